@@ -1,0 +1,270 @@
+"""Who may call the gateway and the API, decided from values: keys, the Host header, where the request came from.
+
+With keys, a caller proves one of them: ``Authorization: Bearer KEY``, or the official HS256 JWT made from an access key
+and its secret. Without keys nobody but this machine's own user is answered: bind address, public address, Host header
+and peer must all be loopback, and nothing that a web page or a tunnel sends may look like that user.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import jwt
+
+from tracker.errors import CallerError, Forbidden, NotAuthenticated, SettingsError
+from tracker.models import Caller
+
+LOCAL: Final = Caller(name="local", sees_all=True)
+MAKE_KEY: Final = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+SECRET_BYTES: Final = 32
+TOKEN_LENGTH: Final = 4096
+LEEWAY: Final = timedelta(seconds=30)
+LONGEST_TOKEN: Final = timedelta(hours=24)
+WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, not bound
+# What proxies and tunnels add: such a request did not come from this machine, whatever its Host header says.
+FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+
+
+class KeyMissing(NotAuthenticated):
+    """No Authorization header, or one that is not a bearer's."""
+
+
+class KeyUnknown(NotAuthenticated):
+    """A key or token that proves nobody."""
+
+
+class KeyTooEarly(NotAuthenticated):
+    """A token that is not valid yet."""
+
+
+class KeyExpired(NotAuthenticated):
+    """A token that is not valid any more."""
+
+
+class WrongHost(CallerError):
+    """The Host header names none of our addresses."""
+
+    status = 421
+    title = "Misdirected request"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedKey:
+    """A bearer key and whose it is; two keys of one name are that client's old and new one.
+
+    ``sees_all`` shows every client's tasks and allows what concerns all of them (``name*:key`` in the settings).
+    """
+
+    name: str
+    key: str = field(repr=False)
+    sees_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientKey:
+    """An access key, which is the client's name, and the secret that its tokens are signed with."""
+
+    access: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may call, and by which names we are reached: the bind address, the public one, and further ``hosts``."""
+
+    api_keys: tuple[NamedKey, ...] = ()
+    client_keys: tuple[ClientKey, ...] = ()
+    host: str = "127.0.0.1"
+    public_url: str | None = None
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether there are no keys at all, so that only this machine's user is answered."""
+        return not self.api_keys and not self.client_keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a decision needs of one request: its headers (lower-case names) and the peer's address, where known."""
+
+    headers: Mapping[str, str]
+    peer: str | None
+
+
+def check_start(host: str, public_url: str | None, keys: Sequence[NamedKey | ClientKey]) -> None:
+    """Raise SettingsError, saying how to make a key, where starting like this would let strangers in."""
+    for key in keys:
+        _check_key(key)
+    if keys:
+        return
+    advice = f"make a key with {MAKE_KEY} and set HOMING_API_KEYS=name:KEY"
+    if not is_loopback(host):
+        raise SettingsError(f"HOMING_HOST={host} can be reached from outside and there are no keys: {advice}")
+    if public_url is not None and not is_loopback(url_host(public_url)):
+        raise SettingsError(f"HOMING_PUBLIC_URL is a public address and there are no keys: {advice}")
+
+
+def admit(access: Access, asked: Asked, now: datetime) -> Caller:
+    """Decide who asks. Raises WrongHost, Forbidden, or one of the four KeyMissing … KeyExpired."""
+    check_host(access, asked.headers.get("host", ""))
+    if access.open:
+        _check_local(access, asked)
+        return LOCAL
+    return _identify(access, asked.headers.get("authorization", ""), now)
+
+
+def check_host(access: Access, header: str) -> None:
+    """Raise WrongHost unless the Host header names us: a rebound DNS name must not pass for this machine."""
+    host = header_host(header)
+    if is_loopback(host) or host in _names(access):
+        return
+    # Bound to every address of the machine we answer to each; a numeric address cannot be rebound.
+    if not access.open and access.host in WILDCARDS and _address(host) is not None:
+        return
+    raise WrongHost("the Host header names none of this server's addresses; HOMING_ALLOWED_HOSTS can add one")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def header_host(header: str) -> str:
+    """Give the host of a Host header without its port, lower case; empty for anything that is no host."""
+    return url_host(f"//{header}") if header.isprintable() and not set(header) & set("/?#@\\ ") else ""
+
+
+def url_host(url: str) -> str:
+    """Give a URL's host, lower case; empty where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _check_key(key: NamedKey | ClientKey) -> None:
+    if isinstance(key, NamedKey):
+        if not key.name or not key.key:
+            raise SettingsError("HOMING_API_KEYS has an empty name or key; the form is name:key,name:key")
+    elif not key.access or len(key.secret.encode()) < SECRET_BYTES:
+        raise SettingsError(
+            f"HOMING_CLIENT_KEYS: the secret of {key.access!r} is shorter than {SECRET_BYTES} bytes; "
+            f"make one with {MAKE_KEY}"
+        )
+
+
+def _check_local(access: Access, asked: Asked) -> None:
+    """Raise Forbidden unless the request can only come from this machine's own user."""
+    headers = asked.headers
+    host = header_host(headers.get("host", ""))
+    ours = is_loopback(access.host) and (access.public_url is None or is_loopback(url_host(access.public_url)))
+    if not ours or not is_loopback(host) or not is_loopback(asked.peer or ""):
+        raise Forbidden("without keys only this machine is answered; set HOMING_API_KEYS")
+    if any(name in headers for name in FORWARDED):
+        raise Forbidden("without keys nothing that passed a proxy or a tunnel is answered; set HOMING_API_KEYS")
+    origin = headers.get("origin")
+    if origin is not None and _netloc(origin) != headers.get("host", "").lower():
+        raise Forbidden("without keys no other web page is answered; set HOMING_API_KEYS")
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise Forbidden("without keys no other web page is answered; set HOMING_API_KEYS")
+
+
+def _netloc(origin: str) -> str:
+    """Give host and port of an Origin header, lower case; empty for ``null`` and nonsense."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _identify(access: Access, authorization: str, now: datetime) -> Caller:
+    scheme, _, token = authorization.strip().partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise KeyMissing("send Authorization: Bearer KEY")
+    if len(token) > TOKEN_LENGTH:
+        raise KeyUnknown("the key is not known")
+    named = _named(access.api_keys, token)
+    if named is not None:
+        return Caller(name=named.name, sees_all=named.sees_all)
+    return _from_token(access.client_keys, token, now)
+
+
+def _named(keys: Sequence[NamedKey], token: str) -> NamedKey | None:
+    """Compare digests with every key, so that neither a length nor a place in the list can be timed."""
+    digest = _digest(token)
+    found: NamedKey | None = None
+    for key in keys:
+        if hmac.compare_digest(digest, _digest(key.key)):
+            found = key
+    return found
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> Caller:
+    """Read the official token, signed with HS256: iss is the access key, exp and nbf are seconds.
+
+    https://app.klingai.com/global/dev/document-api, "Authentication".
+    """
+    try:
+        issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+        key = next((key for key in keys if key.access == issuer), None)
+        if key is None:
+            raise KeyUnknown("the key is not known")
+        claims = jwt.decode(
+            token,
+            key.secret,
+            algorithms=["HS256"],
+            options={"require": ["iss", "exp", "nbf"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+        )
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        raise KeyUnknown("the key is not known") from None
+    _check_times(_seconds(claims["exp"]), _seconds(claims["nbf"]), now)
+    return Caller(name=key.access)
+
+
+def _check_times(expires: float, not_before: float, now: datetime) -> None:
+    moment, leeway = now.timestamp(), LEEWAY.total_seconds()
+    if expires <= moment - leeway:
+        raise KeyExpired("the token has expired; sign a new one")
+    if not_before > moment + leeway:
+        raise KeyTooEarly("the token is not valid yet; compare the clocks")
+    if expires > moment + leeway + LONGEST_TOKEN.total_seconds():
+        raise KeyUnknown("the token is valid for more than 24 hours; sign a shorter one")
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if math.isfinite(seconds):
+            return seconds
+    raise KeyUnknown("exp and nbf are numbers of seconds")
+
+
+def _names(access: Access) -> frozenset[str]:
+    bound = {access.host.lower()} - WILDCARDS
+    public = {url_host(access.public_url)} if access.public_url else set[str]()
+    return frozenset({*bound, *public, *(header_host(host) for host in access.hosts)} - {""})
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,84 @@
+"""The API's routes and application, composed from the endpoints' declarations."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from tracker.api.access import Access, check_start
+from tracker.api.body import Room
+from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Endpoint, Limits
+from tracker.api.gateway import FOREIGN, GATEWAY
+from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.openapi import describe
+from tracker.api.operations import HEALTH, OPERATIONS
+from tracker.api.place import Desk, Place
+from tracker.api.problems import PROBLEMS
+from tracker.api.schemas import DocumentShown, Nothing
+from tracker.api.tasks import TASKS
+from tracker.api.verbs import Verbs
+from tracker.bounds import JsonObject
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+def create_api(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> Starlette:
+    """Make the API as an application of its own. Raises SettingsError where ``access`` would let strangers in."""
+    return Starlette(routes=routes(tracker, access, limits=limits))
+
+
+def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
+    """Give the API's routes, to be put last among an application's: the final one answers every unknown path."""
+    check_start(access.host, access.public_url, (*access.api_keys, *access.client_keys))
+    room = Room(limits.gateway_room)
+
+    def place(path: str, endpoints: tuple[AnyEndpoint, ...], dialect: Dialect) -> Place:
+        by_method = {endpoint.method: endpoint for endpoint in endpoints}
+        desk = Desk(path, by_method, dialect=dialect, tracker=tracker, access=access, limits=limits, room=room)
+        return Place(path, endpoints=endpoints, desk=desk)
+
+    by_path: dict[str, tuple[AnyEndpoint, ...]] = {}
+    for endpoint in endpoints():
+        by_path[endpoint.path] = (*by_path.get(endpoint.path, ()), endpoint)
+    return [
+        *(place(path, told, told[0].dialect) for path, told in by_path.items()),
+        *(place(path, (), ENVELOPE) for path in _foreign()),
+        place("/{rest:path}", (), PROBLEMS),
+    ]
+
+
+def endpoints() -> tuple[AnyEndpoint, ...]:
+    """Give every endpoint there is, /openapi.json among them."""
+    told = (*TASKS, *OPERATIONS, *GATEWAY)
+
+    @cache
+    def document() -> JsonObject:
+        """Make the document when it is first asked for: it takes longer than all the rest of the start."""
+        return describe((*told, itself))
+
+    async def answer(ask: Ask[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike
+        return JSONResponse(document())
+
+    itself = Endpoint(
+        method="GET",
+        path="/openapi.json",
+        name="get_openapi",
+        summary="This document",
+        group=HEALTH,
+        dialect=PROBLEMS,
+        answer=answer,
+        query=Nothing,
+        body=Nothing,
+        reply=DocumentShown,
+        secured=False,
+    )
+    return (*told, itself)
+
+
+def _foreign() -> Iterator[str]:
+    for path in FOREIGN:
+        yield path
+        yield path + "/{rest:path}"

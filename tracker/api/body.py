@@ -1,0 +1,88 @@
+"""Reading a request's body within a size and a time, and as strict JSON.
+
+Every body that Homing reads passes here: the number of bytes and the seconds are ours to choose, never the sender's.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from tracker.bounds import JsonObject, read_object
+from tracker.errors import InvalidRequest, Overloaded, TooLarge, TooSlow, WrongMediaType
+
+JSON: Final = "application/json"
+# Reading JSON holds the event loop: about a millisecond here, a tenth of a second at the gateway's limit.
+READ_IN_THREAD: Final = 256 * 1024
+
+
+class Truncated(InvalidRequest):
+    """The connection ended before the body did; the answer is for the log, nobody is left to read it."""
+
+    title = "Truncated"
+
+
+class Room:
+    """How many bytes of large bodies are held at once, over all requests: beyond it the load is shed."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    @contextmanager
+    def hold(self, request: Request, *, limit: int) -> Iterator[None]:
+        """Hold what the request announces, or ``limit`` where it announces nothing. Raises Overloaded."""
+        size = min(_announced(request) or limit, limit)
+        if size > self.left:
+            raise Overloaded("too many large requests at once; nothing was sent to the provider")
+        self.left -= size
+        try:
+            yield
+        finally:
+            self.left += size
+
+
+async def read_body(request: Request, *, limit: int, within: timedelta) -> bytes:
+    """Read the whole body: at most ``limit`` bytes within ``within`` in all, however slowly they drip.
+
+    Raises TooLarge (at once where the announced length says so), TooSlow or Truncated. After TooSlow the answer should
+    carry ``Connection: close``, since the rest may still be dripping.
+    """
+    if _announced(request) > limit:
+        raise TooLarge(f"the body is larger than {limit} bytes")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(within.total_seconds()):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"the body is larger than {limit} bytes")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {within.total_seconds():g} s") from None
+    except ClientDisconnect:
+        raise Truncated("the connection ended before the body did") from None
+    return b"".join(chunks)
+
+
+async def read_json_object(request: Request, *, limit: int, within: timedelta) -> JsonObject:
+    """Read the body as one JSON object. Raises as ``read_body`` does, or WrongMediaType, or Unreadable."""
+    require_json(request)
+    raw = await read_body(request, limit=limit, within=within)
+    return read_object(raw) if len(raw) <= READ_IN_THREAD else await asyncio.to_thread(read_object, raw)
+
+
+def require_json(request: Request) -> None:
+    """Raise WrongMediaType unless the body says that it is JSON: a web page's simple form cannot say so."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise WrongMediaType(f"the body must be sent as Content-Type: {JSON}")
+
+
+def _announced(request: Request) -> int:
+    text = request.headers.get("content-length", "")
+    # The digits are the sender's: int() itself refuses thousands of them, and isdigit() knows more than ASCII.
+    return int(text[:20]) if text.isascii() and text.isdigit() else 0

@@ -1,0 +1,221 @@
+"""The gateway in Kling's shape: a client of Kling changes its base address and nothing else.
+
+Answers come from the table, in the provider's shapes, with our task id. A create that was answered is never made twice;
+an error answer means that nothing was created.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tracker.api.body import READ_IN_THREAD, read_body, require_json
+from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint
+from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.gateway_schemas import (
+    BatchQuery,
+    CreatedEnvelope,
+    ListQuery,
+    NewTasksEnvelope,
+    OmniImageBody,
+    TaskEnvelope,
+    TaskListEnvelope,
+)
+from tracker.api.schemas import Nothing
+from tracker.api.verbs import Verbs
+from tracker.bounds import JsonValue, identifier, read_object
+from tracker.errors import (
+    Conflict,
+    CredentialRefused,
+    HomingError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ProviderUnavailable,
+    TooMany,
+)
+from tracker.models import Status, Task, TaskFilter
+from tracker.providers.base import Order, Provider
+from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
+
+GROUP: Final = "gateway"
+KLING: Final = "kling"
+OMNI_IMAGE: Final = "images/omni-image"
+PREFIXES: Final = ("/kling", "")
+# What the provider has beside it, and we do not: answered in its envelope too. kling.ai/document-api, all pages.
+FOREIGN: Final = (
+    *("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general", "/tasks", "/solutions", "/account"),
+    *("/text-to-video", "/image-to-video", "/omni-video", "/motion-control"),
+)
+# "cannot exceed 20 in total", as the provider itself says.
+BATCH: Final = 20
+ASKED_AT_ONCE: Final = 4
+# To the provider's clients a refused submit made no task.
+LISTED: Final = tuple(status for status in Status if status is not Status.REJECTED)
+ASKING: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
+
+
+async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
+    request, limit = ask.request, ask.limits.gateway_body
+    provider = ask.tracker.providers[KLING].provider
+    require_json(request)
+    key = _idempotency_key(request)
+    with ask.room.hold(request, limit=limit):
+        raw = await read_body(request, limit=limit, within=ask.limits.body_time)
+        order = await _order(provider, raw)
+        del raw
+        task = await ask.tracker.submit(ask.caller, KLING, order, idempotency_key=key, answered_later=True)
+    return await _created(ask, task)
+
+
+async def _created(ask: Ask[Nothing, Nothing], task: Task) -> Response:
+    # Whether it had our answer is what tells a client's re-sent create from a second one.
+    gone = await ask.request.is_disconnected()
+    background = None if gone else BackgroundTask(_answered, ask.tracker, task.id)
+    return JSONResponse(legacy_envelope(legacy_created(task), request_id=ask.request_id), background=background)
+
+
+async def _answered(tracker: Verbs, task_id: str) -> None:
+    try:
+        await tracker.answered(task_id)
+    except HomingError:
+        # Best effort: the answer is out, and a create that is re-sent all the same finds its task.
+        return
+
+
+async def _get(ask: Ask[Nothing, Nothing]) -> Response:
+    ref = ask.ref
+    try:
+        task = await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=OMNI_IMAGE)
+    except NotFound:
+        raise NotFound(f"Task not found by id/external id: {ref}") from None
+    return _enveloped(ask, legacy_task(task))
+
+
+async def _list(ask: Ask[ListQuery, Nothing]) -> Response:
+    page, size = ask.query.pageNum, ask.query.pageSize
+    client = None if ask.caller.sees_all else ask.caller.name
+    wanted = TaskFilter(client=client, provider=KLING, kind=OMNI_IMAGE, statuses=LISTED)
+    tasks = await ask.tracker.find_numbered(wanted, caller=ask.caller, offset=(page - 1) * size, limit=size)
+    return _enveloped(ask, [legacy_task(task) for task in tasks])
+
+
+async def _batch(ask: Ask[BatchQuery, Nothing]) -> Response:
+    bound = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def one(ref: str) -> Task | None:
+        async with bound:
+            return await _known(ask, ref)
+
+    found = await asyncio.gather(*(one(ref) for ref in _ids(ask.query)))
+    return _enveloped(ask, [new_task(task) for task in found if task is not None])
+
+
+async def _known(ask: Ask[BatchQuery, Nothing], ref: str) -> Task | None:
+    try:
+        return await ask.tracker.get(ask.caller, ref, provider=KLING)
+    except NotFound:
+        pass
+    try:
+        return await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=OMNI_IMAGE)
+    except NotFound:
+        return None
+
+
+def _ids(query: BatchQuery) -> Sequence[str]:
+    """Give the ids of whichever field has them, each once."""
+    told = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
+    if len(told) != 1:
+        raise InvalidRequest("give exactly one of task_ids and external_task_ids")
+    ids = [word for part in told[0].split(",") if (word := part.strip())]
+    if not ids:
+        raise InvalidRequest("give at least one id")
+    if len(ids) > BATCH:
+        raise InvalidRequest(f"ids cannot exceed {BATCH} in total")
+    # An id that nothing can have is absent from the answer, like any that is not known.
+    return list(dict.fromkeys(ref for ref in ids if identifier(ref) is not None))
+
+
+def _idempotency_key(request: Request) -> str | None:
+    told = request.headers.get("idempotency-key")
+    if told is None:
+        return None
+    key = identifier(told)
+    if key is None:
+        raise InvalidRequest("Idempotency-Key must be 1 to 200 printable characters")
+    return key
+
+
+async def _order(provider: Provider, raw: bytes) -> Order:
+    """Read and check the body; off the event loop where it is large."""
+
+    def read() -> Order:
+        return provider.order(OMNI_IMAGE, read_object(raw))
+
+    return read() if len(raw) <= READ_IN_THREAD else await asyncio.to_thread(read)
+
+
+def _enveloped(ask: Ask[Any, Any], data: JsonValue) -> Response:
+    return JSONResponse(legacy_envelope(data, request_id=ask.request_id))
+
+
+def _endpoints(prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
+    product = f"{prefix}/v1/{OMNI_IMAGE}"
+    yield Endpoint(
+        method="POST",
+        path=product,
+        name=f"create_omni_image{suffix}",
+        summary="Submit an omni-image task; takes an Idempotency-Key header",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=_submit,
+        query=Nothing,
+        body=Nothing,
+        documented_body=OmniImageBody,
+        reply=CreatedEnvelope,
+        errors=(Conflict, *ASKING),
+    )
+    yield Endpoint(
+        method="GET",
+        path=product,
+        name=f"list_omni_image{suffix}",
+        summary="List your omni-image tasks, newest first",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=_list,
+        query=ListQuery,
+        body=Nothing,
+        reply=TaskListEnvelope,
+    )
+    yield Endpoint(
+        method="GET",
+        path=f"{product}/{{ref}}",
+        name=f"get_omni_image{suffix}",
+        summary="Tell about one omni-image task; an unknown one is asked for at the provider once",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=_get,
+        query=Nothing,
+        body=Nothing,
+        reply=TaskEnvelope,
+        errors=ASKING,
+    )
+    yield Endpoint(
+        method="GET",
+        path=f"{prefix}/tasks",
+        name=f"get_tasks{suffix}",
+        summary="Tell about several tasks by id, in the shape of the new standard",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=_batch,
+        query=BatchQuery,
+        body=Nothing,
+        reply=NewTasksEnvelope,
+        errors=ASKING,
+    )
+
+
+GATEWAY: Final[tuple[AnyEndpoint, ...]] = (*_endpoints("/kling", ""), *_endpoints("", "_unprefixed"))

@@ -1,0 +1,119 @@
+"""The provider's shapes on the gateway, for /openapi.json; they are written by ``tracker.providers.kling_gateway``.
+
+Documentation: https://kling.ai/document-api, page "Omni-Image", and the resellers' older copy of it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from tracker.api.schemas import Shown, Taken
+from tracker.providers.kling_order import PROMPT_LENGTH
+
+LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
+NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
+
+
+class OmniImageBody(BaseModel):
+    """The official body and the resellers'. Fields that are not listed go to the provider as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=PROMPT_LENGTH)]
+    model_name: str | None = None
+    n: Annotated[int | None, Field(ge=1, le=9)] = None
+    aspect_ratio: str | None = None
+    external_task_id: Annotated[str | None, Field(description="Your own id; unique among your tasks.")] = None
+    callback_url: str | None = None
+
+
+class ListQuery(Taken):
+    """One page of a product's tasks."""
+
+    pageNum: Annotated[int, Field(ge=1, le=1000)] = 1  # noqa: N815 - the provider's name
+    pageSize: Annotated[int, Field(ge=1, le=500)] = 30  # noqa: N815 - the provider's name
+
+
+class BatchQuery(Taken):
+    """At most 20 ids with commas between them, in exactly one of the two."""
+
+    task_ids: str | None = None
+    external_task_ids: str | None = None
+
+
+class TaskInfo(Shown):
+    """The caller's own id, where it gave one."""
+
+    external_task_id: str | None = None
+
+
+class CreatedData(Shown):
+    """A new task."""
+
+    task_id: str
+    task_info: TaskInfo
+    task_status: LEGACY_WORD
+    created_at: Annotated[int, Field(description="Unix milliseconds.")]
+    updated_at: Annotated[int, Field(description="Unix milliseconds.")]
+
+
+class TaskData(CreatedData):
+    """A task; price fields as the provider told them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    task_status_msg: str
+    task_result: dict[str, JsonValue]
+
+
+class NewTaskData(Shown):
+    """A task in the shape of the new standard."""
+
+    id: str
+    status: NEW_WORD
+    message: str
+    create_time: int
+    update_time: int
+    external_id: str
+    outputs: list[dict[str, JsonValue]]
+    billing: list[dict[str, JsonValue]]
+
+
+class EnvelopeShown(Shown):
+    """What every answer is wrapped in."""
+
+    code: Literal[0]
+    message: str
+    request_id: str
+
+
+class CreatedEnvelope(EnvelopeShown):
+    """The answer to a create."""
+
+    data: CreatedData
+
+
+class TaskEnvelope(EnvelopeShown):
+    """The answer to a single query."""
+
+    data: TaskData
+
+
+class TaskListEnvelope(EnvelopeShown):
+    """The answer to a list."""
+
+    data: list[TaskData]
+
+
+class NewTasksEnvelope(EnvelopeShown):
+    """The answer to a query for several tasks; unknown ids are absent."""
+
+    data: list[NewTaskData]
+
+
+class RefusalShown(Shown):
+    """An error, with a code of the provider's table."""
+
+    code: int
+    message: str
+    request_id: str

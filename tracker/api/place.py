@@ -1,0 +1,187 @@
+"""A path and the endpoints at it, as one route: admission, reading, the answer, the error and the log line.
+
+Everything that a request passes is here and not in an application's middleware, so that the routes keep their guard
+wherever they are mounted.
+"""
+
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from tracker.api.access import LOCAL, Access, Asked, admit
+from tracker.api.body import Room, read_body, require_json
+from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Limits, NothingHere
+from tracker.api.problems import INTERNAL
+from tracker.api.schemas import Nothing
+from tracker.api.verbs import Verbs
+from tracker.bounds import read_object
+from tracker.errors import HomingError, InvalidRequest, NotAllowed
+from tracker.models import Caller
+
+logger: Final = logging.getLogger("homing.api")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+FAULTS_TOLD: Final = 3
+
+
+class Place(Route):
+    """The route of one path, for every method.
+
+    It is matched against the path as it was sent: an id may hold an encoded slash, and that is no separator.
+    """
+
+    def __init__(self, path: str, *, endpoints: Sequence[AnyEndpoint], desk: "Desk") -> None:
+        super().__init__(path, desk, include_in_schema=False)
+        self.endpoints = tuple(endpoints)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        raw = scope.get("raw_path")
+        if scope["type"] != "http" or not isinstance(raw, bytes):
+            return super().matches(scope)
+        match, child = super().matches({**scope, "path": raw.decode("latin-1")})
+        if match is not Match.NONE:
+            child["path_params"] = {name: unquote(value) for name, value in child["path_params"].items()}
+        return match, child
+
+
+class Desk:
+    """The ASGI application behind one path: takes a request to its endpoint and always sends an answer."""
+
+    def __init__(
+        self,
+        template: str,
+        endpoints: Mapping[str, AnyEndpoint],
+        *,
+        dialect: Dialect,
+        tracker: Verbs,
+        access: Access,
+        limits: Limits,
+        room: Room,
+    ) -> None:
+        self.template = template
+        self.endpoints = endpoints
+        self.dialect = dialect
+        self.tracker = tracker
+        self.access = access
+        self.limits = limits
+        self.room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        request_id = secrets.token_hex(12)
+        began = time.monotonic()
+        try:
+            response = await self._answer(request, request_id)
+        except HomingError as error:
+            response = self.dialect.refuse(error, request_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log a place
+            _log_crash(request_id, error)
+            response = self.dialect.refuse(HomingError(INTERNAL), request_id)
+        response.headers["x-request-id"] = request_id
+        response.headers["cache-control"] = "no-store"
+        if response.status_code == NotAllowed.status:
+            response.headers["allow"] = ", ".join(sorted(self.endpoints))
+        took = (time.monotonic() - began) * 1000
+        # The template and never the path: a path holds ids, and a stranger chooses it.
+        logger.info("%s %s %d %.0f ms %s", _method(request), self.template, response.status_code, took, request_id)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, request_id: str) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        endpoint = self.endpoints.get(method)
+        if endpoint is None:
+            raise self._nothing_here()
+        caller = self._admit(request) if endpoint.secured else LOCAL
+        return await endpoint.answer(await self._read(endpoint, request, request_id, caller))
+
+    def _admit(self, request: Request) -> Caller:
+        peer = request.client.host if request.client is not None else None
+        return admit(self.access, Asked(headers=request.headers, peer=peer), self.tracker.clock())
+
+    def _nothing_here(self) -> HomingError:
+        if not self.endpoints:
+            return NothingHere(self.dialect.nothing_here)
+        return NotAllowed(f"this path takes {', '.join(sorted(self.endpoints))}")
+
+    async def _read(
+        self, endpoint: AnyEndpoint, request: Request, request_id: str, caller: Caller
+    ) -> Ask[BaseModel, BaseModel]:
+        query = _validated(endpoint.query, _parameters(endpoint.query, request.query_params))
+        body: BaseModel = Nothing()
+        if endpoint.takes_body:
+            require_json(request)
+            raw = await read_body(request, limit=self.limits.body, within=self.limits.body_time)
+            # The bounds first (depth, NUL, 64 bits), then pydantic on the same bytes in its strict JSON mode.
+            read_object(raw)
+            body = _validated_json(endpoint.body, raw)
+        return Ask(
+            request=request,
+            request_id=request_id,
+            tracker=self.tracker,
+            caller=caller,
+            limits=self.limits,
+            room=self.room,
+            query=query,
+            body=body,
+        )
+
+
+def _parameters(model: type[BaseModel], query: QueryParams) -> dict[str, object]:
+    """Give the query as values: a list for a field that is one, an error for any other that comes twice."""
+    values: dict[str, object] = {}
+    for name in query:
+        told = query.getlist(name)
+        field = model.model_fields.get(name)
+        if field is not None and isinstance(field.default, list):
+            values[name] = told
+        elif len(told) > 1:
+            raise InvalidRequest(f"{name:.80} is given more than once")
+        else:
+            values[name] = told[0]
+    return values
+
+
+def _validated(model: type[ModelT], values: Mapping[str, object]) -> ModelT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(_sentence(error)) from None
+
+
+def _validated_json(model: type[ModelT], raw: bytes) -> ModelT:
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise InvalidRequest(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """Name the fields and what is wrong with each; never what they held."""
+    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    told = [
+        f"{'.'.join(str(part) for part in fault['loc'])[:80] or 'the request'}: {fault['msg'][:200]}"
+        for fault in faults[:FAULTS_TOLD]
+    ]
+    more = len(faults) - FAULTS_TOLD
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+
+
+def _method(request: Request) -> str:
+    known = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+    return request.method if request.method in known else "?"
+
+
+def _log_crash(request_id: str, error: Exception) -> None:
+    """Log where it happened, but not the message: that may quote a key or a body."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("request %s failed with %s at\n%s", request_id, type(error).__name__, where)

@@ -1,0 +1,352 @@
+"""What the task API takes and shows: pydantic at the edge only; inside speak the values of ``tracker.models``."""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
+
+from tracker.bounds import FIRST_YEAR, ID_LENGTH, LAST_YEAR
+from tracker.models import Alarm, Source, Status, Verdict
+
+TAGS: Final = 20
+TAG_LENGTH: Final = 64
+NOTE_LENGTH: Final = 500
+PAGE: Final = 200
+LONGEST_DEADLINE: Final = 366 * 24 * 3600
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable text")
+    return value
+
+
+def _sane(value: datetime) -> datetime:
+    if not FIRST_YEAR < value.year < LAST_YEAR:
+        raise ValueError(f"must lie between the years {FIRST_YEAR} and {LAST_YEAR}")
+    return value
+
+
+def _one_by_one(value: object) -> object:
+    """Take ``status=a&status=b`` and ``status=a,b`` alike."""
+    if isinstance(value, list):
+        return [word for item in value for word in (item.split(",") if isinstance(item, str) else [item])]
+    return value
+
+
+Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_printable)]
+Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(_printable)]
+Tags = Annotated[list[Tag], Field(max_length=TAGS)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE, description="Seconds until we stop waiting for an answer.")]
+Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
+TrustName = Literal["hint", "token", "signed", "provider"]
+
+
+class Taken(BaseModel):
+    """A body or a query: unknown names are refused, so that a misspelt one is not silently nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Shown(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Nothing(Taken):
+    """No query parameters, or no body."""
+
+
+class TaskQuery(Taken):
+    """Which tasks to list, newest first; several statuses mean any of them."""
+
+    status: Annotated[list[Status], BeforeValidator(_one_by_one)] = Field(default=[], max_length=len(Status))
+    provider: Identifier | None = None
+    kind: Identifier | None = None
+    client: Annotated[Identifier | None, Field(description="Another client's tasks; for keys that see all.")] = None
+    tag: Tag | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE)] = 50
+    cursor: Annotated[Identifier | None, Field(description="`next_cursor` of the page before.")] = None
+
+
+class PageQuery(Taken):
+    """How many to show."""
+
+    limit: Annotated[int, Field(ge=1, le=PAGE)] = 100
+
+
+class ExpectBody(Taken):
+    """A task that you are about to submit yourself."""
+
+    provider: Identifier
+    kind: Identifier
+    external_id: Identifier | None = None
+    deadline: Seconds | None = None
+    tags: Tags = []
+
+
+class AdoptBody(ExpectBody):
+    """A task that is already running at the provider."""
+
+    provider_task_id: Identifier
+
+
+class AttachBody(Taken):
+    """The provider's id of a task that was expected."""
+
+    provider_task_id: Identifier
+
+
+class ResolveBody(Taken):
+    """An operator's word on a task that cannot be settled by asking: how it ended, or the provider's id of it."""
+
+    status: Literal["rejected", "expired"] | None = None
+    provider_task_id: Identifier | None = None
+    note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
+
+    @model_validator(mode="after")
+    def _one_word(self) -> Self:
+        if (self.status is None) == (self.provider_task_id is None):
+            raise ValueError("give exactly one of status and provider_task_id")
+        return self
+
+
+class AddressBody(Taken):
+    """A standing callback address to make."""
+
+    provider: Identifier
+    kind: Identifier | None = None
+    label: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
+
+
+class AssetShown(Shown):
+    """One result file."""
+
+    kind: Annotated[str, Field(description="image, video, audio, voice or element")]
+    url: str
+    index: int
+    group: str
+    watermark_url: str | None
+    duration: Annotated[str | None, Field(description="Seconds, as the provider wrote them.")]
+    provider_asset_id: str | None
+    expires_at: Annotated[datetime | None, Field(description="When the url stops working.")]
+
+
+class ResultShown(Shown):
+    """What the task made; empty unless it succeeded."""
+
+    assets: list[AssetShown]
+
+
+class HomeShown(Shown):
+    """How the present status was learned."""
+
+    learned_from: Source
+    trust: TrustName
+
+
+class TaskShown(Shown):
+    """What we believe about one task."""
+
+    id: str
+    provider: str
+    kind: str
+    client: str
+    status: Status
+    message: Annotated[str, Field(description="The provider's message, or why we inferred the status.")]
+    reason: Annotated[str | None, Field(description="Why the task is as it is, where that needs a word.")]
+    provider_task_id: str | None
+    external_id: Annotated[str | None, Field(description="Your own id.")]
+    origin: str
+    tags: list[str]
+    request: Annotated[dict[str, JsonValue], Field(description="What was submitted; large images as digest and size.")]
+    result: ResultShown
+    price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
+    version: int
+    home: HomeShown | None
+    callback_asked: bool
+    polls: int
+    created_at: datetime
+    updated_at: datetime
+    submitted_at: datetime | None
+    finished_at: datetime | None
+    heard_at: datetime | None
+    polled_at: datetime | None
+    next_poll_at: Annotated[datetime | None, Field(description="When the provider is asked next.")]
+    deadline_at: datetime
+
+
+class TaskPageShown(Shown):
+    """Tasks, newest first."""
+
+    tasks: list[TaskShown]
+    next_cursor: str | None
+
+
+class EntryShown(Shown):
+    """One observation: who said what, how far it was believed, and why."""
+
+    id: int
+    at: datetime
+    source: Source
+    trust: TrustName
+    verdict: Verdict
+    why: str
+    word: Annotated[str | None, Field(description="The provider's own status word.")]
+    status: Status | None
+    provider_updated_at: datetime | None
+    repeats: Annotated[int, Field(description="Further identical deliveries.")]
+    body_size: int
+    body_sha256: str
+    body: Annotated[str | None, Field(description="The first 4 KiB; for keys that see all.")]
+
+
+class HistoryShown(Shown):
+    """A task and its observations, oldest first."""
+
+    task: TaskShown
+    entries: list[EntryShown]
+
+
+class PolledShown(Shown):
+    """The task after the provider was asked, and what came of it in a sentence."""
+
+    task: TaskShown
+    outcome: str
+
+
+class ExpectedShown(Shown):
+    """The task, and the address to submit as its `callback_url`: shown here and never again."""
+
+    task: TaskShown
+    callback_url: str | None
+
+
+class AlarmShown(Shown):
+    """How often an alarm was raised within one hour."""
+
+    kind: Alarm
+    provider: str
+    hour: datetime
+    count: int
+    last_at: datetime
+    task_id: str | None
+    detail: str
+
+
+class StatsShown(Shown):
+    """Counts over the tasks that the caller may see."""
+
+    by_status: dict[str, int]
+    open: int
+    due: int
+    oldest_open_at: datetime | None
+    finished_by_source: dict[str, int]
+    deliveries: int
+    duplicates: int
+    hints: int
+    polls: int
+    orphans: dict[str, int]
+    alarms: list[AlarmShown]
+
+
+class OrphanShown(Shown):
+    """A delivery about a task that nobody told us of."""
+
+    id: int
+    provider: str
+    provider_task_id: str
+    external_id: str | None
+    kind: str | None
+    client: str
+    word: str | None
+    state: str
+    why: str
+    first_at: datetime
+    last_at: datetime
+    deliveries: int
+    checks: int
+    next_check_at: datetime | None
+    task_id: str | None
+
+
+class OrphansShown(Shown):
+    """Orphans, as the store orders them."""
+
+    orphans: list[OrphanShown]
+
+
+class AddressShown(Shown):
+    """A standing callback address, without its token."""
+
+    id: int
+    provider: str
+    kind: str | None
+    client: str
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewAddressShown(Shown):
+    """A new standing address. `callback_url` is shown here and never again."""
+
+    address: AddressShown
+    callback_url: str
+
+
+class AddressesShown(Shown):
+    """Every standing address, revoked ones among them."""
+
+    addresses: list[AddressShown]
+
+
+class CheckShown(Shown):
+    """One line of the health report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class AliveShown(Shown):
+    """The process answers."""
+
+    alive: Literal[True] = True
+
+
+class ReadyShown(Shown):
+    """Whether requests can be served, and the reason where they cannot."""
+
+    ready: bool
+    checks: list[CheckShown]
+
+
+class ProblemShown(Shown):
+    """A problem document (RFC 9457)."""
+
+    type: Annotated[str, Field(description="urn:homing:problem: and the kind of problem.")]
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What is wrong, for the person who has to act.")]
+    request_id: str
+
+
+class DocumentShown(Shown):
+    """An OpenAPI document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    openapi: str

@@ -1,0 +1,122 @@
+"""From the values inside to what the API shows. Our callback addresses and their tokens are never among it."""
+
+import hashlib
+import re
+from dataclasses import asdict
+from typing import Final
+
+from tracker import lifecycle
+from tracker.api import schemas
+from tracker.models import Check, HistoryEntry, Orphan, StandingAddress, Stats, Task, Trust
+
+BODY_SHOWN: Final = 4096
+# A callback address of ours, or a bare token (see tracker.callback_url), wherever a provider's body repeats it.
+_ADDRESS: Final = re.compile(
+    r'https?:[^\s"]*?/callbacks[^\s"]*|\b1[0-9a-f]{8}[0-9A-Za-z]{1,64}-[\w-]{22}|\bs[\w-]{43}(?![\w-])', re.ASCII
+)
+_NAMES: Final[dict[Trust, schemas.TrustName]] = {
+    Trust.HINT: "hint",
+    Trust.TOKEN: "token",
+    Trust.SIGNED: "signed",
+    Trust.PROVIDER: "provider",
+}
+
+
+def task(task: Task) -> schemas.TaskShown:
+    """Show a task."""
+    return schemas.TaskShown(
+        id=task.id,
+        provider=task.provider,
+        kind=task.kind,
+        client=task.client,
+        status=task.status,
+        message=lifecycle.message(task),
+        reason=task.reason,
+        provider_task_id=task.provider_task_id,
+        external_id=task.external_id,
+        origin=task.origin,
+        tags=list(task.tags),
+        request=dict(task.request),
+        result=schemas.ResultShown(assets=[schemas.AssetShown(**asdict(asset)) for asset in lifecycle.assets(task)]),
+        price=dict(lifecycle.price(task)),
+        version=task.version,
+        home=_home(task),
+        callback_asked=task.callback_asked,
+        polls=task.polls,
+        created_at=task.created_at,
+        updated_at=task.updated_at,
+        submitted_at=task.submitted_at,
+        finished_at=task.finished_at,
+        heard_at=task.heard_at,
+        polled_at=task.polled_at,
+        next_poll_at=task.next_poll_at,
+        deadline_at=task.deadline_at,
+    )
+
+
+def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
+    """Show one observation. A body may be about another client's task (a replay), so it is for those who see all."""
+    return schemas.EntryShown(
+        id=entry.id,
+        at=entry.at,
+        source=entry.source,
+        trust=_NAMES[entry.trust],
+        verdict=entry.verdict,
+        why=entry.why,
+        word=entry.word,
+        status=entry.status,
+        provider_updated_at=entry.provider_updated_at,
+        repeats=entry.repeats,
+        body_size=len(entry.body),
+        body_sha256=hashlib.sha256(entry.body).hexdigest(),
+        body=body_text(entry.body) if with_body else None,
+    )
+
+
+def body_text(body: bytes) -> str | None:
+    """Give the beginning of a kept body as text with our addresses masked; None where it is no UTF-8."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    # Masked before it is cut, so that no half of a token is left at the end. "\/" is JSON's other way to write "/".
+    return _ADDRESS.sub("[callback address]", text.replace("\\/", "/"))[:BODY_SHOWN]
+
+
+def stats(stats: Stats) -> schemas.StatsShown:
+    """Show the counts."""
+    return schemas.StatsShown(
+        by_status=dict(stats.by_status),
+        open=stats.open,
+        due=stats.due,
+        oldest_open_at=stats.oldest_open_at,
+        finished_by_source=dict(stats.finished_by_source),
+        deliveries=stats.deliveries,
+        duplicates=stats.duplicates,
+        hints=stats.hints,
+        polls=stats.polls,
+        orphans=dict(stats.orphans),
+        alarms=[schemas.AlarmShown(**asdict(alarm)) for alarm in stats.alarms],
+    )
+
+
+def orphan(orphan: Orphan) -> schemas.OrphanShown:
+    """Show an orphan, without the address that it came to and without its body."""
+    fields = asdict(orphan)
+    return schemas.OrphanShown(**{name: fields[name] for name in schemas.OrphanShown.model_fields})
+
+
+def address(address: StandingAddress) -> schemas.AddressShown:
+    """Show a standing address."""
+    return schemas.AddressShown(**asdict(address))
+
+
+def check(check: Check) -> schemas.CheckShown:
+    """Show one line of the health report."""
+    return schemas.CheckShown(**asdict(check))
+
+
+def _home(task: Task) -> schemas.HomeShown | None:
+    if task.learned_from is None or task.learned_trust is None:
+        return None
+    return schemas.HomeShown(learned_from=task.learned_from, trust=_NAMES[task.learned_trust])

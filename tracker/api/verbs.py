@@ -1,0 +1,110 @@
+"""What the API needs of a tracker: the verbs that ``tracker.service.Tracker`` has.
+
+A Protocol, so that what the API may do with the memory can be read here, and so that its tests can stand in for it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from tracker.models import (
+    Caller,
+    Check,
+    Expected,
+    HistoryEntry,
+    Orphan,
+    StandingAddress,
+    Stats,
+    Status,
+    Task,
+    TaskFilter,
+    TaskPage,
+)
+from tracker.providers.base import Account, Order
+
+
+class Verbs(Protocol):
+    """The tracker as the API sees it. A ``ref`` is our id, the provider's, or the client's own external id."""
+
+    @property
+    def providers(self) -> Mapping[str, Account]: ...
+
+    @property
+    def clock(self) -> Callable[[], datetime]: ...
+
+    async def submit(
+        self,
+        caller: Caller,
+        provider: str,
+        order: Order,
+        *,
+        tags: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        deadline: timedelta | None = None,
+        answered_later: bool = False,
+    ) -> Task: ...
+
+    async def answered(self, task_id: str) -> None: ...
+
+    async def expect(
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        kind: str,
+        external_id: str | None = None,
+        deadline: timedelta | None = None,
+        tags: Sequence[str] = (),
+    ) -> Expected: ...
+
+    async def adopt(
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        kind: str,
+        provider_task_id: str,
+        external_id: str | None = None,
+        deadline: timedelta | None = None,
+        tags: Sequence[str] = (),
+    ) -> Task: ...
+
+    async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task: ...
+
+    async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task: ...
+
+    async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task: ...
+
+    async def find(
+        self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None
+    ) -> TaskPage: ...
+
+    async def find_numbered(self, wanted: TaskFilter, *, caller: Caller, offset: int, limit: int) -> Sequence[Task]: ...
+
+    async def history(self, caller: Caller, ref: str) -> tuple[Task, Sequence[HistoryEntry]]: ...
+
+    async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]: ...
+
+    async def resolve(
+        self,
+        caller: Caller,
+        ref: str,
+        *,
+        status: Status | None = None,
+        provider_task_id: str | None = None,
+        note: str = "",
+    ) -> Task: ...
+
+    async def stats(self, caller: Caller) -> Stats: ...
+
+    async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]: ...
+
+    async def create_address(
+        self, caller: Caller, *, provider: str, kind: str | None = None, label: str = ""
+    ) -> tuple[StandingAddress, str]: ...
+
+    async def addresses(self) -> Sequence[StandingAddress]: ...
+
+    async def revoke_address(self, address_id: int) -> StandingAddress: ...
+
+    async def check(self) -> list[Check]: ...

@@ -1,0 +1,55 @@
+"""The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from tracker.providers.base import Account, ApiKey, Credential, KeyPair
+from tracker.providers.kling import Kling
+from tracker.schedule import Policy
+from tracker.service import Tracker
+from tracker.settings import Settings
+from tracker.storage.store import Store
+
+
+def utc_now() -> datetime:
+    """Read the clock."""
+    return datetime.now(UTC)
+
+
+def create_tracker(
+    settings: Settings, *, policy: Policy | None = None, clock: Callable[[], datetime] = utc_now
+) -> Tracker:
+    """Build a Tracker; open it with ``async with``. ``policy`` replaces the delays that the settings choose."""
+    kling = Account(
+        name="default",
+        provider=Kling(),
+        base_url=settings.kling_base_url,
+        credential=_credential(settings),
+    )
+    return Tracker(
+        store=Store(settings.database_url),
+        accounts={kling.provider.name: kling},
+        public_url=settings.public_url,
+        callback_secrets=settings.callback_secrets,
+        threshold=settings.threshold,
+        policy=policy or policy_of(settings),
+        clock=clock,
+    )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Give the delays and bounds that the settings choose."""
+    return Policy(
+        first_check=settings.first_check,
+        deadline=settings.deadline,
+        deadlines=settings.deadlines,
+        budget=settings.poll_budget,
+    )
+
+
+def _credential(settings: Settings) -> Credential:
+    if settings.kling_api_key is not None:
+        return ApiKey(key=settings.kling_api_key)
+    if settings.kling_access_key is not None and settings.kling_secret_key is not None:
+        return KeyPair(access_key=settings.kling_access_key, secret_key=settings.kling_secret_key)
+    return None

@@ -1,0 +1,313 @@
+"""THE state machine: what moves a task, as tables and one total order.
+
+Everything that can change what we believe is in this file, and it is a function of its arguments. A task's status is
+the greatest word ever proven in a written total order, never the first to arrive, so observations may come in any
+order, any number of times, and the task ends the same (in status and in facts; version, history and alarms follow
+arrival).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+from tracker.bounds import JsonObject, JsonValue
+from tracker.models import (
+    FINAL,
+    SETTLED,
+    Alarm,
+    Asset,
+    Claim,
+    Event,
+    Fact,
+    Flaw,
+    Observation,
+    Source,
+    Standing,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+)
+
+# The total order. `rejected` and `expired` are our own inference: any proven word of the provider shows that a rejected
+# task exists after all, and only a final one answers an expired task.
+RANK: Final[Mapping[Status, int]] = MappingProxyType(
+    {
+        Status.PENDING: 0,
+        Status.REJECTED: 1,
+        Status.SUBMITTED: 2,
+        Status.PROCESSING: 3,
+        Status.EXPIRED: 4,
+        Status.FAILED: 5,
+        Status.SUCCEEDED: 5,
+    }
+)
+
+# From each status, the statuses that a proven word may move it to. The empty row is a statement; the two finals move to
+# each other only by the tie-break among contradictory finals. docs/state-machine.md is made from this table.
+MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+    {
+        status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
+        for status in Status
+    }
+)
+
+# Said by us, not by the provider.
+INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
+FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
+    {Flaw.UNSIGNED: Alarm.UNSIGNED, Flaw.BAD_SIGNATURE: Alarm.BAD_SIGNATURE}
+)
+
+
+def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transition:
+    """Weigh ``observation`` and give the task as it is believed afterwards.
+
+    Total: every observation has a verdict, none raises. ``threshold`` is the least trust that may make a status final.
+    """
+    trust, doubt, alarms = weigh(task, observation)
+    claim = observation.claim
+    heard = _hear(task, observation)
+    if claim.flaw is not None:
+        alarms = (*alarms, Alarm.UNREADABLE)
+        return _unmoved(heard, Verdict.UNREADABLE, claim.flaw, trust, alarms)
+    if claim.status is None:
+        alarms = (*alarms, Alarm.UNKNOWN_WORD)
+        return _unmoved(heard, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
+    if trust is Trust.HINT:
+        return _unmoved(_candidate(heard, claim), Verdict.HINTED, doubt, trust, alarms)
+    if claim.status in FINAL and trust < threshold:
+        doubt = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
+        return _unmoved(_candidate(heard, claim), Verdict.HINTED, doubt, trust, alarms)
+    return _believe(heard, observation, trust, alarms)
+
+
+def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
+    """Decide how far a delivery may be believed about *this* task: its ids must agree with the row.
+
+    A signature does not cover the address, so a true delivery of another task may be replayed on this one's.
+    Where we know the provider's id the body's must equal it; else its external id must equal what we sent.
+    """
+    if observation.source is not Source.CALLBACK:
+        return observation.trust, "", ()
+    flaw = observation.flaw
+    alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
+    claim = observation.claim
+    if claim.flaw is None and not ids_agree(task, claim):
+        return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)
+    if observation.trust is Trust.HINT:
+        return Trust.HINT, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
+    return observation.trust, "", alarms
+
+
+def ids_agree(task: Task, claim: Claim) -> bool:
+    """Tell whether the ids in a body are those of the row; absent counts as different."""
+    if task.provider_task_id is not None:
+        return claim.provider_task_id == task.provider_task_id
+    return task.sent_external_id is not None and claim.external_id == task.sent_external_id
+
+
+def standing(claim: Claim, *, asked: bool) -> Standing:
+    """Place a claim with a known status in the total order; ``asked`` means that we asked the provider ourselves."""
+    assert claim.status is not None
+    final = claim.status in FINAL
+    return Standing(
+        rank=RANK[claim.status],
+        asked=final and asked,
+        updated_at=_microseconds(claim.updated_at) if final else 0,
+        success=claim.status is Status.SUCCEEDED,
+    )
+
+
+def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    claim = observation.claim
+    assert claim.status is not None
+    place = standing(claim, asked=trust is Trust.PROVIDER)
+    contradiction = claim.status in FINAL and task.status in FINAL and claim.status is not task.status
+    if contradiction:
+        alarms = (*alarms, Alarm.CONTRADICTION)
+    known = _learn_ids(task, claim, trust)
+    facts = merge_facts(known.facts, claim, asked=trust is Trust.PROVIDER)
+    if place > task.standing and claim.status is not task.status:
+        if task.status is Status.REJECTED:
+            alarms = (*alarms, Alarm.REVIVED)
+        return _moved(replace(known, facts=facts), observation, place, trust, alarms)
+    believed = replace(known, facts=facts, standing=max(place, task.standing))
+    if place > task.standing:
+        believed = replace(believed, learned_from=observation.source, learned_trust=trust)
+    if _shown(believed) != _shown(task):
+        return _completed(believed, observation, trust, alarms)
+    if claim.status is task.status:
+        return _unmoved(believed, Verdict.CONFIRMED, "says what is known", trust, alarms)
+    verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
+    why = f"{claim.status.value} does not beat {task.status.value}"
+    return _unmoved(believed, verdict, why, trust, alarms)
+
+
+def _moved(
+    task: Task, observation: Observation, place: Standing, trust: Trust, alarms: tuple[Alarm, ...]
+) -> Transition:
+    status = observation.claim.status
+    assert status is not None
+    corrected = task.status in FINAL
+    after = replace(
+        task,
+        status=status,
+        standing=place,
+        reason=observation.note or None,
+        learned_from=observation.source,
+        learned_trust=trust,
+        version=task.version + 1,
+        updated_at=observation.at,
+        submitted_at=task.submitted_at or (observation.at if _accepted(status) else None),
+        finished_at=observation.at if status in SETTLED else None,
+    )
+    name = "corrected" if corrected else status.value
+    why = f"{task.status.value} → {status.value}"
+    return Transition(
+        task=after,
+        verdict=Verdict.MOVED,
+        why=why,
+        trust=trust,
+        events=(event(after, name, observation.at),),
+        alarms=alarms,
+    )
+
+
+def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    after = replace(task, version=task.version + 1, updated_at=observation.at)
+    return Transition(
+        task=after,
+        verdict=Verdict.COMPLETED,
+        why="brought facts that were missing",
+        trust=trust,
+        events=(event(after, "updated", observation.at),),
+        alarms=alarms,
+    )
+
+
+def _unmoved(task: Task, verdict: Verdict, why: str, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    return Transition(task=task, verdict=verdict, why=why, trust=trust, alarms=alarms)
+
+
+def event(task: Task, name: str, at: datetime) -> Event:
+    """Make the event that tells one accepted change."""
+    data: JsonObject = {
+        "status": task.status.value,
+        "learned_from": task.learned_from.value if task.learned_from else None,
+        "trust": task.learned_trust.name.lower() if task.learned_trust is not None else None,
+    }
+    return Event(type=f"homing.task.{name}", task_id=task.id, sequence=task.version, at=at, data=data)
+
+
+def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:
+    """Merge a believed claim's facts, each by its own place in the order; empty ones tell nothing."""
+    place = replace(standing(claim, asked=asked), asked=asked, updated_at=_microseconds(claim.updated_at))
+    told: dict[str, JsonValue] = {
+        "assets": [asset_to_json(asset) for asset in claim.assets],
+        "price": dict(claim.price),
+        "message": claim.message,
+    }
+    merged = dict(facts)
+    for name, value in told.items():
+        fact = Fact(standing=place, value=value)
+        if value and (name not in merged or _fact_order(fact) > _fact_order(merged[name])):
+            merged[name] = fact
+    return merged
+
+
+def assets(task: Task) -> tuple[Asset, ...]:
+    """Give the believed result files; none unless the task succeeded."""
+    fact = task.facts.get("assets")
+    if task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
+        return ()
+    return tuple(asset_from_json(value) for value in fact.value if isinstance(value, dict))
+
+
+def price(task: Task) -> JsonObject:
+    """Give the believed price fields, under the provider's names."""
+    fact = task.facts.get("price")
+    return fact.value if fact is not None and isinstance(fact.value, dict) else {}
+
+
+def message(task: Task) -> str:
+    """Give the provider's believed message, or our own reason where the status is our inference."""
+    fact = task.facts.get("message")
+    told = fact.value if fact is not None and isinstance(fact.value, str) else ""
+    return (task.reason or told) if task.status in INFERRED else told
+
+
+def asset_to_json(asset: Asset) -> JsonObject:
+    """Give an asset as JSON; absent fields are left out."""
+    value: JsonObject = {"kind": asset.kind, "url": asset.url, "index": asset.index, "group": asset.group}
+    for name in ("watermark_url", "duration", "provider_asset_id"):
+        if (told := getattr(asset, name)) is not None:
+            value[name] = told
+    if asset.expires_at is not None:
+        value["expires_at"] = asset.expires_at.isoformat()
+    return value
+
+
+def asset_from_json(value: JsonObject) -> Asset:
+    """Read back what ``asset_to_json`` wrote."""
+    expires = value.get("expires_at")
+    index = value.get("index")
+    return Asset(
+        kind=str(value.get("kind", "")),
+        url=str(value.get("url", "")),
+        index=index if isinstance(index, int) else 0,
+        group=str(value.get("group", "single")),
+        watermark_url=_optional(value.get("watermark_url")),
+        duration=_optional(value.get("duration")),
+        provider_asset_id=_optional(value.get("provider_asset_id")),
+        expires_at=datetime.fromisoformat(expires) if isinstance(expires, str) else None,
+    )
+
+
+def _hear(task: Task, observation: Observation) -> Task:
+    return replace(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+
+
+def _candidate(task: Task, claim: Claim) -> Task:
+    """Remember the provider id that a hint names, as something to ask about; it is not learned from a delivery."""
+    if task.provider_task_id is None and claim.provider_task_id is not None:
+        return replace(task, candidate_id=claim.provider_task_id)
+    return task
+
+
+def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
+    if trust is Trust.PROVIDER and task.provider_task_id is None and claim.provider_task_id:
+        return replace(task, provider_task_id=claim.provider_task_id, candidate_id=None)
+    return task
+
+
+def _disagreement(task: Task, claim: Claim) -> str:
+    if task.provider_task_id is not None:
+        return f"a hint: it names task {claim.provider_task_id!r}, not {task.provider_task_id!r}"
+    return f"a hint: it carries external id {claim.external_id!r}, not {task.sent_external_id!r}"
+
+
+def _shown(task: Task) -> tuple[object, ...]:
+    """Give what a reader of the task sees of its facts: only a change of that is a change."""
+    return (assets(task), price(task), message(task), task.provider_task_id)
+
+
+def _accepted(status: Status) -> bool:
+    return status not in {Status.PENDING, Status.REJECTED, Status.EXPIRED}
+
+
+def _fact_order(fact: Fact) -> tuple[Standing, str]:
+    return fact.standing, json.dumps(fact.value, sort_keys=True)
+
+
+def _microseconds(moment: datetime | None) -> int:
+    if moment is None:
+        return 0
+    return round((moment - datetime.fromtimestamp(0, UTC)).total_seconds() * 1_000_000)
+
+
+def _optional(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None

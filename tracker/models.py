@@ -1,0 +1,415 @@
+"""The values that everything else speaks in: frozen, without I/O, without defaults that read a clock.
+
+A *claim* is what some bytes say about a task. An *observation* is a claim with its source and its trust. A *task* is
+what we believe. Times are aware UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from tracker.bounds import JsonObject, JsonValue
+
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
+CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class Status(StrEnum):
+    """Where a task is. The order between them is lifecycle's."""
+
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+
+
+FINAL: Final = frozenset({Status.SUCCEEDED, Status.FAILED})
+# What a client may stop waiting for: the finals and our two inferences.
+SETTLED: Final = FINAL | {Status.REJECTED, Status.EXPIRED}
+
+
+class Trust(IntEnum):
+    """How far an observation may be believed; more is greater."""
+
+    HINT = 0
+    TOKEN = 1
+    SIGNED = 2
+    PROVIDER = 3
+
+
+class Source(StrEnum):
+    """Who made an observation."""
+
+    CALLBACK = "callback"
+    POLL = "poll"
+    SUBMIT = "submit"
+    OPERATOR = "operator"
+    CLOCK = "clock"
+
+
+class Verdict(StrEnum):
+    """What became of an observation."""
+
+    MOVED = "moved"
+    COMPLETED = "completed"
+    CONFIRMED = "confirmed"
+    OUTRANKED = "outranked"
+    HINTED = "hinted"
+    CONTRADICTED = "contradicted"
+    UNREADABLE = "unreadable"
+    UNANSWERED = "unanswered"
+
+
+class Alarm(StrEnum):
+    """What an operator should look at; counted per hour."""
+
+    CONTRADICTION = "contradiction"
+    BAD_SIGNATURE = "bad_signature"
+    UNSIGNED = "unsigned"
+    MISMATCH = "mismatch"
+    UNKNOWN_WORD = "unknown_word"
+    UNREADABLE = "unreadable"
+    ORPHAN = "orphan"
+    CREDENTIAL = "credential"
+    UNRESOLVED = "unresolved"
+    EMPTY_RESULT = "empty_result"
+    REVIVED = "revived"
+
+
+class Flaw(StrEnum):
+    """Why a delivery is only a hint; the receiver says it."""
+
+    UNSIGNED = "unsigned"
+    BAD_SIGNATURE = "bad_signature"
+    STANDING = "standing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One result file.
+
+    ``kind`` is image, video, audio, voice or element; ``duration`` is seconds as the provider wrote it.
+    """
+
+    kind: str
+    url: str
+    index: int = 0
+    group: str = "single"
+    watermark_url: str | None = None
+    duration: str | None = None
+    provider_asset_id: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a provider's bytes say about one task, in our words.
+
+    ``word`` is the provider's own status word; ``status`` is None where the word is missing or unknown, or where the
+    bytes could not be read at all (then ``flaw`` says why). ``price`` keeps the provider's field names and values.
+    """
+
+    provider_task_id: str | None = None
+    external_id: str | None = None
+    status: Status | None = None
+    word: str | None = None
+    message: str = ""
+    assets: tuple[Asset, ...] = ()
+    price: Mapping[str, JsonValue] = field(default_factory=dict)
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    flaw: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A claim, its source, its trust and its bytes.
+
+    ``webhook_id`` only where its signature verified: a guessed id must not shadow the true delivery.
+    """
+
+    source: Source
+    trust: Trust
+    claim: Claim
+    at: datetime
+    body: bytes = b""
+    flaw: Flaw | None = None
+    webhook_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Standing:
+    """Where a proven word stands in the written total order; the greatest ever seen is believed.
+
+    ``rank`` is the status's; among contradictory finals the provider's own answer (``asked``) wins, then the later
+    ``updated_at`` (microseconds, 0 where unknown), then success.
+    """
+
+    rank: int
+    asked: bool = False
+    updated_at: int = 0
+    success: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One believed fact (assets, price, message) and where the word that told it stands."""
+
+    standing: Standing
+    value: JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What we believe about one task; the row, in values.
+
+    ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
+    that a hint named and no poll has confirmed. ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls``
+    counts the questions since the last change. The lease covers whoever speaks to the provider about the task: a submit
+    in flight or a poll. ``not_found`` counts the not-found answers that count; ``released`` frees the client's external
+    id and idempotency key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its
+    answer was on its way to the client.
+    """
+
+    id: str
+    provider: str
+    kind: str
+    account: str
+    client: str
+    created_at: datetime
+    updated_at: datetime
+    deadline_at: datetime
+    origin: str
+    external_id: str | None = None
+    sent_external_id: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    request: JsonObject = field(default_factory=dict)
+    caller_callback_url: str | None = None
+    callback_asked: bool = False
+    tags: tuple[str, ...] = ()
+    provider_task_id: str | None = None
+    candidate_id: str | None = None
+    status: Status = Status.PENDING
+    standing: Standing = Standing(rank=0)
+    reason: str | None = None
+    learned_from: Source | None = None
+    learned_trust: Trust | None = None
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    version: int = 1
+    submitted_at: datetime | None = None
+    finished_at: datetime | None = None
+    heard_at: datetime | None = None
+    polled_at: datetime | None = None
+    next_poll_at: datetime | None = None
+    polls: int = 0
+    quiet_polls: int = 0
+    released: bool = False
+    lease_owner: str | None = None
+    lease_until: datetime | None = None
+    attempts: int = 0
+    attempt_deadline_at: datetime | None = None
+    not_found: int = 0
+    taken_by: str | None = None
+    answered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What the outside is told about one accepted change; ``sequence`` is the task's version."""
+
+    type: str
+    task_id: str
+    sequence: int
+    at: datetime
+    data: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """The outcome of weighing one observation: the task as it is now believed, and why."""
+
+    task: Task
+    verdict: Verdict
+    why: str
+    trust: Trust
+    events: tuple[Event, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One kept observation, as the history shows it; ``repeats`` counts further identical deliveries."""
+
+    id: int
+    task_id: str
+    at: datetime
+    source: Source
+    trust: Trust
+    word: str | None
+    status: Status | None
+    verdict: Verdict
+    why: str
+    provider_updated_at: datetime | None
+    body: bytes
+    repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A delivery about a task that nobody told us of, as long as the provider has not confirmed it.
+
+    ``address`` names where it arrived (never the token); ``client`` gets the task when it is adopted. ``state`` is
+    waiting (it will be asked about), adopted, or orphan (the provider does not know it either).
+    """
+
+    id: int
+    provider: str
+    provider_task_id: str
+    external_id: str | None
+    kind: str | None
+    client: str
+    address: str
+    word: str | None
+    state: str
+    why: str
+    first_at: datetime
+    last_at: datetime
+    deliveries: int
+    checks: int
+    next_check_at: datetime | None
+    task_id: str | None
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingAddress:
+    """A registered callback address that names no task. The token itself is shown once and not kept."""
+
+    id: int
+    provider: str
+    kind: str | None
+    client: str
+    created_at: datetime
+    revoked_at: datetime | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """What the receiver hands over: one delivery, proven as far as its address and signature go.
+
+    Exactly one of ``task_id`` (a task's own address) and ``standing`` says where it arrived.
+    """
+
+    provider: str
+    observation: Observation
+    task_id: str | None = None
+    standing: StandingAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a delivery, once it is committed."""
+
+    task_id: str | None
+    verdict: Verdict
+    why: str
+    orphan: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """A task written down before its submit, and the address for its ``callback_url`` (None without a public one)."""
+
+    task: Task
+    callback_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: one of our clients."""
+
+    name: str
+    sees_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of a health report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmCount:
+    """How often an alarm was raised within one hour, and the last task and reason."""
+
+    kind: Alarm
+    provider: str
+    hour: datetime
+    count: int
+    last_at: datetime
+    task_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """What a page of tasks is narrowed to; None means every. ``client`` None sees all clients."""
+
+    client: str | None = None
+    statuses: tuple[Status, ...] = ()
+    provider: str | None = None
+    kind: str | None = None
+    tag: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Tasks, newest first, and the cursor of the next page (None at the end)."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts over the whole store, or one client's share of it."""
+
+    by_status: Mapping[str, int]
+    open: int
+    due: int
+    oldest_open_at: datetime | None
+    finished_by_source: Mapping[str, int]
+    deliveries: int
+    duplicates: int
+    hints: int
+    polls: int
+    orphans: Mapping[str, int]
+    alarms: tuple[AlarmCount, ...]
+
+
+def new_task_id(now: datetime, random: bytes) -> str:
+    """Make a task id: sorts by time, plain letters and digits, so that any provider takes it as an external id.
+
+    48 bits of milliseconds and 80 random bits (10 bytes) in Crockford's base 32, after ``hm``.
+    """
+    number = (int(now.timestamp() * 1000) << 80) | int.from_bytes(random[:10], "big")
+    return "hm" + "".join(CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def age(task: Task, now: datetime) -> timedelta:
+    """How long ago the task was written down."""
+    return now - task.created_at

@@ -1,0 +1,1 @@
+"""The providers: how each one is called and read, without I/O."""

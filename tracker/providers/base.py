@@ -1,0 +1,226 @@
+"""What a provider is: a few functions from values to a Call, and from a Reply to an outcome. No I/O.
+
+A provider is asked in three steps: it shapes a ``Call``, ``tracker.transport`` sends it and brings a ``Reply``, the
+provider reads the reply. An outcome is always one of the types below; reading never raises, whatever the bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from tracker.bounds import JsonObject
+from tracker.models import Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to a provider: ``path`` is relative to the account's base URL and starts with a slash."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer of a provider; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A bearer key."""
+
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """An access key and the secret that signs short-lived tokens for it."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+
+Credential = ApiKey | KeyPair | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a provider's documentation promises; what an address really does is learned (see ``storage``).
+
+    ``batch_size`` is how many ids one query takes (0: none), ``result_lifetime`` how long result URLs work.
+    """
+
+    signs_callbacks: bool
+    batch_size: int
+    lists_tasks: bool
+    echoes_external_ids: bool
+    result_lifetime: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One product: its path name, what its tasks usually take, and when we stop waiting.
+
+    Tasks of any kind may be expected, adopted and polled; only those of a kind that ``submits`` may be sent out by us.
+    """
+
+    name: str
+    usual: timedelta
+    deadline: timedelta
+    submits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The provider made the task. ``echoed`` tells whether the reply repeated the external id we sent."""
+
+    claim: Claim
+    echoed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The provider refused for good and made no task; its own HTTP status, code and message."""
+
+    http_status: int
+    code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Refused for now and nothing made: too many requests or slots; ``retry_after`` where the provider said it."""
+
+    http_status: int
+    code: int
+    message: str
+    retry_after: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadCredential:
+    """The provider does not accept our credential or our address; nothing made."""
+
+    code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Nobody can tell from this reply whether the task exists (5xx, nonsense); ``why`` is for the history.
+
+    ``unavailable`` marks the documented "try again" answer (maintenance).
+    """
+
+    why: str
+    unavailable: bool = False
+
+
+SubmitOutcome = Accepted | Rejected | Busy | BadCredential | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The provider knows the task; ``body`` is the task's own JSON, for the history."""
+
+    claim: Claim
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """The provider's exact documented not-found answer to a single query. Absence from a batch is not this."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """This address does not offer the call (capability absent), which says nothing about the credential."""
+
+    why: str
+
+
+PollOutcome = Found | Missing | Busy | BadCredential | Unknown | Unsupported
+# Several tasks in one reply: those found; an id that is not among them is simply absent.
+ManyOutcome = Sequence[Found] | Busy | BadCredential | Unknown | Unsupported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A validated submit body: what goes to the provider and what our row keeps.
+
+    ``body`` is the provider's request without callback address and external id; ``shown`` the same with large images
+    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own.
+    """
+
+    kind: str
+    body: JsonObject
+    shown: JsonObject
+    request_hash: str
+    external_id: str | None = None
+    callback_url: str | None = None
+
+
+class Provider(Protocol):
+    """A remote API. Every method is a pure function; the shared suite in tests/conformance must pass."""
+
+    @property
+    def name(self) -> str:
+        """The name in addresses and rows."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The products whose tasks may be followed, by path name; ``Kind.submits`` says which may be sent out."""
+
+    def order(self, kind: str, body: JsonObject) -> Order:
+        """Validate a caller's submit body. Raises InvalidRequest naming the field and its bound."""
+
+    def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
+        """Give the headers that carry the credential."""
+
+    def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call: ...
+
+    def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome: ...
+
+    def query(self, kind: str, task_id: str) -> Call:
+        """Shape the single query, by the provider's id or, where the address knows them, an external id."""
+
+    def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
+        """Read the answer about ``task_id``; ``external`` where it was asked by external id.
+
+        A reply about another task is Unknown. Asked by external id, a reply that carries none is taken as the task's.
+        """
+
+    def query_many(self, task_ids: Sequence[str]) -> Call:
+        """Shape one query for at most ``capabilities.batch_size`` provider ids."""
+
+    def read_query_many(self, reply: Reply) -> ManyOutcome: ...
+
+    def list_page(self, kind: str, page: int) -> Call:
+        """Shape the query for one page (from 1) of the account's tasks of a kind."""
+
+    def read_list(self, reply: Reply) -> ManyOutcome: ...
+
+    def read_callback(self, body: bytes) -> Claim:
+        """Read a delivery in any shape the provider uses. Never raises: ``flaw`` says what could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One credential at one provider's address."""
+
+    name: str
+    provider: Provider
+    base_url: str
+    credential: Credential

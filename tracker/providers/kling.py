@@ -1,0 +1,153 @@
+"""Kling: the provider behind ``/v1/images/omni-image`` and its neighbours, official or resold.
+
+Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
+here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
+``kling_claims`` (what it says about a task). ``kling_gateway`` writes the same shapes for our own clients.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Final, assert_never
+from urllib.parse import quote
+
+import jwt
+
+from tracker.bounds import JsonObject
+from tracker.errors import InvalidRequest
+from tracker.models import Claim
+from tracker.providers.base import (
+    ApiKey,
+    Call,
+    Capabilities,
+    Credential,
+    KeyPair,
+    Kind,
+    ManyOutcome,
+    Order,
+    PollOutcome,
+    Reply,
+    SubmitOutcome,
+)
+from tracker.providers.kling_claims import RESULT_LIFETIME
+from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
+from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query, read_submit
+
+DEADLINE: Final = timedelta(hours=24)
+
+# The legacy asynchronous products, by path, with the seconds that their tasks were seen to take, or a neighbour's
+# where nobody published any. A product is added by a line here; to be sent out, `kling_order` must also know its body.
+_USUAL_SECONDS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "images/omni-image": 40,
+        "images/generations": 24,
+        "images/multi-image2image": 40,
+        "images/editing/expand": 40,
+        "images/kolors-virtual-try-on": 40,
+        "videos/text2video": 120,
+        "videos/image2video": 120,
+        "videos/omni-video": 120,
+        "videos/multi-image2video": 120,
+        "videos/multi-elements": 120,
+        "videos/motion-control": 120,
+        "videos/video-extend": 120,
+        "videos/advanced-lip-sync": 120,
+        "videos/lip-sync": 120,
+        "videos/effects": 120,
+        "videos/avatar/image2video": 120,
+        "audio/text-to-audio": 40,
+        "audio/video-to-audio": 40,
+        "general/ai-multi-shot": 40,
+        "general/custom-voices": 9,
+        "general/advanced-custom-elements": 5,
+    }
+)
+_SUBMITTED: Final = frozenset({"images/omni-image"})
+
+# `GET /tasks` takes 20 ids (live: 21 are refused with 400/1201). Pages of a list may have 500 tasks; a hundred keep a
+# reply well below any bound on its size.
+BATCH: Final = 20
+PAGE: Final = 100
+
+# "Authentication": the token's claims, with the documented lifetime; there is no `iat`.
+TOKEN_LIFETIME: Final = timedelta(seconds=1800)
+CLOCK_SKEW: Final = timedelta(seconds=5)
+
+
+class Kling:
+    """The provider, as functions; it holds nothing, so one serves every account."""
+
+    name: Final = "kling"
+    capabilities: Final = Capabilities(
+        signs_callbacks=True,
+        batch_size=BATCH,
+        lists_tasks=True,
+        echoes_external_ids=True,
+        result_lifetime=RESULT_LIFETIME,
+    )
+    kinds: Final[Mapping[str, Kind]] = MappingProxyType(
+        {
+            name: Kind(name=name, usual=timedelta(seconds=seconds), deadline=DEADLINE, submits=name in _SUBMITTED)
+            for name, seconds in _USUAL_SECONDS.items()
+        }
+    )
+
+    def order(self, kind: str, body: JsonObject) -> Order:
+        if kind not in _SUBMITTED:
+            supported = ", ".join(sorted(_SUBMITTED))
+            raise InvalidRequest(f"tasks of kind {kind!r:.100} cannot be submitted here; supported: {supported}")
+        return read_order(kind, body)
+
+    def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
+        match credential:
+            case None:
+                return {}
+            case ApiKey():
+                return {"authorization": f"Bearer {credential.key}"}
+            case KeyPair():
+                return {"authorization": f"Bearer {_token(credential, now)}"}
+            case _:
+                assert_never(credential)
+
+    def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call:
+        body = order.body | {EXTERNAL_ID: external_id}
+        if callback_url is not None:
+            body[CALLBACK_URL] = callback_url
+        return Call(method="POST", path=f"/v1/{order.kind}", body=json.dumps(body, separators=(",", ":")).encode())
+
+    def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome:
+        return read_submit(reply, external_id=external_id)
+
+    def query(self, kind: str, task_id: str) -> Call:
+        """Shape the single query: "task_id or external_task_id, choose one", in the same place of the path."""
+        return Call(method="GET", path=f"/v1/{kind}/{quote(task_id, safe='')}")
+
+    def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
+        return read_query(reply, task_id=task_id, external=external)
+
+    def query_many(self, task_ids: Sequence[str]) -> Call:
+        """Shape ``GET /tasks``, which also tells of tasks made on legacy paths (live). Commas separate the ids."""
+        return Call(method="GET", path="/tasks", query={"task_ids": ",".join(i for i in task_ids if "," not in i)})
+
+    def read_query_many(self, reply: Reply) -> ManyOutcome:
+        return read_batch(reply)
+
+    def list_page(self, kind: str, page: int) -> Call:
+        return Call(method="GET", path=f"/v1/{kind}", query={"pageNum": str(page), "pageSize": str(PAGE)})
+
+    def read_list(self, reply: Reply) -> ManyOutcome:
+        return read_many(reply)
+
+    def read_callback(self, body: bytes) -> Claim:
+        return read_callback(body)
+
+
+def _token(pair: KeyPair, now: datetime) -> str:
+    """Sign the documented JWT: header ``alg`` and ``typ``, claims ``iss``, ``exp`` and ``nbf``, in whole seconds."""
+    claims = {
+        "iss": pair.access_key,
+        "exp": int((now + TOKEN_LIFETIME).timestamp()),
+        "nbf": int((now - CLOCK_SKEW).timestamp()),
+    }
+    return jwt.encode(claims, pair.secret_key, algorithm="HS256")

@@ -1,0 +1,221 @@
+"""Kling's shapes, written: what our gateway answers to a client of Kling, from what we believe.
+
+Documentation: as in ``kling``; pages "Omni-Image" (legacy) and the task query of the new standard. The ids are ours:
+every lookup of the gateway takes them. A price is translated where it was learned in the other dialect.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Final
+
+from tracker import lifecycle
+from tracker.bounds import JsonObject, JsonValue, milliseconds
+from tracker.models import Asset, Status, Task
+
+LEGACY_WORDS: Final[Mapping[Status, str]] = MappingProxyType(
+    {
+        Status.PENDING: "submitted",
+        Status.SUBMITTED: "submitted",
+        Status.PROCESSING: "processing",
+        Status.SUCCEEDED: "succeed",
+        Status.FAILED: "failed",
+        # Kling has no such states; to its clients the message tells what they are.
+        Status.REJECTED: "failed",
+        Status.EXPIRED: "failed",
+    }
+)
+NEW_WORDS: Final[Mapping[Status, str]] = MappingProxyType({**LEGACY_WORDS, Status.SUCCEEDED: "succeeded"})
+INFERRED_MESSAGES: Final[Mapping[Status, str]] = MappingProxyType(
+    {
+        Status.REJECTED: "the provider refused this task",
+        Status.EXPIRED: "no result came before the deadline",
+    }
+)
+
+SERIES: Final = "series"
+OMNI_IMAGE: Final = "images/omni-image"
+_LISTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"image": "images", "video": "videos", "audio": "audios", "voice": "voices", "element": "elements"}
+)
+_ID_FIELDS: Final[Mapping[str, str]] = MappingProxyType({"voice": "voice_id", "element": "element_id"})
+_PACKAGES: Final[Mapping[str, str]] = MappingProxyType({"images": "image", "videos": "video", "audio": "audio"})
+_AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
+
+
+def legacy_envelope(data: JsonValue, *, request_id: str, code: int = 0, message: str = "SUCCEED") -> JsonObject:
+    """Wrap ``data`` as every reply is wrapped; live replies say ``SUCCEED`` whatever became of the task."""
+    return {"code": code, "message": message, "request_id": request_id, "data": data}
+
+
+def error_envelope(code: int, message: str, *, request_id: str) -> JsonObject:
+    """Write a refusal; as documented with 1303 it has no ``data``."""
+    return {"code": code, "message": message, "request_id": request_id}
+
+
+def legacy_created(task: Task) -> JsonObject:
+    """Write the ``data`` of a create's reply: the seed's four fields and the official ``task_info``."""
+    return {
+        "task_id": task.id,
+        "task_info": _task_info(task),
+        "task_status": LEGACY_WORDS[task.status],
+        "created_at": milliseconds(task.created_at),
+        "updated_at": milliseconds(task.updated_at),
+    }
+
+
+def legacy_task(task: Task) -> JsonObject:
+    """Write the ``data`` of a single query, or one entry of a list."""
+    watermark = task.request.get("watermark_info")
+    data = legacy_created(task) | {
+        "task_status_msg": _message(task),
+        "task_result": _legacy_result(task),
+        **legacy_price(lifecycle.price(task)),
+    }
+    return data | {"watermark_info": watermark} if isinstance(watermark, dict) else data
+
+
+def new_task(task: Task) -> JsonObject:
+    """Write one entry of ``GET /tasks``."""
+    package = _PACKAGES.get(task.kind.partition("/")[0])
+    return {
+        "id": task.id,
+        "status": NEW_WORDS[task.status],
+        "message": _message(task),
+        "create_time": milliseconds(task.created_at),
+        "update_time": milliseconds(task.updated_at),
+        "external_id": task.external_id or "",
+        "outputs": [_output(task, entry) for entry in _entries(lifecycle.assets(task))],
+        "billing": new_price(lifecycle.price(task), package),
+    }
+
+
+def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
+    """Give a price in the legacy fields; ``billing`` is added up by what was paid with."""
+    if "billing" not in price:
+        return {name: value for name, value in price.items() if name.startswith("final_")}
+    paid = list(_charges(price["billing"]))
+    units = [charge for charge in paid if charge.get("charge_type") == "unit"]
+    cash = [charge for charge in paid if charge.get("charge_type") == "cash"]
+    told: JsonObject = {}
+    if units:
+        told["final_unit_deduction"] = _total(units, "amount")
+    if cash:
+        balance: JsonObject = {"quota": _total(cash, "amount"), "list_price": _total(cash, "list_price")}
+        told["final_balance_deduction"] = balance
+    return told
+
+
+def new_price(price: Mapping[str, JsonValue], package: str | None) -> list[JsonValue]:
+    """Give a price as ``billing``; the legacy fields say neither currency nor kind of balance, so those are absent."""
+    if "billing" in price:
+        return list(_charges(price["billing"]))
+    billing: list[JsonValue] = []
+    if _decimal(units := price.get("final_unit_deduction")):
+        charge: JsonObject = {"charge_type": "unit", "amount": str(units)}
+        billing.append(charge | ({"package_type": package} if package else {}))
+    balance = price.get("final_balance_deduction")
+    if isinstance(balance, dict) and _decimal(quota := balance.get("quota")):
+        listed = str(balance.get("list_price") or quota)
+        billing.append({"charge_type": "cash", "amount": str(quota), "list_price": listed})
+    return billing
+
+
+def _message(task: Task) -> str:
+    return lifecycle.message(task) or INFERRED_MESSAGES.get(task.status, "")
+
+
+def _task_info(task: Task) -> JsonObject:
+    """Show the client its own external id, never the one that the provider was told."""
+    return {} if task.external_id is None else {"external_task_id": task.external_id}
+
+
+def _legacy_result(task: Task) -> JsonObject:
+    """Write ``task_result``: an empty object until there is one (live), then a list for each sort of result."""
+    result: JsonObject = {}
+    for entry in _entries(lifecycle.assets(task)):
+        first = entry[0]
+        name = "series_images" if first.group == SERIES else _LISTS.get(first.kind, f"{first.kind}s")
+        listed = result.setdefault(name, [])
+        assert isinstance(listed, list)
+        listed.append(_legacy_entry(entry))
+    if result and task.kind == OMNI_IMAGE:
+        result["result_type"] = "series" if "series_images" in result else "single"
+    return result
+
+
+def _entries(assets: Iterable[Asset]) -> list[list[Asset]]:
+    """Put the files that one entry told (two formats of a sound, three views of a subject) together again."""
+    entries: list[list[Asset]] = []
+    for asset in assets:
+        before = entries[-1] if entries else []
+        # Files of one entry differ in their group; two images that merely share an index do not.
+        fits = before and _entry_key(before[0]) == _entry_key(asset) and asset.group not in {f.group for f in before}
+        if fits:
+            before.append(asset)
+        else:
+            entries.append([asset])
+    return entries
+
+
+def _entry_key(asset: Asset) -> tuple[str, str | None, int, bool]:
+    return asset.kind, asset.provider_asset_id, asset.index, asset.group == SERIES
+
+
+def _legacy_entry(files: list[Asset]) -> JsonObject:
+    first = files[0]
+    entry: JsonObject = {"index": first.index} if first.kind == "image" else {}
+    if first.provider_asset_id is not None:
+        entry[_ID_FIELDS.get(first.kind, "id")] = _legacy_id(first)
+    for file in files:
+        entry |= _legacy_file(file)
+    return entry | ({"watermark_url": first.watermark_url} if first.watermark_url else {})
+
+
+def _legacy_file(file: Asset) -> JsonObject:
+    if file.group in {"mp3", "wav"}:
+        told: JsonObject = {f"url_{file.group}": file.url}
+        return told | ({f"duration_{file.group}": file.duration} if file.duration else {})
+    if file.kind == "voice":
+        return {"trial_url": file.url} if file.url else {}
+    name = "url_" + file.group.removeprefix("view-") if file.group.startswith("view-") else "url"
+    url: JsonObject = {name: file.url} if file.url else {}
+    return url | ({"duration": file.duration} if file.duration else {})
+
+
+def _legacy_id(asset: Asset) -> JsonValue:
+    """Give an element's id as the number that it is in the legacy dialect."""
+    told = asset.provider_asset_id or ""
+    return int(told) if asset.kind == "element" and told.isascii() and told.isdigit() else told
+
+
+def _output(task: Task, files: list[Asset]) -> JsonObject:
+    first = files[0]
+    output: JsonObject = {"type": first.kind}
+    if first.provider_asset_id is not None:
+        output["id"] = first.provider_asset_id
+    for file in files:
+        audio = file.group if file.group in {"mp3", "wav"} else None
+        if file.url:
+            output[f"{audio}_url" if audio else "url"] = file.url
+        if file.duration:
+            output[f"{audio}_duration" if audio else "duration"] = file.duration
+    if first.watermark_url:
+        output["watermark_url"] = first.watermark_url
+    # All files of a task's series are one group; the provider's own name for it is not kept.
+    return output | ({"group_id": task.id} if first.group == SERIES else {})
+
+
+def _charges(billing: JsonValue) -> Iterator[JsonObject]:
+    return (charge for charge in (billing if isinstance(billing, list) else ()) if isinstance(charge, dict))
+
+
+def _total(charges: Iterable[JsonObject], name: str) -> str:
+    return f"{sum((_decimal(charge.get(name)) for charge in charges), Decimal(0)).normalize():f}"
+
+
+def _decimal(value: JsonValue) -> Decimal:
+    """Read an amount; zero for what is none."""
+    told = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    return Decimal(told) if _AMOUNT.fullmatch(told) else Decimal(0)

@@ -1,0 +1,126 @@
+"""A caller's submit body for Kling's omni-image: what is checked, what is kept, what is passed on.
+
+Documentation: https://kling.ai/document-api, page "Omni-Image" (also
+https://app.klingai.com/cn/dev/document-api/apiReference/model/OmniImage), and the resellers' older copy of that page.
+They disagree about models, fields and limits, so only what no edition allows is refused here; whatever else is there,
+known or not, goes to the provider as it came.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+from tracker.bounds import ID_LENGTH, JsonObject, JsonValue, identifier
+from tracker.errors import InvalidRequest
+from tracker.providers.base import Order
+
+EXTERNAL_ID: Final = "external_task_id"
+CALLBACK_URL: Final = "callback_url"
+
+PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
+MOST_IMAGES: Final = 9
+CALLBACK_LENGTH: Final = 2_048
+ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
+
+# Longer texts are kept as digest and size, whatever their field: an image may come in one that we do not know.
+LONGEST_SHOWN: Final = 8_192
+IMAGE_FIELD: Final = "image"
+
+_Check = Callable[[JsonValue], bool]
+
+
+def read_order(kind: str, body: JsonObject) -> Order:
+    """Check ``body`` and take it apart. Raises InvalidRequest naming the field and its bound."""
+    _check_fields(body)
+    passed_on = {name: value for name, value in body.items() if name not in {EXTERNAL_ID, CALLBACK_URL}}
+    try:
+        return Order(
+            kind=kind,
+            body=passed_on,
+            shown={name: _shown(name, value) for name, value in passed_on.items()},
+            request_hash=_hash(passed_on),
+            external_id=identifier(body.get(EXTERNAL_ID)),
+            callback_url=_text(body.get(CALLBACK_URL)),
+        )
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidRequest("the body is not JSON, or is nested too deeply") from None
+
+
+def _check_fields(body: JsonObject) -> None:
+    if body.get("prompt") in (None, ""):
+        raise InvalidRequest(f"prompt is required: a text of 1 to {PROMPT_LENGTH} characters")
+    for name, (fits, bound) in _FIELDS.items():
+        value = body.get(name)
+        if value is not None and not fits(value):
+            raise InvalidRequest(f"{name} must be {bound}")
+
+
+def _is_prompt(value: JsonValue) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= PROMPT_LENGTH
+
+
+def _is_count(value: JsonValue) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_IMAGES
+
+
+def _is_external_id(value: JsonValue) -> bool:
+    """Tell whether it is usable; clients that fill every field send an empty one for none."""
+    return isinstance(value, str) and (not value or identifier(value) is not None)
+
+
+def _is_callback_url(value: JsonValue) -> bool:
+    if not isinstance(value, str) or len(value) > CALLBACK_LENGTH or not value.isprintable():
+        return False
+    try:
+        parts = urlsplit(value)
+        return not value or (parts.scheme in {"http", "https"} and bool(parts.hostname))
+    except ValueError:
+        return False
+
+
+_FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
+    {
+        "prompt": (_is_prompt, f"a text of 1 to {PROMPT_LENGTH} characters"),
+        "model_name": (lambda value: isinstance(value, str), "a text"),
+        "n": (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
+        "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
+        EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
+        CALLBACK_URL: (_is_callback_url, f"an http or https address of at most {CALLBACK_LENGTH} characters"),
+    }
+)
+
+
+def _hash(body: JsonObject) -> str:
+    """Digest the canonical JSON: the same for any order of the fields."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _shown(name: str, value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _shown(key, below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_shown(name, below) for below in value]
+    if not isinstance(value, str):
+        return value
+    inline = name == IMAGE_FIELD and value and not value.lower().startswith(("http://", "https://"))
+    return _digest(value) if inline or len(value) > LONGEST_SHOWN else value
+
+
+def _digest(value: str) -> JsonObject:
+    """Give digest and size of what a Base64 text (with or without a ``data:`` prefix) holds, else of the text."""
+    encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    try:
+        content = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        content = value.encode("utf-8", "surrogatepass")
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) and value else None

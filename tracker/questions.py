@@ -1,0 +1,234 @@
+"""Asking the provider about tasks: one or many at a time, and recording what it says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, assert_never
+
+from tracker import decisions, recovery
+from tracker.decisions import Rules
+from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
+from tracker.providers.base import (
+    Account,
+    BadCredential,
+    Busy,
+    Found,
+    ManyOutcome,
+    Missing,
+    PollOutcome,
+    Unknown,
+    Unsupported,
+)
+from tracker.recorder import Recorder
+from tracker.storage.store import Store
+from tracker.storage.work import Key, Seen, Work, by_id, by_provider_id
+from tracker.transport import NotSent, ReplyLost, Transport
+
+BUSY_PAUSE: Final = timedelta(seconds=5)
+CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
+CAPABILITY_RETRY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of asking about one task; ``pause`` is how long its account should be left alone."""
+
+    task: Task
+    verdict: Verdict
+    why: str
+    pause: timedelta | None = None
+
+
+class Questions:
+    """The provider, asked. Recording and asking are apart, so that one reply can settle many tasks."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        transport: Transport,
+        rules: Rules,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._transport = transport
+        self._rules = rules
+        self._clock = clock
+
+    async def ask(self, task: Task, account: Account) -> Answer:
+        """Ask about one task, by the best id there is, and record the answer."""
+        asked_at = self._clock()
+        outcome: PollOutcome | None = None
+        own = task.provider_task_id or task.sent_external_id
+        if own is not None:
+            outcome = await self.query(account, task.kind, own)
+        if task.candidate_id is not None and not isinstance(outcome, Found | Busy | BadCredential):
+            guess = await self.query(account, task.kind, task.candidate_id)
+            if own is None or isinstance(guess, Found):
+                # What the provider says of a guessed id tells nothing about ours, unless it finds the task.
+                told = guess if isinstance(guess, Found) else Unknown(why="nothing under the id that a hint named")
+                return await self.record(task, account, told, asked_at=asked_at, as_candidate=True)
+        if outcome is None:
+            return await self._unsettled(
+                task,
+                "there is no id to ask by: waiting for its callback, or for its id at the provider",
+                account.provider.capabilities.result_lifetime,
+                again_at=task.deadline_at,
+                asked=False,
+            )
+        return await self.record(task, account, outcome, asked_at=asked_at)
+
+    async def query(self, account: Account, kind: str, task_id: str) -> PollOutcome:
+        """Ask the single query; every failure is an outcome."""
+        call = account.provider.query(kind, task_id)
+        try:
+            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
+        except (NotSent, ReplyLost) as error:
+            return Unknown(why=error.detail)
+        return account.provider.read_query(reply, task_id=task_id)
+
+    async def query_many(self, account: Account, tasks: Sequence[Task]) -> ManyOutcome:
+        """Ask about many tasks with one call, by the provider's ids; every failure is an outcome."""
+        call = account.provider.query_many([task.provider_task_id or "" for task in tasks])
+        try:
+            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
+        except (NotSent, ReplyLost) as error:
+            return Unknown(why=error.detail)
+        outcome = account.provider.read_query_many(reply)
+        if isinstance(outcome, Unsupported):
+            await self._see(account, decisions.BATCH_QUERY, present=False)
+        return outcome
+
+    async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
+        """Ask for one page of the account's tasks."""
+        call = account.provider.list_page(kind, page)
+        try:
+            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
+        except (NotSent, ReplyLost) as error:
+            return Unknown(why=error.detail)
+        return account.provider.read_list(reply)
+
+    async def batches(self, account: Account) -> bool:
+        """Tell whether the address takes many ids in one query, as far as it is known."""
+        if account.provider.capabilities.batch_size == 0:
+            return False
+        seen = await self._store.capability(account.base_url, "", decisions.BATCH_QUERY)
+        return seen is None or seen[0] or self._clock() - seen[1] > CAPABILITY_RETRY
+
+    async def lookup_proven(self, account: Account, kind: str) -> bool:
+        """Tell whether a lookup by external id was ever seen to work at the address, for the kind."""
+        seen = await self._store.capability(account.base_url, kind, decisions.EXTERNAL_LOOKUP)
+        return seen is not None and seen[0]
+
+    async def record(
+        self,
+        task: Task,
+        account: Account,
+        outcome: PollOutcome,
+        *,
+        asked_at: datetime,
+        as_candidate: bool = False,
+        counted: bool = True,
+    ) -> Answer:
+        """Record one outcome. A task that is gone meanwhile raises NotFound."""
+        lifetime = account.provider.capabilities.result_lifetime
+        match outcome:
+            case Found():
+                return await self._found(task, account, outcome, as_candidate=as_candidate)
+            case Missing():
+                return await self._missing(task, account, outcome, asked_at=asked_at)
+            case Busy():
+                pause = outcome.retry_after or BUSY_PAUSE
+                return await self._unsettled(task, f"busy: {outcome.message}", lifetime, pause=pause)
+            case BadCredential():
+                why = f"the provider refuses our credential: {outcome.message} ({outcome.code})"
+                return await self._unsettled(task, why, lifetime, pause=CREDENTIAL_PAUSE, alarm=Alarm.CREDENTIAL)
+            case Unknown() | Unsupported():
+                return await self._unsettled(task, outcome.why, lifetime, asked=counted)
+            case _:
+                assert_never(outcome)
+
+    async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> Answer:
+        """Give a claimed task back without asking."""
+        lifetime = account.provider.capabilities.result_lifetime
+        return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
+
+    async def _found(self, task: Task, account: Account, found: Found, *, as_candidate: bool) -> Answer:
+        now = self._clock()
+        claim = found.claim
+        keys = {by_id(task.id)}
+        if claim.provider_task_id is not None:
+            keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
+        observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=now, body=found.body)
+        seen: tuple[Seen, ...] = ()
+        by_external = task.provider_task_id is None and not as_candidate
+        if by_external or (claim.external_id is not None and claim.external_id == task.sent_external_id):
+            seen = (lookup_seen(account, task.kind, now),)
+        decide = partial(
+            decisions.polled,
+            task_id=task.id,
+            observation=observation,
+            as_candidate=as_candidate,
+            lifetime=account.provider.capabilities.result_lifetime,
+            seen=seen,
+            rules=self._rules,
+        )
+        after, verdict, why = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        return Answer(task=after, verdict=verdict, why=why)
+
+    async def _missing(self, task: Task, account: Account, missing: Missing, *, asked_at: datetime) -> Answer:
+        proven = await self.lookup_proven(account, task.kind)
+        policy = self._rules.policy
+        lifetime = account.provider.capabilities.result_lifetime
+        ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
+        again_at = self._clock() + policy.absence_gap if ours and proven else None
+        unresolved = ours and not proven and task.reason != recovery.UNRESOLVED
+        return await self._unsettled(
+            task,
+            f"the provider says: {missing.message}",
+            lifetime,
+            again_at=again_at,
+            reconsider=partial(recovery.not_found, now=asked_at, proven=proven, policy=policy) if ours else None,
+            alarm=Alarm.UNRESOLVED if unresolved else None,
+        )
+
+    async def _unsettled(
+        self,
+        task: Task,
+        why: str,
+        lifetime: timedelta,
+        *,
+        again_at: datetime | None = None,
+        pause: timedelta | None = None,
+        reconsider: Callable[[Task], Task] | None = None,
+        alarm: Alarm | None = None,
+        asked: bool = True,
+    ) -> Answer:
+        now = self._clock()
+        decide = partial(
+            decisions.unsettled,
+            task_id=task.id,
+            why=why,
+            now=now,
+            lifetime=lifetime,
+            rules=self._rules,
+            again_at=now + pause if pause is not None else again_at,
+            reconsider=reconsider,
+            alarm=alarm,
+            asked=asked,
+        )
+        keys: frozenset[Key] = frozenset({by_id(task.id)})
+        after, verdict, reason = await self._recorder.apply(Work(keys=keys, decide=decide))
+        return Answer(task=after, verdict=verdict, why=reason, pause=pause)
+
+    async def _see(self, account: Account, name: str, *, present: bool) -> None:
+        seen = Seen(base_url=account.base_url, kind="", name=name, present=present, at=self._clock())
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(decisions.noticed, seen=seen)))
+
+
+def lookup_seen(account: Account, kind: str, at: datetime) -> Seen:
+    """Say that a lookup by external id was seen to work."""
+    return Seen(base_url=account.base_url, kind=kind, name=decisions.EXTERNAL_LOOKUP, present=True, at=at)

@@ -1,0 +1,365 @@
+"""The reconciler: the loop that asks providers about due tasks, recovers lost submits and looks into orphans.
+
+One task that goes wrong, one account that is down or one reply that cannot be read stops nothing else. What it knows
+is in the rows (``next_poll_at``, leases, counts), so a restart forgets nothing; only pauses and the budget live in
+memory.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from tracker import recovery
+from tracker.decisions import ORIGIN_SUBMIT
+from tracker.errors import CallerError, HomingError
+from tracker.models import SETTLED, Caller, Orphan, Status, Task
+from tracker.providers.base import Account, Found, Missing, Unknown
+from tracker.questions import Answer
+from tracker.recovery import Step
+from tracker.service import Tracker
+
+T = TypeVar("T")
+log = logging.getLogger("homing.reconciler")
+
+CLAIM: Final = 200
+AT_ONCE: Final = 8
+IDLE: Final = timedelta(seconds=0.5)
+ORPHAN_CHECKS: Final = 3
+ORPHAN_GAP: Final = timedelta(seconds=30)
+LIST_PAGES: Final = 1000
+WINDOW: Final = timedelta(minutes=1)
+DISCOVERER: Final = Caller(name="local")
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What one round did: tasks claimed, requests sent, and what came of them."""
+
+    claimed: int = 0
+    requests: int = 0
+    settled: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    expired: int = 0
+    submitted_again: int = 0
+    postponed: int = 0
+    failed: int = 0
+    orphans_checked: int = 0
+    orphans_adopted: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    def worked(self) -> bool:
+        return any(getattr(self, one.name) for one in fields(self))
+
+
+@dataclass(slots=True, kw_only=True)
+class Discovery:
+    """What paging the provider's list found."""
+
+    listed: int = 0
+    known: int = 0
+    adopted: int = 0
+    settled: int = 0
+    candidates: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Budget:
+    """A token bucket: at most ``per_minute`` requests a minute, a tenth of them at once."""
+
+    def __init__(self, per_minute: int, now: datetime) -> None:
+        self._rate = per_minute / WINDOW.total_seconds()
+        self._most = max(per_minute / 10, 1.0)
+        self._left = self._most
+        self._at = now
+
+    def take(self, now: datetime) -> timedelta | None:
+        """Take one request, or tell how long until the next one may be taken."""
+        self._left = min(self._most, self._left + max((now - self._at).total_seconds(), 0.0) * self._rate)
+        self._at = now
+        if self._left >= 1:
+            self._left -= 1
+            return None
+        return timedelta(seconds=(1 - self._left) / self._rate)
+
+
+class Reconciler:
+    """``run_once`` does one round and counts; ``run`` does rounds until told to stop."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._budget = Budget(tracker.policy.budget, tracker.clock())
+        self._paused: dict[str, datetime] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do rounds until ``stop``; a round that fails is logged and followed by the next."""
+        while not stop.is_set():
+            try:
+                counts = await self.run_once()
+                busy = counts.claimed == CLAIM and counts.postponed == 0
+            except HomingError as error:
+                log.warning("a round failed: %s", error.detail)
+                busy = False
+            except Exception as error:  # noqa: BLE001 - the loop survives any single failure
+                log.error("a round failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback could show a body
+                busy = False
+            if not busy:
+                await _sleep(stop, IDLE)
+
+    async def run_once(self) -> Counts:
+        """Claim what is due, ask about it, record the answers, and count."""
+        counts = Counts()
+        policy = self._tracker.policy
+        lease = policy.attempt + policy.query + policy.lease_margin
+        due = await self._tracker.store.claim_due(
+            now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
+        )
+        counts.claimed = len(due)
+        grouped: dict[str, list[Task]] = defaultdict(list)
+        for task in due:
+            grouped[task.provider].append(task)
+        for provider, tasks in grouped.items():
+            account = self._tracker.providers.get(provider)
+            if account is not None:
+                await self._ask_account(account, tasks, counts)
+        await self._check_orphans(counts)
+        return counts
+
+    async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
+        ready = [task for task in tasks if task.provider_task_id is not None]
+        others = [task for task in tasks if task.provider_task_id is None]
+        if len(ready) > 1 and await self._tracker.questions.batches(account):
+            size = account.provider.capabilities.batch_size
+            chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
+            left = await _gather(self._ask_many(account, chunk, counts) for chunk in chunks)
+            ready = [task for rest in left for task in rest]
+        await _gather(self._guarded(account, task, counts) for task in [*ready, *others])
+
+    async def _ask_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
+        """Ask about a chunk at once; give those that the reply says nothing of, to be asked one by one."""
+        until = self._blocked(account)
+        if until is not None:
+            for task in tasks:
+                await self._postpone(account, task, until, counts)
+            return []
+        counts.requests += 1
+        asked_at = self._tracker.clock()
+        outcome = await self._tracker.questions.query_many(account, tasks)
+        if isinstance(outcome, Sequence):
+            found = {one.claim.provider_task_id: one for one in outcome}
+            told = [task for task in tasks if task.provider_task_id in found]
+            await _gather(self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in told)
+            return [task for task in tasks if task.provider_task_id not in found]
+        if isinstance(outcome, Unknown):
+            await _gather(self._record(account, task, outcome, asked_at, counts) for task in tasks)
+            return []
+        # Refused as a whole: the single query tells whether it is the capability, the credential or the load.
+        return tasks
+
+    async def _record(
+        self, account: Account, task: Task, outcome: Found | Unknown, asked_at: datetime, counts: Counts
+    ) -> None:
+        try:
+            answer = await self._tracker.questions.record(task, account, outcome, asked_at=asked_at)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+        else:
+            self._count(task, answer, counts)
+
+    async def _guarded(self, account: Account, task: Task, counts: Counts) -> None:
+        """Look after one task; whatever goes wrong with it concerns no other."""
+        until = self._blocked(account)
+        if until is not None:
+            await self._postpone(account, task, until, counts)
+            return
+        try:
+            await self._look_after(account, task, counts)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+
+    async def _look_after(self, account: Account, task: Task, counts: Counts) -> None:
+        if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
+            step = recovery.next_step(task, policy=self._tracker.policy)
+            if step is Step.SUBMIT_AGAIN and self._tracker.clock() < task.deadline_at:
+                counts.requests += 1
+                counts.submitted_again += 1
+                await self._tracker.submission.again(task, account)
+                return
+            if step is not Step.LOOK_UP:
+                await self._tracker.submission.give_up(task, "the provider never took it")
+                counts.settled += 1
+                return
+        counts.requests += 1
+        answer = await self._tracker.questions.ask(task, account)
+        self._count(task, answer, counts)
+        if answer.pause is not None:
+            self._paused[account.name] = self._tracker.clock() + answer.pause
+
+    async def _postpone(self, account: Account, task: Task, until: datetime, counts: Counts) -> None:
+        try:
+            await self._tracker.questions.postpone(task, account, "waiting for the provider", until=until)
+            counts.postponed += 1
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+
+    def _blocked(self, account: Account) -> datetime | None:
+        """Take a request from the budget, or tell until when the account must be left alone."""
+        now = self._tracker.clock()
+        paused = self._paused.get(account.name)
+        if paused is not None and now < paused:
+            return paused
+        wait = self._budget.take(now)
+        return None if wait is None else now + wait
+
+    def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
+        after = answer.task
+        if after.status is Status.EXPIRED and before.status is not Status.EXPIRED:
+            counts.expired += 1
+        elif after.status in SETTLED and before.status not in SETTLED:
+            counts.settled += 1
+        elif after.version != before.version:
+            counts.changed += 1
+        else:
+            counts.unchanged += 1
+
+    # ---- orphans and discovery
+
+    async def _check_orphans(self, counts: Counts) -> None:
+        for orphan in await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE):
+            account = self._tracker.providers.get(orphan.provider)
+            if account is None or self._blocked(account) is not None:
+                continue
+            counts.orphans_checked += 1
+            counts.requests += 1
+            try:
+                counts.orphans_adopted += await self._check_orphan(account, orphan)
+            except HomingError as error:
+                counts.failed += 1
+                log.warning("orphan %d: %s", orphan.id, error.detail)
+
+    async def _check_orphan(self, account: Account, orphan: Orphan) -> bool:
+        """Ask the provider whether an orphan is a task of this account; adopt it if so."""
+        caller = Caller(name=orphan.client)
+        kinds = [orphan.kind] if orphan.kind is not None else list(account.provider.kinds)
+        missing = 0
+        for kind in kinds:
+            outcome = await self._tracker.questions.query(account, kind, orphan.provider_task_id)
+            if isinstance(outcome, Found):
+                task = await self._adopt(caller, account, kind, outcome)
+                await self._tracker.store.settle_orphan(
+                    orphan.id, state="adopted", why="the provider confirmed it", next_check_at=None, task_id=task.id
+                )
+                return True
+            missing += isinstance(outcome, Missing)
+        done = missing == len(kinds) or orphan.checks + 1 >= ORPHAN_CHECKS
+        why = "the provider does not know it" if missing == len(kinds) else "the provider could not be asked"
+        await self._tracker.store.settle_orphan(
+            orphan.id,
+            state="orphan" if done else "waiting",
+            why=why,
+            next_check_at=None if done else self._tracker.clock() + ORPHAN_GAP,
+            task_id=None,
+        )
+        return False
+
+    async def _adopt(self, caller: Caller, account: Account, kind: str, found: Found) -> Task:
+        claim = found.claim
+        if claim.provider_task_id is not None:
+            known = await self._tracker.store.find_ref(
+                claim.provider_task_id, client=None, provider=account.provider.name
+            )
+            if known is not None:
+                return known
+        return await self._tracker.adopt_found(caller, account, account.provider.kinds[kind], found, origin="callback")
+
+    async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovery:
+        """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
+
+        A listed task that could be one of our unresolved submits is left for the operator: only its external id could
+        prove it, and the list does not show it.
+        """
+        account = self._tracker.providers[provider]
+        result = Discovery()
+        unresolved = await self._unresolved(provider, kind)
+        for page in range(1, LIST_PAGES + 1):
+            outcome = await self._tracker.questions.list_page(account, kind, page)
+            if not isinstance(outcome, Sequence):
+                raise CallerError(f"page {page} of the provider's list could not be read")
+            if not outcome:
+                break
+            for found in outcome:
+                await self._discovered(caller, account, kind, found, unresolved, result)
+        return result
+
+    async def _discovered(
+        self,
+        caller: Caller,
+        account: Account,
+        kind: str,
+        found: Found,
+        unresolved: Sequence[Task],
+        result: Discovery,
+    ) -> None:
+        claim = found.claim
+        result.listed += 1
+        if claim.provider_task_id is None:
+            return
+        known = await self._tracker.store.find_ref(claim.provider_task_id, client=None, provider=account.provider.name)
+        if known is not None and known.provider_task_id == claim.provider_task_id:
+            result.known += 1
+            return
+        own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
+        if own is not None:
+            await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
+            result.settled += 1
+            return
+        maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
+        if maybe:
+            result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
+            return
+        await self._tracker.adopt_found(caller, account, account.provider.kinds[kind], found, origin="discover")
+        result.adopted += 1
+
+    async def _unresolved(self, provider: str, kind: str) -> Sequence[Task]:
+        return await self._tracker.store.unresolved(provider=provider, kind=kind, limit=LIST_PAGES)
+
+
+def _at_the_time_of(task: Task, created_at: datetime | None) -> bool:
+    if created_at is None:
+        return True
+    last = task.attempt_deadline_at or task.created_at
+    return task.created_at - WINDOW <= created_at <= last + WINDOW
+
+
+async def _gather(things: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Await all, a few at once; one that fails unexpectedly is logged and left out."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(thing: Coroutine[None, None, T]) -> T:
+        async with slots:
+            return await thing
+
+    ended = await asyncio.gather(*(one(thing) for thing in things), return_exceptions=True)
+    done: list[T] = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            log.error("looking after a task failed: %s", type(result).__name__)
+        else:
+            done.append(result)
+    return done
+
+
+async def _sleep(stop: asyncio.Event, duration: timedelta) -> None:
+    try:
+        async with asyncio.timeout(duration.total_seconds()):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,113 @@
+"""Group commit: many concurrent pieces of work become one transaction, and only then is everyone answered.
+
+The queue is bounded: beyond the bound the load is shed (Overloaded), never queued. A batch that the database cannot
+take for what is in it is bisected until the one bad piece stands alone; a database that is unavailable fails the whole
+batch at once, and nothing of it was committed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
+from tracker.storage.work import Work
+
+T = TypeVar("T")
+log = logging.getLogger("homing.recorder")
+
+QUEUE_BOUND: Final = 4_096
+BATCH_BOUND: Final = 256
+RETRY_AFTER: Final = timedelta(seconds=2)
+
+
+class Writer(Protocol):
+    """What the recorder needs of a store."""
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]: ...
+
+
+class Recorder:
+    """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued."""
+
+    def __init__(self, store: Writer, *, queue_bound: int = QUEUE_BOUND, batch_bound: int = BATCH_BOUND) -> None:
+        self._store = store
+        self._batch_bound = batch_bound
+        self._queue: asyncio.Queue[tuple[Work[Any], asyncio.Future[Any]] | None] = asyncio.Queue(queue_bound)
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def open(self) -> None:
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="homing recorder")
+
+    async def close(self) -> None:
+        """Commit what is queued, then stop."""
+        if self._task is None:
+            return
+        self._closing = True
+        await self._queue.put(None)
+        await self._task
+        self._task = None
+
+    async def apply(self, work: Work[T]) -> T:
+        """Commit one piece, in a transaction shared with whoever else is waiting, and give its result.
+
+        Raises the CallerError that its decision raised, StoreUnavailable or Overloaded; then nothing of it was
+        committed. Once queued it is committed even if the caller stops waiting.
+        """
+        if self._closing or self._task is None:
+            raise StoreUnavailable("the recorder is not running", retry_after=RETRY_AFTER)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((work, answer))
+        except asyncio.QueueFull:
+            raise Overloaded("too much is waiting to be written", retry_after=RETRY_AFTER) from None
+        return await answer
+
+    async def _run(self) -> None:
+        while (first := await self._queue.get()) is not None:
+            batch = [first]
+            last = False
+            while len(batch) < self._batch_bound and not self._queue.empty():
+                item = self._queue.get_nowait()
+                if item is None:
+                    last = True
+                    break
+                batch.append(item)
+            await self._commit(batch)
+            if last:
+                return
+
+    async def _commit(self, batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
+        try:
+            results = await self._store.apply([work for work, _ in batch])
+        except StoreUnavailable as error:
+            _answer_all(batch, StoreUnavailable(error.detail, retry_after=RETRY_AFTER))
+        except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
+            if len(batch) == 1:
+                log.error("a piece of work cannot be written: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
+                _answer_all(batch, OurError("this could not be written down", retry_after=RETRY_AFTER))
+                return
+            middle = len(batch) // 2
+            await self._commit(batch[:middle])
+            await self._commit(batch[middle:])
+        else:
+            for (_, answer), result in zip(batch, results, strict=True):
+                _answer(answer, result)
+
+
+def _answer_all(batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]], error: Exception) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            answer.set_exception(error)
+
+
+def _answer(answer: asyncio.Future[Any], result: object) -> None:
+    if answer.done():
+        return
+    if isinstance(result, CallerError):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)

@@ -1,0 +1,47 @@
+"""What to do about a submit whose outcome is not known: pure, and written so that no task is charged twice.
+
+"The provider never had it" is believed only after its exact documented not-found answer, twice, long enough after the
+attempt's deadline, at an address where lookups by external id are proven. Everything else leaves the row pending.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from tracker.models import Status, Task
+from tracker.schedule import Policy
+
+UNRESOLVED: Final = "unresolved"
+LOOKING_UP: Final = "the provider's answer to the submit was lost; looking the task up"
+ABSENT: Final = "the provider never had it; it will be submitted again"
+
+
+class Step(StrEnum):
+    """What recovery does with a pending task next."""
+
+    LOOK_UP = "look up"
+    SUBMIT_AGAIN = "submit again"
+    GIVE_UP = "give up"
+
+
+def next_step(task: Task, *, policy: Policy) -> Step:
+    """Choose the next step for a ``pending`` task that we submit ourselves.
+
+    A submit is repeated only for a task that is proven absent; after ``policy.attempts`` it is given up as rejected,
+    which is true: the provider never made it.
+    """
+    if task.not_found < policy.absences:
+        return Step.LOOK_UP
+    return Step.SUBMIT_AGAIN if task.attempts < policy.attempts else Step.GIVE_UP
+
+
+def not_found(task: Task, *, now: datetime, proven: bool, policy: Policy) -> Task:
+    """Weigh one exact not-found answer to a lookup by external id that was asked at ``now`` or later."""
+    if task.status is not Status.PENDING or task.attempts == 0:
+        return task
+    if not proven:
+        return replace(task, reason=UNRESOLVED)
+    due = task.attempt_deadline_at is None or now >= task.attempt_deadline_at + policy.absence_wait
+    count = task.not_found + 1 if due else 0
+    return replace(task, not_found=count, reason=ABSENT if count >= policy.absences else LOOKING_UP)

@@ -1,0 +1,187 @@
+"""How the values of settings are written: lists, durations, sizes, addresses and keys.
+
+Every function takes the text of one setting and gives its value, or raises ValueError with a sentence that continues
+"HOMING_…: " and says what to write instead. Several of these texts are secrets, so no sentence repeats its text.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from tracker.api.access import ClientKey, NamedKey
+from tracker.models import Trust
+
+SECRET_BYTES: Final = 32
+WEBHOOK_PREFIX: Final = "whsec_"
+SQLITE: Final = "sqlite:///"
+SEES_ALL: Final = "*"
+LAST_PORT: Final = 65535
+LEVELS: Final = ("debug", "info", "warning", "error")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SIZE: Final = re.compile(r"(\d{1,12}) ?(|B|KiB|MiB|GiB)", re.IGNORECASE)
+_SIZES: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list; blanks round the commas and empty entries are nothing."""
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+def duration(text: str) -> timedelta:
+    """Read ``24h``, ``90s``, ``1h30m``; above zero, at most ten years."""
+    total = timedelta()
+    rest = text.strip().lower()
+    while match := _DURATION.match(rest):
+        total += timedelta(**{_UNITS[match[2]]: float(match[1])})
+        rest = rest[match.end() :].lstrip()
+    if rest or not timedelta() < total <= timedelta(days=3660):
+        raise ValueError("write a duration such as 90s, 30m, 24h or 1h30m")
+    return total
+
+
+def durations(text: str) -> Mapping[str, timedelta]:
+    """Read ``images/omni-image=2h,…``: a duration per kind."""
+    told: dict[str, timedelta] = {}
+    for word in words(text):
+        kind, equals, value = word.partition("=")
+        if not equals or not kind.strip():
+            raise ValueError("write a duration per kind, such as images/omni-image=2h")
+        told[kind.strip()] = duration(value)
+    return told
+
+
+def size(text: str) -> int:
+    """Read ``32MiB`` or a plain number of bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise ValueError("write a size such as 32MiB or a number of bytes")
+    return int(match[1]) * _SIZES[match[2].lower()]
+
+
+def port(text: str) -> int:
+    """Read a TCP port; 0 lets the system choose one."""
+    if not text.strip().isdecimal() or int(text) > LAST_PORT:
+        raise ValueError(f"write a port from 0 to {LAST_PORT}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number above zero."""
+    if not text.strip().isdecimal() or not 0 < int(text) < 1 << 31:
+        raise ValueError("write a whole number above zero")
+    return int(text)
+
+
+def host(text: str) -> str:
+    """Read a bind address or a host name, without scheme and port."""
+    if not text.strip() or re.search(r"[\s/@]", text.strip()):
+        raise ValueError("write a host or an address to bind, such as 127.0.0.1, without http:// and port")
+    return text.strip()
+
+
+def address(text: str) -> str:
+    """Read an http(s) address without a trailing slash; a path may follow the host, nothing else may."""
+    wrong = "write an address such as https://homing.example.com (no query, no fragment, no user name)"
+    try:
+        parts = urlsplit(text.strip())
+        reads = _plain(parts) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not reads:
+        raise ValueError(wrong)
+    return text.strip().rstrip("/")
+
+
+def database(text: str) -> str:
+    """Read the database's address; this release keeps its rows in a SQLite file."""
+    if text.startswith(("postgres:", "postgresql:", "postgresql+", "postgres+")):
+        raise ValueError("PostgreSQL comes with a later release; write sqlite:///homing.db for a file")
+    path = text.removeprefix(SQLITE)
+    if path == text or not path.strip("/") or path.startswith(":memory:") or re.search(r"[?#\x00-\x1f]", path):
+        raise ValueError("write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere")
+    return text
+
+
+def secret(text: str) -> str:
+    """Read a credential that travels in a header: printable ASCII without blanks."""
+    if not re.fullmatch(r"[!-~]+", text.strip()):
+        raise ValueError("a key is printable ASCII without blanks")
+    return text.strip()
+
+
+def callback_secrets(text: str) -> tuple[bytes, ...]:
+    """Read the secrets of callback addresses; the first mints, all verify."""
+    told = tuple(word.encode() for word in words(text))
+    if any(len(word) < SECRET_BYTES for word in told):
+        raise ValueError(f"a secret has at least {SECRET_BYTES} bytes; `homing key` makes one")
+    return told
+
+
+def webhook_secrets(text: str) -> tuple[str, ...]:
+    """Read the provider's signing secrets, ``whsec_`` and Base64, as its console shows them."""
+    told = words(text)
+    for word in told:
+        try:
+            raw = base64.b64decode(word.removeprefix(WEBHOOK_PREFIX), validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        if not raw:
+            raise ValueError("copy the whole secret from the provider's console: whsec_ and Base64")
+    return told
+
+
+def api_keys(text: str) -> tuple[NamedKey, ...]:
+    """Read ``name:key,…``; a star after the name lets that client see every client's tasks."""
+    told = []
+    for word in words(text):
+        name, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)) or not re.fullmatch(r"[!-~]+", key):
+            raise ValueError("write name:key,… (name*:key sees every client's tasks); `homing key` makes one")
+        told.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
+    return tuple(told)
+
+
+def client_keys(text: str) -> tuple[ClientKey, ...]:
+    """Read ``access:secret,…``: pairs that clients sign their tokens with."""
+    told = []
+    for word in words(text):
+        access, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
+            raise ValueError("write access:secret,…; `homing key` makes one")
+        if len(key.encode()) < SECRET_BYTES:
+            raise ValueError(f"a secret has at least {SECRET_BYTES} bytes; `homing key` makes one")
+        told.append(ClientKey(access=access, secret=key))
+    return tuple(told)
+
+
+def trust(text: str) -> Trust:
+    """Read the least trust that may end a task without a poll; a hint never may."""
+    try:
+        told = Trust[text.strip().upper()]
+    except KeyError:
+        told = Trust.HINT
+    if told is Trust.HINT:
+        raise ValueError("write token, signed or provider")
+    return told
+
+
+def level(text: str) -> str:
+    """Read the level that logs begin at."""
+    if text.strip().lower() not in LEVELS:
+        raise ValueError(f"write one of {', '.join(LEVELS)}")
+    return text.strip().lower()
+
+
+def _plain(parts: SplitResult) -> bool:
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(parts.hostname)
+        and not (parts.query or parts.fragment or parts.username or parts.password)
+        and re.search(r"[\s?#\\\x00-\x1f]", parts.geturl()) is None
+    )

@@ -1,0 +1,157 @@
+"""The settings: from the environment and a ``.env`` file, read once, passed in, never global.
+
+A setting that cannot be read, or two that contradict each other, end in one SettingsError of one line that says what
+to do. The line never holds a value: pydantic's own texts quote what they refuse, so the line is built from the name
+and from our sentences alone.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings.sources import read_env_file
+
+from tracker import setting_syntax as syntax
+from tracker.api.access import ClientKey, NamedKey
+from tracker.errors import SettingsError
+from tracker.models import Trust
+
+PREFIX: Final = "HOMING_"
+OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
+MIB: Final = 1 << 20
+
+
+def _written(read: Callable[[str], object]) -> BeforeValidator:
+    """Read the environment's text; a value that a program passes in is taken as it is."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+Address = Annotated[str, _written(syntax.address)]
+Secret = Annotated[str, _written(syntax.secret)]
+Duration = Annotated[timedelta, _written(syntax.duration)]
+Count = Annotated[int, _written(syntax.count)]
+
+
+class Settings(BaseModel):
+    """Everything an operator may choose. Each field is ``HOMING_`` and its name in capitals.
+
+    Secrets are left out of ``repr``. docs/reference/settings.md explains each; `homing doctor` shows those in force.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    database_url: Annotated[str, _written(syntax.database)] = "sqlite:///homing.db"
+    host: Annotated[str, _written(syntax.host)] = "127.0.0.1"
+    port: Annotated[int, _written(syntax.port)] = 8000
+    public_url: Address | None = None
+    allowed_hosts: Annotated[tuple[str, ...], _written(syntax.words)] = ()
+    body_limit: Annotated[int, _written(syntax.size)] = 32 * MIB
+    log_level: Annotated[str, _written(syntax.level)] = "info"
+    api_url: Address | None = None
+
+    callback_secrets: Annotated[tuple[bytes, ...], _written(syntax.callback_secrets)] = Field((), repr=False)
+    api_keys: Annotated[tuple[NamedKey, ...], _written(syntax.api_keys)] = Field((), repr=False)
+    client_keys: Annotated[tuple[ClientKey, ...], _written(syntax.client_keys)] = Field((), repr=False)
+    trust_final: Annotated[Trust | None, _written(syntax.trust)] = None
+
+    kling_base_url: Address = OFFICIAL_HOST
+    kling_api_key: Secret | None = Field(None, repr=False)
+    kling_access_key: Secret | None = Field(None, repr=False)
+    kling_secret_key: Secret | None = Field(None, repr=False)
+    kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field((), repr=False)
+
+    poll_budget: Count = 120
+    first_check: Duration | None = None
+    deadline: Duration = timedelta(hours=24)
+    deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)
+
+    @property
+    def threshold(self) -> Trust:
+        """The least trust that may make a status final without a poll."""
+        if self.trust_final is not None:
+            return self.trust_final
+        return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
+
+    @property
+    def database_file(self) -> Path:
+        """The SQLite file that ``database_url`` names."""
+        return Path(self.database_url.removeprefix(syntax.SQLITE))
+
+    @property
+    def guarded(self) -> bool:
+        """Whether callers have to show a key."""
+        return bool(self.api_keys or self.client_keys)
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether there is something to authenticate at the provider with."""
+        return self.kling_api_key is not None or self.kling_access_key is not None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
+            raise ValueError(
+                "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set: keep one, the provider takes either"
+            )
+        if bool(self.kling_access_key) != bool(self.kling_secret_key):
+            there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
+            raise ValueError(f"HOMING_KLING_{there}_KEY is set alone: set HOMING_KLING_{missing}_KEY beside it")
+        keys = [key.key for key in self.api_keys]
+        if len(set(keys)) < len(keys):
+            raise ValueError("HOMING_API_KEYS: two entries share one key; give each client its own")
+        accesses = [pair.access for pair in self.client_keys]
+        if len(set(accesses)) < len(accesses):
+            raise ValueError("HOMING_CLIENT_KEYS: two pairs share one access key; give each client its own")
+        return self
+
+
+def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> Settings:
+    """Read the settings from ``environ`` (the process's where None) over ``env_file``; an empty value is unset.
+
+    Raises SettingsError with one line that says what to do and never shows a value.
+    """
+    given = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in _variables(environ, env_file).items()
+        if name.removeprefix(PREFIX).lower() in Settings.model_fields
+    }
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def strays(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
+    """Give a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
+    known = [field.upper() for field in Settings.model_fields]
+    told = []
+    for name in sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file)):
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            told.append(f"{PREFIX}{name} is no setting and does nothing{hint}")
+    return told
+
+
+def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -> dict[str, str]:
+    """Give the variables with our prefix that hold something; the environment wins over the file."""
+    found: dict[str, str | None] = {}
+    if env_file is not None and Path(env_file).is_file():
+        try:
+            found.update(read_env_file(Path(env_file), case_sensitive=True))
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"{env_file} cannot be read: make it a UTF-8 text file that you may read") from None
+    found.update(os.environ if environ is None else environ)
+    return {name: value for name, value in found.items() if name.startswith(PREFIX) and value and value.strip()}
+
+
+def _one_line(error: ValidationError) -> str:
+    """Tell the first thing that is wrong, in our words; anything pydantic would say might quote a secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    said = first.get("ctx", {}).get("error")
+    sentence = str(said) if isinstance(said, ValueError) else "has a value of the wrong type"
+    return f"{PREFIX}{str(first['loc'][0]).upper()}: {sentence}" if first["loc"] else sentence

@@ -1,0 +1,1 @@
+"""The store: all SQL, on SQLite now and PostgreSQL later."""

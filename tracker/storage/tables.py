@@ -1,0 +1,266 @@
+"""The tables: the only SQLModel tables there are. A table class is a row, never a domain value nor an API schema.
+
+Times are whole microseconds since 1970 in UTC: the same number on every database, sortable, and never naive. JSON is
+text that we write and read ourselves, so that no database's idea of JSON can refuse a value. ``migrations`` creates all
+this.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+ROW_ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _row_id() -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
+    return Field(default=None, sa_column=Column(ROW_ID, primary_key=True, autoincrement=True))
+
+
+def _time(*, nullable: bool = True) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
+    return Field(default=None, sa_type=BigInteger, nullable=nullable)
+
+
+def _text(*, nullable: bool = True, primary_key: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
+    return Field(default=None, sa_type=Text, nullable=nullable and not primary_key, primary_key=primary_key)
+
+
+def _bytes(*, nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
+    return Field(default=None, sa_type=LargeBinary, nullable=nullable)
+
+
+class TaskRow(SQLModel, table=True):
+    """One task: the current belief."""
+
+    __tablename__: ClassVar[str] = "tasks"
+    __table_args__ = (
+        Index(
+            "ux_tasks_provider_task_id",
+            "provider",
+            "account",
+            "provider_task_id",
+            unique=True,
+            sqlite_where=text("provider_task_id IS NOT NULL"),
+            postgresql_where=text("provider_task_id IS NOT NULL"),
+        ),
+        # The client's own ids are unique among rows that are not rejected: the key columns are emptied on rejection.
+        Index(
+            "ux_tasks_external_key",
+            "client",
+            "external_key",
+            unique=True,
+            sqlite_where=text("external_key IS NOT NULL"),
+            postgresql_where=text("external_key IS NOT NULL"),
+        ),
+        Index(
+            "ux_tasks_idempotency_key",
+            "client",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("ix_tasks_external_id", "external_id", sqlite_where=text("external_id IS NOT NULL")),
+        Index("ix_tasks_sent_external_id", "provider", "account", "sent_external_id"),
+        Index(
+            "ix_tasks_due",
+            "next_poll_at",
+            sqlite_where=text("next_poll_at IS NOT NULL"),
+            postgresql_where=text("next_poll_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_tasks_unanswered",
+            "client",
+            "request_hash",
+            sqlite_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
+            postgresql_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
+        ),
+        Index("ix_tasks_client", "client", "id"),
+        Index("ix_tasks_status", "status", "id"),
+        Index("ix_tasks_kind", "provider", "kind", "id"),
+    )
+
+    id: str = _text(primary_key=True)
+    provider: str = _text(nullable=False)
+    kind: str = _text(nullable=False)
+    account: str = _text(nullable=False)
+    client: str = _text(nullable=False)
+    origin: str = _text(nullable=False)
+    external_id: str | None = _text()
+    external_key: str | None = _text()
+    idempotency_key: str | None = _text()
+    sent_external_id: str | None = _text()
+    provider_task_id: str | None = _text()
+    candidate_id: str | None = _text()
+    request: str = _text(nullable=False)
+    request_hash: str | None = _text()
+    caller_callback_url: str | None = _text()
+    callback_asked: bool = Field(default=False)
+    tags: str = _text(nullable=False)
+    status: str = _text(nullable=False)
+    standing_asked: bool = Field(default=False)
+    standing_updated_at: int = Field(default=0, sa_type=BigInteger)
+    reason: str | None = _text()
+    learned_from: str | None = _text()
+    learned_trust: int | None = None
+    facts: str = _text(nullable=False)
+    version: int = 1
+    created_at: int = _time(nullable=False)
+    updated_at: int = _time(nullable=False)
+    deadline_at: int = _time(nullable=False)
+    submitted_at: int | None = _time()
+    finished_at: int | None = _time()
+    heard_at: int | None = _time()
+    polled_at: int | None = _time()
+    next_poll_at: int | None = _time()
+    polls: int = 0
+    quiet_polls: int = 0
+    lease_owner: str | None = _text()
+    lease_until: int | None = _time()
+    attempts: int = 0
+    attempt_deadline_at: int | None = _time()
+    not_found: int = 0
+    released: bool = Field(default=False)
+    taken_by: str | None = _text()
+    answered_at: int | None = _time()
+
+
+class TagRow(SQLModel, table=True):
+    """One tag of one task, for the filter."""
+
+    __tablename__: ClassVar[str] = "task_tags"
+
+    tag: str = _text(primary_key=True)
+    task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
+
+
+class SubmissionRow(SQLModel, table=True):
+    """The whole body of a submit, kept until the provider provably has it or provably never will."""
+
+    __tablename__: ClassVar[str] = "submissions"
+
+    task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
+    body: bytes = _bytes()
+
+
+class ObservationRow(SQLModel, table=True):
+    """One kept observation; the raw body as bytes, never as JSON. Repeats are counted, not added."""
+
+    __tablename__: ClassVar[str] = "observations"
+    __table_args__ = (UniqueConstraint("task_id", "dedupe_key"),)
+
+    id: int | None = _row_id()
+    task_id: str = Field(sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")
+    dedupe_key: str = _text(nullable=False)
+    at: int = _time(nullable=False)
+    source: str = _text(nullable=False)
+    trust: int
+    word: str | None = _text()
+    status: str | None = _text()
+    verdict: str = _text(nullable=False)
+    why: str = _text(nullable=False)
+    provider_updated_at: int | None = _time()
+    body: bytes = _bytes()
+    repeats: int = 0
+
+
+class EventRow(SQLModel, table=True):
+    """What the outside is told; ids are given last in the transaction, so that id order is commit order."""
+
+    __tablename__: ClassVar[str] = "events"
+    __table_args__ = (UniqueConstraint("task_id", "sequence"),)
+
+    id: int | None = _row_id()
+    task_id: str = Field(sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")
+    sequence: int
+    type: str = _text(nullable=False)
+    at: int = _time(nullable=False)
+    data: str = _text(nullable=False)
+
+
+class AlarmRow(SQLModel, table=True):
+    """Alarms, one row per kind, provider and hour."""
+
+    __tablename__: ClassVar[str] = "alarms"
+
+    kind: str = _text(primary_key=True)
+    provider: str = _text(primary_key=True)
+    hour: int = Field(sa_type=BigInteger, primary_key=True)
+    count: int = 1
+    last_at: int = _time(nullable=False)
+    task_id: str | None = _text()
+    detail: str = _text(nullable=False)
+
+
+class OrphanRow(SQLModel, table=True):
+    """A delivery about a task that nobody told us of."""
+
+    __tablename__: ClassVar[str] = "orphans"
+    __table_args__ = (
+        UniqueConstraint("provider", "provider_task_id"),
+        Index("ix_orphans_due", "next_check_at", sqlite_where=text("next_check_at IS NOT NULL")),
+    )
+
+    id: int | None = _row_id()
+    provider: str = _text(nullable=False)
+    provider_task_id: str = _text(nullable=False)
+    external_id: str | None = _text()
+    kind: str | None = _text()
+    client: str = _text(nullable=False)
+    address: str = _text(nullable=False)
+    word: str | None = _text()
+    state: str = _text(nullable=False)
+    why: str = _text(nullable=False)
+    first_at: int = _time(nullable=False)
+    last_at: int = _time(nullable=False)
+    deliveries: int = 1
+    checks: int = 0
+    next_check_at: int | None = _time()
+    task_id: str | None = _text()
+    body: bytes = _bytes()
+
+
+class AddressRow(SQLModel, table=True):
+    """A standing callback address: its token hashed, revocable."""
+
+    __tablename__: ClassVar[str] = "callback_addresses"
+
+    id: int | None = _row_id()
+    provider: str = _text(nullable=False)
+    kind: str | None = _text()
+    client: str = _text(nullable=False)
+    label: str = _text(nullable=False)
+    token_hash: str = Field(sa_type=Text, unique=True)
+    created_at: int = _time(nullable=False)
+    revoked_at: int | None = _time()
+
+
+class SecretRow(SQLModel, table=True):
+    """A generated secret, here so that replicas share it."""
+
+    __tablename__: ClassVar[str] = "secrets"
+
+    name: str = _text(primary_key=True)
+    value: bytes = _bytes()
+
+
+class CapabilityRow(SQLModel, table=True):
+    """What an address was seen to do or not to do."""
+
+    __tablename__: ClassVar[str] = "capabilities"
+
+    base_url: str = _text(primary_key=True)
+    kind: str = _text(primary_key=True)
+    name: str = _text(primary_key=True)
+    present: bool
+    at: int = _time(nullable=False)
+
+
+class CounterRow(SQLModel, table=True):
+    """A running count for the statistics."""
+
+    __tablename__: ClassVar[str] = "counters"
+
+    name: str = _text(primary_key=True)
+    value: int = Field(default=0, sa_type=BigInteger)

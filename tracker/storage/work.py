@@ -1,0 +1,143 @@
+"""What the recorder hands to the store: pieces of work that become one transaction.
+
+A piece of work names the rows it needs by keys; the store loads them for the whole batch and calls ``decide`` of each
+in arrival order with what is known so far, so that several pieces about one task fold in memory. ``decide`` is pure: it
+gives a Change, or raises a CallerError, which then goes to its caller alone.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from tracker.models import Alarm, Event, HistoryEntry, Orphan, Task
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """One way to name a task. ``scope`` is empty for our own id, else who gave the id."""
+
+    by: Literal["id", "provider_task_id", "sent_external_id", "external_key", "idempotency_key", "unanswered"]
+    value: str
+    scope: tuple[str, ...] = ()
+
+
+def by_id(task_id: str) -> Key:
+    return Key("id", task_id)
+
+
+def by_provider_id(provider: str, account: str, value: str) -> Key:
+    return Key("provider_task_id", value, (provider, account))
+
+
+def by_sent_id(provider: str, account: str, value: str) -> Key:
+    return Key("sent_external_id", value, (provider, account))
+
+
+def by_external_id(client: str, value: str) -> Key:
+    return Key("external_key", value, (client,))
+
+
+def by_idempotency_key(client: str, value: str) -> Key:
+    return Key("idempotency_key", value, (client,))
+
+
+def by_unanswered(client: str, request_hash: str) -> Key:
+    """Name the submits of a client's body that were never answered."""
+    return Key("unanswered", request_hash, (client,))
+
+
+class Known:
+    """The rows of a batch as they stand after the pieces so far."""
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        self._tasks = {task.id: task for task in tasks}
+        self._index: dict[Key, str] = {}
+        for task in self._tasks.values():
+            self._note(task)
+
+    def put(self, task: Task) -> None:
+        before = self._tasks.get(task.id)
+        if before is not None:
+            for key in keys_of(before):
+                self._index.pop(key, None)
+        self._tasks[task.id] = task
+        self._note(task)
+
+    def get(self, key: Key) -> Task | None:
+        task_id = key.value if key.by == "id" else self._index.get(key)
+        return None if task_id is None else self._tasks.get(task_id)
+
+    def _note(self, task: Task) -> None:
+        for key in keys_of(task):
+            self._index[key] = task.id
+
+
+def keys_of(task: Task) -> Iterable[Key]:
+    """Give every key, besides its id, that a row answers to."""
+    if task.provider_task_id is not None:
+        yield by_provider_id(task.provider, task.account, task.provider_task_id)
+    if task.sent_external_id is not None:
+        yield by_sent_id(task.provider, task.account, task.sent_external_id)
+    if task.external_id is not None and not task.released:
+        yield by_external_id(task.client, task.external_id)
+    if task.idempotency_key is not None and not task.released:
+        yield by_idempotency_key(task.client, task.idempotency_key)
+    if task.answered_at is None and task.request_hash is not None:
+        yield by_unanswered(task.client, task.request_hash)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaisedAlarm:
+    """An alarm on its way to its hourly count."""
+
+    kind: Alarm
+    provider: str
+    at: datetime
+    task_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An observation to keep, under the key that absorbs repeats."""
+
+    dedupe_key: str
+    shown: HistoryEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an address was seen to do (``present``) or not to do."""
+
+    base_url: str
+    kind: str
+    name: str
+    present: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(Generic[T_co]):
+    """What one piece of work wants written, and what its caller gets once that is committed."""
+
+    result: T_co
+    task: Task | None = None
+    entries: tuple[Entry, ...] = ()
+    events: tuple[Event, ...] = ()
+    alarms: tuple[RaisedAlarm, ...] = ()
+    submission: bytes | None = None
+    drop_submission: bool = False
+    orphan: Orphan | None = None
+    seen: tuple[Seen, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Generic[T]):
+    """One piece: the rows it needs and its decision."""
+
+    keys: frozenset[Key]
+    decide: Callable[[Known], Change[T]]

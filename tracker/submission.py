@@ -1,0 +1,261 @@
+"""Sending a task out so that it is never charged twice.
+
+The row and its attempt are committed before the call. What the answer leaves open is settled behind the client's back:
+once the provider may have the task, the client is told success; an error means that nothing was created.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, assert_never
+
+from tracker import decisions, recovery, schedule
+from tracker.bounds import read_object
+from tracker.decisions import Rules
+from tracker.errors import CredentialRefused, Overloaded, ProviderUnavailable, Refused, StoreUnavailable
+from tracker.models import Alarm, Status, Task
+from tracker.providers.base import (
+    Accepted,
+    Account,
+    BadCredential,
+    Busy,
+    Found,
+    Order,
+    Rejected,
+    SubmitOutcome,
+    Unknown,
+)
+from tracker.questions import Questions, lookup_seen
+from tracker.recorder import Recorder
+from tracker.storage.store import Store
+from tracker.storage.work import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
+from tracker.transport import NotSent, ReplyLost, Transport
+
+log = logging.getLogger("homing.submission")
+
+RETRY_LATER: Final = timedelta(seconds=5)
+Waiting = Busy | NotSent
+
+
+class Submission:
+    """The one place that calls what creates tasks."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        transport: Transport,
+        questions: Questions,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        owner: str,
+        callback_address: Callable[[Task], str | None],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._transport = transport
+        self._questions = questions
+        self._rules = rules
+        self._clock = clock
+        self._owner = owner
+        self._callback_address = callback_address
+
+    async def first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
+        """Submit a task whose intent was just written down; its client is waiting ``until`` then.
+
+        Gives the task once the provider has it or may have it. Raises Refused, CredentialRefused or
+        ProviderUnavailable once it is certain, and written down, that nothing was created. What cannot be written down
+        is not told as an error: the row stays pending, and recovery settles it behind a client told success.
+        """
+        try:
+            return await self._first(task, order, account, until=until)
+        except (StoreUnavailable, Overloaded) as error:
+            log.warning("task %s: the outcome of its submit could not be written down: %s", task.id, error.detail)
+            return task
+
+    async def _first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
+        repeats = 0
+        while True:
+            outcome = await self._call(task, order, account, until=until)
+            match outcome:
+                case Accepted():
+                    return await self._accepted(task, account, outcome)
+                case Unknown():
+                    return await self._unanswered(task, account, outcome, until=until)
+                case Rejected():
+                    await self._refused(task, outcome.message)
+                    raise _refusal(outcome, task)
+                case BadCredential():
+                    await self._credential(task, outcome)
+                    await self._refused(task, "the provider refused our credential")
+                    raise CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
+                case Busy() | NotSent():
+                    repeats += 1
+                    told = outcome.retry_after
+                    delay = schedule.busy_delay(
+                        repeats, policy=self._rules.policy, told=told, random=self._rules.random()
+                    )
+                    if self._clock() + delay + timedelta(seconds=1) >= until:
+                        await self._refused(task, _waiting_words(outcome))
+                        raise _too_busy(outcome, task, delay)
+                    await asyncio.sleep(delay.total_seconds())
+                case _:
+                    assert_never(outcome)
+
+    async def again(self, task: Task, account: Account) -> Task:
+        """Submit a task that the provider provably never had, behind a client that was told success."""
+        body = await self._store.submission(task.id)
+        if body is None:
+            return await self.give_up(task, "its body is no longer kept")
+        order = restored(task, body)
+        policy = self._rules.policy
+        now = self._clock()
+        until = now + policy.attempt
+        attempt = partial(decisions.attempted, task_id=task.id, owner=self._owner, now=now, until=until, policy=policy)
+        task = await self._apply(task, attempt)
+        outcome = await self._call(task, order, account, until=until)
+        match outcome:
+            case Accepted():
+                return await self._accepted(task, account, outcome)
+            case Unknown():
+                return await self._unanswered(task, account, outcome, until=until)
+            case Rejected():
+                return await self._refused(task, outcome.message)
+            case BadCredential():
+                await self._credential(task, outcome)
+                return await self._not_made(task, "the provider refuses our credential", timedelta(minutes=1))
+            case Busy() | NotSent():
+                delay = schedule.busy_delay(
+                    task.attempts, policy=policy, told=outcome.retry_after, random=self._rules.random()
+                )
+                return await self._not_made(task, _waiting_words(outcome), delay)
+            case _:
+                assert_never(outcome)
+
+    async def give_up(self, task: Task, why: str) -> Task:
+        """End a task that the provider never made and that is not submitted again."""
+        return await self._refused(task, why)
+
+    async def _call(self, task: Task, order: Order, account: Account, *, until: datetime) -> SubmitOutcome | NotSent:
+        assert task.sent_external_id is not None
+        call = account.provider.submit(
+            order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
+        )
+        now = self._clock()
+        within = min(self._rules.policy.attempt, max(until - now, timedelta(seconds=1)))
+        try:
+            reply = await self._transport.send(account, call, now=now, within=within)
+        except NotSent as error:
+            return error
+        except ReplyLost as error:
+            return Unknown(why=error.detail)
+        return account.provider.read_submit(reply, external_id=task.sent_external_id)
+
+    async def _accepted(self, task: Task, account: Account, outcome: Accepted) -> Task:
+        now = self._clock()
+        claim = outcome.claim
+        keys = {by_id(task.id)}
+        if claim.provider_task_id is not None:
+            keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
+        decide = partial(
+            decisions.accepted,
+            task_id=task.id,
+            claim=claim,
+            body=b"",
+            now=now,
+            usual=account.provider.kinds[task.kind].usual,
+            seen=(lookup_seen(account, task.kind, now),) if outcome.echoed else (),
+            rules=self._rules,
+        )
+        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+
+    async def _unanswered(self, task: Task, account: Account, outcome: Unknown, *, until: datetime) -> Task:
+        now = self._clock()
+        proven = await self._questions.lookup_proven(account, task.kind)
+        decide = partial(
+            decisions.unanswered,
+            task_id=task.id,
+            why=outcome.why,
+            now=now,
+            # An answered attempt is over; one that was not may still be under way at the provider.
+            ended_at=now if outcome.unavailable else max(now, until),
+            reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
+            policy=self._rules.policy,
+        )
+        after = await self._apply(task, decide)
+        if outcome.unavailable and after.sent_external_id is not None:
+            found = await self._questions.query(account, task.kind, after.sent_external_id)
+            if isinstance(found, Found):
+                answer = await self._questions.record(after, account, found, asked_at=now)
+                return answer.task
+        return after
+
+    async def _refused(self, task: Task, why: str) -> Task:
+        decide = partial(decisions.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
+        return await self._apply(task, decide)
+
+    async def _not_made(self, task: Task, why: str, delay: timedelta) -> Task:
+        again_at = self._clock() + delay
+        decide = partial(decisions.not_made, task_id=task.id, why=why, again_at=again_at, policy=self._rules.policy)
+        return await self._apply(task, decide)
+
+    async def _credential(self, task: Task, outcome: BadCredential) -> None:
+        alarm = RaisedAlarm(
+            kind=Alarm.CREDENTIAL,
+            provider=task.provider,
+            at=self._clock(),
+            task_id=task.id,
+            detail=f"the provider refuses our credential: {outcome.message} ({outcome.code})",
+        )
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(decisions.sounded, alarm=alarm)))
+
+    async def _apply(self, task: Task, decide: Callable[[Known], Change[Task]]) -> Task:
+        keys: frozenset[Key] = frozenset({by_id(task.id)})
+        return await self._recorder.apply(Work(keys=keys, decide=decide))
+
+
+def kept_body(order: Order) -> bytes:
+    """Give what is kept of an order until the provider has it."""
+    return json.dumps(order.body, ensure_ascii=False).encode()
+
+
+def restored(task: Task, body: bytes) -> Order:
+    """Make the order again from the row and its kept body."""
+    return Order(
+        kind=task.kind,
+        body=read_object(body),
+        shown=task.request,
+        request_hash=task.request_hash or "",
+        external_id=task.external_id,
+        callback_url=task.caller_callback_url,
+    )
+
+
+def refusal_of(task: Task) -> Refused:
+    """Make the error that a client gets for a task whose submit was refused meanwhile."""
+    assert task.status is Status.REJECTED
+    return Refused(task.reason or "refused", http_status=400, code=1200, task_id=task.id)
+
+
+def _refusal(outcome: Rejected, task: Task) -> Refused:
+    return Refused(outcome.message, http_status=outcome.http_status, code=outcome.code, task_id=task.id)
+
+
+def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:
+    if isinstance(outcome, NotSent):
+        return ProviderUnavailable("the provider cannot be reached; nothing was created", retry_after=RETRY_LATER)
+    return Refused(
+        outcome.message,
+        http_status=outcome.http_status,
+        code=outcome.code,
+        task_id=task.id,
+        retry_after=outcome.retry_after or max(delay, timedelta(seconds=1)),
+    )
+
+
+def _waiting_words(outcome: Waiting) -> str:
+    return outcome.detail if isinstance(outcome, NotSent) else f"busy: {outcome.message}"
