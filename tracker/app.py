@@ -17,9 +17,16 @@ def utc_now() -> datetime:
 
 
 def create_tracker(
-    settings: Settings, *, policy: Policy | None = None, clock: Callable[[], datetime] = utc_now
+    settings: Settings,
+    *,
+    policy: Policy | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    store: Store | None = None,
 ) -> Tracker:
-    """Build a Tracker; open it with ``async with``. ``policy`` replaces the delays that the settings choose."""
+    """Build a Tracker; open it with ``async with``.
+
+    ``policy`` replaces the delays that the settings choose, ``store`` the database that they name.
+    """
     kling = Account(
         name="default",
         provider=Kling(),
@@ -27,7 +34,7 @@ def create_tracker(
         credential=_credential(settings),
     )
     return Tracker(
-        store=Store(settings.database_url),
+        store=store or Store(settings.database_url),
         accounts={kling.provider.name: kling},
         public_url=settings.public_url,
         callback_secrets=settings.callback_secrets,

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
 
-from tracker import decisions, recovery
-from tracker.decisions import Rules
+from tracker import recovery
+from tracker.decisions import answers, deliveries
+from tracker.decisions.verdicts import Rules
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
 from tracker.providers.base import (
     Account,
@@ -22,8 +23,8 @@ from tracker.providers.base import (
 )
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.storage.work import Key, Seen, Work, by_id, by_provider_id
 from tracker.transport import NotSent, ReplyLost, Transport
+from tracker.work import Key, Seen, Work, by_id, by_provider_id
 
 BUSY_PAUSE: Final = timedelta(seconds=5)
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
@@ -99,7 +100,7 @@ class Questions:
             return Unknown(why=error.detail)
         outcome = account.provider.read_query_many(reply)
         if isinstance(outcome, Unsupported):
-            await self._see(account, decisions.BATCH_QUERY, present=False)
+            await self._see(account, answers.BATCH_QUERY, present=False)
         return outcome
 
     async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
@@ -115,12 +116,12 @@ class Questions:
         """Tell whether the address takes many ids in one query, as far as it is known."""
         if account.provider.capabilities.batch_size == 0:
             return False
-        seen = await self._store.capability(account.base_url, "", decisions.BATCH_QUERY)
+        seen = await self._store.capability(account.base_url, "", answers.BATCH_QUERY)
         return seen is None or seen[0] or self._clock() - seen[1] > CAPABILITY_RETRY
 
     async def lookup_proven(self, account: Account, kind: str) -> bool:
         """Tell whether a lookup by external id was ever seen to work at the address, for the kind."""
-        seen = await self._store.capability(account.base_url, kind, decisions.EXTERNAL_LOOKUP)
+        seen = await self._store.capability(account.base_url, kind, answers.EXTERNAL_LOOKUP)
         return seen is not None and seen[0]
 
     async def record(
@@ -168,7 +169,7 @@ class Questions:
         if by_external or (claim.external_id is not None and claim.external_id == task.sent_external_id):
             seen = (lookup_seen(account, task.kind, now),)
         decide = partial(
-            decisions.polled,
+            answers.polled,
             task_id=task.id,
             observation=observation,
             as_candidate=as_candidate,
@@ -209,7 +210,7 @@ class Questions:
     ) -> Answer:
         now = self._clock()
         decide = partial(
-            decisions.unsettled,
+            answers.unsettled,
             task_id=task.id,
             why=why,
             now=now,
@@ -226,9 +227,9 @@ class Questions:
 
     async def _see(self, account: Account, name: str, *, present: bool) -> None:
         seen = Seen(base_url=account.base_url, kind="", name=name, present=present, at=self._clock())
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(decisions.noticed, seen=seen)))
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen)))
 
 
 def lookup_seen(account: Account, kind: str, at: datetime) -> Seen:
     """Say that a lookup by external id was seen to work."""
-    return Seen(base_url=account.base_url, kind=kind, name=decisions.EXTERNAL_LOOKUP, present=True, at=at)
+    return Seen(base_url=account.base_url, kind=kind, name=answers.EXTERNAL_LOOKUP, present=True, at=at)

@@ -9,15 +9,16 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from tracker import recovery
-from tracker.decisions import ORIGIN_SUBMIT
-from tracker.errors import CallerError, HomingError
-from tracker.models import SETTLED, Caller, Orphan, Status, Task
-from tracker.providers.base import Account, Found, Missing, Unknown
+from tracker.decisions.submits import ORIGIN_SUBMIT
+from tracker.discovery import Discovered, Discovery
+from tracker.errors import HomingError
+from tracker.models import SETTLED, Caller, Status, Task
+from tracker.providers.base import Account, Found, Unknown
 from tracker.questions import Answer
 from tracker.recovery import Step
 from tracker.service import Tracker
@@ -58,17 +59,6 @@ class Counts:
         return any(getattr(self, one.name) for one in fields(self))
 
 
-@dataclass(slots=True, kw_only=True)
-class Discovery:
-    """What paging the provider's list found."""
-
-    listed: int = 0
-    known: int = 0
-    adopted: int = 0
-    settled: int = 0
-    candidates: list[tuple[str, str]] = field(default_factory=list)
-
-
 class Budget:
     """A token bucket: at most ``per_minute`` requests a minute, a tenth of them at once."""
 
@@ -93,6 +83,7 @@ class Reconciler:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
+        self._discovery = Discovery(tracker)
         self._budget = Budget(tracker.policy.budget, tracker.clock())
         self._paused: dict[str, datetime] = {}
 
@@ -230,8 +221,6 @@ class Reconciler:
         else:
             counts.unchanged += 1
 
-    # ---- orphans and discovery
-
     async def _check_orphans(self, counts: Counts) -> None:
         for orphan in await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE):
             account = self._tracker.providers.get(orphan.provider)
@@ -240,103 +229,14 @@ class Reconciler:
             counts.orphans_checked += 1
             counts.requests += 1
             try:
-                counts.orphans_adopted += await self._check_orphan(account, orphan)
+                counts.orphans_adopted += await self._discovery.check(account, orphan)
             except HomingError as error:
                 counts.failed += 1
                 log.warning("orphan %d: %s", orphan.id, error.detail)
 
-    async def _check_orphan(self, account: Account, orphan: Orphan) -> bool:
-        """Ask the provider whether an orphan is a task of this account; adopt it if so."""
-        caller = Caller(name=orphan.client)
-        kinds = [orphan.kind] if orphan.kind is not None else list(account.provider.kinds)
-        missing = 0
-        for kind in kinds:
-            outcome = await self._tracker.questions.query(account, kind, orphan.provider_task_id)
-            if isinstance(outcome, Found):
-                task = await self._adopt(caller, account, kind, outcome)
-                await self._tracker.store.settle_orphan(
-                    orphan.id, state="adopted", why="the provider confirmed it", next_check_at=None, task_id=task.id
-                )
-                return True
-            missing += isinstance(outcome, Missing)
-        done = missing == len(kinds) or orphan.checks + 1 >= ORPHAN_CHECKS
-        why = "the provider does not know it" if missing == len(kinds) else "the provider could not be asked"
-        await self._tracker.store.settle_orphan(
-            orphan.id,
-            state="orphan" if done else "waiting",
-            why=why,
-            next_check_at=None if done else self._tracker.clock() + ORPHAN_GAP,
-            task_id=None,
-        )
-        return False
-
-    async def _adopt(self, caller: Caller, account: Account, kind: str, found: Found) -> Task:
-        claim = found.claim
-        if claim.provider_task_id is not None:
-            known = await self._tracker.store.find_ref(
-                claim.provider_task_id, client=None, provider=account.provider.name
-            )
-            if known is not None:
-                return known
-        return await self._tracker.adopt_found(caller, account, account.provider.kinds[kind], found, origin="callback")
-
-    async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovery:
-        """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
-
-        A listed task that could be one of our unresolved submits is left for the operator: only its external id could
-        prove it, and the list does not show it.
-        """
-        account = self._tracker.providers[provider]
-        result = Discovery()
-        unresolved = await self._unresolved(provider, kind)
-        for page in range(1, LIST_PAGES + 1):
-            outcome = await self._tracker.questions.list_page(account, kind, page)
-            if not isinstance(outcome, Sequence):
-                raise CallerError(f"page {page} of the provider's list could not be read")
-            if not outcome:
-                break
-            for found in outcome:
-                await self._discovered(caller, account, kind, found, unresolved, result)
-        return result
-
-    async def _discovered(
-        self,
-        caller: Caller,
-        account: Account,
-        kind: str,
-        found: Found,
-        unresolved: Sequence[Task],
-        result: Discovery,
-    ) -> None:
-        claim = found.claim
-        result.listed += 1
-        if claim.provider_task_id is None:
-            return
-        known = await self._tracker.store.find_ref(claim.provider_task_id, client=None, provider=account.provider.name)
-        if known is not None and known.provider_task_id == claim.provider_task_id:
-            result.known += 1
-            return
-        own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
-        if own is not None:
-            await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
-            result.settled += 1
-            return
-        maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
-        if maybe:
-            result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
-            return
-        await self._tracker.adopt_found(caller, account, account.provider.kinds[kind], found, origin="discover")
-        result.adopted += 1
-
-    async def _unresolved(self, provider: str, kind: str) -> Sequence[Task]:
-        return await self._tracker.store.unresolved(provider=provider, kind=kind, limit=LIST_PAGES)
-
-
-def _at_the_time_of(task: Task, created_at: datetime | None) -> bool:
-    if created_at is None:
-        return True
-    last = task.attempt_deadline_at or task.created_at
-    return task.created_at - WINDOW <= created_at <= last + WINDOW
+    async def discover(self, provider: str, kind: str) -> Discovered:
+        """Page the provider's list for tasks that nobody told us about; see ``Discovery.discover``."""
+        return await self._discovery.discover(provider, kind)
 
 
 async def _gather(things: Iterable[Coroutine[None, None, T]]) -> list[T]:

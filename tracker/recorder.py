@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
 from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
-from tracker.storage.work import Work
+from tracker.work import Work
 
 T = TypeVar("T")
 log = logging.getLogger("homing.recorder")

@@ -13,10 +13,13 @@ from random import SystemRandom
 from types import TracebackType
 from typing import Final, Self
 
-from tracker import callback_url, decisions, schedule
+from tracker.addresses import Addresses
+from tracker.adoption import Adoption, Particulars
 from tracker.bounds import identifier
-from tracker.decisions import Intent, Rules
-from tracker.errors import HomingError, InvalidRequest, NotFound, OurError, ProviderUnavailable
+from tracker.decisions import answers, deliveries
+from tracker.decisions.verdicts import Rules
+from tracker.errors import HomingError, InvalidRequest, NotFound
+from tracker.intake import Intake, Wishes
 from tracker.models import (
     SETTLED,
     Alarm,
@@ -34,30 +37,24 @@ from tracker.models import (
     TaskFilter,
     TaskPage,
     Trust,
-    new_task_id,
 )
-from tracker.providers.base import Account, Found, Kind, Missing, Order
+from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.recorder import Recorder
 from tracker.schedule import Policy
 from tracker.storage.store import Store
-from tracker.storage.work import (
+from tracker.submission import Submission
+from tracker.transport import Transport
+from tracker.work import (
     Key,
     RaisedAlarm,
     Work,
-    by_external_id,
     by_id,
-    by_idempotency_key,
     by_provider_id,
     by_sent_id,
-    by_unanswered,
 )
-from tracker.submission import Submission, kept_body
-from tracker.transport import Transport
 
-SECRET_NAME: Final = "callback"
 WAIT_STEP: Final = 0.25
-TAGS: Final = 20
 
 
 class Tracker:
@@ -80,11 +77,11 @@ class Tracker:
         self.policy = policy
         self.owner = random_secrets.token_hex(8)
         self.store = store
-        self._callback_secrets = tuple(callback_secrets)
         self._random = SystemRandom().random
         self._rules = Rules(policy=policy, threshold=threshold, random=self._random)
         self._recorder = Recorder(store)
         self._transport = Transport()
+        self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self.questions = Questions(
             store=store, recorder=self._recorder, transport=self._transport, rules=self._rules, clock=clock
         )
@@ -96,15 +93,28 @@ class Tracker:
             rules=self._rules,
             clock=clock,
             owner=self.owner,
-            callback_address=self._address_for,
+            callback_address=self._addresses.of_task,
         )
-        self._in_flight: dict[str, asyncio.Task[Task]] = {}
+        self.adoption = Adoption(
+            store=store,
+            recorder=self._recorder,
+            questions=self.questions,
+            addresses=self._addresses,
+            rules=self._rules,
+            clock=clock,
+        )
+        self.intake = Intake(
+            recorder=self._recorder,
+            submission=self.submission,
+            rules=self._rules,
+            clock=clock,
+            owner=self.owner,
+            callbacks=public_url is not None,
+        )
 
     async def __aenter__(self) -> Self:
         await self.store.open()
-        if not self._callback_secrets:
-            fresh = random_secrets.token_bytes(callback_url.SECRET_BYTES)
-            self._callback_secrets = (await self.store.generated_secret(SECRET_NAME, fresh),)
+        await self._addresses.open()
         await self._transport.open()
         await self._recorder.open()
         return self
@@ -113,8 +123,7 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the submits in flight, then commit what is queued, then close."""
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+        await self.intake.finish()
         await self._recorder.close()
         await self._transport.close()
         await self.store.close()
@@ -142,52 +151,20 @@ class Tracker:
         """
         account = self._account(provider)
         kind = self._kind(account, order.kind)
-        now = self.clock()
-        until = now + self.policy.answer_within
-        task_id = new_task_id(now, random_secrets.token_bytes(10))
-        task = Task(
-            id=task_id,
-            provider=provider,
-            kind=order.kind,
-            account=account.name,
-            client=caller.name,
-            origin=decisions.ORIGIN_SUBMIT,
-            created_at=now,
-            updated_at=now,
-            deadline_at=now + (deadline or schedule.deadline_for(kind.name, kind.deadline, self.policy)),
-            external_id=order.external_id,
-            sent_external_id=task_id,
-            idempotency_key=_bounded(idempotency_key, "Idempotency-Key"),
-            request=order.shown,
-            request_hash=order.request_hash,
-            caller_callback_url=order.callback_url,
-            callback_asked=self.public_url is not None,
-            tags=_tags(tags),
-            attempts=1,
-            attempt_deadline_at=until,
-            lease_owner=self.owner,
-            lease_until=until + self.policy.lease_margin,
-            next_poll_at=until + self.policy.lease_margin,
-            taken_by=self.owner,
-            answered_at=None if answered_later else now,
+        if not kind.submits:
+            known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
+            raise InvalidRequest(f"tasks of kind {kind.name} are not submitted here; supported: {known}")
+        return await self.intake.submit(
+            caller,
+            account,
+            kind,
+            order,
+            Wishes(tags=tags, idempotency_key=idempotency_key, deadline=deadline, answered_later=answered_later),
         )
-        intent = await self._write_intent(task, kept_body(order))
-        if intent.fresh:
-            running = asyncio.create_task(self.submission.first(intent.task, order, account, until=until))
-            self._in_flight[task_id] = running
-            running.add_done_callback(partial(self._landed, task_id))
-            return await asyncio.shield(running)
-        return await self._joined(intent.task)
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
-        now = self.clock()
-        try:
-            await self._recorder.apply(
-                Work(keys=frozenset({by_id(task_id)}), decide=partial(decisions.answered, task_id=task_id, now=now))
-            )
-        except OurError:
-            return
+        await self.intake.answered(task_id)
 
     async def expect(
         self,
@@ -205,10 +182,8 @@ class Tracker:
         until the provider's id is known. Raises Conflict where a row has it already.
         """
         account = self._account(provider)
-        task = self._task_of_others(caller, account, self._kind(account, kind), "expect", deadline, tags, external_id)
-        keys = self._keys_of(task)
-        written = await self._recorder.apply(Work(keys=keys, decide=partial(decisions.written_down, task=task)))
-        return Expected(task=written, callback_url=self._address_for(written))
+        said = Particulars(external_id=external_id, deadline=deadline, tags=tags, origin="expect")
+        return await self.adoption.expect(caller, account, self._kind(account, kind), said)
 
     async def adopt(
         self,
@@ -220,56 +195,15 @@ class Tracker:
         external_id: str | None = None,
         deadline: timedelta | None = None,
         tags: Sequence[str] = (),
-        origin: str = "adopt",
     ) -> Task:
         """Take over a task that is already running. Raises NotFound where the provider does not know it."""
         account = self._account(provider)
-        named = self._kind(account, kind)
-        value = _bounded(provider_task_id, "provider_task_id")
-        assert value is not None
-        known = await self.store.find_ref(value, client=None, provider=provider)
-        if known is not None and value in {known.id, known.provider_task_id, known.sent_external_id}:
-            if known.client == caller.name or caller.sees_all:
-                return known
-            raise NotFound(f"the provider has no task {value}")
-        outcome = await self.questions.query(account, kind, value)
-        if isinstance(outcome, Missing):
-            raise NotFound(f"the provider has no task {value}")
-        if not isinstance(outcome, Found):
-            raise ProviderUnavailable("the provider could not be asked about the task; try again")
-        return await self.adopt_found(
-            caller, account, named, outcome, external_id=external_id, deadline=deadline, tags=tags, origin=origin
-        )
-
-    async def adopt_found(
-        self,
-        caller: Caller,
-        account: Account,
-        kind: Kind,
-        found: Found,
-        *,
-        external_id: str | None = None,
-        deadline: timedelta | None = None,
-        tags: Sequence[str] = (),
-        origin: str,
-    ) -> Task:
-        """Write down a task that the provider has just confirmed, with what it said."""
-        task = self._task_of_others(caller, account, kind, origin, deadline, tags, external_id, found)
-        work = Work(keys=self._keys_of(task), decide=partial(decisions.written_down, task=task))
-        written = await self._recorder.apply(work)
-        answer = await self.questions.record(written, account, found, asked_at=self.clock())
-        return answer.task
+        said = Particulars(external_id=external_id, deadline=deadline, tags=tags)
+        return await self.adoption.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
         """Learn the provider's id of an expected task from its owner. Raises Conflict where another is known."""
-        task = await self.get(caller, ref)
-        value = _bounded(provider_task_id, "provider_task_id")
-        assert value is not None
-        keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
-        decide = partial(
-            decisions.attached, task_id=task.id, provider_task_id=value, now=self.clock(), policy=self.policy
-        )
-        return await self._recorder.apply(Work(keys=keys, decide=decide))
+        return await self.adoption.attach(await self.get(caller, ref), provider_task_id)
 
     # ---- what comes home
 
@@ -285,7 +219,7 @@ class Tracker:
                 keys.add(by_provider_id(delivery.provider, account.name, claim.provider_task_id))
             if claim.external_id is not None:
                 keys.add(by_sent_id(delivery.provider, account.name, claim.external_id))
-        decide = partial(decisions.delivered, arrived=delivery, account=account.name, rules=self._rules)
+        decide = partial(deliveries.delivered, arrived=delivery, account=account.name, rules=self._rules)
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
@@ -316,7 +250,7 @@ class Tracker:
         task = await self.get(caller, ref)
         account = self._account(task.provider)
         decide = partial(
-            decisions.resolved,
+            answers.resolved,
             task_id=task.id,
             status=status,
             note=note,
@@ -329,7 +263,7 @@ class Tracker:
     async def alarm(self, kind: Alarm, *, provider: str, task_id: str | None = None, detail: str) -> None:
         """Count an alarm that belongs to no delivery."""
         raised = RaisedAlarm(kind=kind, provider=provider, at=self.clock(), task_id=task_id, detail=detail)
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(decisions.sounded, alarm=raised)))
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=raised)))
 
     # ---- asking for state
 
@@ -350,7 +284,10 @@ class Tracker:
         except NotFound:
             if identifier(ref) is None:
                 raise
-            return await self.adopt(caller, provider=provider, kind=kind, provider_task_id=ref, origin="fetch")
+            account = self._account(provider)
+            return await self.adoption.adopt(
+                caller, account, self._kind(account, kind), ref, Particulars(origin="fetch")
+            )
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
         """Give a page of the caller's tasks, newest first."""
@@ -365,7 +302,7 @@ class Tracker:
         task = await self.get(caller, ref)
         return task, await self.store.history(task.id)
 
-    async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:
+    async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
         """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
         until = self.clock() + timeout
         task = await self.get(caller, ref)
@@ -394,120 +331,30 @@ class Tracker:
 
     def task_of_token(self, provider: str, token: str) -> str | None:
         """Give the task that a token proves, or None."""
-        return callback_url.check(token, self._callback_secrets, provider=provider)
+        return self._addresses.task_of(provider, token)
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
         """Give the live standing address of a token, or None."""
-        if not token.startswith(callback_url.STANDING_PREFIX):
-            return None
-        return await self.store.address_of(provider, callback_url.standing_hash(token))
+        return await self._addresses.standing(provider, token)
 
     async def create_address(
         self, caller: Caller, *, provider: str, kind: str | None = None, label: str = ""
     ) -> tuple[StandingAddress, str]:
-        """Make a standing address; the URL is shown this once and cannot be shown again."""
+        """Make a standing address; the URL is given this once and cannot be given again."""
         account = self._account(provider)
         if kind is not None:
             self._kind(account, kind)
-        if self.public_url is None:
-            raise InvalidRequest("there is no public address: set HOMING_PUBLIC_URL")
-        token = callback_url.standing_token(random_secrets.token_bytes(callback_url.STANDING_BYTES))
-        address = StandingAddress(
-            id=0,
-            provider=provider,
-            kind=kind,
-            client=caller.name,
-            created_at=self.clock(),
-            revoked_at=None,
-            label=label,
-        )
-        kept = await self.store.add_address(address, callback_url.standing_hash(token))
-        return kept, callback_url.address(self.public_url, provider=provider, token=token)
+        return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
 
     async def addresses(self) -> Sequence[StandingAddress]:
-        return await self.store.addresses()
+        """Give all standing addresses, the revoked ones too."""
+        return await self._addresses.every()
 
     async def revoke_address(self, address_id: int) -> StandingAddress:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
-        address = await self.store.revoke_address(address_id, now=self.clock())
-        if address is None:
-            raise NotFound(f"no callback address {address_id}")
-        return address
+        return await self._addresses.revoke(address_id)
 
     # ---- inside
-
-    async def _write_intent(self, task: Task, body: bytes) -> Intent:
-        keys: set[Key] = {by_id(task.id)}
-        if task.external_id is not None:
-            keys.add(by_external_id(task.client, task.external_id))
-        if task.idempotency_key is not None:
-            keys.add(by_idempotency_key(task.client, task.idempotency_key))
-        if task.request_hash is not None:
-            keys.add(by_unanswered(task.client, task.request_hash))
-        decide = partial(decisions.intended, task=task, body=body, policy=self.policy)
-        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
-
-    async def _joined(self, task: Task) -> Task:
-        """Give a task that an earlier request submits: wait for that one's outcome where it is under way here."""
-        running = self._in_flight.get(task.id)
-        if running is None:
-            return task
-        return await asyncio.shield(running)
-
-    def _landed(self, task_id: str, running: asyncio.Task[Task]) -> None:
-        self._in_flight.pop(task_id, None)
-        if not running.cancelled():
-            running.exception()
-
-    def _task_of_others(
-        self,
-        caller: Caller,
-        account: Account,
-        kind: Kind,
-        origin: str,
-        deadline: timedelta | None,
-        tags: Sequence[str],
-        external_id: str | None,
-        found: Found | None = None,
-    ) -> Task:
-        now = self.clock()
-        claim = found.claim if found is not None else None
-        sent = _bounded(external_id, "external_id") or (claim.external_id if claim is not None else None)
-        usual = schedule.first_check(kind.usual, self.policy, self._random())
-        return Task(
-            id=new_task_id(now, random_secrets.token_bytes(10)),
-            provider=account.provider.name,
-            kind=kind.name,
-            account=account.name,
-            client=caller.name,
-            origin=origin,
-            created_at=now,
-            updated_at=now,
-            deadline_at=now + (deadline or schedule.deadline_for(kind.name, kind.deadline, self.policy)),
-            external_id=sent,
-            sent_external_id=sent,
-            provider_task_id=claim.provider_task_id if claim is not None else None,
-            tags=_tags(tags),
-            callback_asked=origin == "expect" and self.public_url is not None,
-            next_poll_at=now + usual,
-            answered_at=now,
-        )
-
-    def _keys_of(self, task: Task) -> frozenset[Key]:
-        keys: set[Key] = {by_id(task.id)}
-        if task.external_id is not None:
-            keys.add(by_external_id(task.client, task.external_id))
-        if task.sent_external_id is not None:
-            keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
-        if task.provider_task_id is not None:
-            keys.add(by_provider_id(task.provider, task.account, task.provider_task_id))
-        return frozenset(keys)
-
-    def _address_for(self, task: Task) -> str | None:
-        if self.public_url is None:
-            return None
-        token = callback_url.mint(self._callback_secrets, provider=task.provider, task_id=task.id)
-        return callback_url.address(self.public_url, provider=task.provider, token=token)
 
     def _account(self, provider: str) -> Account:
         account = self.providers.get(provider)
@@ -538,18 +385,3 @@ class Tracker:
             created_after=wanted.created_after,
             created_before=wanted.created_before,
         )
-
-
-def _bounded(value: str | None, name: str) -> str | None:
-    if value is None:
-        return None
-    bounded = identifier(value)
-    if bounded is None:
-        raise InvalidRequest(f"{name}: 1 to 200 printable characters")
-    return bounded
-
-
-def _tags(tags: Sequence[str]) -> tuple[str, ...]:
-    if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
-        raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
-    return tuple(dict.fromkeys(tags))

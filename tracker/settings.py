@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Self
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings.sources import read_env_file
 
 from tracker import setting_syntax as syntax
 from tracker.api.access import ClientKey, NamedKey
@@ -53,16 +53,16 @@ class Settings(BaseModel):
     log_level: Annotated[str, _written(syntax.level)] = "info"
     api_url: Address | None = None
 
-    callback_secrets: Annotated[tuple[bytes, ...], _written(syntax.callback_secrets)] = Field((), repr=False)
-    api_keys: Annotated[tuple[NamedKey, ...], _written(syntax.api_keys)] = Field((), repr=False)
-    client_keys: Annotated[tuple[ClientKey, ...], _written(syntax.client_keys)] = Field((), repr=False)
+    callback_secrets: Annotated[tuple[bytes, ...], _written(syntax.callback_secrets)] = Field(default=(), repr=False)
+    api_keys: Annotated[tuple[NamedKey, ...], _written(syntax.api_keys)] = Field(default=(), repr=False)
+    client_keys: Annotated[tuple[ClientKey, ...], _written(syntax.client_keys)] = Field(default=(), repr=False)
     trust_final: Annotated[Trust | None, _written(syntax.trust)] = None
 
     kling_base_url: Address = OFFICIAL_HOST
-    kling_api_key: Secret | None = Field(None, repr=False)
-    kling_access_key: Secret | None = Field(None, repr=False)
-    kling_secret_key: Secret | None = Field(None, repr=False)
-    kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field((), repr=False)
+    kling_api_key: Secret | None = Field(default=None, repr=False)
+    kling_access_key: Secret | None = Field(default=None, repr=False)
+    kling_secret_key: Secret | None = Field(default=None, repr=False)
+    kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field(default=(), repr=False)
 
     poll_budget: Count = 120
     first_check: Duration | None = None
@@ -142,7 +142,8 @@ def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -
     found: dict[str, str | None] = {}
     if env_file is not None and Path(env_file).is_file():
         try:
-            found.update(read_env_file(Path(env_file), case_sensitive=True))
+            # As it is written: a dollar sign in a secret is a dollar sign.
+            found.update(dotenv_values(env_file, interpolate=False))
         except (OSError, UnicodeDecodeError):
             raise SettingsError(f"{env_file} cannot be read: make it a UTF-8 text file that you may read") from None
     found.update(os.environ if environ is None else environ)

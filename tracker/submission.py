@@ -5,18 +5,18 @@ once the provider may have the task, the client is told success; an error means 
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
 
-from tracker import decisions, recovery, schedule
+from tracker import recovery, schedule
 from tracker.bounds import read_object
-from tracker.decisions import Rules
+from tracker.decisions import deliveries, submits
+from tracker.decisions.verdicts import Rules
 from tracker.errors import CredentialRefused, Overloaded, ProviderUnavailable, Refused, StoreUnavailable
-from tracker.models import Alarm, Status, Task
+from tracker.models import Alarm, Task
 from tracker.providers.base import (
     Accepted,
     Account,
@@ -31,8 +31,8 @@ from tracker.providers.base import (
 from tracker.questions import Questions, lookup_seen
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.storage.work import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
 from tracker.transport import NotSent, ReplyLost, Transport
+from tracker.work import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
 
 log = logging.getLogger("homing.submission")
 
@@ -115,7 +115,7 @@ class Submission:
         policy = self._rules.policy
         now = self._clock()
         until = now + policy.attempt
-        attempt = partial(decisions.attempted, task_id=task.id, owner=self._owner, now=now, until=until, policy=policy)
+        attempt = partial(submits.attempted, task_id=task.id, owner=self._owner, now=now, until=until, policy=policy)
         task = await self._apply(task, attempt)
         outcome = await self._call(task, order, account, until=until)
         match outcome:
@@ -162,7 +162,7 @@ class Submission:
         if claim.provider_task_id is not None:
             keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
         decide = partial(
-            decisions.accepted,
+            submits.accepted,
             task_id=task.id,
             claim=claim,
             body=b"",
@@ -177,7 +177,7 @@ class Submission:
         now = self._clock()
         proven = await self._questions.lookup_proven(account, task.kind)
         decide = partial(
-            decisions.unanswered,
+            submits.unanswered,
             task_id=task.id,
             why=outcome.why,
             now=now,
@@ -195,12 +195,12 @@ class Submission:
         return after
 
     async def _refused(self, task: Task, why: str) -> Task:
-        decide = partial(decisions.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
+        decide = partial(submits.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
         return await self._apply(task, decide)
 
     async def _not_made(self, task: Task, why: str, delay: timedelta) -> Task:
         again_at = self._clock() + delay
-        decide = partial(decisions.not_made, task_id=task.id, why=why, again_at=again_at, policy=self._rules.policy)
+        decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, policy=self._rules.policy)
         return await self._apply(task, decide)
 
     async def _credential(self, task: Task, outcome: BadCredential) -> None:
@@ -211,16 +211,11 @@ class Submission:
             task_id=task.id,
             detail=f"the provider refuses our credential: {outcome.message} ({outcome.code})",
         )
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(decisions.sounded, alarm=alarm)))
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=alarm)))
 
     async def _apply(self, task: Task, decide: Callable[[Known], Change[Task]]) -> Task:
         keys: frozenset[Key] = frozenset({by_id(task.id)})
         return await self._recorder.apply(Work(keys=keys, decide=decide))
-
-
-def kept_body(order: Order) -> bytes:
-    """Give what is kept of an order until the provider has it."""
-    return json.dumps(order.body, ensure_ascii=False).encode()
 
 
 def restored(task: Task, body: bytes) -> Order:
@@ -233,12 +228,6 @@ def restored(task: Task, body: bytes) -> Order:
         external_id=task.external_id,
         callback_url=task.caller_callback_url,
     )
-
-
-def refusal_of(task: Task) -> Refused:
-    """Make the error that a client gets for a task whose submit was refused meanwhile."""
-    assert task.status is Status.REJECTED
-    return Refused(task.reason or "refused", http_status=400, code=1200, task_id=task.id)
 
 
 def _refusal(outcome: Rejected, task: Task) -> Refused:

@@ -178,7 +178,7 @@ def _assets(entries: list[_Entry], expires_at: datetime | None) -> tuple[tuple[A
     for entry in entries:
         position = seen[entry.kind, entry.group]
         seen[entry.kind, entry.group] += 1
-        made = list(_assets_of(entry, position, expires_at)) if len(kept) < ASSETS else []
+        made = list(_assets_of(entry, position, expires_at))
         kept.extend(made)
         left_out += not made
     return tuple(kept[:ASSETS]), left_out + max(0, len(kept) - ASSETS)

@@ -16,7 +16,7 @@ from sqlmodel import SQLModel
 from tracker.errors import CallerError
 from tracker.models import Alarm, Task
 from tracker.storage import rows, tables
-from tracker.storage.work import Change, Key, Known, RaisedAlarm, Work
+from tracker.work import Change, Key, Known, RaisedAlarm, Work
 
 HOUR: Final = 3_600_000_000
 CHUNK: Final = 500

@@ -25,7 +25,7 @@ from tracker.models import (
 from tracker.storage import batch, rows, tables
 from tracker.storage.database import Database
 from tracker.storage.migrate import upgrade
-from tracker.storage.work import Work
+from tracker.work import Work
 
 TASKS: Final = batch.TASKS
 ADDRESSES: Final = batch.table(tables.AddressRow)

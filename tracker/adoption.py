@@ -1,0 +1,168 @@
+"""Tasks that somebody else submits: expected before, adopted after, or found at the provider."""
+
+import secrets as random_secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from tracker import schedule
+from tracker.addresses import Addresses
+from tracker.bounds import identifier
+from tracker.decisions import submits
+from tracker.decisions.verdicts import Rules
+from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
+from tracker.models import Caller, Expected, Task, new_task_id
+from tracker.providers.base import Account, Found, Kind, Missing
+from tracker.questions import Questions
+from tracker.recorder import Recorder
+from tracker.storage.store import Store
+from tracker.work import Key, Work, by_external_id, by_id, by_provider_id, by_sent_id
+
+TAGS: Final = 20
+ABSENT_FOR: Final = timedelta(seconds=10)
+ABSENT_BOUND: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Particulars:
+    """What a caller may say about a task of its own."""
+
+    external_id: str | None = None
+    deadline: timedelta | None = None
+    tags: Sequence[str] = ()
+    origin: str = "adopt"
+
+
+class Adoption:
+    """Writes down tasks that we did not submit."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        questions: Questions,
+        addresses: Addresses,
+        rules: Rules,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._questions = questions
+        self._addresses = addresses
+        self._rules = rules
+        self._clock = clock
+        self._absent: OrderedDict[tuple[str, str, str], datetime] = OrderedDict()
+
+    async def expect(self, caller: Caller, account: Account, kind: Kind, said: Particulars) -> Expected:
+        """Write down a task that is about to be submitted. Raises Conflict where a row has its external id."""
+        task = self._row(caller, account, kind, said)
+        written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
+        return Expected(task=written, callback_url=self._addresses.of_task(written))
+
+    async def adopt(
+        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
+    ) -> Task:
+        """Take over a running task. Raises NotFound where the provider does not know it, or where it is another's."""
+        ref = bounded(provider_task_id, "provider_task_id")
+        absent = (account.name, kind.name, ref)
+        known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
+        if known is not None and ref in {known.id, known.provider_task_id, known.sent_external_id}:
+            if known.client == caller.name or caller.sees_all:
+                return known
+            raise NotFound(f"the provider has no task {ref}")
+        if self._clock() < self._absent.get(absent, self._clock()):
+            raise NotFound(f"the provider has no task {ref}")
+        outcome = await self._questions.query(account, kind.name, ref)
+        if isinstance(outcome, Missing):
+            self._remember_absent(absent)
+            raise NotFound(f"the provider has no task {ref}")
+        if not isinstance(outcome, Found):
+            raise ProviderUnavailable("the provider could not be asked about the task; try again")
+        try:
+            return await self.take(caller, account, kind, outcome, said)
+        except Conflict:
+            # Between the look and the write somebody else took it; whose it is, is not told.
+            raise NotFound(f"the provider has no task {ref}") from None
+
+    async def take(self, caller: Caller, account: Account, kind: Kind, found: Found, said: Particulars) -> Task:
+        """Write down a task that the provider has just confirmed, with what it said."""
+        task = self._row(caller, account, kind, said, found)
+        written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
+        answer = await self._questions.record(written, account, found, asked_at=self._clock())
+        return answer.task
+
+    async def attach(self, task: Task, provider_task_id: str) -> Task:
+        """Learn the provider's id from the task's owner. Raises Conflict where another is known."""
+        value = bounded(provider_task_id, "provider_task_id")
+        keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
+        decide = partial(
+            submits.attached,
+            task_id=task.id,
+            provider_task_id=value,
+            now=self._clock(),
+            policy=self._rules.policy,
+        )
+        return await self._recorder.apply(Work(keys=keys, decide=decide))
+
+    def _row(self, caller: Caller, account: Account, kind: Kind, said: Particulars, found: Found | None = None) -> Task:
+        now = self._clock()
+        claim = found.claim if found is not None else None
+        external_id = None if said.external_id is None else bounded(said.external_id, "external_id")
+        if external_id is None and claim is not None:
+            external_id = claim.external_id
+        policy = self._rules.policy
+        return Task(
+            id=new_task_id(now, random_secrets.token_bytes(10)),
+            provider=account.provider.name,
+            kind=kind.name,
+            account=account.name,
+            client=caller.name,
+            origin=said.origin,
+            created_at=now,
+            updated_at=now,
+            deadline_at=now + (said.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            external_id=external_id,
+            sent_external_id=external_id,
+            provider_task_id=claim.provider_task_id if claim is not None else None,
+            tags=distinct_tags(said.tags),
+            next_poll_at=now + schedule.first_check(kind.usual, policy, self._rules.random()),
+            callback_asked=self._addresses.asked and said.origin == "expect",
+            answered_at=now,
+        )
+
+    def _remember_absent(self, key: tuple[str, str, str]) -> None:
+        """Remember an id for a while: a client that polls nobody's id must not become a stream of requests."""
+        self._absent[key] = self._clock() + ABSENT_FOR
+        self._absent.move_to_end(key)
+        while len(self._absent) > ABSENT_BOUND:
+            self._absent.popitem(last=False)
+
+
+def bounded(value: str, name: str) -> str:
+    """Give an id from a caller, or raise InvalidRequest naming its field."""
+    told = identifier(value)
+    if told is None:
+        raise InvalidRequest(f"{name}: 1 to 200 printable characters")
+    return told
+
+
+def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Give a caller's tags without repeats, or raise InvalidRequest."""
+    if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
+        raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
+    return tuple(dict.fromkeys(tags))
+
+
+def _keys(task: Task) -> frozenset[Key]:
+    keys: set[Key] = {by_id(task.id)}
+    if task.external_id is not None:
+        keys.add(by_external_id(task.client, task.external_id))
+    if task.sent_external_id is not None:
+        keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
+    if task.provider_task_id is not None:
+        keys.add(by_provider_id(task.provider, task.account, task.provider_task_id))
+    return frozenset(keys)

@@ -1,0 +1,145 @@
+"""Decisions about what the provider answers when asked, and what the operator says."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker import lifecycle
+from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, existing, replanned, unless_taken
+from tracker.errors import Conflict
+from tracker.models import SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.schedule import Policy
+from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
+
+EXTERNAL_LOOKUP: Final = "lookup by external id"
+BATCH_QUERY: Final = "batch query"
+
+
+def polled(
+    known: Known,
+    task_id: str,
+    observation: Observation,
+    *,
+    as_candidate: bool,
+    lifetime: timedelta,
+    seen: tuple[Seen, ...],
+    rules: Rules,
+) -> Change[tuple[Task, Verdict, str]]:
+    """Record the provider's own answer about a task, and expire the task if its time is over."""
+    task = existing(known, task_id)
+    claim = unless_taken(known, task, observation.claim)
+    if as_candidate and not _could_be(task, claim, rules.policy):
+        why = f"the provider's task {claim.provider_task_id} is another one"
+        return _asked(replace(task, candidate_id=None), Verdict.HINTED, why, observation.at, lifetime, rules)
+    observation = replace(observation, claim=claim)
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    news = transition.verdict not in NO_NEWS
+    after = replace(transition.task, quiet_polls=0) if transition.verdict is Verdict.MOVED else transition.task
+    change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules)
+    assert change.task is not None
+    digest = hashlib.sha256(observation.body).hexdigest()
+    entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
+    return replace(
+        change,
+        entries=((entry,) if news else ()) + change.entries,
+        events=transition.events + change.events,
+        alarms=alarms_of(transition, observation) + change.alarms,
+        drop_submission=after.provider_task_id is not None,
+        seen=seen,
+    )
+
+
+def unsettled(
+    known: Known,
+    task_id: str,
+    why: str,
+    *,
+    now: datetime,
+    lifetime: timedelta,
+    rules: Rules,
+    again_at: datetime | None = None,
+    reconsider: Callable[[Task], Task] | None = None,
+    alarm: Alarm | None = None,
+    asked: bool = True,
+) -> Change[tuple[Task, Verdict, str]]:
+    """Record that a question brought no news; ``again_at`` overrides the schedule, ``reconsider`` weighs the answer."""
+    task = existing(known, task_id)
+    after = task if reconsider is None else reconsider(task)
+    change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked)
+    if again_at is not None and change.task is not None and change.task.next_poll_at is not None:
+        later = replace(change.task, next_poll_at=again_at)
+        change = replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
+    if alarm is not None:
+        raised = RaisedAlarm(kind=alarm, provider=task.provider, at=now, task_id=task.id, detail=why)
+        change = replace(change, alarms=(*change.alarms, raised))
+    return change
+
+
+def resolved(
+    known: Known, task_id: str, status: Status, *, note: str, now: datetime, lifetime: timedelta, rules: Rules
+) -> Change[Task]:
+    """Record the operator's word: rejected or expired. Raises Conflict where a stronger word is known."""
+    task = existing(known, task_id)
+    observation = Observation(
+        source=Source.OPERATOR,
+        trust=Trust.PROVIDER,
+        claim=Claim(status=status),
+        at=now,
+        note=note or f"{status.value}, says the operator",
+    )
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    if transition.task.status is not status:
+        raise Conflict(f"the task is {task.status.value}, which the provider proved: {status.value} cannot undo it")
+    after = replanned(transition.task, now=now, rules=rules, lifetime=lifetime)
+    if status is Status.REJECTED:
+        after = replace(after, released=True)
+    after = replace(after, lease_owner=None, lease_until=None)
+    return Change(
+        result=after,
+        task=after,
+        entries=(entry_of(transition, observation, f"operator|{task.version}"),),
+        events=transition.events,
+        drop_submission=status is Status.REJECTED,
+    )
+
+
+def _asked(
+    task: Task, verdict: Verdict, why: str, now: datetime, lifetime: timedelta, rules: Rules, *, asked: bool = True
+) -> Change[tuple[Task, Verdict, str]]:
+    """Close one question: count it, give the lease back, expire the task if it is time, and plan the next one."""
+    entries: tuple[Entry, ...] = ()
+    transition: Transition | None = None
+    if task.status not in SETTLED and now >= task.deadline_at:
+        clock = Observation(
+            source=Source.CLOCK,
+            trust=Trust.PROVIDER,
+            claim=Claim(status=Status.EXPIRED),
+            at=now,
+            note="the deadline passed without an answer",
+        )
+        transition = lifecycle.advance(task, clock, threshold=rules.threshold)
+        entries = (entry_of(transition, clock, f"clock|{task.version}"),)
+        task, verdict, why = transition.task, transition.verdict, transition.why
+    count = int(asked)
+    after = replace(
+        task, polls=task.polls + count, polled_at=now if asked else task.polled_at, lease_owner=None, lease_until=None
+    )
+    after = replace(replanned(after, now=now, rules=rules, lifetime=lifetime), quiet_polls=after.quiet_polls + count)
+    return Change(
+        result=(after, verdict, why),
+        task=after,
+        entries=entries,
+        events=transition.events if transition is not None else (),
+        counts={"polls": count},
+    )
+
+
+def _could_be(task: Task, claim: Claim, policy: Policy) -> bool:
+    """Whether the provider's task that a hint named can be this one: nothing known about it may speak against it."""
+    if claim.provider_task_id is None:
+        return False
+    if claim.external_id is not None and claim.external_id != task.sent_external_id:
+        return False
+    return claim.created_at is None or claim.created_at >= task.created_at - policy.adopt_window

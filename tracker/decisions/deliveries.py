@@ -1,0 +1,106 @@
+"""Decisions about what arrives at callback addresses.
+
+One delivery, followed: ``delivered`` finds the row, ``lifecycle.advance`` weighs the observation, ``schedule`` says
+when to look again, and the Change carries the task, the history entry, the events and the alarms into one transaction.
+"""
+
+import hashlib
+from dataclasses import replace
+from datetime import timedelta
+
+from tracker import lifecycle, schedule
+from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, replanned
+from tracker.models import FINAL, Alarm, Arrived, Claim, Orphan, Recorded, Task, Transition, Trust, Verdict
+from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
+
+
+def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> Change[Recorded]:
+    """Record one delivery: on the task that its address or its ids name, else as an orphan."""
+    observation = arrived.observation
+    counts = {"deliveries": 1}
+    task = _addressed(known, arrived, account)
+    if task is None:
+        return _orphaned(arrived, counts)
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    after = transition.task
+    if transition.verdict in {Verdict.MOVED, Verdict.COMPLETED}:
+        after = replace(after, quiet_polls=0)
+        if after.status in FINAL:
+            after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+    elif _worth_asking(after, transition, observation.claim):
+        after = replace(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+    if transition.trust is Trust.HINT:
+        counts["hints"] = 1
+    webhook_id = observation.webhook_id
+    what = f"id {webhook_id}" if webhook_id is not None else hashlib.sha256(observation.body).hexdigest()
+    return Change(
+        result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
+        task=after,
+        entries=(entry_of(transition, observation, f"callback|{transition.trust.name}|{what}"),),
+        events=transition.events,
+        alarms=alarms_of(transition, observation),
+        drop_submission=after.status in FINAL,
+        counts=counts,
+    )
+
+
+def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
+    """Whether a delivery that was not believed should bring the next question forward."""
+    if transition.verdict in NO_NEWS:
+        return False
+    if transition.verdict is Verdict.UNREADABLE:
+        return task.status not in FINAL
+    return task.status not in FINAL or claim.status is not task.status or schedule.lacks_result(task)
+
+
+def _addressed(known: Known, arrived: Arrived, account: str) -> Task | None:
+    if arrived.task_id is not None:
+        return known.get(by_id(arrived.task_id))
+    claim = arrived.observation.claim
+    if claim.provider_task_id is not None:
+        task = known.get(by_provider_id(arrived.provider, account, claim.provider_task_id))
+        if task is not None:
+            return task
+    if claim.external_id is not None:
+        return known.get(by_sent_id(arrived.provider, account, claim.external_id))
+    return None
+
+
+def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
+    observation = arrived.observation
+    claim = observation.claim
+    standing = arrived.standing
+    why = "nobody told us of this task" if standing is not None else "its row is gone"
+    alarm = RaisedAlarm(kind=Alarm.ORPHAN, provider=arrived.provider, at=observation.at, task_id=None, detail=why)
+    name = claim.provider_task_id or claim.external_id
+    orphan = Orphan(
+        id=0,
+        provider=arrived.provider,
+        provider_task_id=name or "unreadable " + hashlib.sha256(observation.body).hexdigest()[:16],
+        external_id=claim.external_id,
+        kind=standing.kind if standing is not None else None,
+        client=standing.client if standing is not None else "",
+        address=f"standing address {standing.id}" if standing is not None else f"task address {arrived.task_id}",
+        word=claim.word,
+        state="waiting" if standing is not None and name is not None else "orphan",
+        why=claim.flaw or why,
+        first_at=observation.at,
+        last_at=observation.at,
+        deliveries=1,
+        checks=0,
+        next_check_at=observation.at if standing is not None and name is not None else None,
+        task_id=None,
+        body=observation.body,
+    )
+    recorded = Recorded(task_id=None, verdict=Verdict.HINTED, why=why, orphan=True)
+    return Change(result=recorded, orphan=orphan, alarms=(alarm,), counts=counts)
+
+
+def noticed(_known: Known, seen: Seen) -> Change[None]:
+    """Record what an address was seen to do."""
+    return Change(result=None, seen=(seen,))
+
+
+def sounded(_known: Known, alarm: RaisedAlarm) -> Change[None]:
+    """Count an alarm that no task's change carries."""
+    return Change(result=None, alarms=(alarm,))

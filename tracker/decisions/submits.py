@@ -1,0 +1,225 @@
+"""Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker import lifecycle, schedule
+from tracker.decisions.verdicts import Rules, alarms_of, entry_of, existing, replanned, unless_taken
+from tracker.errors import Conflict
+from tracker.models import FINAL, Claim, HistoryEntry, Observation, Source, Status, Task, Trust, Verdict
+from tracker.schedule import Policy
+from tracker.work import (
+    Change,
+    Entry,
+    Known,
+    Seen,
+    by_external_id,
+    by_id,
+    by_idempotency_key,
+    by_provider_id,
+    by_sent_id,
+    by_unanswered,
+)
+
+ORIGIN_SUBMIT: Final = "submit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already."""
+
+    task: Task
+    fresh: bool
+
+
+def intended(known: Known, task: Task, *, body: bytes, policy: Policy) -> Change[Intent]:
+    """Write a submit down before the provider is called, or find the row that has it already.
+
+    Raises Conflict where the client used its external id or idempotency key with another body.
+    """
+    for before, what in (
+        (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
+        (
+            task.idempotency_key and known.get(by_idempotency_key(task.client, task.idempotency_key)),
+            "Idempotency-Key",
+        ),
+    ):
+        if before:
+            if before.request_hash == task.request_hash:
+                return Change(result=Intent(task=before, fresh=False))
+            name = task.external_id if what == "External_task_id" else task.idempotency_key
+            raise Conflict(f"{what} {name} already exists")
+    if (unanswered := _resent(known, task, policy)) is not None:
+        joined = replace(unanswered, answered_at=task.created_at)
+        return Change(result=Intent(task=joined, fresh=False), task=joined)
+    return Change(result=Intent(task=task, fresh=True), task=task, submission=body)
+
+
+def _resent(known: Known, task: Task, policy: Policy) -> Task | None:
+    """Find the submit of the same body that a dead process took and never answered: its client sends it again."""
+    if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
+        return None
+    before = known.get(by_unanswered(task.client, task.request_hash))
+    if before is None or before.status is Status.REJECTED or before.taken_by == task.taken_by:
+        return None
+    return before if task.created_at - before.created_at < policy.resend_window else None
+
+
+def written_down(known: Known, task: Task) -> Change[Task]:
+    """Write down a task that we do not submit ourselves. Raises Conflict where a row has one of its ids."""
+    for key, what in (
+        (task.external_id and by_external_id(task.client, task.external_id), task.external_id),
+        (
+            task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
+            task.sent_external_id,
+        ),
+        (
+            task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
+            task.provider_task_id,
+        ),
+    ):
+        if key and known.get(key) is not None:
+            raise Conflict(f"a task with the id {what} is already known")
+    return Change(result=task, task=task)
+
+
+def attempted(
+    known: Known, task_id: str, *, owner: str, now: datetime, until: datetime, policy: Policy
+) -> Change[Task]:
+    """Take the lease for one more attempt to submit; from here on the provider may have the task."""
+    task = existing(known, task_id)
+    if task.status is not Status.PENDING:
+        raise Conflict("the task is no longer pending")
+    after = replace(
+        task,
+        attempts=task.attempts + 1,
+        not_found=0,
+        attempt_deadline_at=until,
+        lease_owner=owner,
+        lease_until=until + policy.lease_margin,
+        next_poll_at=until + policy.lease_margin,
+        updated_at=now,
+    )
+    return Change(result=after, task=after)
+
+
+def accepted(
+    known: Known,
+    task_id: str,
+    claim: Claim,
+    body: bytes,
+    *,
+    now: datetime,
+    usual: timedelta,
+    seen: tuple[Seen, ...],
+    rules: Rules,
+) -> Change[Task]:
+    """Record that the provider made the task."""
+    task = existing(known, task_id)
+    claim = unless_taken(known, task, claim)
+    observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now, body=body)
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    after = replace(transition.task, lease_owner=None, lease_until=None, not_found=0)
+    if after.status in FINAL:
+        after = replanned(after, now=now, rules=rules, lifetime=timedelta())
+    else:
+        after = replace(after, next_poll_at=now + schedule.first_check(usual, rules.policy, rules.random()))
+    return Change(
+        result=after,
+        task=after,
+        entries=(entry_of(transition, observation, f"submit|{task.attempts}"),),
+        events=transition.events,
+        alarms=alarms_of(transition, observation),
+        drop_submission=True,
+        seen=seen,
+    )
+
+
+def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:
+    """Record that the provider provably made no task; the client's ids are free again."""
+    task = existing(known, task_id)
+    observation = Observation(
+        source=Source.SUBMIT,
+        trust=Trust.PROVIDER,
+        claim=Claim(status=Status.REJECTED),
+        at=now,
+        note=why,
+    )
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    after = replace(transition.task, lease_owner=None, lease_until=None)
+    rejected = after.status is Status.REJECTED
+    if rejected:
+        after = replace(after, released=True, next_poll_at=None)
+    return Change(
+        result=after,
+        task=after,
+        entries=(entry_of(transition, observation, f"refused|{task.attempts}", why=why),),
+        events=transition.events,
+        alarms=alarms_of(transition, observation),
+        drop_submission=rejected,
+    )
+
+
+def unanswered(
+    known: Known, task_id: str, *, why: str, now: datetime, ended_at: datetime, reason: str, policy: Policy
+) -> Change[Task]:
+    """Record that the outcome of a submit is not known; recovery goes on from here."""
+    task = existing(known, task_id)
+    after = replace(task, lease_owner=None, lease_until=None, attempt_deadline_at=ended_at)
+    if task.status is Status.PENDING:
+        after = replace(after, reason=reason)
+    if task.status not in FINAL:
+        after = replace(after, next_poll_at=now + policy.first_lookup)
+    entry = HistoryEntry(
+        id=0,
+        task_id=task_id,
+        at=now,
+        source=Source.SUBMIT,
+        trust=Trust.HINT,
+        word=None,
+        status=None,
+        verdict=Verdict.UNANSWERED,
+        why=why,
+        provider_updated_at=None,
+        body=b"",
+    )
+    return Change(result=after, task=after, entries=(Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),))
+
+
+def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, policy: Policy) -> Change[Task]:
+    """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup."""
+    task = existing(known, task_id)
+    after = replace(
+        task, lease_owner=None, lease_until=None, not_found=policy.absences, next_poll_at=again_at, reason=why
+    )
+    return Change(result=after, task=after)
+
+
+def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
+    """Record that the answer to a submit was on its way."""
+    task = known.get(by_id(task_id))
+    if task is None or task.answered_at is not None:
+        return Change(result=None)
+    return Change(result=None, task=replace(task, answered_at=now))
+
+
+def attached(known: Known, task_id: str, provider_task_id: str, *, now: datetime, policy: Policy) -> Change[Task]:
+    """Learn the provider's id from the task's owner, and ask about it soon. Raises Conflict where it cannot be."""
+    task = existing(known, task_id)
+    if task.provider_task_id == provider_task_id:
+        return Change(result=task)
+    if task.provider_task_id is not None:
+        raise Conflict(f"the task already has the provider's id {task.provider_task_id}")
+    if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
+        raise Conflict(f"another task already has the provider's id {provider_task_id}")
+    after = replace(
+        task,
+        provider_task_id=provider_task_id,
+        candidate_id=None,
+        version=task.version + 1,
+        updated_at=now,
+        reason=None,
+        next_poll_at=schedule.after_hint(task, now=now, policy=policy),
+    )
+    return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),), drop_submission=True)

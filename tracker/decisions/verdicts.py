@@ -1,0 +1,78 @@
+"""What all decisions share: the rules they follow, and how a verdict becomes rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker import schedule
+from tracker.errors import NotFound
+from tracker.models import Claim, HistoryEntry, Observation, Task, Transition, Trust, Verdict
+from tracker.schedule import Policy
+from tracker.work import Entry, Known, RaisedAlarm, by_id, by_provider_id
+
+NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What every decision needs besides the rows."""
+
+    policy: Policy
+    threshold: Trust
+    random: Callable[[], float]
+
+
+def existing(known: Known, task_id: str) -> Task:
+    """Give a task's row, or raise NotFound."""
+    task = known.get(by_id(task_id))
+    if task is None:
+        raise NotFound(f"no task {task_id}")
+    return task
+
+
+def entry_of(transition: Transition, observation: Observation, dedupe_key: str, *, why: str = "") -> Entry:
+    """Make the history entry of a weighed observation; ``why`` adds to the verdict's own reason."""
+    claim = observation.claim
+    shown = HistoryEntry(
+        id=0,
+        task_id=transition.task.id,
+        at=observation.at,
+        source=observation.source,
+        trust=transition.trust,
+        word=claim.word,
+        status=claim.status,
+        verdict=transition.verdict,
+        why=f"{transition.why}: {why}" if why else transition.why,
+        provider_updated_at=claim.updated_at,
+        body=observation.body,
+    )
+    return Entry(dedupe_key=dedupe_key, shown=shown)
+
+
+def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedAlarm, ...]:
+    """Make the alarms that a weighed observation raises."""
+    return tuple(
+        RaisedAlarm(
+            kind=kind,
+            provider=transition.task.provider,
+            at=observation.at,
+            task_id=transition.task.id,
+            detail=transition.why,
+        )
+        for kind in transition.alarms
+    )
+
+
+def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta) -> Task:
+    """Plan the next question."""
+    again = schedule.after_poll(task, now=now, policy=rules.policy, lifetime=lifetime, random=rules.random())
+    return replace(task, next_poll_at=again)
+
+
+def unless_taken(known: Known, task: Task, claim: Claim) -> Claim:
+    """Withhold a provider id that another row has: it cannot be this task's."""
+    if claim.provider_task_id is None:
+        return claim
+    other = known.get(by_provider_id(task.provider, task.account, claim.provider_task_id))
+    return claim if other is None or other.id == task.id else replace(claim, provider_task_id=None)

@@ -1,0 +1,134 @@
+"""Tasks that nobody told us about: orphans to look into, and the provider's list to page through."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker.adoption import Particulars
+from tracker.errors import ProviderUnavailable
+from tracker.models import Caller, Orphan, Task
+from tracker.providers.base import Account, Found, Missing
+from tracker.service import Tracker
+
+ORPHAN_CHECKS: Final = 3
+ORPHAN_GAP: Final = timedelta(seconds=30)
+LIST_PAGES: Final = 1_000
+UNRESOLVED: Final = 1_000
+WINDOW: Final = timedelta(minutes=1)
+DISCOVERER: Final = Caller(name="local")
+
+
+@dataclass(slots=True, kw_only=True)
+class Discovered:
+    """What paging the provider's list found.
+
+    ``candidates`` are pairs of our unresolved task and a listed id that could be it: for the operator to settle.
+    """
+
+    listed: int = 0
+    known: int = 0
+    adopted: int = 0
+    settled: int = 0
+    candidates: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Discovery:
+    """Confirms tasks at the provider before it believes in them."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    async def check(self, account: Account, orphan: Orphan) -> bool:
+        """Ask the provider whether an orphan is a task of this account, and adopt it if so.
+
+        Without a kind of its own it is looked for among the kinds that we submit: each is one more request.
+        """
+        kinds = account.provider.kinds
+        names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
+        absent = 0
+        for name in names:
+            outcome = await self._tracker.questions.query(account, name, orphan.provider_task_id)
+            if isinstance(outcome, Found):
+                task = await self._adopt(Caller(name=orphan.client), account, name, outcome)
+                await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
+                return True
+            absent += isinstance(outcome, Missing)
+        unknown = absent == len(names)
+        why = "the provider does not know it" if unknown else "the provider could not be asked"
+        done = unknown or orphan.checks + 1 >= ORPHAN_CHECKS
+        await self._settle(orphan, state="orphan" if done else "waiting", why=why)
+        return False
+
+    async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:
+        """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
+
+        A listed task without an external id that could be one of our unresolved submits is left for the operator: the
+        list shows nothing that would prove it. Raises ProviderUnavailable where a page cannot be read.
+        """
+        account = self._tracker.providers[provider]
+        result = Discovered()
+        unresolved = await self._tracker.store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        for page in range(1, LIST_PAGES + 1):
+            outcome = await self._tracker.questions.list_page(account, kind, page)
+            if not isinstance(outcome, Sequence):
+                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {outcome}")
+            if not outcome:
+                break
+            for found in outcome:
+                await self._take(caller, account, kind, found, unresolved, result)
+        return result
+
+    async def _take(
+        self,
+        caller: Caller,
+        account: Account,
+        kind: str,
+        found: Found,
+        unresolved: Sequence[Task],
+        result: Discovered,
+    ) -> None:
+        claim = found.claim
+        result.listed += 1
+        if claim.provider_task_id is None:
+            return
+        if await self._known(account, claim.provider_task_id) is not None:
+            result.known += 1
+            return
+        own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
+        if own is not None:
+            await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
+            result.settled += 1
+            return
+        maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
+        if maybe:
+            result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
+            return
+        await self._adopt(caller, account, kind, found, origin="discover")
+        result.adopted += 1
+
+    async def _adopt(
+        self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
+    ) -> Task:
+        provider_task_id = found.claim.provider_task_id
+        if provider_task_id is not None:
+            known = await self._known(account, provider_task_id)
+            if known is not None:
+                return known
+        named = account.provider.kinds[kind]
+        return await self._tracker.adoption.take(caller, account, named, found, Particulars(origin=origin))
+
+    async def _known(self, account: Account, provider_task_id: str) -> Task | None:
+        task = await self._tracker.store.find_ref(provider_task_id, client=None, provider=account.provider.name)
+        return task if task is not None and task.provider_task_id == provider_task_id else None
+
+    async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
+        again = self._tracker.clock() + ORPHAN_GAP if state == "waiting" else None
+        await self._tracker.store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+
+
+def _at_the_time_of(task: Task, created_at: datetime | None) -> bool:
+    if created_at is None:
+        return True
+    last = task.attempt_deadline_at or task.created_at
+    return task.created_at - WINDOW <= created_at <= last + WINDOW

@@ -1,0 +1,139 @@
+"""Taking submits in: the row first, one submit per row, and never a second row for the same wish."""
+
+import asyncio
+import json
+import secrets as random_secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from tracker import schedule
+from tracker.adoption import bounded, distinct_tags
+from tracker.decisions import submits
+from tracker.decisions.submits import Intent
+from tracker.decisions.verdicts import Rules
+from tracker.errors import OurError
+from tracker.models import Caller, Task, new_task_id
+from tracker.providers.base import Account, Kind, Order
+from tracker.recorder import Recorder
+from tracker.submission import Submission
+from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a caller may say about a submit besides its order."""
+
+    tags: Sequence[str] = ()
+    idempotency_key: str | None = None
+    deadline: timedelta | None = None
+    answered_later: bool = False
+
+
+class Intake:
+    """Holds the submits in flight, so that a re-sent one waits for the first, and none is cut short."""
+
+    def __init__(
+        self,
+        *,
+        recorder: Recorder,
+        submission: Submission,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        owner: str,
+        callbacks: bool,
+    ) -> None:
+        self._recorder = recorder
+        self._submission = submission
+        self._rules = rules
+        self._clock = clock
+        self._owner = owner
+        self._callbacks = callbacks
+        self._in_flight: dict[str, asyncio.Task[Task]] = {}
+
+    async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
+        """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
+
+        The sending runs on by itself if the caller stops waiting.
+        """
+        task = self._row(caller, account, kind, order, wishes)
+        intent = await self._write(task, kept_body(order))
+        if not intent.fresh:
+            running = self._in_flight.get(intent.task.id)
+            return intent.task if running is None else await asyncio.shield(running)
+        assert task.attempt_deadline_at is not None
+        running = asyncio.create_task(
+            self._submission.first(intent.task, order, account, until=task.attempt_deadline_at)
+        )
+        self._in_flight[task.id] = running
+        running.add_done_callback(partial(self._landed, task.id))
+        return await asyncio.shield(running)
+
+    async def answered(self, task_id: str) -> None:
+        """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
+        decide = partial(submits.answered, task_id=task_id, now=self._clock())
+        try:
+            await self._recorder.apply(Work(keys=frozenset({by_id(task_id)}), decide=decide))
+        except OurError:
+            return
+
+    async def finish(self) -> None:
+        """Wait for the submits in flight; each ends by its own deadline."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values())
+
+    def _row(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
+        now = self._clock()
+        policy = self._rules.policy
+        until = now + policy.answer_within
+        task_id = new_task_id(now, random_secrets.token_bytes(10))
+        key = wishes.idempotency_key
+        return Task(
+            id=task_id,
+            provider=account.provider.name,
+            kind=kind.name,
+            account=account.name,
+            client=caller.name,
+            origin=submits.ORIGIN_SUBMIT,
+            created_at=now,
+            updated_at=now,
+            deadline_at=now + (wishes.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            external_id=order.external_id,
+            sent_external_id=task_id,
+            idempotency_key=None if key is None else bounded(key, "Idempotency-Key"),
+            request=order.shown,
+            request_hash=order.request_hash,
+            caller_callback_url=order.callback_url,
+            callback_asked=self._callbacks,
+            tags=distinct_tags(wishes.tags),
+            attempts=1,
+            attempt_deadline_at=until,
+            lease_owner=self._owner,
+            lease_until=until + policy.lease_margin,
+            next_poll_at=until + policy.lease_margin,
+            taken_by=self._owner,
+            answered_at=None if wishes.answered_later else now,
+        )
+
+    async def _write(self, task: Task, body: bytes) -> Intent:
+        keys: set[Key] = {by_id(task.id)}
+        if task.external_id is not None:
+            keys.add(by_external_id(task.client, task.external_id))
+        if task.idempotency_key is not None:
+            keys.add(by_idempotency_key(task.client, task.idempotency_key))
+        if task.request_hash is not None:
+            keys.add(by_unanswered(task.client, task.request_hash))
+        decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy)
+        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+
+    def _landed(self, task_id: str, running: asyncio.Task[Task]) -> None:
+        self._in_flight.pop(task_id, None)
+        if not running.cancelled():
+            # Whoever waited has it; where nobody does, it must not be reported as forgotten.
+            running.exception()
+
+
+def kept_body(order: Order) -> bytes:
+    """Give what is kept of an order until the provider has it."""
+    return json.dumps(order.body, ensure_ascii=False).encode()
