@@ -88,17 +88,21 @@ class Reconciler:
         self._paused: dict[str, datetime] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do rounds until ``stop``; a round that fails is logged and followed by the next."""
+        """Do rounds until ``stop``; a round that fails is logged once and followed by the next."""
+        trouble = ""
         while not stop.is_set():
+            busy = False
             try:
                 counts = await self.run_once()
                 busy = counts.claimed == CLAIM and counts.postponed == 0
+                said = ""
             except HomingError as error:
-                log.warning("a round failed: %s", error.detail)
-                busy = False
+                said = error.detail
             except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-                log.error("a round failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback could show a body
-                busy = False
+                said = type(error).__name__
+            if said != trouble:
+                log.warning("the reconciler %s", f"cannot work: {said}" if said else "works again")
+                trouble = said
             if not busy:
                 await _sleep(stop, IDLE)
 

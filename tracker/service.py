@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
-from tracker.bounds import identifier
+from tracker.bounds import JsonObject, identifier
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import HomingError, InvalidRequest, NotFound
@@ -161,6 +161,11 @@ class Tracker:
             order,
             Wishes(tags=tags, idempotency_key=idempotency_key, deadline=deadline, answered_later=answered_later),
         )
+
+    def order(self, provider: str, kind: str, body: JsonObject) -> Order:
+        """Validate a submit's body as the provider documents it. Raises InvalidRequest naming the field."""
+        account = self._account(provider)
+        return account.provider.order(self._kind(account, kind).name, body)
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""

@@ -37,6 +37,8 @@ from tracker.work import Change, Key, Known, RaisedAlarm, Work, by_id, by_provid
 log = logging.getLogger("homing.submission")
 
 RETRY_LATER: Final = timedelta(seconds=5)
+# A repeat needs at least this share of the whole time, or its own outcome would be lost.
+LAST_CHANCE: Final = 0.2
 Waiting = Busy | NotSent
 
 
@@ -99,7 +101,7 @@ class Submission:
                     delay = schedule.busy_delay(
                         repeats, policy=self._rules.policy, told=told, random=self._rules.random()
                     )
-                    if self._clock() + delay + timedelta(seconds=1) >= until:
+                    if self._clock() + delay + self._rules.policy.answer_within * LAST_CHANCE >= until:
                         await self._refused(task, _waiting_words(outcome))
                         raise _too_busy(outcome, task, delay)
                     await asyncio.sleep(delay.total_seconds())

@@ -46,7 +46,7 @@ def polled(
         entries=((entry,) if news else ()) + change.entries,
         events=transition.events + change.events,
         alarms=alarms_of(transition, observation) + change.alarms,
-        drop_submission=after.provider_task_id is not None,
+        drop_submission=change.drop_submission or after.provider_task_id is not None,
         seen=seen,
     )
 
@@ -132,6 +132,8 @@ def _asked(
         task=after,
         entries=entries,
         events=transition.events if transition is not None else (),
+        # An expired task is asked about, but never submitted again.
+        drop_submission=after.status is Status.EXPIRED,
         counts={"polls": count},
     )
 
