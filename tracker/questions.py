@@ -65,7 +65,7 @@ class Questions:
         outcome: PollOutcome | None = None
         own = task.provider_task_id or task.sent_external_id
         if own is not None:
-            outcome = await self.query(account, task.kind, own)
+            outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
         if task.candidate_id is not None and not isinstance(outcome, Found | Busy | BadCredential):
             guess = await self.query(account, task.kind, task.candidate_id)
             if own is None or isinstance(guess, Found):
@@ -82,14 +82,14 @@ class Questions:
             )
         return await self.record(task, account, outcome, asked_at=asked_at)
 
-    async def query(self, account: Account, kind: str, task_id: str) -> PollOutcome:
-        """Ask the single query; every failure is an outcome."""
+    async def query(self, account: Account, kind: str, task_id: str, *, external: bool = False) -> PollOutcome:
+        """Ask the single query; every failure is an outcome. ``external`` says that the id is one that we gave."""
         call = account.provider.query(kind, task_id)
         try:
             reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
         except (NotSent, ReplyLost) as error:
             return Unknown(why=error.detail)
-        return account.provider.read_query(reply, task_id=task_id)
+        return account.provider.read_query(reply, task_id=task_id, external=external)
 
     async def query_many(self, account: Account, tasks: Sequence[Task]) -> ManyOutcome:
         """Ask about many tasks with one call, by the provider's ids; every failure is an outcome."""

@@ -190,7 +190,7 @@ class Submission:
         )
         after = await self._apply(task, decide)
         if outcome.unavailable and after.sent_external_id is not None:
-            found = await self._questions.query(account, task.kind, after.sent_external_id)
+            found = await self._questions.query(account, task.kind, after.sent_external_id, external=True)
             if isinstance(found, Found):
                 answer = await self._questions.record(after, account, found, asked_at=now)
                 return answer.task

@@ -1,0 +1,155 @@
+"""What a provider brings to the shared suite: itself, its recorded-style samples, and how they may be bent.
+
+Where a sample lies below ``tests/samples/<name>/`` says how it must be read:
+
+    submit/<outcome>/*.http   query/<outcome>/*.http   batch/<outcome>/*.http   list/<outcome>/*.http
+    callback/<status word of ours, or unknown-word, or unreadable>/*.json
+
+An ``.http`` file is a reply as it comes over the wire: status line, headers, empty line, body.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tracker.bounds import JsonObject
+from tracker.models import Claim
+from tracker.providers.base import (
+    Accepted,
+    BadCredential,
+    Busy,
+    Call,
+    Credential,
+    Found,
+    Missing,
+    Order,
+    Provider,
+    Rejected,
+    Reply,
+    Unknown,
+    Unsupported,
+)
+
+SUBMIT_OUTCOMES = (Accepted, Rejected, Busy, BadCredential, Unknown)
+QUERY_OUTCOMES = (Found, Missing, Busy, BadCredential, Unknown, Unsupported)
+MANY_OUTCOMES = (list, tuple, Busy, BadCredential, Unknown, Unsupported)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderCase:
+    """One provider under test. ``task_id`` and ``external_id`` are the ids that its samples are asked about.
+
+    ``body`` is a caller's submit body of ``kind`` with external id ``client_id`` and a callback address of its own;
+    ``bad`` maps a word that the refusal must name to fields that make the body unusable.
+    """
+
+    provider: Provider
+    samples: Path
+    kind: str
+    body: JsonObject
+    client_id: str
+    client_callback_url: str
+    bad: tuple[tuple[str, JsonObject], ...]
+    credentials: Mapping[str, Credential]
+    task_id: str
+    external_id: str
+
+    def order(self) -> Order:
+        return self.provider.order(self.kind, self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One recorded answer or delivery, and how it is to be read."""
+
+    case: ProviderCase = field(repr=False)
+    reading: str
+    expected: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.case.provider.name}/{self.reading}/{self.expected}/{self.path.stem}"
+
+    def reply(self) -> Reply:
+        head, _, body = self.path.read_bytes().partition(b"\n\n")
+        first, *lines = head.decode().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines)
+        return Reply(status=int(first.split()[1]), headers={k.lower(): v for k, v in headers.items()}, body=body)
+
+
+def samples_of(case: ProviderCase, reading: str = "*") -> Iterator[Sample]:
+    for path in sorted(case.samples.glob(f"{reading}/*/*.*")):
+        yield Sample(case=case, reading=path.parts[-3], expected=path.parts[-2], path=path)
+
+
+def readings(case: ProviderCase) -> Mapping[str, tuple[Callable[[Reply], object], tuple[type[object], ...]]]:
+    """Give each way to read a reply, and the types it may answer."""
+    provider = case.provider
+    return {
+        "submit": (lambda reply: provider.read_submit(reply, external_id=case.external_id), SUBMIT_OUTCOMES),
+        "query": (lambda reply: _read_query(case, reply), QUERY_OUTCOMES),
+        "batch": (provider.read_query_many, MANY_OUTCOMES),
+        "list": (provider.read_list, MANY_OUTCOMES),
+        "callback": (lambda reply: provider.read_callback(reply.body), (Claim,)),
+    }
+
+
+def _read_query(case: ProviderCase, reply: Reply) -> object:
+    by_id = case.provider.read_query(reply, task_id=case.task_id)
+    by_external_id = case.provider.read_query(reply, task_id=case.external_id, external=True)
+    assert isinstance(by_external_id, QUERY_OUTCOMES)
+    return by_id
+
+
+def claims_in(outcome: object) -> Iterator[Claim]:
+    if isinstance(outcome, list | tuple):
+        for each in outcome:
+            yield from claims_in(each)
+    elif isinstance(outcome, Claim):
+        yield outcome
+    elif isinstance(outcome, Accepted | Found):
+        yield outcome.claim
+
+
+def calls(case: ProviderCase) -> Iterator[Call]:
+    provider, kind = case.provider, case.kind
+    yield provider.submit(case.order(), external_id=case.external_id, callback_url=None)
+    yield provider.query(kind, case.task_id)
+    if provider.capabilities.batch_size:
+        yield provider.query_many([case.task_id])
+    if provider.capabilities.lists_tasks:
+        yield provider.list_page(kind, 1)
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=8), below, max_size=3),
+    max_leaves=6,
+)
+statuses = st.sampled_from([200, 201, 204, 301, 400, 401, 403, 404, 408, 429, 499, 500, 502, 503, 504])
+
+
+@st.composite
+def mutated(draw: st.DrawFn, body: bytes) -> bytes:
+    """Replace values somewhere in a JSON body, or bytes anywhere in it."""
+    try:
+        root = json.loads(body)
+    except ValueError:
+        root = None
+    if root is None or draw(st.booleans()):
+        at = draw(st.integers(0, len(body)))
+        return body[:at] + draw(st.binary(max_size=4)) + body[at + draw(st.integers(0, 4)) :]
+    for _ in range(draw(st.integers(1, 3))):
+        holder: dict[Any, Any] = {"": root}
+        node: Any = holder
+        key: Any = ""
+        while isinstance(node[key], dict | list) and node[key] and draw(st.booleans()):
+            node = node[key]
+            key = draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+        node[key] = draw(json_values)
+        root = holder[""]
+    return json.dumps(root).encode()

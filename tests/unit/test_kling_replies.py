@@ -1,0 +1,189 @@
+"""What a reply of Kling proves, and what it does not."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from tracker.bounds import JsonObject, JsonValue
+from tracker.models import Status
+from tracker.providers.base import (
+    Accepted,
+    BadCredential,
+    Busy,
+    Found,
+    Missing,
+    Rejected,
+    Reply,
+    Unknown,
+    Unsupported,
+)
+from tracker.providers.kling import Kling
+from tracker.providers.kling_replies import retry_after
+
+EXTERNAL_ID = "hm01k9tsv5me8kq3x1w7c0b2n4ra"
+KLING = Kling()
+
+
+def reply(status: int, body: JsonValue, headers: dict[str, str] | None = None) -> Reply:
+    return Reply(status=status, headers=headers or {}, body=json.dumps(body).encode())
+
+
+def error(status: int, code: int, message: str = "no") -> Reply:
+    return reply(status, {"code": code, "message": message, "request_id": "r"})
+
+
+def fine(data: JsonValue) -> Reply:
+    return reply(200, {"code": 0, "message": "SUCCEED", "request_id": "r", "data": data})
+
+
+def submitted(data: JsonObject) -> object:
+    return KLING.read_submit(fine(data), external_id=EXTERNAL_ID)
+
+
+def test_an_accepted_submit_tells_whether_the_external_id_was_echoed() -> None:
+    echoed = submitted({"task_id": "1", "task_status": "submitted", "task_info": {"external_task_id": EXTERNAL_ID}})
+    silent = submitted({"task_id": "1", "task_status": "submitted", "task_info": {}})
+    assert isinstance(echoed, Accepted)
+    assert isinstance(silent, Accepted)
+    assert (echoed.echoed, silent.echoed) == (True, False)
+    assert (echoed.claim.provider_task_id, echoed.claim.status) == ("1", Status.SUBMITTED)
+
+
+def test_an_accepted_submit_with_an_odd_word_is_at_least_submitted() -> None:
+    outcome = submitted({"task_id": "1", "task_status": "queued"})
+    assert isinstance(outcome, Accepted)
+    assert (outcome.claim.status, outcome.claim.word) == (Status.SUBMITTED, "queued")
+
+
+def test_a_refusal_keeps_the_providers_own_words() -> None:
+    outcome = KLING.read_submit(error(429, 1102, "Account balance not enough"), external_id=EXTERNAL_ID)
+    assert outcome == Rejected(http_status=429, code=1102, message="Account balance not enough")
+
+
+@pytest.mark.parametrize("message", [f"External_task_id {EXTERNAL_ID} already exists", f"dup: {EXTERNAL_ID.upper()}"])
+@pytest.mark.parametrize("code", [1200, 1201, 1999])
+def test_a_refusal_that_speaks_of_our_external_id_proves_nothing(code: int, message: str) -> None:
+    outcome = KLING.read_submit(error(400, code, message), external_id=EXTERNAL_ID)
+    assert isinstance(outcome, Unknown)
+    assert not outcome.unavailable
+
+
+def test_a_duplicate_of_somebody_elses_id_is_a_refusal() -> None:
+    outcome = KLING.read_submit(error(400, 1201, "External_task_id x already exists"), external_id=EXTERNAL_ID)
+    assert isinstance(outcome, Rejected)
+
+
+@pytest.mark.parametrize("status", [408, 425, 499, 301, 500, 502, 503, 504])
+def test_a_documented_refusal_with_an_unfitting_http_status_proves_nothing(status: int) -> None:
+    assert isinstance(KLING.read_submit(error(status, 1201), external_id=EXTERNAL_ID), Unknown)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"code": 1305, "message": "no request id"}),
+        (400, {"code": "1201", "message": "a word for a number", "request_id": "r"}),
+        (200, {"code": False, "request_id": "r", "data": {"task_id": "1"}}),
+        (400, {"code": 0, "request_id": "r"}),
+        (400, {"code": 2001, "request_id": "r"}),
+        (400, {"code": 400, "message": "Bad Request"}),
+        (200, {"code": 1305, "request_id": "r"}),
+        (200, {"code": 5000, "request_id": "r"}),
+        (400, {"code": 5002, "request_id": "r"}),
+        (401, {"error": "unauthorized"}),
+        (429, {"detail": "slow down"}),
+        (404, [1203]),
+    ],
+)
+def test_what_is_not_the_providers_own_refusal_proves_nothing(status: int, body: JsonValue) -> None:
+    assert isinstance(KLING.read_submit(reply(status, body), external_id=EXTERNAL_ID), Unknown)
+
+
+def test_an_undocumented_code_of_the_family_of_refusals_is_one() -> None:
+    assert isinstance(KLING.read_submit(error(400, 1305), external_id=EXTERNAL_ID), Rejected)
+    assert isinstance(KLING.read_submit(error(401, 1005), external_id=EXTERNAL_ID), BadCredential)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "999999999"}, 86_400),
+        ({"retry-after": "Wed, 10 Jun 2026 08:39:50 GMT", "date": "Wed, 10 Jun 2026 08:39:38 GMT"}, 12),
+        ({"retry-after": "Wed, 10 Jun 2026 08:39:30 GMT", "date": "Wed, 10 Jun 2026 08:39:38 GMT"}, 0),
+        ({"retry-after": "Wed, 10 Jun 2026 08:39:50 GMT"}, None),
+        ({"retry-after": "Wed, 10 Jun 2026 08:39:50 GMT", "date": "Wed, 10 Jun 2026 08:39:38"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "٣"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], expected: int | None) -> None:
+    assert retry_after(headers) == (None if expected is None else timedelta(seconds=expected))
+
+
+def test_busy_carries_how_long_to_wait() -> None:
+    answer = reply(429, {"code": 1303, "message": "full", "request_id": "r"}, {"retry-after": "7"})
+    expected = Busy(http_status=429, code=1303, message="full", retry_after=timedelta(seconds=7))
+    assert KLING.read_submit(answer, external_id=EXTERNAL_ID) == expected
+    assert KLING.read_query(answer, task_id="1") == expected
+    assert KLING.read_query_many(answer) == expected
+
+
+def test_only_the_exact_documented_answer_about_the_asked_id_is_not_found() -> None:
+    text = "Task not found by id/external id: 1"
+    assert KLING.read_query(error(400, 1201, text), task_id="1") == Missing(message=text)
+    assert KLING.read_query(error(400, 1201, text), task_id="1", external=True) == Missing(message=text)
+    for other in (error(404, 1201, text), error(400, 1203, text), error(400, 1201, text + "2"), error(404, 1203)):
+        outcome = KLING.read_query(other, task_id="1")
+        assert isinstance(outcome, Unknown)
+        assert "not the documented not-found answer" in outcome.why
+    assert isinstance(KLING.read_query(error(400, 1201, text), task_id="2"), Unknown)
+
+
+def test_a_single_query_is_about_the_task_that_was_asked_for() -> None:
+    told = fine({"task_id": "1", "task_status": "processing", "task_info": {"external_task_id": "e"}})
+    assert isinstance(KLING.read_query(told, task_id="1"), Found)
+    assert isinstance(KLING.read_query(told, task_id="e", external=True), Found)
+    assert isinstance(KLING.read_query(told, task_id="2"), Unknown)
+    assert isinstance(KLING.read_query(told, task_id="2", external=True), Unknown)
+
+
+def test_an_unfinished_task_may_be_found_by_an_external_id_that_its_reply_does_not_show() -> None:
+    told = fine({"task_id": "1", "task_status": "processing", "task_info": {}, "task_result": {}})
+    assert isinstance(KLING.read_query(told, task_id="e", external=True), Found)
+    assert isinstance(KLING.read_query(told, task_id="e"), Unknown)
+
+
+def test_what_is_found_carries_the_tasks_own_json() -> None:
+    task: JsonObject = {"task_id": "1", "task_status": "processing", "task_status_msg": "语"}
+    outcome = KLING.read_query(fine(task), task_id="1")
+    assert isinstance(outcome, Found)
+    assert outcome.body == '{"task_id":"1","task_status":"processing","task_status_msg":"语"}'.encode()
+
+
+def test_a_batch_gives_those_that_it_holds_and_leaves_out_what_it_cannot_read() -> None:
+    told = fine([{"id": "1", "status": "failed"}, None, {"status": "failed"}, {"id": "2", "status": "??"}])
+    outcome = KLING.read_query_many(told)
+    assert isinstance(outcome, list)
+    assert [(each.claim.provider_task_id, each.claim.status) for each in outcome] == [("1", Status.FAILED), ("2", None)]
+
+
+def test_a_key_that_batches_do_not_take_is_not_a_bad_key() -> None:
+    answer = error(401, 1002, "The current API does not support AK/SK")
+    assert isinstance(KLING.read_query_many(answer), Unsupported)
+    assert isinstance(KLING.read_query(answer, task_id="1"), BadCredential)
+    assert isinstance(KLING.read_list(answer), BadCredential)
+    assert isinstance(KLING.read_submit(answer, external_id=EXTERNAL_ID), BadCredential)
+    assert isinstance(KLING.read_query_many(error(401, 1004)), BadCredential)
+
+
+def test_no_answer_shows_the_body_that_it_could_not_read() -> None:
+    answer = Reply(status=502, body=b"<html>made-up-secret</html>")
+    for outcome in (KLING.read_submit(answer, external_id="e"), KLING.read_query(answer, task_id="1")):
+        assert isinstance(outcome, Unknown)
+        assert outcome.why.startswith("HTTP 502")
+        assert "made-up-secret" not in outcome.why
