@@ -6,7 +6,7 @@ for a lock) and a few that only read.
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,9 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     async def open(self) -> None:
+        # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
+        with suppress(OSError):
+            Path(self.url.database or "").touch(mode=0o600, exist_ok=True)
         driver = self.url.set(drivername="sqlite+aiosqlite")
         connect = {"timeout": BUSY_MILLISECONDS / 1000}
         self._writer = create_async_engine(
