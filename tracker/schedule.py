@@ -16,6 +16,7 @@ from tracker.models import FINAL, Status, Task
 JITTER: Final = 0.2
 AGE_SHARE: Final = 0.25
 EMPTY_RESULT_CHECKS: Final = 6
+REPEATS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +63,22 @@ def first_check(usual: timedelta, policy: Policy, random: float) -> timedelta:
     return expected * (1 + JITTER * random)
 
 
-def after_poll(task: Task, *, now: datetime, policy: Policy, lifetime: timedelta, random: float) -> datetime | None:
+def after_poll(
+    task: Task, *, now: datetime, policy: Policy, lifetime: timedelta, random: float, answered: bool = True
+) -> datetime | None:
     """When to ask again after a question that did not settle it; None where nothing is left to ask.
 
     ``lifetime`` is how long the provider keeps results: an expired task could still bring some until then.
+    ``answered`` is false where the question itself failed: even a task that needs no more answers had a reason to ask.
     """
     if task.status is Status.EXPIRED:
         again = now + policy.expired_gap
         return again if again < task.created_at + lifetime else None
-    if task.status in FINAL:
-        if not lacks_result(task) or task.quiet_polls >= EMPTY_RESULT_CHECKS:
+    if task.status in FINAL or task.status is Status.REJECTED:
+        most = REPEATS if not answered else EMPTY_RESULT_CHECKS if lacks_result(task) else 0
+        if task.quiet_polls >= most:
             return None
-        return now + policy.least_gap * (1 << task.quiet_polls)
-    if task.status is Status.REJECTED:
-        return None
+        return now + min(policy.least_gap * (1 << task.quiet_polls), policy.greatest_gap)
     return min(now + _gap(task, now, policy, random), max(task.deadline_at, now + policy.least_gap))
 
 

@@ -67,7 +67,7 @@ def unsettled(
     """Record that a question brought no news; ``again_at`` overrides the schedule, ``reconsider`` weighs the answer."""
     task = existing(known, task_id)
     after = task if reconsider is None else reconsider(task)
-    change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked)
+    change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
     if again_at is not None and change.task is not None and change.task.next_poll_at is not None:
         later = replace(change.task, next_poll_at=again_at)
         change = replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
@@ -106,7 +106,15 @@ def resolved(
 
 
 def _asked(
-    task: Task, verdict: Verdict, why: str, now: datetime, lifetime: timedelta, rules: Rules, *, asked: bool = True
+    task: Task,
+    verdict: Verdict,
+    why: str,
+    now: datetime,
+    lifetime: timedelta,
+    rules: Rules,
+    *,
+    asked: bool = True,
+    answered: bool = True,
 ) -> Change[tuple[Task, Verdict, str]]:
     """Close one question: count it, give the lease back, expire the task if it is time, and plan the next one."""
     entries: tuple[Entry, ...] = ()
@@ -126,7 +134,8 @@ def _asked(
     after = replace(
         task, polls=task.polls + count, polled_at=now if asked else task.polled_at, lease_owner=None, lease_until=None
     )
-    after = replace(replanned(after, now=now, rules=rules, lifetime=lifetime), quiet_polls=after.quiet_polls + count)
+    after = replanned(after, now=now, rules=rules, lifetime=lifetime, answered=answered)
+    after = replace(after, quiet_polls=after.quiet_polls + count)
     return Change(
         result=(after, verdict, why),
         task=after,

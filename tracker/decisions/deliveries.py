@@ -27,7 +27,7 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
         after = replace(after, quiet_polls=0)
         if after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-    elif _worth_asking(after, transition, observation.claim):
+    if _worth_asking(after, transition, observation.claim):
         after = replace(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
     if transition.trust is Trust.HINT:
         counts["hints"] = 1
@@ -45,8 +45,10 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
 
 
 def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
-    """Whether a delivery that was not believed should bring the next question forward."""
-    if transition.verdict in NO_NEWS:
+    """Whether a delivery should bring the next question forward: one not believed, or one that contradicts a final."""
+    if Alarm.CONTRADICTION in transition.alarms:
+        return not task.standing.asked
+    if transition.verdict in NO_NEWS | {Verdict.MOVED, Verdict.COMPLETED}:
         return False
     if transition.verdict is Verdict.UNREADABLE:
         return task.status not in FINAL

@@ -64,9 +64,11 @@ def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedA
     )
 
 
-def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta) -> Task:
-    """Plan the next question."""
-    again = schedule.after_poll(task, now=now, policy=rules.policy, lifetime=lifetime, random=rules.random())
+def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, answered: bool = True) -> Task:
+    """Plan the next question; ``answered`` tells whether the last one was."""
+    again = schedule.after_poll(
+        task, now=now, policy=rules.policy, lifetime=lifetime, random=rules.random(), answered=answered
+    )
     return replace(task, next_poll_at=again)
 
 

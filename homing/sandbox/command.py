@@ -1,0 +1,119 @@
+"""The command `homing sandbox`: serve a stand-in for Kling until it is interrupted."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from homing.sandbox.faults import FAULTS
+from homing.sandbox.server import Sandbox, SandboxServer, base_url, listen
+from homing.sandbox.settings import SandboxSettings, SandboxSettingsError
+
+_BAD_INPUT = 2
+_MAX_PORT = 65_535
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `sandbox` and its arguments; the parsed namespace gets `run`, which takes it and returns an exit status."""
+    parser = subparsers.add_parser(
+        "sandbox",
+        help="serve a stand-in for Kling, with faults on request",
+        description="Serve a stand-in for Kling over HTTP, for trying things out, drills and tests.",
+        epilog="faults: " + "; ".join(f"{name}: {what}" for name, what in FAULTS.items()),
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", default="8090", help="port to listen on, 0 for a free one (%(default)s)")
+    parser.add_argument("--seed", default="1", help="the seed of everything that is random (%(default)s)")
+    parser.add_argument("--api-key", action="append", metavar="KEY", help="an accepted API key; repeatable")
+    parser.add_argument("--access-key", action="append", metavar="ACCESS:SECRET", help="an AK/SK pair; repeatable")
+    parser.add_argument(
+        "--webhook-secret", action="append", metavar="whsec_BASE64", help="sign callbacks; twice for a rotation"
+    )
+    parser.add_argument("--fault", action="append", metavar="NAME=RATE", help="a fault and its chance; repeatable")
+    parser.add_argument("--callback-shape", default="legacy", help="legacy, new or enveloped (%(default)s)")
+    parser.add_argument("--no-callbacks", action="store_true", help="send no callback at all")
+    parser.add_argument("--final-only", action="store_true", help="send callbacks for finals only")
+    parser.add_argument("--run-time", default="24", help="median seconds from create to end (%(default)s)")
+    parser.add_argument("--run-time-sigma", default="0.3", help="spread of the lognormal (%(default)s)")
+    parser.add_argument("--failure-rate", default="0", help="chance that a task fails (%(default)s)")
+    parser.add_argument("--slots", help="concurrency slots of the account (no limit)")
+    parser.add_argument("--reseller", action="store_true", help="play a reseller: no external ids, no /tasks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted. Exit status 0, or 2 with one line on stderr for settings that cannot be."""
+    try:
+        settings = _settings(args)
+        listening = listen(args.host, _port(args.port))
+    except SandboxSettingsError as error:
+        sys.stderr.write(f"homing sandbox: {error}\n")
+        return _BAD_INPUT
+    except (OSError, UnicodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "no such address"
+        sys.stderr.write(f"homing sandbox: cannot listen on {args.host} port {args.port}: {reason}\n")
+        return _BAD_INPUT
+    with listening:
+        sys.stdout.write(_announcement(base_url(listening), settings) + "\n")
+        sys.stdout.flush()
+        try:
+            SandboxServer(Sandbox(settings)).run(sockets=[listening])
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _announcement(url: str, settings: SandboxSettings) -> str:
+    """Return the one line that says where the sandbox is and how to point Homing at it."""
+    pointers = {"HOMING_KLING_BASE_URL": url}
+    if settings.api_keys:
+        pointers["HOMING_KLING_API_KEY"] = settings.api_keys[0]
+    else:
+        access, secret = next(iter(settings.access_keys.items()))
+        pointers |= {"HOMING_KLING_ACCESS_KEY": access, "HOMING_KLING_SECRET_KEY": secret}
+    if settings.webhook_secrets:
+        pointers["HOMING_KLING_WEBHOOK_SECRETS"] = ",".join(settings.webhook_secrets)
+    return f"Kling sandbox on {url} (seed {settings.seed}): " + " ".join(f"{k}={v}" for k, v in pointers.items())
+
+
+def _settings(args: argparse.Namespace) -> SandboxSettings:
+    defaults = SandboxSettings()
+    access_keys = dict(_pairs("--access-key", args.access_key, ":"))
+    return SandboxSettings(
+        seed=int(_number("--seed", args.seed, whole=True)),
+        api_keys=tuple(args.api_key or (() if access_keys else defaults.api_keys)),
+        access_keys=access_keys,
+        webhook_secrets=tuple(args.webhook_secret or ()),
+        callback_shape=args.callback_shape,
+        callbacks=not args.no_callbacks,
+        intermediate=not args.final_only,
+        faults={name: _number(f"--fault {name}", rate) for name, rate in _pairs("--fault", args.fault, "=")},
+        run_time=_number("--run-time", args.run_time),
+        run_time_sigma=_number("--run-time-sigma", args.run_time_sigma),
+        failure_rate=_number("--failure-rate", args.failure_rate),
+        slots=None if args.slots is None else int(_number("--slots", args.slots, whole=True)),
+        reseller=args.reseller,
+    )
+
+
+def _port(text: str) -> int:
+    port = int(_number("--port", text, whole=True))
+    if not 0 <= port <= _MAX_PORT:
+        raise SandboxSettingsError(f"--port must be from 0 to {_MAX_PORT}")
+    return port
+
+
+def _pairs(option: str, texts: Iterable[str] | None, separator: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts or ():
+        name, found, value = text.partition(separator)
+        if not (name and found and value):
+            raise SandboxSettingsError(f"{option} is written NAME{separator}VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _number(option: str, text: str, *, whole: bool = False) -> float:
+    try:
+        return int(text) if whole else float(text)
+    except ValueError as error:
+        raise SandboxSettingsError(f"{option} must be {'an integer' if whole else 'a number'}") from error

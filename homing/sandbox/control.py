@@ -1,0 +1,111 @@
+"""The steering paths under `/sandbox`, which the provider does not have: for tests, on loopback, without a key.
+
+`GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An id is the
+task's own or its external one, of a reseller's task too. Errors are `{"error": text}` with 400, 404 or 409.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from homing.sandbox import shapes
+from homing.sandbox.faults import Faults, UnknownFaultError
+from homing.sandbox.ledger import Ledger, delivery_json, task_json
+from homing.sandbox.life import SteeringError
+from homing.sandbox.refusals import Refusal
+from homing.sandbox.replies import JSON
+from homing.sandbox.settings import CallbackShape
+from homing.sandbox.signing import Seal
+from homing.sandbox.steering import Steering, UnknownTaskError
+from homing.sandbox.submission import JsonObject, json_object
+
+ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
+    "hold": {},
+    "release": {},
+    "process": {"notify": bool},
+    "finish": {"status": str, "message": str, "notify": bool},
+    "callback": {
+        "status": str,
+        "shape": get_args(CallbackShape),
+        "seal": get_args(Seal),
+        "webhook_id": str,
+        "target": str,
+        "changes": dict,
+    },
+}
+"""The actions of `POST /sandbox/tasks/{id}` and what each takes: a JSON type, or one of some words."""
+
+
+class BadWishError(ValueError):
+    """A steering request that cannot be understood; the message says what would do."""
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Control:
+    """HTTP for `Steering`, the ledger and the fault rates."""
+
+    def __init__(self, ledger: Ledger, faults: Faults, steering: Steering) -> None:
+        self._ledger = ledger
+        self._faults = faults
+        self._steering = steering
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/sandbox/ledger", _told(self._show), methods=["GET"]),
+            Route("/sandbox/faults", _told(self._change_faults), methods=["POST"]),
+            Route("/sandbox/tasks/{id:path}", _told(self._task), methods=["GET"]),
+            Route("/sandbox/tasks/{id:path}", _told(self._steer), methods=["POST"]),
+        ]
+
+    async def _show(self, request: Request) -> JsonObject:  # noqa: ARG002 - an endpoint
+        return self._ledger.as_json() | {"faults": self._faults.rates}
+
+    async def _change_faults(self, request: Request) -> JsonObject:
+        self._faults.change(json_object(await request.body()))
+        return {"faults": self._faults.rates}
+
+    async def _task(self, request: Request) -> JsonObject:
+        return task_json(self._steering.task(request.path_params["id"]))
+
+    async def _steer(self, request: Request) -> JsonObject:
+        arguments = json_object(await request.body())
+        action = arguments.pop("action", None)
+        if not isinstance(action, str) or action not in ARGUMENTS:
+            raise BadWishError(f"action must be one of {', '.join(ARGUMENTS)}")
+        _check(action, arguments)
+        any_id = request.path_params["id"]
+        done: Any = getattr(self._steering, action)(any_id, **arguments)
+        return delivery_json(done) if action == "callback" else task_json(done)
+
+
+def _check(action: str, arguments: JsonObject) -> None:
+    allowed = ARGUMENTS[action]
+    for name, value in arguments.items():
+        wanted = allowed.get(name)
+        if wanted is None:
+            raise BadWishError(f"{action} takes {', '.join(allowed) or 'no arguments'}, not {name!r:.40}")
+        if isinstance(wanted, tuple) and value not in wanted:
+            raise BadWishError(f"{name} must be one of {', '.join(wanted)}")
+        if isinstance(wanted, type) and not isinstance(value, wanted):
+            raise BadWishError(f"{name} must be a {wanted.__name__}")
+
+
+def _told(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        status, body = 200, {}
+        try:
+            body = await endpoint(request)
+        except UnknownTaskError as error:
+            status, body = 404, {"error": str(error)}
+        except SteeringError as error:
+            status, body = 409, {"error": str(error)}
+        except (BadWishError, UnknownFaultError, Refusal) as error:
+            status, body = 400, {"error": str(error)}
+        return Response(shapes.dumps(body), status, media_type=JSON)
+
+    return answer

@@ -1,0 +1,218 @@
+"""The provider's paths: create, single query and list on the legacy paths, and `/tasks`.
+
+Documented: paths, bounds, codes. Live: a task that is not there is 400/1201 on a legacy path and silently absent from
+`/tasks`; 21 ids are 400/1201; `/tasks` also answers for tasks of legacy paths, in the new shape. Assumed: `/tasks`
+without or with both kinds of ids is 400/1201, and a legacy path finds the tasks of its own kind only.
+"""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from homing.sandbox import listing, pictures, refusals, shapes, submission
+from homing.sandbox.auth import Gate
+from homing.sandbox.faults import Faults
+from homing.sandbox.ledger import Ledger
+from homing.sandbox.life import Life
+from homing.sandbox.refusals import Refusal
+from homing.sandbox.replies import JSON, Lost, Wire, dripping
+from homing.sandbox.settings import SandboxSettings
+from homing.sandbox.task import Task
+
+Answer = Callable[[Request, str, int], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+PREFIXES = ("", "/kling")
+_MAX_IDS = 20
+_EVEN = 0.5
+
+
+class Endpoints:
+    """Kling's side of HTTP: authentication, the answer, and what the faults make of it."""
+
+    def __init__(self, settings: SandboxSettings, faults: Faults, ledger: Ledger, life: Life, wire: Wire) -> None:
+        self._settings = settings
+        self._faults = faults
+        self._ledger = ledger
+        self._life = life
+        self._wire = wire
+        self._gate = Gate(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
+
+    def routes(self) -> list[Route]:
+        routes = [Route("/results/{name}.png", self._picture, methods=["GET"])]
+        for prefix in PREFIXES:
+            path = f"{prefix}/v1/images/{{kind}}"
+            routes += [
+                Route(path, self._guarded("create", self._create), methods=["POST"]),
+                Route(path, self._guarded("list", self._list), methods=["GET"]),
+                Route(f"{path}/{{id:path}}", self._guarded("single", self._single), methods=["GET"]),
+                Route(f"{prefix}/tasks", self._guarded("batch", self._batch), methods=["GET"]),
+                Route(f"{prefix}/tasks", self._guarded("cursor", self._cursor), methods=["POST"]),
+            ]
+        return routes
+
+    def _guarded(self, name: str, answer: Answer) -> Endpoint:
+        legacy = name in {"create", "list", "single"}
+
+        async def endpoint(request: Request) -> Response:
+            number = self._ledger.count(name)
+            try:
+                account = self._gate.account(request.headers.get("authorization"), legacy=legacy)
+                broken = None if name == "create" else self._broken_query(name, number)
+                reply = broken or await answer(request, account, number)
+            except Refusal as refusal:
+                self._ledger.refused[str(refusal.code)] += 1
+                reply = refused(refusal)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            return await self._spoiled(reply, name, number)
+
+        return endpoint
+
+    async def _create(self, request: Request, account: str, number: int) -> Response:
+        asked = submission.read(_kind(request), await self._body(request))
+        self._ledger.asked(asked.external_id)
+        if self._faults.strike("submit_busy", number):
+            raise Refusal(1303, refusals.SLOTS_TAKEN)
+        if self._faults.strike("submit_unavailable", number):
+            raise Refusal(5001, refusals.UNAVAILABLE)
+        broken = self._faults.strike("server_error", number, "create")
+        if broken and broken.random() < _EVEN:
+            return _server_error(broken)
+        task = self._life.create(asked, account, str(request.base_url).rstrip("/"))
+        if broken:
+            return _server_error(broken)
+        if dice := self._faults.strike("submit_reply_lost", task.index):
+            return Lost(self._wire, dice.choice((0.0, self._settings.hang_for)))
+        return succeeded(shapes.created(task, reseller=self._settings.reseller))
+
+    async def _single(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+        wanted = request.path_params["id"]
+        task = self._found(wanted) or (None if self._settings.reseller else self._found(wanted, external=True))
+        if task is None or task.submission.kind != _kind(request):
+            raise Refusal(1201, refusals.TASK_NOT_FOUND.format(id=wanted))
+        task.queries += 1
+        return succeeded(shapes.legacy_task(task, reseller=self._settings.reseller))
+
+    async def _list(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+        kind = _kind(request)
+        tasks = [task for task in self._visible() if task.submission.kind == kind]
+        page = listing.numbered_page(tasks, request.query_params)
+        return succeeded([shapes.legacy_task(task, reseller=self._settings.reseller) for task in page])
+
+    async def _batch(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+        given = [name for name in ("task_ids", "external_task_ids") if request.query_params.get(name)]
+        if len(given) != 1:
+            raise Refusal(1201, "exactly one of task_ids and external_task_ids is required")
+        ids = [wanted for wanted in request.query_params[given[0]].split(",") if wanted]
+        if len(ids) > _MAX_IDS:
+            raise Refusal(1201, refusals.TOO_MANY_IDS.format(name=given[0]))
+        external = given[0] == "external_task_ids"
+        found = [task for wanted in dict.fromkeys(ids) if (task := self._found(wanted, external=external))]
+        for task in found:
+            task.queries += 1
+        return succeeded([shapes.new_task(task, task.state) for task in found])
+
+    async def _cursor(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+        page = listing.cursor_page(self._visible(), await self._body(request), int(time.time() * 1000))
+        return succeeded(
+            {
+                "result": [shapes.new_task(task, task.state) for task in page.tasks],
+                "count": len(page.tasks),
+                "next_cursor": page.next_cursor,
+                "has_more": bool(page.next_cursor),
+            }
+        )
+
+    async def _picture(self, request: Request) -> Response:
+        self._ledger.count("picture")
+        name, query = request.path_params["name"], request.query_params
+        expires = query.get("x-expires", "")
+        right = pictures.is_right(self._life.picture_key, name, expires, query.get("x-signature", ""), int(time.time()))
+        task_id, _, number = name.rpartition("-")
+        task = self._ledger.by_id(task_id) if right else None
+        if task is None:
+            return Response(b"the address is not signed or has expired", 403, media_type="text/plain")
+        return Response(pictures.png(f"{self._settings.seed}/{task.index}/{number}"), media_type="image/png")
+
+    def _found(self, wanted: str, *, external: bool = False) -> Task | None:
+        task = self._ledger.by_external_id(wanted) if external else self._ledger.by_id(wanted)
+        return task if task is not None and self._is_visible(task) else None
+
+    def _visible(self) -> list[Task]:
+        return [task for task in self._ledger if self._is_visible(task)]
+
+    def _is_visible(self, task: Task) -> bool:
+        lag = self._settings.not_found_lag
+        return lag == 0 or time.time() - task.created_at / 1000 >= lag
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._settings.max_body:
+                raise Refusal(1200, f"the request body is larger than {self._settings.max_body} bytes")
+        return bytes(body)
+
+    def _broken_query(self, name: str, number: int) -> Response | None:
+        if dice := self._faults.strike("server_error", number, name):
+            return _server_error(dice)
+        if dice := self._faults.strike("query_error", number, name):
+            return _query_error(dice)
+        return None
+
+    async def _spoiled(self, reply: Response, name: str, number: int) -> Response:
+        if isinstance(reply, Lost):
+            return reply
+        if self._faults.strike("slow", number, name):
+            await self._wire.pause(self._settings.slow_by)
+        if self._faults.strike("dripping", number, name):
+            return dripping(reply, self._wire, self._settings.drip_pause)
+        return reply
+
+
+def succeeded(data: object) -> Response:
+    return Response(shapes.dumps(shapes.envelope(data, str(uuid.uuid4()))), media_type=JSON)
+
+
+def refused(refusal: Refusal, status: int | None = None) -> Response:
+    body = shapes.refusal(refusal.code, refusal.message, str(uuid.uuid4()))
+    return Response(shapes.dumps(body), status or refusal.status, media_type=JSON)
+
+
+async def unknown_path(request: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler of Starlette
+    """Answer a path or a method that is not there: 404 with 1203 or 1202, as documented."""
+    if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - method not allowed
+        return refused(Refusal(1202, "the requested method is not supported"))
+    return refused(Refusal(1203, refusals.NO_SUCH_RESOURCE))
+
+
+def _kind(request: Request) -> str:
+    kind: str = request.path_params["kind"]
+    if kind not in submission.KINDS:
+        raise Refusal(1203, refusals.NO_SUCH_RESOURCE)
+    return kind
+
+
+def _server_error(dice: Random) -> Response:
+    code = dice.choice((5000, 5002, 502))
+    if code == 502:  # noqa: PLR2004 - what a proxy says
+        return Response(b"<html><body><h1>502 Bad Gateway</h1></body></html>", code, media_type="text/html")
+    return refused(Refusal(code, "internal error" if code == 5000 else "internal timeout"))  # noqa: PLR2004
+
+
+def _query_error(dice: Random) -> Response:
+    choice = dice.randrange(4)
+    if choice == 0:
+        return refused(Refusal(5000, "internal error"))
+    if choice == 1:
+        return refused(Refusal(1302, "too many requests"))
+    if choice == 2:  # noqa: PLR2004 - documented: HTTP 200 with a code is still an error
+        return refused(Refusal(5000, "internal error"), status=200)
+    return Response(b'{"code":0,"message":"SUCCEED","data":{"task_id":', media_type=JSON)

@@ -1,0 +1,74 @@
+"""What can go wrong on purpose, and the dice that decide when.
+
+Every throw of the dice is a function of (seed, fault, index, occasion) and of nothing else, so a run with the same
+seed and the same order of creations goes wrong in the same places, and changing one rate moves no other fault.
+"""
+
+from collections.abc import Mapping
+from random import Random
+
+CALLBACK_FAULTS: Mapping[str, str] = {
+    "callback_lost": "a notification is never sent (thrown for each status change)",
+    "callback_late": "the final notification comes `late_by` seconds late",
+    "callback_doubled": "the final notification comes twice, with the same or with a new webhook-id",
+    "callback_out_of_order": "the `processing` notification comes after the final one",
+    "callback_contradictory": "a signed notification with the opposite final comes just before or after the true one",
+    "callback_forged": "a stranger posts an invented final to the task's address, or to a guess of it",
+    "callback_replayed": "a genuine notification of another task is posted to this task's address",
+    "callback_unsigned": "the final notification has no signature although the earlier ones had",
+    "callback_unknown_word": "the final notification has a status word that no page documents",
+    "callback_empty_result": "the notification of a success has no results; the query has them",
+}
+SUBMIT_FAULTS: Mapping[str, str] = {
+    "submit_reply_lost": "the task is created, then the connection is dropped or hangs without a reply",
+    "submit_busy": "the create is refused with 429/1303",
+    "submit_unavailable": "the create is refused with 503/5001; nothing is created",
+}
+REPLY_FAULTS: Mapping[str, str] = {
+    "server_error": "500/5000, 504/5002 or a bare 502; a create may have made its task all the same",
+    "query_error": "a query is answered 5000, 429/1302, code 5000 under HTTP 200, or with broken JSON",
+    "slow": "the answer comes `slow_by` seconds late",
+    "dripping": "the answer comes byte by byte, `drip_pause` seconds apart",
+}
+FAULTS: Mapping[str, str] = {**CALLBACK_FAULTS, **SUBMIT_FAULTS, **REPLY_FAULTS}
+"""Every fault by name, with what it does. A rate is the chance of it, 0 to 1."""
+
+
+class UnknownFaultError(ValueError):
+    """A fault that is not in the table, or a rate that is not a chance; the message says what would do."""
+
+
+def checked_rates(rates: Mapping[str, object]) -> dict[str, float]:
+    """Return the rates as floats, or raise `UnknownFaultError`."""
+    checked = {}
+    for name, rate in rates.items():
+        if name not in FAULTS:
+            raise UnknownFaultError(f"unknown fault {name!r}; known are: {', '.join(sorted(FAULTS))}")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+            raise UnknownFaultError(f"the rate of {name} must be a number from 0 to 1")
+        checked[name] = float(rate)
+    return checked
+
+
+class Faults:
+    """The rates in force, which may change while the sandbox runs, and the dice."""
+
+    def __init__(self, seed: int, rates: Mapping[str, float]) -> None:
+        self._seed = seed
+        self._rates = checked_rates(rates)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        return dict(self._rates)
+
+    def change(self, rates: Mapping[str, object]) -> None:
+        """Set the named rates and leave the others; all or nothing."""
+        self._rates |= checked_rates(rates)
+
+    def strike(self, name: str, index: int, occasion: str = "") -> Random | None:
+        """Whether the fault strikes the thing with this index (a task, or a request).
+
+        If it does, the answer is the generator to choose the fault's variant with.
+        """
+        dice = Random(f"{self._seed}/{name}/{index}/{occasion}")  # noqa: S311 - reproducible on purpose, no secret
+        return dice if dice.random() < self._rates.get(name, 0.0) else None

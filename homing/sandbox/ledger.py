@@ -1,0 +1,149 @@
+"""The ledger: what truly happened, whatever anybody was told.
+
+It is the sandbox's only memory (tasks, their ids, the slots they hold) and what the demo and the tests compare
+Homing's table with. It shows callback addresses as they are, so it is for loopback only.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from homing.sandbox.letters import STRANGERS, Delivery
+from homing.sandbox.refusals import EXTERNAL_ID_TAKEN, SLOTS_TAKEN, Refusal
+from homing.sandbox.settings import SandboxSettings
+from homing.sandbox.submission import JsonObject
+from homing.sandbox.task import Task
+
+ENDPOINTS = ("create", "single", "batch", "list", "cursor", "picture")
+"""The names under which requests are counted: `batch` is `GET /tasks`, `cursor` is `POST /tasks`."""
+
+
+@dataclass(slots=True)
+class Creations:
+    """The creates that came with one external id: how many asked, and which tasks they made."""
+
+    requests: int = 0
+    task_ids: list[str] = field(default_factory=list)
+
+
+class Ledger:
+    """Tasks by both ids, and counts. `as_json` is the whole of it."""
+
+    def __init__(self, settings: SandboxSettings, started_at: int) -> None:
+        self._settings = settings
+        self.started_at = started_at
+        self.requests: Counter[str] = Counter(dict.fromkeys(ENDPOINTS, 0))
+        self.refused: Counter[str] = Counter()
+        self.creations: dict[str, Creations] = {}
+        self._tasks: dict[str, Task] = {}
+        self._by_external_id: dict[str, Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        """Go through the tasks, oldest first."""
+        return iter(self._tasks.values())
+
+    def count(self, endpoint: str) -> int:
+        """Count a request and return its number, from 1."""
+        self.requests[endpoint] += 1
+        return self.requests[endpoint]
+
+    def asked(self, external_id: str | None) -> None:
+        """Count a well-formed create, whatever becomes of it."""
+        if external_id is not None:
+            self.creations.setdefault(external_id, Creations()).requests += 1
+
+    def check_room(self, external_id: str | None, slots: int) -> None:
+        """Raise `Refusal` where the provider would not make this task."""
+        if not self._settings.reseller and external_id in self._by_external_id:
+            raise Refusal(1201, EXTERNAL_ID_TAKEN.format(id=external_id))
+        limit = self._settings.slots
+        if limit is not None and sum(task.slots for task in self) + slots > limit:
+            raise Refusal(1303, SLOTS_TAKEN)
+        if len(self) >= self._settings.max_tasks:
+            raise Refusal(5001, "the sandbox is full: its max_tasks is reached")
+
+    def enter(self, task: Task) -> None:
+        self._tasks[task.id] = task
+        if task.external_id is not None:
+            self._by_external_id.setdefault(task.external_id, task)
+            self.creations.setdefault(task.external_id, Creations()).task_ids.append(task.id)
+
+    def by_id(self, task_id: str) -> Task | None:
+        return self._tasks.get(task_id)
+
+    def by_external_id(self, external_id: str) -> Task | None:
+        """Return the first task that was created with this external id, which a reseller would not know."""
+        return self._by_external_id.get(external_id)
+
+    def as_json(self) -> JsonObject:
+        deliveries = [delivery for task in self for delivery in task.callbacks]
+        sent = [delivery for delivery in deliveries if delivery.attempts]
+        return {
+            "seed": self._settings.seed,
+            "started_at": self.started_at,
+            "requests": dict(self.requests),
+            "refused": dict(self.refused),
+            "tasks": [task_json(task) for task in self],
+            "creations": {
+                external_id: {"requests": c.requests, "accepted": len(c.task_ids), "task_ids": c.task_ids}
+                for external_id, c in self.creations.items()
+            },
+            "callbacks": {
+                "sent": sum(len(delivery.attempts) for delivery in sent),
+                "waiting": sum(delivery.state == "waiting" for delivery in deliveries),
+                "by_kind": dict(Counter(delivery.letter.kind for delivery in deliveries)),
+                "forgeries_sent": _sent(sent, "forged"),
+                "replays_sent": _sent(sent, "replayed"),
+                "strangers_answered_2xx": sum(
+                    delivery.state == "delivered" and delivery.letter.kind in STRANGERS for delivery in sent
+                ),
+            },
+        }
+
+
+def task_json(task: Task) -> JsonObject:
+    """Return the truth about one task; statuses are the legacy words, times are milliseconds."""
+    state = task.state
+    return {
+        "id": task.id,
+        "external_id": task.external_id,
+        "kind": task.submission.kind,
+        "prompt": task.submission.prompt,
+        "account": task.account,
+        "callback_url": task.submission.callback_url,
+        "status": state.status,
+        "final": state.final,
+        "message": state.message,
+        "result_urls": list(state.pictures),
+        "units": task.units if state.pictures else 0,
+        "created_at": task.created_at,
+        "updated_at": state.updated_at,
+        "held": task.held,
+        "queries": task.queries,
+        "states": [{"status": past.status, "updated_at": past.updated_at} for past in task.states],
+        "callbacks": [delivery_json(delivery) for delivery in task.callbacks],
+    }
+
+
+def delivery_json(delivery: Delivery) -> JsonObject:
+    letter = delivery.letter
+    return {
+        "kind": letter.kind,
+        "variant": letter.variant,
+        "about": letter.about,
+        "status": letter.status,
+        "target": letter.target,
+        "webhook_id": letter.webhook_id,
+        "seal": letter.seal,
+        "state": delivery.state,
+        "attempts": [
+            {"at": attempt.at, "answer": attempt.answer, "error": attempt.error} for attempt in delivery.attempts
+        ],
+    }
+
+
+def _sent(deliveries: list[Delivery], kind: str) -> int:
+    return sum(delivery.letter.kind == kind for delivery in deliveries)

@@ -1,0 +1,155 @@
+"""The post: carries callbacks to their addresses.
+
+Kling publishes no delivery timeout, no retry policy and no ordering guarantee. Assumed here, each settable: 5 s for an
+attempt; three attempts, 0.5 s and then 1 s apart, for any answer but a 2xx; the same webhook-id at each attempt with a
+fresh timestamp and signature; redirects are not followed; the first attempts of one task's callbacks are in order.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Coroutine
+from functools import cache
+
+import httpx
+
+from homing.sandbox.desk import Desk
+from homing.sandbox.letters import STRANGERS, Attempt, Delivery, Letter
+from homing.sandbox.settings import SandboxSettings
+from homing.sandbox.signing import seal
+from homing.sandbox.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Return the usual certificates; reading them takes longer than most tests, so it is done once."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+class Errands:
+    """Coroutines that run beside the requests; one that fails is logged and harms no other."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        errand = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(errand)
+        errand.add_done_callback(self._done)
+        return errand
+
+    def _done(self, errand: asyncio.Task[None]) -> None:
+        self._running.discard(errand)
+        if not errand.cancelled() and (error := errand.exception()) is not None:
+            _log.error("an errand of the sandbox failed", exc_info=error)
+
+    async def aclose(self) -> None:
+        running = list(self._running)
+        for errand in running:
+            errand.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+class Post:
+    """Sends letters, retries those of the provider, and replays genuine ones to the wrong address."""
+
+    def __init__(self, settings: SandboxSettings, desk: Desk, errands: Errands) -> None:
+        self._settings = settings
+        self._desk = desk
+        self._errands = errands
+        self._workers = asyncio.Semaphore(settings.callback_workers)
+        self._client = httpx.AsyncClient(
+            timeout=settings.callback_timeout, follow_redirects=False, trust_env=False, verify=_trust()
+        )
+        self._waiting = 0
+        self._specimen: Delivery | None = None
+        self._victims: list[Task] = []
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def dispatch(self, task: Task, letters: list[Letter]) -> list[Delivery]:
+        """Write the letters down and send them, in order; with too many waiting, a letter stays unsent."""
+        deliveries = [Delivery(letter=letter) for letter in letters]
+        task.callbacks += deliveries
+        for delivery in deliveries:
+            if delivery.letter.kind == "lost" or self._waiting >= self._settings.max_pending_callbacks:
+                delivery.state = "unsent"
+            else:
+                self._waiting += 1
+                self._errands.spawn(self._deliver(task, delivery))
+        return deliveries
+
+    def replay_on(self, victim: Task) -> None:
+        """Post a genuine final callback of another task to this one's address, as soon as there is one."""
+        if self._specimen is None:
+            self._victims.append(victim)
+        else:
+            self._replay(self._specimen, victim)
+
+    def _replay(self, specimen: Delivery, victim: Task) -> None:
+        if target := victim.submission.callback_url:
+            self.dispatch(victim, [self._desk.replay(specimen, target)])
+
+    async def _deliver(self, task: Task, delivery: Delivery) -> None:
+        try:
+            await asyncio.sleep(delivery.letter.delay)
+            async with task.turn:
+                await self._attempt(delivery)
+            self._keep_specimen(task, delivery)
+            await self._retry(delivery)
+        finally:
+            self._waiting -= 1
+
+    async def _retry(self, delivery: Delivery) -> None:
+        pause = self._settings.callback_backoff
+        while delivery.state == "waiting":
+            await asyncio.sleep(pause)
+            pause *= 2
+            await self._attempt(delivery)
+
+    def _goes_again(self, delivery: Delivery) -> bool:
+        once = delivery.letter.kind in STRANGERS or delivery.letter.kind == "steered"
+        return not once and len(delivery.attempts) < self._settings.callback_attempts
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        letter, now = delivery.letter, time.time()
+        headers = letter.headers
+        if headers is None:
+            headers = seal(
+                letter.seal,
+                secrets=self._settings.webhook_secrets,
+                webhook_id=letter.webhook_id,
+                timestamp=int(now),
+                body=letter.body,
+            )
+        delivery.sent_headers = delivery.sent_headers or dict(headers)
+        answer, error = None, None
+        try:
+            async with self._workers, asyncio.timeout(self._settings.callback_timeout):
+                reply = await self._client.post(
+                    letter.target,
+                    content=letter.body,
+                    headers={"content-type": "application/json; charset=utf-8", **headers},
+                )
+            answer = reply.status_code
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as failure:
+            error = type(failure).__name__
+        attempt = Attempt(at=int(now * 1000), answer=answer, error=error)
+        delivery.attempts.append(attempt)
+        if attempt.accepted:
+            delivery.state = "delivered"
+        elif not self._goes_again(delivery):
+            delivery.state = "refused"
+
+    def _keep_specimen(self, task: Task, delivery: Delivery) -> None:
+        if delivery.letter.kind != "genuine" or not task.state.final or delivery.letter.status != task.state.status:
+            return
+        self._specimen = delivery
+        victims = [victim for victim in self._victims if victim is not task]
+        self._victims = [victim for victim in self._victims if victim is task]
+        for victim in victims:
+            self._replay(delivery, victim)

@@ -1,0 +1,84 @@
+"""Answers that go wrong on their way: late, byte by byte, or not at all.
+
+A connection is dropped by closing its socket, which ASGI has no word for; `Wire` therefore knows the server. Under a
+server that it does not know, a reply that should be dropped hangs and then ends in an error.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+JSON = "application/json"
+_PIECES = 500
+
+
+class Wire:
+    """What a spoiled answer needs of its server: to cut a connection, and to hear that the server is closing."""
+
+    def __init__(self) -> None:
+        self.server: uvicorn.Server | None = None
+        self._closing = asyncio.Event()
+
+    def let_go(self) -> None:
+        """End all pauses, so that no answer that hangs on purpose keeps the server from closing."""
+        self._closing.set()
+
+    async def pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    def cut(self, client: object) -> None:
+        """Close the client's socket without a word, unless it is gone already."""
+        connections = self.server.server_state.connections if self.server else ()
+        for connection in connections:
+            if isinstance(connection, H11Protocol) and client is not None and connection.client == client:
+                connection.transport.abort()
+
+
+class Lost(Response):
+    """An answer that never comes: the connection is cut, after it hung for a while if the client stays so long."""
+
+    def __init__(self, wire: Wire, hang_for: float) -> None:
+        super().__init__()
+        self._wire = wire
+        self._hang_for = hang_for
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is sent
+        gone = asyncio.ensure_future(_disconnected(receive))
+        patience = asyncio.ensure_future(self._wire.pause(self._hang_for))
+        try:
+            await asyncio.wait((gone, patience), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                return
+            if self._wire.server is None:
+                raise ClientDisconnect("the sandbox lost this reply on purpose")
+            self._wire.cut(scope.get("client"))
+            await gone
+        finally:
+            gone.cancel()
+            patience.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def dripping(reply: Response, wire: Wire, pause: float) -> Response:
+    """Return the answer so that its body comes byte by byte (a long body in 500 pieces)."""
+    body = bytes(reply.body)
+    size = max(1, len(body) // _PIECES)
+
+    async def drops() -> AsyncIterator[bytes]:
+        for place in range(0, len(body), size):
+            yield body[place : place + size]
+            await wire.pause(pause)
+
+    headers = {"content-length": str(len(body))}
+    return StreamingResponse(drops(), reply.status_code, headers, media_type=reply.media_type)

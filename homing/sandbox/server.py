@@ -1,0 +1,199 @@
+"""The sandbox put together, and ways to serve it.
+
+`Sandbox.app` is an ASGI app whose lifespan is the sandbox's own life. `make_server` gives a uvicorn server for it, on
+a socket that is already listening; `serve_in_thread` runs one in a thread with a loop of its own, so that it works
+under any test, sync or async.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+
+from homing.sandbox.control import Control
+from homing.sandbox.desk import Desk
+from homing.sandbox.endpoints import Endpoints, unknown_path
+from homing.sandbox.faults import Faults
+from homing.sandbox.ledger import Ledger
+from homing.sandbox.life import Life
+from homing.sandbox.post import Errands, Post
+from homing.sandbox.replies import Wire
+from homing.sandbox.settings import SandboxSettings
+from homing.sandbox.steering import Steering
+from homing.sandbox.submission import JsonObject
+
+_BACKLOG = 2048
+_STOP_SECONDS = 10.0
+_STEER_SECONDS = 10.0
+
+
+class Sandbox:
+    """A stand-in for Kling.
+
+    It lives between `__aenter__` and `__aexit__`, which the app's lifespan calls: serve `app` with a lifespan, or
+    (with a transport that has none) enter the sandbox yourself, and not both.
+    """
+
+    def __init__(self, settings: SandboxSettings | None = None) -> None:
+        self.settings = settings = settings or SandboxSettings()
+        self.faults = Faults(settings.seed, settings.faults)
+        self.ledger = Ledger(settings, started_at=int(time.time() * 1000))
+        self.wire = Wire()
+        self._errands = Errands()
+        desk = Desk(settings, self.faults)
+        self._post = Post(settings, desk, self._errands)
+        life = Life(settings, self.faults, self.ledger, desk, self._post, self._errands)
+        self.steering = Steering(self.ledger, life, desk, self._post)
+        endpoints = Endpoints(settings, self.faults, self.ledger, life, self.wire)
+        self.app = Starlette(
+            routes=[*Control(self.ledger, self.faults, self.steering).routes(), *endpoints.routes()],
+            exception_handlers={404: unknown_path, 405: unknown_path},
+            lifespan=self._lifespan,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wire.let_go()
+        await self._errands.aclose()
+        await self._post.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan takes its app
+        async with self:
+            yield
+
+
+class SandboxServer(uvicorn.Server):
+    """Uvicorn that lets go of the answers that hang on purpose before it waits for their end."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(
+            uvicorn.Config(
+                sandbox.app,
+                http="h11",
+                loop="asyncio",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._wire = sandbox.wire
+        sandbox.wire.server = self
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._wire.let_go()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket, or raise `OSError`; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's algorithm off only where it is: 40 ms an answer otherwise.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def base_url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class RunningSandbox:
+    """A sandbox that is being served, seen from outside, over HTTP: safe from any thread, and blocking.
+
+    The `Steering` verbs are here with the same arguments; each returns a ledger row as JSON. None of them waits for a
+    callback to be answered, so they may be called from the loop that has to answer it.
+    """
+
+    def __init__(self, url: str, settings: SandboxSettings, client: httpx.Client) -> None:
+        self.base_url = url
+        self.settings = settings
+        self._client = client
+
+    @property
+    def api_key(self) -> str:
+        return self.settings.api_keys[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The authorization header for the API key."""
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    @property
+    def ledger(self) -> JsonObject:
+        """What truly happened so far; the shape stands in `docs/reference/sandbox.md`."""
+        return self._answer(self._client.get("/sandbox/ledger"))
+
+    def task(self, any_id: str) -> JsonObject:
+        return self._answer(self._client.get(f"/sandbox/tasks/{any_id}"))
+
+    def hold(self, any_id: str) -> JsonObject:
+        return self._steer(any_id, action="hold")
+
+    def release(self, any_id: str) -> JsonObject:
+        return self._steer(any_id, action="release")
+
+    def process(self, any_id: str, *, notify: bool = True) -> JsonObject:
+        return self._steer(any_id, action="process", notify=notify)
+
+    def finish(self, any_id: str, **how: object) -> JsonObject:
+        """End a task: `status` (succeed or failed), `message`, `notify`."""
+        return self._steer(any_id, action="finish", **how)
+
+    def callback(self, any_id: str, **how: object) -> JsonObject:
+        """Send a callback: `status`, `shape`, `seal`, `webhook_id`, `target`, `changes`."""
+        return self._steer(any_id, action="callback", **how)
+
+    def set_faults(self, rates: Mapping[str, float]) -> None:
+        self._answer(self._client.post("/sandbox/faults", json=dict(rates)))
+
+    def _steer(self, any_id: str, **wish: object) -> JsonObject:
+        return self._answer(self._client.post(f"/sandbox/tasks/{any_id}", json=wish))
+
+    def _answer(self, reply: httpx.Response) -> JsonObject:
+        body: Any = reply.json()
+        if reply.is_error:
+            raise ValueError(body["error"])
+        return dict(body)
+
+
+@contextlib.contextmanager
+def serve_in_thread(
+    settings: SandboxSettings | None = None, *, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[RunningSandbox]:
+    """Serve a sandbox in a thread of its own until the block ends; raises `OSError` when it cannot listen."""
+    sandbox = Sandbox(settings)
+    with listen(host, port) as listening:
+        url = base_url(listening)
+        server = SandboxServer(sandbox)
+        thread = threading.Thread(target=server.run, args=([listening],), name="kling-sandbox", daemon=True)
+        thread.start()
+        no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP: reading them would only take time
+        try:
+            with httpx.Client(base_url=url, timeout=_STEER_SECONDS, trust_env=False, verify=no_certificates) as client:
+                yield RunningSandbox(url, sandbox.settings, client)
+        finally:
+            server.should_exit = True
+            thread.join(_STOP_SECONDS)

@@ -1,0 +1,88 @@
+"""Steering: what a test does to one task so that things happen when it says so, and not by the clock."""
+
+from homing.sandbox.desk import Desk
+from homing.sandbox.ledger import Ledger
+from homing.sandbox.letters import Delivery
+from homing.sandbox.life import Life, SteeringError
+from homing.sandbox.post import Post
+from homing.sandbox.settings import CallbackShape
+from homing.sandbox.signing import Seal
+from homing.sandbox.submission import JsonObject
+from homing.sandbox.task import FINALS, State, Task
+
+
+class UnknownTaskError(SteeringError):
+    """No task has this id or external id."""
+
+
+class Steering:
+    """The verbs. An id is the task's own or its external one; each verb may raise `SteeringError`."""
+
+    def __init__(self, ledger: Ledger, life: Life, desk: Desk, post: Post) -> None:
+        self._ledger = ledger
+        self._life = life
+        self._desk = desk
+        self._post = post
+
+    def task(self, any_id: str) -> Task:
+        task = self._ledger.by_id(any_id) or self._ledger.by_external_id(any_id)
+        if task is None:
+            raise UnknownTaskError(f"no task has the id or external id {any_id!r:.80}")
+        return task
+
+    def hold(self, any_id: str) -> Task:
+        """Stop the task's clock."""
+        task = self.task(any_id)
+        self._life.hold(task)
+        return task
+
+    def release(self, any_id: str) -> Task:
+        """Let the task's clock run again, for its whole run time."""
+        task = self.task(any_id)
+        self._life.release(task)
+        return task
+
+    def process(self, any_id: str, *, notify: bool = True) -> Task:
+        """Let the task go from `submitted` to `processing`."""
+        task = self.task(any_id)
+        self._life.process(task, notify=notify)
+        return task
+
+    def finish(
+        self, any_id: str, *, status: str | None = None, message: str | None = None, notify: bool = True
+    ) -> Task:
+        """End the task with `succeed` or `failed` (default: its fate); without `notify`, silently."""
+        if status is not None and status not in FINALS:
+            raise SteeringError(f"a task ends as {' or '.join(FINALS)}, not as {status!r:.40}")
+        task = self.task(any_id)
+        self._life.finish(task, status, message, notify=notify)
+        return task
+
+    def callback(
+        self,
+        any_id: str,
+        *,
+        status: str | None = None,
+        shape: CallbackShape | None = None,
+        seal: Seal = "genuine",
+        webhook_id: str | None = None,
+        target: str | None = None,
+        changes: JsonObject | None = None,
+    ) -> Delivery:
+        """Send one callback about the task, once, whatever the settings say about callbacks.
+
+        It tells the present state, or claims any other `status` word, true or not; `changes` are merged into the task's
+        part of the body. It goes to the task's own address, or to `target` (another task's, for a replay). The answer
+        is in the delivery, later.
+        """
+        task = self.task(any_id)
+        address = target or task.submission.callback_url
+        if address is None:
+            raise SteeringError("the task has no callback address; give a target")
+        state = task.state
+        if status is not None and status != state.status:
+            state = State(status=status, updated_at=state.updated_at + 1)
+        letter = self._desk.steered(
+            task, address, state=state, shape=shape, seal=seal, identity=webhook_id, changes=changes
+        )
+        return self._post.dispatch(task, [letter])[0]

@@ -1,0 +1,70 @@
+"""A task of the sandbox: what was asked, what is true of it now and before, and what was told about it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from homing.sandbox.letters import Delivery
+from homing.sandbox.submission import Submission
+
+SUBMITTED = "submitted"
+PROCESSING = "processing"
+SUCCEED = "succeed"
+FAILED = "failed"
+FINALS = (SUCCEED, FAILED)
+
+_UNITS_PER_PICTURE = 8  # live: one image of kling-v3 at 1k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is claimed of a task at one time (ms); `pictures` are the addresses of the results."""
+
+    status: str
+    updated_at: int
+    message: str = ""
+    pictures: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINALS
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    """The truth about one task.
+
+    `fate` and `run_time` are what will happen unless it is steered. `turn` keeps its callbacks in order: the first
+    attempt at one is over before the next one starts.
+    """
+
+    index: int
+    id: str
+    submission: Submission
+    account: str
+    origin: str
+    created_at: int
+    fate: str
+    run_time: float
+    held: bool = False
+    states: list[State] = field(default_factory=list)
+    callbacks: list[Delivery] = field(default_factory=list)
+    queries: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def state(self) -> State:
+        return self.states[-1]
+
+    @property
+    def external_id(self) -> str | None:
+        return self.submission.external_id
+
+    @property
+    def slots(self) -> int:
+        """Documented: an image task takes as many slots as pictures, from `submitted` until its end."""
+        return 0 if self.state.final else self.submission.pictures
+
+    @property
+    def units(self) -> int:
+        """The price of success in resource units; a failure is free (reported, not documented)."""
+        return self.submission.pictures * _UNITS_PER_PICTURE

@@ -1,0 +1,91 @@
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from homing.sandbox import FAULTS
+from homing.sandbox.command import add_parser
+
+SECRET = "whsec_bWFkZSB1cCBmb3IgdGhlc2UgdGVzdHM="
+MAIN = """
+import argparse, sys
+from homing.sandbox.command import add_parser
+parser = argparse.ArgumentParser()
+add_parser(parser.add_subparsers(required=True))
+args = parser.parse_args()
+sys.exit(args.run(args))
+"""
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["sandbox", *arguments])
+    status: int = args.run(args)
+    return status
+
+
+def test_it_says_where_it_is_serves_and_stops_when_interrupted() -> None:
+    command = [sys.executable, "-c", MAIN, "sandbox", "--port", "0", "--seed", "7", "--webhook-secret", SECRET]
+    with subprocess.Popen(
+        [*command, "--fault", "submit_busy=1", "--api-key", "made-up"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = line.split()[3]
+        assert line.startswith("Kling sandbox on http://127.0.0.1:")
+        for pointer in (url, "HOMING_KLING_API_KEY=made-up", f"HOMING_KLING_WEBHOOK_SECRETS={SECRET}"):
+            assert pointer in line
+        reply = httpx.post(
+            f"{url}/v1/images/omni-image",
+            json={"prompt": "a cat"},
+            headers={"Authorization": "Bearer made-up"},
+            verify=False,
+        )
+        assert reply.json()["code"] == 1303
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+        assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fault", "late=1"], ["unknown fault 'late'", *FAULTS]),
+        (["--fault", "slow"], ["--fault", "NAME=VALUE"]),
+        (["--fault", "slow=often"], ["--fault slow", "a number"]),
+        (["--fault", "slow=2"], ["slow", "0 to 1"]),
+        (["--seed", "x"], ["--seed", "an integer"]),
+        (["--port", "70000"], ["--port", "65535"]),
+        (["--host", "nowhere.invalid", "--port", "0"], ["cannot listen on nowhere.invalid"]),
+        (["--callback-shape", "xml"], ["legacy"]),
+        (["--webhook-secret", "secret"], ["whsec_"]),
+        (["--access-key", "only-access"], ["--access-key"]),
+        (["--access-key", "ak:short"], ["32 bytes"]),
+        (["--run-time", "nan"], ["run_time"]),
+        (["--slots", "0"], ["slots"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert [word for word in words if word not in err] == []
+
+
+def test_a_taken_port_is_named(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--port", str(taken_port)) == 2
+    assert f"cannot listen on 127.0.0.1 port {taken_port}: Address already in use" in capsys.readouterr().err
