@@ -9,6 +9,7 @@ from tracker.schedule import Policy
 from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
+from tracker.transport import Sender
 
 
 def utc_now() -> datetime:
@@ -22,10 +23,12 @@ def create_tracker(
     policy: Policy | None = None,
     clock: Callable[[], datetime] = utc_now,
     store: Store | None = None,
+    transport: Sender | None = None,
 ) -> Tracker:
     """Build a Tracker; open it with ``async with``.
 
-    ``policy`` replaces the delays that the settings choose, ``store`` the database that they name.
+    ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
+    ``transport`` the way to the provider.
     """
     kling = Account(
         name="default",
@@ -41,6 +44,7 @@ def create_tracker(
         threshold=settings.threshold,
         policy=policy or policy_of(settings),
         clock=clock,
+        transport=transport,
     )
 
 

@@ -171,11 +171,12 @@ class Task:
     """What we believe about one task; the row, in values.
 
     ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
-    that a hint named and no poll has confirmed. ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls``
-    counts the questions since the last change. The lease covers whoever speaks to the provider about the task: a submit
-    in flight or a poll. ``not_found`` counts the not-found answers that count; ``released`` frees the client's external
-    id and idempotency key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its
-    answer was on its way to the client.
+    that a hint named and no poll has confirmed, ``doubt`` the final word of a delivery that was not believed and that
+    no answer has settled. ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls`` counts the questions
+    since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight or a poll.
+    ``not_found`` counts the not-found answers that count; ``released`` frees the client's external id and idempotency
+    key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
+    way to the client.
     """
 
     id: str
@@ -197,6 +198,7 @@ class Task:
     tags: tuple[str, ...] = ()
     provider_task_id: str | None = None
     candidate_id: str | None = None
+    doubt: Status | None = None
     status: Status = Status.PENDING
     standing: Standing = Standing(rank=0)
     reason: str | None = None

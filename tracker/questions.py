@@ -23,7 +23,7 @@ from tracker.providers.base import (
 )
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.transport import NotSent, ReplyLost, Transport
+from tracker.transport import NotSent, ReplyLost, Sender
 from tracker.work import Key, Seen, Work, by_id, by_provider_id
 
 BUSY_PAUSE: Final = timedelta(seconds=5)
@@ -49,7 +49,7 @@ class Questions:
         *,
         store: Store,
         recorder: Recorder,
-        transport: Transport,
+        transport: Sender,
         rules: Rules,
         clock: Callable[[], datetime],
     ) -> None:

@@ -44,7 +44,7 @@ from tracker.recorder import Recorder
 from tracker.schedule import Policy
 from tracker.storage.store import Store
 from tracker.submission import Submission
-from tracker.transport import Transport
+from tracker.transport import Sender, Transport
 from tracker.work import (
     Key,
     RaisedAlarm,
@@ -70,6 +70,7 @@ class Tracker:
         threshold: Trust,
         policy: Policy,
         clock: Callable[[], datetime],
+        transport: Sender | None = None,
     ) -> None:
         self.providers = accounts
         self.public_url = public_url
@@ -80,7 +81,7 @@ class Tracker:
         self._random = SystemRandom().random
         self._rules = Rules(policy=policy, threshold=threshold, random=self._random)
         self._recorder = Recorder(store)
-        self._transport = Transport()
+        self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self.questions = Questions(
             store=store, recorder=self._recorder, transport=self._transport, rules=self._rules, clock=clock

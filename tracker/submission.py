@@ -31,7 +31,7 @@ from tracker.providers.base import (
 from tracker.questions import Questions, lookup_seen
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.transport import NotSent, ReplyLost, Transport
+from tracker.transport import NotSent, ReplyLost, Sender
 from tracker.work import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
 
 log = logging.getLogger("homing.submission")
@@ -50,7 +50,7 @@ class Submission:
         *,
         store: Store,
         recorder: Recorder,
-        transport: Transport,
+        transport: Sender,
         questions: Questions,
         rules: Rules,
         clock: Callable[[], datetime],

@@ -7,7 +7,7 @@ in one of two errors that differ in the only thing that matters for a submit: wh
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
@@ -29,6 +29,17 @@ class ReplyLost(OurError):
     """The request may have reached the provider, and its answer did not reach us."""
 
     title = "Provider's answer lost"
+
+
+class Sender(Protocol):
+    """What the tracker needs of a transport; ``Transport`` is the one over HTTP."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        """Send ``call`` and give its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
 
 
 class Transport:

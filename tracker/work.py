@@ -5,7 +5,8 @@ in arrival order with what is known so far, so that several pieces about one tas
 gives a Change, or raises a CallerError, which then goes to its caller alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -53,26 +54,29 @@ class Known:
     """The rows of a batch as they stand after the pieces so far."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._tasks = {task.id: task for task in tasks}
-        self._index: dict[Key, str] = {}
-        for task in self._tasks.values():
-            self._note(task)
+        self._tasks: dict[str, Task] = {}
+        self._index: dict[Key, set[str]] = defaultdict(set)
+        for task in tasks:
+            self.put(task)
 
     def put(self, task: Task) -> None:
         before = self._tasks.get(task.id)
         if before is not None:
             for key in keys_of(before):
-                self._index.pop(key, None)
+                self._index[key].discard(task.id)
         self._tasks[task.id] = task
-        self._note(task)
+        for key in keys_of(task):
+            self._index[key].add(task.id)
 
     def get(self, key: Key) -> Task | None:
-        task_id = key.value if key.by == "id" else self._index.get(key)
-        return None if task_id is None else self._tasks.get(task_id)
+        """Give the row that answers to ``key``; of several the one that is not released, then the newest."""
+        every = self.every(key)
+        return min(every, key=lambda task: task.released, default=None)
 
-    def _note(self, task: Task) -> None:
-        for key in keys_of(task):
-            self._index[key] = task.id
+    def every(self, key: Key) -> Sequence[Task]:
+        """Give all rows that answer to ``key``, newest first; keys that are not unique have several."""
+        ids = {key.value} & self._tasks.keys() if key.by == "id" else self._index.get(key, set())
+        return [self._tasks[task_id] for task_id in sorted(ids, reverse=True)]
 
 
 def keys_of(task: Task) -> Iterable[Key]:

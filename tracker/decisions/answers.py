@@ -36,7 +36,9 @@ def polled(
     observation = replace(observation, claim=claim)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     news = transition.verdict not in NO_NEWS
-    after = replace(transition.task, quiet_polls=0) if transition.verdict is Verdict.MOVED else transition.task
+    after = replace(transition.task, doubt=None)
+    if transition.verdict is Verdict.MOVED:
+        after = replace(after, quiet_polls=0)
     change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules)
     assert change.task is not None
     digest = hashlib.sha256(observation.body).hexdigest()

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from tracker import lifecycle, schedule
-from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, replanned
-from tracker.models import FINAL, Alarm, Arrived, Claim, Orphan, Recorded, Task, Transition, Trust, Verdict
+from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
+from tracker.models import FINAL, Alarm, Arrived, Claim, Orphan, Recorded, Status, Task, Transition, Trust, Verdict
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
 
@@ -27,6 +27,7 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
         after = replace(after, quiet_polls=0)
         if after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+    after = replace(after, doubt=_doubt(task, transition, observation.claim))
     if _worth_asking(after, transition, observation.claim):
         after = replace(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
     if transition.trust is Trust.HINT:
@@ -44,15 +45,28 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     )
 
 
-def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
-    """Whether a delivery should bring the next question forward: one not believed, or one that contradicts a final."""
+def _doubt(before: Task, transition: Transition, claim: Claim) -> Status | None:
+    """Give the final word that is told of the task but not believed, until an answer of the provider settles it."""
     if Alarm.CONTRADICTION in transition.alarms:
-        return not task.standing.asked
-    if transition.verdict in NO_NEWS | {Verdict.MOVED, Verdict.COMPLETED}:
-        return False
-    if transition.verdict is Verdict.UNREADABLE:
-        return task.status not in FINAL
-    return task.status not in FINAL or claim.status is not task.status or schedule.lacks_result(task)
+        return before.status if transition.verdict is Verdict.MOVED else claim.status
+    if transition.verdict is Verdict.HINTED and claim.status in FINAL:
+        return claim.status
+    return before.doubt
+
+
+def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
+    """Whether a delivery should bring the next question forward.
+
+    A final that the provider itself gave needs no more questions. One that came home by a delivery does, where another
+    delivery contradicts it, proven or not, before or after: a hint is not believed, yet it may be the true one.
+    """
+    if task.status in FINAL:
+        if task.standing.asked:
+            return False
+        return task.doubt not in {None, task.status} or schedule.lacks_result(task)
+    if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.HINTED:
+        return True
+    return task.status is Status.EXPIRED and claim.status not in FINAL
 
 
 def _addressed(known: Known, arrived: Arrived, account: str) -> Task | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker import lifecycle, schedule
+from tracker import lifecycle, recovery, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, existing, replanned, unless_taken
 from tracker.errors import Conflict
 from tracker.models import FINAL, Claim, HistoryEntry, Observation, Source, Status, Task, Trust, Verdict
@@ -60,10 +60,13 @@ def _resent(known: Known, task: Task, policy: Policy) -> Task | None:
     """Find the submit of the same body that a dead process took and never answered: its client sends it again."""
     if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
         return None
-    before = known.get(by_unanswered(task.client, task.request_hash))
-    if before is None or before.status is Status.REJECTED or before.taken_by == task.taken_by:
-        return None
-    return before if task.created_at - before.created_at < policy.resend_window else None
+    # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
+    for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
+        named = before.external_id is not None or before.idempotency_key is not None
+        recent = task.created_at - before.created_at < policy.resend_window
+        if recent and not named and before.status is not Status.REJECTED and before.taken_by != task.taken_by:
+            return before
+    return None
 
 
 def written_down(known: Known, task: Task) -> Change[Task]:
@@ -79,7 +82,9 @@ def written_down(known: Known, task: Task) -> Change[Task]:
             task.provider_task_id,
         ),
     ):
-        if key and known.get(key) is not None:
+        before = known.get(key) if key else None
+        # A rejected row has given its client's id up; the provider's own id is never another task's.
+        if before is not None and not (before.released and before.provider_task_id is None):
             raise Conflict(f"a task with the id {what} is already known")
     return Change(result=task, task=task)
 
@@ -87,10 +92,14 @@ def written_down(known: Known, task: Task) -> Change[Task]:
 def attempted(
     known: Known, task_id: str, *, owner: str, now: datetime, until: datetime, policy: Policy
 ) -> Change[Task]:
-    """Take the lease for one more attempt to submit; from here on the provider may have the task."""
+    """Take the lease for one more attempt to submit; from here on the provider may have the task.
+
+    Raises Conflict where the row, as it is now, no longer proves that the provider has no such task: whoever chose to
+    submit again chose by an older one.
+    """
     task = existing(known, task_id)
-    if task.status is not Status.PENDING:
-        raise Conflict("the task is no longer pending")
+    if task.status is not Status.PENDING or recovery.next_step(task, policy=policy) is not recovery.Step.SUBMIT_AGAIN:
+        raise Conflict("the task may exist by now; it is not submitted again")
     after = replace(
         task,
         attempts=task.attempts + 1,
@@ -124,7 +133,10 @@ def accepted(
     if after.status in FINAL:
         after = replanned(after, now=now, rules=rules, lifetime=timedelta())
     else:
-        after = replace(after, next_poll_at=now + schedule.first_check(usual, rules.policy, rules.random()))
+        first = now + schedule.first_check(usual, rules.policy, rules.random())
+        after = replace(
+            after, next_poll_at=min(first, task.next_poll_at) if _hinted(task) and task.next_poll_at else first
+        )
     return Change(
         result=after,
         task=after,
@@ -134,6 +146,11 @@ def accepted(
         drop_submission=True,
         seen=seen,
     )
+
+
+def _hinted(task: Task) -> bool:
+    """Whether a hint came before the submit's reply: it brought the next question forward, from the lease's end."""
+    return task.next_poll_at is not None and task.lease_until is not None and task.next_poll_at < task.lease_until
 
 
 def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:

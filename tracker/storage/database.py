@@ -4,6 +4,7 @@ SQLite: WAL, synchronous=FULL, one connection that writes (BEGIN IMMEDIATE, so t
 for a lock) and a few that only read.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -49,8 +50,7 @@ class Database:
 
     async def open(self) -> None:
         # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
-        with suppress(OSError):
-            Path(self.url.database or "").touch(mode=0o600, exist_ok=True)
+        await asyncio.to_thread(_create_private, Path(self.url.database or ""))
         driver = self.url.set(drivername="sqlite+aiosqlite")
         connect = {"timeout": BUSY_MILLISECONDS / 1000}
         self._writer = create_async_engine(
@@ -124,6 +124,11 @@ def _prepare(engine: AsyncEngine, *, begin: str, read_only: bool) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's event signature
         connection.exec_driver_sql(begin)
+
+
+def _create_private(file: Path) -> None:
+    with suppress(OSError):
+        file.touch(mode=0o600, exist_ok=True)
 
 
 def _opened(engine: AsyncEngine | None) -> AsyncEngine:

@@ -87,6 +87,7 @@ def task_to_row(task: Task) -> dict[str, Any]:
     row["request"] = _dump(task.request)
     row["tags"] = _dump(list(task.tags))
     row["status"] = task.status.value
+    row["doubt"] = None if task.doubt is None else task.doubt.value
     row["standing_asked"] = task.standing.asked
     row["standing_updated_at"] = task.standing.updated_at
     row["learned_from"] = None if task.learned_from is None else task.learned_from.value
@@ -106,6 +107,7 @@ def task_from_row(row: Row) -> Task:
         request=json.loads(row["request"]),
         tags=tuple(json.loads(row["tags"])),
         status=status,
+        doubt=None if row["doubt"] is None else Status(row["doubt"]),
         standing=Standing(
             rank=RANK[status],
             asked=row["standing_asked"],

@@ -93,6 +93,7 @@ class TaskRow(SQLModel, table=True):
     sent_external_id: str | None = _text()
     provider_task_id: str | None = _text()
     candidate_id: str | None = _text()
+    doubt: str | None = _text()
     request: str = _text(nullable=False)
     request_hash: str | None = _text()
     caller_callback_url: str | None = _text()

@@ -97,6 +97,7 @@ def upgrade() -> None:
         sa.Column("sent_external_id", sa.Text(), nullable=True),
         sa.Column("provider_task_id", sa.Text(), nullable=True),
         sa.Column("candidate_id", sa.Text(), nullable=True),
+        sa.Column("doubt", sa.Text(), nullable=True),
         sa.Column("request", sa.Text(), nullable=False),
         sa.Column("request_hash", sa.Text(), nullable=True),
         sa.Column("caller_callback_url", sa.Text(), nullable=True),
