@@ -1,0 +1,37 @@
+"""What a sender is told: the one table from what happened to an HTTP answer, tiny and without a word about the task.
+
+docs/reference/callback-answers.md says, for each, why the provider should retry or stop.
+"""
+
+from datetime import timedelta
+from math import ceil
+from typing import Final
+
+from starlette.responses import JSONResponse, Response
+
+from tracker.errors import CallerError, HomingError, NotAllowed, OurError, TooLarge, TooSlow
+
+METHOD: Final = "POST"
+RETRY_AFTER: Final = timedelta(seconds=5)
+
+
+def recorded() -> Response:
+    """Answer a delivery that is committed."""
+    return JSONResponse({"status": "recorded"})
+
+
+def refusal(error: HomingError, *, http_version: str = "1.1") -> Response:
+    """Answer what went wrong: their mistake by its own status, everything of ours 503 with a time to come back."""
+    headers: dict[str, str] = {}
+    if isinstance(error, NotAllowed):
+        headers["allow"] = METHOD
+    # The rest of the body is not read, so the connection cannot be used again (HTTP/2 has no such header).
+    if isinstance(error, TooLarge | TooSlow) and http_version.startswith("1"):
+        headers["connection"] = "close"
+    ours = not isinstance(error, CallerError)
+    wait = error.retry_after or (RETRY_AFTER if ours else None)
+    if wait is not None:
+        headers["retry-after"] = str(max(1, ceil(wait.total_seconds())))
+    if ours:
+        return JSONResponse({"status": "unavailable"}, OurError.status, headers)
+    return JSONResponse({"status": "refused", "reason": error.title}, error.status, headers)

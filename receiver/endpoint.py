@@ -1,0 +1,205 @@
+"""The one callback route: token → method → bounded raw body → signature → read → record → answer.
+
+Written as a plain ASGI app, because the order matters: nothing of a request is looked at before its token is good, and
+nothing is answered 2xx before the tracker has committed it. docs/reference/callback-answers.md explains each answer.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from receiver.answers import METHOD, recorded, refusal
+from receiver.errors import Disconnected
+from receiver.limits import HintBound, read_body
+from receiver.settings import ReceiverSettings
+from receiver.verification import Delivery, Judgement, Verifier, judge
+from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
+from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
+from tracker.models import Arrived, Observation, Recorded, Source, StandingAddress, Trust
+from tracker.providers.base import Account
+
+TEMPLATE: Final = "/callbacks/{provider}/{token}"
+ELSEWHERE: Final = "/callbacks/…"
+_STANDING_LENGTH: Final = len(standing_token(bytes(STANDING_BYTES)))
+logger: Final = logging.getLogger("homing.receiver")
+
+
+class CallbackTracker(Protocol):
+    """The part of ``tracker.service.Tracker`` that the receiver uses."""
+
+    @property
+    def providers(self) -> Mapping[str, Account]: ...
+
+    @property
+    def clock(self) -> Callable[[], datetime]: ...
+
+    def task_of_token(self, provider: str, token: str) -> str | None: ...
+
+    async def standing_address(self, provider: str, token: str) -> StandingAddress | None: ...
+
+    async def record(self, delivery: Arrived) -> Recorded: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a delivery arrived, proven by its token: a task's own address or a standing one."""
+
+    provider: str
+    task_id: str | None = None
+    standing: StandingAddress | None = None
+
+    def __str__(self) -> str:
+        """Name the address without its token, for the log and for counting."""
+        return f"standing address {self.standing.id}" if self.standing else f"task {self.task_id}"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Line:
+    """What the log's one line about a delivery says; filled as far as the delivery gets."""
+
+    address: str = "no address"
+    size: int | None = None
+    judgement: Judgement | None = None
+    outcome: str = ""
+    answer: str = ""
+
+    def __str__(self) -> str:
+        told = [self.address, self.outcome, self.answer]
+        if self.judgement is not None:
+            told.append(f"trust {self.judgement.trust.name.lower()}")
+            told.append(f"flaw {self.judgement.flaw.value}" if self.judgement.flaw else "")
+        told.append(f"{self.size} bytes" if self.size is not None else "")
+        return ", ".join(each for each in told if each)
+
+
+class CallbackEndpoint:
+    """Receives deliveries for one tracker; ``verifiers`` by provider, None where no secret is configured."""
+
+    def __init__(
+        self, tracker: CallbackTracker, verifiers: Mapping[str, Verifier | None], settings: ReceiverSettings
+    ) -> None:
+        self._tracker = tracker
+        self._verifiers = verifiers
+        self._settings = settings
+        self._hints = HintBound(most=settings.hint_addresses)
+        self._commits: set[asyncio.Task[Recorded]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        line = _Line()
+        try:
+            await self._receive(scope, receive, line)
+            response = recorded()
+        except Disconnected:
+            logger.info("%s: %s, the sender left", TEMPLATE, line)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the sender gets an answer and no traceback
+            known = error if isinstance(error, HomingError) else _unexpected(error)
+            line.answer = known.title.lower()
+            response = refusal(known, http_version=scope.get("http_version", "1.1"))
+        await _send(response, scope, receive, send)
+        logger.info("%s: %d, %s", TEMPLATE, response.status_code, line)
+
+    async def _receive(self, scope: Scope, receive: Receive, line: _Line) -> None:
+        """Take one delivery in and commit it, or raise what the sender is answered."""
+        address = await self._locate(scope["path_params"]["provider"], scope["path_params"]["token"])
+        line.address = f"{address.provider} {address}"
+        if scope["method"] != METHOD:
+            raise NotAllowed("callbacks come by POST")
+        headers = scope["headers"]
+        settings = self._settings
+        body = await read_body(receive, headers, limit=settings.body_limit, within=settings.body_timeout)
+        line.size = len(body)
+        now = self._tracker.clock()
+        delivery = Delivery(headers=headers, body=body)
+        verifier = self._verifiers[address.provider]
+        judgement = judge(verifier, delivery, standing=address.standing is not None, now=now)
+        line.judgement = judgement
+        if judgement.trust is Trust.HINT:
+            self._bound_hint(address, now)
+        outcome = await self._commit(self._arrived(address, judgement, body, now))
+        line.outcome = outcome.verdict.value + (" (orphan)" if outcome.orphan else "")
+        if judgement.refusal is not None:
+            raise judgement.refusal
+
+    async def _locate(self, provider: str, token: str) -> Address:
+        """Find what a token proves, or raise NotFound, the same for everything that is wrong with an address."""
+        if provider in self._verifiers and provider in self._tracker.providers:
+            if (task_id := self._tracker.task_of_token(provider, token)) is not None:
+                return Address(provider=provider, task_id=task_id)
+            # Only what could be a standing token costs a look into the database.
+            if token.startswith(STANDING_PREFIX) and len(token) == _STANDING_LENGTH:
+                standing = await self._tracker.standing_address(provider, token)
+                if standing is not None:
+                    return Address(provider=provider, standing=standing)
+        raise _no_address()
+
+    def _bound_hint(self, address: Address, now: datetime) -> None:
+        rate = self._settings.standing_hint_rate if address.standing else self._settings.hint_rate
+        if (wait := self._hints.take(str(address), per_minute=rate, now=now)) is not None:
+            raise TooMany("too many unproven deliveries for this address", retry_after=wait)
+
+    def _arrived(self, address: Address, judgement: Judgement, body: bytes, now: datetime) -> Arrived:
+        observation = Observation(
+            source=Source.CALLBACK,
+            trust=judgement.trust,
+            claim=self._tracker.providers[address.provider].provider.read_callback(body),
+            at=now,
+            body=body,
+            flaw=judgement.flaw,
+            webhook_id=judgement.webhook_id,
+        )
+        return Arrived(
+            provider=address.provider, observation=observation, task_id=address.task_id, standing=address.standing
+        )
+
+    async def _commit(self, arrived: Arrived) -> Recorded:
+        """Record in a task of its own, which goes on when the sender leaves or the time is up: repeats are harmless."""
+        if len(self._commits) >= self._settings.commits:
+            raise Overloaded("too many deliveries wait for their commit")
+        commit = asyncio.create_task(self._tracker.record(arrived))
+        self._commits.add(commit)
+        commit.add_done_callback(self._committed)
+        done, _ = await asyncio.wait({commit}, timeout=self._settings.commit_timeout.total_seconds())
+        if not done:
+            raise Overloaded("the commit takes too long")
+        return commit.result()
+
+    def _committed(self, commit: asyncio.Task[Recorded]) -> None:
+        self._commits.discard(commit)
+        if not commit.cancelled():
+            commit.exception()  # seen, also where nobody waits for it any more: asyncio would log a traceback
+
+
+class Elsewhere:
+    """Answers all else below /callbacks, tokens with slashes among it, as an unknown token is answered."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send(refusal(_no_address()), scope, receive, send)
+        logger.info("%s: %d", ELSEWHERE, NotFound.status)
+
+
+async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    with suppress(OSError):  # the sender left; what was to be recorded is
+        await response(scope, receive, send)
+
+
+def _no_address() -> NotFound:
+    """Give the same error for everything that can be wrong with an address."""
+    return NotFound("no such callback address")
+
+
+def _unexpected(error: Exception) -> OurError:
+    """Log by type and place only: the message of a foreign exception may quote the body or a query's parameters."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno} ({place.name})"
+    logger.error("unexpected %s at %s", type(error).__qualname__, where)
+    return OurError("an unexpected error")

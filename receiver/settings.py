@@ -1,0 +1,51 @@
+"""What a receiver is told before it starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol, Self
+
+from receiver.providers import kling, verifiers
+from tracker.errors import SettingsError
+
+
+class WebhookSecrets(Protocol):
+    """The part of the process's settings that the receiver needs."""
+
+    @property
+    def kling_webhook_secrets(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings:
+    """Settings of one receiver; checked when made (SettingsError, which never shows a secret).
+
+    ``webhook_secrets`` are each provider's live signature secrets as its console shows them, in any order.
+    ``body_timeout`` is for the whole body. ``hint_rate`` and ``standing_hint_rate`` are how many unproven deliveries
+    a minute are kept for one task's address and for one standing address (which serves many tasks);
+    ``hint_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may wait for their
+    commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
+    """
+
+    webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    body_limit: int = 1024 * 1024
+    body_timeout: timedelta = timedelta(seconds=10)
+    hint_rate: int = 30
+    standing_hint_rate: int = 600
+    hint_addresses: int = 10_000
+    commits: int = 4096
+    commit_timeout: timedelta = timedelta(seconds=10)
+
+    def __post_init__(self) -> None:
+        for name in ("body_limit", "hint_rate", "standing_hint_rate", "hint_addresses", "commits"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1")
+        for name in ("body_timeout", "commit_timeout"):
+            if getattr(self, name) <= timedelta(0):
+                raise SettingsError(f"{name} must be longer than nothing")
+        verifiers(self.webhook_secrets)
+
+    @classmethod
+    def from_settings(cls, settings: WebhookSecrets) -> Self:
+        """Take what concerns the receiver from the process's settings."""
+        return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets})

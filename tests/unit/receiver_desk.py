@@ -1,0 +1,194 @@
+"""What the receiver's unit tests stand on: a tracker that only writes down what it is given, and bare ASGI calls."""
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+from starlette.types import Message, Scope
+
+from receiver.app import create_receiver
+from receiver.settings import ReceiverSettings
+from tracker import callback_url
+from tracker.models import Arrived, Recorded, StandingAddress, Verdict
+from tracker.providers.base import Account
+from tracker.providers.kling import Kling
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MINTING = b"a made-up secret that mints URLs"
+SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
+STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decode()}"
+TASK = "hm01jd5c8xkw3v5m2n7p9q4r6s8t"
+TOKEN = callback_url.mint([MINTING], provider="kling", task_id=TASK)
+OTHER_TOKEN = callback_url.mint([MINTING], provider="kling", task_id="hm01otherothertask")
+STANDING_TOKEN = callback_url.standing_token(b"r" * callback_url.STANDING_BYTES)
+STANDING = StandingAddress(id=7, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label="")
+PATH = f"/callbacks/kling/{TOKEN}"
+STANDING_PATH = f"/callbacks/kling/{STANDING_TOKEN}"
+BODY = b'{"id":"1234567890","status":"succeeded","message":"a made-up prompt","external_id":"x","outputs":[]}'
+SIGNING = ReceiverSettings(webhook_secrets={"kling": (SECRET,)})
+OPEN = ReceiverSettings()
+RECORDED = {"status": "recorded"}
+
+
+def kling_account() -> Account:
+    return Account(name="default", provider=Kling(), base_url="http://127.0.0.1", credential=None)
+
+
+@dataclass
+class WritingTracker:
+    """Proves tokens as the real one does and keeps what it is given, after ``gate`` opens, unless it ``fails``."""
+
+    providers: dict[str, Account] = field(default_factory=lambda: {"kling": kling_account()})
+    now: datetime = NOW
+    standing: dict[str, StandingAddress] = field(default_factory=lambda: {STANDING_TOKEN: STANDING})
+    given: list[Arrived] = field(default_factory=list)
+    fails: Exception | None = None
+    gate: asyncio.Event | None = None
+    began: int = 0
+    looked_up: int = 0
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        return lambda: self.now
+
+    def task_of_token(self, provider: str, token: str) -> str | None:
+        return callback_url.check(token, [MINTING], provider=provider)
+
+    async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
+        self.looked_up += 1
+        if self.fails is not None:
+            raise self.fails
+        found = self.standing.get(token)
+        return found if found is not None and found.provider == provider else None
+
+    async def record(self, delivery: Arrived) -> Recorded:
+        self.began += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fails is not None:
+            raise self.fails
+        self.given.append(delivery)
+        return Recorded(task_id=delivery.task_id, verdict=Verdict.MOVED, why="made up", orphan=False)
+
+
+def client(tracker: WritingTracker, settings: ReceiverSettings = OPEN) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_receiver(tracker, settings))
+    return httpx.AsyncClient(transport=transport, base_url="http://receiver")
+
+
+def signed(body: bytes = BODY, *, secret: str = SECRET, at: datetime = NOW, webhook_id: str = "42") -> dict[str, str]:
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(webhook_id, at, body.decode()),
+    }
+
+
+async def post(
+    tracker: WritingTracker,
+    settings: ReceiverSettings = OPEN,
+    *,
+    path: str = PATH,
+    body: bytes = BODY,
+    headers: dict[str, str] | None = None,
+) -> httpx.Response:
+    async with client(tracker, settings) as http:
+        return await http.post(path, content=body, headers=headers)
+
+
+def only(tracker: WritingTracker) -> Arrived:
+    [arrived] = tracker.given
+    return arrived
+
+
+FORGED = signed(secret=STRANGERS)
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Leave out the lines of the tests' own HTTP client."""
+    return [each for each in caplog.records if not each.name.startswith("http")]
+
+
+# A bare ASGI server
+
+
+Receiving = Callable[[], Awaitable[Message]]
+
+
+async def unread() -> Message:
+    raise AssertionError("the body was read")
+
+
+async def never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def playing(messages: list[Message]) -> Receiving:
+    left = iter(messages)
+
+    async def receive() -> Message:
+        return next(left)
+
+    return receive
+
+
+def scope(path: str = PATH, method: str = "POST", http_version: str = "1.1") -> Scope:
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "http_version": http_version,
+    }
+
+
+async def call(
+    tracker: WritingTracker,
+    settings: ReceiverSettings = OPEN,
+    *,
+    path: str = PATH,
+    method: str = "POST",
+    headers: list[tuple[bytes, bytes]] | None = None,
+    receive: Receiving | None = None,
+    http_version: str = "1.1",
+    sent: list[Message] | None = None,
+) -> list[Message]:
+    sent = [] if sent is None else sent
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    where = {**scope(path, method, http_version), "headers": headers or []}
+    await create_receiver(tracker, settings)(where, receive or playing([{"type": "http.request", "body": BODY}]), send)
+    return sent
+
+
+def status_of(sent: list[Message]) -> int:
+    start, body = sent
+    assert json.loads(body["body"])["status"] in {"recorded", "refused", "unavailable"}
+    status: int = start["status"]
+    return status
+
+
+def header(sent: list[Message], name: bytes) -> bytes | None:
+    values: dict[bytes, bytes] = dict(sent[0]["headers"])
+    return values.get(name)
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("waited 5 s in vain")

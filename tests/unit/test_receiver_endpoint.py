@@ -1,0 +1,231 @@
+"""The callback route, request by request: what is recorded, which address is good, how much of a body is read."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from starlette.types import Message
+
+from receiver.settings import ReceiverSettings
+from tests.unit.receiver_desk import (
+    BODY,
+    FORGED,
+    MINTING,
+    NOW,
+    OPEN,
+    PATH,
+    RECORDED,
+    SIGNING,
+    STANDING,
+    STANDING_PATH,
+    STANDING_TOKEN,
+    TASK,
+    TOKEN,
+    WritingTracker,
+    call,
+    client,
+    header,
+    kling_account,
+    never,
+    only,
+    playing,
+    post,
+    signed,
+    status_of,
+    unread,
+)
+from tracker import callback_url
+from tracker.models import Flaw, Source, Status, Trust
+
+# What is recorded, and how far it is believed
+
+
+async def test_a_delivery_is_handed_over_with_its_raw_bytes_and_its_claim() -> None:
+    tracker = WritingTracker()
+    response = await post(tracker)
+    assert (response.status_code, response.json()) == (200, RECORDED)
+    arrived = only(tracker)
+    assert (arrived.provider, arrived.task_id, arrived.standing) == ("kling", TASK, None)
+    observation = arrived.observation
+    assert (observation.source, observation.at, observation.body) == (Source.CALLBACK, NOW, BODY)
+    assert (observation.claim.provider_task_id, observation.claim.status) == ("1234567890", Status.SUCCEEDED)
+
+
+STALE = signed(at=NOW - timedelta(hours=1))
+FUTURE = signed(at=NOW + timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "headers", "status", "trust", "flaw"),
+    [
+        (PATH, OPEN, {}, 200, Trust.TOKEN, None),
+        (PATH, OPEN, signed(), 200, Trust.TOKEN, None),
+        (PATH, OPEN, FORGED, 200, Trust.TOKEN, None),
+        (PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
+        (PATH, SIGNING, {}, 200, Trust.HINT, Flaw.UNSIGNED),
+        (PATH, SIGNING, FORGED, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
+        (PATH, SIGNING, STALE, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
+        (PATH, SIGNING, FUTURE, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
+        (STANDING_PATH, OPEN, {}, 200, Trust.HINT, Flaw.STANDING),
+        (STANDING_PATH, OPEN, signed(), 200, Trust.HINT, Flaw.STANDING),
+        (STANDING_PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
+        (STANDING_PATH, SIGNING, {}, 200, Trust.HINT, Flaw.UNSIGNED),
+        (STANDING_PATH, SIGNING, FORGED, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
+    ],
+)
+async def test_every_delivery_behind_a_good_token_is_kept_with_the_trust_it_proved(
+    path: str, settings: ReceiverSettings, headers: dict[str, str], status: int, trust: Trust, flaw: Flaw | None
+) -> None:
+    tracker = WritingTracker()
+    response = await post(tracker, settings, path=path, headers=headers)
+    assert response.status_code == status
+    arrived = only(tracker)
+    assert (arrived.observation.trust, arrived.observation.flaw) == (trust, flaw)
+    assert arrived.observation.webhook_id == ("42" if trust is Trust.SIGNED else None), "an unproven id was believed"
+    assert (arrived.task_id, arrived.standing) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
+
+
+async def test_a_refused_signature_is_told_without_saying_what_would_pass() -> None:
+    response = await post(WritingTracker(), SIGNING, headers=FORGED)
+    assert response.json() == {"status": "refused", "reason": "Signature refused"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not JSON",
+        b"\xff\xfe\x00",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"id":1e999,"status":NaN}',
+        b'{"id":"1","status":"exploded"}',
+        b'{"id":"1","status":["succeeded"],"update_time":-9e300}',
+        b'{"id":"\\ud800","status":"\\u0000"}',
+        b'{"code":0,"data":{"task_id":{},"task_status":7,"updated_at":"later"}}',
+        b'{"n":' + b"9" * 5000 + b"}",
+    ],
+)
+@pytest.mark.parametrize("path", [PATH, STANDING_PATH])
+async def test_whatever_comes_behind_a_good_token_is_stored_as_its_bytes(path: str, body: bytes) -> None:
+    tracker = WritingTracker()
+    response = await post(tracker, path=path, body=body)
+    assert (response.status_code, response.json()) == (200, RECORDED)
+    assert only(tracker).observation.body == body
+
+
+# The address comes first
+
+
+BAD_PATHS = [
+    "/callbacks",
+    "/callbacks/",
+    "/callbacks/kling",
+    "/callbacks/kling/",
+    "/callbacks/kling/nonsense",
+    f"{PATH}/",
+    f"{PATH}/more",
+    f"{PATH}%2Fmore",
+    f"{PATH}%0A",
+    f"{PATH}%00",
+    f"/callbacks/kling/{TOKEN[:-1]}",
+    f"/callbacks/kling/{TOKEN}A",
+    f"/callbacks/kling/{TOKEN[:20]}X{TOKEN[21:]}",
+    f"/callbacks/kling/{callback_url.mint([b'another minting secret'], provider='kling', task_id=TASK)}",
+    f"/callbacks/kling/{callback_url.mint([MINTING], provider='runway', task_id=TASK)}",
+    f"/callbacks/runway/{callback_url.mint([MINTING], provider='runway', task_id=TASK)}",
+    f"/callbacks/KLING/{TOKEN}",
+    "/callbacks/kling/%E2%98%83%F0%9F%92%A9",
+    "/callbacks/kling/%FF%FE",
+    "/callbacks/kling/..%2F..%2Fetc%2Fpasswd",
+    f"/callbacks/kling/{'x' * 5000}",
+    f"/callbacks/kling/{callback_url.standing_token(b'u' * callback_url.STANDING_BYTES)}",
+    f"{STANDING_PATH}A",
+]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "DELETE"])
+async def test_a_bad_address_is_not_found_whatever_the_method(path: str, method: str) -> None:
+    tracker = WritingTracker()
+    async with client(tracker) as http:
+        response = await http.request(method, path, content=BODY)
+    assert response.status_code == 404
+    assert method == "HEAD" or response.json() == {"status": "refused", "reason": "Not found"}
+    assert tracker.began == 0
+
+
+async def test_a_revoked_standing_address_is_not_found() -> None:
+    assert (await post(WritingTracker(standing={}), path=STANDING_PATH)).status_code == 404
+
+
+async def test_a_standing_token_of_another_provider_is_not_found() -> None:
+    tracker = WritingTracker(standing={STANDING_TOKEN: replace(STANDING, provider="runway")})
+    assert (await post(tracker, path=STANDING_PATH)).status_code == 404
+
+
+async def test_a_provider_that_the_tracker_does_not_have_is_not_found() -> None:
+    assert (await post(WritingTracker(providers={}))).status_code == 404
+
+
+async def test_a_provider_whose_callbacks_nobody_can_prove_is_not_found() -> None:
+    token = callback_url.mint([MINTING], provider="runway", task_id=TASK)
+    tracker = WritingTracker(providers={"runway": kling_account()})
+    assert (await post(tracker, path=f"/callbacks/runway/{token}")).status_code == 404
+
+
+async def test_only_what_could_be_a_standing_token_costs_a_look_into_the_store() -> None:
+    tracker = WritingTracker()
+    for path in BAD_PATHS[:-2]:
+        await post(tracker, path=path)
+    assert tracker.looked_up == 0
+
+
+async def test_a_bad_address_is_not_found_before_its_body_is_looked_at() -> None:
+    headers = [(b"content-length", b"99999999999")]
+    sent = await call(WritingTracker(), path="/callbacks/kling/nonsense", headers=headers, receive=unread)
+    assert status_of(sent) == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("path", [PATH, STANDING_PATH])
+async def test_another_method_on_a_good_address_is_told_which_one_is_allowed(path: str, method: str) -> None:
+    tracker = WritingTracker()
+    headers = [(b"content-length", b"99999999999")]
+    sent = await call(tracker, path=path, method=method, headers=headers, receive=unread)
+    assert status_of(sent) == 405
+    assert header(sent, b"allow") == b"POST"
+    assert tracker.began == 0
+
+
+# The body
+
+
+async def test_a_body_beyond_the_limit_is_too_large_and_not_recorded() -> None:
+    tracker = WritingTracker()
+    settings = replace(OPEN, body_limit=len(BODY))
+    assert (await post(tracker, settings)).status_code == 200
+    response = await post(tracker, settings, body=BODY + b" ")
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+    assert tracker.began == 1
+
+
+async def test_a_body_that_does_not_come_in_time_is_too_slow_and_not_recorded() -> None:
+    tracker = WritingTracker()
+    sent = await call(tracker, replace(OPEN, body_timeout=timedelta(milliseconds=10)), receive=never)
+    assert (status_of(sent), header(sent, b"connection")) == (408, b"close")
+    assert tracker.began == 0
+
+
+async def test_http_2_is_not_told_to_close_its_connection() -> None:
+    settings = replace(OPEN, body_timeout=timedelta(milliseconds=10))
+    assert header(await call(WritingTracker(), settings, receive=never, http_version="2"), b"connection") is None
+
+
+async def test_a_sender_that_leaves_in_the_middle_is_not_answered_and_nothing_is_recorded() -> None:
+    tracker = WritingTracker()
+    parts: list[Message] = [{"type": "http.request", "body": b'{"id"', "more_body": True}, {"type": "http.disconnect"}]
+    assert await call(tracker, receive=playing(parts)) == []
+    assert tracker.began == 0

@@ -1,0 +1,120 @@
+"""The bounds: how much of a body is read, for how long, and how many hints are kept."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from starlette.types import Message, Receive
+
+from receiver.errors import Disconnected
+from receiver.limits import HintBound, read_body
+from tracker.errors import TooLarge, TooSlow
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+LONG = timedelta(seconds=30)
+SHORT = timedelta(milliseconds=20)
+
+
+def sent(*parts: bytes, complete: bool = True) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    if complete:
+        messages.append({"type": "http.request"})
+    return played(messages)
+
+
+def played(messages: Iterable[Message]) -> Receive:
+    left = iter(messages)
+
+    async def receive() -> Message:
+        for message in left:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return receive
+
+
+async def unread() -> Message:
+    raise AssertionError("the body was read")
+
+
+async def test_parts_are_joined() -> None:
+    assert await read_body(sent(b"{", b"", b"}"), [], limit=2, within=LONG) == b"{}"
+
+
+async def test_a_message_without_a_body_is_an_empty_one() -> None:
+    assert await read_body(sent(), [(b"content-length", b"0")], limit=2, within=LONG) == b""
+
+
+@pytest.mark.parametrize("length", [b"4", b"9999999999999999999", b"9" * 5000])
+async def test_a_declared_length_beyond_the_limit_is_refused_before_anything_is_read(length: bytes) -> None:
+    with pytest.raises(TooLarge):
+        await read_body(unread, [(b"content-length", length)], limit=3, within=LONG)
+
+
+@pytest.mark.parametrize("length", [b"3", b"0003", b"nonsense", b"", b"-1"])
+async def test_another_declared_length_decides_nothing(length: bytes) -> None:
+    assert await read_body(sent(b"abc"), [(b"content-length", length)], limit=3, within=LONG) == b"abc"
+
+
+async def test_a_body_beyond_the_limit_is_refused_without_waiting_for_its_end() -> None:
+    with pytest.raises(TooLarge):
+        await read_body(sent(b"ab", b"cd", complete=False), [], limit=3, within=LONG)
+
+
+async def test_a_body_that_does_not_end_in_time_is_refused() -> None:
+    with pytest.raises(TooSlow):
+        await read_body(sent(b"a", complete=False), [], limit=3, within=SHORT)
+
+
+async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
+    async def dripping() -> Message:
+        await asyncio.sleep(SHORT.total_seconds() / 4)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    with pytest.raises(TooSlow):
+        await read_body(dripping, [], limit=3, within=SHORT)
+
+
+async def test_a_sender_that_leaves_has_delivered_nothing() -> None:
+    left = played([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    with pytest.raises(Disconnected):
+        await read_body(left, [], limit=3, within=LONG)
+
+
+def kept(bound: HintBound, address: str, count: int, *, now: datetime = NOW, per_minute: int = 30) -> int:
+    return sum(bound.take(address, per_minute=per_minute, now=now) is None for _ in range(count))
+
+
+def test_as_many_hints_as_the_rate_are_kept_at_once() -> None:
+    assert kept(HintBound(most=9), "task a", 100) == 30
+
+
+def test_a_place_becomes_free_as_time_goes_by() -> None:
+    bound = HintBound(most=9)
+    assert kept(bound, "task a", 30) == 30
+    wait = bound.take("task a", per_minute=30, now=NOW)
+    assert wait == timedelta(seconds=2)
+    assert kept(bound, "task a", 5, now=NOW + wait) == 1
+    assert kept(bound, "task a", 100, now=NOW + timedelta(hours=1)) == 30
+
+
+def test_one_address_does_not_use_up_anothers_places() -> None:
+    bound = HintBound(most=9)
+    assert kept(bound, "task a", 100) == 30
+    assert kept(bound, "task b", 100) == 30
+
+
+def test_a_clock_that_is_set_back_gives_no_places() -> None:
+    bound = HintBound(most=9)
+    assert kept(bound, "task a", 30) == 30
+    assert kept(bound, "task a", 5, now=NOW - timedelta(days=1)) == 0
+
+
+def test_only_the_latest_addresses_are_counted() -> None:
+    bound = HintBound(most=2)
+    for address in ("a", "b", "a", "c"):
+        assert kept(bound, address, 1, per_minute=2) == 1
+    assert len(bound) == 2
+    assert bound.take("a", per_minute=2, now=NOW) is not None, "the address heard last was forgotten"

@@ -1,0 +1,71 @@
+"""What a receiver's settings refuse, and that they never show a secret."""
+
+import base64
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from receiver.providers import VERIFIERS, verifiers
+from receiver.settings import ReceiverSettings
+from tracker.errors import SettingsError
+
+KEY = b"made-up key for the settings' own tests"
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+BROKEN = "whsec_made-up!broken"
+
+
+@dataclass(frozen=True)
+class Configured:
+    kling_webhook_secrets: tuple[str, ...]
+
+
+def made(**changed: Any) -> ReceiverSettings:
+    return ReceiverSettings(**changed)
+
+
+def test_secrets_are_taken_from_the_settings_of_the_process() -> None:
+    settings = ReceiverSettings.from_settings(Configured((SECRET,)))
+    assert settings.webhook_secrets == {"kling": (SECRET,)}
+
+
+def test_a_provider_without_secrets_has_no_verifier() -> None:
+    assert verifiers({}) == dict.fromkeys(VERIFIERS)
+    assert verifiers(ReceiverSettings.from_settings(Configured(())).webhook_secrets) == {"kling": None}
+
+
+def test_a_provider_with_secrets_has_a_verifier() -> None:
+    assert verifiers({"kling": (SECRET,)})["kling"] is not None
+
+
+@pytest.mark.parametrize("secrets", [(BROKEN,), (SECRET, BROKEN)])
+def test_a_broken_secret_is_named_by_its_place_and_not_shown(secrets: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match=f"kling webhook secret {len(secrets)}: copy the whole secret") as refusal:
+        ReceiverSettings(webhook_secrets={"kling": secrets})
+    assert "made-up" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_secrets_of_an_unknown_provider_are_refused() -> None:
+    with pytest.raises(SettingsError, match="'klang', but callbacks come from: kling"):
+        ReceiverSettings(webhook_secrets={"klang": (SECRET,)})
+
+
+def test_settings_do_not_show_their_secrets() -> None:
+    told = repr(ReceiverSettings(webhook_secrets=MappingProxyType({"kling": (SECRET,)})))
+    assert SECRET not in told
+    assert KEY.decode() not in told
+
+
+@pytest.mark.parametrize("name", ["body_limit", "hint_rate", "standing_hint_rate", "hint_addresses", "commits"])
+def test_a_bound_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        made(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["body_timeout", "commit_timeout"])
+def test_no_time_at_all_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        made(**{name: timedelta(0)})

@@ -1,0 +1,155 @@
+"""The published vector, the reference library, the table of trust, and secrets as they are written."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from receiver.errors import NotProven, Reason
+from receiver.providers import kling
+from receiver.verification import Delivery, Judgement, Proof, StandardWebhooks, judge, webhook_key
+from tracker.errors import CallerError
+from tracker.models import Flaw, Trust
+
+# Published on the provider's "Callback Protocol" page, https://kling.ai/document-api.
+SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+SECONDS = 1781080794
+BODY = b'{"id":"1234567890","status":"succeeded","message":"","create_time":1781080778802,"update_time":1781080794151}'
+SIGNATURE = b"v1,UsKlJP00XoQyOn410NM9xv34sP+Gl0jnOO9Lcpr7NJ4="
+NOW = datetime.fromtimestamp(SECONDS, UTC) + timedelta(seconds=3)
+HEADERS = (
+    (b"webhook-id", b"9876543210"),
+    (b"webhook-timestamp", str(SECONDS).encode()),
+    (b"webhook-signature", SIGNATURE),
+)
+TRUE = Delivery(headers=HEADERS, body=BODY)
+UNSIGNED = Delivery(headers=(), body=BODY)
+FORGED = Delivery(headers=HEADERS, body=BODY.replace(b"succeeded", b"failed"))
+KLING = kling.verifier([SECRET])
+
+
+def test_the_published_vector_is_proven() -> None:
+    assert KLING.verify(TRUE, now=NOW) == Proof(webhook_id="9876543210")
+
+
+def test_the_published_vector_is_stale_five_minutes_and_a_second_later() -> None:
+    assert KLING.verify(TRUE, now=datetime.fromtimestamp(SECONDS + 300, UTC)) == Proof(webhook_id="9876543210")
+    with pytest.raises(NotProven) as refusal:
+        KLING.verify(TRUE, now=datetime.fromtimestamp(SECONDS + 301, UTC))
+    assert refusal.value.reason is Reason.STALE
+
+
+@pytest.mark.parametrize("body", ["", "{}", BODY.decode(), '{"message":"ünï☃\\u0000"}'])
+def test_what_the_reference_library_signs_is_proven(body: str) -> None:
+    signature = Webhook(SECRET).sign("msg_1", datetime.fromtimestamp(SECONDS, UTC), body).encode()
+    headers = ((b"webhook-id", b"msg_1"), HEADERS[1], (b"webhook-signature", signature))
+    assert KLING.verify(Delivery(headers=headers, body=body.encode()), now=NOW).webhook_id == "msg_1"
+
+
+@pytest.mark.parametrize(
+    "signatures",
+    ["{good}", "v2,AAAA {good}", "{bad} {good}", "{bad}", "v2,AAAA", "{good} {bad}", "{tampered}", "v1,", "v1,AAAA"],
+)
+def test_the_reference_library_and_we_agree(signatures: str) -> None:
+    now = datetime.now(UTC)
+    good = Webhook(SECRET).sign("msg_1", now, BODY.decode())
+    bad = Webhook(b"a stranger's key").sign("msg_1", now, BODY.decode())
+    listed = signatures.format(good=good, bad=bad, tampered=good.replace("v1,", "v1,AAAA"))
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": listed}
+
+    def theirs() -> bool:
+        try:
+            Webhook(SECRET).verify(BODY, headers)
+        except WebhookVerificationError:
+            return False
+        return True
+
+    def ours() -> bool:
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        try:
+            KLING.verify(Delivery(headers=raw, body=BODY), now=now)
+        except NotProven:
+            return False
+        return True
+
+    assert ours() == theirs()
+    assert ours() == ("{good}" in signatures)
+
+
+def test_what_cannot_be_proven_is_the_callers_mistake() -> None:
+    assert issubclass(NotProven, CallerError)
+    assert NotProven.status == 401
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_a_true_signature_is_signed_trust_and_its_id_counts(*, standing: bool) -> None:
+    assert judge(KLING, TRUE, standing=standing, now=NOW) == Judgement(trust=Trust.SIGNED, webhook_id="9876543210")
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_a_missing_signature_is_a_hint_that_is_not_refused(*, standing: bool) -> None:
+    expected = Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)
+    assert judge(KLING, UNSIGNED, standing=standing, now=NOW) == expected
+
+
+@pytest.mark.parametrize("standing", [False, True])
+@pytest.mark.parametrize(
+    ("delivery", "now", "reason"),
+    [
+        (FORGED, NOW, Reason.WRONG),
+        (TRUE, NOW + timedelta(hours=1), Reason.STALE),
+        (TRUE, NOW - timedelta(hours=1), Reason.STALE),
+    ],
+)
+def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_not_count(
+    delivery: Delivery, now: datetime, reason: Reason, *, standing: bool
+) -> None:
+    judgement = judge(KLING, delivery, standing=standing, now=now)
+    assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.HINT, Flaw.BAD_SIGNATURE, None)
+    assert judgement.refusal is not None
+    assert judgement.refusal.reason is reason
+
+
+@pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
+def test_without_a_secret_a_tasks_address_is_token_trust_whatever_signature_came(delivery: Delivery) -> None:
+    assert judge(None, delivery, standing=False, now=NOW) == Judgement(trust=Trust.TOKEN)
+
+
+@pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
+def test_without_a_secret_a_standing_address_proves_nothing(delivery: Delivery) -> None:
+    assert judge(None, delivery, standing=True, now=NOW) == Judgement(trust=Trust.HINT, flaw=Flaw.STANDING)
+
+
+def test_a_secret_is_base64_with_or_without_padding() -> None:
+    key = b"testsecrettestsecrettestsecret12"
+    assert webhook_key(SECRET) == key
+    assert webhook_key(SECRET.rstrip("=")) == key
+    assert StandardWebhooks(keys=[key]).verify(TRUE, now=NOW).webhook_id == "9876543210"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "whsec_",
+        SECRET.removeprefix("whsec_"),
+        SECRET.upper(),
+        "whsec_not base64!",
+        "whsec_ünïcode",
+        "whsec_c2hvcnQ=",
+        "whsec_-_" + "A" * 40,
+        f" {SECRET}",
+    ],
+)
+def test_a_secret_that_cannot_be_used_is_refused_without_being_shown(secret: str) -> None:
+    with pytest.raises(ValueError, match="copy the whole secret") as refusal:
+        webhook_key(secret)
+    unprefixed = secret.removeprefix("whsec_").strip()
+    assert not unprefixed or unprefixed not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_the_place_of_an_unusable_secret_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^webhook secret 2: copy"):
+        kling.verifier([SECRET, base64.b64encode(b"made up, but without its prefix").decode()])
