@@ -74,7 +74,8 @@ class Adoption:
             if known.client == caller.name or caller.sees_all:
                 return known
             raise NotFound(f"the provider has no task {ref}")
-        if self._clock() < self._absent.get(absent, self._clock()):
+        now = self._clock()
+        if now < self._absent.get(absent, now):
             raise NotFound(f"the provider has no task {ref}")
         outcome = await self._questions.query(account, kind.name, ref)
         if isinstance(outcome, Missing):

@@ -50,25 +50,32 @@ class Intake:
         self._clock = clock
         self._owner = owner
         self._callbacks = callbacks
-        self._in_flight: dict[str, asyncio.Task[Task]] = {}
+        self._under_way: set[asyncio.Task[Task]] = set()
+        self._sending: dict[str, asyncio.Task[Task]] = {}
 
     async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
 
-        The sending runs on by itself if the caller stops waiting.
+        Both run on by themselves if the caller stops waiting: what is written down is sent.
         """
+        taking = asyncio.create_task(self._take(caller, account, kind, order, wishes))
+        self._under_way.add(taking)
+        taking.add_done_callback(self._landed)
+        return await asyncio.shield(taking)
+
+    async def _take(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         task = self._row(caller, account, kind, order, wishes)
         intent = await self._write(task, kept_body(order))
         if not intent.fresh:
-            running = self._in_flight.get(intent.task.id)
-            return intent.task if running is None else await asyncio.shield(running)
+            sending = self._sending.get(intent.task.id)
+            return intent.task if sending is None else await sending
         assert task.attempt_deadline_at is not None
-        running = asyncio.create_task(
+        sending = asyncio.create_task(
             self._submission.first(intent.task, order, account, until=task.attempt_deadline_at)
         )
-        self._in_flight[task.id] = running
-        running.add_done_callback(partial(self._landed, task.id))
-        return await asyncio.shield(running)
+        self._sending[task.id] = sending
+        sending.add_done_callback(lambda _: self._sending.pop(task.id, None))
+        return await sending
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
@@ -80,8 +87,8 @@ class Intake:
 
     async def finish(self) -> None:
         """Wait for the submits in flight; each ends by its own deadline."""
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     def _row(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         now = self._clock()
@@ -127,11 +134,11 @@ class Intake:
         decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy)
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
-    def _landed(self, task_id: str, running: asyncio.Task[Task]) -> None:
-        self._in_flight.pop(task_id, None)
-        if not running.cancelled():
+    def _landed(self, taking: asyncio.Task[Task]) -> None:
+        self._under_way.discard(taking)
+        if not taking.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
-            running.exception()
+            taking.exception()
 
 
 def kept_body(order: Order) -> bytes:

@@ -9,7 +9,7 @@ arrival).
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
@@ -100,7 +100,8 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
         return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)
     if observation.trust is Trust.HINT:
         return Trust.HINT, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
-    return observation.trust, "", alarms
+    # No delivery, however proven, is the provider's own answer to a question of ours.
+    return min(observation.trust, Trust.SIGNED), "", alarms
 
 
 def ids_agree(task: Task, claim: Claim) -> bool:
@@ -306,7 +307,7 @@ def _fact_order(fact: Fact) -> tuple[Standing, str]:
 def _microseconds(moment: datetime | None) -> int:
     if moment is None:
         return 0
-    return round((moment - datetime.fromtimestamp(0, UTC)).total_seconds() * 1_000_000)
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def _optional(value: JsonValue) -> str | None:

@@ -17,9 +17,9 @@ from tracker import recovery
 from tracker.decisions.submits import ORIGIN_SUBMIT
 from tracker.discovery import Discovered, Discovery
 from tracker.errors import HomingError
-from tracker.models import SETTLED, Caller, Status, Task
-from tracker.providers.base import Account, Found, Unknown
-from tracker.questions import Answer
+from tracker.models import SETTLED, Status, Task
+from tracker.providers.base import Account, Busy, Found, Unknown
+from tracker.questions import BUSY_PAUSE, Answer
 from tracker.recovery import Step
 from tracker.service import Tracker
 
@@ -29,11 +29,7 @@ log = logging.getLogger("homing.reconciler")
 CLAIM: Final = 200
 AT_ONCE: Final = 8
 IDLE: Final = timedelta(seconds=0.5)
-ORPHAN_CHECKS: Final = 3
-ORPHAN_GAP: Final = timedelta(seconds=30)
-LIST_PAGES: Final = 1000
 WINDOW: Final = timedelta(minutes=1)
-DISCOVERER: Final = Caller(name="local")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,7 +149,9 @@ class Reconciler:
         if isinstance(outcome, Unknown):
             await _gather(self._record(account, task, outcome, asked_at, counts) for task in tasks)
             return []
-        # Refused as a whole: the single query tells whether it is the capability, the credential or the load.
+        if isinstance(outcome, Busy):
+            self._pause(account, outcome.retry_after or BUSY_PAUSE)
+        # Refused as a whole: the single query, when its time has come, tells what is the matter.
         return tasks
 
     async def _record(
@@ -195,7 +193,7 @@ class Reconciler:
         answer = await self._tracker.questions.ask(task, account)
         self._count(task, answer, counts)
         if answer.pause is not None:
-            self._paused[account.name] = self._tracker.clock() + answer.pause
+            self._pause(account, answer.pause)
 
     async def _postpone(self, account: Account, task: Task, until: datetime, counts: Counts) -> None:
         try:
@@ -204,6 +202,9 @@ class Reconciler:
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)
+
+    def _pause(self, account: Account, wait: timedelta) -> None:
+        self._paused[account.name] = self._tracker.clock() + wait
 
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or tell until when the account must be left alone."""

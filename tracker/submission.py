@@ -15,8 +15,8 @@ from tracker import recovery, schedule
 from tracker.bounds import read_object
 from tracker.decisions import deliveries, submits
 from tracker.decisions.verdicts import Rules
-from tracker.errors import CredentialRefused, Overloaded, ProviderUnavailable, Refused, StoreUnavailable
-from tracker.models import Alarm, Task
+from tracker.errors import CredentialRefused, HomingError, ProviderUnavailable, Refused
+from tracker.models import Alarm, Status, Task
 from tracker.providers.base import (
     Accepted,
     Account,
@@ -70,14 +70,18 @@ class Submission:
         """Submit a task whose intent was just written down; its client is waiting ``until`` then.
 
         Gives the task once the provider has it or may have it. Raises Refused, CredentialRefused or
-        ProviderUnavailable once it is certain, and written down, that nothing was created. What cannot be written down
+        ProviderUnavailable once it is certain, and written down, that nothing was created. Whatever else goes wrong
         is not told as an error: the row stays pending, and recovery settles it behind a client told success.
         """
         try:
             return await self._first(task, order, account, until=until)
-        except (StoreUnavailable, Overloaded) as error:
+        except (Refused, CredentialRefused, ProviderUnavailable):
+            raise
+        except HomingError as error:
             log.warning("task %s: the outcome of its submit could not be written down: %s", task.id, error.detail)
-            return task
+        except Exception as error:  # noqa: BLE001 - the provider may have the task, whatever this is
+            log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
+        return task
 
     async def _first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
         repeats = 0
@@ -89,12 +93,11 @@ class Submission:
                 case Unknown():
                     return await self._unanswered(task, account, outcome, until=until)
                 case Rejected():
-                    await self._refused(task, outcome.message)
-                    raise _refusal(outcome, task)
+                    return await self._refused_to(task, outcome.message, _refusal(outcome, task))
                 case BadCredential():
                     await self._credential(task, outcome)
-                    await self._refused(task, "the provider refused our credential")
-                    raise CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
+                    error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
+                    return await self._refused_to(task, "the provider refused our credential", error)
                 case Busy() | NotSent():
                     repeats += 1
                     told = outcome.retry_after
@@ -102,8 +105,7 @@ class Submission:
                         repeats, policy=self._rules.policy, told=told, random=self._rules.random()
                     )
                     if self._clock() + delay + self._rules.policy.answer_within * LAST_CHANCE >= until:
-                        await self._refused(task, _waiting_words(outcome))
-                        raise _too_busy(outcome, task, delay)
+                        return await self._refused_to(task, _waiting_words(outcome), _too_busy(outcome, task, delay))
                     await asyncio.sleep(delay.total_seconds())
                 case _:
                     assert_never(outcome)
@@ -194,6 +196,13 @@ class Submission:
             if isinstance(found, Found):
                 answer = await self._questions.record(after, account, found, asked_at=now)
                 return answer.task
+        return after
+
+    async def _refused_to(self, task: Task, why: str, error: Exception) -> Task:
+        """Write a refusal down and raise it; a task that a callback proved meanwhile is given instead."""
+        after = await self._refused(task, why)
+        if after.status is Status.REJECTED:
+            raise error
         return after
 
     async def _refused(self, task: Task, why: str) -> Task:

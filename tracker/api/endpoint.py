@@ -27,15 +27,18 @@ class NothingHere(NotFound):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes and the time that a whole body may take. The gateway's bodies hold images, the API's do not.
+    """Sizes in bytes, and the time that a whole body may take. The gateway's bodies hold images, the API's do not.
 
-    ``gateway_room`` is how much of such bodies is held at once.
+    ``gateway_room`` is how much of such bodies is held at once, ``batch_time`` how long a query for several tasks may
+    ask the provider about those that we do not know.
     """
 
     body: int = 1 << 20
-    gateway_body: int = 32 << 20
-    gateway_room: int = 256 << 20
     body_time: timedelta = timedelta(seconds=10)
+    gateway_body: int = 32 << 20
+    gateway_body_time: timedelta = timedelta(seconds=30)
+    gateway_room: int = 256 << 20
+    batch_time: timedelta = timedelta(seconds=18)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,8 @@ class Endpoint(Generic[QueryT, BodyT]):
     """One operation. ``path`` may hold ``{ref}``, any of a task's ids.
 
     ``reply`` is the schema of the answer that ``answer`` makes, ``also`` further statuses with that schema, ``errors``
-    what it may raise beside what every endpoint may. ``documented_body`` is for an endpoint that reads the body itself.
+    what it may raise beside what every endpoint may. ``documented_body`` is for an endpoint that reads the body itself,
+    ``headers`` are those that it looks at.
     ``secured`` is False only for health checks, which tell nothing and are asked by machines without a key.
     """
 
@@ -98,6 +102,7 @@ class Endpoint(Generic[QueryT, BodyT]):
     also: tuple[HTTPStatus, ...] = ()
     errors: tuple[type[HomingError], ...] = ()
     documented_body: type[BaseModel] | None = None
+    headers: tuple[str, ...] = ()
     secured: bool = True
 
     @property

@@ -26,7 +26,7 @@ from tracker.api.gateway_schemas import (
 )
 from tracker.api.schemas import Nothing
 from tracker.api.verbs import Verbs
-from tracker.bounds import JsonValue, identifier, read_object
+from tracker.bounds import ID_LENGTH, JsonValue, identifier, read_object
 from tracker.errors import (
     Conflict,
     CredentialRefused,
@@ -42,6 +42,7 @@ from tracker.providers.base import Order, Provider
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
 
 GROUP: Final = "gateway"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
@@ -64,7 +65,7 @@ async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
     require_json(request)
     key = _idempotency_key(request)
     with ask.room.hold(request, limit=limit):
-        raw = await read_body(request, limit=limit, within=ask.limits.body_time)
+        raw = await read_body(request, limit=limit, within=ask.limits.gateway_body_time)
         order = await _order(provider, raw)
         del raw
         task = await ask.tracker.submit(ask.caller, KLING, order, idempotency_key=key, answered_later=True)
@@ -110,7 +111,13 @@ async def _batch(ask: Ask[BatchQuery, Nothing]) -> Response:
         async with bound:
             return await _known(ask, ref)
 
-    found = await asyncio.gather(*(one(ref) for ref in _ids(ask.query)))
+    try:
+        async with asyncio.timeout(ask.limits.batch_time.total_seconds()):
+            found = await asyncio.gather(*(one(ref) for ref in _ids(ask.query)))
+    except TimeoutError:
+        raise ProviderUnavailable(
+            "the provider did not answer in time about the tasks that are not known here"
+        ) from None
     return _enveloped(ask, [new_task(task) for task in found if task is not None])
 
 
@@ -140,12 +147,12 @@ def _ids(query: BatchQuery) -> Sequence[str]:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    told = request.headers.get("idempotency-key")
+    told = request.headers.get(IDEMPOTENCY_KEY)
     if told is None:
         return None
     key = identifier(told)
     if key is None:
-        raise InvalidRequest("Idempotency-Key must be 1 to 200 printable characters")
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY} must be 1 to {ID_LENGTH} printable characters")
     return key
 
 
@@ -168,13 +175,14 @@ def _endpoints(prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
         method="POST",
         path=product,
         name=f"create_omni_image{suffix}",
-        summary="Submit an omni-image task; takes an Idempotency-Key header",
+        summary="Submit an omni-image task",
         group=GROUP,
         dialect=ENVELOPE,
         answer=_submit,
         query=Nothing,
         body=Nothing,
         documented_body=OmniImageBody,
+        headers=(IDEMPOTENCY_KEY,),
         reply=CreatedEnvelope,
         errors=(Conflict, *ASKING),
     )

@@ -70,7 +70,7 @@ def _operation(endpoint: AnyEndpoint) -> JsonObject:
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "tags": [endpoint.group],
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint)],
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint), *_header_parameters(endpoint)],
         "responses": _responses(endpoint),
         "security": [{"key": []}] if endpoint.secured else [],
     }
@@ -121,6 +121,11 @@ def _query_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
         {"name": name, "in": "query", "required": name in schema.get("required", []), "schema": told}
         for name, told in schema.get("properties", {}).items()
     ]
+
+
+def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+    schema: JsonObject = {"type": "string", "minLength": 1, "maxLength": ID_LENGTH}
+    return [{"name": name, "in": "header", "required": False, "schema": schema} for name in endpoint.headers]
 
 
 def _schemas(endpoints: Sequence[AnyEndpoint]) -> dict[str, JsonValue]:

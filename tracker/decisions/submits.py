@@ -7,12 +7,13 @@ from typing import Final
 from tracker import lifecycle, recovery, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, existing, replanned, unless_taken
 from tracker.errors import Conflict
-from tracker.models import FINAL, Claim, HistoryEntry, Observation, Source, Status, Task, Trust, Verdict
+from tracker.models import FINAL, Alarm, Claim, HistoryEntry, Observation, Source, Status, Task, Trust, Verdict
 from tracker.schedule import Policy
 from tracker.work import (
     Change,
     Entry,
     Known,
+    RaisedAlarm,
     Seen,
     by_external_id,
     by_id,
@@ -51,7 +52,8 @@ def intended(known: Known, task: Task, *, body: bytes, policy: Policy) -> Change
             name = task.external_id if what == "External_task_id" else task.idempotency_key
             raise Conflict(f"{what} {name} already exists")
     if (unanswered := _resent(known, task, policy)) is not None:
-        joined = replace(unanswered, answered_at=task.created_at)
+        # It counts as answered once this answer is out, and not before: this process may die too.
+        joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
         return Change(result=Intent(task=joined, fresh=False), task=joined)
     return Change(result=Intent(task=task, fresh=True), task=task, submission=body)
 
@@ -83,8 +85,8 @@ def written_down(known: Known, task: Task) -> Change[Task]:
         ),
     ):
         before = known.get(key) if key else None
-        # A rejected row has given its client's id up; the provider's own id is never another task's.
-        if before is not None and not (before.released and before.provider_task_id is None):
+        # A rejected row has given up what its client named it; the provider's own id is never another task's.
+        if before is not None and key and not (before.released and key.by != "provider_task_id"):
             raise Conflict(f"a task with the id {what} is already known")
     return Change(result=task, task=task)
 
@@ -134,9 +136,7 @@ def accepted(
         after = replanned(after, now=now, rules=rules, lifetime=timedelta())
     else:
         first = now + schedule.first_check(usual, rules.policy, rules.random())
-        after = replace(
-            after, next_poll_at=min(first, task.next_poll_at) if _hinted(task) and task.next_poll_at else first
-        )
+        after = replace(after, next_poll_at=min(first, _hinted_for(task) or first))
     return Change(
         result=after,
         task=after,
@@ -148,9 +148,14 @@ def accepted(
     )
 
 
-def _hinted(task: Task) -> bool:
-    """Whether a hint came before the submit's reply: it brought the next question forward, from the lease's end."""
-    return task.next_poll_at is not None and task.lease_until is not None and task.next_poll_at < task.lease_until
+def _hinted_for(task: Task) -> datetime | None:
+    """Give when a hint that came before the submit's reply wants the task asked about, if one came.
+
+    A submit in flight is due at its lease's end; only a hint brings that forward.
+    """
+    if task.next_poll_at is None or task.lease_until is None or task.next_poll_at >= task.lease_until:
+        return None
+    return task.next_poll_at
 
 
 def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:
@@ -201,7 +206,11 @@ def unanswered(
         provider_updated_at=None,
         body=b"",
     )
-    return Change(result=after, task=after, entries=(Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),))
+    alarms: tuple[RaisedAlarm, ...] = ()
+    if after.reason == recovery.UNRESOLVED:
+        alarms = (RaisedAlarm(kind=Alarm.UNRESOLVED, provider=task.provider, at=now, task_id=task_id, detail=why),)
+    entries = (Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),)
+    return Change(result=after, task=after, entries=entries, alarms=alarms)
 
 
 def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, policy: Policy) -> Change[Task]:

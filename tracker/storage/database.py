@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from tracker.errors import SettingsError, StoreUnavailable
 
 READERS: Final = 4
-BUSY_MILLISECONDS: Final = 5_000
+BUSY: Final = timedelta(seconds=5)
 POOL_SECONDS: Final = 10
 # SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
 UNAVAILABLE: Final = {
@@ -36,10 +37,11 @@ UNAVAILABLE: Final = {
 
 
 class Database:
-    """The engines of one database. Nothing is opened before ``open``."""
+    """The engines of one database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy: timedelta = BUSY) -> None:
         self.url = _checked(url)
+        self._busy = busy
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
 
@@ -52,7 +54,7 @@ class Database:
         # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
         await asyncio.to_thread(_create_private, Path(self.url.database or ""))
         driver = self.url.set(drivername="sqlite+aiosqlite")
-        connect = {"timeout": BUSY_MILLISECONDS / 1000}
+        connect = {"timeout": self._busy.total_seconds()}
         self._writer = create_async_engine(
             driver, pool_size=1, max_overflow=0, pool_timeout=POOL_SECONDS, connect_args=connect
         )
@@ -109,17 +111,21 @@ def _prepare(engine: AsyncEngine, *, begin: str, read_only: bool) -> None:
     def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
         # The driver must not open transactions by itself; ours begin below.
         connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "fullfsync=ON",
-            "foreign_keys=ON",
-            f"busy_timeout={BUSY_MILLISECONDS}",
-            *(("query_only=ON",) if read_only else ()),
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        try:
+            cursor = connection.cursor()
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "fullfsync=ON",
+                "foreign_keys=ON",
+                *(("query_only=ON",) if read_only else ()),
+            ):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+        except BaseException:
+            # The pool never saw it, and its thread would outlive us.
+            connection.close()
+            raise
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's event signature

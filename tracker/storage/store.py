@@ -23,7 +23,7 @@ from tracker.models import (
     TaskPage,
 )
 from tracker.storage import batch, rows, tables
-from tracker.storage.database import Database
+from tracker.storage.database import BUSY, Database
 from tracker.storage.migrate import upgrade
 from tracker.work import Work
 
@@ -36,10 +36,10 @@ ALARM_LIMIT: Final = 50
 
 
 class Store:
-    """One database, opened and migrated by ``open``."""
+    """One database, opened and migrated by ``open``; ``busy`` is how long a locked one is waited for."""
 
-    def __init__(self, database_url: str) -> None:
-        self._database = Database(database_url)
+    def __init__(self, database_url: str, *, busy: timedelta = BUSY) -> None:
+        self._database = Database(database_url, busy=busy)
 
     @property
     def name(self) -> str:
@@ -47,10 +47,14 @@ class Store:
         return self._database.name
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date."""
+        """Connect, and bring the schema up to date; what cannot be opened is closed again."""
         await self._database.open()
-        async with self._database.writing() as connection:
-            await connection.run_sync(upgrade)
+        try:
+            async with self._database.writing() as connection:
+                await connection.run_sync(upgrade)
+        except BaseException:
+            await self._database.close()
+            raise
 
     async def close(self) -> None:
         await self._database.close()

@@ -1,0 +1,118 @@
+"""Reading a body within a size and a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from tracker.api.body import READ_IN_THREAD, Room, Truncated, read_body, read_json_object
+from tracker.errors import Overloaded, TooLarge, TooSlow, Unreadable
+
+Message = dict[str, Any]
+SOON = timedelta(milliseconds=50)
+LATER = timedelta(seconds=30)
+
+
+def chunk(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def a_request(receive: Callable[[], Awaitable[Message]], **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+def sent(messages: Sequence[Message], **headers: str) -> Request:
+    rest = iter(messages)
+
+    async def receive() -> Message:
+        try:
+            return next(rest)
+        except StopIteration:
+            await asyncio.Event().wait()
+            raise
+
+    return a_request(receive, **headers)
+
+
+async def test_a_body_in_pieces_is_read_whole() -> None:
+    request = sent([chunk(b"ab"), chunk(b""), chunk(b"cd", more=False)])
+    assert await read_body(request, limit=4, within=LATER) == b"abcd"
+
+
+async def test_one_byte_too_many_is_too_large() -> None:
+    with pytest.raises(TooLarge):
+        await read_body(sent([chunk(b"abcde", more=False)]), limit=4, within=LATER)
+
+
+async def test_an_endless_body_is_given_up_at_the_limit() -> None:
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        taken += 1
+        return chunk(b"x" * 100)
+
+    with pytest.raises(TooLarge):
+        await read_body(a_request(receive), limit=1000, within=LATER)
+    assert taken == 11
+
+
+@pytest.mark.parametrize("announced", ["1001", "9" * 5000])
+async def test_an_announced_length_that_is_too_large_is_refused_before_a_byte_is_read(announced: str) -> None:
+    async def receive() -> Message:
+        raise AssertionError("read all the same")
+
+    with pytest.raises(TooLarge):
+        await read_body(a_request(receive, content_length=announced), limit=1000, within=LATER)
+
+
+@pytest.mark.parametrize("announced", ["", "-5", "ten", "¹²", "0x10"])
+async def test_a_length_that_is_none_is_left_to_the_counting(announced: str) -> None:
+    assert await read_body(sent([chunk(b"ab", more=False)], content_length=announced), limit=4, within=LATER) == b"ab"
+
+
+async def test_a_body_that_stops_is_too_slow() -> None:
+    with pytest.raises(TooSlow):
+        await read_body(sent([chunk(b"ab")]), limit=4, within=SOON)
+
+
+async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
+    async def receive() -> Message:
+        await asyncio.sleep(0.001)
+        return chunk(b"x")
+
+    with pytest.raises(TooSlow):
+        await read_body(a_request(receive), limit=10**6, within=SOON)
+
+
+async def test_a_connection_that_ends_before_the_body_is_told_apart() -> None:
+    with pytest.raises(Truncated):
+        await read_body(sent([chunk(b"ab"), {"type": "http.disconnect"}]), limit=4, within=LATER)
+
+
+@pytest.mark.parametrize("size", [10, READ_IN_THREAD + 10])
+async def test_large_json_is_read_off_the_loop_with_the_same_rules(size: int) -> None:
+    good = b'{"a":"' + b"x" * size + b'"}'
+    bad = b'{"a":"' + b"x" * size + b'\\u0000"}'
+    kind = "application/json"
+    body = await read_json_object(sent([chunk(good, more=False)], content_type=kind), limit=10**6, within=LATER)
+    assert body == {"a": "x" * size}
+    with pytest.raises(Unreadable):
+        await read_json_object(sent([chunk(bad, more=False)], content_type=kind), limit=10**6, within=LATER)
+
+
+def test_large_bodies_are_bounded_over_all_requests_and_the_room_is_given_back() -> None:
+    room = Room(100)
+    small, silent, liar = sent([], content_length="60"), sent([]), sent([], content_length="9" * 30)
+    with room.hold(small, limit=80):
+        with pytest.raises(Overloaded), room.hold(silent, limit=80):
+            pass
+        with pytest.raises(Overloaded), room.hold(liar, limit=80):
+            pass
+        with room.hold(silent, limit=40):
+            assert room.left == 0
+    assert room.left == 100

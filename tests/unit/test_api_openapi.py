@@ -1,0 +1,198 @@
+"""/openapi.json is true: valid, complete, and what the running app does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+
+from tests.unit.api_stand_in import ADDRESS, OMNI, StandIn, a_success, an_entry, asking
+from tracker.api import Access, Limits, create_api, routes
+from tracker.api.app import endpoints
+from tracker.api.body import JSON
+from tracker.api.openapi import describe, errors_of
+from tracker.api.place import Place
+from tracker.errors import StoreUnavailable
+
+DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
+BODIES: dict[str, dict[str, Any]] = {
+    "expect_task": {"provider": "kling", "kind": OMNI},
+    "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
+    "attach_task": {"provider_task_id": "8000000001"},
+    "resolve_task": {"status": "rejected"},
+    "create_address": {"provider": "kling"},
+    "create_omni_image": {"prompt": "a cat", "anything": [1]},
+}
+VALUES = {
+    "status": "succeeded",
+    "provider": "kling",
+    "kind": OMNI,
+    "client": "local",
+    "tag": "spring",
+    "created_after": "2026-11-23T12:00:00Z",
+    "created_before": "2026-11-23T12:00:00Z",
+    "limit": "1",
+    "cursor": "0",
+    "pageNum": "1",
+    "pageSize": "1",
+    "task_ids": "a,b",
+    "external_task_ids": "a,b",
+}
+OPERATIONS = [
+    (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
+]
+NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
+
+
+def body_of(name: str) -> dict[str, Any] | None:
+    return BODIES.get(name.removesuffix("_unprefixed"))
+
+
+def check(instance: object, schema: dict[str, Any]) -> None:
+    OAS31Validator({**schema, "components": DOCUMENT["components"]}).validate(instance)
+
+
+def a_tracker() -> StandIn:
+    task = a_success(external_id="mine-1", tags=("spring",))
+    return StandIn(tasks=[task], entries=[an_entry()])
+
+
+def path_of(path: str, tracker: StandIn) -> str:
+    return path.replace("{ref}", str(ADDRESS.id) if "addresses" in path else tracker.tasks[0].id)
+
+
+def query_of(path: str) -> str:
+    return "?task_ids=a" if path in {"/tasks", "/kling/tasks"} else ""
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert len(set(NAMES)) == len(NAMES)
+    headers = {
+        name["name"] for _, _, operation in OPERATIONS for name in operation["parameters"] if name["in"] == "header"
+    }
+    assert headers == {"Idempotency-Key"}
+
+
+async def test_the_document_is_what_the_app_serves() -> None:
+    async with asking(create_api(StandIn(), Access())) as client:
+        assert (await client.get("/openapi.json")).json() == DOCUMENT
+
+
+def test_every_route_is_documented_and_every_operation_has_a_route() -> None:
+    routed = set[tuple[str, str]]()
+    for route in routes(StandIn(), Access()):
+        assert isinstance(route, Place)
+        # A route without endpoints only says that there is nothing.
+        routed |= {(endpoint.method.lower(), route.path) for endpoint in route.endpoints}
+    assert routed == {(method, path) for method, path, _ in OPERATIONS}
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+async def test_each_operation_answers_as_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+    tracker = a_tracker()
+    body = body_of(operation["operationId"])
+    assert (body is not None) == ("requestBody" in operation)
+    if body is not None:
+        check(body, operation["requestBody"]["content"]["application/json"]["schema"])
+    async with asking(create_api(tracker, Access())) as client:
+        reply = await client.request(method.upper(), path_of(path, tracker) + query_of(path), json=body)
+    assert reply.is_success
+    assert documented(operation, reply)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+async def test_each_error_of_an_operation_is_documented_and_has_its_shape(
+    method: str, path: str, operation: dict[str, Any]
+) -> None:
+    endpoint = next(e for e in endpoints() if (e.method.lower(), e.path) == (method, path))
+    for error in errors_of(endpoint):
+        told = endpoint.dialect.refuse(error("made up"), "made-up-id")
+        content = operation["responses"][str(told.status_code)]["content"].get(told.headers["content-type"])
+        assert content is not None, (error, told.status_code)
+
+
+def wrong_values(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give, for each property, a body that only it makes wrong: of a type that no property here has."""
+    for name in schema.get("properties", {}):
+        yield {name: {"an": "object"}}
+
+
+def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
+    """Check an answer against what the operation says about its status."""
+    content = operation["responses"][str(reply.status_code)]["content"]
+    check(reply.json(), content[reply.headers["content-type"]]["schema"])
+    return True
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+async def test_what_goes_wrong_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+    tracker = a_tracker()
+    address = path_of(path, tracker) + query_of(path)
+    small = Limits(body=10, gateway_body=10)
+    kind = {"content-type": "application/json"}
+    async with asking(create_api(tracker, Access(), limits=small)) as client:
+        if operation["security"]:
+            refused = await client.request(method.upper(), address, headers=kind | {"origin": "https://a.example.com"})
+            assert refused.status_code == 403
+            assert documented(operation, refused)
+        if "requestBody" in operation:
+            for content, media_type, status in ((b"{}", "text/plain", 415), (b"[]", JSON, 400), (b" " * 11, JSON, 413)):
+                headers = {"content-type": media_type}
+                reply = await client.request(method.upper(), address, content=content, headers=headers)
+                assert reply.status_code == status
+                assert documented(operation, reply)
+        tracker.fails = StoreUnavailable("the database is locked")
+        if operation["security"] and "requestBody" not in operation and "address" not in path and "orphans" not in path:
+            reply = await client.request(method.upper(), address)
+            assert reply.status_code == 503
+            assert documented(operation, reply)
+
+
+async def test_a_red_readyz_is_documented() -> None:
+    async with asking(create_api(StandIn(fails=StoreUnavailable("locked")), Access())) as client:
+        reply = await client.get("/readyz")
+    assert reply.status_code == 503
+    assert documented(DOCUMENT["paths"]["/readyz"]["get"], reply)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+async def test_each_documented_field_is_really_checked(method: str, path: str, operation: dict[str, Any]) -> None:
+    body = body_of(operation["operationId"])
+    if body is None:
+        assert "requestBody" not in operation
+        return
+    name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    tracker = a_tracker()
+    async with asking(create_api(tracker, Access())) as client:
+        for wrong in wrong_values(DOCUMENT["components"]["schemas"][name]):
+            reply = await client.request(method.upper(), path_of(path, tracker), json=body | wrong)
+            assert reply.status_code == 400, wrong
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+async def test_each_documented_parameter_is_taken_and_no_other(
+    method: str, path: str, operation: dict[str, Any]
+) -> None:
+    tracker = a_tracker()
+    body = body_of(operation["operationId"])
+    address = path_of(path, tracker)
+    async with asking(create_api(tracker, Access())) as client:
+        reply = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
+        assert reply.status_code == 400
+        for parameter in operation["parameters"]:
+            if parameter["in"] == "query":
+                params = {parameter["name"]: VALUES[parameter["name"]]}
+                assert (await client.request(method.upper(), address, params=params, json=body)).is_success
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+def test_each_operation_stands_in_the_reference(method: str, path: str, operation: dict[str, Any]) -> None:
+    page = "gateway.md" if operation["tags"] == ["gateway"] else "api.md"
+    text = (Path(__file__).parents[2] / "docs" / "reference" / page).read_text()
+    assert path in text
+    assert f"`{method.upper()}`" in text

@@ -1,0 +1,408 @@
+"""The task state API over a stand-in tracker."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.api_stand_in import CALLBACK_URL, NOW, OMNI, TOKEN, StandIn, a_success, a_task, an_entry, asking
+from tracker.api import Access, NamedKey, create_api
+from tracker.errors import (
+    Conflict,
+    CredentialRefused,
+    HomingError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ProviderUnavailable,
+    Refused,
+    StoreUnavailable,
+)
+from tracker.models import Status
+
+KEYED = Access(
+    api_keys=(
+        NamedKey(name="studio", key="made-up-studio-key"),
+        NamedKey(name="operator", key="made-up-operator-key", sees_all=True),
+    )
+)
+STUDIO = {"authorization": "Bearer made-up-studio-key"}
+OPERATOR = {"authorization": "Bearer made-up-operator-key"}
+
+
+def local(tracker: StandIn) -> httpx.AsyncClient:
+    return asking(create_api(tracker, Access()))
+
+
+def keyed(tracker: StandIn, headers: dict[str, str]) -> httpx.AsyncClient:
+    return asking(create_api(tracker, KEYED), headers=headers)
+
+
+def is_problem(reply: httpx.Response, status: int, kind: str) -> str:
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    body = reply.json()
+    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert body["type"] == f"urn:homing:problem:{kind}"
+    assert body["status"] == status
+    assert body["request_id"] == reply.headers["x-request-id"]
+    return str(body["detail"])
+
+
+async def test_a_task_shows_what_is_believed_and_how_it_came_home() -> None:
+    task = replace(a_success(tags=("spring",), external_id="mine-1"), next_poll_at=NOW, reason=None)
+    async with local(StandIn(tasks=[task])) as client:
+        reply = await client.get(f"/v1/tasks/{task.id}")
+    assert reply.status_code == 200
+    shown = reply.json()
+    asset = shown["result"]["assets"][0]
+    assert (asset["kind"], asset["index"], asset["url"]) == ("image", 0, "https://cdn.example.com/1.png")
+    assert asset["expires_at"] == "2026-12-23T12:00:00Z"
+    assert shown["home"] == {"learned_from": "poll", "trust": "provider"}
+    assert shown["price"] == {"final_unit_deduction": "8"}
+    assert (shown["id"], shown["status"], shown["version"]) == (task.id, "succeeded", 1)
+    assert (shown["external_id"], shown["tags"], shown["request"]) == ("mine-1", ["spring"], {"prompt": "a cat"})
+    assert shown["next_poll_at"] == "2026-11-23T12:00:00Z"
+
+
+async def test_a_pending_task_says_why_it_waits() -> None:
+    task = a_task(status=Status.PENDING, reason="unresolved")
+    async with local(StandIn(tasks=[task])) as client:
+        shown = (await client.get(f"/v1/tasks/{task.id}")).json()
+    assert (shown["status"], shown["reason"], shown["home"]) == ("pending", "unresolved", None)
+
+
+@pytest.mark.parametrize("ref", ["mine/1", "mine 1", "bäume", "100%", "a?b#c", ".."])
+async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(ref: str) -> None:
+    task = a_task(external_id=ref)
+    async with local(StandIn(tasks=[task], entries=[an_entry()])) as client:
+        path = "/v1/tasks/" + "".join(f"%{byte:02X}" for byte in ref.encode())
+        assert (await client.get(path)).json()["id"] == task.id
+        assert (await client.get(f"{path}/history")).json()["task"]["id"] == task.id
+
+
+@pytest.mark.parametrize("ref", ["unknown", "%00", "%0A", "%ED%A0%80", "%FF", "x" * 201, "%E2%80%AE", "a/b/c"])
+async def test_an_id_that_nothing_has_is_a_clear_404(ref: str) -> None:
+    async with local(StandIn(tasks=[a_task()])) as client:
+        is_problem(await client.get(f"/v1/tasks/{ref}"), 404, "nothing-here" if "/" in ref else "not-found")
+
+
+async def test_a_client_sees_only_its_own_tasks() -> None:
+    tracker = StandIn(tasks=[a_task(1, client="studio"), a_task(2, client="other")])
+    mine, theirs = tracker.tasks
+    async with keyed(tracker, STUDIO) as client:
+        assert [task["id"] for task in (await client.get("/v1/tasks")).json()["tasks"]] == [mine.id]
+        is_problem(await client.get(f"/v1/tasks/{theirs.id}"), 404, "not-found")
+        is_problem(await client.get("/v1/tasks?client=other"), 403, "forbidden")
+        assert (await client.get("/v1/tasks?client=studio")).status_code == 200
+        assert (await client.get("/v1/stats")).json()["open"] == 1
+    async with keyed(tracker, OPERATOR) as client:
+        assert [task["id"] for task in (await client.get("/v1/tasks")).json()["tasks"]] == [theirs.id, mine.id]
+        assert [task["id"] for task in (await client.get("/v1/tasks?client=other")).json()["tasks"]] == [theirs.id]
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("", [3, 2, 1]),
+        ("status=failed", [2]),
+        ("status=failed&status=succeeded", [3, 2]),
+        ("status=failed,succeeded", [3, 2]),
+        (f"kind={OMNI}&provider=kling", [3, 2, 1]),
+        ("kind=videos/text2video", []),
+        ("tag=spring", [1]),
+        ("created_after=2026-11-23T12:00:02Z", [3, 2]),
+        ("created_after=2026-11-23T13:00:02%2B01:00&created_before=2026-11-23T12:00:03Z", [2]),
+    ],
+)
+async def test_tasks_are_filtered(query: str, numbers: Sequence[int]) -> None:
+    tracker = StandIn(tasks=[a_task(1, tags=("spring",)), a_task(2, status=Status.FAILED), a_success(3)])
+    async with local(tracker) as client:
+        reply = await client.get(f"/v1/tasks?{query}")
+    assert [task["id"] for task in reply.json()["tasks"]] == [tracker.tasks[number - 1].id for number in numbers]
+
+
+async def test_a_cursor_walks_all_pages() -> None:
+    tracker = StandIn(tasks=[a_task(number) for number in range(1, 6)])
+    seen: list[str] = []
+    cursor: str | None = ""
+    async with local(tracker) as client:
+        while cursor is not None:
+            params = {"limit": "2"} | ({"cursor": cursor} if cursor else {})
+            page = (await client.get("/v1/tasks", params=params)).json()
+            seen += [task["id"] for task in page["tasks"]]
+            cursor = page["next_cursor"]
+    assert seen == [task.id for task in reversed(tracker.tasks)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=done",
+        "limit=0",
+        "limit=201",
+        "limit=99999999999999999999999",
+        "limit=two",
+        "limit=1&limit=2",
+        "created_after=yesterday",
+        "created_after=2026-11-23T12:00:00",
+        "created_after=1900-01-01T00:00:00Z",
+        "created_before=9999-12-31T23:59:59Z",
+        "tag=%00",
+        "cursor=%0A",
+        "stauts=failed",
+        "kind=",
+    ],
+)
+async def test_a_query_that_cannot_be_meant_is_refused_by_name(query: str) -> None:
+    async with local(StandIn()) as client:
+        detail = is_problem(await client.get(f"/v1/tasks?{query}"), 400, "invalid-request")
+    assert query.partition("=")[0] in detail
+
+
+async def test_history_shows_bodies_only_to_keys_that_see_all() -> None:
+    body = b'{"task_id":"8001","task_status":"succeed"}'
+    tracker = StandIn(tasks=[a_task(client="studio")], entries=[an_entry(body)])
+    path = f"/v1/tasks/{tracker.tasks[0].id}/history"
+    async with keyed(tracker, STUDIO) as client:
+        entry = (await client.get(path)).json()["entries"][0]
+    assert entry["body"] is None
+    assert (entry["body_size"], len(entry["body_sha256"])) == (len(body), 64)
+    assert (entry["source"], entry["trust"], entry["verdict"], entry["word"]) == (
+        "callback",
+        "token",
+        "moved",
+        "succeed",
+    )
+    async with keyed(tracker, OPERATOR) as client:
+        assert (await client.get(path)).json()["entries"][0]["body"] == body.decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        CALLBACK_URL.encode(),
+        f'{{"callback_url":"{CALLBACK_URL}"}}'.encode(),
+        f'{{"callback_url":"{CALLBACK_URL}"}}'.replace("/", "\\/").encode(),
+        f"x{' ' * 4060}{TOKEN}".encode(),
+        b"see s" + b"a" * 43,
+    ],
+)
+async def test_a_kept_body_never_shows_our_callback_address(body: bytes) -> None:
+    tracker = StandIn(tasks=[a_task()], entries=[an_entry(body)])
+    async with local(tracker) as client:
+        shown = (await client.get(f"/v1/tasks/{tracker.tasks[0].id}/history")).json()["entries"][0]["body"]
+    assert "[callback address]"[:10] in shown
+    assert TOKEN[:16] not in shown
+    assert "aaaaaaaa" not in shown
+
+
+async def test_a_kept_body_is_bounded_and_bytes_that_are_no_text_are_not_shown() -> None:
+    tracker = StandIn(tasks=[a_task()], entries=[an_entry(b"a b" * 5000), an_entry(b"\xff\xfe")])
+    async with local(tracker) as client:
+        entries = (await client.get(f"/v1/tasks/{tracker.tasks[0].id}/history")).json()["entries"]
+    assert len(entries[0]["body"]) == 4096
+    assert entries[1]["body"] is None
+
+
+async def test_poll_tells_in_a_sentence_what_came_of_it() -> None:
+    tracker = StandIn(tasks=[a_task()])
+    async with local(tracker) as client:
+        reply = await client.post(f"/v1/tasks/{tracker.tasks[0].id}/poll")
+    assert reply.json()["outcome"] == "the provider says what is known"
+
+
+async def test_resolve_takes_a_status_or_the_providers_id() -> None:
+    tracker = StandIn(tasks=[a_task()])
+    path = f"/v1/tasks/{tracker.tasks[0].id}/resolve"
+    async with local(tracker) as client:
+        reply = await client.post(path, json={"status": "rejected", "note": "seen in the console"})
+        assert (reply.json()["status"], reply.json()["reason"]) == ("rejected", "seen in the console")
+        assert (await client.post(path, json={"provider_task_id": "8001"})).json()["provider_task_id"] == "8001"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"status": "succeeded"}, {"status": "rejected", "provider_task_id": "8001"}, {"status": "rejected", "x": 1}],
+)
+async def test_resolve_refuses_anything_else(body: dict[str, Any]) -> None:
+    tracker = StandIn(tasks=[a_task()])
+    async with local(tracker) as client:
+        is_problem(await client.post(f"/v1/tasks/{tracker.tasks[0].id}/resolve", json=body), 400, "invalid-request")
+
+
+async def test_expect_gives_the_task_and_its_address() -> None:
+    body = {"provider": "kling", "kind": OMNI, "external_id": "mine-1", "deadline": 90, "tags": ["spring"]}
+    tracker = StandIn()
+    async with local(tracker) as client:
+        reply = await client.post("/v1/tasks/expect", json=body)
+    assert reply.status_code == 201
+    assert reply.json()["callback_url"] == CALLBACK_URL
+    assert reply.json()["task"]["tags"] == ["spring"]
+    assert tracker.tasks[0].deadline_at - tracker.tasks[0].created_at == timedelta(seconds=90)
+
+
+async def test_attach_and_adopt_name_the_providers_id() -> None:
+    tracker = StandIn(tasks=[a_task()])
+    path = f"/v1/tasks/{tracker.tasks[0].id}"
+    async with local(tracker) as client:
+        assert (await client.patch(path, json={"provider_task_id": "8001"})).json()["provider_task_id"] == "8001"
+        adopted = await client.post(
+            "/v1/tasks/adopt", json={"provider": "kling", "kind": OMNI, "provider_task_id": "8002"}
+        )
+    assert (adopted.status_code, adopted.json()["provider_task_id"]) == (201, "8002")
+
+
+GOOD = {"provider": "kling", "kind": OMNI}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"provider": "kling"},
+        {**GOOD, "provider": 7},
+        {**GOOD, "provider": "nobody"},
+        {**GOOD, "kind": "videos/unknown"},
+        {**GOOD, "external_id": "x" * 201},
+        {**GOOD, "external_id": ""},
+        {**GOOD, "external_id": "a\nb"},
+        {**GOOD, "deadline": 0},
+        {**GOOD, "deadline": -5},
+        {**GOOD, "deadline": 10**12},
+        {**GOOD, "deadline": "soon"},
+        {**GOOD, "deadline": True},
+        {**GOOD, "tags": "spring"},
+        {**GOOD, "tags": ["x"] * 21},
+        {**GOOD, "tags": ["\u202e"]},
+        {**GOOD, "surprise": 1},
+    ],
+)
+async def test_a_field_that_cannot_be_meant_is_refused_without_repeating_it(body: dict[str, Any]) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        detail = is_problem(await client.post("/v1/tasks/expect", json=body), 400, "invalid-request")
+    assert detail
+    assert "xxxxxxxx" not in detail
+    assert not tracker.tasks
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe",
+        b'{"provider":"\\u0000","kind":"k"}',
+        b'{"provider":"\\ud800","kind":"k"}',
+        b'{"provider":NaN}',
+        b'{"provider":Infinity}',
+        b'{"deadline":1e999}',
+        b'{"deadline":' + b"9" * 30 + b"}",
+        b'{"a":' * 100 + b"1" + b"}" * 100,
+        b"[" * 200_000,
+    ],
+)
+async def test_a_body_that_is_no_json_object_within_bounds_is_unreadable(raw: bytes) -> None:
+    async with local(StandIn()) as client:
+        reply = await client.post("/v1/tasks/expect", content=raw, headers={"content-type": "application/json"})
+    is_problem(reply, 400, "unreadable")
+
+
+@pytest.mark.parametrize(
+    "media_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"]
+)
+async def test_a_body_must_say_that_it_is_json(media_type: str) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    async with local(StandIn()) as client:
+        is_problem(await client.post("/v1/tasks/expect", content=b"{}", headers=headers), 415, "wrong-media-type")
+
+
+async def test_a_charset_may_follow_the_media_type() -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    async with local(StandIn()) as client:
+        reply = await client.post("/v1/tasks/expect", content=json.dumps(GOOD).encode(), headers=headers)
+    assert reply.status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/task", "/v1/tasks/", "/v1/tasks/a/b", "/v1/tasks/a/poll/x"])
+async def test_an_unknown_path_is_a_problem_that_names_the_list_of_paths(path: str) -> None:
+    async with local(StandIn()) as client:
+        assert "/openapi.json" in is_problem(await client.get(path), 404, "nothing-here")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/v1/tasks", "GET"),
+        ("PUT", "/v1/tasks/a", "GET, PATCH"),
+        ("GET", "/v1/tasks/a/poll", "POST"),
+        ("OPTIONS", "/v1/tasks", "GET"),
+        ("BREW", "/healthz", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_a_problem_that_names_the_right_ones(method: str, path: str, allow: str) -> None:
+    async with local(StandIn()) as client:
+        reply = await client.request(method, path)
+    is_problem(reply, 405, "not-allowed")
+    assert reply.headers["allow"] == allow
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "retry"),
+    [
+        (InvalidRequest("no"), 400, "invalid-request", None),
+        (NotFound("no"), 404, "not-found", None),
+        (Conflict("no"), 409, "conflict", None),
+        (StoreUnavailable("no"), 503, "store-unavailable", "5"),
+        (Overloaded("no", retry_after=timedelta(seconds=1.2)), 503, "overloaded", "2"),
+        (ProviderUnavailable("no"), 503, "provider-unavailable", "5"),
+        (CredentialRefused("no"), 503, "credential-refused", "5"),
+        (Refused("no", http_status=429, code=1303, task_id="hm1"), 429, "refused", None),
+        (HomingError("no"), 500, "homing-error", None),
+    ],
+)
+async def test_each_error_is_a_problem_with_the_status_of_the_tree(
+    error: HomingError, status: int, kind: str, retry: str | None
+) -> None:
+    async with local(StandIn(fails=error)) as client:
+        reply = await client.get("/v1/tasks/a")
+    assert is_problem(reply, status, kind) == "no"
+    assert reply.headers.get("retry-after") == retry
+
+
+async def test_what_nobody_foresaw_is_a_500_without_a_word_of_it_in_answer_or_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with local(StandIn(fails=RuntimeError("made-up-secret"))) as client:
+        with caplog.at_level(logging.DEBUG):
+            reply = await client.get("/v1/tasks/a")
+    is_problem(reply, 500, "homing-error")
+    assert "made-up-secret" not in reply.text + caplog.text
+    assert reply.headers["x-request-id"] in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+async def test_the_log_line_holds_the_template_and_never_the_path_or_the_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = StandIn(tasks=[a_task(client="studio", external_id="mine-1")])
+    async with keyed(tracker, STUDIO) as client:
+        with caplog.at_level(logging.DEBUG, logger="homing.api"):
+            await client.get("/v1/tasks/mine-1?")
+            await client.get("/v1/nothing-like-mine-1")
+    lines = [record.getMessage() for record in caplog.records if record.name == "homing.api"]
+    assert [line.split()[:3] for line in lines] == [
+        ["GET", "/v1/tasks/{ref}", "200"],
+        ["GET", "/{rest:path}", "404"],
+    ]
+    assert "mine-1" not in "".join(lines)
+    assert "made-up-studio-key" not in caplog.text

@@ -1,0 +1,494 @@
+"""The gateway in Kling's shape over a stand-in tracker."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from tests.unit.api_stand_in import CALLBACK_URL, NOW, StandIn, a_success, a_task, asking
+from tracker.api import Access, ClientKey, Limits, NamedKey, create_api
+from tracker.errors import (
+    Conflict,
+    CredentialRefused,
+    HomingError,
+    Overloaded,
+    ProviderUnavailable,
+    Refused,
+    StoreUnavailable,
+)
+from tracker.models import Caller, Status, Task
+
+OMNI = "/v1/images/omni-image"
+KEYED = Access(
+    api_keys=(NamedKey(name="studio", key="made-up-studio-key"),),
+    client_keys=(ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!"),),
+)
+SEED = {
+    "model_name": "kling-v1",
+    "prompt": "string",
+    "negative_prompt": "string",
+    "image": "string",
+    "image_fidelity": 0,
+    "n": 1,
+    "aspect_ratio": "16:9",
+    "callback_url": "https://client.example.com/done",
+}
+OFFICIAL = {
+    "model_name": "kling-v3-omni",
+    "prompt": "<<<image_1>>> in the rain",
+    "image_list": [{"image": "https://pictures.example.com/1.png"}],
+    "element_list": [{"element_id": 829836802793406551}],
+    "resolution": "4k",
+    "result_type": "series",
+    "series_amount": "auto",
+    "aspect_ratio": "auto",
+    "watermark_info": {"enabled": True},
+    "external_task_id": "mine-1",
+}
+prefixed = pytest.mark.parametrize("prefix", ["/kling", ""])
+
+
+def local(tracker: StandIn, limits: Limits | None = None) -> httpx.AsyncClient:
+    return asking(create_api(tracker, Access(), limits=limits or Limits()))
+
+
+def refusal(reply: httpx.Response, status: int, code: int) -> str:
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/json"
+    body = reply.json()
+    assert set(body) == {"code", "message", "request_id"}
+    assert body["code"] == code
+    assert body["request_id"] == reply.headers["x-request-id"]
+    return str(body["message"])
+
+
+@prefixed
+@pytest.mark.parametrize("body", [SEED, OFFICIAL], ids=["seed", "official"])
+async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(prefix: str, body: dict[str, Any]) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        reply = await client.post(prefix + OMNI, json=body)
+    assert reply.status_code == 200
+    told = reply.json()
+    assert (told["code"], told["request_id"]) == (0, reply.headers["x-request-id"])
+    data = told["data"]
+    # Pending inside: to the provider's client a task that is written down is submitted.
+    assert (data["task_id"], data["task_status"]) == (tracker.tasks[0].id, "submitted")
+    assert data["created_at"] == data["updated_at"] == int(tracker.tasks[0].created_at.timestamp() * 1000)
+    order = tracker.submitted[0].order
+    assert order.body == {name: v for name, v in body.items() if name not in {"callback_url", "external_task_id"}}
+    assert (order.external_id, order.callback_url) == (body.get("external_task_id"), body.get("callback_url"))
+
+
+async def test_two_answers_have_two_request_ids() -> None:
+    async with local(StandIn()) as client:
+        ids = {(await client.get(OMNI)).json()["request_id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+async def test_the_tracker_is_told_after_the_answer_was_sent() -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        reply = await client.post(OMNI, json=SEED)
+    assert tracker.answers == [reply.json()["data"]["task_id"]]
+
+
+async def test_a_client_that_has_gone_was_not_answered_and_its_submit_went_on() -> None:
+    tracker = StandIn(gate=asyncio.Event())
+    app = create_api(tracker, Access())
+    raw = json.dumps(SEED).encode()
+    messages = iter([{"type": "http.request", "body": raw, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(_: object) -> None:
+        return
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": OMNI, "raw_path": OMNI.encode(), "query_string": b""}
+    assert tracker.gate is not None
+    tracker.gate.set()
+    await app(scope | {"headers": headers, "client": ("127.0.0.1", 5), "root_path": ""}, receive, send)
+    assert len(tracker.submitted) == 1
+    assert tracker.answers == []
+
+
+async def test_an_answer_that_could_not_be_noted_is_an_answer_all_the_same() -> None:
+    class Forgetful(StandIn):
+        async def answered(self, task_id: str) -> None:
+            raise StoreUnavailable(f"the disk is full: {task_id}")
+
+    async with local(Forgetful()) as client:
+        assert (await client.post(OMNI, json=SEED)).status_code == 200
+
+
+async def test_the_idempotency_key_is_passed_on() -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        await client.post(OMNI, json=SEED, headers={"idempotency-key": "once"})
+        refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": "x" * 201}), 400, 1201)
+        refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": ""}), 400, 1201)
+    assert [one.idempotency_key for one in tracker.submitted] == ["once"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "message", "retry"),
+    [
+        (Conflict("External_task_id mine-1 already exists"), 400, 1201, "External_task_id mine-1 already exists", None),
+        (Refused("risk control", http_status=400, code=1301, task_id="hm1"), 400, 1301, "risk control", None),
+        (Refused("no money", http_status=429, code=1102, task_id="hm1"), 429, 1102, "no money", None),
+        (
+            Refused("slots", http_status=429, code=1303, task_id="hm1", retry_after=timedelta(seconds=2)),
+            429,
+            1303,
+            "slots",
+            "2",
+        ),
+        (ProviderUnavailable("nothing was created"), 503, 5001, "nothing was created", "5"),
+        (StoreUnavailable("the database is locked"), 503, 5001, "the database is locked", "5"),
+        (Overloaded("too much", retry_after=timedelta(seconds=9)), 503, 5001, "too much", "9"),
+        (HomingError("odd"), 500, 5000, "odd", None),
+    ],
+)
+async def test_each_error_is_told_with_the_providers_code(
+    error: HomingError, status: int, code: int, message: str, retry: str | None
+) -> None:
+    async with local(StandIn(fails=error)) as client:
+        reply = await client.post(OMNI, json=SEED)
+    assert refusal(reply, status, code) == message
+    assert reply.headers.get("retry-after") == retry
+
+
+async def test_the_operators_credential_is_never_shown_as_the_clients() -> None:
+    error = CredentialRefused("made-up words of the provider about made-up-provider-key")
+    async with local(StandIn(fails=error)) as client:
+        reply = await client.post(OMNI, json=SEED)
+    message = refusal(reply, 503, 5001)
+    assert "credential refused" in message
+    assert "made-up" not in message
+    assert "retry-after" in reply.headers
+
+
+async def test_what_nobody_foresaw_is_5000_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with local(StandIn(fails=RuntimeError("made-up-secret"))) as client:
+        with caplog.at_level(logging.DEBUG):
+            reply = await client.post(OMNI, json=SEED)
+    refusal(reply, 500, 5000)
+    assert "made-up-secret" not in reply.text + caplog.text
+
+
+def a_token(**changes: Any) -> str:
+    claims = {"iss": "made-up-access", "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
+    return jwt.encode(claims | changes, "made-up-secret-of-at-least-32-bytes!", algorithm="HS256")
+
+
+@prefixed
+@pytest.mark.parametrize(
+    ("authorization", "code"),
+    [
+        (None, 1001),
+        ("", 1001),
+        ("Bearer wrong", 1002),
+        (f"Bearer {a_token(iss='nobody')}", 1002),
+        (f"Bearer {a_token(nbf=NOW + timedelta(hours=1))}", 1003),
+        (f"Bearer {a_token(exp=NOW - timedelta(hours=1))}", 1004),
+    ],
+)
+async def test_a_key_that_proves_nobody_has_the_providers_code(
+    prefix: str, authorization: str | None, code: int
+) -> None:
+    tracker = StandIn()
+    headers = {"authorization": authorization} if authorization is not None else {}
+    async with asking(create_api(tracker, KEYED), headers=headers) as client:
+        refusal(await client.post(prefix + OMNI, json=SEED), 401, code)
+        refusal(await client.get(prefix + OMNI), 401, code)
+        refusal(await client.get(f"{prefix}/tasks?task_ids=a"), 401, code)
+    assert not tracker.submitted
+
+
+@pytest.mark.parametrize(
+    ("key", "client_name"), [("made-up-studio-key", "studio"), (a_token(), "made-up-access")], ids=["key", "token"]
+)
+async def test_a_key_or_an_official_token_submits_as_its_client(key: str, client_name: str) -> None:
+    tracker = StandIn()
+    async with asking(create_api(tracker, KEYED), headers={"authorization": f"Bearer {key}"}) as client:
+        assert (await client.post(OMNI, json=SEED)).status_code == 200
+    assert tracker.submitted[0].caller.name == client_name
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.example.com"}, {"host": "evil.example.com"}, {"via": "1.1 tunnel"}]
+)
+async def test_without_keys_a_web_page_or_a_tunnel_cannot_spend_money(headers: dict[str, str]) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        reply = await client.post(OMNI, json=SEED, headers=headers)
+    refusal(reply, reply.status_code, 1103)
+    assert reply.status_code in {403, 421}
+    assert not tracker.submitted
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": "x" * 5001}, "prompt"),
+        ({"prompt": "a", "n": 0}, "n "),
+        ({"prompt": "a", "n": 10}, "n "),
+        ({"prompt": "a", "n": True}, "n "),
+        ({"prompt": "a", "aspect_ratio": "5:4"}, "aspect_ratio"),
+        ({"prompt": "a", "external_task_id": "x" * 201}, "external_task_id"),
+        ({"prompt": "a", "callback_url": "javascript:1"}, "callback_url"),
+    ],
+)
+async def test_a_field_out_of_its_bounds_is_1201_and_named(body: dict[str, Any], field: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        assert field in refusal(await client.post(OMNI, json=body), 400, 1201)
+    assert not tracker.submitted
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"prompt":"\\u0000"}',
+        b'{"prompt":"\\udfff"}',
+        b'{"prompt":"a","n":NaN}',
+        b'{"prompt":"a","seed":' + b"9" * 40 + b"}",
+        b'{"prompt":"a","x":' + b"[" * 100 + b"]" * 100 + b"}",
+        b"[" * 300_000,
+        b'{"prompt":"' + b"a" * 300_000,
+    ],
+)
+async def test_a_body_that_is_no_json_within_bounds_is_1200(raw: bytes) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        reply = await client.post(OMNI, content=raw, headers={"content-type": "application/json"})
+    refusal(reply, 400, 1200)
+    assert not tracker.submitted
+
+
+async def test_a_body_must_say_that_it_is_json() -> None:
+    async with local(StandIn()) as client:
+        refusal(await client.post(OMNI, content=b'{"prompt":"a"}', headers={"content-type": "text/plain"}), 415, 1200)
+
+
+async def test_ten_images_in_base64_are_taken_and_the_limit_is_settable() -> None:
+    tracker = StandIn()
+    body = {"prompt": "a", "image_list": [{"image": "A" * 3_000_000} for _ in range(10)]}
+    async with local(tracker) as client:
+        assert (await client.post(OMNI, json=body)).status_code == 200
+    shown = tracker.tasks[0].request["image_list"]
+    assert isinstance(shown, list)
+    assert len(json.dumps(shown)) < 2000
+    async with local(tracker, Limits(gateway_body=1_000_000)) as client:
+        refusal(await client.post(OMNI, json=body), 413, 1200)
+
+
+async def test_more_large_bodies_than_there_is_room_for_are_shed() -> None:
+    async with local(StandIn(), Limits(gateway_room=1000)) as client:
+        reply = await client.post(OMNI, json={"prompt": "a" * 2000})
+    refusal(reply, 503, 5001)
+    assert "retry-after" in reply.headers
+
+
+async def test_a_dripping_body_is_408_and_the_connection_is_closed() -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        yield b'{"prompt":'
+        await asyncio.Event().wait()
+
+    app = create_api(StandIn(), Access(), limits=Limits(gateway_body_time=timedelta(milliseconds=50)))
+    async with asking(app) as client:
+        reply = await client.post(OMNI, content=drip(), headers={"content-type": "application/json"})
+    refusal(reply, 408, 1200)
+    assert reply.headers["connection"] == "close"
+
+
+@prefixed
+async def test_a_finished_task_is_told_in_the_legacy_shape_under_all_its_ids(prefix: str) -> None:
+    task = a_success(external_id="mine/1")
+    tracker = StandIn(tasks=[task])
+    async with local(tracker) as client:
+        answers = [
+            (await client.get(f"{prefix}{OMNI}/{ref}")).json()["data"]
+            for ref in (task.id, task.provider_task_id, "mine%2F1")
+        ]
+    assert answers[0] == answers[1] == answers[2]
+    data = answers[0]
+    assert (data["task_id"], data["task_status"]) == (task.id, "succeed")
+    assert data["task_result"]["images"] == [{"index": 0, "url": "https://cdn.example.com/1.png"}]
+    assert data["task_info"] == {"external_task_id": "mine/1"}
+    assert data["final_unit_deduction"] == "8"
+    assert not tracker.asked
+
+
+@prefixed
+async def test_an_unknown_id_is_asked_for_once_and_adopted(prefix: str) -> None:
+    tracker = StandIn(remote=[a_success(7)])
+    async with local(tracker) as client:
+        for _ in range(2):
+            assert (await client.get(f"{prefix}{OMNI}/8000000007")).json()["data"]["task_status"] == "succeed"
+    assert tracker.asked == ["8000000007"]
+
+
+@pytest.mark.parametrize("ref", ["unknown", "a%2Fb", "b%C3%A4ume"])
+async def test_an_id_that_nobody_knows_has_the_providers_live_answer(ref: str) -> None:
+    async with local(StandIn()) as client:
+        message = refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
+    assert message == f"Task not found by id/external id: {httpx.URL(f'http://a/{ref}').path[1:]}"
+
+
+@pytest.mark.parametrize("ref", ["%00", "%0A", "x" * 201, "%E2%80%AE"])
+async def test_an_id_that_nothing_can_have_is_not_asked_for(ref: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
+    assert not tracker.asked
+
+
+async def test_a_task_of_another_kind_is_not_found_here() -> None:
+    tracker = StandIn(tasks=[a_task(kind="videos/text2video")])
+    async with local(tracker) as client:
+        refusal(await client.get(f"{OMNI}/{tracker.tasks[0].id}"), 400, 1201)
+        assert (await client.get(OMNI)).json()["data"] == []
+
+
+@prefixed
+async def test_the_list_is_paged_by_number_newest_first(prefix: str) -> None:
+    tracker = StandIn(tasks=[a_task(number) for number in range(1, 40)] + [a_task(99, status=Status.REJECTED)])
+    newest = [task.id for task in reversed(tracker.tasks[:-1])]
+
+    async def page(query: str) -> list[str]:
+        return [task["task_id"] for task in (await client.get(f"{prefix}{OMNI}{query}")).json()["data"]]
+
+    async with local(tracker) as client:
+        assert await page("") == newest[:30]
+        assert await page("?pageNum=2") == newest[30:]
+        assert await page("?pageNum=2&pageSize=7") == newest[7:14]
+        assert await page("?pageNum=1000&pageSize=500") == []
+
+
+@pytest.mark.parametrize(
+    "query", ["pageNum=0", "pageNum=1001", "pageSize=0", "pageSize=501", "pageSize=x", "external_task_id=mine-1"]
+)
+async def test_a_page_out_of_bounds_is_1201(query: str) -> None:
+    async with local(StandIn()) as client:
+        assert query.partition("=")[0] in refusal(await client.get(f"{OMNI}?{query}"), 400, 1201)
+
+
+async def test_a_client_lists_only_its_own_tasks() -> None:
+    tracker = StandIn(tasks=[a_task(1, client="studio"), a_task(2, client="other")])
+    headers = {"authorization": "Bearer made-up-studio-key"}
+    async with asking(create_api(tracker, KEYED), headers=headers) as client:
+        listed = (await client.get(OMNI)).json()["data"]
+        assert [task["task_id"] for task in listed] == [tracker.tasks[0].id]
+        refusal(await client.get(f"{OMNI}/{tracker.tasks[1].id}"), 400, 1201)
+        both = ",".join(task.id for task in tracker.tasks)
+        assert len((await client.get(f"/tasks?task_ids={both}")).json()["data"]) == 1
+
+
+@prefixed
+@pytest.mark.parametrize("field", ["task_ids", "external_task_ids"])
+async def test_several_tasks_are_told_in_the_new_shape_and_unknown_ones_are_absent(prefix: str, field: str) -> None:
+    tracker = StandIn(tasks=[a_success(1, external_id="mine-1"), a_task(2)], remote=[a_success(7)])
+    ids = [tracker.tasks[1].id, "mine-1", "8000000007", "unknown", "mine-1"]
+    async with local(tracker) as client:
+        reply = await client.get(f"{prefix}/tasks", params={field: ",".join(ids)})
+    data = reply.json()["data"]
+    assert [task["status"] for task in data] == ["submitted", "succeeded", "succeeded"]
+    assert data[0]["id"] == tracker.tasks[1].id
+    assert data[1]["outputs"][0]["url"] == "https://cdn.example.com/1.png"
+    assert sorted(tracker.asked) == ["8000000007", "unknown"]
+
+
+async def test_a_batch_that_the_provider_keeps_waiting_is_told_in_time() -> None:
+    class Slow(StandIn):
+        async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
+            await asyncio.Event().wait()
+            return await super().fetch(caller, ref, provider=provider, kind=kind)
+
+    async with local(Slow(), Limits(batch_time=timedelta(milliseconds=50))) as client:
+        refusal(await client.get("/tasks?task_ids=a,b,c,d,e,f"), 503, 5001)
+
+
+async def test_tasks_that_nobody_knows_are_an_empty_list() -> None:
+    async with local(StandIn()) as client:
+        reply = await client.get("/tasks?task_ids=a,b")
+    assert (reply.status_code, reply.json()["data"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "task_ids=",
+        "task_ids=,%20,",
+        "task_ids=a&external_task_ids=b",
+        "task_ids=a&task_ids=b",
+        "task_ids=" + ",".join("abcdefghijklmnopqrstu"),
+        "ids=a",
+    ],
+)
+async def test_a_batch_that_cannot_be_meant_is_1201(query: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        refusal(await client.get(f"/tasks?{query}"), 400, 1201)
+    assert not tracker.asked
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/kling",
+        "/kling/",
+        "/kling/v1/videos/text2video",
+        "/kling/v1/tasks",
+        "/kling/healthz",
+        "/v1/images/generations",
+        "/v1/images/omni-image/",
+        "/v1/images/omni-image/a/b",
+        "/v1/videos/text2video/123",
+        "/v1/audio/tts",
+        "/v1/general/custom-voices",
+        "/text-to-video/kling-3.0",
+        "/solutions/virtual_try_on",
+        "/account/costs",
+        "/tasks/a",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_another_product_is_1203_and_names_what_there_is(method: str, path: str) -> None:
+    async with local(StandIn()) as client:
+        assert "/v1/images/omni-image" in refusal(await client.request(method, path), 404, 1203)
+
+
+@prefixed
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", OMNI), ("DELETE", f"{OMNI}/a"), ("POST", f"{OMNI}/a"), ("POST", "/tasks")]
+)
+async def test_a_wrong_method_is_1202(prefix: str, method: str, path: str) -> None:
+    async with local(StandIn()) as client:
+        refusal(await client.request(method, prefix + path), 404, 1202)
+
+
+async def test_no_answer_holds_our_callback_address() -> None:
+    tracker = StandIn(tasks=[a_success(caller_callback_url="https://client.example.com/done", callback_asked=True)])
+    ref = tracker.tasks[0].id
+    async with local(tracker) as client:
+        told = [
+            await client.get(path) for path in (OMNI, f"{OMNI}/{ref}", f"/tasks?task_ids={ref}", f"/v1/tasks/{ref}")
+        ]
+    assert not [reply for reply in told if "/callbacks/" in reply.text or CALLBACK_URL in reply.text]
