@@ -1,0 +1,65 @@
+"""The command `homing`. Exit status: 0 done, 1 it failed, 2 it cannot be followed (one line says why), 130 Ctrl-C."""
+
+import asyncio
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from homing.client import connect
+from homing.commands import asking, operating, running, sending
+from homing.commands.parsing import ENV_FILE, USAGE, Parser, Source
+from homing.logs import set_up_logs
+from homing.sandbox import command as sandbox
+from homing.tables import complain
+from homing.web_server import INTERRUPTED
+from tracker.errors import HomingError, SettingsError
+
+FAILED: Final = 1
+
+
+def main(
+    argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE
+) -> int:
+    """Run one command and give its exit status; no traceback for anybody's mistake.
+
+    ``argv`` and ``environ`` are the process's own unless a program passes others.
+    """
+    args = build_parser().parse_args(argv, Namespace(source=Source(environ=environ, env_file=env_file)))
+    try:
+        return asyncio.run(_over_api(args)) if "data" in args else int(args.run(args))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has had enough; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except SettingsError as error:
+        complain(error.detail)
+        return USAGE
+    except HomingError as error:
+        complain(error.detail)
+        return FAILED
+
+
+def build_parser() -> ArgumentParser:
+    """Declare every command."""
+    parser: ArgumentParser = Parser(prog="homing", description="Every task that you send out comes home.")
+    parser.add_argument("--version", action="version", version=f"homing {version('homing')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    running.add(commands)
+    sandbox.add_parser(commands)
+    sending.add(commands)
+    asking.add(commands)
+    operating.add(commands)
+    return parser
+
+
+async def _over_api(args: Namespace) -> int:
+    settings = args.source.read()
+    set_up_logs("error")
+    async with connect(settings, loops=args.loops) as api:
+        return int(await args.data(args, api))

@@ -1,0 +1,141 @@
+"""How every data command reaches the tasks: one HTTP client of our own API, wherever that runs.
+
+A server that serves the database is spoken to over HTTP. Where none runs, the command takes the serving lock and
+speaks to the same app in its own process, over the same requests.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import jwt
+
+from homing.serve import compose
+from homing.serving_lock import Held, ServingLock
+from tracker.api.access import Access
+from tracker.bounds import JsonObject, read_object
+from tracker.errors import HomingError
+from tracker.settings import Settings
+
+TIMEOUT: Final = httpx.Timeout(30, connect=5)
+IN_PROCESS: Final = "http://127.0.0.1"
+TOKEN_LIFE: Final = timedelta(minutes=30)
+LOCK_PAUSE: Final = 0.1
+LOCK_LOOKS: Final = 50
+
+
+class Failed(HomingError):
+    """What was asked for did not succeed; the sentence is for the terminal."""
+
+
+class ApiClient:
+    """The API, with its errors as Failed and its documents as JSON objects."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> JsonObject:
+        return await self._call("GET", path, params=params)
+
+    async def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
+        return await self._call("POST", path, body=body)
+
+    async def patch(self, path: str, body: JsonObject) -> JsonObject:
+        return await self._call("PATCH", path, body=body)
+
+    async def delete(self, path: str) -> JsonObject:
+        return await self._call("DELETE", path)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: JsonObject | None = None,
+    ) -> JsonObject:
+        try:
+            answer = await self._http.request(method, path, params=params, json=body)
+        except httpx.TimeoutException:
+            raise Failed(f"no answer from {self._http.base_url} within {TIMEOUT.read:g} s") from None
+        except httpx.HTTPError as error:
+            raise Failed(f"{self._http.base_url} cannot be reached ({type(error).__name__})") from None
+        document = _document(answer)
+        if answer.is_success:
+            return document
+        raise Failed(_problem(answer, document))
+
+
+def segment(text: str) -> str:
+    """Write an id as one segment of a path, whatever letters it has."""
+    return quote(text, safe="")
+
+
+@asynccontextmanager
+async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[ApiClient]:
+    """Reach the API: the one that HOMING_API_URL names, the one that serves our database, or one within this process.
+
+    ``loops`` lets the reconciler run beside an API of our own, for a command that waits.
+    """
+    headers = authorization(settings, datetime.now(UTC))
+    async with AsyncExitStack() as stack:
+        url = settings.api_url or await _serving(settings, stack)
+        if url is not None:
+            # Only a remote address may lie behind a proxy.
+            remote = url == settings.api_url
+            http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
+        else:
+            homing = await stack.enter_async_context(compose(settings, access=_ours(settings), loops=loops))
+            transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
+            http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
+        yield ApiClient(await stack.enter_async_context(http))
+
+
+def authorization(settings: Settings, now: datetime) -> dict[str, str]:
+    """Make the header that proves us: the key that sees all, else the first, else a signed token."""
+    keys = sorted(settings.api_keys, key=lambda key: not key.sees_all)
+    if keys:
+        return {"Authorization": f"Bearer {keys[0].key}"}
+    if not settings.client_keys:
+        return {}
+    pair = settings.client_keys[0]
+    claims = {"iss": pair.access, "nbf": now - timedelta(seconds=5), "exp": now + TOKEN_LIFE}
+    return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
+
+
+async def _serving(settings: Settings, stack: AsyncExitStack) -> str | None:
+    """Give the address of the server of our database, or take its lock and give None."""
+    for _ in range(LOCK_LOOKS):
+        try:
+            stack.enter_context(ServingLock(settings.database_file))
+        except Held as held:
+            if held.holder.url is not None:
+                return held.holder.url
+            holder = held.holder.pid
+        else:
+            return None
+        await asyncio.sleep(LOCK_PAUSE)
+    raise Failed(f"process {holder} works on {settings.database_file}; try again when it has ended")
+
+
+def _ours(settings: Settings) -> Access:
+    """Whoever may open the database file is this machine's user, whatever addresses a server would answer at."""
+    return Access(api_keys=settings.api_keys, client_keys=settings.client_keys)
+
+
+def _document(answer: httpx.Response) -> JsonObject:
+    try:
+        return read_object(answer.content)
+    except HomingError:
+        return {}
+
+
+def _problem(answer: httpx.Response, document: JsonObject) -> str:
+    """Give the sentence of a problem document, or the message of the gateway's envelope."""
+    said = document.get("detail") or document.get("message")
+    path = answer.request.url.path
+    return str(said) if said else f"{path} was answered {answer.status_code}; is this a Homing server?"

@@ -1,0 +1,148 @@
+"""`homing tasks …` and `homing why`: what is believed about tasks."""
+
+import asyncio
+from argparse import ArgumentParser, Namespace
+from datetime import UTC, datetime
+from typing import Final
+
+from homing.client import ApiClient, segment
+from homing.commands.parsing import Commands, count, data_command
+from homing.commands.showing import documents, show_change, show_task, show_tasks
+from homing.tables import print_json, print_line, print_table
+from homing.why import explain
+from tracker.bounds import JsonObject
+from tracker.models import SETTLED, Status
+
+PAUSE: Final = 1.0
+WATCHED: Final = "200"
+FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after", "created_before", "limit", "cursor")
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    tasks = data_command(commands, "tasks", run_list, "List, show and settle tasks; alone it lists the newest.")
+    verbs = tasks.add_subparsers(metavar="VERB")
+    _filters(data_command(verbs, "list", run_list, "List tasks, newest first."))
+    one = {
+        "show": (run_show, "Show one task."),
+        "history": (run_history, "Show each observation of a task: who said what, how far it was believed, and why."),
+        "poll": (run_poll, "Ask the provider about a task now."),
+        "attach": (run_attach, "Tell the provider's id of a task that was expected."),
+        "resolve": (run_resolve, "Settle by your own word a task that cannot be settled by asking."),
+    }
+    parsers = {name: data_command(verbs, name, run, sentence) for name, (run, sentence) in one.items()}
+    parsers["why"] = data_command(commands, "why", run_why, "Say why a task is where it is and what would unblock it.")
+    for parser in parsers.values():
+        parser.add_argument("task", metavar="TASK", help="our id, the provider's, or your own external id")
+    parsers["attach"].add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
+    word = parsers["resolve"].add_mutually_exclusive_group(required=True)
+    word.add_argument("--status", choices=("rejected", "expired"), help="how it ended")
+    word.add_argument("--provider-task-id", metavar="ID", help="the provider's id, which is then asked about")
+    parsers["resolve"].add_argument("--note", default="", help="why, for the history")
+    watch = data_command(
+        verbs, "watch", run_watch, "Print each change as it comes; named tasks until their end.", loops=True
+    )
+    watch.add_argument("task", nargs="*", metavar="TASK", help="all of them where none is named")
+
+
+def _filters(parser: ArgumentParser) -> None:
+    parser.add_argument("--status", action="append", choices=[status.value for status in Status], help="repeatable")
+    parser.add_argument("--provider", help="such as kling")
+    parser.add_argument("--kind", help="such as images/omni-image")
+    parser.add_argument("--client", help="for keys that see all")
+    parser.add_argument("--tag")
+    parser.add_argument("--created-after", metavar="TIME", help="such as 2026-11-23T00:00:00Z")
+    parser.add_argument("--created-before", metavar="TIME")
+    parser.add_argument("--limit", type=count, help="how many at most (default 50)")
+    parser.add_argument("--cursor", help="where the page before ended")
+
+
+async def run_list(args: Namespace, api: ApiClient) -> int:
+    show_tasks(args, await api.get("/v1/tasks", _query(args)))
+    return 0
+
+
+async def run_show(args: Namespace, api: ApiClient) -> int:
+    show_task(args, await api.get(_path(args.task)))
+    return 0
+
+
+async def run_history(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(_path(args.task) + "/history")
+    if args.json:
+        print_json(document)
+        return 0
+    columns = ("at", "source", "trust", "says", "verdict", "why", "repeats")
+    rows = [
+        [entry["at"], entry["source"], entry["trust"], entry["word"], entry["verdict"], entry["why"], entry["repeats"]]
+        for entry in documents(document["entries"])
+    ]
+    print_table(columns, rows, empty="nothing was heard about it yet")
+    return 0
+
+
+async def run_poll(args: Namespace, api: ApiClient) -> int:
+    document = await api.post(_path(args.task) + "/poll")
+    if args.json:
+        print_json(document)
+        return 0
+    print_line(str(document["outcome"]))
+    (task,) = documents([document["task"]])
+    show_task(args, task)
+    return 0
+
+
+async def run_attach(args: Namespace, api: ApiClient) -> int:
+    show_task(args, await api.patch(_path(args.task), {"provider_task_id": args.provider_task_id}))
+    return 0
+
+
+async def run_resolve(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"note": args.note}
+    if args.status:
+        body["status"] = args.status
+    else:
+        body["provider_task_id"] = args.provider_task_id
+    show_task(args, await api.post(_path(args.task) + "/resolve", body))
+    return 0
+
+
+async def run_watch(args: Namespace, api: ApiClient) -> int:
+    """Print every version that is seen; between two looks a task may move twice, and the newer word counts."""
+    seen: dict[str, int] = {}
+    while True:
+        tasks = [await api.get(_path(name)) for name in args.task] if args.task else await _newest(api)
+        for task in tasks:
+            if seen.get(str(task["id"])) != task["version"]:
+                seen[str(task["id"])] = int(str(task["version"]))
+                show_change(args, task)
+        if args.task and all(task["status"] in SETTLED for task in tasks):
+            return 0
+        await asyncio.sleep(PAUSE)
+
+
+async def run_why(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(_path(args.task) + "/history")
+    (task,) = documents([document["task"]])
+    sentences = explain(task, documents(document["entries"]), datetime.now(UTC))
+    if args.json:
+        print_json({"task_id": task["id"], "status": task["status"], "why": list(sentences)})
+        return 0
+    print_line(str(task["id"]))
+    for sentence in sentences:
+        print_line(f"  {sentence}")
+    return 0
+
+
+async def _newest(api: ApiClient) -> list[JsonObject]:
+    page = await api.get("/v1/tasks", {"limit": WATCHED})
+    return list(reversed(documents(page["tasks"])))
+
+
+def _query(args: Namespace) -> dict[str, str]:
+    given = {name: getattr(args, name, None) for name in FILTERS}
+    return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in given.items() if value}
+
+
+def _path(task: str) -> str:
+    return f"/v1/tasks/{segment(task)}"

@@ -1,0 +1,132 @@
+"""`homing callback-url | orphans | stats`: what an operator does now and then."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Final
+
+from homing.client import ApiClient
+from homing.commands.parsing import Commands, Usage, count, data_command
+from homing.commands.showing import documents
+from homing.tables import ago, print_fields, print_json, print_line, print_table
+from tracker.bounds import JsonObject, JsonValue
+
+ADDRESSES: Final = "/v1/callback-addresses"
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    url = data_command(commands, "callback-url", run_address, "Make a standing callback address; list or revoke them.")
+    url.add_argument("provider", metavar="PROVIDER|list|revoke", help="such as kling, for a new address")
+    url.add_argument("id", nargs="?", type=count, help="the number of the address to revoke")
+    url.add_argument("--kind", help="the only kind that is expected there, such as images/omni-image")
+    url.add_argument("--label", default="", help="a word for yourself")
+    orphans = data_command(commands, "orphans", run_orphans, "List callbacks about tasks that nobody told us of.")
+    orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
+    data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
+
+
+async def run_address(args: Namespace, api: ApiClient) -> int:
+    """Make an address, unless the word in the provider's place is one of two verbs."""
+    if args.provider == "list":
+        return await _list(args, api)
+    if args.provider == "revoke":
+        return await _revoke(args, api)
+    if args.id is not None:
+        raise Usage("a new address takes no number; `homing callback-url revoke NUMBER` revokes one")
+    body: JsonObject = {"provider": args.provider, "label": args.label}
+    if args.kind:
+        body["kind"] = args.kind
+    document = await api.post(ADDRESSES, body)
+    if args.json:
+        print_json(document)
+        return 0
+    print_line(str(document["callback_url"]))
+    print_line("It is shown once and not kept: register it now.")
+    return 0
+
+
+async def run_orphans(args: Namespace, api: ApiClient) -> int:
+    document = await api.get("/v1/orphans", {"limit": str(args.limit)})
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("provider", "provider id", "says", "state", "why", "deliveries", "last", "next check", "task")
+    rows = [
+        [
+            *(orphan[name] for name in ("provider", "provider_task_id", "word", "state", "why", "deliveries")),
+            ago(orphan["last_at"], now),
+            ago(orphan["next_check_at"], now),
+            orphan["task_id"],
+        ]
+        for orphan in documents(document["orphans"])
+    ]
+    print_table(columns, rows, empty="no orphans")
+    return 0
+
+
+async def run_stats(args: Namespace, api: ApiClient) -> int:
+    document = await api.get("/v1/stats")
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    names = ("open", "due", "deliveries", "duplicates", "hints", "polls")
+    print_fields(
+        [
+            ("tasks", _counts(document["by_status"])),
+            ("came home by", _counts(document["finished_by_source"])),
+            ("orphans", _counts(document["orphans"])),
+            ("oldest open", ago(document["oldest_open_at"], now)),
+            *((name, document[name]) for name in names),
+        ]
+    )
+    columns = ("alarm", "provider", "count", "last", "task", "detail")
+    rows = [
+        [
+            alarm["kind"],
+            alarm["provider"],
+            alarm["count"],
+            ago(alarm["last_at"], now),
+            alarm["task_id"],
+            alarm["detail"],
+        ]
+        for alarm in documents(document["alarms"])
+    ]
+    print_table(columns, rows, empty="no alarms")
+    return 0
+
+
+async def _list(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(ADDRESSES)
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("number", "provider", "kind", "client", "label", "created", "revoked")
+    rows = [
+        [
+            *(address[name] for name in ("id", "provider", "kind", "client", "label")),
+            ago(address["created_at"], now),
+            ago(address["revoked_at"], now),
+        ]
+        for address in documents(document["addresses"])
+    ]
+    print_table(columns, rows, empty="no standing addresses; `homing callback-url kling` makes one")
+    return 0
+
+
+async def _revoke(args: Namespace, api: ApiClient) -> int:
+    if args.id is None:
+        raise Usage("name the address's number: `homing callback-url list` shows them")
+    document = await api.delete(f"{ADDRESSES}/{args.id}")
+    if args.json:
+        print_json(document)
+        return 0
+    print_line(f"address {args.id} is revoked: what comes there is answered 404")
+    return 0
+
+
+def _counts(value: JsonValue) -> str:
+    counts = value.items() if isinstance(value, dict) else ()
+    return ", ".join(f"{number} {name}" for name, number in counts if number)

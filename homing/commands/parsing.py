@@ -1,0 +1,103 @@
+"""How commands are declared: argparse from the standard library, with mistakes told in one line.
+
+argparse because a command needs nothing more: no dependency, and `--help` everywhere.
+"""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+
+from homing.client import ApiClient
+from homing.tables import complain
+from tracker import setting_syntax
+from tracker.errors import SettingsError
+from tracker.settings import Settings, load_settings, strays
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+USAGE: Final = 2
+ENV_FILE: Final = Path(".env")
+
+# A command over the API: gives the exit status. The other commands bring their own way to run.
+Data = Callable[[Namespace, ApiClient], Awaitable[int]]
+Run = Callable[[Namespace], int]
+Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a command reads its settings: ``environ`` (None: the process's own) over ``env_file``."""
+
+    environ: Mapping[str, str] | None
+    env_file: Path | None
+
+    def read(self) -> Settings:
+        """Read the settings, and warn of variables that look like settings and are none."""
+        settings = self.load()
+        for sentence in self.strays():
+            complain(sentence)
+        return settings
+
+    def load(self) -> Settings:
+        """Read the settings without a word."""
+        return load_settings(self.environ, self.env_file)
+
+    def strays(self) -> list[str]:
+        """Give a sentence for each variable that looks like a setting and is none."""
+        return strays(self.environ, self.env_file)
+
+
+class Parser(ArgumentParser):
+    """A parser whose complaint is one line on the error stream."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message} (see `{self.prog} --help`)")
+        sys.exit(USAGE)
+
+
+def data_command(commands: Commands, name: str, run: Data, sentence: str, *, loops: bool = False) -> ArgumentParser:
+    """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling."""
+    parser = commands.add_parser(name, help=sentence, description=sentence)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(data=run, loops=loops)
+    return parser
+
+
+def plain_command(commands: Commands, name: str, run: Run, sentence: str) -> ArgumentParser:
+    """Declare a command with a life of its own."""
+    parser = commands.add_parser(name, help=sentence, description=sentence)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration argument."""
+    try:
+        return setting_syntax.duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def port(text: str) -> int:
+    """Read a port argument."""
+    try:
+        return setting_syntax.port(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def count(text: str) -> int:
+    """Read a whole number above zero."""
+    try:
+        return setting_syntax.count(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+class Usage(SettingsError):
+    """Arguments that cannot be followed: exit status 2, like settings that cannot."""

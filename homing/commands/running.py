@@ -1,0 +1,79 @@
+"""`homing serve | reconcile | demo | doctor | openapi | key`: commands with a life of their own."""
+
+import asyncio
+import secrets
+import sys
+from argparse import Namespace
+from typing import Final
+
+from homing import demo, doctor
+from homing.commands.parsing import Commands, count, plain_command, port
+from homing.logs import set_up_logs
+from homing.reconcile import reconcile
+from homing.serve import serve
+from homing.tables import print_json
+from tracker.api.app import endpoints
+from tracker.api.openapi import describe
+
+KEY_BYTES: Final = 32
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    plain_command(commands, "serve", run_serve, "Serve the gateway, the API, the callbacks and the reconciler.")
+    once = plain_command(commands, "reconcile", run_reconcile, "Ask the provider about due tasks, until stopped.")
+    once.add_argument("--once", action="store_true", help="ask about what is due now, print what came of it, and end")
+    once.add_argument(
+        "--discover", action="store_true", help="adopt tasks of the provider's list that nobody told us of"
+    )
+    once.add_argument("--kind", help="with --discover: which kind (default: those that we submit)")
+    show = plain_command(commands, "demo", run_demo, "Send tasks through a sandbox full of faults; see each come home.")
+    show.add_argument("--seed", type=int, default=demo.SEED, help="the seed of the faults (default %(default)s)")
+    show.add_argument("--tasks", type=count, default=demo.TASKS, help="how many tasks (default %(default)s)")
+    show.add_argument("--port", type=port, default=0, help="the server's port (default: a free one)")
+    show.add_argument("--keep-open", action="store_true", help="leave it running afterwards, to look at")
+    check = plain_command(commands, "doctor", run_doctor, "Show the settings in force and check what they lead to.")
+    for parser in (once, show, check):
+        parser.add_argument("--json", action="store_true", help="print one JSON document")
+    plain_command(commands, "openapi", run_openapi, "Print the OpenAPI document of the API and the gateway.")
+    key = plain_command(commands, "key", run_key, "Make a key for HOMING_API_KEYS.")
+    key.add_argument("name", nargs="?", default="me", help="the client's name (default %(default)s)")
+    key.add_argument("--sees-all", action="store_true", help="let it see every client's tasks")
+
+
+def run_serve(args: Namespace) -> int:
+    settings = args.source.read()
+    set_up_logs(settings.log_level)
+    return asyncio.run(serve(settings, announce=_say))
+
+
+def run_reconcile(args: Namespace) -> int:
+    settings = args.source.read()
+    set_up_logs(settings.log_level)
+    return asyncio.run(reconcile(settings, args))
+
+
+def run_demo(args: Namespace) -> int:
+    set_up_logs("error")
+    return asyncio.run(demo.run(args))
+
+
+def run_doctor(args: Namespace) -> int:
+    set_up_logs("error")
+    return asyncio.run(doctor.run(args.source.load(), args.source.strays(), as_json=args.json))
+
+
+def run_openapi(_: Namespace) -> int:
+    print_json(describe(endpoints()))
+    return 0
+
+
+def run_key(args: Namespace) -> int:
+    star = "*" if args.sees_all else ""
+    _say(f"HOMING_API_KEYS={args.name}{star}:{secrets.token_urlsafe(KEY_BYTES)}")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

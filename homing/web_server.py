@@ -1,0 +1,98 @@
+"""An HTTP server for one app: a listener of our own, and an end that finishes what has begun."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tracker.errors import SettingsError
+
+# The gateway answers within 20 s and compose.yaml gives 30 s to stop: what has begun is finished in between.
+GRACE: Final = timedelta(seconds=25)
+CONNECTIONS: Final = 1000
+BACKLOG: Final = 1024
+INTERRUPTED: Final = 130
+FAILED: Final = 1
+# Addresses to listen on that are none to connect to.
+WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its own signal handlers: they end the process before the database is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen, or raise SettingsError with what to do. Port 0 lets the system choose one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except socket.gaierror:
+        raise SettingsError(f"HOMING_HOST={host} is no address of this machine; 127.0.0.1 always is one") from None
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host} port {port} ({error.strerror}): "
+            "stop what is there, or set another HOMING_PORT or HOMING_HOST"
+        ) from None
+
+
+def address(listener: socket.socket) -> str:
+    """Give an address at which this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = WILDCARDS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Answer on ``listener`` meanwhile; at the end requests that have begun are finished, within ``GRACE``.
+
+    Gives the task that serves: it ends early only when the server fails.
+    """
+    config = uvicorn.Config(
+        app,
+        access_log=False,  # it would log callback addresses; ours logs routes
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,  # a header must not be able to say that a stranger is this machine
+        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(GRACE.total_seconds()),
+    )
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield serving
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class Stop:
+    """The end of a process, asked for by SIGTERM or Ctrl-C. Heard from the moment that it is made."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._asked: asyncio.Future[int] = loop.create_future()
+        loop.add_signal_handler(signal.SIGTERM, self._ask, 0)
+        loop.add_signal_handler(signal.SIGINT, self._ask, INTERRUPTED)
+
+    async def wait(self, serving: asyncio.Task[None]) -> int:
+        """Wait for it, or for the server's own end; gives the process's exit status."""
+        serving.add_done_callback(lambda _: self._ask(FAILED))
+        return await self._asked
+
+    def _ask(self, status: int) -> None:
+        if not self._asked.done():
+            self._asked.set_result(status)

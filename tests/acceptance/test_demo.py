@@ -1,0 +1,67 @@
+"""`homing demo`: everything together, over real HTTP, judged by the sandbox's ledger."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+DEMO = (sys.executable, "-m", "homing", "demo")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DEMO, *words], capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_every_task_comes_home_once_with_the_truth_and_the_account_says_how() -> None:
+    done = run("--json", "--tasks", "20", "--seed", "51")
+    told = json.loads(done.stdout)
+    assert (told["lost"], told["doubled"], told["wrong"]) == (0, 0, 0), told
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert sum(told["came_home"].values()) == told["orders"] == 20
+    assert told["came_home"].keys() == {"callback", "poll", "recovered submit"}
+    assert told["strangers"]["sent"] > 0
+    assert told["strangers"]["sent"] == told["strangers"]["refused"] + told["strangers"]["kept_as_hints"]
+    assert told["duplicates_absorbed"] > 0
+    assert told["seconds"] < 60
+
+
+def test_people_see_each_arrival_and_an_account() -> None:
+    done = run("--tasks", "5", "--seed", "2")
+    assert done.returncode == 0, done.stdout
+    assert len(re.findall(r"^ +\d+\.\d s  picture \d\d  (succeeded|failed) by", done.stdout, re.MULTILINE)) == 5
+    assert "came home     5 of 5" in done.stdout
+    assert "lost 0, doubled 0, wrong 0" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_left_open_to_look_at(number: signal.Signals, tmp_path: Path) -> None:
+    command = [*DEMO, "--tasks", "1", "--seed", "1", "--keep-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            assert process.stdout is not None
+            curl = next(line for line in process.stdout if "curl " in line)
+            tasks = httpx.get(curl.split()[1], trust_env=False).json()["tasks"]
+            assert [task["status"] for task in tasks] in (["succeeded"], ["failed"])
+            process.send_signal(number)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_it_without_a_traceback() -> None:
+    with subprocess.Popen(
+        [*DEMO, "--tasks", "8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert errors == ""

@@ -1,0 +1,91 @@
+"""The command `homing`: called within the test's process, and `homing serve` as a process of its own."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homing.cli import main
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a finished command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        assert self.out, self.err
+        return json.loads(self.out)
+
+    @property
+    def line(self) -> str:
+        """The one line on the error stream."""
+        assert self.err.count("\n") == 1, self.err
+        assert "Traceback" not in self.err
+        return self.err.rstrip("\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A running server: the line it said, and where."""
+
+    process: "subprocess.Popen[str]"
+    line: str
+    url: str
+    errors: Path
+
+
+class Shell:
+    """A directory with a database of its own, and settings that every command gets."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.settings = {"database_url": f"sqlite:///{directory / 'homing.db'}", **settings}
+
+    def run(self, *words: str, **settings: str) -> Said:
+        """Run a command that ends."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                status = main(words, environ=self._environ(settings), env_file=None)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return Said(status=status, out=out.getvalue(), err=err.getvalue())
+
+    @contextmanager
+    def serving(self, **settings: str) -> Iterator[Served]:
+        """Run `homing serve` on a free port until the block ends."""
+        errors = self.directory / "serve.err"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-m", "homing", "serve"],
+                cwd=self.directory,
+                env={**kept, **self._environ({"port": "0", **settings})},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as process,
+        ):
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                assert line.startswith("Homing serves http://"), errors.read_text()
+                yield Served(process=process, line=line, url=line.split()[2], errors=errors)
+            finally:
+                process.kill()
+
+    def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {f"HOMING_{name.upper()}": value for name, value in {**self.settings, **more}.items()}

@@ -1,0 +1,150 @@
+"""`homing serve`, as a process, and `homing doctor`."""
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from homing.sandbox import RunningSandbox
+from tests.integration.cli_process import Shell
+
+MARKED = {
+    "api_keys": "studio*:marked-api-key-one",
+    "client_keys": "signer:marked-client-secret-of-at-least-32-bytes",
+    "callback_secrets": "marked-callback-secret-of-at-least-32-bytes",
+    "kling_webhook_secrets": "whsec_bWFya2VkLXdlYmhvb2stc2VjcmV0LTMyLWJ5dGVzISE=",
+}
+
+
+@pytest.fixture
+def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
+    return Shell(tmp_path, {"kling_base_url": kling_sandbox.base_url, "kling_api_key": kling_sandbox.api_key})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
+    with shell.serving() as served:
+        assert "homing.db" in served.line
+        assert "no callbacks asked for" in served.line
+        assert "no keys, so this machine only" in served.line
+        assert httpx.get(f"{served.url}/healthz", trust_env=False).status_code == 200
+        assert httpx.get(f"{served.url}/readyz", trust_env=False).json()["ready"] is True
+    with shell.serving(
+        public_url="https://homing.example.com", api_keys="a:made-up-key-one,b:made-up-key-two"
+    ) as served:
+        assert "callbacks at https://homing.example.com" in served.line
+        assert "2 keys" in served.line
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_frees_the_database(shell: Shell, number: signal.Signals, status: int) -> None:
+    with shell.serving() as served:
+        served.process.send_signal(number)
+        assert served.process.wait(timeout=30) == status
+        assert "Traceback" not in served.errors.read_text()
+    assert shell.run("tasks").out == "no tasks\n"
+
+
+def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
+    port = free_port()
+    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", first_check="10m"):
+        task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
+        assert task["status"] == "succeeded"
+        assert task["home"] == {"learned_from": "callback", "trust": "token"}
+        assert task["callback_asked"] is True
+        made = shell.run("callback-url", "kling", "--label", "console", "--json", port=str(port)).document
+        assert made["callback_url"].startswith(f"http://127.0.0.1:{port}/callbacks/kling/s")
+        listed = shell.run("callback-url", "list", "--json").document["addresses"]
+        assert [address["label"] for address in listed] == ["console"]
+        body = {"task_id": "unknown-1", "task_status": "submitted", "task_result": {}}
+        assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 200
+        assert "unknown-1" in shell.run("orphans").out
+        assert shell.run("callback-url", "revoke", str(listed[0]["id"])).status == 0
+        assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 404
+
+
+def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shell: Shell) -> None:
+    with shell.serving() as served:
+        second = shell.run("serve", port="0")
+        assert second.status == 2
+        assert served.url in second.line
+        reconciling = shell.run("reconcile", "--once")
+        assert reconciling.status == 1
+        assert "reconciles already" in reconciling.line
+
+
+def test_a_taken_port_is_one_line_and_status_2(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = shell.run("serve", port=str(taken.getsockname()[1]))
+    assert said.status == 2
+    assert "set another HOMING_PORT" in said.line
+
+
+@pytest.mark.parametrize(
+    "settings", [{"host": "0.0.0.0"}, {"public_url": "https://homing.example.com"}, {"host": "no-such-host.invalid"}]
+)
+def test_strangers_are_not_let_in_without_keys(shell: Shell, settings: dict[str, str]) -> None:
+    said = shell.run("serve", port="0", **settings)
+    assert said.status == 2
+    assert "HOMING_" in said.line
+
+
+def test_no_secret_is_in_anything_that_is_said(shell: Shell) -> None:
+    secrets = [value.split(":")[-1] for value in MARKED.values()]
+    port = free_port()
+    everything = []
+    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", log_level="debug", **MARKED) as served:
+        task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", **MARKED)
+        words = [["doctor"], ["doctor", "--json"], ["tasks", "--json"], ["stats"], ["why", task.document["id"]]]
+        words += [["tasks", "history", task.document["id"], "--json"], ["tasks", "show", task.document["id"]]]
+        for said in (task, *(shell.run(*each, **MARKED) for each in words)):
+            assert said.status == 0, said.err
+            everything += [said.out, said.err]
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(timeout=30)
+        everything += [served.line, served.errors.read_text()]
+    shown = "\n".join(everything)
+    assert "/callbacks/" in shown  # the log's route template
+    assert "/callbacks/kling/1" not in shown
+    assert [secret for secret in [*secrets, "sandbox-api-key"] if secret in shown] == []
+
+
+def test_the_doctor_is_content_with_sound_settings(shell: Shell) -> None:
+    said = shell.run("doctor", "--json")
+    assert said.status == 0
+    assert said.document["settings"]["HOMING_KLING_API_KEY"] == "set"
+    assert {check["name"]: check["level"] for check in said.document["checks"]}["provider credential"] == "ok"
+    assert not (shell.directory / "homing.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "says"),
+    [
+        ({"kling_api_key": "not-the-key"}, "provider credential", "refuses it"),
+        ({"kling_api_key": ""}, "provider credential", "set HOMING_KLING_API_KEY"),
+        ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "could not connect"),
+        ({"host": "0.0.0.0"}, "callers", "make a key"),
+        ({"database_url": "sqlite:///absent/homing.db"}, "database", "no directory to write to"),
+    ],
+)
+def test_the_doctor_finds_what_is_wrong(shell: Shell, settings: dict[str, str], check: str, says: str) -> None:
+    said = shell.run("doctor", "--json", **settings)
+    assert said.status == 1
+    wrong = {found["name"]: found["detail"] for found in said.document["checks"] if found["level"] == "wrong"}
+    assert list(wrong) == [check]
+    assert says in wrong[check]
+
+
+def test_the_doctor_notes_what_would_surprise(shell: Shell) -> None:
+    odd = {"api_key": "misspelt", "api_keys": "a:short", "trust_final": "signed", "public_url": "http://127.0.0.1:9"}
+    notes = [
+        found["detail"] for found in shell.run("doctor", "--json", **odd).document["checks"] if found["level"] == "note"
+    ]
+    for sentence in ("did you mean HOMING_API_KEYS", "guessed", "no callback ends a task here", "does not answer"):
+        assert any(sentence in note for note in notes), notes

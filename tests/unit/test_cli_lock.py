@@ -1,0 +1,89 @@
+"""The serving lock: one process at a time, and the others learn where it answers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from homing.serving_lock import Held, ServingLock
+from tracker.errors import SettingsError
+
+HOLD = """
+import sys, pathlib
+from homing.serving_lock import ServingLock
+lock = ServingLock(pathlib.Path(sys.argv[1])).__enter__()
+lock.announce("http://127.0.0.1:8001")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_holder_learns_who_the_first_is(tmp_path: Path) -> None:
+    database = tmp_path / "homing.db"
+    with ServingLock(database) as lock:
+        lock.announce("http://127.0.0.1:8000")
+        with pytest.raises(Held) as caught, ServingLock(database):
+            pass
+    assert caught.value.holder.pid == os.getpid()
+    assert caught.value.holder.url == "http://127.0.0.1:8000"
+
+
+def test_a_holder_that_only_works_briefly_has_no_address(tmp_path: Path) -> None:
+    with ServingLock(tmp_path / "homing.db"), pytest.raises(Held) as caught, ServingLock(tmp_path / "homing.db"):
+        pass
+    assert caught.value.holder.url is None
+
+
+def test_the_lock_is_free_again_afterwards(tmp_path: Path) -> None:
+    with ServingLock(tmp_path / "homing.db") as first:
+        first.announce("http://127.0.0.1:8000")
+    with ServingLock(tmp_path / "homing.db") as second:
+        assert json.loads(second.path.read_text()) == {"pid": os.getpid(), "url": None}
+
+
+def test_two_databases_have_two_locks(tmp_path: Path) -> None:
+    with ServingLock(tmp_path / "one.db"), ServingLock(tmp_path / "two.db") as other:
+        assert other.path.name == "two.db.lock"
+
+
+def test_what_is_written_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with ServingLock(tmp_path / "homing.db") as lock:
+        assert lock.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_holder_that_is_killed_lets_go(tmp_path: Path) -> None:
+    database = tmp_path / "homing.db"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Held) as caught, ServingLock(database):
+            pass
+        assert caught.value.holder.url == "http://127.0.0.1:8001"
+        holder.kill()
+        holder.wait()
+        with ServingLock(database):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pid": 1'])
+def test_whatever_is_in_the_file_a_held_lock_is_held(tmp_path: Path, text: str) -> None:
+    with ServingLock(tmp_path / "homing.db") as lock:
+        lock.path.write_text(text)
+        with pytest.raises(Held) as caught, ServingLock(tmp_path / "homing.db"):
+            pass
+    assert caught.value.holder.url is None
+
+
+def test_a_missing_directory_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SettingsError, match="name a directory that exists") as caught,
+        ServingLock(tmp_path / "absent" / "homing.db"),
+    ):
+        pass
+    assert "HOMING_DATABASE_URL" in caught.value.detail

@@ -1,0 +1,177 @@
+"""What the commands say: sentences, tables, lines, and nothing that steers a terminal."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from homing.cli import build_parser
+from homing.tables import ago, print_fields, print_table, printable, span
+from homing.why import explain
+from tracker.bounds import JsonObject
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def task(**told: Any) -> JsonObject:
+    shown: JsonObject = {
+        "id": "hm1",
+        "status": "submitted",
+        "message": "",
+        "reason": None,
+        "origin": "submit",
+        "provider_task_id": "881",
+        "home": {"learned_from": "submit", "trust": "provider"},
+        "callback_asked": True,
+        "polls": 0,
+        "created_at": "2026-11-23T11:57:00Z",
+        "submitted_at": "2026-11-23T11:57:00Z",
+        "finished_at": None,
+        "heard_at": None,
+        "polled_at": None,
+        "next_poll_at": "2026-11-23T12:00:20Z",
+    }
+    return shown | told
+
+
+def entry(**told: Any) -> JsonObject:
+    shown: JsonObject = {
+        "at": "2026-11-23T11:58:00Z",
+        "source": "callback",
+        "trust": "hint",
+        "word": "succeed",
+        "verdict": "hinted",
+        "why": "a hint: unsigned",
+    }
+    return shown | told
+
+
+def why(shown: JsonObject, *entries: JsonObject) -> str:
+    return "\n".join(explain(shown, entries, NOW))
+
+
+def test_a_waiting_task_says_since_when_and_when_the_provider_is_asked() -> None:
+    told = why(task())
+    assert "the provider has it as 881 and has been at it for 3 min" in told
+    assert "No callback has come yet; one was asked for." in told
+    assert "The provider was not asked yet; next in 20 s." in told
+    assert "`homing tasks poll hm1` asks now" in told
+
+
+def test_a_task_without_a_public_address_says_that_only_asking_tells() -> None:
+    assert "No callback was asked for" in why(task(callback_asked=False))
+
+
+def test_a_hint_is_told_with_its_reason() -> None:
+    told = why(task(heard_at="2026-11-23T11:58:00Z", polls=2, polled_at="2026-11-23T11:59:00Z"), entry())
+    assert "Last heard by callback 2 min ago saying 'succeed': hinted, a hint: unsigned." in told
+    assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in told
+
+
+def test_an_overdue_question_is_due_now() -> None:
+    assert "due now" in why(task(next_poll_at="2026-11-23T11:59:00Z"))
+
+
+def test_an_unresolved_submit_names_every_way_out() -> None:
+    told = why(task(status="pending", reason="unresolved", provider_task_id=None, home=None))
+    for way in ("its own callback", "homing reconcile --discover", "tasks resolve hm1 --provider-task-id", "rejected"):
+        assert way in told
+
+
+def test_an_expected_task_says_how_to_tell_its_id() -> None:
+    told = why(task(status="pending", origin="expect", provider_task_id=None, home=None))
+    assert "`homing tasks attach hm1 PROVIDER_TASK_ID`" in told
+
+
+def test_a_settled_task_says_how_it_came_home_and_what_was_refused() -> None:
+    done = task(
+        status="succeeded",
+        finished_at="2026-11-23T11:59:30Z",
+        home={"learned_from": "poll", "trust": "provider"},
+        next_poll_at=None,
+        polls=1,
+        polled_at="2026-11-23T11:59:30Z",
+    )
+    told = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))
+    assert "It succeeded 30 s ago, learned from a poll of provider trust." in told
+    assert "A callback 2 min ago was contradicted: failed does not beat succeeded." in told
+    assert "The provider was asked once, 30 s ago; there is nothing left to ask." in told
+    assert "unblock" not in told
+
+
+@pytest.mark.parametrize(("status", "says"), [("expired", "a late one still counts"), ("rejected", "made no task")])
+def test_our_own_endings_say_what_they_mean(status: str, says: str) -> None:
+    assert says in why(task(status=status, finished_at="2026-11-23T11:59:30Z", reason="the deadline passed"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172_800, "2 d")],
+)
+def test_a_span_is_told_in_its_largest_sensible_unit(seconds: float, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_a_time_is_told_from_now() -> None:
+    assert ago((NOW - timedelta(minutes=5)).isoformat(), NOW) == "5 min ago"
+    assert ago((NOW + timedelta(seconds=5)).isoformat(), NOW) == "in 5 s"
+    assert ago(None, NOW) == ""
+
+
+def test_nothing_that_others_wrote_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[2J[bold]red[/bold]\x07\r\nnext\u202e"
+    print_table(("task", "message"), [["hm1", evil]], empty="none")
+    print_fields([("message", evil)])
+    shown = capsys.readouterr().out
+    assert not set("\x1b\x07\r\u202e") & set(shown)
+    assert "[bold]red[/bold]" in shown
+    assert printable("plain text, ünï, 图") == "plain text, ünï, 图"
+
+
+def test_a_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [f"{number:060}" for number in range(3)]
+    print_table(("one", "two", "three"), [ids], empty="none")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ids)
+
+
+def test_an_empty_table_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("one",), [], empty="no tasks")
+    assert capsys.readouterr().out == "no tasks\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nope"],
+        ["tasks", "show"],
+        ["tasks", "resolve", "hm1"],
+        ["tasks", "resolve", "hm1", "--status", "succeeded"],
+        ["tasks", "list", "--status", "done"],
+        ["tasks", "list", "--limit", "0"],
+        ["submit", "--n", "many"],
+        ["expect", "kling"],
+        ["expect", "kling", "images/omni-image", "--deadline", "soon"],
+        ["demo", "--tasks", "-1"],
+        ["demo", "--port", "70000"],
+    ],
+)
+def test_a_misused_command_is_one_line_and_exit_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(argv)
+    told = capsys.readouterr()
+    assert caught.value.code == 2
+    assert told.out == ""
+    assert told.err.startswith("homing: ")
+    assert told.err.count("\n") == 1
+    assert "--help`" in told.err
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    for command in ("serve", "sandbox", "demo", "submit", "expect", "adopt", "tasks", "why", "reconcile", "doctor"):
+        assert f"\n    {command} " in shown
