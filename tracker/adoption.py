@@ -13,7 +13,7 @@ from tracker.addresses import Addresses
 from tracker.bounds import identifier
 from tracker.decisions import submits
 from tracker.decisions.verdicts import Rules
-from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
+from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
 from tracker.models import Caller, Expected, Task, new_task_id
 from tracker.providers.base import Account, Found, Kind, Missing
 from tracker.questions import Questions
@@ -83,16 +83,19 @@ class Adoption:
             raise NotFound(f"the provider has no task {ref}")
         if not isinstance(outcome, Found):
             raise ProviderUnavailable("the provider could not be asked about the task; try again")
-        try:
-            return await self.take(caller, account, kind, outcome, said)
-        except Conflict:
-            # Between the look and the write somebody else took it; whose it is, is not told.
-            raise NotFound(f"the provider has no task {ref}") from None
+        task = await self.take(caller, account, kind, outcome, said)
+        if task.client != caller.name and not caller.sees_all:
+            raise NotFound(f"the provider has no task {ref}")
+        return task
 
     async def take(self, caller: Caller, account: Account, kind: Kind, found: Found, said: Particulars) -> Task:
-        """Write down a task that the provider has just confirmed, with what it said."""
+        """Write down a task that the provider has just confirmed, with what it said.
+
+        Gives the row that waits for it where there is one, whoever its client is.
+        """
         task = self._row(caller, account, kind, said, found)
-        written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
+        decide = partial(submits.confirmed, task=task, named=said.external_id is not None)
+        written = await self._recorder.apply(Work(keys=_keys(task), decide=decide))
         answer = await self._questions.record(written, account, found, asked_at=self._clock())
         return answer.task
 
@@ -127,7 +130,8 @@ class Adoption:
             updated_at=now,
             deadline_at=now + (said.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=external_id,
-            sent_external_id=external_id,
+            # What the provider knows it by, which need not be what its adopter calls it.
+            sent_external_id=claim.external_id if claim is not None else external_id,
             provider_task_id=claim.provider_task_id if claim is not None else None,
             tags=distinct_tags(said.tags),
             next_poll_at=now + schedule.first_check(kind.usual, policy, self._rules.random()),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tracker.adoption import Particulars
-from tracker.errors import ProviderUnavailable
+from tracker.errors import HomingError, ProviderUnavailable
 from tracker.models import Caller, Orphan, Task
 from tracker.providers.base import Account, Found, Missing
 from tracker.service import Tracker
@@ -16,6 +16,7 @@ ORPHAN_GAP: Final = timedelta(seconds=30)
 LIST_PAGES: Final = 1_000
 UNRESOLVED: Final = 1_000
 WINDOW: Final = timedelta(minutes=1)
+ORIGIN: Final = "discover"
 DISCOVERER: Final = Caller(name="local")
 
 
@@ -50,15 +51,26 @@ class Discovery:
         for name in names:
             outcome = await self._tracker.questions.query(account, name, orphan.provider_task_id)
             if isinstance(outcome, Found):
-                task = await self._adopt(Caller(name=orphan.client), account, name, outcome)
-                await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
-                return True
+                return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
         unknown = absent == len(names)
         why = "the provider does not know it" if unknown else "the provider could not be asked"
-        done = unknown or orphan.checks + 1 >= ORPHAN_CHECKS
-        await self._settle(orphan, state="orphan" if done else "waiting", why=why)
+        await self._leave(orphan, why, for_good=unknown)
         return False
+
+    async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
+        try:
+            task = await self._adopt(Caller(name=orphan.client), account, kind, found)
+        except HomingError as error:
+            await self._leave(orphan, error.detail)
+            return False
+        await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
+        return True
+
+    async def _leave(self, orphan: Orphan, why: str, *, for_good: bool = False) -> None:
+        """Look again later, a few times; then it stays a visible orphan."""
+        done = for_good or orphan.checks + 1 >= ORPHAN_CHECKS
+        await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:
         """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
@@ -104,17 +116,13 @@ class Discovery:
         if maybe:
             result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
             return
-        await self._adopt(caller, account, kind, found, origin="discover")
-        result.adopted += 1
+        task = await self._adopt(caller, account, kind, found, origin=ORIGIN)
+        result.adopted += task.origin == ORIGIN
+        result.settled += task.origin != ORIGIN
 
     async def _adopt(
         self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
     ) -> Task:
-        provider_task_id = found.claim.provider_task_id
-        if provider_task_id is not None:
-            known = await self._known(account, provider_task_id)
-            if known is not None:
-                return known
         named = account.provider.kinds[kind]
         return await self._tracker.adoption.take(caller, account, named, found, Particulars(origin=origin))
 

@@ -17,7 +17,7 @@ from tracker import recovery
 from tracker.decisions.submits import ORIGIN_SUBMIT
 from tracker.discovery import Discovered, Discovery
 from tracker.errors import HomingError
-from tracker.models import SETTLED, Status, Task
+from tracker.models import SETTLED, Orphan, Status, Task
 from tracker.providers.base import Account, Busy, Found, Unknown
 from tracker.questions import BUSY_PAUSE, Answer
 from tracker.recovery import Step
@@ -227,17 +227,20 @@ class Reconciler:
             counts.unchanged += 1
 
     async def _check_orphans(self, counts: Counts) -> None:
-        for orphan in await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE):
-            account = self._tracker.providers.get(orphan.provider)
-            if account is None or self._blocked(account) is not None:
-                continue
-            counts.orphans_checked += 1
-            counts.requests += 1
-            try:
-                counts.orphans_adopted += await self._discovery.check(account, orphan)
-            except HomingError as error:
-                counts.failed += 1
-                log.warning("orphan %d: %s", orphan.id, error.detail)
+        due = await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE)
+        await _gather(self._check_orphan(orphan, counts) for orphan in due)
+
+    async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
+        account = self._tracker.providers.get(orphan.provider)
+        if account is None or self._blocked(account) is not None:
+            return
+        counts.orphans_checked += 1
+        counts.requests += 1
+        try:
+            counts.orphans_adopted += await self._discovery.check(account, orphan)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("orphan %d: %s", orphan.id, error.detail)
 
     async def discover(self, provider: str, kind: str) -> Discovered:
         """Page the provider's list for tasks that nobody told us about; see ``Discovery.discover``."""

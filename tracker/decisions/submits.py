@@ -91,6 +91,25 @@ def written_down(known: Known, task: Task) -> Change[Task]:
     return Change(result=task, task=task)
 
 
+def confirmed(known: Known, task: Task, *, named: bool) -> Change[Task]:
+    """Write down a task that the provider has just confirmed, or give the row that it belongs to already.
+
+    That is the row with its provider id, or one that waits for it under the external id that the provider tells.
+    ``named`` where the caller chose the external id; Raises Conflict where a row of the caller's has that.
+    """
+    for key in (
+        task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
+        task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
+    ):
+        before = known.get(key) if key else None
+        if before is not None and before.provider_task_id in {None, task.provider_task_id}:
+            return Change(result=before)
+    if not named and task.external_id and known.get(by_external_id(task.client, task.external_id)) is not None:
+        # The provider's word for it, and our client's for another task of its own.
+        task = replace(task, external_id=None)
+    return written_down(known, task)
+
+
 def attempted(
     known: Known, task_id: str, *, owner: str, now: datetime, until: datetime, policy: Policy
 ) -> Change[Task]:

@@ -7,9 +7,9 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every migration that the database does not have yet, within the caller's transaction."""
-    command.upgrade(_config(connection), "head")
+def upgrade(connection: Connection, *, to: str = "head") -> None:
+    """Run every migration up to ``to`` that the database does not have yet, within the caller's transaction."""
+    command.upgrade(_config(connection), to)
 
 
 def _config(connection: Connection) -> Config:

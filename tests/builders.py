@@ -1,0 +1,124 @@
+"""Small makers of the values that the tests speak about; every field that a test does not name is a harmless one."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tracker.models import (
+    Asset,
+    Claim,
+    Event,
+    HistoryEntry,
+    Observation,
+    Orphan,
+    Source,
+    Status,
+    Task,
+    Trust,
+    Verdict,
+    new_task_id,
+)
+from tracker.work import Change, Entry, Key, Work, by_id
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+OMNI = "images/omni-image"
+THEIR_ID = "provider-1"
+OUR_ID = new_task_id(NOW, bytes(9) + b"\1")
+PICTURE = Asset(kind="image", url="https://results.example/1.png")
+
+
+def a_task(number: int = 1, **changes: Any) -> Task:
+    """Make a task of ours that was submitted under its own id; ``number`` tells tasks apart and orders them."""
+    at = NOW + timedelta(seconds=number - 1)
+    task_id = new_task_id(at, number.to_bytes(10, "big"))
+    values: dict[str, Any] = {
+        "id": task_id,
+        "provider": "kling",
+        "kind": OMNI,
+        "account": "default",
+        "client": "studio",
+        "origin": "submit",
+        "created_at": at,
+        "updated_at": at,
+        "deadline_at": at + timedelta(hours=24),
+        "sent_external_id": task_id,
+    }
+    return Task(**(values | changes))
+
+
+def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Claim:
+    """Make what a provider says about the first task."""
+    values: dict[str, Any] = {
+        "provider_task_id": THEIR_ID,
+        "external_id": OUR_ID,
+        "status": status,
+        "word": "nonsense" if status is None else status.value,
+    }
+    return Claim(**(values | changes))
+
+
+def told(claim: Claim, trust: Trust = Trust.TOKEN, **changes: Any) -> Observation:
+    """Make a delivery of ``claim``."""
+    values: dict[str, Any] = {"source": Source.CALLBACK, "trust": trust, "claim": claim, "at": NOW}
+    return Observation(**(values | changes))
+
+
+def asked(claim: Claim, **changes: Any) -> Observation:
+    """Make the provider's own answer."""
+    values: dict[str, Any] = {"source": Source.POLL, "trust": Trust.PROVIDER, "claim": claim, "at": NOW}
+    return Observation(**(values | changes))
+
+
+def inferred(status: Status, source: Source = Source.CLOCK, **changes: Any) -> Observation:
+    """Make our own inference: the clock's expiry, or a refusal."""
+    values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "claim": Claim(status=status), "at": NOW}
+    return Observation(**(values | changes))
+
+
+def an_entry(task: Task, dedupe_key: str, **changes: Any) -> Entry:
+    values: dict[str, Any] = {
+        "id": 0,
+        "task_id": task.id,
+        "at": NOW,
+        "source": Source.CALLBACK,
+        "trust": Trust.TOKEN,
+        "word": "processing",
+        "status": Status.PROCESSING,
+        "verdict": Verdict.MOVED,
+        "why": "submitted → processing",
+        "provider_updated_at": None,
+        "body": b"{}",
+    }
+    return Entry(dedupe_key=dedupe_key, shown=HistoryEntry(**(values | changes)))
+
+
+def an_event(task: Task, sequence: int, name: str = "processing") -> Event:
+    return Event(type=f"homing.task.{name}", task_id=task.id, sequence=sequence, at=NOW, data={"status": name})
+
+
+def an_orphan(**changes: Any) -> Orphan:
+    values: dict[str, Any] = {
+        "id": 0,
+        "provider": "kling",
+        "provider_task_id": "stranger-1",
+        "external_id": None,
+        "kind": None,
+        "client": "studio",
+        "address": "standing address 1",
+        "word": "submitted",
+        "state": "waiting",
+        "why": "nobody told us of this task",
+        "first_at": NOW,
+        "last_at": NOW,
+        "deliveries": 1,
+        "checks": 0,
+        "next_check_at": NOW,
+        "task_id": None,
+        "body": b"{}",
+    }
+    return Orphan(**(values | changes))
+
+
+def writing(task: Task | None = None, *keys: Key, **parts: Any) -> Work[Any]:
+    """Make a piece of work that writes ``task`` and whatever else is given as the parts of a Change."""
+    change: Change[Any] = Change(**({"result": task, "task": task} | parts))
+    return Work(keys=frozenset(keys or ({by_id(task.id)} if task is not None else set())), decide=lambda _: change)

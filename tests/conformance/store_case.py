@@ -1,0 +1,78 @@
+"""What the store's suites stand on: pieces of work, and a store on a fresh database."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.builders import NOW
+from tracker.errors import Conflict
+from tracker.models import Alarm, Task
+from tracker.storage.store import Store
+from tracker.work import (
+    Change,
+    Key,
+    Known,
+    RaisedAlarm,
+    Work,
+    by_id,
+)
+
+LEASE = timedelta(seconds=30)
+
+
+def alarm(at: datetime = NOW, **changes: Any) -> RaisedAlarm:
+    values: dict[str, Any] = {"kind": Alarm.MISMATCH, "provider": "kling", "at": at, "task_id": None, "detail": "a"}
+    return RaisedAlarm(**(values | changes))
+
+
+def changing(task: Task, **changes: Any) -> Work[Any]:
+    """Make a piece that changes the task's row as it is then known."""
+
+    def decide(known: Known) -> Change[Any]:
+        row = known.get(by_id(task.id))
+        assert row is not None
+        after = replace(row, **changes)
+        return Change(result=row, task=after)
+
+    return Work(keys=frozenset({by_id(task.id)}), decide=decide)
+
+
+def looking(*keys: Key) -> Work[Any]:
+    """Make a piece that gives, for each key, the row's id or None, and writes nothing."""
+
+    def decide(known: Known) -> Change[Any]:
+        found = [known.get(key) for key in keys]
+        return Change(result=[None if task is None else task.id for task in found])
+
+    return Work(keys=frozenset(keys), decide=decide)
+
+
+def refusing() -> Work[Any]:
+    def decide(_: Known) -> Change[Any]:
+        raise Conflict("no")
+
+    return Work(keys=frozenset(), decide=decide)
+
+
+class OpenStore:
+    """A subclass parametrises the fixture ``url``: one fresh database each."""
+
+    @pytest.fixture
+    async def store(self, url: str) -> AsyncIterator[Store]:
+        store = Store(url)
+        await store.open()
+        yield store
+        await store.close()
+
+
+def read(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Ask the database itself, past the store."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(text(statement))]
+    engine.dispose()
+    return rows

@@ -1,0 +1,281 @@
+"""What every store must do when it is asked, and that it keeps every value: the other half of the shared suite."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, asked, told, writing
+from tests.conformance.store_case import LEASE, OpenStore
+from tests.properties.observations import told_in_turn
+from tracker.errors import HomingError
+from tracker.models import HistoryEntry, Source, StandingAddress, Status, TaskFilter, Trust, Verdict
+from tracker.storage.store import Store
+from tracker.work import (
+    Seen,
+)
+
+ADDRESS = StandingAddress(
+    id=0, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label="the console"
+)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - naive bounds are asked for
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), texts),
+    lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(texts, below, max_size=3)),
+    max_leaves=6,
+)
+
+
+class StoreReads(OpenStore):
+    """Pages, references, statistics, orphans, addresses and values, as sentences."""
+
+    # ---- asking
+
+    async def test_pages_follow_each_other_newest_first_without_gaps_or_repeats(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in range(1, 8)])
+        shown, cursor, sizes = [], None, []
+        while True:
+            page = await store.page(TaskFilter(), limit=3, cursor=cursor)
+            shown += [task.id for task in page.tasks]
+            sizes.append(len(page.tasks))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            await store.apply([writing(a_task(100 + len(sizes)))])
+        assert shown == [a_task(n).id for n in range(7, 0, -1)]
+        assert sizes == [3, 3, 1]
+
+    async def test_a_page_that_fits_exactly_has_no_next_one(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in (1, 2)])
+        assert (await store.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
+
+    async def test_numbered_pages_are_newest_first_too(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in range(1, 6)])
+        page = await store.numbered_page(TaskFilter(), offset=2, limit=2)
+        assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
+
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            (TaskFilter(), [1, 2, 3]),
+            (TaskFilter(client="studio"), [1, 2]),
+            (TaskFilter(client="nobody"), []),
+            (TaskFilter(statuses=(Status.SUBMITTED,)), [2]),
+            (TaskFilter(statuses=(Status.SUBMITTED, Status.FAILED)), [2, 3]),
+            (TaskFilter(provider="other"), [3]),
+            (TaskFilter(kind="videos/omni-video"), [2]),
+            (TaskFilter(tag="red"), [1, 3]),
+            (TaskFilter(tag="re"), []),
+            (TaskFilter(created_after=NOW + timedelta(seconds=1)), [2, 3]),
+            (TaskFilter(created_before=NOW + timedelta(seconds=1)), [1]),
+            (TaskFilter(client="studio", tag="red"), [1]),
+        ],
+    )
+    async def test_a_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
+        tasks = [
+            a_task(1, tags=("red", "big")),
+            a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
+            told_in_turn(
+                a_task(3, client="other", provider="other", tags=("red",), provider_task_id="p"),
+                [asked(a_claim(Status.FAILED, provider_task_id="p"))],
+                Trust.TOKEN,
+            ),
+        ]
+        await store.apply([writing(task) for task in tasks])
+        page = await store.page(wanted, limit=10, cursor=None)
+        assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
+
+    async def test_a_reference_is_our_id_then_the_provider_s_then_the_client_s_own(self, store: Store) -> None:
+        one = a_task(1, external_id="x", provider_task_id="p")
+        two = a_task(2, external_id="p", provider_task_id=one.id)
+        three = a_task(3, client="other", external_id="x")
+        await store.apply([writing(task) for task in (one, two, three)])
+
+        async def found(ref: str, client: str | None, **more: str) -> str | None:
+            task = await store.find_ref(ref, client=client, **more)
+            return None if task is None else task.id
+
+        assert await found(one.id, "studio") == one.id
+        assert await found("p", "studio") == one.id
+        assert await found("x", "studio") == one.id
+        assert await found("x", "other") == three.id
+        assert await found("x", None) == three.id
+        assert await found(one.id, "other") is None
+        assert await found("p", "other") is None
+        assert await found("p", "studio", kind="videos/omni-video") is None
+        assert await found("p", "studio", provider="other") is None
+
+    async def test_of_several_external_ids_the_live_one_is_found_then_the_newest(self, store: Store) -> None:
+        tasks = [a_task(n, external_id="x", status=Status.REJECTED, released=True) for n in (1, 3)]
+        await store.apply([writing(task) for task in tasks])
+        newest = await store.find_ref("x", client="studio")
+        assert newest is not None
+        assert newest.id == a_task(3).id
+        await store.apply([writing(a_task(2, external_id="x"))])
+        live = await store.find_ref("x", client="studio")
+        assert live is not None
+        assert live.id == a_task(2).id
+
+    async def test_unresolved_submits_are_given_oldest_first(self, store: Store) -> None:
+        lost = [a_task(n, attempts=1) for n in (2, 1)]
+        others = [
+            a_task(3),
+            a_task(4, attempts=1, status=Status.SUBMITTED),
+            a_task(5, attempts=1, kind="videos/omni-video"),
+        ]
+        await store.apply([writing(task) for task in (*lost, *others)])
+        found = await store.unresolved(provider="kling", kind=lost[0].kind, limit=10)
+        assert [task.id for task in found] == [a_task(1).id, a_task(2).id]
+
+    async def test_stats_count_the_whole_store_or_one_client_s_share(self, store: Store) -> None:
+        home = told_in_turn(a_task(1, provider_task_id="p"), [told(a_claim(provider_task_id="p"))], Trust.TOKEN)
+        polled = told_in_turn(
+            a_task(2, client="other", provider_task_id="q"), [asked(a_claim(provider_task_id="q"))], Trust.TOKEN
+        )
+        due = a_task(3, next_poll_at=NOW)
+        await store.apply([writing(home), writing(polled), writing(due, counts={"polls": 1}, orphan=an_orphan())])
+        whole = await store.stats(client=None, now=NOW)
+        assert whole.by_status == {"succeeded": 2, "pending": 1}
+        assert (whole.open, whole.due, whole.oldest_open_at) == (1, 1, due.created_at)
+        assert whole.finished_by_source == {"callback": 1, "poll": 1}
+        assert (whole.polls, whole.orphans) == (1, {"waiting": 1})
+        share = await store.stats(client="other", now=NOW)
+        assert (share.by_status, share.open, share.due, share.oldest_open_at) == ({"succeeded": 1}, 0, 0, None)
+        assert (share.polls, share.orphans, share.alarms) == (0, {}, ())
+
+    # ---- orphans, addresses, secrets, capabilities
+
+    async def test_deliveries_about_one_orphan_are_one_row(self, store: Store) -> None:
+        later = an_orphan(last_at=NOW + LEASE, word="succeed", body=b"later")
+        await store.apply([writing(orphan=an_orphan()), writing(orphan=later)])
+        await store.apply([writing(orphan=an_orphan(provider_task_id="stranger-2"))])
+        newest, other = await store.orphans(limit=10)
+        assert (newest.deliveries, newest.first_at, newest.last_at) == (2, NOW, NOW + LEASE)
+        assert (newest.word, newest.body) == ("succeed", b"later")
+        assert other.provider_task_id == "stranger-2"
+
+    async def test_an_orphan_is_due_until_it_is_settled(self, store: Store) -> None:
+        waiting = an_orphan(next_check_at=NOW)
+        await store.apply(
+            [writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_check_at=None))]
+        )
+        assert await store.due_orphans(now=NOW - LEASE, limit=10) == []
+        (due,) = await store.due_orphans(now=NOW, limit=10)
+        await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id="hm1")
+        assert await store.due_orphans(now=NOW, limit=10) == []
+        settled = next(each for each in await store.orphans(limit=10) if each.id == due.id)
+        assert (settled.state, settled.why, settled.task_id, settled.checks) == ("orphan", "unknown", "hm1", 1)
+
+    async def test_a_standing_address_is_found_by_its_token_s_hash_until_it_is_revoked(self, store: Store) -> None:
+        kept = await store.add_address(ADDRESS, "hash")
+        assert replace(kept, id=0) == ADDRESS
+        assert await store.address_of("kling", "hash") == kept
+        assert await store.address_of("other", "hash") is None
+        assert await store.address_of("kling", "another hash") is None
+        revoked = await store.revoke_address(kept.id, now=NOW + LEASE)
+        assert revoked == replace(kept, revoked_at=NOW + LEASE)
+        assert await store.revoke_address(kept.id, now=NOW + 2 * LEASE) == revoked
+        assert await store.address_of("kling", "hash") is None
+        assert await store.addresses() == [revoked]
+        assert await store.revoke_address(kept.id + 1, now=NOW) is None
+
+    async def test_whoever_comes_first_makes_the_secret_that_all_share(self, store: Store, url: str) -> None:
+        other = Store(url)
+        await other.open()
+        secrets = await asyncio.gather(
+            *(each.generated_secret("callback", bytes([n])) for n, each in enumerate([store, other, store]))
+        )
+        await other.close()
+        assert len(set(secrets)) == 1
+        assert await store.generated_secret("another", b"x") == b"x"
+
+    async def test_what_an_address_was_seen_to_do_is_the_last_thing_seen(self, store: Store) -> None:
+        assert await store.capability("https://a", "k", "lookup") is None
+        seen = [
+            Seen(base_url="https://a", kind="k", name="lookup", present=p, at=NOW + LEASE * p) for p in (False, True)
+        ]
+        await store.apply([writing(seen=(seen[0],)), writing(seen=(seen[1],))])
+        assert await store.capability("https://a", "k", "lookup") == (True, NOW + LEASE)
+        await store.apply([writing(seen=(seen[0],))])
+        assert await store.capability("https://a", "k", "lookup") == (False, NOW)
+        assert await store.capability("https://b", "k", "lookup") is None
+
+    # ---- lasting
+
+    async def test_what_was_committed_is_there_after_it_was_closed_and_opened_again(
+        self, store: Store, url: str
+    ) -> None:
+        task = a_task()
+        await store.apply([writing(task, entries=(an_entry(task, "one"),))])
+        await store.close()
+        again = Store(url)
+        await again.open()
+        assert await again.task(task.id) == task
+        assert len(await again.history(task.id)) == 1
+        await again.close()
+
+    async def test_a_store_that_is_not_open_says_so(self, url: str) -> None:
+        with pytest.raises(HomingError, match="not open"):
+            await Store(url).ping()
+
+    async def test_a_ping_writes(self, store: Store) -> None:
+        await store.ping()
+        await store.ping()
+
+    # ---- values
+
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(number=st.integers(1, 10**9), data=st.data())
+    async def test_a_task_of_any_values_survives_its_way_through_the_database(
+        self, store: Store, number: int, data: st.DataObject
+    ) -> None:
+        words = {
+            name: data.draw(st.none() | texts) for name in ("reason", "candidate_id", "caller_callback_url", "taken_by")
+        }
+        times = {
+            name: data.draw(st.none() | moments) for name in ("heard_at", "polled_at", "lease_until", "answered_at")
+        }
+        task = a_task(
+            number % 10**6,
+            id=f"hm{number}-{data.draw(st.uuids())}",
+            created_at=data.draw(moments),
+            request=data.draw(st.dictionaries(texts, json_values, max_size=3)),
+            tags=tuple(data.draw(st.lists(texts, max_size=3, unique=True))),
+            doubt=data.draw(st.sampled_from([None, Status.FAILED])),
+            polls=data.draw(st.integers(0, 2**31 - 1)),
+            **words,
+            **times,
+        )
+        message = data.draw(texts)
+        said = asked(
+            a_claim(
+                message=message,
+                updated_at=data.draw(moments),
+                price={"billing": data.draw(json_values)},
+                assets=(PICTURE,),
+            )
+        )
+        task = told_in_turn(task, [replace(said, claim=replace(said.claim, provider_task_id=task.id))], Trust.TOKEN)
+        await store.apply([writing(task)])
+        assert await store.task(task.id) == task
+
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
+    async def test_an_observation_of_any_values_survives_its_way_through_the_database(
+        self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None
+    ) -> None:
+        task = a_task()
+        if await store.task(task.id) is None:
+            await store.apply([writing(task)])
+        entry = an_entry(task, str(uuid4()), body=body, word=word, at=at, provider_updated_at=seen, status=None)
+        before = len(await store.history(task.id))
+        await store.apply([writing(task, entries=(entry,))])
+        shown: HistoryEntry = (await store.history(task.id))[before]
+        assert replace(shown, id=0) == entry.shown
+        assert (shown.source, shown.verdict) == (Source.CALLBACK, Verdict.MOVED)

@@ -1,0 +1,118 @@
+"""What may ever be said about a task, as Hypothesis strategies, and what is compared of the task it leaves."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import reduce
+
+from hypothesis import strategies as st
+
+from tests.builders import NOW, OUR_ID, THEIR_ID
+from tracker import lifecycle
+from tracker.bounds import JsonValue
+from tracker.models import FINAL, Asset, Claim, Fact, Flaw, Observation, Source, Status, Task, Trust
+
+TRUSTS = st.sampled_from([Trust.SIGNED, Trust.TOKEN, Trust.HINT, Trust.SIGNED])
+THRESHOLDS = st.sampled_from([Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
+PROVIDER_WORDS = st.sampled_from([Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED])
+# Few values, so that equal ones meet often; None is a provider that does not say when.
+MOMENTS = st.sampled_from([None, *(NOW + timedelta(seconds=second) for second in range(3))])
+URLS = st.sampled_from(["https://results.example/a.png", "https://results.example/b.png"])
+ASSETS = st.lists(st.builds(Asset, kind=st.just("image"), url=URLS, index=st.integers(0, 1)), max_size=2).map(tuple)
+PRICES = st.sampled_from([{}, {"final_unit_deduction": "1"}, {"final_unit_deduction": "2", "billing": 1}])
+MESSAGES = st.sampled_from(["", "done", "content refused"])
+TIMES = st.integers(0, 90_000).map(lambda seconds: NOW + timedelta(seconds=seconds))
+BOTH_IDS: list[tuple[str | None, str | None]] = [(THEIR_ID, OUR_ID)]
+OTHER_IDS: Sequence[tuple[str | None, str | None]] = [("another", "another's"), (None, None), ("another", None)]
+HALF_IDS: Sequence[tuple[str | None, str | None]] = [
+    (THEIR_ID, None),
+    (None, OUR_ID),
+    ("another", OUR_ID),
+    (THEIR_ID, "another's"),
+]
+
+
+def claims(
+    ids: Sequence[tuple[str | None, str | None]], statuses: st.SearchStrategy[Status]
+) -> st.SearchStrategy[Claim]:
+    """Make readable claims under one of the pairs of the provider's id and the external one."""
+    return st.builds(
+        lambda pair, status, facts: Claim(
+            provider_task_id=pair[0], external_id=pair[1], status=status, word=status.value, **facts
+        ),
+        st.sampled_from(ids),
+        statuses,
+        st.fixed_dictionaries({"assets": ASSETS, "price": PRICES, "message": MESSAGES, "updated_at": MOMENTS}),
+    )
+
+
+UNREADABLE = st.sampled_from(
+    [
+        Claim(flaw="the body is not JSON at character 0"),
+        Claim(provider_task_id=THEIR_ID, external_id=OUR_ID, word="cancelled", message="an unknown word"),
+        Claim(provider_task_id="another", word="succeeded?"),
+    ]
+)
+
+
+def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[Observation]:
+    """Make what may arrive at a task's address."""
+    return st.builds(
+        Observation,
+        source=st.just(Source.CALLBACK),
+        trust=TRUSTS,
+        claim=st.one_of(claims(ids, PROVIDER_WORDS), UNREADABLE),
+        at=TIMES,
+        flaw=st.sampled_from([None, *Flaw]),
+    )
+
+
+def answers(statuses: st.SearchStrategy[Status] = PROVIDER_WORDS) -> st.SearchStrategy[Observation]:
+    """Make what the provider may answer when it is asked, or when it is given the task."""
+    return st.builds(
+        Observation,
+        source=st.sampled_from([Source.POLL, Source.SUBMIT]),
+        trust=st.just(Trust.PROVIDER),
+        claim=st.one_of(claims(BOTH_IDS, statuses), UNREADABLE),
+        at=TIMES,
+    )
+
+
+inferences = st.builds(
+    Observation,
+    source=st.sampled_from([Source.CLOCK, Source.OPERATOR, Source.SUBMIT]),
+    trust=st.just(Trust.PROVIDER),
+    claim=st.sampled_from([Claim(status=Status.EXPIRED), Claim(status=Status.REJECTED)]),
+    at=TIMES,
+    note=st.sampled_from(["", "so it is"]),
+)
+
+
+def anything(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[Observation]:
+    return st.one_of(deliveries(ids), answers(), inferences)
+
+
+@st.composite
+def last_words(draw: st.DrawFn) -> Observation:
+    """Make a final poll that tells everything: later than anything else that was said."""
+    status = draw(st.sampled_from(sorted(FINAL)))
+    claim = Claim(
+        provider_task_id=THEIR_ID,
+        external_id=OUR_ID,
+        status=status,
+        word=status.value,
+        assets=(Asset(kind="image", url="https://results.example/true.png"),),
+        price={"final_unit_deduction": "3"},
+        message="the truth",
+        updated_at=NOW + timedelta(days=1),
+    )
+    return Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW + timedelta(days=2))
+
+
+def told_in_turn(task: Task, said: Sequence[Observation], threshold: Trust) -> Task:
+    """Let a task hear ``said``, in that order."""
+    return reduce(lambda now, each: lifecycle.advance(now, each, threshold=threshold).task, said, task)
+
+
+def belief(task: Task) -> tuple[Status, Mapping[str, Fact], tuple[Asset, ...], JsonValue]:
+    """Give what no order may change: the status and the facts, stored and shown."""
+    return task.status, dict(task.facts), lifecycle.assets(task), lifecycle.price(task)

@@ -1,0 +1,169 @@
+"""Whatever is said about a task, in whatever order and however often, it ends the same."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import NOW, THEIR_ID, a_task
+from tests.properties.observations import (
+    BOTH_IDS,
+    HALF_IDS,
+    OTHER_IDS,
+    THRESHOLDS,
+    answers,
+    anything,
+    belief,
+    claims,
+    deliveries,
+    inferences,
+    last_words,
+    told_in_turn,
+)
+from tracker import lifecycle
+from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
+from tracker.storage.rows import stamp
+
+# The true ones often, or contradictions between believed words would be rare.
+ANY_IDS = [*BOTH_IDS * 8, *OTHER_IDS, *HALF_IDS]
+KNOWN = a_task(provider_task_id=THEIR_ID)
+PENDING = a_task()
+tasks = st.sampled_from([KNOWN, PENDING])
+finals = st.sampled_from(sorted(FINAL))
+
+
+@st.composite
+def retellings(
+    draw: st.DrawFn, ids: Sequence[tuple[str | None, str | None]]
+) -> tuple[list[Observation], list[Observation]]:
+    """Give some observations, and the same ones in another order with some of them repeated."""
+    said = draw(st.lists(anything(ids), max_size=7))
+    repeated = said + draw(st.lists(st.sampled_from(said), max_size=4)) if said else []
+    return said, draw(st.permutations(repeated))
+
+
+@given(told=retellings(ANY_IDS), threshold=THRESHOLDS)
+def test_neither_order_nor_repeats_change_a_task_whose_provider_id_is_known(
+    told: tuple[list[Observation], list[Observation]], threshold: Trust
+) -> None:
+    first, second = (told_in_turn(KNOWN, said, threshold) for said in told)
+    assert belief(first) == belief(second)
+
+
+@given(told=retellings([*BOTH_IDS, *OTHER_IDS]), threshold=THRESHOLDS)
+def test_neither_order_nor_repeats_change_a_task_that_is_not_known_to_be_accepted(
+    told: tuple[list[Observation], list[Observation]], threshold: Trust
+) -> None:
+    first, second = (told_in_turn(PENDING, said, threshold) for said in told)
+    assert belief(first) == belief(second)
+
+
+@given(told=retellings(ANY_IDS), last=answers(finals), threshold=THRESHOLDS, task=tasks)
+def test_after_a_final_poll_even_half_known_ids_leave_no_trace_of_the_order_in_the_status(
+    told: tuple[list[Observation], list[Observation]], last: Observation, threshold: Trust, task: Task
+) -> None:
+    first, second = (told_in_turn(task, [*said, last], threshold) for said in told)
+    if last.claim.status is not None:
+        assert first.status in FINAL
+        assert first.status is second.status
+
+
+@given(data=st.data(), last=last_words(), threshold=THRESHOLDS, task=tasks)
+def test_whatever_was_lost_a_last_poll_that_tells_all_ends_the_task_the_same(
+    data: st.DataObject, last: Observation, threshold: Trust, task: Task
+) -> None:
+    said = data.draw(st.lists(anything(ANY_IDS), max_size=7))
+    arrived = data.draw(st.permutations([each for each in said if data.draw(st.booleans())]))
+    whole = told_in_turn(task, [*said, last], threshold)
+    assert whole.status is last.claim.status
+    assert belief(whole) == belief(told_in_turn(task, [*arrived, last], threshold))
+    assert belief(whole) == belief(told_in_turn(task, [last, *arrived], threshold))
+
+
+@given(said=st.lists(anything(ANY_IDS), max_size=10), threshold=THRESHOLDS, task=tasks)
+def test_every_observation_is_weighed_and_each_change_is_one_version_and_one_event(
+    said: list[Observation], threshold: Trust, task: Task
+) -> None:
+    told = 0
+    for each in said:
+        transition = lifecycle.advance(task, each, threshold=threshold)
+        after = transition.task
+        changed = transition.verdict in {Verdict.MOVED, Verdict.COMPLETED}
+        assert len(transition.events) == after.version - task.version == int(changed)
+        assert [event.sequence for event in transition.events] == [after.version] * len(transition.events)
+        assert (after.status is not task.status) == (transition.verdict is Verdict.MOVED)
+        assert transition.why
+        task, told = after, told + len(transition.events)
+    assert task.version == 1 + told
+
+
+@given(said=st.lists(anything(ANY_IDS), max_size=10), threshold=THRESHOLDS, task=tasks)
+def test_belief_only_grows_and_moves_only_where_the_table_says(
+    said: list[Observation], threshold: Trust, task: Task
+) -> None:
+    for each in said:
+        transition = lifecycle.advance(task, each, threshold=threshold)
+        after = transition.task
+        assert after.standing >= task.standing
+        assert after.standing.rank == lifecycle.RANK[after.status]
+        if after.status is not task.status:
+            assert after.status in lifecycle.MOVES[task.status]
+        if task.status in FINAL:
+            assert after.status in FINAL
+            corrected = after.status is not task.status
+            assert corrected == any(event.type == "homing.task.corrected" for event in transition.events)
+            assert not corrected or Alarm.CONTRADICTION in transition.alarms
+        task = after
+
+
+@given(said=st.lists(anything(ANY_IDS), max_size=8), threshold=THRESHOLDS)
+def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], threshold: Trust) -> None:
+    """Tell the order a second time, in other words than the code's: the finals first, then the rest by rank."""
+    ended = told_in_turn(KNOWN, said, threshold)
+    proven = [each for each in said if believed(KNOWN, each, threshold)]
+    last = [each for each in proven if each.claim.status in FINAL]
+    if last:
+        of_polls = [each for each in last if each.trust is Trust.PROVIDER] or last
+        latest = max(time_of(each) for each in of_polls)
+        words = {each.claim.status for each in of_polls if time_of(each) == latest}
+        assert ended.status is (Status.SUCCEEDED if Status.SUCCEEDED in words else Status.FAILED)
+        return
+    ladder = [Status.PENDING, Status.REJECTED, Status.SUBMITTED, Status.PROCESSING, Status.EXPIRED]
+    heard = {each.claim.status for each in proven} | {Status.PENDING}
+    assert ended.status is max((status for status in ladder if status in heard), key=ladder.index)
+
+
+@given(said=st.lists(deliveries(ANY_IDS), max_size=8), threshold=THRESHOLDS, task=tasks)
+def test_no_delivery_ever_teaches_the_provider_id(said: list[Observation], threshold: Trust, task: Task) -> None:
+    assert told_in_turn(task, said, threshold).provider_task_id == task.provider_task_id
+
+
+@given(said=st.lists(anything(ANY_IDS), max_size=8), hints=st.lists(deliveries(ANY_IDS), max_size=4), data=st.data())
+def test_hints_change_nothing_that_is_believed(
+    said: list[Observation], hints: list[Observation], data: st.DataObject
+) -> None:
+    doubtful = [hint for hint in hints if hint.trust is Trust.HINT]
+    mixed = data.draw(st.permutations([*said, *doubtful]))
+    order = [each for each in mixed if each not in doubtful]
+    told, without = told_in_turn(KNOWN, mixed, Trust.TOKEN), told_in_turn(KNOWN, order, Trust.TOKEN)
+    assert (belief(told), told.version) == (belief(without), without.version)
+
+
+@given(said=st.lists(st.one_of(inferences, answers()), max_size=6), claim=claims(BOTH_IDS, finals))
+def test_one_proven_final_ends_every_inference(said: list[Observation], claim: Claim) -> None:
+    poll = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW)
+    assert told_in_turn(told_in_turn(PENDING, said, Trust.TOKEN), [poll], Trust.TOKEN).status in FINAL
+
+
+def believed(task: Task, each: Observation, threshold: Trust) -> bool:
+    if each.claim.flaw is not None or each.claim.status is None:
+        return False
+    if each.source is not Source.CALLBACK:
+        return True
+    if each.claim.provider_task_id != task.provider_task_id or each.trust is Trust.HINT:
+        return False
+    return each.claim.status not in FINAL or each.trust >= threshold
+
+
+def time_of(each: Observation) -> int:
+    return 0 if each.claim.updated_at is None else stamp(each.claim.updated_at)

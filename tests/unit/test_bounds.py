@@ -1,0 +1,119 @@
+"""What a stranger may send."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker import bounds
+from tracker.errors import Unreadable
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    ),
+    lambda below: st.one_of(
+        st.lists(below, max_size=4), st.dictionaries(st.text("abc", max_size=2), below, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=json_values)
+def test_json_within_the_bounds_is_read_as_it_is(value: bounds.JsonValue) -> None:
+    assert bounds.read_json(json.dumps(value).encode()) == value
+
+
+@given(raw=st.one_of(st.binary(), st.text('[]{}",:0123456789eE.-+ \\unaNtrfls').map(str.encode)))
+def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
+    try:
+        value = bounds.read_json(raw)
+    except Unreadable:
+        return
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'"\xed\xa0\x80"',
+        b'"\\ud800"',
+        b'{"\\udfff": 1}',
+        b'"a\\u0000b"',
+        b'{"a\\u0000": 1}',
+        b"NaN",
+        b"[Infinity]",
+        b"-Infinity",
+        b"1e999",
+        b"9223372036854775808",
+        b"-9223372036854775809",
+        b"1" * 5000,
+        b"[" * 100_000,
+        b'{"a":' * 66 + b"1" + b"}" * 66,
+        b"[" * 66 + b"]" * 66,
+        b"[1] x",
+    ],
+)
+def test_what_no_database_or_reader_can_hold_is_refused(raw: bytes) -> None:
+    with pytest.raises(Unreadable) as refused:
+        bounds.read_json(raw)
+    assert len(refused.value.detail) < 100
+
+
+def test_the_bounds_themselves_are_accepted() -> None:
+    assert bounds.read_json(b"[-9223372036854775808, 9223372036854775807]") == [-(2**63), 2**63 - 1]
+    deep: object = bounds.read_json(b"[" * bounds.DEPTH + b"1" + b"]" * bounds.DEPTH)
+    for _ in range(bounds.DEPTH):
+        assert isinstance(deep, list)
+        deep = deep[0]
+    assert deep == 1
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"1", b'"text"', b"null"])
+def test_an_object_is_asked_for_and_nothing_else_will_do(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        bounds.read_object(raw)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("a-1", "a-1"), (17, "17"), ("ä ö", "ä ö"), ("a" * 200, "a" * 200)])
+def test_an_id_is_bounded_text(value: object, expected: str) -> None:
+    assert bounds.identifier(value) == expected
+
+
+@pytest.mark.parametrize("value", [None, "", True, 1.5, [], {}, "a\nb", "a\0", "\ud800", "a" * 201, 10**200])
+def test_what_cannot_be_an_id_is_none(value: object) -> None:
+    assert bounds.identifier(value) is None
+
+
+@pytest.mark.parametrize("value", [1_795_000_000_000, "1795000000000", 1_795_000_000_000.0])
+def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
+    assert bounds.from_milliseconds(value) == datetime.fromtimestamp(1_795_000_000, UTC)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, "", "soon", "²", "1" * 30, -1, 0, 10**15, 10**400, math.nan, math.inf, -math.inf, [], {}]
+)
+def test_what_is_no_sane_time_is_none(value: object) -> None:
+    assert bounds.from_milliseconds(value) is None
+
+
+@given(moment=st.datetimes(datetime(2000, 1, 2), datetime(2100, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants naive bounds
+def test_milliseconds_survive_their_way_back(moment: datetime) -> None:
+    back = bounds.from_milliseconds(bounds.milliseconds(moment))
+    assert back is not None
+    assert abs((back - moment).total_seconds()) < 0.001
+
+
+def test_free_text_is_cut_and_anything_else_is_empty() -> None:
+    assert bounds.text("abc", 2) == "ab"
+    assert bounds.text(None) == bounds.text(7) == bounds.text([]) == ""

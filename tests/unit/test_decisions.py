@@ -1,0 +1,222 @@
+"""What each verb of sending wants written, given the rows as they are known."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, told
+from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, row
+from tracker import recovery
+from tracker.decisions import submits
+from tracker.decisions.submits import Intent
+from tracker.errors import Conflict
+from tracker.models import (
+    Flaw,
+    Status,
+    Trust,
+    Verdict,
+)
+from tracker.work import Known
+
+# ---- intents
+
+
+@pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
+def test_a_named_submit_with_the_same_body_gets_the_task_that_has_it(name: str) -> None:
+    before = a_task(1, request_hash="h", **{name: "x"})
+    assert intended(a_task(2, request_hash="h", **{name: "x"}), before) == Intent(task=before, fresh=False)
+
+
+@pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
+def test_a_named_submit_with_another_body_is_a_conflict(name: str) -> None:
+    with pytest.raises(Conflict, match="x already exists"):
+        intended(a_task(2, request_hash="other", **{name: "x"}), a_task(1, request_hash="h", **{name: "x"}))
+
+
+@pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
+def test_the_name_of_a_rejected_submit_is_free_again(name: str) -> None:
+    rejected = a_task(1, request_hash="h", status=Status.REJECTED, released=True, **{name: "x"})
+    assert intended(a_task(2, request_hash="h", **{name: "x"}), rejected).fresh
+
+
+def test_a_fresh_submit_keeps_its_body() -> None:
+    change = submits.intended(Known(), a_task(), body=b"the body", policy=POLICY)
+    assert (change.submission, change.task) == (b"the body", a_task())
+
+
+def test_a_submit_that_a_dead_process_never_answered_is_joined_when_it_is_sent_again() -> None:
+    dead = in_flight(taken_by="dead")
+    intent = intended(in_flight(id="hm2"), dead)
+    assert not intent.fresh
+    assert (intent.task.id, intent.task.taken_by) == (dead.id, "us")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"taken_by": "us"},
+        {"answered_at": NOW},
+        {"status": Status.REJECTED},
+        {"client": "other"},
+        {"request_hash": "other"},
+        {"created_at": NOW - POLICY.resend_window},
+        {"external_id": "x"},
+        {"idempotency_key": "x"},
+    ],
+)
+def test_no_other_submit_is_joined(changes: dict[str, Any]) -> None:
+    assert intended(in_flight(id="hm2"), in_flight(**({"taken_by": "dead"} | changes))).fresh
+
+
+@pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
+def test_a_named_submit_joins_no_unnamed_one(name: str) -> None:
+    assert intended(in_flight(id="hm2", **{name: "x"}), in_flight(taken_by="dead")).fresh
+
+
+def test_two_equal_submits_that_were_never_answered_are_joined_one_by_one() -> None:
+    known = Known([a_task(n, taken_by="dead", request_hash="h") for n in (2, 1)])
+    joined = []
+    for number in (3, 4, 5):
+        change = submits.intended(known, a_task(number, taken_by="us", request_hash="h"), body=b"", policy=POLICY)
+        known.put(row(change))
+        joined.append(change.result.task.id)
+    assert joined == [a_task(n).id for n in (1, 2, 5)]
+
+
+def test_a_rejected_submit_does_not_hide_one_that_may_have_been_made() -> None:
+    refused = a_task(2, taken_by="dead", request_hash="h", status=Status.REJECTED, released=True)
+    lost = a_task(1, taken_by="dead", request_hash="h")
+    assert intended(a_task(3, taken_by="us", request_hash="h"), lost, refused).task.id == lost.id
+
+
+# ---- tasks of others
+
+
+@pytest.mark.parametrize("name", ["external_id", "sent_external_id", "provider_task_id"])
+def test_a_task_that_is_known_under_one_of_its_ids_is_not_written_down_again(name: str) -> None:
+    with pytest.raises(Conflict, match="already known"):
+        submits.written_down(Known([a_task(1, **{name: "x"})]), a_task(2, **{name: "x"}))
+
+
+def test_what_a_rejected_task_was_called_may_be_announced_again() -> None:
+    names = {"external_id": "x", "sent_external_id": "x"}
+    rejected = a_task(1, status=Status.REJECTED, released=True, **names)
+    assert submits.written_down(Known([rejected]), a_task(2, **names)).result == a_task(2, **names)
+
+
+def test_the_provider_id_of_a_rejected_task_is_still_its_own() -> None:
+    rejected = a_task(1, status=Status.REJECTED, released=True, provider_task_id="p")
+    with pytest.raises(Conflict):
+        submits.written_down(Known([rejected]), a_task(2, provider_task_id="p"))
+
+
+def test_the_provider_id_told_by_its_owner_is_learned_and_asked_about_soon() -> None:
+    change = submits.attached(Known([a_task()]), a_task().id, "p", now=NOW, policy=POLICY)
+    after = row(change)
+    assert (after.provider_task_id, after.version, after.next_poll_at) == ("p", 2, NOW + POLICY.hint_delay)
+    assert [event.sequence for event in change.events] == [2]
+    assert submits.attached(Known([after]), after.id, "p", now=NOW, policy=POLICY).task is None
+
+
+def test_another_provider_id_or_that_of_another_task_is_a_conflict() -> None:
+    known = Known([a_task(1, provider_task_id="p"), a_task(2)])
+    for task_id, told_id in ((a_task(1).id, "q"), (a_task(2).id, "p")):
+        with pytest.raises(Conflict):
+            submits.attached(known, task_id, told_id, now=NOW, policy=POLICY)
+
+
+# ---- outcomes of a submit
+
+
+def test_an_accepted_submit_gives_its_lease_and_its_body_back() -> None:
+    change = accepted(in_flight(), a_claim(Status.SUBMITTED))
+    after = row(change)
+    assert (after.status, after.provider_task_id, after.lease_owner) == (Status.SUBMITTED, THEIR_ID, None)
+    assert after.next_poll_at == NOW + SOON + timedelta(seconds=44)
+    assert change.drop_submission
+
+
+def test_a_hint_that_came_before_the_reply_still_brings_the_first_question_forward() -> None:
+    hinted = row(delivered(in_flight(), told(a_claim(), Trust.HINT, flaw=Flaw.UNSIGNED)))
+    assert hinted.next_poll_at == NOW + POLICY.hint_delay
+    assert row(accepted(hinted, a_claim(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
+
+
+def test_a_provider_id_that_another_row_has_is_not_learned() -> None:
+    other = a_task(2, provider_task_id=THEIR_ID)
+    after = row(accepted(in_flight(), a_claim(Status.SUBMITTED), other))
+    assert (after.status, after.provider_task_id) == (Status.SUBMITTED, None)
+
+
+def test_a_callback_before_the_reply_is_not_undone_by_it() -> None:
+    home = row(delivered(in_flight(), told(a_claim(assets=(PICTURE,)))))
+    after = row(accepted(home, a_claim(Status.SUBMITTED)))
+    assert (after.status, after.provider_task_id, after.next_poll_at) == (Status.SUCCEEDED, THEIR_ID, None)
+
+
+def test_a_refused_submit_is_rejected_and_its_names_are_free() -> None:
+    task = in_flight(external_id="x")
+    change = submits.refused(Known([task]), task.id, why="no such model", now=NOW, rules=RULES)
+    after = row(change)
+    assert (after.status, after.released, after.next_poll_at, after.lease_owner) == (Status.REJECTED, True, None, None)
+    assert change.drop_submission
+    assert "no such model" in change.entries[0].shown.why
+
+
+def test_a_task_that_a_callback_proved_is_not_rejected_by_a_refusal() -> None:
+    task = replace(in_flight(external_id="x"), status=Status.PENDING)
+    proven = row(delivered(task, told(a_claim(Status.PROCESSING))))
+    change = submits.refused(Known([proven]), task.id, why="no", now=NOW, rules=RULES)
+    assert (row(change).status, row(change).released) == (Status.PROCESSING, False)
+    assert not change.drop_submission
+
+
+def test_a_lost_answer_leaves_the_task_pending_and_its_body_kept() -> None:
+    task = in_flight()
+    change = submits.unanswered(
+        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW + SOON, reason=recovery.LOOKING_UP, policy=POLICY
+    )
+    after = row(change)
+    assert (after.status, after.reason, after.lease_owner) == (Status.PENDING, recovery.LOOKING_UP, None)
+    assert (after.attempt_deadline_at, after.next_poll_at) == (NOW + SOON, NOW + POLICY.first_lookup)
+    assert not change.drop_submission
+    assert [entry.shown.verdict for entry in change.entries] == [Verdict.UNANSWERED]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"not_found": 1}, {"not_found": 0}, {"attempts": 5}, {"status": Status.SUBMITTED}, {"status": Status.EXPIRED}],
+)
+def test_a_submit_is_repeated_only_while_the_row_proves_that_it_was_never_made(changes: dict[str, Any]) -> None:
+    task = a_task(**({"attempts": 1, "not_found": 2} | changes))
+    with pytest.raises(Conflict):
+        submits.attempted(Known([task]), task.id, owner="us", now=NOW, until=NOW, policy=POLICY)
+
+
+def test_a_repeated_submit_takes_the_lease_so_that_a_second_one_cannot_follow() -> None:
+    task = a_task(attempts=1, not_found=2)
+    until = NOW + POLICY.attempt
+    known = Known([task])
+    after = row(submits.attempted(known, task.id, owner="us", now=NOW, until=until, policy=POLICY))
+    assert (after.attempts, after.not_found, after.attempt_deadline_at) == (2, 0, until)
+    assert after.lease_until == until + POLICY.lease_margin
+    known.put(after)
+    with pytest.raises(Conflict):
+        submits.attempted(known, task.id, owner="another", now=NOW, until=until, policy=POLICY)
+
+
+def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> None:
+    task = a_task(attempts=2, lease_owner="us")
+    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=NOW + SOON, policy=POLICY))
+    assert recovery.next_step(after, policy=POLICY) is recovery.Step.SUBMIT_AGAIN
+    assert (after.next_poll_at, after.lease_owner) == (NOW + SOON, None)
+
+
+def test_what_is_answered_once_is_not_answered_again() -> None:
+    task = in_flight()
+    first = submits.answered(Known([task]), task.id, now=NOW)
+    assert row(first).answered_at == NOW
+    assert submits.answered(Known([row(first)]), task.id, now=LATE).task is None
+    assert submits.answered(Known(), "hm0", now=NOW).task is None

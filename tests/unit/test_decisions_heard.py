@@ -1,0 +1,220 @@
+"""What an answer of the provider, the operator's word and a delivery want written."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
+from tests.unit.deciding import LATE, LIFETIME, POLICY, RULES, STANDING, SUBMITTED, delivered, in_flight, polled, row
+from tracker.decisions import answers, deliveries, submits
+from tracker.errors import Conflict, NotFound
+from tracker.models import (
+    Alarm,
+    Arrived,
+    Claim,
+    Flaw,
+    Observation,
+    Status,
+    Task,
+    Trust,
+    Verdict,
+)
+from tracker.work import Known
+
+# ---- answers
+
+
+def test_an_answer_that_says_what_is_known_adds_no_history_and_gives_the_lease_back() -> None:
+    task = replace(SUBMITTED, lease_owner="us", lease_until=LATE, quiet_polls=2, polls=3)
+    change = polled(task, asked(a_claim(Status.SUBMITTED)))
+    after = row(change)
+    assert (change.entries, change.events, change.alarms) == ((), (), ())
+    assert (after.polls, after.quiet_polls, after.lease_owner, after.polled_at) == (4, 3, None, NOW)
+
+
+def test_an_answer_that_moves_the_task_starts_the_count_of_quiet_polls_anew() -> None:
+    after = row(polled(replace(SUBMITTED, quiet_polls=5), asked(a_claim(Status.PROCESSING))))
+    assert (after.status, after.quiet_polls) == (Status.PROCESSING, 1)
+
+
+def test_a_final_answer_ends_the_questions() -> None:
+    change = polled(SUBMITTED, asked(a_claim(assets=(PICTURE,))))
+    assert (row(change).status, row(change).next_poll_at) == (Status.SUCCEEDED, None)
+    assert change.drop_submission
+
+
+@pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING])
+def test_a_task_whose_deadline_passed_expires_with_the_answer_that_does_not_end_it(status: Status) -> None:
+    change = polled(SUBMITTED, asked(a_claim(status), at=LATE))
+    after = row(change)
+    assert (after.status, after.next_poll_at) == (Status.EXPIRED, LATE + POLICY.expired_gap)
+    sequences = [event.sequence for event in change.events]
+    assert sequences == list(range(SUBMITTED.version + 1, after.version + 1))
+    assert change.drop_submission
+
+
+def test_a_final_answer_after_the_deadline_is_believed() -> None:
+    assert row(polled(SUBMITTED, asked(a_claim(), at=LATE))).status is Status.SUCCEEDED
+
+
+def test_silence_past_the_deadline_expires_the_task_too() -> None:
+    change = answers.unsettled(Known([SUBMITTED]), SUBMITTED.id, "down", now=LATE, lifetime=LIFETIME, rules=RULES)
+    assert row(change).status is Status.EXPIRED
+    assert [entry.shown.verdict for entry in change.entries] == [Verdict.MOVED]
+
+
+def test_a_pause_overrides_the_schedule_and_an_unasked_question_is_not_counted() -> None:
+    change = answers.unsettled(
+        Known([SUBMITTED]),
+        SUBMITTED.id,
+        "busy",
+        now=NOW,
+        lifetime=LIFETIME,
+        rules=RULES,
+        again_at=LATE,
+        alarm=Alarm.CREDENTIAL,
+        asked=False,
+    )
+    assert (row(change).next_poll_at, row(change).polls, row(change).polled_at) == (LATE, 0, None)
+    assert [alarm.kind for alarm in change.alarms] == [Alarm.CREDENTIAL]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        a_claim(external_id="another's"),
+        a_claim(provider_task_id=None),
+        a_claim(external_id=None, created_at=NOW - timedelta(minutes=3)),
+    ],
+)
+def test_a_guessed_id_whose_task_cannot_be_ours_is_forgotten(claim: Claim) -> None:
+    task = a_task(candidate_id=THEIR_ID, attempts=1)
+    after = row(polled(task, asked(claim), as_candidate=True))
+    assert (after.status, after.provider_task_id, after.candidate_id) == (Status.PENDING, None, None)
+
+
+@pytest.mark.parametrize("claim", [a_claim(), a_claim(external_id=None, created_at=NOW)])
+def test_a_guessed_id_that_the_provider_confirms_is_learned(claim: Claim) -> None:
+    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(claim), as_candidate=True))
+    assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, THEIR_ID)
+
+
+def test_the_operator_settles_what_nobody_proved() -> None:
+    change = answers.resolved(
+        Known([in_flight()]), in_flight().id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES
+    )
+    after = row(change)
+    assert (after.status, after.released, after.lease_owner, after.next_poll_at) == (Status.REJECTED, True, None, None)
+    assert change.drop_submission
+    assert after.reason == "rejected, says the operator"
+
+
+@pytest.mark.parametrize("status", [Status.REJECTED, Status.EXPIRED])
+def test_the_operator_cannot_undo_what_the_provider_proved(status: Status) -> None:
+    home = row(polled(SUBMITTED, asked(a_claim())))
+    with pytest.raises(Conflict, match="succeeded"):
+        answers.resolved(Known([home]), home.id, status, note="", now=NOW, lifetime=LIFETIME, rules=RULES)
+
+
+def test_a_row_that_is_gone_is_not_found() -> None:
+    with pytest.raises(NotFound):
+        submits.refused(Known(), "hm0", why="", now=NOW, rules=RULES)
+
+
+# ---- deliveries
+
+
+def test_a_hint_is_kept_and_brings_the_next_question_forward() -> None:
+    change = delivered(SUBMITTED, told(a_claim(), Trust.HINT, flaw=Flaw.UNSIGNED))
+    assert row(change).next_poll_at == NOW + POLICY.hint_delay
+    assert [entry.shown.verdict for entry in change.entries] == [Verdict.HINTED]
+    assert [alarm.kind for alarm in change.alarms] == [Alarm.UNSIGNED]
+    assert change.counts == {"deliveries": 1, "hints": 1}
+
+
+def test_an_unreadable_delivery_brings_the_next_question_forward_with_its_bytes_kept() -> None:
+    change = delivered(SUBMITTED, told(Claim(flaw="not JSON"), body=b"\xff"))
+    assert row(change).next_poll_at == NOW + POLICY.hint_delay
+    assert change.entries[0].shown.body == b"\xff"
+
+
+def test_an_expired_task_is_asked_about_on_each_hint() -> None:
+    expired = row(answers.unsettled(Known([SUBMITTED]), SUBMITTED.id, "", now=LATE, lifetime=LIFETIME, rules=RULES))
+    hint = told(a_claim(), Trust.HINT, at=LATE + timedelta(hours=1))
+    assert row(delivered(expired, hint)).next_poll_at == LATE + timedelta(hours=1) + POLICY.hint_delay
+
+
+def test_a_final_that_comes_home_by_callback_needs_no_question() -> None:
+    change = delivered(SUBMITTED, told(a_claim(assets=(PICTURE,))))
+    assert (row(change).status, row(change).next_poll_at) == (Status.SUCCEEDED, None)
+
+
+def test_a_success_without_files_is_asked_about() -> None:
+    assert row(delivered(SUBMITTED, told(a_claim()))).next_poll_at is not None
+
+
+def test_what_is_known_already_costs_no_question() -> None:
+    assert row(delivered(SUBMITTED, told(a_claim(Status.SUBMITTED)))).next_poll_at == SUBMITTED.next_poll_at
+
+
+@pytest.mark.parametrize("trust", [Trust.HINT, Trust.TOKEN])
+def test_a_delivery_that_contradicts_a_final_of_another_delivery_is_asked_about(trust: Trust) -> None:
+    home = row(delivered(SUBMITTED, told(a_claim(assets=(PICTURE,)))))
+    assert row(delivered(home, told(a_claim(Status.FAILED), trust))).next_poll_at == NOW + POLICY.hint_delay
+
+
+def test_a_delivery_that_contradicts_the_provider_s_own_answer_is_not() -> None:
+    home = row(polled(SUBMITTED, asked(a_claim(assets=(PICTURE,)))))
+    assert row(delivered(home, told(a_claim(Status.FAILED)))).next_poll_at is None
+
+
+def dedupe_key(observation: Observation, task: Task = SUBMITTED) -> str:
+    return delivered(task, observation).entries[0].dedupe_key
+
+
+def test_repeats_are_told_by_task_trust_and_body() -> None:
+    first = told(a_claim(), body=b"1")
+    assert dedupe_key(first) == dedupe_key(replace(first, at=LATE))
+    assert dedupe_key(first) != dedupe_key(replace(first, body=b"2"))
+    assert dedupe_key(first) != dedupe_key(replace(first, trust=Trust.HINT))
+
+
+def test_a_verified_webhook_id_tells_repeats_whatever_the_body() -> None:
+    first = told(a_claim(), Trust.SIGNED, body=b"1", webhook_id="w")
+    assert dedupe_key(first) == dedupe_key(replace(first, body=b"2"))
+    assert dedupe_key(first) != dedupe_key(replace(first, webhook_id="v"))
+
+
+def test_a_guessed_webhook_id_cannot_shadow_the_true_delivery() -> None:
+    """A forger names the id of a delivery to come; the receiver passes an id on only with its signature."""
+    forged = told(a_claim(Status.FAILED), Trust.HINT, flaw=Flaw.BAD_SIGNATURE, body=b"1")
+    true = told(a_claim(), Trust.SIGNED, body=b"1", webhook_id="w")
+    assert dedupe_key(forged) != dedupe_key(true)
+
+
+@pytest.mark.parametrize("changes", [{"provider_task_id": THEIR_ID}, {"sent_external_id": "theirs"}])
+def test_a_standing_address_finds_the_task_by_the_ids_in_the_body(changes: dict[str, Any]) -> None:
+    task = a_task(2, **changes)
+    observation = told(a_claim(external_id="theirs"), Trust.SIGNED)
+    arrived = Arrived(provider="kling", observation=observation, standing=STANDING)
+    change = deliveries.delivered(Known([task]), arrived, account="default", rules=RULES)
+    assert (change.result.task_id, change.result.verdict) == (task.id, Verdict.MOVED)
+
+
+def test_what_nobody_told_us_of_is_an_orphan_to_be_looked_into() -> None:
+    arrived = Arrived(provider="kling", observation=told(a_claim(), Trust.HINT), standing=STANDING)
+    change = deliveries.delivered(Known([a_task(2)]), arrived, account="default", rules=RULES)
+    assert change.result.orphan
+    assert change.task is None
+    assert [alarm.kind for alarm in change.alarms] == [Alarm.ORPHAN]
+    assert change.orphan is not None
+    assert (change.orphan.state, change.orphan.next_check_at, change.orphan.client) == ("waiting", NOW, "studio")
+
+
+def test_an_orphan_without_any_id_is_kept_and_never_asked_about() -> None:
+    arrived = Arrived(provider="kling", observation=told(Claim(flaw="not JSON"), body=b"x"), standing=STANDING)
+    change = deliveries.delivered(Known(), arrived, account="default", rules=RULES)
+    assert change.orphan is not None
+    assert (change.orphan.state, change.orphan.next_check_at, change.orphan.body) == ("orphan", None, b"x")
