@@ -1,0 +1,180 @@
+"""Homing put together from its public composition roots, with a policy, a store and a clock of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+
+from homing.serve import access_of
+from homing.web_server import address, listen, running
+from receiver.app import routes as receiver_routes
+from receiver.settings import ReceiverSettings
+from tracker.api import routes as api_routes
+from tracker.app import create_tracker
+from tracker.bounds import JsonObject
+from tracker.models import Caller, Task
+from tracker.reconciler import Reconciler
+from tracker.schedule import Policy
+from tracker.service import Tracker
+from tracker.settings import Settings
+from tracker.storage.store import Store
+
+CREATE = "/kling/v1/images/omni-image"
+CAT: JsonObject = {"prompt": "a cat", "model_name": "kling-v3-omni"}
+ANYBODY = Caller(name="local", sees_all=True)
+KIND = "images/omni-image"
+# Everything that a real provider makes us wait for, shortened; no count is.
+SHORT = Policy(
+    answer_within=timedelta(seconds=3),
+    attempt=timedelta(seconds=2),
+    query=timedelta(seconds=3),
+    lease_margin=timedelta(milliseconds=200),
+    absence_wait=timedelta(milliseconds=400),
+    absence_gap=timedelta(milliseconds=100),
+    first_lookup=timedelta(milliseconds=100),
+    busy_delay=timedelta(milliseconds=50),
+    first_check=timedelta(milliseconds=500),
+    least_gap=timedelta(milliseconds=200),
+    greatest_gap=timedelta(seconds=1),
+    hint_delay=timedelta(milliseconds=50),
+    hint_gap=timedelta(milliseconds=200),
+    budget=60_000,
+)
+# Nothing is asked by itself for as long as a test can last: what is known then came by callback, or was asked for.
+SILENT = replace(SHORT, first_check=timedelta(hours=1))
+
+
+class Clock:
+    """The real time, moved on by as much as a test has moved it."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    url: str
+    tracker: Tracker
+    reconciler: Reconciler
+    client: httpx.AsyncClient
+    clock: Clock
+
+    async def create(self, headers: dict[str, str] | None = None, **changes: Any) -> httpx.Response:
+        return await self.client.post(CREATE, json=CAT | changes, headers=headers)
+
+    async def created(self, **changes: Any) -> str:
+        """Submit, expect success, and give our id."""
+        reply = await self.create(**changes)
+        assert (reply.status_code, reply.json()["code"]) == (200, 0), reply.text
+        return str(reply.json()["data"]["task_id"])
+
+    async def task(self, ref: str) -> Task:
+        return await self.tracker.get(ANYBODY, ref)
+
+    async def seen(self, ref: str, wanted: Callable[[Task], bool], *, within: float = 15.0) -> Task:
+        """Wait until a task is as wanted, and give it."""
+
+        async def as_wanted() -> bool:
+            return wanted(await self.task(ref))
+
+        await until(as_wanted, within=within)
+        return await self.task(ref)
+
+    async def settled(self, ref: str) -> Task:
+        return await self.tracker.wait(ANYBODY, ref, timeout=timedelta(seconds=20))
+
+    async def reconcile(
+        self, condition: Callable[[], Awaitable[bool]], *, step: timedelta = timedelta(), within: float = 15.0
+    ) -> None:
+        """Do the reconciler's rounds until the condition holds; the clock moves on by ``step`` before each."""
+        async with asyncio.timeout(within):
+            while not await condition():
+                self.clock.ahead += step
+                await self.reconciler.run_once()
+                await asyncio.sleep(0.02)
+
+    async def alarms(self) -> dict[str, int]:
+        stats = await self.tracker.stats(ANYBODY)
+        told: dict[str, int] = {}
+        for alarm in stats.alarms:
+            told[alarm.kind.value] = told.get(alarm.kind.value, 0) + alarm.count
+        return told
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 15.0, pause: float = 0.02) -> None:
+    """Wait for a condition, with a limit."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    while not await condition():
+        assert loop.time() < end, "it did not come to pass"
+        await asyncio.sleep(pause)
+
+
+def settings_of(folder: Path, provider_url: str, **changes: Any) -> Settings:
+    usual = {
+        "database_url": f"sqlite:///{folder / 'homing.db'}",
+        "kling_base_url": provider_url,
+        "kling_api_key": "sandbox-api-key",
+    }
+    return Settings(**(usual | changes))
+
+
+@asynccontextmanager
+async def composed(
+    settings: Settings, *, policy: Policy, store: Store | None = None, clock: Clock | None = None, loops: bool = True
+) -> AsyncIterator[tuple[Tracker, Reconciler, Starlette]]:
+    """Open the parts; ``loops`` runs the reconciler beside them."""
+    tracker = create_tracker(settings, policy=policy, store=store, clock=clock or Clock())
+    async with tracker:
+        app = Starlette(
+            routes=[
+                *receiver_routes(tracker, ReceiverSettings.from_settings(settings)),
+                *api_routes(tracker, access_of(settings)),
+            ]
+        )
+        reconciler = Reconciler(tracker)
+        stop = asyncio.Event()
+        loop = asyncio.create_task(reconciler.run(stop)) if loops else None
+        try:
+            yield tracker, reconciler, app
+        finally:
+            stop.set()
+            if loop is not None:
+                await loop
+
+
+@asynccontextmanager
+async def house(
+    folder: Path,
+    provider_url: str,
+    *,
+    policy: Policy = SHORT,
+    store: Store | None = None,
+    loops: bool = True,
+    callbacks: bool = True,
+    **settings: Any,
+) -> AsyncIterator[House]:
+    """Serve on loopback over real HTTP. Without ``callbacks`` there is no public address."""
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(listen("127.0.0.1", 0)))
+        url = address(listener)
+        chosen = settings_of(folder, provider_url, **({"public_url": url} if callbacks else {}), **settings)
+        clock = Clock()
+        tracker, reconciler, app = await stack.enter_async_context(
+            composed(chosen, policy=policy, store=store, clock=clock, loops=loops)
+        )
+        await stack.enter_async_context(running(app, listener))
+        headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"} if chosen.api_keys else {}
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30)
+        )
+        yield House(url=url, tracker=tracker, reconciler=reconciler, client=client, clock=clock)

@@ -1,0 +1,135 @@
+"""A server's lives: one address and one database, and processes that are killed and started again."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.acceptance.house import CAT, CREATE, until
+from tracker.models import SETTLED
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = ("-m", "tests.acceptance.launcher")
+PAUSE = 0.1
+HOMING = ("-m", "homing", "serve")
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """One address; at most one process at a time."""
+
+    port: int
+    client: httpx.AsyncClient
+    environ: dict[str, str]
+    folder: Path
+    lives: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, *arguments: str, program: Sequence[str] = LAUNCHER) -> None:
+        """Begin a life and wait until it answers."""
+        life = self._begin([sys.executable, *program, *arguments])
+
+        async def ready() -> bool:
+            assert life.poll() is None, f"the server ended: {self.logged()}"
+            try:
+                return (await self.client.get("/readyz")).is_success
+            except httpx.TransportError:
+                return False
+
+        await until(ready, within=60, pause=PAUSE)
+
+    def _begin(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"life-{len(self.lives)}.log").open("wb") as log:
+            self.lives.append(subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=log, stderr=log))
+        return self.lives[-1]
+
+    def kill(self) -> None:
+        self.lives[-1].send_signal(signal.SIGKILL)
+
+    async def dead(self) -> None:
+        """Wait until this life has ended by SIGKILL, by whoever's hand."""
+
+        async def ended() -> bool:
+            return self.lives[-1].poll() is not None
+
+        await until(ended, within=60)
+        assert self.lives[-1].returncode == -signal.SIGKILL, self.logged()
+
+    async def sent(self, headers: dict[str, str] | None = None, **changes: Any) -> str:
+        """Submit as a client does that sends again, the same, until it has an answer; give our id."""
+        answers: list[httpx.Response] = []
+
+        async def answered() -> bool:
+            try:
+                answers.append(await self.client.post(CREATE, json=CAT | changes, headers=headers))
+            except httpx.TransportError:
+                return False
+            return answers[-1].status_code == 200
+
+        await until(answered, within=90, pause=PAUSE)
+        return str(answers[-1].json()["data"]["task_id"])
+
+    async def tasks(self) -> list[dict[str, Any]]:
+        return list((await self.client.get("/v1/tasks", params={"limit": "200"})).json()["tasks"])
+
+    async def history(self, ref: str) -> list[dict[str, Any]]:
+        return list((await self.client.get(f"/v1/tasks/{ref}/history")).json()["entries"])
+
+    async def all_home(self) -> None:
+        """Wait until every task is settled."""
+
+        async def home() -> bool:
+            return all(task["status"] in SETTLED for task in await self.tasks())
+
+        await until(home, within=60, pause=PAUSE)
+
+    def logged(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("life-*.log")))
+
+    def end(self) -> None:
+        for life in self.lives:
+            if life.poll() is None:
+                life.kill()
+            life.wait()
+
+
+@asynccontextmanager
+async def server(folder: Path, provider_url: str, **settings: str) -> AsyncIterator[Server]:
+    """Reserve an address, which nobody else gets while no process of ours listens there."""
+    with closing(socket.socket()) as reserved:
+        # Bound and not listening: the server may bind the same address, and the system gives it to nobody.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        usual = {
+            "database_url": f"sqlite:///{folder / 'homing.db'}",
+            "port": str(port),
+            "public_url": f"http://127.0.0.1:{port}",
+            "kling_base_url": provider_url,
+            "kling_api_key": "sandbox-api-key",
+            "log_level": "debug",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
+        environ = kept | {f"HOMING_{name.upper()}": value for name, value in (usual | settings).items()}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+            found = Server(port=port, client=client, environ=environ, folder=folder)
+            try:
+                yield found
+            finally:
+                found.end()
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()

@@ -1,0 +1,470 @@
+"""The reconciler against a real provider over real HTTP: what it asks, how often, and what stops it (nothing)."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from homing.sandbox import RunningSandbox
+from tests.acceptance.between import Answer, Request, between, page, refusal
+from tests.acceptance.house import ANYBODY, KIND, SHORT, SILENT, House, house, until
+from tracker.errors import StoreUnavailable
+from tracker.models import SETTLED, Source, Status, Task
+from tracker.reconciler import Budget
+from tracker.schedule import Policy
+from tracker.storage.store import Store
+
+SandboxFactory = Callable[..., RunningSandbox]
+WEBHOOK_SECRET = "whsec_" + "bWFkZS11cC13ZWJob29rLXNlY3JldC1mb3ItdGVzdHM="
+EMPTY = Answer(status=200, body=b'{"code":0,"message":"SUCCEED","request_id":"made-up","data":[]}')
+DUE = timedelta(seconds=5)
+PAIR = {"made-up-access": "made-up-secret-of-at-least-32-bytes!"}
+
+
+def is_settled(task: Task) -> bool:
+    return task.status in SETTLED
+
+
+def asked_ids(request: Request) -> list[str]:
+    return parse_qs(urlsplit(request.target).query)["task_ids"][0].split(",")
+
+
+async def many(home: House, count: int) -> list[str]:
+    slots = asyncio.Semaphore(16)
+
+    async def one(number: int) -> str:
+        async with slots:
+            return await home.created(prompt=f"picture {number}")
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def ended(sandbox: RunningSandbox) -> None:
+    """Wait until every task of the provider has ended."""
+
+    async def all_ended() -> bool:
+        return all(task["final"] for task in sandbox.ledger["tasks"])
+
+    await until(all_ended)
+
+
+async def states(home: House, refs: list[str]) -> set[Status]:
+    return {(await home.task(ref)).status for ref in refs}
+
+
+# ---- many at once
+
+
+async def test_a_hundred_stale_tasks_cost_five_requests(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with (
+        between(kling_sandbox.base_url) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, 100)
+        await ended(kling_sandbox)
+        home.clock.ahead = DUE
+        counts = await home.reconciler.run_once()
+        assert (counts.claimed, counts.requests, counts.settled) == (100, 5, 100)
+        assert await states(home, ours) == {Status.SUCCEEDED}
+        assert [len(asked_ids(request)) for request in line.seen if request.batches] == [20] * 5
+        assert line.count(lambda request: request.asks_one) == 0
+        assert (await home.reconciler.run_once()).claimed == 0
+
+
+async def test_absent_from_a_batch_is_not_not_found(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """What a batch leaves out is asked for by itself; no task changes for having been left out."""
+
+    async def script(request: Request) -> Answer | None:
+        return EMPTY if request.batches else await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, 3)
+        await ended(kling_sandbox)
+        home.clock.ahead = DUE
+        counts = await home.reconciler.run_once()
+        assert (counts.requests, counts.settled, counts.failed) == (4, 3, 0)
+        assert await states(home, ours) == {Status.SUCCEEDED}
+
+
+async def test_a_task_that_the_provider_denies_is_not_ended_by_it(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    """A known task that is "not found" is a lie or a delay: it stays as it is until a word that is proven."""
+    denying = True
+
+    async def script(request: Request) -> Answer | None:
+        if denying and request.asks_one:
+            return refusal(400, 1201, f"Task not found by id/external id: {request.target.rpartition('/')[2]}")
+        return await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await home.created()
+        await ended(kling_sandbox)
+        for _ in range(5):
+            home.clock.ahead += DUE
+            await home.reconciler.run_once()
+        task = await home.task(ours)
+        assert (task.status, task.polls, task.attempts) == (Status.SUBMITTED, 5, 1)
+        denying = False
+        home.clock.ahead += DUE
+        await home.reconciler.run_once()
+        assert (await home.task(ours)).status is Status.SUCCEEDED
+    assert kling_sandbox.ledger["requests"]["create"] == 1
+
+
+async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credential_trouble(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    sandbox = kling_sandbox_factory(access_keys=PAIR)
+    keys: dict[str, Any] = {"kling_access_key": "made-up-access", "kling_secret_key": PAIR["made-up-access"]}
+    async with house(tmp_path, sandbox.base_url, callbacks=False, loops=False, kling_api_key=None, **keys) as home:
+        ours = await many(home, 3)
+
+        async def all_home() -> bool:
+            return await states(home, ours) == {Status.SUCCEEDED}
+
+        # No clock is moved here: the tokens that the pair signs would not be valid yet.
+        await home.reconcile(all_home)
+        assert "credential" not in await home.alarms()
+        ours = await many(home, 2)
+        await home.reconcile(all_home)
+    # What an address was seen not to do is not tried again at once.
+    assert sandbox.ledger["requests"]["batch"] == 1
+
+
+# ---- how much is asked
+
+
+def test_the_budget_is_a_tenth_at_once_and_the_rest_over_the_minute() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    budget = Budget(120, now)
+    taken = 0
+    while budget.take(now) is None:
+        taken += 1
+    assert taken == 12
+    wait = budget.take(now)
+    assert wait is not None
+    assert timedelta() < wait <= timedelta(seconds=0.5)
+    assert budget.take(now + timedelta(seconds=0.6)) is None
+    assert budget.take(now + timedelta(seconds=0.6)) is not None
+
+
+async def test_no_more_is_asked_than_the_budget_allows_and_nothing_is_forgotten(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    sandbox = kling_sandbox_factory(reseller=True)
+    policy = replace(SHORT, budget=50)
+    async with (
+        between(sandbox.base_url) as line,
+        house(tmp_path, line.base_url, policy=policy, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, 12)
+        await ended(sandbox)
+        home.clock.ahead = DUE
+        counts = await home.reconciler.run_once()
+        assert counts.postponed >= 6
+        assert line.count(lambda request: not request.creates) <= 6
+        asked = [(await home.task(ref)).polls for ref in ours]
+        assert sum(asked) <= 6
+
+        async def all_home() -> bool:
+            return await states(home, ours) == {Status.SUCCEEDED}
+
+        await home.reconcile(all_home, step=timedelta(seconds=2))
+    assert line.count(lambda request: request.asks_one) == 12
+
+
+@pytest.mark.parametrize(("number", "code"), [(1, 1302), (1, 1303), (3, 1302), (3, 1303)])
+async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
+    tmp_path: Path, kling_sandbox: RunningSandbox, number: int, code: int
+) -> None:
+    answers = [refusal(429, code, retry_after="30")]
+
+    async def script(request: Request) -> Answer | None:
+        return answers.pop() if answers and not request.creates else await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, number)
+        await ended(kling_sandbox)
+        home.clock.ahead = DUE
+        for _ in range(5):
+            await home.reconciler.run_once()
+            home.clock.ahead += timedelta(seconds=5)
+        assert line.count(lambda request: not request.creates) == 1
+        home.clock.ahead += timedelta(seconds=10)
+        await home.reconciler.run_once()
+        assert await states(home, ours) == {Status.SUCCEEDED}
+        assert line.count(lambda request: not request.creates) == 2
+
+
+async def test_twenty_hints_cost_one_request(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    sandbox = kling_sandbox_factory(held=True, intermediate=False, webhook_secrets=(WEBHOOK_SECRET,))
+    usual = {name: getattr(Policy(), name) for name in ("least_gap", "greatest_gap", "hint_delay", "hint_gap")}
+    policy = replace(SILENT, **usual)
+    signed = (WEBHOOK_SECRET,)
+    async with house(tmp_path, sandbox.base_url, policy=policy, loops=False, kling_webhook_secrets=signed) as home:
+        ours = await home.created()
+        for number in range(20):
+            sandbox.callback(ours, status="succeed", seal="none", changes={"number": number})
+        await until(lambda: _heard(home, ours, 20))
+        task = await home.task(ours)
+        assert (task.status, task.polls) == (Status.SUBMITTED, 0)
+        # Less than the least time between two questions that nobody hinted at.
+        for _ in range(8):
+            home.clock.ahead += timedelta(seconds=0.25)
+            await home.reconciler.run_once()
+        task = await home.task(ours)
+        # The provider says "submitted": twenty times "succeed" from nobody knows whom moved nothing.
+        assert (task.status, task.polls) == (Status.SUBMITTED, 1)
+
+
+async def _heard(home: House, ref: str, times: int) -> bool:
+    _, entries = await home.tracker.history(ANYBODY, ref)
+    return sum(1 + entry.repeats for entry in entries if entry.source is Source.CALLBACK) >= times
+
+
+async def test_an_unchanged_answer_adds_no_history(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    async with house(tmp_path, sandbox.base_url, callbacks=False, loops=False) as home:
+        ours = await home.created()
+        before, entries = await home.tracker.history(ANYBODY, ours)
+
+        async def asked_often() -> bool:
+            return (await home.task(ours)).polls >= 6
+
+        await home.reconcile(asked_often, step=DUE)
+        after, later = await home.tracker.history(ANYBODY, ours)
+    assert [entry.id for entry in later] == [entry.id for entry in entries]
+    assert after.version == before.version
+
+
+# ---- what stops nothing else
+
+
+async def test_an_outage_is_outlived_and_a_poisonous_task_harms_no_other(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    """First everything fails, then one task's every answer is nonsense; the rest come home."""
+    out = True
+    poisoned = ""
+
+    async def script(request: Request) -> Answer | None:
+        if request.creates:
+            return await request.forward()
+        if out:
+            return None
+        if poisoned in request.target:
+            return page(200, '{"code":0,"data":{"task_id":["' + "[" * 500)
+        return await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, 4)
+        await ended(kling_sandbox)
+        for _ in range(3):
+            home.clock.ahead += DUE
+            await home.reconciler.run_once()
+        assert await states(home, ours) == {Status.SUBMITTED}
+        out = False
+        poisoned = kling_sandbox.task(ours[0])["id"]
+
+        async def the_rest_is_home() -> bool:
+            return await states(home, ours[1:]) == {Status.SUCCEEDED}
+
+        await home.reconcile(the_rest_is_home, step=DUE)
+        assert await states(home, ours[:1]) == {Status.SUBMITTED}
+        poisoned = "nobody"
+        home.clock.ahead += timedelta(minutes=1)
+        await home.reconciler.run_once()
+        assert await states(home, ours) == {Status.SUCCEEDED}
+
+
+async def test_a_refused_credential_pauses_the_asking_and_is_told_and_then_all_goes_on(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    refusing = True
+
+    async def script(request: Request) -> Answer | None:
+        if refusing and not request.creates:
+            return refusal(401, 1004, "Authorization has expired")
+        return await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        ours = await many(home, 2)
+        await ended(kling_sandbox)
+        home.clock.ahead = DUE
+        await home.reconciler.run_once()
+        asked = len(line.seen)
+        assert (await home.alarms())["credential"] >= 1
+        # Submitting goes on meanwhile, and the account is left alone.
+        ours.append(await home.created())
+        home.clock.ahead += DUE
+        await home.reconciler.run_once()
+        assert len(line.seen) == asked + 1
+        refusing = False
+        home.clock.ahead += timedelta(minutes=2)
+
+        async def all_home() -> bool:
+            return await states(home, ours) == {Status.SUCCEEDED}
+
+        await home.reconcile(all_home, step=DUE)
+
+
+class FlakyStore(Store):
+    """A database that fails three rounds of the loop, in a way it should and in one that it never should."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url)
+        self.errors: list[Exception] = [StoreUnavailable("the disk is full"), RuntimeError("nobody expected this")]
+
+    async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
+        if self.errors:
+            raise self.errors.pop()
+        return await super().claim_due(now=now, limit=limit, owner=owner, lease=lease)
+
+
+async def test_the_loop_goes_on_after_rounds_that_fail(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    store = FlakyStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    async with house(tmp_path, kling_sandbox.base_url, callbacks=False, store=store) as home:
+        ours = await home.created()
+        assert (await home.settled(ours)).status is Status.SUCCEEDED
+    assert store.errors == []
+
+
+# ---- ends
+
+
+async def test_a_deadline_ends_in_expired_and_a_later_success_beats_it(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    sandbox = kling_sandbox_factory(held=True, intermediate=False)
+    async with house(tmp_path, sandbox.base_url, loops=False) as home:
+        by_callback, by_poll = await many(home, 2)
+        home.clock.ahead = timedelta(hours=24, seconds=10)
+        counts = await home.reconciler.run_once()
+        assert counts.expired == 2
+        expired = await home.task(by_poll)
+        assert (expired.status, expired.finished_at is not None) == (Status.EXPIRED, True)
+        assert expired.next_poll_at is not None
+        assert expired.next_poll_at - home.clock() > timedelta(hours=23)
+        sandbox.finish(by_callback)
+        await home.seen(by_callback, lambda task: task.status is Status.SUCCEEDED)
+        sandbox.finish(by_poll, notify=False)
+        home.clock.ahead += timedelta(days=1)
+        await home.reconciler.run_once()
+        assert (await home.task(by_poll)).status is Status.SUCCEEDED
+
+
+async def test_a_caller_may_set_a_shorter_deadline(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    async with house(tmp_path, sandbox.base_url, loops=False) as home:
+        expected = await home.tracker.expect(ANYBODY, provider="kling", kind=KIND, deadline=timedelta(minutes=1))
+        home.clock.ahead = timedelta(minutes=1, seconds=5)
+
+        async def expired() -> bool:
+            return (await home.task(expected.task.id)).status is Status.EXPIRED
+
+        await home.reconcile(expired, step=timedelta(minutes=1))
+
+
+async def test_a_success_without_its_files_is_completed(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    sandbox = kling_sandbox_factory(faults={"callback_empty_result": 1.0})
+    async with house(tmp_path, sandbox.base_url, policy=SILENT) as home:
+        ours = await home.created()
+        await home.seen(ours, is_settled)
+        shown: dict[str, Any] = {}
+
+        async def complete() -> bool:
+            shown.update((await home.client.get(f"/v1/tasks/{ours}")).json())
+            return bool(shown["result"]["assets"])
+
+        await until(complete)
+        _, entries = await home.tracker.history(ANYBODY, ours)
+    assert [asset["url"] for asset in shown["result"]["assets"]] == sandbox.task(ours)["result_urls"]
+    assert [entry.verdict.value for entry in entries][-2:] == ["moved", "completed"]
+
+
+async def test_a_restart_forgets_nothing(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """Waiting times, unresolved submits, hints and orphans: all of it is in the rows."""
+    sandbox = kling_sandbox_factory(held=True)
+
+    async def script(request: Request) -> Answer | None:
+        reply = await request.forward()
+        return None if request.creates and b"lost" in request.body else reply
+
+    async with between(sandbox.base_url, script) as line:
+        async with house(tmp_path, line.base_url, callbacks=False, loops=False) as home:
+            ours = await many(home, 3)
+            ours.append(await home.created(prompt="lost"))
+            plans = [(await home.task(ref)).next_poll_at for ref in ours]
+        async with house(tmp_path, line.base_url, callbacks=False, loops=False) as home:
+            assert [(await home.task(ref)).next_poll_at for ref in ours] == plans
+            for ref in ours:
+                sandbox.finish(ref)
+            home.clock.ahead = DUE
+
+            async def all_home() -> bool:
+                return await states(home, ours) == {Status.SUCCEEDED}
+
+            await home.reconcile(all_home, step=DUE)
+    assert len(sandbox.ledger["tasks"]) == 4
+
+
+# ---- deliveries that lie
+
+
+async def test_contradictory_forged_and_replayed_deliveries_leave_nothing_wrong(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    faults = {"callback_contradictory": 0.6, "callback_forged": 0.6, "callback_replayed": 0.6, "callback_doubled": 0.5}
+    sandbox = kling_sandbox_factory(
+        seed=11, faults=faults, webhook_secrets=(WEBHOOK_SECRET,), failure_rate=0.4, run_time=0.3
+    )
+    policy = replace(SILENT, greatest_gap=timedelta(milliseconds=500))
+    async with house(tmp_path, sandbox.base_url, policy=policy, kling_webhook_secrets=(WEBHOOK_SECRET,)) as home:
+        ours = await many(home, 16)
+        await ended(sandbox)
+
+        async def quiet() -> bool:
+            return sandbox.ledger["callbacks"]["waiting"] == 0 and all(
+                [await _at_rest(home, ref) for ref in ours],
+            )
+
+        await until(quiet, within=30)
+        truth = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}
+        ledger = sandbox.ledger
+        wrong = []
+        for told in ledger["tasks"]:
+            task = await home.task(told["external_id"])
+            if task.status is not truth[told["status"]] or task.provider_task_id != told["id"]:
+                wrong.append(told["id"])
+        assert wrong == []
+        assert ledger["callbacks"]["forgeries_sent"] > 0
+        assert ledger["callbacks"]["replays_sent"] > 0
+        assert ledger["callbacks"]["by_kind"]["contradictory"] > 0
+        alarms = await home.alarms()
+    assert {"contradiction", "mismatch", "bad_signature"} <= alarms.keys()
+
+
+async def _at_rest(home: House, ref: str) -> bool:
+    task = await home.task(ref)
+    return task.status in SETTLED and task.next_poll_at is None
