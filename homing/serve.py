@@ -41,6 +41,7 @@ async def compose(
     """
     tracker = create_tracker(settings, policy=policy)
     async with tracker:
+        await tracker.take_over()
         callbacks = receiver_routes(tracker, ReceiverSettings.from_settings(settings))
         # The API's routes come last: their final one answers every unknown path.
         api = api_routes(tracker, access or access_of(settings), limits=Limits(gateway_body=settings.body_limit))

@@ -8,7 +8,7 @@ from typing import Final
 from tracker.adoption import Particulars
 from tracker.errors import HomingError, ProviderUnavailable
 from tracker.models import Caller, Orphan, Task
-from tracker.providers.base import Account, Found, Missing
+from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.service import Tracker
 
 ORPHAN_CHECKS: Final = 3
@@ -84,7 +84,7 @@ class Discovery:
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._tracker.questions.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
-                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {outcome}")
+                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {_words(outcome)}")
             if not outcome:
                 break
             for found in outcome:
@@ -133,6 +133,10 @@ class Discovery:
     async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
         again = self._tracker.clock() + ORPHAN_GAP if state == "waiting" else None
         await self._tracker.store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+
+
+def _words(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:
+    return outcome.message if isinstance(outcome, Busy | BadCredential) else outcome.why
 
 
 def _at_the_time_of(task: Task, created_at: datetime | None) -> bool:

@@ -238,6 +238,10 @@ def message(task: Task) -> str:
     """Give the provider's believed message, or our own reason where the status is our inference."""
     fact = task.facts.get("message")
     told = fact.value if fact is not None and isinstance(fact.value, str) else ""
+    if fact is not None and task.status in FINAL:
+        # What a contradicted final said of itself is not this one's message.
+        same = fact.standing.rank == task.standing.rank and fact.standing.success == task.standing.success
+        told = told if same else ""
     return (task.reason or told) if task.status in INFERRED else told
 
 

@@ -26,8 +26,9 @@ from tracker.service import Tracker
 T = TypeVar("T")
 log = logging.getLogger("homing.reconciler")
 
-CLAIM: Final = 200
-AT_ONCE: Final = 8
+ROUNDS: Final = 4
+CLAIM: Final = 100
+AT_ONCE: Final = 16
 IDLE: Final = timedelta(seconds=0.5)
 WINDOW: Final = timedelta(minutes=1)
 
@@ -82,31 +83,42 @@ class Reconciler:
         self._discovery = Discovery(tracker)
         self._budget = Budget(tracker.policy.budget, tracker.clock())
         self._paused: dict[str, datetime] = {}
+        self._trouble = ""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do rounds until ``stop``; a round that fails is logged once and followed by the next."""
-        trouble = ""
+        """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
+
+        Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task.
+        """
+        rounds: set[asyncio.Task[None]] = set()
         while not stop.is_set():
-            busy = False
-            try:
+            if len(rounds) < ROUNDS:
+                started = asyncio.create_task(self._round(stop))
+                rounds.add(started)
+                started.add_done_callback(rounds.discard)
+            await _sleep(stop, IDLE)
+        await asyncio.gather(*rounds)
+
+    async def _round(self, stop: asyncio.Event) -> None:
+        said = ""
+        try:
+            counts = await self.run_once()
+            while counts.claimed == CLAIM and counts.postponed == 0 and not stop.is_set():
                 counts = await self.run_once()
-                busy = counts.claimed == CLAIM and counts.postponed == 0
-                said = ""
-            except HomingError as error:
-                said = error.detail
-            except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-                said = type(error).__name__
-            if said != trouble:
-                log.warning("the reconciler %s", f"cannot work: {said}" if said else "works again")
-                trouble = said
-            if not busy:
-                await _sleep(stop, IDLE)
+        except HomingError as error:
+            said = error.detail
+        except Exception as error:  # noqa: BLE001 - the loop survives any single failure
+            said = type(error).__name__
+        if said != self._trouble:
+            log.warning("the reconciler %s", f"cannot work: {said}" if said else "works again")
+            self._trouble = said
 
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""
         counts = Counts()
         policy = self._tracker.policy
-        lease = policy.attempt + policy.query + policy.lease_margin
+        # Long enough for the last of a round whose every question takes all its time.
+        lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
         due = await self._tracker.store.claim_due(
             now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
         )

@@ -9,7 +9,7 @@ from typing import Final
 from tracker import lifecycle
 from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, existing, replanned, unless_taken
 from tracker.errors import Conflict
-from tracker.models import SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
 from tracker.schedule import Policy
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
 
@@ -32,14 +32,20 @@ def polled(
     claim = unless_taken(known, task, observation.claim)
     if as_candidate and not _could_be(task, claim, rules.policy):
         why = f"the provider's task {claim.provider_task_id} is another one"
-        return _asked(replace(task, candidate_id=None), Verdict.HINTED, why, observation.at, lifetime, rules)
+        # What we wanted to know is still open.
+        other = replace(task, candidate_id=None)
+        return _asked(other, Verdict.HINTED, why, observation.at, lifetime, rules, answered=False)
     observation = replace(observation, claim=claim)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     news = transition.verdict not in NO_NEWS
-    after = replace(transition.task, doubt=None)
+    after = transition.task
     if transition.verdict is Verdict.MOVED:
         after = replace(after, quiet_polls=0)
-    change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules)
+    if claim.status in FINAL:
+        after = replace(after, doubt=None)
+    # An answer from before the end, which came late, settles no doubt about the end.
+    answered = after.doubt is None
+    change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules, answered=answered)
     assert change.task is not None
     digest = hashlib.sha256(observation.body).hexdigest()
     entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
@@ -101,7 +107,7 @@ def resolved(
     return Change(
         result=after,
         task=after,
-        entries=(entry_of(transition, observation, f"operator|{task.version}"),),
+        entries=(entry_of(transition, observation, f"operator|{task.version}", why=note),),
         events=transition.events,
         drop_submission=status is Status.REJECTED,
     )

@@ -135,6 +135,12 @@ class Store:
             found = await connection.execute(select(TASKS).where(TASKS.c.id.in_(ids)).order_by(TASKS.c.next_poll_at))
             return [rows.task_from_row(dict(row)) for row in found.mappings()]
 
+    async def release(self, *, owner: str) -> None:
+        """Take the leases of questions from every other owner; those of submits, which may be under way, stay."""
+        asked = and_(TASKS.c.lease_owner != owner, TASKS.c.status != Status.PENDING.value)
+        async with self._database.writing() as connection:
+            await connection.execute(update(TASKS).where(asked).values(lease_owner=None, lease_until=None))
+
     async def unresolved(self, *, provider: str, kind: str, limit: int) -> Sequence[Task]:
         """Give the pending tasks of a kind whose submit may have been lost, oldest first."""
         pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.provider == provider, TASKS.c.kind == kind)
