@@ -15,8 +15,13 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 JsonObject = dict[str, JsonValue]
 
 DEPTH: Final = 64
-INT_BITS: Final = 63
+LEAST_INT: Final = -(2**63)
+MOST_INT: Final = 2**63 - 1
 ID_LENGTH: Final = 200
+# What is no id of anything: as a segment of a path it would name another path.
+DOTS: Final = frozenset({".", ".."})
+# Reading more than this holds an event loop for milliseconds: it is done in a thread.
+READ_IN_THREAD: Final = 64 * 1024
 TEXT_LENGTH: Final = 20_000
 FIRST_YEAR: Final = 2000
 LAST_YEAR: Final = 2100
@@ -29,7 +34,8 @@ def read_json(raw: bytes) -> JsonValue:
     nesting deeper than ``DEPTH``. Duplicate keys follow the last, as in every common reader.
     """
     try:
-        value: JsonValue = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_int=_small_int)
+        text = raw.decode("utf-8")
+        value: JsonValue = json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise Unreadable("the body is not UTF-8") from None
     except RecursionError:
@@ -37,7 +43,8 @@ def read_json(raw: bytes) -> JsonValue:
     except ValueError as error:
         place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise Unreadable(f"the body is not JSON{place}") from None
-    _check(value)
+    # UTF-8 has no surrogates and JSON no bare NUL: a text can hold one only where it was written as an escape.
+    _check(value, escapes="\\u" in text)
     return value
 
 
@@ -55,7 +62,7 @@ def identifier(value: object) -> str | None:
         value = str(value)
     if not isinstance(value, str) or not value or len(value) > ID_LENGTH or not value.isprintable():
         return None
-    return value
+    return None if value in DOTS else value
 
 
 def text(value: object, limit: int = TEXT_LENGTH) -> str:
@@ -66,7 +73,7 @@ def text(value: object, limit: int = TEXT_LENGTH) -> str:
 def from_milliseconds(value: object) -> datetime | None:
     """Give an aware UTC time for Unix milliseconds (number or digits) in sane years, else None."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value) if len(value) <= len(str(2**INT_BITS)) else None
+        value = int(value) if len(value) <= len(str(MOST_INT)) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -85,32 +92,35 @@ def _no_constant(word: str) -> float:
     raise ValueError(f"{word} is not JSON")
 
 
-def _small_int(digits: str) -> int:
-    if len(digits) > len(str(2**INT_BITS)) + 1 or not -(2**INT_BITS) <= int(digits) < 2**INT_BITS:
-        raise ValueError("an integer beyond 64 bits")
-    return int(digits)
-
-
-def _check(root: JsonValue) -> None:
-    """Walk without recursion: the depth is the stranger's choice."""
+def _check(root: JsonValue, *, escapes: bool) -> None:
+    """Walk without recursion (the depth is the stranger's choice); look into texts only where there are ``escapes``."""
     level: list[JsonValue] = [root]
     for _ in range(DEPTH + 1):
-        below: list[JsonValue] = []
-        for value in level:
-            if isinstance(value, dict):
-                for key in value:
-                    _check_text(key)
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-            elif isinstance(value, str):
-                _check_text(value)
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise Unreadable("a number beyond the range of a double")
-        if not below:
+        level = _below(level, escapes=escapes)
+        if not level:
             return
-        level = below
     raise Unreadable(f"the JSON is nested deeper than {DEPTH}")
+
+
+def _below(level: list[JsonValue], *, escapes: bool) -> list[JsonValue]:
+    """Check each value of one depth and give those of the next."""
+    below: list[JsonValue] = []
+    for value in level:
+        if isinstance(value, str):
+            if escapes:
+                _check_text(value)
+        elif isinstance(value, int):
+            if not LEAST_INT <= value <= MOST_INT:
+                raise Unreadable("an integer beyond 64 bits")
+        elif isinstance(value, dict):
+            if escapes:
+                _check_text("".join(value))
+            below.extend(value.values())
+        elif isinstance(value, list):
+            below.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise Unreadable("a number beyond the range of a double")
+    return below
 
 
 def _check_text(value: str) -> None:

@@ -55,7 +55,8 @@ class Discovery:
             absent += isinstance(outcome, Missing)
         unknown = absent == len(names)
         why = "the provider does not know it" if unknown else "the provider could not be asked"
-        await self._leave(orphan, why, for_good=unknown)
+        # The first callback may be faster than the provider's own view of the task: one denial is not the last word.
+        await self._leave(orphan, why)
         return False
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
@@ -67,9 +68,9 @@ class Discovery:
         await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
         return True
 
-    async def _leave(self, orphan: Orphan, why: str, *, for_good: bool = False) -> None:
+    async def _leave(self, orphan: Orphan, why: str) -> None:
         """Look again later, a few times; then it stays a visible orphan."""
-        done = for_good or orphan.checks + 1 >= ORPHAN_CHECKS
+        done = orphan.checks + 1 >= ORPHAN_CHECKS
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:

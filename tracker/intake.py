@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from tracker import schedule
 from tracker.adoption import bounded, distinct_tags
@@ -18,7 +19,7 @@ from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
 from tracker.submission import Submission
-from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
+from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Intake:
         self._clock = clock
         self._owner = owner
         self._callbacks = callbacks
-        self._under_way: set[asyncio.Task[Task]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._sending: dict[str, asyncio.Task[Task]] = {}
 
     async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
@@ -58,13 +59,19 @@ class Intake:
 
         Both run on by themselves if the caller stops waiting: what is written down is sent.
         """
-        taking = asyncio.create_task(self._take(caller, account, kind, order, wishes))
+        task = self._row(caller, account, kind, order, wishes)
+        taking = asyncio.create_task(self._take(task, account, order))
         self._under_way.add(taking)
         taking.add_done_callback(self._landed)
-        return await asyncio.shield(taking)
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            leaving = asyncio.create_task(self.abandoned(task.id))
+            self._under_way.add(leaving)
+            leaving.add_done_callback(self._landed)
+            raise
 
-    async def _take(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
-        task = self._row(caller, account, kind, order, wishes)
+    async def _take(self, task: Task, account: Account, order: Order) -> Task:
         intent = await self._write(task, kept_body(order))
         if not intent.fresh:
             sending = self._sending.get(intent.task.id)
@@ -79,7 +86,17 @@ class Intake:
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
-        decide = partial(submits.answered, task_id=task_id, now=self._clock())
+        await self._note(task_id, partial(submits.answered, task_id=task_id, now=self._clock()))
+
+    async def abandoned(self, task_id: str) -> None:
+        """Note that the client of a submit left without its answer: the same body, sent again, is the same wish."""
+        await self._note(task_id, partial(submits.abandoned, task_id=task_id))
+
+    def is_sending(self, task_id: str) -> bool:
+        """Tell whether a submit of the task is under way in this process."""
+        return task_id in self._sending
+
+    async def _note(self, task_id: str, decide: Callable[[Known], Change[None]]) -> None:
         try:
             await self._recorder.apply(Work(keys=frozenset({by_id(task_id)}), decide=decide))
         except OurError:
@@ -134,7 +151,7 @@ class Intake:
         decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy)
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
-    def _landed(self, taking: asyncio.Task[Task]) -> None:
+    def _landed(self, taking: asyncio.Task[Any]) -> None:
         self._under_way.discard(taking)
         if not taking.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.

@@ -76,7 +76,8 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
         return _unmoved(heard, Verdict.UNREADABLE, claim.flaw, trust, alarms)
     if claim.status is None:
         alarms = (*alarms, Alarm.UNKNOWN_WORD)
-        return _unmoved(heard, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
+        known = _learn_ids(heard, claim, trust)
+        return _unmoved(known, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
     if trust is Trust.HINT:
         return _unmoved(_candidate(heard, claim), Verdict.HINTED, doubt, trust, alarms)
     if claim.status in FINAL and trust < threshold:
@@ -205,11 +206,15 @@ def event(task: Task, name: str, at: datetime) -> Event:
 
 
 def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:
-    """Merge a believed claim's facts, each by its own place in the order; empty ones tell nothing."""
+    """Merge a believed claim's facts, each by its own place in the order; empty ones tell nothing.
+
+    Results and prices come with a final word only: one that is not final needs less trust than they do.
+    """
+    final = claim.status in FINAL
     place = replace(standing(claim, asked=asked), asked=asked, updated_at=_microseconds(claim.updated_at))
     told: dict[str, JsonValue] = {
-        "assets": [asset_to_json(asset) for asset in claim.assets],
-        "price": dict(claim.price),
+        "assets": [asset_to_json(asset) for asset in claim.assets] if final else [],
+        "price": dict(claim.price) if final else {},
         "message": claim.message,
     }
     merged = dict(facts)
@@ -278,7 +283,7 @@ def _hear(task: Task, observation: Observation) -> Task:
 
 def _candidate(task: Task, claim: Claim) -> Task:
     """Remember the provider id that a hint names, as something to ask about; it is not learned from a delivery."""
-    if task.provider_task_id is None and claim.provider_task_id is not None:
+    if task.provider_task_id is None and task.candidate_id is None and claim.provider_task_id is not None:
         return replace(task, candidate_id=claim.provider_task_id)
     return task
 
@@ -290,9 +295,10 @@ def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
 
 
 def _disagreement(task: Task, claim: Claim) -> str:
+    """Say what disagrees without naming the other task: it may be another client's."""
     if task.provider_task_id is not None:
-        return f"a hint: it names task {claim.provider_task_id!r}, not {task.provider_task_id!r}"
-    return f"a hint: it carries external id {claim.external_id!r}, not {task.sent_external_id!r}"
+        return "a hint: it names another task" if claim.provider_task_id else "a hint: it names no task"
+    return "a hint: its external id is another one" if claim.external_id else "a hint: it carries no external id"
 
 
 def _shown(task: Task) -> tuple[object, ...]:

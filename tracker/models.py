@@ -269,7 +269,8 @@ class Orphan:
     """A delivery about a task that nobody told us of, as long as the provider has not confirmed it.
 
     ``address`` names where it arrived (never the token); ``client`` gets the task when it is adopted. ``state`` is
-    waiting (it will be asked about), adopted, or orphan (the provider does not know it either).
+    waiting (it will be asked about), adopted, or orphan (the provider does not know it either); a ``signed`` delivery
+    opens the question again.
     """
 
     id: int
@@ -288,6 +289,7 @@ class Orphan:
     checks: int
     next_check_at: datetime | None
     task_id: str | None
+    signed: bool = False
     body: bytes = b""
 
 

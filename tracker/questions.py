@@ -27,6 +27,8 @@ from tracker.transport import NotSent, ReplyLost, Sender
 from tracker.work import Key, Seen, Work, by_id, by_provider_id
 
 BUSY_PAUSE: Final = timedelta(seconds=5)
+# The provider's own words may name the operator's key; they are for nobody else.
+CREDENTIAL_REFUSED: Final = "the provider refuses our credential"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
 CAPABILITY_RETRY: Final = timedelta(days=1)
 
@@ -39,6 +41,7 @@ class Answer:
     verdict: Verdict
     why: str
     pause: timedelta | None = None
+    credential_refused: bool = False
 
 
 class Questions:
@@ -62,31 +65,59 @@ class Questions:
     async def ask(self, task: Task, account: Account) -> Answer:
         """Ask about one task, by the best id there is, and record the answer."""
         asked_at = self._clock()
-        outcome: PollOutcome | None = None
         own = task.provider_task_id or task.sent_external_id
+        outcome: PollOutcome | None = None
         if own is not None:
             outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
-        if task.candidate_id is not None and not isinstance(outcome, Found | Busy | BadCredential):
-            guess = await self.query(account, task.kind, task.candidate_id)
-            if own is None or isinstance(guess, Found):
-                # What the provider says of a guessed id tells nothing about ours, unless it finds the task.
-                told = guess if isinstance(guess, Found) else Unknown(why="nothing under the id that a hint named")
-                return await self.record(task, account, told, asked_at=asked_at, as_candidate=True)
-        if outcome is None:
-            return await self._unsettled(
-                task,
-                "there is no id to ask by: waiting for its callback, or for its id at the provider",
-                account.provider.capabilities.result_lifetime,
-                again_at=task.deadline_at,
-                asked=False,
-            )
-        return await self.record(task, account, outcome, asked_at=asked_at)
+        if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, asked_at):
+            return await self._told(task, account, outcome, asked_at=asked_at)
+        assert task.candidate_id is not None
+        guess = await self.query(account, task.kind, task.candidate_id)
+        if isinstance(guess, Found):
+            return await self.record(task, account, guess, asked_at=asked_at, as_candidate=True)
+        # What else the provider says of a guessed id tells nothing about ours.
+        return await self._told(task, account, outcome, asked_at=asked_at, forget=isinstance(guess, Missing))
 
-    async def query(self, account: Account, kind: str, task_id: str, *, external: bool = False) -> PollOutcome:
+    async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
+        """Whether the id that a hint named may be asked about.
+
+        Not while a submit is under way, whose reply tells the id; nor where the provider finds tasks by the external id
+        that we gave: there its answer to that id is the better one, and a hint could only name somebody else's task.
+        """
+        if task.candidate_id is None or task.provider_task_id is not None:
+            return False
+        if task.attempt_deadline_at is not None and now < task.attempt_deadline_at:
+            return False
+        return task.sent_external_id is None or not await self.lookup_proven(account, task.kind)
+
+    async def _told(
+        self, task: Task, account: Account, outcome: PollOutcome | None, *, asked_at: datetime, forget: bool = False
+    ) -> Answer:
+        if outcome is not None:
+            return await self.record(task, account, outcome, asked_at=asked_at, forget=forget)
+        return await self._unsettled(
+            task,
+            "there is no id to ask by: waiting for its callback, or for its id at the provider",
+            account.provider.capabilities.result_lifetime,
+            again_at=task.deadline_at,
+            asked=forget,
+            forget=forget,
+        )
+
+    async def query(
+        self,
+        account: Account,
+        kind: str,
+        task_id: str,
+        *,
+        external: bool = False,
+        within: timedelta | None = None,
+    ) -> PollOutcome:
         """Ask the single query; every failure is an outcome. ``external`` says that the id is one that we gave."""
         call = account.provider.query(kind, task_id)
+        time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
         try:
-            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
+            reply = await self._transport.send(account, call, now=self._clock(), within=time)
         except (NotSent, ReplyLost) as error:
             return Unknown(why=error.detail)
         return account.provider.read_query(reply, task_id=task_id, external=external)
@@ -132,7 +163,7 @@ class Questions:
         *,
         asked_at: datetime,
         as_candidate: bool = False,
-        counted: bool = True,
+        forget: bool = False,
     ) -> Answer:
         """Record one outcome. A task that is gone meanwhile raises NotFound."""
         lifetime = account.provider.capabilities.result_lifetime
@@ -140,15 +171,17 @@ class Questions:
             case Found():
                 return await self._found(task, account, outcome, as_candidate=as_candidate)
             case Missing():
-                return await self._missing(task, account, outcome, asked_at=asked_at)
+                return await self._missing(task, account, outcome, asked_at=asked_at, forget=forget)
             case Busy():
-                pause = outcome.retry_after or BUSY_PAUSE
+                # A provider that asks for a day must not silence the tasks of a day.
+                pause = min(outcome.retry_after or BUSY_PAUSE, self._rules.policy.greatest_gap)
                 return await self._unsettled(task, f"busy: {outcome.message}", lifetime, pause=pause)
             case BadCredential():
-                why = f"the provider refuses our credential: {outcome.message} ({outcome.code})"
-                return await self._unsettled(task, why, lifetime, pause=CREDENTIAL_PAUSE, alarm=Alarm.CREDENTIAL)
+                return await self._unsettled(
+                    task, CREDENTIAL_REFUSED, lifetime, pause=CREDENTIAL_PAUSE, alarm=Alarm.CREDENTIAL
+                )
             case Unknown() | Unsupported():
-                return await self._unsettled(task, outcome.why, lifetime, asked=counted)
+                return await self._unsettled(task, outcome.why, lifetime, forget=forget)
             case _:
                 assert_never(outcome)
 
@@ -165,8 +198,7 @@ class Questions:
             keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
         observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=now, body=found.body)
         seen: tuple[Seen, ...] = ()
-        by_external = task.provider_task_id is None and not as_candidate
-        if by_external or (claim.external_id is not None and claim.external_id == task.sent_external_id):
+        if claim.external_id is not None and claim.external_id == task.sent_external_id:
             seen = (lookup_seen(account, task.kind, now),)
         decide = partial(
             answers.polled,
@@ -180,7 +212,9 @@ class Questions:
         after, verdict, why = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
         return Answer(task=after, verdict=verdict, why=why)
 
-    async def _missing(self, task: Task, account: Account, missing: Missing, *, asked_at: datetime) -> Answer:
+    async def _missing(
+        self, task: Task, account: Account, missing: Missing, *, asked_at: datetime, forget: bool
+    ) -> Answer:
         proven = await self.lookup_proven(account, task.kind)
         policy = self._rules.policy
         lifetime = account.provider.capabilities.result_lifetime
@@ -194,6 +228,7 @@ class Questions:
             again_at=again_at,
             reconsider=partial(recovery.not_found, now=asked_at, proven=proven, policy=policy) if ours else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
+            forget=forget,
         )
 
     async def _unsettled(
@@ -207,6 +242,7 @@ class Questions:
         reconsider: Callable[[Task], Task] | None = None,
         alarm: Alarm | None = None,
         asked: bool = True,
+        forget: bool = False,
     ) -> Answer:
         now = self._clock()
         decide = partial(
@@ -220,10 +256,12 @@ class Questions:
             reconsider=reconsider,
             alarm=alarm,
             asked=asked,
+            forget=forget,
         )
         keys: frozenset[Key] = frozenset({by_id(task.id)})
         after, verdict, reason = await self._recorder.apply(Work(keys=keys, decide=decide))
-        return Answer(task=after, verdict=verdict, why=reason, pause=pause)
+        refused = alarm is Alarm.CREDENTIAL
+        return Answer(task=after, verdict=verdict, why=reason, pause=pause, credential_refused=refused)
 
     async def _see(self, account: Account, name: str, *, present: bool) -> None:
         seen = Seen(base_url=account.base_url, kind="", name=name, present=present, at=self._clock())

@@ -27,6 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger("homing.reconciler")
 
 ROUNDS: Final = 4
+REFUSALS: Final = 3
+SILENCES: Final = 2
 CLAIM: Final = 100
 AT_ONCE: Final = 16
 IDLE: Final = timedelta(seconds=0.5)
@@ -84,6 +86,8 @@ class Reconciler:
         self._budget = Budget(tracker.policy.budget, tracker.clock())
         self._paused: dict[str, datetime] = {}
         self._trouble = ""
+        self._refused: dict[str, set[str]] = defaultdict(set)
+        self._silent: dict[str, int] = defaultdict(int)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
@@ -136,7 +140,10 @@ class Reconciler:
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
         ready = [task for task in tasks if task.provider_task_id is not None]
         others = [task for task in tasks if task.provider_task_id is None]
-        if len(ready) > 1 and await self._tracker.questions.batches(account):
+        # An address that answers every batch with nonsense may still answer about each task alone.
+        in_batches = self._silent[account.name] < SILENCES and await self._tracker.questions.batches(account)
+        self._silent[account.name] %= SILENCES
+        if len(ready) > 1 and in_batches:
             size = account.provider.capabilities.batch_size
             chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
             left = await _gather(self._ask_many(account, chunk, counts) for chunk in chunks)
@@ -153,6 +160,7 @@ class Reconciler:
         counts.requests += 1
         asked_at = self._tracker.clock()
         outcome = await self._tracker.questions.query_many(account, tasks)
+        self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.claim.provider_task_id: one for one in outcome}
             told = [task for task in tasks if task.provider_task_id in found]
@@ -162,7 +170,7 @@ class Reconciler:
             await _gather(self._record(account, task, outcome, asked_at, counts) for task in tasks)
             return []
         if isinstance(outcome, Busy):
-            self._pause(account, outcome.retry_after or BUSY_PAUSE)
+            self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._tracker.policy.greatest_gap))
         # Refused as a whole: the single query, when its time has come, tells what is the matter.
         return tasks
 
@@ -190,6 +198,9 @@ class Reconciler:
             log.warning("task %s: %s", task.id, error.detail)
 
     async def _look_after(self, account: Account, task: Task, counts: Counts) -> None:
+        if self._tracker.intake.is_sending(task.id):
+            # Whatever the clock says of its lease: its submit is under way right here.
+            return
         if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
             step = recovery.next_step(task, policy=self._tracker.policy)
             if step is Step.SUBMIT_AGAIN and self._tracker.clock() < task.deadline_at:
@@ -204,6 +215,13 @@ class Reconciler:
         counts.requests += 1
         answer = await self._tracker.questions.ask(task, account)
         self._count(task, answer, counts)
+        if answer.credential_refused:
+            self._refused[account.name].add(task.id)
+            if len(self._refused[account.name]) < REFUSALS:
+                # One task alone may be what the credential does not reach; several in a row are the credential.
+                return
+        else:
+            self._refused[account.name].clear()
         if answer.pause is not None:
             self._pause(account, answer.pause)
 

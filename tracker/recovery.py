@@ -31,7 +31,7 @@ def next_step(task: Task, *, policy: Policy) -> Step:
     A submit is repeated only for a task that is proven absent; after ``policy.attempts`` it is given up as rejected,
     which is true: the provider never made it.
     """
-    if task.not_found < policy.absences:
+    if task.not_found < policy.absences or task.provider_task_id is not None or task.candidate_id is not None:
         return Step.LOOK_UP
     return Step.SUBMIT_AGAIN if task.attempts < policy.attempts else Step.GIVE_UP
 

@@ -104,6 +104,12 @@ def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: 
     return max(own * (0.5 + random / 2), told or timedelta())
 
 
+def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta | None) -> timedelta:
+    """How long until a submit that its client was told of is repeated, after the provider refused it for now."""
+    own = max((now - task.created_at) * AGE_SHARE, policy.busy_delay, told or timedelta())
+    return min(own, policy.greatest_gap)
+
+
 def lacks_result(task: Task) -> bool:
     """Whether the task succeeded but its files are not known yet."""
     return task.status is Status.SUCCEEDED and not lifecycle.assets(task)

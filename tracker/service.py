@@ -55,6 +55,8 @@ from tracker.work import (
 )
 
 WAIT_STEP: Final = 0.25
+# Anybody may ask whether we are ready; not everybody may make us write each time.
+CHECK_KEPT: Final = timedelta(seconds=1)
 
 
 class Tracker:
@@ -79,6 +81,7 @@ class Tracker:
         self.owner = random_secrets.token_hex(8)
         self.store = store
         self._random = SystemRandom().random
+        self._checked: tuple[datetime, list[Check]] | None = None
         self._rules = Rules(policy=policy, threshold=threshold, random=self._random)
         self._recorder = Recorder(store)
         self._transport: Sender = transport or Transport()
@@ -172,6 +175,10 @@ class Tracker:
         """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
         await self.intake.answered(task_id)
 
+    async def abandoned(self, task_id: str) -> None:
+        """Note that a submit's client left before it had its answer."""
+        await self.intake.abandoned(task_id)
+
     async def expect(
         self,
         caller: Caller,
@@ -220,11 +227,11 @@ class Tracker:
         keys: set[Key] = set()
         if delivery.task_id is not None:
             keys.add(by_id(delivery.task_id))
-        else:
-            if claim.provider_task_id is not None:
-                keys.add(by_provider_id(delivery.provider, account.name, claim.provider_task_id))
-            if claim.external_id is not None:
-                keys.add(by_sent_id(delivery.provider, account.name, claim.external_id))
+        elif claim.external_id is not None:
+            keys.add(by_sent_id(delivery.provider, account.name, claim.external_id))
+        if claim.provider_task_id is not None:
+            # On a task's own address too: an id that another row has cannot be this task's.
+            keys.add(by_provider_id(delivery.provider, account.name, claim.provider_task_id))
         decide = partial(deliveries.delivered, arrived=delivery, account=account.name, rules=self._rules)
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
@@ -331,11 +338,17 @@ class Tracker:
 
     async def check(self) -> list[Check]:
         """Tell whether the parts that a delivery needs are working."""
+        now = self.clock()
+        if self._checked is None or not timedelta() <= now - self._checked[0] < CHECK_KEPT:
+            self._checked = (now, await self._check())
+        return self._checked[1]
+
+    async def _check(self) -> list[Check]:
         try:
             await self.store.ping()
         except HomingError as error:
             return [Check(name="database", ok=False, detail=error.detail)]
-        return [Check(name="database", ok=True, detail=self.store.name)]
+        return [Check(name="database", ok=True, detail="rows can be written")]
 
     # ---- callback addresses
 

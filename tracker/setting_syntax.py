@@ -4,8 +4,6 @@ Every function takes the text of one setting and gives its value, or raises Valu
 "HOMING_…: " and says what to write instead. Several of these texts are secrets, so no sentence repeats its text.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,9 +12,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from tracker.api.access import ClientKey, NamedKey
 from tracker.models import Trust
+from tracker.webhook_secret import webhook_key
 
 SECRET_BYTES: Final = 32
-WEBHOOK_PREFIX: Final = "whsec_"
 SQLITE: Final = "sqlite:///"
 SEES_ALL: Final = "*"
 LAST_PORT: Final = 65535
@@ -127,12 +125,7 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
     """Read the provider's signing secrets, ``whsec_`` and Base64, as its console shows them."""
     told = words(text)
     for word in told:
-        try:
-            raw = base64.b64decode(word.removeprefix(WEBHOOK_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            raw = b""
-        if not raw:
-            raise ValueError("copy the whole secret from the provider's console: whsec_ and Base64")
+        webhook_key(word)
     return told
 
 

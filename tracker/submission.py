@@ -28,7 +28,7 @@ from tracker.providers.base import (
     SubmitOutcome,
     Unknown,
 )
-from tracker.questions import Questions, lookup_seen
+from tracker.questions import CREDENTIAL_PAUSE, CREDENTIAL_REFUSED, Questions, lookup_seen
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
@@ -131,11 +131,10 @@ class Submission:
                 return await self._refused(task, outcome.message)
             case BadCredential():
                 await self._credential(task, outcome)
-                return await self._not_made(task, "the provider refuses our credential", timedelta(minutes=1))
+                delay = schedule.repeat_delay(task, now=now, policy=policy, told=CREDENTIAL_PAUSE)
+                return await self._not_made(task, CREDENTIAL_REFUSED, delay)
             case Busy() | NotSent():
-                delay = schedule.busy_delay(
-                    task.attempts, policy=policy, told=outcome.retry_after, random=self._rules.random()
-                )
+                delay = schedule.repeat_delay(task, now=now, policy=policy, told=outcome.retry_after)
                 return await self._not_made(task, _waiting_words(outcome), delay)
             case _:
                 assert_never(outcome)
@@ -191,8 +190,9 @@ class Submission:
             policy=self._rules.policy,
         )
         after = await self._apply(task, decide)
-        if outcome.unavailable and after.sent_external_id is not None:
-            found = await self._questions.query(account, task.kind, after.sent_external_id, external=True)
+        left = until - self._clock()
+        if outcome.unavailable and after.sent_external_id is not None and left > timedelta():
+            found = await self._questions.query(account, task.kind, after.sent_external_id, external=True, within=left)
             if isinstance(found, Found):
                 answer = await self._questions.record(after, account, found, asked_at=now)
                 return answer.task

@@ -219,6 +219,9 @@ async def test_a_client_that_hangs_up_has_its_task_all_the_same(
             tasks = (await homing.client.get(OMNI)).json()["data"]
             return [task["task_status"] for task in tasks] == ["succeed"]
 
+        # Nor does the same body, sent again as clients do by themselves, make a second one.
+        again = await homing.client.post(OMNI, json=CAT)
+        assert again.json()["data"]["task_id"] == (await homing.client.get(OMNI)).json()["data"][0]["task_id"]
         await until(home)
         assert len(sandbox.ledger["tasks"]) == 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

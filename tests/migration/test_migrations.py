@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlmodel import SQLModel
 
 from tests.builders import a_task, writing
+from tracker.errors import StoreUnavailable
 from tracker.storage import migrate, tables
 from tracker.storage.store import Store
 
@@ -80,7 +81,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(engine: Engine) ->
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     engine.dispose()
-    with engine.connect() as connection, pytest.raises(Exception, match="already exists"):
+    with engine.connect() as connection, pytest.raises(StoreUnavailable, match="another program"):
         migrate.upgrade(connection)
     with engine.connect() as connection:
         assert schema(connection) == before

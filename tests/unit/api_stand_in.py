@@ -141,6 +141,7 @@ class StandIn:
     checks: list[Check] = field(default_factory=lambda: [Check(name="database", ok=True, detail="answers")])
     submitted: list[Submitted] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
 
@@ -188,6 +189,9 @@ class StandIn:
 
     async def answered(self, task_id: str) -> None:
         self.answers.append(task_id)
+
+    async def abandoned(self, task_id: str) -> None:
+        self.left.append(task_id)
 
     async def expect(
         self,

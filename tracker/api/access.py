@@ -27,7 +27,11 @@ LEEWAY: Final = timedelta(seconds=30)
 LONGEST_TOKEN: Final = timedelta(hours=24)
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, not bound
 # What proxies and tunnels add: such a request did not come from this machine, whatever its Host header says.
-FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+FORWARDED_PREFIX: Final = "x-forwarded-"
+FORWARDED: Final = (
+    *("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip"),
+    *("cf-connecting-ip", "cdn-loop", "tailscale-user-login"),
+)
 
 
 class KeyMissing(NotAuthenticated):
@@ -169,7 +173,7 @@ def _check_local(access: Access, asked: Asked) -> None:
     ours = is_loopback(access.host) and (access.public_url is None or is_loopback(url_host(access.public_url)))
     if not ours or not is_loopback(host) or not is_loopback(asked.peer or ""):
         raise Forbidden("without keys only this machine is answered; set HOMING_API_KEYS")
-    if any(name in headers for name in FORWARDED):
+    if any(name in FORWARDED or name.startswith(FORWARDED_PREFIX) for name in headers):
         raise Forbidden("without keys nothing that passed a proxy or a tunnel is answered; set HOMING_API_KEYS")
     origin = headers.get("origin")
     if origin is not None and _netloc(origin) != headers.get("host", "").lower():

@@ -11,12 +11,10 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from tracker.bounds import JsonObject, read_object
+from tracker.bounds import READ_IN_THREAD, JsonObject, read_object
 from tracker.errors import InvalidRequest, Overloaded, TooLarge, TooSlow, WrongMediaType
 
 JSON: Final = "application/json"
-# Reading JSON holds the event loop: about a millisecond here, a tenth of a second at the gateway's limit.
-READ_IN_THREAD: Final = 256 * 1024
 
 
 class Truncated(InvalidRequest):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -19,6 +19,13 @@ from tracker.models import Caller
 
 QueryT = TypeVar("QueryT", bound=BaseModel)
 BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+class Header(NamedTuple):
+    """A header that an endpoint looks at, and its greatest length."""
+
+    name: str
+    longest: int
 
 
 class NothingHere(NotFound):
@@ -102,7 +109,7 @@ class Endpoint(Generic[QueryT, BodyT]):
     also: tuple[HTTPStatus, ...] = ()
     errors: tuple[type[HomingError], ...] = ()
     documented_body: type[BaseModel] | None = None
-    headers: tuple[str, ...] = ()
+    headers: tuple[Header, ...] = ()
     secured: bool = True
 
     @property

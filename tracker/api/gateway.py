@@ -5,15 +5,16 @@ an error answer means that nothing was created.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tracker.api.body import READ_IN_THREAD, read_body, require_json
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint
+from tracker.api.body import read_body, require_json
+from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.gateway_schemas import (
     BatchQuery,
@@ -25,8 +26,7 @@ from tracker.api.gateway_schemas import (
     TaskListEnvelope,
 )
 from tracker.api.schemas import Nothing
-from tracker.api.verbs import Verbs
-from tracker.bounds import ID_LENGTH, JsonValue, identifier, read_object
+from tracker.bounds import ID_LENGTH, READ_IN_THREAD, JsonValue, identifier, read_object
 from tracker.errors import (
     Conflict,
     CredentialRefused,
@@ -42,8 +42,12 @@ from tracker.providers.base import Order, Provider
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
 
 GROUP: Final = "gateway"
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
+# Percent-encoded, 20 tags hardly ever need more.
+TAGS: Final = Header("Homing-Tags", 8192)
 KLING: Final = "kling"
+# Nobody reads it: what the log says of a request whose client hung up.
+CLIENT_LEFT: Final = 499
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
 # What the provider has beside it, and we do not: answered in its envelope too. kling.ai/document-api, all pages.
@@ -63,25 +67,43 @@ async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
     request, limit = ask.request, ask.limits.gateway_body
     provider = ask.tracker.providers[KLING].provider
     require_json(request)
-    key = _idempotency_key(request)
+    key, tags = _idempotency_key(request), _tags(request)
     with ask.room.hold(request, limit=limit):
         raw = await read_body(request, limit=limit, within=ask.limits.gateway_body_time)
         order = await _order(provider, raw)
         del raw
-        task = await ask.tracker.submit(ask.caller, KLING, order, idempotency_key=key, answered_later=True)
-    return await _created(ask, task)
+        submitting = asyncio.create_task(
+            ask.tracker.submit(ask.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
+        )
+        gone = await _left_before(request, submitting)
+    if not submitting.done():
+        # The submit itself goes on; what its client sends again, after hanging up, is the same wish.
+        submitting.cancel()
+        return Response(status_code=CLIENT_LEFT)
+    task = submitting.result()
+    note = ask.tracker.abandoned if gone else ask.tracker.answered
+    created = legacy_envelope(legacy_created(task), request_id=ask.request_id)
+    return JSONResponse(created, background=BackgroundTask(_noted, note, task.id))
 
 
-async def _created(ask: Ask[Nothing, Nothing], task: Task) -> Response:
-    # Whether it had our answer is what tells a client's re-sent create from a second one.
-    gone = await ask.request.is_disconnected()
-    background = None if gone else BackgroundTask(_answered, ask.tracker, task.id)
-    return JSONResponse(legacy_envelope(legacy_created(task), request_id=ask.request_id), background=background)
+async def _left_before(request: Request, submitting: asyncio.Task[Task]) -> bool:
+    """Wait for the submit, or for its client to hang up; tell whether it did."""
 
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
-async def _answered(tracker: Verbs, task_id: str) -> None:
+    leaving = asyncio.create_task(left())
     try:
-        await tracker.answered(task_id)
+        await asyncio.wait({submitting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    return leaving.done() and not leaving.cancelled()
+
+
+async def _noted(note: Callable[[str], Awaitable[None]], task_id: str) -> None:
+    try:
+        await note(task_id)
     except HomingError:
         # Best effort: the answer is out, and a create that is re-sent all the same finds its task.
         return
@@ -147,13 +169,24 @@ def _ids(query: BatchQuery) -> Sequence[str]:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    told = request.headers.get(IDEMPOTENCY_KEY)
+    told = request.headers.get(IDEMPOTENCY_KEY.name)
     if told is None:
         return None
     key = identifier(told)
     if key is None:
-        raise InvalidRequest(f"{IDEMPOTENCY_KEY} must be 1 to {ID_LENGTH} printable characters")
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY.name} must be 1 to {ID_LENGTH} printable characters")
     return key
+
+
+def _tags(request: Request) -> Sequence[str]:
+    """Read the tags: separated by commas, each percent-encoded where it is more than plain ASCII."""
+    told = ",".join(request.headers.getlist(TAGS.name))
+    if len(told) > TAGS.longest:
+        raise InvalidRequest(f"{TAGS.name} is longer than {TAGS.longest} characters")
+    try:
+        return [unquote(word, errors="strict") for part in told.split(",") if (word := part.strip())]
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{TAGS.name} is not percent-encoded UTF-8") from None
 
 
 async def _order(provider: Provider, raw: bytes) -> Order:
@@ -182,7 +215,7 @@ def _endpoints(prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
         query=Nothing,
         body=Nothing,
         documented_body=OmniImageBody,
-        headers=(IDEMPOTENCY_KEY,),
+        headers=(IDEMPOTENCY_KEY, TAGS),
         reply=CreatedEnvelope,
         errors=(Conflict, *ASKING),
     )

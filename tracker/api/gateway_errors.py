@@ -13,10 +13,9 @@ from tracker.api.access import KeyExpired, KeyMissing, KeyTooEarly, WrongHost
 from tracker.api.body import Truncated
 from tracker.api.endpoint import Dialect, NothingHere
 from tracker.api.gateway_schemas import RefusalShown
-from tracker.api.problems import headers_of
+from tracker.api.problems import detail_of, headers_of
 from tracker.errors import (
     Conflict,
-    CredentialRefused,
     Forbidden,
     HomingError,
     InvalidRequest,
@@ -81,13 +80,9 @@ def told(error: type[HomingError]) -> Told:
 def refuse(error: HomingError, request_id: str) -> Response:
     """Answer in the provider's envelope."""
     status, code = told(type(error))
-    message = error.detail
     if isinstance(error, Refused):
         status, code = error.http_status, error.code
-    elif isinstance(error, CredentialRefused):
-        # The operator's trouble: the provider's own words about a credential are not for clients.
-        message = "credential refused: the provider does not take this server's own key; nothing was created"
-    body = error_envelope(code, message, request_id=request_id)
+    body = error_envelope(code, detail_of(error), request_id=request_id)
     return JSONResponse(body, status_code=status, headers=headers_of(error))
 
 

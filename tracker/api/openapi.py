@@ -124,8 +124,15 @@ def _query_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
 
 
 def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
-    schema: JsonObject = {"type": "string", "minLength": 1, "maxLength": ID_LENGTH}
-    return [{"name": name, "in": "header", "required": False, "schema": schema} for name in endpoint.headers]
+    return [
+        {
+            "name": header.name,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "minLength": 1, "maxLength": header.longest},
+        }
+        for header in endpoint.headers
+    ]
 
 
 def _schemas(endpoints: Sequence[AnyEndpoint]) -> dict[str, JsonValue]:

@@ -4,6 +4,7 @@ Everything that a request passes is here and not in an application's middleware,
 wherever they are mounted.
 """
 
+import asyncio
 import logging
 import secrets
 import time
@@ -25,7 +26,7 @@ from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Limits, NothingHere
 from tracker.api.problems import INTERNAL
 from tracker.api.schemas import Nothing
 from tracker.api.verbs import Verbs
-from tracker.bounds import read_object
+from tracker.bounds import READ_IN_THREAD, read_object
 from tracker.errors import HomingError, InvalidRequest, NotAllowed
 from tracker.models import Caller
 
@@ -121,9 +122,8 @@ class Desk:
         if endpoint.takes_body:
             require_json(request)
             raw = await read_body(request, limit=self.limits.body, within=self.limits.body_time)
-            # The bounds first (depth, NUL, 64 bits), then pydantic on the same bytes in its strict JSON mode.
-            read_object(raw)
-            body = _validated_json(endpoint.body, raw)
+            large = len(raw) > READ_IN_THREAD
+            body = await asyncio.to_thread(_read_body, endpoint.body, raw) if large else _read_body(endpoint.body, raw)
         return Ask(
             request=request,
             request_id=request_id,
@@ -158,7 +158,9 @@ def _validated(model: type[ModelT], values: Mapping[str, object]) -> ModelT:
         raise InvalidRequest(_sentence(error)) from None
 
 
-def _validated_json(model: type[ModelT], raw: bytes) -> ModelT:
+def _read_body(model: type[ModelT], raw: bytes) -> ModelT:
+    """Check the bounds first (depth, NUL, 64 bits), then pydantic on the same bytes in its strict JSON mode."""
+    read_object(raw)
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from tracker.api.endpoint import Dialect
 from tracker.api.schemas import ProblemShown
-from tracker.errors import HomingError, NotAuthenticated, OurError, Refused, TooSlow
+from tracker.errors import CredentialRefused, HomingError, NotAuthenticated, OurError, Refused, TooSlow
 
 MEDIA_TYPE: Final = "application/problem+json"
+CREDENTIAL: Final = "credential refused: the provider does not take this server's own key; nothing was created"
 RETRY_AFTER: Final = timedelta(seconds=5)
 INTERNAL: Final = "something went wrong here; the log names this request_id"
 
@@ -22,11 +23,16 @@ def refuse(error: HomingError, request_id: str) -> Response:
         type=f"urn:homing:problem:{_kebab(type(error).__name__)}",
         title=error.title,
         status=status_of(error),
-        detail=error.detail,
+        detail=detail_of(error),
         request_id=request_id,
     )
     body = shown.model_dump_json().encode()
     return Response(body, status_code=shown.status, media_type=MEDIA_TYPE, headers=headers_of(error))
+
+
+def detail_of(error: HomingError) -> str:
+    """Give an error's sentence; the provider's own words about the operator's credential are not for clients."""
+    return CREDENTIAL if isinstance(error, CredentialRefused) else error.detail
 
 
 def status_of(error: HomingError) -> int:

@@ -14,6 +14,11 @@ BODY_SHOWN: Final = 4096
 _ADDRESS: Final = re.compile(
     r'https?:[^\s"]*?/callbacks[^\s"]*|\b1[0-9a-f]{8}[0-9A-Za-z]{1,64}-[\w-]{22}|\bs[\w-]{43}(?![\w-])', re.ASCII
 )
+# What an address may be written of: every visible character but the quote and the backslash.
+_VISIBLE: Final = "2[013-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e]"
+_ESCAPED: Final = re.compile(rf"\\u00({_VISIBLE})", re.IGNORECASE)
+_PERCENT: Final = re.compile(f"%({_VISIBLE})", re.IGNORECASE)
+PERCENT_LAYERS: Final = 3
 _NAMES: Final[dict[Trust, schemas.TrustName]] = {
     Trust.HINT: "hint",
     Trust.TOKEN: "token",
@@ -79,8 +84,8 @@ def body_text(body: bytes) -> str | None:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    # Masked before it is cut, so that no half of a token is left at the end. "\/" is JSON's other way to write "/".
-    return _ADDRESS.sub("[callback address]", text.replace("\\/", "/"))[:BODY_SHOWN]
+    # Masked before it is cut, so that no half of a token is left at the end.
+    return _ADDRESS.sub("[callback address]", _plain(text))[:BODY_SHOWN]
 
 
 def stats(stats: Stats) -> schemas.StatsShown:
@@ -112,8 +117,16 @@ def address(address: StandingAddress) -> schemas.AddressShown:
 
 
 def check(check: Check) -> schemas.CheckShown:
-    """Show one line of the health report."""
-    return schemas.CheckShown(**asdict(check))
+    """Show one line of the health report to anybody: the detail only where it is the reason of a failure."""
+    return schemas.CheckShown(name=check.name, ok=check.ok, detail="" if check.ok else check.detail)
+
+
+def _plain(text: str) -> str:
+    """Write out the other ways of JSON and of URLs to write a plain character, also where one is inside the other."""
+    text = _ESCAPED.sub(lambda code: chr(int(code[1], 16)), text).replace("\\/", "/")
+    for _ in range(PERCENT_LAYERS):
+        text = _PERCENT.sub(lambda code: chr(int(code[1], 16)), text)
+    return text
 
 
 def _home(task: Task) -> schemas.HomeShown | None:

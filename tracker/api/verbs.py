@@ -46,6 +46,8 @@ class Verbs(Protocol):
 
     async def answered(self, task_id: str) -> None: ...
 
+    async def abandoned(self, task_id: str) -> None: ...
+
     async def expect(
         self,
         caller: Caller,

@@ -38,7 +38,7 @@ def polled(
     observation = replace(observation, claim=claim)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     news = transition.verdict not in NO_NEWS
-    after = transition.task
+    after = replace(transition.task, not_found=0)
     if transition.verdict is Verdict.MOVED:
         after = replace(after, quiet_polls=0)
     if claim.status in FINAL:
@@ -71,12 +71,20 @@ def unsettled(
     reconsider: Callable[[Task], Task] | None = None,
     alarm: Alarm | None = None,
     asked: bool = True,
+    forget: bool = False,
 ) -> Change[tuple[Task, Verdict, str]]:
-    """Record that a question brought no news; ``again_at`` overrides the schedule, ``reconsider`` weighs the answer."""
+    """Record that a question brought no news.
+
+    ``again_at`` overrides the schedule, ``reconsider`` weighs the answer, ``forget`` drops a candidate that led to
+    nothing.
+    """
     task = existing(known, task_id)
     after = task if reconsider is None else reconsider(task)
+    if forget:
+        after = replace(after, candidate_id=None)
     change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
-    if again_at is not None and change.task is not None and change.task.next_poll_at is not None:
+    waits = change.task is not None and change.task.next_poll_at is not None and not under_way(change.task, now)
+    if again_at is not None and change.task is not None and waits:
         later = replace(change.task, next_poll_at=again_at)
         change = replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
     if alarm is not None:
@@ -90,6 +98,8 @@ def resolved(
 ) -> Change[Task]:
     """Record the operator's word: rejected or expired. Raises Conflict where a stronger word is known."""
     task = existing(known, task_id)
+    if under_way(task, now):
+        raise Conflict("its submit is under way; wait for the outcome")
     observation = Observation(
         source=Source.OPERATOR,
         trust=Trust.PROVIDER,
@@ -139,10 +149,10 @@ def _asked(
         entries = (entry_of(transition, clock, f"clock|{task.version}"),)
         task, verdict, why = transition.task, transition.verdict, transition.why
     count = int(asked)
-    after = replace(
-        task, polls=task.polls + count, polled_at=now if asked else task.polled_at, lease_owner=None, lease_until=None
-    )
-    after = replanned(after, now=now, rules=rules, lifetime=lifetime, answered=answered)
+    after = replace(task, polls=task.polls + count, polled_at=now if asked else task.polled_at)
+    if not under_way(task, now):
+        after = replace(after, lease_owner=None, lease_until=None)
+        after = replanned(after, now=now, rules=rules, lifetime=lifetime, answered=answered)
     after = replace(after, quiet_polls=after.quiet_polls + count)
     return Change(
         result=(after, verdict, why),
@@ -155,10 +165,25 @@ def _asked(
     )
 
 
+def under_way(task: Task, now: datetime) -> bool:
+    """Whether a submit of the task may be under way: its lease is not for others to give back."""
+    return (
+        task.status is Status.PENDING
+        and task.lease_owner is not None
+        and task.attempt_deadline_at is not None
+        and now < task.attempt_deadline_at
+    )
+
+
 def _could_be(task: Task, claim: Claim, policy: Policy) -> bool:
     """Whether the provider's task that a hint named can be this one: nothing known about it may speak against it."""
     if claim.provider_task_id is None:
         return False
     if claim.external_id is not None and claim.external_id != task.sent_external_id:
         return False
-    return claim.created_at is None or claim.created_at >= task.created_at - policy.adopt_window
+    if claim.created_at is None:
+        return True
+    last = task.attempt_deadline_at
+    return claim.created_at >= task.created_at - policy.adopt_window and (
+        last is None or claim.created_at <= last + policy.adopt_window
+    )

@@ -10,7 +10,20 @@ from datetime import timedelta
 
 from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
-from tracker.models import FINAL, Alarm, Arrived, Claim, Orphan, Recorded, Status, Task, Transition, Trust, Verdict
+from tracker.models import (
+    FINAL,
+    SETTLED,
+    Alarm,
+    Arrived,
+    Claim,
+    Orphan,
+    Recorded,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+)
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
 
@@ -27,9 +40,15 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
         after = replace(after, quiet_polls=0)
         if after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-    after = replace(after, doubt=_doubt(task, transition, observation.claim))
+    if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
+        # Another row has it: it cannot be this task's.
+        after = replace(after, candidate_id=None)
+    # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
+    after = replace(after, doubt=_doubt(task, transition, observation.claim), not_found=0)
     if _worth_asking(after, transition, observation.claim):
         after = replace(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+    if after.status not in SETTLED and after.next_poll_at is None:
+        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if transition.trust is Trust.HINT:
         counts["hints"] = 1
     webhook_id = observation.webhook_id
@@ -106,6 +125,7 @@ def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
         checks=0,
         next_check_at=observation.at if standing is not None and name is not None else None,
         task_id=None,
+        signed=observation.trust is Trust.SIGNED,
         body=observation.body,
     )
     recorded = Recorded(task_id=None, verdict=Verdict.HINTED, why=why, orphan=True)

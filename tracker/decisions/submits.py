@@ -233,12 +233,29 @@ def unanswered(
 
 
 def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, policy: Policy) -> Change[Task]:
-    """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup."""
+    """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup.
+
+    It does not count as an attempt: a client that was told success is not given up for a provider that is busy.
+    """
     task = existing(known, task_id)
     after = replace(
-        task, lease_owner=None, lease_until=None, not_found=policy.absences, next_poll_at=again_at, reason=why
+        task,
+        lease_owner=None,
+        lease_until=None,
+        attempts=task.attempts - 1,
+        not_found=policy.absences,
+        next_poll_at=again_at,
+        reason=why,
     )
     return Change(result=after, task=after)
+
+
+def abandoned(known: Known, task_id: str) -> Change[None]:
+    """Record that the client of a submit left without its answer: what it sends again is the same wish."""
+    task = known.get(by_id(task_id))
+    if task is None or task.answered_at is not None:
+        return Change(result=None)
+    return Change(result=None, task=replace(task, taken_by=None))
 
 
 def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
@@ -255,13 +272,14 @@ def attached(known: Known, task_id: str, provider_task_id: str, *, now: datetime
     if task.provider_task_id == provider_task_id:
         return Change(result=task)
     if task.provider_task_id is not None:
-        raise Conflict(f"the task already has the provider's id {task.provider_task_id}")
+        raise Conflict("the task already has another id at the provider")
     if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
-        raise Conflict(f"another task already has the provider's id {provider_task_id}")
+        raise Conflict(f"a task with the id {provider_task_id} is already known")
     after = replace(
         task,
         provider_task_id=provider_task_id,
         candidate_id=None,
+        not_found=0,
         version=task.version + 1,
         updated_at=now,
         reason=None,

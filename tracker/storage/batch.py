@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, case, delete, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel
 
@@ -174,6 +174,7 @@ def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> No
         return
     statement = upsert(ORPHANS)
     excluded = statement.excluded
+    again = and_(excluded.signed, ORPHANS.c.state == "orphan")
     statement = statement.on_conflict_do_update(
         index_elements=["provider", "provider_task_id"],
         set_={
@@ -181,6 +182,10 @@ def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> No
             "word": excluded.word,
             "body": excluded.body,
             "deliveries": ORPHANS.c.deliveries + excluded.deliveries,
+            # Whoever can sign is worth a new question; anybody else gets the answer that there is.
+            "state": case((again, excluded.state), else_=ORPHANS.c.state),
+            "checks": case((again, 0), else_=ORPHANS.c.checks),
+            "next_check_at": case((again, excluded.next_check_at), else_=ORPHANS.c.next_check_at),
         },
     )
     connection.execute(statement, sorted(noted, key=lambda row: (row["provider"], row["provider_task_id"])))

@@ -173,6 +173,7 @@ def orphan_from_row(row: Row) -> Orphan:
         checks=row["checks"],
         next_check_at=None if row["next_check_at"] is None else moment(row["next_check_at"]),
         task_id=row["task_id"],
+        signed=row["signed"],
         body=row["body"],
     )
 
@@ -195,6 +196,7 @@ def orphan_to_row(orphan: Orphan) -> dict[str, Any]:
         "checks": orphan.checks,
         "next_check_at": None if orphan.next_check_at is None else stamp(orphan.next_check_at),
         "task_id": orphan.task_id,
+        "signed": orphan.signed,
         "body": orphan.body,
     }
 

@@ -108,9 +108,10 @@ class Store:
         return await self._many(statement)
 
     async def history(self, task_id: str) -> Sequence[HistoryEntry]:
-        """Give the kept observations of a task, oldest first."""
+        """Give the newest kept observations of a task, at most ``HISTORY_LIMIT``, oldest first."""
         columns = batch.OBSERVATIONS
-        statement = select(columns).where(columns.c.task_id == task_id).order_by(columns.c.id).limit(HISTORY_LIMIT)
+        newest = select(columns).where(columns.c.task_id == task_id).order_by(columns.c.id.desc()).limit(HISTORY_LIMIT)
+        statement = select(newest.subquery()).order_by("id")
         async with self._database.reading() as connection:
             return [rows.entry_from_row(dict(row)) for row in (await connection.execute(statement)).mappings()]
 

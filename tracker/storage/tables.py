@@ -219,6 +219,7 @@ class OrphanRow(SQLModel, table=True):
     checks: int = 0
     next_check_at: int | None = _time()
     task_id: str | None = _text()
+    signed: bool = Field(default=False)
     body: bytes = _bytes()
 
 

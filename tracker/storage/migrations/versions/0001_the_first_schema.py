@@ -68,6 +68,7 @@ def upgrade() -> None:
         sa.Column("checks", sa.Integer(), nullable=False),
         sa.Column("next_check_at", sa.BigInteger(), nullable=True),
         sa.Column("task_id", sa.Text(), nullable=True),
+        sa.Column("signed", sa.Boolean(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("provider", "provider_task_id"),
