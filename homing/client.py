@@ -41,8 +41,10 @@ class ApiClient:
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> JsonObject:
         return await self._call("GET", path, params=params)
 
-    async def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
-        return await self._call("POST", path, body=body)
+    async def post(
+        self, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        return await self._call("POST", path, body=body, headers=headers)
 
     async def patch(self, path: str, body: JsonObject) -> JsonObject:
         return await self._call("PATCH", path, body=body)
@@ -57,9 +59,10 @@ class ApiClient:
         *,
         params: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> JsonObject:
         try:
-            answer = await self._http.request(method, path, params=params, json=body)
+            answer = await self._http.request(method, path, params=params, json=body, headers=headers)
         except httpx.TimeoutException:
             raise Failed(f"no answer from {self._http.base_url} within {TIMEOUT.read:g} s") from None
         except httpx.HTTPError as error:

@@ -11,12 +11,11 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from homing.connections import BACKLOG, HEAD_WITHIN, BoundedConfig, backlog, most_connections, open_files
 from tracker.errors import SettingsError
 
 # The gateway answers within 20 s and compose.yaml gives 30 s to stop: what has begun is finished in between.
 GRACE: Final = timedelta(seconds=25)
-CONNECTIONS: Final = 1000
-BACKLOG: Final = 1024
 INTERRUPTED: Final = 130
 FAILED: Final = 1
 # Addresses to listen on that are none to connect to.
@@ -34,24 +33,21 @@ class Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Bind and listen, or raise SettingsError with what to do. Port 0 lets the system choose one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's delay off only where the protocol is named: 40 ms for each answer on a kept connection.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        # asyncio turns Nagle's delay off only where the protocol is named: 40 ms for each answer on a kept connection.
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except socket.gaierror:
-        raise SettingsError(f"HOMING_HOST={host} is no address of this machine; 127.0.0.1 always is one") from None
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
+        if isinstance(error, socket.gaierror):
+            raise SettingsError(f"HOMING_HOST={host} is no address of this machine; 127.0.0.1 always is one") from None
         raise SettingsError(
             f"cannot listen on {host} port {port} ({error.strerror}): "
             "stop what is there, or set another HOMING_PORT or HOMING_HOST"
         ) from None
+    return listener
 
 
 def address(listener: socket.socket) -> str:
@@ -62,23 +58,17 @@ def address(listener: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def running(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def running(
+    app: ASGIApp, listener: socket.socket, *, head_within: timedelta = HEAD_WITHIN, connections: int | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on ``listener`` meanwhile; at the end requests that have begun are finished, within ``GRACE``.
 
-    Gives the task that serves: it ends early only when the server fails.
+    ``head_within`` and ``connections`` bound what clients may hold open; by default as many connections as the process
+    may have. Gives the task that serves: it ends early only when the server fails.
     """
-    config = uvicorn.Config(
-        app,
-        access_log=False,  # it would log callback addresses; ours logs routes
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        proxy_headers=False,  # a header must not be able to say that a stranger is this machine
-        limit_concurrency=CONNECTIONS,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=int(GRACE.total_seconds()),
-    )
+    files = open_files()
+    most = most_connections(files) if connections is None else connections
+    config = BoundedConfig(app, head_within=head_within, most=most, backlog=backlog(files), grace=GRACE)
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:

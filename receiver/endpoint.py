@@ -5,6 +5,7 @@ nothing is answered 2xx before the tracker has committed it. docs/reference/call
 """
 
 import asyncio
+import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,12 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.answers import METHOD, recorded, refusal
 from receiver.errors import Disconnected
-from receiver.limits import HintBound, read_body
+from receiver.limits import UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
 from receiver.verification import Delivery, Judgement, Verifier, judge
+from tracker.bounds import READ_IN_THREAD
 from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
-from tracker.models import Arrived, Observation, Recorded, Source, StandingAddress, Trust
+from tracker.models import Arrived, Claim, Observation, Recorded, Source, StandingAddress, Trust
 from tracker.providers.base import Account
 
 TEMPLATE: Final = "/callbacks/{provider}/{token}"
@@ -90,7 +92,7 @@ class CallbackEndpoint:
         self._tracker = tracker
         self._verifiers = verifiers
         self._settings = settings
-        self._hints = HintBound(most=settings.hint_addresses)
+        self._unsigned = UnsignedBound(most=settings.counted_addresses)
         self._commits: set[asyncio.Task[Recorded]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,9 +125,10 @@ class CallbackEndpoint:
         verifier = self._verifiers[address.provider]
         judgement = judge(verifier, delivery, standing=address.standing is not None, now=now)
         line.judgement = judgement
-        if judgement.trust is Trust.HINT:
-            self._bound_hint(address, now)
-        outcome = await self._commit(self._arrived(address, judgement, body, now))
+        if judgement.trust is not Trust.SIGNED:
+            self._bound(address, judgement.trust, now)
+        claim = await self._claim(address.provider, body)
+        outcome = await self._commit(self._arrived(address, judgement, claim, body, now))
         line.outcome = outcome.verdict.value + (" (orphan)" if outcome.orphan else "")
         if judgement.refusal is not None:
             raise judgement.refusal
@@ -142,18 +145,26 @@ class CallbackEndpoint:
                     return Address(provider=provider, standing=standing)
         raise _no_address()
 
-    def _bound_hint(self, address: Address, now: datetime) -> None:
-        rate = self._settings.standing_hint_rate if address.standing else self._settings.hint_rate
-        if (wait := self._hints.take(str(address), per_minute=rate, now=now)) is not None:
-            raise TooMany("too many unproven deliveries for this address", retry_after=wait)
+    def _bound(self, address: Address, trust: Trust, now: datetime) -> None:
+        settings = self._settings
+        rate = settings.token_rate if trust is Trust.TOKEN else settings.hint_rate
+        if address.standing is not None:
+            rate = settings.standing_rate
+        if (wait := self._unsigned.take(str(address), per_minute=rate, now=now)) is not None:
+            raise TooMany("too many unsigned deliveries for this address", retry_after=wait)
 
-    def _arrived(self, address: Address, judgement: Judgement, body: bytes, now: datetime) -> Arrived:
+    async def _claim(self, provider: str, body: bytes) -> Claim:
+        """Read the whole body, however much of it is kept."""
+        read = self._tracker.providers[provider].provider.read_callback
+        return read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body)
+
+    def _arrived(self, address: Address, judgement: Judgement, claim: Claim, body: bytes, now: datetime) -> Arrived:
         observation = Observation(
             source=Source.CALLBACK,
             trust=judgement.trust,
-            claim=self._tracker.providers[address.provider].provider.read_callback(body),
+            claim=claim,
             at=now,
-            body=body,
+            body=body if judgement.trust is Trust.SIGNED else _kept(body, self._settings.unsigned_kept),
             flaw=judgement.flaw,
             webhook_id=judgement.webhook_id,
         )
@@ -190,6 +201,14 @@ class Elsewhere:
 async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     with suppress(OSError):  # the sender left; what was to be recorded is
         await response(scope, receive, send)
+
+
+def _kept(body: bytes, limit: int) -> bytes:
+    """Give what is stored of an unsigned body; the line about a cut one also tells apart what only begins alike."""
+    if len(body) <= limit:
+        return body
+    cut = f"\n[cut by Homing: the first {limit} of {len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}]"
+    return body[:limit] + cut.encode()
 
 
 def _no_address() -> NotFound:

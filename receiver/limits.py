@@ -1,4 +1,4 @@
-"""How much of a stranger's request is taken in: bytes, seconds, and unproven deliveries per address."""
+"""How much of a stranger's request is taken in: bytes, seconds, and unsigned deliveries per address."""
 
 import asyncio
 from collections import OrderedDict
@@ -54,8 +54,8 @@ class _Bucket:
     at: datetime
 
 
-class HintBound:
-    """Token buckets that bound how many unproven deliveries per minute are kept for one address.
+class UnsignedBound:
+    """Token buckets that bound how many unsigned deliveries per minute are kept for one address.
 
     Only addresses with a good token come here, so a stranger cannot push others out of the ``most`` that are counted;
     the one that was idle longest is forgotten first, which can only be generous.

@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from receiver.providers import kling, verifiers
 from tracker.errors import SettingsError
+
+_COUNTS: Final = (
+    *("body_limit", "unsigned_kept", "commits"),
+    *("hint_rate", "token_rate", "standing_rate", "counted_addresses"),
+)
 
 
 class WebhookSecrets(Protocol):
@@ -21,23 +26,26 @@ class ReceiverSettings:
     """Settings of one receiver; checked when made (SettingsError, which never shows a secret).
 
     ``webhook_secrets`` are each provider's live signature secrets as its console shows them, in any order.
-    ``body_timeout`` is for the whole body. ``hint_rate`` and ``standing_hint_rate`` are how many unproven deliveries
-    a minute are kept for one task's address and for one standing address (which serves many tasks);
-    ``hint_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may wait for their
-    commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
+    ``body_timeout`` is for the whole body. What no signature proves is bounded: ``unsigned_kept`` is how many bytes of
+    such a body are stored; ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such deliveries are kept a
+    minute: for one task's address, for one where no signature is expected, and for one standing address (which serves
+    many tasks); ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may
+    wait for their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
     """
 
     webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     body_limit: int = 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
+    unsigned_kept: int = 16 * 1024
     hint_rate: int = 30
-    standing_hint_rate: int = 600
-    hint_addresses: int = 10_000
+    token_rate: int = 120
+    standing_rate: int = 600
+    counted_addresses: int = 10_000
     commits: int = 4096
     commit_timeout: timedelta = timedelta(seconds=10)
 
     def __post_init__(self) -> None:
-        for name in ("body_limit", "hint_rate", "standing_hint_rate", "hint_addresses", "commits"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")
         for name in ("body_timeout", "commit_timeout"):

@@ -5,7 +5,6 @@ and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is
 """
 
 import base64
-import binascii
 import hmac
 import re
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from tracker.bounds import ID_LENGTH
 from tracker.models import Flaw, Trust
 
 TOLERANCE: Final = timedelta(minutes=5)
-WHSEC: Final = "whsec_"
-SHORTEST_KEY: Final = 16  # bytes; the convention asks for 24 to 64
 # A rotation sends two. The bound keeps a header full of garbage from costing anything.
 MOST_SIGNATURES: Final = 16
 _SECONDS: Final = re.compile(rb"[0-9]{1,12}")
@@ -138,18 +135,6 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
             return Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)
         return Judgement(trust=Trust.HINT, flaw=Flaw.BAD_SIGNATURE, refusal=refusal)
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
-
-
-def webhook_key(secret: str) -> bytes:
-    """Give the key of a ``whsec_`` secret. Raises ValueError that says what to do and never shows the secret."""
-    encoded = secret.removeprefix(WHSEC)
-    try:
-        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if encoded == secret or len(key) < SHORTEST_KEY:
-        raise ValueError(f"copy the whole secret from the provider's console: {WHSEC} and Base64")
-    return key
 
 
 def _any_equal(expected: Sequence[bytes], given: Sequence[bytes]) -> bool:

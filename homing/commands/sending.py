@@ -13,6 +13,7 @@ from homing.client import ApiClient, Failed, segment
 from homing.commands.parsing import Commands, Usage, count, data_command, duration
 from homing.commands.showing import show_task
 from homing.tables import print_fields, print_json
+from tracker.api.gateway import TAGS
 from tracker.bounds import JsonObject, JsonValue, read_object
 from tracker.errors import Unreadable
 from tracker.models import SETTLED, Status
@@ -39,6 +40,7 @@ def add(commands: Commands) -> None:
     submit.add_argument("--aspect-ratio", help="such as 16:9")
     submit.add_argument("--image", action="append", default=[], help="an input image: an address or a file; repeatable")
     submit.add_argument("--external-id", help="your own id: the same id with the same body is the same task")
+    submit.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
     submit.add_argument("--body", metavar="FILE", help="the provider's JSON body, - for standard input; options win")
     submit.add_argument("--wait", action="store_true", help="wait for the end; exit status 1 unless it succeeded")
     submit.add_argument("--timeout", type=duration, default=PATIENCE, help="how long --wait waits (default 15m)")
@@ -59,7 +61,8 @@ def add(commands: Commands) -> None:
 
 async def run_submit(args: Namespace, api: ApiClient) -> int:
     """Submit through the gateway, as any Kling client does."""
-    envelope = await api.post(GATEWAY, _body(args))
+    headers = {TAGS.name: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
+    envelope = await api.post(GATEWAY, _body(args), headers)
     data = envelope.get("data")
     if envelope.get("code") != 0 or not isinstance(data, dict):
         raise Failed(f"the gateway answered code {envelope.get('code')}: {envelope.get('message')}")

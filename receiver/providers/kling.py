@@ -8,7 +8,8 @@ no signature headers are sent.
 from collections.abc import Sequence
 from typing import Final
 
-from receiver.verification import StandardWebhooks, webhook_key
+from receiver.verification import StandardWebhooks
+from tracker.webhook_secret import webhook_key
 
 NAME: Final = "kling"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from tests.acceptance.between import NO_TLS
 from tests.acceptance.house import CAT, CREATE, until
 from tracker.models import SETTLED
 
@@ -39,7 +40,7 @@ class Server:
 
     async def start(self, *arguments: str, program: Sequence[str] = LAUNCHER) -> None:
         """Begin a life and wait until it answers."""
-        life = self._begin([sys.executable, *program, *arguments])
+        life = self.begin(*arguments, program=program)
 
         async def ready() -> bool:
             assert life.poll() is None, f"the server ended: {self.logged()}"
@@ -50,7 +51,9 @@ class Server:
 
         await until(ready, within=60, pause=PAUSE)
 
-    def _begin(self, command: list[str]) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, program: Sequence[str] = LAUNCHER) -> subprocess.Popen[bytes]:
+        """Begin a life that may end before anybody sees it answer."""
+        command = [sys.executable, *program, *arguments]
         with (self.folder / f"life-{len(self.lives)}.log").open("wb") as log:
             self.lives.append(subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=log, stderr=log))
         return self.lives[-1]
@@ -123,7 +126,9 @@ async def server(folder: Path, provider_url: str, **settings: str) -> AsyncItera
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         environ = kept | {f"HOMING_{name.upper()}": value for name, value in (usual | settings).items()}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_TLS, timeout=30
+        ) as client:
             found = Server(port=port, client=client, environ=environ, folder=folder)
             try:
                 yield found

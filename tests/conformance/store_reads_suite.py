@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,11 +15,9 @@ from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, a
 from tests.conformance.store_case import LEASE, OpenStore
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
-from tracker.models import HistoryEntry, Source, StandingAddress, Status, TaskFilter, Trust, Verdict
+from tracker.models import HistoryEntry, Source, StandingAddress, Status, Task, TaskFilter, Trust, Verdict
 from tracker.storage.store import Store
-from tracker.work import (
-    Seen,
-)
+from tracker.work import Seen
 
 ADDRESS = StandingAddress(
     id=0, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label="the console"
@@ -172,6 +171,19 @@ class StoreReads(OpenStore):
         settled = next(each for each in await store.orphans(limit=10) if each.id == due.id)
         assert (settled.state, settled.why, settled.task_id, settled.checks) == ("orphan", "unknown", "hm1", 1)
 
+    @pytest.mark.parametrize("signed", [True, False])
+    async def test_only_a_signed_delivery_opens_the_question_of_a_settled_orphan_again(
+        self, store: Store, *, signed: bool
+    ) -> None:
+        await store.apply([writing(orphan=an_orphan())])
+        (due,) = await store.due_orphans(now=NOW, limit=10)
+        await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
+        await store.apply([writing(orphan=an_orphan(signed=signed))])
+        again = await store.due_orphans(now=NOW, limit=10)
+        assert [(each.state, each.checks) for each in again] == ([("waiting", 0)] if signed else [])
+        await store.apply([writing(orphan=an_orphan(signed=False))])
+        assert len(await store.due_orphans(now=NOW, limit=10)) == int(signed)
+
     async def test_a_standing_address_is_found_by_its_token_s_hash_until_it_is_revoked(self, store: Store) -> None:
         kept = await store.add_address(ADDRESS, "hash")
         assert replace(kept, id=0) == ADDRESS
@@ -230,12 +242,37 @@ class StoreReads(OpenStore):
 
     # ---- values
 
+    async def test_every_field_of_a_task_has_its_column(self, store: Store) -> None:
+        names = [one.name for one in fields(Task)]
+        plain = {one.name: one.default for one in fields(Task)}
+        kept = told_in_turn(
+            a_task(), [told(a_claim(assets=(PICTURE,), price={"billing": 1}, updated_at=NOW))], Trust.TOKEN
+        )
+        kept = told_in_turn(kept, [asked(a_claim(updated_at=NOW))], Trust.TOKEN)
+        unset = [name for name in names if getattr(kept, name) == plain[name] or not getattr(kept, name)]
+        values: dict[str, Any] = {
+            "doubt": Status.FAILED,
+            "tags": ("a",),
+            "request": {"prompt": "a cat"},
+            "released": False,
+            "callback_asked": True,
+        }
+        values |= {name: 3 for name in unset if isinstance(plain[name], int) and name not in values}
+        values |= {name: NOW for name in unset if name.endswith(("_at", "_until"))}
+        values = {name: name for name in unset} | values
+        full = replace(kept, **values)
+        assert [name for name in names if getattr(full, name) == plain[name]] == ["released"]
+        released = replace(full, id="hm2", released=True, idempotency_key=None, provider_task_id="other")
+        await store.apply([writing(full), writing(released)])
+        assert await store.task(full.id) == full
+        assert await store.task("hm2") == released
+
     @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(number=st.integers(1, 10**9), data=st.data())
     async def test_a_task_of_any_values_survives_its_way_through_the_database(
         self, store: Store, number: int, data: st.DataObject
     ) -> None:
-        words = {
+        words: dict[str, Any] = {
             name: data.draw(st.none() | texts) for name in ("reason", "candidate_id", "caller_callback_url", "taken_by")
         }
         times = {
@@ -249,7 +286,6 @@ class StoreReads(OpenStore):
             tags=tuple(data.draw(st.lists(texts, max_size=3, unique=True))),
             doubt=data.draw(st.sampled_from([None, Status.FAILED])),
             polls=data.draw(st.integers(0, 2**31 - 1)),
-            **words,
             **times,
         )
         message = data.draw(texts)
@@ -262,6 +298,7 @@ class StoreReads(OpenStore):
             )
         )
         task = told_in_turn(task, [replace(said, claim=replace(said.claim, provider_task_id=task.id))], Trust.TOKEN)
+        task = replace(task, **words)
         await store.apply([writing(task)])
         assert await store.task(task.id) == task
 

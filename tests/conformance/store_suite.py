@@ -11,7 +11,7 @@ from tests.properties.observations import told_in_turn
 from tracker.errors import Conflict, OurError
 from tracker.models import Alarm, Status, Trust
 from tracker.recorder import Recorder
-from tracker.storage.store import Store
+from tracker.storage.store import HISTORY_LIMIT, Store
 from tracker.work import (
     by_external_id,
     by_id,
@@ -157,6 +157,13 @@ class StoreWrites(OpenStore):
         shown = await store.history(task.id)
         assert [entry.at for entry in shown] == [NOW + LEASE, NOW, NOW]
 
+    async def test_of_a_long_history_the_newest_are_told(self, store: Store) -> None:
+        task = a_task()
+        entries = tuple(an_entry(task, str(number), word=str(number)) for number in range(HISTORY_LIMIT + 2))
+        await store.apply([writing(task, entries=entries)])
+        shown = [entry.word for entry in await store.history(task.id)]
+        assert shown == [str(number) for number in range(2, HISTORY_LIMIT + 2)]
+
     async def test_events_are_numbered_in_the_order_of_the_batch(self, store: Store, url: str) -> None:
         one, two = a_task(1), a_task(2)
         await store.apply([writing(one, events=(an_event(one, 2),)), writing(two, events=(an_event(two, 2),))])
@@ -179,9 +186,8 @@ class StoreWrites(OpenStore):
     async def test_alarms_are_counted_per_hour_and_show_the_last(self, store: Store) -> None:
         hour = NOW.replace(minute=0)
         first = [alarm(hour + timedelta(minutes=minute), detail=str(minute)) for minute in (1, 59)]
-        await store.apply(
-            [writing(alarms=tuple(first)), writing(alarms=(alarm(hour + timedelta(minutes=59), detail="x"),))]
-        )
+        await store.apply([writing(alarms=(each,)) for each in first])
+        await store.apply([writing(alarms=(alarm(hour + timedelta(minutes=59), detail="x"),))])
         await store.apply([writing(alarms=(alarm(hour + timedelta(minutes=30), kind=Alarm.ORPHAN),))])
         await store.apply([writing(alarms=(alarm(hour + timedelta(hours=1)),))])
         counted = (await store.stats(client=None, now=NOW)).alarms

@@ -51,6 +51,16 @@ async def opened(folder: Path) -> AsyncIterator[Store]:
         await store.close()
 
 
+async def ended(before: set[threading.Thread]) -> bool:
+    """Wait a little for the threads that were started since to end, but for those that asyncio keeps for later."""
+    for _ in range(200):
+        left = [thread for thread in threading.enumerate() if thread not in before]
+        if all(thread.name.startswith("asyncio") for thread in left):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
 def heavy(number: int) -> Work[Any]:
     return writing(a_task(number, request={"prompt": "x" * 50_000}))
 
@@ -74,11 +84,10 @@ async def test_a_locked_database_cannot_be_opened_and_leaves_nothing_running(tmp
     with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         store = Store(sqlite(tmp_path), busy=SOON)
-        with pytest.raises(StoreUnavailable, match="locked"):
+        with pytest.raises(StoreUnavailable, match="locked") as held:
             await store.open()
         other.execute("ROLLBACK")
-    left = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert [name for name in left if not name.startswith("asyncio")] == []
+    assert await ended(before), held
     await store.open()
     await store.ping()
     await store.close()
@@ -156,6 +165,26 @@ async def test_a_file_that_is_no_database_is_refused_as_such_and_stays_as_it_is(
     with pytest.raises(StoreUnavailable, match="not a SQLite database"):
         await Store(sqlite(tmp_path)).open()
     assert (tmp_path / "homing.db").read_bytes() == b"not a database, but somebody's notes " * 100
+
+
+async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE tasks (name TEXT)")
+        with pytest.raises(StoreUnavailable, match="belongs to another program") as held:
+            await Store(sqlite(tmp_path)).open()
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("tasks",)]
+    assert await ended(before), held
+
+
+async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.apply([writing(a_task())])
+    with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as later:
+        later.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(StoreUnavailable, match="a later version of Homing"):
+            await Store(sqlite(tmp_path)).open()
+        assert later.execute("SELECT count(*) FROM tasks").fetchone() == (1,)
 
 
 async def test_every_commit_is_synced_to_the_disk_and_keys_are_enforced(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_a_task_can_be_expected_attached_explained_and_settled(shell: Shell) -> 
     assert "made no task" in told
 
 
+def test_a_submitted_task_can_be_found_by_its_tags(shell: Shell) -> None:
+    sent = shell.run("submit", "--prompt", "a cat", "--tag", "frühling", "--tag", "a,b", "--json").document
+    assert sent["tags"] == ["frühling", "a,b"]
+    for tag in ("frühling", "a,b"):
+        assert [task["id"] for task in shell.run("tasks", "list", "--tag", tag, "--json").document["tasks"]] == [
+            sent["id"]
+        ]
+    assert shell.run("tasks", "list", "--tag", "a", "--json").document["tasks"] == []
+
+
 def test_a_running_task_can_be_adopted_and_asked_about(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
     sandbox = kling_sandbox_factory(held=True)
     shell.settings["kling_base_url"] = sandbox.base_url

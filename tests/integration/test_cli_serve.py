@@ -112,6 +112,7 @@ def test_no_secret_is_in_anything_that_is_said(shell: Shell) -> None:
     shown = "\n".join(everything)
     assert "/callbacks/" in shown  # the log's route template
     assert "/callbacks/kling/1" not in shown
+    assert not [word for word in (" httpx ", " httpcore", " uvicorn.access ") if word in shown]
     assert [secret for secret in [*secrets, "sandbox-api-key"] if secret in shown] == []
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -131,14 +132,19 @@ async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credenti
     async with house(tmp_path, sandbox.base_url, callbacks=False, loops=False, kling_api_key=None, **keys) as home:
         ours = await many(home, 3)
 
-        async def all_home() -> bool:
-            return await states(home, ours) == {Status.SUCCEEDED}
+        async def all_due() -> bool:
+            plans = [(await home.task(ref)).next_poll_at for ref in ours]
+            return all(plan is not None and plan <= home.clock() for plan in plans)
 
         # No clock is moved here: the tokens that the pair signs would not be valid yet.
-        await home.reconcile(all_home)
+        await until(all_due)
+        counts = await home.reconciler.run_once()
+        assert (counts.requests, counts.settled) == (4, 3)
         assert "credential" not in await home.alarms()
         ours = await many(home, 2)
-        await home.reconcile(all_home)
+        await until(all_due)
+        counts = await home.reconciler.run_once()
+        assert (counts.requests, counts.settled) == (2, 2)
     # What an address was seen not to do is not tried again at once.
     assert sandbox.ledger["requests"]["batch"] == 1
 
@@ -194,9 +200,11 @@ async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
     async def script(request: Request) -> Answer | None:
         return answers.pop() if answers and not request.creates else await request.forward()
 
+    # A told wait is kept to as far as the greatest gap between two questions.
+    policy = replace(SHORT, greatest_gap=Policy().greatest_gap)
     async with (
         between(kling_sandbox.base_url, script) as line,
-        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+        house(tmp_path, line.base_url, policy=policy, callbacks=False, loops=False) as home,
     ):
         ours = await many(home, number)
         await ended(kling_sandbox)
@@ -214,19 +222,19 @@ async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
 async def test_twenty_hints_cost_one_request(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True, intermediate=False, webhook_secrets=(WEBHOOK_SECRET,))
     usual = {name: getattr(Policy(), name) for name in ("least_gap", "greatest_gap", "hint_delay", "hint_gap")}
-    policy = replace(SILENT, **usual)
+    policy = replace(SILENT, **usual | {"least_gap": timedelta(minutes=5)})
     signed = (WEBHOOK_SECRET,)
     async with house(tmp_path, sandbox.base_url, policy=policy, loops=False, kling_webhook_secrets=signed) as home:
         ours = await home.created()
-        for number in range(20):
-            sandbox.callback(ours, status="succeed", seal="none", changes={"number": number})
-        await until(lambda: _heard(home, ours, 20))
-        task = await home.task(ours)
-        assert (task.status, task.polls) == (Status.SUBMITTED, 0)
-        # Less than the least time between two questions that nobody hinted at.
-        for _ in range(8):
-            home.clock.ahead += timedelta(seconds=0.25)
-            await home.reconciler.run_once()
+        # Ten before the question, ten after it: less than the least time between two that nobody hinted at.
+        for first in (0, 10):
+            for number in range(first, first + 10):
+                sandbox.callback(ours, status="succeed", seal="none", changes={"number": number})
+            await until(partial(_heard, home, ours, first + 10))
+            assert (await home.task(ours)).polls == bool(first)
+            for _ in range(8):
+                home.clock.ahead += timedelta(seconds=0.25)
+                await home.reconciler.run_once()
         task = await home.task(ours)
         # The provider says "submitted": twenty times "succeed" from nobody knows whom moved nothing.
         assert (task.status, task.polls) == (Status.SUBMITTED, 1)
@@ -309,7 +317,8 @@ async def test_a_refused_credential_pauses_the_asking_and_is_told_and_then_all_g
         between(kling_sandbox.base_url, script) as line,
         house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
     ):
-        ours = await many(home, 2)
+        # One refusal may concern its task alone; several are the credential.
+        ours = await many(home, 3)
         await ended(kling_sandbox)
         home.clock.ahead = DUE
         await home.reconciler.run_once()

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import NotProven
-from receiver.verification import Delivery, HeaderHmac, Proof, StandardWebhooks, Verifier, judge, webhook_key
+from receiver.verification import Delivery, HeaderHmac, Proof, StandardWebhooks, Verifier, judge
 from tracker.models import Flaw, Trust
+from tracker.webhook_secret import webhook_key
 
 KEYS = (b"a made-up key of 32 bytes, first", b"a made-up key of 32 bytes, other")
 VERIFIERS: list[Verifier] = [StandardWebhooks(keys=KEYS), HeaderHmac(header=b"x-signature", keys=KEYS)]

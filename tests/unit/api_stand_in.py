@@ -128,6 +128,7 @@ class Submitted:
     caller: Caller
     order: Order
     idempotency_key: str | None
+    tags: tuple[str, ...]
 
 
 @dataclass
@@ -172,11 +173,11 @@ class StandIn:
         answered_later: bool = False,
     ) -> Task:
         assert answered_later
-        del provider, tags, deadline
+        del provider, deadline
         if self.gate is not None:
             await self.gate.wait()
         self._fail()
-        self.submitted.append(Submitted(caller, order, idempotency_key))
+        self.submitted.append(Submitted(caller, order, idempotency_key, tuple(tags)))
         task = a_task(
             len(self.tasks) + 1,
             client=caller.name,

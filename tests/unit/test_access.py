@@ -205,7 +205,7 @@ def test_without_keys_a_public_address_or_bind_answers_nobody(access: Access) ->
         ask(access)
 
 
-@pytest.mark.parametrize("name", FORWARDED)
+@pytest.mark.parametrize("name", [*FORWARDED, "x-forwarded-for", "x-forwarded-proto", "x-forwarded-made-up"])
 def test_without_keys_what_passed_a_tunnel_is_refused_even_where_it_rewrote_the_host(name: str) -> None:
     with pytest.raises(Forbidden):
         ask(OPEN, **{name: "8.8.8.8"})

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tracker.api.body import READ_IN_THREAD, Room, Truncated, read_body, read_json_object
+from tracker.api.body import Room, Truncated, read_body, read_json_object
+from tracker.bounds import READ_IN_THREAD
 from tracker.errors import Overloaded, TooLarge, TooSlow, Unreadable
 
 Message = dict[str, Any]

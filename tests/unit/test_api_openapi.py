@@ -75,7 +75,7 @@ def test_the_document_is_valid_openapi() -> None:
     headers = {
         name["name"] for _, _, operation in OPERATIONS for name in operation["parameters"] if name["in"] == "header"
     }
-    assert headers == {"Idempotency-Key"}
+    assert headers == {"Idempotency-Key", "Homing-Tags"}
 
 
 async def test_the_document_is_what_the_app_serves() -> None:

@@ -81,6 +81,13 @@ async def test_health_takes_no_key_and_any_host(path: str) -> None:
         assert (await client.head(path)).status_code == 200
 
 
+async def test_ready_tells_strangers_nothing_but_that() -> None:
+    tracker = StandIn(checks=[Check(name="database", ok=True, detail="/var/lib/made-up/homing.db")])
+    async with local(tracker) as client:
+        reply = await client.get("/readyz")
+    assert reply.json() == {"ready": True, "checks": [{"name": "database", "ok": True, "detail": ""}]}
+
+
 async def test_not_ready_is_red_with_the_reason() -> None:
     tracker = StandIn(checks=[Check(name="database", ok=False, detail="the disk is full")])
     async with local(tracker) as client:

@@ -77,7 +77,7 @@ async def test_a_pending_task_says_why_it_waits() -> None:
     assert (shown["status"], shown["reason"], shown["home"]) == ("pending", "unresolved", None)
 
 
-@pytest.mark.parametrize("ref", ["mine/1", "mine 1", "bäume", "100%", "a?b#c", ".."])
+@pytest.mark.parametrize("ref", ["mine/1", "mine 1", "bäume", "100%", "a?b#c", "..."])
 async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(ref: str) -> None:
     task = a_task(external_id=ref)
     async with local(StandIn(tasks=[task], entries=[an_entry()])) as client:
@@ -86,7 +86,9 @@ async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(ref: str) -
         assert (await client.get(f"{path}/history")).json()["task"]["id"] == task.id
 
 
-@pytest.mark.parametrize("ref", ["unknown", "%00", "%0A", "%ED%A0%80", "%FF", "x" * 201, "%E2%80%AE", "a/b/c"])
+@pytest.mark.parametrize(
+    "ref", ["unknown", "%00", "%0A", "%ED%A0%80", "%FF", "x" * 201, "%E2%80%AE", "%2e", "%2E%2e", "a/b/c"]
+)
 async def test_an_id_that_nothing_has_is_a_clear_404(ref: str) -> None:
     async with local(StandIn(tasks=[a_task()])) as client:
         is_problem(await client.get(f"/v1/tasks/{ref}"), 404, "nothing-here" if "/" in ref else "not-found")
@@ -200,6 +202,36 @@ async def test_a_kept_body_never_shows_our_callback_address(body: bytes) -> None
     assert "[callback address]"[:10] in shown
     assert TOKEN[:16] not in shown
     assert "aaaaaaaa" not in shown
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"callbacks\\u002fkling\\u002F{TOKEN}",
+        f"callbacks%2Fkling%2f{TOKEN}",
+        f"callbacks%252Fkling%252F{TOKEN}",
+        f"\\u0025252F{TOKEN}",
+        "\\u002F\\u0031" + TOKEN[1:],
+        "%2F%31" + TOKEN[1:],
+        "%2fs" + "a" * 43,
+        "\\u002Fs" + "a" * 43,
+    ],
+)
+async def test_no_other_way_to_write_a_token_gets_past_the_mask(written: str) -> None:
+    tracker = StandIn(tasks=[a_task()], entries=[an_entry(f'{{"a": "{written}"}}'.encode())])
+    async with local(tracker) as client:
+        shown = (await client.get(f"/v1/tasks/{tracker.tasks[0].id}/history")).json()["entries"][0]["body"]
+    assert "[callback address]" in shown
+    assert TOKEN[1:16] not in shown
+    assert "aaaaaaaa" not in shown
+
+
+async def test_the_mask_leaves_the_rest_of_a_body_as_it_is() -> None:
+    body = '{"a": "\\u0022\\u005c\\u000a%zz 100% \\u00e4", "url": "https://cdn.example.com/1.png?x=1"}'
+    tracker = StandIn(tasks=[a_task()], entries=[an_entry(body.encode())])
+    async with local(tracker) as client:
+        shown = (await client.get(f"/v1/tasks/{tracker.tasks[0].id}/history")).json()["entries"][0]["body"]
+    assert shown == body
 
 
 async def test_a_kept_body_is_bounded_and_bytes_that_are_no_text_are_not_shown() -> None:
@@ -365,7 +397,6 @@ async def test_a_wrong_method_is_a_problem_that_names_the_right_ones(method: str
         (StoreUnavailable("no"), 503, "store-unavailable", "5"),
         (Overloaded("no", retry_after=timedelta(seconds=1.2)), 503, "overloaded", "2"),
         (ProviderUnavailable("no"), 503, "provider-unavailable", "5"),
-        (CredentialRefused("no"), 503, "credential-refused", "5"),
         (Refused("no", http_status=429, code=1303, task_id="hm1"), 429, "refused", None),
         (HomingError("no"), 500, "homing-error", None),
     ],
@@ -377,6 +408,14 @@ async def test_each_error_is_a_problem_with_the_status_of_the_tree(
         reply = await client.get("/v1/tasks/a")
     assert is_problem(reply, status, kind) == "no"
     assert reply.headers.get("retry-after") == retry
+
+
+async def test_the_providers_words_about_our_credential_are_not_told() -> None:
+    async with local(StandIn(fails=CredentialRefused("access key ak-made-up is not known (1002)"))) as client:
+        reply = await client.post("/v1/tasks/a/poll")
+    assert "does not take this server's own key" in is_problem(reply, 503, "credential-refused")
+    assert "ak-made-up" not in reply.text
+    assert reply.headers["retry-after"] == "5"
 
 
 async def test_what_nobody_foresaw_is_a_500_without_a_word_of_it_in_answer_or_log(

@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from datetime import UTC, datetime
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -79,6 +81,31 @@ def test_the_bounds_themselves_are_accepted() -> None:
     assert deep == 1
 
 
+@pytest.mark.parametrize("raw", [b"[%s]", b'{"a": [[1, %s]]}'])
+@pytest.mark.parametrize("number", [b"9223372036854775808", b"-9223372036854775809", b"1" * 5000])
+def test_a_number_beyond_64_bits_is_refused_wherever_it_stands(raw: bytes, number: bytes) -> None:
+    with pytest.raises(Unreadable):
+        bounds.read_json(raw % number)
+
+
+def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None:
+    raw = json.dumps(list(range(10_000))).encode()
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        del frame, argument
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        bounds.read_json(raw)
+    finally:
+        sys.setprofile(before)
+    assert calls < 100
+
+
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"text"', b"null"])
 def test_an_object_is_asked_for_and_nothing_else_will_do(raw: bytes) -> None:
     with pytest.raises(Unreadable):
@@ -88,6 +115,12 @@ def test_an_object_is_asked_for_and_nothing_else_will_do(raw: bytes) -> None:
 @pytest.mark.parametrize(("value", "expected"), [("a-1", "a-1"), (17, "17"), ("ä ö", "ä ö"), ("a" * 200, "a" * 200)])
 def test_an_id_is_bounded_text(value: object, expected: str) -> None:
     assert bounds.identifier(value) == expected
+
+
+@pytest.mark.parametrize("value", [".", ".."])
+def test_a_segment_that_names_another_path_is_no_id(value: str) -> None:
+    assert bounds.identifier(value) is None
+    assert bounds.identifier(f"{value}.a") == f"{value}.a"
 
 
 @pytest.mark.parametrize("value", [None, "", True, 1.5, [], {}, "a\nb", "a\0", "\ud800", "a" * 201, 10**200])

@@ -208,10 +208,17 @@ def test_a_repeated_submit_takes_the_lease_so_that_a_second_one_cannot_follow() 
 
 
 def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> None:
-    task = a_task(attempts=2, lease_owner="us")
+    task = a_task(attempts=5, lease_owner="us")
     after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=NOW + SOON, policy=POLICY))
     assert recovery.next_step(after, policy=POLICY) is recovery.Step.SUBMIT_AGAIN
     assert (after.next_poll_at, after.lease_owner) == (NOW + SOON, None)
+
+
+def test_what_a_client_that_left_sends_again_is_the_same_wish() -> None:
+    left = row(submits.abandoned(Known([in_flight()]), in_flight().id))
+    assert not intended(in_flight(id="hm2"), left).fresh
+    answered = in_flight(answered_at=NOW)
+    assert submits.abandoned(Known([answered]), answered.id).task is None
 
 
 def test_what_is_answered_once_is_not_answered_again() -> None:

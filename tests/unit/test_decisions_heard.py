@@ -101,10 +101,25 @@ def test_a_guessed_id_that_the_provider_confirms_is_learned(claim: Claim) -> Non
     assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, THEIR_ID)
 
 
-def test_the_operator_settles_what_nobody_proved() -> None:
-    change = answers.resolved(
-        Known([in_flight()]), in_flight().id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES
+def test_the_operator_waits_for_a_submit_that_is_under_way() -> None:
+    with pytest.raises(Conflict, match="under way"):
+        answers.resolved(
+            Known([in_flight()]), in_flight().id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES
+        )
+
+
+def test_a_question_in_the_middle_of_a_submit_leaves_its_lease_alone() -> None:
+    task = in_flight()
+    change = answers.unsettled(
+        Known([task]), task.id, "not found", now=NOW, lifetime=LIFETIME, rules=RULES, again_at=NOW
     )
+    after = row(change)
+    assert (after.lease_owner, after.lease_until, after.next_poll_at) == ("us", task.lease_until, task.next_poll_at)
+
+
+def test_the_operator_settles_what_nobody_proved() -> None:
+    lost = in_flight(attempt_deadline_at=NOW)
+    change = answers.resolved(Known([lost]), lost.id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES)
     after = row(change)
     assert (after.status, after.released, after.lease_owner, after.next_poll_at) == (Status.REJECTED, True, None, None)
     assert change.drop_submission
@@ -124,6 +139,16 @@ def test_a_row_that_is_gone_is_not_found() -> None:
 
 
 # ---- deliveries
+
+
+def test_a_delivery_at_its_address_takes_back_that_a_task_is_absent() -> None:
+    absent = a_task(attempts=1, not_found=2)
+    assert row(delivered(absent, told(Claim(flaw="not JSON"), Trust.HINT))).not_found == 0
+
+
+def test_a_hint_that_names_another_row_s_task_is_no_candidate() -> None:
+    other = a_task(2, provider_task_id=THEIR_ID)
+    assert row(delivered(a_task(), told(a_claim(external_id=None), Trust.HINT), other)).candidate_id is None
 
 
 def test_a_hint_is_kept_and_brings_the_next_question_forward() -> None:

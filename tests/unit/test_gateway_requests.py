@@ -139,6 +139,38 @@ async def test_the_idempotency_key_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "tags"),
+    [
+        ([], ()),
+        ([("homing-tags", "")], ()),
+        ([("homing-tags", "spring, red ,")], ("spring", "red")),
+        ([("homing-tags", "spring"), ("homing-tags", "red")], ("spring", "red")),
+        ([("homing-tags", "fr%C3%BChling,a%2Cb,100%25")], ("frühling", "a,b", "100%")),
+    ],
+)
+async def test_tags_come_in_a_header(headers: list[tuple[str, str]], tags: tuple[str, ...]) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        assert (await client.post(OMNI, json=SEED, headers=headers)).status_code == 200
+    assert [one.tags for one in tracker.submitted] == [tags]
+
+
+@pytest.mark.parametrize("header", ["%FF", "a" * 8193])
+async def test_a_header_of_tags_that_cannot_be_used_is_refused_before_anything_is_sent(header: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        refusal(await client.post(OMNI, json=SEED, headers={"homing-tags": header}), 400, 1201)
+    assert tracker.submitted == []
+
+
+@prefixed
+@pytest.mark.parametrize("ref", ["%2e", "%2E%2e"])
+async def test_dots_are_no_id(prefix: str, ref: str) -> None:
+    async with local(StandIn()) as client:
+        refusal(await client.get(f"{prefix}{OMNI}/{ref}"), 400, 1201)
+
+
+@pytest.mark.parametrize(
     ("error", "status", "code", "message", "retry"),
     [
         (Conflict("External_task_id mine-1 already exists"), 400, 1201, "External_task_id mine-1 already exists", None),

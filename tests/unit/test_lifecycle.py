@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NOW, OUR_ID, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
+from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
 from tests.properties.observations import told_in_turn
 from tracker import lifecycle
 from tracker.lifecycle import RANK, advance
@@ -282,10 +282,36 @@ def test_a_known_provider_id_is_never_replaced() -> None:
     assert after(SUBMITTED, asked(a_claim(provider_task_id="another"))).provider_task_id == THEIR_ID
 
 
-def test_the_reason_of_a_hint_names_the_ids_that_disagree() -> None:
-    assert weighed(SUBMITTED, told(a_claim(provider_task_id="x"))).why == f"a hint: it names task 'x', not {THEIR_ID!r}"
-    ours = weighed(PENDING, told(a_claim(external_id="x"))).why
-    assert ours == f"a hint: it carries external id 'x', not {OUR_ID!r}"
+@pytest.mark.parametrize(
+    ("task", "ids", "why"),
+    [
+        (SUBMITTED, {"provider_task_id": "another"}, "a hint: it names another task"),
+        (SUBMITTED, {"provider_task_id": None}, "a hint: it names no task"),
+        (PENDING, {"external_id": "another's"}, "a hint: its external id is another one"),
+        (PENDING, {"external_id": None}, "a hint: it carries no external id"),
+    ],
+)
+def test_the_reason_of_a_hint_says_what_disagrees_and_never_whose_it_is(
+    task: Task, ids: dict[str, Any], why: str
+) -> None:
+    assert weighed(task, told(a_claim(**ids))).why == why
+
+
+def test_a_second_hint_does_not_replace_the_candidate_that_is_to_be_asked_about() -> None:
+    task = after(PENDING, told(a_claim(), Trust.HINT), told(a_claim(provider_task_id="another"), Trust.HINT))
+    assert task.candidate_id == THEIR_ID
+
+
+def test_an_answer_with_an_unknown_word_still_teaches_the_provider_id() -> None:
+    assert after(PENDING, asked(a_claim(None))).provider_task_id == THEIR_ID
+    assert after(PENDING, told(a_claim(None))).provider_task_id is None
+
+
+def test_results_and_prices_come_with_a_final_word_only() -> None:
+    early = told(a_claim(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
+    task = after(SUBMITTED, early)
+    assert (lifecycle.price(task), lifecycle.message(task)) == ({}, "soon")
+    assert lifecycle.assets(after(task, asked(a_claim()))) == ()
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,26 @@ async def test_hints_beyond_the_rate_are_told_to_come_later(
 
 async def test_a_standing_address_has_a_rate_of_its_own_since_many_tasks_share_it() -> None:
     tracker = WritingTracker()
-    async with client(tracker, replace(OPEN, hint_rate=1, standing_hint_rate=3)) as http:
+    async with client(tracker, replace(OPEN, hint_rate=1, standing_rate=3)) as http:
         answers = [await http.post(STANDING_PATH, content=BODY) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
 
 
-async def test_deliveries_with_token_trust_are_not_limited() -> None:
+async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
     tracker = WritingTracker()
-    async with client(tracker, replace(OPEN, hint_rate=1)) as http:
-        assert {(await http.post(PATH, content=BODY)).status_code for _ in range(5)} == {200}
+    async with client(tracker, replace(OPEN, hint_rate=1, token_rate=3)) as http:
+        answers = [await http.post(PATH, content=BODY) for _ in range(4)]
+        other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY)
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "20"
+    assert other.status_code == 200, "another address was limited"
+
+
+async def test_what_a_signature_proves_is_not_limited() -> None:
+    tracker = WritingTracker()
+    async with client(tracker, replace(SIGNING, hint_rate=1, token_rate=1, standing_rate=1)) as http:
+        for path in (PATH, STANDING_PATH):
+            assert {(await http.post(path, content=BODY, headers=signed())).status_code for _ in range(3)} == {200}
 
 
 # What cannot be committed

@@ -1,5 +1,7 @@
 """The callback route, request by request: what is recorded, which address is good, how much of a body is read."""
 
+import hashlib
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -35,7 +37,8 @@ from tests.unit.receiver_desk import (
     unread,
 )
 from tracker import callback_url
-from tracker.models import Flaw, Source, Status, Trust
+from tracker.models import Claim, Flaw, Source, Status, Trust
+from tracker.providers.kling import Kling
 
 # What is recorded, and how far it is believed
 
@@ -99,7 +102,7 @@ async def test_a_refused_signature_is_told_without_saying_what_would_pass() -> N
         b"{",
         b"[]",
         b"null",
-        b"[" * 100_000,
+        b"[" * 16_384,
         b'{"id":1e999,"status":NaN}',
         b'{"id":"1","status":"exploded"}',
         b'{"id":"1","status":["succeeded"],"update_time":-9e300}',
@@ -114,6 +117,43 @@ async def test_whatever_comes_behind_a_good_token_is_stored_as_its_bytes(path: s
     response = await post(tracker, path=path, body=body)
     assert (response.status_code, response.json()) == (200, RECORDED)
     assert only(tracker).observation.body == body
+
+
+LONG = BODY[:-1] + b',"more":"' + b"x" * 100_000 + b'"}'
+
+
+@pytest.mark.parametrize(("path", "settings"), [(PATH, OPEN), (PATH, SIGNING), (STANDING_PATH, OPEN)])
+async def test_of_a_long_body_that_nothing_signs_the_beginning_is_kept_and_the_whole_is_read(
+    path: str, settings: ReceiverSettings
+) -> None:
+    tracker = WritingTracker()
+    assert (await post(tracker, settings, path=path, body=LONG)).status_code == 200
+    observation = only(tracker).observation
+    assert observation.claim.status is Status.SUCCEEDED
+    kept, _, line = observation.body.rpartition(b"\n")
+    assert kept == LONG[: 16 * 1024]
+    told = f"[cut by Homing: the first 16384 of {len(LONG)} bytes, SHA-256 {hashlib.sha256(LONG).hexdigest()}]"
+    assert line.decode() == told
+
+
+async def test_a_signed_body_is_kept_whole() -> None:
+    tracker = WritingTracker()
+    assert (await post(tracker, SIGNING, body=LONG, headers=signed(LONG))).status_code == 200
+    assert only(tracker).observation.body == LONG
+
+
+@pytest.mark.parametrize(("body", "here"), [(BODY, True), (LONG, False)])
+async def test_a_long_body_is_read_off_the_event_loop(body: bytes, *, here: bool) -> None:
+    read_in: list[threading.Thread] = []
+
+    class Noting(Kling):
+        def read_callback(self, raw: bytes) -> Claim:
+            read_in.append(threading.current_thread())
+            return super().read_callback(raw)
+
+    tracker = WritingTracker(providers={"kling": replace(kling_account(), provider=Noting())})
+    assert (await post(tracker, body=body)).status_code == 200
+    assert [thread is threading.current_thread() for thread in read_in] == [here]
 
 
 # The address comes first

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from receiver.errors import Disconnected
-from receiver.limits import HintBound, read_body
+from receiver.limits import UnsignedBound, read_body
 from tracker.errors import TooLarge, TooSlow
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -83,16 +83,16 @@ async def test_a_sender_that_leaves_has_delivered_nothing() -> None:
         await read_body(left, [], limit=3, within=LONG)
 
 
-def kept(bound: HintBound, address: str, count: int, *, now: datetime = NOW, per_minute: int = 30) -> int:
+def kept(bound: UnsignedBound, address: str, count: int, *, now: datetime = NOW, per_minute: int = 30) -> int:
     return sum(bound.take(address, per_minute=per_minute, now=now) is None for _ in range(count))
 
 
 def test_as_many_hints_as_the_rate_are_kept_at_once() -> None:
-    assert kept(HintBound(most=9), "task a", 100) == 30
+    assert kept(UnsignedBound(most=9), "task a", 100) == 30
 
 
 def test_a_place_becomes_free_as_time_goes_by() -> None:
-    bound = HintBound(most=9)
+    bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 30) == 30
     wait = bound.take("task a", per_minute=30, now=NOW)
     assert wait == timedelta(seconds=2)
@@ -101,19 +101,19 @@ def test_a_place_becomes_free_as_time_goes_by() -> None:
 
 
 def test_one_address_does_not_use_up_anothers_places() -> None:
-    bound = HintBound(most=9)
+    bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 100) == 30
     assert kept(bound, "task b", 100) == 30
 
 
 def test_a_clock_that_is_set_back_gives_no_places() -> None:
-    bound = HintBound(most=9)
+    bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 30) == 30
     assert kept(bound, "task a", 5, now=NOW - timedelta(days=1)) == 0
 
 
 def test_only_the_latest_addresses_are_counted() -> None:
-    bound = HintBound(most=2)
+    bound = UnsignedBound(most=2)
     for address in ("a", "b", "a", "c"):
         assert kept(bound, address, 1, per_minute=2) == 1
     assert len(bound) == 2

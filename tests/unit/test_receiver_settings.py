@@ -59,7 +59,9 @@ def test_settings_do_not_show_their_secrets() -> None:
     assert KEY.decode() not in told
 
 
-@pytest.mark.parametrize("name", ["body_limit", "hint_rate", "standing_hint_rate", "hint_addresses", "commits"])
+@pytest.mark.parametrize(
+    "name", ["body_limit", "hint_rate", "standing_rate", "counted_addresses", "token_rate", "unsigned_kept", "commits"]
+)
 def test_a_bound_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         made(**{name: 0})

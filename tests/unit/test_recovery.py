@@ -48,6 +48,13 @@ def test_only_a_submit_of_ours_that_is_still_pending_is_weighed(changes: dict[st
     assert not_found(task) is task
 
 
+@pytest.mark.parametrize("name", ["provider_task_id", "candidate_id"])
+def test_a_task_with_any_id_at_the_provider_is_never_submitted_again(name: str) -> None:
+    absent = replace(LOST, not_found=POLICY.absences)
+    named: dict[str, Any] = {name: "kling-1"}
+    assert recovery.next_step(replace(absent, **named), policy=POLICY) is Step.LOOK_UP
+
+
 def test_after_the_last_attempt_a_task_that_was_never_made_is_given_up() -> None:
     tired = replace(LOST, attempts=POLICY.attempts, not_found=POLICY.absences)
     assert recovery.next_step(tired, policy=POLICY) is Step.GIVE_UP

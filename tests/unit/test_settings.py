@@ -152,6 +152,8 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"client_keys": "access:hunter2-is-short"}, "at least 32 bytes"),
         ({"callback_secrets": "hunter2-is-short"}, "at least 32 bytes"),
         ({"kling_webhook_secrets": f"whsec_{SECRET}"}, "copy the whole secret"),
+        ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "copy the whole secret"),
+        ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "copy the whole secret"),
         ({"kling_api_key": f"{SECRET}\n{SECRET}"}, "printable ASCII"),
         ({"trust_final": "hint"}, "write token, signed or provider"),
         ({"port": "99999"}, "write a port from 0 to 65535"),

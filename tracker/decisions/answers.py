@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker import lifecycle
+from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, existing, replanned, unless_taken
 from tracker.errors import Conflict
 from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
@@ -47,13 +47,20 @@ def polled(
     answered = after.doubt is None
     change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules, answered=answered)
     assert change.task is not None
+    alarms = alarms_of(transition, observation) + change.alarms
+    if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
+        why = "it succeeded without results, however often the provider was asked"
+        empty = RaisedAlarm(
+            kind=Alarm.EMPTY_RESULT, provider=task.provider, at=observation.at, task_id=task.id, detail=why
+        )
+        alarms = (*alarms, empty)
     digest = hashlib.sha256(observation.body).hexdigest()
     entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
     return replace(
         change,
         entries=((entry,) if news else ()) + change.entries,
         events=transition.events + change.events,
-        alarms=alarms_of(transition, observation) + change.alarms,
+        alarms=alarms,
         drop_submission=change.drop_submission or after.provider_task_id is not None,
         seen=seen,
     )
@@ -83,8 +90,8 @@ def unsettled(
     if forget:
         after = replace(after, candidate_id=None)
     change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
-    waits = change.task is not None and change.task.next_poll_at is not None and not under_way(change.task, now)
-    if again_at is not None and change.task is not None and waits:
+    planned = change.task is not None and change.task.next_poll_at is not None
+    if again_at is not None and change.task is not None and planned and not under_way(task, now, rules.policy):
         later = replace(change.task, next_poll_at=again_at)
         change = replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
     if alarm is not None:
@@ -98,7 +105,7 @@ def resolved(
 ) -> Change[Task]:
     """Record the operator's word: rejected or expired. Raises Conflict where a stronger word is known."""
     task = existing(known, task_id)
-    if under_way(task, now):
+    if under_way(task, now, rules.policy):
         raise Conflict("its submit is under way; wait for the outcome")
     observation = Observation(
         source=Source.OPERATOR,
@@ -150,7 +157,7 @@ def _asked(
         task, verdict, why = transition.task, transition.verdict, transition.why
     count = int(asked)
     after = replace(task, polls=task.polls + count, polled_at=now if asked else task.polled_at)
-    if not under_way(task, now):
+    if not under_way(task, now, rules.policy):
         after = replace(after, lease_owner=None, lease_until=None)
         after = replanned(after, now=now, rules=rules, lifetime=lifetime, answered=answered)
     after = replace(after, quiet_polls=after.quiet_polls + count)
@@ -165,13 +172,15 @@ def _asked(
     )
 
 
-def under_way(task: Task, now: datetime) -> bool:
+def under_way(task: Task, now: datetime, policy: Policy) -> bool:
     """Whether a submit of the task may be under way: its lease is not for others to give back."""
     return (
         task.status is Status.PENDING
-        and task.lease_owner is not None
+        and task.lease_until is not None
         and task.attempt_deadline_at is not None
         and now < task.attempt_deadline_at
+        # A question's lease is longer than a submit's by all the questions of its round.
+        and task.lease_until <= task.attempt_deadline_at + policy.lease_margin
     )
 
 

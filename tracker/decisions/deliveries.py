@@ -43,6 +43,9 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
         # Another row has it: it cannot be this task's.
         after = replace(after, candidate_id=None)
+    if after.candidate_id != task.candidate_id:
+        # A new id to ask about is a new question, however often the old one was asked.
+        after = replace(after, quiet_polls=0)
     # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
     after = replace(after, doubt=_doubt(task, transition, observation.claim), not_found=0)
     if _worth_asking(after, transition, observation.claim):

@@ -111,21 +111,16 @@ def _prepare(engine: AsyncEngine, *, begin: str, read_only: bool) -> None:
     def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
         # The driver must not open transactions by itself; ours begin below.
         connection.isolation_level = None
-        try:
-            cursor = connection.cursor()
-            for pragma in (
-                "journal_mode=WAL",
-                "synchronous=FULL",
-                "fullfsync=ON",
-                "foreign_keys=ON",
-                *(("query_only=ON",) if read_only else ()),
-            ):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-        except BaseException:
-            # The pool never takes it, and its thread would last as long as the error is held.
-            connection.close()
-            raise
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "fullfsync=ON",
+            "foreign_keys=ON",
+            *(("query_only=ON",) if read_only else ()),
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's event signature

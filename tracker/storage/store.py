@@ -136,11 +136,19 @@ class Store:
             found = await connection.execute(select(TASKS).where(TASKS.c.id.in_(ids)).order_by(TASKS.c.next_poll_at))
             return [rows.task_from_row(dict(row)) for row in found.mappings()]
 
-    async def release(self, *, owner: str) -> None:
-        """Take the leases of questions from every other owner; those of submits, which may be under way, stay."""
-        asked = and_(TASKS.c.lease_owner != owner, TASKS.c.status != Status.PENDING.value)
+    async def release(self, *, owner: str, margin: timedelta) -> None:
+        """Take the leases of questions from every other owner.
+
+        A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
+        """
+        others = TASKS.c.lease_owner != owner
+        submit_ends = TASKS.c.attempt_deadline_at + margin // timedelta(microseconds=1)
+        pending = TASKS.c.status == Status.PENDING.value
+        asked = update(TASKS).where(others, ~pending).values(lease_owner=None, lease_until=None)
+        looked_up = update(TASKS).where(others, pending, TASKS.c.lease_until > submit_ends)
         async with self._database.writing() as connection:
-            await connection.execute(update(TASKS).where(asked).values(lease_owner=None, lease_until=None))
+            await connection.execute(asked)
+            await connection.execute(looked_up.values(lease_until=submit_ends))
 
     async def unresolved(self, *, provider: str, kind: str, limit: int) -> Sequence[Task]:
         """Give the pending tasks of a kind whose submit may have been lost, oldest first."""

@@ -1,0 +1,63 @@
+"""Walks through the stateful test's world that chance takes seldom: the ways to a second submit, and not to one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.properties.test_tracker_stateful import CLIENTS, OPERATOR, World
+from tracker.models import Status, Trust
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Give a world whose provider was seen to look tasks up by our ids; what it ends as is checked by the world."""
+    world = World()
+    world.submit(CLIENTS[0], "nothing", 0, [])
+    yield world
+    world.teardown()
+
+
+def times_made(world: World, number: int) -> int:
+    return len(world.made(world.wishes[number]))
+
+
+def test_a_task_that_the_provider_makes_after_the_answer_was_given_up_is_not_made_again(world: World) -> None:
+    world.submit(CLIENTS[0], "external", 1, ["made late"])
+    world.time_passes(5, 20, [])
+    world.no_wish_is_made_twice()
+    assert times_made(world, 1) == 1
+
+
+def test_a_task_that_the_provider_never_had_is_submitted_again_once(world: World) -> None:
+    world.submit(CLIENTS[0], "nothing", 1, ["nothing made"])
+    assert times_made(world, 1) == 0
+    world.time_passes(5, 20, [])
+    assert times_made(world, 1) == 1
+
+
+def test_a_second_outcome_that_is_lost_is_looked_up_before_a_third_submit(world: World) -> None:
+    world.submit(CLIENTS[0], "nothing", 1, ["nothing made"])
+    world.time_passes(5, 60, ["nothing made", "made late"])
+    world.no_wish_is_made_twice()
+    assert times_made(world, 1) == 1
+
+
+def test_a_post_that_is_sent_again_after_a_crash_joins_what_the_provider_has(world: World) -> None:
+    world.submit_and_die(CLIENTS[1], "hangs", named=False, twice=True)
+    world.time_passes(20, 5, [])
+    assert times_made(world, 1) == 1
+
+
+def test_where_external_ids_are_unknown_a_lost_submit_is_never_repeated_and_its_callback_settles_it() -> None:
+    world = World()
+    world.kling.echoes = False
+    world.submit(CLIENTS[0], "nothing", 0, ["reply lost"])
+    world.time_passes(45, 20, [])
+    task_id = next(iter(world.acknowledged))
+    task = world.runner.run(world.tracker.get(OPERATOR, task_id))
+    assert (task.status, task.reason) == (Status.PENDING, "unresolved")
+    assert times_made(world, 0) == 1
+    world.runner.run(world.record(task_id, world.kling.body(world.kling.ledger[0]), Trust.TOKEN))
+    world.time_passes(300, 3, [])
+    assert world.runner.run(world.tracker.get(OPERATOR, task_id)).provider_task_id == "kling-1"
+    world.teardown()
