@@ -26,8 +26,9 @@ from receiver.verification import Delivery, Judgement, Verifier, judge
 from tracker.bounds import READ_IN_THREAD
 from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
-from tracker.models import Arrived, Claim, Observation, Recorded, Source, StandingAddress, Trust
+from tracker.models import Claim, Observation, Recorded, Source, Trust
 from tracker.providers.base import Account
+from tracker.views import Arrived, StandingAddress
 
 TEMPLATE: Final = "/callbacks/{provider}/{token}"
 ELSEWHERE: Final = "/callbacks/…"

@@ -3,20 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tracker.models import (
-    Asset,
-    Claim,
-    Event,
-    HistoryEntry,
-    Observation,
-    Orphan,
-    Source,
-    Status,
-    Task,
-    Trust,
-    Verdict,
-    new_task_id,
-)
+from tracker.models import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
+from tracker.views import HistoryEntry, Orphan
 from tracker.work import Change, Entry, Key, Work, by_id
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -7,8 +7,9 @@ from typing import Final
 
 from tracker import callback_url
 from tracker.errors import InvalidRequest, NotFound
-from tracker.models import Caller, StandingAddress, Task
+from tracker.models import Caller, Task
 from tracker.storage.store import Store
+from tracker.views import StandingAddress
 
 GENERATED: Final = "callback"
 

@@ -7,9 +7,10 @@ from typing import Final
 
 from tracker.adoption import Particulars
 from tracker.errors import HomingError, ProviderUnavailable
-from tracker.models import Caller, Orphan, Task
+from tracker.models import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.service import Tracker
+from tracker.views import Orphan
 
 ORPHAN_CHECKS: Final = 3
 ORPHAN_GAP: Final = timedelta(seconds=30)

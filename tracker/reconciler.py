@@ -17,11 +17,12 @@ from tracker import recovery
 from tracker.decisions.submits import ORIGIN_SUBMIT
 from tracker.discovery import Discovered, Discovery
 from tracker.errors import HomingError
-from tracker.models import SETTLED, Orphan, Status, Task
+from tracker.models import SETTLED, Status, Task
 from tracker.providers.base import Account, Busy, Found, Unknown
 from tracker.questions import BUSY_PAUSE, Answer
 from tracker.recovery import Step
 from tracker.service import Tracker
+from tracker.views import Orphan
 
 T = TypeVar("T")
 log = logging.getLogger("homing.reconciler")

@@ -20,24 +20,7 @@ from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import HomingError, InvalidRequest, NotFound
 from tracker.intake import Intake, Wishes
-from tracker.models import (
-    SETTLED,
-    Alarm,
-    Arrived,
-    Caller,
-    Check,
-    Expected,
-    HistoryEntry,
-    Orphan,
-    Recorded,
-    StandingAddress,
-    Stats,
-    Status,
-    Task,
-    TaskFilter,
-    TaskPage,
-    Trust,
-)
+from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.recorder import Recorder
@@ -45,6 +28,7 @@ from tracker.schedule import Policy
 from tracker.storage.store import Store
 from tracker.submission import Submission
 from tracker.transport import Sender, Transport
+from tracker.views import Arrived, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
 from tracker.work import (
     Key,
     RaisedAlarm,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from tracker.models import Alarm, Event, HistoryEntry, Orphan, Task
+from tracker.models import Alarm, Event, Task
+from tracker.views import HistoryEntry, Orphan
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")

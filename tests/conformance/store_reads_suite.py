@@ -15,8 +15,9 @@ from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, a
 from tests.conformance.store_case import LEASE, OpenStore
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
-from tracker.models import HistoryEntry, Source, StandingAddress, Status, Task, TaskFilter, Trust, Verdict
+from tracker.models import Source, Status, Task, Trust, Verdict
 from tracker.storage.store import Store
+from tracker.views import HistoryEntry, StandingAddress, TaskFilter
 from tracker.work import Seen
 
 ADDRESS = StandingAddress(

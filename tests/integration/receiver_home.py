@@ -16,9 +16,10 @@ from homing.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.app import create_tracker
-from tracker.models import Alarm, Caller, HistoryEntry, Status, Task
+from tracker.models import Alarm, Caller, Status, Task
 from tracker.service import Tracker
 from tracker.settings import Settings
+from tracker.views import HistoryEntry
 
 SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
 NEXT_SECRET = f"whsec_{base64.b64encode(b'the made-up secret after that...').decode()}"

@@ -14,12 +14,13 @@ from tracker.app import create_tracker
 from tracker.bounds import milliseconds
 from tracker.errors import Refused
 from tracker.lifecycle import assets
-from tracker.models import Arrived, Caller, Flaw, Observation, Recorded, Source, StandingAddress, Status, Task, Trust
+from tracker.models import Caller, Flaw, Observation, Recorded, Source, Status, Task, Trust
 from tracker.providers.base import Account, Call, Reply
 from tracker.reconciler import Reconciler
 from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.transport import ReplyLost
+from tracker.views import Arrived, StandingAddress
 
 KIND = "images/omni-image"
 ME = Caller(name="studio")

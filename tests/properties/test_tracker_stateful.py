@@ -23,11 +23,12 @@ from tests.builders import OMNI
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
-from tracker.models import FINAL, Arrived, Caller, Flaw, Observation, Source, Status, Task, TaskFilter, Trust
+from tracker.models import FINAL, Caller, Flaw, Observation, Source, Status, Task, Trust
 from tracker.reconciler import Reconciler
 from tracker.schedule import Policy
 from tracker.service import Tracker
 from tracker.settings import Settings
+from tracker.views import Arrived, TaskFilter
 
 CLIENTS = [Caller(name="studio"), Caller(name="other")]
 OPERATOR = Caller(name="operator", sees_all=True)

@@ -13,28 +13,21 @@ from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
 from tracker.lifecycle import asset_to_json
 from tracker.models import (
     Alarm,
-    AlarmCount,
     Asset,
     Caller,
-    Check,
     Expected,
     Fact,
-    HistoryEntry,
-    Orphan,
     Source,
     Standing,
-    StandingAddress,
-    Stats,
     Status,
     Task,
-    TaskFilter,
-    TaskPage,
     Trust,
     Verdict,
     new_task_id,
 )
 from tracker.providers.base import Account, Order
 from tracker.providers.kling import Kling
+from tracker.views import AlarmCount, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OMNI = "images/omni-image"

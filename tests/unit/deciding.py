@@ -8,17 +8,9 @@ from tests.properties.observations import told_in_turn
 from tracker.decisions import answers, deliveries, submits
 from tracker.decisions.submits import Intent
 from tracker.decisions.verdicts import Rules
-from tracker.models import (
-    Arrived,
-    Claim,
-    Observation,
-    Recorded,
-    StandingAddress,
-    Status,
-    Task,
-    Trust,
-)
+from tracker.models import Claim, Observation, Recorded, Status, Task, Trust
 from tracker.schedule import Policy
+from tracker.views import Arrived, StandingAddress
 from tracker.work import Change, Known
 
 POLICY = Policy()

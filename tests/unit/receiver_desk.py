@@ -16,9 +16,10 @@ from starlette.types import Message, Scope
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker import callback_url
-from tracker.models import Arrived, Recorded, StandingAddress, Verdict
+from tracker.models import Recorded, Verdict
 from tracker.providers.base import Account
 from tracker.providers.kling import Kling
+from tracker.views import Arrived, StandingAddress
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MINTING = b"a made-up secret that mints URLs"

@@ -8,7 +8,7 @@ from starlette.routing import Mount
 from tests.unit.api_stand_in import CALLBACK_URL, StandIn, a_task, asking
 from tracker.api import Access, NamedKey, create_api, routes
 from tracker.errors import SettingsError, StoreUnavailable
-from tracker.models import Check
+from tracker.views import Check
 
 KEYED = Access(
     api_keys=(

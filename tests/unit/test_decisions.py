@@ -12,12 +12,7 @@ from tracker import recovery
 from tracker.decisions import submits
 from tracker.decisions.submits import Intent
 from tracker.errors import Conflict
-from tracker.models import (
-    Flaw,
-    Status,
-    Trust,
-    Verdict,
-)
+from tracker.models import Flaw, Status, Trust, Verdict
 from tracker.work import Known
 
 # ---- intents

@@ -10,17 +10,8 @@ from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
 from tests.unit.deciding import LATE, LIFETIME, POLICY, RULES, STANDING, SUBMITTED, delivered, in_flight, polled, row
 from tracker.decisions import answers, deliveries, submits
 from tracker.errors import Conflict, NotFound
-from tracker.models import (
-    Alarm,
-    Arrived,
-    Claim,
-    Flaw,
-    Observation,
-    Status,
-    Task,
-    Trust,
-    Verdict,
-)
+from tracker.models import Alarm, Claim, Flaw, Observation, Status, Task, Trust, Verdict
+from tracker.views import Arrived
 from tracker.work import Known
 
 # ---- answers

@@ -37,9 +37,10 @@ from tracker.errors import (
     ProviderUnavailable,
     TooMany,
 )
-from tracker.models import Status, Task, TaskFilter
+from tracker.models import Status, Task
 from tracker.providers.base import Order, Provider
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
+from tracker.views import TaskFilter
 
 GROUP: Final = "gateway"
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)

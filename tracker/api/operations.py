@@ -11,7 +11,7 @@ from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import AddressBody, Nothing, PageQuery
 from tracker.errors import Forbidden, HomingError, NotFound
-from tracker.models import Check
+from tracker.views import Check
 
 GROUP: Final = "operations"
 HEALTH: Final = "health"

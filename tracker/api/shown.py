@@ -7,7 +7,8 @@ from typing import Final
 
 from tracker import lifecycle
 from tracker.api import schemas
-from tracker.models import Check, HistoryEntry, Orphan, StandingAddress, Stats, Task, Trust
+from tracker.models import Task, Trust
+from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats
 
 BODY_SHOWN: Final = 4096
 # A callback address of ours, or a bare token (see tracker.callback_url), wherever a provider's body repeats it.

@@ -21,7 +21,8 @@ from tracker.errors import (
     ProviderUnavailable,
     TooMany,
 )
-from tracker.models import Status, TaskFilter
+from tracker.models import Status
+from tracker.views import TaskFilter
 
 GROUP: Final = "tasks"
 # What asking the provider may add.

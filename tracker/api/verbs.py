@@ -7,20 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from tracker.models import (
-    Caller,
-    Check,
-    Expected,
-    HistoryEntry,
-    Orphan,
-    StandingAddress,
-    Stats,
-    Status,
-    Task,
-    TaskFilter,
-    TaskPage,
-)
+from tracker.models import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
+from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
 
 
 class Verbs(Protocol):

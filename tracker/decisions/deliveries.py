@@ -10,20 +10,8 @@ from datetime import timedelta
 
 from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
-from tracker.models import (
-    FINAL,
-    SETTLED,
-    Alarm,
-    Arrived,
-    Claim,
-    Orphan,
-    Recorded,
-    Status,
-    Task,
-    Transition,
-    Trust,
-    Verdict,
-)
+from tracker.models import FINAL, SETTLED, Alarm, Claim, Recorded, Status, Task, Transition, Trust, Verdict
+from tracker.views import Arrived, Orphan
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
 

@@ -7,8 +7,9 @@ from typing import Final
 from tracker import lifecycle, recovery, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, existing, replanned, unless_taken
 from tracker.errors import Conflict
-from tracker.models import FINAL, Alarm, Claim, HistoryEntry, Observation, Source, Status, Task, Trust, Verdict
+from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
 from tracker.schedule import Policy
+from tracker.views import HistoryEntry
 from tracker.work import (
     Change,
     Entry,

@@ -7,8 +7,9 @@ from typing import Final
 
 from tracker import schedule
 from tracker.errors import NotFound
-from tracker.models import Claim, HistoryEntry, Observation, Task, Transition, Trust, Verdict
+from tracker.models import Claim, Observation, Task, Transition, Trust, Verdict
 from tracker.schedule import Policy
+from tracker.views import HistoryEntry
 from tracker.work import Entry, Known, RaisedAlarm, by_id, by_provider_id
 
 NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})

@@ -7,20 +7,8 @@ from typing import Any, Final
 
 from tracker.bounds import JsonValue
 from tracker.lifecycle import RANK
-from tracker.models import (
-    Alarm,
-    AlarmCount,
-    Fact,
-    HistoryEntry,
-    Orphan,
-    Source,
-    Standing,
-    StandingAddress,
-    Status,
-    Task,
-    Trust,
-    Verdict,
-)
+from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust, Verdict
+from tracker.views import AlarmCount, HistoryEntry, Orphan, StandingAddress
 
 Row = Mapping[str, Any]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

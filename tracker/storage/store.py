@@ -11,20 +11,11 @@ from typing import Any, Final
 from sqlalchemy import Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from tracker.models import (
-    FINAL,
-    HistoryEntry,
-    Orphan,
-    StandingAddress,
-    Stats,
-    Status,
-    Task,
-    TaskFilter,
-    TaskPage,
-)
+from tracker.models import FINAL, Status, Task
 from tracker.storage import batch, rows, tables
 from tracker.storage.database import BUSY, Database
 from tracker.storage.migrate import upgrade
+from tracker.views import HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
 from tracker.work import Work
 
 TASKS: Final = batch.TASKS

@@ -1,0 +1,140 @@
+"""Values beside the task: what arrives about it, and what readers are shown. Frozen, like models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One kept observation, as the history shows it; ``repeats`` counts further identical deliveries."""
+
+    id: int
+    task_id: str
+    at: datetime
+    source: Source
+    trust: Trust
+    word: str | None
+    status: Status | None
+    verdict: Verdict
+    why: str
+    provider_updated_at: datetime | None
+    body: bytes
+    repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A delivery about a task that nobody told us of, as long as the provider has not confirmed it.
+
+    ``address`` names where it arrived (never the token); ``client`` gets the task when it is adopted. ``state`` is
+    waiting (it will be asked about), adopted, or orphan (the provider does not know it either); a ``signed`` delivery
+    opens the question again.
+    """
+
+    id: int
+    provider: str
+    provider_task_id: str
+    external_id: str | None
+    kind: str | None
+    client: str
+    address: str
+    word: str | None
+    state: str
+    why: str
+    first_at: datetime
+    last_at: datetime
+    deliveries: int
+    checks: int
+    next_check_at: datetime | None
+    task_id: str | None
+    signed: bool = False
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingAddress:
+    """A registered callback address that names no task. The token itself is shown once and not kept."""
+
+    id: int
+    provider: str
+    kind: str | None
+    client: str
+    created_at: datetime
+    revoked_at: datetime | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of a health report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmCount:
+    """How often an alarm was raised within one hour, and the last task and reason."""
+
+    kind: Alarm
+    provider: str
+    hour: datetime
+    count: int
+    last_at: datetime
+    task_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """What a page of tasks is narrowed to; None means every. ``client`` None sees all clients."""
+
+    client: str | None = None
+    statuses: tuple[Status, ...] = ()
+    provider: str | None = None
+    kind: str | None = None
+    tag: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Tasks, newest first, and the cursor of the next page (None at the end)."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts over the whole store, or one client's share of it."""
+
+    by_status: Mapping[str, int]
+    open: int
+    due: int
+    oldest_open_at: datetime | None
+    finished_by_source: Mapping[str, int]
+    deliveries: int
+    duplicates: int
+    hints: int
+    polls: int
+    orphans: Mapping[str, int]
+    alarms: tuple[AlarmCount, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """What the receiver hands over: one delivery, proven as far as its address and signature go.
+
+    Exactly one of ``task_id`` (a task's own address) and ``standing`` says where it arrived.
+    """
+
+    provider: str
+    observation: Observation
+    task_id: str | None = None
+    standing: StandingAddress | None = None
