@@ -221,23 +221,22 @@ async def test_a_denial_counts_no_more_once_the_task_was_seen(tmp_path: Path) ->
         assert (await tracker.get(ME, lost.id)).provider_task_id == "T1"
 
 
-async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tmp_path: Path) -> None:
-    busy = False
-
-    def answer(call: Call) -> Reply:
-        if call.method == "POST" and house.provider.creations == 1:
-            return reply(200, 0, house.shape("FIRST", external(call), "succeed", "https://x/1.png"))
-        if call.method == "POST" and not busy:
-            raise ReplyLost("no answer")
-        if call.method == "POST":
-            return reply(429, 1303, message="parallel task over resource pack limit")
+def lost_then_busy(house: House, call: Call) -> Reply:
+    """Take the first submit, lose the answer to the second, have no slot for any other, and deny having any task."""
+    if call.method == "GET":
         return missing(call)
+    if house.provider.creations == 1:
+        return reply(200, 0, house.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+    if house.provider.creations == 2:
+        raise ReplyLost("no answer")
+    return reply(429, 1303, message="parallel task over resource pack limit")
 
-    house = House(tmp_path, answer)
+
+async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tmp_path: Path) -> None:
+    house = House(tmp_path, lambda call: lost_then_busy(house, call))
     async with house.tracker as tracker:
         await house.submit()
         lost = await house.submit()
-        busy = True
         while (await tracker.get(ME, lost.id)).not_found < tracker.policy.absences or house.provider.creations < 3:
             await house.rounds(1, timedelta(seconds=30))
         await house.deliver(house.shape("T1", lost.id, "processing"), task=lost, trust=Trust.HINT)
@@ -247,22 +246,10 @@ async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tm
 
 
 async def test_a_busy_provider_makes_us_give_up_nothing_that_we_promised(tmp_path: Path) -> None:
-    busy = False
-
-    def answer(call: Call) -> Reply:
-        if call.method == "POST" and house.provider.creations == 1:
-            return reply(200, 0, house.shape("FIRST", external(call), "succeed", "https://x/1.png"))
-        if call.method == "POST" and not busy:
-            raise ReplyLost("no answer")
-        if call.method == "POST":
-            return reply(429, 1303, message="parallel task over resource pack limit")
-        return missing(call)
-
-    house = House(tmp_path, answer)
+    house = House(tmp_path, lambda call: lost_then_busy(house, call))
     async with house.tracker as tracker:
         await house.submit()
         lost = await house.submit()
-        busy = True
         await house.rounds(40, timedelta(minutes=1))
         assert house.provider.creations > tracker.policy.attempts + 2
         assert (await tracker.get(ME, lost.id)).status is Status.PENDING
