@@ -1,6 +1,11 @@
-"""What every test runs under: one Hypothesis profile, that does not measure time on a shared machine."""
+"""What every test runs under: a Hypothesis profile that does not measure time on a shared machine.
+
+The usual profile tries the same examples each time, so that a red run means that the code changed; `make test
+ARGS="--hypothesis-profile=explore"` tries new ones, and is worth a run now and then.
+"""
 
 from hypothesis import settings
 
-settings.register_profile("homing", deadline=None, print_blob=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.register_profile("homing", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("homing")
