@@ -176,7 +176,7 @@ class Task:
     since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight or a poll.
     ``not_found`` counts the not-found answers that count; ``released`` frees the client's external id and idempotency
     key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
-    way to the client.
+    way to the client. ``model`` is which of the kind's models was asked for, where we submitted it.
     """
 
     id: str
@@ -221,6 +221,7 @@ class Task:
     not_found: int = 0
     taken_by: str | None = None
     answered_at: datetime | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
 
@@ -125,6 +125,24 @@ class Stats:
     polls: int
     orphans: Mapping[str, int]
     alarms: tuple[AlarmCount, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """How one task came home: what the schedule learns from.
+
+    ``took`` runs from its submit to its end. ``asked`` where a callback was asked for, ``heard`` where one told a word
+    at or after the end.
+    """
+
+    task_id: str
+    provider: str
+    kind: str
+    model: str | None
+    took: timedelta
+    finished_at: datetime
+    asked: bool
+    heard: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

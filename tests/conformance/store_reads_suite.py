@@ -32,6 +32,10 @@ json_values = st.recursive(
 )
 
 
+# One suite, several databases: each of them tries its own examples on a fixture that all examples share.
+SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
+
 class StoreReads(OpenStore):
     """Pages, references, statistics, orphans, addresses and values, as sentences."""
 
@@ -268,7 +272,7 @@ class StoreReads(OpenStore):
         assert await store.task(full.id) == full
         assert await store.task("hm2") == released
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=SHARED)
     @given(number=st.integers(1, 10**9), data=st.data())
     async def test_a_task_of_any_values_survives_its_way_through_the_database(
         self, store: Store, number: int, data: st.DataObject
@@ -303,7 +307,7 @@ class StoreReads(OpenStore):
         await store.apply([writing(task)])
         assert await store.task(task.id) == task
 
-    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=30, suppress_health_check=SHARED)
     @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
     async def test_an_observation_of_any_values_survives_its_way_through_the_database(
         self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None

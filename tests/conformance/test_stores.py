@@ -1,4 +1,4 @@
-"""Every database passes the shared suite. A new one is one more way to make a fresh database in ``FRESH``.
+"""Every database passes the shared suite, each test on a fresh database of both.
 
 Below it, what only a file can suffer: every trouble is StoreUnavailable with what to do, and passes without a restart.
 """
@@ -7,7 +7,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event
 from tests.builders import NOW, a_task, writing
 from tests.conformance.store_reads_suite import StoreReads
 from tests.conformance.store_suite import StoreWrites
+from tests.postgres import Postgres
 from tracker.errors import SettingsError, StoreUnavailable
 from tracker.storage.store import Store
 from tracker.work import Work
@@ -32,13 +33,16 @@ def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder / 'homing.db'}"
 
 
-FRESH: dict[str, Callable[[Path], str]] = {"sqlite": sqlite}
+class TestSqlite(StoreWrites, StoreReads):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return sqlite(tmp_path)
 
 
-class TestEveryStore(StoreWrites, StoreReads):
-    @pytest.fixture(params=sorted(FRESH))
-    def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-        return FRESH[request.param](tmp_path)
+class TestPostgres(StoreWrites, StoreReads):
+    @pytest.fixture
+    def url(self, postgres: Postgres) -> str:
+        return postgres.fresh()
 
 
 @asynccontextmanager
@@ -102,7 +106,7 @@ def connections(pragma: str = "user_version") -> Iterator[list[Any]]:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
-        made.append(connection.driver_connection)
+        made.append(connection)
 
     event.listen(Engine, "connect", note)
     try:
@@ -120,7 +124,7 @@ async def test_a_full_disk_is_unavailable_and_works_again_once_there_is_room(tmp
             assert await store.task(a_task(1).id) == a_task(1)
             assert await store.task(a_task(2).id) is None
             for connection in made:
-                await connection.execute("PRAGMA max_page_count=100000")
+                connection.execute("PRAGMA max_page_count=100000")
             await store.apply([heavy(number) for number in range(2, 12)])
             assert await store.task(a_task(11).id) is not None
 
@@ -191,7 +195,7 @@ async def test_every_commit_is_synced_to_the_disk_and_keys_are_enforced(tmp_path
     with connections() as made:
         async with opened(tmp_path):
             for pragma, expected in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
-                (value,) = await (await made[0].execute(f"PRAGMA {pragma}")).fetchone()
+                (value,) = made[0].execute(f"PRAGMA {pragma}").fetchone()
                 assert (pragma, value) == (pragma, expected)
 
 
@@ -201,7 +205,8 @@ async def test_nobody_else_on_the_machine_may_read_the_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "nonsense", "://", "mysql+pymysql://h/d"]
+    "url",
+    ["postgresql://u:secret@h", "sqlite://", "sqlite:///:memory:", "nonsense", "://", "mysql+pymysql://u:secret@h/d"],
 )
 def test_what_this_store_cannot_be_is_refused_without_repeating_a_password(url: str) -> None:
     with pytest.raises(SettingsError, match="HOMING_DATABASE_URL") as refused:

@@ -1,41 +1,40 @@
 """The write path: a batch of work becomes one transaction.
 
-Load the rows that the keys name, let each piece decide in arrival order over what is known so far, write the outcome
-as a few sorted statements, events last. What a single piece does wrong (a CallerError) is its own result; what the
-database cannot take fails the whole transaction, and the recorder then bisects the batch.
+Load and lock the rows that the keys name, let each piece decide in arrival order over what is known so far, write the
+outcome as a few sorted statements, events last. What a single piece does wrong (a CallerError) is its own result; what
+the database cannot take fails the whole transaction, and the recorder then bisects the batch.
+
+Several processes may do this at once on one PostgreSQL. Rows are locked in the order of their ids, and every batch
+writes the tables in the same order, so that no two wait for each other; names that have no row yet are locked too; and
+what all batches write (counts, event ids) comes last, under one lock, so that the order of event ids is the order of
+commits.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, case, delete, insert, select, tuple_, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlmodel import SQLModel
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, insert, select, tuple_, update
 
 from tracker.errors import CallerError
 from tracker.models import Alarm, Task
-from tracker.storage import rows, tables
+from tracker.storage import locks, rows
+from tracker.storage.tables import (
+    ALARMS,
+    CAPABILITIES,
+    COUNTERS,
+    EVENTS,
+    OBSERVATIONS,
+    ORPHANS,
+    SUBMISSIONS,
+    TAGS,
+    TASKS,
+)
+from tracker.storage.upserts import upsert
 from tracker.work import Change, Key, Known, RaisedAlarm, Work
 
 HOUR: Final = 3_600_000_000
 CHUNK: Final = 500
-
-
-def table(row: type[SQLModel]) -> Table:
-    """Give the Core table of a table class."""
-    return SQLModel.metadata.tables[str(row.__tablename__)]
-
-
-TASKS: Final = table(tables.TaskRow)
-TAGS: Final = table(tables.TagRow)
-SUBMISSIONS: Final = table(tables.SubmissionRow)
-OBSERVATIONS: Final = table(tables.ObservationRow)
-EVENTS: Final = table(tables.EventRow)
-ALARMS: Final = table(tables.AlarmRow)
-ORPHANS: Final = table(tables.OrphanRow)
-CAPABILITIES: Final = table(tables.CapabilityRow)
-COUNTERS: Final = table(tables.CounterRow)
 
 
 def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
@@ -59,16 +58,28 @@ def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
 
 
 def _load(connection: Connection, keys: Iterable[Key]) -> list[Task]:
-    found: dict[str, Task] = {}
-    for condition in _conditions(keys):
-        for row in connection.execute(select(TASKS).where(condition)).mappings():
-            found.setdefault(row["id"], rows.task_from_row(dict(row)))
-    return list(found.values())
-
-
-def _conditions(keys: Iterable[Key]) -> Iterable[ColumnElement[bool]]:
-    grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    ids: set[str] = set()
+    names: list[Key] = []
     for key in keys:
+        if key.by == "id":
+            ids.add(key.value)
+        else:
+            names.append(key)
+    locks.lock_names(connection, names)
+    for condition in _conditions(names):
+        ids.update(connection.execute(select(TASKS.c.id).where(condition)).scalars())
+    found: list[Task] = []
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), CHUNK):
+        statement = select(TASKS).where(TASKS.c.id.in_(ordered[start : start + CHUNK]))
+        locked = connection.execute(statement.order_by(TASKS.c.id).with_for_update())
+        found.extend(rows.task_from_row(row) for row in locked.mappings())
+    return found
+
+
+def _conditions(names: Iterable[Key]) -> Iterable[ColumnElement[bool]]:
+    grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for key in names:
         grouped[key.by, key.scope].append(key.value)
     for (by, scope), values in sorted(grouped.items()):
         ordered = sorted(values)
@@ -77,8 +88,6 @@ def _conditions(keys: Iterable[Key]) -> Iterable[ColumnElement[bool]]:
 
 
 def _condition(by: str, scope: tuple[str, ...], values: list[str]) -> ColumnElement[bool]:
-    if by == "id":
-        return TASKS.c.id.in_(values)
     if by == "unanswered":
         return and_(TASKS.c.client == scope[0], TASKS.c.request_hash.in_(values), TASKS.c.answered_at.is_(None))
     if by in {"external_key", "idempotency_key"}:
@@ -93,8 +102,12 @@ def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: di
     _write_alarms(connection, [alarm for change in changes for alarm in change.alarms])
     _write_orphans(connection, changes)
     _write_capabilities(connection, changes)
-    _write_counts(connection, changes)
-    _write_events(connection, changes)
+    totals = _totals(changes)
+    told = _told(changes)
+    if totals or told:
+        locks.lock_order(connection)
+        _write_counts(connection, totals)
+        _write_events(connection, told)
 
 
 def _write_tasks(connection: Connection, changes: Sequence[Change[Any]], before: dict[str, Task]) -> None:
@@ -132,7 +145,7 @@ def _write_observations(connection: Connection, changes: Sequence[Change[Any]]) 
     kept = [rows.entry_to_row(entry.shown, entry.dedupe_key) for change in changes for entry in change.entries]
     if not kept:
         return
-    statement = upsert(OBSERVATIONS)
+    statement = upsert(connection, OBSERVATIONS)
     statement = statement.on_conflict_do_update(
         index_elements=["task_id", "dedupe_key"], set_={"repeats": OBSERVATIONS.c.repeats + 1}
     )
@@ -155,7 +168,7 @@ def _write_alarms(connection: Connection, alarms: Sequence[RaisedAlarm]) -> None
         )
     if not folded:
         return
-    statement = upsert(ALARMS)
+    statement = upsert(connection, ALARMS)
     statement = statement.on_conflict_do_update(
         index_elements=["kind", "provider", "hour"],
         set_={
@@ -172,7 +185,7 @@ def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> No
     noted = [rows.orphan_to_row(change.orphan) for change in changes if change.orphan is not None]
     if not noted:
         return
-    statement = upsert(ORPHANS)
+    statement = upsert(connection, ORPHANS)
     excluded = statement.excluded
     again = and_(excluded.signed, ORPHANS.c.state == "orphan")
     statement = statement.on_conflict_do_update(
@@ -195,7 +208,7 @@ def _write_capabilities(connection: Connection, changes: Sequence[Change[Any]]) 
     seen = {(one.base_url, one.kind, one.name): one for change in changes for one in change.seen}
     if not seen:
         return
-    statement = upsert(CAPABILITIES)
+    statement = upsert(connection, CAPABILITIES)
     statement = statement.on_conflict_do_update(
         index_elements=["base_url", "kind", "name"],
         set_={"present": statement.excluded.present, "at": statement.excluded.at},
@@ -207,22 +220,26 @@ def _write_capabilities(connection: Connection, changes: Sequence[Change[Any]]) 
     connection.execute(statement, values)
 
 
-def _write_counts(connection: Connection, changes: Sequence[Change[Any]]) -> None:
+def _totals(changes: Sequence[Change[Any]]) -> dict[str, int]:
     totals: dict[str, int] = defaultdict(int)
     for change in changes:
         for name, value in change.counts.items():
             totals[name] += value
+    return totals
+
+
+def _write_counts(connection: Connection, totals: dict[str, int]) -> None:
     if not totals:
         return
-    statement = upsert(COUNTERS)
+    statement = upsert(connection, COUNTERS)
     statement = statement.on_conflict_do_update(
         index_elements=["name"], set_={"value": COUNTERS.c.value + statement.excluded.value}
     )
     connection.execute(statement, [{"name": name, "value": totals[name]} for name in sorted(totals)])
 
 
-def _write_events(connection: Connection, changes: Sequence[Change[Any]]) -> None:
-    told = [
+def _told(changes: Sequence[Change[Any]]) -> list[dict[str, Any]]:
+    return [
         {
             "task_id": event.task_id,
             "sequence": event.sequence,
@@ -233,5 +250,8 @@ def _write_events(connection: Connection, changes: Sequence[Change[Any]]) -> Non
         for change in changes
         for event in change.events
     ]
+
+
+def _write_events(connection: Connection, told: list[dict[str, Any]]) -> None:
     if told:
         connection.execute(insert(EVENTS), told)

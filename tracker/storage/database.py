@@ -1,49 +1,74 @@
-"""All that differs between databases: engines, transactions, and which errors mean what.
+"""Transactions on one database, in a few threads of our own: one hop there and back for a whole transaction.
 
-SQLite: WAL, synchronous=FULL, one connection that writes (BEGIN IMMEDIATE, so that a transaction never fails half-way
-for a lock) and a few that only read.
+A transaction is a plain function of a connection. It may be run again where it failed for a passing reason before its
+commit was asked for (a deadlock, a connection that had died meanwhile); once the commit is asked for, nobody can tell
+without looking, so the caller is told that the database is unavailable. What differs between databases is in
+``sqlite`` and ``postgres``.
 """
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from tracker.errors import SettingsError, StoreUnavailable
+from tracker.errors import Overloaded, SettingsError, StoreUnavailable
+from tracker.storage.postgres import Postgres
+from tracker.storage.sqlite import Sqlite
 
-READERS: Final = 4
+T = TypeVar("T")
+P = ParamSpec("P")
+
 BUSY: Final = timedelta(seconds=5)
-POOL_SECONDS: Final = 10
-# SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
-UNAVAILABLE: Final = {
-    sqlite3.SQLITE_BUSY: "the database is locked by another process",
-    sqlite3.SQLITE_LOCKED: "the database is locked",
-    sqlite3.SQLITE_READONLY: "the database is read-only: check the file's and the folder's permissions",
-    sqlite3.SQLITE_IOERR: "the disk failed",
-    sqlite3.SQLITE_FULL: "the disk is full: free some space",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened: check that its folder exists and can be written",
-    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore it from a backup",
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
-    sqlite3.SQLITE_NOMEM: "out of memory",
-}
+RUNS: Final = 3
+# Far more than may be waiting: every reader is a request, and the connections of the server are bounded.
+WAITING: Final = 4_096
+EXAMPLES: Final = "use sqlite:///homing.db or postgresql://user@host/database"
+
+
+class Backend(Protocol):
+    """What differs between databases."""
+
+    @property
+    def writers(self) -> int:
+        """How many transactions may write at once."""
+
+    @property
+    def readers(self) -> int: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may serve the database at once."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is the database, where it is one."""
+
+    def prepare(self) -> None:
+        """Do what comes before the first connection."""
+
+    def engine(self, *, read_only: bool) -> Engine: ...
+
+    def trouble(self, error: DBAPIError) -> str | None:
+        """Say what is wrong with the database and what to do; None where the statement is to blame."""
+
+    def passing(self, error: DBAPIError) -> bool:
+        """Whether the same transaction, run again at once, may succeed."""
 
 
 class Database:
-    """The engines of one database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for."""
+    """One database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for."""
 
     def __init__(self, url: str, *, busy: timedelta = BUSY) -> None:
-        self.url = _checked(url)
-        self._busy = busy
-        self._writer: AsyncEngine | None = None
-        self._reader: AsyncEngine | None = None
+        self.url = _parsed(url)
+        self.backend: Backend = backend_of(self.url, busy=busy)
+        self._writer: _Threads | None = None
+        self._reader: _Threads | None = None
 
     @property
     def name(self) -> str:
@@ -51,107 +76,97 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     async def open(self) -> None:
-        # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
-        await asyncio.to_thread(_create_private, Path(self.url.database or ""))
-        driver = self.url.set(drivername="sqlite+aiosqlite")
-        connect = {"timeout": self._busy.total_seconds()}
-        self._writer = create_async_engine(
-            driver, pool_size=1, max_overflow=0, pool_timeout=POOL_SECONDS, connect_args=connect
-        )
-        self._reader = create_async_engine(
-            driver, pool_size=READERS, max_overflow=0, pool_timeout=POOL_SECONDS, connect_args=connect
-        )
-        _prepare(self._writer, begin="BEGIN IMMEDIATE", read_only=False)
-        _prepare(self._reader, begin="BEGIN", read_only=True)
+        await asyncio.to_thread(self.backend.prepare)
+        self._writer = _Threads(self.backend, self.backend.writers, read_only=False)
+        self._reader = _Threads(self.backend, self.backend.readers, read_only=True)
 
     async def close(self) -> None:
-        for engine in (self._reader, self._writer):
-            if engine is not None:
-                await engine.dispose()
+        """Let what has begun end, then let go of every connection and thread."""
+        threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
+        await asyncio.gather(*(asyncio.to_thread(each.close) for each in threads))
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One write transaction: committed at the end, rolled back on any error."""
-        async with _translated(), _opened(self._writer).begin() as connection:
-            yield connection
+    async def write(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one write transaction: committed when this returns, rolled back where it raises.
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """One consistent view to read from."""
-        async with _translated(), _opened(self._reader).connect() as connection:
-            yield connection
+        A caller that goes away stops waiting; the transaction ends by itself. Raises StoreUnavailable.
+        """
+        return await _opened(self._writer).run(lambda connection: transaction(connection, *args, **kwargs))
 
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Turn the database's own trouble into StoreUnavailable; what the statement did wrong stays what it is."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise StoreUnavailable("every connection to the database is busy") from error
-    except DBAPIError as error:
-        reason = _unavailable(error)
-        if reason is None:
-            raise
-        raise StoreUnavailable(reason) from error
+    async def read(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read from one consistent view. Raises StoreUnavailable."""
+        return await _opened(self._reader).run(lambda connection: transaction(connection, *args, **kwargs))
 
 
-def _unavailable(error: DBAPIError) -> str | None:
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if isinstance(code, int) and (code & 0xFF) in UNAVAILABLE:
-        return UNAVAILABLE[code & 0xFF]
-    if error.connection_invalidated:
-        return "the connection to the database was lost"
-    return None
+class _Threads:
+    """Threads that each run one transaction at a time, with as many connections."""
+
+    def __init__(self, backend: Backend, count: int, *, read_only: bool) -> None:
+        self._backend = backend
+        self._engine = backend.engine(read_only=read_only)
+        role = "reads" if read_only else "writes"
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"homing {role}")
+        self._waiting = 0
+
+    async def run(self, transaction: Callable[[Connection], T]) -> T:
+        if self._waiting >= WAITING:
+            raise Overloaded("too much is waiting for the database")
+        self._waiting += 1
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, transaction)
+        running.add_done_callback(self._done)
+        return await running
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self._engine.dispose()
+
+    def _done(self, _: object) -> None:
+        self._waiting -= 1
+
+    def _transact(self, transaction: Callable[[Connection], T]) -> T:
+        for run in range(1, RUNS + 1):
+            asked = False
+            try:
+                with self._engine.connect() as connection, connection.begin():
+                    result = transaction(connection)
+                    asked = True
+            except PoolTimeout as error:
+                raise StoreUnavailable("every connection to the database is busy") from error
+            except DBAPIError as error:
+                if not asked and run < RUNS and self._backend.passing(error):
+                    continue
+                reason = self._backend.trouble(error)
+                if reason is None:
+                    raise
+                raise StoreUnavailable(reason) from error
+            else:
+                return result
+        raise AssertionError("the last run returns or raises")
 
 
-def _prepare(engine: AsyncEngine, *, begin: str, read_only: bool) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-        # The driver must not open transactions by itself; ours begin below.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "fullfsync=ON",
-            "foreign_keys=ON",
-            *(("query_only=ON",) if read_only else ()),
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's event signature
-        connection.exec_driver_sql(begin)
+def backend_of(url: URL, *, busy: timedelta = BUSY) -> Backend:
+    """Choose by the address's scheme. Raises SettingsError with what to do; it never repeats a password."""
+    scheme = url.drivername
+    if scheme == "sqlite":
+        return Sqlite(url, busy=busy)
+    if scheme in {"postgresql", "postgres"}:
+        return Postgres(url, busy=busy)
+    raise SettingsError(f"HOMING_DATABASE_URL names {scheme}, which is not supported; {EXAMPLES}")
 
 
-def _create_private(file: Path) -> None:
-    with suppress(OSError):
-        file.touch(mode=0o600, exist_ok=True)
+def file_of(url: str) -> Path | None:
+    """Give the file that an address names, None where the database is a server."""
+    return backend_of(_parsed(url)).file
 
 
-def _opened(engine: AsyncEngine | None) -> AsyncEngine:
-    if engine is None:
+def _opened(threads: _Threads | None) -> _Threads:
+    if threads is None:
         raise StoreUnavailable("the database is not open")
-    return engine
+    return threads
 
 
-def _checked(text: str) -> URL:
+def _parsed(text: str) -> URL:
     try:
-        url = make_url(text)
+        return make_url(text)
     except (ArgumentError, ValueError):
-        raise SettingsError("HOMING_DATABASE_URL is no database address; use sqlite:///homing.db") from None
-    if url.drivername != "sqlite":
-        raise SettingsError(
-            f"HOMING_DATABASE_URL names {url.drivername}, which is not supported; use sqlite:///homing.db"
-        )
-    if url.database in {None, "", ":memory:"}:
-        raise SettingsError("HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us")
-    return url
-
-
-def file_of(url: str) -> Path:
-    """Give the SQLite file that an address names."""
-    return Path(_checked(url).database or "")
+        raise SettingsError(f"HOMING_DATABASE_URL is no database address; {EXAMPLES}") from None

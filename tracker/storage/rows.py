@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from sqlalchemy.engine import RowMapping
+
 from tracker.bounds import JsonValue
 from tracker.lifecycle import RANK
 from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust, Verdict
 from tracker.views import AlarmCount, HistoryEntry, Orphan, StandingAddress
 
-Row = Mapping[str, Any]
+Row = RowMapping | Mapping[str, Any]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 # Columns whose value is the field's own, without conversion.
@@ -38,6 +40,7 @@ PLAIN: Final = (
     "not_found",
     "released",
     "taken_by",
+    "model",
 )
 TIMES: Final = (
     "created_at",

@@ -5,9 +5,9 @@ text that we write and read ourselves, so that no database's idea of JSON can re
 this.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 # SQLite numbers rows by itself only in a column of type INTEGER.
@@ -77,8 +77,22 @@ class TaskRow(SQLModel, table=True):
             postgresql_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
         ),
         Index("ix_tasks_client", "client", "id"),
+        Index("ix_tasks_client_status", "client", "status", "id"),
         Index("ix_tasks_status", "status", "id"),
         Index("ix_tasks_kind", "provider", "kind", "id"),
+        Index(
+            "ix_tasks_finished",
+            "finished_at",
+            "id",
+            sqlite_where=text("finished_at IS NOT NULL"),
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_tasks_leased",
+            "lease_owner",
+            sqlite_where=text("lease_owner IS NOT NULL"),
+            postgresql_where=text("lease_owner IS NOT NULL"),
+        ),
     )
 
     id: str = _text(primary_key=True)
@@ -125,12 +139,14 @@ class TaskRow(SQLModel, table=True):
     released: bool = Field(default=False)
     taken_by: str | None = _text()
     answered_at: int | None = _time()
+    model: str | None = _text()
 
 
 class TagRow(SQLModel, table=True):
     """One tag of one task, for the filter."""
 
     __tablename__: ClassVar[str] = "task_tags"
+    __table_args__ = (Index("ix_task_tags_task", "task_id"),)
 
     tag: str = _text(primary_key=True)
     task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
@@ -149,7 +165,15 @@ class ObservationRow(SQLModel, table=True):
     """One kept observation; the raw body as bytes, never as JSON. Repeats are counted, not added."""
 
     __tablename__: ClassVar[str] = "observations"
-    __table_args__ = (UniqueConstraint("task_id", "dedupe_key"),)
+    __table_args__ = (
+        UniqueConstraint("task_id", "dedupe_key"),
+        Index(
+            "ix_observations_repeated",
+            "repeats",
+            sqlite_where=text("repeats > 0"),
+            postgresql_where=text("repeats > 0"),
+        ),
+    )
 
     id: int | None = _row_id()
     task_id: str = Field(sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")
@@ -201,6 +225,7 @@ class OrphanRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("provider", "provider_task_id"),
         Index("ix_orphans_due", "next_check_at", sqlite_where=text("next_check_at IS NOT NULL")),
+        Index("ix_orphans_last", "last_at"),
     )
 
     id: int | None = _row_id()
@@ -266,3 +291,49 @@ class CounterRow(SQLModel, table=True):
 
     name: str = _text(primary_key=True)
     value: int = Field(default=0, sa_type=BigInteger)
+
+
+class ServerRow(SQLModel, table=True):
+    """One process that serves the database, as long as it keeps saying so; times are the database's own."""
+
+    __tablename__: ClassVar[str] = "servers"
+
+    owner: str = _text(primary_key=True)
+    host: str = _text(nullable=False)
+    pid: int
+    parts: str = _text(nullable=False)
+    started_at: int = _time(nullable=False)
+    seen_at: int = _time(nullable=False)
+
+
+class ForgottenRow(SQLModel, table=True):
+    """A task that was deleted when its time was over, so that a late delivery about it is not taken for a new one."""
+
+    __tablename__: ClassVar[str] = "forgotten"
+    __table_args__ = (Index("ix_forgotten_at", "at"),)
+
+    provider: str = _text(primary_key=True)
+    account: str = _text(primary_key=True)
+    provider_task_id: str = _text(primary_key=True)
+    task_id: str = _text(nullable=False)
+    at: int = _time(nullable=False)
+
+
+def _table(row: type[SQLModel]) -> Table:
+    return SQLModel.metadata.tables[str(row.__tablename__)]
+
+
+# The same tables for Core statements.
+TASKS: Final = _table(TaskRow)
+TAGS: Final = _table(TagRow)
+SUBMISSIONS: Final = _table(SubmissionRow)
+OBSERVATIONS: Final = _table(ObservationRow)
+EVENTS: Final = _table(EventRow)
+ALARMS: Final = _table(AlarmRow)
+ORPHANS: Final = _table(OrphanRow)
+ADDRESSES: Final = _table(AddressRow)
+SECRETS: Final = _table(SecretRow)
+CAPABILITIES: Final = _table(CapabilityRow)
+COUNTERS: Final = _table(CounterRow)
+SERVERS: Final = _table(ServerRow)
+FORGOTTEN: Final = _table(ForgottenRow)

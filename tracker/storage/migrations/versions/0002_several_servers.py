@@ -1,0 +1,50 @@
+"""Several servers, retention, a schedule that learns, and pages that stay flat."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+# Only what is missing is added: the tables of before stay readable and writable for a server of before.
+CONDITIONS = {
+    "ix_tasks_finished": ("tasks", ["finished_at", "id"], "finished_at IS NOT NULL"),
+    "ix_tasks_leased": ("tasks", ["lease_owner"], "lease_owner IS NOT NULL"),
+    "ix_observations_repeated": ("observations", ["repeats"], "repeats > 0"),
+}
+PLAIN = {
+    "ix_tasks_client_status": ("tasks", ["client", "status", "id"]),
+    "ix_task_tags_task": ("task_tags", ["task_id"]),
+    "ix_orphans_last": ("orphans", ["last_at"]),
+}
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("model", sa.Text(), nullable=True))
+    op.create_table(
+        "servers",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("parts", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner"),
+    )
+    op.create_table(
+        "forgotten",
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("provider_task_id", sa.Text(), nullable=False),
+        sa.Column("task_id", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("provider", "account", "provider_task_id"),
+    )
+    op.create_index("ix_forgotten_at", "forgotten", ["at"])
+    for name, (table, columns) in PLAIN.items():
+        op.create_index(name, table, columns)
+    for name, (table, columns, condition) in CONDITIONS.items():
+        where = sa.text(condition)
+        op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)

@@ -1,0 +1,103 @@
+"""PostgreSQL through psycopg: a small pool, plain READ COMMITTED transactions, rows locked in the order of their ids.
+
+A connection that had died meanwhile, a deadlock, a serialization failure and two processes that write the same new key
+at once all pass when the transaction is run again. Every wait has a bound, also where the network goes silent.
+"""
+
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Final
+
+from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from tracker.errors import SettingsError
+
+WRITERS: Final = 4
+READERS: Final = 4
+POOL_SECONDS: Final = 10
+CONNECT_SECONDS: Final = 5
+STATEMENT: Final = timedelta(seconds=15)
+INSTALL: Final = "pip install 'homing[postgres]'"
+# SQLSTATE classes and codes that are the server's trouble: connection, resources, operator, system, internal.
+UNAVAILABLE: Final = {
+    "08": "the connection to the database was lost",
+    "53": "the database server is out of room or of connections",
+    "57": "the database server is stopping, starting, or cancelled the statement",
+    "58": "the database server's disk failed",
+    "XX": "the database server found its data damaged",
+    "25006": "the database is read-only: is it a standby?",
+    "28": "the database server refuses the user: check HOMING_DATABASE_URL",
+    "3D": "the database does not exist: create it, or check HOMING_DATABASE_URL",
+    "40": "the database was too busy: transactions kept colliding",
+    "42501": "the database user may not do this: grant it the tables",
+    "55P03": "the rows were locked for too long",
+}
+LOST: Final = "the database server cannot be reached"
+# Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row.
+COLLISIONS: Final = frozenset({"40001", "40P01", "23505"})
+
+
+class Postgres:
+    """A Backend over one server; ``busy`` is how long a lock of another transaction is waited for."""
+
+    writers = WRITERS
+    readers = READERS
+    shared = True
+    file = None
+
+    def __init__(self, url: URL, *, busy: timedelta) -> None:
+        if not url.database:
+            raise SettingsError("HOMING_DATABASE_URL must name a database: postgresql://user@host/database")
+        if find_spec("psycopg") is None:
+            raise SettingsError(f"HOMING_DATABASE_URL names PostgreSQL, whose driver is not installed: {INSTALL}")
+        self._url = url
+        self._busy = busy
+
+    def prepare(self) -> None:
+        """Nothing: the pool connects when it is first used."""
+
+    def engine(self, *, read_only: bool) -> Engine:
+        count = self.readers if read_only else self.writers
+        options = {
+            "statement_timeout": _milliseconds(STATEMENT),
+            "lock_timeout": _milliseconds(self._busy),
+            "idle_in_transaction_session_timeout": _milliseconds(STATEMENT),
+            "timezone": "UTC",
+            **({"default_transaction_read_only": "on"} if read_only else {"synchronous_commit": "on"}),
+        }
+        connect = {
+            "connect_timeout": CONNECT_SECONDS,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+            "application_name": "homing",
+            # A peer that vanished without a word is noticed by these alone.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": _milliseconds(STATEMENT),
+        }
+        return create_engine(
+            self._url.set(drivername="postgresql+psycopg"),
+            pool_size=count,
+            max_overflow=0,
+            pool_timeout=POOL_SECONDS,
+            connect_args={name: value for name, value in connect.items() if name not in self._url.query},
+        )
+
+    def trouble(self, error: DBAPIError) -> str | None:
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:
+            return LOST if error.connection_invalidated or _is_operational(error) else None
+        return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
+
+    def passing(self, error: DBAPIError) -> bool:
+        state = getattr(error.orig, "sqlstate", None)
+        return state in COLLISIONS or error.connection_invalidated
+
+
+def _is_operational(error: DBAPIError) -> bool:
+    return type(error.orig).__name__ in {"OperationalError", "ConnectionTimeout", "InterfaceError"}
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)

@@ -1,0 +1,119 @@
+"""Counts over the whole store, or one client's share of it; and how tasks came home, for the schedule to learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy.engine import RowMapping
+
+from tracker.models import FINAL, Status
+from tracker.storage import rows
+from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, ORPHANS, TASKS
+from tracker.views import AlarmCount, Completion, Stats
+
+OPEN: Final = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
+ENDED: Final = sorted(status.value for status in FINAL)
+ALARM_LIMIT: Final = 50
+
+
+def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats:
+    """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
+    scope = [TASKS.c.client == client] if client is not None else []
+    by_status = select(TASKS.c.status, func.count()).where(*scope).group_by(TASKS.c.status)
+    by_source = (
+        select(TASKS.c.learned_from, func.count())
+        .where(TASKS.c.status.in_(ENDED), *scope)
+        .group_by(TASKS.c.learned_from)
+    )
+    open_ones = TASKS.c.status.in_([status.value for status in OPEN])
+    oldest = select(func.min(TASKS.c.created_at)).where(open_ones, *scope)
+    due = select(func.count()).where(TASKS.c.next_poll_at <= rows.stamp(now), *scope)
+    statuses: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_status)}
+    sources: dict[str | None, int] = {row[0]: row[1] for row in connection.execute(by_source)}
+    first = connection.execute(oldest).scalar_one_or_none()
+    whole = _whole(connection) if client is None else _Whole()
+    return Stats(
+        by_status=statuses,
+        open=sum(statuses.get(status.value, 0) for status in OPEN),
+        due=connection.execute(due).scalar_one(),
+        oldest_open_at=None if first is None else rows.moment(first),
+        finished_by_source={str(name): count for name, count in sources.items()},
+        deliveries=whole.counts.get("deliveries", 0),
+        duplicates=whole.duplicates,
+        hints=whole.counts.get("hints", 0),
+        polls=whole.counts.get("polls", 0),
+        orphans=whole.orphans,
+        alarms=whole.alarms,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    """What belongs to no client."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    orphans: Mapping[str, int] = field(default_factory=dict)
+    alarms: tuple[AlarmCount, ...] = ()
+    duplicates: int = 0
+
+
+def _whole(connection: Connection) -> _Whole:
+    orphans = select(ORPHANS.c.state, func.count()).group_by(ORPHANS.c.state)
+    latest = select(ALARMS).order_by(ALARMS.c.last_at.desc()).limit(ALARM_LIMIT)
+    repeated = OBSERVATIONS.c.repeats
+    absorbed = select(func.coalesce(func.sum(repeated), 0)).where(repeated > 0)
+    return _Whole(
+        counts={row[0]: row[1] for row in connection.execute(select(COUNTERS.c.name, COUNTERS.c.value))},
+        orphans={row[0]: row[1] for row in connection.execute(orphans)},
+        alarms=tuple(rows.alarm_from_row(row) for row in connection.execute(latest).mappings()),
+        duplicates=int(connection.execute(absorbed).scalar_one()),
+    )
+
+
+def completions(
+    connection: Connection, *, after: tuple[datetime, str] | None, until: datetime, limit: int
+) -> list[Completion]:
+    """Give finished tasks in the order of (finished_at, id): those after the cursor, else the newest ``limit``."""
+    column = TASKS.c
+    ended = and_(column.status.in_(ENDED), column.submitted_at.is_not(None), column.finished_at <= rows.stamp(until))
+    chosen = select(
+        column.id,
+        column.provider,
+        column.kind,
+        column.model,
+        column.submitted_at,
+        column.finished_at,
+        column.standing_updated_at,
+        column.callback_asked,
+        column.heard_at,
+    ).where(ended)
+    if after is None:
+        newest = chosen.order_by(column.finished_at.desc(), column.id.desc()).limit(limit)
+        return [_completion(row) for row in reversed(connection.execute(newest).mappings().all())]
+    stamp, task_id = rows.stamp(after[0]), after[1]
+    # The first condition is what an index can begin at.
+    later = and_(
+        column.finished_at >= stamp,
+        or_(column.finished_at > stamp, and_(column.finished_at == stamp, column.id > task_id)),
+    )
+    following = chosen.where(later).order_by(column.finished_at, column.id).limit(limit)
+    return [_completion(row) for row in connection.execute(following).mappings()]
+
+
+def _completion(row: RowMapping) -> Completion:
+    submitted_at, finished_at = row["submitted_at"], row["finished_at"]
+    # The provider's own word for when it ended, where that makes sense: we may have asked much later.
+    told = row["standing_updated_at"]
+    ended_at = told if submitted_at < told < finished_at else finished_at
+    return Completion(
+        task_id=row["id"],
+        provider=row["provider"],
+        kind=row["kind"],
+        model=row["model"],
+        took=timedelta(microseconds=ended_at - submitted_at),
+        finished_at=rows.moment(finished_at),
+        asked=row["callback_asked"],
+        heard=row["heard_at"] is not None and row["heard_at"] >= finished_at,
+    )
