@@ -7,13 +7,13 @@ thousand of them would keep everybody else out. Here a silent connection costs o
 import asyncio
 import resource
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
+
+from homing.strict_http import StrictConnection
 
 HEAD_WITHIN: Final = timedelta(seconds=10)
 # Far above what one process answers at once.
@@ -46,7 +46,7 @@ class BoundedConfig(uvicorn.Config):
 
     def __init__(self, app: ASGIApp, *, head_within: timedelta, most: int, backlog: int, grace: timedelta) -> None:
         super().__init__(
-            OneLength(app),
+            app,
             http=BoundedConnection,
             access_log=False,  # it would log callback addresses; ours logs routes
             log_config=None,
@@ -57,12 +57,44 @@ class BoundedConfig(uvicorn.Config):
             backlog=backlog,
             timeout_graceful_shutdown=int(grace.total_seconds()),
         )
-        self.head_within = head_within.total_seconds()
         self.most = most
-        self.silent: dict[BoundedConnection, asyncio.TimerHandle] = {}
+        self.silent = Silent(within=head_within)
 
 
-class BoundedConnection(H11Protocol):
+class Silent:
+    """The connections that no request is answered on, longest first; after a time each is closed.
+
+    One timer looks after all of them: one for each, set and cancelled with every request, was a tenth of what the
+    server itself spends on a request.
+    """
+
+    def __init__(self, *, within: timedelta) -> None:
+        self._within = within.total_seconds()
+        self._since: dict[BoundedConnection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: "BoundedConnection") -> None:
+        """Count from now on, where the connection is not silent already."""
+        since = self._since.setdefault(connection, connection.loop.time())
+        if self._timer is None:
+            self._timer = connection.loop.call_at(since + self._within, self._look, connection.loop)
+
+    def discard(self, connection: "BoundedConnection") -> None:
+        self._since.pop(connection, None)
+
+    def close_longest(self) -> None:
+        next(iter(self._since)).close()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        over = loop.time() - self._within
+        for connection in [connection for connection, since in self._since.items() if since <= over]:
+            connection.close()
+        if self._since:
+            self._timer = loop.call_at(next(iter(self._since.values())) + self._within, self._look, loop)
+
+
+class BoundedConnection(StrictConnection):
     """A connection that is closed where it sends no complete head in time, or when its place is needed by another."""
 
     def __init__(
@@ -74,59 +106,36 @@ class BoundedConnection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = config
-        # uvicorn's "cycle" is a request and its answer, made when the head is complete.
-        self._answered: RequestResponseCycle | None = self.cycle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        super().connection_made(transport)
+        # uvloop's transports have an asyncio.Transport's methods but do not inherit from it.
+        super().connection_made(cast("asyncio.Transport", transport))
         self._watch()
         if len(self.connections) > self._bounds.most:
             # The one that was silent longest gives way; where all others are being answered that is the new one.
-            next(iter(self._bounds.silent)).close()
+            self._bounds.silent.close_longest()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        self._answered = self.cycle
         super().on_response_complete()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._bounds.silent.discard(self)
         super().connection_lost(exc)
 
     def close(self) -> None:
         """Let the connection go at once, with whatever it has not read."""
-        self._forget()
+        self._bounds.silent.discard(self)
         self.connections.discard(self)
         self.transport.abort()
 
     def _watch(self) -> None:
-        if self.cycle is not self._answered:
-            self._forget()
-        elif self not in self._bounds.silent and not self.transport.is_closing():
-            # Also the rest of a body whose answer is out already may not drip for ever.
-            self._bounds.silent[self] = self.loop.call_later(self._bounds.head_within, self.close)
-
-    def _forget(self) -> None:
-        timer = self._bounds.silent.pop(self, None)
-        if timer is not None:
-            timer.cancel()
-
-
-class OneLength:
-    """Refuses a request that tells its body's length in two ways: whoever stands before us may have read the other."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        names = {name for name, _ in scope.get("headers", ())}
-        app = self._app
-        if {b"content-length", b"transfer-encoding"} <= names:
-            words = "Content-Length and Transfer-Encoding contradict each other"
-            app = PlainTextResponse(words, 400, headers={"connection": "close"})
-        await app(scope, receive, send)
+        if self._unanswered:
+            self._bounds.silent.discard(self)
+        else:
+            # Neither may the rest of a body whose answer is out drip for ever, nor may that answer be left lying.
+            self._bounds.silent.add(self)

@@ -2,85 +2,26 @@
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
-from datetime import timedelta
+from contextlib import AsyncExitStack
 
 import pytest
-from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from homing.connections import CONNECTIONS, FILES, backlog, most_connections, open_files
-from homing.web_server import listen, running
+from tests.integration.raw_lines import (
+    CLOSING,
+    REQUEST,
+    SHORT,
+    WITHIN,
+    Place,
+    drips,
+    post,
+    serving,
+    stalled,
+)
 
-SHORT = timedelta(milliseconds=100)
-LONG = timedelta(minutes=5)
-WITHIN = 20
-REQUEST = b"GET / HTTP/1.1\r\nhost: homing.test\r\n\r\n"
-CLOSING = b"GET / HTTP/1.1\r\nhost: homing.test\r\nconnection: close\r\n\r\n"
-
-
-@dataclass
-class Line:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def say(self, raw: bytes) -> None:
-        self.writer.write(raw)
-        await self.writer.drain()
-
-    async def hear(self, until: bytes) -> bytes:
-        return await asyncio.wait_for(self.reader.readuntil(until), WITHIN)
-
-    async def rest(self) -> bytes:
-        """Wait for the end; a reset is one too."""
-        try:
-            return await asyncio.wait_for(self.reader.read(), WITHIN)
-        except ConnectionError:
-            return b""
-
-
-@dataclass
-class Place:
-    """Answers at once without reading a body, or waits at its gate where it has one."""
-
-    port: int = 0
-    gate: asyncio.Event | None = None
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked.set()
-        if self.gate is not None:
-            await self.gate.wait()
-        await PlainTextResponse("here")(scope, receive, send)
-
-    @asynccontextmanager
-    async def line(self) -> AsyncIterator[Line]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            yield Line(reader, writer)
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(place: Place, *, head_within: timedelta = LONG, connections: int = 100) -> AsyncIterator[None]:
-    with closing(listen("127.0.0.1", 0)) as listener:
-        place.port = listener.getsockname()[1]
-        async with running(place, listener, head_within=head_within, connections=connections):
-            yield
-
-
-async def drips(line: Line) -> None:
-    """Send byte after byte until the other end has had enough."""
-    try:
-        async with asyncio.timeout(WITHIN):
-            while not line.reader.at_eof():
-                await line.say(b"x")
-                await asyncio.sleep(0.01)
-    except ConnectionError:
-        return
+MIB = 1 << 20
+ENDLESS = 200
 
 
 async def test_a_silent_connection_is_closed() -> None:
@@ -138,6 +79,17 @@ async def test_silent_connections_keep_nobody_out() -> None:
         assert await first.rest() == b"", "the one that was silent longest gives way"
 
 
+async def test_those_that_have_left_cannot_give_way() -> None:
+    place = Place()
+    async with serving(place, connections=1):
+        for _ in range(3):
+            async with place.line() as line:
+                await line.say(CLOSING)
+                await line.rest()
+        async with place.line() as first, place.line():
+            assert await first.rest() == b""
+
+
 @pytest.mark.parametrize("files", [1, 256, 1024, FILES, 1 << 20])
 def test_connections_never_take_the_last_file(files: int) -> None:
     assert 1 <= most_connections(files) <= CONNECTIONS
@@ -164,12 +116,68 @@ async def test_a_connection_too_many_gives_way_itself_where_all_others_are_being
         assert b" 200 " in await line.rest()
 
 
-async def test_a_body_whose_length_is_told_in_two_ways_is_refused_and_nothing_behind_it_is_answered() -> None:
+async def test_every_silent_connection_is_closed() -> None:
     place = Place()
-    both = b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with serving(place, head_within=SHORT), AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(place.line()) for _ in range(20)]
+        assert [await line.rest() for line in lines] == [b""] * 20
+
+
+async def test_an_answer_that_nobody_takes_does_not_keep_its_place() -> None:
+    place = Place(answer=b"a" * (16 * MIB))
+    async with serving(place, head_within=SHORT, connections=1), place.line() as line:
+        await line.say(CLOSING)
+        await place.asked.wait()
+        place.answer = b"here"
+        async with asyncio.timeout(WITHIN):
+            while not await _answered(place):
+                pass
+
+
+async def _answered(place: Place) -> bool:
+    async with place.line() as line:
+        try:
+            await line.say(CLOSING)
+        except ConnectionError:
+            return False
+        return b" 200 " in await line.rest()
+
+
+class Torrent(Place):
+    """Sends without end, and counts what it could send."""
+
+    sent = 0
+
+    async def answered(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an app
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(ENDLESS):
+            await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
+            self.sent += 1
+
+
+async def test_who_does_not_read_is_not_sent_more() -> None:
+    place = Torrent()
     async with serving(place), place.line() as line:
-        await line.say(b"POST / HTTP/1.1\r\nhost: homing.test\r\n" + both + REQUEST)
-        told = await line.rest()
-    assert told.startswith(b"HTTP/1.1 400 ")
-    assert told.count(b"HTTP/1.1") == 1
-    assert not place.asked.is_set()
+        await line.say(REQUEST)
+        assert await stalled(place, lambda: place.sent) < ENDLESS / 4
+        line.writer.transport.abort()
+
+
+async def test_a_body_that_nobody_reads_is_not_taken_in() -> None:
+    place = Place(gate=asyncio.Event())
+    taken: list[int] = []
+    async with serving(place), place.line() as line:
+
+        async def pour() -> None:
+            await line.say(post(b"content-length: %d" % (ENDLESS * MIB)))
+            for number in range(ENDLESS):
+                await line.say(bytes(MIB))
+                taken.append(number)
+
+        pouring = asyncio.create_task(pour())
+        await place.asked.wait()
+        assert await stalled(place, lambda: len(taken)) < ENDLESS / 4
+        pouring.cancel()
+        line.writer.transport.abort()
+        assert place.gate is not None
+        place.gate.set()
