@@ -15,9 +15,8 @@ METHOD: Final = "POST"
 RETRY_AFTER: Final = timedelta(seconds=5)
 
 
-def recorded() -> Response:
-    """Answer a delivery that is committed."""
-    return JSONResponse({"status": "recorded"})
+# The answer to a delivery that is committed.
+RECORDED: Final[Response] = JSONResponse({"status": "recorded"})
 
 
 def refusal(error: HomingError, *, http_version: str = "1.1") -> Response:

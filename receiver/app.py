@@ -1,28 +1,60 @@
-"""Puts the receiver together: a tracker, settings, and how each provider's callbacks are proven."""
+"""Puts the receiver together: a tracker, settings, and how each provider's callbacks are proven.
 
-from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Route
+A plain ASGI app without a router: there is one route, and at thousands of deliveries a second a framework's way to it
+costs as much as proving a signature.
+"""
 
-from receiver.endpoint import TEMPLATE, CallbackEndpoint, CallbackTracker, Elsewhere
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from receiver.endpoint import CallbackEndpoint, CallbackTracker, Elsewhere
 from receiver.providers import verifiers
 from receiver.settings import ReceiverSettings
 
+ROOT: Final = "/callbacks"
 
-def routes(tracker: CallbackTracker, settings: ReceiverSettings) -> list[BaseRoute]:
-    """Give the routes below /callbacks, for an app that has others too.
 
-    Whoever composes opens the tracker around the app's life (``async with tracker``).
+class Receiver:
+    """Answers ``/callbacks/{provider}/{token}`` and all else below ``/callbacks``; hands the rest on to ``otherwise``.
+
+    Without another app the rest is answered as an unknown token is. It may face the internet alone, stand before
+    another app, or be mounted into one. Whoever composes opens the tracker around the app's life.
     """
-    endpoint = CallbackEndpoint(tracker, verifiers(settings.webhook_secrets), settings)
-    # Plain ASGI apps, so that every method reaches them; the last two keep redirects and other answers from
-    # telling a stranger anything.
-    return [
-        Route(TEMPLATE, endpoint, name="callback"),
-        Route("/callbacks", Elsewhere(), name="callbacks"),
-        Route("/callbacks/{rest:path}", Elsewhere(), name="callbacks_elsewhere"),
-    ]
+
+    def __init__(self, tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> None:
+        self._endpoint = CallbackEndpoint(tracker, verifiers(settings.webhook_secrets), settings)
+        self._elsewhere = Elsewhere()
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # A server or a framework that mounts us tells the whole path, and how much of it is not ours.
+            path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+            parts = path.split("/")
+            if len(parts) == 4 and parts[1] == "callbacks" and not parts[0] and all(parts[2:]):  # noqa: PLR2004 - see ROOT
+                await self._endpoint.receive(parts[2], parts[3], scope, receive, send)
+                return
+            if self._otherwise is None or path == ROOT or path.startswith(f"{ROOT}/"):
+                await self._elsewhere(scope, receive, send)
+                return
+        if self._otherwise is not None:
+            await self._otherwise(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _live(receive, send)
+        else:
+            await send({"type": "websocket.close"})
 
 
-def create_receiver(tracker: CallbackTracker, settings: ReceiverSettings) -> Starlette:
-    """Make the receiver's ASGI app. It may face the internet alone or be mounted into another app."""
-    return Starlette(routes=routes(tracker, settings))
+def create_receiver(tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> Receiver:
+    """Make the receiver's ASGI app; see Receiver."""
+    return Receiver(tracker, settings, otherwise)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Follow the server's start and end, at which there is nothing to do."""
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

@@ -18,9 +18,9 @@ from typing import Final, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.answers import METHOD, recorded, refusal
+from receiver.answers import METHOD, RECORDED, refusal
 from receiver.errors import Disconnected
-from receiver.limits import UnsignedBound, read_body
+from receiver.limits import Deadline, Late, UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
 from receiver.verification import Delivery, Judgement, Verifier, judge
 from tracker.bounds import READ_IN_THREAD
@@ -49,7 +49,8 @@ class CallbackTracker(Protocol):
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None: ...
 
-    async def record(self, delivery: Arrived) -> Recorded: ...
+    async def record(self, delivery: Arrived) -> Recorded:
+        """Record a delivery; committed when this returns. A caller that stops waiting does not stop the commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +63,25 @@ class Address:
 
     def __str__(self) -> str:
         """Name the address without its token, for the log and for counting."""
-        return f"standing address {self.standing.id}" if self.standing else f"task {self.task_id}"
+        what = f"standing address {self.standing.id}" if self.standing else f"task {self.task_id}"
+        return f"{self.provider} {what}"
 
 
 @dataclass(slots=True, kw_only=True)
 class _Line:
     """What the log's one line about a delivery says; filled as far as the delivery gets."""
 
-    address: str = "no address"
+    address: Address | None = None
     size: int | None = None
     judgement: Judgement | None = None
-    outcome: str = ""
+    outcome: Recorded | None = None
     answer: str = ""
 
     def __str__(self) -> str:
-        told = [self.address, self.outcome, self.answer]
+        told = [str(self.address or "no address")]
+        if self.outcome is not None:
+            told.append(self.outcome.verdict.value + (" (orphan)" if self.outcome.orphan else ""))
+        told.append(self.answer)
         if self.judgement is not None:
             told.append(f"trust {self.judgement.trust.name.lower()}")
             told.append(f"flaw {self.judgement.flaw.value}" if self.judgement.flaw else "")
@@ -94,13 +99,18 @@ class CallbackEndpoint:
         self._verifiers = verifiers
         self._settings = settings
         self._unsigned = UnsignedBound(most=settings.counted_addresses)
-        self._commits: set[asyncio.Task[Recorded]] = set()
+        self._waiting = 0
+        self._bodies = Deadline(settings.body_timeout)
+        self._commits = Deadline(settings.commit_timeout)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def receive(self, provider: str, token: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request to the address that ``provider`` and ``token`` make."""
         line = _Line()
+        level = logging.INFO
         try:
-            await self._receive(scope, receive, line)
-            response = recorded()
+            address = await self._locate(provider, token)
+            level = await self._receive(address, scope, receive, line)
+            response = RECORDED
         except Disconnected:
             logger.info("%s: %s, the sender left", TEMPLATE, line)
             return
@@ -109,17 +119,20 @@ class CallbackEndpoint:
             line.answer = known.title.lower()
             response = refusal(known, http_version=scope.get("http_version", "1.1"))
         await _send(response, scope, receive, send)
-        logger.info("%s: %d, %s", TEMPLATE, response.status_code, line)
+        logger.log(level, "%s: %d, %s", TEMPLATE, response.status_code, line)
 
-    async def _receive(self, scope: Scope, receive: Receive, line: _Line) -> None:
-        """Take one delivery in and commit it, or raise what the sender is answered."""
-        address = await self._locate(scope["path_params"]["provider"], scope["path_params"]["token"])
-        line.address = f"{address.provider} {address}"
+    async def _receive(self, address: Address, scope: Scope, receive: Receive, line: _Line) -> int:
+        """Take one delivery in and commit it, or raise what the sender is answered; tells how loud the log should be.
+
+        What is as it should be is in the history; at thousands a second a line for each would cost more than most of
+        what is done here.
+        """
+        line.address = address
         if scope["method"] != METHOD:
             raise NotAllowed("callbacks come by POST")
         headers = scope["headers"]
         settings = self._settings
-        body = await read_body(receive, headers, limit=settings.body_limit, within=settings.body_timeout)
+        body = await read_body(receive, headers, limit=settings.body_limit, deadline=self._bodies)
         line.size = len(body)
         now = self._tracker.clock()
         delivery = Delivery(headers=headers, body=body)
@@ -130,9 +143,10 @@ class CallbackEndpoint:
             self._bound(address, judgement.trust, now)
         claim = await self._claim(address.provider, body)
         outcome = await self._commit(self._arrived(address, judgement, claim, body, now))
-        line.outcome = outcome.verdict.value + (" (orphan)" if outcome.orphan else "")
+        line.outcome = outcome
         if judgement.refusal is not None:
             raise judgement.refusal
+        return logging.INFO if outcome.orphan or judgement.trust is Trust.HINT else logging.DEBUG
 
     async def _locate(self, provider: str, token: str) -> Address:
         """Find what a token proves, or raise NotFound, the same for everything that is wrong with an address."""
@@ -174,21 +188,17 @@ class CallbackEndpoint:
         )
 
     async def _commit(self, arrived: Arrived) -> Recorded:
-        """Record in a task of its own, which goes on when the sender leaves or the time is up: repeats are harmless."""
-        if len(self._commits) >= self._settings.commits:
+        """Wait for the commit, but not for ever: it goes on when the sender leaves or the time is up."""
+        if self._waiting >= self._settings.commits:
             raise Overloaded("too many deliveries wait for their commit")
-        commit = asyncio.create_task(self._tracker.record(arrived))
-        self._commits.add(commit)
-        commit.add_done_callback(self._committed)
-        done, _ = await asyncio.wait({commit}, timeout=self._settings.commit_timeout.total_seconds())
-        if not done:
-            raise Overloaded("the commit takes too long")
-        return commit.result()
-
-    def _committed(self, commit: asyncio.Task[Recorded]) -> None:
-        self._commits.discard(commit)
-        if not commit.cancelled():
-            commit.exception()  # seen, also where nobody waits for it any more: asyncio would log a traceback
+        self._waiting += 1
+        try:
+            with self._commits:
+                return await self._tracker.record(arrived)
+        except Late:
+            raise Overloaded("the commit takes too long") from None
+        finally:
+            self._waiting -= 1
 
 
 class Elsewhere:

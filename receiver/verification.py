@@ -19,6 +19,7 @@ from tracker.models import Flaw, Trust
 TOLERANCE: Final = timedelta(minutes=5)
 # A rotation sends two. The bound keeps a header full of garbage from costing anything.
 MOST_SIGNATURES: Final = 16
+STANDARD_HEADERS: Final = (b"webhook-signature", b"webhook-id", b"webhook-timestamp")
 _SECONDS: Final = re.compile(rb"[0-9]{1,12}")
 # Without a full stop, so that `id.timestamp.body` can be cut in one way only.
 _ID: Final = re.compile(rb"[!-\-/-~]{1,%d}" % ID_LENGTH)
@@ -33,10 +34,19 @@ class Delivery:
 
     def header(self, name: bytes) -> bytes | None:
         """Give a header's value, or None. Raises NotProven where it came twice: which one was signed is a guess."""
-        values = [value.strip() for key, value in self.headers if key.lower() == name]
-        if len(values) > 1:
-            raise NotProven(Reason.WRONG, f"several {name.decode()} headers")
-        return values[0] if values else None
+        (value,) = self.headers_named(name)
+        return value
+
+    def headers_named(self, *names: bytes) -> list[bytes | None]:
+        """Give the values of several headers, as ``header`` does."""
+        found: dict[bytes, bytes] = {}
+        for key, value in self.headers:
+            name = key.lower()
+            if name in names:
+                if name in found:
+                    raise NotProven(Reason.WRONG, f"several {name.decode()} headers")
+                found[name] = value.strip()
+        return [found.get(name) for name in names]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +75,10 @@ class StandardWebhooks:
     tolerance: timedelta = TOLERANCE
 
     def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
-        listed = delivery.header(b"webhook-signature")
+        listed, webhook_id, seconds = delivery.headers_named(*STANDARD_HEADERS)
         if not listed:
             raise NotProven(Reason.MISSING, "no webhook-signature header")
-        webhook_id = delivery.header(b"webhook-id") or b""
-        seconds = delivery.header(b"webhook-timestamp") or b""
-        if not _ID.fullmatch(webhook_id) or not _SECONDS.fullmatch(seconds):
+        if webhook_id is None or seconds is None or not _ID.fullmatch(webhook_id) or not _SECONDS.fullmatch(seconds):
             raise NotProven(Reason.WRONG, "webhook-id or webhook-timestamp is missing or unusable")
         first = listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]
         signatures = [each.removeprefix(b"v1,") for each in first if each.startswith(b"v1,")]

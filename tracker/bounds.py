@@ -35,7 +35,7 @@ def read_json(raw: bytes) -> JsonValue:
     """
     try:
         text = raw.decode("utf-8")
-        value: JsonValue = json.loads(text, parse_constant=_no_constant)
+        value: JsonValue = _decode(text)
     except UnicodeDecodeError:
         raise Unreadable("the body is not UTF-8") from None
     except RecursionError:
@@ -90,6 +90,10 @@ def milliseconds(moment: datetime) -> int:
 
 def _no_constant(word: str) -> float:
     raise ValueError(f"{word} is not JSON")
+
+
+# Made once: a decoder with a hook of ours would be made anew for each body.
+_decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def _check(root: JsonValue, *, escapes: bool) -> None:

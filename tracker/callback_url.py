@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 VERSION: Final = "1"
@@ -22,6 +23,7 @@ MAC_BYTES: Final = 16
 STANDING_PREFIX: Final = "s"
 STANDING_BYTES: Final = 32
 SECRET_BYTES: Final = 32
+KEYS: Final = 16
 _SHAPE: Final = re.compile(r"1([0-9a-f]{8})([0-9A-Za-z]{1,64})-([0-9A-Za-z_-]{22})")
 
 
@@ -58,6 +60,7 @@ def standing_hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
+@lru_cache(maxsize=KEYS)
 def key_id(secret: bytes) -> str:
     """Name a secret without telling it."""
     return hashlib.sha256(b"homing key id\n" + secret).hexdigest()[:8]

@@ -8,7 +8,6 @@ arrival).
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
@@ -31,6 +30,7 @@ from tracker.models import (
     Transition,
     Trust,
     Verdict,
+    changed,
 )
 
 # The total order. `rejected` and `expired` are our own inference: any proven word of the provider shows that a rejected
@@ -56,6 +56,8 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     }
 )
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
 # Said by us, not by the provider.
 INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
 FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
@@ -136,10 +138,10 @@ def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[A
     if place > task.standing and claim.status is not task.status:
         if task.status is Status.REJECTED:
             alarms = (*alarms, Alarm.REVIVED)
-        return _moved(replace(known, facts=facts), observation, place, trust, alarms)
-    believed = replace(known, facts=facts, standing=max(place, task.standing))
+        return _moved(changed(known, facts=facts), observation, place, trust, alarms)
+    believed = changed(known, facts=facts, standing=max(place, task.standing))
     if place > task.standing:
-        believed = replace(believed, learned_from=observation.source, learned_trust=trust)
+        believed = changed(believed, learned_from=observation.source, learned_trust=trust)
     if _shown(believed) != _shown(task):
         return _completed(believed, observation, trust, alarms)
     if claim.status is task.status:
@@ -155,7 +157,7 @@ def _moved(
     status = observation.claim.status
     assert status is not None
     corrected = task.status in FINAL
-    after = replace(
+    after = changed(
         task,
         status=status,
         standing=place,
@@ -180,7 +182,7 @@ def _moved(
 
 
 def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
-    after = replace(task, version=task.version + 1, updated_at=observation.at)
+    after = changed(task, version=task.version + 1, updated_at=observation.at)
     return Transition(
         task=after,
         verdict=Verdict.COMPLETED,
@@ -211,16 +213,26 @@ def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapp
     Results and prices come with a final word only: one that is not final needs less trust than they do.
     """
     final = claim.status in FINAL
-    place = replace(standing(claim, asked=asked), asked=asked, updated_at=_microseconds(claim.updated_at))
-    told: dict[str, JsonValue] = {
-        "assets": [asset_to_json(asset) for asset in claim.assets] if final else [],
-        "price": dict(claim.price) if final else {},
-        "message": claim.message,
-    }
+    told: dict[str, JsonValue] = {}
+    if final and claim.assets:
+        told["assets"] = [asset_to_json(asset) for asset in claim.assets]
+    if final and claim.price:
+        told["price"] = dict(claim.price)
+    if claim.message:
+        told["message"] = claim.message
+    if not told:
+        return facts
+    assert claim.status is not None
+    place = Standing(
+        rank=RANK[claim.status],
+        asked=asked,
+        updated_at=_microseconds(claim.updated_at),
+        success=claim.status is Status.SUCCEEDED,
+    )
     merged = dict(facts)
     for name, value in told.items():
         fact = Fact(standing=place, value=value)
-        if value and (name not in merged or _fact_order(fact) > _fact_order(merged[name])):
+        if name not in merged or _fact_order(fact) > _fact_order(merged[name]):
             merged[name] = fact
     return merged
 
@@ -231,6 +243,12 @@ def assets(task: Task) -> tuple[Asset, ...]:
     if task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
         return ()
     return tuple(asset_from_json(value) for value in fact.value if isinstance(value, dict))
+
+
+def has_assets(task: Task) -> bool:
+    """Whether ``assets`` gives any."""
+    fact = task.facts.get("assets")
+    return task.status is Status.SUCCEEDED and fact is not None and bool(fact.value)
 
 
 def price(task: Task) -> JsonObject:
@@ -278,19 +296,19 @@ def asset_from_json(value: JsonObject) -> Asset:
 
 
 def _hear(task: Task, observation: Observation) -> Task:
-    return replace(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+    return changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
 
 
 def _candidate(task: Task, claim: Claim) -> Task:
     """Remember the provider id that a hint names, as something to ask about; it is not learned from a delivery."""
     if task.provider_task_id is None and task.candidate_id is None and claim.provider_task_id is not None:
-        return replace(task, candidate_id=claim.provider_task_id)
+        return changed(task, candidate_id=claim.provider_task_id)
     return task
 
 
 def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
     if trust is Trust.PROVIDER and task.provider_task_id is None and claim.provider_task_id:
-        return replace(task, provider_task_id=claim.provider_task_id, candidate_id=None)
+        return changed(task, provider_task_id=claim.provider_task_id, candidate_id=None)
     return task
 
 
@@ -317,7 +335,7 @@ def _fact_order(fact: Fact) -> tuple[Standing, str]:
 def _microseconds(moment: datetime | None) -> int:
     if moment is None:
         return 0
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    return (moment - EPOCH) // MICROSECOND
 
 
 def _optional(value: JsonValue) -> str | None:

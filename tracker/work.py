@@ -55,29 +55,37 @@ class Known:
     """The rows of a batch as they stand after the pieces so far."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._tasks: dict[str, Task] = {}
-        self._index: dict[Key, set[str]] = defaultdict(set)
-        for task in tasks:
-            self.put(task)
+        self._tasks = {task.id: task for task in tasks}
+        # By every key but the id; made when first asked for, since most batches never ask.
+        self._index: dict[Key, set[str]] | None = None
 
     def put(self, task: Task) -> None:
         before = self._tasks.get(task.id)
+        self._tasks[task.id] = task
+        if self._index is None:
+            return
         if before is not None:
             for key in keys_of(before):
                 self._index[key].discard(task.id)
-        self._tasks[task.id] = task
         for key in keys_of(task):
             self._index[key].add(task.id)
 
     def get(self, key: Key) -> Task | None:
         """Give the row that answers to ``key``; of several the one that is not released, then the newest."""
-        every = self.every(key)
-        return min(every, key=lambda task: task.released, default=None)
+        if key.by == "id":
+            return self._tasks.get(key.value)
+        return min(self.every(key), key=lambda task: task.released, default=None)
 
     def every(self, key: Key) -> Sequence[Task]:
         """Give all rows that answer to ``key``, newest first; keys that are not unique have several."""
-        ids = {key.value} & self._tasks.keys() if key.by == "id" else self._index.get(key, set())
-        return [self._tasks[task_id] for task_id in sorted(ids, reverse=True)]
+        if key.by == "id":
+            return [self._tasks[key.value]] if key.value in self._tasks else []
+        if self._index is None:
+            self._index = defaultdict(set)
+            for task in self._tasks.values():
+                for each in keys_of(task):
+                    self._index[each].add(task.id)
+        return [self._tasks[task_id] for task_id in sorted(self._index.get(key, ()), reverse=True)]
 
 
 def keys_of(task: Task) -> Iterable[Key]:

@@ -99,7 +99,7 @@ async def test_a_sender_that_leaves_after_its_body_has_delivered(unsigning: Home
     await reached(home_already)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE"])
 async def test_another_method_is_told_the_right_one_on_a_good_address_only(unsigning: Home, method: str) -> None:
     _, path = await unsigning.expect("a")
     good = await unsigning.raw(request(path, "connection: close", method=method))

@@ -70,6 +70,12 @@ class WritingTracker:
         return found if found is not None and found.provider == provider else None
 
     async def record(self, delivery: Arrived) -> Recorded:
+        """Write, also for a caller that goes away, as the tracker's queue does."""
+        writing = asyncio.create_task(self._write(delivery))
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(writing)
+
+    async def _write(self, delivery: Arrived) -> Recorded:
         self.began += 1
         if self.gate is not None:
             await self.gate.wait()

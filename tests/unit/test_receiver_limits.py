@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from receiver.errors import Disconnected
-from receiver.limits import UnsignedBound, read_body
+from receiver.limits import Deadline, Late, UnsignedBound, read_body
 from tracker.errors import TooLarge, TooSlow
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -40,32 +40,32 @@ async def unread() -> Message:
 
 
 async def test_parts_are_joined() -> None:
-    assert await read_body(sent(b"{", b"", b"}"), [], limit=2, within=LONG) == b"{}"
+    assert await read_body(sent(b"{", b"", b"}"), [], limit=2, deadline=Deadline(LONG)) == b"{}"
 
 
 async def test_a_message_without_a_body_is_an_empty_one() -> None:
-    assert await read_body(sent(), [(b"content-length", b"0")], limit=2, within=LONG) == b""
+    assert await read_body(sent(), [(b"content-length", b"0")], limit=2, deadline=Deadline(LONG)) == b""
 
 
 @pytest.mark.parametrize("length", [b"4", b"9999999999999999999", b"9" * 5000])
 async def test_a_declared_length_beyond_the_limit_is_refused_before_anything_is_read(length: bytes) -> None:
     with pytest.raises(TooLarge):
-        await read_body(unread, [(b"content-length", length)], limit=3, within=LONG)
+        await read_body(unread, [(b"content-length", length)], limit=3, deadline=Deadline(LONG))
 
 
 @pytest.mark.parametrize("length", [b"3", b"0003", b"nonsense", b"", b"-1"])
 async def test_another_declared_length_decides_nothing(length: bytes) -> None:
-    assert await read_body(sent(b"abc"), [(b"content-length", length)], limit=3, within=LONG) == b"abc"
+    assert await read_body(sent(b"abc"), [(b"content-length", length)], limit=3, deadline=Deadline(LONG)) == b"abc"
 
 
 async def test_a_body_beyond_the_limit_is_refused_without_waiting_for_its_end() -> None:
     with pytest.raises(TooLarge):
-        await read_body(sent(b"ab", b"cd", complete=False), [], limit=3, within=LONG)
+        await read_body(sent(b"ab", b"cd", complete=False), [], limit=3, deadline=Deadline(LONG))
 
 
 async def test_a_body_that_does_not_end_in_time_is_refused() -> None:
     with pytest.raises(TooSlow):
-        await read_body(sent(b"a", complete=False), [], limit=3, within=SHORT)
+        await read_body(sent(b"a", complete=False), [], limit=3, deadline=Deadline(SHORT))
 
 
 async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
@@ -74,13 +74,60 @@ async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
         return {"type": "http.request", "body": b"", "more_body": True}
 
     with pytest.raises(TooSlow):
-        await read_body(dripping, [], limit=3, within=SHORT)
+        await read_body(dripping, [], limit=3, deadline=Deadline(SHORT))
 
 
 async def test_a_sender_that_leaves_has_delivered_nothing() -> None:
     left = played([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
     with pytest.raises(Disconnected):
-        await read_body(left, [], limit=3, within=LONG)
+        await read_body(left, [], limit=3, deadline=Deadline(LONG))
+
+
+async def waiting(deadline: Deadline, gate: asyncio.Event) -> str:
+    try:
+        with deadline:
+            await gate.wait()
+    except Late:
+        return "late"
+    return "in time"
+
+
+async def test_of_many_that_wait_those_whose_time_is_up_are_told() -> None:
+    deadline, gate, never = Deadline(SHORT), asyncio.Event(), asyncio.Event()
+    waits = [asyncio.create_task(waiting(deadline, event)) for event in (never, gate, never)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*waits) == ["late", "in time", "late"]
+    # Nothing is left over for those that wait afterwards.
+    assert await waiting(deadline, gate) == "in time"
+    assert await waiting(deadline, never) == "late"
+
+
+async def test_one_that_is_cancelled_is_not_late_but_gone() -> None:
+    deadline = Deadline(LONG)
+    wait = asyncio.create_task(waiting(deadline, asyncio.Event()))
+    await asyncio.sleep(0)
+    wait.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait
+
+
+async def test_one_that_is_cancelled_as_its_time_is_up_is_gone_too() -> None:
+    deadline = Deadline(SHORT)
+    wait = asyncio.create_task(waiting(deadline, asyncio.Event()))
+    await asyncio.sleep(0)
+    for _ in range(1_000_000):
+        if wait.cancelling():
+            break
+        await asyncio.sleep(0)
+    wait.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait
+
+
+async def test_an_error_in_time_is_that_error() -> None:
+    with pytest.raises(ZeroDivisionError), Deadline(LONG):
+        raise ZeroDivisionError
 
 
 def kept(bound: UnsignedBound, address: str, count: int, *, now: datetime = NOW, per_minute: int = 30) -> int:

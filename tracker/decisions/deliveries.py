@@ -5,12 +5,11 @@ when to look again, and the Change carries the task, the history entry, the even
 """
 
 import hashlib
-from dataclasses import replace
 from datetime import timedelta
 
 from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
-from tracker.models import FINAL, SETTLED, Alarm, Claim, Recorded, Status, Task, Transition, Trust, Verdict
+from tracker.models import FINAL, SETTLED, Alarm, Claim, Recorded, Status, Task, Transition, Trust, Verdict, changed
 from tracker.views import Arrived, Orphan
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
@@ -25,19 +24,19 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     after = transition.task
     if transition.verdict in {Verdict.MOVED, Verdict.COMPLETED}:
-        after = replace(after, quiet_polls=0)
+        after = changed(after, quiet_polls=0)
         if after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
         # Another row has it: it cannot be this task's.
-        after = replace(after, candidate_id=None)
+        after = changed(after, candidate_id=None)
     if after.candidate_id != task.candidate_id:
         # A new id to ask about is a new question, however often the old one was asked.
-        after = replace(after, quiet_polls=0)
+        after = changed(after, quiet_polls=0)
     # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
-    after = replace(after, doubt=_doubt(task, transition, observation.claim), not_found=0)
+    after = changed(after, doubt=_doubt(task, transition, observation.claim), not_found=0)
     if _worth_asking(after, transition, observation.claim):
-        after = replace(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+        after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
     if after.status not in SETTLED and after.next_poll_at is None:
         after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if transition.trust is Trust.HINT:

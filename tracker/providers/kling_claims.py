@@ -102,7 +102,8 @@ def task_of(value: JsonValue) -> JsonObject | None:
 
 def read_claim(task: JsonObject) -> Claim:
     """Read a task's own object; ``flaw`` where it names no task."""
-    if not _names_task(task):
+    task_id, external_id = _task_id(task), _external_id(task)
+    if task_id is None and external_id is None:
         return Claim(flaw="it names no task")
     word = _first(task, "task_status", "status")
     word = word[:WORD_LENGTH] if isinstance(word, str) else None
@@ -110,8 +111,8 @@ def read_claim(task: JsonObject) -> Claim:
     entries = [*_legacy_entries(task.get("task_result")), *_new_entries(task.get("outputs"))]
     assets, left_out = _assets(entries, updated_at + RESULT_LIFETIME if updated_at else None)
     return Claim(
-        provider_task_id=_task_id(task),
-        external_id=_external_id(task),
+        provider_task_id=task_id,
+        external_id=external_id,
         status=STATUS_WORDS.get(word) if word is not None else None,
         word=word,
         message=_message(task.get("task_status_msg" if "task_status" in task else "message"), left_out),
@@ -139,7 +140,10 @@ def _external_id(task: JsonObject) -> str | None:
 
 def _first(value: JsonObject, *names: str) -> JsonValue:
     """Give the first field that is there and not null."""
-    return next((value[name] for name in names if value.get(name) is not None), None)
+    for name in names:
+        if (found := value.get(name)) is not None:
+            return found
+    return None
 
 
 def _message(told: JsonValue, left_out: int) -> str:
@@ -153,7 +157,7 @@ def _message(told: JsonValue, left_out: int) -> str:
 
 def _legacy_entries(result: JsonValue) -> Iterator[_Entry]:
     """Read ``task_result``; before success it is an empty object (live), null or absent."""
-    if not isinstance(result, dict):
+    if not isinstance(result, dict) or not result:
         return
     for name, (kind, group) in _RESULT_LISTS.items():
         listed = result.get(name)
@@ -172,6 +176,8 @@ def _new_entries(outputs: JsonValue) -> Iterator[_Entry]:
 
 def _assets(entries: list[_Entry], expires_at: datetime | None) -> tuple[tuple[Asset, ...], int]:
     """Give the bounded results, and how many are left out."""
+    if not entries:
+        return (), 0
     kept: list[Asset] = []
     left_out = 0
     seen: Counter[tuple[str, str]] = Counter()

@@ -14,11 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, and_, case, literal_column
 
 from tracker.errors import CallerError
 from tracker.models import Alarm, Task
-from tracker.storage import locks, rows
+from tracker.storage import bulk, locks, rows
 from tracker.storage.tables import (
     ALARMS,
     CAPABILITIES,
@@ -30,11 +30,21 @@ from tracker.storage.tables import (
     TAGS,
     TASKS,
 )
-from tracker.storage.upserts import upsert
+from tracker.storage.upserts import Insert, upsert
+from tracker.views import HistoryEntry
 from tracker.work import Change, Key, Known, RaisedAlarm, Work
 
 HOUR: Final = 3_600_000_000
-CHUNK: Final = 500
+ALL: Final = tuple(TASKS.columns.keys())
+# For each way to name a task but its id: the columns that the scope holds, and the one that holds the name.
+NAMED: Final = {
+    "provider_task_id": (("provider", "account"), "provider_task_id"),
+    "sent_external_id": (("provider", "account"), "sent_external_id"),
+    "external_key": (("client",), "external_key"),
+    "idempotency_key": (("client",), "idempotency_key"),
+    "unanswered": (("client",), "request_hash"),
+}
+EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
 
 def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
@@ -66,33 +76,16 @@ def _load(connection: Connection, keys: Iterable[Key]) -> list[Task]:
         else:
             names.append(key)
     locks.lock_names(connection, names)
-    for condition in _conditions(names):
-        ids.update(connection.execute(select(TASKS.c.id).where(condition)).scalars())
-    found: list[Task] = []
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), CHUNK):
-        statement = select(TASKS).where(TASKS.c.id.in_(ordered[start : start + CHUNK]))
-        locked = connection.execute(statement.order_by(TASKS.c.id).with_for_update())
-        found.extend(rows.task_from_row(row) for row in locked.mappings())
-    return found
-
-
-def _conditions(names: Iterable[Key]) -> Iterable[ColumnElement[bool]]:
     grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key in names:
         grouped[key.by, key.scope].append(key.value)
-    for (by, scope), values in sorted(grouped.items()):
-        ordered = sorted(values)
-        for start in range(0, len(ordered), CHUNK):
-            yield _condition(by, scope, ordered[start : start + CHUNK])
-
-
-def _condition(by: str, scope: tuple[str, ...], values: list[str]) -> ColumnElement[bool]:
-    if by == "unanswered":
-        return and_(TASKS.c.client == scope[0], TASKS.c.request_hash.in_(values), TASKS.c.answered_at.is_(None))
-    if by in {"external_key", "idempotency_key"}:
-        return and_(TASKS.c.client == scope[0], TASKS.c[by].in_(values))
-    return and_(tuple_(TASKS.c.provider, TASKS.c.account) == tuple_(*scope), TASKS.c[by].in_(values))
+    for (by, scope), wanted in sorted(grouped.items()):
+        columns, name = NAMED[by]
+        named: dict[str, str | None] = dict(zip(columns, scope, strict=True))
+        if by == "unanswered":
+            named["answered_at"] = None
+        ids.update(bulk.find_ids(connection, TASKS, named, name, wanted))
+    return [rows.task_from_columns(row) for row in bulk.lock_rows(connection, TASKS, list(ids))]
 
 
 def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> None:
@@ -107,49 +100,49 @@ def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: di
     if totals or told:
         locks.lock_order(connection)
         _write_counts(connection, totals)
-        _write_events(connection, told)
+        bulk.insert_rows(connection, EVENTS, EVENT, told)
 
 
 def _write_tasks(connection: Connection, changes: Sequence[Change[Any]], before: dict[str, Task]) -> None:
     last = {change.task.id: change.task for change in changes if change.task is not None}
     ordered = [last[task_id] for task_id in sorted(last)]
-    new = [task for task in ordered if task.id not in before]
-    old = [task for task in ordered if task.id in before and task != before[task.id]]
     # Old rows first: a rejected row gives up its keys before a new one takes them.
-    if old:
-        values = [rows.task_to_row(task) for task in old]
-        for value in values:
-            value["row_id"] = value.pop("id")
-        connection.execute(update(TASKS).where(TASKS.c.id == bindparam("row_id")), values)
-    if new:
-        connection.execute(insert(TASKS), [rows.task_to_row(task) for task in new])
-        tags = [{"tag": tag, "task_id": task.id} for task in new for tag in sorted(set(task.tags))]
-        if tags:
-            connection.execute(insert(TAGS), tags)
+    old = [task for task in ordered if task.id in before]
+    # What no row of the batch changes is not written: each column that is costs the upkeep of its indexes.
+    columns = tuple(sorted(set().union(*(rows.changed_columns(before[task.id], task) for task in old))))
+    if columns:
+        named = ("id", *columns)
+        bulk.update_rows(connection, TASKS, columns, [rows.task_columns(task, named) for task in old])
+    new = [task for task in ordered if task.id not in before]
+    bulk.insert_rows(connection, TASKS, ALL, [rows.task_columns(task, ALL) for task in new])
+    tags = [(tag, task.id) for task in new for tag in sorted(set(task.tags))]
+    bulk.insert_rows(connection, TAGS, ("tag", "task_id"), tags)
 
 
 def _write_submissions(connection: Connection, changes: Sequence[Change[Any]]) -> None:
-    kept = [
-        {"task_id": change.task.id, "body": change.submission}
-        for change in changes
-        if change.task is not None and change.submission is not None
-    ]
-    if kept:
-        connection.execute(insert(SUBMISSIONS), kept)
-    dropped = [change.task.id for change in changes if change.task is not None and change.drop_submission]
-    if dropped:
-        connection.execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.task_id.in_(sorted(dropped))))
+    tasks = [(change.task.id, change) for change in changes if change.task is not None]
+    kept = [(task_id, change.submission) for task_id, change in tasks if change.submission is not None]
+    bulk.insert_rows(connection, SUBMISSIONS, ("task_id", "body"), kept)
+    bulk.delete_rows(
+        connection, SUBMISSIONS, "task_id", [task_id for task_id, change in tasks if change.drop_submission]
+    )
 
 
 def _write_observations(connection: Connection, changes: Sequence[Change[Any]]) -> None:
-    kept = [rows.entry_to_row(entry.shown, entry.dedupe_key) for change in changes for entry in change.entries]
-    if not kept:
-        return
-    statement = upsert(connection, OBSERVATIONS)
-    statement = statement.on_conflict_do_update(
-        index_elements=["task_id", "dedupe_key"], set_={"repeats": OBSERVATIONS.c.repeats + 1}
-    )
-    connection.execute(statement, kept)
+    kept: dict[tuple[str, str], tuple[HistoryEntry, int]] = {}
+    for change in changes:
+        for entry in change.entries:
+            key = (entry.shown.task_id, entry.dedupe_key)
+            shown, repeats = kept.get(key, (entry.shown, -1))
+            kept[key] = (shown, repeats + 1)
+    values = [rows.entry_columns(shown, key, repeats) for (_, key), (shown, repeats) in kept.items()]
+    bulk.insert_rows(connection, OBSERVATIONS, rows.ENTRY, values, _repeated)
+
+
+def _repeated(statement: Insert) -> Insert:
+    # As text: what is bound here would come among the values of the rows.
+    seen = OBSERVATIONS.c.repeats + statement.excluded.repeats + literal_column("1")
+    return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen})
 
 
 def _write_alarms(connection: Connection, alarms: Sequence[RaisedAlarm]) -> None:
@@ -229,29 +222,17 @@ def _totals(changes: Sequence[Change[Any]]) -> dict[str, int]:
 
 
 def _write_counts(connection: Connection, totals: dict[str, int]) -> None:
-    if not totals:
-        return
-    statement = upsert(connection, COUNTERS)
-    statement = statement.on_conflict_do_update(
-        index_elements=["name"], set_={"value": COUNTERS.c.value + statement.excluded.value}
-    )
-    connection.execute(statement, [{"name": name, "value": totals[name]} for name in sorted(totals)])
+    bulk.insert_rows(connection, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
 
 
-def _told(changes: Sequence[Change[Any]]) -> list[dict[str, Any]]:
+def _counted(statement: Insert) -> Insert:
+    value = COUNTERS.c.value + statement.excluded.value
+    return statement.on_conflict_do_update(index_elements=["name"], set_={"value": value})
+
+
+def _told(changes: Sequence[Change[Any]]) -> list[tuple[Any, ...]]:
     return [
-        {
-            "task_id": event.task_id,
-            "sequence": event.sequence,
-            "type": event.type,
-            "at": rows.stamp(event.at),
-            "data": rows.event_data(event.data),
-        }
+        (event.task_id, event.sequence, event.type, rows.stamp(event.at), rows.dump(event.data))
         for change in changes
         for event in change.events
     ]
-
-
-def _write_events(connection: Connection, told: list[dict[str, Any]]) -> None:
-    if told:
-        connection.execute(insert(EVENTS), told)

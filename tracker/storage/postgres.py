@@ -5,19 +5,21 @@ at once all pass when the transaction is run again. Every wait has a bound, also
 """
 
 from datetime import timedelta
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from tracker.errors import SettingsError
+from tracker.errors import SettingsError, StoreUnavailable
 
 WRITERS: Final = 4
 READERS: Final = 4
 POOL_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
+PARAMSTYLE: Final = "numeric_dollar"
 INSTALL: Final = "pip install 'homing[postgres]'"
 # SQLSTATE classes and codes that are the server's trouble: connection, resources, operator, system, internal.
 UNAVAILABLE: Final = {
@@ -34,6 +36,20 @@ UNAVAILABLE: Final = {
     "55P03": "the rows were locked for too long",
 }
 LOST: Final = "the database server cannot be reached"
+# A server that refuses a connection says so in words alone: its English ones, and the code that they stand for.
+REFUSALS: Final = {
+    "too many": "53",
+    "connection slots": "53",
+    "password": "28",
+    "authentication": "28",
+    "pg_hba.conf": "28",
+    'role "': "28",
+    'database "': "3D",
+    "starting up": "57",
+    "shutting down": "57",
+    "recovery": "57",
+}
+ENCODING: Final = "UTF8"
 # Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row.
 COLLISIONS: Final = frozenset({"40001", "40P01", "23505"})
 
@@ -59,40 +75,64 @@ class Postgres:
 
     def engine(self, *, read_only: bool) -> Engine:
         count = self.readers if read_only else self.writers
+        # Readers see one view throughout; writers must see what was committed while they waited for a lock.
+        own = (
+            {"default_transaction_isolation": r"repeatable\ read", "default_transaction_read_only": "on"}
+            if read_only
+            else {"default_transaction_isolation": r"read\ committed", "synchronous_commit": "on"}
+        )
         options = {
             "statement_timeout": _milliseconds(STATEMENT),
             "lock_timeout": _milliseconds(self._busy),
             "idle_in_transaction_session_timeout": _milliseconds(STATEMENT),
             "timezone": "UTC",
-            **({"default_transaction_read_only": "on"} if read_only else {"synchronous_commit": "on"}),
+            **own,
         }
         connect = {
             "connect_timeout": CONNECT_SECONDS,
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             "application_name": "homing",
+            # Takes statements as the server does; the usual cursor looks for its own placeholders in each again.
+            "cursor_factory": import_module("psycopg").RawCursor,
             # A peer that vanished without a word is noticed by these alone.
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": _milliseconds(STATEMENT),
         }
-        return create_engine(
+        engine = create_engine(
             self._url.set(drivername="postgresql+psycopg"),
             pool_size=count,
             max_overflow=0,
             pool_timeout=POOL_SECONDS,
+            paramstyle=PARAMSTYLE,
             connect_args={name: value for name, value in connect.items() if name not in self._url.query},
         )
+        # First of all: SQLAlchemy asks the server for its version, in text.
+        event.listen(engine, "connect", _check_encoding, insert=True)
+        return engine
 
     def trouble(self, error: DBAPIError) -> str | None:
         state = getattr(error.orig, "sqlstate", None)
         if state is None:
-            return LOST if error.connection_invalidated or _is_operational(error) else None
+            return _refusal(error) if error.connection_invalidated or _is_operational(error) else None
         return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
 
     def passing(self, error: DBAPIError) -> bool:
         state = getattr(error.orig, "sqlstate", None)
         return state in COLLISIONS or error.connection_invalidated
+
+
+def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+    """Refuse a database that cannot hold every text, before one that it cannot hold comes."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != ENCODING:
+        raise StoreUnavailable(f"the database's encoding is {encoding}: create it with ENCODING '{ENCODING}'")
+
+
+def _refusal(error: DBAPIError) -> str:
+    _, fatal, words = str(error.orig).partition("FATAL:")
+    return next((UNAVAILABLE[code] for word, code in REFUSALS.items() if fatal and word in words), LOST)
 
 
 def _is_operational(error: DBAPIError) -> bool:

@@ -1,8 +1,10 @@
 """Rows to values and back: the one place that knows how a value is written into columns."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy.engine import RowMapping
@@ -15,7 +17,7 @@ from tracker.views import AlarmCount, HistoryEntry, Orphan, StandingAddress
 Row = RowMapping | Mapping[str, Any]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-# Columns whose value is the field's own, without conversion.
+# Fields whose columns hold the value itself.
 PLAIN: Final = (
     "id",
     "provider",
@@ -24,13 +26,11 @@ PLAIN: Final = (
     "client",
     "origin",
     "external_id",
-    "idempotency_key",
     "sent_external_id",
     "provider_task_id",
     "candidate_id",
     "request_hash",
     "caller_callback_url",
-    "callback_asked",
     "reason",
     "version",
     "polls",
@@ -38,10 +38,10 @@ PLAIN: Final = (
     "lease_owner",
     "attempts",
     "not_found",
-    "released",
     "taken_by",
     "model",
 )
+FLAGS: Final = ("callback_asked", "released")
 TIMES: Final = (
     "created_at",
     "updated_at",
@@ -55,6 +55,10 @@ TIMES: Final = (
     "attempt_deadline_at",
     "answered_at",
 )
+STATUSES: Final = {status.value: status for status in Status}
+SOURCES: Final = {source.value: source for source in Source}
+TRUSTS: Final = {int(trust): trust for trust in Trust}
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def stamp(moment: datetime) -> int:
@@ -67,66 +71,124 @@ def moment(value: int) -> datetime:
     return EPOCH + timedelta(microseconds=value)
 
 
-def task_to_row(task: Task) -> dict[str, Any]:
-    """Give every column of a task."""
-    row: dict[str, Any] = {name: getattr(task, name) for name in PLAIN}
-    for name in TIMES:
-        value = getattr(task, name)
-        row[name] = None if value is None else stamp(value)
-    row["external_key"] = None if task.released else task.external_id
-    row["idempotency_key"] = None if task.released else task.idempotency_key
-    row["request"] = _dump(task.request)
-    row["tags"] = _dump(list(task.tags))
-    row["status"] = task.status.value
-    row["doubt"] = None if task.doubt is None else task.doubt.value
-    row["standing_asked"] = task.standing.asked
-    row["standing_updated_at"] = task.standing.updated_at
-    row["learned_from"] = None if task.learned_from is None else task.learned_from.value
-    row["learned_trust"] = None if task.learned_trust is None else int(task.learned_trust)
-    row["facts"] = _dump({name: _fact_to_json(fact) for name, fact in task.facts.items()})
-    return row
+def _stamped(name: str) -> Callable[[Task], int | None]:
+    field = attrgetter(name)
+
+    def column(task: Task) -> int | None:
+        value = field(task)
+        return None if value is None else (value - EPOCH) // MICROSECOND
+
+    return column
+
+
+# For each column of a task, how its value comes from the task.
+COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
+    {
+        **{name: attrgetter(name) for name in (*PLAIN, *FLAGS)},
+        **{name: _stamped(name) for name in TIMES},
+        "external_key": lambda task: None if task.released else task.external_id,
+        "idempotency_key": lambda task: None if task.released else task.idempotency_key,
+        "request": lambda task: dump(task.request),
+        "tags": lambda task: dump(list(task.tags)),
+        "status": lambda task: task.status.value,
+        "doubt": lambda task: None if task.doubt is None else task.doubt.value,
+        "standing_asked": lambda task: task.standing.asked,
+        "standing_updated_at": lambda task: task.standing.updated_at,
+        "learned_from": lambda task: None if task.learned_from is None else task.learned_from.value,
+        "learned_trust": lambda task: None if task.learned_trust is None else int(task.learned_trust),
+        "facts": lambda task: dump({name: _fact_to_json(fact) for name, fact in task.facts.items()}),
+    }
+)
+# The columns that follow from a field, where they are not just the one of its name.
+FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "standing": ("standing_asked", "standing_updated_at"),
+        "external_id": ("external_id", "external_key"),
+        "released": ("released", "external_key", "idempotency_key"),
+    }
+)
+
+
+def changed_columns(before: Task, after: Task) -> set[str]:
+    """Name the columns in which two versions of a task differ."""
+    was = before.__dict__
+    fields = [name for name, value in after.__dict__.items() if value is not was[name] and value != was[name]]
+    return {column for name in fields for column in FOLLOWING.get(name, (name,))}
+
+
+def task_columns(task: Task, columns: Sequence[str]) -> list[Any]:
+    """Give the values of some columns."""
+    return [COLUMNS[name](task) for name in columns]
 
 
 def task_from_row(row: Row) -> Task:
     """Read a task back."""
-    status = Status(row["status"])
-    values: dict[str, Any] = {name: row[name] for name in PLAIN}
+    return task_from_columns(dict(row))
+
+
+def task_from_columns(values: dict[str, Any]) -> Task:
+    """Read a task back from a dictionary of all its columns, which becomes the task's own."""
     for name in TIMES:
-        values[name] = None if row[name] is None else moment(row[name])
-    return Task(
-        **values,
-        request=json.loads(row["request"]),
-        tags=tuple(json.loads(row["tags"])),
+        if (value := values[name]) is not None:
+            values[name] = EPOCH + timedelta(microseconds=value)
+    status = STATUSES[values["status"]]
+    doubt, source, trust = values["doubt"], values["learned_from"], values["learned_trust"]
+    values.update(
+        request=json.loads(values["request"]),
+        tags=() if values["tags"] == "[]" else tuple(json.loads(values["tags"])),
         status=status,
-        doubt=None if row["doubt"] is None else Status(row["doubt"]),
+        doubt=None if doubt is None else STATUSES[doubt],
         standing=Standing(
             rank=RANK[status],
-            asked=row["standing_asked"],
-            updated_at=row["standing_updated_at"],
+            asked=bool(values.pop("standing_asked")),
+            updated_at=values.pop("standing_updated_at"),
             success=status is Status.SUCCEEDED,
         ),
-        learned_from=None if row["learned_from"] is None else Source(row["learned_from"]),
-        learned_trust=None if row["learned_trust"] is None else Trust(row["learned_trust"]),
-        facts={name: _fact_from_json(value) for name, value in json.loads(row["facts"]).items()},
+        learned_from=None if source is None else SOURCES[source],
+        learned_trust=None if trust is None else TRUSTS[trust],
+        callback_asked=bool(values["callback_asked"]),
+        released=bool(values["released"]),
+        facts={} if values["facts"] == "{}" else _facts(values["facts"]),
     )
+    del values["external_key"]
+    task = object.__new__(Task)
+    # As ``models.changed`` does: the constructor takes as long as all the rest.
+    task.__dict__.update(values)
+    return task
 
 
-def entry_to_row(entry: HistoryEntry, dedupe_key: str) -> dict[str, Any]:
-    """Give the columns of a kept observation, without its id."""
-    return {
-        "task_id": entry.task_id,
-        "dedupe_key": dedupe_key,
-        "at": stamp(entry.at),
-        "source": entry.source.value,
-        "trust": int(entry.trust),
-        "word": entry.word,
-        "status": None if entry.status is None else entry.status.value,
-        "verdict": entry.verdict.value,
-        "why": entry.why,
-        "provider_updated_at": None if entry.provider_updated_at is None else stamp(entry.provider_updated_at),
-        "body": entry.body,
-        "repeats": entry.repeats,
-    }
+ENTRY: Final = (
+    "task_id",
+    "dedupe_key",
+    "at",
+    "source",
+    "trust",
+    "word",
+    "status",
+    "verdict",
+    "why",
+    "provider_updated_at",
+    "body",
+    "repeats",
+)
+
+
+def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[Any, ...]:
+    """Give the columns ``ENTRY`` of a kept observation."""
+    return (
+        entry.task_id,
+        dedupe_key,
+        stamp(entry.at),
+        entry.source.value,
+        int(entry.trust),
+        entry.word,
+        None if entry.status is None else entry.status.value,
+        entry.verdict.value,
+        entry.why,
+        None if entry.provider_updated_at is None else stamp(entry.provider_updated_at),
+        entry.body,
+        repeats,
+    )
 
 
 def entry_from_row(row: Row) -> HistoryEntry:
@@ -216,8 +278,13 @@ def alarm_from_row(row: Row) -> AlarmCount:
     )
 
 
-def event_data(value: JsonValue) -> str:
-    return _dump(value)
+def dump(value: object) -> str:
+    """Write JSON as it is kept in text columns."""
+    return _encode(value)
+
+
+def _facts(text: str) -> dict[str, Fact]:
+    return {name: _fact_from_json(value) for name, value in json.loads(text).items()}
 
 
 def _fact_to_json(fact: Fact) -> JsonValue:
@@ -228,7 +295,3 @@ def _fact_to_json(fact: Fact) -> JsonValue:
 def _fact_from_json(value: list[Any]) -> Fact:
     rank, asked, updated_at, success, told = value
     return Fact(standing=Standing(rank=rank, asked=asked, updated_at=updated_at, success=success), value=told)
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

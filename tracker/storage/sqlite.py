@@ -58,7 +58,12 @@ class Sqlite:
         connect = {"timeout": self._busy.total_seconds(), "check_same_thread": False}
         count = self.readers if read_only else self.writers
         engine = create_engine(
-            self._url.set(drivername="sqlite+pysqlite"), pool_size=count, max_overflow=0, connect_args=connect
+            self._url.set(drivername="sqlite+pysqlite"),
+            pool_size=count,
+            max_overflow=0,
+            # Every transaction ends by itself before its connection comes back.
+            pool_reset_on_return=None,
+            connect_args=connect,
         )
         begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
