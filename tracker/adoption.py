@@ -12,7 +12,7 @@ from tracker import schedule
 from tracker.addresses import Addresses
 from tracker.bounds import identifier
 from tracker.decisions import submits
-from tracker.decisions.verdicts import Rules
+from tracker.decisions.verdicts import Rules, begun
 from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
 from tracker.models import Caller, Expected, Task, new_task_id
 from tracker.providers.base import Account, Found, Kind, Missing
@@ -119,7 +119,7 @@ class Adoption:
         if external_id is None and claim is not None:
             external_id = claim.external_id
         policy = self._rules.policy
-        return Task(
+        task = Task(
             id=new_task_id(now, random_secrets.token_bytes(10)),
             provider=account.provider.name,
             kind=kind.name,
@@ -134,10 +134,10 @@ class Adoption:
             sent_external_id=claim.external_id if claim is not None else external_id,
             provider_task_id=claim.provider_task_id if claim is not None else None,
             tags=distinct_tags(said.tags),
-            next_poll_at=now + schedule.first_check(kind.usual, policy, self._rules.random()),
             callback_asked=self._addresses.asked and said.origin == "expect",
             answered_at=now,
         )
+        return begun(task, now=now, rules=self._rules)
 
     def _remember_absent(self, key: tuple[str, str, str]) -> None:
         """Remember an id for a while: a client that polls nobody's id must not become a stream of requests."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from tracker import schedule
 from tracker.adoption import bounded, distinct_tags
@@ -18,8 +18,15 @@ from tracker.errors import OurError
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
+from tracker.storage.store import Store
 from tracker.submission import Submission
 from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
+
+# A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
+CLOCKS_APART: Final = timedelta(seconds=0.5)
+LOOK_AGAIN: Final = timedelta(seconds=0.1)
+# Whoever has been silent for so long is gone, also where nobody is left to say so.
+LONG_SILENT: Final = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +45,18 @@ class Intake:
     def __init__(
         self,
         *,
+        store: Store,
         recorder: Recorder,
         submission: Submission,
         rules: Rules,
         clock: Callable[[], datetime],
-        owner: str,
         callbacks: bool,
     ) -> None:
+        self._store = store
         self._recorder = recorder
         self._submission = submission
         self._rules = rules
         self._clock = clock
-        self._owner = owner
         self._callbacks = callbacks
         self._under_way: set[asyncio.Task[Any]] = set()
         self._sending: dict[str, asyncio.Task[Task]] = {}
@@ -128,15 +135,16 @@ class Intake:
             idempotency_key=None if key is None else bounded(key, "Idempotency-Key"),
             request=order.shown,
             request_hash=order.request_hash,
+            model=order.model,
             caller_callback_url=order.callback_url,
             callback_asked=self._callbacks,
             tags=distinct_tags(wishes.tags),
             attempts=1,
             attempt_deadline_at=until,
-            lease_owner=self._owner,
+            lease_owner=self._rules.owner,
             lease_until=until + policy.lease_margin,
             next_poll_at=until + policy.lease_margin,
-            taken_by=self._owner,
+            taken_by=self._rules.owner,
             answered_at=None if wishes.answered_later else now,
         )
 
@@ -148,8 +156,24 @@ class Intake:
             keys.add(by_idempotency_key(task.client, task.idempotency_key))
         if task.request_hash is not None:
             keys.add(by_unanswered(task.client, task.request_hash))
-        decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy)
-        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        # The one process that serves a file knows that no other lives.
+        gone: dict[str, bool] | None = {} if self._store.shared else None
+        while True:
+            decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy, gone=gone)
+            intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+            if intent.doubt is None or gone is None:
+                return intent
+            gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)
+
+    async def _is_gone(self, owner: str, *, since: datetime) -> bool:
+        """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
+        while (seen := await self._store.last_seen(owner)) is not None:
+            if seen > since + CLOCKS_APART:
+                return False
+            if self._clock() - seen > LONG_SILENT:
+                break
+            await asyncio.sleep(LOOK_AGAIN.total_seconds())
+        return True
 
     def _landed(self, taking: asyncio.Task[Any]) -> None:
         self._under_way.discard(taking)

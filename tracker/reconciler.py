@@ -8,7 +8,7 @@ memory.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
@@ -32,7 +32,7 @@ REFUSALS: Final = 3
 SILENCES: Final = 2
 CLAIM: Final = 100
 AT_ONCE: Final = 16
-IDLE: Final = timedelta(seconds=0.5)
+IDLE: Final = timedelta(seconds=0.1)
 WINDOW: Final = timedelta(minutes=1)
 
 
@@ -60,49 +60,69 @@ class Counts:
 
 
 class Budget:
-    """A token bucket: at most ``per_minute`` requests a minute, a tenth of them at once."""
+    """A token bucket: at most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once."""
 
-    def __init__(self, per_minute: int, now: datetime) -> None:
-        self._rate = per_minute / WINDOW.total_seconds()
-        self._most = max(per_minute / 10, 1.0)
+    def __init__(self, per_minute: int, now: datetime, *, share: Callable[[], float] = lambda: 1.0) -> None:
+        self._per_minute = per_minute
+        self._share = share
         self._left = self._most
         self._at = now
 
+    @property
+    def _rate(self) -> float:
+        return self._per_minute * self._share() / WINDOW.total_seconds()
+
+    @property
+    def _most(self) -> float:
+        return max(self._per_minute * self._share() / 4, 1.0)
+
     def take(self, now: datetime) -> timedelta | None:
         """Take one request, or tell how long until the next one may be taken."""
-        self._left = min(self._most, self._left + max((now - self._at).total_seconds(), 0.0) * self._rate)
-        self._at = now
-        if self._left >= 1:
+        if self.has(now):
             self._left -= 1
             return None
         return timedelta(seconds=(1 - self._left) / self._rate)
 
+    def has(self, now: datetime) -> bool:
+        """Tell whether a request may be taken now."""
+        self._left = min(self._most, self._left + max((now - self._at).total_seconds(), 0.0) * self._rate)
+        self._at = now
+        return self._left >= 1
+
 
 class Reconciler:
-    """``run_once`` does one round and counts; ``run`` does rounds until told to stop."""
+    """``run_once`` does one round and counts; ``run`` does rounds until told to stop.
 
-    def __init__(self, tracker: Tracker) -> None:
+    ``share`` tells how much of the house's budget is ours, where several processes ask; see ``Membership``.
+    """
+
+    def __init__(self, tracker: Tracker, *, share: Callable[[], float] = lambda: 1.0) -> None:
         self._tracker = tracker
         self._discovery = Discovery(tracker)
-        self._budget = Budget(tracker.policy.budget, tracker.clock())
+        self._budget = Budget(tracker.policy.budget, tracker.clock(), share=share)
         self._paused: dict[str, datetime] = {}
         self._trouble = ""
+        self._more = asyncio.Event()
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._silent: dict[str, int] = defaultdict(int)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
 
-        Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task.
+        Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task; where
+        one finds more due than it takes, the next begins at once. What came home is learned from beside them.
         """
+        await self._tracker.learner.refresh()
+        learning = asyncio.create_task(self._tracker.learner.run(stop))
         rounds: set[asyncio.Task[None]] = set()
         while not stop.is_set():
+            self._more.clear()
             if len(rounds) < ROUNDS:
                 started = asyncio.create_task(self._round(stop))
                 rounds.add(started)
                 started.add_done_callback(rounds.discard)
-            await _sleep(stop, IDLE)
-        await asyncio.gather(*rounds)
+            await _any(stop, self._more, within=IDLE)
+        await asyncio.gather(learning, *rounds)
 
     async def _round(self, stop: asyncio.Event) -> None:
         said = ""
@@ -128,6 +148,8 @@ class Reconciler:
             now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
         )
         counts.claimed = len(due)
+        if counts.claimed == CLAIM and self._budget.has(self._tracker.clock()):
+            self._more.set()
         grouped: dict[str, list[Task]] = defaultdict(list)
         for task in due:
             grouped[task.provider].append(task)
@@ -165,10 +187,15 @@ class Reconciler:
         if isinstance(outcome, Sequence):
             found = {one.claim.provider_task_id: one for one in outcome}
             told = [task for task in tasks if task.provider_task_id in found]
-            await _gather(self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in told)
+            await _gather(
+                (self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in told),
+                at_once=len(told),
+            )
             return [task for task in tasks if task.provider_task_id not in found]
         if isinstance(outcome, Unknown):
-            await _gather(self._record(account, task, outcome, asked_at, counts) for task in tasks)
+            await _gather(
+                (self._record(account, task, outcome, asked_at, counts) for task in tasks), at_once=len(tasks)
+            )
             return []
         if isinstance(outcome, Busy):
             self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._tracker.policy.greatest_gap))
@@ -200,7 +227,8 @@ class Reconciler:
 
     async def _look_after(self, account: Account, task: Task, counts: Counts) -> None:
         if self._tracker.intake.is_sending(task.id):
-            # Whatever the clock says of its lease: its submit is under way right here.
+            # Whatever the clock says of its lease: its submit is under way right here. This lease would outlast it.
+            await self._postpone(account, task, self._tracker.clock() + self._tracker.policy.first_lookup, counts)
             return
         if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
             step = recovery.next_step(task, policy=self._tracker.policy)
@@ -278,9 +306,9 @@ class Reconciler:
         return await self._discovery.discover(provider, kind)
 
 
-async def _gather(things: Iterable[Coroutine[None, None, T]]) -> list[T]:
+async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = AT_ONCE) -> list[T]:
     """Await all, a few at once; one that fails unexpectedly is logged and left out."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(at_once)
 
     async def one(thing: Coroutine[None, None, T]) -> T:
         async with slots:
@@ -296,9 +324,11 @@ async def _gather(things: Iterable[Coroutine[None, None, T]]) -> list[T]:
     return done
 
 
-async def _sleep(stop: asyncio.Event, duration: timedelta) -> None:
+async def _any(*events: asyncio.Event, within: timedelta) -> None:
+    """Wait until one of the events, or until the time is over."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        async with asyncio.timeout(duration.total_seconds()):
-            await stop.wait()
-    except TimeoutError:
-        return
+        await asyncio.wait(waiting, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

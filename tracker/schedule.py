@@ -1,21 +1,32 @@
-"""When to look again: pure functions of a task, a time, a policy and a random number passed in.
+"""When to look again: pure functions of a task, a time, a policy, what was learned, and a random number passed in.
 
-A task is first asked about when such tasks usually end, then after a growing share of its age, so that the extra delay
-stays a fraction of the run time and the number of questions grows with its logarithm. Hints bring the next question
-forward, but never closer to the last one than a gap that itself grows: twenty hints cost one request.
+Where enough such tasks were seen to end, each look falls where it pays most (``inspection``): densely around the usual
+run time while callbacks get lost, once and late while they come. Where nothing is known, a task is first asked about
+when such tasks usually end. Beyond what is known it is asked about after a growing share of its age, so that the extra
+delay stays a fraction of the run time and the number of questions grows with its logarithm.
+
+A plan is kept even if callbacks begin to get lost: the look that silence leads to comes soon after the longest run
+times that were learned, and that is what bounds the delay of the tasks that were out by then.
+
+Hints bring the next question forward, but never closer to the last one than a gap that itself grows: twenty hints cost
+one request. After it the task is asked about when it would have been without any hint.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker import lifecycle
+from tracker import inspection, lifecycle
+from tracker.learning import Habits, Outlook
 from tracker.models import FINAL, Status, Task
 
 JITTER: Final = 0.2
+# A look that was chosen with care is moved only as far as keeps tasks that began together apart.
+LEARNED_JITTER: Final = 0.05
 AGE_SHARE: Final = 0.25
-EMPTY_RESULT_CHECKS: Final = 6
+EMPTY_RESULT_CHECKS: Final = 7
 REPEATS: Final = 20
 
 
@@ -27,6 +38,8 @@ class Policy:
     call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
     prove that the provider never had the task. ``budget`` is how many requests a minute the reconciler may send.
+    ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
+    tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard.
     """
 
     answer_within: timedelta = timedelta(seconds=18)
@@ -40,7 +53,7 @@ class Policy:
     first_lookup: timedelta = timedelta(seconds=2)
     busy_delay: timedelta = timedelta(seconds=1)
     first_check: timedelta | None = None
-    least_gap: timedelta = timedelta(seconds=5)
+    least_gap: timedelta = timedelta(seconds=2)
     greatest_gap: timedelta = timedelta(minutes=10)
     hint_delay: timedelta = timedelta(seconds=1)
     hint_gap: timedelta = timedelta(seconds=10)
@@ -50,6 +63,8 @@ class Policy:
     adopt_window: timedelta = timedelta(minutes=2)
     resend_window: timedelta = timedelta(minutes=10)
     budget: int = 120
+    learn_every: timedelta = timedelta(seconds=10)
+    callback_grace: timedelta = timedelta(seconds=60)
 
 
 def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
@@ -57,14 +72,21 @@ def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
     return policy.deadlines.get(kind) or policy.deadline or usual
 
 
-def first_check(usual: timedelta, policy: Policy, random: float) -> timedelta:
-    """How long after its submit a task is first asked about; ``usual`` is what such tasks take, 0 ≤ ``random`` < 1."""
-    expected = policy.first_check if policy.first_check is not None else usual
-    return expected * (1 + JITTER * random)
+def first_check(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
+    """When to ask first about a task that begins now; 0 ≤ ``random`` < 1."""
+    first = _planned(habits.outlook(task), timedelta(), policy, random)
+    return _in_time(task, now, policy, timedelta() if first is None else first)
 
 
 def after_poll(
-    task: Task, *, now: datetime, policy: Policy, lifetime: timedelta, random: float, answered: bool = True
+    task: Task,
+    *,
+    now: datetime,
+    policy: Policy,
+    habits: Habits,
+    lifetime: timedelta,
+    random: float,
+    answered: bool = True,
 ) -> datetime | None:
     """When to ask again after a question that did not settle it; None where nothing is left to ask.
 
@@ -79,7 +101,7 @@ def after_poll(
         if task.quiet_polls >= most:
             return None
         return now + min(policy.least_gap * (1 << task.quiet_polls), policy.greatest_gap)
-    return min(now + _gap(task, now, policy, random), max(task.deadline_at, now + policy.least_gap))
+    return _in_time(task, now, policy, _gap(task, now, policy, habits, random, answered=answered))
 
 
 def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
@@ -89,13 +111,6 @@ def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
         gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
         soon = max(soon, task.polled_at + gap)
     return soon if task.next_poll_at is None else min(soon, task.next_poll_at)
-
-
-def after_lost_submit(task: Task, *, now: datetime, policy: Policy) -> datetime:
-    """When to look up a task whose submit was not answered."""
-    if task.not_found or task.quiet_polls:
-        return now + policy.absence_gap
-    return now + policy.first_lookup
 
 
 def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:
@@ -112,10 +127,45 @@ def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta |
 
 def lacks_result(task: Task) -> bool:
     """Whether the task succeeded but its files are not known yet."""
-    return task.status is Status.SUCCEEDED and not lifecycle.assets(task)
+    return task.status is Status.SUCCEEDED and not lifecycle.has_assets(task)
 
 
-def _gap(task: Task, now: datetime, policy: Policy, random: float) -> timedelta:
-    since = task.submitted_at or task.created_at
-    share = (now - since) * AGE_SHARE
-    return min(max(share, policy.least_gap), policy.greatest_gap) * (1 + JITTER * (2 * random - 1))
+def _in_time(task: Task, now: datetime, policy: Policy, gap: timedelta) -> datetime:
+    """Keep the least gap, and let the last question before the deadline fall on it."""
+    return min(now + max(gap, policy.least_gap), max(task.deadline_at, now + policy.least_gap))
+
+
+def _gap(task: Task, now: datetime, policy: Policy, habits: Habits, random: float, *, answered: bool) -> timedelta:
+    age = now - (task.submitted_at or task.created_at)
+    swing = 1 + JITTER * (2 * random - 1)
+    if not answered or (task.status is Status.PENDING and task.attempts > 0):
+        # Nothing was learned of the task's end: it is asked about again, not when it may have ended.
+        return max(_growing(age, policy), policy.absence_gap) * swing
+    outlook = habits.outlook(task)
+    planned = _planned(outlook, age, policy, random)
+    if planned is not None:
+        return planned - age
+    # Longer than any that was seen, as the provider has just said: the surer the callback, the less is worth asking.
+    share = AGE_SHARE if not outlook.edges else min(AGE_SHARE / math.sqrt(outlook.lost), 1.0)
+    return _growing(age, policy, share) * swing
+
+
+def _growing(age: timedelta, policy: Policy, share: float = AGE_SHARE) -> timedelta:
+    return min(age * share, policy.greatest_gap)
+
+
+def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) -> timedelta | None:
+    """Give the age at which the next look pays; None beyond what is known of such tasks.
+
+    The first look is the operator's, where one was told; it stays where it is if a hint had us ask before.
+    """
+    first = policy.first_check or (None if outlook.edges else outlook.usual)
+    if first is not None and age < first:
+        return first * (1 + JITTER * random)
+    if not outlook.edges:
+        return None
+    past = age.total_seconds()
+    look = inspection.next_look(
+        outlook.edges, lost=outlook.lost, age=past, gap=policy.least_gap.total_seconds(), random=random
+    )
+    return None if look is None else timedelta(seconds=past + (look - past) * (1 + LEARNED_JITTER * random))

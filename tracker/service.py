@@ -7,6 +7,7 @@ starts the recorder, and closes all again.
 import asyncio
 import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import SystemRandom
@@ -20,6 +21,8 @@ from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import HomingError, InvalidRequest, NotFound
 from tracker.intake import Intake, Wishes
+from tracker.learner import Learner
+from tracker.learning import Habits
 from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
@@ -64,9 +67,15 @@ class Tracker:
         self.policy = policy
         self.owner = random_secrets.token_hex(8)
         self.store = store
-        self._random = SystemRandom().random
         self._checked: tuple[datetime, list[Check]] | None = None
-        self._rules = Rules(policy=policy, threshold=threshold, random=self._random)
+        self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock)
+        self._rules = Rules(
+            policy=policy,
+            threshold=threshold,
+            random=SystemRandom().random,
+            owner=self.owner,
+            habits=lambda: self.learner.habits,
+        )
         self._recorder = Recorder(store)
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
@@ -80,7 +89,6 @@ class Tracker:
             questions=self.questions,
             rules=self._rules,
             clock=clock,
-            owner=self.owner,
             callback_address=self._addresses.of_task,
         )
         self.adoption = Adoption(
@@ -92,11 +100,11 @@ class Tracker:
             clock=clock,
         )
         self.intake = Intake(
+            store=store,
             recorder=self._recorder,
             submission=self.submission,
             rules=self._rules,
             clock=clock,
-            owner=self.owner,
             callbacks=public_url is not None,
         )
 
@@ -316,6 +324,10 @@ class Tracker:
         """Count the caller's tasks; the whole store for one that sees all."""
         return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
 
+    async def habits(self, caller: Caller) -> Habits:
+        """Give what the schedule has learned; it belongs to no client, so one that does not see all gets none of it."""
+        return await self.learner.lately() if caller.sees_all else Habits()
+
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
         """Give the deliveries about tasks that nobody told us of, latest first."""
         return await self.store.orphans(limit=limit)
@@ -383,12 +395,4 @@ class Tracker:
             return wanted
         if wanted.client not in {None, caller.name}:
             raise InvalidRequest("client: this key sees only its own tasks")
-        return TaskFilter(
-            client=caller.name,
-            statuses=wanted.statuses,
-            provider=wanted.provider,
-            kind=wanted.kind,
-            tag=wanted.tag,
-            created_after=wanted.created_after,
-            created_before=wanted.created_before,
-        )
+        return replace(wanted, client=caller.name)

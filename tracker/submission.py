@@ -54,7 +54,6 @@ class Submission:
         questions: Questions,
         rules: Rules,
         clock: Callable[[], datetime],
-        owner: str,
         callback_address: Callable[[Task], str | None],
     ) -> None:
         self._store = store
@@ -63,7 +62,6 @@ class Submission:
         self._questions = questions
         self._rules = rules
         self._clock = clock
-        self._owner = owner
         self._callback_address = callback_address
 
     async def first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
@@ -119,7 +117,7 @@ class Submission:
         policy = self._rules.policy
         now = self._clock()
         until = now + policy.attempt
-        attempt = partial(submits.attempted, task_id=task.id, owner=self._owner, now=now, until=until, policy=policy)
+        attempt = partial(submits.attempted, task_id=task.id, now=now, until=until, rules=self._rules)
         task = await self._apply(task, attempt)
         outcome = await self._call(task, order, account, until=until)
         match outcome:
@@ -140,8 +138,12 @@ class Submission:
                 assert_never(outcome)
 
     async def give_up(self, task: Task, why: str) -> Task:
-        """End a task that the provider never made and that is not submitted again."""
-        return await self._refused(task, why)
+        """End a task that the provider never made and that is not submitted again.
+
+        Raises Conflict where the row no longer proves that.
+        """
+        decide = partial(submits.given_up, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
+        return await self._apply(task, decide)
 
     async def _call(self, task: Task, order: Order, account: Account, *, until: datetime) -> SubmitOutcome | NotSent:
         assert task.sent_external_id is not None
@@ -170,7 +172,6 @@ class Submission:
             claim=claim,
             body=b"",
             now=now,
-            usual=account.provider.kinds[task.kind].usual,
             seen=(lookup_seen(account, task.kind, now),) if outcome.echoed else (),
             rules=self._rules,
         )
@@ -187,7 +188,7 @@ class Submission:
             # An answered attempt is over; one that was not may still be under way at the provider.
             ended_at=now if outcome.unavailable else max(now, until),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
-            policy=self._rules.policy,
+            rules=self._rules,
         )
         after = await self._apply(task, decide)
         left = until - self._clock()
@@ -211,7 +212,7 @@ class Submission:
 
     async def _not_made(self, task: Task, why: str, delay: timedelta) -> Task:
         again_at = self._clock() + delay
-        decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, policy=self._rules.policy)
+        decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
         return await self._apply(task, decide)
 
     async def _credential(self, task: Task, outcome: BadCredential) -> None:
@@ -236,6 +237,7 @@ def restored(task: Task, body: bytes) -> Order:
         body=read_object(body),
         shown=task.request,
         request_hash=task.request_hash or "",
+        model=task.model or "",
         external_id=task.external_id,
         callback_url=task.caller_callback_url,
     )

@@ -1,7 +1,7 @@
 """`homing tasks …` and `homing why`: what is believed about tasks."""
 
 import asyncio
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,8 +21,9 @@ FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after"
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     tasks = data_command(commands, "tasks", run_list, "List, show and settle tasks; alone it lists the newest.")
+    _filters(tasks)
     verbs = tasks.add_subparsers(metavar="VERB")
-    _filters(data_command(verbs, "list", run_list, "List tasks, newest first."))
+    _filters(data_command(verbs, "list", run_list, "List tasks, newest first.", verb=True), default=SUPPRESS)
     one = {
         "show": (run_show, "Show one task."),
         "history": (run_history, "Show each observation of a task: who said what, how far it was believed, and why."),
@@ -30,7 +31,7 @@ def add(commands: Commands) -> None:
         "attach": (run_attach, "Tell the provider's id of a task that was expected."),
         "resolve": (run_resolve, "Settle by your own word a task that cannot be settled by asking."),
     }
-    parsers = {name: data_command(verbs, name, run, sentence) for name, (run, sentence) in one.items()}
+    parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
     parsers["why"] = data_command(commands, "why", run_why, "Say why a task is where it is and what would unblock it.")
     for parser in parsers.values():
         parser.add_argument("task", metavar="TASK", help="our id, the provider's, or your own external id")
@@ -40,21 +41,23 @@ def add(commands: Commands) -> None:
     word.add_argument("--provider-task-id", metavar="ID", help="the provider's id, which is then asked about")
     parsers["resolve"].add_argument("--note", default="", help="why, for the history")
     watch = data_command(
-        verbs, "watch", run_watch, "Print each change as it comes; named tasks until their end.", loops=True
+        verbs, "watch", run_watch, "Print each change as it comes; named tasks until their end.", loops=True, verb=True
     )
     watch.add_argument("task", nargs="*", metavar="TASK", help="all of them where none is named")
 
 
-def _filters(parser: ArgumentParser) -> None:
-    parser.add_argument("--status", action="append", choices=[status.value for status in Status], help="repeatable")
-    parser.add_argument("--provider", help="such as kling")
-    parser.add_argument("--kind", help="such as images/omni-image")
-    parser.add_argument("--client", help="for keys that see all")
-    parser.add_argument("--tag")
-    parser.add_argument("--created-after", metavar="TIME", help="such as 2026-11-23T00:00:00Z")
-    parser.add_argument("--created-before", metavar="TIME")
-    parser.add_argument("--limit", type=count, help="how many at most (default 50)")
-    parser.add_argument("--cursor", help="where the page before ended")
+def _filters(parser: ArgumentParser, *, default: str | None = None) -> None:
+    parser.add_argument(
+        "--status", action="append", choices=[status.value for status in Status], default=default, help="repeatable"
+    )
+    parser.add_argument("--provider", default=default, help="such as kling")
+    parser.add_argument("--kind", default=default, help="such as images/omni-image")
+    parser.add_argument("--client", default=default, help="for keys that see all")
+    parser.add_argument("--tag", default=default)
+    parser.add_argument("--created-after", default=default, metavar="TIME", help="such as 2026-11-23T00:00:00Z")
+    parser.add_argument("--created-before", default=default, metavar="TIME")
+    parser.add_argument("--limit", type=count, default=default, help="how many at most (default 50)")
+    parser.add_argument("--cursor", default=default, help="where the page before ended")
 
 
 async def run_list(args: Namespace, api: ApiClient) -> int:

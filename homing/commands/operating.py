@@ -81,6 +81,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
             *((name, document[name]) for name in names),
         ]
     )
+    _print_learned(document)
     columns = ("alarm", "provider", "count", "last", "task", "detail")
     rows = [
         [
@@ -95,6 +96,34 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
     ]
     print_table(columns, rows, empty="no alarms")
     return 0
+
+
+def _print_learned(document: JsonObject) -> None:
+    """Print what the schedule goes by, where it has learned anything."""
+    losses, times = documents(document.get("callback_loss")), documents(document.get("run_times"))
+    if losses:
+        columns = ("callbacks of", "kind", "lost", "likely between", "of tasks")
+        rows = [
+            [
+                *(loss[name] for name in ("provider", "kind")),
+                _percent(loss["rate"]),
+                f"{_percent(loss['low'])} and {_percent(loss['high'])}",
+                loss["tasks"],
+            ]
+            for loss in losses
+        ]
+        print_table(columns, rows, empty="")
+    if times:
+        columns = ("run times of", "kind", "model", "median", "of tasks")
+        rows = [
+            [*(one[name] for name in ("provider", "kind", "model")), f"{one['median']:.1f} s", one["tasks"]]
+            for one in times
+        ]
+        print_table(columns, rows, empty="")
+
+
+def _percent(value: JsonValue) -> str:
+    return f"{value:.1%}" if isinstance(value, float | int) else ""
 
 
 async def _list(args: Namespace, api: ApiClient) -> int:

@@ -4,7 +4,7 @@ argparse because a command needs nothing more: no dependency, and `--help` every
 """
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +15,7 @@ from homing.client import ApiClient
 from homing.tables import complain
 from tracker import setting_syntax
 from tracker.errors import SettingsError
+from tracker.membership import Part
 from tracker.settings import Settings, load_settings, strays
 
 if TYPE_CHECKING:
@@ -60,10 +61,16 @@ class Parser(ArgumentParser):
         sys.exit(USAGE)
 
 
-def data_command(commands: Commands, name: str, run: Data, sentence: str, *, loops: bool = False) -> ArgumentParser:
-    """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling."""
+def data_command(
+    commands: Commands, name: str, run: Data, sentence: str, *, loops: bool = False, verb: bool = False
+) -> ArgumentParser:
+    """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling.
+
+    A ``verb`` stands below a command that has the same options: what was said there stays said.
+    """
     parser = commands.add_parser(name, help=sentence, description=sentence)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    default = SUPPRESS if verb else False
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON document")
     parser.set_defaults(data=run, loops=loops)
     return parser
 
@@ -97,6 +104,15 @@ def count(text: str) -> int:
         return setting_syntax.count(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+def parts(text: str) -> tuple[Part, ...]:
+    """Read the names of parts, separated by commas."""
+    known = [part.value for part in Part]
+    named = setting_syntax.words(text)
+    if not named or not set(named) <= set(known):
+        raise ArgumentTypeError(f"choose from {', '.join(known)}")
+    return tuple(Part(name) for name in named)
 
 
 class Usage(SettingsError):

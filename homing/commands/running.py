@@ -1,16 +1,21 @@
-"""`homing serve | reconcile | demo | doctor | openapi | key`: commands with a life of their own."""
+"""`homing serve | migrate | reconcile | demo | doctor | openapi | key`: commands with a life of their own."""
 
 import asyncio
 import secrets
 import sys
 from argparse import Namespace
+from itertools import chain
 from typing import Final
 
+import uvloop
+
 from homing import demo, doctor
-from homing.commands.parsing import Commands, count, plain_command, port
+from homing.commands.parsing import Commands, count, parts, plain_command, port
 from homing.logs import set_up_logs
+from homing.migrate import migrate
+from homing.process import favour_latency
 from homing.reconcile import reconcile
-from homing.serve import serve
+from homing.serve import ALL, serve
 from homing.tables import print_json
 from tracker.api.app import endpoints
 from tracker.api.openapi import describe
@@ -20,7 +25,15 @@ KEY_BYTES: Final = 32
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    plain_command(commands, "serve", run_serve, "Serve the gateway, the API, the callbacks and the reconciler.")
+    house = plain_command(commands, "serve", run_serve, "Serve the gateway, the API, the callbacks and the loops.")
+    house.add_argument(
+        "--only",
+        type=parts,
+        action="append",
+        metavar="PART",
+        help="only a part, receiver (the callbacks), api (with the gateway) or loops; repeatable (default: all)",
+    )
+    schema = plain_command(commands, "migrate", run_migrate, "Make the database's tables, or bring them up to date.")
     once = plain_command(commands, "reconcile", run_reconcile, "Ask the provider about due tasks, until stopped.")
     once.add_argument("--once", action="store_true", help="ask about what is due now, print what came of it, and end")
     once.add_argument(
@@ -33,10 +46,10 @@ def add(commands: Commands) -> None:
     show.add_argument("--port", type=port, default=0, help="the server's port (default: a free one)")
     show.add_argument("--keep-open", action="store_true", help="leave it running afterwards, to look at")
     check = plain_command(commands, "doctor", run_doctor, "Show the settings in force and check what they lead to.")
-    for parser in (once, show, check):
-        parser.add_argument("--json", action="store_true", help="print one JSON document")
-    plain_command(commands, "openapi", run_openapi, "Print the OpenAPI document of the API and the gateway.")
+    document = plain_command(commands, "openapi", run_openapi, "Print the OpenAPI document of the API and the gateway.")
     key = plain_command(commands, "key", run_key, "Make a key for HOMING_API_KEYS.")
+    for parser in (schema, once, show, check, document, key):
+        parser.add_argument("--json", action="store_true", help="print one JSON document")
     key.add_argument("name", nargs="?", default="me", help="the client's name (default %(default)s)")
     key.add_argument("--sees-all", action="store_true", help="let it see every client's tasks")
 
@@ -44,7 +57,14 @@ def add(commands: Commands) -> None:
 def run_serve(args: Namespace) -> int:
     settings = args.source.read()
     set_up_logs(settings.log_level)
-    return asyncio.run(serve(settings, announce=_say))
+    only = frozenset(chain.from_iterable(args.only)) if args.only else ALL
+    return uvloop.run(serve(settings, announce=_started, parts=only))
+
+
+def run_migrate(args: Namespace) -> int:
+    settings = args.source.read()
+    set_up_logs("error")
+    return asyncio.run(migrate(settings, args))
 
 
 def run_reconcile(args: Namespace) -> int:
@@ -55,7 +75,7 @@ def run_reconcile(args: Namespace) -> int:
 
 def run_demo(args: Namespace) -> int:
     set_up_logs("error")
-    return asyncio.run(demo.run(args))
+    return uvloop.run(demo.run(args))
 
 
 def run_doctor(args: Namespace) -> int:
@@ -70,8 +90,17 @@ def run_openapi(_: Namespace) -> int:
 
 def run_key(args: Namespace) -> int:
     star = "*" if args.sees_all else ""
-    _say(f"HOMING_API_KEYS={args.name}{star}:{secrets.token_urlsafe(KEY_BYTES)}")
+    key = secrets.token_urlsafe(KEY_BYTES)
+    if args.json:
+        print_json({"name": args.name, "sees_all": args.sees_all, "key": key})
+    else:
+        _say(f"HOMING_API_KEYS={args.name}{star}:{key}")
     return 0
+
+
+def _started(line: str) -> None:
+    favour_latency()
+    _say(line)
 
 
 def _say(line: str) -> None:

@@ -19,6 +19,7 @@ from tracker.models import SETTLED, Source, Status, Task
 from tracker.reconciler import Budget
 from tracker.schedule import Policy
 from tracker.storage.store import Store
+from tracker.views import TaskFilter
 
 SandboxFactory = Callable[..., RunningSandbox]
 WEBHOOK_SECRET = "whsec_" + "bWFkZS11cC13ZWJob29rLXNlY3JldC1mb3ItdGVzdHM="
@@ -149,16 +150,46 @@ async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credenti
     assert sandbox.ledger["requests"]["batch"] == 1
 
 
+async def test_a_task_that_is_being_submitted_right_here_is_not_held_for_longer_than_that(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    """The reconciler's own lease outlasts a submit by minutes: it is given back, not kept."""
+    looked_up, answering = asyncio.Event(), asyncio.Event()
+
+    async def script(request: Request) -> Answer | None:
+        if request.creates:
+            return refusal(503, 5001)
+        looked_up.set()
+        await answering.wait()
+        return await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
+    ):
+        client = asyncio.create_task(home.created())
+        await asyncio.wait_for(looked_up.wait(), 10)
+        home.clock.ahead = timedelta(seconds=1)
+        counts = await home.reconciler.run_once()
+        assert (counts.claimed, counts.postponed, counts.requests) == (1, 1, 0)
+        (task,) = (await home.tracker.find(TaskFilter(), caller=ANYBODY)).tasks
+        assert task.lease_owner is None
+        assert task.next_poll_at is not None
+        assert task.next_poll_at <= home.clock() + SHORT.first_lookup
+        answering.set()
+        await client
+
+
 # ---- how much is asked
 
 
-def test_the_budget_is_a_tenth_at_once_and_the_rest_over_the_minute() -> None:
+def test_the_budget_is_a_quarter_at_once_and_the_rest_over_the_minute() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     budget = Budget(120, now)
     taken = 0
     while budget.take(now) is None:
         taken += 1
-    assert taken == 12
+    assert taken == 30
     wait = budget.take(now)
     assert wait is not None
     assert timedelta() < wait <= timedelta(seconds=0.5)
@@ -170,7 +201,7 @@ async def test_no_more_is_asked_than_the_budget_allows_and_nothing_is_forgotten(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     sandbox = kling_sandbox_factory(reseller=True)
-    policy = replace(SHORT, budget=50)
+    policy = replace(SHORT, budget=20)
     async with (
         between(sandbox.base_url) as line,
         house(tmp_path, line.base_url, policy=policy, callbacks=False, loops=False) as home,

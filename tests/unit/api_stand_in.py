@@ -10,6 +10,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
+from tracker.learning import Habits, learn
 from tracker.lifecycle import asset_to_json
 from tracker.models import (
     Alarm,
@@ -27,7 +28,17 @@ from tracker.models import (
 )
 from tracker.providers.base import Account, Order
 from tracker.providers.kling import Kling
-from tracker.views import AlarmCount, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
+from tracker.views import (
+    AlarmCount,
+    Check,
+    Completion,
+    HistoryEntry,
+    Orphan,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OMNI = "images/omni-image"
@@ -89,6 +100,22 @@ def an_entry(body: bytes = b"{}") -> HistoryEntry:
     )
 
 
+HABITS = learn(
+    Habits(),
+    [
+        Completion(
+            task_id=f"hm{number}",
+            provider="kling",
+            kind=OMNI,
+            model="kling-v3-omni",
+            took=timedelta(seconds=20 + number),
+            finished_at=NOW + timedelta(seconds=number),
+            asked=True,
+            heard=number > 0,
+        )
+        for number in range(5)
+    ],
+)
 ADDRESS = StandingAddress(
     id=1, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label="studio"
 )
@@ -314,6 +341,9 @@ class StandIn:
             orphans={},
             alarms=(ALARM,),
         )
+
+    async def habits(self, caller: Caller) -> Habits:
+        return HABITS if caller.sees_all else Habits()
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
         return [ORPHAN][:limit]

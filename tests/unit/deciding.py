@@ -3,18 +3,20 @@
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import NOW, a_claim, a_task, asked
+from tests.builders import NOW, OMNI, a_claim, a_task, asked
 from tests.properties.observations import told_in_turn
 from tracker.decisions import answers, deliveries, submits
 from tracker.decisions.submits import Intent
 from tracker.decisions.verdicts import Rules
+from tracker.learning import Habits
 from tracker.models import Claim, Observation, Recorded, Status, Task, Trust
 from tracker.schedule import Policy
 from tracker.views import Arrived, StandingAddress
 from tracker.work import Change, Known
 
 POLICY = Policy()
-RULES = Rules(policy=POLICY, threshold=Trust.TOKEN, random=lambda: 0.5)
+HABITS = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
+RULES = Rules(policy=POLICY, threshold=Trust.TOKEN, random=lambda: 0.5, owner="us", habits=lambda: HABITS)
 LIFETIME = timedelta(days=30)
 SOON = timedelta(seconds=1)
 SUBMITTED = told_in_turn(a_task(next_poll_at=NOW + timedelta(hours=1)), [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
@@ -45,10 +47,7 @@ def in_flight(**changes: Any) -> Task:
 
 
 def accepted(task: Task, claim: Claim, *others: Task) -> Change[Task]:
-    usual = timedelta(seconds=40)
-    return submits.accepted(
-        Known([task, *others]), task.id, claim, b"", now=NOW + SOON, usual=usual, seen=(), rules=RULES
-    )
+    return submits.accepted(Known([task, *others]), task.id, claim, b"", now=NOW + SOON, seen=(), rules=RULES)
 
 
 def delivered(task: Task, observation: Observation, *others: Task) -> Change[Recorded]:

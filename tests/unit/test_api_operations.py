@@ -33,6 +33,19 @@ async def test_stats_show_counts_and_alarms() -> None:
     assert shown["by_status"] == {"submitted": 0}
 
 
+async def test_stats_show_what_was_learned_to_keys_that_see_all() -> None:
+    async with keyed("made-up-operator-key") as client:
+        shown = (await client.get("/v1/stats")).json()
+    (loss,) = shown["callback_loss"]
+    assert (loss["provider"], loss["kind"], loss["rate"], loss["tasks"]) == ("kling", "images/omni-image", 0.2, 5)
+    assert 0 < loss["low"] < 0.2 < loss["high"] < 1
+    (times,) = shown["run_times"]
+    assert (times["model"], times["median"], times["tasks"]) == ("kling-v3-omni", 22.0, 5)
+    async with keyed("made-up-studio-key") as client:
+        shown = (await client.get("/v1/stats")).json()
+    assert (shown["callback_loss"], shown["run_times"]) == ([], [])
+
+
 async def test_orphans_are_shown_without_the_body_that_came() -> None:
     async with local(StandIn()) as client:
         orphan = (await client.get("/v1/orphans?limit=1")).json()["orphans"][0]

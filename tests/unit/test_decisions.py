@@ -12,7 +12,7 @@ from tracker import recovery
 from tracker.decisions import submits
 from tracker.decisions.submits import Intent
 from tracker.errors import Conflict
-from tracker.models import Flaw, Status, Trust, Verdict
+from tracker.models import Claim, Flaw, Status, Trust, Verdict
 from tracker.work import Known
 
 # ---- intents
@@ -139,6 +139,17 @@ def test_a_hint_that_came_before_the_reply_still_brings_the_first_question_forwa
     assert row(accepted(hinted, a_claim(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
 
 
+def test_a_hint_of_the_beginning_is_answered_by_the_submit_s_reply() -> None:
+    """As where the provider knows no external ids, and its first callback overtakes its reply."""
+    begun = row(accepted(in_flight(), a_claim(Status.SUBMITTED)))
+    early = told(a_claim(Status.SUBMITTED, external_id=None), Trust.TOKEN)
+    answered = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED)))
+    assert answered.next_poll_at == begun.next_poll_at
+    other = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED, provider_task_id="another")))
+    unread = row(accepted(row(delivered(in_flight(), told(Claim(flaw="not JSON")))), a_claim(Status.SUBMITTED)))
+    assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.hint_delay
+
+
 def test_a_provider_id_that_another_row_has_is_not_learned() -> None:
     other = a_task(2, provider_task_id=THEIR_ID)
     after = row(accepted(in_flight(), a_claim(Status.SUBMITTED), other))
@@ -171,7 +182,7 @@ def test_a_task_that_a_callback_proved_is_not_rejected_by_a_refusal() -> None:
 def test_a_lost_answer_leaves_the_task_pending_and_its_body_kept() -> None:
     task = in_flight()
     change = submits.unanswered(
-        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW + SOON, reason=recovery.LOOKING_UP, policy=POLICY
+        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW + SOON, reason=recovery.LOOKING_UP, rules=RULES
     )
     after = row(change)
     assert (after.status, after.reason, after.lease_owner) == (Status.PENDING, recovery.LOOKING_UP, None)
@@ -187,24 +198,63 @@ def test_a_lost_answer_leaves_the_task_pending_and_its_body_kept() -> None:
 def test_a_submit_is_repeated_only_while_the_row_proves_that_it_was_never_made(changes: dict[str, Any]) -> None:
     task = a_task(**({"attempts": 1, "not_found": 2} | changes))
     with pytest.raises(Conflict):
-        submits.attempted(Known([task]), task.id, owner="us", now=NOW, until=NOW, policy=POLICY)
+        submits.attempted(Known([task]), task.id, now=NOW, until=NOW, rules=RULES)
 
 
 def test_a_repeated_submit_takes_the_lease_so_that_a_second_one_cannot_follow() -> None:
     task = a_task(attempts=1, not_found=2)
     until = NOW + POLICY.attempt
     known = Known([task])
-    after = row(submits.attempted(known, task.id, owner="us", now=NOW, until=until, policy=POLICY))
+    after = row(submits.attempted(known, task.id, now=NOW, until=until, rules=RULES))
     assert (after.attempts, after.not_found, after.attempt_deadline_at) == (2, 0, until)
     assert after.lease_until == until + POLICY.lease_margin
     known.put(after)
     with pytest.raises(Conflict):
-        submits.attempted(known, task.id, owner="another", now=NOW, until=until, policy=POLICY)
+        submits.attempted(known, task.id, now=NOW, until=until, rules=replace(RULES, owner="another"))
+
+
+def test_what_another_process_is_looking_after_is_neither_submitted_again_nor_given_up() -> None:
+    held = a_task(attempts=1, not_found=2, lease_owner="another", lease_until=NOW + SOON)
+    with pytest.raises(Conflict, match="another process"):
+        submits.attempted(Known([held]), held.id, now=NOW, until=NOW, rules=RULES)
+    with pytest.raises(Conflict, match="another process"):
+        submits.given_up(Known([held]), held.id, why="", now=NOW, rules=RULES)
+    over = replace(held, lease_until=NOW)
+    assert row(submits.attempted(Known([over]), over.id, now=NOW, until=NOW, rules=RULES)).lease_owner == "us"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"not_found": 0}, {"not_found": 1}, {"candidate_id": "p"}, {"provider_task_id": "p"}, {"status": Status.EXPIRED}],
+)
+def test_a_task_is_given_up_only_while_the_row_proves_that_it_was_never_made(changes: dict[str, Any]) -> None:
+    """Whoever gives it up saw an older row: it may have been submitted again since."""
+    task = a_task(**({"attempts": 5, "not_found": 2} | changes))
+    with pytest.raises(Conflict):
+        submits.given_up(Known([task]), task.id, why="", now=NOW, rules=RULES)
+
+
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_what_is_proven_absent_may_be_given_up(attempts: int) -> None:
+    task = a_task(attempts=attempts, not_found=2, external_id="x")
+    after = row(submits.given_up(Known([task]), task.id, why="never made", now=NOW, rules=RULES))
+    assert (after.status, after.released) == (Status.REJECTED, True)
+
+
+def test_a_submit_s_outcome_leaves_alone_the_lease_that_another_process_took_meanwhile() -> None:
+    task = in_flight(lease_owner="another")
+    lost = submits.unanswered(
+        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW, reason=recovery.LOOKING_UP, rules=RULES
+    )
+    busy = submits.not_made(Known([task]), task.id, why="busy", again_at=NOW, rules=RULES)
+    made = accepted(task, a_claim(Status.SUBMITTED))
+    assert [row(change).lease_owner for change in (lost, busy, made)] == ["another"] * 3
+    assert row(accepted(task, a_claim())).lease_owner is None
 
 
 def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> None:
     task = a_task(attempts=5, lease_owner="us")
-    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=NOW + SOON, policy=POLICY))
+    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=NOW + SOON, rules=RULES))
     assert recovery.next_step(after, policy=POLICY) is recovery.Step.SUBMIT_AGAIN
     assert (after.next_poll_at, after.lease_owner) == (NOW + SOON, None)
 

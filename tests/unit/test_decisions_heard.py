@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
-from tests.unit.deciding import LATE, LIFETIME, POLICY, RULES, STANDING, SUBMITTED, delivered, in_flight, polled, row
+from tests.unit.deciding import (
+    LATE,
+    LIFETIME,
+    POLICY,
+    RULES,
+    STANDING,
+    SUBMITTED,
+    accepted,
+    delivered,
+    in_flight,
+    polled,
+    row,
+)
 from tracker.decisions import answers, deliveries, submits
 from tracker.errors import Conflict, NotFound
 from tracker.models import Alarm, Claim, Flaw, Observation, Status, Task, Trust, Verdict
@@ -23,6 +35,28 @@ def test_an_answer_that_says_what_is_known_adds_no_history_and_gives_the_lease_b
     after = row(change)
     assert (change.entries, change.events, change.alarms) == ((), (), ())
     assert (after.polls, after.quiet_polls, after.lease_owner, after.polled_at) == (4, 3, None, NOW)
+
+
+def test_an_answer_leaves_alone_the_lease_that_another_process_holds_unless_it_settles_the_task() -> None:
+    task = replace(SUBMITTED, lease_owner="another", lease_until=LATE)
+    after = row(polled(task, asked(a_claim(Status.SUBMITTED))))
+    assert (after.lease_owner, after.lease_until, after.polls) == ("another", LATE, 1)
+    down = answers.unsettled(Known([task]), task.id, "down", now=NOW, lifetime=LIFETIME, rules=RULES)
+    assert row(down).lease_owner == "another"
+    home = row(polled(task, asked(a_claim(assets=(PICTURE,)))))
+    assert (home.status, home.lease_owner, home.lease_until) == (Status.SUCCEEDED, None, None)
+
+
+@pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING])
+@pytest.mark.parametrize("trust", [Trust.HINT, Trust.TOKEN])
+def test_an_early_word_that_ends_nothing_costs_one_question_at_most(status: Status, trust: Trust) -> None:
+    begun = row(accepted(in_flight(), a_claim(Status.SUBMITTED)))
+    heard = row(delivered(begun, told(a_claim(status), trust, at=NOW + timedelta(seconds=2))))
+    if trust is Trust.HINT:
+        soon = NOW + timedelta(seconds=2) + POLICY.hint_delay
+        assert heard.next_poll_at == soon
+        heard = row(polled(heard, asked(a_claim(status), at=soon)))
+    assert heard.next_poll_at == begun.next_poll_at
 
 
 def test_an_answer_that_moves_the_task_starts_the_count_of_quiet_polls_anew() -> None:

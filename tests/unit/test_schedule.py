@@ -1,26 +1,52 @@
 """When to look again."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred
+from tests.builders import NOW, OMNI, PICTURE, THEIR_ID, a_claim, a_completion, a_task, asked, inferred
 from tests.properties.observations import told_in_turn
 from tracker import schedule
+from tracker.learning import LONGER, Habits, learn
 from tracker.models import Status, Task, Trust
 from tracker.schedule import Policy
 
 POLICY = Policy()
+UNTAUGHT = Habits()
+USUAL = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
 SUBMITTED = a_task(status=Status.SUBMITTED, provider_task_id=THEIR_ID, submitted_at=NOW)
 FULL = told_in_turn(SUBMITTED, [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN)
 EMPTY = told_in_turn(SUBMITTED, [asked(a_claim())], Trust.TOKEN)
 EXPIRED = told_in_turn(SUBMITTED, [inferred(Status.EXPIRED)], Trust.TOKEN)
+LISTENING = replace(SUBMITTED, callback_asked=True, model="kling-v3-omni")
 MONTH = timedelta(days=30)
+RUNS = [16 + number / 5 for number in range(41)]
 
 
-def after_poll(task: Task, now: datetime, *, random: float = 0.5, policy: Policy = POLICY) -> datetime | None:
-    return schedule.after_poll(task, now=now, policy=policy, lifetime=MONTH, random=random)
+def after_poll(
+    task: Task,
+    now: datetime,
+    *,
+    random: float = 0.5,
+    policy: Policy = POLICY,
+    habits: Habits = UNTAUGHT,
+    answered: bool = True,
+) -> datetime | None:
+    return schedule.after_poll(
+        task, now=now, policy=policy, habits=habits, lifetime=MONTH, random=random, answered=answered
+    )
+
+
+def first_check(task: Task = SUBMITTED, *, habits: Habits, policy: Policy = POLICY, random: float = 0.0) -> timedelta:
+    return schedule.first_check(task, now=NOW, policy=policy, habits=habits, random=random) - NOW
+
+
+def taught(took: Sequence[float], *, heard: bool = True) -> Habits:
+    """Learn from tasks that took so many seconds, whose callbacks all came or all got lost."""
+    return learn(USUAL, [a_completion(n, seconds(each), heard=heard) for n, each in enumerate(took)])
 
 
 def seconds(value: float) -> timedelta:
@@ -28,15 +54,77 @@ def seconds(value: float) -> timedelta:
 
 
 def test_a_task_is_first_asked_about_when_such_tasks_usually_end() -> None:
-    assert schedule.first_check(seconds(40), POLICY, 0.0) == seconds(40)
-    assert seconds(40) < schedule.first_check(seconds(40), POLICY, 0.999) < seconds(48.1)
-    assert schedule.first_check(seconds(40), Policy(first_check=seconds(3)), 0.0) == seconds(3)
+    assert first_check(habits=USUAL) == seconds(40)
+    assert seconds(47) < first_check(habits=USUAL, random=0.999) < seconds(48.1)
+    assert first_check(habits=USUAL, policy=Policy(first_check=seconds(3))) == seconds(3)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_operator_s_first_check_is_the_first_whatever_was_learned(*, heard: bool) -> None:
+    policy = Policy(first_check=seconds(300))
+    habits = taught(RUNS, heard=heard)
+    assert first_check(habits=habits, policy=policy) == seconds(300)
+    assert after_poll(SUBMITTED, NOW + seconds(2), habits=habits, policy=policy, random=0.0) == NOW + seconds(300)
+    assert after_poll(SUBMITTED, NOW + seconds(301), habits=habits, policy=policy) != NOW + seconds(300)
+
+
+def test_while_callbacks_get_lost_a_task_is_asked_about_around_the_time_when_such_tasks_end() -> None:
+    now, looks = NOW, []
+    while now < NOW + seconds(50):
+        again = after_poll(LISTENING, now, habits=taught(RUNS, heard=False), random=0.0)
+        assert again is not None
+        looks.append((again - NOW).total_seconds())
+        now = again
+    # They take 16 to 24 seconds.
+    assert 16 <= looks[0] <= 20
+    assert len([look for look in looks if look <= 25]) >= 2
+
+
+def test_while_callbacks_come_a_task_is_left_alone_until_its_silence_says_something() -> None:
+    habits = taught(RUNS, heard=True)
+    first = first_check(LISTENING, habits=habits)
+    assert seconds(24) <= first <= seconds(24) * LONGER
+    assert first_check(replace(LISTENING, callback_asked=False), habits=habits) < seconds(24)
+
+
+def test_beyond_all_that_was_seen_the_gap_grows_with_the_age_and_faster_where_callbacks_come() -> None:
+    now = NOW + seconds(100)
+    assert after_poll(LISTENING, now, habits=taught(RUNS, heard=True)) == now + seconds(100)
+    lost = after_poll(LISTENING, now, habits=taught(RUNS, heard=False))
+    assert lost is not None
+    assert now + seconds(25) <= lost < now + seconds(26)
+
+
+@pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])
+def test_a_question_that_a_hint_asked_for_is_followed_by_the_one_that_was_due_anyway(habits: Any) -> None:
+    """And by no other: an early hint must not start a row of questions at the least gap."""
+    learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
+    planned = NOW + first_check(LISTENING, habits=learned)
+    assert after_poll(LISTENING, NOW + seconds(1), habits=learned, random=0.0) == planned
+
+
+def test_a_question_that_failed_is_asked_again_sooner_than_one_that_was_answered() -> None:
+    habits = taught(RUNS, heard=True)
+    now = NOW + seconds(30)
+    assert after_poll(LISTENING, now, habits=habits, answered=False) == now + seconds(7.5)
+
+
+def test_a_lost_submit_is_looked_up_without_regard_to_how_long_such_tasks_run() -> None:
+    lost = a_task(attempts=1)
+    assert after_poll(lost, NOW + seconds(4), habits=taught(RUNS)) == NOW + seconds(4) + POLICY.absence_gap
+
+
+@pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])
+def test_no_first_question_comes_after_the_deadline(habits: Any) -> None:
+    learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
+    hurried = replace(LISTENING, deadline_at=NOW + seconds(10))
+    assert first_check(hurried, habits=learned) == seconds(10)
 
 
 def test_the_gap_grows_with_the_age_of_the_task_between_its_bounds() -> None:
     at = [NOW + seconds(age) for age in (4, 100, 400, 40_000)]
     gaps = [again - now for now in at if (again := after_poll(SUBMITTED, now)) is not None]
-    assert gaps == [seconds(5), seconds(25), seconds(100), timedelta(minutes=10)]
+    assert gaps == [POLICY.least_gap, seconds(25), seconds(100), timedelta(minutes=10)]
 
 
 def test_jitter_spreads_the_questions_to_both_sides() -> None:
@@ -72,7 +160,7 @@ def test_a_success_without_files_is_asked_about_a_few_times_more_at_growing_gaps
     while (again := after_poll(task, NOW)) is not None:
         gaps.append(again - NOW)
         task = replace(task, quiet_polls=task.quiet_polls + 1)
-    assert gaps == [seconds(5 * 2**number) for number in range(schedule.EMPTY_RESULT_CHECKS)]
+    assert gaps == [POLICY.least_gap * 2**number for number in range(schedule.EMPTY_RESULT_CHECKS)]
 
 
 def test_an_expired_task_is_asked_about_once_a_day_while_results_could_exist() -> None:
@@ -98,7 +186,8 @@ def test_twenty_hints_cost_one_request() -> None:
         now = NOW + seconds(number / 4)
         if task.next_poll_at is not None and task.next_poll_at <= now:
             questions += 1
-            task = replace(task, polled_at=now, quiet_polls=task.quiet_polls + 1, next_poll_at=after_poll(task, now))
+            again = after_poll(task, now, habits=USUAL)
+            task = replace(task, polled_at=now, quiet_polls=task.quiet_polls + 1, next_poll_at=again)
         task = replace(task, next_poll_at=schedule.after_hint(task, now=now, policy=POLICY))
     assert questions == 1
 
@@ -107,13 +196,6 @@ def test_twenty_hints_cost_one_request() -> None:
 def test_hints_about_a_task_that_stays_the_same_are_worth_less_and_less(quiet: int, gap: int) -> None:
     task = replace(SUBMITTED, polled_at=NOW, quiet_polls=quiet)
     assert schedule.after_hint(task, now=NOW, policy=POLICY) == NOW + seconds(gap)
-
-
-def test_a_lost_submit_is_looked_up_soon_and_then_at_the_gap_that_proves_absence() -> None:
-    lost = a_task(attempts=1)
-    assert schedule.after_lost_submit(lost, now=NOW, policy=POLICY) == NOW + POLICY.first_lookup
-    again = replace(lost, quiet_polls=1)
-    assert schedule.after_lost_submit(again, now=NOW, policy=POLICY) == NOW + POLICY.absence_gap
 
 
 def test_busy_delays_double_and_never_undercut_what_the_provider_asked_for() -> None:

@@ -1,6 +1,6 @@
 """The API's routes and application, composed from the endpoints' declarations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Final
 
@@ -33,6 +33,19 @@ def create_api(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMIT
 def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
     """Give the API's routes, to be put last among an application's: the final one answers every unknown path."""
     check_start(access.host, access.public_url, (*access.api_keys, *access.client_keys))
+    return _placed(endpoints(), _foreign(), tracker, access, limits)
+
+
+def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
+    """Give the routes that tell how we are, without ``ready`` only that we answer; to be put last as well."""
+    paths = {"/healthz", "/readyz"} if ready else {"/healthz"}
+    told = [endpoint for endpoint in OPERATIONS if endpoint.path in paths]
+    return _placed(told, (), tracker, Access(), DEFAULT_LIMITS)
+
+
+def _placed(
+    told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Verbs, access: Access, limits: Limits
+) -> list[BaseRoute]:
     room = Room(limits.gateway_room)
 
     def place(path: str, endpoints: tuple[AnyEndpoint, ...], dialect: Dialect) -> Place:
@@ -41,11 +54,11 @@ def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -
         return Place(path, endpoints=endpoints, desk=desk)
 
     by_path: dict[str, tuple[AnyEndpoint, ...]] = {}
-    for endpoint in endpoints():
+    for endpoint in told:
         by_path[endpoint.path] = (*by_path.get(endpoint.path, ()), endpoint)
     return [
-        *(place(path, told, told[0].dialect) for path, told in by_path.items()),
-        *(place(path, (), ENVELOPE) for path in _foreign()),
+        *(place(path, here, here[0].dialect) for path, here in by_path.items()),
+        *(place(path, (), ENVELOPE) for path in foreign),
         place("/{rest:path}", (), PROBLEMS),
     ]
 

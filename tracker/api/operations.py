@@ -24,7 +24,7 @@ def _all_seeing(ask: Ask[Any, Any]) -> None:
 
 
 async def _stats(ask: Ask[Nothing, Nothing]) -> Response:
-    return shown(show.stats(await ask.tracker.stats(ask.caller)))
+    return shown(show.stats(await ask.tracker.stats(ask.caller), await ask.tracker.habits(ask.caller)))
 
 
 async def _orphans(ask: Ask[PageQuery, Nothing]) -> Response:

@@ -246,6 +246,35 @@ class AlarmShown(Shown):
     detail: str
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class CallbackLossShown(Shown):
+    """How many of the callbacks that were asked for never came: the share of `tasks`, the last that finished.
+
+    The true share is between `low` and `high` with 95 % confidence. Where it visibly changed, only tasks since then
+    count.
+    """
+
+    provider: str
+    kind: str
+    rate: Share
+    low: Share
+    high: Share
+    lost: int
+    tasks: int
+
+
+class RunTimesShown(Shown):
+    """How long the last tasks of a model ran, as far as they were submitted here."""
+
+    provider: str
+    kind: str
+    model: Annotated[str, Field(description="The provider's name of it; empty where it has no choice of models.")]
+    median: Annotated[float, Field(description="Seconds.")]
+    tasks: int
+
+
 class StatsShown(Shown):
     """Counts over the tasks that the caller may see."""
 
@@ -260,6 +289,8 @@ class StatsShown(Shown):
     polls: int
     orphans: dict[str, int]
     alarms: list[AlarmShown]
+    callback_loss: Annotated[list[CallbackLossShown], Field(description="For keys that see all.")]
+    run_times: Annotated[list[RunTimesShown], Field(description="For keys that see all.")]
 
 
 class OrphanShown(Shown):

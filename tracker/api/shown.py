@@ -7,6 +7,7 @@ from typing import Final
 
 from tracker import lifecycle
 from tracker.api import schemas
+from tracker.learning import Habits
 from tracker.models import Task, Trust
 from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats
 
@@ -89,8 +90,8 @@ def body_text(body: bytes) -> str | None:
     return _ADDRESS.sub("[callback address]", _plain(text))[:BODY_SHOWN]
 
 
-def stats(stats: Stats) -> schemas.StatsShown:
-    """Show the counts."""
+def stats(stats: Stats, habits: Habits) -> schemas.StatsShown:
+    """Show the counts, and what the schedule has learned."""
     return schemas.StatsShown(
         by_status=dict(stats.by_status),
         open=stats.open,
@@ -103,7 +104,41 @@ def stats(stats: Stats) -> schemas.StatsShown:
         polls=stats.polls,
         orphans=dict(stats.orphans),
         alarms=[schemas.AlarmShown(**asdict(alarm)) for alarm in stats.alarms],
+        callback_loss=_callback_loss(habits),
+        run_times=_run_times(habits),
     )
+
+
+def _callback_loss(habits: Habits) -> list[schemas.CallbackLossShown]:
+    told = [
+        schemas.CallbackLossShown(
+            provider=group.provider,
+            kind=group.kind,
+            rate=loss.rate,
+            low=loss.low,
+            high=loss.high,
+            lost=loss.lost,
+            tasks=loss.tasks,
+        )
+        for group, loss in habits.losses.items()
+        if group.kind is not None
+    ]
+    return sorted(told, key=lambda one: (one.provider, one.kind))
+
+
+def _run_times(habits: Habits) -> list[schemas.RunTimesShown]:
+    told = [
+        schemas.RunTimesShown(
+            provider=group.provider,
+            kind=group.kind,
+            model=group.model,
+            median=known.median,
+            tasks=len(known.seconds),
+        )
+        for group, known in habits.run_times.items()
+        if group.kind is not None and group.model is not None
+    ]
+    return sorted(told, key=lambda one: (one.provider, one.kind, one.model))
 
 
 def orphan(orphan: Orphan) -> schemas.OrphanShown:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from tracker.learning import Habits
 from tracker.models import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
 from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
@@ -87,6 +88,8 @@ class Verbs(Protocol):
     ) -> Task: ...
 
     async def stats(self, caller: Caller) -> Stats: ...
+
+    async def habits(self, caller: Caller) -> Habits: ...
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]: ...
 

@@ -7,7 +7,16 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tracker import lifecycle, schedule
-from tracker.decisions.verdicts import NO_NEWS, Rules, alarms_of, entry_of, existing, replanned, unless_taken
+from tracker.decisions.verdicts import (
+    NO_NEWS,
+    Rules,
+    alarms_of,
+    entry_of,
+    existing,
+    given_back,
+    replanned,
+    unless_taken,
+)
 from tracker.errors import Conflict
 from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
 from tracker.schedule import Policy
@@ -158,8 +167,7 @@ def _asked(
     count = int(asked)
     after = replace(task, polls=task.polls + count, polled_at=now if asked else task.polled_at)
     if not under_way(task, now, rules.policy):
-        after = replace(after, lease_owner=None, lease_until=None)
-        after = replanned(after, now=now, rules=rules, lifetime=lifetime, answered=answered)
+        after = replanned(given_back(after, rules), now=now, rules=rules, lifetime=lifetime, answered=answered)
     after = replace(after, quiet_polls=after.quiet_polls + count)
     return Change(
         result=(after, verdict, why),

@@ -1,11 +1,21 @@
 """Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from tracker import lifecycle, recovery, schedule
-from tracker.decisions.verdicts import Rules, alarms_of, entry_of, existing, replanned, unless_taken
+from tracker.decisions.verdicts import (
+    Rules,
+    alarms_of,
+    begun,
+    entry_of,
+    existing,
+    given_back,
+    replanned,
+    unless_taken,
+)
 from tracker.errors import Conflict
 from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
 from tracker.schedule import Policy
@@ -29,16 +39,24 @@ ORIGIN_SUBMIT: Final = "submit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already."""
+    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already.
+
+    Nothing is written where ``doubt`` names a process: it took the same body and has not answered, so everything hangs
+    on whether it is gone.
+    """
 
     task: Task
     fresh: bool
+    doubt: str | None = None
 
 
-def intended(known: Known, task: Task, *, body: bytes, policy: Policy) -> Change[Intent]:
+def intended(
+    known: Known, task: Task, *, body: bytes, policy: Policy, gone: Mapping[str, bool] | None = None
+) -> Change[Intent]:
     """Write a submit down before the provider is called, or find the row that has it already.
 
-    Raises Conflict where the client used its external id or idempotency key with another body.
+    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. Raises
+    Conflict where the client used its external id or idempotency key with another body.
     """
     for before, what in (
         (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
@@ -52,22 +70,34 @@ def intended(known: Known, task: Task, *, body: bytes, policy: Policy) -> Change
                 return Change(result=Intent(task=before, fresh=False))
             name = task.external_id if what == "External_task_id" else task.idempotency_key
             raise Conflict(f"{what} {name} already exists")
-    if (unanswered := _resent(known, task, policy)) is not None:
+    unanswered = _resent(known, task, policy, gone)
+    if isinstance(unanswered, str):
+        return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
+    if unanswered is not None:
         # It counts as answered once this answer is out, and not before: this process may die too.
         joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
         return Change(result=Intent(task=joined, fresh=False), task=joined)
     return Change(result=Intent(task=task, fresh=True), task=task, submission=body)
 
 
-def _resent(known: Known, task: Task, policy: Policy) -> Task | None:
-    """Find the submit of the same body that a dead process took and never answered: its client sends it again."""
+def _resent(known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None) -> Task | str | None:
+    """Find the submit of the same body that a dead process took and never answered: its client sends it again.
+
+    Gives the process where it is not known whether it is dead: a living one has a client of its own.
+    """
     if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
         return None
     # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
     for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
         named = before.external_id is not None or before.idempotency_key is not None
         recent = task.created_at - before.created_at < policy.resend_window
-        if recent and not named and before.status is not Status.REJECTED and before.taken_by != task.taken_by:
+        if not recent or named or before.status is Status.REJECTED or before.taken_by == task.taken_by:
+            continue
+        if gone is None or before.taken_by is None:
+            return before
+        if (dead := gone.get(before.taken_by)) is None:
+            return before.taken_by
+        if dead:
             return before
     return None
 
@@ -111,28 +141,47 @@ def confirmed(known: Known, task: Task, *, named: bool) -> Change[Task]:
     return written_down(known, task)
 
 
-def attempted(
-    known: Known, task_id: str, *, owner: str, now: datetime, until: datetime, policy: Policy
-) -> Change[Task]:
+def attempted(known: Known, task_id: str, *, now: datetime, until: datetime, rules: Rules) -> Change[Task]:
     """Take the lease for one more attempt to submit; from here on the provider may have the task.
 
-    Raises Conflict where the row, as it is now, no longer proves that the provider has no such task: whoever chose to
-    submit again chose by an older one.
+    Raises Conflict where the row no longer proves that the provider has no such task.
     """
-    task = existing(known, task_id)
-    if task.status is not Status.PENDING or recovery.next_step(task, policy=policy) is not recovery.Step.SUBMIT_AGAIN:
-        raise Conflict("the task may exist by now; it is not submitted again")
+    task = _absent(known, task_id, now, rules)
+    if recovery.next_step(task, policy=rules.policy) is not recovery.Step.SUBMIT_AGAIN:
+        raise Conflict("it was submitted often enough; it is not submitted again")
     after = replace(
         task,
         attempts=task.attempts + 1,
         not_found=0,
         attempt_deadline_at=until,
-        lease_owner=owner,
-        lease_until=until + policy.lease_margin,
-        next_poll_at=until + policy.lease_margin,
+        lease_owner=rules.owner,
+        lease_until=until + rules.policy.lease_margin,
+        next_poll_at=until + rules.policy.lease_margin,
         updated_at=now,
     )
     return Change(result=after, task=after)
+
+
+def given_up(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:
+    """Record that the provider never made the task, which is not submitted again either.
+
+    Raises Conflict where the row no longer proves that: it may have been submitted again meanwhile.
+    """
+    _absent(known, task_id, now, rules)
+    return refused(known, task_id, why=why, now=now, rules=rules)
+
+
+def _absent(known: Known, task_id: str, now: datetime, rules: Rules) -> Task:
+    """Give the row if, as it is now, it proves that the provider has no such task and that nobody else submits it.
+
+    Whoever chose what to do about it chose by an older one.
+    """
+    task = existing(known, task_id)
+    if task.status is not Status.PENDING or recovery.next_step(task, policy=rules.policy) is recovery.Step.LOOK_UP:
+        raise Conflict("the task may exist by now")
+    if task.lease_owner not in {None, rules.owner} and task.lease_until is not None and now < task.lease_until:
+        raise Conflict("another process is looking after the task")
+    return task
 
 
 def accepted(
@@ -142,7 +191,6 @@ def accepted(
     body: bytes,
     *,
     now: datetime,
-    usual: timedelta,
     seen: tuple[Seen, ...],
     rules: Rules,
 ) -> Change[Task]:
@@ -151,12 +199,14 @@ def accepted(
     claim = unless_taken(known, task, claim)
     observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now, body=body)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    after = replace(transition.task, lease_owner=None, lease_until=None, not_found=0)
+    after = replace(given_back(transition.task, rules), not_found=0)
     if after.status in FINAL:
         after = replanned(after, now=now, rules=rules, lifetime=timedelta())
     else:
-        first = now + schedule.first_check(usual, rules.policy, rules.random())
-        after = replace(after, next_poll_at=min(first, _hinted_for(task) or first))
+        after = begun(after, now=now, rules=rules)
+        hinted = _hinted_for(task, claim)
+        if hinted is not None and after.next_poll_at is not None:
+            after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
     return Change(
         result=after,
         task=after,
@@ -168,11 +218,14 @@ def accepted(
     )
 
 
-def _hinted_for(task: Task) -> datetime | None:
+def _hinted_for(task: Task, claim: Claim) -> datetime | None:
     """Give when a hint that came before the submit's reply wants the task asked about, if one came.
 
-    A submit in flight is due at its lease's end; only a hint brings that forward.
+    A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
+    the reply names, and told no end of it, the reply is its answer.
     """
+    if task.doubt is None and task.candidate_id is not None and task.candidate_id == claim.provider_task_id:
+        return None
     if task.next_poll_at is None or task.lease_until is None or task.next_poll_at >= task.lease_until:
         return None
     return task.next_poll_at
@@ -189,7 +242,7 @@ def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules
         note=why,
     )
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    after = replace(transition.task, lease_owner=None, lease_until=None)
+    after = given_back(transition.task, rules)
     rejected = after.status is Status.REJECTED
     if rejected:
         after = replace(after, released=True, next_poll_at=None)
@@ -204,15 +257,15 @@ def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules
 
 
 def unanswered(
-    known: Known, task_id: str, *, why: str, now: datetime, ended_at: datetime, reason: str, policy: Policy
+    known: Known, task_id: str, *, why: str, now: datetime, ended_at: datetime, reason: str, rules: Rules
 ) -> Change[Task]:
     """Record that the outcome of a submit is not known; recovery goes on from here."""
     task = existing(known, task_id)
-    after = replace(task, lease_owner=None, lease_until=None, attempt_deadline_at=ended_at)
+    after = replace(given_back(task, rules), attempt_deadline_at=ended_at)
     if task.status is Status.PENDING:
         after = replace(after, reason=reason)
     if task.status not in FINAL:
-        after = replace(after, next_poll_at=now + policy.first_lookup)
+        after = replace(after, next_poll_at=now + rules.policy.first_lookup)
     entry = HistoryEntry(
         id=0,
         task_id=task_id,
@@ -233,18 +286,16 @@ def unanswered(
     return Change(result=after, task=after, entries=entries, alarms=alarms)
 
 
-def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, policy: Policy) -> Change[Task]:
+def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, rules: Rules) -> Change[Task]:
     """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup.
 
     It does not count as an attempt: a client that was told success is not given up for a provider that is busy.
     """
     task = existing(known, task_id)
     after = replace(
-        task,
-        lease_owner=None,
-        lease_until=None,
+        given_back(task, rules),
         attempts=task.attempts - 1,
-        not_found=policy.absences,
+        not_found=rules.policy.absences,
         next_poll_at=again_at,
         reason=why,
     )

@@ -7,7 +7,8 @@ from typing import Final
 
 from tracker import schedule
 from tracker.errors import NotFound
-from tracker.models import Claim, Observation, Task, Transition, Trust, Verdict
+from tracker.learning import Habits
+from tracker.models import SETTLED, Claim, Observation, Task, Transition, Trust, Verdict, changed
 from tracker.schedule import Policy
 from tracker.views import HistoryEntry
 from tracker.work import Entry, Known, RaisedAlarm, by_id, by_provider_id
@@ -17,11 +18,13 @@ NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What every decision needs besides the rows."""
+    """What every decision needs besides the rows; ``owner`` is the process that decides, ``habits`` what it learned."""
 
     policy: Policy
     threshold: Trust
     random: Callable[[], float]
+    owner: str
+    habits: Callable[[], Habits]
 
 
 def existing(known: Known, task_id: str) -> Task:
@@ -68,9 +71,28 @@ def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedA
 def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, answered: bool = True) -> Task:
     """Plan the next question; ``answered`` tells whether the last one was."""
     again = schedule.after_poll(
-        task, now=now, policy=rules.policy, lifetime=lifetime, random=rules.random(), answered=answered
+        task,
+        now=now,
+        policy=rules.policy,
+        habits=rules.habits(),
+        lifetime=lifetime,
+        random=rules.random(),
+        answered=answered,
     )
-    return replace(task, next_poll_at=again)
+    return changed(task, next_poll_at=again)
+
+
+def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
+    """Plan the first question about a task that begins now."""
+    first = schedule.first_check(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
+    return changed(task, next_poll_at=first)
+
+
+def given_back(task: Task, rules: Rules) -> Task:
+    """Give a lease back: our own, or any that covers a task that is settled. Another process keeps the one it holds."""
+    if task.lease_owner in {None, rules.owner} or task.status in SETTLED:
+        return changed(task, lease_owner=None, lease_until=None)
+    return task
 
 
 def unless_taken(known: Known, task: Task, claim: Claim) -> Claim:

@@ -158,13 +158,16 @@ class Order:
     """A validated submit body: what goes to the provider and what our row keeps.
 
     ``body`` is the provider's request without callback address and external id; ``shown`` the same with large images
-    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own.
+    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own. ``model`` is what runs the
+    task, under the provider's name for it, the documented default where the caller chose none; empty where a provider
+    has no such choice. Tasks of one model are taken to run equally long.
     """
 
     kind: str
     body: JsonObject
     shown: JsonObject
     request_hash: str
+    model: str = ""
     external_id: str | None = None
     callback_url: str | None = None
 

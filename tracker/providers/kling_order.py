@@ -21,6 +21,9 @@ from tracker.providers.base import Order
 
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
+MODEL: Final = "model_name"
+# The default in the official page. (The resellers' older copy says kling-v1.)
+DEFAULT_MODEL: Final = "kling-image-o1"
 
 PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
 MOST_IMAGES: Final = 9
@@ -44,6 +47,7 @@ def read_order(kind: str, body: JsonObject) -> Order:
             body=passed_on,
             shown={name: _shown(name, value) for name, value in passed_on.items()},
             request_hash=_hash(passed_on),
+            model=identifier(body.get(MODEL)) or DEFAULT_MODEL,
             external_id=identifier(body.get(EXTERNAL_ID)),
             callback_url=_text(body.get(CALLBACK_URL)),
         )
@@ -86,7 +90,7 @@ def _is_callback_url(value: JsonValue) -> bool:
 _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
     {
         "prompt": (_is_prompt, f"a text of 1 to {PROMPT_LENGTH} characters"),
-        "model_name": (lambda value: isinstance(value, str), "a text"),
+        MODEL: (lambda value: isinstance(value, str), "a text"),
         "n": (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
         "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
         EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
