@@ -18,6 +18,7 @@ LIST_PAGES: Final = 1_000
 UNRESOLVED: Final = 1_000
 WINDOW: Final = timedelta(minutes=1)
 ORIGIN: Final = "discover"
+DELETED: Final = "its task was deleted when its time was over"
 DISCOVERER: Final = Caller(name="local")
 
 
@@ -25,13 +26,15 @@ DISCOVERER: Final = Caller(name="local")
 class Discovered:
     """What paging the provider's list found.
 
-    ``candidates`` are pairs of our unresolved task and a listed id that could be it: for the operator to settle.
+    ``deleted`` counts those that retention has deleted. ``candidates`` are pairs of our unresolved task and a listed id
+    that could be it: for the operator to settle.
     """
 
     listed: int = 0
     known: int = 0
     adopted: int = 0
     settled: int = 0
+    deleted: int = 0
     candidates: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -44,8 +47,12 @@ class Discovery:
     async def check(self, account: Account, orphan: Orphan) -> bool:
         """Ask the provider whether an orphan is a task of this account, and adopt it if so.
 
-        Without a kind of its own it is looked for among the kinds that we submit: each is one more request.
+        Without a kind of its own it is looked for among the kinds that we submit: each is one more request. One that
+        retention has deleted stays deleted.
         """
+        if await self._is_deleted(account, orphan.provider_task_id):
+            await self._settle(orphan, state="orphan", why=DELETED)
+            return False
         kinds = account.provider.kinds
         names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
         absent = 0
@@ -61,6 +68,10 @@ class Discovery:
         return False
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
+        # A delivery that names our id alone: only the provider knows which of its tasks that was.
+        if await self._is_deleted(account, found.claim.provider_task_id):
+            await self._settle(orphan, state="orphan", why=DELETED)
+            return False
         try:
             task = await self._adopt(Caller(name=orphan.client), account, kind, found)
         except HomingError as error:
@@ -109,6 +120,9 @@ class Discovery:
         if await self._known(account, claim.provider_task_id) is not None:
             result.known += 1
             return
+        if await self._is_deleted(account, claim.provider_task_id):
+            result.deleted += 1
+            return
         own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
         if own is not None:
             await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
@@ -131,6 +145,13 @@ class Discovery:
     async def _known(self, account: Account, provider_task_id: str) -> Task | None:
         task = await self._tracker.store.find_ref(provider_task_id, client=None, provider=account.provider.name)
         return task if task is not None and task.provider_task_id == provider_task_id else None
+
+    async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
+        """Tell whether retention has deleted a task: what comes of it later is not taken for a new one."""
+        if provider_task_id is None:
+            return False
+        named = (account.provider.name, account.name, provider_task_id)
+        return await self._tracker.store.forgotten(*named) is not None
 
     async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
         again = self._tracker.clock() + ORPHAN_GAP if state == "waiting" else None

@@ -1,9 +1,8 @@
 """What every store must do when it is asked, and that it keeps every value: the other half of the shared suite."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -12,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, asked, told, writing
-from tests.conformance.store_case import LEASE, OpenStore
+from tests.conformance.store_case import LEASE
+from tests.conformance.store_pages_suite import StorePages
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
 from tracker.models import Source, Status, Task, Trust, Verdict
 from tracker.storage.store import Store
-from tracker.views import HistoryEntry, StandingAddress, TaskFilter
+from tracker.views import HistoryEntry, StandingAddress
 from tracker.work import Seen
 
 ADDRESS = StandingAddress(
@@ -36,64 +36,10 @@ json_values = st.recursive(
 SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 
 
-class StoreReads(OpenStore):
-    """Pages, references, statistics, orphans, addresses and values, as sentences."""
+class StoreReads(StorePages):
+    """References, statistics, orphans, addresses and values, as sentences."""
 
     # ---- asking
-
-    async def test_pages_follow_each_other_newest_first_without_gaps_or_repeats(self, store: Store) -> None:
-        await store.apply([writing(a_task(n)) for n in range(1, 8)])
-        shown, cursor, sizes = [], None, []
-        while True:
-            page = await store.page(TaskFilter(), limit=3, cursor=cursor)
-            shown += [task.id for task in page.tasks]
-            sizes.append(len(page.tasks))
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-            await store.apply([writing(a_task(100 + len(sizes)))])
-        assert shown == [a_task(n).id for n in range(7, 0, -1)]
-        assert sizes == [3, 3, 1]
-
-    async def test_a_page_that_fits_exactly_has_no_next_one(self, store: Store) -> None:
-        await store.apply([writing(a_task(n)) for n in (1, 2)])
-        assert (await store.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
-
-    async def test_numbered_pages_are_newest_first_too(self, store: Store) -> None:
-        await store.apply([writing(a_task(n)) for n in range(1, 6)])
-        page = await store.numbered_page(TaskFilter(), offset=2, limit=2)
-        assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
-
-    @pytest.mark.parametrize(
-        ("wanted", "expected"),
-        [
-            (TaskFilter(), [1, 2, 3]),
-            (TaskFilter(client="studio"), [1, 2]),
-            (TaskFilter(client="nobody"), []),
-            (TaskFilter(statuses=(Status.SUBMITTED,)), [2]),
-            (TaskFilter(statuses=(Status.SUBMITTED, Status.FAILED)), [2, 3]),
-            (TaskFilter(provider="other"), [3]),
-            (TaskFilter(kind="videos/omni-video"), [2]),
-            (TaskFilter(tag="red"), [1, 3]),
-            (TaskFilter(tag="re"), []),
-            (TaskFilter(created_after=NOW + timedelta(seconds=1)), [2, 3]),
-            (TaskFilter(created_before=NOW + timedelta(seconds=1)), [1]),
-            (TaskFilter(client="studio", tag="red"), [1]),
-        ],
-    )
-    async def test_a_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
-        tasks = [
-            a_task(1, tags=("red", "big")),
-            a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
-            told_in_turn(
-                a_task(3, client="other", provider="other", tags=("red",), provider_task_id="p"),
-                [asked(a_claim(Status.FAILED, provider_task_id="p"))],
-                Trust.TOKEN,
-            ),
-        ]
-        await store.apply([writing(task) for task in tasks])
-        page = await store.page(wanted, limit=10, cursor=None)
-        assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
 
     async def test_a_reference_is_our_id_then_the_provider_s_then_the_client_s_own(self, store: Store) -> None:
         one = a_task(1, external_id="x", provider_task_id="p")
@@ -152,6 +98,25 @@ class StoreReads(OpenStore):
         share = await store.stats(client="other", now=NOW)
         assert (share.by_status, share.open, share.due, share.oldest_open_at) == ({"succeeded": 1}, 0, 0, None)
         assert (share.polls, share.orphans, share.alarms) == (0, {}, ())
+
+    async def test_completions_follow_each_other_in_the_order_of_their_ends(self, store: Store) -> None:
+        """Also those of one moment; what was refused or given up is none."""
+        ends = {1: 3, 2: 1, 3: 1, 4: 1, 5: 2}
+        tasks = [
+            a_task(n, status=Status.SUCCEEDED, submitted_at=NOW, finished_at=NOW + end * LEASE, provider_task_id=f"{n}")
+            for n, end in ends.items()
+        ]
+        refused = a_task(6, status=Status.REJECTED, submitted_at=NOW, finished_at=NOW + LEASE)
+        await store.apply([writing(task) for task in (*tasks, refused)])
+        until = NOW + 3 * LEASE
+        seen: list[str] = []
+        after = (NOW, "")
+        while found := await store.completions(after=after, until=until, limit=2):
+            seen += [one.task_id for one in found]
+            after = (found[-1].finished_at, found[-1].task_id)
+        assert seen == [a_task(n).id for n in (2, 3, 4, 5, 1)]
+        newest = await store.completions(after=None, until=until - LEASE, limit=2)
+        assert [one.task_id for one in newest] == [a_task(n).id for n in (4, 5)]
 
     # ---- orphans, addresses, secrets, capabilities
 

@@ -10,11 +10,24 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlmodel import SQLModel
 
 from tests.builders import a_task, writing
+from tests.migration import first_schema
+from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate, tables
 from tracker.storage.store import Store
 
-SNAPSHOT = Path(__file__).parent / "0001_the_first_schema.sql"
+SNAPSHOTS = {path.name[:4]: path for path in Path(__file__).parent.glob("*.sql")}
+# What PostgreSQL keeps of a schema, in its own words.
+DESCRIPTION = text(
+    """
+    SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || is_identity
+        || coalesce(' ' || column_default, '')
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    """
+)
 
 
 @pytest.fixture
@@ -56,11 +69,32 @@ def test_the_migrated_database_is_the_one_that_the_tables_would_make(engine: Eng
     assert sorted(indexes[0]) == sorted(indexes[1])
 
 
-def test_the_first_schema_is_frozen(engine: Engine) -> None:
+def test_a_server_is_migrated_to_what_the_tables_would_make(postgres: Postgres) -> None:
+    described = []
+    for make in (migrate.upgrade, SQLModel.metadata.create_all):
+        engine = create_engine(postgres.fresh(migrated=False))
+        with engine.begin() as connection:
+            make(connection)
+            if make is migrate.upgrade:
+                context = MigrationContext.configure(connection, opts={"compare_type": True})
+                assert compare_metadata(context, SQLModel.metadata) == []
+            told = connection.execute(DESCRIPTION).scalars()
+            described.append(sorted(one for one in told if "alembic_version" not in one))
+        engine.dispose()
+    assert described[0] == described[1]
+
+
+@pytest.mark.parametrize("revision", sorted(SNAPSHOTS))
+def test_a_schema_is_frozen(engine: Engine, revision: str) -> None:
     """A change of it belongs into a migration of its own: databases out there were made by this one."""
     with engine.begin() as connection:
-        migrate.upgrade(connection, to="0001")
-        assert schema(connection) == SNAPSHOT.read_text()
+        migrate.upgrade(connection, to=revision)
+        assert schema(connection) == SNAPSHOTS[revision].read_text()
+
+
+def test_every_schema_has_a_snapshot(engine: Engine) -> None:
+    with engine.begin() as connection:
+        assert migrate.upgrade(connection).after == max(SNAPSHOTS)
 
 
 def test_migrating_twice_changes_nothing(engine: Engine) -> None:
@@ -95,3 +129,30 @@ async def test_opening_the_store_migrates_an_empty_database_and_keeps_a_full_one
             await store.apply([writing(a_task())])
         assert await store.task(a_task().id) == a_task()
         await store.close()
+
+
+async def test_a_file_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    await first_schema.populate(url)
+    before = first_schema.rows(url)
+    store = Store(url)
+    await store.open()
+    assert first_schema.kept(before, first_schema.rows(url))
+    await first_schema.works(store)
+    await store.close()
+
+
+async def test_a_server_of_the_first_release_is_used_only_once_it_is_migrated(postgres: Postgres) -> None:
+    url = postgres.fresh(migrated=False)
+    await first_schema.populate(url)
+    before = first_schema.rows(url)
+    store = Store(url)
+    with pytest.raises(StoreUnavailable, match=r"schema 0001, this version needs \d+: run `homing migrate`"):
+        await store.open()
+    done = await store.migrate()
+    assert done.before == "0001"
+    assert done.after != "0001"
+    await store.open()
+    assert first_schema.kept(before, first_schema.rows(url))
+    await first_schema.works(store)
+    await store.close()

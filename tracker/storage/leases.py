@@ -33,6 +33,7 @@ def release(connection: Connection, whose: ColumnElement[bool], *, margin: timed
 
     A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
     """
+    whose = and_(whose, TASKS.c.lease_owner.is_not(None))
     submit_ends = TASKS.c.attempt_deadline_at + margin // rows.MICROSECOND
     pending = TASKS.c.status == Status.PENDING.value
     looked_up = and_(whose, pending, TASKS.c.lease_until > submit_ends)
@@ -41,7 +42,8 @@ def release(connection: Connection, whose: ColumnElement[bool], *, margin: timed
         (and_(whose, ~pending), {"lease_owner": None, "lease_until": None}),
         (looked_up, {"lease_until": submit_ends}),
     ):
-        locked = select(TASKS.c.id).where(held).order_by(TASKS.c.id).with_for_update(skip_locked=True)
+        # In no order: whoever skips what is locked never waits, and sorting would mean to read every task.
+        locked = select(TASKS.c.id).where(held).with_for_update(skip_locked=True)
         ids = list(connection.execute(locked).scalars())
         if ids:
             connection.execute(update(TASKS).where(TASKS.c.id.in_(ids)).values(**values))

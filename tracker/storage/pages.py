@@ -1,58 +1,200 @@
-"""Pages of tasks, newest first. What a page costs follows from what it shows, not from how many tasks there are."""
+"""Pages of tasks, newest first. What a page costs follows from what it shows, not from how many tasks there are.
 
-from datetime import datetime, timedelta
+Two indexes name every task by (its client,) its provider, kind, status and id. Where all but the id is given, an index
+has the tasks in the order of their ids, so a page is the newest of a few ranges: one for each provider, kind and status
+that the filter leaves open. A range is spelled as a comparison of rows in the order of the index's columns: only that
+index gives it without sorting, so that no planner takes another one, whatever it believes about the data.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
 
 from tracker.models import Status, Task, new_task_id
 from tracker.storage import rows
+from tracker.storage.plans import aside
 from tracker.storage.tables import TAGS, TASKS
 from tracker.views import TaskFilter
 
+BY_CLIENT: Final = ("client", "provider", "kind", "status")
+BY_KIND: Final = ("provider", "kind", "status")
+# Before and behind every id and word, in any order of letters that a database may have.
+START: Final = ""
+END: Final = "z"
+FOREVER: Final = 1 << 62
 LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
+# A filter that at most so many tasks pass is looked through for a tag, instead of the tag for the filter.
+FEW: Final = 500
+
+Words = tuple[str, ...]
 
 
 def find(
     connection: Connection, wanted: TaskFilter, *, limit: int, before: str | None = None, offset: int = 0
 ) -> list[Task]:
     """Give at most ``limit`` tasks below the id ``before``, after skipping ``offset``."""
-    most = limit + offset
-    # An index gives the tasks of one status in the order of their ids, but not those of several: each is asked alone.
-    parts = [_one(wanted, status, before).limit(most) for status in wanted.statuses or (None,)]
-    if len(parts) == 1:
-        statement: Any = parts[0].offset(offset).limit(limit)
-    else:
-        ids = union_all(*(select(part.subquery().c.id) for part in parts)).subquery()
-        newest = select(ids.c.id).order_by(ids.c.id.desc()).offset(offset).limit(limit)
-        statement = select(TASKS).where(TASKS.c.id.in_(newest)).order_by(TASKS.c.id.desc())
-    return [rows.task_from_row(row) for row in connection.execute(statement).mappings()]
+    columns, ranges = _ranges(connection, wanted)
+    if not ranges:
+        return []
+    timed = wanted.created_after is not None or wanted.created_before is not None
+    shape = (columns, len(ranges), timed)
+    values = _window(wanted, before) | _named(columns, ranges)
+    if wanted.tag is None:
+        part = {"most": limit + offset, "skipped": offset, "limit": limit}
+        return _tasks(connection, _page(*shape), values | part)
+    if columns:
+        few = connection.execute(_newest(*shape).limit(FEW + 1), values | {"most": FEW + 1}).scalars().all()
+        if len(few) <= FEW:
+            return _tasks(connection, _tagged_of(few, wanted.tag).limit(limit).offset(offset))
+    return _tagged(connection, wanted, values, limit + offset)[offset:]
 
 
-def _one(wanted: TaskFilter, status: Status | None, before: str | None) -> Select[Any]:
-    # A tag's own table has its tasks in order; few of them need a look at the rest of the row.
-    task_id = TASKS.c.id if wanted.tag is None else TAGS.c.task_id
-    statement = select(TASKS).where(*_conditions(wanted, task_id, before)).order_by(task_id.desc())
-    if wanted.tag is not None:
-        statement = statement.join(TAGS, TAGS.c.task_id == TASKS.c.id).where(TAGS.c.tag == wanted.tag)
-    return statement if status is None else statement.where(TASKS.c.status == status.value)
+def _tagged(connection: Connection, wanted: TaskFilter, values: Mapping[str, Any], most: int) -> list[Task]:
+    """Go through what has the tag, newest first, for what is as wanted in all else."""
+    conditions = _conditions(wanted)
+    some = FEW if conditions else most
+    found: list[Task] = []
+    last = values["last"]
+    while len(found) < most:
+        ids = (
+            connection.execute(_tagged_before(), {**values, "tag": wanted.tag, "last": last, "most": some})
+            .scalars()
+            .all()
+        )
+        found += _tasks(connection, _as_wanted(ids, conditions).limit(most - len(found)))
+        if len(ids) < some:
+            break
+        last = ids[-1]
+    return found
 
 
-def _conditions(wanted: TaskFilter, task_id: ColumnElement[str], before: str | None) -> list[ColumnElement[bool]]:
+def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, Any] | None = None) -> list[Task]:
+    return [rows.task_from_row(row) for row in connection.execute(statement, values).mappings()]
+
+
+# ---- what to read
+
+
+def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Words, Sequence[Words]]:
+    """Give the columns of the index to read, and the values of each range; without a filter the one range is all."""
+    if (wanted.client, wanted.provider, wanted.kind, wanted.statuses) == (None, None, None, ()):
+        return (), [()]
+    columns, scope = (BY_KIND, ()) if wanted.client is None else (BY_CLIENT, (wanted.client,))
+    kinds = _kinds(connection, wanted, columns, scope)
+    return columns, [(*kind, status.value) for kind in kinds for status in wanted.statuses or Status]
+
+
+def _kinds(connection: Connection, wanted: TaskFilter, columns: Words, scope: Words) -> Iterator[Words]:
+    """Give (the client,) provider and kind wherever there are tasks; each takes one look into the index."""
+    if wanted.provider is not None and wanted.kind is not None:
+        yield (*scope, wanted.provider, wanted.kind)
+        return
+    fixed = scope if wanted.provider is None else (*scope, wanted.provider)
+    at = (*fixed, *[START] * (len(columns) - len(fixed)))
+    while (found := connection.execute(_following(columns), dict(zip(columns, at, strict=True))).first()) is not None:
+        *kind, _ = found
+        if tuple(kind[: len(fixed)]) != fixed:
+            return
+        if wanted.kind in {None, kind[-1]}:
+            yield tuple(kind)
+        at = (*kind, END)
+
+
+def _window(wanted: TaskFilter, before: str | None) -> dict[str, Any]:
+    """Give the bounds of ids and times. Ids begin with the millisecond in which they were made."""
+    after, until = wanted.created_after, wanted.created_before
+    last = END if until is None else new_task_id(until + MILLISECOND, LEAST)
+    return {
+        "first": START if after is None else new_task_id(after, LEAST),
+        "last": last if before is None else min(last, before),
+        "after": 0 if after is None else rows.stamp(after),
+        "until": FOREVER if until is None else rows.stamp(until),
+    }
+
+
+def _named(columns: Words, ranges: Sequence[Words]) -> dict[str, Any]:
+    return {_in_range(name, n): value for n, one in enumerate(ranges) for name, value in zip(columns, one, strict=True)}
+
+
+# ---- statements
+
+
+@lru_cache
+def _page(columns: Words, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+    newest = _newest(columns, count, timed).subquery()
+    cut = select(newest.c.id).order_by(newest.c.id.desc()).limit(_number("limit")).offset(_number("skipped"))
+    return select(TASKS).where(TASKS.c.id.in_(cut)).order_by(TASKS.c.id.desc())
+
+
+@lru_cache
+def _newest(columns: Words, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+    """Find the ids of the newest tasks in each of ``count`` ranges, ``most`` of each."""
+    index = [TASKS.c[name] for name in (*columns, "id")]
+    parts = []
+    for n in range(count):
+        named = [bindparam(_in_range(name, n), type_=Text) for name in columns]
+        within = _between(index, named)
+        if timed:
+            # Looked at beside what the index tells: to the microsecond an id does not say when it was made.
+            created_at = aside(TASKS.c.created_at)
+            within += [created_at >= _number("after"), created_at < _number("until")]
+        part = select(TASKS.c.id).where(*within).order_by(*(column.desc() for column in index))
+        parts.append(select(part.limit(_number("most")).subquery().c.id))
+    ids = union_all(*parts).subquery()
+    return select(ids.c.id)
+
+
+@lru_cache
+def _tagged_before() -> Select[Any]:
+    """Find the ids of the newest tasks that have a tag."""
+    index = [TAGS.c.tag, TAGS.c.task_id]
+    within = _between(index, [bindparam("tag", type_=Text)])
+    return select(TAGS.c.task_id).where(*within).order_by(*(each.desc() for each in index)).limit(_number("most"))
+
+
+def _as_wanted(ids: Sequence[str], conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    return select(TASKS).where(TASKS.c.id.in_(ids), *conditions).order_by(TASKS.c.id.desc())
+
+
+def _tagged_of(ids: Sequence[str], tag: str) -> Select[Any]:
+    tagged = select(TAGS.c.task_id).where(TAGS.c.tag == tag, TAGS.c.task_id.in_(ids))
+    return select(TASKS).where(TASKS.c.id.in_(tagged)).order_by(TASKS.c.id.desc())
+
+
+def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
+    """Say what is wanted besides the tag."""
     named = {"client": wanted.client, "provider": wanted.provider, "kind": wanted.kind}
-    conditions = [TASKS.c[name] == value for name, value in named.items() if value is not None]
-    if before is not None:
-        conditions.append(task_id < before)
-    # Ids begin with the millisecond in which they were made: a range of times is a range of ids.
+    conditions = [aside(TASKS.c[name]) == value for name, value in named.items() if value is not None]
+    if wanted.statuses:
+        conditions.append(aside(TASKS.c.status).in_([status.value for status in wanted.statuses]))
     if wanted.created_after is not None:
-        conditions.append(task_id >= _first_id(wanted.created_after))
         conditions.append(TASKS.c.created_at >= rows.stamp(wanted.created_after))
     if wanted.created_before is not None:
-        conditions.append(task_id < _first_id(wanted.created_before + MILLISECOND))
         conditions.append(TASKS.c.created_at < rows.stamp(wanted.created_before))
     return conditions
 
 
-def _first_id(moment: datetime) -> str:
-    return new_task_id(moment, LEAST)
+@lru_cache
+def _following(columns: Words) -> Select[Any]:
+    """Find the first values of an index behind those given."""
+    index = [TASKS.c[name] for name in columns]
+    behind = tuple_(*index) > tuple_(*(bindparam(name, type_=Text) for name in columns))
+    return select(*index).where(behind).order_by(*index).limit(1)
+
+
+def _between(index: Sequence[ColumnElement[Any]], named: Sequence[ColumnElement[str]]) -> list[ColumnElement[bool]]:
+    """Say that the first columns of an index are as ``named``, and the id is in the window."""
+    first, last = bindparam("first", type_=Text), bindparam("last", type_=Text)
+    return [tuple_(*index) >= tuple_(*named, first), tuple_(*index) < tuple_(*named, last)]
+
+
+def _in_range(name: str, number: int) -> str:
+    return f"{name}_in_range_{number}"
+
+
+def _number(name: str) -> ColumnElement[int]:
+    return bindparam(name, type_=BigInteger)

@@ -1,15 +1,17 @@
 """Counts over the whole store, or one client's share of it; and how tasks came home, for the schedule to learn from."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, Select, and_, case, func, select, tuple_
 from sqlalchemy.engine import RowMapping
 
-from tracker.models import FINAL, Status
+from tracker.models import FINAL, Source, Status
 from tracker.storage import rows
+from tracker.storage.plans import aside
 from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, ORPHANS, TASKS
 from tracker.views import AlarmCount, Completion, Stats
 
@@ -20,26 +22,28 @@ ALARM_LIMIT: Final = 50
 
 def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats:
     """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
-    scope = [TASKS.c.client == client] if client is not None else []
-    by_status = select(TASKS.c.status, func.count()).where(*scope).group_by(TASKS.c.status)
-    by_source = (
-        select(TASKS.c.learned_from, func.count())
-        .where(TASKS.c.status.in_(ENDED), *scope)
-        .group_by(TASKS.c.learned_from)
-    )
-    open_ones = TASKS.c.status.in_([status.value for status in OPEN])
-    oldest = select(func.min(TASKS.c.created_at)).where(open_ones, *scope)
-    due = select(func.count()).where(TASKS.c.next_poll_at <= rows.stamp(now), *scope)
-    statuses: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_status)}
-    sources: dict[str | None, int] = {row[0]: row[1] for row in connection.execute(by_source)}
-    first = connection.execute(oldest).scalar_one_or_none()
+    statuses: dict[str, int] = defaultdict(int)
+    sources: dict[str, int] = defaultdict(int)
+    oldest: str | None = None
+    for row in connection.execute(_tally(client)).mappings():
+        statuses[row["status"]] += row["count"]
+        if row["status"] in OPEN:
+            oldest = row["first"] if oldest is None else min(oldest, row["first"])
+        if row["status"] in FINAL:
+            for source in Source:
+                sources[source.value] += row[source.value]
+    created = select(TASKS.c.created_at).where(TASKS.c.id == oldest)
+    first = connection.execute(created).scalar_one_or_none()
+    due = select(func.count()).where(TASKS.c.next_poll_at <= rows.stamp(now))
+    if client is not None:
+        due = due.where(aside(TASKS.c.client) == client)
     whole = _whole(connection) if client is None else _Whole()
     return Stats(
-        by_status=statuses,
-        open=sum(statuses.get(status.value, 0) for status in OPEN),
+        by_status=dict(statuses),
+        open=sum(statuses[status] for status in OPEN if status in statuses),
         due=connection.execute(due).scalar_one(),
         oldest_open_at=None if first is None else rows.moment(first),
-        finished_by_source={str(name): count for name, count in sources.items()},
+        finished_by_source={name: count for name, count in sources.items() if count},
         deliveries=whole.counts.get("deliveries", 0),
         duplicates=whole.duplicates,
         hints=whole.counts.get("hints", 0),
@@ -47,6 +51,15 @@ def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats
         orphans=whole.orphans,
         alarms=whole.alarms,
     )
+
+
+def _tally(client: str | None) -> Select[Any]:
+    """Count in the order of the index that has all of it, so that nothing is sorted and no row is looked at."""
+    column = TASKS.c
+    groups = (column.client, column.provider, column.kind, column.status)
+    by_source = [func.sum(case((column.learned_from == source.value, 1), else_=0)).label(source) for source in Source]
+    counted = select(column.status, func.count().label("count"), func.min(column.id).label("first"), *by_source)
+    return counted.where(*([] if client is None else [column.client == client])).group_by(*groups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +74,7 @@ class _Whole:
 
 def _whole(connection: Connection) -> _Whole:
     orphans = select(ORPHANS.c.state, func.count()).group_by(ORPHANS.c.state)
-    latest = select(ALARMS).order_by(ALARMS.c.last_at.desc()).limit(ALARM_LIMIT)
+    latest = select(ALARMS).order_by(ALARMS.c.hour.desc(), ALARMS.c.last_at.desc()).limit(ALARM_LIMIT)
     repeated = OBSERVATIONS.c.repeats
     absorbed = select(func.coalesce(func.sum(repeated), 0)).where(repeated > 0)
     return _Whole(
@@ -92,12 +105,7 @@ def completions(
     if after is None:
         newest = chosen.order_by(column.finished_at.desc(), column.id.desc()).limit(limit)
         return [_completion(row) for row in reversed(connection.execute(newest).mappings().all())]
-    stamp, task_id = rows.stamp(after[0]), after[1]
-    # The first condition is what an index can begin at.
-    later = and_(
-        column.finished_at >= stamp,
-        or_(column.finished_at > stamp, and_(column.finished_at == stamp, column.id > task_id)),
-    )
+    later = tuple_(column.finished_at, column.id) > tuple_(rows.stamp(after[0]), after[1])
     following = chosen.where(later).order_by(column.finished_at, column.id).limit(limit)
     return [_completion(row) for row in connection.execute(following).mappings()]
 

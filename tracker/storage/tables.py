@@ -37,9 +37,9 @@ class TaskRow(SQLModel, table=True):
     __table_args__ = (
         Index(
             "ux_tasks_provider_task_id",
+            "provider_task_id",
             "provider",
             "account",
-            "provider_task_id",
             unique=True,
             sqlite_where=text("provider_task_id IS NOT NULL"),
             postgresql_where=text("provider_task_id IS NOT NULL"),
@@ -61,7 +61,12 @@ class TaskRow(SQLModel, table=True):
             sqlite_where=text("idempotency_key IS NOT NULL"),
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        Index("ix_tasks_external_id", "external_id", sqlite_where=text("external_id IS NOT NULL")),
+        Index(
+            "ix_tasks_external_id",
+            "external_id",
+            sqlite_where=text("external_id IS NOT NULL"),
+            postgresql_where=text("external_id IS NOT NULL"),
+        ),
         Index("ix_tasks_sent_external_id", "provider", "account", "sent_external_id"),
         Index(
             "ix_tasks_due",
@@ -76,10 +81,9 @@ class TaskRow(SQLModel, table=True):
             sqlite_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
             postgresql_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
         ),
-        Index("ix_tasks_client", "client", "id"),
-        Index("ix_tasks_client_status", "client", "status", "id"),
-        Index("ix_tasks_status", "status", "id"),
-        Index("ix_tasks_kind", "provider", "kind", "id"),
+        # Every page is read from these two (see ``pages``), and every count (see ``statistics``).
+        Index("ix_tasks_client", "client", "provider", "kind", "status", "id", "learned_from"),
+        Index("ix_tasks_kind", "provider", "kind", "status", "id"),
         Index(
             "ix_tasks_finished",
             "finished_at",
@@ -208,6 +212,7 @@ class AlarmRow(SQLModel, table=True):
     """Alarms, one row per kind, provider and hour."""
 
     __tablename__: ClassVar[str] = "alarms"
+    __table_args__ = (Index("ix_alarms_hour", "hour"),)
 
     kind: str = _text(primary_key=True)
     provider: str = _text(primary_key=True)
@@ -224,7 +229,12 @@ class OrphanRow(SQLModel, table=True):
     __tablename__: ClassVar[str] = "orphans"
     __table_args__ = (
         UniqueConstraint("provider", "provider_task_id"),
-        Index("ix_orphans_due", "next_check_at", sqlite_where=text("next_check_at IS NOT NULL")),
+        Index(
+            "ix_orphans_due",
+            "next_check_at",
+            sqlite_where=text("next_check_at IS NOT NULL"),
+            postgresql_where=text("next_check_at IS NOT NULL"),
+        ),
         Index("ix_orphans_last", "last_at"),
     )
 

@@ -8,16 +8,37 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# Only what is missing is added: the tables of before stay readable and writable for a server of before.
+# Tables and columns are only added: those of before stay readable and writable for a server of before. Indexes are
+# replaced where what is read changed, and where PostgreSQL got one without its condition.
+REPLACED = {
+    "tasks": (
+        "ix_tasks_client",
+        "ix_tasks_kind",
+        "ix_tasks_status",
+        "ix_tasks_external_id",
+        "ux_tasks_provider_task_id",
+    ),
+    "orphans": ("ix_orphans_due",),
+}
+PLAIN = {
+    "ix_tasks_client": ("tasks", ["client", "provider", "kind", "status", "id", "learned_from"]),
+    "ix_tasks_kind": ("tasks", ["provider", "kind", "status", "id"]),
+    "ix_task_tags_task": ("task_tags", ["task_id"]),
+    "ix_orphans_last": ("orphans", ["last_at"]),
+    "ix_alarms_hour": ("alarms", ["hour"]),
+    "ix_forgotten_at": ("forgotten", ["at"]),
+}
 CONDITIONS = {
+    "ix_tasks_external_id": ("tasks", ["external_id"], "external_id IS NOT NULL"),
     "ix_tasks_finished": ("tasks", ["finished_at", "id"], "finished_at IS NOT NULL"),
     "ix_tasks_leased": ("tasks", ["lease_owner"], "lease_owner IS NOT NULL"),
     "ix_observations_repeated": ("observations", ["repeats"], "repeats > 0"),
-}
-PLAIN = {
-    "ix_tasks_client_status": ("tasks", ["client", "status", "id"]),
-    "ix_task_tags_task": ("task_tags", ["task_id"]),
-    "ix_orphans_last": ("orphans", ["last_at"]),
+    "ix_orphans_due": ("orphans", ["next_check_at"], "next_check_at IS NOT NULL"),
+    "ux_tasks_provider_task_id": (
+        "tasks",
+        ["provider_task_id", "provider", "account"],
+        "provider_task_id IS NOT NULL",
+    ),
 }
 
 
@@ -42,9 +63,11 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("provider", "account", "provider_task_id"),
     )
-    op.create_index("ix_forgotten_at", "forgotten", ["at"])
+    for table, names in REPLACED.items():
+        for name in names:
+            op.drop_index(name, table)
     for name, (table, columns) in PLAIN.items():
         op.create_index(name, table, columns)
     for name, (table, columns, condition) in CONDITIONS.items():
         where = sa.text(condition)
-        op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
+        op.create_index(name, table, columns, unique=name.startswith("ux_"), sqlite_where=where, postgresql_where=where)

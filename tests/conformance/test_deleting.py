@@ -1,0 +1,32 @@
+"""Every database deletes what is over as the shared suite says; below it, what only a shared one has to bear."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.builders import NOW
+from tests.conformance.store_retention_suite import LATER, StoreRetention, left, over, whole
+from tests.postgres import Postgres
+from tracker.storage.store import Store
+
+
+class TestSqlite(StoreRetention):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'homing.db'}"
+
+
+class TestPostgres(StoreRetention):
+    @pytest.fixture
+    def url(self, postgres: Postgres) -> str:
+        return postgres.fresh()
+
+    async def test_what_somebody_is_just_writing_is_left_alone_and_not_waited_for(self, store: Store, url: str) -> None:
+        await store.apply([whole(over(n)) for n in (1, 2)])
+        async with await psycopg.AsyncConnection.connect(url) as other:
+            await other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (over(1).id,))
+            step = await store.delete_old(until=NOW, now=LATER, after=None, limit=10)
+            assert step.tasks == 1
+        assert await left(store) == [over(1).id]
+        assert (await store.delete_old(until=NOW, now=LATER, after=None, limit=10)).tasks == 1

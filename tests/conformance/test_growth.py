@@ -1,0 +1,108 @@
+"""What grows costs nothing, on both databases: the work of every question, counted in a small and in a large store."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event, make_url
+
+from tests.conformance.store_growth_suite import LITTLE, MUCH, Question, dear, fill
+from tests.postgres import Postgres
+from tracker.storage.database import backend_of
+from tracker.storage.store import Store
+
+READING = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
+
+
+@asynccontextmanager
+async def opened(*urls: str) -> AsyncIterator[list[Store]]:
+    stores = [Store(url) for url in urls]
+    for store in stores:
+        await store.open()
+    try:
+        yield stores
+    finally:
+        for store in stores:
+            await store.close()
+
+
+@contextmanager
+def listening(name: str, heard: Any) -> Iterator[None]:
+    event.listen(Engine, name, heard)
+    try:
+        yield
+    finally:
+        event.remove(Engine, name, heard)
+
+
+async def test_sqlite_does_not_work_more_for_what_is_over(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("little.db", "much.db")]
+    for url, count in zip(urls, (LITTLE, MUCH), strict=True):
+        await fill(url, count)
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def watch(connection: Any, _record: object) -> None:
+        connection.set_progress_handler(step, 1)
+
+    async def asked(store: Store, question: Question) -> tuple[Any, int]:
+        before = steps
+        answer = await question(store)
+        return answer, steps - before
+
+    with listening("connect", watch):
+        async with opened(*urls) as (little, much):
+            assert await dear(little, much, asked) == {}
+
+
+async def test_postgresql_does_not_read_more_for_what_is_over(postgres: Postgres) -> None:
+    urls = [postgres.fresh(), postgres.fresh()]
+    for url, count in zip(urls, (LITTLE, MUCH), strict=True):
+        await fill(url, count)
+    async with opened(*urls) as (little, much):
+        engines = {store: engine_of(url) for store, url in zip((little, much), urls, strict=True)}
+        for engine in engines.values():
+            with engine.begin() as connection:
+                connection.exec_driver_sql("ANALYZE")
+        sent: list[tuple[str, Any]] = []
+
+        def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            if statement.startswith(READING):
+                sent.append((statement, parameters))
+
+        async def asked(store: Store, question: Question) -> tuple[Any, int]:
+            sent.clear()
+            with listening("before_cursor_execute", note):
+                answer = await question(store)
+            return answer, pages_read(engines[store], sent, by_index=store is little)
+
+        assert await dear(little, much, asked) == {}
+        for engine in engines.values():
+            engine.dispose()
+
+
+def engine_of(url: str) -> Engine:
+    return backend_of(make_url(url)).engine(read_only=False)
+
+
+def pages_read(engine: Engine, sent: list[tuple[str, Any]], *, by_index: bool) -> int:
+    """Run statements once more, for PostgreSQL's own account of them, and leave everything as it was.
+
+    Of a small table it would rather read all than go ``by_index``.
+    """
+    read = 0
+    with engine.connect() as connection:
+        for way in ("seqscan", "bitmapscan") if by_index else ():
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        for statement, parameters in sent:
+            for values in parameters if isinstance(parameters, list) else [parameters]:
+                told = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+                plan = told.scalar_one()[0]["Plan"]
+                read += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        connection.rollback()
+    return read

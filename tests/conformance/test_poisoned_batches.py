@@ -1,0 +1,20 @@
+"""Bad pieces among good ones, on a fresh database of both kinds each time: the bad one fails, and it alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.poisoned_suite import PoisonedBatches, PoisonedDeliveries
+from tests.postgres import Postgres
+
+
+class TestSqlite(PoisonedBatches, PoisonedDeliveries):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'homing.db'}"
+
+
+class TestPostgres(PoisonedBatches, PoisonedDeliveries):
+    @pytest.fixture
+    def url(self, postgres: Postgres) -> str:
+        return postgres.fresh()

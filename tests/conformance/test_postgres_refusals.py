@@ -1,0 +1,81 @@
+"""A PostgreSQL that refuses us: whoever looks at /readyz or the log learns what to do about it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from tests.builders import a_task, writing
+from tests.postgres import Postgres
+from tracker.errors import StoreUnavailable
+from tracker.storage.store import Store
+
+
+async def refusal(url: str) -> str:
+    store = Store(url, busy=timedelta(milliseconds=50))
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.open()
+    return refused.value.detail
+
+
+async def test_a_database_that_is_not_there_is_named_as_the_trouble(postgres: Postgres) -> None:
+    assert "does not exist: create it" in await refusal(postgres.url("nonexistent"))
+
+
+async def test_a_user_who_is_not_let_in_is_named_as_the_trouble(postgres: Postgres) -> None:
+    stranger = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
+    told = await refusal(stranger)
+    assert "refuses the user" in told
+    assert "password" not in told
+
+
+async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
+    assert "cannot be reached" in await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+
+
+@contextmanager
+def taken(url: str) -> Iterator[None]:
+    """Take every place that a database has for connections of people who are nobody special."""
+    with psycopg.connect(url, autocommit=True) as admin, ExitStack() as stack:
+        name = admin.info.dbname
+        admin.execute(f"CREATE ROLE {name} LOGIN; ALTER ROLE {name} CONNECTION LIMIT 1".encode())
+        stack.enter_context(psycopg.connect(url.replace("postgres@", f"{name}@", 1)))
+        yield
+
+
+async def test_a_server_without_room_for_more_connections_says_so_and_has_room_again(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    with psycopg.connect(url) as connection:
+        ours = url.replace("postgres@", f"{connection.info.dbname}@", 1)
+    with taken(url):
+        assert "out of room or of connections" in await refusal(ours)
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {admin.info.dbname}".encode())
+            admin.execute(f"ALTER ROLE {admin.info.dbname} CONNECTION LIMIT -1".encode())
+        store = Store(ours)
+        await store.open()
+        await store.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds_any(
+    postgres: Postgres, encoding: str
+) -> None:
+    name = f"in_{encoding.lower()}"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+    url = postgres.url(name)
+    with pytest.raises(StoreUnavailable, match="create it with ENCODING 'UTF8'"):
+        await Store(url).migrate()
+    assert encoding in await refusal(url)
+
+
+async def test_a_database_in_utf_8_takes_any_text(postgres: Postgres) -> None:
+    store = Store(postgres.fresh())
+    await store.open()
+    task = a_task(request={"prompt": "\u732b \U0001f408"})
+    await store.apply([writing(task)])
+    assert await store.task(task.id) == task
+    await store.close()

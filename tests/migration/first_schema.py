@@ -1,0 +1,105 @@
+"""A database as the first release left it: its schema, and rows in every table that had some."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import MetaData, create_engine, insert, select
+
+from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
+from tests.conformance.store_case import alarm
+from tracker.models import Status, Task
+from tracker.storage import migrate
+from tracker.storage.store import Store
+from tracker.views import TaskFilter
+from tracker.work import Change, Known, Work, by_id
+
+TASK = a_task(1, provider_task_id="p-1", external_id="order-1", tags=("a",), request={"prompt": "ä"})
+
+Rows = Sequence[dict[str, Any]]
+
+
+def _everything(_: Known) -> Change[Task]:
+    return Change(
+        result=TASK,
+        task=TASK,
+        submission=b'{"prompt": "a"}',
+        entries=(an_entry(TASK, "key-1"),),
+        events=(an_event(TASK, 2),),
+        alarms=(alarm(),),
+        orphan=an_orphan(),
+    )
+
+
+async def populate(url: str) -> None:
+    """Make the first schema in an empty database, and fill it."""
+    with TemporaryDirectory() as folder:
+        newest = f"sqlite:///{Path(folder) / 'newest.db'}"
+        store = Store(newest)
+        await store.open()
+        await store.apply([Work(keys=frozenset({by_id(TASK.id)}), decide=_everything)])
+        await store.close()
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            migrate.upgrade(connection, to="0001")
+        engine.dispose()
+        _copy(url, rows(newest))
+
+
+def rows(url: str) -> dict[str, Rows]:
+    """Give what is in each table."""
+    engine = create_engine(url)
+    found = MetaData()
+    found.reflect(engine)
+    with engine.connect() as connection:
+        told: dict[str, Rows] = {
+            table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+            for table in found.sorted_tables
+        }
+    engine.dispose()
+    return told
+
+
+def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
+    """Tell whether every row of before is still there, in the columns that there were."""
+    del before["alembic_version"]
+    return all(
+        [{name: row[name] for name in was} for was, row in zip(table, after[name], strict=True)] == list(table)
+        for name, table in before.items()
+    )
+
+
+async def works(store: Store) -> None:
+    """Find all of it again in the ways of today, and go on with it."""
+    for ref in (TASK.id, "p-1", "order-1"):
+        assert await store.find_ref(ref, client="studio") == TASK
+    for wanted in (TaskFilter(), TaskFilter(tag="a"), TaskFilter(client="studio", statuses=(TASK.status,))):
+        assert (await store.page(wanted, limit=2, cursor=None)).tasks == (TASK,)
+    assert [entry.body for entry in await store.history(TASK.id)] == [b"{}"]
+    assert await store.submission(TASK.id) == b'{"prompt": "a"}'
+    assert [orphan.id for orphan in await store.due_orphans(now=NOW, limit=2)] == [1]
+    stats = await store.stats(client=None, now=NOW)
+    assert (stats.by_status, stats.orphans, len(stats.alarms)) == ({"pending": 1}, {"waiting": 1}, 1)
+    ended = replace(TASK, status=Status.FAILED, finished_at=NOW, model="kling-v3-omni")
+    again = (an_entry(TASK, "key-1"), an_entry(TASK, "key-2"))
+    await store.apply([writing(ended, entries=again, events=(an_event(TASK, 3),))])
+    assert [entry.repeats for entry in await store.history(TASK.id)] == [1, 0]
+    assert (await store.delete_old(until=NOW, now=NOW, after=None, limit=2)).tasks == 1
+    assert await store.forgotten("kling", "default", "p-1") == TASK.id
+
+
+def _copy(url: str, tables: dict[str, Rows]) -> None:
+    """Write rows into the tables and columns that are there; the database numbers them, as it did."""
+    engine = create_engine(url)
+    found = MetaData()
+    found.reflect(engine)
+    with engine.begin() as connection:
+        for table in found.sorted_tables:
+            for row in tables[table.name] if table.name != "alembic_version" else ():
+                values = {column.name: row[column.name] for column in table.columns}
+                if isinstance(values.get("id"), int):
+                    del values["id"]
+                connection.execute(insert(table).values(values))
+    engine.dispose()

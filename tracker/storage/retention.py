@@ -1,0 +1,112 @@
+"""Deleting what is over: a few rows at a time, found by an index, so that nothing else waits for it.
+
+Rows that somebody else has locked are left for another time, so that several processes share the work and none of them
+ever waits for a batch of the recorder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, select, tuple_
+
+from tracker.models import SETTLED
+from tracker.storage import rows
+from tracker.storage.tables import ALARMS, FORGOTTEN, ORPHANS, TASKS
+from tracker.storage.upserts import upsert
+
+# How long it is remembered, from its deletion on, that there was a task.
+REMEMBERED: Final = timedelta(days=90)
+OVER: Final = sorted(status.value for status in SETTLED)
+HOUR: Final = timedelta(hours=1)
+
+Place = tuple[datetime, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What one step deleted, and behind which task the next one goes on: None where all have been looked at."""
+
+    tasks: int = 0
+    orphans: int = 0
+    alarms: int = 0
+    tombstones: int = 0
+    after: Place | None = None
+
+
+def deletable() -> ColumnElement[bool]:
+    """Say which tasks may go once they are old enough: settled, with nothing left to ask the provider."""
+    return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None))
+
+
+def delete_old(connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int) -> Deleted:
+    """Delete from the next ``limit`` tasks that finished by ``until`` those that may go, and as many old other rows."""
+    seen = _finished(connection, until=until, after=after, limit=limit)
+    settled = ORPHANS.c.next_check_at.is_(None)
+    return Deleted(
+        tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now) if seen else 0,
+        orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit, settled),
+        alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
+        tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
+        after=seen[-1] if len(seen) == limit else None,
+    )
+
+
+def forgotten(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
+    """Give the id that a deleted task had."""
+    named = (FORGOTTEN.c.provider, FORGOTTEN.c.account, FORGOTTEN.c.provider_task_id)
+    statement = select(FORGOTTEN.c.task_id).where(tuple_(*named) == tuple_(provider, account, provider_task_id))
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def _finished(connection: Connection, *, until: datetime, after: Place | None, limit: int) -> list[Place]:
+    place = (TASKS.c.finished_at, TASKS.c.id)
+    statement = select(*place).where(TASKS.c.finished_at <= rows.stamp(until)).order_by(*place).limit(limit)
+    if after is not None:
+        statement = statement.where(tuple_(*place) > tuple_(rows.stamp(after[0]), after[1]))
+    return [(rows.moment(at), task_id) for at, task_id in connection.execute(statement)]
+
+
+def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime) -> int:
+    column = TASKS.c
+    found = select(column.id, column.provider, column.account, column.provider_task_id)
+    found = found.where(column.id.in_(ids), deletable()).with_for_update(skip_locked=True)
+    gone = connection.execute(found).all()
+    if not gone:
+        return 0
+    names = sorted(
+        (task.provider, task.account, task.provider_task_id, task.id) for task in gone if task.provider_task_id
+    )
+    _remember(connection, names, now)
+    # What belongs to a task (tags, submission, observations, events) goes with it.
+    connection.execute(delete(TASKS).where(column.id.in_([task.id for task in gone])))
+    return len(gone)
+
+
+def _remember(connection: Connection, names: Sequence[tuple[str, ...]], now: datetime) -> None:
+    """Keep what a late delivery may call the tasks. The same name may come back: adopted again, and over again."""
+    if not names:
+        return
+    key = ("provider", "account", "provider_task_id")
+    statement = upsert(connection, FORGOTTEN)
+    again = {"task_id": statement.excluded.task_id, "at": statement.excluded.at}
+    values = [dict(zip((*key, "task_id"), name, strict=True), at=rows.stamp(now)) for name in names]
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=again), values)
+
+
+def _delete(
+    connection: Connection,
+    table: Table,
+    time: ColumnElement[int],
+    until: datetime,
+    limit: int,
+    *also: ColumnElement[bool],
+) -> int:
+    """Delete the oldest rows of a table, at most ``limit``."""
+    key = tuple(table.primary_key.columns)
+    old = select(*key).where(time <= rows.stamp(until), *also).order_by(time).limit(limit)
+    found = connection.execute(old.with_for_update(skip_locked=True)).all()
+    if found:
+        connection.execute(delete(table).where(tuple_(*key).in_([tuple(row) for row in found])))
+    return len(found)
