@@ -1,7 +1,8 @@
 """How every data command reaches the tasks: one HTTP client of our own API, wherever that runs.
 
-A server that serves the database is spoken to over HTTP. Where none runs, the command takes the serving lock and
-speaks to the same app in its own process, over the same requests.
+The server of a database file is spoken to over HTTP. Where none runs, the command takes the serving lock and speaks to
+the same app in its own process, over the same requests. A database that is a server has room for the command beside
+whoever serves it.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from homing.serving_lock import Held, ServingLock
 from tracker.api.access import Access
 from tracker.bounds import JsonObject, read_object
 from tracker.errors import HomingError
+from tracker.membership import Part
 from tracker.settings import Settings
 
 TIMEOUT: Final = httpx.Timeout(30, connect=5)
@@ -80,7 +82,7 @@ def segment(text: str) -> str:
 
 @asynccontextmanager
 async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[ApiClient]:
-    """Reach the API: the one that HOMING_API_URL names, the one that serves our database, or one within this process.
+    """Reach the API: the one that HOMING_API_URL names, the one that serves our file, or one within this process.
 
     ``loops`` lets the reconciler run beside an API of our own, for a command that waits.
     """
@@ -92,7 +94,8 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
             remote = url == settings.api_url
             http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
         else:
-            homing = await stack.enter_async_context(compose(settings, access=_ours(settings), loops=loops))
+            parts = {Part.API, Part.LOOPS} if loops else {Part.API}
+            homing = await stack.enter_async_context(compose(settings, access=_ours(settings), parts=parts))
             transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
             http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
         yield ApiClient(await stack.enter_async_context(http))
@@ -111,7 +114,7 @@ def authorization(settings: Settings, now: datetime) -> dict[str, str]:
 
 
 async def _serving(settings: Settings, stack: AsyncExitStack) -> str | None:
-    """Give the address of the server of our database, or take its lock and give None."""
+    """Give the address of the server of our file, or take its lock and give None."""
     for _ in range(LOCK_LOOKS):
         try:
             stack.enter_context(ServingLock(settings.database_file))
@@ -122,7 +125,7 @@ async def _serving(settings: Settings, stack: AsyncExitStack) -> str | None:
         else:
             return None
         await asyncio.sleep(LOCK_PAUSE)
-    raise Failed(f"process {holder} works on {settings.database_file}; try again when it has ended")
+    raise Failed(f"process {holder} works on {settings.database_name}; try again when it has ended")
 
 
 def _ours(settings: Settings) -> Access:

@@ -16,15 +16,19 @@ from homing.tables import print_json, print_line, print_table
 from tracker.api.access import check_start, is_loopback, url_host
 from tracker.app import create_tracker
 from tracker.bounds import JsonObject, JsonValue
+from tracker.clock import Reading, utc_now
 from tracker.errors import HomingError, SettingsError
+from tracker.membership import RHYTHM
 from tracker.models import Trust
 from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
 from tracker.service import Tracker
 from tracker.settings import PREFIX, Settings
+from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Transport
 
 PATIENCE: Final = timedelta(seconds=10)
 NEAR: Final = httpx.Timeout(3)
+DATABASE_SKEW: Final = timedelta(seconds=1)
 CLOCK_SKEW: Final = timedelta(seconds=60)
 SHORT_KEY: Final = 16
 KIND: Final = "images/omni-image"
@@ -49,7 +53,7 @@ class Finding:
 
 async def run(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
     """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
-    findings = [*start(settings), *trust(settings), *notes(settings, strays), await database(settings)]
+    findings = [*start(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
     findings += [await public_address(settings), *await credential(settings)]
     shown = in_force(settings)
     if as_json:
@@ -117,24 +121,24 @@ def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
     return told
 
 
-async def database(settings: Settings) -> Finding:
-    """Whether rows can be written: asked of the server that has the database, or tried."""
-    file = settings.database_file
-    if not file.exists():
+async def database(settings: Settings) -> list[Finding]:
+    """Whether rows can be written: tried, or asked of the process that has the file; who serves, and by which clock."""
+    file, name = settings.database_file, settings.database_name
+    if file is not None and not file.exists():
         fine = file.parent.is_dir() and access(file.parent, W_OK)
         detail = f"{file} will be made by the first command" if fine else f"{file.parent} is no directory to write to"
-        return Finding(name="database", level=Level.OK if fine else Level.WRONG, detail=detail)
+        return [Finding(name="database", level=Level.OK if fine else Level.WRONG, detail=detail)]
     try:
         with ServingLock(file):
             async with create_tracker(settings) as tracker:
-                return await _checked(tracker)
+                return [await _checked(tracker), *(await _shared(tracker.store) if file is None else ())]
     except Held as held:
-        detail = f"{file} is served by process {held.holder.pid}" + (
-            f" at {held.holder.url}" if held.holder.url else ""
-        )
-        return Finding(name="database", level=Level.OK, detail=detail)
+        where = f" at {held.holder.url}" if held.holder.url else ""
+        return [
+            Finding(name="database", level=Level.OK, detail=f"{name} is served by process {held.holder.pid}{where}")
+        ]
     except HomingError as error:
-        return Finding(name="database", level=Level.WRONG, detail=error.detail)
+        return [Finding(name="database", level=Level.WRONG, detail=error.detail)]
 
 
 async def public_address(settings: Settings) -> Finding:
@@ -208,10 +212,36 @@ def _clock(reply: Reply, now: datetime) -> list[Finding]:
 async def _checked(tracker: Tracker) -> Finding:
     checks = await tracker.check()
     level = Level.OK if all(check.ok for check in checks) else Level.WRONG
-    return Finding(name="database", level=level, detail="; ".join(check.detail for check in checks))
+    told = "; ".join(check.detail for check in checks)
+    return Finding(name="database", level=level, detail=f"{told}; schema {await tracker.store.revision()}")
+
+
+async def _shared(store: Store) -> list[Finding]:
+    """Tell what only a database that is a server can: whose clock is right, and who serves it."""
+    clock = database_clock(await store.read_clock(utc_now))
+    alive = [
+        f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
+        for one in await store.servers(silence=RHYTHM.silence)
+    ]
+    return [clock, Finding(name="servers", level=Level.OK, detail="; ".join(alive) or "none is running")]
+
+
+def database_clock(reading: Reading) -> Finding:
+    """Whether the clock that all replicas go by agrees with this machine's."""
+    apart = reading.ahead
+    if abs(apart) <= DATABASE_SKEW + reading.error:
+        return Finding(name="database clock", level=Level.OK, detail="agrees with ours")
+    side = "ahead of" if apart > timedelta() else "behind"
+    detail = (
+        f"{abs(apart).total_seconds():.1f} s {side} this machine's: Homing goes by the database's; "
+        "set the wrong one right, the provider's tokens depend on it"
+    )
+    return Finding(name="database clock", level=Level.NOTE, detail=detail)
 
 
 def _masked(settings: Settings, name: str) -> str:
+    if name == "database_url":
+        return settings.database_name
     if name == "api_keys":
         return ", ".join(key.name + "*" * key.sees_all for key in settings.api_keys) or "not set"
     value: str | Sequence[object] | None = getattr(settings, name)

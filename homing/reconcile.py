@@ -1,55 +1,62 @@
 """`homing reconcile`: the reconciler alone, once or until it is stopped, or a search through the provider's list."""
 
 import asyncio
-import signal
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from homing.client import Failed
-from homing.serve import Homing, compose
+from homing.serve import joined
 from homing.serving_lock import Held, ServingLock
 from homing.tables import print_fields, print_json
-from homing.web_server import INTERRUPTED
+from homing.web_server import Stop
 from tracker.bounds import JsonObject
+from tracker.errors import SettingsError
+from tracker.membership import Part
+from tracker.reconciler import Reconciler
+from tracker.service import Tracker
 from tracker.settings import Settings
 
 
 async def reconcile(settings: Settings, args: Namespace) -> int:
-    """Do what was asked and print the counts. Raises Failed where a server reconciles this database already."""
+    """Do what was asked and print the counts. Raises Failed where a server reconciles this file already."""
     try:
         with ServingLock(settings.database_file):
-            async with compose(settings, loops=False) as homing:
-                return await _reconcile(homing, args)
+            async with joined(settings, parts={Part.LOOPS}) as (tracker, membership):
+                return await _reconcile(tracker, Reconciler(tracker, share=membership.share), args)
     except Held as held:
         raise Failed(
-            f"process {held.holder.pid} serves {settings.database_file} and reconciles already; "
+            f"process {held.holder.pid} serves {settings.database_name} and reconciles already; "
             "`homing tasks poll TASK` asks about one task now"
         ) from None
 
 
-async def _reconcile(homing: Homing, args: Namespace) -> int:
+async def _reconcile(tracker: Tracker, reconciler: Reconciler, args: Namespace) -> int:
     if args.discover:
-        for provider, account in homing.tracker.providers.items():
-            ours = [name for name, kind in account.provider.kinds.items() if kind.submits]
-            for kind in [args.kind] if args.kind else ours:
-                found = await homing.reconciler.discover(provider, kind)
-                _show(args, {"provider": provider, "kind": kind} | asdict(found))
+        for provider, kind in _listed(tracker, args.kind):
+            _show(args, {"provider": provider, "kind": kind} | asdict(await reconciler.discover(provider, kind)))
         return 0
     if args.once:
-        _show(args, asdict(await homing.reconciler.run_once()))
+        _show(args, asdict(await reconciler.run_once()))
         return 0
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    statuses: list[int] = []
+    stop, asked = asyncio.Event(), Stop()
+    rounds = asyncio.create_task(reconciler.run(stop))
+    status = await asked.wait(rounds)
+    stop.set()
+    await rounds
+    return status
 
-    def end(status: int) -> None:
-        statuses.append(status)
-        stop.set()
 
-    loop.add_signal_handler(signal.SIGTERM, end, 0)
-    loop.add_signal_handler(signal.SIGINT, end, INTERRUPTED)
-    await homing.reconciler.run(stop)
-    return statuses[0] if statuses else 1
+def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
+    """Name the lists to page: of the kind that was asked for, else of those that we submit."""
+    providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
+    if kind is None:
+        return [(name, one.name) for name, kinds in providers.items() for one in kinds.values() if one.submits]
+    told = [(name, kind) for name, kinds in providers.items() if kind in kinds]
+    if not told:
+        known = sorted({one for kinds in providers.values() for one in kinds})
+        raise SettingsError(f"--kind {kind} is unknown; choose from {', '.join(known)}")
+    return told
 
 
 def _show(args: Namespace, counts: JsonObject) -> None:

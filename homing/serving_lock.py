@@ -1,7 +1,7 @@
 """Who serves a SQLite database: one process at a time, known by a lock beside the file.
 
 The lock is ``flock`` on ``<database>.lock``: the kernel frees it however the process ends. The file's text tells the
-others where to go: the process id and, for a server, its address.
+others where to go: the process id and, for a server, its address. A database that is a server has room for many.
 """
 
 import fcntl
@@ -32,14 +32,19 @@ class Held(Exception):
 
 
 class ServingLock:
-    """Holds the lock from entering the context to leaving it. Entering raises Held, or SettingsError for a bad path."""
+    """Holds the lock from entering the context to leaving it; nothing where the database is no file (None).
 
-    def __init__(self, database: Path) -> None:
-        self.path = database.with_name(database.name + ".lock")
+    Entering raises Held, or SettingsError for a bad path.
+    """
+
+    def __init__(self, database: Path | None) -> None:
+        self.path = database and database.with_name(database.name + ".lock")
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        file = self._open()
+        if self.path is None:
+            return self
+        file = _open(self.path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -59,19 +64,21 @@ class ServingLock:
 
     def announce(self, url: str | None) -> None:
         """Write down who holds the lock, and where it answers."""
-        assert self._file is not None
+        if self._file is None:
+            return
         text = json.dumps({"pid": os.getpid(), "url": url}).encode()
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text, 0)
 
-    def _open(self) -> int:
-        try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SettingsError(
-                f"HOMING_DATABASE_URL: cannot write beside the database ({error.strerror}: {self.path.parent}); "
-                "name a directory that exists and that you may write to"
-            ) from None
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(
+            f"HOMING_DATABASE_URL: cannot write beside the database ({error.strerror}: {path.parent}); "
+            "name a directory that exists and that you may write to"
+        ) from None
 
 
 def _read(file: int) -> Holder:

@@ -1,8 +1,9 @@
 """The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
+from tracker.clock import utc_now
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
 from tracker.schedule import Policy
@@ -10,11 +11,6 @@ from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 from tracker.transport import Sender
-
-
-def utc_now() -> datetime:
-    """Read the clock."""
-    return datetime.now(UTC)
 
 
 def create_tracker(
@@ -28,7 +24,8 @@ def create_tracker(
     """Build a Tracker; open it with ``async with``.
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
-    ``transport`` the way to the provider.
+    ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
+    and ``tracker.membership`` steers it.
     """
     kling = Account(
         name="default",

@@ -83,8 +83,8 @@ class Recorder:
     async def _commit(self, batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
         try:
             results = await self._store.apply([work for work, _ in batch])
-        except StoreUnavailable as error:
-            _answer_all(batch, StoreUnavailable(error.detail, retry_after=RETRY_AFTER))
+        except (StoreUnavailable, Overloaded) as error:
+            _answer_all(batch, type(error)(error.detail, retry_after=RETRY_AFTER))
         except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
             if len(batch) == 1:
                 log.error("a piece of work cannot be written: %s", type(error).__name__)  # noqa: TRY400 - may hold a body

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from tracker.api.access import ClientKey, NamedKey
 from tracker.models import Trust
@@ -16,6 +16,13 @@ from tracker.webhook_secret import webhook_key
 
 SECRET_BYTES: Final = 32
 SQLITE: Final = "sqlite:///"
+SERVERS: Final = frozenset({"postgresql", "postgres"})
+SERVER_EXAMPLE: Final = "postgresql://user:password@host/database"
+# What may follow the database's name. Timeouts of statements and locks are ours to set, a password stands in one place.
+SERVER_OPTIONS: Final = frozenset({
+    "application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "passfile", "port", "sslcert",
+    "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs",
+})  # fmt: skip
 SEES_ALL: Final = "*"
 LAST_PORT: Final = 65535
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -97,13 +104,26 @@ def address(text: str) -> str:
 
 
 def database(text: str) -> str:
-    """Read the database's address; this release keeps its rows in a SQLite file."""
-    if text.startswith(("postgres:", "postgresql:", "postgresql+", "postgres+")):
-        raise ValueError("PostgreSQL comes with a later release; write sqlite:///homing.db for a file")
+    """Read the database's address: a SQLite file or a PostgreSQL server."""
+    if text.startswith("postgres"):
+        return _server(text.strip())
     path = text.removeprefix(SQLITE)
     if path == text or not path.strip("/") or path.startswith(":memory:") or re.search(r"[?#\x00-\x1f]", path):
-        raise ValueError("write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere")
+        raise ValueError(
+            "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
+            f"or {SERVER_EXAMPLE} for a server"
+        )
     return text
+
+
+def database_name(text: str) -> str:
+    """Name a database as logs and people may see it: a file by its path, a server without the password."""
+    if text.startswith(SQLITE):
+        return text.removeprefix(SQLITE)
+    scheme, _, rest = text.partition("//")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    return f"{scheme}//{user.partition(':')[0]}{at}{host}{slash}{path}"
 
 
 def secret(text: str) -> str:
@@ -169,6 +189,24 @@ def level(text: str) -> str:
     if text.strip().lower() not in LEVELS:
         raise ValueError(f"write one of {', '.join(LEVELS)}")
     return text.strip().lower()
+
+
+def _server(text: str) -> str:
+    """Read the address of a PostgreSQL server; what it would take for a part of the password is refused."""
+    wrong = f"write {SERVER_EXAMPLE}; in the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
+    try:
+        parts = urlsplit(text)
+        reads = parts.scheme in SERVERS and (parts.port is None or parts.port > 0)
+        options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not reads or parts.fragment or parts.netloc.count("@") > 1 or re.search(r"[\s\x00-\x1f]", text):
+        raise ValueError(wrong)
+    if not re.fullmatch(r"/[^/]+", parts.path):
+        raise ValueError(f"name a database: write {SERVER_EXAMPLE}")
+    if not options.keys() <= SERVER_OPTIONS:
+        raise ValueError(f"after the ? only these may be set: {', '.join(sorted(SERVER_OPTIONS))}")
+    return text
 
 
 def _plain(parts: SplitResult) -> bool:

@@ -19,6 +19,7 @@ from tracker import setting_syntax as syntax
 from tracker.api.access import ClientKey, NamedKey
 from tracker.errors import SettingsError
 from tracker.models import Trust
+from tracker.providers.kling import Kling
 
 PREFIX: Final = "HOMING_"
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
@@ -44,7 +45,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
-    database_url: Annotated[str, _written(syntax.database)] = "sqlite:///homing.db"
+    database_url: Annotated[str, _written(syntax.database)] = Field(default="sqlite:///homing.db", repr=False)
     host: Annotated[str, _written(syntax.host)] = "127.0.0.1"
     port: Annotated[int, _written(syntax.port)] = 8000
     public_url: Address | None = None
@@ -68,6 +69,7 @@ class Settings(BaseModel):
     first_check: Duration | None = None
     deadline: Duration = timedelta(hours=24)
     deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)
+    retention: Duration | None = None
 
     @property
     def threshold(self) -> Trust:
@@ -77,9 +79,15 @@ class Settings(BaseModel):
         return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
 
     @property
-    def database_file(self) -> Path:
-        """The SQLite file that ``database_url`` names."""
-        return Path(self.database_url.removeprefix(syntax.SQLITE))
+    def database_file(self) -> Path | None:
+        """The SQLite file that ``database_url`` names; None where it names a server."""
+        url = self.database_url
+        return Path(url.removeprefix(syntax.SQLITE)) if url.startswith(syntax.SQLITE) else None
+
+    @property
+    def database_name(self) -> str:
+        """The database for people: its file, or its address without the password."""
+        return syntax.database_name(self.database_url)
 
     @property
     def guarded(self) -> bool:
@@ -100,6 +108,9 @@ class Settings(BaseModel):
         if bool(self.kling_access_key) != bool(self.kling_secret_key):
             there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
             raise ValueError(f"HOMING_KLING_{there}_KEY is set alone: set HOMING_KLING_{missing}_KEY beside it")
+        known = Kling().kinds
+        if not self.deadlines.keys() <= known.keys():
+            raise ValueError(f"HOMING_DEADLINES: names an unknown kind; choose from {', '.join(sorted(known))}")
         keys = [key.key for key in self.api_keys]
         if len(set(keys)) < len(keys):
             raise ValueError("HOMING_API_KEYS: two entries share one key; give each client its own")

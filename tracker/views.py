@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tracker.clock import Reading
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
 
 
@@ -143,6 +144,34 @@ class Completion:
     finished_at: datetime
     asked: bool
     heard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One process that serves a shared database; ``parts`` is what it runs."""
+
+    owner: str
+    host: str
+    pid: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver:
+    """A process that fell silent, and how many of its tasks others may ask about now."""
+
+    server: Server
+    silent_for: timedelta
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """What a process learns when it says that it is alive: who else is, whose work was freed, and what time it is."""
+
+    alive: tuple[Server, ...]
+    taken: tuple[TakenOver, ...]
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,14 +64,14 @@ class Shell:
         return Said(status=status, out=out.getvalue(), err=err.getvalue())
 
     @contextmanager
-    def serving(self, **settings: str) -> Iterator[Served]:
+    def serving(self, *words: str, **settings: str) -> Iterator[Served]:
         """Run `homing serve` on a free port until the block ends."""
-        errors = self.directory / "serve.err"
+        errors = self.directory / f"serve{''.join(words)}.err"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         with (
             errors.open("w") as stderr,
             subprocess.Popen(
-                [sys.executable, "-m", "homing", "serve"],
+                [sys.executable, "-m", "homing", "serve", *words],
                 cwd=self.directory,
                 env={**kept, **self._environ({"port": "0", **settings})},
                 stdout=subprocess.PIPE,
@@ -86,6 +86,18 @@ class Shell:
                 yield Served(process=process, line=line, url=line.split()[2], errors=errors)
             finally:
                 process.kill()
+
+    def begin(self, *words: str) -> "subprocess.Popen[str]":
+        """Run a command as a process of its own, beside others."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "homing", *words],
+            cwd=self.directory,
+            env={**kept, **self._environ({})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {f"HOMING_{name.upper()}": value for name, value in {**self.settings, **more}.items()}

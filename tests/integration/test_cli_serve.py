@@ -40,6 +40,9 @@ def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
     ) as served:
         assert "callbacks at https://homing.example.com" in served.line
         assert "2 keys" in served.line
+        assert "credential" not in served.line
+    with shell.serving(kling_api_key="") as served:
+        assert "no credential for the provider" in served.line
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -71,12 +74,27 @@ def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
 
 def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shell: Shell) -> None:
     with shell.serving() as served:
-        second = shell.run("serve", port="0")
-        assert second.status == 2
-        assert served.url in second.line
+        for words in (("serve",), ("serve", "--only", "receiver"), ("serve", "--only", "api,loops")):
+            second = shell.run(*words, port="0")
+            assert second.status == 2
+            assert served.url in second.line
+        migrating = shell.run("migrate")
+        assert migrating.status == 1
+        assert "stop it first" in migrating.line
         reconciling = shell.run("reconcile", "--once")
         assert reconciling.status == 1
         assert "reconciles already" in reconciling.line
+
+
+def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
+    ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_check="500ms").document
+    open_one = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
+    with shell.serving(retention="1ms"):
+        for _ in range(400):
+            left = [task["id"] for task in shell.run("tasks", "--json").document["tasks"]]
+            if ended["id"] not in left:
+                break
+    assert left == [open_one["id"]]
 
 
 def test_a_taken_port_is_one_line_and_status_2(shell: Shell) -> None:

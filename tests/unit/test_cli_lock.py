@@ -40,18 +40,18 @@ def test_a_holder_that_only_works_briefly_has_no_address(tmp_path: Path) -> None
 def test_the_lock_is_free_again_afterwards(tmp_path: Path) -> None:
     with ServingLock(tmp_path / "homing.db") as first:
         first.announce("http://127.0.0.1:8000")
-    with ServingLock(tmp_path / "homing.db") as second:
-        assert json.loads(second.path.read_text()) == {"pid": os.getpid(), "url": None}
+    with ServingLock(tmp_path / "homing.db"):
+        assert json.loads((tmp_path / "homing.db.lock").read_text()) == {"pid": os.getpid(), "url": None}
 
 
 def test_two_databases_have_two_locks(tmp_path: Path) -> None:
-    with ServingLock(tmp_path / "one.db"), ServingLock(tmp_path / "two.db") as other:
-        assert other.path.name == "two.db.lock"
+    with ServingLock(tmp_path / "one.db"), ServingLock(tmp_path / "two.db"):
+        assert (tmp_path / "two.db.lock").exists()
 
 
 def test_what_is_written_is_for_its_owner_alone(tmp_path: Path) -> None:
-    with ServingLock(tmp_path / "homing.db") as lock:
-        assert lock.path.stat().st_mode & 0o077 == 0
+    with ServingLock(tmp_path / "homing.db"):
+        assert (tmp_path / "homing.db.lock").stat().st_mode & 0o077 == 0
 
 
 def test_a_holder_that_is_killed_lets_go(tmp_path: Path) -> None:
@@ -73,11 +73,16 @@ def test_a_holder_that_is_killed_lets_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pid": 1'])
 def test_whatever_is_in_the_file_a_held_lock_is_held(tmp_path: Path, text: str) -> None:
-    with ServingLock(tmp_path / "homing.db") as lock:
-        lock.path.write_text(text)
+    with ServingLock(tmp_path / "homing.db"):
+        (tmp_path / "homing.db.lock").write_text(text)
         with pytest.raises(Held) as caught, ServingLock(tmp_path / "homing.db"):
             pass
     assert caught.value.holder.url is None
+
+
+def test_a_server_has_room_for_many_and_nothing_is_written() -> None:
+    with ServingLock(None) as first, ServingLock(None):
+        first.announce("http://127.0.0.1:8000")
 
 
 def test_a_missing_directory_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_an_empty_table_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> Non
         ["tasks", "resolve", "hm1", "--status", "succeeded"],
         ["tasks", "list", "--status", "done"],
         ["tasks", "list", "--limit", "0"],
+        ["tasks", "--status", "done"],
+        ["serve", "--only", "everything"],
+        ["serve", "--only", ","],
         ["submit", "--n", "many"],
         ["expect", "kling"],
         ["expect", "kling", "images/omni-image", "--deadline", "soon"],
@@ -173,5 +176,17 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         build_parser().parse_args(["--help"])
     shown = capsys.readouterr().out
     assert caught.value.code == 0
-    for command in ("serve", "sandbox", "demo", "submit", "expect", "adopt", "tasks", "why", "reconcile", "doctor"):
+    for command in (
+        "serve",
+        "migrate",
+        "sandbox",
+        "demo",
+        "submit",
+        "expect",
+        "adopt",
+        "tasks",
+        "why",
+        "reconcile",
+        "doctor",
+    ):
         assert f"\n    {command} " in shown

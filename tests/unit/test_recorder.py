@@ -169,6 +169,26 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
         await recorder.close()
 
 
+@pytest.mark.parametrize("kind", [StoreUnavailable, Overloaded])
+async def test_what_the_database_cannot_take_for_its_own_reasons_is_not_halved(kind: type[OurError]) -> None:
+    class NoStore:
+        tries = 0
+
+        async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+            self.tries += 1
+            raise kind(f"no room for {len(works)} pieces")
+
+    store = NoStore()
+    recorder = Recorder(store)
+    await recorder.open()
+    works = [recorder.apply(writing(a_task(number))) for number in range(1, 9)]
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    await recorder.close()
+    assert [type(answer) for answer in answers] == [kind] * 8
+    assert all(isinstance(answer, OurError) and answer.retry_after for answer in answers)
+    assert store.tries == 1
+
+
 async def test_a_caller_s_error_reaches_its_caller_as_it_was_raised(tmp_path: Path) -> None:
     def refusing(_: Known) -> Change[None]:
         raise Conflict("taken")

@@ -143,7 +143,16 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"kling_secret_key": SECRET}, "set HOMING_KLING_ACCESS_KEY beside it"),
         ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "give each client its own"),
         ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "give each client its own"),
-        ({"database_url": f"postgresql://u:{SECRET}@db/homing"}, "PostgreSQL comes with a later release"),
+        ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "write postgresql://user:password@host"),
+        ({"database_url": f"postgresql://u:{SECRET}@db"}, "name a database"),
+        ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "name a database"),
+        ({"database_url": f"postgresql://u:{SECRET}@@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}/x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}#x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET} x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u@db:{SECRET}/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u@db/homing?password={SECRET}"}, "only these may be set"),
+        ({"database_url": f"postgresql://u@db/homing?options=-c{SECRET}"}, "only these may be set"),
         ({"database_url": f"mysql://u:{SECRET}@db/homing"}, "write sqlite:///homing.db"),
         ({"database_url": "sqlite:///:memory:"}, "write sqlite:///homing.db"),
         ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
@@ -159,6 +168,7 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"port": "99999"}, "write a port from 0 to 65535"),
         ({"poll_budget": "0"}, "write a whole number above zero"),
         ({"body_limit": "lots"}, "write a size"),
+        ({"deadlines": f"images/{SECRET}=1h"}, "choose from audio/"),
         ({"log_level": "loud"}, "write one of debug"),
         ({"host": "http://here"}, "write a host or an address to bind"),
     ],
@@ -181,6 +191,7 @@ def test_no_secret_is_in_the_repr() -> None:
         client_keys=f"b:{SECRET}",
         callback_secrets=SECRET,
         kling_webhook_secrets=WEBHOOK,
+        database_url=f"postgresql://bob:{SECRET}@db/homing",
         **pair,
     )
     for shown in (repr(settings), str(settings), repr(settings.api_keys), repr(settings.client_keys)):
@@ -192,6 +203,15 @@ def test_a_program_passes_values_as_they_are() -> None:
     settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), trust_final=Trust.TOKEN)
     assert settings.deadline == timedelta(hours=1)
     assert settings.threshold is Trust.TOKEN
+
+
+def test_a_database_is_a_file_or_a_server_and_is_named_without_its_password() -> None:
+    assert read(database_url="sqlite:////var/lib/homing.db").database_file == Path("/var/lib/homing.db")
+    for scheme in ("postgresql", "postgres"):
+        settings = read(database_url=f"{scheme}://bob:{SECRET}@db:5432/homing?sslmode=require")
+        assert settings.database_file is None
+        assert settings.database_name == f"{scheme}://bob@db:5432/homing?sslmode=require"
+    assert read(database_url="postgresql:///homing?host=/run/pg").database_name == "postgresql:///homing?host=/run/pg"
 
 
 def test_a_wrong_type_from_a_program_shows_no_value() -> None:

@@ -1,5 +1,6 @@
 """Bringing a database's schema up to date, with Alembic, over a connection that is already open."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,15 @@ FOREIGN: Final = "the database belongs to another program: name another one"
 MIGRATE: Final = "run `homing migrate`"
 
 
-def upgrade(connection: Connection, *, to: str = "head") -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """The schema's revision before, None for a database without tables, and after."""
+
+    before: str | None
+    after: str | None
+
+
+def upgrade(connection: Connection, *, to: str = "head") -> Upgrade:
     """Run every migration up to ``to`` that the database does not have yet, within the caller's transaction.
 
     Raises StoreUnavailable where it is not a database of ours, or one of a later version.
@@ -30,6 +39,7 @@ def upgrade(connection: Connection, *, to: str = "head") -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
     # Two that migrate at once would both begin with the same step.
     locks.lock_order(connection)
+    before = revision(connection)
     try:
         command.upgrade(_config(connection), to)
     except CommandError as error:
@@ -38,6 +48,7 @@ def upgrade(connection: Connection, *, to: str = "head") -> None:
         if "already exists" not in str(error.orig):
             raise
         raise StoreUnavailable(FOREIGN) from error
+    return Upgrade(before=before, after=revision(connection))
 
 
 def check(connection: Connection) -> None:

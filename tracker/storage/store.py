@@ -7,18 +7,32 @@ capabilities) have verbs of their own. Every verb is one transaction.
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Executable, Select, and_, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 
+from tracker.clock import Reading
 from tracker.models import Status, Task
-from tracker.storage import batch, leases, migrate, pages, rows, statistics
+from tracker.storage import batch, leases, migrate, pages, retention, rows, servers, statistics
 from tracker.storage.database import BUSY, Database
+from tracker.storage.plans import aside
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
-from tracker.views import Completion, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
+from tracker.views import (
+    Completion,
+    Heartbeat,
+    HistoryEntry,
+    Orphan,
+    Server,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
 from tracker.work import Work
+
+T = TypeVar("T")
 
 HISTORY_LIMIT: Final = 1000
 
@@ -49,20 +63,21 @@ class Store:
 
         Raises StoreUnavailable; what cannot be opened is closed again.
         """
-        await self._open(migrate.check if self.shared else migrate.upgrade)
+        if self.shared:
+            await self._open(migrate.check)
+        else:
+            await self._open(migrate.upgrade)
 
-    async def migrate(self) -> str:
-        """Bring the schema up to date, whatever the database is, tell its revision, and close."""
-        await self._open(migrate.upgrade)
-        try:
-            return await self._database.read(migrate.revision) or ""
-        finally:
-            await self.close()
+    async def migrate(self) -> migrate.Upgrade:
+        """Bring the schema up to date, whatever the database is, tell what that took, and close."""
+        done = await self._open(migrate.upgrade)
+        await self.close()
+        return done
 
-    async def _open(self, ready: Callable[[Connection], None]) -> None:
+    async def _open(self, ready: Callable[[Connection], T]) -> T:
         await self._database.open()
         try:
-            await self._database.write(ready)
+            return await self._database.write(ready)
         except BaseException:
             await self._database.close()
             raise
@@ -118,6 +133,32 @@ class Store:
         """Take the leases of questions from every other owner, and tell how many."""
         return await self._database.write(leases.release, TASKS.c.lease_owner != owner, margin=margin)
 
+    async def beat(
+        self, me: Server, *, silence: timedelta, margin: timedelta, own: Callable[[], datetime]
+    ) -> Heartbeat:
+        """Say that we are alive, on a shared database; see ``servers.beat``."""
+        return await self._database.write(servers.beat, me, silence=silence, margin=margin, own=own)
+
+    async def leave(self, owner: str, *, margin: timedelta) -> None:
+        """Give back the leases of ``owner``, and forget that it served."""
+        await self._database.write(servers.leave, owner, margin=margin)
+
+    async def servers(self, *, silence: timedelta) -> Sequence[Server]:
+        """Give the processes that serve a shared database."""
+        return await self._database.read(servers.alive, silence=silence)
+
+    async def last_seen(self, owner: str) -> datetime | None:
+        """Give when a process that serves a shared database was heard last, None where it is gone."""
+        return await self._database.read(servers.last_seen, owner)
+
+    async def read_clock(self, own: Callable[[], datetime]) -> Reading:
+        """Read the clock of a shared database between two looks at ``own``."""
+        return await self._database.read(servers.read_clock, own)
+
+    async def revision(self) -> str | None:
+        """Give the revision of the schema."""
+        return await self._database.read(migrate.revision)
+
     async def unresolved(self, *, provider: str, kind: str, limit: int) -> Sequence[Task]:
         """Give the pending tasks of a kind whose submit may have been lost, oldest first."""
         pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.provider == provider, TASKS.c.kind == kind)
@@ -126,7 +167,8 @@ class Store:
 
     async def next_due(self) -> datetime | None:
         """Give when the next task is due, leases aside."""
-        first = await self._database.read(_scalar, select(func.min(TASKS.c.next_poll_at)))
+        due = TASKS.c.next_poll_at
+        first = await self._database.read(_scalar, select(func.min(due)).where(due.is_not(None)))
         return None if first is None else rows.moment(first)
 
     async def completions(
@@ -134,6 +176,16 @@ class Store:
     ) -> Sequence[Completion]:
         """Give tasks that finished by ``until``, by (finished_at, id): those after the cursor, else the newest."""
         return await self._database.read(statistics.completions, after=after, until=until, limit=limit)
+
+    async def delete_old(
+        self, *, until: datetime, now: datetime, after: retention.Place | None, limit: int
+    ) -> retention.Deleted:
+        """Delete a few of the tasks, orphans and alarms that were over by ``until``; see ``retention.delete_old``."""
+        return await self._database.write(retention.delete_old, until=until, now=now, after=after, limit=limit)
+
+    async def forgotten(self, provider: str, account: str, provider_task_id: str) -> str | None:
+        """Give the id that a task had before it was deleted, as long as that is remembered."""
+        return await self._database.read(retention.forgotten, provider, account, provider_task_id)
 
     async def due_orphans(self, *, now: datetime, limit: int) -> Sequence[Orphan]:
         statement = select(ORPHANS).where(ORPHANS.c.next_check_at <= rows.stamp(now)).limit(limit)
@@ -225,7 +277,7 @@ def _find_ref(
     connection: Connection, ref: str, *, client: str | None, provider: str | None, kind: str | None
 ) -> Task | None:
     scope = [
-        column == value
+        aside(column) == value
         for column, value in ((TASKS.c.client, client), (TASKS.c.provider, provider), (TASKS.c.kind, kind))
         if value is not None
     ]

@@ -1,0 +1,68 @@
+"""The time that all replicas share: this machine's clock, moved to where the database's was measured to be.
+
+A reading cannot tell when exactly between two of our own times the database looked at its clock; the shorter the way,
+the surer it is. Pure but for the reading of this machine's clock.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Final
+
+READINGS: Final = 8
+
+
+def utc_now() -> datetime:
+    """Read the machine's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the database's clock said (``at``), between two times of our own."""
+
+    before: datetime
+    at: datetime
+    after: datetime
+
+    @property
+    def ahead(self) -> timedelta:
+        """How far the database's clock is ahead of ours, give or take ``error``."""
+        return self.at - self.before - self.error
+
+    @property
+    def error(self) -> timedelta:
+        return (self.after - self.before) / 2
+
+
+def offset(readings: Sequence[Reading]) -> timedelta:
+    """How far the database's clock is ahead, by the surest of the latest readings that agree with each other.
+
+    One that contradicts the latest was taken before somebody set one of the clocks, and counts no more.
+    """
+    latest = readings[-1]
+
+    def agrees(one: Reading) -> bool:
+        return abs(one.ahead - latest.ahead) <= one.error + latest.error
+
+    return min(takewhile(agrees, reversed(readings)), key=lambda one: one.error).ahead
+
+
+class SteeredClock:
+    """The machine's clock, ``own``, until readings of a database's clock say how far that is ahead."""
+
+    def __init__(self, own: Callable[[], datetime] = utc_now) -> None:
+        self.own = own
+        self.ahead = timedelta()
+        self._readings: deque[Reading] = deque(maxlen=READINGS)
+
+    def __call__(self) -> datetime:
+        return self.own() + self.ahead
+
+    def steer(self, reading: Reading) -> None:
+        """Follow the database's clock from now on; a reading during which our own was set back is no measure."""
+        if reading.after >= reading.before:
+            self._readings.append(reading)
+            self.ahead = offset(self._readings)

@@ -1,0 +1,89 @@
+"""Who serves the database: a row per process, renewed while it lives. All of it is judged by the database's clock."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import BigInteger, Connection, cast, delete, exists, func, select
+
+from tracker.clock import Reading
+from tracker.models import Status
+from tracker.storage import leases, rows
+from tracker.storage.tables import SERVERS, TASKS
+from tracker.storage.upserts import upsert
+from tracker.views import Heartbeat, Server, TakenOver
+
+# The time of the statement, not of the transaction.
+NOW: Final = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+
+
+def beat(
+    connection: Connection, me: Server, *, silence: timedelta, margin: timedelta, own: Callable[[], datetime]
+) -> Heartbeat:
+    """Say that we are alive, take over from those that have been silent for ``silence``, and tell who is alive."""
+    values = {
+        "owner": me.owner,
+        "host": me.host,
+        "pid": me.pid,
+        "parts": ",".join(me.parts),
+        "started_at": NOW,
+        "seen_at": NOW,
+    }
+    statement = upsert(connection, SERVERS).values(values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["owner"], set_={"seen_at": NOW}))
+    taken = _take_over(connection, me.owner, silence=silence, margin=margin)
+    return Heartbeat(alive=alive(connection, silence=silence), taken=taken, reading=read_clock(connection, own))
+
+
+def leave(connection: Connection, owner: str, *, margin: timedelta) -> None:
+    """Give back what ``owner`` was asking about, and forget it."""
+    leases.release(connection, TASKS.c.lease_owner == owner, margin=margin)
+    connection.execute(delete(SERVERS).where(SERVERS.c.owner == owner))
+
+
+def alive(connection: Connection, *, silence: timedelta) -> tuple[Server, ...]:
+    """Give the processes that were heard lately, the oldest first."""
+    statement = select(SERVERS).where(SERVERS.c.seen_at > NOW - _microseconds(silence)).order_by(SERVERS.c.started_at)
+    return tuple(_server(row) for row in connection.execute(statement).mappings())
+
+
+def last_seen(connection: Connection, owner: str) -> datetime | None:
+    """Give when a process was heard last, None where it has left or was declared dead."""
+    seen = connection.execute(select(SERVERS.c.seen_at).where(SERVERS.c.owner == owner)).scalar_one_or_none()
+    return None if seen is None else rows.moment(seen)
+
+
+def read_clock(connection: Connection, own: Callable[[], datetime]) -> Reading:
+    """Read the database's clock between two looks at ours, on a connection that is already in a transaction."""
+    connection.execute(select(1))
+    before = own()
+    at = connection.execute(select(NOW)).scalar_one()
+    return Reading(before=before, at=rows.moment(at), after=own())
+
+
+def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin: timedelta) -> tuple[TakenOver, ...]:
+    """Free the questions of the silent. A row goes when none is left: one that is just being written is skipped."""
+    silent = (
+        select(SERVERS, NOW.label("now"))
+        .where(SERVERS.c.owner != owner, SERVERS.c.seen_at <= NOW - _microseconds(silence))
+        .order_by(SERVERS.c.owner)
+        .with_for_update(skip_locked=True)
+    )
+    taken = []
+    for row in connection.execute(silent).mappings().all():
+        gone = row["owner"]
+        tasks = leases.release(connection, TASKS.c.lease_owner == gone, margin=margin)
+        left = exists().where(TASKS.c.lease_owner == gone, TASKS.c.status != Status.PENDING.value)
+        forgotten = connection.execute(delete(SERVERS).where(SERVERS.c.owner == gone, ~left)).rowcount
+        if tasks or forgotten:
+            silent_for = rows.MICROSECOND * (row["now"] - row["seen_at"])
+            taken.append(TakenOver(server=_server(row), silent_for=silent_for, tasks=tasks))
+    return tuple(taken)
+
+
+def _server(row: rows.Row) -> Server:
+    return Server(owner=row["owner"], host=row["host"], pid=row["pid"], parts=tuple(row["parts"].split(",")))
+
+
+def _microseconds(duration: timedelta) -> int:
+    return duration // rows.MICROSECOND
