@@ -5,6 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 WORKERS ?= auto
 ARGS    ?=
+ONLY    ?=
 
 # The first interpreter that is new enough; python3 when none is, so that the error below can say so.
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MINIMUM)".split("."))))
@@ -35,6 +36,14 @@ serve: $(RUNTIME) ## Run Homing with the settings of the environment and .env
 .PHONY: test
 test: $(DEV) ## Run the tests, in parallel (WORKERS=2 limits that)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+.PHONY: bench
+bench: $(DEV) ## Measure it beside a bare server and a naive handler (ONLY=acks,latency for parts)
+	@$(BIN)/python -m bench --only "$(ONLY)" $(ARGS)
+
+.PHONY: soak
+soak: $(DEV) ## What takes an hour: a million callbacks, a thousand processes killed
+	@$(BIN)/python -m bench.soak
 
 .PHONY: check
 check: $(DEV) ## Lint, check formatting, types and the direction of imports

@@ -1,0 +1,123 @@
+"""A database in which many tasks have ended and a hundred are open, written as Homing itself writes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from bench import deliveries
+from bench.databases import Databases, migrated, write
+from tracker import lifecycle
+from tracker.models import Event, Fact, Source, Standing, Status, Task, Trust, Verdict
+from tracker.views import HistoryEntry
+from tracker.work import Change, Entry
+
+OPEN: Final = 100
+CLIENTS: Final = 20
+# One of so many tasks has its observations and events too; more would fill the disk and tell nothing else.
+WITH_HISTORY: Final = 10
+TOOK: Final = timedelta(seconds=40)
+# When the open ones come due: long after whatever is measured.
+DUE: Final = deliveries.created_at(0) + timedelta(days=3650)
+MOVES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
+
+
+def grown(databases: Databases, *, count: int) -> str:
+    """Make a database of ``count`` tasks, ``OPEN`` of them open, evenly spread over the whole time."""
+    url = migrated(databases, f"grown_{count}")
+    write(url, (_change(number, open_=number % (count // OPEN) == 0) for number in range(count)))
+    databases.analyse(url)
+    return url
+
+
+def client(number: int) -> str:
+    return f"client-{number % CLIENTS}"
+
+
+def _change(number: int, *, open_: bool) -> Change[None]:
+    task = _task(number, WORKED_ON if open_ else {**SUCCEEDED, "finished_at": deliveries.created_at(number) + TOOK})
+    if number % WITH_HISTORY:
+        return Change(result=None, task=task)
+    steps = range(len(MOVES) - open_)
+    return Change(
+        result=None,
+        task=task,
+        entries=tuple(_entry(task, number, step) for step in steps),
+        events=tuple(_event(task, step) for step in steps),
+    )
+
+
+def _entry(task: Task, number: int, step: int) -> Entry:
+    shown = HistoryEntry(
+        id=0,
+        task_id=task.id,
+        at=task.created_at + step * TOOK / 2,
+        source=Source.CALLBACK,
+        trust=Trust.SIGNED,
+        word=deliveries.STEPS[step],
+        status=MOVES[step],
+        verdict=Verdict.MOVED,
+        why=f"moved to {MOVES[step].value}",
+        provider_updated_at=task.created_at,
+        body=deliveries.body(number, step),
+    )
+    return Entry(dedupe_key=f"callback|SIGNED|id msg_{number}_{step}", shown=shown)
+
+
+def _event(task: Task, step: int) -> Event:
+    then = replace(task, status=MOVES[step], version=step + 2)
+    return lifecycle.event(then, then.status.value, task.created_at + step * TOOK / 2)
+
+
+def _task(number: int, values: Mapping[str, Any]) -> Task:
+    own, at = deliveries.task_id(number), deliveries.created_at(number)
+    return Task(
+        id=own,
+        client=client(number),
+        external_id=f"order-{number}",
+        sent_external_id=own,
+        provider_task_id=deliveries.provider_id(number),
+        request_hash=f"{number:064x}",
+        created_at=at,
+        updated_at=at,
+        submitted_at=at,
+        answered_at=at,
+        deadline_at=DUE,
+        **values,
+    )
+
+
+SUCCESS: Final = Standing(rank=lifecycle.RANK[Status.SUCCEEDED], updated_at=1_790_000_000_000_000, success=True)
+FACTS: Final[Mapping[str, Fact]] = {
+    "assets": Fact(
+        standing=SUCCESS,
+        value=[
+            {"kind": "image", "url": "https://results.example/0.png?expires=1790000000", "index": 0, "group": "single"}
+        ],
+    ),
+    "price": Fact(standing=SUCCESS, value={"final_unit_deduction": "8"}),
+}
+# What the provider works on, and what came home by a callback: all columns that are the same in every row.
+WORKED_ON: Final[Mapping[str, Any]] = {
+    "provider": deliveries.PROVIDER,
+    "kind": deliveries.KIND,
+    "account": deliveries.ACCOUNT,
+    "origin": "submit",
+    "attempts": 1,
+    "request": {"prompt": "a lighthouse in the fog, oil on canvas", "model_name": "kling-v3-omni", "n": 1},
+    "callback_asked": True,
+    "status": Status.PROCESSING,
+    "standing": Standing(rank=lifecycle.RANK[Status.PROCESSING]),
+    "learned_from": Source.CALLBACK,
+    "learned_trust": Trust.SIGNED,
+    "version": 3,
+    "next_poll_at": DUE,
+}
+SUCCEEDED: Final[Mapping[str, Any]] = {
+    **WORKED_ON,
+    "status": Status.SUCCEEDED,
+    "standing": SUCCESS,
+    "facts": FACTS,
+    "version": 4,
+    "next_poll_at": None,
+}

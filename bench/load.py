@@ -1,0 +1,240 @@
+"""The load generator: a process of its own, as light as can be, since it shares the cores with what it measures.
+
+``python -m bench.load`` reads a Plan as one line of JSON, makes all requests before the clock starts, keeps
+``connections`` connections busy, each with one request at a time, and writes an Outcome as one line of JSON.
+"""
+
+import asyncio
+import gc
+import json
+import math
+import resource
+import subprocess
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Final, cast
+
+import uvloop
+
+from bench import deliveries
+
+ROOT: Final = Path(__file__).parents[1]
+HEAD_END: Final = b"\r\n\r\n"
+LENGTH: Final = b"content-length: "
+STATUS: Final = slice(9, 12)
+FILES: Final = 16_384
+GRACE: Final = 30.0
+# How long a client waits that was cut off, before it comes again.
+PAUSE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to send: ``count`` callbacks from place ``first`` on, for ``seconds`` or until all are answered.
+
+    ``reconnect`` where the server may hang up.
+    """
+
+    port: int
+    connections: int
+    seconds: float
+    first: int
+    count: int
+    reconnect: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it; ``statuses`` counts the answers by HTTP status, ``lost`` those that never came."""
+
+    seconds: float
+    statuses: dict[str, int]
+    lost: int
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def answered(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def acknowledged(self) -> int:
+        return self.statuses.get("200", 0)
+
+    @property
+    def per_second(self) -> float:
+        return self.acknowledged / self.seconds
+
+
+def run(plan: Plan) -> Outcome:
+    """Run the generator in a process of its own and give what it measured."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load"],
+        cwd=ROOT,
+        input=json.dumps(asdict(plan)),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=plan.seconds * 2 + 120,
+        start_new_session=True,
+        check=True,
+    )
+    return Outcome(**json.loads(done.stdout))
+
+
+class _Load:
+    """The requests still to send and the answers so far."""
+
+    def __init__(self, plan: Plan, requests: Iterator[bytes]) -> None:
+        self.plan = plan
+        self.requests = requests
+        self.latencies = array("d")
+        self.statuses: Counter[str] = Counter()
+        self.lost = 0
+        self.until = 0.0
+        self.last = 0.0
+        self.busy = 0
+        self.ended = asyncio.Event()
+
+    def take(self, now: float) -> bytes | None:
+        """Give the next request, None where it is time to end."""
+        return next(self.requests, None) if now < self.until else None
+
+    def leave(self) -> None:
+        self.busy -= 1
+        if not self.busy:
+            self.ended.set()
+
+
+class _Connection(asyncio.Protocol):
+    """One kept connection: the next request follows the answer to the last."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._at = 0.0
+        self._waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's own type is not a subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def send(self, now: float) -> None:
+        assert self._transport is not None
+        if self._transport.is_closing():  # before it was used
+            self._hung_up()
+            return
+        request = self._load.take(now)
+        self._waiting = request is not None
+        if request is None:
+            self._transport.close()
+            self._load.leave()
+            return
+        self._at = now
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received + data if self._received else data
+        if not whole(received):
+            self._received = received
+            return
+        self._received = b""
+        now = perf_counter()
+        load = self._load
+        load.latencies.append(now - self._at)
+        load.statuses[received[STATUS].decode()] += 1
+        load.last = now
+        self.send(now)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._hung_up()
+
+    def _hung_up(self) -> None:
+        self._load.lost += 1
+        if self._load.plan.reconnect:
+            again = asyncio.get_running_loop().create_task(_connect_again(self._load))
+            again.add_done_callback(lambda task: task.exception())
+        else:
+            self._load.leave()
+
+
+async def _connect_again(load: _Load) -> None:
+    await asyncio.sleep(PAUSE)
+    try:
+        connection = await _connected(load)
+    except OSError:
+        load.leave()
+    else:
+        connection.send(perf_counter())
+
+
+async def _connected(load: _Load) -> _Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: _Connection(load), "127.0.0.1", load.plan.port
+    )
+    return connection
+
+
+def whole(received: bytes) -> bool:
+    """Tell whether what was received is a whole answer, head and body."""
+    head = received.find(HEAD_END)
+    return head >= 0 and len(received) >= head + len(HEAD_END) + _length(received[:head])
+
+
+def _length(head: bytes) -> int:
+    lower = head.lower()
+    at = lower.find(LENGTH) + len(LENGTH)
+    return int(lower[at:].split(b"\r\n", 1)[0])
+
+
+async def _measure(plan: Plan) -> Outcome:
+    load = _Load(plan, iter(deliveries.requests(plan.first, plan.count, now=datetime.now(UTC))))
+    gc.collect()
+    gc.freeze()
+    connections = [await _connected(load) for _ in range(plan.connections)]
+    load.busy = len(connections)
+    started = perf_counter()
+    load.until = started + plan.seconds
+    for connection in connections:
+        connection.send(perf_counter())
+    async with asyncio.timeout(plan.seconds + GRACE):
+        await load.ended.wait()
+    latencies = sorted(load.latencies)
+    return Outcome(
+        seconds=load.last - started,
+        statuses=dict(load.statuses),
+        lost=load.lost,
+        p50_ms=_share(latencies, 0.50) * 1000,
+        p99_ms=_share(latencies, 0.99) * 1000,
+    )
+
+
+def _share(ordered: Sequence[float], share: float) -> float:
+    """Give the value that a share of the values does not exceed."""
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main() -> None:
+    _allow_many_connections()
+    plan = Plan(**json.loads(sys.stdin.readline()))
+    outcome = uvloop.run(_measure(plan))
+    sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Names the machine: numbers mean nothing without it."""
+
+import os
+import platform
+import re
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+CPU_INFO: Final = Path("/proc/cpuinfo")
+GIB: Final = 1 << 30
+
+
+def described() -> str:
+    """Give cores, model of the CPU, memory, system and interpreter in one line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return (
+        f"{os.cpu_count()} cores shared with the load ({_model()}), {memory:.0f} GiB, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    )
+
+
+def _model() -> str:
+    told = CPU_INFO.read_text() if CPU_INFO.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,0 +1,99 @@
+"""What the server's memory grows by: over very many callbacks, and under ten times the usual connections."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench import deliveries, load, subjects
+from bench.databases import Databases
+from bench.load import Plan
+from bench.results import Broken, Row
+from bench.rounds import say
+from bench.subjects import Subject
+
+USUAL: Final = 64
+OVERLOAD: Final = 640
+# More than may be connected, or wait to be written.
+FLOOD: Final = 5_000
+FLOOD_SECONDS: Final = 5.0
+CHUNK: Final = 25_000
+SLOWEST: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Between which two callbacks the memory is compared, and for how many seconds there is overload afterwards."""
+
+    first: int
+    last: int
+    overload_seconds: float
+
+    @property
+    def callbacks(self) -> int:
+        return self.last + int((self.overload_seconds + FLOOD_SECONDS) * subjects.HOMING_MOST)
+
+
+SHORT: Final = Stretch(first=20_000, last=120_000, overload_seconds=15)
+WHOLE: Final = Stretch(first=100_000, last=1_000_000, overload_seconds=60)
+
+
+def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Row]:
+    tasks = deliveries.tasks_for(stretch.callbacks)
+    with subjects.homing(databases, folder, name="memory", tasks=tasks) as home:
+        _send_up_to(home, stretch.first)
+        early = home.server.memory().now
+        _send_up_to(home, stretch.last)
+        late = home.server.memory().now
+        home.verify()
+        home.server.forget_peak()
+        _overload(home, OVERLOAD, stretch.overload_seconds)
+        overloaded = home.server.memory()
+        say(f"{overloaded.peak:.1f} MiB at most during overload, {overloaded.now:.1f} MiB after it")
+        refused = _overload(home, FLOOD, FLOOD_SECONDS)
+        flooded = home.server.memory()
+        say(f"{flooded.peak:.1f} MiB at most during a flood, {flooded.now:.1f} MiB after it; {refused}")
+    yield Row(
+        key="memory_growth_mib",
+        what=f"growth of the server's memory, {databases.name}, from callback {stretch.first:,} to {stretch.last:,}",
+        rounds=[late - early],
+        unit="MiB",
+        must=20,
+        goal=5,
+        note=f"{late:.0f} MiB at the end" + ("" if stretch == WHOLE else "; the whole million: make soak"),
+    )
+    yield Row(
+        key="memory_overload_mib",
+        what=f"… the most that {OVERLOAD} connections for {stretch.overload_seconds:g} s add to it",
+        rounds=[overloaded.peak - late],
+        unit="MiB",
+        must=20,
+        goal=5,
+        note=f"after a flood of {FLOOD:,} connections: {flooded.now - late:+.0f} MiB; {refused}",
+    )
+
+
+def _send_up_to(home: Subject, place: int) -> None:
+    while home.place < place:
+        home.send(connections=USUAL, seconds=SLOWEST, count=min(CHUNK, place - home.place))
+        say(f"{home.server.memory().now:.1f} MiB after {home.place:,} callbacks")
+
+
+def _overload(home: Subject, connections: int, seconds: float) -> str:
+    """Send far too much; what is refused is told, what is acknowledged has to be there."""
+    assert home.kept is not None
+    before = home.kept().callbacks
+    count = min(int(seconds * home.most), home.left)
+    plan = Plan(
+        port=home.server.port, connections=connections, seconds=seconds, first=home.place, count=count, reconnect=True
+    )
+    outcome = load.run(plan)
+    home.place += count
+    if unknown := outcome.statuses.keys() - {"200", "503"}:
+        raise Broken(f"{home.name}: answers {outcome.statuses} at {connections} connections ({unknown})")
+    kept = home.kept().callbacks - before
+    if kept < outcome.acknowledged:
+        raise Broken(f"{home.name}: {outcome.acknowledged} acknowledged, {kept} recorded")
+    return (
+        f"{outcome.acknowledged:,} acknowledged, {outcome.statuses.get('503', 0):,} refused, {outcome.lost:,} cut off"
+    )

@@ -1,0 +1,70 @@
+"""The parts of the benchmark: what ``ONLY`` chooses from, in the order of the table."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from bench import acks, growth, latency, memory, schedules, stale
+from bench.databases import Databases
+from bench.results import Row
+from bench.rounds import Effort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every part is given: a folder for whatever it writes, the databases to measure on, and how much to measure.
+
+    Parts that are about one database take the first. ``soak`` is for those that have a long form.
+    """
+
+    folder: Path
+    databases: Sequence[Databases]
+    effort: Effort
+    soak: bool
+
+
+Part = Callable[[Bench], Iterator[Row]]
+
+
+def _acks(bench: Bench) -> Iterator[Row]:
+    for databases in bench.databases:
+        yield from acks.measure(databases, bench.folder, bench.effort)
+
+
+def _latency(bench: Bench) -> Iterator[Row]:
+    return latency.measure(bench.databases, bench.folder, bench.effort)
+
+
+def _stale(bench: Bench) -> Iterator[Row]:
+    return stale.measure(bench.databases[0], bench.folder, rounds=bench.effort.rounds)
+
+
+def _healthy(bench: Bench) -> Iterator[Row]:
+    return schedules.healthy(bench.folder)
+
+
+def _lost(bench: Bench) -> Iterator[Row]:
+    return schedules.lost(bench.folder)
+
+
+def _growth(bench: Bench) -> Iterator[Row]:
+    return growth.measure(bench.databases[0], bench.folder)
+
+
+def _memory(bench: Bench) -> Iterator[Row]:
+    return memory.measure(bench.databases[0], bench.folder, memory.WHOLE if bench.soak else memory.SHORT)
+
+
+PARTS: Final[Mapping[str, Part]] = MappingProxyType(
+    {
+        "acks": _acks,
+        "latency": _latency,
+        "stale": _stale,
+        "healthy": _healthy,
+        "lost": _lost,
+        "growth": _growth,
+        "memory": _memory,
+    }
+)

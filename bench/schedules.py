@@ -1,0 +1,161 @@
+"""How often the provider is asked, and how late we know: real tracker, store and reconciler, in virtual time."""
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Final
+
+from bench import deliveries, servers
+from bench.databases import SqliteFiles
+from bench.results import Broken, Row
+from bench.rounds import say
+from bench.world import MEDIAN, SIGMA, Clock, Life, World
+from tracker.app import create_tracker
+from tracker.models import Caller, Observation, Source, Status, Trust
+from tracker.reconciler import IDLE, Reconciler
+from tracker.settings import load_settings
+from tracker.views import Arrived
+
+SEEDS: Final = (1, 2, 3, 4)
+WARM_UP: Final = 300
+MEASURED: Final = 500
+BETWEEN: Final = timedelta(seconds=10)
+# A callback comes a second or so after the end that it tells.
+CALLBACK_SECONDS: Final = (0.5, 1.5)
+ME: Final = Caller(name=deliveries.CLIENT)
+LOGNORMAL: Final = f"run times lognormal, median {MEDIAN.total_seconds():.0f} s, sigma {SIGMA}, virtual time"
+Action = Callable[[], Awaitable[None]]
+
+
+def healthy(folder: Path) -> Iterator[Row]:
+    """Every end is told by a signed callback."""
+    told = _simulated(folder, lost=False)
+    yield Row(
+        key="healthy_requests_per_task",
+        what="status reads per finished task while signed callbacks work",
+        rounds=[_reads(lives) for lives in told],
+        must=0.2,
+        goal=0.05,
+        note=f"{MEASURED} tasks; {LOGNORMAL}",
+    )
+
+
+def lost(folder: Path) -> Iterator[Row]:
+    """No callback ever comes, and the provider takes no question about many tasks."""
+    told = _simulated(folder, lost=True)
+    yield Row(
+        key="lost_extra_delay_ratio",
+        what="all callbacks lost, single-id polls: median extra delay, as a share of the run time",
+        rounds=[median(life.extra_delay for life in lives) for lives in told],
+        must=0.10,
+        goal=0.07,
+        note=f"{MEASURED} tasks; {LOGNORMAL}",
+    )
+    yield Row(key="lost_reads_per_task", what="… reads per task", rounds=[_reads(lives) for lives in told], must=3)
+
+
+def _reads(lives: Sequence[Life]) -> float:
+    return sum(life.reads for life in lives) / len(lives)
+
+
+def _simulated(folder: Path, *, lost: bool) -> list[Sequence[Life]]:
+    """Simulate each seed; several at once, since virtual time does not care."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+        told = list(workers.map(partial(_lives, folder, lost=lost), SEEDS))
+    for seed, lives in zip(SEEDS, told, strict=True):
+        delay = median(life.extra_delay for life in lives)
+        say(f"seed {seed}: {_reads(lives):.3f} reads per task, median extra delay {delay:.1%}")
+    return told
+
+
+def _lives(folder: Path, seed: int, *, lost: bool) -> Sequence[Life]:
+    url = SqliteFiles(folder).fresh(f"schedule_{'lost' if lost else 'healthy'}_{seed}")
+    return asyncio.run(_Simulation(url, seed, lost=lost).run())
+
+
+class _Simulation:
+    """What happens, in order: each step moves the clock to the next event or to the reconciler's next round."""
+
+    def __init__(self, url: str, seed: int, *, lost: bool) -> None:
+        self._lost = lost
+        self._random = Random(seed)
+        self._clock = Clock()
+        self._world = World(self._clock, self._random, batches=not lost)
+        settings = load_settings(environ=servers.homing_settings(url), env_file=None)
+        self._tracker = create_tracker(settings, clock=self._clock, transport=self._world)
+        self._numbers = count()
+        self._events: list[tuple[datetime, int, Action]] = []
+
+    async def run(self) -> Sequence[Life]:
+        """Give the lives after those that the schedule learned from first."""
+        at = self._clock.now
+        for _ in range(WARM_UP + MEASURED):
+            at += BETWEEN * self._random.expovariate(1)
+            self._at(at, self._submit)
+        self._at(self._clock.now, self._learn)
+        async with self._tracker:
+            await self._live(Reconciler(self._tracker))
+            await self._check()
+        return list(self._world.lives.values())[WARM_UP:]
+
+    async def _live(self, reconciler: Reconciler) -> None:
+        round_at = self._clock.now
+        while self._open():
+            due = await self._tracker.store.next_due()
+            # The reconciler looks every so often; what is due in between waits for it.
+            next_round = None if due is None else round_at + max(-(-(due - round_at) // IDLE), 1) * IDLE
+            if self._events and (next_round is None or self._events[0][0] <= next_round):
+                self._clock.now, _, action = heapq.heappop(self._events)
+                await action()
+            elif next_round is not None:
+                self._clock.now = round_at = next_round
+                await reconciler.run_once()
+
+    def _open(self) -> bool:
+        lives = self._world.lives.values()
+        return len(lives) < WARM_UP + MEASURED or any(life.known_at is None for life in lives)
+
+    def _at(self, at: datetime, action: Action) -> None:
+        heapq.heappush(self._events, (at, next(self._numbers), action))
+
+    async def _submit(self) -> None:
+        order = self._tracker.order(
+            deliveries.PROVIDER, deliveries.KIND, {"prompt": "a lighthouse", "model_name": "kling-v3-omni"}
+        )
+        task = await self._tracker.submit(ME, deliveries.PROVIDER, order)
+        assert task.provider_task_id is not None
+        life = self._world.lives[task.provider_task_id]
+        if not self._lost:
+            heard_at = life.ends_at + timedelta(seconds=self._random.uniform(*CALLBACK_SECONDS))
+            self._at(heard_at, lambda: self._callback(task.id, life))
+
+    async def _callback(self, task_id: str, life: Life) -> None:
+        body = self._world.callback(life)
+        claim = self._tracker.providers[deliveries.PROVIDER].provider.read_callback(body)
+        observation = Observation(
+            source=Source.CALLBACK,
+            trust=Trust.SIGNED,
+            claim=claim,
+            at=self._clock.now,
+            body=body,
+            webhook_id=f"msg_{life.id}",
+        )
+        await self._tracker.record(Arrived(provider=deliveries.PROVIDER, observation=observation, task_id=task_id))
+
+    async def _learn(self) -> None:
+        await self._tracker.learner.learn()
+        self._at(self._clock.now + self._tracker.policy.learn_every, self._learn)
+
+    async def _check(self) -> None:
+        """Look into the store: every task has to have come home."""
+        stats = await self._tracker.stats(Caller(name=ME.name, sees_all=True))
+        if stats.by_status != {Status.SUCCEEDED.value: WARM_UP + MEASURED}:
+            raise Broken(f"not every task came home: {dict(stats.by_status)}")

@@ -1,0 +1,49 @@
+"""What the provider says of a task, in its two documented dialects."""
+
+from typing import Final
+
+from tracker.bounds import JsonObject, JsonValue
+
+SUCCEED: Final = "succeed"
+
+
+def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
+    """Give a task as callbacks and the single query tell it; times are Unix milliseconds."""
+    told: JsonObject = {
+        "task_id": task_id,
+        "task_status": word,
+        "task_status_msg": "",
+        "task_info": {"external_task_id": external_id},
+        "task_result": {},
+        "created_at": created_ms,
+        "updated_at": updated_ms,
+    }
+    if word == SUCCEED:
+        told["task_result"] = {"images": [{"index": 0, "url": _result(task_id)}]}
+        told["final_unit_deduction"] = "8"
+        told["final_balance_deduction"] = {"quota": "1.12", "list_price": "1.12"}
+    return told
+
+
+def new(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
+    """Give a task as the query for many tells it."""
+    ended = word == SUCCEED
+    return {
+        "id": task_id,
+        "status": "succeeded" if ended else word,
+        "message": "",
+        "external_id": external_id,
+        "create_time": created_ms,
+        "update_time": updated_ms,
+        "outputs": [{"type": "image", "url": _result(task_id)}] if ended else [],
+        "billing": [{"charge_type": "unit", "package_type": "image", "amount": "8"}] if ended else [],
+    }
+
+
+def envelope(data: JsonValue) -> JsonObject:
+    """Give a reply that brings ``data``."""
+    return {"code": 0, "message": "SUCCEED", "request_id": "CjMT7WdSwWcAAAAAALvB3g", "data": data}
+
+
+def _result(task_id: str) -> str:
+    return f"https://results.example/bigdata/{task_id}/0.png?expires=1790000000"

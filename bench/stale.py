@@ -1,0 +1,92 @@
+"""500 tasks whose callbacks were all lost come due at once: how long until each is settled, and how many questions."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.request import urlopen
+
+from sqlalchemy import Engine, create_engine, text
+
+from bench import deliveries, servers, subjects
+from bench.databases import Databases, migrated, write
+from bench.results import Broken, Row
+from bench.rounds import say
+from tracker.models import Status, Task
+from tracker.work import Change
+
+TASKS: Final = 500
+# The tasks come due so long after they are told when.
+AHEAD: Final = timedelta(seconds=1)
+LONGEST_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 0.01
+
+
+def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]:
+    seconds: list[float] = []
+    per_task: list[float] = []
+    for number in range(rounds):
+        took, asked = _round(databases, folder)
+        seconds.append(took)
+        per_task.append(asked / TASKS)
+        say(f"round {number + 1}: {TASKS} stale tasks settled in {took:.2f} s with {asked} questions")
+    what = f"{TASKS} stale tasks, {databases.name}, provider answering in 50 ms"
+    yield Row(key=f"stale_{TASKS}_s", what=f"{what}: until settled", rounds=seconds, unit="s", must=3, goal=1)
+    yield Row(key="stale_requests_per_task", what="… questions per task", rounds=per_task, must=0.06, goal=0.06)
+
+
+def _round(databases: Databases, folder: Path) -> tuple[float, int]:
+    """Give how long it took and how many questions the provider got."""
+    url = migrated(databases, "stale")
+    write(url, (Change(result=None, task=_silent(number)) for number in range(TASKS)))
+    with servers.module(folder, "provider", "bench.provider") as provider:
+        at = f"http://127.0.0.1:{provider.port}"
+        with servers.homing(folder, "homing_stale", servers.homing_settings(url, kling_base_url=at)):
+            engine = create_engine(url)
+            try:
+                took = _settled(engine, _due_soon(engine))
+            finally:
+                engine.dispose()
+        with urlopen(f"{at}/asked", timeout=10) as reply:
+            return took, int(json.load(reply)["asked"])
+
+
+def _due_soon(engine: Engine) -> datetime:
+    """Let all come due at one moment, behind the back of the server."""
+    due = datetime.now(UTC) + AHEAD
+    microseconds = (due - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tasks SET next_poll_at = :due"), {"due": microseconds})
+    return due
+
+
+def _settled(engine: Engine, due: datetime) -> float:
+    """Wait until every task is known to have succeeded; give how long after ``due`` that was."""
+    open_ones = text("SELECT count(*) FROM tasks WHERE status <> 'succeeded'")
+    while True:
+        with engine.connect() as connection:
+            left = connection.execute(open_ones).scalar_one()
+        since = (datetime.now(UTC) - due).total_seconds()
+        if not left:
+            return since
+        if since > LONGEST_SECONDS:
+            raise Broken(f"{left} of {TASKS} stale tasks are not settled after {since:.0f} s")
+        time.sleep(LOOK_SECONDS)
+
+
+def _silent(number: int) -> Task:
+    """Give a task that the provider took a minute ago, and that nobody has heard of since."""
+    at = datetime.now(UTC) - timedelta(minutes=1)
+    return replace(
+        subjects.expected(number),
+        origin="submit",
+        status=Status.SUBMITTED,
+        provider_task_id=deliveries.provider_id(number),
+        created_at=at,
+        updated_at=at,
+        submitted_at=at,
+        deadline_at=at + timedelta(hours=24),
+    )

@@ -1,0 +1,135 @@
+"""What callbacks are sent to, each with a database of its own, and whether what it acknowledged is in there."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from bench import deliveries, load, servers
+from bench.databases import Databases, count_of, migrated, write
+from bench.results import Broken
+from tracker.models import Task
+from tracker.work import Change
+
+# More than each of them answers in a second: a round ends with its time, not with its callbacks.
+BARE_MOST: Final = 30_000
+HOMING_MOST: Final = 10_000
+NAIVE_MOST: Final = 2_500
+HEADROOM: Final = 1.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a database holds: callbacks, those of them that moved their task, and events that tell of it."""
+
+    callbacks: int
+    moves: int
+    events: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Subject:
+    """One server that takes callbacks about ``tasks`` tasks; ``place`` is the next one's in their order.
+
+    ``kept`` looks into its database, where it has one; ``most`` is how many a second it is sent at most.
+    """
+
+    name: str
+    server: servers.Server
+    most: float
+    tasks: int = 0
+    kept: Callable[[], Kept] | None = None
+    place: int = 0
+
+    @property
+    def left(self) -> int:
+        """How many callbacks about its tasks have not been sent."""
+        return self.tasks * len(deliveries.STEPS) - self.place
+
+    def send(self, *, connections: int, seconds: float, count: int | None = None) -> load.Outcome:
+        """Send callbacks for some seconds, or ``count`` of them; any answer but 200 fails loudly."""
+        if count is None:
+            count = int(seconds * self.most)
+        if self.kept is not None:
+            count = min(count, self.left)
+        if count <= 0:
+            raise Broken(f"{self.name}: there are no callbacks left to send")
+        plan = load.Plan(port=self.server.port, connections=connections, seconds=seconds, first=self.place, count=count)
+        outcome = load.run(plan)
+        self.place += outcome.answered
+        self.most = min(self.most, outcome.per_second * HEADROOM)
+        if outcome.acknowledged != outcome.answered or outcome.lost:
+            told = f"answers {outcome.statuses}, {outcome.lost} lost"
+            raise Broken(f"{self.name}: {told}: {self.server.logged()}")
+        return outcome
+
+    def verify(self) -> None:
+        """Look into the database: everything that was acknowledged, and nothing else, has to be there."""
+        if self.kept is None:
+            return
+        kept = self.kept()
+        if kept != Kept(callbacks=self.place, moves=self.place, events=self.place):
+            raise Broken(f"{self.name}: {self.place} callbacks acknowledged, but there are {kept}")
+
+
+@contextmanager
+def bare(folder: Path) -> Iterator[Subject]:
+    with servers.module(folder, "bare", "bench.bare") as server:
+        yield Subject(name="bare", server=server, most=BARE_MOST)
+
+
+@contextmanager
+def naive(databases: Databases, folder: Path, *, style: str, tasks: int) -> Iterator[Subject]:
+    """Run the naive handler; it writes its tasks before it starts."""
+    name = f"naive_{style}_{databases.name}"
+    url = databases.fresh(name)
+
+    def kept() -> Kept:
+        callbacks = count_of(url, "SELECT count(*) FROM naiveobservation")
+        return Kept(callbacks=callbacks, moves=callbacks, events=callbacks)
+
+    with servers.module(folder, name, "bench.naive", url, style, str(tasks)) as server:
+        yield Subject(name=name, server=server, most=NAIVE_MOST, kept=kept, tasks=tasks)
+
+
+@contextmanager
+def homing(databases: Databases, folder: Path, *, name: str, tasks: int) -> Iterator[Subject]:
+    """Run `homing serve` on a database that knows the tasks already."""
+    full = f"homing_{name}_{databases.name}"
+    url = migrated(databases, full)
+    write(url, (Change(result=None, task=expected(number)) for number in range(tasks)))
+
+    def kept() -> Kept:
+        return Kept(
+            callbacks=count_of(url, "SELECT coalesce(sum(1 + repeats), 0) FROM observations"),
+            moves=count_of(url, "SELECT count(*) FROM observations WHERE verdict = 'moved'"),
+            events=count_of(url, "SELECT count(*) FROM events"),
+        )
+
+    with servers.homing(folder, full, servers.homing_settings(url)) as server:
+        yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks)
+
+
+def expected(number: int) -> Task:
+    """Give a task that was announced to Homing before its submit: its three callbacks each move it."""
+    at = deliveries.created_at(number)
+    own = deliveries.task_id(number)
+    return Task(
+        id=own,
+        provider=deliveries.PROVIDER,
+        kind=deliveries.KIND,
+        account=deliveries.ACCOUNT,
+        client=deliveries.CLIENT,
+        origin="expect",
+        created_at=at,
+        updated_at=at,
+        answered_at=at,
+        # Nothing of this is due while it is measured.
+        deadline_at=at + timedelta(days=3650),
+        next_poll_at=at + timedelta(days=3650),
+        external_id=own,
+        sent_external_id=own,
+        callback_asked=True,
+    )
