@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tracker.models import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
-from tracker.views import HistoryEntry, Orphan
+from tracker.views import Completion, HistoryEntry, Orphan
 from tracker.work import Change, Entry, Key, Work, by_id
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -104,6 +104,21 @@ def an_orphan(**changes: Any) -> Orphan:
         "body": b"{}",
     }
     return Orphan(**(values | changes))
+
+
+def a_completion(number: int = 1, took: timedelta = timedelta(seconds=20), **changes: Any) -> Completion:
+    """Make one of the tasks of a model that came home, in the order of ``number``."""
+    values: dict[str, Any] = {
+        "task_id": f"hm{number:06d}",
+        "provider": "kling",
+        "kind": OMNI,
+        "model": "kling-v3-omni",
+        "took": took,
+        "finished_at": NOW + timedelta(seconds=number),
+        "asked": True,
+        "heard": True,
+    }
+    return Completion(**(values | changes))
 
 
 def writing(task: Task | None = None, *keys: Key, **parts: Any) -> Work[Any]:

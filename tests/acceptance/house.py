@@ -10,10 +10,11 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from homing.serve import access_of
 from homing.web_server import address, listen, running
-from receiver.app import routes as receiver_routes
+from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.between import NO_TLS
 from tracker.api import routes as api_routes
@@ -131,19 +132,22 @@ def settings_of(folder: Path, provider_url: str, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def composed(
-    settings: Settings, *, policy: Policy, store: Store | None = None, clock: Clock | None = None, loops: bool = True
-) -> AsyncIterator[tuple[Tracker, Reconciler, Starlette]]:
-    """Open the parts; ``loops`` runs the reconciler beside them."""
+    settings: Settings,
+    *,
+    policy: Policy,
+    store: Store | None = None,
+    clock: Clock | None = None,
+    loops: bool = True,
+    **receiver: Any,
+) -> AsyncIterator[tuple[Tracker, Reconciler, ASGIApp]]:
+    """Open the parts; ``loops`` runs the reconciler beside them, ``receiver`` is what its settings do not say."""
     tracker = create_tracker(settings, policy=policy, store=store, clock=clock or Clock())
     async with tracker:
-        app = Starlette(
-            routes=[
-                *receiver_routes(tracker, ReceiverSettings.from_settings(settings)),
-                *api_routes(tracker, access_of(settings)),
-            ]
-        )
-        # As whatever serves a database does: nobody else is asking about its tasks any more.
-        await tracker.take_over()
+        api = Starlette(routes=api_routes(tracker, access_of(settings)))
+        app = create_receiver(tracker, replace(ReceiverSettings.from_settings(settings), **receiver), api)
+        if not tracker.store.shared:
+            # As whatever serves a file does: nobody else is asking about its tasks any more.
+            await tracker.take_over()
         reconciler = Reconciler(tracker)
         stop = asyncio.Event()
         loop = asyncio.create_task(reconciler.run(stop)) if loops else None

@@ -10,18 +10,34 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from tests.acceptance.between import NO_TLS
+from tests.acceptance.forked import ROOT, Forked
 from tests.acceptance.house import CAT, CREATE, until
 from tracker.models import SETTLED
 
-ROOT = Path(__file__).parents[2]
-LAUNCHER = ("-m", "tests.acceptance.launcher")
 PAUSE = 0.1
+SOON = 0.01
 HOMING = ("-m", "homing", "serve")
+
+
+class Life(Protocol):
+    """One process, as ``subprocess.Popen`` shows it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> object: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,14 +48,14 @@ class Server:
     client: httpx.AsyncClient
     environ: dict[str, str]
     folder: Path
-    lives: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self, *arguments: str, program: Sequence[str] = LAUNCHER) -> None:
-        """Begin a life and wait until it answers."""
+    async def start(self, *arguments: str, program: Sequence[str] = ()) -> None:
+        """Begin a life and wait until it answers: the launcher's, or that of another Python ``program``."""
         life = self.begin(*arguments, program=program)
 
         async def ready() -> bool:
@@ -49,17 +65,21 @@ class Server:
             except httpx.TransportError:
                 return False
 
-        await until(ready, within=60, pause=PAUSE)
+        await until(ready, within=60, pause=SOON)
 
-    def begin(self, *arguments: str, program: Sequence[str] = LAUNCHER) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, program: Sequence[str] = ()) -> Life:
         """Begin a life that may end before anybody sees it answer."""
-        command = [sys.executable, *program, *arguments]
-        with (self.folder / f"life-{len(self.lives)}.log").open("wb") as log:
-            self.lives.append(subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=log, stderr=log))
+        path = self.folder / f"life-{len(self.lives)}.log"
+        if program:
+            command = [sys.executable, *program, *arguments]
+            with path.open("wb") as log:
+                self.lives.append(subprocess.Popen(command, env=self.environ, cwd=ROOT, stdout=log, stderr=log))
+        else:
+            self.lives.append(Forked(arguments, self.environ, path))
         return self.lives[-1]
 
     def kill(self) -> None:
-        self.lives[-1].send_signal(signal.SIGKILL)
+        self.lives[-1].kill()
 
     async def dead(self) -> None:
         """Wait until this life has ended by SIGKILL, by whoever's hand."""
@@ -67,7 +87,7 @@ class Server:
         async def ended() -> bool:
             return self.lives[-1].poll() is not None
 
-        await until(ended, within=60)
+        await until(ended, within=60, pause=SOON)
         assert self.lives[-1].returncode == -signal.SIGKILL, self.logged()
 
     async def sent(self, headers: dict[str, str] | None = None, **changes: Any) -> str:
