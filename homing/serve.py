@@ -62,7 +62,9 @@ async def compose(
     """
     async with joined(settings, parts=parts, policy=policy, rhythm=rhythm) as (tracker, membership):
         app = _app(tracker, settings, access or access_of(settings), parts)
-        async with looping(_loops(tracker, membership, settings) if Part.LOOPS in parts else ()):
+        # Without the other loops it still plans the first look at what it submits.
+        loops = _loops(tracker, membership, settings) if Part.LOOPS in parts else [tracker.learner]
+        async with looping(loops):
             yield Homing(tracker=tracker, app=app)
 
 

@@ -16,6 +16,7 @@ from tracker.errors import SettingsError, StoreUnavailable
 
 WRITERS: Final = 4
 READERS: Final = 4
+STATEMENTS: Final = 400
 POOL_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
@@ -110,6 +111,7 @@ class Postgres:
         )
         # First of all: SQLAlchemy asks the server for its version, in text.
         event.listen(engine, "connect", _check_encoding, insert=True)
+        event.listen(engine, "connect", _keep_prepared)
         return engine
 
     def trouble(self, error: DBAPIError) -> str | None:
@@ -133,6 +135,11 @@ def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 def _refusal(error: DBAPIError) -> str:
     _, fatal, words = str(error.orig).partition("FATAL:")
     return next((UNAVAILABLE[code] for word, code in REFUSALS.items() if fatal and word in words), LOST)
+
+
+def _keep_prepared(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+    """Keep more statements than the driver would: `bulk` has one for each number of rows."""
+    connection.prepared_max = STATEMENTS
 
 
 def _is_operational(error: DBAPIError) -> bool:

@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from tracker.errors import SettingsError
 
 READERS: Final = 4
+# `bulk` has one for each number of rows.
+STATEMENTS: Final = 400
 # SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
 UNAVAILABLE: Final = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
@@ -55,7 +57,7 @@ class Sqlite:
             self.file.touch(mode=0o600, exist_ok=True)
 
     def engine(self, *, read_only: bool) -> Engine:
-        connect = {"timeout": self._busy.total_seconds(), "check_same_thread": False}
+        connect = {"timeout": self._busy.total_seconds(), "check_same_thread": False, "cached_statements": STATEMENTS}
         count = self.readers if read_only else self.writers
         engine = create_engine(
             self._url.set(drivername="sqlite+pysqlite"),

@@ -123,5 +123,5 @@ def _completion(row: RowMapping) -> Completion:
         took=timedelta(microseconds=ended_at - submitted_at),
         finished_at=rows.moment(finished_at),
         asked=row["callback_asked"],
-        heard=row["heard_at"] is not None and row["heard_at"] >= finished_at,
+        heard=row["heard_at"] is not None and row["heard_at"] >= ended_at,
     )
