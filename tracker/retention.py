@@ -17,8 +17,8 @@ log: Final = logging.getLogger("homing.retention")
 
 STEP: Final = 50
 PAUSE: Final = timedelta(milliseconds=20)
-# How many times longer than a step the pause behind it is.
-REST: Final = 4
+# How many times longer than a step the pause behind it is: one that writes meets a step once in ten times.
+REST: Final = 9
 IDLE: Final = timedelta(minutes=1)
 TOLD: Final = 10_000
 

@@ -198,7 +198,8 @@ class EventRow(SQLModel, table=True):
     """What the outside is told; ids are given last in the transaction, so that id order is commit order."""
 
     __tablename__: ClassVar[str] = "events"
-    __table_args__ = (UniqueConstraint("task_id", "sequence"),)
+    # Nor is an id ever given again, which a reader with a cursor would take for one that it has seen.
+    __table_args__ = (UniqueConstraint("task_id", "sequence"), {"sqlite_autoincrement": True})
 
     id: int | None = _row_id()
     task_id: str = Field(sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")

@@ -63,6 +63,8 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("provider", "account", "provider_task_id"),
     )
+    if op.get_bind().dialect.name == "sqlite":
+        _number_events_for_good()
     for table, names in REPLACED.items():
         for name in names:
             op.drop_index(name, table)
@@ -71,3 +73,23 @@ def upgrade() -> None:
     for name, (table, columns, condition) in CONDITIONS.items():
         where = sa.text(condition)
         op.create_index(name, table, columns, unique=name.startswith("ux_"), sqlite_where=where, postgresql_where=where)
+
+
+def _number_events_for_good() -> None:
+    """Give no event's id again, also where the last event is deleted: a server's sequence is so anyway."""
+    op.create_table(
+        "events_numbered",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("task_id", sa.Text(), nullable=False),
+        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("data", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], ondelete="CASCADE"),
+        sa.UniqueConstraint("task_id", "sequence"),
+        sqlite_autoincrement=True,
+    )
+    op.execute("INSERT INTO events_numbered SELECT id, task_id, sequence, type, at, data FROM events")
+    op.drop_table("events")
+    op.rename_table("events_numbered", "events")
