@@ -75,7 +75,7 @@ def run_reconcile(args: Namespace) -> int:
 
 def run_demo(args: Namespace) -> int:
     set_up_logs("error")
-    return uvloop.run(demo.run(args))
+    return asyncio.run(demo.run(args))
 
 
 def run_doctor(args: Namespace) -> int:
