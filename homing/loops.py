@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, Protocol
 
+from tracker.pause import pause
+
 PAUSE: Final = timedelta(seconds=5)
 log: Final = logging.getLogger("homing.loops")
 
@@ -18,10 +20,10 @@ class Loop(Protocol):
 
 
 @asynccontextmanager
-async def looping(loops: Iterable[Loop], *, pause: timedelta = PAUSE) -> AsyncIterator[None]:
-    """Run them meanwhile; one that fails is logged and begins anew after a ``pause``."""
+async def looping(loops: Iterable[Loop], *, wait: timedelta = PAUSE) -> AsyncIterator[None]:
+    """Run them meanwhile; one that fails is logged and begins anew after a ``wait``."""
     stop = asyncio.Event()
-    running = [asyncio.create_task(_kept(loop, stop, pause), name=f"homing {_name(loop)}") for loop in loops]
+    running = [asyncio.create_task(_kept(loop, stop, wait), name=f"homing {_name(loop)}") for loop in loops]
     try:
         yield
     finally:
@@ -29,22 +31,14 @@ async def looping(loops: Iterable[Loop], *, pause: timedelta = PAUSE) -> AsyncIt
         await asyncio.gather(*running)
 
 
-async def _kept(loop: Loop, stop: asyncio.Event, pause: timedelta) -> None:
+async def _kept(loop: Loop, stop: asyncio.Event, wait: timedelta) -> None:
     while not stop.is_set():
         try:
             await loop.run(stop)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others and the server go on
             # By type only: the message of a foreign exception may quote anything.
             log.error("the %s failed with %s and begins anew", _name(loop), type(error).__name__)  # noqa: TRY400
-            await _sleep(stop, pause)
-
-
-async def _sleep(stop: asyncio.Event, duration: timedelta) -> None:
-    try:
-        async with asyncio.timeout(duration.total_seconds()):
-            await stop.wait()
-    except TimeoutError:
-        return
+            await pause(stop, wait)
 
 
 def _name(loop: Loop) -> str:

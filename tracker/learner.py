@@ -8,6 +8,7 @@ from typing import Final
 
 from tracker.errors import HomingError
 from tracker.learning import Habits, learn
+from tracker.pause import pause
 from tracker.providers.base import Account
 from tracker.schedule import Policy
 from tracker.storage.store import Store
@@ -71,8 +72,4 @@ class Learner:
         """Renew the snapshot every ``policy.learn_every`` until ``stop``."""
         while not stop.is_set():
             await self.refresh()
-            try:
-                async with asyncio.timeout(self._policy.learn_every.total_seconds()):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await pause(stop, self._policy.learn_every)

@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from tracker.clock import SteeredClock
 from tracker.errors import HomingError
+from tracker.pause import pause
 from tracker.service import Tracker
 from tracker.views import Heartbeat, Server
 
@@ -89,7 +90,7 @@ class Membership:
 
     async def _run(self) -> None:
         """Say so again and again; a failure is logged once, and the next beat tries anew."""
-        while not await self._stopped(within=self._rhythm.beat):
+        while not await pause(self._stop, self._rhythm.beat):
             said = ""
             try:
                 self._hear(await self._beat())
@@ -100,12 +101,6 @@ class Membership:
             if said != self._trouble:
                 log.warning("the heartbeat %s", f"cannot be written: {said}" if said else "works again")
                 self._trouble = said
-
-    async def _stopped(self, *, within: timedelta) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within.total_seconds()):
-                await self._stop.wait()
-        return self._stop.is_set()
 
     async def _beat(self) -> Heartbeat:
         return await self._tracker.store.beat(

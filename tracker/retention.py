@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from tracker.errors import HomingError
+from tracker.pause import pause
 from tracker.service import Tracker
 from tracker.storage.retention import Deleted, Place
 
@@ -46,7 +47,7 @@ class Retention:
             rest = self._idle
             if await self._step():
                 rest = max(PAUSE, timedelta(seconds=(loop.time() - began) * REST))
-            await _sleep(stop, rest)
+            await pause(stop, rest)
         self._tell()
 
     async def run_once(self) -> Deleted:
@@ -79,11 +80,3 @@ class Retention:
         if self._untold:
             log.info("deleted %d tasks that were kept for %s", self._untold, self._keep)
             self._untold = 0
-
-
-async def _sleep(stop: asyncio.Event, duration: timedelta) -> None:
-    try:
-        async with asyncio.timeout(duration.total_seconds()):
-            await stop.wait()
-    except TimeoutError:
-        return

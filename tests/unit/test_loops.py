@@ -42,7 +42,7 @@ class Failing:
 
 async def test_a_loop_that_fails_begins_anew_and_the_others_go_on() -> None:
     steady, failing = Steady(), Failing()
-    async with asyncio.timeout(10), looping([failing, steady], pause=SOON):
+    async with asyncio.timeout(10), looping([failing, steady], wait=SOON):
         await failing.recovered.wait()
         assert steady.begun.is_set()
         assert not steady.finished
@@ -59,6 +59,6 @@ async def test_the_end_waits_until_each_loop_has_finished_what_it_began() -> Non
 async def test_a_loop_that_waits_to_begin_anew_does_not_hold_up_the_end() -> None:
     failing = Failing()
     async with asyncio.timeout(10):
-        async with looping([failing], pause=timedelta(hours=1)):
+        async with looping([failing], wait=timedelta(hours=1)):
             await failing.begun.wait()
     assert failing.runs == 1
