@@ -11,6 +11,8 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from tracker.bounds import JsonObject, JsonValue
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -90,8 +92,7 @@ class Flaw(StrEnum):
     STANDING = "standing"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """One result file.
 
     ``kind`` is image, video, audio, voice or element; ``duration`` is seconds as the provider wrote it.
@@ -107,8 +108,7 @@ class Asset:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider's bytes say about one task, in our words.
 
     ``word`` is the provider's own status word; ``status`` is None where the word is missing or unknown, or where the
@@ -121,14 +121,13 @@ class Claim:
     word: str | None = None
     message: str = ""
     assets: tuple[Asset, ...] = ()
-    price: Mapping[str, JsonValue] = field(default_factory=dict)
+    price: Mapping[str, JsonValue] = msgspec.field(default_factory=dict)
     created_at: datetime | None = None
     updated_at: datetime | None = None
     flaw: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """A claim, its source, its trust and its bytes.
 
     ``webhook_id`` only where its signature verified: a guessed id must not shadow the true delivery.
@@ -144,8 +143,7 @@ class Observation:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """Where a proven word stands in the written total order; the greatest ever seen is believed.
 
     ``rank`` is the status's; among contradictory finals the provider's own answer (``asked``) wins, then the later
@@ -158,8 +156,7 @@ class Standing:
     success: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
     """One believed fact (assets, price, message) and where the word that told it stands."""
 
     standing: Standing
@@ -239,8 +236,7 @@ else:
         return copy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What the outside is told about one accepted change; ``sequence`` is the task's version."""
 
     type: str
@@ -250,8 +246,7 @@ class Event:
     data: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of weighing one observation: the task as it is now believed, and why."""
 
     task: Task
@@ -262,8 +257,7 @@ class Transition:
     alarms: tuple[Alarm, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a delivery, once it is committed."""
 
     task_id: str | None

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
+
 from tracker.clock import Reading
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One kept observation, as the history shows it; ``repeats`` counts further identical deliveries."""
 
     id: int
@@ -174,8 +175,7 @@ class Heartbeat:
     reading: Reading
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     """What the receiver hands over: one delivery, proven as far as its address and signature go.
 
     Exactly one of ``task_id`` (a task's own address) and ``standing`` says where it arrived.

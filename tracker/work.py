@@ -7,9 +7,11 @@ gives a Change, or raises a CallerError, which then goes to its caller alone.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
 
 from tracker.models import Alarm, Event, Task
 from tracker.views import HistoryEntry, Orphan
@@ -102,8 +104,7 @@ def keys_of(task: Task) -> Iterable[Key]:
         yield by_unanswered(task.client, task.request_hash)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaisedAlarm:
+class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """An alarm on its way to its hourly count."""
 
     kind: Alarm
@@ -113,8 +114,7 @@ class RaisedAlarm:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An observation to keep, under the key that absorbs repeats."""
 
     dedupe_key: str
@@ -132,8 +132,7 @@ class Seen:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change(Generic[T_co]):
+class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     """What one piece of work wants written, and what its caller gets once that is committed."""
 
     result: T_co
@@ -145,11 +144,10 @@ class Change(Generic[T_co]):
     drop_submission: bool = False
     orphan: Orphan | None = None
     seen: tuple[Seen, ...] = ()
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work(Generic[T]):
+class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One piece: the rows it needs and its decision."""
 
     keys: frozenset[Key]

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, asked, told, writing
 from tests.conformance.store_case import LEASE
@@ -267,7 +268,9 @@ class StoreReads(StorePages):
                 assets=(PICTURE,),
             )
         )
-        task = told_in_turn(task, [replace(said, claim=replace(said.claim, provider_task_id=task.id))], Trust.TOKEN)
+        task = told_in_turn(
+            task, [structs.replace(said, claim=structs.replace(said.claim, provider_task_id=task.id))], Trust.TOKEN
+        )
         task = replace(task, **words)
         await store.apply([writing(task)])
         assert await store.task(task.id) == task
@@ -284,5 +287,5 @@ class StoreReads(StorePages):
         before = len(await store.history(task.id))
         await store.apply([writing(task, entries=(entry,))])
         shown: HistoryEntry = (await store.history(task.id))[before]
-        assert replace(shown, id=0) == entry.shown
+        assert structs.replace(shown, id=0) == entry.shown
         assert (shown.source, shown.verdict) == (Source.CALLBACK, Verdict.MOVED)

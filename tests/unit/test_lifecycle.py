@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
 from tests.properties.observations import told_in_turn
@@ -329,5 +330,5 @@ def test_results_and_prices_come_with_a_final_word_only() -> None:
     ],
 )
 def test_an_asset_survives_its_way_through_json(changes: dict[str, Any]) -> None:
-    asset = replace(PICTURE, **changes)
+    asset = structs.replace(PICTURE, **changes)
     assert lifecycle.asset_from_json(lifecycle.asset_to_json(asset)) == asset

@@ -5,6 +5,8 @@ import re
 from dataclasses import asdict
 from typing import Final
 
+from msgspec import structs
+
 from tracker import lifecycle
 from tracker.api import schemas
 from tracker.learning import Habits
@@ -31,6 +33,7 @@ _NAMES: Final[dict[Trust, schemas.TrustName]] = {
 
 def task(task: Task) -> schemas.TaskShown:
     """Show a task."""
+    assets = [schemas.AssetShown(**structs.asdict(asset)) for asset in lifecycle.assets(task)]
     return schemas.TaskShown(
         id=task.id,
         provider=task.provider,
@@ -44,7 +47,7 @@ def task(task: Task) -> schemas.TaskShown:
         origin=task.origin,
         tags=list(task.tags),
         request=dict(task.request),
-        result=schemas.ResultShown(assets=[schemas.AssetShown(**asdict(asset)) for asset in lifecycle.assets(task)]),
+        result=schemas.ResultShown(assets=assets),
         price=dict(lifecycle.price(task)),
         version=task.version,
         home=_home(task),

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from msgspec import structs
+
 from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import (
     NO_NEWS,
@@ -44,7 +46,7 @@ def polled(
         # What we wanted to know is still open.
         other = replace(task, candidate_id=None)
         return _asked(other, Verdict.HINTED, why, observation.at, lifetime, rules, answered=False)
-    observation = replace(observation, claim=claim)
+    observation = structs.replace(observation, claim=claim)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     news = transition.verdict not in NO_NEWS
     after = replace(transition.task, not_found=0)
@@ -65,7 +67,7 @@ def polled(
         alarms = (*alarms, empty)
     digest = hashlib.sha256(observation.body).hexdigest()
     entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
-    return replace(
+    return structs.replace(
         change,
         entries=((entry,) if news else ()) + change.entries,
         events=transition.events + change.events,
@@ -102,10 +104,10 @@ def unsettled(
     planned = change.task is not None and change.task.next_poll_at is not None
     if again_at is not None and change.task is not None and planned and not under_way(task, now, rules.policy):
         later = replace(change.task, next_poll_at=again_at)
-        change = replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
+        change = structs.replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
     if alarm is not None:
         raised = RaisedAlarm(kind=alarm, provider=task.provider, at=now, task_id=task.id, detail=why)
-        change = replace(change, alarms=(*change.alarms, raised))
+        change = structs.replace(change, alarms=(*change.alarms, raised))
     return change
 
 

@@ -1,9 +1,11 @@
 """What all decisions share: the rules they follow, and how a verdict becomes rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+
+from msgspec import structs
 
 from tracker import schedule
 from tracker.errors import NotFound
@@ -100,4 +102,4 @@ def unless_taken(known: Known, task: Task, claim: Claim) -> Claim:
     if claim.provider_task_id is None:
         return claim
     other = known.get(by_provider_id(task.provider, task.account, claim.provider_task_id))
-    return claim if other is None or other.id == task.id else replace(claim, provider_task_id=None)
+    return claim if other is None or other.id == task.id else structs.replace(claim, provider_task_id=None)
