@@ -5,6 +5,7 @@ import math
 import sys
 from datetime import UTC, datetime
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,61 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+# Pieces that make documents near the bounds, and beyond them.
+WORDS = r"""
+a "a" "a": {"a": [[ ]] "" [] {} true false null NaN Infinity -Infinity tru // ' . .5 e e5 E+308 e-400 e309 + - -0 0 1
+9223372036854775807 9223372036854775808 -9223372036854775808 18446744073709551616 0.1234567890123456789
+\ \" \/ \n \x \u \u0000 \\u0000 \u00e9 \ud800 \udc00 \ud83d\ude00
+"""
+MARKS = '{}[]":, \t\n\x0b\u00a0\ufeff\x00\x1f\x7fé语😀'
+RUNS = ("[" * 64, "]" * 64, '{"b":' * 63, "}" * 63, "1" * 18, "1" * 400, "1" * 4301)
+pieces = st.sampled_from([*WORDS.split(), *MARKS, *RUNS])
+
+
+def refuse(word: str) -> float:
+    raise ValueError(word)
+
+
+def writable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse infinities and lone surrogates, also where a later key of the same name would hide them."""
+    json.dumps(pairs, allow_nan=False, ensure_ascii=False).encode()
+    return dict(pairs)
+
+
+def read_by_the_book(text: str) -> bounds.JsonValue:
+    """Read within the bounds with the standard library, in the simplest way; a ValueError for what is beyond them."""
+    value: bounds.JsonValue = json.loads(text, parse_constant=refuse, object_pairs_hook=writable)
+    writable([("", value)])
+    check_by_the_book(value, bounds.DEPTH)
+    return value
+
+
+def check_by_the_book(value: bounds.JsonValue, depth: int) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("NUL")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("beyond 64 bits")
+    if isinstance(value, dict | list):
+        if not depth and value:
+            raise ValueError("too deep")
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            check_by_the_book(each, depth - 1)
+
+
+@given(
+    parts=st.lists(pieces, max_size=12), wrapped=st.sampled_from(["%s", "[%s]", '["%s"]', '{"a":[%s,1]}', '{"%s":0}'])
+)
+def test_a_document_is_read_and_refused_as_by_the_standard_library(parts: list[str], wrapped: str) -> None:
+    document = wrapped % "".join(parts)
+    try:
+        expected = repr(read_by_the_book(document))
+    except ValueError:
+        with pytest.raises(Unreadable):
+            bounds.read_json(document.encode())
+    else:
+        assert repr(bounds.read_json(document.encode())) == expected
 
 
 @given(value=json_values)
@@ -51,25 +107,88 @@ def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
         b'"\xed\xa0\x80"',
         b'"\\ud800"',
         b'{"\\udfff": 1}',
+        b'"\\ud83d\\u0041"',
+        b'"\\ude00\\ud83d"',
+        b'{"a": "\\ud800", "a": 1}',
         b'"a\\u0000b"',
         b'{"a\\u0000": 1}',
+        b'["\\\\\\u0000"]',
         b"NaN",
         b"[Infinity]",
         b"-Infinity",
         b"1e999",
         b"9223372036854775808",
         b"-9223372036854775809",
+        b"1" * 4300,
         b"1" * 5000,
+        b"1" * 400 + b".0",
         b"[" * 100_000,
         b'{"a":' * 66 + b"1" + b"}" * 66,
         b"[" * 66 + b"]" * 66,
+        b"[" * 65 + b"1" + b"]" * 65,
+        b'{"a":' * 65 + b"1" + b"}" * 65,
         b"[1] x",
+        b"[1,]",
+        b"01",
+        b".5",
+        b"// 1\n1",
+        b"\xef\xbb\xbf{}",
+        b'"a\nb"',
+        b'{"a\xff": 1}',
     ],
 )
 def test_what_no_database_or_reader_can_hold_is_refused(raw: bytes) -> None:
     with pytest.raises(Unreadable) as refused:
         bounds.read_json(raw)
     assert len(refused.value.detail) < 100
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", "the body is not JSON: Input data was truncated"),
+        (b'{"a": 1,}', "the body is not JSON: trailing comma in object (byte 8)"),
+        ('{"ä": x}'.encode(), "the body is not JSON: invalid character (byte 7)"),
+        (b'{"a": "\xff"}', "the body is not UTF-8"),
+        (b'"\\ud800-----"', "the body is not JSON: unexpected end of escaped utf-16 surrogate pair (byte 7)"),
+        (b'{"a": "\\u0000"}', "the JSON holds a NUL character"),
+        (b'{"a": [1e999]}', "a number beyond 64 bits"),
+        (b"1" * 5000, "a number beyond 64 bits"),
+        (b"9223372036854775808", "an integer beyond 64 bits"),
+        (b"[" * 66 + b"]" * 66, "the JSON is nested deeper than 64"),
+        (b"[" * 100_000, "the JSON is nested deeper than 64"),
+    ],
+)
+def test_a_refusal_says_why(raw: bytes, why: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        bounds.read_json(raw)
+    assert refused.value.detail == why
+
+
+@pytest.mark.parametrize(
+    "fault", [b"1e999", b"9" * 19, b"9" * 5000, b'"\\u0000"', b'"\\ud800"', b'"\xff"', b"x", b'"a\n"', b"[" * 99, b""]
+)
+def test_a_refusal_shows_nothing_of_the_body(fault: bytes) -> None:
+    with pytest.raises(Unreadable) as refused:
+        bounds.read_json(b'{"made-up-secret": [{"made-up-secret": ' + fault)
+    assert "secret" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'["' + b"1" * 400 + b'"]', ["1" * 400]),
+        (b"[0.1234567890123456789012, -0, -0.0]", [0.12345678901234568, 0, -0.0]),
+        (b"[1e-999, 0e999, 1e5, 9223372036854775808.0]", [0.0, 0.0, 100_000.0, 2.0**63]),
+        (b"1" * 400 + b"e-200", 1.1111111111111111e199),
+        (rb'["\\u0000", "\ud83d\ude00", "\/", "\u001f"]', ["\\u0000", "😀", "/", "\x1f"]),
+        (b"[" + b"[{}], " * 100 + b"[]]", [[{}]] * 100 + [[]]),
+        (b'{"a": 1, "b": 2, "a": 3}', {"a": 3, "b": 2}),
+        (b" \t\r\n1 \t\r\n", 1),
+    ],
+)
+def test_what_only_looks_beyond_the_bounds_is_read(raw: bytes, expected: object) -> None:
+    assert repr(bounds.read_json(raw)) == repr(expected)
 
 
 def test_the_bounds_themselves_are_accepted() -> None:
@@ -134,7 +253,11 @@ def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, "", "soon", "²", "1" * 30, -1, 0, 10**15, 10**400, math.nan, math.inf, -math.inf, [], {}]
+    "value",
+    [
+        *(None, True, "", "soon", "²", "1" * 30, "1" * 5000, "00000001795000000000", [], {}),
+        *(-1, 0, 10**15, 10**400, math.nan, math.inf, -math.inf),
+    ],
 )
 def test_what_is_no_sane_time_is_none(value: object) -> None:
     assert bounds.from_milliseconds(value) is None
