@@ -110,6 +110,15 @@ def test_a_word_that_is_no_text_moves_nothing(word: JsonValue) -> None:
             {"videos": [{"id": "v", "url": "https://x/"}], "audios": [{"id": "a", "url_mp3": "https://x/"}]},
             [("video", "single", 0, None), ("audio", "mp3", 0, None)],
         ),
+        (
+            {
+                "audios": [{"id": "a", "url_wav": "https://x/", "url_mp3": "https://x/"}],
+                "images": [{"url": "https://x/"}],
+            },
+            [("image", "single", 0, None), ("audio", "mp3", 0, None), ("audio", "wav", 0, None)],
+        ),
+        ({"videos": [{"url": "https://x/", "index": True, "duration": True}]}, [("video", "single", 0, None)]),
+        ({"videos": [None, "v", {"url": "https://x/", "duration": 1.5}]}, [("video", "single", 2, "1.5")]),
     ],
 )
 def test_the_results_of_every_legacy_product_are_found(result: JsonValue, expected: list[tuple[object, ...]]) -> None:
@@ -147,6 +156,18 @@ def test_an_output_of_an_unknown_type_is_kept_as_a_file() -> None:
     assert asset.kind == "file"
 
 
+def test_results_of_both_dialects_in_one_body_are_counted_together() -> None:
+    image: JsonObject = {"type": "image", "url": "https://x/"}
+    claim = read(task_result={"images": [image, {}]}, outputs=[image, {**image, "group_id": "g"}, "image", image])
+    assert [(asset.group, asset.index) for asset in claim.assets] == [
+        ("single", 0),
+        ("single", 2),
+        ("series", 0),
+        ("single", 3),
+    ]
+    assert claim.message.startswith("(2 more result(s)")
+
+
 def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
     [asset] = read(task_result={"images": [{"url": "https://x/"}]}, updated_at="later").assets
     assert asset.expires_at is None
@@ -154,13 +175,23 @@ def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["javascript:alert(1)", "data:image/png;base64,AA", "https:///x", "//x/", "https://x/ y", "https://x/\n", 7, ""],
+    [
+        *("javascript:alert(1)", "data:image/png;base64,AA", "ftp://x/", "http\u017f://x/", "https:/x", "//x/", "://x"),
+        *("https://", "https:///x", "https://\\x", "https://x\\@y/", "https:// x/", "https://x/ y", "https://x/\n"),
+        *("https://x/\u3000", "https://x/\u2028", 7, "", ["https://x/"]),
+    ],
 )
 def test_an_address_that_is_none_is_left_out_and_that_is_said(url: JsonValue) -> None:
     claim = read(task_result={"images": [{"index": 0, "url": url}, {"index": 1, "url": "https://x/"}]})
     assert [asset.index for asset in claim.assets] == [1]
     assert "1 more result(s)" in claim.message
     assert claim.status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("url", ["https://x", "HTTPS://X/", "hTTp://x/", "https://x/?u=http://y", "https://x/é?语"])
+def test_an_address_is_kept_as_it_is_written(url: str) -> None:
+    [asset] = read(task_result={"images": [{"url": url, "watermark_url": url}]}).assets
+    assert (asset.url, asset.watermark_url) == (url, url)
 
 
 def test_too_long_addresses_and_too_many_files_are_left_out_and_that_is_said() -> None:
@@ -196,6 +227,21 @@ def test_an_empty_or_absurd_price_tells_nothing(fields: JsonObject) -> None:
     assert read(**fields).price == {}
 
 
+@pytest.mark.parametrize(
+    ("fits", "absurd"),
+    [
+        ("1" * 4094, "1" * 4095),
+        ("é" * 682, "é" * 683),
+        ("\x7f" * 682, "\x7f" * 683),
+        ([1] * 1365, [1] * 1366),
+        ({"amount": "1" * 4082}, {"amount": "1" * 4083}),
+    ],
+)
+def test_a_price_is_as_long_as_its_json_in_ascii(fits: JsonValue, absurd: JsonValue) -> None:
+    assert read(final_unit_deduction=fits).price == {"final_unit_deduction": fits}
+    assert read(final_unit_deduction=absurd, billing=[1]).price == {"billing": [1]}
+
+
 @pytest.mark.parametrize("body", [{"task_status": "succeed"}, {"task_id": ""}, {"task_id": "a" * 201}, {"id": [1]}, {}])
 def test_a_body_that_names_no_task_is_flawed(body: JsonObject) -> None:
     claim = Kling().read_callback(json.dumps(body).encode())
@@ -216,3 +262,16 @@ def test_an_error_in_an_envelope_is_no_word_about_a_task() -> None:
     body: JsonObject = {"code": 5000, "message": "x", "data": {"task_id": "1", "task_status": "failed"}}
     claim = Kling().read_callback(json.dumps(body).encode())
     assert claim == Claim(flaw="an error with code 5000, not a task")
+
+
+@pytest.mark.parametrize("code", [0, None, True, False, "5000", 1.5, [5000]])
+def test_what_is_no_code_of_an_error_hides_no_task(code: JsonValue) -> None:
+    body: JsonObject = {"code": code, "data": {"task_id": "1", "task_status": "failed"}}
+    assert Kling().read_callback(json.dumps(body).encode()).status is Status.FAILED
+
+
+def test_the_task_is_the_innermost_object_that_names_one() -> None:
+    task: JsonObject = {"task_id": "1", "data": {"id": "2", "data": {"status": "failed", "data": {"id": "3"}}}}
+    assert Kling().read_callback(json.dumps(task).encode()).provider_task_id == "3"
+    assert Kling().read_callback(json.dumps({"data": task}).encode()).provider_task_id == "2"
+    assert Kling().read_callback(json.dumps({"data": [task]}).encode()) == Claim(flaw="it names no task")

@@ -9,13 +9,12 @@ the same whichever dialect told it.
 """
 
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, KeysView, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from tracker.bounds import JsonObject, JsonValue, from_milliseconds, identifier, text
 from tracker.models import Asset, Claim, Status
@@ -30,6 +29,13 @@ STATUS_WORDS: Final[Mapping[str, Status]] = MappingProxyType(
     }
 )
 
+# The names of one fact, legacy first: the first that is there and not null counts.
+_TASK_ID: Final = ("task_id", "id")
+_WORD: Final = ("task_status", "status")
+_CREATED_AT: Final = ("created_at", "create_time")
+_UPDATED_AT: Final = ("updated_at", "update_time")
+_ASSET_ID: Final = ("voice_id", "element_id", "id")
+
 # "Result files are cleared after 30 days"; a live address was seen to end within 2 s of updated_at + 30 days.
 RESULT_LIFETIME: Final = timedelta(days=30)
 
@@ -38,11 +44,16 @@ URL_LENGTH: Final = 4096
 WORD_LENGTH: Final = 100
 MESSAGE_LENGTH: Final = 2_000
 PRICE_LENGTH: Final = 4_096
+# The length of a price is that of its JSON in ASCII with spaces: at most so many times that of the tightest JSON (DEL).
+PRICE_GROWTH: Final = 6
 NESTING: Final = 4
 HIGHEST_INDEX: Final = 10_000
 
+# What a result is: its kind and its group; results that are alike are counted together.
+_Like = tuple[str, str]
+
 # The lists of a legacy task_result: what each holds. A series has its own list; the group tells it apart.
-_RESULT_LISTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+_RESULT_LISTS: Final[Mapping[str, _Like]] = MappingProxyType(
     {
         "images": ("image", "single"),
         "series_images": ("image", "series"),
@@ -52,40 +63,32 @@ _RESULT_LISTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "elements": ("element", "single"),
     }
 )
+_RESULT_NAMES: Final = _RESULT_LISTS.keys()
 _OUTPUT_TYPES: Final = frozenset({"image", "video", "audio", "voice", "element"})
 _OTHER_TYPE: Final = "file"
 # What later requests name by its id: a result even without a file.
 _USED_BY_ID: Final = frozenset({"voice", "element"})
 
-# The fields that hold an address, and the group they put it in (None: that of the list). One entry may have several:
-# AI multi-shot gives three views, audio two formats (whose names the new dialect reverses).
-_URL_FIELDS: Final[Mapping[str, str | None]] = MappingProxyType(
+# The fields that hold an address: the group they put it in (None: that of the list), and where its duration is told.
+# One entry may have several: AI multi-shot gives three views, audio two formats (whose names the new dialect reverses).
+_URL_FIELDS: Final[Mapping[str, tuple[str | None, tuple[str, ...]]]] = MappingProxyType(
     {
-        "url": None,
-        "trial_url": None,
-        "url_1": "view-1",
-        "url_2": "view-2",
-        "url_3": "view-3",
-        "url_mp3": "mp3",
-        "mp3_url": "mp3",
-        "url_wav": "wav",
-        "wav_url": "wav",
+        "url": (None, ("duration",)),
+        "trial_url": (None, ("duration",)),
+        "url_1": ("view-1", ("duration",)),
+        "url_2": ("view-2", ("duration",)),
+        "url_3": ("view-3", ("duration",)),
+        "url_mp3": ("mp3", ("duration_mp3", "mp3_duration", "duration")),
+        "mp3_url": ("mp3", ("duration_mp3", "mp3_duration", "duration")),
+        "url_wav": ("wav", ("duration_wav", "wav_duration", "duration")),
+        "wav_url": ("wav", ("duration_wav", "wav_duration", "duration")),
     }
 )
-_DURATION_FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"mp3": ("duration_mp3", "mp3_duration"), "wav": ("duration_wav", "wav_duration")}
-)
+_URL_NAMES: Final = _URL_FIELDS.keys()
 _PRICE_FIELDS: Final = ("final_unit_deduction", "final_balance_deduction", "billing")
-_WEB_ADDRESS: Final = re.compile(r"https?://[^\s/\\][^\s\\]*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """One entry of a result list, before its addresses are looked at."""
-
-    kind: str
-    group: str
-    fields: JsonObject
+_DURATION_TYPES: Final = frozenset({str, int, float})
+_WEB_SCHEMES: Final = frozenset({"http", "https"})
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def task_of(value: JsonValue) -> JsonObject | None:
@@ -105,11 +108,10 @@ def read_claim(task: JsonObject) -> Claim:
     task_id, external_id = _task_id(task), _external_id(task)
     if task_id is None and external_id is None:
         return Claim(flaw="it names no task")
-    word = _first(task, "task_status", "status")
+    word = _first(task, _WORD)
     word = word[:WORD_LENGTH] if isinstance(word, str) else None
-    updated_at = from_milliseconds(_first(task, "updated_at", "update_time"))
-    entries = [*_legacy_entries(task.get("task_result")), *_new_entries(task.get("outputs"))]
-    assets, left_out = _assets(entries, updated_at + RESULT_LIFETIME if updated_at else None)
+    updated_at = from_milliseconds(_first(task, _UPDATED_AT))
+    assets, left_out = _assets(task, updated_at + RESULT_LIFETIME if updated_at else None)
     return Claim(
         provider_task_id=task_id,
         external_id=external_id,
@@ -118,7 +120,7 @@ def read_claim(task: JsonObject) -> Claim:
         message=_message(task.get("task_status_msg" if "task_status" in task else "message"), left_out),
         assets=assets,
         price=_price(task),
-        created_at=from_milliseconds(_first(task, "created_at", "create_time")),
+        created_at=from_milliseconds(_first(task, _CREATED_AT)),
         updated_at=updated_at,
     )
 
@@ -128,8 +130,7 @@ def _names_task(value: JsonObject) -> bool:
 
 
 def _task_id(task: JsonObject) -> str | None:
-    """Legacy says ``task_id``, the new standard ``id``."""
-    return identifier(_first(task, "task_id", "id"))
+    return identifier(_first(task, _TASK_ID))
 
 
 def _external_id(task: JsonObject) -> str | None:
@@ -138,10 +139,10 @@ def _external_id(task: JsonObject) -> str | None:
     return identifier(told) or identifier(task.get("external_id"))
 
 
-def _first(value: JsonObject, *names: str) -> JsonValue:
+def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
     """Give the first field that is there and not null."""
     for name in names:
-        if (found := value.get(name)) is not None:
+        if (found := fields.get(name)) is not None:
             return found
     return None
 
@@ -155,85 +156,100 @@ def _message(told: JsonValue, left_out: int) -> str:
     return f"{message} {note}".strip()
 
 
-def _legacy_entries(result: JsonValue) -> Iterator[_Entry]:
-    """Read ``task_result``; before success it is an empty object (live), null or absent."""
-    if not isinstance(result, dict) or not result:
-        return
-    for name, (kind, group) in _RESULT_LISTS.items():
-        listed = result.get(name)
-        for entry in listed if isinstance(listed, list) else ():
-            yield _Entry(kind=kind, group=group, fields=entry if isinstance(entry, dict) else {})
-
-
-def _new_entries(outputs: JsonValue) -> Iterator[_Entry]:
-    """Read ``outputs``; a series is told by ``group_id``, which single images do not have."""
-    for entry in outputs if isinstance(outputs, list) else ():
-        fields = entry if isinstance(entry, dict) else {}
-        word = fields.get("type")
-        kind = word if isinstance(word, str) and word in _OUTPUT_TYPES else _OTHER_TYPE
-        yield _Entry(kind=kind, group="series" if fields.get("group_id") else "single", fields=fields)
-
-
-def _assets(entries: list[_Entry], expires_at: datetime | None) -> tuple[tuple[Asset, ...], int]:
+def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset, ...], int]:
     """Give the bounded results, and how many are left out."""
-    if not entries:
-        return (), 0
     kept: list[Asset] = []
+    counts: dict[_Like, int] = {}
     left_out = 0
-    seen: Counter[tuple[str, str]] = Counter()
-    for entry in entries:
-        position = seen[entry.kind, entry.group]
-        seen[entry.kind, entry.group] += 1
-        made = list(_assets_of(entry, position, expires_at))
-        kept.extend(made)
-        left_out += not made
-    return tuple(kept[:ASSETS]), left_out + max(0, len(kept) - ASSETS)
+    result = task.get("task_result")  # empty (live), null or absent before the success
+    if isinstance(result, dict):
+        for name in _named(_RESULT_NAMES, result):
+            for entry in _list(result[name]):
+                left_out += not _keep(entry, _RESULT_LISTS[name], counts, kept, expires_at)
+    for entry in _list(task.get("outputs")):
+        left_out += not _keep(entry, _like(entry), counts, kept, expires_at)
+    return tuple(kept[:ASSETS]), left_out + len(kept[ASSETS:])
 
 
-def _assets_of(entry: _Entry, position: int, expires_at: datetime | None) -> Iterator[Asset]:
-    fields = entry.fields
-    asset_id = identifier(_first(fields, "voice_id", "element_id", "id"))
-    addresses = {name: _address(fields.get(name)) for name in _URL_FIELDS}
-    if entry.kind in _USED_BY_ID and asset_id is not None and not any(addresses.values()):
-        yield Asset(kind=entry.kind, url="", index=position, group=entry.group, provider_asset_id=asset_id)
-    for name, address in addresses.items():
-        if address is None:
-            continue
-        group = _URL_FIELDS[name] or entry.group
-        yield Asset(
-            kind=entry.kind,
-            url=address,
-            index=_index(fields.get("index"), position),
-            group=group,
-            watermark_url=_address(fields.get("watermark_url")),
-            duration=_duration(_first(fields, *_DURATION_FIELDS.get(group, ()), "duration")),
-            provider_asset_id=asset_id,
-            expires_at=expires_at,
-        )
+def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:
+    """Give the names that are among the fields, in the order of ``names``; nearly always that is one."""
+    there = names & fields.keys()
+    return [name for name in names if name in there] if len(there) > 1 else there
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _like(output: JsonValue) -> _Like:
+    """Read kind and group of one of ``outputs``; a series is told by ``group_id``, which single images do not have."""
+    if not isinstance(output, dict):
+        return _OTHER_TYPE, "single"
+    word = output.get("type")
+    kind = word if isinstance(word, str) and word in _OUTPUT_TYPES else _OTHER_TYPE
+    return kind, "series" if output.get("group_id") else "single"
+
+
+def _keep(
+    entry: JsonValue, like: _Like, counts: dict[_Like, int], kept: list[Asset], expires_at: datetime | None
+) -> bool:
+    """Add the results of one entry to those that are kept; say whether there was one."""
+    position = counts.get(like, 0)
+    counts[like] = position + 1
+    if not isinstance(entry, dict):
+        return False
+    kind, list_group = like
+    found = False
+    asset_id = identifier(_first(entry, _ASSET_ID))
+    for name in _named(_URL_NAMES, entry):
+        if (address := _address(entry[name])) is not None:
+            group, durations = _URL_FIELDS[name]
+            asset = Asset(
+                kind=kind,
+                url=address,
+                index=_index(entry.get("index"), position),
+                group=group or list_group,
+                watermark_url=_address(entry.get("watermark_url")),
+                duration=_duration(_first(entry, durations)),
+                provider_asset_id=asset_id,
+                expires_at=expires_at,
+            )
+            kept.append(asset)
+            found = True
+    if not found and kind in _USED_BY_ID and asset_id is not None:
+        kept.append(Asset(kind=kind, url="", index=position, group=list_group, provider_asset_id=asset_id))
+        found = True
+    return found
 
 
 def _address(value: JsonValue) -> str | None:
     """Give a web address that is fit to keep and to show; a dashboard makes links of them."""
     if not isinstance(value, str) or len(value) > URL_LENGTH or not value.isprintable():
         return None
-    return value if _WEB_ADDRESS.fullmatch(value) else None
+    scheme, _, rest = value.partition("://")
+    # No white space is printable but the blank; browsers read a backslash as a slash.
+    fits = rest and rest[0] != "/" and " " not in rest and "\\" not in rest and scheme.lower() in _WEB_SCHEMES
+    return value if fits else None
 
 
 def _index(value: JsonValue, position: int) -> int:
     """Give the provider's index; the new dialect has none, and some copies write the placeholder "int"."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= HIGHEST_INDEX:
-        return value
-    return position
+    # The exact type, here and below: a bool is an int too.
+    return value if type(value) is int and 0 <= value <= HIGHEST_INDEX else position
 
 
 def _duration(value: JsonValue) -> str | None:
     """Seconds, as written: a string in the documentation, possibly fractional."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    return str(value)[:WORD_LENGTH] or None
+    return str(value)[:WORD_LENGTH] or None if type(value) in _DURATION_TYPES else None
 
 
 def _price(task: JsonObject) -> dict[str, JsonValue]:
     """Keep the price fields as they are; empty ones tell nothing, and what is absurdly long is no price."""
-    told = {name: task[name] for name in _PRICE_FIELDS if task.get(name)}
+    told: dict[str, JsonValue] = {}
+    for name in _PRICE_FIELDS:
+        if value := task.get(name):
+            told[name] = value
+    # One quick look at all of them is enough for every real price.
+    if len(_encode(told)) * PRICE_GROWTH <= PRICE_LENGTH:
+        return told
     return {name: value for name, value in told.items() if len(json.dumps(value)) <= PRICE_LENGTH}

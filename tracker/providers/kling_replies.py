@@ -10,11 +10,13 @@ proxy, a time-out, a code that contradicts its HTTP status or that nobody docume
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
+
+import msgspec
 
 from tracker.bounds import JsonObject, JsonValue, identifier, read_object, text
 from tracker.errors import Unreadable
@@ -154,11 +156,11 @@ def read_callback(body: bytes) -> Claim:
         value = read_object(body)
     except Unreadable as error:
         return Claim(flaw=error.detail)
-    code = _integer(value.get("code"))
-    if code:
+    if (code := value.get("code")) and _integer(code):
         return Claim(flaw=f"an error with code {code}, not a task")
-    task = task_of(value)
-    return read_claim(task) if task is not None else Claim(flaw="it names no task")
+    # A body that names no task, nor has one inside, says so when it is read as a task itself.
+    wrapped = task_of(value) if "data" in value else None
+    return read_claim(wrapped or value)
 
 
 def _open(reply: Reply) -> _Envelope:
@@ -183,7 +185,7 @@ def _made(envelope: _Envelope, external_id: str) -> SubmitOutcome:
     if claim.external_id not in {None, external_id}:
         return Unknown(why=f"the reply carries external id {claim.external_id!r}, not {external_id!r}")
     # Whatever word came with it: a task that was made is at least submitted.
-    claim = replace(claim, status=claim.status or Status.SUBMITTED)
+    claim = msgspec.structs.replace(claim, status=claim.status or Status.SUBMITTED)
     return Accepted(claim=claim, echoed=claim.external_id == external_id)
 
 
