@@ -4,29 +4,32 @@ The address has already been proven by its token (``tracker.callback_url``). A v
 and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is the table of trust.
 """
 
-import base64
 import hmac
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from binascii import b2a_base64
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+import msgspec
+
 from receiver.errors import NotProven, Reason
 from tracker.bounds import ID_LENGTH
+from tracker.keyed import Keyed
 from tracker.models import Flaw, Trust
 
 TOLERANCE: Final = timedelta(minutes=5)
 # A rotation sends two. The bound keeps a header full of garbage from costing anything.
 MOST_SIGNATURES: Final = 16
-STANDARD_HEADERS: Final = (b"webhook-signature", b"webhook-id", b"webhook-timestamp")
-_SECONDS: Final = re.compile(rb"[0-9]{1,12}")
-# Without a full stop, so that `id.timestamp.body` can be cut in one way only.
-_ID: Final = re.compile(rb"[!-\-/-~]{1,%d}" % ID_LENGTH)
+_SIGNATURE: Final = b"webhook-signature"
+_WEBHOOK_ID: Final = b"webhook-id"
+_TIMESTAMP: Final = b"webhook-timestamp"
+STANDARD_HEADERS: Final = frozenset({_SIGNATURE, _WEBHOOK_ID, _TIMESTAMP})
+_MOST_DIGITS: Final = 12
+# What an id may be made of. Without a full stop, so that `id.timestamp.body` can be cut in one way only.
+_ID_LETTERS: Final = bytes(range(0x21, 0x7F)).replace(b".", b"")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it came: header names and values as raw bytes (names in any case), the body untouched."""
 
     headers: Sequence[tuple[bytes, bytes]]
@@ -34,11 +37,10 @@ class Delivery:
 
     def header(self, name: bytes) -> bytes | None:
         """Give a header's value, or None. Raises NotProven where it came twice: which one was signed is a guess."""
-        (value,) = self.headers_named(name)
-        return value
+        return self.headers_named({name}).get(name)
 
-    def headers_named(self, *names: bytes) -> list[bytes | None]:
-        """Give the values of several headers, as ``header`` does."""
+    def headers_named(self, names: Collection[bytes]) -> dict[bytes, bytes]:
+        """Give the values of those of ``names`` that came, as ``header`` does."""
         found: dict[bytes, bytes] = {}
         for key, value in self.headers:
             name = key.lower()
@@ -46,11 +48,10 @@ class Delivery:
                 if name in found:
                     raise NotProven(Reason.WRONG, f"several {name.decode()} headers")
                 found[name] = value.strip()
-        return [found.get(name) for name in names]
+        return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid signature covers besides the body; ``webhook_id`` is None where the scheme has none."""
 
     webhook_id: str | None = None
@@ -63,7 +64,6 @@ class Verifier(Protocol):
         """Prove a delivery with any of the secrets, or raise NotProven."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StandardWebhooks:
     """The scheme of https://www.standardwebhooks.com: several signatures per delivery, several keys here.
 
@@ -71,28 +71,29 @@ class StandardWebhooks:
     separated by spaces, one for each of the sender's live secrets.
     """
 
-    keys: Sequence[bytes] = field(repr=False)
-    tolerance: timedelta = TOLERANCE
+    def __init__(self, *, keys: Sequence[bytes], tolerance: timedelta = TOLERANCE) -> None:
+        self._keys = [Keyed(key) for key in keys]
+        self._tolerance = tolerance.total_seconds()
 
     def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
-        listed, webhook_id, seconds = delivery.headers_named(*STANDARD_HEADERS)
+        found = delivery.headers_named(STANDARD_HEADERS)
+        listed = found.get(_SIGNATURE)
         if not listed:
             raise NotProven(Reason.MISSING, "no webhook-signature header")
-        if webhook_id is None or seconds is None or not _ID.fullmatch(webhook_id) or not _SECONDS.fullmatch(seconds):
-            raise NotProven(Reason.WRONG, "webhook-id or webhook-timestamp is missing or unusable")
-        first = listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]
-        signatures = [each.removeprefix(b"v1,") for each in first if each.startswith(b"v1,")]
+        webhook_id, seconds = found.get(_WEBHOOK_ID, b""), found.get(_TIMESTAMP, b"")
+        if not 0 < len(webhook_id) <= ID_LENGTH or webhook_id.strip(_ID_LETTERS):
+            raise NotProven(Reason.WRONG, "no usable webhook-id header")
+        if len(seconds) > _MOST_DIGITS or not seconds.isdigit():
+            raise NotProven(Reason.WRONG, "no usable webhook-timestamp header")
         signed = b".".join((webhook_id, seconds, delivery.body))
-        expected = [base64.b64encode(hmac.digest(key, signed, "sha256")) for key in self.keys]
-        if not _any_equal(expected, signatures):
+        if not _any_equal(self._keys, signed, _standard, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]):
             raise NotProven(Reason.WRONG, "no listed signature is valid")
         # Only now: "stale" then means a true signature that is replayed, or a clock that is off, never a forgery.
-        if abs(now.timestamp() - int(seconds)) > self.tolerance.total_seconds():
+        if abs(now.timestamp() - int(seconds)) > self._tolerance:
             raise NotProven(Reason.STALE, "the signature's time is too far from ours")
         return Proof(webhook_id=webhook_id.decode("ascii"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderHmac:
     """The older convention: one header holds the hex HMAC-SHA256 of the raw body after ``prefix``.
 
@@ -100,25 +101,24 @@ class HeaderHmac:
     ``header`` is lower case.
     """
 
-    header: bytes
-    keys: Sequence[bytes] = field(repr=False)
-    prefix: bytes = b"sha256="
+    def __init__(self, *, header: bytes, keys: Sequence[bytes], prefix: bytes = b"sha256=") -> None:
+        self._header = header
+        self._keys = [Keyed(key) for key in keys]
+        self._prefix = prefix
 
     def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
         del now  # the scheme has no time
-        given = delivery.header(self.header)
+        given = delivery.header(self._header)
         if not given:
-            raise NotProven(Reason.MISSING, f"no {self.header.decode()} header")
-        if not given.startswith(self.prefix):
+            raise NotProven(Reason.MISSING, f"no {self._header.decode()} header")
+        if not given.startswith(self._prefix):
             raise NotProven(Reason.WRONG, "the signature has another form")
-        expected = [hmac.digest(key, delivery.body, "sha256").hex().encode() for key in self.keys]
-        if not _any_equal(expected, [given.removeprefix(self.prefix).lower()]):
+        if not _any_equal(self._keys, delivery.body, _hex, [given.removeprefix(self._prefix).lower()]):
             raise NotProven(Reason.WRONG, "the signature is not valid")
         return Proof()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery is worth; ``refusal`` is raised to the sender once the delivery is kept as a hint."""
 
     trust: Trust
@@ -145,6 +145,22 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
 
 
-def _any_equal(expected: Sequence[bytes], given: Sequence[bytes]) -> bool:
-    """Compare every pair, each in constant time, without stopping at the first that matches."""
-    return True in [hmac.compare_digest(mine, theirs) for mine in expected for theirs in given]
+def _any_equal(keys: Sequence[Keyed], signed: bytes, written: Callable[[bytes], bytes], given: Sequence[bytes]) -> bool:
+    """Whether one of ``given`` is what one of the keys makes of ``signed``.
+
+    Every pair is compared, each in constant time, without stopping at the first that matches.
+    """
+    equal = False
+    for key in keys:
+        mine = written(key.digest(signed))
+        for theirs in given:
+            equal |= hmac.compare_digest(mine, theirs)
+    return equal
+
+
+def _standard(digest: bytes) -> bytes:
+    return b"v1," + b2a_base64(digest, newline=False)
+
+
+def _hex(digest: bytes) -> bytes:
+    return digest.hex().encode()
