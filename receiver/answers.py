@@ -8,6 +8,7 @@ from math import ceil
 from typing import Final
 
 from starlette.responses import JSONResponse, Response
+from starlette.types import Send
 
 from tracker.errors import CallerError, HomingError, NotAllowed, OurError, TooLarge, TooSlow
 
@@ -17,6 +18,16 @@ RETRY_AFTER: Final = timedelta(seconds=5)
 
 # The answer to a delivery that is committed.
 RECORDED: Final[Response] = JSONResponse({"status": "recorded"})
+
+
+async def send_answer(response: Response, send: Send) -> None:
+    """Send an answer whole. The messages are made anew each time: what wraps us may write into those it passes on."""
+    headers = response.raw_headers.copy()
+    try:
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+    except OSError:
+        return  # the sender left; what was to be recorded is
 
 
 def refusal(error: HomingError, *, http_version: str = "1.1") -> Response:

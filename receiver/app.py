@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.endpoint import CallbackEndpoint, CallbackTracker, Elsewhere
+from receiver.endpoint import CallbackEndpoint, CallbackTracker, refuse_elsewhere
 from receiver.providers import verifiers
 from receiver.settings import ReceiverSettings
 
@@ -24,19 +24,18 @@ class Receiver:
 
     def __init__(self, tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> None:
         self._endpoint = CallbackEndpoint(tracker, verifiers(settings.webhook_secrets), settings)
-        self._elsewhere = Elsewhere()
         self._otherwise = otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             # A server or a framework that mounts us tells the whole path, and how much of it is not ours.
             path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-            parts = path.split("/")
-            if len(parts) == 4 and parts[1] == "callbacks" and not parts[0] and all(parts[2:]):  # noqa: PLR2004 - see ROOT
-                await self._endpoint.receive(parts[2], parts[3], scope, receive, send)
-                return
+            match path.split("/"):
+                case ["", "callbacks", provider, token] if provider and token:
+                    await self._endpoint.receive(provider, token, scope, receive, send)
+                    return
             if self._otherwise is None or path == ROOT or path.startswith(f"{ROOT}/"):
-                await self._elsewhere(scope, receive, send)
+                await refuse_elsewhere(send)
                 return
         if self._otherwise is not None:
             await self._otherwise(scope, receive, send)

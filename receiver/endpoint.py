@@ -9,16 +9,14 @@ import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from starlette.responses import Response
+import msgspec
 from starlette.types import Receive, Scope, Send
 
-from receiver.answers import METHOD, RECORDED, refusal
+from receiver.answers import METHOD, RECORDED, refusal, send_answer
 from receiver.errors import Disconnected
 from receiver.limits import Deadline, Late, UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
@@ -26,7 +24,7 @@ from receiver.verification import Delivery, Judgement, Verifier, judge
 from tracker.bounds import READ_IN_THREAD
 from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
-from tracker.models import Claim, Observation, Recorded, Source, Trust
+from tracker.models import Observation, Recorded, Source, Trust
 from tracker.providers.base import Account
 from tracker.views import Arrived, StandingAddress
 
@@ -53,8 +51,7 @@ class CallbackTracker(Protocol):
         """Record a delivery; committed when this returns. A caller that stops waiting does not stop the commit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where a delivery arrived, proven by its token: a task's own address or a standing one."""
 
     provider: str
@@ -67,8 +64,7 @@ class Address:
         return f"{self.provider} {what}"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Line:
+class _Line(msgspec.Struct, kw_only=True):
     """What the log's one line about a delivery says; filled as far as the delivery gets."""
 
     address: Address | None = None
@@ -96,10 +92,12 @@ class CallbackEndpoint:
         self, tracker: CallbackTracker, verifiers: Mapping[str, Verifier | None], settings: ReceiverSettings
     ) -> None:
         self._tracker = tracker
-        self._verifiers = verifiers
+        self._clock = tracker.clock
+        # How the callbacks of the providers that both sides know are proven, and how they are read.
+        self._verifiers = {name: verifiers[name] for name in tracker.providers if name in verifiers}
+        self._readers = {name: account.provider.read_callback for name, account in tracker.providers.items()}
         self._settings = settings
         self._unsigned = UnsignedBound(most=settings.counted_addresses)
-        self._waiting = 0
         self._bodies = Deadline(settings.body_timeout)
         self._commits = Deadline(settings.commit_timeout)
 
@@ -108,8 +106,8 @@ class CallbackEndpoint:
         line = _Line()
         level = logging.INFO
         try:
-            address = await self._locate(provider, token)
-            level = await self._receive(address, scope, receive, line)
+            line.address = self._task_at(provider, token) or await self._standing_at(provider, token)
+            level = await self._receive(line.address, scope, receive, line)
             response = RECORDED
         except Disconnected:
             logger.info("%s: %s, the sender left", TEMPLATE, line)
@@ -118,7 +116,7 @@ class CallbackEndpoint:
             known = error if isinstance(error, HomingError) else _unexpected(error)
             line.answer = known.title.lower()
             response = refusal(known, http_version=scope.get("http_version", "1.1"))
-        await _send(response, scope, receive, send)
+        await send_answer(response, send)
         logger.log(level, "%s: %d, %s", TEMPLATE, response.status_code, line)
 
     async def _receive(self, address: Address, scope: Scope, receive: Receive, line: _Line) -> int:
@@ -127,37 +125,46 @@ class CallbackEndpoint:
         What is as it should be is in the history; at thousands a second a line for each would cost more than most of
         what is done here.
         """
-        line.address = address
         if scope["method"] != METHOD:
             raise NotAllowed("callbacks come by POST")
         headers = scope["headers"]
-        settings = self._settings
-        body = await read_body(receive, headers, limit=settings.body_limit, deadline=self._bodies)
+        body = await read_body(receive, headers, limit=self._settings.body_limit, deadline=self._bodies)
         line.size = len(body)
-        now = self._tracker.clock()
+        now = self._clock()
         delivery = Delivery(headers=headers, body=body)
         verifier = self._verifiers[address.provider]
-        judgement = judge(verifier, delivery, standing=address.standing is not None, now=now)
-        line.judgement = judgement
-        if judgement.trust is not Trust.SIGNED:
-            self._bound(address, judgement.trust, now)
-        claim = await self._claim(address.provider, body)
-        outcome = await self._commit(self._arrived(address, judgement, claim, body, now))
-        line.outcome = outcome
+        line.judgement = judgement = judge(verifier, delivery, standing=address.standing is not None, now=now)
+        trust = judgement.trust
+        if trust is not Trust.SIGNED:
+            self._bound(address, trust, now)
+        # The whole body is read, however much of it is kept.
+        read = self._readers[address.provider]
+        observation = Observation(
+            source=Source.CALLBACK,
+            trust=trust,
+            claim=read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body),
+            at=now,
+            body=body if trust is Trust.SIGNED else _kept(body, self._settings.unsigned_kept),
+            flaw=judgement.flaw,
+            webhook_id=judgement.webhook_id,
+        )
+        line.outcome = outcome = await self._commit(address, observation)
         if judgement.refusal is not None:
             raise judgement.refusal
-        return logging.INFO if outcome.orphan or judgement.trust is Trust.HINT else logging.DEBUG
+        return logging.INFO if outcome.orphan or trust is Trust.HINT else logging.DEBUG
 
-    async def _locate(self, provider: str, token: str) -> Address:
-        """Find what a token proves, or raise NotFound, the same for everything that is wrong with an address."""
-        if provider in self._verifiers and provider in self._tracker.providers:
-            if (task_id := self._tracker.task_of_token(provider, token)) is not None:
-                return Address(provider=provider, task_id=task_id)
-            # Only what could be a standing token costs a look into the database.
-            if token.startswith(STANDING_PREFIX) and len(token) == _STANDING_LENGTH:
-                standing = await self._tracker.standing_address(provider, token)
-                if standing is not None:
-                    return Address(provider=provider, standing=standing)
+    def _task_at(self, provider: str, token: str) -> Address | None:
+        """Find the task whose own address it is."""
+        task_id = self._tracker.task_of_token(provider, token) if provider in self._verifiers else None
+        return None if task_id is None else Address(provider=provider, task_id=task_id)
+
+    async def _standing_at(self, provider: str, token: str) -> Address:
+        """Find the standing address, or raise NotFound, the same for everything that is wrong with an address."""
+        # Only what could be a standing token costs a look into the database.
+        if provider in self._verifiers and token.startswith(STANDING_PREFIX) and len(token) == _STANDING_LENGTH:
+            standing = await self._tracker.standing_address(provider, token)
+            if standing is not None:
+                return Address(provider=provider, standing=standing)
         raise _no_address()
 
     def _bound(self, address: Address, trust: Trust, now: datetime) -> None:
@@ -168,50 +175,24 @@ class CallbackEndpoint:
         if (wait := self._unsigned.take(str(address), per_minute=rate, now=now)) is not None:
             raise TooMany("too many unsigned deliveries for this address", retry_after=wait)
 
-    async def _claim(self, provider: str, body: bytes) -> Claim:
-        """Read the whole body, however much of it is kept."""
-        read = self._tracker.providers[provider].provider.read_callback
-        return read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body)
-
-    def _arrived(self, address: Address, judgement: Judgement, claim: Claim, body: bytes, now: datetime) -> Arrived:
-        observation = Observation(
-            source=Source.CALLBACK,
-            trust=judgement.trust,
-            claim=claim,
-            at=now,
-            body=body if judgement.trust is Trust.SIGNED else _kept(body, self._settings.unsigned_kept),
-            flaw=judgement.flaw,
-            webhook_id=judgement.webhook_id,
-        )
-        return Arrived(
+    async def _commit(self, address: Address, observation: Observation) -> Recorded:
+        """Wait for the commit, but not for ever: it goes on when the sender leaves or the time is up."""
+        if self._commits.waiting >= self._settings.commits:
+            raise Overloaded("too many deliveries wait for their commit")
+        arrived = Arrived(
             provider=address.provider, observation=observation, task_id=address.task_id, standing=address.standing
         )
-
-    async def _commit(self, arrived: Arrived) -> Recorded:
-        """Wait for the commit, but not for ever: it goes on when the sender leaves or the time is up."""
-        if self._waiting >= self._settings.commits:
-            raise Overloaded("too many deliveries wait for their commit")
-        self._waiting += 1
         try:
             with self._commits:
                 return await self._tracker.record(arrived)
         except Late:
             raise Overloaded("the commit takes too long") from None
-        finally:
-            self._waiting -= 1
 
 
-class Elsewhere:
-    """Answers all else below /callbacks, tokens with slashes among it, as an unknown token is answered."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _send(refusal(_no_address()), scope, receive, send)
-        logger.info("%s: %d", ELSEWHERE, NotFound.status)
-
-
-async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    with suppress(OSError):  # the sender left; what was to be recorded is
-        await response(scope, receive, send)
+async def refuse_elsewhere(send: Send) -> None:
+    """Answer all else below /callbacks, tokens with slashes among it, as an unknown token is answered."""
+    await send_answer(refusal(_no_address()), send)
+    logger.info("%s: %d", ELSEWHERE, NotFound.status)
 
 
 def _kept(body: bytes, limit: int) -> bytes:

@@ -3,12 +3,12 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from types import TracebackType
 from typing import Any, Final
 
+import msgspec
 from starlette.types import Receive
 
 from receiver.errors import Disconnected
@@ -31,37 +31,49 @@ class Deadline:
     """
 
     def __init__(self, limit: timedelta) -> None:
-        self._seconds = limit.total_seconds()
-        self._waits: dict[asyncio.Task[Any], float] = {}
-        self._over: set[asyncio.Task[Any]] = set()
+        self._quarter = limit.total_seconds() / 4
+        self._quarters = 0
+        # In which quarter each wait began; those whose time was up are gone.
+        self._waits: dict[asyncio.Task[Any], int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = task.get_loop()
-        self._waits[task] = loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds / 4, self._look, loop)
+        # Naming the loop is cheap; to ask which one runs is a system call before Python 3.12.
+        task = asyncio.current_task(self._loop)
+        if task is None or self._timer is None:
+            task = self._start()
+        self._waits[task] = self._quarters
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        task = asyncio.current_task(self._loop)
+        if task is None or self._waits.pop(task, None) is not None:
+            return
+        # Its time was up. Whoever else cancelled it meanwhile is not to be answered, but obeyed.
+        if task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise Late from None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return len(self._waits)
+
+    def _start(self) -> asyncio.Task[Any]:
+        """Begin to watch, for the first wait or for the first one on another loop."""
         task = asyncio.current_task()
         assert task is not None
-        self._waits.pop(task, None)
-        if task in self._over:
-            self._over.discard(task)
-            # Whoever else cancelled it meanwhile is not to be answered, but obeyed.
-            if task.uncancel() == 0 and kind is asyncio.CancelledError:
-                raise Late from None
+        self._loop = task.get_loop()
+        self._waits.clear()
+        self._timer = self._loop.call_later(self._quarter, self._look, self._loop)
+        return task
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        # They began in this order, and each has the same time.
-        for task in [task for task, end in takewhile(lambda wait: wait[1] <= now, self._waits.items())]:
+        self._quarters += 1
+        # The first quarter of a wait may have been short, so it is the fifth that ends it. They began in this order.
+        for task in [task for task, _ in takewhile(lambda wait: wait[1] <= self._quarters - 5, self._waits.items())]:
             del self._waits[task]
-            self._over.add(task)
             task.cancel()
-        self._timer = loop.call_later(self._seconds / 4, self._look, loop) if self._waits else None
+        self._timer = loop.call_later(self._quarter, self._look, loop) if self._waits else None
 
 
 async def read_body(
@@ -75,27 +87,23 @@ async def read_body(
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and int(value[:_DIGITS]) > limit:
             raise TooLarge(f"the body is longer than {limit} bytes")
+    body: bytes | bytearray = b""
+    more = True
     try:
         with deadline:
-            return await _read(receive, limit)
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected("the sender left before the end of the body")
+                piece = message.get("body", b"")
+                more = message.get("more_body", False)
+                # Most come in one piece; the others are put together without copying what is there again and again.
+                body = _joined(body, piece) if body or more else piece
+                if len(body) > limit:
+                    raise TooLarge(f"the body is longer than {limit} bytes")
     except Late:
         raise TooSlow("the body took too long") from None
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    body: bytes | bytearray = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected("the sender left before the end of the body")
-        piece = message.get("body", b"")
-        more = message.get("more_body", False)
-        # Most come in one piece; the others are put together without copying what is there again and again.
-        body = piece if not body and not more else _joined(body, piece)
-        if len(body) > limit:
-            raise TooLarge(f"the body is longer than {limit} bytes")
-        if not more:
-            return bytes(body)
+    return bytes(body)
 
 
 def _joined(body: bytes | bytearray, piece: bytes) -> bytearray:
@@ -104,8 +112,7 @@ def _joined(body: bytes | bytearray, piece: bytes) -> bytearray:
     return joined
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(msgspec.Struct):
     left: float
     at: datetime
 

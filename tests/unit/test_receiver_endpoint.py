@@ -1,5 +1,6 @@
 """The callback route, request by request: what is recorded, which address is good, how much of a body is read."""
 
+import asyncio
 import hashlib
 import threading
 from dataclasses import replace
@@ -8,6 +9,7 @@ from datetime import timedelta
 import pytest
 from starlette.types import Message
 
+from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.unit.receiver_desk import (
     BODY,
@@ -32,6 +34,7 @@ from tests.unit.receiver_desk import (
     only,
     playing,
     post,
+    scope,
     signed,
     status_of,
     unread,
@@ -259,6 +262,44 @@ async def test_a_body_that_does_not_come_in_time_is_too_slow_and_not_recorded() 
     assert tracker.began == 0
 
 
+@pytest.mark.parametrize("piece", [b"", b" "])
+@pytest.mark.parametrize("pause", [0, 0.001])
+async def test_a_body_that_drips_for_ever_is_too_slow_and_not_recorded(piece: bytes, pause: float) -> None:
+    tracker = WritingTracker()
+
+    async def dripping() -> Message:
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    sent = await call(tracker, replace(OPEN, body_timeout=timedelta(milliseconds=10)), receive=dripping)
+    assert (status_of(sent), header(sent, b"connection")) == (408, b"close")
+    assert tracker.began == 0
+
+
+async def test_a_request_that_is_cancelled_while_its_body_comes_is_not_answered() -> None:
+    sent: list[Message] = []
+    delivering = asyncio.create_task(call(WritingTracker(), receive=never, sent=sent))
+    await asyncio.sleep(0)
+    delivering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    assert sent == []
+
+
+async def test_a_slow_body_leaves_the_commit_its_whole_time() -> None:
+    tracker = WritingTracker(gate=asyncio.Event())
+    parts = iter([b"{", b"}"])
+
+    async def slow() -> Message:
+        await asyncio.sleep(0.03)
+        piece = next(parts)
+        return {"type": "http.request", "body": piece, "more_body": piece != b"}"}
+
+    settings = replace(OPEN, body_timeout=timedelta(seconds=30), commit_timeout=timedelta(milliseconds=50))
+    assert status_of(await call(tracker, settings, receive=slow)) == 503
+    assert tracker.began == 1
+
+
 async def test_http_2_is_not_told_to_close_its_connection() -> None:
     settings = replace(OPEN, body_timeout=timedelta(milliseconds=10))
     assert header(await call(WritingTracker(), settings, receive=never, http_version="2"), b"connection") is None
@@ -269,3 +310,26 @@ async def test_a_sender_that_leaves_in_the_middle_is_not_answered_and_nothing_is
     parts: list[Message] = [{"type": "http.request", "body": b'{"id"', "more_body": True}, {"type": "http.disconnect"}]
     assert await call(tracker, receive=playing(parts)) == []
     assert tracker.began == 0
+
+
+# The answer
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [(PATH, 200), ("/callbacks/kling/nonsense", 404), ("/callbacks/a/b/c", 404)]
+)
+async def test_what_wraps_us_may_write_into_an_answer_without_writing_into_the_next(path: str, status: int) -> None:
+    receiver = create_receiver(WritingTracker(), OPEN)
+    for _ in range(2):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append({**message, "headers": [*message.get("headers", [])]})
+            message.setdefault("headers", []).append((b"x-added", b"by a middleware"))
+            message["status"] = 500
+            message["body"] = b"replaced"
+
+        await receiver(scope(path), playing([{"type": "http.request", "body": BODY}]), send)
+        assert status_of(sent) == status
+        assert [name for name, _ in sent[0]["headers"]] == [b"content-length", b"content-type"]
+        assert sent[1]["body"] != b"replaced"

@@ -103,6 +103,45 @@ async def test_of_many_that_wait_those_whose_time_is_up_are_told() -> None:
     assert await waiting(deadline, never) == "late"
 
 
+@pytest.mark.parametrize("earlier", [0.0, 0.24, 0.26, 0.9])
+async def test_nobody_is_told_before_the_time_is_up_nor_long_after(earlier: float) -> None:
+    deadline, clock = Deadline(SHORT), asyncio.get_running_loop().time
+    other = asyncio.create_task(waiting(deadline, asyncio.Event()))  # starts the timer that all share
+    await asyncio.sleep(earlier * SHORT.total_seconds())
+    began = clock()
+    assert await waiting(deadline, asyncio.Event()) == "late"
+    assert SHORT.total_seconds() <= clock() - began < 5, "told at the wrong time"
+    assert await other == "late"
+
+
+async def test_many_short_waits_are_not_one_long_one() -> None:
+    deadline, began = Deadline(SHORT), asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < began + 3 * SHORT.total_seconds():
+        with deadline:
+            await asyncio.sleep(0)
+
+
+def test_on_another_loop_than_before_the_time_is_up_as_well() -> None:
+    deadline, before = Deadline(SHORT), asyncio.new_event_loop()
+    forgotten = before.create_task(waiting(deadline, asyncio.Event()))
+    before.run_until_complete(asyncio.sleep(0))
+    before.close()
+    for _ in range(2):
+        assert asyncio.run(waiting(deadline, asyncio.Event())) == "late"
+    assert not forgotten.done()
+
+
+async def test_those_who_wait_are_counted() -> None:
+    deadline, gate = Deadline(LONG), asyncio.Event()
+    waits = [asyncio.create_task(waiting(deadline, gate)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert deadline.waiting == 3
+    waits[0].cancel()
+    gate.set()
+    assert await asyncio.gather(*waits[1:]) == ["in time", "in time"]
+    assert deadline.waiting == 0
+
+
 async def test_one_that_is_cancelled_is_not_late_but_gone() -> None:
     deadline = Deadline(LONG)
     wait = asyncio.create_task(waiting(deadline, asyncio.Event()))
