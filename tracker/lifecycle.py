@@ -16,6 +16,7 @@ from tracker.bounds import JsonObject, JsonValue
 from tracker.models import (
     FINAL,
     SETTLED,
+    TRUST_NAMES,
     Alarm,
     Asset,
     Claim,
@@ -138,7 +139,7 @@ def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[A
     if place > task.standing and claim.status is not task.status:
         if task.status is Status.REJECTED:
             alarms = (*alarms, Alarm.REVIVED)
-        return _moved(changed(known, facts=facts), observation, place, trust, alarms)
+        return _moved(known, facts, observation, place, trust, alarms)
     believed = changed(known, facts=facts, standing=max(place, task.standing))
     if place > task.standing:
         believed = changed(believed, learned_from=observation.source, learned_trust=trust)
@@ -152,7 +153,12 @@ def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[A
 
 
 def _moved(
-    task: Task, observation: Observation, place: Standing, trust: Trust, alarms: tuple[Alarm, ...]
+    task: Task,
+    facts: Mapping[str, Fact],
+    observation: Observation,
+    place: Standing,
+    trust: Trust,
+    alarms: tuple[Alarm, ...],
 ) -> Transition:
     status = observation.claim.status
     assert status is not None
@@ -161,6 +167,7 @@ def _moved(
         task,
         status=status,
         standing=place,
+        facts=facts,
         reason=observation.note or None,
         learned_from=observation.source,
         learned_trust=trust,
@@ -202,7 +209,7 @@ def event(task: Task, name: str, at: datetime) -> Event:
     data: JsonObject = {
         "status": task.status.value,
         "learned_from": task.learned_from.value if task.learned_from else None,
-        "trust": task.learned_trust.name.lower() if task.learned_trust is not None else None,
+        "trust": TRUST_NAMES[task.learned_trust].lower() if task.learned_trust is not None else None,
     }
     return Event(type=f"homing.task.{name}", task_id=task.id, sequence=task.version, at=at, data=data)
 

@@ -45,6 +45,10 @@ class Trust(IntEnum):
     PROVIDER = 3
 
 
+# An enumeration looks its names up anew each time that it is asked.
+TRUST_NAMES: Final[Mapping[Trust, str]] = MappingProxyType({trust: trust.name for trust in Trust})
+
+
 class Source(StrEnum):
     """Who made an observation."""
 
@@ -156,6 +160,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
     success: bool = False
 
 
+NOTHING_PROVEN: Final = Standing(rank=0)
+
+
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
     """One believed fact (assets, price, message) and where the word that told it stands."""
 
@@ -197,7 +204,7 @@ class Task:
     candidate_id: str | None = None
     doubt: Status | None = None
     status: Status = Status.PENDING
-    standing: Standing = Standing(rank=0)
+    standing: Standing = NOTHING_PROVEN
     reason: str | None = None
     learned_from: Source | None = None
     learned_trust: Trust | None = None

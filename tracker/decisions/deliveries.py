@@ -6,12 +6,28 @@ when to look again, and the Change carries the task, the history entry, the even
 
 import hashlib
 from datetime import timedelta
+from typing import Final
 
 from tracker import lifecycle, schedule
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
-from tracker.models import FINAL, SETTLED, Alarm, Claim, Recorded, Status, Task, Transition, Trust, Verdict, changed
+from tracker.models import (
+    FINAL,
+    SETTLED,
+    TRUST_NAMES,
+    Alarm,
+    Claim,
+    Recorded,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+    changed,
+)
 from tracker.views import Arrived, Orphan
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
+
+NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
 
 
 def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> Change[Recorded]:
@@ -23,18 +39,21 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
         return _orphaned(arrived, counts)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     after = transition.task
-    if transition.verdict in {Verdict.MOVED, Verdict.COMPLETED}:
-        after = changed(after, quiet_polls=0)
-        if after.status in FINAL:
-            after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
         # Another row has it: it cannot be this task's.
         after = changed(after, candidate_id=None)
-    if after.candidate_id != task.candidate_id:
-        # A new id to ask about is a new question, however often the old one was asked.
-        after = changed(after, quiet_polls=0)
-    # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
-    after = changed(after, doubt=_doubt(task, transition, observation.claim), not_found=0)
+    news = transition.verdict in NEWS
+    # A new id to ask about is a new question, however often the old one was asked.
+    fresh = news or after.candidate_id != task.candidate_id
+    after = changed(
+        after,
+        doubt=_doubt(task, transition, observation.claim),
+        # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
+        not_found=0,
+        quiet_polls=0 if fresh else after.quiet_polls,
+    )
+    if news and after.status in FINAL:
+        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if _worth_asking(after, transition, observation.claim):
         after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
     if after.status not in SETTLED and after.next_poll_at is None:
@@ -46,7 +65,7 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     return Change(
         result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
         task=after,
-        entries=(entry_of(transition, observation, f"callback|{transition.trust.name}|{what}"),),
+        entries=(entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}"),),
         events=transition.events,
         alarms=alarms_of(transition, observation),
         drop_submission=after.status in FINAL,
