@@ -85,7 +85,7 @@ def _load(connection: Connection, keys: Iterable[Key]) -> list[Task]:
         if by == "unanswered":
             named["answered_at"] = None
         ids.update(bulk.find_ids(connection, TASKS, named, name, wanted))
-    return [rows.task_from_columns(row) for row in bulk.lock_rows(connection, TASKS, list(ids))]
+    return [rows.task_from_columns(row) for row in bulk.lock_rows(connection, TASKS, rows.READ, list(ids))]
 
 
 def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> None:
@@ -178,7 +178,8 @@ def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> No
     noted = [rows.orphan_to_row(change.orphan) for change in changes if change.orphan is not None]
     if not noted:
         return
-    statement = upsert(connection, ORPHANS)
+    # Inline: nobody asks which ids the rows got.
+    statement = upsert(connection, ORPHANS).inline()
     excluded = statement.excluded
     again = and_(excluded.signed, ORPHANS.c.state == "orphan")
     statement = statement.on_conflict_do_update(

@@ -2,8 +2,9 @@
 
 A statement for one row costs a round trip on PostgreSQL and a fight for the interpreter's lock on SQLite, so rows are
 written and read many at a time, and sent as plain tuples. SQLAlchemy makes each statement once, for one row; for more
-rows the group of its values is repeated. Values go to the driver as they are: whoever gives them has already turned
-them into what the columns hold.
+rows the group of its values is repeated. Statements and values go to the driver itself: SQLAlchemy would spend more on
+each than the database does. Whoever gives the values has already turned them into what the columns hold; an error is
+the driver's own (see ``database``).
 """
 
 import re
@@ -28,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from tracker.storage.upserts import Insert, upsert_for
@@ -60,7 +62,7 @@ def insert_rows(
     for start in range(0, len(rows), MOST):
         some = rows[start : start + MOST]
         statement = _insert(connection.dialect.name, table, columns, len(some), on_conflict)
-        connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+        run(connection, statement, tuple(chain.from_iterable(some)))
 
 
 def update_rows(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
@@ -68,16 +70,16 @@ def update_rows(connection: Connection, table: Table, columns: tuple[str, ...], 
     for start in range(0, len(rows), MOST):
         some = rows[start : start + MOST]
         statement = _update(connection.dialect.name, table, columns, len(some))
-        connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+        run(connection, statement, tuple(chain.from_iterable(some)))
 
 
-def lock_rows(connection: Connection, table: Table, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Lock the rows of ``ids`` in the order of the ids, and give their columns as the driver has them."""
-    names = tuple(table.columns.keys())
+def lock_rows(
+    connection: Connection, table: Table, columns: tuple[str, ...], ids: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Lock the rows of ``ids`` in the order of the ids, and give ``columns`` of them as the driver has them."""
     for some in _groups(sorted(ids)):
-        statement = _lock(connection.dialect.name, table, len(some))
-        for row in connection.exec_driver_sql(statement, tuple(some)).fetchall():
-            yield dict(zip(names, row, strict=True))
+        statement = _lock(connection.dialect.name, table, columns, len(some))
+        yield from run(connection, statement, tuple(some)).fetchall()
 
 
 def find_ids(
@@ -88,14 +90,21 @@ def find_ids(
     empty = frozenset(name for name, value in named.items() if value is None)
     for some in _groups(sorted(wanted)):
         statement = _find(connection.dialect.name, table, tuple(named), empty, by, len(some))
-        found = connection.exec_driver_sql(statement, (*given, *some))
-        yield from found.scalars()
+        for (found,) in run(connection, statement, (*given, *some)).fetchall():
+            yield found
 
 
 def delete_rows(connection: Connection, table: Table, by: str, wanted: Sequence[str]) -> None:
     """Delete the rows whose column ``by`` is one of ``wanted``."""
     for some in _groups(sorted(wanted)):
-        connection.exec_driver_sql(_delete(connection.dialect.name, table, by, len(some)), tuple(some))
+        run(connection, _delete(connection.dialect.name, table, by, len(some)), tuple(some))
+
+
+def run(connection: Connection, statement: str, values: tuple[Any, ...]) -> DBAPICursor:
+    """Have the driver run one statement; places for values are written as the driver takes them."""
+    cursor = connection.connection.cursor()
+    cursor.execute(statement, values)
+    return cursor
 
 
 def _groups(ids: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -127,9 +136,10 @@ def _update(name: str, table: Table, columns: tuple[str, ...], size: int) -> str
 
 
 @lru_cache(maxsize=STATEMENTS)
-def _lock(name: str, table: Table, size: int) -> str:
+def _lock(name: str, table: Table, columns: tuple[str, ...], size: int) -> str:
     wanted = _one_of("id", size)
-    statement = select(table).where(table.c.id.in_(wanted)).order_by(table.c.id).with_for_update()
+    named = [table.c[each] for each in columns]
+    statement = select(*named).where(table.c.id.in_(wanted)).order_by(table.c.id).with_for_update()
     return _numbered(name, _sql(name, statement, [each.key for each in wanted]))
 
 

@@ -7,15 +7,17 @@ without looking, so the caller is told that the database is unavailable. What di
 """
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tracker.errors import Overloaded, SettingsError, StoreUnavailable
 from tracker.storage.postgres import Postgres
@@ -60,6 +62,12 @@ class Backend(Protocol):
     def passing(self, error: DBAPIError) -> bool:
         """Whether the same transaction, run again at once, may succeed."""
 
+    def blind(self, connection: Connection) -> AbstractContextManager[object]:
+        """Let statements that give no rows go out without waiting for the answer to the one before.
+
+        An error is then raised later, at the end of this at the latest.
+        """
+
 
 class Database:
     """One database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for."""
@@ -93,45 +101,57 @@ class Database:
         """
         return await _opened(self._writer).run(lambda connection: transaction(connection, *args, **kwargs))
 
+    async def write_blind(
+        self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one write transaction in as few round trips as it can be; see ``Backend.blind``."""
+        return await _opened(self._writer).run(lambda connection: transaction(connection, *args, **kwargs), blind=True)
+
     async def read(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read from one consistent view. Raises StoreUnavailable."""
         return await _opened(self._reader).run(lambda connection: transaction(connection, *args, **kwargs))
 
 
 class _Threads:
-    """Threads that each run one transaction at a time, with as many connections."""
+    """Threads that each run one transaction at a time, on a connection of their own that is kept."""
 
     def __init__(self, backend: Backend, count: int, *, read_only: bool) -> None:
         self._backend = backend
         self._engine = backend.engine(read_only=read_only)
+        self._own = threading.local()
+        self._open: list[Connection] = []
         role = "reads" if read_only else "writes"
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"homing {role}")
         self._waiting = 0
 
-    async def run(self, transaction: Callable[[Connection], T]) -> T:
+    async def run(self, transaction: Callable[[Connection], T], *, blind: bool = False) -> T:
         if self._waiting >= WAITING:
             raise Overloaded("too much is waiting for the database")
         self._waiting += 1
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, transaction)
+        running = asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(self._transact, transaction, blind=blind)
+        )
         running.add_done_callback(self._done)
         return await running
 
     def close(self) -> None:
         self._threads.shutdown()
+        for connection in self._open:
+            connection.close()
         self._engine.dispose()
 
     def _done(self, _: object) -> None:
         self._waiting -= 1
 
-    def _transact(self, transaction: Callable[[Connection], T]) -> T:
+    def _transact(self, transaction: Callable[[Connection], T], *, blind: bool) -> T:
         for run in range(1, RUNS + 1):
             asked = False
             try:
-                with self._engine.connect() as connection, connection.begin():
-                    result = transaction(connection)
+                connection = self._connection()
+                with connection.begin():
+                    with self._driver_errors(connection), self._backend.blind(connection) if blind else nullcontext():
+                        result = transaction(connection)
                     asked = True
-            except PoolTimeout as error:
-                raise StoreUnavailable("every connection to the database is busy") from error
             except DBAPIError as error:
                 if not asked and run < RUNS and self._backend.passing(error):
                     continue
@@ -142,6 +162,26 @@ class _Threads:
             else:
                 return result
         raise AssertionError("the last run returns or raises")
+
+    def _connection(self) -> Connection:
+        """Give the thread's connection: one that died is made anew when it is next used."""
+        connection: Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self._open.append(connection)
+        return connection
+
+    @contextmanager
+    def _driver_errors(self, connection: Connection) -> Iterator[None]:
+        """Let an error of the driver, where it was spoken to directly, look as if SQLAlchemy had met it."""
+        dialect = self._engine.dialect
+        try:
+            yield
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError(None, None, error, connection_invalidated=lost) from error
 
 
 def backend_of(url: URL, *, busy: timedelta = BUSY) -> Backend:

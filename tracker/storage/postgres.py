@@ -4,20 +4,22 @@ A connection that had died meanwhile, a deadlock, a serialization failure and tw
 at once all pass when the transaction is run again. Every wait has a bound, also where the network goes silent.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
 
 WRITERS: Final = 4
 READERS: Final = 4
 STATEMENTS: Final = 400
-POOL_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
 PARAMSTYLE: Final = "numeric_dollar"
@@ -75,7 +77,6 @@ class Postgres:
         """Nothing: the pool connects when it is first used."""
 
     def engine(self, *, read_only: bool) -> Engine:
-        count = self.readers if read_only else self.writers
         # Readers see one view throughout; writers must see what was committed while they waited for a lock.
         own = (
             {"default_transaction_isolation": r"repeatable\ read", "default_transaction_read_only": "on"}
@@ -103,9 +104,7 @@ class Postgres:
         }
         engine = create_engine(
             self._url.set(drivername="postgresql+psycopg"),
-            pool_size=count,
-            max_overflow=0,
-            pool_timeout=POOL_SECONDS,
+            poolclass=NullPool,
             paramstyle=PARAMSTYLE,
             connect_args={name: value for name, value in connect.items() if name not in self._url.query},
         )
@@ -123,6 +122,18 @@ class Postgres:
     def passing(self, error: DBAPIError) -> bool:
         state = getattr(error.orig, "sqlstate", None)
         return state in COLLISIONS or error.connection_invalidated
+
+    @contextmanager
+    def blind(self, connection: Connection) -> Iterator[None]:
+        driver: Any = connection.connection.dbapi_connection
+        with driver.pipeline() as pipeline:
+            try:
+                yield
+            except BaseException:
+                # What comes after the first error is no news; the pipeline's end would log it.
+                with suppress(connection.dialect.loaded_dbapi.Error):
+                    pipeline.sync()
+                raise
 
 
 def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type

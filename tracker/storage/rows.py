@@ -1,12 +1,15 @@
 """Rows to values and back: the one place that knows how a value is written into columns."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from enum import StrEnum
+from itertools import compress
+from operator import attrgetter, is_not
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy.engine import RowMapping
 
 from tracker.bounds import JsonValue
@@ -58,7 +61,13 @@ TIMES: Final = (
 STATUSES: Final = {status.value: status for status in Status}
 SOURCES: Final = {source.value: source for source in Source}
 TRUSTS: Final = {int(trust): trust for trust in Trust}
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# The fields of a task, in the order in which every task has them.
+FIELDS: Final = tuple(field.name for field in fields(Task))
+WORDS: Final[Mapping[StrEnum, str]] = MappingProxyType(
+    {word: word.value for words in (Status, Source, Verdict) for word in words}
+)
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
 
 
 def stamp(moment: datetime) -> int:
@@ -90,11 +99,11 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "idempotency_key": lambda task: None if task.released else task.idempotency_key,
         "request": lambda task: dump(task.request),
         "tags": lambda task: dump(list(task.tags)),
-        "status": lambda task: task.status.value,
+        "status": lambda task: WORDS[task.status],
         "doubt": lambda task: None if task.doubt is None else task.doubt.value,
         "standing_asked": lambda task: task.standing.asked,
         "standing_updated_at": lambda task: task.standing.updated_at,
-        "learned_from": lambda task: None if task.learned_from is None else task.learned_from.value,
+        "learned_from": lambda task: None if task.learned_from is None else WORDS[task.learned_from],
         "learned_trust": lambda task: None if task.learned_trust is None else int(task.learned_trust),
         "facts": lambda task: dump({name: _fact_to_json(fact) for name, fact in task.facts.items()}),
     }
@@ -111,9 +120,10 @@ FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 def changed_columns(before: Task, after: Task) -> set[str]:
     """Name the columns in which two versions of a task differ."""
-    was = before.__dict__
-    fields = [name for name, value in after.__dict__.items() if value is not was[name] and value != was[name]]
-    return {column for name in fields for column in FOLLOWING.get(name, (name,))}
+    was, now = before.__dict__, after.__dict__
+    # Both have their fields in the same order; most hold the very same value.
+    others = [name for name in compress(FIELDS, map(is_not, now.values(), was.values())) if now[name] != was[name]]
+    return {column for name in others for column in FOLLOWING.get(name, (name,))}
 
 
 def task_columns(task: Task, columns: Sequence[str]) -> list[Any]:
@@ -121,36 +131,38 @@ def task_columns(task: Task, columns: Sequence[str]) -> list[Any]:
     return [COLUMNS[name](task) for name in columns]
 
 
+# What a task is read from: for each of its fields the column, and what else its standing needs.
+READ: Final = (*("standing_updated_at" if name == "standing" else name for name in FIELDS), "standing_asked")
+
+
 def task_from_row(row: Row) -> Task:
     """Read a task back."""
-    return task_from_columns(dict(row))
+    return task_from_columns([row[name] for name in READ])
 
 
-def task_from_columns(values: dict[str, Any]) -> Task:
-    """Read a task back from a dictionary of all its columns, which becomes the task's own."""
+def task_from_columns(columns: Sequence[Any]) -> Task:
+    """Read a task back from its columns ``READ``, as the driver has them."""
+    values = dict(zip(FIELDS, columns, strict=False))
     for name in TIMES:
         if (value := values[name]) is not None:
             values[name] = EPOCH + timedelta(microseconds=value)
-    status = STATUSES[values["status"]]
-    doubt, source, trust = values["doubt"], values["learned_from"], values["learned_trust"]
-    values.update(
-        request=json.loads(values["request"]),
-        tags=() if values["tags"] == "[]" else tuple(json.loads(values["tags"])),
-        status=status,
-        doubt=None if doubt is None else STATUSES[doubt],
-        standing=Standing(
-            rank=RANK[status],
-            asked=bool(values.pop("standing_asked")),
-            updated_at=values.pop("standing_updated_at"),
-            success=status is Status.SUCCEEDED,
-        ),
-        learned_from=None if source is None else SOURCES[source],
-        learned_trust=None if trust is None else TRUSTS[trust],
-        callback_asked=bool(values["callback_asked"]),
-        released=bool(values["released"]),
-        facts={} if values["facts"] == "{}" else _facts(values["facts"]),
+    status = values["status"] = STATUSES[values["status"]]
+    values["standing"] = Standing(
+        rank=RANK[status],
+        asked=bool(columns[-1]),
+        updated_at=values["standing"],
+        success=status is Status.SUCCEEDED,
     )
-    del values["external_key"]
+    values["request"] = {} if values["request"] == "{}" else _decode(values["request"])
+    values["tags"] = () if values["tags"] == "[]" else tuple(_decode(values["tags"]))
+    values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
+    values["callback_asked"] = bool(values["callback_asked"])
+    values["released"] = bool(values["released"])
+    if (doubt := values["doubt"]) is not None:
+        values["doubt"] = STATUSES[doubt]
+    if (source := values["learned_from"]) is not None:
+        values["learned_from"] = SOURCES[source]
+        values["learned_trust"] = TRUSTS[values["learned_trust"]]
     task = object.__new__(Task)
     # As ``models.changed`` does: the constructor takes as long as all the rest.
     task.__dict__.update(values)
@@ -179,11 +191,11 @@ def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[A
         entry.task_id,
         dedupe_key,
         stamp(entry.at),
-        entry.source.value,
+        WORDS[entry.source],
         int(entry.trust),
         entry.word,
-        None if entry.status is None else entry.status.value,
-        entry.verdict.value,
+        None if entry.status is None else WORDS[entry.status],
+        WORDS[entry.verdict],
         entry.why,
         None if entry.provider_updated_at is None else stamp(entry.provider_updated_at),
         entry.body,
@@ -280,11 +292,11 @@ def alarm_from_row(row: Row) -> AlarmCount:
 
 def dump(value: object) -> str:
     """Write JSON as it is kept in text columns."""
-    return _encode(value)
+    return _encode(value).decode()
 
 
 def _facts(text: str) -> dict[str, Fact]:
-    return {name: _fact_from_json(value) for name, value in json.loads(text).items()}
+    return {name: _fact_from_json(value) for name, value in _decode(text).items()}
 
 
 def _fact_to_json(fact: Fact) -> JsonValue:

@@ -5,13 +5,14 @@ half-way for a lock.
 """
 
 import sqlite3
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError
 
@@ -58,15 +59,7 @@ class Sqlite:
 
     def engine(self, *, read_only: bool) -> Engine:
         connect = {"timeout": self._busy.total_seconds(), "check_same_thread": False, "cached_statements": STATEMENTS}
-        count = self.readers if read_only else self.writers
-        engine = create_engine(
-            self._url.set(drivername="sqlite+pysqlite"),
-            pool_size=count,
-            max_overflow=0,
-            # Every transaction ends by itself before its connection comes back.
-            pool_reset_on_return=None,
-            connect_args=connect,
-        )
+        engine = create_engine(self._url.set(drivername="sqlite+pysqlite"), poolclass=NullPool, connect_args=connect)
         begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
         @event.listens_for(engine, "connect")
@@ -86,6 +79,10 @@ class Sqlite:
     def passing(self, error: DBAPIError) -> bool:
         del error  # a lock was already waited for, and nobody else writes
         return False
+
+    def blind(self, connection: Connection) -> AbstractContextManager[object]:
+        del connection  # there is no way to save
+        return nullcontext()
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
