@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from tracker.keyed import Keyed
-
 VERSION: Final = "1"
 PURPOSE: Final = "callback"
 MAC_BYTES: Final = 16
@@ -33,9 +31,9 @@ _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 def mint(secrets: Sequence[bytes], *, provider: str, task_id: str) -> str:
     """Make the token of a task's own callback address, with the first of ``secrets``."""
-    beginning, keyed = _prepared(secrets[0], provider)
+    beginning, covered = _before(secrets[0], provider)
     raw = task_id.encode()
-    return (beginning + raw + _end(keyed, raw)).decode()
+    return (beginning + raw + _end(secrets[0], covered + raw)).decode()
 
 
 def check(token: str, secrets: Sequence[bytes], *, provider: str) -> str | None:
@@ -49,9 +47,9 @@ def check(token: str, secrets: Sequence[bytes], *, provider: str) -> str | None:
     if len(task_id) > TASK_ID_LENGTH or not task_id.isalnum():
         return None
     for secret in secrets:
-        beginning, keyed = _prepared(secret, provider)
+        beginning, covered = _before(secret, provider)
         # A key id is no secret, it stands in every address; the MAC is compared in constant time.
-        if raw.startswith(beginning) and hmac.compare_digest(_end(keyed, task_id), end):
+        if raw.startswith(beginning) and hmac.compare_digest(_end(secret, covered + task_id), end):
             return task_id.decode()
     return None
 
@@ -78,17 +76,17 @@ def key_id(secret: bytes) -> str:
 
 
 @lru_cache(maxsize=KEYS)
-def _prepared(secret: bytes, provider: str) -> tuple[bytes, Keyed]:
+def _before(secret: bytes, provider: str) -> tuple[bytes, bytes]:
     """Give what stands before the task id: in the token, and in what the MAC covers."""
     key = key_id(secret)
     # None of the fields can hold a line feed (the token's shape and the registry of providers see to it), so the
     # joined text is unambiguous.
     covered = f"homing\n{VERSION}\n{key}\n{provider}\n{PURPOSE}\n"
-    return (VERSION + key).encode(), Keyed(secret, covered.encode())
+    return (VERSION + key).encode(), covered.encode()
 
 
-def _end(keyed: Keyed, task_id: bytes) -> bytes:
-    return b"-" + _text(keyed.digest(task_id)[:MAC_BYTES])
+def _end(secret: bytes, covered: bytes) -> bytes:
+    return b"-" + _text(hmac.digest(secret, covered, "sha256")[:MAC_BYTES])
 
 
 def _text(raw: bytes) -> bytes:
