@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from homing.sandbox.signing import sign
@@ -23,6 +23,7 @@ SECRETS: Final = {"callback_secrets": CALLBACK_SECRET, "kling_webhook_secrets": 
 SENT_AT: Final = int(NOW.timestamp() * 1000)
 # How a task is told of, in any order: `failed` is older than `succeed`, which is where each task ends.
 WORDS: Final = ("submitted", "processing", "failed", "succeed")
+NEVER: Final = NOW + timedelta(days=100 * 365)
 LOST: Final = 0
 PATIENCE: Final = 30.0
 PAUSE: Final = 0.05
@@ -135,8 +136,14 @@ class Connection:
 
 
 def tasks(first: int, count: int) -> list[Task]:
-    """Make tasks that the provider has, and whose callbacks are all that is awaited."""
-    return [a_task(number, provider_task_id=f"provider-{number}") for number in range(first, first + count)]
+    """Make tasks that the provider has, and whose callbacks are all that is awaited.
+
+    They are as old as the tests, and told to servers that go by today's clock: none of them may expire.
+    """
+    return [
+        a_task(number, provider_task_id=f"provider-{number}", deadline_at=NEVER)
+        for number in range(first, first + count)
+    ]
 
 
 def deliveries(task: Task, words: Sequence[str] = WORDS) -> list[Delivery]:
