@@ -22,6 +22,7 @@ PIECE: Final = 16 * 1024
 HEADERS: Final = 100
 # Requests that one connection may have waiting behind the one that is being answered.
 PIPELINED: Final = 16
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 REFUSED: Final = "Invalid HTTP request received."
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -48,6 +49,40 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), b"".join(fields))
 
 
+class HeadWithBody(asyncio.Transport):
+    """Holds the head of one answer back until its body begins: both go out in one system call and one packet.
+
+    A streamed answer is seen by its client with its first piece.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._head = b""
+        self._begun = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._begun or data == CONTINUE:
+            self._transport.write(self._head + data)
+            self._head = b""
+        else:
+            self._begun = True
+            self._head = bytes(data)
+
+    def flush(self) -> None:
+        """Send a head that no body follows."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class StrictConnection(HttpToolsProtocol):
     """A connection that takes requests in order and refuses, after the answers that it owes, what is not clear."""
 
@@ -67,7 +102,6 @@ class StrictConnection(HttpToolsProtocol):
         self._refused = False
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         for start in range(0, len(data), PIECE):
             if self._refused:
                 return
@@ -93,6 +127,7 @@ class StrictConnection(HttpToolsProtocol):
         if version == "1.0":
             self.expect_100_continue = False  # which HTTP/1.0 does not know either
         super().on_headers_complete()
+        self.cycle.transport = HeadWithBody(self.transport)
         self._unanswered.append(self.cycle)
         self._arriving = self.cycle
         self._undecided = 0
@@ -109,8 +144,15 @@ class StrictConnection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._unanswered.popleft()
-        super().on_response_complete()
+        cycle = self._unanswered.popleft()
+        assert isinstance(cycle.transport, HeadWithBody)
+        cycle.transport.flush()
+        # What uvicorn does here, but for a timer for each answer: silent connections are `connections.Silent`'s.
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
         if self._refused:
             self._say_so()
 
