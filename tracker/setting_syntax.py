@@ -24,6 +24,7 @@ SERVER_OPTIONS: Final = frozenset({
     "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs",
 })  # fmt: skip
 SEES_ALL: Final = "*"
+LEAST_RETENTION: Final = timedelta(hours=1)
 LAST_PORT: Final = 65535
 LEVELS: Final = ("debug", "info", "warning", "error")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,6 +59,14 @@ def durations(text: str) -> Mapping[str, timedelta]:
         if not equals or not kind.strip():
             raise ValueError("write a duration per kind, such as images/omni-image=2h")
         told[kind.strip()] = duration(value)
+    return told
+
+
+def retention(text: str) -> timedelta:
+    """Read how long tasks are kept after their end: long enough that whoever asked for one still finds it."""
+    told = duration(text)
+    if told < LEAST_RETENTION:
+        raise ValueError("keep tasks for an hour or longer, such as 90d, or leave it out to keep them for ever")
     return told
 
 

@@ -69,7 +69,7 @@ class Settings(BaseModel):
     first_check: Duration | None = None
     deadline: Duration = timedelta(hours=24)
     deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)
-    retention: Duration | None = None
+    retention: Annotated[timedelta, _written(syntax.retention)] | None = None
 
     @property
     def threshold(self) -> Trust:

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -89,7 +91,13 @@ def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shel
 def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
     ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_check="500ms").document
     open_one = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
-    with shell.serving(retention="1ms"):
+    with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
+        hour = 3600 * 1_000_000
+        database.execute("UPDATE tasks SET finished_at = finished_at - ? WHERE finished_at IS NOT NULL", [hour])
+    refused = shell.run("serve", port="0", retention="59m")
+    assert refused.status == 2
+    assert "HOMING_RETENTION: keep tasks for an hour or longer" in refused.line
+    with shell.serving(retention="1h"):
         for _ in range(400):
             left = [task["id"] for task in shell.run("tasks", "--json").document["tasks"]]
             if ended["id"] not in left:

@@ -75,6 +75,12 @@ def test_a_duration_has_a_unit_and_is_above_zero(written: str, meant: timedelta 
         assert read(deadline=written).deadline == meant
 
 
+def test_tasks_are_kept_for_an_hour_at_least_and_for_ever_where_nothing_is_said() -> None:
+    assert read(retention="1h").retention == timedelta(hours=1)
+    assert read(retention="90d").retention == timedelta(days=90)
+    assert read(retention="").retention is None
+
+
 def test_deadlines_are_per_kind() -> None:
     assert read(deadlines="images/omni-image=2h, videos/omni-video=1d").deadlines == {
         "images/omni-image": timedelta(hours=2),
@@ -169,6 +175,9 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"poll_budget": "0"}, "write a whole number above zero"),
         ({"body_limit": "lots"}, "write a size"),
         ({"deadlines": f"images/{SECRET}=1h"}, "choose from audio/"),
+        ({"retention": "59m59s"}, "HOMING_RETENTION: keep tasks for an hour or longer"),
+        ({"retention": "1ms"}, "leave it out to keep them for ever"),
+        ({"retention": "90"}, "write a duration"),
         ({"log_level": "loud"}, "write one of debug"),
         ({"host": "http://here"}, "write a host or an address to bind"),
     ],
