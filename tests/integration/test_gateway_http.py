@@ -13,8 +13,10 @@ import jwt
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.acceptance.between import Answer, Request, between
 from tests.integration.served import OMNI, OPERATOR, OTHER, STUDIO, Served, served, until
 from tracker.api import ClientKey, Limits
+from tracker.models import Caller
 
 CAT = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 PAIR = ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!")
@@ -202,8 +204,19 @@ async def test_a_task_that_only_the_provider_knows_is_adopted_on_the_first_look(
 async def test_a_client_that_hangs_up_has_its_task_all_the_same(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sandbox = kling_sandbox_factory(faults={"slow": 1.0}, slow_by=0.5)
-    async with served(tmp_path, sandbox) as homing:
+    sandbox = kling_sandbox_factory()
+    answering = asyncio.Event()
+
+    async def held_back(request: Request) -> Answer | None:
+        reply = await request.forward()
+        if request.creates:
+            await answering.wait()
+        return reply
+
+    async with (
+        between(sandbox.base_url, held_back) as line,
+        served(tmp_path, sandbox, kling_base_url=line.base_url) as homing,
+    ):
         _, writer = await asyncio.open_connection("127.0.0.1", homing.port)
         writer.write(raw_create(json.dumps(CAT).encode()))
         await writer.drain()
@@ -214,14 +227,21 @@ async def test_a_client_that_hangs_up_has_its_task_all_the_same(
         await until(arrived)
         writer.close()
         await writer.wait_closed()
+        ours = (await homing.client.get(OMNI)).json()["data"][0]["task_id"]
+
+        async def noticed() -> bool:
+            return (await homing.tracker.get(Caller(name="local", sees_all=True), ours)).taken_by is None
+
+        await until(noticed)
+        # Nor does the same body, sent again as clients do by themselves, make a second one.
+        again = asyncio.create_task(homing.client.post(OMNI, json=CAT))
+        answering.set()
+        assert (await again).json()["data"]["task_id"] == ours
 
         async def home() -> bool:
             tasks = (await homing.client.get(OMNI)).json()["data"]
             return [task["task_status"] for task in tasks] == ["succeed"]
 
-        # Nor does the same body, sent again as clients do by themselves, make a second one.
-        again = await homing.client.post(OMNI, json=CAT)
-        assert again.json()["data"]["task_id"] == (await homing.client.get(OMNI)).json()["data"][0]["task_id"]
         await until(home)
         assert len(sandbox.ledger["tasks"]) == 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
