@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from tracker.clock import utc_now
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
@@ -11,6 +12,8 @@ from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 from tracker.transport import Sender
+
+KLING_CREDENTIAL: Final = "HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
 
 
 def create_tracker(
@@ -32,6 +35,7 @@ def create_tracker(
         provider=Kling(),
         base_url=settings.kling_base_url,
         credential=_credential(settings),
+        credential_settings=KLING_CREDENTIAL,
     )
     return Tracker(
         store=store or Store(settings.database_url),

@@ -20,6 +20,7 @@
         ├── Overloaded            503  a bound was reached
         ├── ProviderUnavailable   503  the provider could not be reached, and nothing was created there
         └── CredentialRefused     503  the provider refuses *our* credential; never shown as the caller's
+            └── CredentialMissing 503  there is none to show to it, so nothing was sent
 
 ``status`` is the HTTP status that each type is answered with: the one error → status table is this tree.
 Messages are written for the person who has to act; they never contain a secret, a token or a body.
@@ -182,3 +183,9 @@ class CredentialRefused(OurError):
     """The provider refuses the operator's credential."""
 
     title = "Credential refused"
+
+
+class CredentialMissing(CredentialRefused):
+    """The operator has set no credential for the provider: nothing was sent."""
+
+    title = "Credential missing"

@@ -14,12 +14,12 @@ from tracker.adoption import bounded, distinct_tags
 from tracker.decisions import submits
 from tracker.decisions.submits import Intent
 from tracker.decisions.verdicts import Rules
-from tracker.errors import OurError
+from tracker.errors import CredentialMissing, OurError
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.submission import Submission
+from tracker.submission import RETRY_LATER, Submission
 from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
 
 # A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
@@ -79,10 +79,13 @@ class Intake:
             raise
 
     async def _take(self, task: Task, account: Account, order: Order) -> Task:
-        intent = await self._write(task, kept_body(order))
+        # What is there already is given all the same: an error would say that nothing was created.
+        intent = await self._write(task, kept_body(order), sendable=account.credential is not None)
         if not intent.fresh:
             sending = self._sending.get(intent.task.id)
             return intent.task if sending is None else await sending
+        if account.credential is None:
+            raise _missing_credential(account)
         assert task.attempt_deadline_at is not None
         sending = asyncio.create_task(
             self._submission.first(intent.task, order, account, until=task.attempt_deadline_at)
@@ -148,7 +151,7 @@ class Intake:
             answered_at=None if wishes.answered_later else now,
         )
 
-    async def _write(self, task: Task, body: bytes) -> Intent:
+    async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
         keys: set[Key] = {by_id(task.id)}
         if task.external_id is not None:
             keys.add(by_external_id(task.client, task.external_id))
@@ -159,7 +162,9 @@ class Intake:
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         while True:
-            decide = partial(submits.intended, task=task, body=body, policy=self._rules.policy, gone=gone)
+            decide = partial(
+                submits.intended, task=task, body=body, policy=self._rules.policy, gone=gone, sendable=sendable
+            )
             intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
             if intent.doubt is None or gone is None:
                 return intent
@@ -180,6 +185,14 @@ class Intake:
         if not taking.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
             taking.exception()
+
+
+def _missing_credential(account: Account) -> CredentialMissing:
+    what = f"; set {account.credential_settings}" if account.credential_settings else ""
+    return CredentialMissing(
+        f"credential missing: this server has none for {account.provider.name}, so nothing was sent or created{what}",
+        retry_after=RETRY_LATER,
+    )
 
 
 def kept_body(order: Order) -> bytes:

@@ -143,7 +143,7 @@ class Tracker:
         the same body, sent again after a crash, gets the same task. The submit runs on if the caller stops waiting.
 
         Raises Refused, CredentialRefused and ProviderUnavailable (nothing was created, and nothing will be), Conflict
-        (an id was used with another body), StoreUnavailable and Overloaded (nothing was sent).
+        (an id was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
         """
         account = self._account(provider)
         kind = self._kind(account, order.kind)

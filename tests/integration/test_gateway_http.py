@@ -165,6 +165,27 @@ async def test_a_refused_credential_is_the_operators_trouble(tmp_path: Path, kli
         assert "made-up-wrong-key" not in json.dumps(alarms) + reply.text
 
 
+async def test_without_a_credential_nothing_is_written_or_sent_and_the_answer_says_what_to_set(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    named: dict[str, Any] = {"headers": {"idempotency-key": "once"}, "json": CAT | {"external_task_id": "mine-1"}}
+    async with served(tmp_path, kling_sandbox, kling_api_key=None) as homing:
+        reply = await homing.client.post(OMNI, **named)
+        assert (reply.status_code, reply.json()["code"]) == (503, 5001)
+        for setting in ("HOMING_KLING_API_KEY", "HOMING_KLING_ACCESS_KEY", "HOMING_KLING_SECRET_KEY"):
+            assert setting in reply.json()["message"]
+        assert "retry-after" in reply.headers
+        assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
+        assert (await homing.client.get("/v1/stats")).json()["alarms"] == []
+    async with served(tmp_path, kling_sandbox) as homing:
+        ours = (await homing.client.post(OMNI, **named)).json()["data"]["task_id"]
+    async with served(tmp_path, kling_sandbox, kling_api_key=None) as homing:
+        # An error would say that nothing was created.
+        assert (await homing.client.post(OMNI, **named)).json()["data"]["task_id"] == ours
+    assert kling_sandbox.ledger["requests"]["create"] == 1
+    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [ours]
+
+
 async def test_no_free_slot_is_refused_with_when_to_come_again(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:

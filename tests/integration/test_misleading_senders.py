@@ -82,7 +82,11 @@ class House:
     def __init__(self, folder: Path, answer: Answer) -> None:
         self.clock = Clock()
         self.provider = Scripted(answer)
-        settings = Settings(database_url=f"sqlite:///{folder}/homing.db", public_url="https://homing.example")
+        settings = Settings(
+            database_url=f"sqlite:///{folder}/homing.db",
+            public_url="https://homing.example",
+            kling_api_key="made-up-key",
+        )
         self.tracker: Tracker = create_tracker(settings, clock=self.clock, transport=self.provider)
         self.reconciler = Reconciler(self.tracker)
 

@@ -14,6 +14,7 @@ from tests.unit.api_stand_in import CALLBACK_URL, NOW, OMNI, TOKEN, StandIn, a_s
 from tracker.api import Access, NamedKey, create_api
 from tracker.errors import (
     Conflict,
+    CredentialMissing,
     CredentialRefused,
     HomingError,
     InvalidRequest,
@@ -397,6 +398,7 @@ async def test_a_wrong_method_is_a_problem_that_names_the_right_ones(method: str
         (StoreUnavailable("no"), 503, "store-unavailable", "5"),
         (Overloaded("no", retry_after=timedelta(seconds=1.2)), 503, "overloaded", "2"),
         (ProviderUnavailable("no"), 503, "provider-unavailable", "5"),
+        (CredentialMissing("no"), 503, "credential-missing", "5"),
         (Refused("no", http_status=429, code=1303, task_id="hm1"), 429, "refused", None),
         (HomingError("no"), 500, "homing-error", None),
     ],

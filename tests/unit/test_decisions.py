@@ -41,6 +41,19 @@ def test_a_fresh_submit_keeps_its_body() -> None:
     assert (change.submission, change.task) == (b"the body", a_task())
 
 
+def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
+    change = submits.intended(Known(), a_task(), body=b"the body", policy=POLICY, sendable=False)
+    assert change.result == Intent(task=a_task(), fresh=True)
+    assert (change.submission, change.task) == (None, None)
+
+
+def test_where_nothing_can_be_sent_a_task_that_is_there_is_still_given() -> None:
+    before = a_task(1, request_hash="h", idempotency_key="x")
+    again = a_task(2, request_hash="h", idempotency_key="x")
+    change = submits.intended(Known([before]), again, body=b"", policy=POLICY, sendable=False)
+    assert change.result == Intent(task=before, fresh=False)
+
+
 def test_a_submit_that_a_dead_process_never_answered_is_joined_when_it_is_sent_again() -> None:
     dead = in_flight(taken_by="dead")
     intent = intended(in_flight(id="hm2"), dead)

@@ -15,6 +15,7 @@ from tests.unit.api_stand_in import CALLBACK_URL, NOW, StandIn, a_success, a_tas
 from tracker.api import Access, ClientKey, Limits, NamedKey, create_api
 from tracker.errors import (
     Conflict,
+    CredentialMissing,
     CredentialRefused,
     HomingError,
     Overloaded,
@@ -184,6 +185,7 @@ async def test_dots_are_no_id(prefix: str, ref: str) -> None:
             "2",
         ),
         (ProviderUnavailable("nothing was created"), 503, 5001, "nothing was created", "5"),
+        (CredentialMissing("credential missing: set it"), 503, 5001, "credential missing: set it", "5"),
         (StoreUnavailable("the database is locked"), 503, 5001, "the database is locked", "5"),
         (Overloaded("too much", retry_after=timedelta(seconds=9)), 503, 5001, "too much", "9"),
         (HomingError("odd"), 500, 5000, "odd", None),

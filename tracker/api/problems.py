@@ -9,7 +9,15 @@ from starlette.responses import Response
 
 from tracker.api.endpoint import Dialect
 from tracker.api.schemas import ProblemShown
-from tracker.errors import CredentialRefused, HomingError, NotAuthenticated, OurError, Refused, TooSlow
+from tracker.errors import (
+    CredentialMissing,
+    CredentialRefused,
+    HomingError,
+    NotAuthenticated,
+    OurError,
+    Refused,
+    TooSlow,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 CREDENTIAL: Final = "credential refused: the provider does not take this server's own key; nothing was created"
@@ -32,7 +40,8 @@ def refuse(error: HomingError, request_id: str) -> Response:
 
 def detail_of(error: HomingError) -> str:
     """Give an error's sentence; the provider's own words about the operator's credential are not for clients."""
-    return CREDENTIAL if isinstance(error, CredentialRefused) else error.detail
+    theirs = isinstance(error, CredentialRefused) and not isinstance(error, CredentialMissing)
+    return CREDENTIAL if theirs else error.detail
 
 
 def status_of(error: HomingError) -> int:

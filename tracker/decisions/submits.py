@@ -51,12 +51,19 @@ class Intent:
 
 
 def intended(
-    known: Known, task: Task, *, body: bytes, policy: Policy, gone: Mapping[str, bool] | None = None
+    known: Known,
+    task: Task,
+    *,
+    body: bytes,
+    policy: Policy,
+    gone: Mapping[str, bool] | None = None,
+    sendable: bool = True,
 ) -> Change[Intent]:
     """Write a submit down before the provider is called, or find the row that has it already.
 
-    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. Raises
-    Conflict where the client used its external id or idempotency key with another body.
+    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. A fresh one
+    that is not ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
+    key with another body.
     """
     for before, what in (
         (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
@@ -77,7 +84,8 @@ def intended(
         # It counts as answered once this answer is out, and not before: this process may die too.
         joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
         return Change(result=Intent(task=joined, fresh=False), task=joined)
-    return Change(result=Intent(task=task, fresh=True), task=task, submission=body)
+    intent = Intent(task=task, fresh=True)
+    return Change(result=intent, task=task, submission=body) if sendable else Change(result=intent)
 
 
 def _resent(known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None) -> Task | str | None:

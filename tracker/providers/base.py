@@ -221,9 +221,13 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One credential at one provider's address."""
+    """One credential at one provider's address; ``credential_settings`` names what gives it, for whoever has to set it.
+
+    Without a credential tasks are followed by what others tell of them, and none are sent out.
+    """
 
     name: str
     provider: Provider
     base_url: str
     credential: Credential
+    credential_settings: str = ""
