@@ -19,13 +19,14 @@ from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
-from tracker.errors import HomingError, InvalidRequest, NotFound
+from tracker.errors import InvalidRequest, NotFound
 from tracker.intake import Intake, Wishes
 from tracker.learner import Learner
 from tracker.learning import Habits
 from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
+from tracker.readiness import Readiness
 from tracker.recorder import Recorder
 from tracker.schedule import Policy
 from tracker.storage.store import Store
@@ -42,8 +43,6 @@ from tracker.work import (
 )
 
 WAIT_STEP: Final = 0.25
-# Anybody may ask whether we are ready; not everybody may make us write each time.
-CHECK_KEPT: Final = timedelta(seconds=1)
 
 
 class Tracker:
@@ -67,7 +66,7 @@ class Tracker:
         self.policy = policy
         self.owner = random_secrets.token_hex(8)
         self.store = store
-        self._checked: tuple[datetime, list[Check]] | None = None
+        self._readiness = Readiness(store=store, clock=clock)
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock)
         self._rules = Rules(
             policy=policy,
@@ -120,6 +119,7 @@ class Tracker:
     ) -> None:
         """Finish the submits in flight, then commit what is queued, then close."""
         await self.intake.finish()
+        await self._readiness.close()
         await self._recorder.close()
         await self._transport.close()
         await self.store.close()
@@ -334,17 +334,7 @@ class Tracker:
 
     async def check(self) -> list[Check]:
         """Tell whether the parts that a delivery needs are working."""
-        now = self.clock()
-        if self._checked is None or not timedelta() <= now - self._checked[0] < CHECK_KEPT:
-            self._checked = (now, await self._check())
-        return self._checked[1]
-
-    async def _check(self) -> list[Check]:
-        try:
-            await self.store.ping()
-        except HomingError as error:
-            return [Check(name="database", ok=False, detail=error.detail)]
-        return [Check(name="database", ok=True, detail="rows can be written")]
+        return await self._readiness.check()
 
     # ---- callback addresses
 
