@@ -291,6 +291,44 @@ async def test_attach_and_adopt_name_the_providers_id() -> None:
     assert (adopted.status_code, adopted.json()["provider_task_id"]) == (201, "8002")
 
 
+ALL = "client, created_after, created_before, cursor, kind, limit, provider, status, tag"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/v1/tasks?state=failed", f"state: unknown parameter; known here: {ALL}"),
+        ("/v1/tasks?state=failed&state=expired", f"state: unknown parameter; known here: {ALL}"),
+        (
+            "/v1/tasks?limit=5&state=a&colour=b",
+            f"state: unknown parameter; colour: unknown parameter; known here: {ALL}",
+        ),
+        ("/v1/tasks/a?fields=id", "fields: unknown parameter; known here: none"),
+        ("/v1/orphans?page=2", "page: unknown parameter; known here: limit"),
+        ("/healthz?verbose", "verbose: unknown parameter; known here: none"),
+    ],
+)
+async def test_an_unknown_parameter_is_named_with_those_that_are_known(path: str, says: str) -> None:
+    async with local(StandIn()) as client:
+        assert is_problem(await client.get(path), 400, "invalid-request") == says
+
+
+async def test_of_many_unknown_parameters_a_few_are_named() -> None:
+    async with local(StandIn()) as client:
+        reply = await client.get("/v1/orphans", params={f"p{number}": "secret-value" for number in range(50)})
+    detail = is_problem(reply, 400, "invalid-request")
+    assert detail.startswith("p0: unknown parameter; p1: unknown parameter; p2: unknown parameter; and 47 more; known")
+    assert "secret-value" not in detail
+
+
+async def test_an_unknown_field_is_named_with_those_that_are_known() -> None:
+    tracker = StandIn(tasks=[a_task()])
+    async with local(tracker) as client:
+        reply = await client.patch(f"/v1/tasks/{tracker.tasks[0].id}", json={"provider_id": "8001"})
+    says = "provider_task_id: Field required; provider_id: unknown field; known here: provider_task_id"
+    assert is_problem(reply, 400, "invalid-request") == says
+
+
 GOOD = {"provider": "kling", "kind": OMNI}
 
 

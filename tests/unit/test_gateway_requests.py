@@ -423,6 +423,12 @@ async def test_a_page_out_of_bounds_is_1201(query: str) -> None:
         assert query.partition("=")[0] in refusal(await client.get(f"{OMNI}?{query}"), 400, 1201)
 
 
+async def test_an_unknown_parameter_is_named_with_those_that_are_known() -> None:
+    async with local(StandIn()) as client:
+        message = refusal(await client.get(f"{OMNI}?page=2"), 400, 1201)
+    assert message == "page: unknown parameter; known here: pageNum, pageSize"
+
+
 async def test_a_client_lists_only_its_own_tasks() -> None:
     tracker = StandIn(tasks=[a_task(1, client="studio"), a_task(2, client="other")])
     headers = {"authorization": "Bearer made-up-studio-key"}

@@ -33,6 +33,7 @@ from tracker.models import Caller
 logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FAULTS_TOLD: Final = 3
+UNKNOWN: Final = "extra_forbidden"
 
 
 class Place(Route):
@@ -137,14 +138,14 @@ class Desk:
 
 
 def _parameters(model: type[BaseModel], query: QueryParams) -> dict[str, object]:
-    """Give the query as values: a list for a field that is one, an error for any other that comes twice."""
+    """Give the query as values: a list for a field that is one, an error for any other field that comes twice."""
     values: dict[str, object] = {}
     for name in query:
         told = query.getlist(name)
         field = model.model_fields.get(name)
         if field is not None and isinstance(field.default, list):
             values[name] = told
-        elif len(told) > 1:
+        elif field is not None and len(told) > 1:
             raise InvalidRequest(f"{name:.80} is given more than once")
         else:
             values[name] = told[0]
@@ -155,7 +156,7 @@ def _validated(model: type[ModelT], values: Mapping[str, object]) -> ModelT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest(_sentence(error)) from None
+        raise InvalidRequest(_sentence(error, model, "parameter")) from None
 
 
 def _read_body(model: type[ModelT], raw: bytes) -> ModelT:
@@ -164,18 +165,23 @@ def _read_body(model: type[ModelT], raw: bytes) -> ModelT:
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        raise InvalidRequest(_sentence(error)) from None
+        raise InvalidRequest(_sentence(error, model, "field")) from None
 
 
-def _sentence(error: ValidationError) -> str:
-    """Name the fields and what is wrong with each; never what they held."""
+def _sentence(error: ValidationError, model: type[BaseModel], what: str) -> str:
+    """Name the fields and what is wrong with each, and what there is where one is unknown; never what they held."""
     faults = error.errors(include_input=False, include_url=False, include_context=False)
     told = [
-        f"{'.'.join(str(part) for part in fault['loc'])[:80] or 'the request'}: {fault['msg'][:200]}"
+        f"{'.'.join(str(part) for part in fault['loc'])[:80] or 'the request'}: "
+        + (f"unknown {what}" if fault["type"] == UNKNOWN else fault["msg"][:200])
         for fault in faults[:FAULTS_TOLD]
     ]
     more = len(faults) - FAULTS_TOLD
-    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+    if more > 0:
+        told.append(f"and {more} more")
+    if any(fault["type"] == UNKNOWN for fault in faults):
+        told.append(f"known here: {', '.join(sorted(model.model_fields)) or 'none'}")
+    return "; ".join(told)
 
 
 def _method(request: Request) -> str:
