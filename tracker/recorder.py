@@ -68,6 +68,7 @@ class Recorder:
 
     async def _run(self) -> None:
         while (first := await self._queue.get()) is not None:
+            await self._let_in()
             batch = [first]
             last = False
             while len(batch) < self._batch_bound and not self._queue.empty():
@@ -79,6 +80,13 @@ class Recorder:
             await self._commit(batch)
             if last:
                 return
+
+    async def _let_in(self) -> None:
+        """Let whoever is at the door already come along: a batch of one costs hardly less than one of ten."""
+        seen = -1
+        while seen < (waiting := self._queue.qsize()) < self._batch_bound:
+            seen = waiting
+            await asyncio.sleep(0)
 
     async def _commit(self, batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
         try:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
 from tests.unit.deciding import (
@@ -226,15 +227,15 @@ def dedupe_key(observation: Observation, task: Task = SUBMITTED) -> str:
 
 def test_repeats_are_told_by_task_trust_and_body() -> None:
     first = told(a_claim(), body=b"1")
-    assert dedupe_key(first) == dedupe_key(replace(first, at=LATE))
-    assert dedupe_key(first) != dedupe_key(replace(first, body=b"2"))
-    assert dedupe_key(first) != dedupe_key(replace(first, trust=Trust.HINT))
+    assert dedupe_key(first) == dedupe_key(structs.replace(first, at=LATE))
+    assert dedupe_key(first) != dedupe_key(structs.replace(first, body=b"2"))
+    assert dedupe_key(first) != dedupe_key(structs.replace(first, trust=Trust.HINT))
 
 
 def test_a_verified_webhook_id_tells_repeats_whatever_the_body() -> None:
     first = told(a_claim(), Trust.SIGNED, body=b"1", webhook_id="w")
-    assert dedupe_key(first) == dedupe_key(replace(first, body=b"2"))
-    assert dedupe_key(first) != dedupe_key(replace(first, webhook_id="v"))
+    assert dedupe_key(first) == dedupe_key(structs.replace(first, body=b"2"))
+    assert dedupe_key(first) != dedupe_key(structs.replace(first, webhook_id="v"))
 
 
 def test_a_guessed_webhook_id_cannot_shadow_the_true_delivery() -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
+from tracker.storage.transactions import Threads
 
 WRITERS: Final = 4
 READERS: Final = 4
@@ -112,6 +113,9 @@ class Postgres:
         event.listen(engine, "connect", _check_encoding, insert=True)
         event.listen(engine, "connect", _keep_prepared)
         return engine
+
+    def writer(self) -> Threads:
+        return Threads(self, read_only=False)
 
     def trouble(self, error: DBAPIError) -> str | None:
         state = getattr(error.orig, "sqlstate", None)

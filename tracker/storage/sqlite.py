@@ -4,19 +4,29 @@ WAL with synchronous=FULL: what is committed is on the disk. Writers begin IMMED
 half-way for a lock.
 """
 
+import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from time import perf_counter
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Transaction, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError
+from tracker.storage.transactions import Backend, Threads
+
+T = TypeVar("T")
 
 READERS: Final = 4
+# A batch takes a few milliseconds; a disk that makes one take so long is not to hold the event loop up again soon.
+SLOW: Final = timedelta(milliseconds=100)
+SLOW_FOR: Final = timedelta(seconds=10)
 # `bulk` has one for each number of rows.
 STATEMENTS: Final = 400
 # SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
@@ -68,9 +78,16 @@ class Sqlite:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            driver: Any = connection.connection.dbapi_connection
+            try:
+                driver.execute(begin)
+            except sqlite3.Error as error:
+                raise DBAPIError(begin, None, error) from error
 
         return engine
+
+    def writer(self) -> "OneWriter":
+        return OneWriter(self, busy=self._busy)
 
     def trouble(self, error: DBAPIError) -> str | None:
         code = getattr(error.orig, "sqlite_errorcode", None)
@@ -80,9 +97,84 @@ class Sqlite:
         del error  # a lock was already waited for, and nobody else writes
         return False
 
-    def blind(self, connection: Connection) -> AbstractContextManager[object]:
+    def blind(self, connection: Connection) -> AbstractContextManager[None]:
         del connection  # there is no way to save
         return nullcontext()
+
+
+class OneWriter(Threads):
+    """The one connection that writes to a file.
+
+    A batch is run on the event loop, where nobody else is writing, and only its commit, which waits for the disk, in
+    the thread: two threads that take turns with the interpreter's lock cost a fifth more than one.
+    """
+
+    def __init__(self, backend: Backend, *, busy: timedelta) -> None:
+        super().__init__(backend, read_only=False)
+        self._busy = busy
+        self._slow_until = 0.0
+        # Whether the connection waits for the locks of other processes: the thread may, the event loop must not.
+        self._patient = True
+
+    async def run_batch(self, transaction: Callable[[Connection], T]) -> T:
+        begun = perf_counter()
+        # The thread finishes what it has begun before the next, so the commit is alone with the connection too.
+        begin = self._begin() if not self.waiting and begun >= self._slow_until else None
+        if begin is None:
+            return await super().run_batch(transaction)
+        result = self._up_to_commit(begin, transaction)
+        if (now := perf_counter()) - begun > SLOW.total_seconds():
+            self._slow_until = now + SLOW_FOR.total_seconds()
+        await self.in_thread(partial(self._commit, begin))
+        return result
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work`` to its end, whoever still waits for it: the connection is not free before."""
+        return await asyncio.shield(self.started(work))
+
+    def _begin(self) -> Transaction | None:
+        """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
+        if not self.open:
+            return None
+        (connection,) = self.open
+        try:
+            if self._patient:
+                _wait_for_locks(connection, timedelta())
+                self._patient = False
+            return connection.begin()
+        except DBAPIError:
+            return None
+
+    def _connection(self) -> Connection:
+        connection = super()._connection()
+        if not self._patient:
+            _wait_for_locks(connection, self._busy)
+            self._patient = True
+        return connection
+
+    def _up_to_commit(self, begun: Transaction, transaction: Callable[[Connection], T]) -> T:
+        connection = begun.connection
+        try:
+            with self.driver_errors(connection):
+                return transaction(connection)
+        except DBAPIError as error:
+            begun.rollback()
+            raise self.told(error) from error
+        except BaseException:
+            begun.rollback()
+            raise
+
+    def _commit(self, begun: Transaction) -> None:
+        try:
+            with begun:
+                pass  # it is committed at its end, or rolled back where that fails
+        except DBAPIError as error:
+            raise self.told(error) from error
+
+
+def _wait_for_locks(connection: Connection, most: timedelta) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(f"PRAGMA busy_timeout={most // timedelta(milliseconds=1)}")
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:

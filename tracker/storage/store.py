@@ -91,7 +91,7 @@ class Store:
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
-        return await self._database.write_blind(batch.apply, works)
+        return await self._database.write_batch(batch.apply, works)
 
     async def task(self, task_id: str) -> Task | None:
         return await self._database.read(_one, select(TASKS).where(TASKS.c.id == task_id))

@@ -1,0 +1,148 @@
+"""How a transaction is run: in a few threads of our own, each with a connection that it keeps.
+
+It may be run again where it failed for a passing reason before its commit was asked for (a deadlock, a connection that
+had died meanwhile); once the commit is asked for, nobody can tell without looking, so the caller is told that the
+database is unavailable. What differs between databases is in ``sqlite`` and ``postgres``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from tracker.errors import Overloaded, StoreUnavailable
+
+T = TypeVar("T")
+
+RUNS: Final = 3
+# Far more than may be waiting: every reader is a request, and the connections of the server are bounded.
+WAITING: Final = 4_096
+
+
+class Backend(Protocol):
+    """What differs between databases."""
+
+    @property
+    def writers(self) -> int:
+        """How many transactions may write at once."""
+
+    @property
+    def readers(self) -> int: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may serve the database at once."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is the database, where it is one."""
+
+    def prepare(self) -> None:
+        """Do what comes before the first connection."""
+
+    def engine(self, *, read_only: bool) -> Engine: ...
+
+    def writer(self) -> "Threads":
+        """Make what runs the transactions that write."""
+
+    def trouble(self, error: DBAPIError) -> str | None:
+        """Say what is wrong with the database and what to do; None where the statement is to blame."""
+
+    def passing(self, error: DBAPIError) -> bool:
+        """Whether the same transaction, run again at once, may succeed."""
+
+    def blind(self, connection: Connection) -> AbstractContextManager[None]:
+        """Let statements that give no rows go out without waiting for the answer to the one before.
+
+        An error is then raised later, at the end of this at the latest.
+        """
+
+
+class Threads:
+    """Threads that each run one transaction at a time."""
+
+    def __init__(self, backend: Backend, *, read_only: bool) -> None:
+        self._backend = backend
+        self._engine = backend.engine(read_only=read_only)
+        self._own = threading.local()
+        self.open: list[Connection] = []
+        count, role = (backend.readers, "reads") if read_only else (backend.writers, "writes")
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"homing {role}")
+        self.waiting = 0
+
+    async def run(self, transaction: Callable[[Connection], T]) -> T:
+        return await self.in_thread(partial(self._transact, transaction, blind=False))
+
+    async def run_batch(self, transaction: Callable[[Connection], T]) -> T:
+        """Run it with as little waiting for the database as can be."""
+        return await self.in_thread(partial(self._transact, transaction, blind=True))
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for connection in self.open:
+            connection.close()
+        self._engine.dispose()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work``; what nobody waits for any more is not begun."""
+        return await self.started(work)
+
+    def started(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self.waiting >= WAITING:
+            raise Overloaded("too much is waiting for the database")
+        self.waiting += 1
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        running.add_done_callback(self._done)
+        return running
+
+    def _done(self, _: object) -> None:
+        self.waiting -= 1
+
+    def _transact(self, transaction: Callable[[Connection], T], *, blind: bool) -> T:
+        for run in range(1, RUNS + 1):
+            asked = False
+            try:
+                connection = self._connection()
+                with connection.begin():
+                    with self.driver_errors(connection), self._backend.blind(connection) if blind else nullcontext():
+                        result = transaction(connection)
+                    asked = True
+            except DBAPIError as error:
+                if not asked and run < RUNS and self._backend.passing(error):
+                    continue
+                raise self.told(error) from error
+            else:
+                return result
+        raise AssertionError("the last run returns or raises")
+
+    def told(self, error: DBAPIError) -> Exception:
+        """Say that the database is unavailable, where it is that; else the statement is to blame."""
+        reason = self._backend.trouble(error)
+        return error if reason is None else StoreUnavailable(reason)
+
+    def _connection(self) -> Connection:
+        """Give the thread's connection: one that died is made anew when it is next used."""
+        connection: Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self.open.append(connection)
+        return connection
+
+    @contextmanager
+    def driver_errors(self, connection: Connection) -> Iterator[None]:
+        """Let an error of the driver, where it was spoken to directly, look as if SQLAlchemy had met it."""
+        dialect = self._engine.dialect
+        try:
+            yield
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError(None, None, error, connection_invalidated=lost) from error
