@@ -19,6 +19,8 @@ log = logging.getLogger("homing.recorder")
 
 QUEUE_BOUND: Final = 4_096
 BATCH_BOUND: Final = 256
+# How many turns of the event loop a batch waits for more at most: a loop that is flooded makes slow ones.
+TURNS: Final = 10
 RETRY_AFTER: Final = timedelta(seconds=2)
 
 
@@ -84,7 +86,9 @@ class Recorder:
     async def _let_in(self) -> None:
         """Let whoever is at the door already come along: a batch of one costs hardly less than one of ten."""
         seen = -1
-        while seen < (waiting := self._queue.qsize()) < self._batch_bound:
+        for _ in range(TURNS):
+            if not seen < (waiting := self._queue.qsize()) < self._batch_bound:
+                return
             seen = waiting
             await asyncio.sleep(0)
 

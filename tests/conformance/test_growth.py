@@ -1,10 +1,11 @@
 """What grows costs nothing, on both databases: the work of every question, counted in a small and in a large store."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from psycopg import RawCursor
 from sqlalchemy import Engine, event, make_url
 
 from tests.conformance.store_growth_suite import LITTLE, MUCH, Question, dear, fill
@@ -64,27 +65,39 @@ async def test_postgresql_does_not_read_more_for_what_is_over(postgres: Postgres
     urls = [postgres.fresh(), postgres.fresh()]
     for url, count in zip(urls, (LITTLE, MUCH), strict=True):
         await fill(url, count)
-    async with opened(*urls) as (little, much):
-        engines = {store: engine_of(url) for store, url in zip((little, much), urls, strict=True)}
-        for engine in engines.values():
-            # Both in the same state, whatever the server would have got round to by itself.
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("VACUUM ANALYZE")
-        sent: list[tuple[str, Any]] = []
+    sent: list[tuple[str, Any]] = []
+    with listening("connect", noting(sent)):
+        async with opened(*urls) as (little, much):
+            engines = {store: engine_of(url) for store, url in zip((little, much), urls, strict=True)}
+            for engine in engines.values():
+                # Both in the same state, whatever the server would have got round to by itself.
+                with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.exec_driver_sql("VACUUM ANALYZE")
 
-        def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-            if statement.startswith(READING):
-                sent.append((statement, parameters))
-
-        async def asked(store: Store, question: Question) -> tuple[Any, int]:
-            sent.clear()
-            with listening("before_cursor_execute", note):
+            async def asked(store: Store, question: Question) -> tuple[Any, int]:
+                sent.clear()
                 answer = await question(store)
-            return answer, pages_read(engines[store], sent, by_index=store is little)
+                assert sent, "nothing was asked of the driver"
+                return answer, pages_read(engines[store], list(sent), by_index=store is little)
 
-        assert await dear(little, much, asked) == {}
-        for engine in engines.values():
-            engine.dispose()
+            assert await dear(little, much, asked) == {}
+            for engine in engines.values():
+                engine.dispose()
+
+
+def noting(sent: list[tuple[str, Any]]) -> Callable[[Any, object], None]:
+    """Make a listener that has each connection note what its driver is asked, whoever asks it."""
+
+    class Noting(RawCursor[Any]):
+        def execute(self, query: Any, params: Any = None, **how: Any) -> Self:
+            if query.startswith(READING):
+                sent.append((query, params or ()))
+            return super().execute(query, params, **how)
+
+    def watch(connection: Any, _record: object) -> None:
+        connection.cursor_factory = Noting
+
+    return watch
 
 
 def engine_of(url: str) -> Engine:
@@ -101,9 +114,8 @@ def pages_read(engine: Engine, sent: list[tuple[str, Any]], *, by_index: bool) -
         for way in ("seqscan", "bitmapscan") if by_index else ():
             connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
         for statement, parameters in sent:
-            for values in parameters if isinstance(parameters, list) else [parameters]:
-                told = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
-                plan = told.scalar_one()[0]["Plan"]
-                read += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            told = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", tuple(parameters))
+            plan = told.scalar_one()[0]["Plan"]
+            read += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         connection.rollback()
     return read

@@ -96,3 +96,19 @@ async def test_a_batch_whose_caller_goes_away_is_committed(tmp_path: Path) -> No
         await asyncio.gather(gone, return_exceptions=True)
         await store.apply([writing(a_task(2))])
         assert await store.task(a_task().id) is not None
+
+
+@pytest.mark.parametrize("batch", [True, False])
+async def test_a_commit_that_fails_leaves_the_next_transaction_free(tmp_path: Path, *, batch: bool) -> None:
+    async with opened(tmp_path) as store:
+        with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
+            # SQLite does not undo by itself a transaction whose commit breaks such a rule.
+            other.execute("CREATE TABLE late (id TEXT REFERENCES tasks (id) DEFERRABLE INITIALLY DEFERRED)")
+            what = "ON tasks" if batch else "ON counters"
+            other.execute(f"CREATE TRIGGER breaks AFTER INSERT {what} BEGIN INSERT INTO late VALUES ('none'); END")
+            with pytest.raises(Exception, match="FOREIGN KEY"):
+                await (store.apply([writing(a_task())]) if batch else store.ping())
+            other.execute("DROP TRIGGER breaks")
+        await store.apply([writing(a_task(2))])
+        await store.ping()
+        assert [await store.task(a_task(number).id) is not None for number in (1, 2)] == [False, True]

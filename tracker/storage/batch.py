@@ -5,13 +5,14 @@ outcome as a few sorted statements, events last. What a single piece does wrong 
 the database cannot take fails the whole transaction, and the recorder then bisects the batch.
 
 Several processes may do this at once on one PostgreSQL. Rows are locked in the order of their ids, and every batch
-writes the tables in the same order, so that no two wait for each other; names that have no row yet are locked too; and
-what all batches write (counts, event ids) comes last, under one lock, so that the order of event ids is the order of
-commits.
+writes the tables in the same order, so that no two wait for each other (but for a row that only a mistaken name leads
+to: a deadlock that comes of that is run again); names that have no row yet are locked too; and what all batches write
+(counts, event ids) comes last, under one lock, so that the order of event ids is the order of commits.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, case, literal_column
@@ -32,7 +33,7 @@ from tracker.storage.tables import (
 )
 from tracker.storage.upserts import Insert, upsert
 from tracker.views import HistoryEntry
-from tracker.work import Change, Key, Known, RaisedAlarm, Work
+from tracker.work import Change, Known, RaisedAlarm, Work
 
 HOUR: Final = 3_600_000_000
 ALL: Final = tuple(TASKS.columns.keys())
@@ -49,7 +50,7 @@ EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
 def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
     """Decide and write ``works``; give each one's result, or the CallerError it raised, in order."""
-    loaded = _load(connection, {key for work in works for key in work.keys})
+    loaded = _load(connection, works)
     known = Known(loaded)
     results: list[Any] = []
     changes: list[Change[Any]] = []
@@ -67,25 +68,32 @@ def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
     return results
 
 
-def _load(connection: Connection, keys: Iterable[Key]) -> list[Task]:
-    ids: set[str] = set()
-    names: list[Key] = []
-    for key in keys:
-        if key.by == "id":
-            ids.add(key.value)
-        else:
-            names.append(key)
+def _load(connection: Connection, works: Sequence[Work[Any]]) -> list[Task]:
+    keys = {key for work in works for key in work.keys}
+    ids = {key.value for key in keys if key.by == "id"}
+    names = [key for key in keys if key.by != "id"]
     locks.lock_names(connection, names)
     grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key in names:
         grouped[key.by, key.scope].append(key.value)
-    for (by, scope), wanted in sorted(grouped.items()):
-        columns, name = NAMED[by]
-        named: dict[str, str | None] = dict(zip(columns, scope, strict=True))
-        if by == "unanswered":
-            named["answered_at"] = None
-        ids.update(bulk.find_ids(connection, TASKS, named, name, wanted))
-    return [rows.task_from_columns(row) for row in bulk.lock_rows(connection, TASKS, rows.READ, list(ids))]
+    named = [_find_ids(connection, by, scope, wanted) for (by, scope), wanted in sorted(grouped.items())]
+    locked: Iterable[tuple[Any, ...]] = ()
+    if all(any(key.by == "id" for key in work.keys) for work in works):
+        # Where every piece tells an id too, its names are of the same row, or somebody's mistake: one round trip.
+        locked = bulk.lock_rows(connection, TASKS, rows.READ, list(ids))
+        others = set(chain.from_iterable(named)) - ids
+    else:
+        others = ids.union(*named)
+    found = chain(locked, bulk.lock_rows(connection, TASKS, rows.READ, list(others)))
+    return [rows.task_from_columns(row) for row in found]
+
+
+def _find_ids(connection: Connection, by: str, scope: tuple[str, ...], wanted: Sequence[str]) -> Iterator[str]:
+    columns, name = NAMED[by]
+    named: dict[str, str | None] = dict(zip(columns, scope, strict=True))
+    if by == "unanswered":
+        named["answered_at"] = None
+    return bulk.find_ids(connection, TASKS, named, name, wanted)
 
 
 def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> None:

@@ -35,8 +35,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from tracker.storage.upserts import Insert, upsert_for
 
 _psycopg: Any = psycopg.dialect
-MOST: Final = 64
-# How many ids are asked for at once; a group that is not full is filled up, since the same id again changes nothing.
+# How many rows a statement is about. Another number would be another statement, to be parsed and planned anew.
 SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 STATEMENTS: Final = 512
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
@@ -59,16 +58,14 @@ def insert_rows(
     on_conflict: Conflict | None = None,
 ) -> None:
     """Insert rows of ``columns`` (in the table's order), in the order given."""
-    for start in range(0, len(rows), MOST):
-        some = rows[start : start + MOST]
+    for some in _pieces(rows):
         statement = _insert(connection.dialect.name, table, columns, len(some), on_conflict)
         run(connection, statement, tuple(chain.from_iterable(some)))
 
 
 def update_rows(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
     """Set ``columns`` of the rows that the first value of each names by their id."""
-    for start in range(0, len(rows), MOST):
-        some = rows[start : start + MOST]
+    for some in _pieces(rows):
         statement = _update(connection.dialect.name, table, columns, len(some))
         run(connection, statement, tuple(chain.from_iterable(some)))
 
@@ -76,22 +73,30 @@ def update_rows(connection: Connection, table: Table, columns: tuple[str, ...], 
 def lock_rows(
     connection: Connection, table: Table, columns: tuple[str, ...], ids: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Lock the rows of ``ids`` in the order of the ids, and give ``columns`` of them as the driver has them."""
-    for some in _groups(sorted(ids)):
-        statement = _lock(connection.dialect.name, table, columns, len(some))
-        yield from run(connection, statement, tuple(some)).fetchall()
+    """Lock the rows of ``ids`` in the order of the ids, and give ``columns`` of them as the driver has them.
+
+    They are asked for at once; the answer is waited for when the first is taken.
+    """
+    name = connection.dialect.name
+    asked = [run(connection, _lock(name, table, columns, len(some)), tuple(some)) for some in _groups(sorted(ids))]
+    return chain.from_iterable(cursor.fetchall() for cursor in asked)
 
 
 def find_ids(
     connection: Connection, table: Table, named: Mapping[str, str | None], by: str, wanted: Sequence[str]
 ) -> Iterator[str]:
-    """Give the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``."""
+    """Give the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``.
+
+    Asked for as ``lock_rows`` does.
+    """
     given = tuple(value for value in named.values() if value is not None)
     empty = frozenset(name for name, value in named.items() if value is None)
-    for some in _groups(sorted(wanted)):
-        statement = _find(connection.dialect.name, table, tuple(named), empty, by, len(some))
-        for (found,) in run(connection, statement, (*given, *some)).fetchall():
-            yield found
+    name, columns = connection.dialect.name, tuple(named)
+    asked = [
+        run(connection, _find(name, table, columns, empty, by, len(some)), (*given, *some))
+        for some in _groups(sorted(wanted))
+    ]
+    return (found for cursor in asked for (found,) in cursor.fetchall())
 
 
 def delete_rows(connection: Connection, table: Table, by: str, wanted: Sequence[str]) -> None:
@@ -107,7 +112,17 @@ def run(connection: Connection, statement: str, values: tuple[Any, ...]) -> DBAP
     return cursor
 
 
+def _pieces(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    """Cut rows into the few sizes for which the database keeps a statement ready."""
+    start = 0
+    for size in SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
 def _groups(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut ids into the same sizes; the last is filled up, since the same id again changes nothing."""
     start = 0
     for size in SIZES:
         while (left := len(ids) - start) >= size:

@@ -54,8 +54,9 @@ REFUSALS: Final = {
     "recovery": "57",
 }
 ENCODING: Final = "UTF8"
-# Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row.
-COLLISIONS: Final = frozenset({"40001", "40P01", "23505"})
+# Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row. A statement
+# that was prepared before a migration is prepared anew.
+COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000"})
 
 
 class Postgres:

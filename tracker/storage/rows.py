@@ -165,7 +165,8 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
         values["doubt"] = STATUSES[doubt]
     if (source := values["learned_from"]) is not None:
         values["learned_from"] = SOURCES[source]
-        values["learned_trust"] = TRUSTS[values["learned_trust"]]
+    if (trust := values["learned_trust"]) is not None:
+        values["learned_trust"] = TRUSTS[trust]
     return task
 
 

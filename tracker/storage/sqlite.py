@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, Transaction, create_engine, even
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tracker.errors import SettingsError
+from tracker.errors import SettingsError, StoreUnavailable
 from tracker.storage.transactions import Backend, Threads
 
 T = TypeVar("T")
@@ -78,11 +78,7 @@ class Sqlite:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            driver: Any = connection.connection.dbapi_connection
-            try:
-                driver.execute(begin)
-            except sqlite3.Error as error:
-                raise DBAPIError(begin, None, error) from error
+            _execute(connection, begin)
 
         return engine
 
@@ -134,7 +130,7 @@ class OneWriter(Threads):
 
     def _begin(self) -> Transaction | None:
         """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
-        if not self.open:
+        if not self.open or self.open[0].invalidated:
             return None
         (connection,) = self.open
         try:
@@ -147,6 +143,8 @@ class OneWriter(Threads):
 
     def _connection(self) -> Connection:
         connection = super()._connection()
+        if connection.invalidated:
+            self._patient = True  # as the new one will be
         if not self._patient:
             _wait_for_locks(connection, self._busy)
             self._patient = True
@@ -157,11 +155,13 @@ class OneWriter(Threads):
         try:
             with self.driver_errors(connection):
                 return transaction(connection)
-        except DBAPIError as error:
-            begun.rollback()
-            raise self.told(error) from error
-        except BaseException:
-            begun.rollback()
+        except BaseException as error:
+            try:
+                begun.rollback()
+            except DBAPIError:
+                connection.invalidate()
+            if isinstance(error, DBAPIError) and (unavailable := self.unavailable(error)) is not None:
+                raise unavailable from error
             raise
 
     def _commit(self, begun: Transaction) -> None:
@@ -169,12 +169,24 @@ class OneWriter(Threads):
             with begun:
                 pass  # it is committed at its end, or rolled back where that fails
         except DBAPIError as error:
-            raise self.told(error) from error
+            # SQLAlchemy takes the transaction for ended now, whether or not SQLite does.
+            begun.connection.invalidate()
+            if (unavailable := self.unavailable(error)) is None:
+                raise
+            raise unavailable from error
 
 
 def _wait_for_locks(connection: Connection, most: timedelta) -> None:
+    _execute(connection, f"PRAGMA busy_timeout={most // timedelta(milliseconds=1)}")
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    """Have the driver run a statement that is no transaction's."""
     driver: Any = connection.connection.dbapi_connection
-    driver.execute(f"PRAGMA busy_timeout={most // timedelta(milliseconds=1)}")
+    try:
+        driver.execute(statement)
+    except sqlite3.Error as error:
+        raise DBAPIError(statement, None, error) from error
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
@@ -189,4 +201,7 @@ def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
         *(("query_only=ON",) if read_only else ()),
     ):
         cursor.execute(f"PRAGMA {pragma}")
+    (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
     cursor.close()
+    if mode != "wal":
+        raise StoreUnavailable("the file's folder cannot hold a write-ahead log: put the database on a local disk")

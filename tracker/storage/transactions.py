@@ -97,8 +97,8 @@ class Threads:
     def started(self, work: Callable[[], T]) -> asyncio.Future[T]:
         if self.waiting >= WAITING:
             raise Overloaded("too much is waiting for the database")
-        self.waiting += 1
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self.waiting += 1
         running.add_done_callback(self._done)
         return running
 
@@ -115,17 +115,22 @@ class Threads:
                         result = transaction(connection)
                     asked = True
             except DBAPIError as error:
+                if asked:
+                    # SQLAlchemy takes the transaction for ended now, whether or not the database does.
+                    connection.invalidate()
                 if not asked and run < RUNS and self._backend.passing(error):
                     continue
-                raise self.told(error) from error
+                if (unavailable := self.unavailable(error)) is None:
+                    raise
+                raise unavailable from error
             else:
                 return result
         raise AssertionError("the last run returns or raises")
 
-    def told(self, error: DBAPIError) -> Exception:
-        """Say that the database is unavailable, where it is that; else the statement is to blame."""
+    def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
+        """Say that the database is unavailable; None where the statement is to blame."""
         reason = self._backend.trouble(error)
-        return error if reason is None else StoreUnavailable(reason)
+        return None if reason is None else StoreUnavailable(reason)
 
     def _connection(self) -> Connection:
         """Give the thread's connection: one that died is made anew when it is next used."""
