@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from bench import deliveries
+from bench.copies import HAPPENED, multiply
 from bench.databases import Databases, migrated, write
 from tracker import lifecycle
 from tracker.models import Event, Fact, Source, Standing, Status, Task, Trust, Verdict
@@ -14,6 +15,8 @@ from tracker.work import Change, Entry
 
 OPEN: Final = 100
 CLIENTS: Final = 20
+# So many are written by the store. Every client, each kind of history and an open one are among them.
+ORIGINALS: Final = 10_000
 # One of so many tasks has its observations and events too; more would fill the disk and tell nothing else.
 WITH_HISTORY: Final = 10
 TOOK: Final = timedelta(seconds=40)
@@ -25,7 +28,9 @@ MOVES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 def grown(databases: Databases, *, count: int) -> str:
     """Make a database of ``count`` tasks, ``OPEN`` of them open, evenly spread over the whole time."""
     url = migrated(databases, f"grown_{count}")
-    write(url, (_change(number, open_=number % (count // OPEN) == 0) for number in range(count)))
+    originals = min(count, ORIGINALS)
+    write(url, (_change(number, open_=number % (count // OPEN) == 0) for number in range(originals)))
+    multiply(url, originals=originals, count=count, named=_named, moments=HAPPENED)
     databases.analyse(url)
     return url
 
@@ -69,15 +74,29 @@ def _event(task: Task, step: int) -> Event:
     return lifecycle.event(then, then.status.value, task.created_at + step * TOOK / 2)
 
 
+def _named(number: int) -> dict[str, str]:
+    """Give the columns that tell a task from all others."""
+    own, order = deliveries.task_id(number), f"order-{number}"
+    return {
+        "id": own,
+        "external_id": order,
+        "external_key": order,
+        "sent_external_id": own,
+        "provider_task_id": deliveries.provider_id(number),
+        "request_hash": f"{number:064x}",
+    }
+
+
 def _task(number: int, values: Mapping[str, Any]) -> Task:
-    own, at = deliveries.task_id(number), deliveries.created_at(number)
+    at = deliveries.created_at(number)
+    named = _named(number)
     return Task(
-        id=own,
+        id=named["id"],
         client=client(number),
-        external_id=f"order-{number}",
-        sent_external_id=own,
-        provider_task_id=deliveries.provider_id(number),
-        request_hash=f"{number:064x}",
+        external_id=named["external_id"],
+        sent_external_id=named["sent_external_id"],
+        provider_task_id=named["provider_task_id"],
+        request_hash=named["request_hash"],
         created_at=at,
         updated_at=at,
         submitted_at=at,

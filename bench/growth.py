@@ -23,7 +23,7 @@ from tracker.storage.store import Store
 MANY: Final = 1_000_000
 FEW: Final = 10_000
 ROUNDS: Final = 9
-QUESTIONS: Final = 150
+QUESTIONS: Final = 75
 CLAIMS: Final = 15
 LEASE: Final = timedelta(minutes=1)
 PAGES: Final = {

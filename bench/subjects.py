@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import deliveries, load, servers
+from bench.copies import DUE, HAPPENED, multiply
 from bench.databases import Databases, count_of, migrated, write
 from bench.results import Broken
 from tracker.models import Task
@@ -99,7 +100,8 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int) -> Iter
     """Run `homing serve` on a database that knows the tasks already."""
     full = f"homing_{name}_{databases.name}"
     url = migrated(databases, full)
-    write(url, (Change(result=None, task=expected(number)) for number in range(tasks)))
+    write(url, (Change(result=None, task=expected(number)) for number in range(min(tasks, deliveries.BLOCK))))
+    multiply(url, originals=deliveries.BLOCK, count=tasks, named=_named, moments=(*HAPPENED, *DUE))
 
     def kept() -> Kept:
         return Kept(
@@ -110,6 +112,11 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int) -> Iter
 
     with servers.homing(folder, full, servers.homing_settings(url)) as server:
         yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks)
+
+
+def _named(number: int) -> dict[str, str]:
+    own = deliveries.task_id(number)
+    return {"id": own, "external_id": own, "external_key": own, "sent_external_id": own}
 
 
 def expected(number: int) -> Task:
