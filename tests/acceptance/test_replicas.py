@@ -1,6 +1,6 @@
 """Several real servers on one PostgreSQL: each piece of work is done once, and a dead one's by those that are left.
 
-A silence of 1.5 s counts as death here, and a submit has 2 s; a lease of questions would last 39 s, longer than any
+A silence of 1.5 s counts as death here, and a submit has 4 s; a lease of questions would last 39 s, longer than any
 test waits.
 """
 
@@ -105,6 +105,11 @@ async def test_each_due_task_is_asked_about_once(
     sandbox = kling_sandbox_factory(callbacks=False, run_time=0.0)
     made = await replicas(stack, tmp_path, url, sandbox, 2, *SILENT)
     refs = [await made[number % 2][0].sent(prompt=f"picture {number}") for number in range(DUE)]
+
+    async def ended() -> bool:
+        return all(task["final"] for task in sandbox.ledger["tasks"])
+
+    await until(ended)
     for first in range(0, DUE, WAVE):
         make_due(url, refs[first : first + WAVE])
         await all_settled(made[0][0], first + WAVE)

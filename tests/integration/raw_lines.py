@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from homing.web_server import listen, running
 
-SHORT = timedelta(milliseconds=100)
+# Long enough for the request that a test sends at once, on a slow machine too.
+SHORT = timedelta(milliseconds=500)
 LONG = timedelta(minutes=5)
 WITHIN = 20
 REQUEST = b"GET / HTTP/1.1\r\nhost: homing.test\r\n\r\n"

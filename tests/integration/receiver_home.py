@@ -91,8 +91,8 @@ async def home(folder: Path, settings: ReceiverSettings) -> AsyncIterator[Home]:
             yield Home(tracker, url, database)
 
 
-SIGNING = ReceiverSettings(webhook_secrets={"kling": (SECRET, NEXT_SECRET)}, body_timeout=timedelta(seconds=0.5))
-OPEN = ReceiverSettings(body_timeout=timedelta(seconds=0.5))
+SIGNING = ReceiverSettings(webhook_secrets={"kling": (SECRET, NEXT_SECRET)})
+OPEN = ReceiverSettings()
 
 
 def body(external_id: str, status: str = "succeeded", *, task_id: str = "8675309", **more: object) -> bytes:

@@ -27,7 +27,9 @@ QUICK = Policy(
     answer_within=timedelta(seconds=4),
     attempt=timedelta(seconds=3),
     busy_delay=timedelta(milliseconds=50),
+    # Callbacks are faster than any question that nobody asks for.
     first_check=timedelta(seconds=30),
+    hint_delay=timedelta(seconds=30),
 )
 
 

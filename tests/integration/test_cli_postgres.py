@@ -98,10 +98,12 @@ def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
 def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
     port = free_port()
     public = f"http://127.0.0.1:{port}"
+    # No part of it asks before the callback comes.
+    shell.settings["first_check"] = "10m"
     statuses: dict[str, tuple[int, ...]] = {}
     with (
         shell.serving("--only", "receiver", port=str(port), host="0.0.0.0", public_url=public) as receiver,
-        shell.serving("--only", "api", public_url=public, first_check="10m") as api,
+        shell.serving("--only", "api", public_url=public) as api,
         shell.serving("--only", "loops", public_url=public) as loops,
     ):
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", api_url=api.url).document

@@ -48,10 +48,11 @@ async def test_the_rest_of_a_body_whose_answer_is_out_may_not_drip_for_ever() ->
 
 async def test_a_request_that_is_being_answered_is_not_cut_off() -> None:
     place = Place(gate=asyncio.Event())
-    async with serving(place, head_within=SHORT), place.line() as line, place.line() as silent:
+    async with serving(place, head_within=SHORT), place.line() as line:
         await line.say(REQUEST)
         await place.asked.wait()
-        assert await silent.rest() == b""
+        async with place.line() as silent:
+            assert await silent.rest() == b""
         async with place.line() as another:
             assert await another.rest() == b""
         assert place.gate is not None

@@ -95,7 +95,8 @@ async def test_whatever_became_of_the_answer_there_is_one_task_and_the_client_is
 async def test_a_repeated_create_waits_for_two_denials_and_the_time_that_the_first_could_still_take(
     tmp_path: Path, kling_sandbox: RunningSandbox
 ) -> None:
-    policy = replace(SHORT, answer_within=timedelta(seconds=1), attempt=timedelta(seconds=1))
+    # The attempt is over when the clock is moved there, and not before, however slow the machine.
+    policy = replace(SHORT, answer_within=timedelta(minutes=5))
     asked: list[str] = []
     ours = "nothing yet"
 
@@ -174,15 +175,20 @@ async def test_a_provider_that_stays_full_refuses_with_its_own_words_and_the_id_
     full = True
 
     async def script(request: Request) -> Answer | None:
-        return refusal(429, 1303, "parallel task over resource pack limit") if full else await request.forward()
+        if not full:
+            return await request.forward()
+        if line.count(lambda request: request.creates) == 3:
+            # Now there is no time left for another.
+            home.clock.ahead += policy.answer_within
+        return refusal(429, 1303, "parallel task over resource pack limit")
 
-    policy = replace(SHORT, answer_within=timedelta(seconds=1))
+    policy = replace(SHORT, answer_within=timedelta(minutes=5))
     async with between(kling_sandbox.base_url, script) as line, house(tmp_path, line.base_url, policy=policy) as home:
         reply = await home.create(external_task_id="mine-1")
         assert reply.status_code == 429
         assert (reply.json()["code"], reply.json()["message"]) == (1303, "parallel task over resource pack limit")
         assert int(reply.headers["retry-after"]) >= 1
-        assert line.count(lambda request: request.creates) > 1
+        assert line.count(lambda request: request.creates) == 3
         refused = await home.task("mine-1")
         assert (refused.status, refused.next_poll_at) == (Status.REJECTED, None)
         full = False
@@ -326,13 +332,14 @@ async def test_its_own_callback_settles_an_unresolved_task(
 async def test_the_operator_settles_an_unresolved_task_with_what_the_list_shows(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
-    reseller = kling_sandbox_factory(reseller=True)
+    reseller = kling_sandbox_factory(reseller=True, held=True)
     async with (
         between(reseller.base_url, drop_replies) as line,
         house(tmp_path, line.base_url, callbacks=False, loops=False) as home,
     ):
         task = await lost_at_a_reseller(home)
         truth = reseller.ledger["tasks"][0]
+        reseller.finish(truth["id"])
         found = await home.reconciler.discover("kling", KIND)
         assert (found.candidates, found.adopted) == ([(task.id, truth["id"])], 0)
         reply = await home.client.post(f"/v1/tasks/{task.id}/resolve", json={"provider_task_id": truth["id"]})

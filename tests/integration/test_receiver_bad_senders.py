@@ -43,12 +43,13 @@ def request(path: str, *headers: str, method: str = "POST") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "host: callbacks.test", *headers, "", ""]).encode()
 
 
-async def test_a_body_that_drips_is_cut_off(unsigning: Home) -> None:
-    task, path = await unsigning.expect("a")
-    answer = await unsigning.raw(request(path, "content-length: 100"), b"{", b'"')
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"connection: close" in answer
-    assert await unsigning.history(task) == []
+async def test_a_body_that_drips_is_cut_off(tmp_path: Path) -> None:
+    async with home(tmp_path, ReceiverSettings(body_timeout=timedelta(seconds=0.5))) as impatient:
+        task, path = await impatient.expect("a")
+        answer = await impatient.raw(request(path, "content-length: 100"), b"{", b'"')
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer
+        assert await impatient.history(task) == []
 
 
 async def test_a_declared_length_beyond_the_limit_is_refused_without_its_body(unsigning: Home) -> None:

@@ -138,11 +138,13 @@ async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credenti
             return all(plan is not None and plan <= home.clock() for plan in plans)
 
         # No clock is moved here: the tokens that the pair signs would not be valid yet.
+        await ended(sandbox)
         await until(all_due)
         counts = await home.reconciler.run_once()
         assert (counts.requests, counts.settled) == (4, 3)
         assert "credential" not in await home.alarms()
         ours = await many(home, 2)
+        await ended(sandbox)
         await until(all_due)
         counts = await home.reconciler.run_once()
         assert (counts.requests, counts.settled) == (2, 2)
