@@ -1,5 +1,6 @@
 """Small makers of the values that the tests speak about; every field that a test does not name is a harmless one."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -80,7 +81,7 @@ def an_entry(task: Task, dedupe_key: str, **changes: Any) -> Entry:
 
 
 def an_event(task: Task, sequence: int, name: str = "processing") -> Event:
-    return Event(type=f"homing.task.{name}", task_id=task.id, sequence=sequence, at=NOW, data={"status": name})
+    return Event(type=f"homing.task.{name}", task=replace(task, version=sequence, status=Status(name)), at=NOW)
 
 
 def an_orphan(**changes: Any) -> Orphan:

@@ -16,7 +16,6 @@ from tracker.bounds import JsonObject, JsonValue
 from tracker.models import (
     FINAL,
     SETTLED,
-    TRUST_NAMES,
     Alarm,
     Asset,
     Claim,
@@ -206,12 +205,7 @@ def _unmoved(task: Task, verdict: Verdict, why: str, trust: Trust, alarms: tuple
 
 def event(task: Task, name: str, at: datetime) -> Event:
     """Make the event that tells one accepted change."""
-    data: JsonObject = {
-        "status": task.status.value,
-        "learned_from": task.learned_from.value if task.learned_from else None,
-        "trust": TRUST_NAMES[task.learned_trust].lower() if task.learned_trust is not None else None,
-    }
-    return Event(type=f"homing.task.{name}", task_id=task.id, sequence=task.version, at=at, data=data)
+    return Event(type=f"homing.task.{name}", task=task, at=at)
 
 
 def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:

@@ -244,13 +244,16 @@ else:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What the outside is told about one accepted change; ``sequence`` is the task's version."""
+    """What the outside is told about one accepted change: the task as it then is."""
 
     type: str
-    task_id: str
-    sequence: int
+    task: Task
     at: datetime
-    data: JsonObject
+
+    @property
+    def sequence(self) -> int:
+        """The place of the change among those of its task."""
+        return self.task.version
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

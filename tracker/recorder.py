@@ -7,7 +7,7 @@ batch at once, and nothing of it was committed.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
@@ -31,10 +31,21 @@ class Writer(Protocol):
 
 
 class Recorder:
-    """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued."""
+    """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued.
 
-    def __init__(self, store: Writer, *, queue_bound: int = QUEUE_BOUND, batch_bound: int = BATCH_BOUND) -> None:
+    ``committed`` is called after each batch.
+    """
+
+    def __init__(
+        self,
+        store: Writer,
+        *,
+        committed: Callable[[], None] = lambda: None,
+        queue_bound: int = QUEUE_BOUND,
+        batch_bound: int = BATCH_BOUND,
+    ) -> None:
         self._store = store
+        self._committed = committed
         self._batch_bound = batch_bound
         self._queue: asyncio.Queue[tuple[Work[Any], asyncio.Future[Any]] | None] = asyncio.Queue(queue_bound)
         self._task: asyncio.Task[None] | None = None
@@ -108,6 +119,7 @@ class Recorder:
         else:
             for (_, answer), result in zip(batch, results, strict=True):
                 _answer(answer, result)
+            self._committed()
 
 
 def _answer_all(batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]], error: Exception) -> None:

@@ -7,12 +7,13 @@ starts the recorder, and closes all again.
 import asyncio
 import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
@@ -20,6 +21,7 @@ from tracker.bounds import JsonObject, identifier
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import InvalidRequest, NotFound
+from tracker.feed import Feed
 from tracker.intake import Intake, Wishes
 from tracker.learner import Learner
 from tracker.learning import Habits
@@ -41,8 +43,6 @@ from tracker.work import (
     by_provider_id,
     by_sent_id,
 )
-
-WAIT_STEP: Final = 0.25
 
 
 class Tracker:
@@ -75,7 +75,8 @@ class Tracker:
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
-        self._recorder = Recorder(store)
+        self.feed = Feed(store.outbox, notices=store.notices)
+        self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self.questions = Questions(
@@ -112,12 +113,14 @@ class Tracker:
         await self._addresses.open()
         await self._transport.open()
         await self._recorder.open()
+        await self.feed.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the submits in flight, then commit what is queued, then close."""
+        await self.feed.close()
         await self.intake.finish()
         await self._readiness.close()
         await self._recorder.close()
@@ -313,11 +316,33 @@ class Tracker:
 
     async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
         """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
-        until = self.clock() + timeout
+        return await self._watch(caller, ref, timeout, lambda task: task.status in SETTLED)
+
+    async def changed(
+        self,
+        caller: Caller,
+        ref: str,
+        *,
+        since: int | None,
+        timeout: timedelta,  # noqa: ASYNC109 - as `wait`
+    ) -> Task:
+        """Wait until a task has another version than ``since``, or ``timeout`` is over; give it as it then is.
+
+        None is the version that it has now; one that is settled is then given at once.
+        """
         task = await self.get(caller, ref)
-        while task.status not in SETTLED and self.clock() < until:
-            await asyncio.sleep(WAIT_STEP)
-            task = await self.get(caller, task.id)
+        known = task.version if since is None else since
+        if since is None and task.status in SETTLED:
+            return task
+        return await self._watch(caller, task.id, timeout, lambda task: task.version != known)
+
+    async def _watch(self, caller: Caller, ref: str, most: timedelta, enough: Callable[[Task], bool]) -> Task:
+        task = await self.get(caller, ref)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most.total_seconds()), self.feed.watching(task.id) as changed:
+                while not enough(task := await self.get(caller, task.id)):
+                    await changed.wait()
+                    changed.clear()
         return task
 
     async def stats(self, caller: Caller) -> Stats:

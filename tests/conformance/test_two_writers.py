@@ -122,7 +122,9 @@ async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_l
             batches = [(stores[0], there), (stores[1], back), (stores[0], some), (stores[1], [*some, *some])]
             done = await at_once(*(store.apply(works) for store, works in batches))
             assert [type(results) for results in done] == [list] * 4, done
-    told_of = read(url, "SELECT task_id, max(sequence), count(*) FROM events GROUP BY task_id")
+    told_of = read(
+        url, "SELECT task_id, max(sequence), count(*) FROM events WHERE task_id IS NOT NULL GROUP BY task_id"
+    )
     expected = ROUNDS * (2 * TASKS + 3 * (TASKS // 2))
     assert sum(count for *_, count in told_of) == expected
     for task in tasks:
@@ -312,7 +314,7 @@ async def test_the_same_callbacks_at_both_are_recorded_once(
     assert {repeats for *_, repeats in kept} == {7}
     moved = read(url, f"SELECT count(*) FROM observations WHERE verdict IN ('{Verdict.MOVED}', '{Verdict.COMPLETED}')")
     events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
-    assert moved == [(len(events),)]
+    assert moved == [(sum(task_id is not None for _, task_id, _ in events),)]
     assert follower.seen == [number for number, *_ in events]
     for task in expected:
         row = await two.get(ANYBODY, task.id)

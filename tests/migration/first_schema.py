@@ -45,7 +45,10 @@ async def populate(url: str) -> None:
         with engine.begin() as connection:
             migrate.upgrade(connection, to="0001")
         engine.dispose()
-        _copy(url, rows(newest))
+        written = rows(newest)
+        # That release told nothing of alarms.
+        written["events"] = [row for row in written["events"] if row["task_id"] is not None]
+        _copy(url, written)
 
 
 def rows(url: str) -> dict[str, Rows]:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from tracker.bounds import FIRST_YEAR, ID_LENGTH, LAST_YEAR
+from tracker.contract import TrustName
 from tracker.models import Alarm, Source, Status, Verdict
 
 TAGS: Final = 20
@@ -48,7 +49,6 @@ Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(
 Tags = Annotated[list[Tag], Field(max_length=TAGS)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE, description="Seconds until we stop waiting for an answer.")]
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
-TrustName = Literal["hint", "token", "signed", "provider"]
 
 
 class Taken(BaseModel):

@@ -5,12 +5,10 @@ import re
 from dataclasses import asdict
 from typing import Final
 
-from msgspec import structs
-
-from tracker import lifecycle
+from tracker import contract
 from tracker.api import schemas
 from tracker.learning import Habits
-from tracker.models import Task, Trust
+from tracker.models import Task
 from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats
 
 BODY_SHOWN: Final = 4096
@@ -23,45 +21,11 @@ _VISIBLE: Final = "2[013-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e]"
 _ESCAPED: Final = re.compile(rf"\\u00({_VISIBLE})", re.IGNORECASE)
 _PERCENT: Final = re.compile(f"%({_VISIBLE})", re.IGNORECASE)
 PERCENT_LAYERS: Final = 3
-_NAMES: Final[dict[Trust, schemas.TrustName]] = {
-    Trust.HINT: "hint",
-    Trust.TOKEN: "token",
-    Trust.SIGNED: "signed",
-    Trust.PROVIDER: "provider",
-}
 
 
 def task(task: Task) -> schemas.TaskShown:
     """Show a task."""
-    assets = [schemas.AssetShown(**structs.asdict(asset)) for asset in lifecycle.assets(task)]
-    return schemas.TaskShown(
-        id=task.id,
-        provider=task.provider,
-        kind=task.kind,
-        client=task.client,
-        status=task.status,
-        message=lifecycle.message(task),
-        reason=task.reason,
-        provider_task_id=task.provider_task_id,
-        external_id=task.external_id,
-        origin=task.origin,
-        tags=list(task.tags),
-        request=dict(task.request),
-        result=schemas.ResultShown(assets=assets),
-        price=dict(lifecycle.price(task)),
-        version=task.version,
-        home=_home(task),
-        callback_asked=task.callback_asked,
-        polls=task.polls,
-        created_at=task.created_at,
-        updated_at=task.updated_at,
-        submitted_at=task.submitted_at,
-        finished_at=task.finished_at,
-        heard_at=task.heard_at,
-        polled_at=task.polled_at,
-        next_poll_at=task.next_poll_at,
-        deadline_at=task.deadline_at,
-    )
+    return schemas.TaskShown(**contract.task_data(task))
 
 
 def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
@@ -70,7 +34,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
         id=entry.id,
         at=entry.at,
         source=entry.source,
-        trust=_NAMES[entry.trust],
+        trust=contract.TRUSTS[entry.trust],
         verdict=entry.verdict,
         why=entry.why,
         word=entry.word,
@@ -166,9 +130,3 @@ def _plain(text: str) -> str:
     for _ in range(PERCENT_LAYERS):
         text = _PERCENT.sub(lambda code: chr(int(code[1], 16)), text)
     return text
-
-
-def _home(task: Task) -> schemas.HomeShown | None:
-    if task.learned_from is None or task.learned_trust is None:
-        return None
-    return schemas.HomeShown(learned_from=task.learned_from, trust=_NAMES[task.learned_trust])

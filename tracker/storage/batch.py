@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, case, literal_column
+from sqlalchemy import ClauseElement, Connection, and_, case, literal_column
 
 from tracker.errors import CallerError
-from tracker.models import Alarm, Task
-from tracker.storage import bulk, locks, rows
+from tracker.models import Task
+from tracker.storage import bulk, locks, rows, telling
 from tracker.storage.tables import (
     ALARMS,
     CAPABILITIES,
@@ -32,7 +32,7 @@ from tracker.storage.tables import (
     TASKS,
 )
 from tracker.storage.upserts import Insert, upsert
-from tracker.views import HistoryEntry
+from tracker.views import AlarmCount, HistoryEntry
 from tracker.work import Change, Known, RaisedAlarm, Work
 
 HOUR: Final = 3_600_000_000
@@ -46,6 +46,7 @@ NAMED: Final = {
     "unanswered": (("client",), "request_hash"),
 }
 EVENT: Final = ("task_id", "sequence", "type", "at", "data")
+ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "detail")
 
 
 def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
@@ -100,11 +101,11 @@ def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: di
     _write_tasks(connection, changes, before)
     _write_submissions(connection, changes)
     _write_observations(connection, changes)
-    _write_alarms(connection, [alarm for change in changes for alarm in change.alarms])
+    first = _write_alarms(connection, [alarm for change in changes for alarm in change.alarms])
     _write_orphans(connection, changes)
     _write_capabilities(connection, changes)
     totals = _totals(changes)
-    told = _told(changes)
+    told = _told(changes) + [telling.alarm_columns(alarm) for alarm in first]
     if totals or told:
         locks.lock_order(connection)
         _write_counts(connection, totals)
@@ -153,33 +154,37 @@ def _repeated(statement: Insert) -> Insert:
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen})
 
 
-def _write_alarms(connection: Connection, alarms: Sequence[RaisedAlarm]) -> None:
-    folded: dict[tuple[Alarm, str, int], dict[str, Any]] = {}
+def _write_alarms(connection: Connection, alarms: Sequence[RaisedAlarm]) -> list[AlarmCount]:
+    """Count alarms in their hours; give those that are the first of theirs."""
+    folded: dict[tuple[str, str, int], AlarmCount] = {}
     for alarm in alarms:
         hour = rows.stamp(alarm.at) // HOUR * HOUR
-        row = folded.setdefault((alarm.kind, alarm.provider, hour), {"count": 0})
-        row.update(
-            kind=alarm.kind.value,
+        key = (alarm.kind.value, alarm.provider, hour)
+        before = folded.get(key)
+        folded[key] = AlarmCount(
+            kind=alarm.kind,
             provider=alarm.provider,
-            hour=hour,
-            count=row["count"] + 1,
-            last_at=rows.stamp(alarm.at),
+            hour=rows.moment(hour),
+            count=1 if before is None else before.count + 1,
+            last_at=alarm.at,
             task_id=alarm.task_id,
             detail=alarm.detail,
         )
-    if not folded:
-        return
-    statement = upsert(connection, ALARMS)
-    statement = statement.on_conflict_do_update(
-        index_elements=["kind", "provider", "hour"],
-        set_={
-            "count": ALARMS.c.count + statement.excluded["count"],
-            "last_at": statement.excluded.last_at,
-            "task_id": statement.excluded.task_id,
-            "detail": statement.excluded.detail,
-        },
-    )
-    connection.execute(statement, [folded[key] for key in sorted(folded)])
+    values = [
+        (*key, folded[key].count, rows.stamp(folded[key].last_at), folded[key].task_id, folded[key].detail)
+        for key in sorted(folded)
+    ]
+    written = bulk.insert_rows(connection, ALARMS, ALARM, values, _raised)
+    counts = {(kind, provider, hour): count for cursor in written for kind, provider, hour, count in cursor.fetchall()}
+    return [alarm for key, alarm in folded.items() if counts[key] == alarm.count]
+
+
+def _raised(statement: Insert) -> ClauseElement:
+    excluded, column = statement.excluded, ALARMS.c
+    last = {name: excluded[name] for name in ("last_at", "task_id", "detail")}
+    again = {"count": column["count"] + excluded["count"], **last}
+    upserted = statement.on_conflict_do_update(index_elements=["kind", "provider", "hour"], set_=again)
+    return upserted.returning(column.kind, column.provider, column.hour, column["count"])
 
 
 def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> None:
@@ -240,8 +245,4 @@ def _counted(statement: Insert) -> Insert:
 
 
 def _told(changes: Sequence[Change[Any]]) -> list[tuple[Any, ...]]:
-    return [
-        (event.task_id, event.sequence, event.type, rows.stamp(event.at), rows.dump(event.data))
-        for change in changes
-        for event in change.events
-    ]
+    return [telling.columns(event, change.task) for change in changes for event in change.events]

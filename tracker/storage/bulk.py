@@ -46,8 +46,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 )
 PLACE: Final = re.compile("%s")
 VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
-# Adds to an INSERT what happens to a row that is there already.
-Conflict = Callable[[Insert], Insert]
+# Adds to an INSERT what happens to a row that is there already, and what is asked back.
+Conflict = Callable[[Insert], ClauseElement]
 
 
 def insert_rows(
@@ -56,11 +56,13 @@ def insert_rows(
     columns: tuple[str, ...],
     rows: Sequence[Sequence[Any]],
     on_conflict: Conflict | None = None,
-) -> None:
-    """Insert rows of ``columns`` (in the table's order), in the order given."""
+) -> list[DBAPICursor]:
+    """Insert rows of ``columns`` (in the table's order), in the order given; what was asked back is in the cursors."""
+    cursors = []
     for some in _pieces(rows):
         statement = _insert(connection.dialect.name, table, columns, len(some), on_conflict)
-        run(connection, statement, tuple(chain.from_iterable(some)))
+        cursors.append(run(connection, statement, tuple(chain.from_iterable(some))))
+    return cursors
 
 
 def update_rows(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:

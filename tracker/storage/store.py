@@ -16,6 +16,8 @@ from tracker.clock import Reading
 from tracker.models import Status, Task
 from tracker.storage import batch, leases, migrate, pages, retention, rows, servers, statistics
 from tracker.storage.database import BUSY, Database
+from tracker.storage.notices import PostgresNotices
+from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
@@ -42,6 +44,7 @@ class Store:
 
     def __init__(self, database_url: str, *, busy: timedelta = BUSY) -> None:
         self._database = Database(database_url, busy=busy)
+        self.outbox = OutboxStore(self._database)
 
     @property
     def name(self) -> str:
@@ -52,6 +55,11 @@ class Store:
     def shared(self) -> bool:
         """Whether several processes may serve the database at once."""
         return self._database.backend.shared
+
+    @property
+    def notices(self) -> PostgresNotices | None:
+        """How processes that share the database hint to each other; None where only one serves it."""
+        return PostgresNotices(self._database.url) if self.shared else None
 
     @property
     def file(self) -> Path | None:

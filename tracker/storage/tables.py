@@ -195,18 +195,71 @@ class ObservationRow(SQLModel, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    """What the outside is told; ids are given last in the transaction, so that id order is commit order."""
+    """What the outside is told; ids are given last in the transaction, so that id order is commit order.
+
+    ``data`` is what the task's row was then (see ``rows.snapshot``), or the alarm that an event without a task tells.
+    """
 
     __tablename__: ClassVar[str] = "events"
-    # Nor is an id ever given again, which a reader with a cursor would take for one that it has seen.
-    __table_args__ = (UniqueConstraint("task_id", "sequence"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("task_id", "sequence"),
+        Index(
+            "ix_events_alarms",
+            "at",
+            sqlite_where=text("task_id IS NULL"),
+            postgresql_where=text("task_id IS NULL"),
+        ),
+        # Nor is an id ever given again, which a reader with a cursor would take for one that it has seen.
+        {"sqlite_autoincrement": True},
+    )
 
     id: int | None = _row_id()
-    task_id: str = Field(sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")
+    task_id: str | None = Field(default=None, sa_type=Text, foreign_key="tasks.id", ondelete="CASCADE")
     sequence: int
     type: str = _text(nullable=False)
     at: int = _time(nullable=False)
     data: str = _text(nullable=False)
+
+
+class SinkRow(SQLModel, table=True):
+    """One sink and how far it is told: every event up to ``cursor``, but for those that have a delivery row."""
+
+    __tablename__: ClassVar[str] = "sinks"
+
+    name: str = _text(primary_key=True)
+    address: str = _text(nullable=False)
+    on: bool = Field(default=True)
+    cursor: int = Field(sa_type=BigInteger)
+    delivered: int = Field(default=0, sa_type=BigInteger)
+    failures: int = 0
+    last_error: str = _text(nullable=False)
+    last_error_at: int | None = _time()
+    delivered_at: int | None = _time()
+    retry_at: int | None = _time()
+    created_at: int = _time(nullable=False)
+    seen_at: int = _time(nullable=False)
+    lease_owner: str | None = _text()
+    lease_until: int | None = _time()
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One event that a sink could not be told at once: waiting for its next attempt, or dead where it has none."""
+
+    __tablename__: ClassVar[str] = "deliveries"
+    __table_args__ = (
+        Index("ix_deliveries_due", "sink", "next_at"),
+        Index("ix_deliveries_task", "task_id", "sink"),
+        Index("ix_deliveries_event", "event_id"),
+    )
+
+    sink: str = Field(sa_type=Text, primary_key=True, foreign_key="sinks.name", ondelete="CASCADE")
+    event_id: int = Field(sa_type=BigInteger, primary_key=True, foreign_key="events.id", ondelete="CASCADE")
+    task_id: str | None = _text()
+    attempts: int = 0
+    error: str = _text(nullable=False)
+    first_at: int = _time(nullable=False)
+    last_at: int = _time(nullable=False)
+    next_at: int | None = _time()
 
 
 class AlarmRow(SQLModel, table=True):
@@ -348,3 +401,5 @@ CAPABILITIES: Final = _table(CapabilityRow)
 COUNTERS: Final = _table(CounterRow)
 SERVERS: Final = _table(ServerRow)
 FORGOTTEN: Final = _table(ForgottenRow)
+SINKS: Final = _table(SinkRow)
+DELIVERIES: Final = _table(DeliveryRow)

@@ -1,0 +1,1 @@
+"""Telling others: the relay, and one file for each kind of sink."""

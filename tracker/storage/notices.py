@@ -1,0 +1,64 @@
+"""LISTEN and NOTIFY: processes that share a PostgreSQL hint to each other that something was committed.
+
+Never part of a batch: a NOTIFY makes every commit wait for a lock of the whole database. Never per row, and never
+believed: what is heard is only a reason to look.
+"""
+
+import asyncio
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+from sqlalchemy import URL
+
+CHANNEL: Final = "homing_events"
+CONNECT_SECONDS: Final = 5
+# After a silence the connection is asked for anything, so that a dead one is noticed.
+SILENCE: Final = 30.0
+
+
+class PostgresNotices:
+    """Two connections of their own, made when first used: one listens, one tells."""
+
+    def __init__(self, url: URL) -> None:
+        self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._telling: Any = None
+        self._own = 0
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call ``heard`` for each notice of another process, until cancelled; raises the driver's errors."""
+        connection = await self._connect()
+        try:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            # What was told before we listened is not heard.
+            heard()
+            while True:
+                async for notice in connection.notifies(timeout=SILENCE):
+                    if notice.pid != self._own:
+                        heard()
+                await connection.execute("SELECT 1")
+        finally:
+            await connection.close()
+
+    async def announce(self) -> None:
+        """Tell the others; raises the driver's errors."""
+        if self._telling is None or self._telling.closed:
+            self._telling = await self._connect()
+            self._own = self._telling.info.backend_pid
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._telling.execute(f"NOTIFY {CHANNEL}")
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            await telling.close()
+
+    async def _connect(self) -> Any:  # noqa: ANN401 - the driver's own type
+        psycopg: Any = import_module("psycopg")
+        return await psycopg.AsyncConnection.connect(
+            self._address, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="homing notices"
+        )

@@ -1,0 +1,106 @@
+"""The verbs over events and sinks; each is one transaction. Part of the store: ``Store.outbox``."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+
+from tracker.contract import Told
+from tracker.storage import outbox, telling
+from tracker.storage.database import Database
+from tracker.storage.outbox import Owed
+from tracker.views import Again, Delivery, NewSink, Settled, SinkState
+
+
+class OutboxStore:
+    """Events in the order of their commits, and how far each sink is told of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # ---- events
+
+    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+        """Give the events after a cursor, in order."""
+        return await self._database.read(telling.read, after=after, limit=limit)
+
+    async def latest(self) -> int:
+        """Give the cursor of the newest event."""
+        return await self._database.read(telling.latest)
+
+    async def horizon(self) -> int:
+        """Give the cursor before which events have been deleted: whoever stopped before it missed something."""
+        return await self._database.read(telling.horizon)
+
+    # ---- for the relay: what takes ``owner`` does nothing unless that holds the sink's lease
+
+    async def register(self, sinks: Sequence[NewSink], *, now: datetime) -> None:
+        """Write down the sinks that are named; a new one begins at its beginning or now."""
+        await self._database.write(outbox.register, sinks, now=now)
+
+    async def claim(self, name: str, *, owner: str, now: datetime, lease: timedelta) -> SinkState | None:
+        """Take or renew the lease of a sink; None where another process holds it. Its counts are left at 0."""
+        return await self._database.write(outbox.claim, name, owner=owner, now=now, lease=lease)
+
+    async def release(self, owner: str) -> None:
+        """Give back every lease of a process."""
+        await self._database.write(outbox.release, owner)
+
+    async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
+        """Write down what became of some events; False, and nothing, where the lease is not ours any more."""
+        return await self._database.write(outbox.settle, name, settled, owner=owner, now=now)
+
+    async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[Owed]:
+        """Give the deliveries that are due, longest due first; of a task only the first that waits."""
+        return await self._database.read(outbox.due, name, now=now, limit=limit)
+
+    async def next_due(self, name: str) -> datetime | None:
+        """Give when the next delivery is due."""
+        return await self._database.read(outbox.next_due, name)
+
+    async def waiting(self, name: str, tasks: Collection[str]) -> dict[str, datetime]:
+        """Give, of some tasks, those that have a delivery waiting, and until when; later events go behind it."""
+        return await self._database.read(outbox.waiting, name, tasks)
+
+    async def hurry(self, name: str, *, now: datetime) -> None:
+        """Make everything that waits due: the receiver is up again."""
+        await self._database.write(outbox.hurry, name, now=now)
+
+    # ---- for the operator
+
+    async def states(self) -> Sequence[SinkState]:
+        """Give every sink, by name."""
+        return await self._database.read(outbox.states)
+
+    async def deliveries(
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        dead: bool | None = None,
+        after: tuple[int, str] | None = None,
+        limit: int,
+    ) -> Sequence[Delivery]:
+        """Give deliveries that are owed or dead, by event and sink, those after a place (event's cursor, sink)."""
+        return await self._database.read(
+            outbox.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
+        )
+
+    async def switch(self, name: str, *, on: bool, now: datetime, from_now: bool = False) -> bool:
+        """Turn a sink on or off; ``from_now`` forgets what it has missed. False where there is none."""
+        return await self._database.write(outbox.switch, name, on=on, now=now, from_now=from_now)
+
+    async def remove(self, name: str) -> bool:
+        """Forget a sink and what it is owed. False where there is none."""
+        return await self._database.write(outbox.remove, name)
+
+    async def replay(
+        self, name: str, again: Again, takes: Callable[[Told], bool], *, now: datetime, dry_run: bool
+    ) -> int:
+        """Owe a sink again what ``again`` says and it ``takes``; how many that are, or would be in a dry run."""
+        run = self._database.read if dry_run else self._database.write
+        total, after = 0, 0
+        while True:
+            count, further = await run(outbox.replay, name, again, takes, now=now, after=after, dry_run=dry_run)
+            total += count
+            if further is None:
+                return total
+            after = further
