@@ -12,7 +12,7 @@ from tests.conformance.store_case import OpenStore, alarm, looking, read
 from tracker.models import Source, Status, Task
 from tracker.storage.retention import REMEMBERED, Deleted
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
+from tracker.views import Failure, NewSink, Settled, TaskFilter
 from tracker.work import by_external_id, by_idempotency_key
 
 DAY = timedelta(days=1)
@@ -193,3 +193,47 @@ class StoreRetention(OpenStore):
         await store.apply([*pieces, *(writing(alarms=(alarm(hour),)) for hour in hours)])
         step = await store.delete_old(until=NOW, now=LATER, after=None, limit=2)
         assert (step.tasks, step.orphans, step.alarms) == (0, 2, 2)
+
+    async def test_what_a_sink_is_still_to_be_told_stays(self, store: Store) -> None:
+        for number in (1, 2, 3):
+            await store.apply([whole(over(number))])
+        first, second, third = [told.cursor for told in await store.outbox.events(after=0, limit=10)]
+        await store.outbox.register([NewSink(name="shop", address="stdout:", beginning=True)], now=LATER)
+        await store.outbox.claim("shop", owner="me", now=LATER, lease=DAY)
+        late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
+        given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
+        await store.outbox.settle("shop", Settled(cursor=second, failed=(late, given_up)), owner="me", now=LATER)
+        await delete_all(store)
+        assert await left(store) == [over(1).id, over(3).id]
+        await store.outbox.settle("shop", Settled(cursor=third, delivered=(first,)), owner="me", now=LATER)
+        await delete_all(store)
+        assert await left(store) == []
+
+    @pytest.mark.parametrize("gone", ["off", "unnamed", "removed"])
+    async def test_a_sink_that_is_no_more_holds_nothing_back(self, store: Store, gone: str) -> None:
+        await store.outbox.register([NewSink(name="shop", address="stdout:", beginning=True)], now=NOW)
+        await store.apply([whole(over())])
+        soon = NOW + DAY
+        (told,) = await store.outbox.events(after=0, limit=10)
+        await store.outbox.claim("shop", owner="me", now=NOW, lease=DAY)
+        owed = Failure(cursor=told.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
+        await store.outbox.settle("shop", Settled(failed=(owed,)), owner="me", now=NOW)
+        await delete_all(store, now=soon)
+        assert await left(store) == [over().id]
+        if gone == "off":
+            await store.outbox.switch("shop", on=False, now=soon)
+        elif gone == "removed":
+            await store.outbox.remove("shop")
+        await delete_all(store, now=LATER if gone == "unnamed" else soon)
+        assert await left(store) == []
+
+    async def test_a_reader_can_tell_that_it_missed_something(self, store: Store) -> None:
+        assert await store.outbox.horizon() == 0
+        await store.apply([whole(over())])
+        await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),), alarms=(alarm(NOW - DAY),))])
+        kept = [told.cursor for told in await store.outbox.events(after=0, limit=10)]
+        newest = await store.outbox.latest()
+        await delete_all(store)
+        assert [told.cursor for told in await store.outbox.events(after=0, limit=10)] == kept[1:2]
+        assert await store.outbox.horizon() == kept[2]
+        assert await store.outbox.latest() == newest

@@ -226,10 +226,14 @@ def replay(
     return len(owed), found[-1].cursor if len(found) == REPLAYED else None
 
 
+def waited_for(now: datetime) -> ColumnElement[bool]:
+    """Say for which sinks old events are kept: those that are on, and that some process named lately."""
+    return and_(SINKS.c.on, SINKS.c.seen_at > rows.stamp(now - NAMED_WITHIN))
+
+
 def told_everywhere(connection: Connection, *, now: datetime) -> int:
-    """Give the cursor up to which every sink that is on and still named has been told, but for deliveries."""
-    named = and_(SINKS.c.on, SINKS.c.seen_at > rows.stamp(now - NAMED_WITHIN))
-    slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(named)).scalar_one()
+    """Give the cursor up to which every sink that is waited for has been told, but for deliveries."""
+    slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(waited_for(now))).scalar_one()
     return telling.latest(connection) if slowest is None else slowest
 
 

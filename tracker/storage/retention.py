@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, select, tuple_
 
 from tracker.models import SETTLED
-from tracker.storage import rows
-from tracker.storage.tables import ALARMS, FORGOTTEN, ORPHANS, TASKS
+from tracker.storage import outbox, rows, telling
+from tracker.storage.tables import ALARMS, DELIVERIES, EVENTS, FORGOTTEN, ORPHANS, SINKS, TASKS
 from tracker.storage.upserts import upsert
 
 # How long it is remembered, from its deletion on, that there was a task.
@@ -35,17 +35,26 @@ class Deleted:
     after: Place | None = None
 
 
-def deletable() -> ColumnElement[bool]:
-    """Say which tasks may go once they are old enough: settled, with nothing left to ask the provider."""
-    return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None))
+def deletable(told: int, now: datetime) -> ColumnElement[bool]:
+    """Say which tasks may go once they are old enough: settled, with nothing left to ask or to tell.
+
+    Every sink has been told the events up to ``told``, but for those that it is owed.
+    """
+    untold = exists().where(EVENTS.c.task_id == TASKS.c.id, EVENTS.c.id > told)
+    waited_for = select(SINKS.c.name).where(outbox.waited_for(now))
+    waiting = and_(DELIVERIES.c.next_at.is_not(None), DELIVERIES.c.sink.in_(waited_for))
+    owed = exists().where(DELIVERIES.c.task_id == TASKS.c.id, waiting)
+    return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None), ~untold, ~owed)
 
 
 def delete_old(connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int) -> Deleted:
     """Delete from the next ``limit`` tasks that finished by ``until`` those that may go, and as many old other rows."""
     seen = _finished(connection, until=until, after=after, limit=limit)
     settled = ORPHANS.c.next_check_at.is_(None)
+    told = outbox.told_everywhere(connection, now=now)
+    _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
     return Deleted(
-        tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now) if seen else 0,
+        tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
         orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit, settled),
         alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
         tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
@@ -68,10 +77,18 @@ def _finished(connection: Connection, *, until: datetime, after: Place | None, l
     return [(rows.moment(at), task_id) for at, task_id in connection.execute(statement)]
 
 
-def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime) -> int:
+def _forget_alarms(connection: Connection, *, until: datetime, told: int, limit: int) -> None:
+    """Delete the events that told of old alarms."""
+    old = and_(EVENTS.c.task_id.is_(None), EVENTS.c.at <= rows.stamp(until), EVENTS.c.id <= told)
+    found = connection.execute(select(EVENTS.c.id).where(old).order_by(EVENTS.c.at).limit(limit)).scalars().all()
+    if found:
+        telling.forget(connection, EVENTS.c.id.in_(found))
+
+
+def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, told: int) -> int:
     column = TASKS.c
     found = select(column.id, column.provider, column.account, column.provider_task_id)
-    found = found.where(column.id.in_(ids), deletable()).with_for_update(skip_locked=True)
+    found = found.where(column.id.in_(ids), deletable(told, now)).with_for_update(skip_locked=True)
     gone = connection.execute(found).all()
     if not gone:
         return 0
@@ -79,7 +96,8 @@ def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime) -> 
         (task.provider, task.account, task.provider_task_id, task.id) for task in gone if task.provider_task_id
     )
     _remember(connection, names, now)
-    # What belongs to a task (tags, submission, observations, events) goes with it.
+    telling.forget(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
+    # What else belongs to a task (tags, submission, observations) goes with it.
     connection.execute(delete(TASKS).where(column.id.in_([task.id for task in gone])))
     return len(gone)
 
