@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 import jwt
 
-from homing.serve import compose
+from homing.serve import Homing
 from homing.serving_lock import Held, ServingLock
 from tracker.api.access import Access
 from tracker.bounds import JsonObject, read_object
@@ -95,7 +95,7 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
             http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
         else:
             parts = {Part.API, Part.LOOPS} if loops else {Part.API}
-            homing = await stack.enter_async_context(compose(settings, access=_ours(settings), parts=parts))
+            homing = await stack.enter_async_context(Homing(settings, access=_ours(settings), parts=parts))
             transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
             http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
         yield ApiClient(await stack.enter_async_context(http))

@@ -23,7 +23,7 @@ import httpx
 from homing.demo_account import Account, Document, account, as_json
 from homing.demo_screen import Screen, screen, summary
 from homing.sandbox import RunningSandbox, SandboxSettings, serve_in_thread
-from homing.serve import compose
+from homing.serve import Homing
 from homing.tables import print_json, print_line
 from homing.web_server import Stop, address, listen, running
 from tracker.models import SETTLED
@@ -118,7 +118,7 @@ async def run(args: Namespace) -> int:
             kling_webhook_secrets=(secret,),
             poll_budget=6000,
         )
-        homing = await stack.enter_async_context(compose(settings, policy=POLICY))
+        homing = await stack.enter_async_context(Homing(settings, policy=POLICY))
         serving = await stack.enter_async_context(running(homing.app, listener))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30, trust_env=False))
         stage = Stage(sandbox=sandbox, url=url, http=http, prompts=prompts)

@@ -1,9 +1,9 @@
 """One process: receiver, gateway and API in one app, the loops beside it, over one database; or only some of them."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
-from typing import Final
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from types import TracebackType
+from typing import Final, Self
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -28,44 +28,68 @@ from tracker.settings import Settings
 ALL: Final = frozenset(Part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Homing:
-    """The parts that run together over one database."""
-
-    tracker: Tracker
-    app: ASGIApp
-
-
 @asynccontextmanager
-async def joined(
-    settings: Settings, *, parts: Collection[Part], policy: Policy | None = None, rhythm: Rhythm = RHYTHM
-) -> AsyncIterator[tuple[Tracker, Membership]]:
+async def joined(settings: Settings, *, parts: Collection[Part]) -> AsyncIterator[tuple[Tracker, Membership]]:
     """Open the settings' database as one of the processes that serve it; that of a file holds the serving lock."""
     clock = SteeredClock()
-    tracker = create_tracker(settings, policy=policy, clock=clock)
-    async with tracker, Membership(tracker, clock, parts=parts, rhythm=rhythm) as membership:
+    tracker = create_tracker(settings, clock=clock)
+    async with tracker, Membership(tracker, clock, parts=parts) as membership:
         yield tracker, membership
 
 
-@asynccontextmanager
-async def compose(
-    settings: Settings,
-    *,
-    access: Access | None = None,
-    policy: Policy | None = None,
-    parts: Collection[Part] = ALL,
-    rhythm: Rhythm = RHYTHM,
-) -> AsyncIterator[Homing]:
-    """Build ``parts`` over the settings' database and close them again; the caller holds the serving lock.
+class Homing:
+    """The parts that run together over the settings' database. Nothing is opened before ``async with``.
 
-    ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
+    So it can be made where an app of your own is, and ``app`` mounted into that; see docs/embedding.md. ``access``
+    replaces what the settings say about who may call, ``policy`` the usual delays. Whoever enters it holds the serving
+    lock, or enters ``serving`` instead.
     """
-    async with joined(settings, parts=parts, policy=policy, rhythm=rhythm) as (tracker, membership):
-        app = _app(tracker, settings, access or access_of(settings), parts)
-        # Without the other loops it still plans the first look at what it submits.
-        loops = _loops(tracker, membership, settings) if Part.LOOPS in parts else [tracker.learner]
-        async with looping(loops):
-            yield Homing(tracker=tracker, app=app)
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        access: Access | None = None,
+        policy: Policy | None = None,
+        parts: Collection[Part] = ALL,
+        rhythm: Rhythm = RHYTHM,
+    ) -> None:
+        self._settings = settings
+        self._parts = parts
+        clock = SteeredClock()
+        self.tracker = create_tracker(settings, policy=policy, clock=clock)
+        self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
+        self.app = _app(self.tracker, settings, access or access_of(settings), parts)
+        self._open = AsyncExitStack()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Self]:
+        """Run as the one process that serves the settings' file; SettingsError where another one does."""
+        with _lock(self._settings):
+            async with self:
+                yield self
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            await opening.enter_async_context(self.tracker)
+            await opening.enter_async_context(self._membership)
+            await opening.enter_async_context(looping(self._loops()))
+            self._open = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    def _loops(self) -> Iterator[Loop]:
+        if Part.LOOPS not in self._parts:
+            # Without the other loops it still plans the first look at what it submits.
+            yield self.tracker.learner
+            return
+        yield Reconciler(self.tracker, share=self._membership.share)
+        if self._settings.retention is not None:
+            yield Retention(self.tracker, keep=self._settings.retention)
 
 
 def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection[Part]) -> ASGIApp:
@@ -78,12 +102,6 @@ def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection
     if Part.RECEIVER not in parts:
         return app
     return create_receiver(tracker, ReceiverSettings.from_settings(settings), otherwise=app)
-
-
-def _loops(tracker: Tracker, membership: Membership, settings: Settings) -> Iterator[Loop]:
-    yield Reconciler(tracker, share=membership.share)
-    if settings.retention is not None:
-        yield Retention(tracker, keep=settings.retention)
 
 
 def access_of(settings: Settings) -> Access:
@@ -107,7 +125,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None], parts: C
         check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
     with _lock(settings) as lock, closing(listen(settings.host, settings.port)) as listener:
         url = address(listener)
-        async with compose(settings, parts=parts) as homing, running(homing.app, listener) as serving:
+        async with Homing(settings, parts=parts) as homing, running(homing.app, listener) as serving:
             stop = Stop()
             # Commands look for the API there.
             lock.announce(url if Part.API in parts else None)

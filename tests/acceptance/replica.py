@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import timedelta
 
 from homing.logs import set_up_logs
-from homing.serve import compose
+from homing.serve import Homing
 from homing.web_server import listen, running
 from tests.acceptance.launcher import POLICIES
 from tracker.membership import Rhythm
@@ -24,7 +24,7 @@ async def serve(args: argparse.Namespace) -> None:
     set_up_logs(settings.log_level)
     with closing(listen(settings.host, settings.port)) as listener:
         async with (
-            compose(settings, policy=POLICIES[args.policy], rhythm=QUICK) as homing,
+            Homing(settings, policy=POLICIES[args.policy], rhythm=QUICK) as homing,
             running(homing.app, listener),
         ):
             await asyncio.Event().wait()

@@ -12,7 +12,7 @@ import httpx
 from starlette.applications import Starlette
 
 from homing.sandbox import RunningSandbox
-from homing.serve import access_of, compose
+from homing.serve import Homing, access_of
 from homing.web_server import address, listen, running
 from tracker.api import Limits, NamedKey, routes
 from tracker.schedule import Policy
@@ -58,7 +58,7 @@ async def served(
             "public_url": url,
         }
         chosen = Settings(**(usual | settings))
-        async with compose(chosen, policy=QUICK) as homing:
+        async with Homing(chosen, policy=QUICK) as homing:
             app = homing.app
             if limits is not None:
                 app = Starlette(routes=routes(homing.tracker, access_of(chosen), limits=limits))
