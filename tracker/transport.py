@@ -223,7 +223,8 @@ class Poster:
         url = httpcore.URL(
             scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path or b"/"
         )
-        sent = {"host": target.netloc.decode(), "user-agent": "homing", **_basic(target), **headers}
+        named = {"host": target.netloc.decode(), "user-agent": "homing", **_basic(target), **headers}
+        sent = [(name.encode(), value.encode()) for name, value in named.items()]
         timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
         async with pool.stream("POST", url, headers=sent, content=body, extensions=timeouts) as response:
             told = {name.lower(): value for name, value in response.headers}
