@@ -156,7 +156,7 @@ def _options(written: str, scheme: Scheme) -> Mapping[str, list[str]]:
 
 
 def _web(address: str) -> Place:
-    wrong = "write an address such as https://shop.example/hook#name=shop"
+    wrong = "write an address such as https://shop.example/hook#name=shop; in a password, write # @ / as %23 %40 %2F"
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port

@@ -41,12 +41,20 @@ class Function:
     width = WIDTH
 
     def __init__(
-        self, hook: Hook | AsyncHook, *, name: str, source: str, takes: Filter = EVERYTHING, within: timedelta = WITHIN
+        self,
+        hook: Hook | AsyncHook,
+        *,
+        name: str,
+        source: str,
+        takes: Filter = EVERYTHING,
+        within: timedelta = WITHIN,
+        grace: timedelta = GRACE,
     ) -> None:
         self.name = name
         self._source = source
         self._takes = takes.takes
         self._within = within
+        self._grace = grace
         self._hook = hook
         self._threaded: Threaded[dict[str, Any]] = Threaded(self._call, name=name, within=within, said=_raised)
         self._running: set[asyncio.Task[Outcome]] = set()
@@ -56,7 +64,7 @@ class Function:
 
     async def close(self) -> None:
         if self._running:
-            await asyncio.wait(self._running, timeout=GRACE.total_seconds())
+            await asyncio.wait(self._running, timeout=self._grace.total_seconds())
         for task in self._running:
             task.cancel()
 
