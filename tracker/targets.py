@@ -36,6 +36,9 @@ class Allowed:
     networks: tuple[IPNetwork, ...] = ()
     hosts: frozenset[str] = frozenset()
 
+    def __str__(self) -> str:
+        return ", ".join([*map(str, self.networks), *sorted(self.hosts)])
+
     def names(self, host: str) -> bool:
         """Whether a host is allowed by its name, whatever its addresses are."""
         return plain_host(host) in self.hosts

@@ -13,7 +13,7 @@ from tests.events import a_success, an_alarm, an_event
 from tracker.contract import structured
 from tracker.outbox.filters import read_filter
 from tracker.outbox.sink import DELIVERED
-from tracker.outbox.stdout import Lines
+from tracker.outbox.stdout import WITHIN, Lines
 
 SOURCE = "urn:homing"
 WAVE = [an_event(a_success(1, request={"prompt": "two\nlines\u2028three"})), an_event(a_success(2)), an_alarm()]
@@ -28,8 +28,8 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def lines(descriptor: int, **options: timedelta) -> Lines:
-    return Lines(name="stdout", source=SOURCE, descriptor=descriptor, **options)
+def lines(descriptor: int, within: timedelta = WITHIN) -> Lines:
+    return Lines(name="stdout", source=SOURCE, descriptor=descriptor, within=within)
 
 
 async def test_each_event_is_one_line_of_json_and_out_at_once(pipe: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ what was written, which may be a secret: a word is only shown where it is one of
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -25,7 +25,7 @@ from tracker.outbox.spec import SinkSpec
 from tracker.outbox.stdout import Lines
 from tracker.outbox.webhook import Webhook
 from tracker.targets import ALLOW, NOWHERE, Allowed, inward
-from tracker.transport import Poster
+from tracker.transport import Poster, check_target
 from tracker.views import NewSink
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,11 +58,13 @@ class Place:
 class Scheme:
     """One kind of sink. ``read`` gives the place of an address or raises ValueError; ``make`` raises SettingsError.
 
+    ``check`` looks, without sending anything, whether it would work, and raises a HomingError that says why not.
     ``options`` are those that this scheme alone has; ``signs`` where it has a secret of its own.
     """
 
     read: Callable[[str], Place]
     make: Callable[[SinkSpec, SinkParts], Sink]
+    check: Callable[[SinkSpec, Allowed], Awaitable[None]]
     options: frozenset[str] = frozenset()
     signs: bool = False
 
@@ -100,6 +102,14 @@ def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[N
 def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
     """Give the names of the sinks that sign with a secret."""
     return frozenset({CALLBACKS, *(spec.name for spec in specs if SCHEMES[spec.scheme].signs)})
+
+
+async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
+    """Look whether a sink would work, without sending anything.
+
+    Raises SettingsError or TargetRefused where it cannot be, NotSent where its receiver cannot be found now.
+    """
+    await SCHEMES[spec.scheme].check(spec, allowed)
 
 
 def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
@@ -185,6 +195,22 @@ def _stdout(address: str) -> Place:
     return Place(target="", address="stdout:", name="stdout")
 
 
+async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
+    parts = urlsplit(spec.target)
+    port = parts.port or _PORTS[parts.scheme]
+    await check_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
+
+
+async def _check_python(spec: SinkSpec, allowed: Allowed) -> None:
+    del allowed
+    function.load(spec)
+
+
+async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
+    """There is always one."""
+    del spec, allowed
+
+
 def _webhook(spec: SinkSpec, parts: SinkParts) -> Sink:
     poster = Poster(parts.allowed)
     return Webhook(spec, source=parts.source, secrets=parts.secrets, poster=poster, clock=parts.clock)
@@ -200,9 +226,9 @@ def _lines(spec: SinkSpec, parts: SinkParts) -> Sink:
 
 SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
     {
-        "https": Scheme(read=_web, make=_webhook, signs=True),
-        "http": Scheme(read=_web, make=_webhook, signs=True),
-        "python": Scheme(read=_python, make=_function),
-        "stdout": Scheme(read=_stdout, make=_lines),
+        "https": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "http": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "python": Scheme(read=_python, make=_function, check=_check_python),
+        "stdout": Scheme(read=_stdout, make=_lines, check=_check_stdout),
     }
 )
