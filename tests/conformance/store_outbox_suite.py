@@ -107,7 +107,7 @@ class StoreOutbox(OpenStore):
         events = await happened(store, 1)
         await held(store)
         await held(store, "other", now=NOW + LEASE)
-        fresh = {"cursor": events[0].cursor, "failed": (failure(events[0]),), "told": 1, "off": True}
+        fresh: dict[str, Any] = {"cursor": events[0].cursor, "failed": (failure(events[0]),), "told": 1, "off": True}
         assert not await settled(store, **fresh)
         state = await state_of(store)
         assert (state.cursor, state.waiting, state.delivered, state.on) == (0, 0, 0, True)
