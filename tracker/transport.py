@@ -31,9 +31,11 @@ from tracker.targets import Allowed, refusal
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS: Final = 64
-# Of one poster: those that are open, how long an idle one is kept (receivers commonly close theirs after five seconds),
-# and how many names are looked up at once.
-POSTS: Final = 32
+# Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
+# them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
+# up at once.
+POSTS: Final = 256
+IDLE_POSTS: Final = 32
 IDLE_SECONDS: Final = 4.0
 LOOKUPS: Final = 8
 # An answer's body is nobody's business here; it is only read so that the connection can be used again.
@@ -178,7 +180,7 @@ class Poster:
             scheme: httpcore.AsyncConnectionPool(
                 ssl_context=trust,
                 max_connections=POSTS,
-                max_keepalive_connections=POSTS,
+                max_keepalive_connections=IDLE_POSTS,
                 keepalive_expiry=IDLE_SECONDS,
                 network_backend=_Guarded(self._allowed, resolve, encrypted=scheme == b"https"),
             )

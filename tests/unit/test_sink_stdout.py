@@ -71,6 +71,19 @@ async def test_a_reader_that_is_slow_costs_a_bounded_time_and_gets_whole_lines(p
     assert ids == [long[0].id, long[1].id, *(told.id for told in WAVE)]
 
 
+async def test_lines_stay_whole_where_writing_does_not_block(pipe: tuple[int, int]) -> None:
+    """So is a terminal, or a pipe, that another program has made so."""
+    read, write = pipe
+    os.set_blocking(write, False)
+    long = [an_event(a_success(number, request={"prompt": "x" * 100_000}), cursor=number) for number in range(1, 5)]
+    sending = asyncio.create_task(lines(write).send(long))
+    got = bytearray()
+    while got.count(b"\n") < len(long):
+        got += await asyncio.to_thread(os.read, read, 1 << 16)
+    assert await sending == [DELIVERED] * 4
+    assert [json.loads(line)["id"] for line in got.splitlines()] == [told.id for told in long]
+
+
 async def test_what_cannot_be_written_at_all_is_said(pipe: tuple[int, int]) -> None:
     os.close(pipe[1])
     (outcome,) = await lines(pipe[1]).send(WAVE[:1])

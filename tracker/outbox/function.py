@@ -28,7 +28,7 @@ AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
 
 WIDTH: Final = 256
 # For a whole wave: what takes longer is better given to something that queues.
-WITHIN: Final = timedelta(seconds=30)
+WITHIN: Final = timedelta(seconds=20)
 # What has begun may still end by itself.
 GRACE: Final = timedelta(seconds=3)
 _WRITTEN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
