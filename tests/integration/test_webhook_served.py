@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook as PublicWebhook
@@ -24,7 +25,7 @@ async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too
 ) -> None:
     async with WebReceiver() as caller, WebReceiver() as shop:
         sinks = parse_sinks(f"{shop.url}#name=shop&type=succeeded&client=studio {shop.url}#name=none&client=other")
-        settings = {"api_keys": (STUDIO,), "sinks": sinks, "allowed_targets": LOOPBACK}
+        settings: dict[str, Any] = {"api_keys": (STUDIO,), "sinks": sinks, "allowed_targets": LOOPBACK}
         async with served(tmp_path, kling_sandbox, **settings) as homing:
             created = await homing.client.post(OMNI, json=CAT | {"callback_url": caller.url, "external_task_id": "o/1"})
             assert created.status_code == 200, created.text
