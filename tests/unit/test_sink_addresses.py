@@ -168,9 +168,9 @@ def test_a_secret_in_an_address_is_nowhere_to_be_seen() -> None:
         assert "shop.example" in shown
 
 
-def test_the_callers_callbacks_are_always_told_and_from_the_beginning() -> None:
+def test_the_callers_callbacks_are_always_told_but_not_about_what_was_before_there_were_any() -> None:
     (new, sink), *others = made("")
-    assert (new.name, sink.name, new.beginning, others) == ("callbacks", "callbacks", True, [])
+    assert (new.name, sink.name, new.beginning, others) == ("callbacks", "callbacks", False, [])
 
 
 def test_every_scheme_makes_a_sink_of_its_name() -> None:

@@ -91,8 +91,8 @@ def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[N
     Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
     """
     callbacks = Callbacks(secrets=parts.secrets, poster=Poster(parts.allowed), clock=parts.clock)
-    # Who asked to be called back is called back about all of it.
-    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS, beginning=True), callbacks)]
+    # From now on: where tasks were kept before there were callbacks, nobody waits for those any more.
+    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS), callbacks)]
     for spec in specs:
         new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
         made.append((new, SCHEMES[spec.scheme].make(spec, parts)))
