@@ -49,8 +49,11 @@ EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "detail")
 
 
-def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
-    """Decide and write ``works``; give each one's result, or the CallerError it raised, in order."""
+def apply(connection: Connection, works: Sequence[Work[Any]], told: list[Task] | None = None) -> list[Any]:
+    """Decide and write ``works``; give each one's result, or the CallerError it raised, in order.
+
+    ``told`` gets the tasks of the events, as they then are; they count once this is committed.
+    """
     loaded = _load(connection, works)
     known = Known(loaded)
     results: list[Any] = []
@@ -66,6 +69,9 @@ def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
         changes.append(change)
         results.append(change.result)
     _write(connection, changes, before={task.id: task for task in loaded})
+    if told is not None:
+        # Anew: this may be the second run.
+        told[:] = (telling.subject(event, change.task) for change in changes for event in change.events)
     return results
 
 

@@ -99,7 +99,10 @@ class Store:
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
-        return await self._database.write_batch(batch.apply, works)
+        told: list[Task] = []
+        results = await self._database.write_batch(batch.apply, works, told)
+        self.outbox.recent.keep(told)
+        return results
 
     async def task(self, task_id: str) -> Task | None:
         return await self._database.read(_one, select(TASKS).where(TASKS.c.id == task_id))

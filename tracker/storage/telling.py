@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 from tracker.contract import ALARM_TYPE, Told
 from tracker.models import Alarm, Event, Task
 from tracker.storage import rows
+from tracker.storage.recent import Recent
 from tracker.storage.tables import COUNTERS, EVENTS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import AlarmCount
@@ -40,17 +41,24 @@ KEPT: Final = (
 HORIZON: Final = "events forgotten"
 _PLACES: Final = {name: place for place, name in enumerate(rows.READ)}
 _EVENT: Final = (EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.data, EVENTS.c.task_id)
+HEADS: Final = select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.task_id)
 READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_from(
     EVENTS.outerjoin(TASKS, TASKS.c.id == EVENTS.c.task_id)
 )
+NONE: Final = Recent()
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def columns(event: Event, after: Task | None) -> tuple[Any, ...]:
     """Give an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
-    task = after if after is not None and after.version == event.sequence else event.task
+    task = subject(event, after)
     data = {name: rows.COLUMNS[name](task) for name in KEPT}
     return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(data))
+
+
+def subject(event: Event, after: Task | None) -> Task:
+    """Give the task that an event tells of, as it then was."""
+    return after if after is not None and after.version == event.sequence else event.task
 
 
 def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
@@ -66,10 +74,27 @@ def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
     return (None, 1, ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
 
 
-def read(connection: Connection, *, after: int, limit: int) -> list[Told]:
-    """Give the events after a cursor, in order."""
+def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Told]:
+    """Give the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
+    if recent and (found := _read_recent(connection, after, limit, recent)) is not None:
+        return found
     statement = READING.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
     return [told(row) for row in connection.execute(statement)]
+
+
+def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Told] | None:
+    heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
+    found: dict[int, Told | None] = {}
+    for cursor, kind, sequence, at, task_id in heads:
+        task = None if task_id is None else recent.get(task_id, sequence)
+        known = Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
+        found[cursor] = None if task is None else known
+    others = [cursor for cursor, one in found.items() if one is None]
+    if 2 * len(others) > len(heads):
+        return None
+    if others:
+        found.update((one.cursor, one) for one in pick(connection, others))
+    return [one for one in found.values() if one is not None]
 
 
 def pick(connection: Connection, ids: Sequence[int]) -> list[Told]:
