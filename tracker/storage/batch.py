@@ -117,12 +117,11 @@ def _write_tasks(connection: Connection, changes: Sequence[Change[Any]], before:
     # Old rows first: a rejected row gives up its keys before a new one takes them.
     old = [task for task in ordered if task.id in before]
     # What no row of the batch changes is not written: each column that is costs the upkeep of its indexes.
-    columns = tuple(sorted(set().union(*(rows.changed_columns(before[task.id], task) for task in old))))
+    columns = rows.changed_columns((before[task.id], task) for task in old)
     if columns:
-        named = ("id", *columns)
-        bulk.update_rows(connection, TASKS, columns, [rows.task_columns(task, named) for task in old])
+        bulk.update_rows(connection, TASKS, tuple(columns), rows.task_columns(old, ("id", *columns)))
     new = [task for task in ordered if task.id not in before]
-    bulk.insert_rows(connection, TASKS, ALL, [rows.task_columns(task, ALL) for task in new])
+    bulk.insert_rows(connection, TASKS, ALL, rows.task_columns(new, ALL))
     tags = [(tag, task.id) for task in new for tag in sorted(set(task.tags))]
     bulk.insert_rows(connection, TAGS, ("tag", "task_id"), tags)
 

@@ -1,6 +1,6 @@
 """Rows to values and back: the one place that knows how a value is written into columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -77,7 +77,7 @@ def stamp(moment: datetime) -> int:
 
 def moment(value: int) -> datetime:
     """Read back what ``stamp`` wrote."""
-    return EPOCH + timedelta(microseconds=value)
+    return EPOCH + timedelta(0, 0, value)
 
 
 def _stamped(name: str) -> Callable[[Task], int | None]:
@@ -118,17 +118,21 @@ FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def changed_columns(before: Task, after: Task) -> set[str]:
-    """Name the columns in which two versions of a task differ."""
-    was, now = before.__dict__, after.__dict__
-    # Both have their fields in the same order; most hold the very same value.
-    others = [name for name in compress(FIELDS, map(is_not, now.values(), was.values())) if now[name] != was[name]]
-    return {column for name in others for column in FOLLOWING.get(name, (name,))}
+def changed_columns(versions: Iterable[tuple[Task, Task]]) -> list[str]:
+    """Name the columns in which a task of any pair differs from its earlier version, the first of the pair; sorted."""
+    names: set[str] = set()
+    for before, after in versions:
+        was, now = before.__dict__, after.__dict__
+        # Both have their fields in the same order; most hold the very same value.
+        for name in compress(FIELDS, map(is_not, now.values(), was.values())):
+            if name not in names and now[name] != was[name]:
+                names.add(name)
+    return sorted({column for name in names for column in FOLLOWING.get(name, (name,))})
 
 
-def task_columns(task: Task, columns: Sequence[str]) -> list[Any]:
-    """Give the values of some columns."""
-    return [COLUMNS[name](task) for name in columns]
+def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Give the values of some columns, a tuple for each task."""
+    return list(zip(*(map(COLUMNS[name], tasks) for name in columns), strict=True))
 
 
 # What a task is read from: for each of its fields the column, and what else its standing needs.
@@ -148,7 +152,7 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     values.update(zip(FIELDS, columns, strict=False))
     for name in TIMES:
         if (value := values[name]) is not None:
-            values[name] = EPOCH + timedelta(microseconds=value)
+            values[name] = EPOCH + timedelta(0, 0, value)
     status = values["status"] = STATUSES[values["status"]]
     values["standing"] = Standing(
         rank=RANK[status],
