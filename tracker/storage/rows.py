@@ -248,27 +248,32 @@ def orphan_from_row(row: Row) -> Orphan:
     )
 
 
-def orphan_to_row(orphan: Orphan) -> dict[str, Any]:
-    """Give the columns of an orphan, without its id."""
-    return {
-        "provider": orphan.provider,
-        "provider_task_id": orphan.provider_task_id,
-        "external_id": orphan.external_id,
-        "kind": orphan.kind,
-        "client": orphan.client,
-        "address": orphan.address,
-        "word": orphan.word,
-        "state": orphan.state,
-        "why": orphan.why,
-        "first_at": stamp(orphan.first_at),
-        "last_at": stamp(orphan.last_at),
-        "deliveries": orphan.deliveries,
-        "checks": orphan.checks,
-        "next_check_at": None if orphan.next_check_at is None else stamp(orphan.next_check_at),
-        "task_id": orphan.task_id,
-        "signed": orphan.signed,
-        "body": orphan.body,
-    }
+# All but the id.
+ORPHAN: Final = (
+    "provider",
+    "provider_task_id",
+    "external_id",
+    "kind",
+    "client",
+    "address",
+    "word",
+    "state",
+    "why",
+    "first_at",
+    "last_at",
+    "deliveries",
+    "checks",
+    "next_check_at",
+    "task_id",
+    "signed",
+    "body",
+)
+
+
+def orphan_columns(orphan: Orphan) -> tuple[Any, ...]:
+    """Give the columns ``ORPHAN`` of an orphan."""
+    values = (getattr(orphan, name) for name in ORPHAN)
+    return tuple(stamp(value) if isinstance(value, datetime) else value for value in values)
 
 
 def address_from_row(row: Row) -> StandingAddress:
