@@ -62,6 +62,11 @@ class Store:
         return PostgresNotices(self._database.url) if self.shared else None
 
     @property
+    def batches_at_once(self) -> int:
+        """How many batches it takes at once; what is handed over first is first decided."""
+        return self._database.backend.batches_at_once
+
+    @property
     def file(self) -> Path | None:
         """The file that is the database, None where it is a server."""
         return self._database.backend.file

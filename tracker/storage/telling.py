@@ -5,16 +5,18 @@ read from the task's row.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, literal_column, select
 
 from tracker.contract import ALARM_TYPE, Told
 from tracker.models import Alarm, Event, Task
 from tracker.storage import rows
+from tracker.storage.bulk import Statement, text_of
 from tracker.storage.recent import Recent
-from tracker.storage.tables import COUNTERS, EVENTS, TASKS
+from tracker.storage.tables import ALARMS, COUNTERS, EVENTS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import AlarmCount
 
@@ -37,6 +39,8 @@ KEPT: Final = (
     "provider_task_id",
     "callback_asked",
 )
+TOLD: Final = ("type", "at", "data")
+COUNTED: Final = ("kind", "provider", "hour", "count")
 # The highest id of an event that was deleted: a reader whose cursor is before it may have missed something.
 HORIZON: Final = "events forgotten"
 _PLACES: Final = {name: place for place, name in enumerate(rows.READ)}
@@ -61,8 +65,8 @@ def subject(event: Event, after: Task | None) -> Task:
     return after if after is not None and after.version == event.sequence else event.task
 
 
-def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
-    """Give the columns of the event that tells of an hour's first alarm of its kind."""
+def of_alarm(dialect: str, alarm: AlarmCount) -> Statement:
+    """Tell of an hour's alarms, where the ones just counted are the first of theirs."""
     data = {
         "kind": alarm.kind.value,
         "provider": alarm.provider,
@@ -71,7 +75,18 @@ def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
         "task_id": alarm.task_id,
         "detail": alarm.detail,
     }
-    return (None, 1, ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    told = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    return Statement(_first_of_its_hour(dialect), (*told, *rows.alarm_columns(alarm)[: len(COUNTED)]))
+
+
+@cache
+def _first_of_its_hour(dialect: str) -> str:
+    """Write an event where the hour's count is no more than what was just counted."""
+    told = [bindparam(name, type_=EVENTS.c[name].type) for name in TOLD]
+    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNTED))
+    found = select(literal_column("NULL"), literal_column("1"), *told).where(counted)
+    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *TOLD], found)
+    return text_of(dialect, statement, [*TOLD, *(f"alarm_{name}" for name in COUNTED)])
 
 
 def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Told]:
