@@ -124,7 +124,7 @@ async def pieces(
         found = [told for told in page if takes(told)]
         if found:
             known = found[-1].cursor
-            yield b"".join(_frame(told, source) for told in found)
+            yield b"".join(frame(told, source) for told in found)
         elif now() >= due:
             yield b":\n" if cursor == known else b"id: %d\n\n" % cursor
             known = cursor
@@ -135,7 +135,8 @@ async def pieces(
         due = now() + heartbeat.total_seconds()
 
 
-def _frame(told: Told, source: str) -> bytes:
+def frame(told: Told, source: str) -> bytes:
+    """Write one event of a stream."""
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (told.cursor, told.type.encode(), structured(told, source))
 
 
