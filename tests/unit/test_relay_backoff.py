@@ -51,8 +51,8 @@ def test_what_is_put_aside_comes_back_within_twice_the_most(closed_for: timedelt
 def test_an_event_is_given_up_after_many_attempts_in_a_long_time_while_others_were_taken() -> None:
     long_ago = NOW - backoff.PATIENCE
     enough: dict[str, datetime] = {"first_at": long_ago, "delivered_at": NOW, "now": NOW}
-    assert backoff.hopeless(backoff.ATTEMPTS, **enough)
-    assert not backoff.hopeless(backoff.ATTEMPTS - 1, **enough)
-    assert not backoff.hopeless(backoff.ATTEMPTS, **enough | {"first_at": long_ago + SECOND})
-    assert not backoff.hopeless(backoff.ATTEMPTS, first_at=long_ago, delivered_at=None, now=NOW)
-    assert not backoff.hopeless(backoff.ATTEMPTS, **enough | {"delivered_at": long_ago})
+    assert backoff.spent(backoff.ATTEMPTS, **enough)
+    assert not backoff.spent(backoff.ATTEMPTS - 1, **enough)
+    assert not backoff.spent(backoff.ATTEMPTS, **enough | {"first_at": long_ago + SECOND})
+    assert not backoff.spent(backoff.ATTEMPTS, first_at=long_ago, delivered_at=None, now=NOW)
+    assert not backoff.spent(backoff.ATTEMPTS, **enough | {"delivered_at": long_ago})
