@@ -75,6 +75,14 @@ async def test_at_the_end_of_the_time_it_is_told_as_it_is(homing: Watched) -> No
     assert (answer.status_code, answer.json()["version"]) == (200, 1)
 
 
+async def test_any_id_of_a_task_will_do(homing: Watched) -> None:
+    task = await a_kept_task(homing, external_id="mine/1")
+    waiting = asyncio.create_task(homing.client.get("/v1/tasks/mine%2F1?wait=55"))
+    await waits(homing)
+    await homing.change(task, 2)
+    assert (await waiting).json()["version"] == 2
+
+
 async def test_a_tag_says_what_is_known_as_well(homing: Watched) -> None:
     task = await a_kept_task(homing)
     path = f"/v1/tasks/{task.id}"
