@@ -21,6 +21,7 @@ from tracker.errors import CallerError
 from tracker.models import Task
 from tracker.storage import bulk, locks, rows, telling
 from tracker.storage.bulk import Plan, Rows, Statement
+from tracker.storage.recent import Written
 from tracker.storage.tables import (
     ALARMS,
     CAPABILITIES,
@@ -50,11 +51,12 @@ CAPABILITY: Final = ("base_url", "kind", "name", "present", "at")
 EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
 
-def apply(dialect: str, works: Sequence[Work[Any]], told: list[Task] | None = None) -> Plan[list[Any]]:
+def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = None) -> Plan[list[Any]]:
     """Plan to decide and write ``works``; its result is each one's, or the CallerError it raised, in order.
 
-    ``told`` gets the tasks of the events, as they then are; they count once this is committed.
+    ``written`` gets the events, which count once this is committed.
     """
+    last = yield from telling.last(dialect)
     loaded = yield from _load(dialect, works)
     known = Known(loaded)
     results: list[Any] = []
@@ -69,9 +71,10 @@ def apply(dialect: str, works: Sequence[Work[Any]], told: list[Task] | None = No
             known.put(change.task)
         changes.append(change)
         results.append(change.result)
-    if told is not None:
+    if written is not None:
         # Anew: this may be the second run.
-        told[:] = (telling.subject(event, change.task) for change in changes for event in change.events)
+        written.events = telling.of(changes, after=last or 0)
+        written.numbered = last is not None and not any(change.alarms for change in changes)
     return results, list(_write(dialect, changes, before={task.id: task for task in loaded}))
 
 

@@ -39,12 +39,13 @@ T = TypeVar("T")
 G = TypeVar("G")
 
 _psycopg: Any = psycopg.dialect
+SQLITE: Final = "sqlite"
 # How many rows a statement is about. Another number would be another statement, to be parsed and planned anew.
 SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 STATEMENTS: Final = 512
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {
-        "sqlite": sqlite.dialect(),
+        SQLITE: sqlite.dialect(),
         "postgresql": _psycopg(paramstyle="format"),
     }
 )
@@ -214,7 +215,7 @@ def _repeated(name: str, statement: ClauseElement, columns: Sequence[str], size:
 def _numbered(name: str, text: str) -> str:
     """Give numbers to the places for values, where the driver wants them."""
     numbers = count(1)
-    return text if name == "sqlite" else PLACE.sub(lambda _: f"${next(numbers)}", text)
+    return text if name == SQLITE else PLACE.sub(lambda _: f"${next(numbers)}", text)
 
 
 def text_of(name: str, statement: ClauseElement, order: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from tracker.storage.database import BUSY, Database
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
+from tracker.storage.recent import Written
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import (
@@ -104,9 +105,9 @@ class Store:
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
-        told: list[Task] = []
-        results = await self._database.write_batch(batch.apply, works, told)
-        self.outbox.recent.keep(told)
+        written = Written()
+        results = await self._database.write_batch(batch.apply, works, written)
+        self.outbox.recent.keep(written)
         return results
 
     async def task(self, task_id: str) -> Task | None:
