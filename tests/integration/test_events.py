@@ -180,7 +180,8 @@ async def test_what_was_deleted_while_nobody_waited_is_not_passed_over_in_silenc
     await store.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
     await homing.change(a_number(2), 1)
     assert await feed.beyond(0, within=LONG)
-    assert [told.cursor for told in await feed.read(0)] == [3]
+    # A process may still remember what it wrote itself; whether all of it is there, the database says.
+    assert (await feed.read(0))[-1].cursor == 3
     assert not await feed.reaches(0)
     assert await feed.reaches(2)
 
