@@ -176,6 +176,8 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str
     told.append(
         f"callbacks at {settings.public_url}" if settings.public_url else "no callbacks asked for, polling only"
     )
+    if settings.sinks and Part.LOOPS in parts:
+        told.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
     if Part.API in parts:
         keys = len(settings.api_keys) + len(settings.client_keys)
         told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else "no keys, so this machine only")
