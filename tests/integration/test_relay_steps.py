@@ -376,6 +376,52 @@ async def test_a_receiver_that_was_down_for_long_is_told_within_minutes_once_it_
     assert await on.owed() == []
 
 
+async def test_what_a_receiver_that_is_gone_was_owed_for_days_is_given_up(on: Stage) -> None:
+    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
+    await on.happen(*range(1, 42))
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    days = 0
+    while await on.owed():
+        assert (days := days + 1) < 6, "it is owed for ever"
+        await on.happen(2)
+        await on.all_new(teller)
+        for _ in range(24):
+            on.clock.advance(3_600 * SECOND)
+            teller.hold(float("inf"))
+            await on.all_owed(teller)
+    assert days >= 3
+    dead = await on.dead()
+    assert len(dead) == 21
+    assert all(one.error for one in dead)
+    assert sink.of(a_task(2).id) == list(range(2, 3 + days))
+
+
+async def test_many_receivers_that_never_answer_keep_no_other_out(on: Stage) -> None:
+    never = asyncio.Event()
+    sink = ScriptedSink(
+        where=lambda told: f"host of {told.subject}", held=lambda told: None if told.subject == a_task(1).id else never
+    )
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    await on.happen(*range(2, 5 * sink.width), 1)
+    await on.new(teller)
+    assert sink.of(a_task(1).id) == [2, 3]
+    assert sink.flying <= sink.width
+    never.set()
+
+
+async def test_who_held_a_sink_no_more_for_a_while_goes_on_with_nothing(on: Stage) -> None:
+    sink = ScriptedSink()
+    await on.happen(1)
+    teller = await on.teller(sink)
+    teller.hold(0)
+    teller.hold(float("inf"))
+    await on.new(teller)
+    assert sink.sent == []
+
+
 async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:
     gate = asyncio.Event()
     sink = ScriptedSink(where=even, held=lambda told: gate if even(told) == "odd" else None)

@@ -49,6 +49,11 @@ class Lane:
     def idle(self) -> bool:
         return not self.sending and not self.refused and self.slow_at is None
 
+    @property
+    def prompt(self) -> bool:
+        """Whether it took something, and lets nobody wait now."""
+        return self.proven and self.slow_at is None
+
     def ready_at(self, turn: Turn) -> datetime | None:
         """Give from when on a closed lane may be probed; whoever did so last lets the other go first."""
         if self.retry_at is None or turn is not self.probed_by:

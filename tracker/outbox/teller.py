@@ -75,7 +75,11 @@ class Teller:
         self._trouble = ""
 
     def hold(self, until: float) -> None:
-        """Note until when, by the event loop's clock, the lease is ours."""
+        """Note until when, by the event loop's clock, the lease is ours, if it was all the time.
+
+        Where it was not, somebody else may have told the sink meanwhile: what we know of it is worth nothing.
+        """
+        self._may()
         self._held_until = until
 
     def end(self, *, lost: bool = False) -> None:
