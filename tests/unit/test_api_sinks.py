@@ -41,13 +41,16 @@ async def test_it_takes_a_key_that_sees_all(method: str, path: str) -> None:
 
 async def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     states = [SHOP, replace(SHOP, name="well", failures=0, oldest_at=None), replace(SHOP, name="off", on=False)]
+    states.append(replace(SHOP, name="settled", waiting=0, behind=0))
     tracker = StandIn()
     tracker.switchboard.states = states
     async with local(tracker) as client:
-        shop, well, off = (await client.get("/v1/sinks")).json()["sinks"]
+        shop, well, off, settled = (await client.get("/v1/sinks")).json()["sinks"]
     assert (shop["state"], shop["lag"], shop["behind"], shop["waiting"], shop["dead"]) == ("failing", 60.0, 3, 2, 1)
     assert (shop["last_error"], shop["named"], off["named"]) == ("answered 500", True, False)
     assert (well["state"], well["lag"], off["state"]) == ("on", None, "off")
+    # What it refused last was given up: it is owed nothing more.
+    assert settled["state"] == "on"
 
 
 async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:

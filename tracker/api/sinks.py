@@ -93,7 +93,7 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
     return schemas.SinkShown(
         name=state.name,
         address=state.address,
-        state="off" if not state.on else "failing" if state.failures else "on",
+        state="off" if not state.on else "failing" if state.failures and (state.waiting or state.behind) else "on",
         named=named,
         behind=state.behind,
         waiting=state.waiting,
