@@ -115,3 +115,13 @@ async def test_deliveries_come_page_by_page_and_are_narrowed() -> None:
     assert {one["state"] for one in first["deliveries"]} == {"dead"}
     assert tracker.switchboard.done[0] == ("deliveries", "shop", TASK.id, True, None)
     assert tracker.switchboard.done[1] == ("deliveries", "shop", TASK.id, True, (9, "shop"))
+
+
+@pytest.mark.parametrize("name", ["%00", "%ED%B3%BF", "a" * 300])
+async def test_a_name_that_no_sink_can_have_is_not_looked_for(name: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        for method, what in (("POST", "/pause"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/secret")):
+            assert (await client.request(method, f"/v1/sinks/{name}{what}")).status_code in {400, 404}
+        assert (await client.get("/v1/deliveries?cursor=1.%00")).status_code == 400
+    assert tracker.switchboard.done == []
