@@ -5,7 +5,7 @@ from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # They log whole URLs, or what our own lines already say.
-QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic")
+QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic", "nats", "aiormq", "redis")
 
 
 def set_up_logs(level: str) -> None:
