@@ -125,7 +125,10 @@ async def serve(settings: Settings, *, announce: Callable[[str], None], parts: C
         check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
     with _lock(settings) as lock, closing(listen(settings.host, settings.port)) as listener:
         url = address(listener)
-        async with Homing(settings, parts=parts) as homing, running(homing.app, listener) as serving:
+        async with (
+            Homing(settings, parts=parts) as homing,
+            running(homing.app, listener, ending=homing.tracker.feed.dismiss) as serving,
+        ):
             stop = Stop()
             # Commands look for the API there.
             lock.announce(url if Part.API in parts else None)

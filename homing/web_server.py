@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final
@@ -59,12 +59,18 @@ def address(listener: socket.socket) -> str:
 
 @asynccontextmanager
 async def running(
-    app: ASGIApp, listener: socket.socket, *, head_within: timedelta = HEAD_WITHIN, connections: int | None = None
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    head_within: timedelta = HEAD_WITHIN,
+    connections: int | None = None,
+    ending: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on ``listener`` meanwhile; at the end requests that have begun are finished, within ``GRACE``.
 
     ``head_within`` and ``connections`` bound what clients may hold open; by default as many connections as the process
-    may have. Gives the task that serves: it ends early only when the server fails.
+    may have. ``ending`` is called first of all at the end, to let those go who wait for something that may be long in
+    coming. Gives the task that serves: it ends early only when the server fails.
     """
     files = open_files()
     most = most_connections(files) if connections is None else connections
@@ -74,6 +80,7 @@ async def running(
     try:
         yield serving
     finally:
+        ending()
         server.should_exit = True
         await serving
 

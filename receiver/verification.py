@@ -5,7 +5,6 @@ and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is
 """
 
 import hmac
-from binascii import b2a_base64
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -15,6 +14,7 @@ import msgspec
 from receiver.errors import NotProven, Reason
 from tracker.bounds import ID_LENGTH
 from tracker.models import Flaw, Trust
+from tracker.webhook_secret import written_signature
 
 TOLERANCE: Final = timedelta(minutes=5)
 # A rotation sends two. The bound keeps a header full of garbage from costing anything.
@@ -85,7 +85,9 @@ class StandardWebhooks:
         if len(seconds) > _MOST_DIGITS or not seconds.isdigit():
             raise NotProven(Reason.WRONG, "no usable webhook-timestamp header")
         signed = b".".join((webhook_id, seconds, delivery.body))
-        if not _any_equal(self._keys, signed, _standard, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]):
+        if not _any_equal(
+            self._keys, signed, written_signature, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]
+        ):
             raise NotProven(Reason.WRONG, "no listed signature is valid")
         # Only now: "stale" then means a true signature that is replayed, or a clock that is off, never a forgery.
         if abs(now.timestamp() - int(seconds)) > self._tolerance:
@@ -155,10 +157,6 @@ def _any_equal(keys: Sequence[bytes], signed: bytes, written: Callable[[bytes], 
         for theirs in given:
             equal |= hmac.compare_digest(mine, theirs)
     return equal
-
-
-def _standard(digest: bytes) -> bytes:
-    return b"v1," + b2a_base64(digest, newline=False)
 
 
 def _hex(digest: bytes) -> bytes:

@@ -5,6 +5,9 @@ from datetime import datetime
 from typing import Final
 
 from tracker.clock import utc_now
+from tracker.outbox.addresses import SinkParts, create_sinks
+from tracker.outbox.signing import SinkSecrets
+from tracker.outbox.sink import Sink
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
 from tracker.schedule import Policy
@@ -12,6 +15,7 @@ from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 from tracker.transport import Sender
+from tracker.views import NewSink
 
 KLING_CREDENTIAL: Final = "HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
 
@@ -32,7 +36,7 @@ def create_tracker(
     """
     kling = Account(
         name="default",
-        provider=Kling(),
+        provider=Kling(allowed_targets=settings.allowed_targets),
         base_url=settings.kling_base_url,
         credential=_credential(settings),
         credential_settings=KLING_CREDENTIAL,
@@ -47,6 +51,17 @@ def create_tracker(
         clock=clock,
         transport=transport,
     )
+
+
+def sinks_of(settings: Settings, tracker: Tracker) -> list[tuple[NewSink, Sink]]:
+    """Make the sinks that the settings name, and that of the callers' callbacks. Raises SettingsError."""
+    parts = SinkParts(
+        source=settings.source,
+        secrets=SinkSecrets(tracker.store, settings.sink_secrets),
+        clock=tracker.clock,
+        allowed=settings.allowed_targets,
+    )
+    return create_sinks(settings.sinks, parts=parts)
 
 
 def policy_of(settings: Settings) -> Policy:

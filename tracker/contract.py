@@ -32,6 +32,8 @@ TASK_SCHEMA: Final = "urn:homing:task:1"
 ALARM_SCHEMA: Final = "urn:homing:alarm:1"
 JSON_TYPE: Final = "application/json"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
+# CloudEvents want a source always.
+NO_SOURCE: Final = "urn:homing"
 SEQUENCE_DIGITS: Final = 10
 TrustName = Literal["hint", "token", "signed", "provider"]
 TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
@@ -98,6 +100,11 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return _encode(self.data)
 
 
+def source_of(public_url: str | None) -> str:
+    """Give the ``source`` of every event of a Homing: its public address; however it is sent it is the same."""
+    return public_url or NO_SOURCE
+
+
 def attributes(told: Told, source: str) -> dict[str, str]:
     """Give an event's attributes without its data: what the binary mode of a binding writes as headers."""
     task = told.task is not None
@@ -116,8 +123,12 @@ def attributes(told: Told, source: str) -> dict[str, str]:
 
 
 def structured(told: Told, source: str) -> bytes:
-    """Write a whole event as one JSON document, ``application/cloudevents+json``."""
-    return _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
+    """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all who are told of it."""
+    kept = vars(told)
+    written: bytes | None = kept.get(source)
+    if written is None:
+        written = kept[source] = _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
+    return written
 
 
 def task_data(task: Task) -> dict[str, Any]:

@@ -10,6 +10,7 @@
     │   ├── NotAllowed            405
     │   ├── TooSlow               408  a body that did not arrive in time
     │   ├── Conflict              409  it contradicts what is already recorded
+    │   ├── Gone                  410  it was there, and is not kept any more
     │   ├── TooLarge              413
     │   ├── WrongMediaType        415
     │   ├── TooMany               429  carries ``retry_after``
@@ -101,6 +102,13 @@ class Conflict(CallerError):
 
     status = 409
     title = "Conflict"
+
+
+class Gone(CallerError):
+    """What is asked for was there, and is not kept any more."""
+
+    status = 410
+    title = "Gone"
 
 
 class TooLarge(CallerError):

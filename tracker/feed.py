@@ -68,8 +68,10 @@ class Feed:
         self._of_task: dict[str, set[asyncio.Event]] = {}
         self._running: list[asyncio.Task[None]] = []
         self._trouble = ""
+        self._dismissed = False
 
     async def open(self) -> None:
+        self._dismissed = False
         self._kept = []
         self._floor = self._latest = await self._events.latest()
         loops = [self._follow()]
@@ -78,13 +80,22 @@ class Feed:
         self._running = [asyncio.create_task(loop, name="homing feed") for loop in loops]
 
     async def close(self) -> None:
+        self.dismiss()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         if self._notices is not None:
             await self._notices.close()
+
+    def dismiss(self) -> None:
+        """Let everybody go who waits, and let nobody wait any more: the server that they ask is about to end."""
+        self._dismissed = True
         self._wake_all()
+
+    @property
+    def dismissed(self) -> bool:
+        return self._dismissed
 
     @property
     def latest(self) -> int:
@@ -98,6 +109,10 @@ class Feed:
     async def horizon(self) -> int:
         """Give the cursor before which events have been deleted: a reader that stopped before it missed something."""
         return await self._events.horizon()
+
+    async def reaches(self, after: int) -> bool:
+        """Tell whether everything after a cursor is still there to be read; ask once it was read."""
+        return after >= self._floor or after >= await self._events.horizon()
 
     def hint(self) -> None:
         """Say that something was committed here."""
@@ -115,13 +130,16 @@ class Feed:
         """Wait until there are events after a cursor; False where there are none ``within`` that time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds()), self._wanting():
-                while self._latest <= after and self._running:
+                while self._latest <= after and not self._dismissed:
                     await self._news.wait()
         return self._latest > after
 
     @asynccontextmanager
     async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
-        """Give an Event that is set when the task may have changed since; look at the task only after entering."""
+        """Give an Event that is set when the task may have changed since; look at the task only after entering.
+
+        Once the feed is dismissed nothing sets it.
+        """
         changed = asyncio.Event()
         self._of_task.setdefault(task_id, set()).add(changed)
         try:

@@ -4,10 +4,8 @@ Constructing it does no I/O, so that an app can be built around it at import tim
 starts the recorder, and closes all again.
 """
 
-import asyncio
 import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,6 +16,7 @@ from typing import Self
 from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
+from tracker.contract import source_of
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import InvalidRequest, NotFound
@@ -25,7 +24,7 @@ from tracker.feed import Feed
 from tracker.intake import Intake, Wishes
 from tracker.learner import Learner
 from tracker.learning import Habits
-from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.models import Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.readiness import Readiness
@@ -33,16 +32,11 @@ from tracker.recorder import Recorder
 from tracker.schedule import Policy
 from tracker.storage.store import Store
 from tracker.submission import Submission
+from tracker.switchboard import NO_SINKS, NamedSink, Switchboard
 from tracker.transport import Sender, Transport
 from tracker.views import Arrived, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
-from tracker.work import (
-    Key,
-    RaisedAlarm,
-    Work,
-    by_id,
-    by_provider_id,
-    by_sent_id,
-)
+from tracker.waiting import Waiting
+from tracker.work import Key, RaisedAlarm, Work, by_id, by_provider_id, by_sent_id
 
 
 class Tracker:
@@ -59,6 +53,7 @@ class Tracker:
         policy: Policy,
         clock: Callable[[], datetime],
         transport: Sender | None = None,
+        sinks: Mapping[str, NamedSink] = NO_SINKS,
     ) -> None:
         self.providers = accounts
         self.public_url = public_url
@@ -75,7 +70,10 @@ class Tracker:
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
+        self.source = source_of(public_url)
         self.feed = Feed(store.outbox, notices=store.notices)
+        self.switchboard = Switchboard(store.outbox, named=sinks, clock=clock, committed=self.feed.hint)
+        self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
@@ -316,34 +314,14 @@ class Tracker:
 
     async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
         """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
-        return await self._watch(caller, ref, timeout, lambda task: task.status in SETTLED)
+        return await self._waiting.settled(caller, ref, most=timeout)
 
-    async def changed(
-        self,
-        caller: Caller,
-        ref: str,
-        *,
-        since: int | None,
-        timeout: timedelta,  # noqa: ASYNC109 - as `wait`
-    ) -> Task:
-        """Wait until a task has another version than ``since``, or ``timeout`` is over; give it as it then is.
+    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+        """Wait until a task has another version than ``since``, at ``most`` so long; give it as it then is.
 
         None is the version that it has now; one that is settled is then given at once.
         """
-        task = await self.get(caller, ref)
-        known = task.version if since is None else since
-        if since is None and task.status in SETTLED:
-            return task
-        return await self._watch(caller, task.id, timeout, lambda task: task.version != known)
-
-    async def _watch(self, caller: Caller, ref: str, most: timedelta, enough: Callable[[Task], bool]) -> Task:
-        task = await self.get(caller, ref)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(most.total_seconds()), self.feed.watching(task.id) as changed:
-                while not enough(task := await self.get(caller, task.id)):
-                    await changed.wait()
-                    changed.clear()
-        return task
+        return await self._waiting.changed(caller, ref, since=since, most=most)
 
     async def stats(self, caller: Caller) -> Stats:
         """Count the caller's tasks; the whole store for one that sees all."""

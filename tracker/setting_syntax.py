@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from tracker.api.access import ClientKey, NamedKey
 from tracker.models import Trust
+from tracker.targets import Allowed, read_allowed
 from tracker.webhook_secret import webhook_key
 
 SECRET_BYTES: Final = 32
@@ -191,6 +192,35 @@ def trust(text: str) -> Trust:
     if told is Trust.HINT:
         raise ValueError("write token, signed or provider")
     return told
+
+
+def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
+    """Read ``name:whsec_…,…``: what each sink's webhooks are signed with, several during a rotation."""
+    told: dict[str, tuple[str, ...]] = {}
+    for word in words(text):
+        name, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise ValueError(
+                "write name:whsec_…,… with the names of sinks; `homing sinks secret NAME` shows the one in use"
+            )
+        try:
+            webhook_key(key)
+        except ValueError:
+            raise ValueError("a secret is whsec_ and the Base64 of 24 bytes or more, behind the sink's name") from None
+        told[name] = (*told.get(name, ()), key)
+    return told
+
+
+def allowed_targets(text: str) -> Allowed:
+    """Read what webhooks may reach although it is not public: networks, addresses and host names."""
+    return read_allowed(words(text))
+
+
+def source(text: str) -> str:
+    """Read what events say they come from: a URI or a part of one, without blanks."""
+    if not re.fullmatch(r"[!-~]{1,200}", text.strip()):
+        raise ValueError("write an address or a URN without blanks, such as urn:homing:studio")
+    return text.strip()
 
 
 def level(text: str) -> str:

@@ -19,7 +19,10 @@ from tracker import setting_syntax as syntax
 from tracker.api.access import ClientKey, NamedKey
 from tracker.errors import SettingsError
 from tracker.models import Trust
+from tracker.outbox.addresses import parse_sinks, signing_names, unreachable
+from tracker.outbox.spec import SinkSpec
 from tracker.providers.kling import Kling
+from tracker.targets import NOWHERE, Allowed
 
 PREFIX: Final = "HOMING_"
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
@@ -71,12 +74,24 @@ class Settings(BaseModel):
     deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)
     retention: Annotated[timedelta, _written(syntax.retention)] | None = None
 
+    sinks: Annotated[tuple[SinkSpec, ...], _written(parse_sinks)] = ()
+    sink_secrets: Annotated[Mapping[str, tuple[str, ...]], _written(syntax.sink_secrets)] = Field(
+        default_factory=dict, repr=False
+    )
+    allowed_targets: Annotated[Allowed, _written(syntax.allowed_targets)] = NOWHERE
+    event_source: Annotated[str, _written(syntax.source)] | None = None
+
     @property
     def threshold(self) -> Trust:
         """The least trust that may make a status final without a poll."""
         if self.trust_final is not None:
             return self.trust_final
         return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
+
+    @property
+    def source(self) -> str:
+        """What events say they come from."""
+        return self.event_source or self.public_url or "urn:homing"
 
     @property
     def database_file(self) -> Path | None:
@@ -117,6 +132,16 @@ class Settings(BaseModel):
         accesses = [pair.access for pair in self.client_keys]
         if len(set(accesses)) < len(accesses):
             raise ValueError("HOMING_CLIENT_KEYS: two pairs share one access key; give each client its own")
+        return self
+
+    @model_validator(mode="after")
+    def _lead_somewhere(self) -> Self:
+        if why := unreachable(self.sinks, self.allowed_targets):
+            raise ValueError(f"HOMING_SINKS: {why}")
+        signing = signing_names(self.sinks)
+        if not self.sink_secrets.keys() <= signing:
+            known = ", ".join(sorted(signing))
+            raise ValueError(f"HOMING_SINK_SECRETS: names no sink that signs; those of HOMING_SINKS that do: {known}")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The one rule of what a provider's signing secret is. Pure; settings and receiver read it here."""
+"""The one rule of what a signing secret and a signature look like (Standard Webhooks), for both directions. Pure."""
 
 import base64
 import binascii
@@ -18,3 +18,13 @@ def webhook_key(secret: str) -> bytes:
     if encoded == secret or len(key) < SHORTEST_KEY:
         raise ValueError(f"copy the whole secret from the provider's console: {PREFIX} and Base64")
     return key
+
+
+def written_key(key: bytes) -> str:
+    """Write a key as a ``whsec_`` secret."""
+    return PREFIX + base64.b64encode(key).decode()
+
+
+def written_signature(digest: bytes) -> bytes:
+    """Write the HMAC-SHA256 of ``{webhook-id}.{webhook-timestamp}.{body}`` as it is listed in ``webhook-signature``."""
+    return b"v1," + binascii.b2a_base64(digest, newline=False)

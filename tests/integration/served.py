@@ -64,7 +64,7 @@ async def served(
                 app = Starlette(routes=routes(homing.tracker, access_of(chosen), limits=limits))
             headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"} if chosen.api_keys else {}
             async with (
-                running(app, listener),
+                running(app, listener, ending=homing.tracker.feed.dismiss),
                 httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30) as client,
             ):
                 yield Served(url=url, tracker=homing.tracker, client=client)

@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp
 
+from tests.unit.sinks_stand_in import SinksStandIn
+from tracker.contract import Told
 from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
+from tracker.feed import Feed
 from tracker.learning import Habits, learn
 from tracker.lifecycle import asset_to_json
 from tracker.models import (
@@ -165,6 +168,24 @@ class StandIn:
     left: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    told: list[Told] = field(default_factory=list)
+    switchboard: SinksStandIn = field(default_factory=SinksStandIn)
+    source: str = "https://homing.example.com"
+    kept_from: int = 0
+    feed: Feed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.feed = Feed(self)
+
+    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+        return [told for told in self.told if told.cursor > after][:limit]
+
+    async def latest(self) -> int:
+        self._fail()
+        return self.told[-1].cursor if self.told else self.kept_from
+
+    async def horizon(self) -> int:
+        return self.kept_from
 
     @property
     def providers(self) -> Mapping[str, Account]:
@@ -271,6 +292,12 @@ class StandIn:
             if named and seen and provider in {None, task.provider} and kind in {None, task.kind}:
                 return task
         raise NotFound("no such task")
+
+    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+        del since, most
+        if self.gate is not None:
+            await self.gate.wait()
+        return await self.get(caller, ref)
 
     async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
         try:

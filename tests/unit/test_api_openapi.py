@@ -9,12 +9,13 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-from tests.unit.api_stand_in import ADDRESS, OMNI, StandIn, a_success, an_entry, asking
+from tests.unit.api_stand_in import ADDRESS, ALARM, NOW, OMNI, StandIn, a_success, an_entry, asking
 from tracker.api import Access, Limits, create_api, routes
 from tracker.api.app import endpoints
 from tracker.api.body import JSON
 from tracker.api.openapi import describe, errors_of
 from tracker.api.place import Place
+from tracker.contract import Told
 from tracker.errors import StoreUnavailable
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
@@ -24,9 +25,20 @@ BODIES: dict[str, dict[str, Any]] = {
     "attach_task": {"provider_task_id": "8000000001"},
     "resolve_task": {"status": "rejected"},
     "create_address": {"provider": "kling"},
+    "replay": {"sink": "shop", "dead": True},
     "create_omni_image": {"prompt": "a cat", "anything": [1]},
 }
+# Where there is a choice of how to be answered: no stream, which has no end.
+PLAIN = {"accept": JSON}
 VALUES = {
+    "wait": "0",
+    "version": "1",
+    "after": "0",
+    "type": "succeeded",
+    "task": "mine-1",
+    "from_now": "true",
+    "sink": "shop",
+    "state": "dead",
     "status": "succeeded",
     "provider": "kling",
     "kind": OMNI,
@@ -57,11 +69,15 @@ def check(instance: object, schema: dict[str, Any]) -> None:
 
 def a_tracker() -> StandIn:
     task = a_success(external_id="mine-1", tags=("spring",))
-    return StandIn(tasks=[task], entries=[an_entry()])
+    told = Told(cursor=1, type="homing.task.succeeded", sequence=1, at=NOW, task=task)
+    alarm = Told(cursor=2, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
+    return StandIn(tasks=[task], entries=[an_entry()], told=[told, alarm])
 
 
 def path_of(path: str, tracker: StandIn) -> str:
-    return path.replace("{ref}", str(ADDRESS.id) if "addresses" in path else tracker.tasks[0].id)
+    return path.replace("{name}", "shop").replace(
+        "{ref}", str(ADDRESS.id) if "addresses" in path else tracker.tasks[0].id
+    )
 
 
 def query_of(path: str) -> str:
@@ -75,7 +91,7 @@ def test_the_document_is_valid_openapi() -> None:
     headers = {
         name["name"] for _, _, operation in OPERATIONS for name in operation["parameters"] if name["in"] == "header"
     }
-    assert headers == {"Idempotency-Key", "Homing-Tags"}
+    assert headers == {"Idempotency-Key", "Homing-Tags", "If-None-Match", "Last-Event-ID"}
 
 
 async def test_the_document_is_what_the_app_serves() -> None:
@@ -99,7 +115,7 @@ async def test_each_operation_answers_as_documented(method: str, path: str, oper
     assert (body is not None) == ("requestBody" in operation)
     if body is not None:
         check(body, operation["requestBody"]["content"]["application/json"]["schema"])
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, Access()), headers=PLAIN) as client:
         reply = await client.request(method.upper(), path_of(path, tracker) + query_of(path), json=body)
     assert reply.is_success
     assert documented(operation, reply)
@@ -146,7 +162,7 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
                 reply = await client.request(method.upper(), address, content=content, headers=headers)
                 assert reply.status_code == status
                 assert documented(operation, reply)
-        tracker.fails = StoreUnavailable("the database is locked")
+        tracker.fails = tracker.switchboard.fails = StoreUnavailable("the database is locked")
         if operation["security"] and "requestBody" not in operation and "address" not in path and "orphans" not in path:
             reply = await client.request(method.upper(), address)
             assert reply.status_code == 503
@@ -181,7 +197,7 @@ async def test_each_documented_parameter_is_taken_and_no_other(
     tracker = a_tracker()
     body = body_of(operation["operationId"])
     address = path_of(path, tracker)
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, Access()), headers=PLAIN) as client:
         reply = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
         assert reply.status_code == 400
         for parameter in operation["parameters"]:

@@ -303,7 +303,7 @@ ALL = "client, created_after, created_before, cursor, kind, limit, provider, sta
             "/v1/tasks?limit=5&state=a&colour=b",
             f"state: unknown parameter; colour: unknown parameter; known here: {ALL}",
         ),
-        ("/v1/tasks/a?fields=id", "fields: unknown parameter; known here: none"),
+        ("/v1/tasks/a?fields=id", "fields: unknown parameter; known here: version, wait"),
         ("/v1/orphans?page=2", "page: unknown parameter; known here: limit"),
         ("/healthz?verbose", "verbose: unknown parameter; known here: none"),
     ],

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from tracker.api.access import Access, check_start
 from tracker.api.body import Room
 from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Endpoint, Limits
+from tracker.api.events import EVENTS
 from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.openapi import describe
@@ -18,6 +19,7 @@ from tracker.api.operations import HEALTH, OPERATIONS
 from tracker.api.place import Desk, Place
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import DocumentShown, Nothing
+from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
 from tracker.api.verbs import Verbs
 from tracker.bounds import JsonObject
@@ -65,7 +67,7 @@ def _placed(
 
 def endpoints() -> tuple[AnyEndpoint, ...]:
     """Give every endpoint there is, /openapi.json among them."""
-    told = (*TASKS, *OPERATIONS, *GATEWAY)
+    told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *GATEWAY)
 
     @cache
     def document() -> JsonObject:

@@ -89,9 +89,10 @@ class Dialect:
 class Endpoint(Generic[QueryT, BodyT]):
     """One operation. ``path`` may hold ``{ref}``, any of a task's ids.
 
-    ``reply`` is the schema of the answer that ``answer`` makes, ``also`` further statuses with that schema, ``errors``
-    what it may raise beside what every endpoint may. ``documented_body`` is for an endpoint that reads the body itself,
-    ``headers`` are those that it looks at.
+    ``reply`` is the schema of the answer that ``answer`` makes, ``also`` further statuses with that schema, ``bare``
+    those without a body, ``streams`` the media type of a stream that it may answer with instead, ``errors`` what it may
+    raise beside what every endpoint may. ``documented_body`` is for an endpoint that reads the body itself, ``headers``
+    are those that it looks at.
     ``secured`` is False only for health checks, which tell nothing and are asked by machines without a key.
     """
 
@@ -107,6 +108,8 @@ class Endpoint(Generic[QueryT, BodyT]):
     reply: type[BaseModel]
     status: HTTPStatus = HTTPStatus.OK
     also: tuple[HTTPStatus, ...] = ()
+    bare: tuple[HTTPStatus, ...] = ()
+    streams: str | None = None
     errors: tuple[type[HomingError], ...] = ()
     documented_body: type[BaseModel] | None = None
     headers: tuple[Header, ...] = ()

@@ -86,9 +86,13 @@ def _body_of(endpoint: AnyEndpoint) -> type[BaseModel] | None:
 
 def _responses(endpoint: AnyEndpoint) -> JsonObject:
     responses: JsonObject = {
-        str(status.value): {"description": status.phrase, "content": {JSON: {"schema": _reference(endpoint.reply)}}}
+        str(status.value): {"description": status.phrase, "content": _content(endpoint)}
         for status in (endpoint.status, *endpoint.also)
     }
+    responses |= {str(status.value): {"description": status.phrase} for status in endpoint.bare}
+    if endpoint.streams is not None:
+        stream: JsonObject = {endpoint.streams: {"schema": {"type": "string"}}}
+        responses["200"] = {"description": "A page, or a stream", "content": {**_content(endpoint), **stream}}
     dialect = endpoint.dialect
     titles: dict[int, list[str]] = {}
     for error in errors_of(endpoint):
@@ -100,6 +104,10 @@ def _responses(endpoint: AnyEndpoint) -> JsonObject:
         if str(status) not in responses:
             responses[str(status)] = {"description": "; ".join(titles[status]), "content": content}
     return responses
+
+
+def _content(endpoint: AnyEndpoint) -> JsonObject:
+    return {JSON: {"schema": _reference(endpoint.reply)}}
 
 
 def _path_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:

@@ -18,7 +18,8 @@ HEALTH: Final = "health"
 LARGEST_ID: Final = 2**63 - 1
 
 
-def _all_seeing(ask: Ask[Any, Any]) -> None:
+def all_seeing(ask: Ask[Any, Any]) -> None:
+    """Raise Forbidden unless the caller sees every client's tasks."""
     if not ask.caller.sees_all:
         raise Forbidden("this concerns every client: it takes a key that sees all (name*:key in HOMING_API_KEYS)")
 
@@ -28,19 +29,19 @@ async def _stats(ask: Ask[Nothing, Nothing]) -> Response:
 
 
 async def _orphans(ask: Ask[PageQuery, Nothing]) -> Response:
-    _all_seeing(ask)
+    all_seeing(ask)
     orphans = await ask.tracker.orphans(limit=ask.query.limit)
     return shown(schemas.OrphansShown(orphans=[show.orphan(orphan) for orphan in orphans]))
 
 
 async def _addresses(ask: Ask[Nothing, Nothing]) -> Response:
-    _all_seeing(ask)
+    all_seeing(ask)
     addresses = await ask.tracker.addresses()
     return shown(schemas.AddressesShown(addresses=[show.address(address) for address in addresses]))
 
 
 async def _create_address(ask: Ask[Nothing, AddressBody]) -> Response:
-    _all_seeing(ask)
+    all_seeing(ask)
     body = ask.body
     address, url = await ask.tracker.create_address(
         ask.caller, provider=body.provider, kind=body.kind, label=body.label
@@ -50,7 +51,7 @@ async def _create_address(ask: Ask[Nothing, AddressBody]) -> Response:
 
 
 async def _revoke_address(ask: Ask[Nothing, Nothing]) -> Response:
-    _all_seeing(ask)
+    all_seeing(ask)
     ref = ask.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
         raise NotFound("no callback address has such an id")

@@ -22,6 +22,9 @@ TAGS: Final = 20
 TAG_LENGTH: Final = 64
 NOTE_LENGTH: Final = 500
 PAGE: Final = 200
+# Proxies commonly give up on an answer after a minute.
+LONGEST_WAIT: Final = 55
+LARGEST: Final = 2**63 - 1
 LONGEST_DEADLINE: Final = 366 * 24 * 3600
 
 
@@ -48,6 +51,7 @@ Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterVali
 Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(_printable)]
 Tags = Annotated[list[Tag], Field(max_length=TAGS)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE, description="Seconds until we stop waiting for an answer.")]
+Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT, description="Seconds to wait for news.")]
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
 
 
@@ -79,6 +83,13 @@ class TaskQuery(Taken):
     created_before: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE)] = 50
     cursor: Annotated[Identifier | None, Field(description="`next_cursor` of the page before.")] = None
+
+
+class WaitQuery(Taken):
+    """How long to wait until a task has another version; without ``version``: another than now."""
+
+    wait: Wait = 0
+    version: Annotated[int | None, Field(ge=0, le=LARGEST, description="The version that you know.")] = None
 
 
 class PageQuery(Taken):

@@ -1,16 +1,19 @@
 """The task state API: what we believe, how we know it, and the few things a caller can do about it."""
 
+import re
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tracker.api import schemas
 from tracker.api import shown as show
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header, shown
+from tracker.api.presence import CLIENT_LEFT, while_there
 from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, Nothing, ResolveBody, TaskQuery
+from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, Nothing, ResolveBody, TaskQuery, WaitQuery
 from tracker.errors import (
     Conflict,
     CredentialRefused,
@@ -25,6 +28,8 @@ from tracker.models import Status
 from tracker.views import TaskFilter
 
 GROUP: Final = "tasks"
+IF_NONE_MATCH: Final = Header("If-None-Match", 64)
+ETAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"')
 # What asking the provider may add.
 ASKING: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
 
@@ -47,8 +52,29 @@ async def _list(ask: Ask[TaskQuery, Nothing]) -> Response:
     return shown(schemas.TaskPageShown(tasks=tasks, next_cursor=page.next_cursor))
 
 
-async def _get(ask: Ask[Nothing, Nothing]) -> Response:
-    return shown(show.task(await ask.tracker.get(ask.caller, ask.ref)))
+async def _get(ask: Ask[WaitQuery, Nothing]) -> Response:
+    """Tell a task now, or once it changes; a client that knows its version may say so as an ETag as well."""
+    known = _known(ask.request)
+    since = known if ask.query.version is None else ask.query.version
+    if ask.query.wait:
+        most = timedelta(seconds=ask.query.wait)
+        changing = ask.tracker.changed(ask.caller, ask.ref, since=since, most=most)
+        task = await while_there(ask.request.receive, changing)
+        if task is None:
+            return Response(status_code=CLIENT_LEFT)
+    else:
+        task = await ask.tracker.get(ask.caller, ask.ref)
+    # Weak: when we look again, and how often we have, changes without a new version.
+    tag = {"etag": f'W/"{task.version}"'}
+    if task.version == known:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=tag)
+    return shown(show.task(task), headers=tag)
+
+
+def _known(request: Request) -> int | None:
+    """Give the version that ``If-None-Match`` names, where it is a tag of ours."""
+    found = ETAG.fullmatch(request.headers.get(IF_NONE_MATCH.name, ""))
+    return int(found[1]) if found is not None else None
 
 
 async def _history(ask: Ask[Nothing, Nothing]) -> Response:
@@ -153,13 +179,15 @@ TASKS: Final[tuple[AnyEndpoint, ...]] = (
         method="GET",
         path="/v1/tasks/{ref}",
         name="get_task",
-        summary="Tell what is believed about one task",
+        summary="Tell what is believed about one task; with `wait`, once that changes",
         group=GROUP,
         dialect=PROBLEMS,
         answer=_get,
-        query=Nothing,
+        query=WaitQuery,
         body=Nothing,
         reply=schemas.TaskShown,
+        bare=(HTTPStatus.NOT_MODIFIED,),
+        headers=(IF_NONE_MATCH,),
     ),
     Endpoint(
         method="PATCH",

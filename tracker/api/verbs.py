@@ -3,14 +3,55 @@
 A Protocol, so that what the API may do with the memory can be read here, and so that its tests can stand in for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from tracker.feed import Feed
 from tracker.learning import Habits
 from tracker.models import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
-from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
+from tracker.views import (
+    Again,
+    Check,
+    Delivery,
+    HistoryEntry,
+    Orphan,
+    SinkState,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
+
+
+class SinkVerbs(Protocol):
+    """What an operator does about sinks: ``tracker.switchboard.Switchboard`` has it."""
+
+    @property
+    def named(self) -> Collection[str]: ...
+
+    async def sinks(self) -> Sequence[SinkState]: ...
+
+    async def pause(self, name: str) -> None: ...
+
+    async def resume(self, name: str, *, from_now: bool = False) -> None: ...
+
+    async def forget(self, name: str) -> None: ...
+
+    async def secrets(self, name: str, client: str | None = None) -> Sequence[str]: ...
+
+    async def deliveries(
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        dead: bool | None = None,
+        after: tuple[int, str] | None = None,
+        limit: int,
+    ) -> Sequence[Delivery]: ...
+
+    async def replay(self, name: str, again: Again, *, dry_run: bool) -> int: ...
 
 
 class Verbs(Protocol):
@@ -18,6 +59,15 @@ class Verbs(Protocol):
 
     @property
     def providers(self) -> Mapping[str, Account]: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def feed(self) -> Feed: ...
+
+    @property
+    def switchboard(self) -> SinkVerbs: ...
 
     @property
     def clock(self) -> Callable[[], datetime]: ...
@@ -64,6 +114,8 @@ class Verbs(Protocol):
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task: ...
 
     async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task: ...
+
+    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task: ...
 
     async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task: ...
 

@@ -33,6 +33,7 @@ from tracker.providers.base import (
 from tracker.providers.kling_claims import RESULT_LIFETIME
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
 from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query, read_submit
+from tracker.targets import NOWHERE, Allowed
 
 DEADLINE: Final = timedelta(hours=24)
 
@@ -76,7 +77,13 @@ CLOCK_SKEW: Final = timedelta(seconds=5)
 
 
 class Kling:
-    """The provider, as functions; it holds nothing, so one serves every account."""
+    """The provider, as functions; one serves every account.
+
+    ``allowed_targets`` are what a caller's own callback address may point to although it is not public.
+    """
+
+    def __init__(self, *, allowed_targets: Allowed = NOWHERE) -> None:
+        self._allowed = allowed_targets
 
     name: Final = "kling"
     capabilities: Final = Capabilities(
@@ -97,7 +104,7 @@ class Kling:
         if kind not in _SUBMITTED:
             supported = ", ".join(sorted(_SUBMITTED))
             raise InvalidRequest(f"tasks of kind {kind!r:.100} cannot be submitted here; supported: {supported}")
-        return read_order(kind, body)
+        return read_order(kind, body, self._allowed)
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
         match credential:

@@ -76,6 +76,16 @@ def legacy_task(task: Task) -> JsonObject:
     return data | {"watermark_info": watermark} if isinstance(watermark, dict) else data
 
 
+def legacy_callback(task: Task) -> JsonObject:
+    """Write the body of a callback, "Callback Protocol": the bare task, with what is documented there."""
+    data = legacy_task(task)
+    data.pop("watermark_info", None)
+    result = data["task_result"]
+    assert isinstance(result, dict)
+    result.pop("result_type", None)
+    return data
+
+
 def new_task(task: Task) -> JsonObject:
     """Write one entry of ``GET /tasks``."""
     package = _PACKAGES.get(task.kind.partition("/")[0])

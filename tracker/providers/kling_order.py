@@ -13,11 +13,11 @@ import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
 
 from tracker.bounds import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.errors import InvalidRequest
 from tracker.providers.base import Order
+from tracker.targets import NOWHERE, Allowed, callback_refusal
 
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
@@ -27,7 +27,6 @@ DEFAULT_MODEL: Final = "kling-image-o1"
 
 PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
 MOST_IMAGES: Final = 9
-CALLBACK_LENGTH: Final = 2_048
 ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
 
 # Longer texts are kept as digest and size, whatever their field: an image may come in one that we do not know.
@@ -37,9 +36,15 @@ IMAGE_FIELD: Final = "image"
 _Check = Callable[[JsonValue], bool]
 
 
-def read_order(kind: str, body: JsonObject) -> Order:
-    """Check ``body`` and take it apart. Raises InvalidRequest naming the field and its bound."""
+def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order:
+    """Check ``body`` and take it apart; its callback address may point to the public, and to what is ``allowed``.
+
+    Raises InvalidRequest naming the field and its bound.
+    """
     _check_fields(body)
+    callback_url = _text(body.get(CALLBACK_URL))
+    if callback_url is not None and (wrong := callback_refusal(callback_url, allowed)) is not None:
+        raise InvalidRequest(f"{CALLBACK_URL} {wrong}")
     passed_on = {name: value for name, value in body.items() if name not in {EXTERNAL_ID, CALLBACK_URL}}
     try:
         return Order(
@@ -49,7 +54,7 @@ def read_order(kind: str, body: JsonObject) -> Order:
             request_hash=_hash(passed_on),
             model=identifier(body.get(MODEL)) or DEFAULT_MODEL,
             external_id=identifier(body.get(EXTERNAL_ID)),
-            callback_url=_text(body.get(CALLBACK_URL)),
+            callback_url=callback_url,
         )
     except (ValueError, TypeError, RecursionError):
         raise InvalidRequest("the body is not JSON, or is nested too deeply") from None
@@ -77,16 +82,6 @@ def _is_external_id(value: JsonValue) -> bool:
     return isinstance(value, str) and (not value or identifier(value) is not None)
 
 
-def _is_callback_url(value: JsonValue) -> bool:
-    if not isinstance(value, str) or len(value) > CALLBACK_LENGTH or not value.isprintable():
-        return False
-    try:
-        parts = urlsplit(value)
-        return not value or (parts.scheme in {"http", "https"} and bool(parts.hostname))
-    except ValueError:
-        return False
-
-
 _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
     {
         "prompt": (_is_prompt, f"a text of 1 to {PROMPT_LENGTH} characters"),
@@ -94,7 +89,7 @@ _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
         "n": (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
         "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
         EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
-        CALLBACK_URL: (_is_callback_url, f"an http or https address of at most {CALLBACK_LENGTH} characters"),
+        CALLBACK_URL: (lambda value: isinstance(value, str), "an https address"),
     }
 )
 

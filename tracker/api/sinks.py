@@ -1,0 +1,217 @@
+"""Operating the sinks, for keys that see all: how far each is, what it could not be told, and telling it again."""
+
+from datetime import datetime
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from tracker.api import outbox_schemas as schemas
+from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.operations import all_seeing
+from tracker.api.outbox_schemas import DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
+from tracker.api.problems import PROBLEMS
+from tracker.api.schemas import LARGEST, Nothing
+from tracker.errors import Conflict, InvalidRequest, NotFound
+from tracker.views import Again, Delivery, SinkState
+
+GROUP: Final = "sinks"
+
+
+async def _sinks(ask: Ask[Nothing, Nothing]) -> Response:
+    all_seeing(ask)
+    board, now = ask.tracker.switchboard, ask.tracker.clock()
+    told = [_sink(state, named=state.name in board.named, now=now) for state in await board.sinks()]
+    return shown(schemas.SinksShown(sinks=told))
+
+
+async def _pause(ask: Ask[Nothing, Nothing]) -> Response:
+    all_seeing(ask)
+    await ask.tracker.switchboard.pause(_name(ask))
+    return shown(schemas.SinkNamed(name=_name(ask), state="off"))
+
+
+async def _resume(ask: Ask[ResumeQuery, Nothing]) -> Response:
+    all_seeing(ask)
+    await ask.tracker.switchboard.resume(_name(ask), from_now=ask.query.from_now)
+    return shown(schemas.SinkNamed(name=_name(ask), state="on"))
+
+
+async def _forget(ask: Ask[Nothing, Nothing]) -> Response:
+    all_seeing(ask)
+    await ask.tracker.switchboard.forget(_name(ask))
+    return shown(schemas.SinkNamed(name=_name(ask), state="forgotten"))
+
+
+async def _secret(ask: Ask[SecretQuery, Nothing]) -> Response:
+    all_seeing(ask)
+    secrets = await ask.tracker.switchboard.secrets(_name(ask), ask.query.client)
+    return shown(schemas.SecretShown(name=_name(ask), secrets=list(secrets)))
+
+
+async def _deliveries(ask: Ask[DeliveryQuery, Nothing]) -> Response:
+    all_seeing(ask)
+    query = ask.query
+    found = await ask.tracker.switchboard.deliveries(
+        sink=query.sink,
+        task_id=await _task_id(ask, query.task),
+        dead=None if query.state is None else query.state == "dead",
+        after=_place(query.cursor),
+        limit=query.limit + 1,
+    )
+    told = found[: query.limit]
+    further = f"{told[-1].cursor}.{told[-1].sink}" if len(found) > query.limit else None
+    return shown(schemas.DeliveriesShown(deliveries=[_delivery(one) for one in told], next_cursor=further))
+
+
+async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
+    all_seeing(ask)
+    body = ask.body
+    again = Again(task_id=await _task_id(ask, body.task), since=body.since, until=body.until, dead=body.dead)
+    count = await ask.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run)
+    return shown(schemas.ReplayShown(count=count, dry_run=body.dry_run))
+
+
+def _name(ask: Ask[Any, Any]) -> str:
+    return str(ask.request.path_params["name"])
+
+
+async def _task_id(ask: Ask[Any, Any], ref: str | None) -> str | None:
+    return None if ref is None else (await ask.tracker.get(ask.caller, ref)).id
+
+
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    """Read where the page before ended."""
+    if cursor is None:
+        return None
+    number, _, sink = cursor.partition(".")
+    if not (number.isascii() and number.isdecimal()) or int(number) > LARGEST:
+        raise InvalidRequest("cursor: give next_cursor of the page before as it is")
+    return int(number), sink
+
+
+def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
+    return schemas.SinkShown(
+        name=state.name,
+        address=state.address,
+        state="off" if not state.on else "failing" if state.failures else "on",
+        named=named,
+        behind=state.behind,
+        waiting=state.waiting,
+        dead=state.dead,
+        delivered=state.delivered,
+        lag=None if state.oldest_at is None else max((now - state.oldest_at).total_seconds(), 0),
+        failures=state.failures,
+        last_error=state.last_error,
+        last_error_at=state.last_error_at,
+        delivered_at=state.delivered_at,
+        retry_at=state.retry_at,
+    )
+
+
+def _delivery(delivery: Delivery) -> schemas.DeliveryShown:
+    return schemas.DeliveryShown(
+        sink=delivery.sink,
+        event_id=delivery.event_id,
+        type=delivery.type,
+        task_id=delivery.task_id,
+        state="dead" if delivery.next_at is None else "waiting",
+        attempts=delivery.attempts,
+        error=delivery.error,
+        first_at=delivery.first_at,
+        last_at=delivery.last_at,
+        next_at=delivery.next_at,
+    )
+
+
+SINKS: Final[tuple[AnyEndpoint, ...]] = (
+    Endpoint(
+        method="GET",
+        path="/v1/sinks",
+        name="list_sinks",
+        summary="Tell how far each sink is, and what is wrong with it",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_sinks,
+        query=Nothing,
+        body=Nothing,
+        reply=schemas.SinksShown,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/sinks/{name}/pause",
+        name="pause_sink",
+        summary="Tell a sink nothing until it is resumed; what happens meanwhile is kept for it",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_pause,
+        query=Nothing,
+        body=Nothing,
+        reply=schemas.SinkNamed,
+        errors=(NotFound,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/sinks/{name}/resume",
+        name="resume_sink",
+        summary="Go on telling a sink, also one whose receiver asked for no more",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_resume,
+        query=ResumeQuery,
+        body=Nothing,
+        reply=schemas.SinkNamed,
+        errors=(NotFound,),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/sinks/{name}",
+        name="forget_sink",
+        summary="Forget how far a sink was told, and what it is owed",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_forget,
+        query=Nothing,
+        body=Nothing,
+        reply=schemas.SinkNamed,
+        errors=(NotFound, Conflict),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/sinks/{name}/secret",
+        name="get_sink_secret",
+        summary="Show what the receiver of a sink proves our signature with",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_secret,
+        query=SecretQuery,
+        body=Nothing,
+        reply=schemas.SecretShown,
+        errors=(NotFound, Conflict),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/deliveries",
+        name="list_deliveries",
+        summary="List what sinks could not be told: what is tried again, and what was given up",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_deliveries,
+        query=DeliveryQuery,
+        body=Nothing,
+        reply=schemas.DeliveriesShown,
+        errors=(NotFound,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/replay",
+        name="replay",
+        summary="Tell a sink events again; only counts them unless `dry_run` is false",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_replay,
+        query=Nothing,
+        body=ReplayBody,
+        reply=schemas.ReplayShown,
+        errors=(NotFound, Conflict),
+    ),
+)

@@ -1,0 +1,110 @@
+"""What an operator does about sinks: see how far they are, turn them on and off, tell them again, forget them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from tracker.contract import Told
+from tracker.errors import Conflict, NotFound
+from tracker.storage.outbox_store import OutboxStore
+from tracker.views import Again, Delivery, SinkState
+
+
+class NamedSink(Protocol):
+    """A sink that the settings name, as far as an operator needs it."""
+
+    def takes(self, told: Told) -> bool:
+        """Tell whether an event is for it."""
+
+    async def secrets(self, client: str | None) -> Sequence[str]:
+        """Give what its signatures are proven with, the signing one first; none where it signs nothing.
+
+        ``client`` says whose, where each client has another. Raises InvalidRequest where it has to be said, and where
+        it must not.
+        """
+
+
+NO_SINKS: Final[Mapping[str, NamedSink]] = MappingProxyType({})
+
+
+class Switchboard:
+    """The sinks of one database; ``named`` are those that the settings of this process name."""
+
+    def __init__(
+        self,
+        outbox: OutboxStore,
+        *,
+        named: Mapping[str, NamedSink],
+        clock: Callable[[], datetime],
+        committed: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._named = named
+        self._clock = clock
+        self._committed = committed
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The names of the sinks that the settings of this process name."""
+        return frozenset(self._named)
+
+    async def sinks(self) -> Sequence[SinkState]:
+        """Give every sink that was ever named and not forgotten."""
+        return await self._outbox.states()
+
+    async def pause(self, name: str) -> None:
+        """Tell a sink nothing more until it is resumed; what happens meanwhile is kept for it. Raises NotFound."""
+        _found(await self._outbox.switch(name, on=False, now=self._clock()))
+
+    async def resume(self, name: str, *, from_now: bool = False) -> None:
+        """Go on telling a sink, and at once; ``from_now`` forgets what it has missed. Raises NotFound."""
+        _found(await self._outbox.switch(name, on=True, now=self._clock(), from_now=from_now))
+        self._committed()
+
+    async def forget(self, name: str) -> None:
+        """Forget how far a sink was told; named again it is a new one. Raises NotFound."""
+        if name in self._named:
+            raise Conflict(f"{name} is still in HOMING_SINKS: take it out and start again, then forget it; or pause it")
+        _found(await self._outbox.remove(name))
+
+    async def secrets(self, name: str, client: str | None = None) -> Sequence[str]:
+        """Give what a sink's receiver proves our signature with. Raises NotFound where it signs nothing."""
+        secrets = await self._here(name).secrets(client)
+        if not secrets:
+            raise NotFound(f"what goes to {name} is not signed")
+        return secrets
+
+    async def deliveries(
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        dead: bool | None = None,
+        after: tuple[int, str] | None = None,
+        limit: int,
+    ) -> Sequence[Delivery]:
+        """Give what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
+        return await self._outbox.deliveries(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
+
+    async def replay(self, name: str, again: Again, *, dry_run: bool) -> int:
+        """Tell a sink again what is for it; how many that are, or would be. Raises NotFound and Conflict."""
+        takes = self._here(name).takes
+        if all(state.name != name for state in await self._outbox.states()):
+            raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
+        count = await self._outbox.replay(name, again, takes, now=self._clock(), dry_run=dry_run)
+        if not dry_run:
+            self._committed()
+        return count
+
+    def _here(self, name: str) -> NamedSink:
+        sink = self._named.get(name)
+        if sink is None:
+            known = ", ".join(sorted(self._named)) or "none"
+            raise Conflict(f"the settings of this process name no sink {name!r}; HOMING_SINKS names: {known}")
+        return sink
+
+
+def _found(found: bool) -> None:  # noqa: FBT001 - what a verb of the store gave
+    if not found:
+        raise NotFound("there is no such sink; GET /v1/sinks lists them")
