@@ -83,7 +83,15 @@ def kafka(*more: str, advertised: int | None = None) -> Iterator[Server]:
 
     def command(port: int) -> Sequence[str]:
         shown = f"tcp://{LOCALHOST}:{advertised or port}"
-        return (str(binary), "broker", "--listener-url", f"tcp://{LOCALHOST}:{port}", "--advertised-listener-url", shown, *more)
+        return (
+            str(binary),
+            "broker",
+            "--listener-url",
+            f"tcp://{LOCALHOST}:{port}",
+            "--advertised-listener-url",
+            shown,
+            *more,
+        )
 
     with _folder("kafka") as folder, _running(command, folder) as server:
         yield server
