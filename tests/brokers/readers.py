@@ -87,7 +87,7 @@ def read_kafka(port: int, *, topic: str = "homing", **settings: Any) -> Sequence
     server = {"bootstrap.servers": f"{LOCALHOST}:{port}", "log_level": 0, **settings}
     reader = Consumer({**server, "group.id": "reader", "enable.auto.commit": False})
     try:
-        mark, found = uuid.uuid4().bytes, []
+        mark, found = uuid.uuid4().bytes, list[Message]()
         numbers = list(reader.list_topics(topic, timeout=LIMIT).topics[topic].partitions)
         writer = Producer(server)
         for number in numbers:

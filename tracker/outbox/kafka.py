@@ -27,6 +27,8 @@ LARGEST: Final = 1_000_000
 LONGER: Final = 1
 TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 ONLY_CRITICAL: Final = 2
+# How long after a broker was lost it is looked for again, at most, in milliseconds.
+RECONNECTING: Final = 1_000
 
 
 def wire(endpoint: Endpoint, source: str) -> "KafkaWire":
@@ -74,8 +76,9 @@ class KafkaWire:
     async def hang_up(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            # Whoever waits in flush() is told at once.
-            producer.purge(in_queue=True, in_flight=True, blocking=False)
+            # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
+            producer.purge(blocking=False)
+            await asyncio.get_running_loop().run_in_executor(self._thread, producer.close)
 
     def _produce(self, producer: Producer, told: Told, index: int, outcomes: list[Outcome | None]) -> Outcome | None:
         """Hand over one event; what becomes of it is put at its index, at once where it is not even taken."""
@@ -94,12 +97,12 @@ class KafkaWire:
         return None
 
     def _outcome(self, error: KafkaError) -> Outcome:
-        if error.fatal():
-            self._doubt = True
         if error.code() in TOO_LARGE:
             return Outcome(delivered=False, error=f"the event is too large: {error.str()}", hopeless=True)
-        # That it took too long is only where it ended: why is what the producer said meanwhile.
         timed_out = error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001 - the client's name for it
+        # What timed out may still be on its way, and nothing more goes where the producer gave up.
+        self._doubt = self._doubt or timed_out or error.fatal()
+        # That it took too long is only how it ended: why is what the producer said meanwhile.
         return failed(self._trouble if timed_out and self._trouble else error.str())
 
     def _hear_error(self, error: KafkaError) -> None:
@@ -118,6 +121,8 @@ def _options(endpoint: Endpoint) -> dict[str, Any]:
         "delivery.timeout.ms": endpoint.within * 1000,
         "message.max.bytes": endpoint.number("max_bytes", LARGEST),
         "queue.buffering.max.messages": 2 * WIDTH,
+        "socket.timeout.ms": endpoint.within * 1000,
+        "reconnect.backoff.max.ms": RECONNECTING,
         "log_level": ONLY_CRITICAL,
     }
     encrypted = endpoint.flag("tls", default=False)
