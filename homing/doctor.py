@@ -20,11 +20,14 @@ from tracker.clock import Reading, utc_now
 from tracker.errors import HomingError, SettingsError
 from tracker.membership import RHYTHM
 from tracker.models import Trust
+from tracker.outbox.addresses import check_sink
+from tracker.outbox.spec import SinkSpec
 from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
 from tracker.service import Tracker
 from tracker.settings import PREFIX, Settings
 from tracker.storage.store import Store
-from tracker.transport import NotSent, ReplyLost, Transport
+from tracker.targets import Allowed
+from tracker.transport import NotSent, ReplyLost, TargetRefused, Transport
 
 PATIENCE: Final = timedelta(seconds=10)
 NEAR: Final = httpx.Timeout(3)
@@ -54,7 +57,7 @@ class Finding:
 async def run(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
     """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
     findings = [*start(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
-    findings += [await public_address(settings), *await credential(settings)]
+    findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
     shown = in_force(settings)
     if as_json:
         checks: list[JsonValue] = [asdict(finding) for finding in findings]
@@ -194,6 +197,23 @@ def _credential(account: Account, reply: Reply) -> Finding:
     return Finding(name="provider credential", level=level, detail=detail)
 
 
+async def sinks(settings: Settings) -> list[Finding]:
+    """Whether each sink could be told: its function is there, its host may be dialed. Nothing is sent."""
+    return [await _sink(spec, settings.allowed_targets) for spec in settings.sinks]
+
+
+async def _sink(spec: SinkSpec, allowed: Allowed) -> Finding:
+    level, detail = Level.OK, f"{spec.address} can be told"
+    try:
+        await check_sink(spec, allowed)
+    except (SettingsError, TargetRefused) as error:
+        level, detail = Level.WRONG, error.detail
+    except NotSent as error:
+        # It may come up later, and from elsewhere it may be found.
+        level, detail = Level.NOTE, f"{spec.address} cannot be told from here now: {error.detail}"
+    return Finding(name=f"sink {spec.name}", level=level, detail=detail)
+
+
 def _clock(reply: Reply, now: datetime) -> list[Finding]:
     """Compare our clock with the provider's: signatures hold within five minutes, tokens within seconds."""
     try:
@@ -255,6 +275,8 @@ def _plain(value: object) -> JsonValue:
         return value if value is not None else "not set"
     if isinstance(value, timedelta):
         return _duration(value)
+    if isinstance(value, Allowed):
+        return str(value) or "not set"
     if isinstance(value, dict):
         return ", ".join(f"{name}={_plain(told)}" for name, told in value.items()) or "not set"
     return ", ".join(map(str, value)) if isinstance(value, tuple) and value else "not set"

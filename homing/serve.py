@@ -15,10 +15,11 @@ from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, Limits, check_start, health_routes
 from tracker.api import routes as api_routes
-from tracker.app import create_tracker
+from tracker.app import create_tracker, sinks_of
 from tracker.clock import SteeredClock
 from tracker.errors import SettingsError
 from tracker.membership import RHYTHM, Membership, Part, Rhythm
+from tracker.outbox.relay import Relay
 from tracker.reconciler import Reconciler
 from tracker.retention import Retention
 from tracker.schedule import Policy
@@ -60,6 +61,8 @@ class Homing:
         self.tracker = create_tracker(settings, policy=policy, clock=clock)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
         self.app = _app(self.tracker, settings, access or access_of(settings), parts)
+        # A sink that cannot be is known before anything is opened.
+        self._sinks = sinks_of(settings, self.tracker) if Part.LOOPS in parts else []
         self._open = AsyncExitStack()
 
     @asynccontextmanager
@@ -88,6 +91,7 @@ class Homing:
             yield self.tracker.learner
             return
         yield Reconciler(self.tracker, share=self._membership.share)
+        yield Relay(self.tracker, self._sinks)
         if self._settings.retention is not None:
             yield Retention(self.tracker, keep=self._settings.retention)
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from tracker.clock import utc_now
 from tracker.outbox.addresses import SinkParts, create_sinks
+from tracker.outbox.named import named_sinks
 from tracker.outbox.signing import SinkSecrets
 from tracker.outbox.sink import Sink
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
@@ -41,8 +42,9 @@ def create_tracker(
         credential=_credential(settings),
         credential_settings=KLING_CREDENTIAL,
     )
+    store = store or Store(settings.database_url)
     return Tracker(
-        store=store or Store(settings.database_url),
+        store=store,
         accounts={kling.provider.name: kling},
         public_url=settings.public_url,
         callback_secrets=settings.callback_secrets,
@@ -50,6 +52,8 @@ def create_tracker(
         policy=policy or policy_of(settings),
         clock=clock,
         transport=transport,
+        source=settings.source,
+        sinks=named_sinks(settings.sinks, SinkSecrets(store, settings.sink_secrets)),
     )
 
 

@@ -32,7 +32,7 @@ TASK_SCHEMA: Final = "urn:homing:task:1"
 ALARM_SCHEMA: Final = "urn:homing:alarm:1"
 JSON_TYPE: Final = "application/json"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
-# CloudEvents want a source always.
+# What events come from where nobody has said it: CloudEvents want a source always.
 NO_SOURCE: Final = "urn:homing"
 SEQUENCE_DIGITS: Final = 10
 TrustName = Literal["hint", "token", "signed", "provider"]
@@ -98,11 +98,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def body(self) -> bytes:
         """``data`` as JSON."""
         return _encode(self.data)
-
-
-def source_of(public_url: str | None) -> str:
-    """Give the ``source`` of every event of a Homing: its public address; however it is sent it is the same."""
-    return public_url or NO_SOURCE
 
 
 def attributes(told: Told, source: str) -> dict[str, str]:

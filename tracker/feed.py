@@ -98,6 +98,11 @@ class Feed:
         return self._dismissed
 
     @property
+    def waiting(self) -> int:
+        """How many wait for something now."""
+        return self._waiting
+
+    @property
     def latest(self) -> int:
         """The newest cursor that is known here; ``now`` asks."""
         return self._latest

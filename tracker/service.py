@@ -16,7 +16,7 @@ from typing import Self
 from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
-from tracker.contract import source_of
+from tracker.contract import NO_SOURCE
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import InvalidRequest, NotFound
@@ -53,6 +53,7 @@ class Tracker:
         policy: Policy,
         clock: Callable[[], datetime],
         transport: Sender | None = None,
+        source: str = NO_SOURCE,
         sinks: Mapping[str, NamedSink] = NO_SINKS,
     ) -> None:
         self.providers = accounts
@@ -70,7 +71,7 @@ class Tracker:
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
-        self.source = source_of(public_url)
+        self.source = source
         self.feed = Feed(store.outbox, notices=store.notices)
         self.switchboard = Switchboard(store.outbox, named=sinks, clock=clock, committed=self.feed.hint)
         self._waiting = Waiting(feed=self.feed, get=self.get)

@@ -36,6 +36,9 @@ class Allowed:
     networks: tuple[IPNetwork, ...] = ()
     hosts: frozenset[str] = frozenset()
 
+    def __str__(self) -> str:
+        return ", ".join([*map(str, self.networks), *sorted(self.hosts)])
+
     def names(self, host: str) -> bool:
         """Whether a host is allowed by its name, whatever its addresses are."""
         return plain_host(host) in self.hosts
@@ -153,14 +156,12 @@ def _numeric(host: str) -> IPAddress | None:
 
 
 def _unwrapped(address: IPAddress) -> IPAddress:
-    """Give the IPv4 address that an IPv6 one is dialed as, where it is (mapped, compatible or translated)."""
+    """Give the IPv4 address that an IPv6 one is dialed as, where it is mapped or translated."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    last = int(address) & 0xFFFFFFFF
-    compatible = int(address) >> 32 == 0 and last > 1
-    return ipaddress.IPv4Address(last) if compatible or address in TRANSLATED else address
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in TRANSLATED else address
 
 
 def _ascii(host: str) -> str:

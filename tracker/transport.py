@@ -31,9 +31,11 @@ from tracker.targets import Allowed, refusal
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS: Final = 64
-# Of one poster: those that are open, how long an idle one is kept (receivers commonly close theirs after five seconds),
-# and how many names are looked up at once.
-POSTS: Final = 32
+# Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
+# them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
+# up at once.
+POSTS: Final = 256
+IDLE_POSTS: Final = 32
 IDLE_SECONDS: Final = 4.0
 LOOKUPS: Final = 8
 # An answer's body is nobody's business here; it is only read so that the connection can be used again.
@@ -178,7 +180,7 @@ class Poster:
             scheme: httpcore.AsyncConnectionPool(
                 ssl_context=trust,
                 max_connections=POSTS,
-                max_keepalive_connections=POSTS,
+                max_keepalive_connections=IDLE_POSTS,
                 keepalive_expiry=IDLE_SECONDS,
                 network_backend=_Guarded(self._allowed, resolve, encrypted=scheme == b"https"),
             )
@@ -223,7 +225,8 @@ class Poster:
         url = httpcore.URL(
             scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path or b"/"
         )
-        sent = {"host": target.netloc.decode(), "user-agent": "homing", **_basic(target), **headers}
+        named = {"host": target.netloc.decode(), "user-agent": "homing", **_basic(target), **headers}
+        sent = [(name.encode(), value.encode()) for name, value in named.items()]
         timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
         async with pool.stream("POST", url, headers=sent, content=body, extensions=timeouts) as response:
             told = {name.lower(): value for name, value in response.headers}

@@ -4,8 +4,9 @@ import asyncio
 import secrets
 import sys
 from argparse import Namespace
+from functools import partial
 from itertools import chain
-from typing import Final
+from typing import Final, TextIO
 
 import uvloop
 
@@ -58,7 +59,9 @@ def run_serve(args: Namespace) -> int:
     settings = args.source.read()
     set_up_logs(settings.log_level)
     only = frozenset(chain.from_iterable(args.only)) if args.only else ALL
-    return uvloop.run(serve(settings, announce=_started, parts=only))
+    # Where events go to the standard output, nothing else does.
+    aside = any(spec.scheme == "stdout" for spec in settings.sinks)
+    return uvloop.run(serve(settings, announce=partial(_started, to=sys.stderr if aside else sys.stdout), parts=only))
 
 
 def run_migrate(args: Namespace) -> int:
@@ -98,9 +101,10 @@ def run_key(args: Namespace) -> int:
     return 0
 
 
-def _started(line: str) -> None:
+def _started(line: str, *, to: TextIO) -> None:
     favour_latency()
-    _say(line)
+    to.write(line + "\n")
+    to.flush()
 
 
 def _say(line: str) -> None:

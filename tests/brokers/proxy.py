@@ -17,6 +17,8 @@ class Proxy:
         self.port = 0
         self.to = to
         self.accepted = 0
+        # How many ways have something to pass on that may not flow.
+        self.holding = 0
         self.flows = asyncio.Event()
         self.flows.set()
         self._server: asyncio.Server | None = None
@@ -71,7 +73,11 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while piece := await reader.read(PIECE):
-                await self.flows.wait()
+                self.holding += 1
+                try:
+                    await self.flows.wait()
+                finally:
+                    self.holding -= 1
                 writer.write(piece)
                 await writer.drain()
 

@@ -18,6 +18,7 @@ from cloudevents.core.bindings.rabbitmq import RabbitMQMessage
 from cloudevents.core.bindings.rabbitmq import from_binary_event as from_rabbitmq
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
 from pamqp.commands import Basic
 
 from tests.brokers.servers import LOCALHOST
@@ -51,7 +52,10 @@ async def read_jetstream(port: int, *, stream: str = "HOMING", tls: Any = None) 
     client = await nats.connect(f"nats://{LOCALHOST}:{port}", tls=tls)
     try:
         context = client.jetstream()
-        state = (await context.stream_info(stream)).state
+        try:
+            state = (await context.stream_info(stream)).state
+        except NotFoundError:
+            return []
         wanted = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
         reader = await context.pull_subscribe("", stream=stream, config=wanted)
         found: list[Kept] = []

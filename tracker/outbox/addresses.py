@@ -7,7 +7,7 @@ what was written, which may be a secret: a word is only shown where it is one of
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -25,7 +25,7 @@ from tracker.outbox.spec import SinkSpec
 from tracker.outbox.stdout import Lines
 from tracker.outbox.webhook import Webhook
 from tracker.targets import ALLOW, NOWHERE, Allowed, inward
-from tracker.transport import Poster
+from tracker.transport import Poster, check_target
 from tracker.views import NewSink
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,11 +58,13 @@ class Place:
 class Scheme:
     """One kind of sink. ``read`` gives the place of an address or raises ValueError; ``make`` raises SettingsError.
 
+    ``check`` looks, without sending anything, whether it would work, and raises a HomingError that says why not.
     ``options`` are those that this scheme alone has; ``signs`` where it has a secret of its own.
     """
 
     read: Callable[[str], Place]
     make: Callable[[SinkSpec, SinkParts], Sink]
+    check: Callable[[SinkSpec, Allowed], Awaitable[None]]
     options: frozenset[str] = frozenset()
     signs: bool = False
 
@@ -89,8 +91,8 @@ def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[N
     Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
     """
     callbacks = Callbacks(secrets=parts.secrets, poster=Poster(parts.allowed), clock=parts.clock)
-    # Who asked to be called back is called back about all of it.
-    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS, beginning=True), callbacks)]
+    # From now on: where tasks were kept before there were callbacks, nobody waits for those any more.
+    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS), callbacks)]
     for spec in specs:
         new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
         made.append((new, SCHEMES[spec.scheme].make(spec, parts)))
@@ -100,6 +102,14 @@ def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[N
 def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
     """Give the names of the sinks that sign with a secret."""
     return frozenset({CALLBACKS, *(spec.name for spec in specs if SCHEMES[spec.scheme].signs)})
+
+
+async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
+    """Look whether a sink would work, without sending anything.
+
+    Raises SettingsError or TargetRefused where it cannot be, NotSent where its receiver cannot be found now.
+    """
+    await SCHEMES[spec.scheme].check(spec, allowed)
 
 
 def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
@@ -156,7 +166,7 @@ def _options(written: str, scheme: Scheme) -> Mapping[str, list[str]]:
 
 
 def _web(address: str) -> Place:
-    wrong = "write an address such as https://shop.example/hook#name=shop"
+    wrong = "write an address such as https://shop.example/hook#name=shop; in a password, write # @ / as %23 %40 %2F"
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -193,6 +203,28 @@ def _name(place: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", place).strip("-.")[:64]
 
 
+async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
+    parts = urlsplit(spec.target)
+    port = parts.port or _PORTS[parts.scheme]
+    await check_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
+
+
+async def _check_python(spec: SinkSpec, allowed: Allowed) -> None:
+    del allowed
+    function.load(spec)
+
+
+async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
+    """There is always one."""
+    del spec, allowed
+
+
+async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
+    """It is the operator's own, wherever it is."""
+    del allowed
+    await broker.check_broker(spec)
+
+
 def _webhook(spec: SinkSpec, parts: SinkParts) -> Sink:
     poster = Poster(parts.allowed)
     return Webhook(spec, source=parts.source, secrets=parts.secrets, poster=poster, clock=parts.clock)
@@ -212,10 +244,10 @@ def _published(spec: SinkSpec, parts: SinkParts) -> Sink:
 
 SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
     {
-        "https": Scheme(read=_web, make=_webhook, signs=True),
-        "http": Scheme(read=_web, make=_webhook, signs=True),
-        "python": Scheme(read=_python, make=_function),
-        "stdout": Scheme(read=_stdout, make=_lines),
-        **dict.fromkeys(broker.SCHEMES, Scheme(read=_broker, make=_published)),
+        "https": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "http": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "python": Scheme(read=_python, make=_function, check=_check_python),
+        "stdout": Scheme(read=_stdout, make=_lines, check=_check_stdout),
+        **dict.fromkeys(broker.SCHEMES, Scheme(read=_broker, make=_published, check=_check_broker)),
     }
 )

@@ -16,8 +16,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracker.contract import Told
 from tracker.errors import SettingsError
-from tracker.outbox.sink import Outcome, Sink
+from tracker.outbox.sink import Outcome
 from tracker.outbox.spec import SinkSpec
+from tracker.transport import NotSent
 
 # How many events are on their way at once. More was measured to be no faster with any of them.
 WIDTH: Final = 500
@@ -42,7 +43,7 @@ _SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
 SCHEMES: Final = tuple(_SCHEMES)
 
 
-def broker_sink(spec: SinkSpec, *, source: str) -> Sink:
+def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
     """Make the sink of a broker's address; ``source`` is the events' own. Raises SettingsError, which shows no value.
 
     Only now its client is imported: a broker that nobody uses needs none.
@@ -63,6 +64,14 @@ def broker_sink(spec: SinkSpec, *, source: str) -> Sink:
     except ValueError as error:
         raise SettingsError(f"sink {spec.name}: {error}") from None
     return sink
+
+
+async def check_broker(spec: SinkSpec) -> None:
+    """Look whether a broker is there and lets us in. Raises SettingsError, or NotSent where it cannot be reached."""
+    sink = broker_sink(spec, source="")
+    why = await sink.check()
+    if why:
+        raise NotSent(why)
 
 
 class Wire(Protocol):
@@ -93,6 +102,7 @@ class BrokerSink:
         self._wire = wire
         self._secrets = tuple(secrets)
         self._turn = asyncio.Lock()
+        self._dialling: asyncio.Timeout | None = None
         self._closed = False
 
     async def open(self) -> None:
@@ -100,6 +110,8 @@ class BrokerSink:
 
     async def close(self) -> None:
         self._closed = True
+        if self._dialling is not None:
+            self._dialling.reschedule(0)
         await self._hang_up()
 
     def lane(self, told: Told) -> str | None:
@@ -110,10 +122,7 @@ class BrokerSink:
             certain = False
             try:
                 if not self._wire.sound:
-                    async with asyncio.timeout(DIALLING):
-                        await self._wire.dial()
-                if self._closed:
-                    return [failed("closed meanwhile")] * len(events)
+                    await self._dial()
                 outcomes = await self._wire.publish(events)
                 certain = self._wire.sound
             except Exception as error:  # noqa: BLE001 - clients raise what they like, and the relay needs an outcome
@@ -122,6 +131,25 @@ class BrokerSink:
                 if not certain:
                     await self._hang_up()
         return [self._clean(outcome) for outcome in outcomes]
+
+    async def check(self) -> str:
+        """Connect and hang up again; gives why it cannot connect, nothing where it can."""
+        try:
+            await self._dial()
+        except Exception as error:  # noqa: BLE001 - as in send
+            return self._clean(failed(said(error))).error
+        finally:
+            await self._hang_up()
+        return ""
+
+    async def _dial(self) -> None:
+        try:
+            async with asyncio.timeout(DIALLING) as self._dialling:
+                await self._wire.dial()
+        finally:
+            self._dialling = None
+        if self._closed:
+            raise ConnectionAbortedError("closed meanwhile")
 
     async def _hang_up(self) -> None:
         with suppress(Exception):

@@ -28,7 +28,7 @@ AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
 
 WIDTH: Final = 256
 # For a whole wave: what takes longer is better given to something that queues.
-WITHIN: Final = timedelta(seconds=30)
+WITHIN: Final = timedelta(seconds=20)
 # What has begun may still end by itself.
 GRACE: Final = timedelta(seconds=3)
 _WRITTEN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -41,12 +41,20 @@ class Function:
     width = WIDTH
 
     def __init__(
-        self, hook: Hook | AsyncHook, *, name: str, source: str, takes: Filter = EVERYTHING, within: timedelta = WITHIN
+        self,
+        hook: Hook | AsyncHook,
+        *,
+        name: str,
+        source: str,
+        takes: Filter = EVERYTHING,
+        within: timedelta = WITHIN,
+        grace: timedelta = GRACE,
     ) -> None:
         self.name = name
         self._source = source
         self._takes = takes.takes
         self._within = within
+        self._grace = grace
         self._hook = hook
         self._threaded: Threaded[dict[str, Any]] = Threaded(self._call, name=name, within=within, said=_raised)
         self._running: set[asyncio.Task[Outcome]] = set()
@@ -56,7 +64,7 @@ class Function:
 
     async def close(self) -> None:
         if self._running:
-            await asyncio.wait(self._running, timeout=GRACE.total_seconds())
+            await asyncio.wait(self._running, timeout=self._grace.total_seconds())
         for task in self._running:
             task.cancel()
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tracker.contract import Told, attributes
-from tracker.outbox.broker import WIDTH, Endpoint, failed, said
+from tracker.outbox.broker import DIALLING, WIDTH, Endpoint, failed, said
 from tracker.outbox.sink import DELIVERED, Outcome
 
 log: Final = logging.getLogger("homing.kafka")
@@ -55,10 +55,10 @@ class KafkaWire:
         return self._producer is not None and not self._doubt
 
     async def dial(self) -> None:
-        """Make a producer; it connects when it has something to send, and as often as it must."""
         await self.hang_up()
-        self._producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
         self._trouble = ""
+        self._producer = producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._look, producer)
         self._doubt = False
 
     async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
@@ -79,6 +79,16 @@ class KafkaWire:
             # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
             producer.purge(blocking=False)
             await asyncio.get_running_loop().run_in_executor(self._thread, producer.close)
+
+    def _look(self, producer: Producer) -> None:
+        """See the topic, which makes it where the broker makes those that are asked for."""
+        try:
+            producer.list_topics(self._topic, timeout=DIALLING - 1)
+        except KafkaException:
+            producer.poll(0)
+            if self._trouble:
+                raise ConnectionError(self._trouble) from None
+            raise
 
     def _produce(self, producer: Producer, told: Told, index: int, outcomes: list[Outcome | None]) -> Outcome | None:
         """Hand over one event; what becomes of it is put at its index, at once where it is not even taken."""

@@ -1,6 +1,7 @@
 """``stdout:``: each event as one line of JSON, for a pipe, a log collector or a person."""
 
 import os
+import select
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -51,7 +52,11 @@ class Lines:
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)
         while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                # Whoever shares it may have made it so; a line that was begun is finished all the same.
+                select.select([], [self._descriptor], [])
 
 
 def _said(error: BaseException) -> str:

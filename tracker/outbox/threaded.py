@@ -29,9 +29,17 @@ class Threaded(Generic[T]):
         self._within = within
         self._said = said
         self._thread: threading.Thread | None = None
+        self._one = asyncio.Lock()
 
     async def run(self, items: Sequence[T]) -> list[Outcome]:
-        """Tell the items in turn and give each one's outcome; those that time was too short for have failed."""
+        """Tell the items in turn and give each one's outcome; those that time was too short for have failed.
+
+        Waves that come at once go one after the other.
+        """
+        async with self._one:
+            return await self._run(items)
+
+    async def _run(self, items: Sequence[T]) -> list[Outcome]:
         if self._thread is not None and self._thread.is_alive():
             return [BUSY] * len(items)
         loop, ended, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()

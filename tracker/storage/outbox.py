@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, delete, exists, func, or_, select, update
 
 from tracker.contract import Told
 from tracker.storage import rows, telling
@@ -28,10 +28,11 @@ WAITING: Final = DELIVERIES.c.next_at.is_not(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """An event whose next attempt is due, and how many there were."""
+    """An event whose next attempt is due, how many there were, and when the first was."""
 
     told: Told
     attempts: int
+    first_at: datetime
 
 
 def register(connection: Connection, sinks: Sequence[NewSink], *, now: datetime) -> None:
@@ -64,10 +65,10 @@ def claim(connection: Connection, name: str, *, owner: str, now: datetime, lease
     return None if row is None else _state(row)
 
 
-def release(connection: Connection, owner: str) -> None:
-    """Give back every lease of a process."""
-    mine = update(SINKS).where(SINKS.c.lease_owner == owner)
-    connection.execute(mine.values(lease_owner=None, lease_until=None))
+def release(connection: Connection, owner: str | None) -> None:
+    """Give back every lease of a process; None: of all."""
+    leased = SINKS.c.lease_owner.is_not(None) if owner is None else SINKS.c.lease_owner == owner
+    connection.execute(update(SINKS).where(leased).values(lease_owner=None, lease_until=None))
 
 
 def settle(connection: Connection, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
@@ -87,37 +88,40 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
         mine = and_(mine, SINKS.c.cursor <= settled.cursor)
     if connection.execute(update(SINKS).where(mine).values(**values)).rowcount == 0:
         return False
+    gone = [*settled.delivered, *(failure.cursor for failure in settled.failed if failure.next_at is None)]
+    if gone:
+        _let_follow(connection, name, gone, stamp)
     if settled.delivered:
         done = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id.in_(settled.delivered))
         connection.execute(delete(DELIVERIES).where(done))
     _write_failures(connection, name, settled.failed, stamp)
+    _hold_back(connection, name, settled.failed)
     return True
 
 
 def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list[Owed]:
     """Give the deliveries that are due, longest due first; of a task only the first that waits."""
-    earlier = DELIVERIES.alias("earlier")
-    behind = exists().where(
-        earlier.c.sink == name,
-        earlier.c.task_id == DELIVERIES.c.task_id,
-        earlier.c.next_at.is_not(None),
-        earlier.c.event_id < DELIVERIES.c.event_id,
-    )
+    column = DELIVERIES.c
     found = connection.execute(
-        select(DELIVERIES.c.event_id, DELIVERIES.c.attempts)
-        .where(DELIVERIES.c.sink == name, DELIVERIES.c.next_at <= rows.stamp(now), ~behind)
-        .order_by(DELIVERIES.c.next_at, DELIVERIES.c.event_id)
+        select(column.event_id, column.attempts, column.first_at)
+        .where(column.sink == name, column.next_at <= rows.stamp(now), ~_behind(name))
+        .order_by(column.next_at, column.event_id)
         .limit(limit)
     ).all()
-    attempts = {row.event_id: row.attempts for row in found}
-    owed = {told.cursor: told for told in telling.pick(connection, list(attempts))} if attempts else {}
-    return [Owed(told=owed[cursor], attempts=tries) for cursor, tries in attempts.items() if cursor in owed]
+    events = {told.cursor: told for told in telling.pick(connection, [row.event_id for row in found])} if found else {}
+    return [
+        Owed(told=events[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
+        for row in found
+        if row.event_id in events
+    ]
 
 
 def next_due(connection: Connection, name: str) -> datetime | None:
-    """Give when the next delivery is due."""
-    first = connection.execute(select(func.min(DELIVERIES.c.next_at)).where(DELIVERIES.c.sink == name)).scalar_one()
-    return None if first is None else rows.moment(first)
+    """Give when the next delivery is due, of those that wait behind no other."""
+    column = DELIVERIES.c
+    waits = select(column.next_at).where(column.sink == name, WAITING, ~_behind(name))
+    first = connection.execute(waits.order_by(column.next_at).limit(1)).scalar_one_or_none()
+    return _moment(first)
 
 
 def waiting(connection: Connection, name: str, tasks: Collection[str]) -> dict[str, datetime]:
@@ -237,6 +241,43 @@ def told_everywhere(connection: Connection, *, now: datetime) -> int:
     return telling.latest(connection) if slowest is None else slowest
 
 
+def _behind(name: str) -> ColumnElement[bool]:
+    """Say which deliveries wait for an earlier one of their task."""
+    earlier = DELIVERIES.alias("earlier")
+    return exists().where(
+        earlier.c.sink == name,
+        earlier.c.task_id == DELIVERIES.c.task_id,
+        earlier.c.next_at.is_not(None),
+        earlier.c.event_id < DELIVERIES.c.event_id,
+    )
+
+
+def _let_follow(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
+    """Make due what waits behind deliveries that are no more."""
+    first = DELIVERIES.alias("first")
+    tasks = select(first.c.task_id).where(first.c.sink == name, first.c.event_id.in_(gone))
+    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp)
+    connection.execute(update(DELIVERIES).where(waits).values(next_at=stamp))
+
+
+def _hold_back(connection: Connection, name: str, failed: Sequence[Failure]) -> None:
+    """Let what waits behind a delivery wait as long as that: so it is not looked at again and again meanwhile."""
+    column = DELIVERIES.c
+    waits = update(DELIVERIES).where(
+        column.sink == name,
+        column.task_id == bindparam("task"),
+        column.event_id > bindparam("event"),
+        column.next_at < bindparam("until"),
+    )
+    values = [
+        {"task": failure.task_id, "event": failure.cursor, "until": rows.stamp(failure.next_at)}
+        for failure in failed
+        if failure.next_at is not None and failure.task_id is not None
+    ]
+    if values:
+        connection.execute(waits.values(next_at=bindparam("until")), values)
+
+
 def _write_failures(connection: Connection, name: str, failed: Sequence[Failure], stamp: int) -> None:
     if not failed:
         return
@@ -261,7 +302,12 @@ def _write_failures(connection: Connection, name: str, failed: Sequence[Failure]
     if not values:
         return
     statement = upsert(connection, DELIVERIES)
-    again = {each: statement.excluded[each] for each in ("attempts", "error", "last_at", "next_at")}
+    again: dict[str, ColumnElement[Any]] = {
+        each: statement.excluded[each] for each in ("attempts", "last_at", "next_at")
+    }
+    # What was not tried now has nothing to say; and what was never tried begins with its first attempt.
+    again["error"] = case((statement.excluded.error == "", DELIVERIES.c.error), else_=statement.excluded.error)
+    again["first_at"] = case((DELIVERIES.c.attempts == 0, statement.excluded.first_at), else_=DELIVERIES.c.first_at)
     connection.execute(statement.on_conflict_do_update(index_elements=["sink", "event_id"], set_=again), values)
 
 

@@ -40,8 +40,8 @@ class OutboxStore:
         """Take or renew the lease of a sink; None where another process holds it. Its counts are left at 0."""
         return await self._database.write(outbox.claim, name, owner=owner, now=now, lease=lease)
 
-    async def release(self, owner: str) -> None:
-        """Give back every lease of a process."""
+    async def release(self, owner: str | None) -> None:
+        """Give back every lease of a process; None: of all, for the one process that serves a database alone."""
         await self._database.write(outbox.release, owner)
 
     async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
@@ -53,7 +53,7 @@ class OutboxStore:
         return await self._database.read(outbox.due, name, now=now, limit=limit)
 
     async def next_due(self, name: str) -> datetime | None:
-        """Give when the next delivery is due."""
+        """Give when the next delivery is due, of those that wait behind no other."""
         return await self._database.read(outbox.next_due, name)
 
     async def waiting(self, name: str, tasks: Collection[str]) -> dict[str, datetime]:

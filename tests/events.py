@@ -1,0 +1,51 @@
+"""Events as sinks get them: of tasks that never were in a database."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.builders import NOW, PICTURE, a_task
+from tracker.contract import Told
+from tracker.lifecycle import asset_to_json
+from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust
+from tracker.views import AlarmCount
+
+SUCCESS = Standing(rank=5, asked=True, success=True)
+
+
+def a_success(number: int = 1, **changes: Any) -> Task:
+    """Make a task that came home with one picture and a price."""
+    facts = {
+        "assets": Fact(standing=SUCCESS, value=[asset_to_json(PICTURE)]),
+        "price": Fact(standing=SUCCESS, value={"final_unit_deduction": "8"}),
+    }
+    values: dict[str, Any] = {
+        "status": Status.SUCCEEDED,
+        "standing": SUCCESS,
+        "facts": facts,
+        "version": 3,
+        "learned_from": Source.POLL,
+        "learned_trust": Trust.PROVIDER,
+        "finished_at": NOW,
+        "provider_task_id": f"8{number:09d}",
+    }
+    return a_task(number, **(values | changes))
+
+
+def an_event(task: Task, name: str | None = None, *, cursor: int = 1) -> Told:
+    """Make the event that tells a task as it is; ``name`` where that is not its status."""
+    kind = f"homing.task.{name or task.status.value}"
+    return Told(cursor=cursor, type=kind, sequence=task.version, at=NOW, task=task)
+
+
+def events_of(number: int, *, upto: int, first: int = 1, **changes: Any) -> list[Told]:
+    """Make the first events of one task, their cursors from ``first`` on."""
+    task = a_task(number, status=Status.PROCESSING, **changes)
+    return [an_event(replace(task, version=at), cursor=first + at - 1) for at in range(1, upto + 1)]
+
+
+def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> Told:
+    count = AlarmCount(
+        kind=kind, provider="kling", hour=NOW, count=1, last_at=NOW + timedelta(minutes=3), task_id=None, detail="odd"
+    )
+    return Told(cursor=cursor, type=f"homing.alarm.{kind.value}", sequence=1, at=NOW, alarm=count)

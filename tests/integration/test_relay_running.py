@@ -1,0 +1,346 @@
+"""The relay as it runs, over both databases: leases, replicas, the end, and sinks that are slow, down or broken."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.loops import looping
+from tests.acceptance.house import settings_of, until
+from tests.builders import a_task, an_event, writing
+from tests.postgres import Postgres
+from tests.scripted_sink import NO, ScriptedSink, refused, taken
+from tracker.app import create_tracker
+from tracker.clock import utc_now
+from tracker.contract import Told
+from tracker.errors import StoreUnavailable
+from tracker.models import Status
+from tracker.outbox.pace import PACE
+from tracker.outbox.relay import Relay
+from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.service import Tracker
+from tracker.storage.store import Store
+from tracker.views import Again, NewSink, Settled, SinkState
+
+NOBODY = "http://127.0.0.1:9"
+BRISK = replace(
+    PACE,
+    lease=timedelta(seconds=1.5),
+    renew=timedelta(seconds=0.3),
+    look=timedelta(seconds=0.1),
+    idle=timedelta(seconds=0.2),
+    grace=timedelta(seconds=0.1),
+    finish=timedelta(seconds=0.5),
+    hurry=timedelta(),
+)
+STATUSES = ("submitted", "processing", "succeeded")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'homing.db'}"
+    shared: Postgres = request.getfixturevalue("postgres")
+    return shared.fresh()
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """One process's part: a tracker, and a relay that tells its sinks."""
+
+    tracker: Tracker
+    sinks: Sequence[ScriptedSink]
+
+    async def happen(self, tasks: Sequence[int], *, versions: int = 3) -> None:
+        for version in range(2, 2 + versions):
+            status = STATUSES[min(version - 2, 2)]
+            works = []
+            for number in tasks:
+                task = a_task(number, status=Status(status), version=version)
+                works.append(writing(task, events=(an_event(task, version, status),)))
+            await self.tracker.store.apply(works)
+        self.tracker.feed.hint()
+
+    async def state(self, name: str = "shop") -> SinkState:
+        return next(state for state in await self.tracker.store.outbox.states() if state.name == name)
+
+
+@asynccontextmanager
+async def place(url: str, folder: Path, store: Store | None = None) -> AsyncIterator[Tracker]:
+    settings = settings_of(folder, NOBODY, database_url=url)
+    async with create_tracker(settings, store=store, clock=utc_now) as tracker:
+        yield tracker
+
+
+@asynccontextmanager
+async def relaying(
+    url: str, folder: Path, *sinks: ScriptedSink, store: Store | None = None, **pace: Any
+) -> AsyncIterator[Place]:
+    async with place(url, folder, store) as tracker:
+        named = [(NewSink(name=sink.name, address="x:", beginning=True), sink) for sink in sinks]
+        async with looping([Relay(tracker, named, pace=replace(BRISK, **pace))]):
+            yield Place(tracker=tracker, sinks=sinks)
+
+
+async def got(sink: ScriptedSink, count: int) -> None:
+    async def there() -> bool:
+        return len({told.id for told in sink.received}) >= count
+
+    await until(there, within=30)
+
+
+def in_order(sink: ScriptedSink, tasks: Sequence[int], versions: int = 3) -> None:
+    for number in tasks:
+        assert sink.of(a_task(number).id) == list(range(2, 2 + versions))
+
+
+def once(sink: ScriptedSink) -> None:
+    ids = [told.id for told in sink.received]
+    assert len(ids) == len(set(ids))
+
+
+async def test_every_sink_is_told_everything_once(url: str, tmp_path: Path) -> None:
+    shop, log = ScriptedSink(), ScriptedSink(name="log", width=500)
+    async with relaying(url, tmp_path, shop, log) as here:
+        await here.happen(range(1, 51))
+        await got(shop, 150)
+        await got(log, 150)
+        await here.happen(range(51, 61))
+        await got(shop, 180)
+        await got(log, 180)
+    for sink in (shop, log):
+        in_order(sink, range(1, 61))
+        once(sink)
+        assert (sink.opened, sink.closed) == (1, 1)
+    async with relaying(url, tmp_path, shop, log) as here:
+        state = await here.state()
+        assert (state.behind, state.waiting, state.delivered) == (0, 0, 180)
+        await here.happen([61])
+        await got(shop, 183)
+    once(shop)
+
+
+async def test_a_sink_that_is_slow_or_down_or_cannot_be_opened_delays_no_other(url: str, tmp_path: Path) -> None:
+    slow = ScriptedSink(name="slow", width=1, held=lambda _: asyncio.Event())
+    down = ScriptedSink(name="down", answer=refused)
+    broken = ScriptedSink(name="broken", broken=OSError("made-up-secret"))
+    well = ScriptedSink(name="well")
+    async with relaying(url, tmp_path, slow, down, broken, well) as here:
+        await here.happen(range(1, 101))
+        await got(well, 300)
+
+        async def noted() -> bool:
+            return (await here.state("broken")).last_error == "it cannot be opened: OSError"
+
+        await until(noted)
+        broken.broken, down.answer = None, taken
+        await got(down, 300)
+        await got(broken, 300)
+        in_order(down, range(1, 101))
+        in_order(broken, range(1, 101))
+        assert broken.opened > 1
+    assert len(slow.sent) == 1
+
+
+async def test_the_end_waits_for_what_is_being_sent_and_nothing_is_repeated(url: str, tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    sink = ScriptedSink(held=lambda _: gate, width=4)
+    async with relaying(url, tmp_path, sink, finish=timedelta(seconds=30)) as here:
+        await here.happen(range(1, 21), versions=1)
+
+        async def flying() -> bool:
+            return sink.flying == 1
+
+        await until(flying)
+        asyncio.get_running_loop().call_later(0.2, gate.set)
+    assert len(sink.received) == len(sink.sent) == 1
+    async with relaying(url, tmp_path, sink):
+        await got(sink, 20)
+    once(sink)
+
+
+async def test_the_end_does_not_wait_for_ever_and_what_hung_comes_again(url: str, tmp_path: Path) -> None:
+    never = asyncio.Event()
+    sink = ScriptedSink(held=lambda _: never)
+    async with relaying(url, tmp_path, sink) as here:
+        await here.happen([1, 2])
+
+        async def flying() -> bool:
+            return sink.flying > 0
+
+        await until(flying)
+    assert (sink.flying, sink.closed, sink.received) == (0, 1, [])
+    sink.held = lambda _: None
+    async with relaying(url, tmp_path, sink):
+        await got(sink, 6)
+    in_order(sink, [1, 2])
+    assert sink.sent[0].id in {told.id for told in sink.received}
+
+
+async def test_an_operator_turns_a_sink_off_and_on(url: str, tmp_path: Path) -> None:
+    sink = ScriptedSink()
+    async with relaying(url, tmp_path, sink) as here:
+        await here.happen([1])
+        await got(sink, 3)
+        await here.tracker.store.outbox.switch("shop", on=False, now=utc_now())
+
+        async def closed() -> bool:
+            return sink.closed == 1
+
+        await until(closed)
+        await here.happen([2])
+        assert len(sink.received) == 3
+        await here.tracker.store.outbox.switch("shop", on=True, now=utc_now())
+        await got(sink, 6)
+        in_order(sink, [1, 2])
+
+
+async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) -> None:
+    sink = ScriptedSink()
+    async with relaying(url, tmp_path, sink) as here:
+        await here.happen([1, 2])
+        await got(sink, 6)
+
+        async def known() -> bool:
+            return (await here.state()).behind == 0
+
+        await until(known)
+        outbox, again = here.tracker.store.outbox, Again(task_id=a_task(1).id)
+        assert await outbox.replay("shop", again, lambda _: True, now=utc_now(), dry_run=False) == 3
+
+        async def repeated() -> bool:
+            return len(sink.received) == 9
+
+        await until(repeated)
+        assert [told.sequence for told in sink.received[6:]] == [2, 3, 4]
+
+
+async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url: str, tmp_path: Path) -> None:
+    failing = {f"{a_task(number).id}.2" for number in range(1, 6)}
+
+    def answer(told: Told) -> Outcome:
+        if told.id in failing:
+            failing.discard(told.id)
+            return NO
+        return DELIVERED
+
+    sink = ScriptedSink(answer=answer)
+    async with relaying(url, tmp_path, sink) as here:
+        await here.happen(range(1, 31))
+        await got(sink, 90)
+        in_order(sink, range(1, 31))
+        once(sink)
+
+
+class AwayStore(Store):
+    """A store whose outbox is away for as long as ``away``."""
+
+    away = False
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url)
+        real = self.outbox.settle
+
+        async def settle(name: str, settled: Settled, **more: Any) -> bool:
+            if self.away:
+                raise StoreUnavailable("away")
+            return await real(name, settled, **more)
+
+        object.__setattr__(self.outbox, "settle", settle)
+
+
+async def test_while_the_database_cannot_be_written_nothing_is_lost(url: str, tmp_path: Path) -> None:
+    sink = ScriptedSink(answer=lambda told: DELIVERED if told.sequence != 2 or sink.closed else NO)
+    store = AwayStore(url)
+    async with relaying(url, tmp_path, sink, store=store) as here:
+        store.away = True
+        await here.happen([1])
+
+        async def tried() -> bool:
+            return bool(sink.sent)
+
+        await until(tried)
+        sink.answer = taken
+        store.away = False
+        await got(sink, 3)
+        in_order(sink, [1])
+
+
+# ---- several processes
+
+
+async def test_one_of_two_tells_a_sink_and_the_other_takes_over_when_it_leaves(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    url = postgres.fresh()
+    first, second = ScriptedSink(), ScriptedSink()
+    async with AsyncExitStack() as there:
+        here = await there.enter_async_context(relaying(url, tmp_path, first))
+        await here.happen(range(1, 11))
+        await got(first, 30)
+        async with relaying(url, tmp_path, second) as other:
+            await other.happen(range(11, 21))
+            await got(first, 60)
+            assert second.sent == []
+            await there.aclose()
+            await other.happen(range(21, 31))
+            await got(second, 30)
+    in_order(first, range(1, 21))
+    in_order(second, range(21, 31))
+    once(first)
+    once(second)
+
+
+async def test_who_wakes_up_after_its_lease_writes_nothing_and_the_order_is_kept(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    url = postgres.fresh()
+    gate = asyncio.Event()
+    sleeper, heir = ScriptedSink(held=lambda _: gate), ScriptedSink()
+    # It never renews, as one that stands still.
+    async with relaying(url, tmp_path, sleeper, renew=timedelta(hours=1), finish=timedelta(seconds=30)) as here:
+        await here.happen(range(1, 6))
+
+        async def flying() -> bool:
+            return sleeper.flying > 0
+
+        await until(flying)
+        async with relaying(url, tmp_path, heir) as other:
+            await got(heir, 15)
+            await until(lambda: _known(other))
+            before = await other.state()
+            gate.set()
+
+            async def over() -> bool:
+                return sleeper.closed > 0
+
+            await until(over)
+            after = await other.state()
+            assert (after.cursor, after.delivered, after.waiting) == (before.cursor, before.delivered, 0)
+    in_order(heir, range(1, 6))
+    assert len(sleeper.received) == 1
+
+
+async def _known(here: Place) -> bool:
+    return (await here.state()).behind == 0
+
+
+async def test_processes_that_start_together_share_the_sinks(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.fresh()
+    names = [f"sink{number}" for number in range(12)]
+    pace = replace(BRISK, look=timedelta(seconds=1))
+    async with place(url, tmp_path) as here, place(url, tmp_path) as other:
+        named = [(NewSink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
+        async with looping([Relay(tracker, named, pace=pace) for tracker in (here, other)]):
+
+            async def all_held() -> bool:
+                states = await here.store.outbox.states()
+                return bool(states) and all(state.owner is not None for state in states)
+
+            await until(all_held)
+            assert {state.owner for state in await here.store.outbox.states()} == {here.owner, other.owner}

@@ -1,0 +1,496 @@
+"""Telling one sink, step by step, over a real store and under a clock that is told the time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.builders import NOW, a_task
+from tests.relay_stage import Stage, stage
+from tests.scripted_sink import NO, ScriptedSink, refused, taken
+from tracker.contract import Told
+from tracker.outbox import backoff
+from tracker.outbox.pace import PACE
+from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.outbox.teller import Teller
+from tracker.views import Again, NewSink
+
+SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+LEASE = PACE.lease
+
+
+@pytest.fixture
+async def on(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage(f"sqlite:///{tmp_path / 'homing.db'}", replace(PACE, grace=timedelta(milliseconds=50))) as one:
+        yield one
+
+
+def poison(*subjects: str, outcome: Outcome = NO, sequence: int = 2) -> "Poison":
+    return Poison(subjects, outcome, sequence)
+
+
+class Poison:
+    """Refuses one event of some tasks."""
+
+    def __init__(self, subjects: tuple[str, ...], outcome: Outcome, sequence: int) -> None:
+        self.subjects = subjects
+        self.outcome = outcome
+        self.sequence = sequence
+
+    def __call__(self, told: Told) -> Outcome:
+        return self.outcome if told.subject in self.subjects and told.sequence == self.sequence else DELIVERED
+
+
+ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))
+ODD = frozenset(a_task(number).id for number in range(1, 61, 2))
+
+
+def even(told: Told) -> str:
+    """Name one of two receivers, by the task's number."""
+    return "odd" if told.subject in ODD else "even"
+
+
+# ---- while it goes well
+
+
+async def test_all_is_told_in_the_order_of_each_task_and_no_task_twice_at_once(on: Stage) -> None:
+    sink = ScriptedSink(width=3)
+    events = await on.happen(1, 1, 2, 3, 4, 2, 1, 5)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert sorted(told.cursor for told in sink.received) == [told.cursor for told in events]
+    assert sink.of(ONE) == [2, 3, 4]
+    assert max(sink.waves) <= 3
+    assert await on.owed() == []
+    await teller.finish()
+    state = await on.state()
+    assert (state.cursor, state.delivered, state.behind, state.delivered_at) == (events[-1].cursor, 8, 0, NOW)
+
+
+async def test_what_is_not_for_the_sink_is_passed_over(on: Stage) -> None:
+    sink = ScriptedSink(where=lambda told: "shop" if told.subject == TWO else None)
+    events = await on.happen(1, 2, 1, 3)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    await teller.finish()
+    assert [told.subject for told in sink.sent] == [TWO]
+    state = await on.state()
+    assert (state.cursor, state.delivered) == (events[-1].cursor, 1)
+
+
+async def test_what_was_sent_and_not_written_down_is_sent_again_under_the_same_id(on: Stage) -> None:
+    sink = ScriptedSink()
+    await on.happen(1, 2)
+    await on.all_new(await on.teller(sink))  # and it is never heard of again
+    on.clock.advance(LEASE)
+    heir = await on.teller(sink, "heir")
+    await on.all_new(heir)
+    assert [told.id for told in sink.received] == [f"{ONE}.2", f"{TWO}.2"] * 2
+    await heir.finish()
+    on.clock.advance(LEASE)
+    await on.all_new(await on.teller(sink, "third"))
+    assert len(sink.received) == 4
+
+
+# ---- one event that fails
+
+
+async def test_a_failing_event_holds_back_only_its_own_task(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE))
+    await on.happen(2, 1, 1, 2, 3)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert (sink.of(ONE), sink.of(TWO), sink.of(THREE)) == ([], [2, 3], [2])
+    await on.happen(1, 3)
+    await on.all_new(teller)
+    assert (sink.of(ONE), sink.of(THREE)) == ([], [2, 3])
+    assert [(each.attempts, each.error) for each in await on.owed()] == [(1, "refused"), (0, ""), (0, "")]
+    sink.answer = taken
+    await on.all_owed(teller)
+    assert sink.of(ONE) == [], "it is not due yet"
+    on.clock.advance(SECOND)
+    await on.all_owed(teller)
+    assert sink.of(ONE) == [2, 3, 4]
+    assert await on.owed() == []
+
+
+async def test_it_is_tried_again_later_and_later(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE))
+    await on.happen(1, 2)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    waits = []
+    for _ in range(14):
+        (delivery,) = await on.owed()
+        assert delivery.next_at is not None
+        waits.append((delivery.next_at - on.clock()).total_seconds())
+        on.clock.now = delivery.next_at
+        teller.hold(float("inf"))
+        await on.all_owed(teller)
+    # Half of 1 s, 2 s, 4 s … since chance is one half here.
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1800, 1800]
+    assert sink.sent.count(next(told for told in sink.sent if told.subject == ONE)) == 15
+
+
+@pytest.mark.parametrize(("asked", "given"), [(90 * SECOND, 90 * SECOND), (9 * HOUR, HOUR), (-SECOND, SECOND / 2)])
+async def test_the_receivers_own_wish_is_heard_within_bounds(on: Stage, asked: timedelta, given: timedelta) -> None:
+    sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="busy", retry_after=asked)))
+    await on.happen(2, 1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    (delivery,) = await on.owed()
+    assert delivery.next_at == NOW + given
+
+
+async def patience(on: Stage, teller: Teller, *, meanwhile: int | None) -> None:
+    """Let three days go by, in which a task has an event now and then."""
+    end = on.clock() + backoff.PATIENCE + HOUR
+    while on.clock() < end:
+        teller.hold(float("inf"))
+        on.clock.advance(HOUR)
+        if meanwhile is not None:
+            await on.happen(meanwhile)
+        await on.all_new(teller)
+        await on.all_owed(teller)
+
+
+async def test_after_three_days_it_is_dead_and_its_task_goes_on(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE))
+    await on.happen(1, 1, 2)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    await patience(on, teller, meanwhile=2)
+    (dead,) = await on.dead()
+    assert (dead.event_id, dead.next_at) == (f"{ONE}.2", None)
+    assert dead.attempts >= backoff.ATTEMPTS
+    assert sink.of(ONE) == [3]
+    assert await on.owed() == []
+
+
+async def test_nothing_dies_while_the_sink_takes_nothing_at_all(on: Stage) -> None:
+    sink = ScriptedSink(answer=refused)
+    await on.happen(1, 1, 2)
+    teller = await on.teller(sink)
+    await patience(on, teller, meanwhile=None)
+    assert len(sink.sent) > 50
+    assert await on.dead() == []
+    sink.answer = taken
+    on.clock.advance(HOUR)
+    await on.all_new(teller)
+    await on.all_owed(teller)
+    assert (sink.of(ONE), sink.of(TWO)) == ([2, 3], [2])
+
+
+async def test_what_can_never_do_is_dead_at_once(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="too large", hopeless=True)))
+    await on.happen(1, 1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert [each.error for each in await on.dead()] == ["too large"]
+    assert sink.of(ONE) == [3]
+
+
+async def test_a_dead_one_that_is_told_again_keeps_its_sequence(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="too large", hopeless=True)))
+    await on.happen(1, 1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    sink.answer = taken
+    assert await on.store.outbox.replay("shop", Again(dead=True), lambda _: True, now=NOW, dry_run=False) == 1
+    await on.all_owed(teller)
+    assert [told.sequence for told in sink.received] == [3, 2]
+    assert await on.dead() == []
+
+
+# ---- a sink that is down
+
+
+async def test_a_sink_that_is_down_owes_few_rows_and_gets_everything_in_order_once_it_is_up(on: Stage) -> None:
+    sink = ScriptedSink(answer=refused, width=100)
+    numbers = [number % 40 for number in range(400)]
+    events = await on.happen(*numbers)
+    teller = await on.teller(sink)
+    for _ in range(20):
+        await on.all_new(teller)
+        await on.all_owed(teller)
+        on.clock.advance(30 * SECOND)
+        teller.hold(float("inf"))
+    assert len(await on.owed()) <= 25
+    assert len(sink.sent) <= 25
+    state = await on.state()
+    assert state.failures == len(sink.sent)
+    assert state.retry_at is not None
+    sink.answer = taken
+    for _ in range(3):
+        on.clock.advance(90 * SECOND)
+        await on.all_new(teller)
+        await teller.hurry()
+        await on.all_owed(teller)
+    assert await on.owed() == []
+    assert len(sink.received) == len(events)
+    for number in range(40):
+        assert sink.of(a_task(number).id) == list(range(2, 12))
+    await teller.finish()
+    assert (await on.state()).failures == 0
+
+
+async def test_it_is_probed_with_one_event_at_a_time_less_and_less_often(on: Stage) -> None:
+    sink = ScriptedSink(answer=refused, width=100)
+    await on.happen(*range(1, 51))
+    teller = await on.teller(sink)
+    before = 0
+    seen = []
+    for second in range(300):
+        await on.all_new(teller)
+        await on.all_owed(teller)
+        if len(sink.sent) > before:
+            seen.append(second)
+            before = len(sink.sent)
+        on.clock.advance(SECOND)
+        teller.hold(float("inf"))
+    assert set(sink.waves) == {1}
+    assert 8 <= len(seen) <= 20
+
+
+async def test_its_own_wish_to_be_left_alone_is_heard(on: Stage) -> None:
+    busy = Outcome(delivered=False, error="busy", retry_after=300 * SECOND)
+    sink = ScriptedSink(answer=lambda _: busy)
+    await on.happen(*range(1, 51))
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    told = len(sink.sent)
+    on.clock.advance(299 * SECOND)
+    teller.hold(float("inf"))
+    await on.all_new(teller)
+    await on.all_owed(teller)
+    assert len(sink.sent) == told
+    on.clock.advance(SECOND)
+    await on.all_new(teller)
+    await on.all_owed(teller)
+    assert len(sink.sent) == told + 1
+
+
+async def test_one_event_that_is_always_refused_does_not_stall_the_others(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE))
+    await on.happen(1)
+    teller = await on.teller(sink)
+    for number in range(2, 40):
+        teller.hold(float("inf"))
+        await on.all_new(teller)
+        await on.all_owed(teller)
+        on.clock.advance(2 * SECOND)
+        await on.happen(number)
+        await on.all_new(teller)
+        assert sink.of(a_task(number).id) == [2], "it goes at once"
+
+
+async def test_a_few_events_that_are_always_refused_delay_the_others_by_seconds_only(on: Stage) -> None:
+    bad = tuple(a_task(number).id for number in range(1, 6))
+    sink = ScriptedSink(answer=poison(*bad))
+    await on.happen(1, 2, 3, 4, 5)
+    teller = await on.teller(sink)
+    for number in range(6, 30):
+        await on.happen(number)
+        for _ in range(100):
+            teller.hold(float("inf"))
+            await on.all_new(teller)
+            await teller.hurry()
+            await on.all_owed(teller)
+            if sink.of(a_task(number).id):
+                break
+            on.clock.advance(SECOND)
+        assert sink.of(a_task(number).id) == [2]
+    # The first of them has to wait for a probe at the time of the worst; they take turns.
+    assert on.clock() - NOW < 24 * 3 * SECOND
+
+
+async def test_a_sink_that_wants_no_more_is_off_and_gets_the_rest_when_it_is_turned_on(on: Stage) -> None:
+    sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="gone", gone=True)), width=1)
+    await on.happen(2, 1, 1, 3)
+    teller = await on.teller(sink)
+    await teller.run(asyncio.Event())
+    state = await on.state()
+    assert (state.on, state.last_error, [told.subject for told in sink.sent]) == (False, "gone", [TWO, ONE])
+    sink.answer = taken
+    await on.store.outbox.switch("shop", on=True, now=on.clock())
+    again = await on.teller(sink)
+    await on.all_new(again)
+    await on.all_owed(again)
+    assert (sink.of(ONE), sink.of(TWO), sink.of(THREE)) == ([2, 3], [2], [2])
+    assert len(sink.received) == 4
+
+
+# ---- several receivers behind one sink
+
+
+async def test_trouble_with_one_receiver_delays_no_other_and_loses_nothing(on: Stage) -> None:
+    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
+    numbers = list(range(1, 61)) * 2
+    await on.happen(*numbers)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert len(sink.received) == 60
+    assert len(await on.owed()) == 60
+    tried = len(sink.sent) - 60
+    assert tried <= 12
+    for _ in range(20):
+        on.clock.advance(10 * SECOND)
+        teller.hold(float("inf"))
+        await on.all_owed(teller)
+    # A probe now and then is all that it costs.
+    assert len(sink.sent) - 60 - tried <= 12
+    sink.answer = taken
+    for _ in range(4):
+        on.clock.advance(90 * SECOND)
+        await on.all_owed(teller)
+        await teller.hurry()
+        await on.all_owed(teller)
+    assert await on.owed() == []
+    assert all(sink.of(a_task(number).id) == [2, 3] for number in range(1, 61))
+
+
+async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:
+    gate = asyncio.Event()
+    sink = ScriptedSink(where=even, held=lambda told: gate if even(told) == "odd" else None)
+    events = await on.happen(1, 1, 2, 3, 4, 2)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert teller.cursor == events[-1].cursor
+    assert (sink.of(TWO), sink.of(ONE)) == ([2, 3], [])
+    await on.happen(4, 1)
+    await on.all_new(teller)
+    assert sink.of(a_task(4).id) == [2, 3]
+    on.clock.advance(5 * SECOND)
+    await on.all_owed(teller)
+    assert sink.flying == 1, "what is on its way is not sent again, and nothing else where it is slow"
+    gate.set()
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+        on.clock.advance(5 * SECOND)
+        teller.hold(float("inf"))
+        await on.all_owed(teller)
+    assert (sink.of(ONE), sink.of(THREE)) == ([2, 3, 4], [2])
+    assert len(sink.received) == len({told.id for told in sink.received}) == 8
+    assert await on.owed() == []
+
+
+async def test_no_more_is_sent_at_once_than_the_sink_takes(on: Stage) -> None:
+    sink = ScriptedSink(where=lambda told: told.subject, width=4)
+    await on.happen(*range(1, 31))
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert len(sink.received) == 30
+    assert sink.most <= 4
+
+
+# ---- sinks that do not keep their word
+
+
+async def test_a_sink_that_breaks_has_failed_and_its_words_are_kept_from_everybody(on: Stage) -> None:
+    def breaks(_: Told) -> Outcome:
+        raise RuntimeError("made-up-secret")
+
+    sink = ScriptedSink(answer=breaks)
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    (delivery,) = await on.owed()
+    assert delivery.error == "it broke with RuntimeError"
+
+
+async def test_a_sink_that_never_answers_has_failed_in_time(on: Stage) -> None:
+    on.pace = replace(on.pace, send=timedelta(milliseconds=20))
+    sink = ScriptedSink(held=lambda _: asyncio.Event())
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    (delivery,) = await on.owed()
+    assert (delivery.error, delivery.attempts, sink.flying) == ("no answer in time", 1, 0)
+
+
+async def test_a_sink_that_tells_too_little_has_failed(on: Stage) -> None:
+    class Silent(ScriptedSink):
+        async def send(self, events: object) -> list[Outcome]:
+            del events
+            return []
+
+    await on.happen(1)
+    await on.all_new(await on.teller(Silent()))
+    (delivery,) = await on.owed()
+    assert delivery.error == "it told of 0 of 1 events what became of them"
+
+
+async def test_an_event_that_a_sink_cannot_read_is_dead_and_holds_up_no_other(on: Stage) -> None:
+    def where(told: Told) -> str:
+        if told.subject == ONE:
+            raise KeyError("made-up-secret")
+        return "shop"
+
+    sink = ScriptedSink(where=where)
+    await on.happen(2, 1, 3)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    assert [told.subject for told in sink.received] == [TWO, THREE]
+    assert [each.error for each in await on.dead()] == ["it broke with KeyError when asked where this goes"]
+
+
+async def test_what_is_owed_and_for_the_sink_no_more_is_dropped(on: Stage) -> None:
+    sink = ScriptedSink(answer=refused)
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    sink.where = lambda _: None
+    on.clock.advance(SECOND)
+    await on.all_owed(teller)
+    assert await on.owed() == []
+    assert (await on.state()).delivered == 0
+
+
+# ---- leases
+
+
+async def test_who_lost_the_sink_stops_at_once_and_writes_nothing(on: Stage) -> None:
+    sink = ScriptedSink(answer=refused, width=1)
+    await on.happen(1, 2, 3, 4)
+    sleeper = await on.teller(sink)
+    on.clock.advance(LEASE)
+    heir = await on.teller(ScriptedSink(), "heir")
+    await on.all_new(heir)
+    await heir.finish()
+    before = await on.state()
+    await on.all_new(sleeper)
+    told = len(sink.sent)
+    await on.all_new(sleeper)
+    await sleeper.finish()
+    assert len(sink.sent) == told <= 3
+    assert await on.state() == before
+    assert await on.owed() == []
+
+
+async def test_who_did_not_renew_in_time_sends_nothing(on: Stage) -> None:
+    sink = ScriptedSink()
+    await on.happen(1)
+    teller = await on.teller(sink)
+    teller.hold(asyncio.get_running_loop().time())
+    await on.all_new(teller)
+    assert sink.sent == []
+
+
+async def test_a_sink_that_an_operator_moved_on_is_told_from_there(on: Stage) -> None:
+    sink = ScriptedSink()
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    await on.happen(2)
+    await on.store.outbox.switch("shop", on=True, now=NOW, from_now=True)
+    await teller.finish()
+    assert (await on.state()).behind == 0
+    await on.store.outbox.register([NewSink(name="shop", address="x:")], now=NOW)
+    again = await on.teller(sink)
+    await on.all_new(again)
+    assert [told.subject for told in sink.received] == [ONE]

@@ -1,0 +1,85 @@
+"""What is told of a task is what the API shows of it, and every event is one that the public SDK reads."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudevents.core.bindings.http import HTTPMessage, from_http
+from cloudevents.core.formats.json import JSONFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.verification import Delivery, StandardWebhooks
+from tests.builders import NOW, a_task, asked, told
+from tests.events import an_event
+from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
+from tracker.api import shown
+from tracker.api.schemas import TaskShown
+from tracker.contract import STRUCTURED_TYPE, structured
+from tracker.models import Status, Task, Trust
+from tracker.outbox.signing import signature_headers
+from tracker.providers.kling import Kling
+from tracker.providers.kling_gateway import legacy_callback
+
+TEXTS = st.text(max_size=20)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXTS, below, max_size=3),
+    max_leaves=8,
+)
+MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds have none
+IDS = [("provider-1", a_task().id)]
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    """Make tasks that something was learned about, with fields of any values."""
+    heard = draw(st.lists(claims(IDS, PROVIDER_WORDS), max_size=3))
+    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(claim) for claim in heard], Trust.TOKEN)
+    names = ("submitted_at", "heard_at", "polled_at", "next_poll_at")
+    times: dict[str, Any] = {name: draw(st.none() | MOMENTS) for name in names}
+    return replace(
+        task,
+        request=draw(st.dictionaries(TEXTS, VALUES, max_size=3)),
+        tags=tuple(draw(st.lists(TEXTS, max_size=3))),
+        external_id=draw(st.none() | TEXTS),
+        reason=draw(st.none() | TEXTS),
+        callback_asked=draw(st.booleans()),
+        polls=draw(st.integers(0, 2**31 - 1)),
+        created_at=draw(MOMENTS),
+        **times,
+    )
+
+
+@given(tasks())
+def test_an_event_s_data_is_the_task_as_the_api_shows_it(task: Task) -> None:
+    data = json.loads(an_event(task).body)
+    assert data == json.loads(json.dumps(shown.task(task).model_dump(mode="json")))
+    assert TaskShown.model_validate(data) == shown.task(task)
+
+
+@given(tasks(), st.sampled_from([status for status in Status if status is not Status.PENDING]))
+def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
+    event = an_event(task, status.value)
+    body = structured(event, "urn:homing")
+    read = from_http(HTTPMessage(headers={"content-type": STRUCTURED_TYPE}, body=body), JSONFormat())
+    assert (read.get_id(), read.get_type(), read.get_subject(), read.get_time()) == (
+        event.id,
+        event.type,
+        task.id,
+        NOW,
+    )
+    assert read.get_data() == json.loads(event.body)
+
+
+@given(tasks())
+def test_a_callback_of_ours_is_one_that_we_would_believe(task: Task) -> None:
+    body = json.dumps(legacy_callback(task)).encode()
+    claim = Kling().read_callback(body)
+    if task.status not in {Status.PENDING, Status.EXPIRED, Status.REJECTED}:
+        assert (claim.provider_task_id, claim.status, claim.flaw) == (task.id, task.status, None)
+    headers = signature_headers([b"k" * 32, b"l" * 32], webhook_id=f"{task.id}-1", at=NOW, body=body)
+    told_of = [(name.encode(), value.encode()) for name, value in headers.items()]
+    for key in (b"k" * 32, b"l" * 32):
+        StandardWebhooks(keys=[key]).verify(Delivery(headers=told_of, body=body), now=NOW)

@@ -1,0 +1,103 @@
+"""What the relay's tests stand on: a real store and feed, a clock that is told the time, and tellers step by step."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from tests.builders import a_task, an_event, writing
+from tests.fakes import Clock
+from tests.scripted_sink import ScriptedSink
+from tracker.contract import Told
+from tracker.feed import Feed
+from tracker.models import Status
+from tracker.outbox.pace import PACE, Pace
+from tracker.outbox.teller import Teller
+from tracker.storage.store import Store
+from tracker.views import Delivery, NewSink, SinkState
+
+SOON = timedelta(seconds=20)
+STATUSES = ("submitted", "processing", "succeeded")
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """``chance`` is what every jitter draws."""
+
+    store: Store
+    feed: Feed
+    clock: Clock
+    pace: Pace = PACE
+    chance: Callable[[], float] = lambda: 0.5
+    versions: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+
+    async def happen(self, *tasks: int) -> list[Told]:
+        """Let one event after the other happen, each to a task by its number; give them."""
+        before = await self.store.outbox.latest()
+        for number in tasks:
+            version = self.versions[number] = self.versions[number] + 1
+            status = STATUSES[min(version - 2, 2)]
+            task = a_task(number, status=Status(status), version=version)
+            await self.store.apply([writing(task, events=(an_event(task, version, status),))])
+        self.feed.hint()
+        return list(await self.store.outbox.events(after=before, limit=10_000))
+
+    async def teller(self, sink: ScriptedSink, owner: str = "me") -> Teller:
+        """Claim the sink, and give who tells it."""
+        address = f"https://{sink.name}.example"
+        new = NewSink(name=sink.name, address=address, beginning=True)
+        await self.store.outbox.register([new], now=self.clock())
+        state = await self.store.outbox.claim(sink.name, owner=owner, now=self.clock(), lease=self.pace.lease)
+        assert state is not None
+        return Teller(
+            self.store.outbox,
+            self.feed,
+            sink,
+            state,
+            owner=owner,
+            clock=self.clock,
+            chance=self.chance,
+            pace=self.pace,
+        )
+
+    async def new(self, teller: Teller) -> int:
+        """Let it tell one page of what is new, where there is some."""
+        if await self.store.outbox.latest() > teller.cursor:
+            assert await self.feed.beyond(teller.cursor, within=SOON)
+        return await teller.tell_new()
+
+    async def all_new(self, teller: Teller) -> None:
+        """Let it tell what is new, as far as it goes."""
+        while True:
+            before = teller.cursor
+            await self.new(teller)
+            if teller.cursor == before:
+                return
+
+    async def all_owed(self, teller: Teller) -> None:
+        """Let it tell what is due, until nothing is."""
+        while await teller.tell_owed():
+            pass
+
+    async def state(self, name: str = "shop") -> SinkState:
+        return next(state for state in await self.store.outbox.states() if state.name == name)
+
+    async def owed(self, name: str = "shop") -> Sequence[Delivery]:
+        return await self.store.outbox.deliveries(sink=name, dead=False, limit=10_000)
+
+    async def dead(self, name: str = "shop") -> Sequence[Delivery]:
+        return await self.store.outbox.deliveries(sink=name, dead=True, limit=10_000)
+
+
+@asynccontextmanager
+async def stage(url: str, pace: Pace = PACE) -> AsyncIterator[Stage]:
+    store = Store(url)
+    await store.open()
+    feed = Feed(store.outbox)
+    await feed.open()
+    try:
+        yield Stage(store=store, feed=feed, clock=Clock(), pace=pace)
+    finally:
+        await feed.close()
+        await store.close()

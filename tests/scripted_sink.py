@@ -1,0 +1,75 @@
+"""A sink in memory that does what a test tells it: a ``tracker.outbox.sink.Sink`` written by hand."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tracker.contract import Told
+from tracker.outbox.sink import DELIVERED, Outcome
+
+NO = Outcome(delivered=False, error="refused")
+
+
+def taken(_: Told) -> Outcome:
+    return DELIVERED
+
+
+def refused(_: Told) -> Outcome:
+    return NO
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedSink:
+    """``answer`` gives each event's outcome, ``where`` its lane; ``held`` keeps what is sent until it is set.
+
+    ``sent`` is every event of every call, ``received`` those that were taken, in their order.
+    """
+
+    name: str = "shop"
+    width: int = 10
+    answer: Callable[[Told], Outcome] = taken
+    where: Callable[[Told], str | None] | None = None
+    held: Callable[[Told], asyncio.Event | None] = lambda _: None
+    broken: Exception | None = None
+    sent: list[Told] = field(default_factory=list)
+    received: list[Told] = field(default_factory=list)
+    waves: list[int] = field(default_factory=list)
+    opened: int = 0
+    closed: int = 0
+    flying: int = 0
+    most: int = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+        if self.broken is not None:
+            raise self.broken
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def lane(self, told: Told) -> str | None:
+        return self.name if self.where is None else self.where(told)
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        assert len({told.subject for told in events}) == len(events), "a task twice at once"
+        self.waves.append(len(events))
+        self.flying += len(events)
+        self.most = max(self.most, self.flying)
+        try:
+            return await asyncio.gather(*map(self._send, events))
+        finally:
+            self.flying -= len(events)
+
+    async def _send(self, told: Told) -> Outcome:
+        self.sent.append(told)
+        held = self.held(told)
+        if held is not None:
+            await held.wait()
+        outcome = self.answer(told)
+        if outcome.delivered:
+            self.received.append(told)
+        return outcome
+
+    def of(self, subject: str) -> list[int]:
+        """Give the sequences of a task's events that were taken, each when it first was."""
+        return list(dict.fromkeys(told.sequence for told in self.received if told.subject == subject))
