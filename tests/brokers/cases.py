@@ -13,8 +13,7 @@ from tests.brokers.proxy import Proxy, proxy
 from tests.brokers.readers import Kept, read_jetstream, read_kafka, read_rabbit, read_redis
 from tests.brokers.servers import LOCALHOST, Server, jetstream, kafka, rabbit_port, redis_server
 from tracker.outbox.addresses import parse_sinks
-from tracker.outbox.broker import broker_sink
-from tracker.outbox.sink import Sink
+from tracker.outbox.broker import BrokerSink, broker_sink
 
 
 @dataclass(kw_only=True)
@@ -33,13 +32,13 @@ class BrokerCase:
     limit_options: str = ""
     server: Server | None = None
 
-    def sink(self, *options: str, behind: str = "") -> Sink:
+    def sink(self, *options: str, behind: str = "") -> BrokerSink:
         """Make a sink to it as the settings would."""
         query = "&".join(option for option in (self.options, *options) if option)
         return sink(f"{self.address}?{query}#name=told{behind}")
 
 
-def sink(address: str) -> Sink:
+def sink(address: str) -> BrokerSink:
     """Make the sink of an address as the settings would."""
     (spec,) = parse_sinks(address)
     return broker_sink(spec, source=SOURCE)

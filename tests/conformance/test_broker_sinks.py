@@ -24,7 +24,9 @@ class Behind(SinkCase):
         self.known: list[Got] = []
 
     def sink(self) -> Sink:
-        return self.broker.sink("timeout=3")
+        sink = self.broker.sink("timeout=3")
+        sink.name = "under test"
+        return sink
 
     async def start(self) -> None:
         if self.up:

@@ -220,7 +220,7 @@ async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
 
 
 async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
-    """It is the operator's own, wherever it is."""
+    """Connect to it: a broker is the operator's own, wherever it is."""
     del allowed
     await broker.check_broker(spec)
 
