@@ -78,6 +78,8 @@ async def kafka_case() -> AsyncIterator[BrokerCase]:
     async with proxy(0) as line:
         with kafka(advertised=line.port) as server:
             line.to = server.port
+            # It makes a topic for who asks for one; two who ask at once may get two.
+            await asyncio.to_thread(read_kafka, line.port)
             yield BrokerCase(
                 name="kafka",
                 address=f"kafka://{LOCALHOST}:{line.port}/homing",
