@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from homing.client import connect
-from homing.commands import asking, operating, running, sending
+from homing.commands import asking, operating, running, sending, telling, watching
 from homing.commands.parsing import ENV_FILE, USAGE, Parser, Source
 from homing.logs import set_up_logs
 from homing.sandbox import command as sandbox
@@ -54,6 +54,8 @@ def build_parser() -> ArgumentParser:
     sandbox.add_parser(commands)
     sending.add(commands)
     asking.add(commands)
+    watching.add(commands)
+    telling.add(commands)
     operating.add(commands)
     return parser
 

@@ -6,9 +6,10 @@ whoever serves it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
@@ -28,10 +29,18 @@ IN_PROCESS: Final = "http://127.0.0.1"
 TOKEN_LIFE: Final = timedelta(minutes=30)
 LOCK_PAUSE: Final = 0.1
 LOCK_LOOKS: Final = 50
+# A list is a parameter that is given several times.
+Params = Mapping[str, str | Sequence[str]]
+# How long one request waits for news: less than it may take in all.
+PATIENCE: Final = "20"
 
 
 class Failed(HomingError):
     """What was asked for did not succeed; the sentence is for the terminal."""
+
+
+class Lost(Failed):
+    """The server cannot be reached, or cannot serve now; whoever follows something tries again."""
 
 
 class ApiClient:
@@ -40,8 +49,14 @@ class ApiClient:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> JsonObject:
+    async def get(self, path: str, params: Params | None = None) -> JsonObject:
         return await self._call("GET", path, params=params)
+
+    async def changed(self, task: JsonObject) -> JsonObject:
+        """Wait until a task has another version than it was shown with, or for a while; give it as it then is."""
+        return await self.get(
+            f"/v1/tasks/{segment(str(task['id']))}", {"wait": PATIENCE, "version": str(task["version"])}
+        )
 
     async def post(
         self, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
@@ -59,20 +74,21 @@ class ApiClient:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         body: JsonObject | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> JsonObject:
         try:
             answer = await self._http.request(method, path, params=params, json=body, headers=headers)
         except httpx.TimeoutException:
-            raise Failed(f"no answer from {self._http.base_url} within {TIMEOUT.read:g} s") from None
+            raise Lost(f"no answer from {self._http.base_url} within {TIMEOUT.read:g} s") from None
         except httpx.HTTPError as error:
-            raise Failed(f"{self._http.base_url} cannot be reached ({type(error).__name__})") from None
+            raise Lost(f"{self._http.base_url} cannot be reached ({type(error).__name__})") from None
         document = _document(answer)
         if answer.is_success:
             return document
-        raise Failed(_problem(answer, document))
+        problem = Lost if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else Failed
+        raise problem(_problem(answer, document))
 
 
 def segment(text: str) -> str:

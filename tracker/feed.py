@@ -183,9 +183,12 @@ class Feed:
             await asyncio.sleep(PACE.total_seconds())
 
     async def _catch_up(self) -> None:
-        """Pass over what nobody waited for, where that is much: who wants it reads it from the database."""
+        """Pass over what nobody waited for, where that is much or not whole any more.
+
+        Who wants it reads it from the database, and is told there that something is gone.
+        """
         newest = await self._events.latest()
-        if newest - self._latest > KEPT:
+        if newest - self._latest > KEPT or await self._events.horizon() > self._latest:
             self._kept = []
             self._floor = self._latest = newest
             self._wake_all()

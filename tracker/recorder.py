@@ -15,6 +15,7 @@ from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
 from tracker.work import Work
 
 T = TypeVar("T")
+Piece = tuple[Work[Any], asyncio.Future[Any]]
 log = logging.getLogger("homing.recorder")
 
 QUEUE_BOUND: Final = 4_096
@@ -26,6 +27,10 @@ RETRY_AFTER: Final = timedelta(seconds=2)
 
 class Writer(Protocol):
     """What the recorder needs of a store."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches it takes at once."""
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]: ...
 
@@ -47,7 +52,7 @@ class Recorder:
         self._store = store
         self._committed = committed
         self._batch_bound = batch_bound
-        self._queue: asyncio.Queue[tuple[Work[Any], asyncio.Future[Any]] | None] = asyncio.Queue(queue_bound)
+        self._queue: asyncio.Queue[Piece | None] = asyncio.Queue(queue_bound)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -72,7 +77,8 @@ class Recorder:
         """
         if self._closing or self._task is None:
             raise StoreUnavailable("the recorder is not running", retry_after=RETRY_AFTER)
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        # Not by asking for the running loop: Python 3.11 asks the system for the process each time.
+        answer: asyncio.Future[T] = self._task.get_loop().create_future()
         try:
             self._queue.put_nowait((work, answer))
         except asyncio.QueueFull:
@@ -80,19 +86,27 @@ class Recorder:
         return await answer
 
     async def _run(self) -> None:
-        while (first := await self._queue.get()) is not None:
-            await self._let_in()
-            batch = [first]
+        room = asyncio.Semaphore(self._store.batches_at_once)
+        async with asyncio.TaskGroup() as committing:
             last = False
-            while len(batch) < self._batch_bound and not self._queue.empty():
-                item = self._queue.get_nowait()
-                if item is None:
-                    last = True
-                    break
-                batch.append(item)
-            await self._commit(batch)
-            if last:
-                return
+            while not last:
+                # What comes meanwhile goes along.
+                await room.acquire()
+                batch, last = await self._gathered()
+                if batch:
+                    committing.create_task(self._commit(batch)).add_done_callback(lambda _: room.release())
+
+    async def _gathered(self) -> tuple[Sequence[Piece], bool]:
+        """Wait for the next batch; also tells whether it is the last."""
+        batch: list[Piece] = []
+        item = await self._queue.get()
+        await self._let_in()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == self._batch_bound or self._queue.empty():
+                return batch, False
+            item = self._queue.get_nowait()
+        return batch, True
 
     async def _let_in(self) -> None:
         """Let whoever is at the door already come along: a batch of one costs hardly less than one of ten."""
@@ -103,7 +117,7 @@ class Recorder:
             seen = waiting
             await asyncio.sleep(0)
 
-    async def _commit(self, batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
+    async def _commit(self, batch: Sequence[Piece]) -> None:
         try:
             results = await self._store.apply([work for work, _ in batch])
         except (StoreUnavailable, Overloaded) as error:
@@ -122,7 +136,7 @@ class Recorder:
             self._committed()
 
 
-def _answer_all(batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]], error: Exception) -> None:
+def _answer_all(batch: Sequence[Piece], error: Exception) -> None:
     for _, answer in batch:
         if not answer.done():
             answer.set_exception(error)

@@ -172,6 +172,7 @@ class Poster:
         self._lookups: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
+        await self.close()
         trust = self._trust or await asyncio.to_thread(httpx.create_ssl_context)
         # Threads of its own: names of strangers may take long, and nothing else has to wait for them.
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="homing names")

@@ -18,24 +18,35 @@ class Waiting:
 
     async def settled(self, caller: Caller, ref: str, *, most: timedelta) -> Task:
         """Wait until a task is settled."""
-        task = await self._get(caller, ref)
-        return await self._until(lambda task: task.status in SETTLED, caller, task, most)
+        return await self._until(lambda task: task.status in SETTLED, caller, ref, most)
 
     async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Wait until a task has another version than ``since``; None: than now, unless it is settled."""
-        task = await self._get(caller, ref)
-        if since is None and task.status in SETTLED:
-            return task
-        known = task.version if since is None else since
-        return await self._until(lambda task: task.version != known, caller, task, most)
+        known = since
 
-    async def _until(self, enough: Callable[[Task], bool], caller: Caller, task: Task, most: timedelta) -> Task:
-        """Look again only when an event of the task was committed; give the task as it is at the end of the time."""
-        if enough(task):
-            return task
-        with suppress(TimeoutError):
-            async with asyncio.timeout(most.total_seconds()), self._feed.watching(task.id) as changed:
-                while not enough(task := await self._get(caller, task.id)) and not self._feed.dismissed:
-                    await changed.wait()
-                    changed.clear()
-        return task
+        def enough(task: Task) -> bool:
+            nonlocal known
+            if known is None:
+                known = task.version
+                return task.status in SETTLED
+            return task.version != known
+
+        return await self._until(enough, caller, ref, most)
+
+    async def _until(self, enough: Callable[[Task], bool], caller: Caller, ref: str, most: timedelta) -> Task:
+        """Look once, and again only when an event of the task was committed; give the task as it is at the end."""
+        async with self._feed.watching(ref) as changed:
+            task = await self._get(caller, ref)
+            if enough(task):
+                return task
+            if task.id == ref:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(most.total_seconds()):
+                        while not self._feed.dismissed:
+                            await changed.wait()
+                            changed.clear()
+                            if enough(task := await self._get(caller, ref)):
+                                break
+                return task
+        # Events know a task by our id alone.
+        return await self._until(enough, caller, task.id, most)

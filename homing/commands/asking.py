@@ -1,20 +1,18 @@
 """`homing tasks …` and `homing why`: what is believed about tasks."""
 
-import asyncio
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from datetime import UTC, datetime
 from typing import Final
 
 from homing.client import ApiClient, segment
+from homing.commands import watching
 from homing.commands.parsing import Commands, count, data_command
-from homing.commands.showing import documents, show_change, show_task, show_tasks
+from homing.commands.showing import documents, show_task, show_tasks
 from homing.tables import print_json, print_line, print_table
 from homing.why import explain
 from tracker.bounds import JsonObject
-from tracker.models import SETTLED, Status
+from tracker.models import Status
 
-PAUSE: Final = 1.0
-WATCHED: Final = "200"
 FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after", "created_before", "limit", "cursor")
 
 
@@ -40,10 +38,7 @@ def add(commands: Commands) -> None:
     word.add_argument("--status", choices=("rejected", "expired"), help="how it ended")
     word.add_argument("--provider-task-id", metavar="ID", help="the provider's id, which is then asked about")
     parsers["resolve"].add_argument("--note", default="", help="why, for the history")
-    watch = data_command(
-        verbs, "watch", run_watch, "Print each change as it comes; named tasks until their end.", loops=True, verb=True
-    )
-    watch.add_argument("task", nargs="*", metavar="TASK", help="all of them where none is named")
+    watching.add_watch(verbs)
 
 
 def _filters(parser: ArgumentParser, *, default: str | None = None) -> None:
@@ -110,20 +105,6 @@ async def run_resolve(args: Namespace, api: ApiClient) -> int:
     return 0
 
 
-async def run_watch(args: Namespace, api: ApiClient) -> int:
-    """Print every version that is seen; between two looks a task may move twice, and the newer word counts."""
-    seen: dict[str, int] = {}
-    while True:
-        tasks = [await api.get(_path(name)) for name in args.task] if args.task else await _newest(api)
-        for task in tasks:
-            if seen.get(str(task["id"])) != task["version"]:
-                seen[str(task["id"])] = int(str(task["version"]))
-                show_change(args, task)
-        if args.task and all(task["status"] in SETTLED for task in tasks):
-            return 0
-        await asyncio.sleep(PAUSE)
-
-
 async def run_why(args: Namespace, api: ApiClient) -> int:
     document = await api.get(_path(args.task) + "/history")
     (task,) = documents([document["task"]])
@@ -135,11 +116,6 @@ async def run_why(args: Namespace, api: ApiClient) -> int:
     for sentence in sentences:
         print_line(f"  {sentence}")
     return 0
-
-
-async def _newest(api: ApiClient) -> list[JsonObject]:
-    page = await api.get("/v1/tasks", {"limit": WATCHED})
-    return list(reversed(documents(page["tasks"])))
 
 
 def _query(args: Namespace) -> dict[str, str]:

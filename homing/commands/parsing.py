@@ -106,6 +106,13 @@ def count(text: str) -> int:
         raise ArgumentTypeError(str(error)) from None
 
 
+def cursor(text: str) -> int:
+    """Read the cursor of an event: a whole number, 0 for the beginning."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ArgumentTypeError("write a whole number, 0 for the beginning")
+    return int(text)
+
+
 def parts(text: str) -> tuple[Part, ...]:
     """Read the names of parts, separated by commas."""
     known = [part.value for part in Part]

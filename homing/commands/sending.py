@@ -19,7 +19,6 @@ from tracker.errors import Unreadable
 from tracker.models import SETTLED, Status
 
 GATEWAY: Final = "/kling/v1/images/omni-image"
-PAUSE: Final = 0.5
 PATIENCE: Final = timedelta(minutes=15)
 # Option → field of the provider's body.
 FIELDS: Final[Mapping[str, str]] = {
@@ -91,13 +90,11 @@ async def run_adopt(args: Namespace, api: ApiClient) -> int:
 
 
 async def settled(api: ApiClient, task: JsonObject, patience: timedelta) -> JsonObject:
-    """Ask until the task is settled; raises Failed after ``patience``."""
-    path = f"/v1/tasks/{segment(str(task['id']))}"
+    """Wait until the task is settled; raises Failed after ``patience``."""
     try:
         async with asyncio.timeout(patience.total_seconds()):
             while task["status"] not in SETTLED:
-                await asyncio.sleep(PAUSE)
-                task = await api.get(path)
+                task = await api.changed(task)
     except TimeoutError:
         raise Failed(
             f"{task['id']} is still {task['status']}; `homing why {task['id']}` says what it waits for"

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracker.storage import batch
+from tracker.storage.bulk import play
 from tracker.storage.store import Store
 from tracker.work import Work
 
@@ -89,7 +90,7 @@ def die() -> None:
 
 
 def _write_and_die(connection: Connection, works: Sequence[Work[Any]]) -> None:
-    batch.apply(connection, works)
+    play(connection, batch.apply(connection.dialect.name, works))
     die()
 
 

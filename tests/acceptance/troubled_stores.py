@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from tracker.storage import batch
+from tracker.storage.bulk import play
 from tracker.storage.store import Store
 from tracker.work import Work
 
@@ -30,7 +31,7 @@ class DawdlingStore(Store):
         return await self._database.write(self._dawdle, works)
 
     def _dawdle(self, connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
-        results = batch.apply(connection, works)
+        results = play(connection, batch.apply(connection.dialect.name, works))
         time.sleep(self._seconds * random())
         return results
 

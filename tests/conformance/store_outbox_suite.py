@@ -5,10 +5,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+from sqlalchemy.exc import DBAPIError
+
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import OpenStore, alarm
+from tests.events import a_success
 from tracker.contract import Told
-from tracker.models import Status
+from tracker.models import Event, Status
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.store import Store
 from tracker.views import Again, Failure, NewSink, Settled, SinkState
@@ -73,6 +77,60 @@ class StoreOutbox(OpenStore):
         await store.outbox.register([replace(SHOP, address="https://new.example")], now=NOW + SECOND)
         state = await state_of(store)
         assert (state.address, state.cursor, state.delivered) == ("https://new.example", events[1].cursor, 2)
+
+    # ---- events
+
+    async def test_what_was_just_committed_is_told_as_whoever_reads_it_tells_it(self, store: Store, url: str) -> None:
+        rich = a_success(7, tags=("a", "b"), request={"prompt": "é"}, external_id="order-7", polls=3)
+        late = a_success(8, status=Status.FAILED, reason="no", callback_asked=True, heard_at=NOW + SECOND)
+        await store.apply([writing(rich, events=(Event(type="homing.task.succeeded", task=rich, at=NOW),))])
+        await store.apply([writing(alarms=(alarm(),)), writing(late, events=(an_event(late, 4, "failed"),))])
+        # Told with the task of the end of its change, which is its own version.
+        moved = a_task(9, status=Status.PROCESSING, version=2)
+        then = replace(moved, next_poll_at=NOW + SECOND, provider_task_id="theirs")
+        await store.apply([writing(then, events=(Event(type="homing.task.processing", task=moved, at=NOW),))])
+        reader = Store(url)
+        await reader.open()
+        try:
+            read = await reader.outbox.events(after=0, limit=100)
+        finally:
+            await reader.close()
+        known = await store.outbox.events(after=0, limit=100)
+        assert [told.alarm is None for told in known] == [True, True, False, True]
+        assert [(one.cursor, one.id, one.type, one.at) for one in known] == [
+            (one.cursor, one.id, one.type, one.at) for one in read
+        ]
+        assert [one.body for one in known] == [one.body for one in read]
+        assert [one.task and one.task.caller_callback_url for one in known] == [
+            one.task and one.task.caller_callback_url for one in read
+        ]
+
+    async def test_what_failed_to_be_committed_is_told_to_nobody(self, store: Store) -> None:
+        await happened(store, 1)
+        lost = a_task(2, version=2, status=Status.SUBMITTED)
+        task = a_task(2, version=2, status=Status.PROCESSING)
+        event = an_event(lost, 2, "submitted")
+        with pytest.raises(DBAPIError):
+            await store.apply([writing(lost, events=(event, event))])
+        await store.apply([writing(task, events=(an_event(task, 2, "processing"),))])
+        last = (await store.outbox.events(after=0, limit=100))[-1]
+        assert (last.type, last.task and last.task.status) == ("homing.task.processing", Status.PROCESSING)
+
+    async def test_pages_of_events_follow_each_other_whoever_committed_them(self, store: Store, url: str) -> None:
+        other = Store(url)
+        await other.open()
+        try:
+            for number in range(1, 21):
+                task = a_task(number, status=Status.SUCCEEDED, version=2)
+                await (store, other)[number % 3 == 0].apply([writing(task, events=(an_event(task, 2, "succeeded"),))])
+        finally:
+            await other.close()
+        seen: list[str] = []
+        cursor = 0
+        while page := await store.outbox.events(after=cursor, limit=3):
+            seen += [told.subject for told in page]
+            cursor = page[-1].cursor
+        assert seen == [a_task(number).id for number in range(1, 21)]
 
     # ---- leases
 

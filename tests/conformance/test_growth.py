@@ -1,6 +1,7 @@
 """What grows costs nothing, on both databases: the work of every question, counted in a small and in a large store."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -10,17 +11,32 @@ from sqlalchemy import Engine, event, make_url
 
 from tests.conformance.store_growth_suite import LITTLE, MUCH, Question, dear, fill
 from tests.postgres import Postgres
+from tracker.storage import batch
+from tracker.storage.bulk import play
 from tracker.storage.database import backend_of
+from tracker.storage.sqlite import READERS
 from tracker.storage.store import Store
+from tracker.work import Work
 
 READING = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 
 
+class Overheard(Store):
+    """Runs its batches where all that the driver is asked can be heard."""
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+        return await self._database.write(
+            lambda connection: play(connection, batch.apply(connection.dialect.name, works))
+        )
+
+
 @asynccontextmanager
 async def opened(*urls: str) -> AsyncIterator[list[Store]]:
-    stores = [Store(url) for url in urls]
+    stores: list[Store] = [Overheard(url) for url in urls]
     for store in stores:
         await store.open()
+        # Every reader connects now: what a connection asks for itself must not count as anybody's question.
+        await asyncio.gather(*(store.revision() for _ in range(READERS)))
     try:
         yield stores
     finally:

@@ -168,7 +168,9 @@ async def test_health_is_green_and_the_document_true_of_the_running_server(homin
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             query = "?task_ids=nobody" if path.endswith("/tasks") and "v1" not in path else ""
-            reply = await client.request(method.upper(), path.replace("{ref}", ref) + query)
+            # Where there is a choice: no stream, which has no end.
+            plain = {"accept": "application/json"}
+            reply = await client.request(method.upper(), path.replace("{ref}", ref) + query, headers=plain)
             content = operation["responses"][str(reply.status_code)]["content"]
             schema = content[reply.headers["content-type"]]["schema"]
             OAS31Validator({**schema, "components": document["components"]}).validate(reply.json())

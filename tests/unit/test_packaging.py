@@ -108,9 +108,14 @@ def test_every_library_that_the_code_imports_is_a_declared_dependency() -> None:
     libraries = set().union(*map(imported_by, files)) - sys.stdlib_module_names - {*PACKAGES}
     distributions = packages_distributions()
     wanted = {canonicalize_name(distributions[library][0]) for library in libraries}
-    assert (
-        wanted - {canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]} == set()
-    )
+    project = PYPROJECT["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+    assert wanted - {canonicalize_name(Requirement(line).name) for line in declared} == set()
+
+
+def test_the_driver_of_a_server_is_not_needed_for_a_file() -> None:
+    code = "import sys; sys.modules['psycopg'] = None; import homing.serve, homing.cli, tracker.storage.store"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_pin_file_holds_sorted_exact_versions_and_nothing_else() -> None:

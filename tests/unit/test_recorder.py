@@ -172,6 +172,7 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
 @pytest.mark.parametrize("kind", [StoreUnavailable, Overloaded])
 async def test_what_the_database_cannot_take_for_its_own_reasons_is_not_halved(kind: type[OurError]) -> None:
     class NoStore:
+        batches_at_once = 1
         tries = 0
 
         async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:

@@ -59,8 +59,8 @@ async def _events(ask: Asked) -> Response:
     headers = {"x-accel-buffering": "no"}
     if ask.request.method == "HEAD":
         return Response(media_type=STREAM_TYPE, headers=headers)
-    pieces = _pieces(ask.tracker.feed, takes, ask.tracker.source, after=after)
-    return Stream(pieces, media_type=STREAM_TYPE, headers=headers)
+    telling = pieces(ask.tracker.feed, takes, ask.tracker.source, after=after)
+    return Stream(telling, media_type=STREAM_TYPE, headers=headers)
 
 
 async def _start(ask: Asked, newest: int) -> int:
@@ -76,16 +76,16 @@ async def _start(ask: Asked, newest: int) -> int:
         return newest
     if after > newest:
         raise InvalidRequest(f"no event has the cursor {after} yet, the newest is {newest}; is it of another database?")
-    await _check_whole(feed, after)
+    if after < await feed.horizon():
+        raise _gone(after)
     return after
 
 
-async def _check_whole(feed: Feed, after: int) -> None:
-    if not await feed.reaches(after):
-        raise Gone(
-            f"events after {after} have been deleted with their tasks: look at GET /v1/tasks for what is, "
-            "then go on without a cursor, or with after=0 from the oldest event that is kept"
-        )
+def _gone(after: int) -> Gone:
+    return Gone(
+        f"events after {after} have been deleted with their tasks: look at GET /v1/tasks for what is, "
+        "then go on without a cursor, or with after=0 from the oldest event that is kept"
+    )
 
 
 async def _wanted(ask: Asked) -> Takes:
@@ -105,7 +105,9 @@ async def _wanted(ask: Asked) -> Takes:
     return lambda told: told.task is not None and told.task.id == task.id and takes(told)
 
 
-async def _pieces(feed: Feed, takes: Takes, source: str, *, after: int) -> AsyncIterator[bytes]:
+async def pieces(
+    feed: Feed, takes: Takes, source: str, *, after: int, heartbeat: timedelta = HEARTBEAT
+) -> AsyncIterator[bytes]:
     """Give what to send, the first piece at once: our server holds an answer's head until then.
 
     An id without data is no event, and moves the cursor that the client comes back with past what was not for it.
@@ -113,7 +115,7 @@ async def _pieces(feed: Feed, takes: Takes, source: str, *, after: int) -> Async
     now = asyncio.get_running_loop().time
     cursor = known = after
     yield b": homing\nretry: %d\nid: %d\n\n" % (RETRY / timedelta(milliseconds=1), cursor)
-    due = now() + HEARTBEAT.total_seconds()
+    due = now() + heartbeat.total_seconds()
     while not feed.dismissed:
         page = await feed.read(cursor, limit=PIECE)
         if not await feed.reaches(cursor):
@@ -122,7 +124,7 @@ async def _pieces(feed: Feed, takes: Takes, source: str, *, after: int) -> Async
         found = [told for told in page if takes(told)]
         if found:
             known = found[-1].cursor
-            yield b"".join(_frame(told, source) for told in found)
+            yield b"".join(frame(told, source) for told in found)
         elif now() >= due:
             yield b":\n" if cursor == known else b"id: %d\n\n" % cursor
             known = cursor
@@ -130,10 +132,11 @@ async def _pieces(feed: Feed, takes: Takes, source: str, *, after: int) -> Async
             if not page:
                 await feed.beyond(cursor, within=timedelta(seconds=due - now()))
             continue
-        due = now() + HEARTBEAT.total_seconds()
+        due = now() + heartbeat.total_seconds()
 
 
-def _frame(told: Told, source: str) -> bytes:
+def frame(told: Told, source: str) -> bytes:
+    """Write one event of a stream."""
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (told.cursor, told.type.encode(), structured(told, source))
 
 
@@ -152,7 +155,8 @@ async def _look(ask: Asked, takes: Takes, *, after: int, newest: int) -> tuple[l
     found: list[Told] = []
     for _ in range(LOOKS):
         page = await feed.read(after, limit=PIECE)
-        await _check_whole(feed, after)
+        if not await feed.reaches(after):
+            raise _gone(after)
         for told in page:
             after = told.cursor
             if takes(told):

@@ -36,7 +36,7 @@ def aside_in(*, closed_for: timedelta, slow_for: timedelta, chance: float) -> ti
     return max(LEAST, min(closed_for, ASIDE_MOST), min(slow_for, SLOW_MOST)) * (1 + chance)
 
 
-def hopeless(attempts: int, *, first_at: datetime, delivered_at: datetime | None, now: datetime) -> bool:
+def spent(attempts: int, *, first_at: datetime, delivered_at: datetime | None, now: datetime) -> bool:
     """Tell whether an event was tried for long enough.
 
     As long as its sink takes nothing at all, that is down, and no event is to blame.

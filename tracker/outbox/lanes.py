@@ -16,7 +16,7 @@ from tracker.outbox.sink import Outcome
 
 # So many different events.
 CLOSING: Final = 3
-# More lanes than this are forgotten where nothing is the matter with them.
+# Beyond so many lanes those are forgotten that nothing is the matter with; if that is too little, the others too.
 MET: Final = 10_000
 ALL: Final = 1 << 30
 
@@ -68,28 +68,41 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of one sink. ``chance`` gives numbers in [0, 1)."""
+    """The lanes of one sink. ``chance`` gives numbers in [0, 1); ``most`` is how many are remembered."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
+    def __init__(self, chance: Callable[[], float], *, most: int = MET) -> None:
         self._chance = chance
+        self._most = most
         self._lanes: dict[str, Lane] = {}
 
     def of(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            if len(self._lanes) >= MET:
-                self._lanes = {key: one for key, one in self._lanes.items() if not one.idle}
+            if len(self._lanes) >= self._most:
+                self._forget()
             lane = self._lanes[name] = Lane()
         return lane
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def _forget(self) -> None:
+        in_trouble = {name: one for name, one in self._lanes.items() if not one.idle}
+        if len(in_trouble) > self._most // 2:
+            in_trouble = {name: one for name, one in in_trouble.items() if one.sending}
+        self._lanes = in_trouble
 
     def sending(self, name: str, count: int) -> None:
         """Note that so many events are on their way, or, below 0, that nobody knows what became of them."""
         self.of(name).sending += count
 
     def pace(self, name: str, *, slow: bool, now: datetime) -> None:
-        """Note whether a lane keeps others waiting."""
+        """Note whether a lane kept others waiting; it still does as long as something is on its way there."""
         lane = self.of(name)
-        lane.slow_at = (lane.slow_at or now) if slow else None
+        if slow:
+            lane.slow_at = lane.slow_at or now
+        elif not lane.sending:
+            lane.slow_at = None
 
     def note(
         self, name: str, cursors: Sequence[int], outcomes: Sequence[Outcome], *, turn: Turn, now: datetime

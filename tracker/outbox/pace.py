@@ -22,7 +22,7 @@ class Pace:
     look: timedelta = timedelta(seconds=1)
     page: int = 500
     settle: timedelta = timedelta(milliseconds=50)
-    gather: timedelta = timedelta(milliseconds=20)
+    gather: timedelta = timedelta(milliseconds=50)
     send: timedelta = timedelta(seconds=60)
     grace: timedelta = timedelta(seconds=1)
     finish: timedelta = timedelta(seconds=5)

@@ -206,7 +206,7 @@ class Sending:
         self.failures += 1
         self.gone |= outcome.gone
         next_at: datetime | None = at
-        if outcome.hopeless or backoff.hopeless(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
+        if outcome.hopeless or backoff.spent(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
             next_at = None
         elif not outcome.gone:
             next_at = at + backoff.again_in(attempts, chance=self._chance(), asked=outcome.retry_after)

@@ -38,7 +38,7 @@ class Sink(Protocol):
 
     @property
     def width(self) -> int:
-        """How many events it takes at once."""
+        """How many events it takes at once; twice as many may be on their way, new ones beside some that are owed."""
 
     async def open(self) -> None:
         """Get ready. Whatever the receiver lacks is no error yet: it may come up later."""
@@ -47,7 +47,14 @@ class Sink(Protocol):
         """Let go, within seconds; what is being sent may fail."""
 
     def lane(self, told: Told) -> str | None:
-        """Name the receiver of an event, None where it is not for this sink; trouble in one lane delays no other."""
+        """Name the receiver of an event, None where it is not for this sink; trouble in one lane delays no other.
+
+        All events of a task go the same way. A sink with one receiver gives its own name: while that is down, what
+        happens waits where it is, and not in a row for each event.
+        """
 
     async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
-        """Send events of different tasks and give each one's outcome, in their order, within a bounded time."""
+        """Send events of different tasks and give each one's outcome, in their order, within a bounded time.
+
+        It may be called again meanwhile, with other tasks. Where it is cancelled or raises, all are sent again.
+        """

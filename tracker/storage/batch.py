@@ -11,15 +11,17 @@ to: a deadlock that comes of that is run again); names that have no row yet are 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Generator, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Connection, and_, case, literal_column
+from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
 from tracker.models import Task
 from tracker.storage import bulk, locks, rows, telling
+from tracker.storage.bulk import Plan, Rows, Statement
+from tracker.storage.recent import Written
 from tracker.storage.tables import (
     ALARMS,
     CAPABILITIES,
@@ -31,9 +33,9 @@ from tracker.storage.tables import (
     TAGS,
     TASKS,
 )
-from tracker.storage.upserts import Insert, upsert
+from tracker.storage.upserts import Insert
 from tracker.views import AlarmCount, HistoryEntry
-from tracker.work import Change, Known, RaisedAlarm, Work
+from tracker.work import Change, Key, Known, Work
 
 HOUR: Final = 3_600_000_000
 ALL: Final = tuple(TASKS.columns.keys())
@@ -45,13 +47,17 @@ NAMED: Final = {
     "idempotency_key": (("client",), "idempotency_key"),
     "unanswered": (("client",), "request_hash"),
 }
+CAPABILITY: Final = ("base_url", "kind", "name", "present", "at")
 EVENT: Final = ("task_id", "sequence", "type", "at", "data")
-ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "detail")
 
 
-def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
-    """Decide and write ``works``; give each one's result, or the CallerError it raised, in order."""
-    loaded = _load(connection, works)
+def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = None) -> Plan[list[Any]]:
+    """Plan to decide and write ``works``; its result is each one's, or the CallerError it raised, in order.
+
+    ``written`` gets the events, which count once this is committed.
+    """
+    last = yield from telling.last(dialect)
+    loaded = yield from _load(dialect, works)
     known = Known(loaded)
     results: list[Any] = []
     changes: list[Change[Any]] = []
@@ -65,79 +71,86 @@ def apply(connection: Connection, works: Sequence[Work[Any]]) -> list[Any]:
             known.put(change.task)
         changes.append(change)
         results.append(change.result)
-    _write(connection, changes, before={task.id: task for task in loaded})
-    return results
+    if written is not None:
+        # Anew: this may be the second run.
+        written.events = telling.of(changes, after=last or 0)
+        written.numbered = last is not None and not any(change.alarms for change in changes)
+    return results, list(_write(dialect, changes, before={task.id: task for task in loaded}))
 
 
-def _load(connection: Connection, works: Sequence[Work[Any]]) -> list[Task]:
+def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statement], Sequence[Rows], list[Task]]:
     keys = {key for work in works for key in work.keys}
     ids = {key.value for key in keys if key.by == "id"}
     names = [key for key in keys if key.by != "id"]
-    locks.lock_names(connection, names)
+    # Where every piece tells an id too, its names are of the same row, or somebody's mistake: one round trip.
+    told = all(any(key.by == "id" for key in work.keys) for work in works)
+    holding = list(locks.hold_names(dialect, names))
+    finding = list(_find(dialect, names))
+    locking = list(bulk.lock_rows(dialect, TASKS, rows.READ, ids if told else ()))
+    answers = yield [*holding, *finding, *locking]
+    found = answers[len(holding) + len(finding) :]
+    others = {task_id for some in answers[len(holding) :][: len(finding)] for (task_id,) in some}
+    others = others - ids if told else others | ids
+    if others:
+        found = [*found, *(yield list(bulk.lock_rows(dialect, TASKS, rows.READ, others)))]
+    return [rows.task_from_columns(row) for some in found for row in some]
+
+
+def _find(dialect: str, names: Sequence[Key]) -> Iterator[Statement]:
     grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key in names:
         grouped[key.by, key.scope].append(key.value)
-    named = [_find_ids(connection, by, scope, wanted) for (by, scope), wanted in sorted(grouped.items())]
-    locked: Iterable[tuple[Any, ...]] = ()
-    if all(any(key.by == "id" for key in work.keys) for work in works):
-        # Where every piece tells an id too, its names are of the same row, or somebody's mistake: one round trip.
-        locked = bulk.lock_rows(connection, TASKS, rows.READ, list(ids))
-        others = set(chain.from_iterable(named)) - ids
-    else:
-        others = ids.union(*named)
-    found = chain(locked, bulk.lock_rows(connection, TASKS, rows.READ, list(others)))
-    return [rows.task_from_columns(row) for row in found]
+    for (by, scope), wanted in sorted(grouped.items()):
+        columns, name = NAMED[by]
+        named: dict[str, str | None] = dict(zip(columns, scope, strict=True))
+        if by == "unanswered":
+            named["answered_at"] = None
+        yield from bulk.find_ids(dialect, TASKS, named, name, wanted)
 
 
-def _find_ids(connection: Connection, by: str, scope: tuple[str, ...], wanted: Sequence[str]) -> Iterator[str]:
-    columns, name = NAMED[by]
-    named: dict[str, str | None] = dict(zip(columns, scope, strict=True))
-    if by == "unanswered":
-        named["answered_at"] = None
-    return bulk.find_ids(connection, TASKS, named, name, wanted)
-
-
-def _write(connection: Connection, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> None:
-    _write_tasks(connection, changes, before)
-    _write_submissions(connection, changes)
-    _write_observations(connection, changes)
-    first = _write_alarms(connection, [alarm for change in changes for alarm in change.alarms])
-    _write_orphans(connection, changes)
-    _write_capabilities(connection, changes)
+def _write(dialect: str, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> Iterator[Statement]:
+    yield from _write_tasks(dialect, changes, before)
+    yield from _write_submissions(dialect, changes)
+    yield from _write_observations(dialect, changes)
+    alarms = _folded(changes)
+    yield from bulk.insert_rows(dialect, ALARMS, rows.ALARM, [rows.alarm_columns(alarm) for alarm in alarms], _rung)
+    yield from _write_orphans(dialect, changes)
+    yield from _write_capabilities(dialect, changes)
     totals = _totals(changes)
-    told = _told(changes) + [telling.alarm_columns(alarm) for alarm in first]
-    if totals or told:
-        locks.lock_order(connection)
-        _write_counts(connection, totals)
-        bulk.insert_rows(connection, EVENTS, EVENT, told)
+    told = _told(changes)
+    if totals or told or alarms:
+        yield from locks.hold_order(dialect)
+        yield from _write_counts(dialect, totals)
+        yield from bulk.insert_rows(dialect, EVENTS, EVENT, told)
+        for alarm in alarms:
+            yield telling.of_alarm(dialect, alarm)
 
 
-def _write_tasks(connection: Connection, changes: Sequence[Change[Any]], before: dict[str, Task]) -> None:
+def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
     last = {change.task.id: change.task for change in changes if change.task is not None}
     ordered = [last[task_id] for task_id in sorted(last)]
     # Old rows first: a rejected row gives up its keys before a new one takes them.
     old = [task for task in ordered if task.id in before]
     # What no row of the batch changes is not written: each column that is costs the upkeep of its indexes.
-    columns = tuple(sorted(set().union(*(rows.changed_columns(before[task.id], task) for task in old))))
+    columns = rows.changed_columns((before[task.id], task) for task in old)
     if columns:
-        named = ("id", *columns)
-        bulk.update_rows(connection, TASKS, columns, [rows.task_columns(task, named) for task in old])
+        yield from bulk.update_rows(dialect, TASKS, tuple(columns), rows.task_columns(old, ("id", *columns)))
     new = [task for task in ordered if task.id not in before]
-    bulk.insert_rows(connection, TASKS, ALL, [rows.task_columns(task, ALL) for task in new])
+    yield from bulk.insert_rows(dialect, TASKS, ALL, rows.task_columns(new, ALL))
     tags = [(tag, task.id) for task in new for tag in sorted(set(task.tags))]
-    bulk.insert_rows(connection, TAGS, ("tag", "task_id"), tags)
+    yield from bulk.insert_rows(dialect, TAGS, ("tag", "task_id"), tags)
 
 
-def _write_submissions(connection: Connection, changes: Sequence[Change[Any]]) -> None:
+def _write_submissions(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
     tasks = [(change.task.id, change) for change in changes if change.task is not None]
     kept = [(task_id, change.submission) for task_id, change in tasks if change.submission is not None]
-    bulk.insert_rows(connection, SUBMISSIONS, ("task_id", "body"), kept)
-    bulk.delete_rows(
-        connection, SUBMISSIONS, "task_id", [task_id for task_id, change in tasks if change.drop_submission]
+    yield from bulk.insert_rows(dialect, SUBMISSIONS, ("task_id", "body"), kept)
+    yield from bulk.delete_rows(
+        dialect, SUBMISSIONS, "task_id", [task_id for task_id, change in tasks if change.drop_submission]
     )
 
 
-def _write_observations(connection: Connection, changes: Sequence[Change[Any]]) -> None:
+def _write_observations(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
     kept: dict[tuple[str, str], tuple[HistoryEntry, int]] = {}
     for change in changes:
         for entry in change.entries:
@@ -145,57 +158,52 @@ def _write_observations(connection: Connection, changes: Sequence[Change[Any]]) 
             shown, repeats = kept.get(key, (entry.shown, -1))
             kept[key] = (shown, repeats + 1)
     values = [rows.entry_columns(shown, key, repeats) for (_, key), (shown, repeats) in kept.items()]
-    bulk.insert_rows(connection, OBSERVATIONS, rows.ENTRY, values, _repeated)
+    yield from bulk.insert_rows(dialect, OBSERVATIONS, rows.ENTRY, values, _repeated)
 
 
 def _repeated(statement: Insert) -> Insert:
-    # As text: what is bound here would come among the values of the rows.
+    # As text, here and below: what is bound here would come among the values of the rows.
     seen = OBSERVATIONS.c.repeats + statement.excluded.repeats + literal_column("1")
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen})
 
 
-def _write_alarms(connection: Connection, alarms: Sequence[RaisedAlarm]) -> list[AlarmCount]:
-    """Count alarms in their hours; give those that are the first of theirs."""
+def _folded(changes: Sequence[Change[Any]]) -> list[AlarmCount]:
+    """Count alarms in their hours, in the order in which their rows are written."""
     folded: dict[tuple[str, str, int], AlarmCount] = {}
-    for alarm in alarms:
+    for alarm in (alarm for change in changes for alarm in change.alarms):
         hour = rows.stamp(alarm.at) // HOUR * HOUR
         key = (alarm.kind.value, alarm.provider, hour)
-        before = folded.get(key)
         folded[key] = AlarmCount(
             kind=alarm.kind,
             provider=alarm.provider,
             hour=rows.moment(hour),
-            count=1 if before is None else before.count + 1,
+            count=1 + (folded[key].count if key in folded else 0),
             last_at=alarm.at,
             task_id=alarm.task_id,
             detail=alarm.detail,
         )
-    values = [
-        (*key, folded[key].count, rows.stamp(folded[key].last_at), folded[key].task_id, folded[key].detail)
-        for key in sorted(folded)
-    ]
-    written = bulk.insert_rows(connection, ALARMS, ALARM, values, _raised)
-    counts = {(kind, provider, hour): count for cursor in written for kind, provider, hour, count in cursor.fetchall()}
-    return [alarm for key, alarm in folded.items() if counts[key] == alarm.count]
+    return [folded[key] for key in sorted(folded)]
 
 
-def _raised(statement: Insert) -> ClauseElement:
-    excluded, column = statement.excluded, ALARMS.c
-    last = {name: excluded[name] for name in ("last_at", "task_id", "detail")}
-    again = {"count": column["count"] + excluded["count"], **last}
-    upserted = statement.on_conflict_do_update(index_elements=["kind", "provider", "hour"], set_=again)
-    return upserted.returning(column.kind, column.provider, column.hour, column["count"])
-
-
-def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> None:
-    noted = [rows.orphan_to_row(change.orphan) for change in changes if change.orphan is not None]
-    if not noted:
-        return
-    # Inline: nobody asks which ids the rows got.
-    statement = upsert(connection, ORPHANS).inline()
+def _rung(statement: Insert) -> Insert:
     excluded = statement.excluded
-    again = and_(excluded.signed, ORPHANS.c.state == "orphan")
-    statement = statement.on_conflict_do_update(
+    last = {name: excluded[name] for name in ("last_at", "task_id", "detail")}
+    return statement.on_conflict_do_update(
+        index_elements=["kind", "provider", "hour"], set_={"count": ALARMS.c["count"] + excluded["count"], **last}
+    )
+
+
+def _write_orphans(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
+    noted = [rows.orphan_columns(change.orphan) for change in changes if change.orphan is not None]
+    # One at a time: several may be about the same task.
+    for row in sorted(noted, key=itemgetter(slice(2))):
+        yield from bulk.insert_rows(dialect, ORPHANS, rows.ORPHAN, [row], _noted)
+
+
+def _noted(statement: Insert) -> Insert:
+    excluded = statement.excluded
+    again = and_(excluded.signed, ORPHANS.c.state == literal_column("'orphan'"))
+    return statement.on_conflict_do_update(
         index_elements=["provider", "provider_task_id"],
         set_={
             "last_at": excluded.last_at,
@@ -204,27 +212,21 @@ def _write_orphans(connection: Connection, changes: Sequence[Change[Any]]) -> No
             "deliveries": ORPHANS.c.deliveries + excluded.deliveries,
             # Whoever can sign is worth a new question; anybody else gets the answer that there is.
             "state": case((again, excluded.state), else_=ORPHANS.c.state),
-            "checks": case((again, 0), else_=ORPHANS.c.checks),
+            "checks": case((again, literal_column("0")), else_=ORPHANS.c.checks),
             "next_check_at": case((again, excluded.next_check_at), else_=ORPHANS.c.next_check_at),
         },
     )
-    connection.execute(statement, sorted(noted, key=lambda row: (row["provider"], row["provider_task_id"])))
 
 
-def _write_capabilities(connection: Connection, changes: Sequence[Change[Any]]) -> None:
+def _write_capabilities(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
     seen = {(one.base_url, one.kind, one.name): one for change in changes for one in change.seen}
-    if not seen:
-        return
-    statement = upsert(connection, CAPABILITIES)
-    statement = statement.on_conflict_do_update(
-        index_elements=["base_url", "kind", "name"],
-        set_={"present": statement.excluded.present, "at": statement.excluded.at},
-    )
-    values = [
-        {"base_url": one.base_url, "kind": one.kind, "name": one.name, "present": one.present, "at": rows.stamp(one.at)}
-        for _, one in sorted(seen.items())
-    ]
-    connection.execute(statement, values)
+    values = [(*key, one.present, rows.stamp(one.at)) for key, one in sorted(seen.items())]
+    yield from bulk.insert_rows(dialect, CAPABILITIES, CAPABILITY, values, _seen)
+
+
+def _seen(statement: Insert) -> Insert:
+    last = {name: statement.excluded[name] for name in ("present", "at")}
+    return statement.on_conflict_do_update(index_elements=["base_url", "kind", "name"], set_=last)
 
 
 def _totals(changes: Sequence[Change[Any]]) -> dict[str, int]:
@@ -235,8 +237,8 @@ def _totals(changes: Sequence[Change[Any]]) -> dict[str, int]:
     return totals
 
 
-def _write_counts(connection: Connection, totals: dict[str, int]) -> None:
-    bulk.insert_rows(connection, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
+def _write_counts(dialect: str, totals: dict[str, int]) -> Iterator[Statement]:
+    yield from bulk.insert_rows(dialect, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
 
 
 def _counted(statement: Insert) -> Insert:

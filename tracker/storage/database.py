@@ -1,6 +1,6 @@
 """One database: its address, which kind it is, and its two verbs. How a transaction is run is in ``transactions``.
 
-A transaction is a plain function of a connection.
+A transaction is a plain function of a connection; one on which many wait is a plan without I/O (see ``bulk``).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
 
 from tracker.errors import SettingsError, StoreUnavailable
+from tracker.storage.bulk import Plan
 from tracker.storage.postgres import Postgres
 from tracker.storage.sqlite import Sqlite
 from tracker.storage.transactions import Backend, Threads
@@ -47,7 +48,7 @@ class Database:
         """Let what has begun end, then let go of every connection and thread."""
         threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in threads))
+        await asyncio.gather(*(each.close() for each in threads))
 
     async def write(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one write transaction: committed when this returns, rolled back where it raises.
@@ -56,11 +57,9 @@ class Database:
         """
         return await _opened(self._writer).run(lambda connection: transaction(connection, *args, **kwargs))
 
-    async def write_batch(
-        self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a write transaction on which many wait: short, and worth the way that costs least."""
-        return await _opened(self._writer).run_batch(lambda connection: transaction(connection, *args, **kwargs))
+    async def write_batch(self, plan: Callable[Concatenate[str, P], Plan[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plan on which many wait as one write transaction; it is given the name of the dialect first."""
+        return await _opened(self._writer).run_batch(lambda: plan(self.backend.dialect, *args, **kwargs))
 
     async def read(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read from one consistent view. Raises StoreUnavailable."""

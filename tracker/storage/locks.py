@@ -6,32 +6,35 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from tracker.storage import bulk
 from tracker.work import Key
 
+SHARED: Final = "postgresql"
 # The one lock under which event ids are given; any number that nobody else in the database uses.
 ORDER: Final = 0x686F6D696E67
 # These are unique by our own rules, or not at all by the database's: two writers must not both find none.
 NAMES: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
-LOCK_NAMES: Final = text("SELECT pg_advisory_xact_lock(name) FROM unnest(CAST(:names AS bigint[])) AS name")
 LOCK_ORDER: Final = text("SELECT pg_advisory_xact_lock(:order)")
 
 
 def is_shared(connection: Connection) -> bool:
     """Whether other processes may write at the same time."""
-    return connection.dialect.name == "postgresql"
+    return connection.dialect.name == SHARED
 
 
-def lock_names(connection: Connection, names: Iterable[Key]) -> None:
+def hold_names(dialect: str, names: Iterable[Key]) -> Iterable[bulk.Statement]:
     """Hold what ``names`` call a task, also where no row has that name yet, to the end of the transaction."""
-    if not is_shared(connection):
-        return
-    numbers = sorted({_number(name) for name in names if name.by in NAMES})
-    if numbers:
-        connection.execute(LOCK_NAMES, {"names": numbers})
+    numbers = {_number(name) for name in names if name.by in NAMES} if dialect == SHARED else ()
+    return bulk.lock_numbers(dialect, numbers)
+
+
+def hold_order(dialect: str) -> Iterable[bulk.Statement]:
+    """Wait until every event id that is given already is committed, and let nobody give one before we commit."""
+    return bulk.lock_numbers(dialect, [ORDER] if dialect == SHARED else [])
 
 
 def lock_order(connection: Connection) -> None:
-    """Wait until every event id that is given already is committed, and let nobody give one before we commit."""
+    """Do so at once."""
     if is_shared(connection):
         connection.execute(LOCK_ORDER, {"order": ORDER})
 

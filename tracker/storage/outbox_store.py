@@ -7,6 +7,7 @@ from tracker.contract import Told
 from tracker.storage import outbox, telling
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
+from tracker.storage.recent import Recent
 from tracker.views import Again, Delivery, NewSink, Settled, SinkState
 
 
@@ -15,12 +16,16 @@ class OutboxStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.recent = Recent()
 
     # ---- events
 
     async def events(self, *, after: int, limit: int) -> Sequence[Told]:
         """Give the events after a cursor, in order."""
-        return await self._database.read(telling.read, after=after, limit=limit)
+        found = self.recent.after(after, limit=limit)
+        if found is None:
+            found = await self._database.read(telling.read, after=after, limit=limit, recent=self.recent)
+        return found
 
     async def latest(self) -> int:
         """Give the cursor of the newest event."""

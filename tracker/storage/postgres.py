@@ -1,17 +1,15 @@
-"""PostgreSQL through psycopg: a small pool, plain READ COMMITTED transactions, rows locked in the order of their ids.
+"""PostgreSQL through psycopg: few connections, READ COMMITTED transactions, rows locked in the order of their ids.
 
 A connection that had died meanwhile, a deadlock, a serialization failure and two processes that write the same new key
 at once all pass when the transaction is run again. Every wait has a bound, also where the network goes silent.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -19,8 +17,9 @@ from tracker.errors import SettingsError, StoreUnavailable
 from tracker.storage.transactions import Threads
 
 WRITERS: Final = 4
+# While the server works on one batch, the next is prepared.
+BATCHES: Final = 2
 READERS: Final = 4
-STATEMENTS: Final = 400
 CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
 PARAMSTYLE: Final = "numeric_dollar"
@@ -63,7 +62,9 @@ class Postgres:
     """A Backend over one server; ``busy`` is how long a lock of another transaction is waited for."""
 
     writers = WRITERS
+    batches_at_once = BATCHES
     readers = READERS
+    dialect = "postgresql"
     shared = True
     file = None
 
@@ -112,11 +113,13 @@ class Postgres:
         )
         # First of all: SQLAlchemy asks the server for its version, in text.
         event.listen(engine, "connect", _check_encoding, insert=True)
-        event.listen(engine, "connect", _keep_prepared)
         return engine
 
     def writer(self) -> Threads:
-        return Threads(self, read_only=False)
+        # Here, since it needs the driver, which is not installed for SQLite alone.
+        from tracker.storage.pipeline import Pipelines  # noqa: PLC0415
+
+        return Pipelines(self)
 
     def trouble(self, error: DBAPIError) -> str | None:
         state = getattr(error.orig, "sqlstate", None)
@@ -127,18 +130,6 @@ class Postgres:
     def passing(self, error: DBAPIError) -> bool:
         state = getattr(error.orig, "sqlstate", None)
         return state in COLLISIONS or error.connection_invalidated
-
-    @contextmanager
-    def blind(self, connection: Connection) -> Iterator[None]:
-        driver: Any = connection.connection.dbapi_connection
-        with driver.pipeline() as pipeline:
-            try:
-                yield
-            except BaseException:
-                # What comes after the first error is no news; the pipeline's end would log it.
-                with suppress(connection.dialect.loaded_dbapi.Error):
-                    pipeline.sync()
-                raise
 
 
 def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
@@ -152,11 +143,6 @@ def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 def _refusal(error: DBAPIError) -> str:
     _, fatal, words = str(error.orig).partition("FATAL:")
     return next((UNAVAILABLE[code] for word, code in REFUSALS.items() if fatal and word in words), LOST)
-
-
-def _keep_prepared(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-    """Keep more statements than the driver would: `bulk` has one for each number of rows."""
-    connection.prepared_max = STATEMENTS
 
 
 def _is_operational(error: DBAPIError) -> bool:

@@ -1,6 +1,6 @@
 """Rows to values and back: the one place that knows how a value is written into columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -77,7 +77,7 @@ def stamp(moment: datetime) -> int:
 
 def moment(value: int) -> datetime:
     """Read back what ``stamp`` wrote."""
-    return EPOCH + timedelta(microseconds=value)
+    return EPOCH + timedelta(0, 0, value)
 
 
 def _stamped(name: str) -> Callable[[Task], int | None]:
@@ -118,17 +118,21 @@ FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def changed_columns(before: Task, after: Task) -> set[str]:
-    """Name the columns in which two versions of a task differ."""
-    was, now = before.__dict__, after.__dict__
-    # Both have their fields in the same order; most hold the very same value.
-    others = [name for name in compress(FIELDS, map(is_not, now.values(), was.values())) if now[name] != was[name]]
-    return {column for name in others for column in FOLLOWING.get(name, (name,))}
+def changed_columns(versions: Iterable[tuple[Task, Task]]) -> list[str]:
+    """Name the columns in which a task of any pair differs from its earlier version, the first of the pair; sorted."""
+    names: set[str] = set()
+    for before, after in versions:
+        was, now = before.__dict__, after.__dict__
+        # Both have their fields in the same order; most hold the very same value.
+        for name in compress(FIELDS, map(is_not, now.values(), was.values())):
+            if name not in names and now[name] != was[name]:
+                names.add(name)
+    return sorted({column for name in names for column in FOLLOWING.get(name, (name,))})
 
 
-def task_columns(task: Task, columns: Sequence[str]) -> list[Any]:
-    """Give the values of some columns."""
-    return [COLUMNS[name](task) for name in columns]
+def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Give the values of some columns, a tuple for each task."""
+    return list(zip(*(map(COLUMNS[name], tasks) for name in columns), strict=True))
 
 
 # What a task is read from: for each of its fields the column, and what else its standing needs.
@@ -148,7 +152,7 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     values.update(zip(FIELDS, columns, strict=False))
     for name in TIMES:
         if (value := values[name]) is not None:
-            values[name] = EPOCH + timedelta(microseconds=value)
+            values[name] = EPOCH + timedelta(0, 0, value)
     status = values["status"] = STATUSES[values["status"]]
     values["standing"] = Standing(
         rank=RANK[status],
@@ -244,27 +248,32 @@ def orphan_from_row(row: Row) -> Orphan:
     )
 
 
-def orphan_to_row(orphan: Orphan) -> dict[str, Any]:
-    """Give the columns of an orphan, without its id."""
-    return {
-        "provider": orphan.provider,
-        "provider_task_id": orphan.provider_task_id,
-        "external_id": orphan.external_id,
-        "kind": orphan.kind,
-        "client": orphan.client,
-        "address": orphan.address,
-        "word": orphan.word,
-        "state": orphan.state,
-        "why": orphan.why,
-        "first_at": stamp(orphan.first_at),
-        "last_at": stamp(orphan.last_at),
-        "deliveries": orphan.deliveries,
-        "checks": orphan.checks,
-        "next_check_at": None if orphan.next_check_at is None else stamp(orphan.next_check_at),
-        "task_id": orphan.task_id,
-        "signed": orphan.signed,
-        "body": orphan.body,
-    }
+# All but the id.
+ORPHAN: Final = (
+    "provider",
+    "provider_task_id",
+    "external_id",
+    "kind",
+    "client",
+    "address",
+    "word",
+    "state",
+    "why",
+    "first_at",
+    "last_at",
+    "deliveries",
+    "checks",
+    "next_check_at",
+    "task_id",
+    "signed",
+    "body",
+)
+
+
+def orphan_columns(orphan: Orphan) -> tuple[Any, ...]:
+    """Give the columns ``ORPHAN`` of an orphan."""
+    values = (getattr(orphan, name) for name in ORPHAN)
+    return tuple(stamp(value) if isinstance(value, datetime) else value for value in values)
 
 
 def address_from_row(row: Row) -> StandingAddress:
@@ -276,6 +285,22 @@ def address_from_row(row: Row) -> StandingAddress:
         created_at=moment(row["created_at"]),
         revoked_at=None if row["revoked_at"] is None else moment(row["revoked_at"]),
         label=row["label"],
+    )
+
+
+ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "detail")
+
+
+def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
+    """Give the columns ``ALARM`` of an hour's alarms."""
+    return (
+        alarm.kind.value,
+        alarm.provider,
+        stamp(alarm.hour),
+        alarm.count,
+        stamp(alarm.last_at),
+        alarm.task_id,
+        alarm.detail,
     )
 
 

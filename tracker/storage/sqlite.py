@@ -7,7 +7,7 @@ half-way for a lock.
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
+from tracker.storage.bulk import Plan, play
 from tracker.storage.transactions import Backend, Threads
 
 T = TypeVar("T")
@@ -48,7 +49,9 @@ class Sqlite:
 
     writers = 1
     readers = READERS
+    dialect = "sqlite"
     shared = False
+    batches_at_once = 1
 
     def __init__(self, url: URL, *, busy: timedelta) -> None:
         if url.database in {None, "", ":memory:"}:
@@ -93,10 +96,6 @@ class Sqlite:
         del error  # a lock was already waited for, and nobody else writes
         return False
 
-    def blind(self, connection: Connection) -> AbstractContextManager[None]:
-        del connection  # there is no way to save
-        return nullcontext()
-
 
 class OneWriter(Threads):
     """The one connection that writes to a file.
@@ -112,13 +111,13 @@ class OneWriter(Threads):
         # Whether the connection waits for the locks of other processes: the thread may, the event loop must not.
         self._patient = True
 
-    async def run_batch(self, transaction: Callable[[Connection], T]) -> T:
+    async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
         begun = perf_counter()
         # The thread finishes what it has begun before the next, so the commit is alone with the connection too.
         begin = self._begin() if not self.waiting and begun >= self._slow_until else None
         if begin is None:
-            return await super().run_batch(transaction)
-        result = self._up_to_commit(begin, transaction)
+            return await super().run_batch(plan)
+        result = self._up_to_commit(begin, plan())
         if (now := perf_counter()) - begun > SLOW.total_seconds():
             self._slow_until = now + SLOW_FOR.total_seconds()
         await self.in_thread(partial(self._commit, begin))
@@ -150,11 +149,11 @@ class OneWriter(Threads):
             self._patient = True
         return connection
 
-    def _up_to_commit(self, begun: Transaction, transaction: Callable[[Connection], T]) -> T:
+    def _up_to_commit(self, begun: Transaction, plan: Plan[T]) -> T:
         connection = begun.connection
         try:
             with self.driver_errors(connection):
-                return transaction(connection)
+                return play(connection, plan)
         except BaseException as error:
             try:
                 begun.rollback()

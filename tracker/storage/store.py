@@ -19,6 +19,7 @@ from tracker.storage.database import BUSY, Database
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
+from tracker.storage.recent import Written
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import (
@@ -62,6 +63,11 @@ class Store:
         return PostgresNotices(self._database.url) if self.shared else None
 
     @property
+    def batches_at_once(self) -> int:
+        """How many batches it takes at once; what is handed over first is first decided."""
+        return self._database.backend.batches_at_once
+
+    @property
     def file(self) -> Path | None:
         """The file that is the database, None where it is a server."""
         return self._database.backend.file
@@ -99,7 +105,10 @@ class Store:
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
-        return await self._database.write_batch(batch.apply, works)
+        written = Written()
+        results = await self._database.write_batch(batch.apply, works, written)
+        self.outbox.recent.keep(written)
+        return results
 
     async def task(self, task_id: str) -> Task | None:
         return await self._database.read(_one, select(TASKS).where(TASKS.c.id == task_id))

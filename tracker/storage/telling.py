@@ -4,57 +4,110 @@ An event keeps what a change can change; the rest of its task (whose it is, what
 read from the task's row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from datetime import datetime
+from functools import cache
+from itertools import count
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
+from msgspec import UNSET, UnsetType, structs
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, literal_column, select
 
 from tracker.contract import ALARM_TYPE, Told
-from tracker.models import Alarm, Event, Task
+from tracker.models import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
 from tracker.storage import rows
-from tracker.storage.tables import COUNTERS, EVENTS, TASKS
+from tracker.storage.bulk import SQLITE, Rows, Statement, text_of
+from tracker.storage.recent import Recent
+from tracker.storage.tables import ALARMS, COUNTERS, EVENTS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import AlarmCount
+from tracker.work import Change
 
-KEPT: Final = (
-    "status",
-    "standing_asked",
-    "standing_updated_at",
-    "reason",
-    "learned_from",
-    "learned_trust",
-    "facts",
-    "version",
-    "updated_at",
-    "submitted_at",
-    "finished_at",
-    "heard_at",
-    "polled_at",
-    "next_poll_at",
-    "polls",
-    "provider_task_id",
-    "callback_asked",
-)
+TOLD: Final = ("type", "at", "data")
+COUNTED: Final = ("kind", "provider", "hour", "count")
+LAST: Final = Statement("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")
 # The highest id of an event that was deleted: a reader whose cursor is before it may have missed something.
 HORIZON: Final = "events forgotten"
-_PLACES: Final = {name: place for place, name in enumerate(rows.READ)}
 _EVENT: Final = (EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.data, EVENTS.c.task_id)
+HEADS: Final = select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.task_id)
 READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_from(
     EVENTS.outerjoin(TASKS, TASKS.c.id == EVENTS.c.task_id)
 )
-_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+NONE: Final = Recent()
+
+
+class KeptFact(msgspec.Struct, kw_only=True):
+    """A Fact, as far as it can be declared: what JSON holds is not looked into."""
+
+    standing: Standing
+    value: Any
+
+
+class Then(msgspec.Struct, kw_only=True):
+    """What an event keeps of its task: the fields that a change can change. Events of before kept fewer."""
+
+    status: Status | UnsetType = UNSET
+    standing: Standing | UnsetType = UNSET
+    reason: str | UnsetType | None = UNSET
+    learned_from: Source | UnsetType | None = UNSET
+    learned_trust: Trust | UnsetType | None = UNSET
+    facts: dict[str, KeptFact] | UnsetType = UNSET
+    updated_at: datetime | UnsetType = UNSET
+    submitted_at: datetime | UnsetType | None = UNSET
+    finished_at: datetime | UnsetType | None = UNSET
+    heard_at: datetime | UnsetType | None = UNSET
+    polled_at: datetime | UnsetType | None = UNSET
+    next_poll_at: datetime | UnsetType | None = UNSET
+    polls: int | UnsetType = UNSET
+    provider_task_id: str | UnsetType | None = UNSET
+    callback_asked: bool | UnsetType = UNSET
+
+
+_then: Final = msgspec.json.Decoder(Then).decode
+_kept: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_of: Final = attrgetter(*Then.__struct_fields__)
 
 
 def columns(event: Event, after: Task | None) -> tuple[Any, ...]:
     """Give an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
-    task = after if after is not None and after.version == event.sequence else event.task
-    data = {name: rows.COLUMNS[name](task) for name in KEPT}
-    return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(data))
+    task = subject(event, after)
+    kept = dict(zip(Then.__struct_fields__, _of(task), strict=True))
+    return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(kept))
 
 
-def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
-    """Give the columns of the event that tells of an hour's first alarm of its kind."""
+def subject(event: Event, after: Task | None) -> Task:
+    """Give the task that an event tells of, as it then was."""
+    return after if after is not None and after.version == event.sequence else event.task
+
+
+def last(dialect: str) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
+    """Plan to ask for the cursor that was given last, where nobody else gives any meanwhile; None where others do."""
+    if dialect != SQLITE:
+        return None
+    ((row,),) = yield [LAST]
+    return int(row[0])
+
+
+def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
+    """Give the events of some changes as readers get them, numbered on from a cursor."""
+    numbers = count(after + 1)
+    return [
+        Told(
+            cursor=next(numbers),
+            type=event.type,
+            sequence=event.sequence,
+            at=event.at,
+            task=subject(event, change.task),
+        )
+        for change in changes
+        for event in change.events
+    ]
+
+
+def of_alarm(dialect: str, alarm: AlarmCount) -> Statement:
+    """Tell of an hour's alarms, where the ones just counted are the first of theirs."""
     data = {
         "kind": alarm.kind.value,
         "provider": alarm.provider,
@@ -63,13 +116,41 @@ def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
         "task_id": alarm.task_id,
         "detail": alarm.detail,
     }
-    return (None, 1, ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    told = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    return Statement(_first_of_its_hour(dialect), (*told, *rows.alarm_columns(alarm)[: len(COUNTED)]))
 
 
-def read(connection: Connection, *, after: int, limit: int) -> list[Told]:
-    """Give the events after a cursor, in order."""
+@cache
+def _first_of_its_hour(dialect: str) -> str:
+    """Write an event where the hour's count is no more than what was just counted."""
+    told = [bindparam(name, type_=EVENTS.c[name].type) for name in TOLD]
+    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNTED))
+    found = select(literal_column("NULL"), literal_column("1"), *told).where(counted)
+    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *TOLD], found)
+    return text_of(dialect, statement, [*TOLD, *(f"alarm_{name}" for name in COUNTED)])
+
+
+def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Told]:
+    """Give the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
+    if recent and (found := _read_recent(connection, after, limit, recent)) is not None:
+        return found
     statement = READING.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
     return [told(row) for row in connection.execute(statement)]
+
+
+def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Told] | None:
+    heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
+    found: dict[int, Told | None] = {}
+    for cursor, kind, sequence, at, task_id in heads:
+        task = None if task_id is None else recent.get(task_id, sequence)
+        known = Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
+        found[cursor] = None if task is None else known
+    others = [cursor for cursor, one in found.items() if one is None]
+    if 2 * len(others) > len(heads):
+        return None
+    if others:
+        found.update((one.cursor, one) for one in pick(connection, others))
+    return [one for one in found.values() if one is not None]
 
 
 def pick(connection: Connection, ids: Sequence[int]) -> list[Told]:
@@ -92,7 +173,7 @@ def horizon(connection: Connection) -> int:
 
 def forget(connection: Connection, which: ColumnElement[bool]) -> int:
     """Delete events, and remember that they are gone."""
-    newest, count = connection.execute(select(func.max(EVENTS.c.id), func.count()).where(which)).one()
+    newest, number = connection.execute(select(func.max(EVENTS.c.id), func.count()).where(which)).one()
     if newest is not None:
         statement = upsert(connection, COUNTERS).values(name=HORIZON, value=newest)
         further = statement.excluded.value > COUNTERS.c.value
@@ -102,22 +183,24 @@ def forget(connection: Connection, which: ColumnElement[bool]) -> int:
             )
         )
         connection.execute(delete(EVENTS).where(which))
-    return int(count)
+    return int(number)
 
 
 def told(row: Row[Any]) -> Told:
     """Read an event back from a row of ``READING``."""
     cursor, kind, sequence, at, data, task_id, *task = tuple[Any, ...](row)
-    kept = _decode(data)
     moment = rows.moment(at)
     if task_id is None:
-        return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, alarm=_alarm(kept))
-    for name, value in kept.items():
-        if (place := _PLACES.get(name)) is not None:
-            task[place] = value
-    # Events of before kept less of their task, and no version.
-    task[_PLACES["version"]] = sequence
-    return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, task=rows.task_from_columns(task))
+        return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, alarm=_alarm(_kept(data)))
+    was = _as_it_was(rows.task_from_columns(task), sequence, _then(data))
+    return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, task=was)
+
+
+def _as_it_was(task: Task, version: int, then: Then) -> Task:
+    kept = {name: value for name, value in structs.asdict(then).items() if value is not UNSET}
+    if not isinstance(then.facts, UnsetType):
+        kept["facts"] = {name: Fact(standing=fact.standing, value=fact.value) for name, fact in then.facts.items()}
+    return changed(task, version=version, **kept)
 
 
 def _alarm(kept: dict[str, Any]) -> AlarmCount:

@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tracker.errors import Overloaded, StoreUnavailable
+from tracker.storage.bulk import Plan, play
 
 T = TypeVar("T")
 
@@ -28,6 +29,10 @@ WAITING: Final = 4_096
 
 class Backend(Protocol):
     """What differs between databases."""
+
+    @property
+    def dialect(self) -> str:
+        """SQLAlchemy's name of it."""
 
     @property
     def writers(self) -> int:
@@ -49,6 +54,10 @@ class Backend(Protocol):
 
     def engine(self, *, read_only: bool) -> Engine: ...
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches may be on their way at once; those of one process read their rows one after the other."""
+
     def writer(self) -> "Threads":
         """Make what runs the transactions that write."""
 
@@ -57,12 +66,6 @@ class Backend(Protocol):
 
     def passing(self, error: DBAPIError) -> bool:
         """Whether the same transaction, run again at once, may succeed."""
-
-    def blind(self, connection: Connection) -> AbstractContextManager[None]:
-        """Let statements that give no rows go out without waiting for the answer to the one before.
-
-        An error is then raised later, at the end of this at the latest.
-        """
 
 
 class Threads:
@@ -78,13 +81,17 @@ class Threads:
         self.waiting = 0
 
     async def run(self, transaction: Callable[[Connection], T]) -> T:
-        return await self.in_thread(partial(self._transact, transaction, blind=False))
+        return await self.in_thread(partial(self._transact, transaction))
 
-    async def run_batch(self, transaction: Callable[[Connection], T]) -> T:
-        """Run it with as little waiting for the database as can be."""
-        return await self.in_thread(partial(self._transact, transaction, blind=True))
+    async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
+        """Run a plan's transaction in the way that costs least; the plan is made anew for each time that it is run."""
+        return await self.run(lambda connection: play(connection, plan()))
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let what has begun end, then let go of every connection and thread."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         self._threads.shutdown()
         for connection in self.open:
             connection.close()
@@ -105,27 +112,31 @@ class Threads:
     def _done(self, _: object) -> None:
         self.waiting -= 1
 
-    def _transact(self, transaction: Callable[[Connection], T], *, blind: bool) -> T:
+    def _transact(self, transaction: Callable[[Connection], T]) -> T:
         for run in range(1, RUNS + 1):
             asked = False
             try:
                 connection = self._connection()
                 with connection.begin():
-                    with self.driver_errors(connection), self._backend.blind(connection) if blind else nullcontext():
+                    with self.driver_errors(connection):
                         result = transaction(connection)
                     asked = True
             except DBAPIError as error:
                 if asked:
                     # SQLAlchemy takes the transaction for ended now, whether or not the database does.
                     connection.invalidate()
-                if not asked and run < RUNS and self._backend.passing(error):
-                    continue
-                if (unavailable := self.unavailable(error)) is None:
-                    raise
-                raise unavailable from error
+                self.weigh(error, asked=asked, run=run)
             else:
                 return result
         raise AssertionError("the last run returns or raises")
+
+    def weigh(self, error: DBAPIError, *, asked: bool, run: int) -> None:
+        """Return where the transaction may be run again, else raise; ``asked`` is whether its commit was asked for."""
+        if not asked and run < RUNS and self._backend.passing(error):
+            return
+        if (unavailable := self.unavailable(error)) is None:
+            raise error
+        raise unavailable from error
 
     def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
         """Say that the database is unavailable; None where the statement is to blame."""

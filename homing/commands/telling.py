@@ -1,0 +1,154 @@
+"""`homing sinks | deliveries | replay`: who is told of what happens, what could not be told, and telling it again."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Final
+
+from homing.client import ApiClient, segment
+from homing.commands.parsing import Commands, count, data_command
+from homing.commands.showing import documents
+from homing.tables import ago, print_json, print_line, print_table, span
+from tracker.bounds import JsonObject, JsonValue
+
+SINKS: Final = "/v1/sinks"
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    sinks = data_command(commands, "sinks", run_sinks, "Tell how far each sink is; pause, resume or forget one.")
+    verbs = sinks.add_subparsers(metavar="VERB")
+    one = {
+        "pause": (run_pause, "Tell a sink nothing until it is resumed; what happens meanwhile is kept for it."),
+        "resume": (run_resume, "Go on telling a sink, also one whose receiver asked for no more."),
+        "forget": (run_forget, "Forget a sink that HOMING_SINKS does not name any more."),
+        "secret": (run_secret, "Show what the receiver of a sink proves our signature with."),
+    }
+    parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
+    for parser in parsers.values():
+        parser.add_argument("sink", metavar="NAME", help="as `homing sinks` shows it")
+    parsers["resume"].add_argument("--from-now", action="store_true", help="forget what it has missed")
+    parsers["secret"].add_argument("--client", help="whose, where each client has another: the sink callbacks")
+
+    owed = data_command(commands, "deliveries", run_deliveries, "List what sinks could not be told.")
+    state = owed.add_mutually_exclusive_group()
+    for name, sentence in (("dead", "only what was given up"), ("waiting", "only what is tried again")):
+        state.add_argument(f"--{name}", action="store_const", const=name, dest="state", help=sentence)
+    owed.add_argument("--sink", metavar="NAME")
+    owed.add_argument("--task", help="any of its ids")
+    owed.add_argument("--limit", type=count, help="how many at most (default 50)")
+    owed.add_argument("--cursor", help="where the page before ended")
+
+    again = data_command(
+        commands, "replay", run_replay, "Tell a sink again what it was told; without --yes only count it."
+    )
+    again.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
+    again.add_argument("--task", help="what happened to this task")
+    again.add_argument("--since", metavar="TIME", help="what happened from then on, such as 2026-11-23T00:00:00Z")
+    again.add_argument("--until", metavar="TIME", help="what happened before then")
+    again.add_argument("--dead", action="store_true", help="what was given up")
+    again.add_argument("--yes", action="store_true", help="do it")
+
+
+async def run_sinks(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(SINKS)
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("sink", "address", "state", "behind", "waiting", "dead", "lag", "delivered", "next try", "last error")
+    rows = [
+        [
+            *(sink[name] for name in ("name", "address")),
+            _state(sink),
+            *(sink[name] for name in ("behind", "waiting", "dead")),
+            _span(sink["lag"]),
+            sink["delivered"],
+            ago(sink["retry_at"], now),
+            _error(sink, now),
+        ]
+        for sink in documents(document["sinks"])
+    ]
+    print_table(columns, rows, empty="no sinks; HOMING_SINKS names them, and they begin when `homing serve` is started")
+    return 0
+
+
+async def run_pause(args: Namespace, api: ApiClient) -> int:
+    document = await api.post(f"{SINKS}/{segment(args.sink)}/pause")
+    return _done(args, document, f"{args.sink} is paused: what happens is kept for it until it is resumed")
+
+
+async def run_resume(args: Namespace, api: ApiClient) -> int:
+    how = "?from_now=true" if args.from_now else ""
+    document = await api.post(f"{SINKS}/{segment(args.sink)}/resume{how}")
+    missed = "what it has missed is forgotten" if args.from_now else "beginning with what it has missed"
+    return _done(args, document, f"{args.sink} is told again, {missed}")
+
+
+async def run_forget(args: Namespace, api: ApiClient) -> int:
+    document = await api.delete(f"{SINKS}/{segment(args.sink)}")
+    return _done(args, document, f"{args.sink} is forgotten; named again it is a new sink")
+
+
+async def run_secret(args: Namespace, api: ApiClient) -> int:
+    query = {"client": args.client} if args.client else None
+    document = await api.get(f"{SINKS}/{segment(args.sink)}/secret", query)
+    if args.json:
+        print_json(document)
+        return 0
+    secrets = document["secrets"]
+    for secret in secrets if isinstance(secrets, list) else ():
+        print_line(str(secret))
+    return 0
+
+
+async def run_deliveries(args: Namespace, api: ApiClient) -> int:
+    names = ("sink", "task", "state", "limit", "cursor")
+    query = {name: str(value) for name in names if (value := getattr(args, name)) is not None}
+    document = await api.get("/v1/deliveries", query)
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("sink", "event", "type", "state", "attempts", "first", "last", "next try", "error")
+    rows = [
+        [
+            *(delivery[name] for name in ("sink", "event_id", "type", "state", "attempts")),
+            *(ago(delivery[name], now) for name in ("first_at", "last_at", "next_at")),
+            delivery["error"] or ("behind an earlier event of its task" if not delivery["attempts"] else ""),
+        ]
+        for delivery in documents(document["deliveries"])
+    ]
+    print_table(columns, rows, empty="nothing is owed to any sink")
+    if document["next_cursor"]:
+        print_line(f"more: --cursor {document['next_cursor']}")
+    return 0
+
+
+async def run_replay(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"sink": args.sink, "dead": args.dead, "dry_run": not args.yes}
+    body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
+    document = await api.post("/v1/replay", body)
+    number = document["count"]
+    if args.yes:
+        return _done(args, document, f"{number} events are told to {args.sink} again")
+    return _done(args, document, f"{number} events would be told to {args.sink} again; add --yes to do it")
+
+
+def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
+    if args.json:
+        print_json(document)
+    else:
+        print_line(sentence)
+    return 0
+
+
+def _state(sink: JsonObject) -> JsonValue:
+    return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+
+
+def _span(seconds: JsonValue) -> str:
+    return span(seconds) if isinstance(seconds, int | float) else ""
+
+
+def _error(sink: JsonObject, now: datetime) -> str:
+    return f"{sink['last_error']} ({ago(sink['last_error_at'], now)})" if sink["last_error"] else ""

@@ -1,0 +1,203 @@
+"""Tellers over a real SQLite store, driven against a small model of their world: a receiver, crashes, rivals, time.
+
+Whatever happens, each task's events are first delivered in their order, and in the end everything was delivered or was
+given up for a reason of its own.
+"""
+
+import asyncio
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.builders import a_task
+from tests.relay_stage import Stage, stage
+from tests.scripted_sink import ScriptedSink
+from tracker.contract import Told
+from tracker.outbox.pace import PACE
+from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.outbox.teller import Teller
+
+TASKS = 6
+HOPELESS = Outcome(delivered=False, error="never", hopeless=True)
+BUSY = Outcome(delivered=False, error="busy", retry_after=timedelta(seconds=30))
+DOWN = Outcome(delivered=False, error="down")
+NUMBERS = {a_task(number).id: number for number in range(1, TASKS + 1)}
+ODD = {task_id for task_id, number in NUMBERS.items() if number % 2}
+
+
+class World(RuleBasedStateMachine):
+    """One sink whose events all go to one receiver; ``lane`` says where an event goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        self.open = AsyncExitStack()
+        self.down: set[str] = set()
+        self.outcomes: dict[str, Outcome] = {}
+        self.happened: list[Told] = []
+        self.lives = 0
+        self.sleepers: list[Teller] = []
+        self.sink = ScriptedSink(width=4, where=self.lane, answer=self.answer)
+        self.runner.run(self.start())
+
+    async def start(self) -> None:
+        url = f"sqlite:///{Path(self.folder.name) / 'homing.db'}"
+        pace = replace(PACE, page=7, hurry=timedelta(), settle=timedelta(hours=1), grace=timedelta(seconds=20))
+        self.stage: Stage = await self.open.enter_async_context(stage(url, pace))
+        self.teller = await self.claimed()
+
+    async def claimed(self) -> Teller:
+        self.lives += 1
+        teller = await self.stage.teller(self.sink, f"life {self.lives}")
+        teller.hold(float("inf"))
+        return teller
+
+    def lane(self, told: Told) -> str | None:
+        del told
+        return self.sink.name
+
+    def answer(self, told: Told) -> Outcome:
+        if self.lane(told) in self.down:
+            return DOWN
+        return self.outcomes.get(told.id, DELIVERED)
+
+    # ---- what happens
+
+    @rule(tasks=st.lists(st.integers(1, TASKS), min_size=1, max_size=12))
+    def events_happen(self, tasks: list[int]) -> None:
+        self.happened += self.runner.run(self.stage.happen(*tasks))
+
+    @precondition(lambda self: self.happened)
+    @rule(pick=st.integers(0, 1_000), outcome=st.sampled_from([DOWN, DOWN, BUSY, HOPELESS]))
+    def an_event_is_refused_from_now_on(self, pick: int, outcome: Outcome) -> None:
+        self.outcomes[self.happened[-1 - pick % min(len(self.happened), 5)].id] = outcome
+
+    @rule()
+    def refused_events_are_taken_from_now_on(self) -> None:
+        self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
+
+    @rule(lanes=st.sets(st.sampled_from(["shop", "odd", "even"])))
+    def receivers_go_down_or_up(self, lanes: set[str]) -> None:
+        self.down = lanes
+
+    @rule(seconds=st.sampled_from([1, 2, 5, 30, 600, 4_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.stage.clock.advance(timedelta(seconds=seconds))
+
+    # ---- what is done
+
+    @rule(pages=st.integers(1, 4))
+    def new_ones_are_told(self, pages: int) -> None:
+        for _ in range(pages):
+            self.runner.run(self.stage.new(self.teller))
+
+    @rule()
+    def owed_ones_are_told(self) -> None:
+        self.runner.run(self.owed())
+
+    async def owed(self) -> None:
+        await self.teller.hurry()
+        await self.teller.tell_owed()
+
+    @rule()
+    def it_is_written_down(self) -> None:
+        self.runner.run(self.teller.finish())
+
+    @rule()
+    def it_dies(self) -> None:
+        self.runner.run(self.die())
+
+    async def die(self) -> None:
+        """Be forgotten in the middle of whatever it was, and be followed by another."""
+        self.stage.clock.advance(PACE.lease)
+        self.teller = await self.claimed()
+
+    @rule()
+    def it_falls_asleep(self) -> None:
+        """As dying, but for the awakening: it does not know that its lease is over."""
+        self.sleepers.append(self.teller)
+        self.it_dies()
+
+    @precondition(lambda self: self.sleepers)
+    @rule(owed=st.booleans())
+    def a_sleeper_wakes_up(self, *, owed: bool) -> None:
+        sleeper = self.sleepers.pop()
+        before = self.runner.run(self.stage.state())
+        self.runner.run(self.wake(sleeper, owed=owed))
+        assert self.runner.run(self.stage.state()) == before
+
+    async def wake(self, sleeper: Teller, *, owed: bool) -> None:
+        if owed:
+            await sleeper.tell_owed()
+        else:
+            await self.stage.new(sleeper)
+        await sleeper.finish()
+
+    # ---- what must always hold
+
+    @invariant()
+    def each_task_is_told_in_order(self) -> None:
+        first: dict[str, list[int]] = defaultdict(list)
+        for told in self.sink.received:
+            if told.sequence not in first[told.subject]:
+                first[told.subject].append(told.sequence)
+        for sequences in first.values():
+            assert sequences == sorted(sequences)
+
+    @invariant()
+    def no_more_was_sent_at_once_than_the_sink_takes(self) -> None:
+        assert self.sink.most <= self.sink.width
+
+    # ---- the end
+
+    def teardown(self) -> None:
+        try:
+            self.runner.run(self.come_home())
+            self.each_task_is_told_in_order()
+        finally:
+            self.runner.run(self.open.aclose())
+            self.runner.close()
+            self.folder.cleanup()
+
+    async def come_home(self) -> None:
+        self.down = set()
+        self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
+        for _ in range(60):
+            await self.stage.all_new(self.teller)
+            await self.teller.hurry()
+            await self.stage.all_owed(self.teller)
+            await self.teller.finish()
+            state = await self.stage.state()
+            if not (state.behind or state.waiting):
+                break
+            self.stage.clock.advance(timedelta(minutes=30))
+        state = await self.stage.state()
+        assert (state.behind, state.waiting) == (0, 0)
+        dead = {delivery.event_id for delivery in await self.stage.dead()}
+        hopeless = {key for key, outcome in self.outcomes.items() if outcome.hopeless}
+        assert dead <= hopeless
+        received = {told.id for told in self.sink.received}
+        assert received | dead == {told.id for told in self.happened}
+
+
+class Lanes(World):
+    """One sink with two receivers."""
+
+    def lane(self, told: Told) -> str | None:
+        return "odd" if told.subject in ODD else "even"
+
+
+World.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+Lanes.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+# Passing takes seconds; making a failure small takes minutes, and is worth them.
+TestOneReceiver = pytest.mark.timeout(900)(World.TestCase)
+TestTwoReceivers = pytest.mark.timeout(900)(Lanes.TestCase)

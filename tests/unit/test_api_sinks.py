@@ -1,0 +1,114 @@
+"""Operating sinks over the API: for keys that see all, each wish as it was meant, each answer as the reference says."""
+
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from tests.unit.api_stand_in import NOW, StandIn, a_task, asking
+from tests.unit.sinks_stand_in import OWED, SHOP
+from tracker.api import Access, NamedKey, create_api
+from tracker.views import Again
+
+KEYED = Access(api_keys=(NamedKey(name="studio", key="made-up-studio-key"),))
+TASK = a_task(external_id="mine-1")
+
+
+def local(tracker: StandIn) -> httpx.AsyncClient:
+    return asking(create_api(tracker, Access()))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/sinks"),
+        ("POST", "/v1/sinks/shop/pause"),
+        ("POST", "/v1/sinks/shop/resume"),
+        ("DELETE", "/v1/sinks/shop"),
+        ("GET", "/v1/sinks/shop/secret"),
+        ("GET", "/v1/deliveries"),
+        ("POST", "/v1/replay"),
+    ],
+)
+async def test_it_takes_a_key_that_sees_all(method: str, path: str) -> None:
+    tracker = StandIn()
+    headers = {"authorization": "Bearer made-up-studio-key"}
+    async with asking(create_api(tracker, KEYED), headers=headers) as client:
+        body = {"sink": "shop", "dead": True} if path == "/v1/replay" else None
+        assert (await client.request(method, path, json=body)).status_code == 403
+    assert tracker.switchboard.done == []
+
+
+async def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
+    states = [SHOP, replace(SHOP, name="well", failures=0, oldest_at=None), replace(SHOP, name="off", on=False)]
+    tracker = StandIn()
+    tracker.switchboard.states = states
+    async with local(tracker) as client:
+        shop, well, off = (await client.get("/v1/sinks")).json()["sinks"]
+    assert (shop["state"], shop["lag"], shop["behind"], shop["waiting"], shop["dead"]) == ("failing", 60.0, 3, 2, 1)
+    assert (shop["last_error"], shop["named"], off["named"]) == ("answered 500", True, False)
+    assert (well["state"], well["lag"], off["state"]) == ("on", None, "off")
+
+
+async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
+    tracker = StandIn(tasks=[TASK])
+    async with local(tracker) as client:
+        for method, path in (
+            ("POST", "/v1/sinks/shop/pause"),
+            ("POST", "/v1/sinks/shop/resume"),
+            ("POST", "/v1/sinks/shop/resume?from_now=true"),
+            ("DELETE", "/v1/sinks/shop"),
+            ("GET", "/v1/sinks/shop/secret?client=studio"),
+        ):
+            assert (await client.request(method, path)).status_code == 200, path
+        body = {"sink": "shop", "task": "mine-1", "since": NOW.isoformat()}
+        assert (await client.post("/v1/replay", json=body)).json() == {"count": 17, "dry_run": True}
+        again = await client.post("/v1/replay", json={"sink": "shop", "dead": True, "dry_run": False})
+        assert again.json() == {"count": 17, "dry_run": False}
+    assert tracker.switchboard.done == [
+        ("pause", "shop"),
+        ("resume", "shop", False),
+        ("resume", "shop", True),
+        ("forget", "shop"),
+        ("secrets", "shop", "studio"),
+        ("replay", "shop", Again(task_id=TASK.id, since=NOW), True),
+        ("replay", "shop", Again(dead=True), False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"sink": "shop"}, 400),
+        ({"sink": "shop", "dead": False}, 400),
+        ({"dead": True}, 400),
+        ({"sink": "shop", "since": "yesterday"}, 400),
+        ({"sink": "shop", "task": "nobody"}, 404),
+        ({"sink": "elsewhere", "dead": True}, 409),
+    ],
+)
+async def test_a_replay_that_cannot_be_is_refused(body: dict[str, object], status: int) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        assert (await client.post("/v1/replay", json=body)).status_code == status
+    assert tracker.switchboard.done == []
+
+
+async def test_an_unknown_sink_is_told_so() -> None:
+    async with local(StandIn()) as client:
+        assert (await client.post("/v1/sinks/nobody/pause")).status_code == 404
+
+
+async def test_deliveries_come_page_by_page_and_are_narrowed() -> None:
+    tracker = StandIn(tasks=[TASK])
+    tracker.switchboard.owed = [replace(OWED, cursor=cursor, next_at=None) for cursor in (5, 9, 12)]
+    async with local(tracker) as client:
+        query = {"limit": "2", "sink": "shop", "task": "mine-1", "state": "dead"}
+        first = (await client.get("/v1/deliveries", params=query)).json()
+        second = (await client.get("/v1/deliveries", params=query | {"cursor": first["next_cursor"]})).json()
+        assert (await client.get("/v1/deliveries?cursor=x.shop")).status_code == 400
+    assert [len(page["deliveries"]) for page in (first, second)] == [2, 1]
+    assert second["next_cursor"] is None
+    assert {one["state"] for one in first["deliveries"]} == {"dead"}
+    assert tracker.switchboard.done[0] == ("deliveries", "shop", TASK.id, True, None)
+    assert tracker.switchboard.done[1] == ("deliveries", "shop", TASK.id, True, (9, "shop"))

@@ -1,0 +1,69 @@
+"""What was committed here last, so that it need not be read back: most readers of events are only just behind."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from tracker.contract import Told
+from tracker.models import Task
+
+MOST: Final = 2_000
+
+
+@dataclass(slots=True)
+class Written:
+    """The events of one batch, in their order; ``numbered`` where their cursors are known, and there are no others."""
+
+    events: Sequence[Told] = ()
+    numbered: bool = False
+
+
+class Recent:
+    """The latest events of this process.
+
+    Only what is surely committed may be kept: a batch that failed may be decided otherwise, here or by another process,
+    under the same version.
+    """
+
+    def __init__(self) -> None:
+        # Where ids are given one after the other: every event after ``_floor`` up to the last of ours.
+        self._tail: list[Told] = []
+        self._floor: int | None = None
+        # Where others do: the tasks of events, as they then were, by id and version.
+        self._tasks: dict[tuple[str, int], Task] = {}
+
+    def keep(self, written: Written) -> None:
+        if not written.numbered:
+            self._tail, self._floor = [], None
+            self._keep_tasks(written.events)
+        elif written.events:
+            before = written.events[0].cursor - 1
+            if not self._tail or self._tail[-1].cursor != before:
+                # The first, or somebody else wrote in between.
+                self._tail, self._floor = [], before
+            self._tail.extend(written.events)
+            if len(self._tail) > 2 * MOST:
+                self._floor = self._tail[-MOST - 1].cursor
+                del self._tail[:-MOST]
+
+    def after(self, cursor: int, *, limit: int) -> Sequence[Told] | None:
+        """Give the next events after a cursor; None where they have to be read, also those of somebody else."""
+        if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
+            return None
+        start = bisect_right(self._tail, cursor, key=lambda told: told.cursor)
+        return self._tail[start : start + limit]
+
+    def get(self, task_id: str, version: int) -> Task | None:
+        """Give a task as it was; any thread may ask."""
+        return self._tasks.get((task_id, version))
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    def _keep_tasks(self, events: Sequence[Told]) -> None:
+        self._tasks.update(((told.task.id, told.sequence), told.task) for told in events if told.task is not None)
+        if len(self._tasks) > MOST:
+            for key in list(islice(self._tasks, len(self._tasks) - MOST)):
+                del self._tasks[key]
