@@ -20,6 +20,9 @@ log: Final = logging.getLogger("homing.feed")
 
 # A reader that comes sooner would find too little to be worth the look.
 PACE: Final = timedelta(milliseconds=10)
+# Where so many come at once, fewer and larger looks leave more room to those who bring them.
+MUCH: Final = 40
+SLOWER: Final = timedelta(milliseconds=40)
 LOOK: Final = timedelta(seconds=1)
 # How much is kept in memory for readers that are a little behind; the others read from the database.
 KEPT: Final = 2_000
@@ -65,6 +68,7 @@ class Feed:
         self._unannounced = asyncio.Event()
         self._wanted = asyncio.Event()
         self._waiting = 0
+        self._left_at = float("-inf")
         self._of_task: dict[str, set[asyncio.Event]] = {}
         self._running: list[asyncio.Task[None]] = []
         self._trouble = ""
@@ -169,18 +173,24 @@ class Feed:
             self._waiting -= 1
             if not self._waiting:
                 self._wanted.clear()
+                self._left_at = asyncio.get_running_loop().time()
 
     async def _follow(self) -> None:
+        now = asyncio.get_running_loop().time
         while True:
             if not self._wanted.is_set():
                 await self._wanted.wait()
-                await self._try("events cannot be read", self._catch_up)
+                # Who waits again and again is away for moments.
+                if now() - self._left_at > LOOK.total_seconds():
+                    await self._try("events cannot be read", self._catch_up)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK.total_seconds()):
                     await self._hinted.wait()
             self._hinted.clear()
+            before = len(self._kept)
             await self._try("events cannot be read", self._look)
-            await asyncio.sleep(PACE.total_seconds())
+            much = len(self._kept) - before > MUCH
+            await asyncio.sleep((SLOWER if much else PACE).total_seconds())
 
     async def _catch_up(self) -> None:
         """Pass over what nobody waited for, where that is much or not whole any more.

@@ -16,7 +16,7 @@ from tests.events import an_event
 from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
 from tracker.api import shown
 from tracker.api.schemas import TaskShown
-from tracker.contract import STRUCTURED_TYPE, structured
+from tracker.contract import STRUCTURED_TYPE, as_dict, structured
 from tracker.models import Status, Task, Trust
 from tracker.outbox.signing import signature_headers
 from tracker.providers.kling import Kling
@@ -71,6 +71,12 @@ def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
         NOW,
     )
     assert read.get_data() == json.loads(event.body)
+
+
+@given(tasks())
+def test_a_function_is_given_what_the_document_would_be_read_as(task: Task) -> None:
+    event = an_event(task)
+    assert as_dict(event, "urn:homing") == json.loads(structured(event, "urn:homing"))
 
 
 @given(tasks())
