@@ -115,8 +115,9 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
         await asyncio.wait_for(process.wait(), IN_TIME)
 
 
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
-    folder: Path, kling_sandbox: RunningSandbox
+    folder: Path, kling_sandbox: RunningSandbox, told: signal.Signals
 ) -> None:
     async with (
         running(folder, *uvicorn("shop"), sandbox=kling_sandbox) as (process, url),
@@ -125,7 +126,7 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == ": homing"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(told)
         assert [line async for line in lines]
         await asyncio.wait_for(process.wait(), IN_TIME)
 
