@@ -102,7 +102,7 @@ class BrokerSink:
         self._wire = wire
         self._secrets = tuple(secrets)
         self._turn = asyncio.Lock()
-        self._dialling: asyncio.Timeout | None = None
+        self._sending: asyncio.Timeout | None = None
         self._closed = False
 
     async def open(self) -> None:
@@ -110,9 +110,10 @@ class BrokerSink:
 
     async def close(self) -> None:
         self._closed = True
-        if self._dialling is not None:
-            self._dialling.reschedule(0)
-        await self._hang_up()
+        if self._sending is not None:
+            self._sending.reschedule(0)
+        async with self._turn:
+            await self._hang_up()
 
     def lane(self, told: Told) -> str | None:
         return self.name if self._takes(told) else None
@@ -121,13 +122,16 @@ class BrokerSink:
         async with self._turn:
             certain = False
             try:
-                if not self._wire.sound:
-                    await self._dial()
-                outcomes = await self._wire.publish(events)
+                # Only closing sets an end to it; what it waits for has limits of its own.
+                async with asyncio.timeout(None) as self._sending:
+                    if not self._wire.sound:
+                        await self._dial()
+                    outcomes = await self._wire.publish(events)
                 certain = self._wire.sound
             except Exception as error:  # noqa: BLE001 - clients raise what they like, and the relay needs an outcome
-                outcomes = [failed(said(error))] * len(events)
+                outcomes = [failed("closed meanwhile" if self._closed else said(error))] * len(events)
             finally:
+                self._sending = None
                 if not certain:
                     await self._hang_up()
         return [self._clean(outcome) for outcome in outcomes]
@@ -143,13 +147,8 @@ class BrokerSink:
         return ""
 
     async def _dial(self) -> None:
-        try:
-            async with asyncio.timeout(DIALLING) as self._dialling:
-                await self._wire.dial()
-        finally:
-            self._dialling = None
-        if self._closed:
-            raise ConnectionAbortedError("closed meanwhile")
+        async with asyncio.timeout(DIALLING):
+            await self._wire.dial()
 
     async def _hang_up(self) -> None:
         with suppress(Exception):

@@ -75,9 +75,12 @@ class RabbitWire:
         assert self._channel is not None
         fitting = [told for told in events if self._largest is None or len(told.body) <= self._largest]
         sending = {told.id: asyncio.create_task(self._put(self._channel, told)) for told in fitting}
-        if sending:
-            _, late = await asyncio.wait(sending.values(), timeout=self._within)
-            self._doubt = bool(late)
+        try:
+            if sending:
+                await asyncio.wait(sending.values(), timeout=self._within)
+        finally:
+            late = [task for task in sending.values() if not task.done()]
+            self._doubt = self._doubt or bool(late)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
