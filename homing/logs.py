@@ -5,7 +5,9 @@ from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # They log whole URLs, or what our own lines already say.
-QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic")
+QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic", "nats", "redis")
+# It tells a traceback for each connection that is lost; the relay tells that in a line.
+SILENT: Final = ("aiormq",)
 
 
 def set_up_logs(level: str) -> None:
@@ -13,4 +15,6 @@ def set_up_logs(level: str) -> None:
     logging.basicConfig(format=FORMAT, level=level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.access").disabled = True

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from tracker.outbox import function
+from tracker.outbox import broker, function
 from tracker.outbox.caller import ADDRESS, Callbacks
 from tracker.outbox.filters import FIELDS, read_filter
 from tracker.outbox.function import Function
@@ -178,8 +178,7 @@ def _web(address: str) -> Place:
     place = shown if port in {None, _PORTS[parts.scheme]} else f"{shown}:{port}"
     # A path or a query is where such addresses have their secrets.
     rest = "/…" if parts.path.strip("/") or parts.query else ""
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", place).strip("-.")
-    return Place(target=address, address=f"{parts.scheme}://{place}{rest}", name=name[:64])
+    return Place(target=address, address=f"{parts.scheme}://{place}{rest}", name=_name(place))
 
 
 def _python(address: str) -> Place:
@@ -193,6 +192,15 @@ def _stdout(address: str) -> Place:
     if address.partition(":")[2]:
         raise ValueError("write stdout: alone, with options behind a #")
     return Place(target="", address="stdout:", name="stdout")
+
+
+def _broker(address: str) -> Place:
+    endpoint = broker.read(address)
+    return Place(target=address, address=endpoint.shown, name=_name(f"{endpoint.place()}-{endpoint.path}"))
+
+
+def _name(place: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", place).strip("-.")[:64]
 
 
 async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
@@ -211,6 +219,12 @@ async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
     del spec, allowed
 
 
+async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
+    """Connect to it: a broker is the operator's own, wherever it is."""
+    del allowed
+    await broker.check_broker(spec)
+
+
 def _webhook(spec: SinkSpec, parts: SinkParts) -> Sink:
     poster = Poster(parts.allowed)
     return Webhook(spec, source=parts.source, secrets=parts.secrets, poster=poster, clock=parts.clock)
@@ -224,11 +238,16 @@ def _lines(spec: SinkSpec, parts: SinkParts) -> Sink:
     return Lines(name=spec.name, source=parts.source, takes=spec.filter)
 
 
+def _published(spec: SinkSpec, parts: SinkParts) -> Sink:
+    return broker.broker_sink(spec, source=parts.source)
+
+
 SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
     {
         "https": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
         "http": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
         "python": Scheme(read=_python, make=_function, check=_check_python),
         "stdout": Scheme(read=_stdout, make=_lines, check=_check_stdout),
+        **dict.fromkeys(broker.SCHEMES, Scheme(read=_broker, make=_published, check=_check_broker)),
     }
 )

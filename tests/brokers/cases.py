@@ -1,0 +1,123 @@
+"""One broker as the tests see it: where it is, what it holds, and a line to it that can be cut."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import aiormq
+
+from tests.brokers.events import SOURCE
+from tests.brokers.proxy import Proxy, proxy
+from tests.brokers.readers import Kept, read_jetstream, read_kafka, read_rabbit, read_redis
+from tests.brokers.servers import LOCALHOST, Server, jetstream, kafka, rabbit_port, redis_server
+from tracker.outbox.addresses import parse_sinks
+from tracker.outbox.broker import BrokerSink, broker_sink
+
+
+@dataclass(kw_only=True)
+class BrokerCase:
+    """A running broker behind a proxy. ``address`` leads through it; ``limit`` is what a message may have there.
+
+    ``server`` is None where it must not be stopped.
+    """
+
+    name: str
+    address: str
+    line: Proxy
+    read: Callable[[], Awaitable[Sequence[Kept]]]
+    options: str = ""
+    limit: int
+    limit_options: str = ""
+    server: Server | None = None
+
+    def sink(self, *options: str, behind: str = "") -> BrokerSink:
+        """Make a sink to it as the settings would."""
+        query = "&".join(option for option in (self.options, *options) if option)
+        return sink(f"{self.address}?{query}#name=told{behind}")
+
+
+def sink(address: str) -> BrokerSink:
+    """Make the sink of an address as the settings would."""
+    (spec,) = parse_sinks(address)
+    return broker_sink(spec, source=SOURCE)
+
+
+@asynccontextmanager
+async def jetstream_case() -> AsyncIterator[BrokerCase]:
+    with jetstream(settings="max_payload: 64KB\n") as server:
+        async with proxy(server.port) as line:
+            yield BrokerCase(
+                name="jetstream",
+                address=f"nats://{LOCALHOST}:{line.port}/",
+                options="create=true",
+                line=line,
+                read=lambda: read_jetstream(server.port),
+                limit=64 * 1024,
+                server=server,
+            )
+
+
+@asynccontextmanager
+async def redis_case() -> AsyncIterator[BrokerCase]:
+    with redis_server("--proto-max-bulk-len", "1mb") as server:
+        async with proxy(server.port) as line:
+            yield BrokerCase(
+                name="redis",
+                address=f"redis://{LOCALHOST}:{line.port}/0",
+                line=line,
+                read=lambda: read_redis(server.port),
+                limit=1024 * 1024,
+                server=server,
+            )
+
+
+@asynccontextmanager
+async def kafka_case() -> AsyncIterator[BrokerCase]:
+    async with proxy(0) as line:
+        with kafka(advertised=line.port) as server:
+            line.to = server.port
+            # It makes a topic for who asks for one; two who ask at once may get two.
+            await asyncio.to_thread(read_kafka, line.port)
+            yield BrokerCase(
+                name="kafka",
+                address=f"kafka://{LOCALHOST}:{line.port}/homing",
+                line=line,
+                read=lambda: asyncio.to_thread(read_kafka, line.port),
+                limit=64 * 1024,
+                limit_options="max_bytes=65536",
+            )
+
+
+@asynccontextmanager
+async def rabbit_case() -> AsyncIterator[BrokerCase]:
+    """Use an exchange of its own with one queue that takes everything."""
+    port, name = rabbit_port(), f"homing-test-{uuid.uuid4().hex}"
+    connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{port}/")
+    channel = await connection.channel()
+    await channel.exchange_declare(name, exchange_type="topic", durable=True)
+    await channel.queue_declare(name, durable=True)
+    await channel.queue_bind(name, name, "#")
+    try:
+        async with proxy(port) as line:
+            yield BrokerCase(
+                name="rabbitmq",
+                address=f"amqp://guest:guest@{LOCALHOST}:{line.port}/",
+                options=f"exchange={name}",
+                line=line,
+                read=lambda: read_rabbit(port, name),
+                limit=128 * 1024 * 1024,
+            )
+    finally:
+        await channel.queue_delete(name)
+        await channel.exchange_delete(name)
+        await connection.close()
+
+
+CASES: dict[str, Callable[[], AbstractAsyncContextManager[BrokerCase]]] = {
+    "jetstream": jetstream_case,
+    "kafka": kafka_case,
+    "rabbitmq": rabbit_case,
+    "redis": redis_case,
+}

@@ -1,0 +1,92 @@
+"""A line between Homing and a broker that a test can cut, stop and take away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from tests.brokers.servers import LOCALHOST
+
+PIECE: Final = 64 * 1024
+
+
+class Proxy:
+    """Passes on what comes to ``port`` to another one, while it ``flows``."""
+
+    def __init__(self, to: int = 0) -> None:
+        self.port = 0
+        self.to = to
+        self.accepted = 0
+        # How many ways have something to pass on that may not flow.
+        self.holding = 0
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self._server: asyncio.Server | None = None
+        self._ends: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._ends)
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, LOCALHOST, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Take no connection any more, and cut those that there are."""
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        for writers in self._ends.values():
+            for writer in writers:
+                writer.transport.abort()
+
+    async def close(self) -> None:
+        self.refuse()
+        tasks = list(self._ends)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.accepted += 1
+        self._ends[task] = [writer]
+        with suppress(OSError, asyncio.CancelledError):  # only the end of the proxy cancels
+            back, forth = await asyncio.open_connection(LOCALHOST, self.to)
+            self._ends[task].append(forth)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    ways = [group.create_task(self._pass(reader, forth)), group.create_task(self._pass(back, writer))]
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                    for way in ways:
+                        way.cancel()
+            finally:
+                forth.transport.abort()
+        writer.transport.abort()
+        del self._ends[task]
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(PIECE):
+                self.holding += 1
+                try:
+                    await self.flows.wait()
+                finally:
+                    self.holding -= 1
+                writer.write(piece)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def proxy(to: int = 0) -> AsyncIterator[Proxy]:
+    line = Proxy(to)
+    await line.listen()
+    try:
+        yield line
+    finally:
+        await line.close()

@@ -1,0 +1,78 @@
+"""The consumers that the guides show, run as they stand there: each event is handled once, and nothing older."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.cases import CASES, BrokerCase
+from tests.brokers.events import an_event
+from tests.brokers.servers import LOCALHOST
+from tracker.contract import Told
+from tracker.outbox.sink import DELIVERED
+
+PAGES = Path(__file__).parents[2] / "docs" / "consuming"
+PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}
+LIMIT = 60
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(name: str, tmp_path: Path) -> None:
+    async with CASES[name]() as broker:
+        sink = broker.sink()
+        first, second, third, last = (an_event(1, version) for version in (1, 2, 3, 4))
+        other, end = an_event(2, 1), an_event(2, 2)
+        # Each again, then something older, as after a crash and a replay.
+        for wave in ([first, other], [first, other], [second], [third], [second], [first], [last, end]):
+            assert await sink.send(wave) == [DELIVERED] * len(wave)
+        await sink.close()
+        script = tmp_path / "consumer.py"
+        script.write_text(code(PAGE_OF[name]))
+        lines: list[str] = []
+        async with running(script, environment(broker)) as consumer, asyncio.timeout(LIMIT):
+            # Partitions are read in any order, each to its end.
+            while not {line_of(last), line_of(end)} <= {*lines}:
+                lines.append((await consumer.readline()).decode())
+                assert lines[-1], "the consumer ended"
+        assert [line for line in lines if first.subject in line] == [*map(line_of, (first, second, third, last))]
+        assert [line for line in lines if other.subject in line] == [*map(line_of, (other, end))]
+
+
+def code(page: str) -> str:
+    """Take the one program out of a guide."""
+    _, program = (PAGES / f"{page}.md").read_text().split("```python\n")
+    return program.partition("```")[0]
+
+
+def environment(broker: BrokerCase) -> Mapping[str, str]:
+    port = broker.line.port
+    exchange = broker.options.removeprefix("exchange=")
+    return {
+        "NATS_URL": f"nats://{LOCALHOST}:{port}",
+        "KAFKA_SERVER": f"{LOCALHOST}:{port}",
+        "AMQP_URL": f"amqp://guest:guest@{LOCALHOST}:{port}/",
+        "EXCHANGE": exchange,
+        "QUEUE": exchange,
+        "REDIS_URL": f"redis://{LOCALHOST}:{port}/0",
+    }
+
+
+def line_of(told: Told) -> str:
+    return f"{told.type} {told.subject} {told.sequence}\n"
+
+
+@asynccontextmanager
+async def running(script: Path, more: Mapping[str, str]) -> AsyncIterator[asyncio.StreamReader]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), env={**os.environ, **more}, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        await process.wait()

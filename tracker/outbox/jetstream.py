@@ -1,0 +1,191 @@
+"""``nats://host:4222/PREFIX`` and ``tls://…``: NATS JetStream, a subject per type of event, each message acknowledged.
+
+The event's id is the ``Nats-Msg-Id``: what comes twice within the stream's window for duplicates is kept once
+(https://docs.nats.io/nats-concepts/jetstream/headers). Attributes are headers, as the CloudEvents binding says
+(https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from nats.aio.client import Client
+from nats.errors import ConnectionClosedError, Error, NoServersError
+from nats.js import JetStreamContext
+from nats.js.api import Header, PubAck, StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+
+from tracker.contract import TASK_TYPE, Told, attributes
+from tracker.outbox.broker import DIALLING, UNCONFIRMED, WIDTH, Endpoint, failed, said, too_large
+from tracker.outbox.sink import DELIVERED, Outcome
+
+PORT: Final = 4222
+STREAM: Final = "HOMING"
+# What the stream says of a message beyond its own limit, which may be less than the server's:
+# https://github.com/nats-io/nats-server/blob/main/server/errors.json
+TOO_LARGE: Final = 10054
+DAY: Final = 86_400
+# What surrounds a header's name and value, and all of them.
+AROUND_HEADER: Final = len(": \r\n")
+AROUND_HEADERS: Final = len("NATS/1.0\r\n\r\n")
+_Ack = asyncio.Future[PubAck]
+
+
+def wire(endpoint: Endpoint, source: str) -> "JetStreamWire":
+    """Read an address and its options: stream, create, replicas, days, server, creds, timeout, ca, cert, key."""
+    return JetStreamWire(endpoint, source)
+
+
+class JetStreamWire:
+    """Publishes a wave at once and waits for the stream's acknowledgement of each message."""
+
+    def __init__(self, endpoint: Endpoint, source: str) -> None:
+        self._source = source
+        self._within = endpoint.within
+        self._prefix = f"{endpoint.path.strip('.')}." if endpoint.path else ""
+        # Only with create is a stream of some name expected: without it whichever takes the subjects is right.
+        self._create = endpoint.flag("create", default=False)
+        self._stream = endpoint.text("stream", STREAM if self._create else "") or None
+        self._replicas = endpoint.number("replicas", 1)
+        self._days = endpoint.number("days", 7)
+        self._options = _options(endpoint)
+        self._client: Client | None = None
+        self._context: JetStreamContext | None = None
+        self._waited: list[_Ack] = []
+        self._doubt = False
+        self._trouble: Exception | None = None
+
+    @property
+    def sound(self) -> bool:
+        return self._client is not None and self._client.is_connected and not self._doubt
+
+    async def dial(self) -> None:
+        await self.hang_up()
+        self._trouble = None
+        self._client = client = Client()
+        try:
+            await client.connect(
+                **self._options, error_cb=self._hear_error, closed_cb=self._hear_close, disconnected_cb=self._hear_close
+            )
+        except NoServersError as error:
+            # It tried them all; what went wrong with the last is worth more.
+            raise self._heard(error) from None
+        self._context = client.jetstream(timeout=DIALLING, publish_async_max_pending=2 * WIDTH)
+        self._doubt = False
+        if self._create:
+            await self._have_stream(self._context)
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        assert self._client is not None
+        assert self._context is not None
+        put: list[_Ack | Outcome] = []
+        rest = failed(UNCONFIRMED)
+        try:
+            async with asyncio.timeout(self._within):
+                for told in events:
+                    put.append(await self._put(self._client, self._context, told))  # noqa: PERF401 - what was put counts
+                if self._waited:
+                    await asyncio.wait(self._waited)
+        except TimeoutError:
+            self._doubt = True
+        except (OSError, Error) as error:
+            self._doubt = True
+            rest = failed(said(self._heard(error)))
+        finally:
+            for ack in self._waited:
+                ack.cancel()
+            self._waited = []
+        outcomes = [
+            each if isinstance(each, Outcome) else self._outcome(each, told)
+            for each, told in zip(put, events, strict=False)
+        ]
+        return outcomes + [rest] * (len(events) - len(put))
+
+    async def hang_up(self) -> None:
+        client, self._client, self._context = self._client, None, None
+        self._fail_waited()
+        if client is None:
+            return
+        try:
+            if not self._doubt:
+                await client.close()
+        finally:
+            transport: Any = client._transport  # noqa: SLF001 - close() waits for a server that reads no more
+            if transport:
+                transport._io_writer.transport.abort()  # noqa: SLF001 - the same
+
+    async def _put(self, client: Client, context: JetStreamContext, told: Told) -> _Ack | Outcome:
+        headers = {f"ce-{name}": value for name, value in attributes(told, self._source).items()}
+        headers["content-type"] = headers.pop("ce-datacontenttype")
+        headers[Header.MSG_ID] = told.id
+        size = len(told.body) + AROUND_HEADERS
+        size += sum(len(name) + len(value.encode()) + AROUND_HEADER for name, value in headers.items())
+        # The server would end the connection, and so fail the whole wave.
+        if size > client.max_payload:
+            return too_large(size, client.max_payload)
+        ack = await context.publish_async(self._prefix + told.type, told.body, stream=self._stream, headers=headers)
+        self._waited.append(ack)
+        return ack
+
+    def _outcome(self, ack: _Ack, told: Told) -> Outcome:
+        if ack.cancelled():
+            return failed(UNCONFIRMED)
+        error = ack.exception()
+        if error is None:
+            return DELIVERED
+        if isinstance(error, NoStreamResponseError):
+            return failed(f"no stream takes {self._prefix}{told.type}: make one, or add create=true to the address")
+        if isinstance(error, APIError):
+            return Outcome(
+                delivered=False, error=error.description or said(error), hopeless=error.err_code == TOO_LARGE
+            )
+        return failed(said(self._heard(error)))
+
+    async def _have_stream(self, context: JetStreamContext) -> None:
+        assert self._stream is not None
+        try:
+            await context.stream_info(self._stream)
+        except NotFoundError:
+            subjects = [f"{self._prefix}{TASK_TYPE.split('.', 1)[0]}.>"]
+            await context.add_stream(
+                StreamConfig(
+                    name=self._stream, subjects=subjects, num_replicas=self._replicas, max_age=self._days * DAY
+                )
+            )
+
+    async def _hear_error(self, error: Exception) -> None:
+        self._trouble = error
+
+    def _heard(self, error: BaseException) -> BaseException:
+        """Give what the client said meanwhile, which tells more than that it has no connection."""
+        return self._trouble or error
+
+    async def _hear_close(self) -> None:
+        self._fail_waited()
+
+    def _fail_waited(self) -> None:
+        for ack in self._waited:
+            if not ack.done():
+                ack.set_exception(ConnectionClosedError())
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    """Give what the client connects with. It makes no second connection by itself."""
+    servers = [endpoint.place(PORT), *endpoint.all("server")]
+    options: dict[str, Any] = {
+        "servers": [f"{endpoint.scheme}://{server}" for server in servers],
+        "name": "homing",
+        "allow_reconnect": False,
+        "max_reconnect_attempts": 1,
+        "reconnect_time_wait": 0,
+        "connect_timeout": DIALLING,
+        "user_credentials": endpoint.text("creds") or None,
+    }
+    # A name without a password is a token: https://docs.nats.io/using-nats/developer/connecting/token
+    if endpoint.password is not None:
+        options |= {"user": endpoint.user, "password": endpoint.password}
+    elif endpoint.user is not None:
+        options["token"] = endpoint.user
+    if endpoint.scheme == "tls":
+        options["tls"] = endpoint.tls()
+    return options
