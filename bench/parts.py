@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from bench import acks, growth, latency, memory, schedules, stale
+from bench import acks, growth, latency, memory, schedules, stale, telling
 from bench.databases import Databases
 from bench.results import Row
 from bench.rounds import Effort
@@ -57,6 +57,13 @@ def _memory(bench: Bench) -> Iterator[Row]:
     return memory.measure(bench.databases[0], bench.folder, memory.WHOLE if bench.soak else memory.SHORT)
 
 
+def _events(bench: Bench) -> Iterator[Row]:
+    yield from telling.latency(bench.databases, bench.folder, bench.effort)
+    for databases in bench.databases:
+        yield from telling.cost(databases, bench.folder, bench.effort)
+    yield from telling.idle(bench.databases[0], bench.folder)
+
+
 PARTS: Final[Mapping[str, Part]] = MappingProxyType(
     {
         "acks": _acks,
@@ -66,5 +73,6 @@ PARTS: Final[Mapping[str, Part]] = MappingProxyType(
         "lost": _lost,
         "growth": _growth,
         "memory": _memory,
+        "events": _events,
     }
 )

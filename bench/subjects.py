@@ -96,7 +96,7 @@ def naive(databases: Databases, folder: Path, *, style: str, tasks: int) -> Iter
 
 
 @contextmanager
-def homing(databases: Databases, folder: Path, *, name: str, tasks: int) -> Iterator[Subject]:
+def homing(databases: Databases, folder: Path, *, name: str, tasks: int, **settings: str) -> Iterator[Subject]:
     """Run `homing serve` on a database that knows the tasks already."""
     full = f"homing_{name}_{databases.name}"
     url = migrated(databases, full)
@@ -110,7 +110,7 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int) -> Iter
             events=count_of(url, "SELECT count(*) FROM events"),
         )
 
-    with servers.homing(folder, full, servers.homing_settings(url)) as server:
+    with servers.homing(folder, full, servers.homing_settings(url, **settings)) as server:
         yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks)
 
 

@@ -18,6 +18,7 @@ from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
 from tracker.clock import SteeredClock
 from tracker.errors import SettingsError
+from tracker.expiry import Expiry
 from tracker.membership import RHYTHM, Membership, Part, Rhythm
 from tracker.outbox.relay import Relay
 from tracker.reconciler import Reconciler
@@ -92,6 +93,7 @@ class Homing:
             return
         yield Reconciler(self.tracker, share=self._membership.share)
         yield Relay(self.tracker, self._sinks)
+        yield Expiry(self.tracker)
         if self._settings.retention is not None:
             yield Retention(self.tracker, keep=self._settings.retention)
 

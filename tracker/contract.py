@@ -126,6 +126,11 @@ def structured(told: Told, source: str) -> bytes:
     return written
 
 
+def as_dict(told: Told, source: str) -> dict[str, Any]:
+    """Give a whole event as what its JSON document would be read as; the dict is the caller's own."""
+    return {**attributes(told, source), "data": msgspec.to_builtins(told.data)}
+
+
 def task_data(task: Task) -> dict[str, Any]:
     """Give a task as everybody is shown it; times are datetimes still."""
     return {

@@ -85,6 +85,7 @@ class Alarm(StrEnum):
     CREDENTIAL = "credential"
     UNRESOLVED = "unresolved"
     EMPTY_RESULT = "empty_result"
+    EXPIRING_RESULT = "expiring_result"
     REVIVED = "revived"
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +269,41 @@ async def test_while_the_database_cannot_be_written_nothing_is_lost(url: str, tm
         store.away = False
         await got(sink, 3)
         in_order(sink, [1])
+
+
+class LateStore(Store):
+    """A store that writes the first failure down only once it was looked for what is due, and nothing was found."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url)
+        settle, next_due = self.outbox.settle, self.outbox.next_due
+        self.writing = asyncio.Event()
+        self.looked = asyncio.Event()
+
+        async def late(name: str, settled: Settled, **more: Any) -> bool:
+            if settled.failed:
+                self.writing.set()
+                await self.looked.wait()
+            return await settle(name, settled, **more)
+
+        async def look(name: str) -> datetime | None:
+            writing = self.writing.is_set()
+            found = await next_due(name)
+            if writing:
+                asyncio.get_running_loop().call_soon(self.looked.set)
+            return found
+
+        object.__setattr__(self.outbox, "settle", late)
+        object.__setattr__(self.outbox, "next_due", look)
+
+
+async def test_a_failure_that_is_just_being_written_down_holds_its_task_back_too(url: str, tmp_path: Path) -> None:
+    refusals = [NO]
+    sink = ScriptedSink(answer=lambda told: refusals.pop() if refusals and told.sequence == 3 else DELIVERED)
+    async with relaying(url, tmp_path, sink, store=LateStore(url), page=1) as here:
+        await here.happen([1])
+        await got(sink, 3)
+    assert [told.sequence for told in sink.received] == [2, 3, 4]
 
 
 # ---- several processes

@@ -17,7 +17,7 @@ from tests.events import an_event
 from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
 from tracker.api import shown
 from tracker.api.schemas import TaskShown
-from tracker.contract import STRUCTURED_TYPE, TASK_TYPES, Told, structured
+from tracker.contract import STRUCTURED_TYPE, TASK_TYPES, Told, as_dict, structured
 from tracker.models import Status, Task, Trust
 from tracker.outbox.signing import signature_headers
 from tracker.providers.kling import Kling
@@ -81,6 +81,12 @@ def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task,
     others = [name for name in TASK_TYPES if name != kind][:1]
     assert is_of(messages("stream")[kind], {}, written)
     assert not any(is_of(messages("stream")[name], {}, written) for name in others)
+
+
+@given(tasks())
+def test_a_function_is_given_what_the_document_would_be_read_as(task: Task) -> None:
+    event = an_event(task)
+    assert as_dict(event, "urn:homing") == json.loads(structured(event, "urn:homing"))
 
 
 @given(tasks())

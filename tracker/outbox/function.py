@@ -14,9 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-import msgspec
-
-from tracker.contract import Told, structured
+from tracker.contract import Told, as_dict
 from tracker.errors import SettingsError
 from tracker.outbox.filters import EVERYTHING, Filter
 from tracker.outbox.sink import DELIVERED, Outcome
@@ -32,7 +30,6 @@ WITHIN: Final = timedelta(seconds=20)
 # What has begun may still end by itself.
 GRACE: Final = timedelta(seconds=3)
 _WRITTEN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Function:
@@ -72,11 +69,12 @@ class Function:
         return self.name if self._takes(told) else None
 
     async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
-        items = [_decode(structured(told, self._source)) for told in events]
+        items = [as_dict(told, self._source) for told in events]
         hook = self._hook
         if not _is_async(hook):
             return await self._threaded.run(items)
-        tasks = [asyncio.create_task(_awaited(hook, item), name=f"sink {self.name}") for item in items]
+        begin = asyncio.get_running_loop().create_task
+        tasks = [begin(_awaited(hook, item)) for item in items]
         self._running.update(tasks)
         try:
             await asyncio.wait(tasks, timeout=self._within.total_seconds())

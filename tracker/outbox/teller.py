@@ -311,9 +311,8 @@ class Teller:
         async with self._writing:
             while not self._lost:
                 settled = self._settled(ledger)
-                if any(failure.next_at is not None for failure in settled.failed):
-                    self._owing = True
-                    self._owings += 1
+                owing = any(failure.next_at is not None for failure in settled.failed)
+                self._note_owing(owing)
                 try:
                     ours = await self._outbox.settle(self._sink.name, settled, owner=self._owner, now=self._clock())
                 except HomingError as error:
@@ -322,6 +321,8 @@ class Teller:
                         return
                     await self._until_end(self._pace.idle)
                     continue
+                # Again: whoever looked meanwhile may have come just before it was committed.
+                self._note_owing(owing)
                 self._say("")
                 ledger.written(settled, at=self._time())
                 if not ours:
@@ -332,6 +333,11 @@ class Teller:
                 if settled.failed or self._sending.opened:
                     self._stir()
                 return
+
+    def _note_owing(self, owing: bool) -> None:  # noqa: FBT001 - what was found
+        if owing:
+            self._owing = True
+            self._owings += 1
 
     def _settled(self, ledger: Ledger) -> Settled:
         sending = self._sending

@@ -19,11 +19,10 @@ from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
 from tracker.models import Task
-from tracker.storage import bulk, locks, rows, telling
+from tracker.storage import alarms, bulk, locks, rows, telling
 from tracker.storage.bulk import Plan, Rows, Statement
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
-    ALARMS,
     CAPABILITIES,
     COUNTERS,
     EVENTS,
@@ -34,10 +33,9 @@ from tracker.storage.tables import (
     TASKS,
 )
 from tracker.storage.upserts import Insert
-from tracker.views import AlarmCount, HistoryEntry
+from tracker.views import HistoryEntry
 from tracker.work import Change, Key, Known, Work
 
-HOUR: Final = 3_600_000_000
 ALL: Final = tuple(TASKS.columns.keys())
 # For each way to name a task but its id: the columns that the scope holds, and the one that holds the name.
 NAMED: Final = {
@@ -112,18 +110,17 @@ def _write(dialect: str, changes: Sequence[Change[Any]], *, before: dict[str, Ta
     yield from _write_tasks(dialect, changes, before)
     yield from _write_submissions(dialect, changes)
     yield from _write_observations(dialect, changes)
-    alarms = _folded(changes)
-    yield from bulk.insert_rows(dialect, ALARMS, rows.ALARM, [rows.alarm_columns(alarm) for alarm in alarms], _rung)
+    raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
+    yield from alarms.count(dialect, raised)
     yield from _write_orphans(dialect, changes)
     yield from _write_capabilities(dialect, changes)
     totals = _totals(changes)
     told = _told(changes)
-    if totals or told or alarms:
+    if totals or told or raised:
         yield from locks.hold_order(dialect)
         yield from _write_counts(dialect, totals)
         yield from bulk.insert_rows(dialect, EVENTS, EVENT, told)
-        for alarm in alarms:
-            yield telling.of_alarm(dialect, alarm)
+        yield from alarms.tell(dialect, raised)
 
 
 def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
@@ -165,32 +162,6 @@ def _repeated(statement: Insert) -> Insert:
     # As text, here and below: what is bound here would come among the values of the rows.
     seen = OBSERVATIONS.c.repeats + statement.excluded.repeats + literal_column("1")
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen})
-
-
-def _folded(changes: Sequence[Change[Any]]) -> list[AlarmCount]:
-    """Count alarms in their hours, in the order in which their rows are written."""
-    folded: dict[tuple[str, str, int], AlarmCount] = {}
-    for alarm in (alarm for change in changes for alarm in change.alarms):
-        hour = rows.stamp(alarm.at) // HOUR * HOUR
-        key = (alarm.kind.value, alarm.provider, hour)
-        folded[key] = AlarmCount(
-            kind=alarm.kind,
-            provider=alarm.provider,
-            hour=rows.moment(hour),
-            count=1 + (folded[key].count if key in folded else 0),
-            last_at=alarm.at,
-            task_id=alarm.task_id,
-            detail=alarm.detail,
-        )
-    return [folded[key] for key in sorted(folded)]
-
-
-def _rung(statement: Insert) -> Insert:
-    excluded = statement.excluded
-    last = {name: excluded[name] for name in ("last_at", "task_id", "detail")}
-    return statement.on_conflict_do_update(
-        index_elements=["kind", "provider", "hour"], set_={"count": ALARMS.c["count"] + excluded["count"], **last}
-    )
 
 
 def _write_orphans(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
 from tracker.models import Status, Task
-from tracker.storage import batch, leases, migrate, pages, retention, rows, servers, statistics
+from tracker.storage import batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
 from tracker.storage.database import BUSY, Database
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
@@ -199,6 +199,12 @@ class Store:
     ) -> retention.Deleted:
         """Delete a few of the tasks, orphans and alarms that were over by ``until``; see ``retention.delete_old``."""
         return await self._database.write(retention.delete_old, until=until, now=now, after=after, limit=limit)
+
+    async def warn_of_expiry(
+        self, provider: str, *, lifetime: timedelta, notice: timedelta, now: datetime, limit: int
+    ) -> int:
+        """Raise an alarm for the next tasks whose results stop working within ``notice``; see ``expiry.warn``."""
+        return await self._database.write(expiry.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit)
 
     async def forgotten(self, provider: str, account: str, provider_task_id: str) -> str | None:
         """Give the id that a task had before it was deleted, as long as that is remembered."""

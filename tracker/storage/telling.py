@@ -6,27 +6,24 @@ read from the task's row.
 
 from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime
-from functools import cache
 from itertools import count
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType, structs
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 
-from tracker.contract import ALARM_TYPE, Told
+from tracker.contract import Told
 from tracker.models import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
 from tracker.storage import rows
-from tracker.storage.bulk import SQLITE, Rows, Statement, text_of
+from tracker.storage.bulk import SQLITE, Rows, Statement
 from tracker.storage.recent import Recent
-from tracker.storage.tables import ALARMS, COUNTERS, EVENTS, TASKS
+from tracker.storage.tables import COUNTERS, EVENTS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import AlarmCount
 from tracker.work import Change
 
-TOLD: Final = ("type", "at", "data")
-COUNTED: Final = ("kind", "provider", "hour", "count")
 LAST: Final = Statement("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")
 # The highest id of an event that was deleted: a reader whose cursor is before it may have missed something.
 HORIZON: Final = "events forgotten"
@@ -104,30 +101,6 @@ def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
         for change in changes
         for event in change.events
     ]
-
-
-def of_alarm(dialect: str, alarm: AlarmCount) -> Statement:
-    """Tell of an hour's alarms, where the ones just counted are the first of theirs."""
-    data = {
-        "kind": alarm.kind.value,
-        "provider": alarm.provider,
-        "hour": rows.stamp(alarm.hour),
-        "at": rows.stamp(alarm.last_at),
-        "task_id": alarm.task_id,
-        "detail": alarm.detail,
-    }
-    told = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
-    return Statement(_first_of_its_hour(dialect), (*told, *rows.alarm_columns(alarm)[: len(COUNTED)]))
-
-
-@cache
-def _first_of_its_hour(dialect: str) -> str:
-    """Write an event where the hour's count is no more than what was just counted."""
-    told = [bindparam(name, type_=EVENTS.c[name].type) for name in TOLD]
-    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNTED))
-    found = select(literal_column("NULL"), literal_column("1"), *told).where(counted)
-    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *TOLD], found)
-    return text_of(dialect, statement, [*TOLD, *(f"alarm_{name}" for name in COUNTED)])
 
 
 def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Told]:

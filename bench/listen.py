@@ -1,0 +1,200 @@
+"""Callbacks at a steady rate, and whoever waits for what they tell: a process of its own, as ``load`` is.
+
+``python -m bench.listen`` reads a Plan as one line of JSON and writes a Heard as one. One connection is a subscriber of
+the event stream; every tenth callback has a long-poller of its own, which is there before it is sent.
+"""
+
+import asyncio
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Final
+
+import uvloop
+
+from bench import deliveries
+from bench.load import ROOT, whole
+from bench.results import Broken
+
+CONNECTIONS: Final = 32
+EVERY: Final = 10
+AHEAD_SECONDS: Final = 0.5
+LATE_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 30
+ANSWER: Final = 1 << 20
+EVENT_ID: Final = re.compile(rb'"id":"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Send ``count`` callbacks from place ``first`` on, ``per_second`` of them; ``key`` opens the API."""
+
+    port: int
+    key: str
+    first: int
+    count: int
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """How long after its callback's answer a change was seen, in milliseconds; ``missed`` were never seen."""
+
+    stream_p50_ms: float
+    stream_p99_ms: float
+    poll_p50_ms: float
+    poll_p99_ms: float
+    missed: int
+
+
+def run(plan: Plan) -> Heard:
+    """Run it in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.listen"],
+        cwd=ROOT,
+        input=json.dumps(asdict(plan)),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=plan.count / plan.per_second * 2 + 120,
+        start_new_session=True,
+        check=True,
+    )
+    return Heard(**json.loads(done.stdout))
+
+
+class Line:
+    """One connection, one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request and give the whole answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=ANSWER)
+        reader, writer = self._streams
+        writer.write(request)
+        received = b""
+        while not whole(received):
+            piece = await reader.read(ANSWER)
+            if not piece:
+                raise Broken(f"the server hung up after {received[:100]!r}")
+            received += piece
+        if not received.startswith(b"HTTP/1.1 200"):
+            raise Broken(f"answered {received[:300]!r}")
+        return received
+
+
+class _Listening:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._answered: dict[str, float] = {}
+        self._streamed: dict[str, float] = {}
+        self._polled: dict[str, float] = {}
+        self._free = asyncio.Queue[Line]()
+        for _ in range(CONNECTIONS):
+            self._free.put_nowait(Line(plan.port))
+        self._idle: list[Line] = []
+        self._connected = asyncio.Event()
+        self._complete = asyncio.Event()
+
+    async def run(self) -> Heard:
+        plan = self._plan
+        requests = deliveries.requests(plan.first, plan.count, now=datetime.now(UTC))
+        subscriber = asyncio.create_task(self._subscribe())
+        connected = asyncio.create_task(self._connected.wait())
+        await asyncio.wait({subscriber, connected}, return_when=asyncio.FIRST_COMPLETED, timeout=LATE_SECONDS)
+        if not self._connected.is_set():
+            raise Broken("the event stream did not begin")
+        began = perf_counter() + AHEAD_SECONDS
+        async with asyncio.TaskGroup() as sending:
+            for number, request in enumerate(requests):
+                place, at = plan.first + number, began + number / plan.per_second
+                if number % EVERY == 0:
+                    await _until(at - AHEAD_SECONDS)
+                    sending.create_task(self._poll(place))
+                sending.create_task(self._send(place, request, at))
+        with suppress(TimeoutError):  # what is missing is told
+            await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
+        subscriber.cancel()
+        return self._told()
+
+    async def _send(self, place: int, request: bytes, at: float) -> None:
+        await _until(at)
+        with self._line_of(await self._free.get()) as line:
+            await line.ask(request)
+        self._answered[_event_of(place)] = perf_counter()
+
+    async def _poll(self, place: int) -> None:
+        number, step = deliveries.place_of(place)
+        line = self._idle.pop() if self._idle else Line(self._plan.port)
+        target = f"/v1/tasks/{deliveries.task_id(number)}?wait={WAIT_SECONDS}&version={step + 1}"
+        await line.ask(self._get(target))
+        self._polled[_event_of(place)] = perf_counter()
+        self._idle.append(line)
+
+    async def _subscribe(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._plan.port, limit=ANSWER)
+        writer.write(self._get("/v1/events", accept="text/event-stream"))
+        if b" 200 " not in await reader.readline():
+            raise Broken("the event stream is refused")
+        self._connected.set()
+        while line := await reader.readline():
+            if line.startswith(b"data:") and (found := EVENT_ID.search(line)):
+                self._streamed[found[1].decode()] = perf_counter()
+                if len(self._streamed) == self._plan.count:
+                    self._complete.set()
+
+    def _get(self, target: str, accept: str = "application/json") -> bytes:
+        fields = f"host: 127.0.0.1\r\naccept: {accept}\r\nauthorization: Bearer {self._plan.key}"
+        return f"GET {target} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+
+    @contextmanager
+    def _line_of(self, line: Line) -> Iterator[Line]:
+        yield line
+        self._free.put_nowait(line)
+
+    def _told(self) -> Heard:
+        streamed = self._delays(self._streamed)
+        polled = self._delays(self._polled)
+        return Heard(
+            stream_p50_ms=_percentile(streamed, 0.5),
+            stream_p99_ms=_percentile(streamed, 0.99),
+            poll_p50_ms=_percentile(polled, 0.5),
+            poll_p99_ms=_percentile(polled, 0.99),
+            missed=len(self._answered) - len(streamed),
+        )
+
+    def _delays(self, seen: dict[str, float]) -> list[float]:
+        return sorted(max(0.0, seen[name] - at) * 1000 for name, at in self._answered.items() if name in seen)
+
+
+def _event_of(place: int) -> str:
+    number, step = deliveries.place_of(place)
+    return f"{deliveries.task_id(number)}.{step + 2}"
+
+
+async def _until(at: float) -> None:
+    await asyncio.sleep(max(0.0, at - perf_counter()))
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * share) - 1)]
+
+
+def main() -> None:
+    plan = Plan(**json.loads(sys.stdin.readline()))
+    heard = uvloop.run(_Listening(plan).run())
+    sys.stdout.write(json.dumps(asdict(heard)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""A sink's callable that takes everything and does nothing."""
+
+
+async def take(_event: object) -> None:
+    """Take one event."""

@@ -1,0 +1,79 @@
+"""Alarms: counted in the hour that they were raised in; the first of its kind in an hour is an event too."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Final
+
+from sqlalchemy import bindparam, exists, insert, literal_column, select
+
+from tracker.contract import ALARM_TYPE
+from tracker.storage import bulk, rows
+from tracker.storage.bulk import Statement, text_of
+from tracker.storage.tables import ALARMS, EVENTS
+from tracker.storage.upserts import Insert
+from tracker.views import AlarmCount
+from tracker.work import RaisedAlarm
+
+HOUR: Final = 3_600_000_000
+TOLD: Final = ("type", "at", "data")
+COUNTED: Final = ("kind", "provider", "hour", "count")
+
+
+def folded(raised: Iterable[RaisedAlarm]) -> list[AlarmCount]:
+    """Count alarms in their hours, in the order in which their rows are written."""
+    counts: dict[tuple[str, str, int], AlarmCount] = {}
+    for alarm in raised:
+        hour = rows.stamp(alarm.at) // HOUR * HOUR
+        key = (alarm.kind.value, alarm.provider, hour)
+        counts[key] = AlarmCount(
+            kind=alarm.kind,
+            provider=alarm.provider,
+            hour=rows.moment(hour),
+            count=1 + (counts[key].count if key in counts else 0),
+            last_at=alarm.at,
+            task_id=alarm.task_id,
+            detail=alarm.detail,
+        )
+    return [counts[key] for key in sorted(counts)]
+
+
+def count(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
+    """Add to the hours' counts."""
+    yield from bulk.insert_rows(dialect, ALARMS, rows.ALARM, [rows.alarm_columns(alarm) for alarm in alarms], _rung)
+
+
+def _rung(statement: Insert) -> Insert:
+    excluded = statement.excluded
+    last = {name: excluded[name] for name in ("last_at", "task_id", "detail")}
+    return statement.on_conflict_do_update(
+        index_elements=["kind", "provider", "hour"], set_={"count": ALARMS.c["count"] + excluded["count"], **last}
+    )
+
+
+def tell(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
+    """Tell of those that, just counted, are the first of their hour; under the lock of the events' order."""
+    for alarm in alarms:
+        yield _of(dialect, alarm)
+
+
+def _of(dialect: str, alarm: AlarmCount) -> Statement:
+    data = {
+        "kind": alarm.kind.value,
+        "provider": alarm.provider,
+        "hour": rows.stamp(alarm.hour),
+        "at": rows.stamp(alarm.last_at),
+        "task_id": alarm.task_id,
+        "detail": alarm.detail,
+    }
+    told = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    return Statement(_first_of_its_hour(dialect), (*told, *rows.alarm_columns(alarm)[: len(COUNTED)]))
+
+
+@cache
+def _first_of_its_hour(dialect: str) -> str:
+    """Write an event where the hour's count is no more than what was just counted."""
+    told = [bindparam(name, type_=EVENTS.c[name].type) for name in TOLD]
+    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNTED))
+    found = select(literal_column("NULL"), literal_column("1"), *told).where(counted)
+    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *TOLD], found)
+    return text_of(dialect, statement, [*TOLD, *(f"alarm_{name}" for name in COUNTED)])
