@@ -14,7 +14,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tracker.contract import Told, attributes
-from tracker.outbox.broker import DIALLING, WIDTH, Endpoint, failed, said
+from tracker.outbox.broker import DIALLING, UNCONFIRMED, WIDTH, Endpoint, failed, said
 from tracker.outbox.sink import DELIVERED, Outcome
 
 log: Final = logging.getLogger("homing.kafka")
@@ -45,10 +45,10 @@ class KafkaWire:
         self._topic = endpoint.path or TOPIC
         self._options = _options(endpoint)
         self._producer: Producer | None = None
+        # Where its calls wait, one at a time. Each producer has its own: one that is given up may be long about it.
+        self._thread: ThreadPoolExecutor | None = None
         self._doubt = False
         self._trouble = ""
-        # Only it waits, and only one at a time.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="homing kafka")
 
     @property
     def sound(self) -> bool:
@@ -57,6 +57,7 @@ class KafkaWire:
     async def dial(self) -> None:
         await self.hang_up()
         self._trouble = ""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="homing kafka")
         self._producer = producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
         await asyncio.get_running_loop().run_in_executor(self._thread, self._look, producer)
         self._doubt = False
@@ -70,15 +71,19 @@ class KafkaWire:
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(self._thread, producer.flush, self._within + LONGER):
             self._doubt = True
-        rest = failed(self._trouble or "not confirmed")
+        rest = failed(self._trouble or UNCONFIRMED)
         return [outcome or rest for outcome in outcomes]
 
     async def hang_up(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
-            producer.purge(blocking=False)
-            await asyncio.get_running_loop().run_in_executor(self._thread, producer.close)
+        thread, self._thread = self._thread, None
+        if producer is None or thread is None:
+            return
+        # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
+        producer.purge(blocking=False)
+        ending = thread.submit(producer.close)
+        thread.shutdown(wait=False)
+        await asyncio.wrap_future(ending)
 
     def _look(self, producer: Producer) -> None:
         """See the topic, which makes it where the broker makes those that are asked for."""
