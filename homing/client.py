@@ -111,7 +111,9 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
             http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
         else:
             parts = {Part.API, Part.LOOPS} if loops else {Part.API}
-            homing = await stack.enter_async_context(Homing(settings, access=_ours(settings), parts=parts))
+            # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
+            homing = Homing(settings, access=_ours(settings), parts=parts, tells=False)
+            await stack.enter_async_context(homing)
             transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
             http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
         yield ApiClient(await stack.enter_async_context(http))

@@ -1,6 +1,6 @@
 """One process: receiver, gateway and API in one app, the loops beside it, over one database; or only some of them."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from homing.loops import Loop, looping
 from homing.serving_lock import Held, ServingLock
-from homing.web_server import Stop, address, listen, running
+from homing.web_server import Stop, address, listen, running, told_to_stop
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, Limits, check_start, health_routes
@@ -21,6 +21,7 @@ from tracker.errors import SettingsError
 from tracker.expiry import Expiry
 from tracker.membership import RHYTHM, Membership, Part, Rhythm
 from tracker.outbox.relay import Relay
+from tracker.outbox.subscriber import Subscriber
 from tracker.reconciler import Reconciler
 from tracker.retention import Retention
 from tracker.schedule import Policy
@@ -42,9 +43,12 @@ async def joined(settings: Settings, *, parts: Collection[Part]) -> AsyncIterato
 class Homing:
     """The parts that run together over the settings' database. Nothing is opened before ``async with``.
 
-    So it can be made where an app of your own is, and ``app`` mounted into that; see docs/embedding.md. ``access``
-    replaces what the settings say about who may call, ``policy`` the usual delays. Whoever enters it holds the serving
-    lock, or enters ``serving`` instead.
+    So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
+    docs/embedding.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
+    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. Whoever
+    enters it holds the serving lock, or enters ``serving`` or ``lifespan`` instead.
+
+    Raises SettingsError where a sink or a subscriber cannot be, and where strangers could call.
     """
 
     def __init__(
@@ -55,15 +59,21 @@ class Homing:
         policy: Policy | None = None,
         parts: Collection[Part] = ALL,
         rhythm: Rhythm = RHYTHM,
+        subscribers: Sequence[Subscriber] = (),
+        tells: bool = True,
     ) -> None:
         self._settings = settings
         self._parts = parts
         clock = SteeredClock()
-        self.tracker = create_tracker(settings, policy=policy, clock=clock)
+        self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
         self.app = _app(self.tracker, settings, access or access_of(settings), parts)
-        # A sink that cannot be is known before anything is opened.
-        self._sinks = sinks_of(settings, self.tracker) if Part.LOOPS in parts else []
+        if subscribers and Part.LOOPS not in parts:
+            raise SettingsError("subscribers are told by the loops: let this process run them too")
+        self._relay: Relay | None = None
+        if tells and Part.LOOPS in parts:
+            # A sink that cannot be is known before anything is opened.
+            self._relay = Relay(self.tracker, sinks_of(settings, self.tracker, subscribers))
         self._open = AsyncExitStack()
 
     @asynccontextmanager
@@ -73,10 +83,24 @@ class Homing:
             async with self:
                 yield self
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan is given its app
+        """Run within an app that mounts us, which takes this for its ``lifespan``, or enters it within its own.
+
+        A server first waits for its requests to end, and only then for the lifespan. So streams and those who wait are
+        let go when the process is told to stop; who stops a server in another way calls ``tracker.feed.dismiss``.
+        """
+        async with self.serving():
+            with told_to_stop(self.tracker.feed.dismiss):
+                yield
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self.tracker)
             await opening.enter_async_context(self._membership)
+            if self._relay is not None:
+                # Before the first request: a sink that begins now is told of all that comes after it.
+                await self._relay.open()
             await opening.enter_async_context(looping(self._loops()))
             self._open = opening.pop_all()
         return self
@@ -92,7 +116,8 @@ class Homing:
             yield self.tracker.learner
             return
         yield Reconciler(self.tracker, share=self._membership.share)
-        yield Relay(self.tracker, self._sinks)
+        if self._relay is not None:
+            yield self._relay
         yield Expiry(self.tracker)
         if self._settings.retention is not None:
             yield Retention(self.tracker, keep=self._settings.retention)
@@ -151,6 +176,8 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str
     told.append(
         f"callbacks at {settings.public_url}" if settings.public_url else "no callbacks asked for, polling only"
     )
+    if settings.sinks and Part.LOOPS in parts:
+        told.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
     if Part.API in parts:
         keys = len(settings.api_keys) + len(settings.client_keys)
         told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else "no keys, so this machine only")

@@ -3,9 +3,11 @@
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -102,3 +104,31 @@ class Stop:
     def _ask(self, status: int) -> None:
         if not self._asked.done():
             self._asked.set_result(status)
+
+
+@contextmanager
+def told_to_stop(action: Callable[[], None]) -> Iterator[None]:
+    """Do something when the process is told to stop, and then what was to be done before: the server's own ending.
+
+    Only the main thread hears signals; in another one nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Where nobody listens the process ends at once, and so it may.
+    before = {int(number): handler for number, handler in found.items() if callable(handler)}
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(action)
+        before[number](number, frame)
+
+    for number in before:
+        signal.signal(number, heard)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is heard:
+                signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -9,6 +9,7 @@ from tracker.outbox.addresses import SinkParts, create_sinks
 from tracker.outbox.named import named_sinks
 from tracker.outbox.signing import SinkSecrets
 from tracker.outbox.sink import Sink
+from tracker.outbox.subscriber import Subscriber, joined
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
 from tracker.schedule import Policy
@@ -28,12 +29,13 @@ def create_tracker(
     clock: Callable[[], datetime] = utc_now,
     store: Store | None = None,
     transport: Sender | None = None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Tracker:
     """Build a Tracker; open it with ``async with``.
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
-    and ``tracker.membership`` steers it.
+    and ``tracker.membership`` steers it. ``subscribers`` are sinks that an operator meets beside those of the settings.
     """
     kling = Account(
         name="default",
@@ -53,19 +55,25 @@ def create_tracker(
         clock=clock,
         transport=transport,
         source=settings.source,
-        sinks=named_sinks(settings.sinks, SinkSecrets(store, settings.sink_secrets)),
+        sinks=named_sinks(joined(settings.sinks, subscribers), SinkSecrets(store, settings.sink_secrets)),
     )
 
 
-def sinks_of(settings: Settings, tracker: Tracker) -> list[tuple[NewSink, Sink]]:
-    """Make the sinks that the settings name, and that of the callers' callbacks. Raises SettingsError."""
+def sinks_of(
+    settings: Settings, tracker: Tracker, subscribers: Sequence[Subscriber] = ()
+) -> list[tuple[NewSink, Sink]]:
+    """Make the sinks that the settings name, that of the callers' callbacks, and the subscribers'.
+
+    Raises SettingsError.
+    """
     parts = SinkParts(
         source=settings.source,
         secrets=SinkSecrets(tracker.store, settings.sink_secrets),
         clock=tracker.clock,
         allowed=settings.allowed_targets,
     )
-    return create_sinks(settings.sinks, parts=parts)
+    made = create_sinks(settings.sinks, parts=parts)
+    return made + [subscriber.sink(settings.source) for subscriber in subscribers]
 
 
 def policy_of(settings: Settings) -> Policy:

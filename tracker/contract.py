@@ -119,10 +119,10 @@ def attributes(told: Told, source: str) -> dict[str, str]:
 
 def structured(told: Told, source: str) -> bytes:
     """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all who are told of it."""
-    kept = vars(told)
-    written: bytes | None = kept.get(source)
+    kept, name = vars(told), f"from {source}"
+    written: bytes | None = kept.get(name)
     if written is None:
-        written = kept[source] = _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
+        written = kept[name] = _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
     return written
 
 

@@ -63,7 +63,7 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
             *(sink[name] for name in ("behind", "waiting", "dead")),
             _span(sink["lag"]),
             sink["delivered"],
-            ago(sink["retry_at"], now),
+            _ahead(sink["retry_at"], now),
             _error(sink, now),
         ]
         for sink in documents(document["sinks"])
@@ -113,12 +113,13 @@ async def run_deliveries(args: Namespace, api: ApiClient) -> int:
     rows = [
         [
             *(delivery[name] for name in ("sink", "event_id", "type", "state", "attempts")),
-            *(ago(delivery[name], now) for name in ("first_at", "last_at", "next_at")),
+            *(ago(delivery[name], now) for name in ("first_at", "last_at")),
+            _ahead(delivery["next_at"], now),
             delivery["error"] or ("behind an earlier event of its task" if not delivery["attempts"] else ""),
         ]
         for delivery in documents(document["deliveries"])
     ]
-    print_table(columns, rows, empty="nothing is owed to any sink")
+    print_table(columns, rows, empty="no such deliveries: nothing is owed")
     if document["next_cursor"]:
         print_line(f"more: --cursor {document['next_cursor']}")
     return 0
@@ -129,9 +130,11 @@ async def run_replay(args: Namespace, api: ApiClient) -> int:
     body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
     document = await api.post("/v1/replay", body)
     number = document["count"]
+    events = "1 event" if number == 1 else f"{number} events"
     if args.yes:
-        return _done(args, document, f"{number} events are told to {args.sink} again")
-    return _done(args, document, f"{number} events would be told to {args.sink} again; add --yes to do it")
+        return _done(args, document, f"{events} {'is' if number == 1 else 'are'} told to {args.sink} again")
+    more = "; add --yes to do it" if number else ""
+    return _done(args, document, f"{events} would be told to {args.sink} again{more}")
 
 
 def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
@@ -144,6 +147,12 @@ def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
 
 def _state(sink: JsonObject) -> JsonValue:
     return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+
+
+def _ahead(moment: JsonValue, now: datetime) -> str:
+    """Give when it is time: what is due already may have to wait for the receiver, or for its turn."""
+    distance = ago(moment, now)
+    return "due" if distance.endswith(" ago") else distance
 
 
 def _span(seconds: JsonValue) -> str:

@@ -1,11 +1,20 @@
 """The outbox on every database."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from tests.conformance.store_outbox_suite import StoreOutbox
+from tests.builders import NOW
+from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, happened, held, settled
 from tests.postgres import Postgres
+from tracker.storage.store import Store
+from tracker.views import Again
+
+LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+LATER = NOW + 3_600 * SECOND
 
 
 class TestSqlite(StoreOutbox):
@@ -18,3 +27,30 @@ class TestPostgres(StoreOutbox):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()
+
+    @pytest.mark.parametrize(
+        "moves",
+        [
+            lambda store: store.outbox.hurry("shop", now=NOW),
+            lambda store: store.outbox.switch("shop", on=True, now=NOW, from_now=True),
+            lambda store: store.outbox.remove("shop"),
+            lambda store: store.outbox.replay("shop", Again(since=NOW), lambda _: True, now=NOW, dry_run=False),
+        ],
+        ids=["hurry", "switch", "remove", "replay"],
+    )
+    async def test_who_moves_deliveries_locks_the_sink_first(
+        self, store: Store, url: str, moves: Callable[[Store], Awaitable[object]]
+    ) -> None:
+        events = await happened(store, 2, 1)
+        await held(store)
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, next_at=LATER) for told in events))
+        connect = psycopg.AsyncConnection.connect
+        async with await connect(url, autocommit=True) as looking, await connect(url) as other:
+            await other.execute("SELECT 1 FROM sinks FOR UPDATE")
+            moving = asyncio.ensure_future(moves(store))
+            async with asyncio.timeout(20):
+                while not await (await looking.execute(LOCKED)).fetchall():
+                    assert not moving.done()
+            # So nobody who holds the sink waits for whoever waits for the sink.
+            await other.execute("SELECT 1 FROM deliveries FOR UPDATE NOWAIT")
+        await moving

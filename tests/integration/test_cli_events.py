@@ -134,5 +134,5 @@ def test_sinks_are_shown_paused_resumed_and_told_again(shell: Shell) -> None:
         dry = shell.run("replay", "hook", "--task", "one")
         assert "add --yes" in dry.out
         assert shell.run("replay", "hook", "--task", "one", "--yes", "--json").document["dry_run"] is False
-        assert shell.run("replay", "hook").status == 1
+        assert shell.run("replay", "hook").line == "homing: give at least one of task, since, until and dead"
         assert "no sink" in shell.run("replay", "elsewhere", "--dead").line

@@ -357,6 +357,25 @@ async def test_trouble_with_one_receiver_delays_no_other_and_loses_nothing(on: S
     assert all(sink.of(a_task(number).id) == [2, 3] for number in range(1, 61))
 
 
+@pytest.mark.parametrize("minutes", [300, 305, 310, 315])
+async def test_a_receiver_that_was_down_for_long_is_told_within_minutes_once_it_is_up(on: Stage, minutes: int) -> None:
+    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
+    await on.happen(*range(1, 7))
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    for _ in range(minutes):
+        on.clock.advance(60 * SECOND)
+        teller.hold(float("inf"))
+        await on.all_owed(teller)
+    sink.answer = taken
+    for _ in range(3):
+        on.clock.advance(60 * SECOND)
+        await on.all_owed(teller)
+        await teller.hurry()
+        await on.all_owed(teller)
+    assert await on.owed() == []
+
+
 async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:
     gate = asyncio.Event()
     sink = ScriptedSink(where=even, held=lambda told: gate if even(told) == "odd" else None)

@@ -8,6 +8,7 @@ import pytest
 from tests.integration.cli_process import Shell
 
 SECRET = "made-up-secret"
+SEEN = "can be told, as far as can be seen without sending"
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def test_doctor_looks_at_each_sink(shell: Shell) -> None:
         "https://nobody.invalid#name=lost python:json:dumps python:json:nothing stdout:"
     )
     found = checks(shell, sinks=sinks, allowed_targets="127.0.0.1/32")
-    assert found["sink allowed"] == ("ok", "https://127.0.0.1/… can be told")
+    assert found["sink allowed"] == ("ok", f"https://127.0.0.1/… {SEEN}")
     assert found["sink lost"][0] == "note"
     assert "its name cannot be resolved" in found["sink lost"][1]
-    assert found["sink json.dumps"] == ("ok", "python:json:dumps can be told")
+    assert found["sink json.dumps"] == ("ok", f"python:json:dumps {SEEN}")
     assert found["sink json.nothing"][0] == "wrong"
     assert found["sink stdout"][0] == "ok"
     assert "allowed (https://127.0.0.1/…)" in found["HOMING_SINKS"]

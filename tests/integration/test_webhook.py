@@ -188,7 +188,8 @@ async def test_any_other_answer_is_tried_again_and_its_body_is_nobody_s_business
 async def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
     assert (await outcome(answering(503, retry_after="120"))).retry_after == timedelta(minutes=2)
     assert (await outcome(answering(429, retry_after="99999999999"))).retry_after == timedelta(days=1)
-    for odd in ("soon", "-5", "", "1.5"):
+    day = "Mon, 01 Jan 2024 00:00:00"
+    for odd in ("soon", "-5", "", "1.5", f"{day} +9999", f"{day} +{'9' * 30}", day.replace("2024", "9" * 30)):
         assert (await outcome(answering(503, retry_after=odd))).retry_after is None
     later = datetime.now(UTC) + timedelta(hours=1)
     told = (await outcome(answering(503, retry_after=format_datetime(later, usegmt=True)))).retry_after

@@ -71,6 +71,15 @@ def test_a_picture_is_kept_as_its_digest_and_size(field: str, prefix: str) -> No
     assert order.body[field] == value
 
 
+def test_of_a_request_with_many_texts_only_so_much_is_kept() -> None:
+    body: dict[str, JsonValue] = {"prompt": "x", "n": 1, **{f"field {n}": "y" * 8_000 for n in range(50)}, "last": True}
+    shown = KLING.order(OMNI_IMAGE, body).shown
+    others = json.dumps({name: body[name] for name in sorted(body.keys() - shown.keys())}, separators=(",", ":"))
+    assert shown["not_shown"] == {"sha256": hashlib.sha256(others.encode()).hexdigest(), "bytes": len(others)}
+    assert (shown["prompt"], shown["n"], shown["last"], shown["field 0"]) == ("x", 1, True, "y" * 8_000)
+    assert len(json.dumps(shown)) < 40_000
+
+
 def test_a_picture_that_is_no_base64_is_still_not_kept() -> None:
     order = KLING.order(OMNI_IMAGE, {"prompt": "x", "image": "not base64 at all!"})
     assert order.shown["image"] == {"sha256": hashlib.sha256(b"not base64 at all!").hexdigest(), "bytes": 18}

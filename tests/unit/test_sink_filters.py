@@ -1,5 +1,6 @@
 """What a sink takes of what is told: by type, provider, kind, client and tag."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -90,3 +91,13 @@ def test_an_unknown_type_is_refused_with_the_nearest_one(written: str, hint: str
 def test_an_empty_condition_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}= is empty"):
         read_filter({field: ["succeeded", " "]})
+
+
+def test_patterns_of_strangers_are_not_kept_for_ever() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(2_500):
+            assert len(event_types("*[!0-9]" * 25 + f"*[!{number}]")) > 0
+        assert tracemalloc.get_traced_memory()[0] < 4_000_000
+    finally:
+        tracemalloc.stop()

@@ -93,3 +93,11 @@ async def test_what_cannot_be_written_at_all_is_said(pipe: tuple[int, int]) -> N
 def test_it_is_asked_only_about_what_it_takes() -> None:
     sink = Lines(name="alarms", source=SOURCE, takes=read_filter({"type": ["homing.alarm.*"]}))
     assert [sink.lane(told) for told in WAVE] == [None, None, "alarms"]
+
+
+@pytest.mark.parametrize("source", ["body", "data", "task"])
+def test_events_may_come_from_whatever_the_operator_calls_it(source: str) -> None:
+    event = an_event(a_success())
+    for _ in range(2):
+        told = json.loads(structured(event, source))
+        assert (told["source"], told["data"]["id"]) == (source, event.subject)

@@ -34,6 +34,8 @@ logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FAULTS_TOLD: Final = 3
 UNKNOWN: Final = "extra_forbidden"
+# What pydantic puts before a sentence that is ours.
+OURS: Final = "Value error, "
 
 
 class Place(Route):
@@ -172,8 +174,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], what: str) -> str:
     """Name the fields and what is wrong with each, and what there is where one is unknown; never what they held."""
     faults = error.errors(include_input=False, include_url=False, include_context=False)
     told = [
-        f"{'.'.join(str(part) for part in fault['loc'])[:80] or 'the request'}: "
-        + (f"unknown {what}" if fault["type"] == UNKNOWN else fault["msg"][:200])
+        (f"{'.'.join(str(part) for part in fault['loc'])[:80]}: " if fault["loc"] else "")
+        + (f"unknown {what}" if fault["type"] == UNKNOWN else fault["msg"].removeprefix(OURS)[:200])
         for fault in faults[:FAULTS_TOLD]
     ]
     more = len(faults) - FAULTS_TOLD

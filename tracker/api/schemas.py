@@ -182,7 +182,7 @@ class TaskShown(Shown):
     external_id: Annotated[str | None, Field(description="Your own id.")]
     origin: str
     tags: list[str]
-    request: Annotated[dict[str, JsonValue], Field(description="What was submitted; large images as digest and size.")]
+    request: Annotated[dict[str, JsonValue], Field(description="What was submitted; digest and size of what is large.")]
     result: ResultShown
     price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
     version: int

@@ -126,6 +126,15 @@ class Lanes:
             lane.retry_at, lane.probed_by = now + lane.wait, turn
         return False
 
+    def probe_by(self, name: str) -> datetime | None:
+        """Give when an event that a closed lane refused is to come again, so that there is one to probe with.
+
+        It lets another go first, where one is due. None where the lane is open: then the event has to wait by itself.
+        """
+        lane = self.of(name)
+        ready_at = lane.ready_at(Turn.OWED)
+        return None if ready_at is None else ready_at + lane.wait
+
     def aside_until(self, name: str, now: datetime) -> datetime:
         """Give until when to put aside what a lane has no room for."""
         lane = self.of(name)

@@ -67,7 +67,7 @@ def retry_after(written: str, now: datetime) -> timedelta | None:
         return min(timedelta(seconds=int(written[:9])), LONGEST_PAUSE)
     try:
         until = parsedate_to_datetime(written)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         return None

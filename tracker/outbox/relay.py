@@ -44,16 +44,23 @@ class Relay:
         self._pace = pace
         self._chance = chance or Random().random  # noqa: S311 - spreads attempts, and hides nothing
         self._held = 0
+        self._opened = False
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Tell every sink until ``stop``; then finish what is being sent, and give the sinks back."""
-        if not self._sinks:
-            await stop.wait()
-            return
+    async def open(self) -> None:
+        """Write the sinks down: what is committed from now on is for those that are new, too."""
         if not self._tracker.store.shared:
             # Whoever held them is gone: a file is served by one process.
             await self._outbox.release(None)
         await self._outbox.register([new for new, _ in self._sinks], now=self._tracker.clock())
+        self._opened = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tell every sink until ``stop``; then finish what is being sent, and give the sinks back."""
+        if not self._opened:
+            await self.open()
+        if not self._sinks:
+            await stop.wait()
+            return
         await asyncio.gather(*(self._keep(sink, stop) for _, sink in self._sinks))
         with suppress(HomingError):
             await self._outbox.release(self._tracker.owner)

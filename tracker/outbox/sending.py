@@ -193,12 +193,12 @@ class Sending:
         if len(delivered) < len(wave):
             for told, outcome in zip(wave, outcomes, strict=True):
                 if not outcome.delivered:
-                    self._fail(now, told, outcome, at)
+                    self._fail(now, told, outcome, at, self.lanes.probe_by(lane))
         if (before is None) != (self.lanes.of(lane).retry_at is None):
             state = "is told again" if before else f"cannot be told for now: {now.ledger.error}"
             log.warning("sink %s%s %s", self._sink.name, "" if lane == self._sink.name else f" ({lane})", state)
 
-    def _fail(self, now: Round, told: Told, outcome: Outcome, at: datetime) -> None:
+    def _fail(self, now: Round, told: Told, outcome: Outcome, at: datetime, probe_by: datetime | None) -> None:
         owed = now.owed.get(told.cursor)
         attempts = now.attempts(told) + 1
         first_at = owed.first_at if owed is not None and owed.attempts else at
@@ -210,6 +210,7 @@ class Sending:
             next_at = None
         elif not outcome.gone:
             next_at = at + backoff.again_in(attempts, chance=self._chance(), asked=outcome.retry_after)
+            next_at = next_at if probe_by is None else min(next_at, probe_by)
         error = outcome.error or "it was not taken"
         now.ledger.fail(Failure(cursor=told.cursor, task_id=task_id, attempts=attempts, error=error, next_at=next_at))
         if next_at is not None and task_id is not None:

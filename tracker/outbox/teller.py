@@ -168,8 +168,8 @@ class Teller:
         """Owe what is open still and would hold up the cursor: all of it where lanes were too slow for the round."""
         at = self._clock()
         for told in list(now.ledger.open.values()) if now.over else now.ledger.passed_over():
-            # What is on its way has until then to arrive; nothing else of its task is sent meanwhile.
-            now.put_aside(told, at + self._pace.send if told.cursor in now.sending else at)
+            # What is on its way comes again soon only where we come to an end before it does.
+            now.put_aside(told, at + self._pace.finish if told.cursor in now.sending else at)
 
     def _grouped(self, events: Sequence[Told]) -> tuple[dict[str, list[Told]], list[Failure]]:
         """Sort events by lanes, without those that are not for the sink; where it cannot tell, none ever will be."""
@@ -220,7 +220,8 @@ class Teller:
         due = await self._outbox.next_due(self._sink.name)
         if due is None and writes == self._owings:
             self._owing = False
-        wait = self._pace.idle if due is None else max(due - self._clock(), self._pace.settle)
+        least = self._pace.idle if self._sending.flying else self._pace.settle
+        wait = self._pace.idle if due is None else max(due - self._clock(), least)
         await self._pause(Turn.OWED, max(wait, closed or timedelta()))
 
     async def hurry(self) -> None:

@@ -31,6 +31,9 @@ ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9
 
 # Longer texts are kept as digest and size, whatever their field: an image may come in one that we do not know.
 LONGEST_SHOWN: Final = 8_192
+# So much is kept in all, in the letters of JSON: every event of the task has it, in memory too, and whoever reads it.
+MOST_SHOWN: Final = 32_768
+NOT_SHOWN: Final = "not_shown"
 IMAGE_FIELD: Final = "image"
 
 _Check = Callable[[JsonValue], bool]
@@ -50,7 +53,7 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
         return Order(
             kind=kind,
             body=passed_on,
-            shown={name: _shown(name, value) for name, value in passed_on.items()},
+            shown=_kept(passed_on),
             request_hash=_hash(passed_on),
             model=identifier(body.get(MODEL)) or DEFAULT_MODEL,
             external_id=identifier(body.get(EXTERNAL_ID)),
@@ -96,8 +99,29 @@ _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
 
 def _hash(body: JsonObject) -> str:
     """Digest the canonical JSON: the same for any order of the fields."""
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(body).encode()).hexdigest()
+
+
+def _canonical(body: JsonObject) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _kept(body: JsonObject) -> JsonObject:
+    """Give what is kept of a request: the fields that there is room for, of the others digest and size together."""
+    kept: JsonObject = {}
+    others: JsonObject = {}
+    room = MOST_SHOWN
+    for name, value in body.items():
+        shown = _shown(name, value)
+        size = len(_canonical({name: shown}))
+        if size <= room:
+            kept[name] = shown
+            room -= size
+        else:
+            others[name] = value
+    if others:
+        kept[NOT_SHOWN] = _digest(_canonical(others))
+    return kept
 
 
 def _shown(name: str, value: JsonValue) -> JsonValue:

@@ -137,6 +137,7 @@ def waiting(connection: Connection, name: str, tasks: Collection[str]) -> dict[s
 
 def hurry(connection: Connection, name: str, *, now: datetime) -> None:
     """Make everything that waits due: the receiver is up again."""
+    _hold(connection, name)
     late = and_(DELIVERIES.c.sink == name, DELIVERIES.c.next_at > rows.stamp(now))
     connection.execute(update(DELIVERIES).where(late).values(next_at=rows.stamp(now)))
 
@@ -178,8 +179,9 @@ def switch(connection: Connection, name: str, *, on: bool, now: datetime, from_n
     values: dict[str, Any] = {"on": on, "failures": 0, "retry_at": None}
     if from_now:
         values["cursor"] = telling.latest(connection)
-        connection.execute(delete(DELIVERIES).where(DELIVERIES.c.sink == name))
     found = connection.execute(update(SINKS).where(SINKS.c.name == name).values(**values)).rowcount > 0
+    if from_now:
+        connection.execute(delete(DELIVERIES).where(DELIVERIES.c.sink == name))
     if found and on:
         hurry(connection, name, now=now)
     return found
@@ -187,6 +189,7 @@ def switch(connection: Connection, name: str, *, on: bool, now: datetime, from_n
 
 def remove(connection: Connection, name: str) -> bool:
     """Forget a sink and what it is owed. False where there is none."""
+    _hold(connection, name)
     connection.execute(delete(DELIVERIES).where(DELIVERIES.c.sink == name))
     return connection.execute(delete(SINKS).where(SINKS.c.name == name)).rowcount > 0
 
@@ -223,6 +226,7 @@ def replay(
     found = [telling.told(row) for row in connection.execute(statement)]
     owed = [told for told in found if takes(told)]
     if not dry_run:
+        _hold(connection, name)
         once_more = [
             Failure(cursor=told.cursor, task_id=_task_id(told), attempts=0, error="", next_at=now) for told in owed
         ]
@@ -250,6 +254,11 @@ def _behind(name: str) -> ColumnElement[bool]:
         earlier.c.next_at.is_not(None),
         earlier.c.event_id < DELIVERIES.c.event_id,
     )
+
+
+def _hold(connection: Connection, name: str) -> None:
+    """Lock a sink's row, as whoever moves its deliveries does first: else two that move them could lock each other."""
+    connection.execute(select(SINKS.c.name).where(SINKS.c.name == name).with_for_update(key_share=True))
 
 
 def _let_follow(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
