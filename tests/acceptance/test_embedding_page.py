@@ -111,12 +111,16 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             assert answers == [200] * len(answers) != []
             found = await client.get("/homing/v1/tasks/1")
             assert found.status_code == (200 if module == "shop" else 404)
+            if module == "shop":
+                refused = await client.post("/orders/2", params={"prompt": ""})
+                assert (refused.status_code, "prompt" in refused.json()["detail"]) == (400, True)
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), IN_TIME)
 
 
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
-    folder: Path, kling_sandbox: RunningSandbox
+    folder: Path, kling_sandbox: RunningSandbox, told: signal.Signals
 ) -> None:
     async with (
         running(folder, *uvicorn("shop"), sandbox=kling_sandbox) as (process, url),
@@ -125,7 +129,7 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == ": homing"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(told)
         assert [line async for line in lines]
         await asyncio.wait_for(process.wait(), IN_TIME)
 

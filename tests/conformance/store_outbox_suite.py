@@ -217,11 +217,23 @@ class StoreOutbox(OpenStore):
     async def test_an_event_counts_as_tried_from_its_first_attempt_on(self, store: Store) -> None:
         told, *_ = await happened(store, 1)
         await held(store)
-        for seconds, attempts in ((0, 0), (5, 1), (9, 2)):
+        begun = []
+        for seconds, attempts in ((0, 0), (3, 0), (5, 1), (9, 2), (12, 2)):
             at = NOW + seconds * SECOND
             await settled(store, failed=(failure(told, attempts=attempts),), now=at)
-        (owed,) = await store.outbox.due("shop", now=NOW, limit=10)
-        assert (owed.attempts, owed.first_at) == (2, NOW + 5 * SECOND)
+            (owed,) = await store.outbox.due("shop", now=NOW, limit=10)
+            begun.append((owed.attempts, owed.first_at))
+        first = NOW + 5 * SECOND
+        assert begun == [(0, NOW), (0, NOW), (1, first), (2, first), (2, first)]
+
+    async def test_what_was_given_up_begins_anew_with_its_replay(self, store: Store) -> None:
+        told, *_ = await happened(store, 1)
+        await held(store)
+        await settled(store, cursor=told.cursor, failed=(failure(told, attempts=20, next_at=None),))
+        later = NOW + timedelta(days=9)
+        await store.outbox.replay("shop", Again(dead=True), lambda _: True, now=later, dry_run=False)
+        (owed,) = await store.outbox.due("shop", now=later, limit=10)
+        assert (owed.attempts, owed.first_at) == (0, later)
 
     async def test_what_is_deleted_meanwhile_is_owed_to_nobody(self, store: Store) -> None:
         first, second, *_ = await happened(store, 1)

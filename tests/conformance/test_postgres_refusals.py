@@ -59,6 +59,24 @@ async def test_a_server_without_room_for_more_connections_says_so_and_has_room_a
         await store.close()
 
 
+async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    store = Store(url)
+    await store.open()
+    await store.apply([writing(a_task(1))])
+    with psycopg.connect(url) as connection:
+        name = connection.info.dbname
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.apply([writing(a_task(2))])
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    await store.apply([writing(a_task(2))])
+    await store.close()
+
+
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds_any(
     postgres: Postgres, encoding: str

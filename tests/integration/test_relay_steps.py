@@ -189,13 +189,18 @@ async def test_nothing_dies_while_the_sink_takes_nothing_at_all(on: Stage) -> No
     assert (sink.of(ONE), sink.of(TWO)) == ([2, 3], [2])
 
 
-async def test_what_can_never_do_is_dead_at_once(on: Stage) -> None:
+async def test_what_can_never_do_is_dead_at_once_and_the_log_says_so(
+    on: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="too large", hopeless=True)))
     await on.happen(1, 1)
     teller = await on.teller(sink)
     await on.all_new(teller)
     assert [each.error for each in await on.dead()] == ["too large"]
     assert sink.of(ONE) == [3]
+    assert [line for line in caplog.messages if "given up" in line] == [
+        f"sink {sink.name}: 1 given up, see homing deliveries --dead"
+    ]
 
 
 async def test_a_dead_one_that_is_told_again_keeps_its_sequence(on: Stage) -> None:
@@ -374,6 +379,52 @@ async def test_a_receiver_that_was_down_for_long_is_told_within_minutes_once_it_
         await teller.hurry()
         await on.all_owed(teller)
     assert await on.owed() == []
+
+
+async def test_what_a_receiver_that_is_gone_was_owed_for_days_is_given_up(on: Stage) -> None:
+    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
+    await on.happen(*range(1, 42))
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    days = 0
+    while await on.owed():
+        assert (days := days + 1) < 6, "it is owed for ever"
+        await on.happen(2)
+        await on.all_new(teller)
+        for _ in range(24):
+            on.clock.advance(3_600 * SECOND)
+            teller.hold(float("inf"))
+            await on.all_owed(teller)
+    assert days >= 3
+    dead = await on.dead()
+    assert len(dead) == 21
+    assert all(one.error for one in dead)
+    assert sink.of(a_task(2).id) == list(range(2, 3 + days))
+
+
+async def test_many_receivers_that_never_answer_keep_no_other_out(on: Stage) -> None:
+    never = asyncio.Event()
+    sink = ScriptedSink(
+        where=lambda told: f"host of {told.subject}", held=lambda told: None if told.subject == a_task(1).id else never
+    )
+    await on.happen(1)
+    teller = await on.teller(sink)
+    await on.all_new(teller)
+    await on.happen(*range(2, 5 * sink.width), 1)
+    await on.new(teller)
+    assert sink.of(a_task(1).id) == [2, 3]
+    assert sink.flying <= sink.width
+    never.set()
+
+
+async def test_who_held_a_sink_no_more_for_a_while_goes_on_with_nothing(on: Stage) -> None:
+    sink = ScriptedSink()
+    await on.happen(1)
+    teller = await on.teller(sink)
+    teller.hold(0)
+    teller.hold(float("inf"))
+    await on.new(teller)
+    assert sink.sent == []
 
 
 async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:

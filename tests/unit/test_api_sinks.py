@@ -41,13 +41,16 @@ async def test_it_takes_a_key_that_sees_all(method: str, path: str) -> None:
 
 async def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     states = [SHOP, replace(SHOP, name="well", failures=0, oldest_at=None), replace(SHOP, name="off", on=False)]
+    states.append(replace(SHOP, name="settled", waiting=0, behind=0))
     tracker = StandIn()
     tracker.switchboard.states = states
     async with local(tracker) as client:
-        shop, well, off = (await client.get("/v1/sinks")).json()["sinks"]
+        shop, well, off, settled = (await client.get("/v1/sinks")).json()["sinks"]
     assert (shop["state"], shop["lag"], shop["behind"], shop["waiting"], shop["dead"]) == ("failing", 60.0, 3, 2, 1)
     assert (shop["last_error"], shop["named"], off["named"]) == ("answered 500", True, False)
     assert (well["state"], well["lag"], off["state"]) == ("on", None, "off")
+    # What it refused last was given up: it is owed nothing more.
+    assert settled["state"] == "on"
 
 
 async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
@@ -112,3 +115,13 @@ async def test_deliveries_come_page_by_page_and_are_narrowed() -> None:
     assert {one["state"] for one in first["deliveries"]} == {"dead"}
     assert tracker.switchboard.done[0] == ("deliveries", "shop", TASK.id, True, None)
     assert tracker.switchboard.done[1] == ("deliveries", "shop", TASK.id, True, (9, "shop"))
+
+
+@pytest.mark.parametrize("name", ["%00", "%ED%B3%BF", "a" * 300])
+async def test_a_name_that_no_sink_can_have_is_not_looked_for(name: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        for method, what in (("POST", "/pause"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/secret")):
+            assert (await client.request(method, f"/v1/sinks/{name}{what}")).status_code in {400, 404}
+        assert (await client.get("/v1/deliveries?cursor=1.%00")).status_code == 400
+    assert tracker.switchboard.done == []

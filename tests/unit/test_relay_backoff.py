@@ -56,3 +56,13 @@ def test_an_event_is_given_up_after_many_attempts_in_a_long_time_while_others_we
     assert not backoff.spent(backoff.ATTEMPTS, **enough | {"first_at": long_ago + SECOND})
     assert not backoff.spent(backoff.ATTEMPTS, first_at=long_ago, delivered_at=None, now=NOW)
     assert not backoff.spent(backoff.ATTEMPTS, **enough | {"delivered_at": long_ago})
+
+
+def test_what_one_receiver_of_many_was_owed_for_days_is_in_vain_only_while_it_is_down_and_others_are_not() -> None:
+    began = NOW - backoff.PATIENCE
+    assert backoff.in_vain(first_at=began, closed_at=NOW - HOUR, delivered_at=NOW, now=NOW)
+    assert not backoff.in_vain(first_at=began, closed_at=None, delivered_at=NOW, now=NOW)
+    assert not backoff.in_vain(first_at=began, closed_at=NOW - HOUR + SECOND, delivered_at=NOW, now=NOW)
+    assert not backoff.in_vain(first_at=began + SECOND, closed_at=NOW - HOUR, delivered_at=NOW, now=NOW)
+    assert not backoff.in_vain(first_at=began, closed_at=NOW - HOUR, delivered_at=began, now=NOW)
+    assert not backoff.in_vain(first_at=began, closed_at=NOW - HOUR, delivered_at=None, now=NOW)

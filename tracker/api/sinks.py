@@ -11,6 +11,7 @@ from tracker.api.operations import all_seeing
 from tracker.api.outbox_schemas import DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import LARGEST, Nothing
+from tracker.bounds import identifier
 from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.views import Again, Delivery, SinkState
 
@@ -72,7 +73,10 @@ async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
 
 
 def _name(ask: Ask[Any, Any]) -> str:
-    return str(ask.request.path_params["name"])
+    name = identifier(ask.request.path_params["name"])
+    if name is None:
+        raise NotFound("there is no such sink; GET /v1/sinks lists them")
+    return name
 
 
 async def _task_id(ask: Ask[Any, Any], ref: str | None) -> str | None:
@@ -84,7 +88,7 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
     number, _, sink = cursor.partition(".")
-    if not (number.isascii() and number.isdecimal()) or int(number) > LARGEST:
+    if not (number.isascii() and number.isdecimal() and identifier(sink)) or int(number) > LARGEST:
         raise InvalidRequest("cursor: give next_cursor of the page before as it is")
     return int(number), sink
 
@@ -93,7 +97,7 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
     return schemas.SinkShown(
         name=state.name,
         address=state.address,
-        state="off" if not state.on else "failing" if state.failures else "on",
+        state="off" if not state.on else "failing" if state.failures and (state.waiting or state.behind) else "on",
         named=named,
         behind=state.behind,
         waiting=state.waiting,

@@ -45,6 +45,15 @@ def spent(attempts: int, *, first_at: datetime, delivered_at: datetime | None, n
     return tried and delivered_at is not None and delivered_at > first_at
 
 
+def in_vain(*, first_at: datetime, closed_at: datetime | None, delivered_at: datetime | None, now: datetime) -> bool:
+    """Tell whether an event was owed for long enough to one receiver of many, which takes nothing and others do.
+
+    Few of its events are ever tried while it is down, so that attempts say nothing; and it has not only just gone.
+    """
+    down = closed_at is not None and now - closed_at >= MOST
+    return down and now - first_at >= PATIENCE and delivered_at is not None and delivered_at > first_at
+
+
 def _doubled(times: int, most: timedelta) -> timedelta:
     return min(LEAST * (1 << min(max(times - 1, 0), 30)), most)
 

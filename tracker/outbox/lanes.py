@@ -49,6 +49,11 @@ class Lane:
     def idle(self) -> bool:
         return not self.sending and not self.refused and self.slow_at is None
 
+    @property
+    def prompt(self) -> bool:
+        """Whether it took something, and lets nobody wait now."""
+        return self.proven and self.slow_at is None
+
     def ready_at(self, turn: Turn) -> datetime | None:
         """Give from when on a closed lane may be probed; whoever did so last lets the other go first."""
         if self.retry_at is None or turn is not self.probed_by:
@@ -58,7 +63,8 @@ class Lane:
     def room(self, turn: Turn, now: datetime) -> int:
         """Give how many events may be sent now: of one that is in doubt, only one at a time."""
         ready_at = self.ready_at(turn)
-        if ready_at is not None and now < ready_at:
+        # A clock that was set back since is not waited for.
+        if self.retry_at is not None and ready_at is not None and self.retry_at - self.wait <= now < ready_at:
             return 0
         if self.sending and self.slow_at is not None:
             return 0

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -97,23 +98,34 @@ class Sending:
         while len(self.late) >= width:
             await asyncio.wait(self.late, return_when=asyncio.FIRST_COMPLETED)
         share = max(width // len(groups), 1)
-        slots = asyncio.Semaphore(max(width // share, 1))
-        running = {lane: asyncio.create_task(self._slotted(slots, now, lane, groups[lane], share)) for lane in groups}
+        room = width // share
+        # Where there are more, those who have yet to show that they answer share half of it: many who never do keep
+        # nobody else out.
+        few = room if len(groups) + len(self.late) <= room else max(room // 2 - len(self.late), 1)
+        turns = (asyncio.Semaphore(few), asyncio.Semaphore(room))
+        running = {lane: asyncio.create_task(self._slotted(turns, now, lane, groups[lane], share)) for lane in groups}
         try:
             await asyncio.wait(running.values(), timeout=self._pace.grace.total_seconds())
         except asyncio.CancelledError:
             await _cancelled(running.values())
             raise
+        done = {lane: task for lane, task in running.items() if task.done()}
+        for lane, task in running.items() - done.items():
+            now.over = True
+            self._leave_behind(task, {told.cursor for told in groups[lane]} & now.sending)
         for lane, task in running.items():
-            if not task.done():
-                now.over = True
-                self.flying.update(told.cursor for told in groups[lane] if told.cursor in now.sending)
-                self.late.add(task)
-                task.add_done_callback(self._caught_up)
-            self.lanes.pace(lane, slow=not task.done(), now=self._clock())
-        for task in running.values():
-            if task.done():
-                task.result()
+            self.lanes.pace(lane, slow=task in self.late, now=self._clock())
+        for task in done.values():
+            task.result()
+
+    def _leave_behind(self, task: asyncio.Task[None], flying: set[int]) -> None:
+        if flying:
+            self.flying |= flying
+            self.late.add(task)
+            task.add_done_callback(self._caught_up)
+        else:
+            # It had no turn: its events are left to another round.
+            task.cancel()
 
     def _caught_up(self, task: asyncio.Task[None]) -> None:
         self.late.discard(task)
@@ -121,9 +133,15 @@ class Sending:
             log.error("what was sent late to the sink %s ended with %s", self._sink.name, type(error).__name__)
 
     async def _slotted(
-        self, slots: asyncio.Semaphore, now: Round, lane: str, events: Sequence[Told], width: int
+        self,
+        turns: tuple[asyncio.Semaphore, asyncio.Semaphore],
+        now: Round,
+        lane: str,
+        events: Sequence[Told],
+        width: int,
     ) -> None:
-        async with slots:
+        few, slots = turns
+        async with nullcontext() if self.lanes.of(lane).prompt else few, slots:
             await self._chain(now, lane, events, width)
 
     async def _chain(self, now: Round, lane: str, events: Sequence[Told], width: int) -> None:
@@ -146,8 +164,20 @@ class Sending:
             if whole and pending and self._time() - now.ledger.at >= self._pace.settle.total_seconds():
                 await self._write(now.ledger)
         if not whole and self._goes_on(now):
-            until = self.lanes.aside_until(lane, self._clock())
-            for told in pending:
+            self._leave(now, lane, pending)
+
+    def _leave(self, now: Round, lane: str, events: Sequence[Told]) -> None:
+        """Put aside what a lane has no room for; where it is down for days, give up what was owed so long."""
+        at = self._clock()
+        until = self.lanes.aside_until(lane, at)
+        closed_at = self.lanes.of(lane).closed_at
+        for told in events:
+            owed = now.owed.get(told.cursor)
+            if owed is not None and backoff.in_vain(
+                first_at=owed.first_at, closed_at=closed_at, delivered_at=self.delivered_at, now=at
+            ):
+                now.ledger.fail(_given_up(owed))
+            else:
                 now.put_aside(told, until)
 
     def _goes_on(self, now: Round) -> bool:
@@ -176,8 +206,11 @@ class Sending:
         """Note what came after its round was over: those events have rows of their own by now."""
         own = Round(turn=now.turn, ledger=Ledger(None, at=self._time()), owed=now.owed)
         self._note(own, lane, wave, outcomes, owed=True)
-        await self._write(own.ledger)
-        self.flying.difference_update(told.cursor for told in wave)
+        try:
+            await self._write(own.ledger)
+        finally:
+            # What could not be written down is sent again.
+            self.flying.difference_update(told.cursor for told in wave)
 
     def _note(
         self, now: Round, lane: str, wave: Sequence[Told], outcomes: Sequence[Outcome], *, owed: bool | None = None
@@ -237,6 +270,12 @@ def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], l
             tasks.add(task_id)
             wave.append(told)
     return wave, left
+
+
+def _given_up(owed: Owed) -> Failure:
+    told, error = owed.told, "its receiver has taken nothing for days"
+    task_id = None if told.task is None else told.task.id
+    return Failure(cursor=told.cursor, task_id=task_id, attempts=owed.attempts, error=error, next_at=None)
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -75,7 +75,11 @@ class Teller:
         self._trouble = ""
 
     def hold(self, until: float) -> None:
-        """Note until when, by the event loop's clock, the lease is ours."""
+        """Note until when, by the event loop's clock, the lease is ours, if it was all the time.
+
+        Where it was not, somebody else may have told the sink meanwhile: what we know of it is worth nothing.
+        """
+        self._may()
         self._held_until = until
 
     def end(self, *, lost: bool = False) -> None:
@@ -328,6 +332,9 @@ class Teller:
                 ledger.written(settled, at=self._time())
                 if not ours:
                     self.end(lost=True)
+                given_up = sum(failure.next_at is None for failure in settled.failed)
+                if ours and given_up:
+                    log.warning("sink %s: %d given up, see homing deliveries --dead", self._sink.name, given_up)
                 if self._sending.gone:
                     log.warning("sink %s wants no more and is off: %s", self._sink.name, settled.error)
                     self.end()

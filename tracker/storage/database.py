@@ -6,7 +6,6 @@ A transaction is a plain function of a connection; one on which many wait is a p
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, make_url
@@ -74,11 +73,6 @@ def backend_of(url: URL, *, busy: timedelta = BUSY) -> Backend:
     if scheme in {"postgresql", "postgres"}:
         return Postgres(url, busy=busy)
     raise SettingsError(f"HOMING_DATABASE_URL names {scheme}, which is not supported; {EXAMPLES}")
-
-
-def file_of(url: str) -> Path | None:
-    """Give the file that an address names, None where the database is a server."""
-    return backend_of(_parsed(url)).file
 
 
 def _opened(threads: Threads | None) -> Threads:

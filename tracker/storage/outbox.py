@@ -314,9 +314,11 @@ def _write_failures(connection: Connection, name: str, failed: Sequence[Failure]
     again: dict[str, ColumnElement[Any]] = {
         each: statement.excluded[each] for each in ("attempts", "last_at", "next_at")
     }
-    # What was not tried now has nothing to say; and what was never tried begins with its first attempt.
+    # What was not tried now has nothing to say. What was never tried begins with its first attempt, and what had been
+    # given up begins anew.
     again["error"] = case((statement.excluded.error == "", DELIVERIES.c.error), else_=statement.excluded.error)
-    again["first_at"] = case((DELIVERIES.c.attempts == 0, statement.excluded.first_at), else_=DELIVERIES.c.first_at)
+    tried = and_(DELIVERIES.c.attempts == 0, statement.excluded.attempts > 0)
+    again["first_at"] = case((or_(tried, ~WAITING), statement.excluded.first_at), else_=DELIVERIES.c.first_at)
     connection.execute(statement.on_conflict_do_update(index_elements=["sink", "event_id"], set_=again), values)
 
 

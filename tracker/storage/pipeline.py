@@ -265,9 +265,13 @@ class Pipelines(Threads):
         while self._free:
             if not (line := self._free.pop()).lost:
                 return line
-        made: Any = await self.in_thread(self._engine.raw_connection)
-        made.detach()
-        return Line(made.dbapi_connection)
+        try:
+            made: Any = await self.in_thread(self._engine.raw_connection)
+            made.detach()
+            return Line(made.dbapi_connection)
+        except Error as error:
+            # Where SQLAlchemy connects for itself, it says it so.
+            raise DBAPIError(None, None, error) from error
 
     def _keep(self, line: Line) -> None:
         if line.spent:
