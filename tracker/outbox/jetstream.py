@@ -16,7 +16,7 @@ from nats.js.api import Header, PubAck, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from tracker.contract import TASK_TYPE, Told, attributes
-from tracker.outbox.broker import DIALLING, UNCONFIRMED, WIDTH, Endpoint, failed, said, too_large
+from tracker.outbox.broker import DIALLING, HANGING_UP, UNCONFIRMED, WIDTH, Endpoint, failed, said, too_large
 from tracker.outbox.sink import DELIVERED, Outcome
 
 PORT: Final = 4222
@@ -80,10 +80,12 @@ class JetStreamWire:
         assert self._context is not None
         put: list[_Ack | Outcome] = []
         rest = failed(UNCONFIRMED)
+        # In a task of its own: the client swallows a cancellation while it waits for a server that reads no more.
+        putting = asyncio.create_task(self._put_all(self._client, self._context, events, put))
         try:
             async with asyncio.timeout(self._within):
-                for told in events:
-                    put.append(await self._put(self._client, self._context, told))  # noqa: PERF401 - what was put counts
+                await asyncio.wait({putting})
+                await putting
                 if self._waited:
                     await asyncio.wait(self._waited)
         except TimeoutError:
@@ -92,6 +94,9 @@ class JetStreamWire:
             self._doubt = True
             rest = failed(said(self._heard(error)))
         finally:
+            if not putting.done():
+                self._doubt = True
+                await self._stop(self._client, putting)
             for ack in self._waited:
                 ack.cancel()
             self._waited = []
@@ -106,13 +111,28 @@ class JetStreamWire:
         self._fail_waited()
         if client is None:
             return
+        # As publishing: what waits for the server is not to be cancelled, only left.
+        closing = asyncio.create_task(client.close())
         try:
             if not self._doubt:
-                await client.close()
+                await asyncio.wait({closing}, timeout=HANGING_UP / 2)
         finally:
-            transport: Any = client._transport  # noqa: SLF001 - close() waits for a server that reads no more
-            if transport:
-                transport._io_writer.transport.abort()  # noqa: SLF001 - the same
+            await self._stop(client, closing)
+
+    async def _stop(self, client: Client, task: asyncio.Task[None]) -> None:
+        """End a connection whatever the client waits for there, and what it does there with it."""
+        transport: Any = client._transport  # noqa: SLF001 - close() waits for a server that reads no more
+        if transport:
+            transport._io_writer.transport.abort()  # noqa: SLF001 - the same
+        task.cancel()
+        await asyncio.wait({task}, timeout=HANGING_UP / 2)
+        task.add_done_callback(_forget)
+
+    async def _put_all(
+        self, client: Client, context: JetStreamContext, events: Sequence[Told], put: list[_Ack | Outcome]
+    ) -> None:
+        for told in events:
+            put.append(await self._put(client, context, told))  # noqa: PERF401 - what was put so far counts
 
     async def _put(self, client: Client, context: JetStreamContext, told: Told) -> _Ack | Outcome:
         headers = {f"ce-{name}": value for name, value in attributes(told, self._source).items()}
@@ -167,6 +187,12 @@ class JetStreamWire:
         for ack in self._waited:
             if not ack.done():
                 ack.set_exception(ConnectionClosedError())
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Look at what a task ended with, so that nobody is told that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
