@@ -17,9 +17,10 @@ from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.openapi import describe
 from tracker.api.operations import HEALTH, OPERATIONS
+from tracker.api.outbox_schemas import EventsDocumentShown
 from tracker.api.place import Desk, Place
 from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import DocumentShown, EventsDocumentShown, Nothing, Shown
+from tracker.api.schemas import DocumentShown, Nothing, Shown
 from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
 from tracker.api.verbs import Verbs

@@ -392,11 +392,3 @@ class DocumentShown(Shown):
     model_config = ConfigDict(extra="allow")
 
     openapi: str
-
-
-class EventsDocumentShown(Shown):
-    """An AsyncAPI document."""
-
-    model_config = ConfigDict(extra="allow")
-
-    asyncapi: str
