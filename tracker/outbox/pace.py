@@ -11,10 +11,10 @@ class Pace:
 
     ``lease``: how long a silent process keeps a sink; ``renew``: how often it says that it lives; ``look``: how often
     the others ask. ``page``: how many events are taken at once. ``settle``: how often, at most, is written down what
-    goes well; ``gather``: how long a page that was not full is followed by none. ``send``: the hard limit of one call
-    of a sink, ``grace``: how long a page waits for slow lanes, ``finish``: how long the end waits for what is being
-    sent. ``idle``: how often to look for what nobody tells us of. ``hurry``: how often, at most, a receiver that is up
-    again makes due what waits.
+    goes well; ``gather``: how long from the beginning of a page that was not full until the next. ``send``: the hard
+    limit of one call of a sink, ``grace``: how long a page waits for slow lanes, ``finish``: how long the end waits for
+    what is being sent. ``idle``: how often to look for what nobody tells us of. ``hurry``: how often, at most, a
+    receiver that is up again makes due what waits.
     """
 
     lease: timedelta = timedelta(seconds=10)
@@ -22,7 +22,7 @@ class Pace:
     look: timedelta = timedelta(seconds=1)
     page: int = 500
     settle: timedelta = timedelta(milliseconds=50)
-    gather: timedelta = timedelta(milliseconds=50)
+    gather: timedelta = timedelta(milliseconds=20)
     send: timedelta = timedelta(seconds=60)
     grace: timedelta = timedelta(seconds=1)
     finish: timedelta = timedelta(seconds=5)

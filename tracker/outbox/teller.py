@@ -136,13 +136,14 @@ class Teller:
     # ---- what is new
 
     async def _news(self) -> None:
-        ledger = self._new
+        ledger, began = self._new, self._time()
         closed = self._closed_for(Turn.FRESH)
         if closed is not None:
             await self._pause(Turn.FRESH, closed)
         elif read := await self.tell_new():
-            if read < self._pace.page:
-                await self._pause(Turn.FRESH, self._pace.gather)
+            left = self._pace.gather - timedelta(seconds=self._time() - began)
+            if read < self._pace.page and left > timedelta():
+                await self._pause(Turn.FRESH, left)
         else:
             rest = self._pace.settle.total_seconds() - (self._time() - ledger.at)
             within = timedelta(seconds=max(rest, 0.001)) if ledger.worth_writing else self._pace.idle
