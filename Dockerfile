@@ -6,7 +6,8 @@ RUN python -m venv /opt/homing
 # The dependencies come first: a change of the code alone then rebuilds only the last layer.
 COPY pyproject.toml constraints.txt ./
 RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        print(*project["dependencies"], *project["optional-dependencies"]["postgres"], sep="\n")' \
+        extras = project["optional-dependencies"]; del extras["dev"]; \
+        print(*project["dependencies"], *sum(extras.values(), []), sep="\n")' \
         > requirements.txt \
     && /opt/homing/bin/python -m pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./

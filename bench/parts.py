@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from bench import acks, growth, latency, memory, schedules, stale, telling
+from bench import acks, growth, latency, memory, relaying, schedules, stale, telling
 from bench.databases import Databases
 from bench.results import Row
 from bench.rounds import Effort
@@ -64,6 +64,12 @@ def _events(bench: Bench) -> Iterator[Row]:
     yield from telling.idle(bench.databases[0], bench.folder)
 
 
+def _brokers(bench: Bench) -> Iterator[Row]:
+    for databases in bench.databases:
+        yield from relaying.rates(databases, bench.folder)
+        yield from relaying.latency(databases, bench.folder, bench.effort)
+
+
 PARTS: Final[Mapping[str, Part]] = MappingProxyType(
     {
         "acks": _acks,
@@ -74,5 +80,6 @@ PARTS: Final[Mapping[str, Part]] = MappingProxyType(
         "growth": _growth,
         "memory": _memory,
         "events": _events,
+        "brokers": _brokers,
     }
 )

@@ -34,13 +34,15 @@ class Kept:
 class Subject:
     """One server that takes callbacks about ``tasks`` tasks; ``place`` is the next one's in their order.
 
-    ``kept`` looks into its database, where it has one; ``most`` is how many a second it is sent at most.
+    ``kept`` looks into its database, where it has one, at ``url`` where that is Homing's; ``most`` is how many a second
+    it is sent at most.
     """
 
     name: str
     server: servers.Server
     most: float
     tasks: int = 0
+    url: str = ""
     kept: Callable[[], Kept] | None = None
     place: int = 0
 
@@ -111,7 +113,7 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int, **setti
         )
 
     with servers.homing(folder, full, servers.homing_settings(url, **settings)) as server:
-        yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks)
+        yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks, url=url)
 
 
 def _named(number: int) -> dict[str, str]:

@@ -143,7 +143,10 @@ async def _serving(settings: Settings, stack: AsyncExitStack) -> str | None:
         else:
             return None
         await asyncio.sleep(LOCK_PAUSE)
-    raise Failed(f"process {holder} works on {settings.database_name}; try again when it has ended")
+    raise Failed(
+        f"process {holder} works on {settings.database_name}; try again when it has ended, "
+        "or set HOMING_API_URL if it is an app that Homing is mounted in"
+    )
 
 
 def _ours(settings: Settings) -> Access:

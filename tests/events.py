@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import NOW, PICTURE, a_task
-from tracker.contract import Told
+from tracker.contract import TASK_TYPES, Told
 from tracker.lifecycle import asset_to_json
 from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust
 from tracker.views import AlarmCount
@@ -49,3 +49,14 @@ def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> Told:
         kind=kind, provider="kling", hour=NOW, count=1, last_at=NOW + timedelta(minutes=3), task_id=None, detail="odd"
     )
     return Told(cursor=cursor, type=f"homing.alarm.{kind.value}", sequence=1, at=NOW, alarm=count)
+
+
+def every_event() -> list[Told]:
+    """Make one event of each type there is; what is no status is told of a success."""
+    named = [kind.rpartition(".")[2] for kind in TASK_TYPES]
+    statuses = [Status(name) if name in {*Status} else Status.SUCCEEDED for name in named]
+    tasks = [
+        an_event(a_success(number, status=status), name, cursor=number)
+        for number, (name, status) in enumerate(zip(named, statuses, strict=True), start=1)
+    ]
+    return tasks + [an_alarm(kind, cursor=number) for number, kind in enumerate(Alarm, start=len(tasks) + 1)]

@@ -65,7 +65,9 @@ class Switchboard:
     async def forget(self, name: str) -> None:
         """Forget how far a sink was told; named again it is a new one. Raises NotFound."""
         if name in self._named:
-            raise Conflict(f"{name} is still in HOMING_SINKS: take it out and start again, then forget it; or pause it")
+            raise Conflict(
+                f"{name} is still named: take it out of HOMING_SINKS, start again, and then forget it; or pause it"
+            )
         _found(await self._outbox.remove(name))
 
     async def secrets(self, name: str, client: str | None = None) -> Sequence[str]:
@@ -101,10 +103,10 @@ class Switchboard:
         sink = self._named.get(name)
         if sink is None:
             known = ", ".join(sorted(self._named)) or "none"
-            raise Conflict(f"the settings of this process name no sink {name!r}; HOMING_SINKS names: {known}")
+            raise Conflict(f"the settings of this process name no sink {name!r}; it knows: {known}")
         return sink
 
 
 def _found(found: bool) -> None:  # noqa: FBT001 - what a verb of the store gave
     if not found:
-        raise NotFound("there is no such sink; GET /v1/sinks lists them")
+        raise NotFound("there is no such sink; GET /v1/sinks, or homing sinks, lists them")

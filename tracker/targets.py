@@ -23,6 +23,8 @@ LONGEST: Final = 2_048
 GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 # A translator turns these into the IPv4 address in their last 32 bits (RFC 6052).
 TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# Protocols' own addresses and those of examples, which older Pythons take for public (RFC 6890, 9637).
+NOT_PUBLIC: Final = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv6Network("3fff::/20"))
 # Names that no public resolver answers (RFC 6761, 6762, 8375, ICANN's .internal) and those that networks use inside.
 INWARD_NAMES: Final = ("localhost", "local", "internal", "home.arpa", "lan", "intranet", "corp", "home", "localdomain")
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
@@ -83,6 +85,8 @@ def refusal(host: str, address: str, allowed: Allowed, *, encrypted: bool) -> st
 
 def is_public(address: IPAddress) -> bool:
     """Whether an address is one of the public internet, and so are those that it stands for."""
+    if any(address in network for network in NOT_PUBLIC):
+        return False
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast and not address.is_reserved
     inner = _unwrapped(address)

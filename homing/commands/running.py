@@ -1,4 +1,4 @@
-"""`homing serve | migrate | reconcile | demo | doctor | openapi | key`: commands with a life of their own."""
+"""`homing serve | migrate | reconcile | demo | doctor | openapi | asyncapi | key`: with a life of their own."""
 
 import asyncio
 import secrets
@@ -19,6 +19,7 @@ from homing.reconcile import reconcile
 from homing.serve import ALL, serve
 from homing.tables import print_json
 from tracker.api.app import endpoints
+from tracker.api.asyncapi import describe_events
 from tracker.api.openapi import describe
 
 KEY_BYTES: Final = 32
@@ -48,8 +49,9 @@ def add(commands: Commands) -> None:
     show.add_argument("--keep-open", action="store_true", help="leave it running afterwards, to look at")
     check = plain_command(commands, "doctor", run_doctor, "Show the settings in force and check what they lead to.")
     document = plain_command(commands, "openapi", run_openapi, "Print the OpenAPI document of the API and the gateway.")
+    events = plain_command(commands, "asyncapi", run_asyncapi, "Print the AsyncAPI document of the events.")
     key = plain_command(commands, "key", run_key, "Make a key for HOMING_API_KEYS.")
-    for parser in (schema, once, show, check, document, key):
+    for parser in (schema, once, show, check, document, events, key):
         parser.add_argument("--json", action="store_true", help="print one JSON document")
     key.add_argument("name", nargs="?", default="me", help="the client's name (default %(default)s)")
     key.add_argument("--sees-all", action="store_true", help="let it see every client's tasks")
@@ -88,6 +90,11 @@ def run_doctor(args: Namespace) -> int:
 
 def run_openapi(_: Namespace) -> int:
     print_json(describe(endpoints()))
+    return 0
+
+
+def run_asyncapi(_: Namespace) -> int:
+    print_json(describe_events())
     return 0
 
 

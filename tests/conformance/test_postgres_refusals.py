@@ -59,7 +59,6 @@ async def test_a_server_without_room_for_more_connections_says_so_and_has_room_a
         await store.close()
 
 
-@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(postgres: Postgres) -> None:
     url = postgres.fresh()
     store = Store(url)
@@ -78,6 +77,7 @@ async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(pos
     await store.close()
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds_any(
     postgres: Postgres, encoding: str
 ) -> None:

@@ -218,7 +218,7 @@ def test_a_list_scan_adopts_what_nobody_told_us_of(shell: Shell) -> None:
     assert shown.document["provider_task_id"] == made["provider_task_id"]
 
 
-def test_the_openapi_document_and_a_key_are_printed(tmp_path: Path) -> None:
+def test_the_documents_and_a_key_are_printed(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     document = shell.run("openapi").document
     assert "/v1/tasks/{ref}" in document["paths"]
@@ -227,6 +227,9 @@ def test_the_openapi_document_and_a_key_are_printed(tmp_path: Path) -> None:
     assert made.startswith("HOMING_API_KEYS=studio*:")
     assert len(made.split(":")[1]) > 40
     assert shell.run("openapi", "--json").document == document
+    events = shell.run("asyncapi").document
+    assert "homing.task.succeeded" in events["channels"]["webhooks"]["messages"]
+    assert shell.run("asyncapi", "--json").document == events
     told = shell.run("key", "studio", "--json").document
     assert (told["name"], told["sees_all"], len(told["key"]) > 40) == ("studio", False, True)
     assert list(tmp_path.iterdir()) == before

@@ -189,13 +189,18 @@ async def test_nothing_dies_while_the_sink_takes_nothing_at_all(on: Stage) -> No
     assert (sink.of(ONE), sink.of(TWO)) == ([2, 3], [2])
 
 
-async def test_what_can_never_do_is_dead_at_once(on: Stage) -> None:
+async def test_what_can_never_do_is_dead_at_once_and_the_log_says_so(
+    on: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = ScriptedSink(answer=poison(ONE, outcome=Outcome(delivered=False, error="too large", hopeless=True)))
     await on.happen(1, 1)
     teller = await on.teller(sink)
     await on.all_new(teller)
     assert [each.error for each in await on.dead()] == ["too large"]
     assert sink.of(ONE) == [3]
+    assert [line for line in caplog.messages if "given up" in line] == [
+        f"sink {sink.name}: 1 given up, see homing deliveries --dead"
+    ]
 
 
 async def test_a_dead_one_that_is_told_again_keeps_its_sequence(on: Stage) -> None:

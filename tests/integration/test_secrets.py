@@ -127,7 +127,8 @@ async def good_day(ask: Caller, sandbox: RunningSandbox) -> None:
     await until(home, pause=0.1)
     for path in ("/v1/tasks", f"/v1/tasks/{ours}", f"/v1/tasks/{ours}/history", "/v1/stats", "/v1/orphans"):
         assert (await ask("GET", path, headers=OPERATOR)).is_success
-    for path in ("/v1/callback-addresses", "/healthz", "/readyz", "/openapi.json", CREATE, f"{CREATE}/{ours}"):
+    documents = ("/openapi.json", "/asyncapi.json")
+    for path in ("/v1/callback-addresses", "/healthz", "/readyz", *documents, CREATE, f"{CREATE}/{ours}"):
         assert (await ask("GET", path, headers=OPERATOR)).is_success
     await ask("POST", f"/v1/tasks/{ours}/poll", headers=STUDIO)
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.verification import Delivery, StandardWebhooks
+from tests.asyncapi_document import is_of, messages
 from tests.builders import NOW, a_task, asked, told
 from tests.events import an_event
 from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
 from tracker.api import shown
 from tracker.api.schemas import TaskShown
-from tracker.contract import STRUCTURED_TYPE, as_dict, structured
+from tracker.contract import STRUCTURED_TYPE, TASK_TYPES, Told, as_dict, structured
 from tracker.models import Status, Task, Trust
 from tracker.outbox.signing import signature_headers
 from tracker.providers.kling import Kling
@@ -71,6 +72,15 @@ def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
         NOW,
     )
     assert read.get_data() == json.loads(event.body)
+
+
+@given(tasks(), st.sampled_from(TASK_TYPES))
+def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task, kind: str) -> None:
+    event = Told(cursor=1, type=kind, sequence=task.version, at=NOW, task=task)
+    written = json.loads(structured(event, "urn:homing"))
+    others = [name for name in TASK_TYPES if name != kind][:1]
+    assert is_of(messages("stream")[kind], {}, written)
+    assert not any(is_of(messages("stream")[name], {}, written) for name in others)
 
 
 @given(tasks())

@@ -87,7 +87,7 @@ async def test_what_concerns_every_client_takes_a_key_that_sees_all(method: str,
         assert (await client.request(method, path, json=body)).is_success
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/asyncapi.json"])
 async def test_health_takes_no_key_and_any_host(path: str) -> None:
     async with asking(create_api(StandIn(), KEYED), base_url="http://10.0.0.9:8000") as client:
         assert (await client.get(path)).status_code == 200

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib.metadata import packages_distributions, requires
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def test_every_library_that_the_code_imports_is_a_declared_dependency() -> None:
     distributions = packages_distributions()
     wanted = {canonicalize_name(distributions[library][0]) for library in libraries}
     project = PYPROJECT["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
+    declared = [*project["dependencies"], *chain.from_iterable(extras)]
     assert wanted - {canonicalize_name(Requirement(line).name) for line in declared} == set()
 
 

@@ -132,3 +132,13 @@ def test_only_so_many_are_remembered_first_of_all_those_in_trouble() -> None:
         play.lanes.note(f"lane {number}", [], [], turn=Turn.FRESH, now=NOW)
         play.lanes.of(f"lane {number}").refused.add(1)
     assert len(play.lanes) <= 10
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_closed(play: Play) -> None:
+    play.sent(*[NO] * CLOSING)
+    play.now -= timedelta(hours=5)
+    assert (play.room(), play.room(Turn.OWED)) == (1, 1)
+    play.sent(NO, first=9)
+    assert play.room() == 0
+    play.now += 2 * SECOND
+    assert play.room(Turn.OWED) == 1

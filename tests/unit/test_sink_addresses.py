@@ -8,6 +8,7 @@ import pytest
 
 from tests.builders import NOW
 from tracker.errors import SettingsError
+from tracker.outbox import broker
 from tracker.outbox.addresses import SCHEMES, SinkParts, create_sinks, parse_sinks
 from tracker.outbox.filters import Filter
 from tracker.outbox.signing import SinkSecrets
@@ -182,7 +183,8 @@ def test_every_scheme_makes_a_sink_of_its_name() -> None:
         ("written", False),
     ]
     assert [new.name for new, _ in sinks] == [sink.name for _, sink in sinks]
-    assert set(SCHEMES) == {"https", "http", "python", "stdout"}
+    here = {"https", "http", "python", "stdout"}
+    assert set(SCHEMES) == here | set(broker.SCHEMES)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The API's routes and application, composed from the endpoints' declarations."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Final
 
@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from tracker.api.access import Access, check_start
+from tracker.api.asyncapi import describe_events
 from tracker.api.body import Room
 from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Endpoint, Limits
 from tracker.api.events import EVENTS
@@ -16,9 +17,10 @@ from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.openapi import describe
 from tracker.api.operations import HEALTH, OPERATIONS
+from tracker.api.outbox_schemas import EventsDocumentShown
 from tracker.api.place import Desk, Place
 from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import DocumentShown, Nothing
+from tracker.api.schemas import DocumentShown, Nothing, Shown
 from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
 from tracker.api.verbs import Verbs
@@ -66,31 +68,33 @@ def _placed(
 
 
 def endpoints() -> tuple[AnyEndpoint, ...]:
-    """Give every endpoint there is, /openapi.json among them."""
+    """Give every endpoint there is, /openapi.json and /asyncapi.json among them."""
     told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *GATEWAY)
+    events = _document("asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown)
+    itself = _document("openapi", "This document", lambda: describe((*told, events, itself)), DocumentShown)
+    return (*told, events, itself)
 
-    @cache
-    def document() -> JsonObject:
-        """Make the document when it is first asked for: it takes longer than all the rest of the start."""
-        return describe((*told, itself))
+
+def _document(name: str, summary: str, make: Callable[[], JsonObject], reply: type[Shown]) -> AnyEndpoint:
+    # Made when it is first asked for: it takes longer than all the rest of the start.
+    document = cache(make)
 
     async def answer(ask: Ask[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike
         return JSONResponse(document())
 
-    itself = Endpoint(
+    return Endpoint(
         method="GET",
-        path="/openapi.json",
-        name="get_openapi",
-        summary="This document",
+        path=f"/{name}.json",
+        name=f"get_{name}",
+        summary=summary,
         group=HEALTH,
         dialect=PROBLEMS,
         answer=answer,
         query=Nothing,
         body=Nothing,
-        reply=DocumentShown,
+        reply=reply,
         secured=False,
     )
-    return (*told, itself)
 
 
 def _foreign() -> Iterator[str]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tracker.api.schemas import LARGEST, PAGE, Identifier, Moment, Shown, Taken, TaskShown, Wait
 from tracker.models import Alarm
@@ -167,3 +167,11 @@ class ReplayShown(Shown):
 
     count: int
     dry_run: bool
+
+
+class EventsDocumentShown(Shown):
+    """An AsyncAPI document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    asyncapi: str

@@ -88,7 +88,7 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
     number, _, sink = cursor.partition(".")
-    if not (number.isascii() and number.isdecimal() and identifier(sink)) or int(number) > LARGEST:
+    if not (number.isascii() and number.isdecimal() and (not sink or identifier(sink))) or int(number) > LARGEST:
         raise InvalidRequest("cursor: give next_cursor of the page before as it is")
     return int(number), sink
 

@@ -63,7 +63,8 @@ class Lane:
     def room(self, turn: Turn, now: datetime) -> int:
         """Give how many events may be sent now: of one that is in doubt, only one at a time."""
         ready_at = self.ready_at(turn)
-        if ready_at is not None and now < ready_at:
+        # A clock that was set back since is not waited for.
+        if self.retry_at is not None and ready_at is not None and self.retry_at - self.wait <= now < ready_at:
             return 0
         if self.sending and self.slow_at is not None:
             return 0

@@ -45,7 +45,9 @@ class NamedCallbacks:
 
     async def secrets(self, client: str | None) -> Sequence[str]:
         if client is None:
-            raise InvalidRequest("each client that is called back has a secret of its own: say whose you want")
+            raise InvalidRequest(
+                "each client that is called back has a secret of its own: say with client, or --client, whose you want"
+            )
         return [written_key(key) for key in await self._secrets.of_client(client)]
 
 

@@ -332,6 +332,9 @@ class Teller:
                 ledger.written(settled, at=self._time())
                 if not ours:
                     self.end(lost=True)
+                given_up = sum(failure.next_at is None for failure in settled.failed)
+                if ours and given_up:
+                    log.warning("sink %s: %d given up, see homing deliveries --dead", self._sink.name, given_up)
                 if self._sending.gone:
                     log.warning("sink %s wants no more and is off: %s", self._sink.name, settled.error)
                     self.end()

@@ -1,0 +1,157 @@
+"""How fast the relay tells a full outbox to each kind of receiver, and how soon a broker's consumer sees a change."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from types import MappingProxyType
+from typing import Final
+
+import uvloop
+
+from bench import brokers, consume, deliveries, servers, subjects
+from bench.brokers import BROKERS
+from bench.databases import Databases
+from bench.results import Broken, Row
+from bench.rounds import Effort, say
+from tracker.app import create_tracker, sinks_of
+from tracker.outbox.relay import Relay
+from tracker.service import Tracker
+from tracker.settings import Settings, load_settings
+from tracker.views import SinkState
+
+EVENTS: Final = 20_000
+CONNECTIONS: Final = 64
+# Events, or callbacks, a second: what is slower is given up.
+SLOWEST: Final = 500
+LOOK_SECONDS: Final = 0.02
+# Takes every event in the same process, and does nothing with it.
+PROCESS: Final = "python:bench.nothing:take"
+MUST: Final[Mapping[str, float]] = MappingProxyType(
+    {"jetstream": 5_000, "redis": 5_000, "kafka": 3_000, "rabbitmq": 3_000}
+)
+PER_SECOND: Final = 500.0
+SECONDS: Final = 6.0
+ROUNDS: Final = 2
+
+
+def rates(databases: Databases, folder: Path) -> Iterator[Row]:
+    """Measure how fast one process tells what is in the outbox, until all is confirmed and written down."""
+    with subjects.homing(databases, folder, name="relay", tasks=deliveries.tasks_for(EVENTS)) as home:
+        home.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
+        home.verify()
+        url = home.url
+    told = _tell(url, "process", PROCESS)
+    yield _row(databases, "relay_events_per_s", "a function in the same process", told, must=5_000)
+    for kind, running in BROKERS.items():
+        if kind == "rabbitmq" and not brokers.answers(brokers.RABBITMQ_PORT):
+            say(f"{kind}: skipped, there is none at {brokers.LOCALHOST}:{brokers.RABBITMQ_PORT}")
+            continue
+        with running() as broker:
+            told = _tell(url, kind, broker.address)
+            held = asyncio.run(broker.count(EVENTS))
+        if held != EVENTS:
+            raise Broken(f"{kind}: {EVENTS} events were confirmed, but there are {held}")
+        yield _row(databases, f"relay_{kind}_per_s", kind, told, must=MUST[kind])
+
+
+def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
+    """Measure how long after a callback's answer a consumer of JetStream has the event."""
+    count = int(PER_SECOND * SECONDS)
+    rounds = min(effort.rounds, ROUNDS)
+    tasks = deliveries.tasks_for(count * (rounds + 1))
+    read = []
+    with (
+        brokers.jetstream() as broker,
+        subjects.homing(databases, folder, name="consumed", tasks=tasks, sinks=broker.address) as home,
+    ):
+        for number in range(rounds + 1):
+            plan = consume.Plan(
+                port=home.server.port, nats=broker.port, first=home.place, count=count, per_second=PER_SECOND
+            )
+            told = consume.run(plan)
+            home.place += count
+            if told.missed:
+                raise Broken(f"{databases.name}: {told.missed} of {count} events were never read")
+            say(f"{databases.name}: JetStream consumer p50 {told.p50_ms:.1f} ms, p99 {told.p99_ms:.1f} ms")
+            if number:  # the first warms up
+                read.append(told)
+    yield Row(
+        key=_key(databases, "jetstream_p99_ms"),
+        what=f"p99 from answer to JetStream consumer, {databases.name}, {PER_SECOND:.0f} callbacks/s",
+        rounds=[one.p99_ms for one in read],
+        unit="ms",
+        must=50,
+        note=f"p50 {read[0].p50_ms:.1f} ms",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How long a relay took for all events, and how much of a processor: what it waited for is not in there."""
+
+    seconds: float
+    processor_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return EVENTS / self.seconds
+
+    @property
+    def processor(self) -> str:
+        return f"{self.processor_seconds / EVENTS * 1e6:.0f} µs of processor each"
+
+
+def _row(databases: Databases, key: str, receiver: str, told: Told, *, must: float) -> Row:
+    say(f"{databases.name}: {receiver}: {told.per_second:,.0f} events/s, {told.processor}")
+    return Row(
+        key=_key(databases, key),
+        what=f"relay to {receiver}, one process, {EVENTS:,} events in the outbox, {databases.name}",
+        rounds=[told.per_second],
+        unit="/s",
+        must=must,
+        more=True,
+        note=told.processor,
+    )
+
+
+def _key(databases: Databases, key: str) -> str:
+    return key if databases.name == "sqlite" else f"{key}_{databases.name}"
+
+
+def _tell(url: str, name: str, address: str) -> Told:
+    """Run a relay with one sink from the beginning of the outbox; give how long it took."""
+    options = f"name={name}&from=beginning"
+    settings = load_settings(environ=servers.homing_settings(url, sinks=f"{address}#{options}"), env_file=None)
+    return uvloop.run(_relay(settings, name))
+
+
+async def _relay(settings: Settings, name: str) -> Told:
+    async with create_tracker(settings) as tracker:
+        stop = asyncio.Event()
+        relaying = asyncio.create_task(Relay(tracker, sinks_of(settings, tracker)).run(stop))
+        try:
+            # Where processes share a database each looks at what to tell at moments of its own.
+            await _until(tracker, name, lambda state: state.owner is not None)
+            began, used = perf_counter(), process_time()
+            state = await _until(tracker, name, lambda state: state.delivered >= EVENTS)
+            told = Told(seconds=perf_counter() - began, processor_seconds=process_time() - used)
+        finally:
+            stop.set()
+            await relaying
+    if state.waiting or state.dead:
+        raise Broken(f"{name}: {state.waiting} events wait and {state.dead} are dead: {state.last_error}")
+    return told
+
+
+async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool]) -> SinkState:
+    """Look at the sink again and again, and give it once it is so."""
+    until = perf_counter() + EVENTS / SLOWEST
+    while True:
+        for state in await tracker.store.outbox.states():
+            if state.name == name and reached(state):
+                return state
+            if state.name == name and perf_counter() > until:
+                raise Broken(f"{name}: {state.delivered} of {EVENTS} events told in time: {state.last_error}")
+        await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,56 @@
+"""The AsyncAPI document as a reader uses it: what a channel's messages are, and whether this is one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from jsonschema import Draft7Validator, FormatChecker
+
+from tracker.api.asyncapi import describe_events
+
+DOCUMENT: Final[dict[str, Any]] = dict(describe_events())
+
+
+def resolved(found: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference, where it is one."""
+    while "$ref" in found:
+        target: Any = DOCUMENT
+        for step in found["$ref"].removeprefix("#/").split("/"):
+            target = target[step]
+        found = target
+    return found
+
+
+def messages(channel: str) -> dict[str, dict[str, Any]]:
+    return {name: resolved(message) for name, message in DOCUMENT["channels"][channel]["messages"].items()}
+
+
+def faults(schema: Mapping[str, Any], instance: object) -> Iterator[str]:
+    """Tell what is wrong with an instance of one of the document's schemas."""
+    validator = Draft7Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
+    for error in validator.iter_errors(instance):
+        yield f"{error.json_path}: {error.message[:200]}"
+
+
+def is_of(message: Mapping[str, Any], headers: Mapping[str, str], payload: object) -> bool:
+    wrong = [*faults(message.get("headers", {}), dict(headers)), *faults(message["payload"], payload)]
+    return not wrong
+
+
+def types_of(channel: str, headers: Mapping[str, str], payload: object) -> list[str]:
+    """Name the messages of a channel that this could be: exactly one, the document promises."""
+    return [name for name, message in messages(channel).items() if is_of(message, headers, payload)]
+
+
+def address_of(channel: str, kind: str) -> str:
+    """Give where a channel's messages of a type go."""
+    address: str = DOCUMENT["channels"][channel]["address"]
+    return address.replace("{type}", kind)
+
+
+def documented_headers(channel: str, kind: str) -> set[str]:
+    """Name every header that a message has, through whatever its schema is made of."""
+    schema = resolved(messages(channel)[kind]["headers"])
+    names = set(schema.get("properties", {}))
+    for part in schema.get("allOf", ()):
+        names |= set(resolved(part).get("properties", {}))
+    return names
