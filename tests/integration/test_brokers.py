@@ -121,6 +121,9 @@ async def test_a_broker_that_answers_no_more_costs_a_bounded_time_and_nothing_co
     broker.line.flows.set()
     await told_until_delivered(sink, [an_event(500)])
     await sink.close()
+    async with asyncio.timeout(AT_MOST):
+        while broker.line.open:  # noqa: ASYNC110 - until all that was on its way has passed
+            await asyncio.sleep(0.01)
     kept = {each.id for each in await broker.read()}
     assert an_event(500).id in kept
     # What was given up is not sent behind what was told since.

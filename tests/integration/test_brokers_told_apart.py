@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import aiormq
 import pytest
@@ -12,9 +12,11 @@ from tests.brokers.cases import BrokerCase, jetstream_case, rabbit_case, sink
 from tests.brokers.events import an_event
 from tests.brokers.readers import read_jetstream
 from tests.brokers.servers import LOCALHOST, free_port, jetstream, rabbit_port, redis_server
+from tracker.contract import Told
 from tracker.errors import SettingsError
 from tracker.outbox.addresses import check_sink, parse_sinks
-from tracker.outbox.sink import DELIVERED
+from tracker.outbox.broker import BrokerSink, read
+from tracker.outbox.sink import DELIVERED, Outcome
 from tracker.targets import NOWHERE
 from tracker.transport import NotSent
 
@@ -106,6 +108,28 @@ async def test_a_wrong_password_is_told_without_showing_it(scheme: str, caplog: 
     for text in (outcome.error, caplog.text, repr(told)):
         assert SECRET not in text
         assert SPOKEN not in text
+
+
+class Talkative:
+    """A client that says too much."""
+
+    sound = False
+
+    async def dial(self) -> None:
+        raise ConnectionError(f"cannot reach\namqp://homing:{SPOKEN}@broker.example")
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        raise NotImplementedError
+
+    async def hang_up(self) -> None:
+        pass
+
+
+async def test_what_a_client_says_of_a_password_is_hidden_and_in_one_line() -> None:
+    (spec,) = parse_sinks(f"amqp://homing:{SECRET}@broker.example/")
+    told = BrokerSink(spec, Talkative(), read(spec.target).secrets)
+    (outcome,) = await told.send([an_event()])
+    assert outcome.error == "cannot reach amqp://homing:***@broker.example"
 
 
 async def test_the_right_password_lets_it_in() -> None:
