@@ -50,6 +50,7 @@ FORMATS: Final[Mapping[type, int]] = MappingProxyType(
 # What the server must be told of a value's type, since our statements do not say it; the rest it infers.
 TYPES: Final[Mapping[type, int]] = MappingProxyType({bool: 16, bytes: 17})
 GONE: Final = "the connection was lost"
+OUT_OF_STEP: Final = "the server gave another number of answers than it was asked for"
 
 
 class _Message(NamedTuple):
@@ -192,6 +193,10 @@ class Line:
             answer.set_exception(errors.error_from_result(self._results[bad]))
         elif lost is not None:
             answer.set_exception(lost)
+        elif len(self._results) != len(self._expected):
+            # Never seen; but nobody may wait for ever, nor read another statement's rows.
+            answer.set_exception(OperationalError(OUT_OF_STEP))
+            self._lose(OperationalError(OUT_OF_STEP))
         else:
             answer.set_result([result for result, own in zip(self._results, self._expected, strict=True) if own])
 

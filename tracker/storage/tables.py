@@ -30,6 +30,11 @@ def _bytes(*, nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field
     return Field(default=None, sa_type=LargeBinary, nullable=nullable)
 
 
+def _only(condition: str) -> dict[str, Any]:
+    """Let an index hold only the rows of a condition, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 class TaskRow(SQLModel, table=True):
     """One task: the current belief."""
 
@@ -41,8 +46,7 @@ class TaskRow(SQLModel, table=True):
             "provider",
             "account",
             unique=True,
-            sqlite_where=text("provider_task_id IS NOT NULL"),
-            postgresql_where=text("provider_task_id IS NOT NULL"),
+            **_only("provider_task_id IS NOT NULL"),
         ),
         # The client's own ids are unique among rows that are not rejected: the key columns are emptied on rejection.
         Index(
@@ -50,36 +54,31 @@ class TaskRow(SQLModel, table=True):
             "client",
             "external_key",
             unique=True,
-            sqlite_where=text("external_key IS NOT NULL"),
-            postgresql_where=text("external_key IS NOT NULL"),
+            **_only("external_key IS NOT NULL"),
         ),
         Index(
             "ux_tasks_idempotency_key",
             "client",
             "idempotency_key",
             unique=True,
-            sqlite_where=text("idempotency_key IS NOT NULL"),
-            postgresql_where=text("idempotency_key IS NOT NULL"),
+            **_only("idempotency_key IS NOT NULL"),
         ),
         Index(
             "ix_tasks_external_id",
             "external_id",
-            sqlite_where=text("external_id IS NOT NULL"),
-            postgresql_where=text("external_id IS NOT NULL"),
+            **_only("external_id IS NOT NULL"),
         ),
         Index("ix_tasks_sent_external_id", "provider", "account", "sent_external_id"),
         Index(
             "ix_tasks_due",
             "next_poll_at",
-            sqlite_where=text("next_poll_at IS NOT NULL"),
-            postgresql_where=text("next_poll_at IS NOT NULL"),
+            **_only("next_poll_at IS NOT NULL"),
         ),
         Index(
             "ix_tasks_unanswered",
             "client",
             "request_hash",
-            sqlite_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
-            postgresql_where=text("answered_at IS NULL AND request_hash IS NOT NULL"),
+            **_only("answered_at IS NULL AND request_hash IS NOT NULL"),
         ),
         # Every page is read from these two (see ``pages``), and every count (see ``statistics``).
         Index("ix_tasks_client", "client", "provider", "kind", "status", "id", "learned_from"),
@@ -88,14 +87,12 @@ class TaskRow(SQLModel, table=True):
             "ix_tasks_finished",
             "finished_at",
             "id",
-            sqlite_where=text("finished_at IS NOT NULL"),
-            postgresql_where=text("finished_at IS NOT NULL"),
+            **_only("finished_at IS NOT NULL"),
         ),
         Index(
             "ix_tasks_leased",
             "lease_owner",
-            sqlite_where=text("lease_owner IS NOT NULL"),
-            postgresql_where=text("lease_owner IS NOT NULL"),
+            **_only("lease_owner IS NOT NULL"),
         ),
     )
 
@@ -174,8 +171,7 @@ class ObservationRow(SQLModel, table=True):
         Index(
             "ix_observations_repeated",
             "repeats",
-            sqlite_where=text("repeats > 0"),
-            postgresql_where=text("repeats > 0"),
+            **_only("repeats > 0"),
         ),
     )
 
@@ -206,8 +202,7 @@ class EventRow(SQLModel, table=True):
         Index(
             "ix_events_alarms",
             "at",
-            sqlite_where=text("task_id IS NULL"),
-            postgresql_where=text("task_id IS NULL"),
+            **_only("task_id IS NULL"),
         ),
         # Nor is an id ever given again, which a reader with a cursor would take for one that it has seen.
         {"sqlite_autoincrement": True},
@@ -286,8 +281,7 @@ class OrphanRow(SQLModel, table=True):
         Index(
             "ix_orphans_due",
             "next_check_at",
-            sqlite_where=text("next_check_at IS NOT NULL"),
-            postgresql_where=text("next_check_at IS NOT NULL"),
+            **_only("next_check_at IS NOT NULL"),
         ),
         Index("ix_orphans_last", "last_at"),
     )
