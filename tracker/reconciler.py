@@ -141,6 +141,9 @@ class Reconciler:
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""
         counts = Counts()
+        if not await self._tracker.store.is_due(self._tracker.clock()):
+            # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
+            return counts
         policy = self._tracker.policy
         # Long enough for the last of a round whose every question takes all its time.
         lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin

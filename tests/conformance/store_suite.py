@@ -232,9 +232,13 @@ class StoreWrites(OpenStore):
     async def test_a_lease_is_respected_until_it_expires_and_then_taken_over(self, store: Store) -> None:
         task = a_task(next_poll_at=NOW)
         await store.apply([writing(task)])
+        assert not await store.is_due(NOW - timedelta(microseconds=1))
+        assert await store.is_due(NOW)
         assert len(await store.claim_due(now=NOW, limit=1, owner="dead", lease=LEASE)) == 1
         almost = NOW + LEASE - timedelta(microseconds=1)
+        assert not await store.is_due(almost)
         assert await store.claim_due(now=almost, limit=1, owner="me", lease=LEASE) == []
+        assert await store.is_due(NOW + LEASE)
         taken = await store.claim_due(now=NOW + LEASE, limit=1, owner="me", lease=LEASE)
         assert [each.lease_owner for each in taken] == ["me"]
         assert await store.task(task.id) == taken[0]

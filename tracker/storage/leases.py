@@ -2,25 +2,24 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, update
 
 from tracker.models import Status, Task
 from tracker.storage import rows
 from tracker.storage.tables import TASKS
 
 
-def claim_due(connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta) -> list[Task]:
-    """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
+def due(now: datetime) -> Select[tuple[str]]:
+    """Select the ids of the tasks that are due and that nobody has leased."""
     stamp = rows.stamp(now)
     free = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= stamp)
-    due = (
-        select(TASKS.c.id)
-        .where(TASKS.c.next_poll_at <= stamp, free)
-        .order_by(TASKS.c.next_poll_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    ids = list(connection.execute(due).scalars())
+    return select(TASKS.c.id).where(TASKS.c.next_poll_at <= stamp, free)
+
+
+def claim_due(connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta) -> list[Task]:
+    """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
+    first = due(now).order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
+    ids = list(connection.execute(first).scalars())
     if not ids:
         return []
     claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Executable, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Executable, Select, and_, func, insert, or_, select, update
 from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
@@ -140,6 +140,13 @@ class Store:
         """Give the kept body of a submit that the provider does not provably have."""
         statement = select(SUBMISSIONS.c.body).where(SUBMISSIONS.c.task_id == task_id)
         found: bytes | None = await self._database.read(_scalar, statement)
+        return found
+
+    async def is_due(self, now: datetime) -> bool:
+        """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
+        due_orphan = select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= rows.stamp(now))
+        either = or_(leases.due(now).exists(), due_orphan.exists())
+        found: bool = await self._database.read(_scalar, select(either))
         return found
 
     async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
