@@ -6,8 +6,8 @@ from typing import Final
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # They log whole URLs, or what our own lines already say.
 QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic", "nats", "redis")
-# It tells a traceback for each connection that is lost; the relay tells that in a line.
-SILENT: Final = ("aiormq",)
+# It tells of a connection that is lost in many lines; the relay tells it in one.
+SILENT: Final = ("pika",)
 
 
 def set_up_logs(level: str) -> None:

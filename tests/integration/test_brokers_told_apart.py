@@ -92,6 +92,22 @@ async def test_rabbitmq_names_the_attributes_as_readers_of_amqp_1_0_expect_where
     await connection.close()
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("?exchange=amq.direct", "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'amq.direct'"),
+        ("?exchange=nowhere&declare=false", "NOT_FOUND - no exchange 'nowhere' in vhost '/'"),
+        ("nowhere", "NOT_ALLOWED - vhost nowhere not found"),
+    ],
+)
+async def test_what_rabbitmq_refuses_is_told_in_its_own_words(target: str, words: str) -> None:
+    told = sink(f"amqp://guest:guest@{LOCALHOST}:{rabbit_port()}/{target}")
+    (outcome,) = await told.send([an_event()])
+    await told.close()
+    assert outcome.error.startswith(words)
+    assert not outcome.hopeless
+
+
 @pytest.mark.parametrize("scheme", ["nats", "redis", "amqp", "kafka"])
 async def test_a_wrong_password_is_told_without_showing_it(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
@@ -162,7 +178,7 @@ async def test_a_broker_that_cannot_be_reached_is_found_by_the_check() -> None:
     [
         ("nats://broker.example/", "nats"),
         ("kafka://broker.example/homing", "confluent_kafka"),
-        ("amqp://broker.example/", "aiormq"),
+        ("amqp://broker.example/", "pika"),
         ("redis://broker.example/0", "redis"),
     ],
 )
@@ -174,7 +190,7 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command_that_install
         f"broker_sink(parse_sinks({address!r})[0], source='urn:homing')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    extra = {"confluent_kafka": "kafka", "aiormq": "rabbitmq"}.get(client, client)
+    extra = {"confluent_kafka": "kafka", "pika": "rabbitmq"}.get(client, client)
     assert f"pip install 'homing[{extra}]'" in done.stderr.splitlines()[-1]
     assert "SettingsError" in done.stderr.splitlines()[-1]
 
