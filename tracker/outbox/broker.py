@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracker.contract import Told
@@ -182,6 +182,12 @@ def said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def forget(task: asyncio.Task[Any]) -> None:
+    """Look at what a task that is given up ended with, so that nobody is told that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from nats.js.api import Header, PubAck, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from tracker.contract import TASK_TYPE, Told, attributes
-from tracker.outbox.broker import DIALLING, HANGING_UP, UNCONFIRMED, WIDTH, Endpoint, failed, said, too_large
+from tracker.outbox.broker import DIALLING, HANGING_UP, UNCONFIRMED, WIDTH, Endpoint, failed, forget, said, too_large
 from tracker.outbox.sink import DELIVERED, Outcome
 
 PORT: Final = 4222
@@ -126,7 +126,7 @@ class JetStreamWire:
             transport._io_writer.transport.abort()  # noqa: SLF001 - the same
         task.cancel()
         await asyncio.wait({task}, timeout=HANGING_UP / 2)
-        task.add_done_callback(_forget)
+        task.add_done_callback(forget)
 
     async def _put_all(
         self, client: Client, context: JetStreamContext, events: Sequence[Told], put: list[_Ack | Outcome]
@@ -187,12 +187,6 @@ class JetStreamWire:
         for ack in self._waited:
             if not ack.done():
                 ack.set_exception(ConnectionClosedError())
-
-
-def _forget(task: asyncio.Task[None]) -> None:
-    """Look at what a task ended with, so that nobody is told that nobody did."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:

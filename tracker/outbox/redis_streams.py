@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import redis.asyncio
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from tracker.contract import Told, attributes
-from tracker.outbox.broker import DIALLING, UNCONFIRMED, Endpoint, failed, said, too_large
+from tracker.outbox.broker import DIALLING, HANGING_UP, UNCONFIRMED, Endpoint, failed, forget, said, too_large
 from tracker.outbox.sink import DELIVERED, Outcome
 
 PORT: Final = 6379
@@ -72,13 +73,7 @@ class RedisWire:
         for told in fitting:
             fields: dict[Any, Any] = {**attributes(told, self._source), "data": told.body}
             pipeline.xadd(self._stream, fields, maxlen=self._maxlen, approximate=True)
-        try:
-            async with asyncio.timeout(self._within):
-                replies = await pipeline.execute(raise_on_error=False) if fitting else []
-        except (TimeoutError, OSError, RedisError) as error:
-            self._doubt = True
-            why = UNCONFIRMED if isinstance(error, TimeoutError) else said(error)
-            replies = [RedisError(why)] * len(fitting)
+        replies = await self._execute(pipeline, len(fitting)) if fitting else []
         of = {told.id: self._outcome(reply) for told, reply in zip(fitting, replies, strict=True)}
         return [of.get(told.id) or too_large(len(told.body), self._largest) for told in events]
 
@@ -90,6 +85,27 @@ class RedisWire:
             transport.abort()
         if client is not None:
             await client.connection_pool.disconnect()
+
+    async def _execute(self, pipeline: Pipeline, count: int) -> Sequence[object]:
+        """Give a reply or an error for each command, within the time that there is."""
+        sending = asyncio.create_task(pipeline.execute(raise_on_error=False))
+        late = True
+        try:
+            await asyncio.wait([sending], timeout=self._within)
+            late = not sending.done()
+        finally:
+            if late:
+                await self._break_off(sending)
+        error = RedisError(UNCONFIRMED) if late else sending.exception()
+        return sending.result() if error is None else [RedisError(said(error))] * count
+
+    async def _break_off(self, sending: asyncio.Task[Any]) -> None:
+        # The client can lose a cancellation where it waits; without its connection it ends all the same.
+        if self._transport is not None:
+            self._transport.abort()
+        sending.cancel()
+        await asyncio.wait([sending], timeout=HANGING_UP)
+        sending.add_done_callback(forget)
 
     def _outcome(self, reply: object) -> Outcome:
         if not isinstance(reply, Exception):
