@@ -1,25 +1,30 @@
 """Leases: who may ask the provider about which task, and what becomes of the leases of a process that is gone."""
 
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, or_, select, update
 
 from tracker.models import Status, Task
 from tracker.storage import rows
-from tracker.storage.tables import TASKS
+from tracker.storage.tables import ORPHANS, TASKS
+
+_NOW: Final = bindparam("now", type_=BigInteger)
+_FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW)
+DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
+# Made once: it is asked many times a second, and making it costs more than asking.
+IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= _NOW).exists()))
 
 
-def due(now: datetime) -> Select[tuple[str]]:
-    """Select the ids of the tasks that are due and that nobody has leased."""
-    stamp = rows.stamp(now)
-    free = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= stamp)
-    return select(TASKS.c.id).where(TASKS.c.next_poll_at <= stamp, free)
+def is_due(connection: Connection, *, now: datetime) -> bool:
+    """Tell whether a task that nobody has leased, or an orphan, is due."""
+    return bool(connection.execute(IS_DUE, {"now": rows.stamp(now)}).scalar_one())
 
 
 def claim_due(connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta) -> list[Task]:
     """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
-    first = due(now).order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
-    ids = list(connection.execute(first).scalars())
+    first = DUE.order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
+    ids = list(connection.execute(first, {"now": rows.stamp(now)}).scalars())
     if not ids:
         return []
     claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)

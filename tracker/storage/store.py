@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Executable, Select, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Executable, Select, and_, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
@@ -144,10 +144,7 @@ class Store:
 
     async def is_due(self, now: datetime) -> bool:
         """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
-        due_orphan = select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= rows.stamp(now))
-        either = or_(leases.due(now).exists(), due_orphan.exists())
-        found: bool = await self._database.read(_scalar, select(either))
-        return found
+        return await self._database.read(leases.is_due, now=now)
 
     async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
         """Lease the tasks that are due, longest due first, to ``owner``; leases of others are respected."""
