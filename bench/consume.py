@@ -4,26 +4,21 @@
 """
 
 import asyncio
-import json
 import math
-import subprocess
-import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Final
 
 import nats
-import uvloop
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import NotFoundError
 
-from bench import deliveries
+from bench import apart, deliveries
 from bench.listen import Line
-from bench.load import ROOT
 
 CONNECTIONS: Final = 32
 AHEAD_SECONDS: Final = 0.5
@@ -54,17 +49,7 @@ class Read:
 
 def run(plan: Plan) -> Read:
     """Run it in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.consume"],
-        cwd=ROOT,
-        input=json.dumps(asdict(plan)),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=plan.count / plan.per_second * 2 + 120,
-        start_new_session=True,
-        check=True,
-    )
-    return Read(**json.loads(done.stdout))
+    return apart.ask("bench.consume", plan, Read, within=plan.count / plan.per_second * 2 + 120)
 
 
 class _Consuming:
@@ -135,9 +120,7 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 
 def main() -> None:
-    plan = Plan(**json.loads(sys.stdin.readline()))
-    read = uvloop.run(_Consuming(plan).run())
-    sys.stdout.write(json.dumps(asdict(read)) + "\n")
+    apart.answer(Plan, lambda plan: _Consuming(plan).run())
 
 
 if __name__ == "__main__":

@@ -5,22 +5,17 @@ the event stream; every tenth callback has a long-poller of its own, which is th
 """
 
 import asyncio
-import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Final
 
-import uvloop
-
-from bench import deliveries
-from bench.load import ROOT, whole
+from bench import apart, deliveries
+from bench.load import whole
 from bench.results import Broken
 
 CONNECTIONS: Final = 32
@@ -56,17 +51,7 @@ class Heard:
 
 def run(plan: Plan) -> Heard:
     """Run it in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.listen"],
-        cwd=ROOT,
-        input=json.dumps(asdict(plan)),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=plan.count / plan.per_second * 2 + 120,
-        start_new_session=True,
-        check=True,
-    )
-    return Heard(**json.loads(done.stdout))
+    return apart.ask("bench.listen", plan, Heard, within=plan.count / plan.per_second * 2 + 120)
 
 
 class Line:
@@ -191,9 +176,7 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 
 def main() -> None:
-    plan = Plan(**json.loads(sys.stdin.readline()))
-    heard = uvloop.run(_Listening(plan).run())
-    sys.stdout.write(json.dumps(asdict(heard)) + "\n")
+    apart.answer(Plan, lambda plan: _Listening(plan).run())
 
 
 if __name__ == "__main__":

@@ -6,25 +6,18 @@
 
 import asyncio
 import gc
-import json
 import math
 import resource
-import subprocess
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from typing import Final, cast
 
-import uvloop
+from bench import apart, deliveries
 
-from bench import deliveries
-
-ROOT: Final = Path(__file__).parents[1]
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length: "
 STATUS: Final = slice(9, 12)
@@ -74,17 +67,7 @@ class Outcome:
 
 def run(plan: Plan) -> Outcome:
     """Run the generator in a process of its own and give what it measured."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load"],
-        cwd=ROOT,
-        input=json.dumps(asdict(plan)),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=plan.seconds * 2 + 120,
-        start_new_session=True,
-        check=True,
-    )
-    return Outcome(**json.loads(done.stdout))
+    return apart.ask("bench.load", plan, Outcome, within=plan.seconds * 2 + 120)
 
 
 class _Load:
@@ -231,9 +214,7 @@ def _allow_many_connections() -> None:
 
 def main() -> None:
     _allow_many_connections()
-    plan = Plan(**json.loads(sys.stdin.readline()))
-    outcome = uvloop.run(_measure(plan))
-    sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+    apart.answer(Plan, _measure)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,25 @@ from time import perf_counter, process_time
 from types import MappingProxyType
 from typing import Final
 
-import uvloop
-
-from bench import brokers, consume, deliveries, servers, subjects
+from bench import apart, brokers, consume, deliveries, servers, subjects
 from bench.brokers import BROKERS
 from bench.databases import Databases
 from bench.results import Broken, Row
 from bench.rounds import Effort, say
+from homing.process import favour_latency
 from tracker.app import create_tracker, sinks_of
 from tracker.outbox.relay import Relay
 from tracker.service import Tracker
-from tracker.settings import Settings, load_settings
+from tracker.settings import load_settings
 from tracker.views import SinkState
 
 EVENTS: Final = 20_000
 CONNECTIONS: Final = 64
 # Events, or callbacks, a second: what is slower is given up.
 SLOWEST: Final = 500
+# While it tells, a look takes from it: it counts what is ahead.
 LOOK_SECONDS: Final = 0.02
+SELDOM_SECONDS: Final = 0.2
 # Takes every event in the same process, and does nothing with it.
 PROCESS: Final = "python:bench.nothing:take"
 MUST: Final[Mapping[str, float]] = MappingProxyType(
@@ -88,6 +89,15 @@ def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which database's outbox is told, and to what: the name and the address of a sink."""
+
+    url: str
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """How long a relay took for all events, and how much of a processor: what it waited for is not in there."""
 
@@ -122,30 +132,35 @@ def _key(databases: Databases, key: str) -> str:
 
 def _tell(url: str, name: str, address: str) -> Told:
     """Run a relay with one sink from the beginning of the outbox; give how long it took."""
-    options = f"name={name}&from=beginning"
-    settings = load_settings(environ=servers.homing_settings(url, sinks=f"{address}#{options}"), env_file=None)
-    return uvloop.run(_relay(settings, name))
+    return apart.ask("bench.relaying", Plan(url=url, name=name, address=address), Told, within=EVENTS / SLOWEST + 120)
 
 
-async def _relay(settings: Settings, name: str) -> Told:
+async def _relay(plan: Plan) -> Told:
+    options = f"name={plan.name}&from=beginning"
+    environ = servers.homing_settings(plan.url, sinks=f"{plan.address}#{options}")
+    settings = load_settings(environ=environ, env_file=None)
     async with create_tracker(settings) as tracker:
         stop = asyncio.Event()
+        # As a process that serves is set.
+        favour_latency()
         relaying = asyncio.create_task(Relay(tracker, sinks_of(settings, tracker)).run(stop))
         try:
             # Where processes share a database each looks at what to tell at moments of its own.
-            await _until(tracker, name, lambda state: state.owner is not None)
-            began, used = perf_counter(), process_time()
-            state = await _until(tracker, name, lambda state: state.delivered >= EVENTS)
-            told = Told(seconds=perf_counter() - began, processor_seconds=process_time() - used)
+            await _until(tracker, plan.name, lambda state: state.owner is not None, every=LOOK_SECONDS)
+            began, used = tracker.clock(), process_time()
+            state = await _until(tracker, plan.name, lambda state: state.delivered >= EVENTS, every=SELDOM_SECONDS)
+            assert state.delivered_at is not None
+            seconds = (state.delivered_at - began).total_seconds()
+            told = Told(seconds=seconds, processor_seconds=process_time() - used)
         finally:
             stop.set()
             await relaying
     if state.waiting or state.dead:
-        raise Broken(f"{name}: {state.waiting} events wait and {state.dead} are dead: {state.last_error}")
+        raise Broken(f"{plan.name}: {state.waiting} events wait and {state.dead} are dead: {state.last_error}")
     return told
 
 
-async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool]) -> SinkState:
+async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool], *, every: float) -> SinkState:
     """Look at the sink again and again, and give it once it is so."""
     until = perf_counter() + EVENTS / SLOWEST
     while True:
@@ -154,4 +169,8 @@ async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], boo
                 return state
             if state.name == name and perf_counter() > until:
                 raise Broken(f"{name}: {state.delivered} of {EVENTS} events told in time: {state.last_error}")
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(every)
+
+
+if __name__ == "__main__":
+    apart.answer(Plan, _relay)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import deliveries
-from bench.load import ROOT
+from bench.apart import ROOT
 from bench.results import Broken
 
 START_SECONDS: Final = 60.0

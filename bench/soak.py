@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Final
 
-from bench.load import ROOT
+from bench.apart import ROOT
 
 CRASHES: Final = "HOMING_CRASH_RUNS"
 RUNS: Final = "1000"
