@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 from tracker.contract import Told
-from tracker.storage import outbox, telling
+from tracker.storage import outbox, switchboard, telling
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
 from tracker.storage.recent import Recent
@@ -73,7 +73,7 @@ class OutboxStore:
 
     async def states(self) -> Sequence[SinkState]:
         """Give every sink, by name."""
-        return await self._database.read(outbox.states)
+        return await self._database.read(switchboard.states)
 
     async def deliveries(
         self,
@@ -86,16 +86,16 @@ class OutboxStore:
     ) -> Sequence[Delivery]:
         """Give deliveries that are owed or dead, by event and sink, those after a place (event's cursor, sink)."""
         return await self._database.read(
-            outbox.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
+            switchboard.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
         )
 
     async def switch(self, name: str, *, on: bool, now: datetime, from_now: bool = False) -> bool:
         """Turn a sink on or off; ``from_now`` forgets what it has missed. False where there is none."""
-        return await self._database.write(outbox.switch, name, on=on, now=now, from_now=from_now)
+        return await self._database.write(switchboard.switch, name, on=on, now=now, from_now=from_now)
 
     async def remove(self, name: str) -> bool:
         """Forget a sink and what it is owed. False where there is none."""
-        return await self._database.write(outbox.remove, name)
+        return await self._database.write(switchboard.remove, name)
 
     async def replay(
         self, name: str, again: Again, takes: Callable[[Told], bool], *, now: datetime, dry_run: bool
@@ -104,7 +104,7 @@ class OutboxStore:
         run = self._database.read if dry_run else self._database.write
         total, after = 0, 0
         while True:
-            count, further = await run(outbox.replay, name, again, takes, now=now, after=after, dry_run=dry_run)
+            count, further = await run(switchboard.replay, name, again, takes, now=now, after=after, dry_run=dry_run)
             total += count
             if further is None:
                 return total
