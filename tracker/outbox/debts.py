@@ -1,0 +1,65 @@
+"""Telling a sink what it is owed, when that is due."""
+
+from datetime import timedelta
+
+from tracker.outbox.grouping import by_lane
+from tracker.outbox.lanes import Turn
+from tracker.outbox.leased import LeasedSink
+from tracker.outbox.ledger import Ledger
+from tracker.outbox.sending import Round
+
+
+class Debts:
+    """What one sink could not be told at once."""
+
+    def __init__(self, leased: LeasedSink) -> None:
+        self._leased = leased
+        self._hurried_at = float("-inf")
+        self.ledger = Ledger(None, at=leased.time())
+
+    async def step(self) -> None:
+        """Tell what is due, or wait until something is."""
+        leased = self._leased
+        await self.hurry()
+        closed = leased.closed_for(Turn.OWED)
+        if closed is None and await self.tell():
+            return
+        writes = leased.owings
+        due = await leased.outbox.next_due(leased.name)
+        if due is None and writes == leased.owings:
+            leased.owing = False
+        least = leased.pace.idle if leased.sending.flying else leased.pace.settle
+        wait = leased.pace.idle if due is None else max(due - leased.clock(), least)
+        await leased.pause(Turn.OWED, max(wait, closed or timedelta()))
+
+    async def hurry(self) -> None:
+        """Make due what waits, where a receiver was seen to be up again."""
+        leased = self._leased
+        if leased.sending.opened and leased.time() - self._hurried_at >= leased.pace.hurry.total_seconds():
+            leased.sending.opened = False
+            self._hurried_at = leased.time()
+            await leased.outbox.hurry(leased.name, now=leased.clock())
+
+    async def tell(self) -> bool:
+        """Tell what is due. False where there is none, or none may be told."""
+        leased = self._leased
+        # What is still on its way, although its round is over, is written down when it arrives, and not before.
+        flying = set(leased.sending.flying)
+        due = await leased.outbox.due(leased.name, now=leased.clock(), limit=leased.pace.page)
+        due = [owed for owed in due if owed.told.cursor not in flying]
+        if not due:
+            return False
+        events = [owed.told for owed in due]
+        groups, broken = by_lane(leased.sink, events)
+        now = Round(turn=Turn.OWED, ledger=self.ledger, owed={owed.told.cursor: owed for owed in due})
+        for failure in broken:
+            self.ledger.fail(failure)
+        wanted = {told.cursor for group in groups.values() for told in group} | {one.cursor for one in broken}
+        for told in events:
+            if told.cursor not in wanted:
+                self.ledger.drop(told.cursor)
+        await leased.sending.send(now, groups)
+        worked = self.ledger.worth_writing
+        if worked:
+            await leased.write(self.ledger)
+        return worked
