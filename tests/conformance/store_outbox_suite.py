@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import OpenStore, alarm
-from tests.events import a_success
+from tests.events import a_success, readable
 from tracker.contract import Told
 from tracker.models import Event, Status
 from tracker.storage.outbox_store import OutboxStore
@@ -29,12 +29,11 @@ async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1)
         task = a_task(number, status=Status.SUCCEEDED, version=events + 1)
         told = [an_event(task, at + 2, NAMES[min(at, 2)]) for at in range(events)]
         await store.apply([writing(task, events=tuple(told))])
-    return list(await store.outbox.events(after=0, limit=1_000))
+    return readable(await store.outbox.events(after=0, limit=1_000))
 
 
 def failure(told: Told, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
-    task_id = None if told.task is None else told.task.id
-    values = {"cursor": told.cursor, "task_id": task_id, "attempts": attempts, "error": "no", "next_at": next_at}
+    values = {"cursor": told.cursor, "task_id": told.task_id, "attempts": attempts, "error": "no", "next_at": next_at}
     return Failure(**(values | changes))
 
 
@@ -50,7 +49,7 @@ async def settled(store: Store, *, owner: str = "me", now: datetime = NOW, **cha
 
 
 async def due(outbox: OutboxStore, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
-    return [(owed.told.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
+    return [(owed.event.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
 
 
 async def state_of(store: Store) -> SinkState:
@@ -92,10 +91,10 @@ class StoreOutbox(OpenStore):
         reader = Store(url)
         await reader.open()
         try:
-            read = await reader.outbox.events(after=0, limit=100)
+            read = readable(await reader.outbox.events(after=0, limit=100))
         finally:
             await reader.close()
-        known = await store.outbox.events(after=0, limit=100)
+        known = readable(await store.outbox.events(after=0, limit=100))
         assert [told.alarm is None for told in known] == [True, True, False, True]
         assert [(one.cursor, one.id, one.type, one.at) for one in known] == [
             (one.cursor, one.id, one.type, one.at) for one in read
@@ -113,7 +112,7 @@ class StoreOutbox(OpenStore):
         with pytest.raises(DBAPIError):
             await store.apply([writing(lost, events=(event, event))])
         await store.apply([writing(task, events=(an_event(task, 2, "processing"),))])
-        last = (await store.outbox.events(after=0, limit=100))[-1]
+        last = readable(await store.outbox.events(after=0, limit=100))[-1]
         assert (last.type, last.task and last.task.status) == ("homing.task.processing", Status.PROCESSING)
 
     async def test_pages_of_events_follow_each_other_whoever_committed_them(self, store: Store, url: str) -> None:
@@ -127,7 +126,7 @@ class StoreOutbox(OpenStore):
             await other.close()
         seen: list[str] = []
         cursor = 0
-        while page := await store.outbox.events(after=cursor, limit=3):
+        while page := readable(await store.outbox.events(after=cursor, limit=3)):
             seen += [told.subject for told in page]
             cursor = page[-1].cursor
         assert seen == [a_task(number).id for number in range(1, 21)]
@@ -285,7 +284,7 @@ class StoreOutbox(OpenStore):
 
     async def test_what_has_no_task_waits_for_nothing(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),)), writing(alarms=(alarm(provider="other"),))])
-        events = await store.outbox.events(after=0, limit=10)
+        events = readable(await store.outbox.events(after=0, limit=10))
         assert [told.alarm is not None for told in events] == [True, True]
         await held(store)
         await settled(store, failed=tuple(failure(told) for told in events))

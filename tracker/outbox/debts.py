@@ -46,18 +46,18 @@ class Debts:
         # What is still on its way, although its round is over, is written down when it arrives, and not before.
         flying = set(leased.sending.flying)
         due = await leased.outbox.due(leased.name, now=leased.clock(), limit=leased.pace.page)
-        due = [owed for owed in due if owed.told.cursor not in flying]
+        due = [owed for owed in due if owed.event.cursor not in flying]
         if not due:
             return False
-        events = [owed.told for owed in due]
+        events = [owed.event for owed in due]
         groups, broken = by_lane(leased.sink, events)
-        now = Round(turn=Turn.OWED, ledger=self.ledger, owed={owed.told.cursor: owed for owed in due})
+        now = Round(turn=Turn.OWED, ledger=self.ledger, owed={owed.event.cursor: owed for owed in due})
         for failure in broken:
             self.ledger.fail(failure)
         wanted = {told.cursor for group in groups.values() for told in group} | {one.cursor for one in broken}
-        for told in events:
-            if told.cursor not in wanted:
-                self.ledger.drop(told.cursor)
+        for event in events:
+            if event.cursor not in wanted:
+                self.ledger.drop(event.cursor)
         await leased.sending.send(now, groups)
         worked = self.ledger.worth_writing
         if worked:

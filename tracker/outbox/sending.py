@@ -235,7 +235,7 @@ class Sending:
         owed = now.owed.get(told.cursor)
         attempts = now.attempts(told) + 1
         first_at = owed.first_at if owed is not None and owed.attempts else at
-        task_id = None if told.task is None else told.task.id
+        task_id = told.task_id
         self.failures += 1
         self.gone |= outcome.gone
         next_at: datetime | None = at
@@ -259,7 +259,7 @@ def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], l
         if len(wave) == room:
             left.extend(pending[place:])
             break
-        task_id = None if told.task is None else told.task.id
+        task_id = told.task_id
         if task_id is None:
             wave.append(told)
         elif (until := now.behind.get(task_id)) is not None:
@@ -273,9 +273,8 @@ def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], l
 
 
 def _given_up(owed: Owed) -> Failure:
-    told, error = owed.told, "its receiver has taken nothing for days"
-    task_id = None if told.task is None else told.task.id
-    return Failure(cursor=told.cursor, task_id=task_id, attempts=owed.attempts, error=error, next_at=None)
+    event, error = owed.event, "its receiver has taken nothing for days"
+    return Failure(cursor=event.cursor, task_id=event.task_id, attempts=owed.attempts, error=error, next_at=None)
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, exists, func, or_, select, update
 
-from tracker.contract import Told
+from tracker.contract import Found
 from tracker.storage import rows, telling
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 from tracker.storage.upserts import upsert
@@ -25,7 +25,7 @@ WAITING: Final = DELIVERIES.c.next_at.is_not(None)
 class Owed:
     """An event whose next attempt is due, how many there were, and when the first was."""
 
-    told: Told
+    event: Found
     attempts: int
     first_at: datetime
 
@@ -103,9 +103,9 @@ def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list
         .order_by(column.next_at, column.event_id)
         .limit(limit)
     ).all()
-    events = {told.cursor: told for told in telling.pick(connection, [row.event_id for row in found])} if found else {}
+    events = {one.cursor: one for one in telling.pick(connection, [row.event_id for row in found])} if found else {}
     return [
-        Owed(told=events[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
+        Owed(event=events[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
         for row in found
         if row.event_id in events
     ]

@@ -1,14 +1,20 @@
 """The verbs over events and sinks; each is one transaction. Part of the store: ``Store.outbox``."""
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
-from tracker.contract import Told
+from tracker.contract import Found, Told, UnreadableEvent
 from tracker.storage import outbox, switchboard, telling
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
 from tracker.storage.recent import Recent
 from tracker.views import Again, Delivery, NewSink, Settled, SinkState
+
+log: Final = logging.getLogger("homing.events")
+# Of so many events it is remembered that it was said that they cannot be read.
+SAID: Final = 10_000
 
 
 class OutboxStore:
@@ -17,14 +23,16 @@ class OutboxStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.recent = Recent()
+        self._unreadable: set[int] = set()
 
     # ---- events
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+    async def events(self, *, after: int, limit: int) -> Sequence[Found]:
         """Give the events after a cursor, in order."""
-        found = self.recent.after(after, limit=limit)
+        found: Sequence[Found] | None = self.recent.after(after, limit=limit)
         if found is None:
             found = await self._database.read(telling.read, after=after, limit=limit, recent=self.recent)
+            self._say(found)
         return found
 
     async def latest(self) -> int:
@@ -55,7 +63,9 @@ class OutboxStore:
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[Owed]:
         """Give the deliveries that are due, longest due first; of a task only the first that waits."""
-        return await self._database.read(outbox.due, name, now=now, limit=limit)
+        owed = await self._database.read(outbox.due, name, now=now, limit=limit)
+        self._say(one.event for one in owed)
+        return owed
 
     async def next_due(self, name: str) -> datetime | None:
         """Give when the next delivery is due, of those that wait behind no other."""
@@ -109,3 +119,15 @@ class OutboxStore:
             if further is None:
                 return total
             after = further
+
+    def _say(self, found: Iterable[Found]) -> None:
+        """Log once, in one line, which events cannot be read."""
+        unreadable = [one for one in found if isinstance(one, UnreadableEvent) and one.cursor not in self._unreadable]
+        if not unreadable:
+            return
+        if len(self._unreadable) > SAID:
+            self._unreadable.clear()
+        self._unreadable.update(one.cursor for one in unreadable)
+        one, more = unreadable[0], len(unreadable) - 1
+        others = f" (and {more} more)" if more else ""
+        log.error("the event %s (%s) cannot be read and is passed over: %s%s", one.id, one.type, one.why, others)

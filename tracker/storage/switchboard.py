@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select, update
 
-from tracker.contract import Told
+from tracker.contract import Found, Told
 from tracker.storage import outbox, rows, telling
 from tracker.storage.outbox import WAITING
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
@@ -45,7 +45,7 @@ def deliveries(
         wanted.append(or_(column.event_id > cursor, and_(column.event_id == cursor, column.sink > name)))
     order = (column.event_id, column.sink)
     found = connection.execute(select(DELIVERIES).where(*wanted).order_by(*order).limit(limit)).all()
-    events = {told.cursor: told for told in telling.pick(connection, sorted({row.event_id for row in found}))}
+    events = {one.cursor: one for one in telling.pick(connection, sorted({row.event_id for row in found}))}
     return [_delivery(row, events[row.event_id]) for row in found if row.event_id in events]
 
 
@@ -99,11 +99,11 @@ def replay(
         wanted.append(given_up)
     statement = telling.READING.where(*wanted).order_by(EVENTS.c.id).limit(REPLAYED)
     found = [telling.told(row) for row in connection.execute(statement)]
-    owed = [told for told in found if takes(told)]
+    owed = [told for told in found if isinstance(told, Told) and takes(told)]
     if not dry_run:
         outbox.hold(connection, name)
         once_more = [
-            Failure(cursor=told.cursor, task_id=_task_id(told), attempts=0, error="", next_at=now) for told in owed
+            Failure(cursor=told.cursor, task_id=told.task_id, attempts=0, error="", next_at=now) for told in owed
         ]
         outbox.write_failures(connection, name, once_more, rows.stamp(now))
     return len(owed), found[-1].cursor if len(found) == REPLAYED else None
@@ -122,12 +122,12 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
     return outbox.state_from_row(row, behind=behind, waiting=waits, dead=dead, oldest_at=at)
 
 
-def _delivery(row: Row[Any], told: Told) -> Delivery:
+def _delivery(row: Row[Any], event: Found) -> Delivery:
     return Delivery(
         sink=row.sink,
         cursor=row.event_id,
-        event_id=told.id,
-        type=told.type,
+        event_id=event.id,
+        type=event.type,
         task_id=row.task_id,
         attempts=row.attempts,
         error=row.error,
@@ -135,7 +135,3 @@ def _delivery(row: Row[Any], told: Told) -> Delivery:
         last_at=rows.moment(row.last_at),
         next_at=rows.optional_moment(row.next_at),
     )
-
-
-def _task_id(told: Told) -> str | None:
-    return None if told.task is None else told.task.id
