@@ -54,7 +54,7 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
     if args.json:
         print_json(document)
         return 0
-    now = datetime.now(UTC)
+    now, sinks = datetime.now(UTC), list(documents(document["sinks"]))
     columns = ("sink", "address", "state", "behind", "waiting", "dead", "lag", "delivered", "next try", "last error")
     rows = [
         [
@@ -66,9 +66,12 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
             _ahead(sink["retry_at"], now),
             _error(sink, now),
         ]
-        for sink in documents(document["sinks"])
+        for sink in sinks
     ]
     print_table(columns, rows, empty="no sinks; HOMING_SINKS names them, and they begin when `homing serve` is started")
+    for sink in sinks:
+        if isinstance(off := sink["off"], dict):
+            print_line(_off(str(sink["name"]), off, now))
     return 0
 
 
@@ -147,6 +150,11 @@ def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
 
 def _state(sink: JsonObject) -> JsonValue:
     return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+
+
+def _off(name: str, off: JsonObject, now: datetime) -> str:
+    who = f"its receiver wants no more: {off['why']} ({ago(off['at'], now)})" if off["by"] == "receiver" else "paused"
+    return f"{name} is off, {who}; homing sinks resume {name} goes on with what it has missed"
 
 
 def _ahead(moment: JsonValue, now: datetime) -> str:

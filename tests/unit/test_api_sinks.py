@@ -53,6 +53,19 @@ async def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     assert settled["state"] == "on"
 
 
+async def test_a_sink_that_is_off_says_who_turned_it_off_since_when_and_how_to_go_on() -> None:
+    tracker = StandIn()
+    gone = replace(SHOP, on=False, last_error="410 Gone")
+    tracker.switchboard.states = [gone, replace(gone, failures=0), SHOP]
+    async with local(tracker) as client:
+        refused, paused, told = [sink["off"] for sink in (await client.get("/v1/sinks")).json()["sinks"]]
+    assert (refused["by"], refused["why"], refused["at"]) == ("receiver", "410 Gone", "2026-11-23T11:59:00Z")
+    assert (paused["by"], paused["why"], paused["at"]) == ("operator", "paused", None)
+    assert told is None
+    for off in (refused, paused):
+        assert off["resume"] == "POST /v1/sinks/shop/resume, or homing sinks resume shop"
+
+
 async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
     tracker = StandIn(tasks=[TASK])
     async with local(tracker) as client:

@@ -62,12 +62,22 @@ class EventsShown(Shown):
     more: Annotated[bool, Field(description="Whether the next page can be had at once.")]
 
 
+class OffShown(Shown):
+    """Why a sink is told nothing, and what turns it on again."""
+
+    by: Annotated[Literal["receiver", "operator"], Field(description="Who wants no more.")]
+    why: Annotated[str, Field(description="What the receiver answered.")]
+    at: Annotated[datetime | None, Field(description="Since when; null where an operator paused it.")]
+    resume: Annotated[str, Field(description="The request, and the command.")]
+
+
 class SinkShown(Shown):
     """How far one sink is told."""
 
     name: str
     address: str
     state: Annotated[Literal["on", "failing", "off"], Field(description="Off: the receiver or you asked for no more.")]
+    off: Annotated[OffShown | None, Field(description="Why it is off; null where it is not.")]
     named: Annotated[bool, Field(description="Whether the settings of the process that answers name it.")]
     behind: Annotated[int, Field(description="Events that it has not come to yet.")]
     waiting: Annotated[int, Field(description="Deliveries that will be tried again.")]

@@ -98,6 +98,7 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
         name=state.name,
         address=state.address,
         state="off" if not state.on else "failing" if state.failures and (state.waiting or state.behind) else "on",
+        off=None if state.on else _off(state),
         named=named,
         behind=state.behind,
         waiting=state.waiting,
@@ -109,6 +110,15 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
         last_error_at=state.last_error_at,
         delivered_at=state.delivered_at,
         retry_at=state.retry_at,
+    )
+
+
+def _off(state: SinkState) -> schemas.OffShown:
+    return schemas.OffShown(
+        by="receiver" if state.refused else "operator",
+        why=state.last_error if state.refused else "paused",
+        at=state.last_error_at if state.refused else None,
+        resume=f"POST /v1/sinks/{state.name}/resume, or homing sinks resume {state.name}",
     )
 
 

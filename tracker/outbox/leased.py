@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from msgspec import structs
+
 from tracker.errors import HomingError
 from tracker.outbox.lanes import Turn
 from tracker.outbox.ledger import Ledger
@@ -168,7 +170,10 @@ class LeasedSink:
 
     def _settled(self, ledger: Ledger) -> Settled:
         sending = self.sending
-        return ledger.settled(failures=sending.failures, retry_at=sending.lanes.retry_at, off=sending.gone)
+        off = bool(sending.gone)
+        settled = ledger.settled(failures=sending.failures, retry_at=sending.lanes.retry_at, off=off)
+        # What turned the sink off counts more than what went wrong beside it.
+        return structs.replace(settled, error=sending.gone) if off else settled
 
     def say(self, trouble: str) -> None:
         """Log what is wrong with the database, once."""

@@ -92,7 +92,7 @@ class Ledger:
         del self.delivered[: len(settled.delivered)]
         for failure in settled.failed:
             del self.failed[failure.cursor]
-        if self.error == settled.error:
+        if settled.off or self.error == settled.error:
             self.error = ""
         self.at = at
 

@@ -78,7 +78,8 @@ class Sending:
         self.failures = 0
         self.delivered_at: datetime | None = None
         self.opened = False
-        self.gone = False
+        # Why the receiver wants no more, once it does not.
+        self.gone = ""
 
     async def send(self, now: Round, groups: Mapping[str, Sequence[Told]]) -> None:
         """Send events, in their order, to the lanes that they are grouped by.
@@ -237,7 +238,6 @@ class Sending:
         first_at = owed.first_at if owed is not None and owed.attempts else at
         task_id = told.task_id
         self.failures += 1
-        self.gone |= outcome.gone
         next_at: datetime | None = at
         if outcome.hopeless or backoff.spent(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
             next_at = None
@@ -245,6 +245,8 @@ class Sending:
             next_at = at + backoff.again_in(attempts, chance=self._chance(), asked=outcome.retry_after)
             next_at = next_at if probe_by is None else min(next_at, probe_by)
         error = outcome.error or "it was not taken"
+        if outcome.gone:
+            self.gone = error
         now.ledger.fail(Failure(cursor=told.cursor, task_id=task_id, attempts=attempts, error=error, next_at=next_at))
         if next_at is not None and task_id is not None:
             now.behind[task_id] = next_at

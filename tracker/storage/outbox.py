@@ -69,7 +69,9 @@ def release(connection: Connection, owner: str | None) -> None:
 def settle(connection: Connection, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
     """Write down what became of some events; False, and nothing, where the lease is not ours any more."""
     stamp = rows.stamp(now)
-    values: dict[str, Any] = {"failures": settled.failures, "retry_at": rows.optional_stamp(settled.retry_at)}
+    # What an operator turned off meanwhile keeps none: they say that it was the receiver (see SinkState).
+    failures = case((SINKS.c.on, settled.failures), else_=SINKS.c.failures)
+    values: dict[str, Any] = {"failures": failures, "retry_at": rows.optional_stamp(settled.retry_at)}
     if settled.cursor is not None:
         values["cursor"] = settled.cursor
     if settled.told:
@@ -77,7 +79,7 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
     if settled.error:
         values |= {"last_error": settled.error, "last_error_at": stamp}
     if settled.off:
-        values["on"] = False
+        values |= {"on": False, "failures": max(settled.failures, 1)}
     mine = and_(SINKS.c.name == name, SINKS.c.lease_owner == owner)
     if settled.cursor is not None:
         mine = and_(mine, SINKS.c.cursor <= settled.cursor)
