@@ -1,4 +1,4 @@
-"""`homing sinks | deliveries | replay`: who is told of what happens, what could not be told, and telling it again."""
+"""`homing sinks | deliveries | give-up | replay`: who is told, what could not be told, and what becomes of that."""
 
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -37,6 +37,12 @@ def add(commands: Commands) -> None:
     owed.add_argument("--task", help="any of its ids")
     owed.add_argument("--limit", type=count, help="how many at most (default 50)")
     owed.add_argument("--cursor", help="where the page before ended")
+
+    poison = data_command(commands, "give-up", run_give_up, "Give up what sinks are owed; without --yes only count it.")
+    poison.add_argument("--sink", metavar="NAME", help="only what this one is owed")
+    poison.add_argument("--task", help="only what happened to this task, any of its ids")
+    poison.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
+    poison.add_argument("--yes", action="store_true", help="do it")
 
     again = data_command(
         commands, "replay", run_replay, "Tell a sink again what it was told; without --yes only count it."
@@ -126,6 +132,18 @@ async def run_deliveries(args: Namespace, api: ApiClient) -> int:
     if document["next_cursor"]:
         print_line(f"more: --cursor {document['next_cursor']}")
     return 0
+
+
+async def run_give_up(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"dry_run": not args.yes}
+    body |= {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
+    document = await api.post("/v1/deliveries/give-up", body)
+    number = document["count"]
+    owed = "1 delivery" if number == 1 else f"{number} deliveries"
+    if args.yes:
+        return _done(args, document, f"{owed} {'is' if number == 1 else 'are'} given up; see homing deliveries --dead")
+    more = "; add --yes to do it" if number else ""
+    return _done(args, document, f"{owed} would be given up{more}")
 
 
 async def run_replay(args: Namespace, api: ApiClient) -> int:

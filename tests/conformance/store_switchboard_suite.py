@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tests.builders import NOW
-from tests.conformance.store_case import OpenStore
+from tests.builders import NOW, writing
+from tests.conformance.store_case import OpenStore, alarm
 from tests.conformance.store_outbox_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
 from tracker.contract import Told
 from tracker.storage.store import Store
@@ -104,6 +104,69 @@ class StoreSwitchboard(OpenStore):
         count = await store.outbox.replay("shop", Again(), lambda told: told.subject == wanted, now=NOW, dry_run=False)
         assert count == 3
         assert {each.task_id for each in await store.outbox.deliveries(limit=10)} == {wanted}
+
+    # ---- given up
+
+    async def test_what_is_given_up_is_dead_and_what_waits_behind_it_is_due(self, store: Store) -> None:
+        first, second, third, other, *_ = await happened(store, 2)
+        await held(store)
+        later = NOW + 60 * SECOND
+        owed = [failure(first, attempts=3, next_at=later, error="500"), failure(other, next_at=later)]
+        owed += [failure(each, attempts=0, next_at=later, error="") for each in (second, third)]
+        await settled(store, failed=tuple(owed))
+        assert await store.outbox.give_up("shop", event_id=first.id, now=NOW, dry_run=True) == 1
+        assert (await state_of(store)).dead == 0
+        assert await store.outbox.give_up("shop", event_id=first.id, now=NOW, dry_run=False) == 1
+        assert await due(store.outbox) == [(second.cursor, 0)]
+        (dead,) = await store.outbox.deliveries(dead=True, limit=10)
+        assert (dead.cursor, dead.attempts, dead.error) == (first.cursor, 3, "given up by an operator: 500")
+        assert await store.outbox.give_up("shop", event_id=first.id, now=NOW, dry_run=False) == 0
+        assert await store.outbox.waiting("shop", [other.subject]) == {other.subject: later}
+
+    async def test_what_a_task_or_a_sink_is_owed_is_given_up_and_nothing_else(self, store: Store) -> None:
+        events = await happened(store, 3)
+        await held(store)
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, error="") for told in events[1:]))
+        give_up = store.outbox.give_up
+        assert await give_up("shop", task_id=events[3].subject, event_id=events[0].id, now=NOW, dry_run=True) == 0
+        assert await give_up("other", now=NOW, dry_run=False) == 0
+        assert await give_up("shop", task_id=events[3].subject, now=NOW, dry_run=False) == 3
+        assert [each.cursor for each in await store.outbox.deliveries(dead=True, limit=10)] == [
+            told.cursor for told in events[3:6]
+        ]
+        assert await give_up("shop", now=NOW, dry_run=False) == 5
+        state = await state_of(store)
+        assert (state.waiting, state.dead, state.cursor) == (0, 8, events[-1].cursor)
+        assert {each.error for each in await store.outbox.deliveries(limit=10)} == {"given up by an operator"}
+
+    async def test_an_alarm_is_given_up_by_its_id(self, store: Store) -> None:
+        await store.apply([writing(alarms=(alarm(),))])
+        events = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=tuple(failure(told) for told in events))
+        assert await store.outbox.give_up("shop", event_id=events[0].id, now=NOW, dry_run=False) == 1
+        (dead,) = await store.outbox.deliveries(dead=True, limit=10)
+        assert (dead.cursor, dead.task_id) == (events[0].cursor, None)
+
+    async def test_what_was_being_sent_when_it_was_given_up_stays_so_and_holds_nothing_back(self, store: Store) -> None:
+        first, second, _ = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=(failure(first), failure(second, attempts=0, error="")))
+        await store.outbox.give_up("shop", event_id=first.id, now=NOW, dry_run=False)
+        # Who was sending it does not know yet.
+        assert await settled(store, failed=(failure(first, attempts=2, next_at=NOW + 60 * SECOND, error="refused"),))
+        (dead,) = await store.outbox.deliveries(dead=True, limit=10)
+        assert (dead.cursor, dead.error) == (first.cursor, "given up by an operator: no")
+        assert await due(store.outbox) == [(second.cursor, 0)]
+
+    async def test_what_was_given_up_can_be_told_again_and_given_up_again(self, store: Store) -> None:
+        (first, *_) = await self.told_all(store, 1)
+        await settled(store, failed=(failure(first),))
+        for _ in range(2):
+            assert await store.outbox.give_up("shop", now=NOW, dry_run=False) == 1
+            assert await self.replayed(store, dead=True) == 1
+        (owed,) = await store.outbox.deliveries(limit=10)
+        assert (owed.attempts, owed.error) == (0, "given up by an operator: no")
 
     # ---- to be looked at
 

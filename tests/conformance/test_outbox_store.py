@@ -35,9 +35,10 @@ class TestPostgres(StoreOutbox, StoreSwitchboard):
             lambda store: store.outbox.hurry("shop", now=NOW),
             lambda store: store.outbox.switch("shop", on=True, now=NOW, from_now=True),
             lambda store: store.outbox.remove("shop"),
+            lambda store: store.outbox.give_up("shop", now=NOW, dry_run=False),
             lambda store: store.outbox.replay("shop", Again(since=NOW), lambda _: True, now=NOW, dry_run=False),
         ],
-        ids=["hurry", "switch", "remove", "replay"],
+        ids=["hurry", "switch", "remove", "give up", "replay"],
     )
     async def test_who_moves_deliveries_locks_the_sink_first(
         self, store: Store, url: str, moves: Callable[[Store], Awaitable[object]]

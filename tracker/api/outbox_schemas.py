@@ -179,6 +179,28 @@ class ReplayShown(Shown):
     dry_run: bool
 
 
+class GiveUpBody(Taken):
+    """Which owed deliveries to give up; what is given narrows."""
+
+    sink: Annotated[Identifier | None, Field(description="Only what this one is owed.")] = None
+    task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
+    event: Annotated[Identifier | None, Field(description="The id of an event.")] = None
+    dry_run: Annotated[bool, Field(description="Only count them.")] = True
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> Self:
+        if self.sink is None and self.task is None and self.event is None:
+            raise ValueError("give at least one of sink, task and event")
+        return self
+
+
+class GiveUpShown(Shown):
+    """How many deliveries are given up, or would be."""
+
+    count: int
+    dry_run: bool
+
+
 class EventsDocumentShown(Shown):
     """An AsyncAPI document."""
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from tracker.api import outbox_schemas as schemas
 from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
 from tracker.api.operations import all_seeing
-from tracker.api.outbox_schemas import DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
+from tracker.api.outbox_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import LARGEST, Nothing
 from tracker.bounds import identifier
@@ -70,6 +70,15 @@ async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
     again = Again(task_id=await _task_id(ask, body.task), since=body.since, until=body.until, dead=body.dead)
     count = await ask.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run)
     return shown(schemas.ReplayShown(count=count, dry_run=body.dry_run))
+
+
+async def _give_up(ask: Ask[Nothing, GiveUpBody]) -> Response:
+    all_seeing(ask)
+    body = ask.body
+    count = await ask.tracker.switchboard.give_up(
+        sink=body.sink, task_id=await _task_id(ask, body.task), event_id=body.event, dry_run=body.dry_run
+    )
+    return shown(schemas.GiveUpShown(count=count, dry_run=body.dry_run))
 
 
 def _name(ask: Ask[Any, Any]) -> str:
@@ -213,6 +222,19 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=DeliveryQuery,
         body=Nothing,
         reply=schemas.DeliveriesShown,
+        errors=(NotFound,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/deliveries/give-up",
+        name="give_up_deliveries",
+        summary="Give up what sinks are owed; only counts it unless `dry_run` is false",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_give_up,
+        query=Nothing,
+        body=GiveUpBody,
+        reply=schemas.GiveUpShown,
         errors=(NotFound,),
     ),
     Endpoint(

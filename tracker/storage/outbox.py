@@ -87,7 +87,7 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
         return False
     gone = [*settled.delivered, *(failure.cursor for failure in settled.failed if failure.next_at is None)]
     if gone:
-        _let_follow(connection, name, gone, stamp)
+        let_follow(connection, name, gone, stamp)
     if settled.delivered:
         done = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id.in_(settled.delivered))
         connection.execute(delete(DELIVERIES).where(done))
@@ -144,14 +144,27 @@ def hold(connection: Connection, name: str) -> None:
     connection.execute(select(SINKS.c.name).where(SINKS.c.name == name).with_for_update(key_share=True))
 
 
-def write_failures(connection: Connection, name: str, failed: Sequence[Failure], stamp: int) -> None:
-    """Write down what a sink was not told; ``stamp`` is now."""
+def let_follow(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
+    """Make due what waits behind deliveries that are no more."""
+    first = DELIVERIES.alias("first")
+    tasks = select(first.c.task_id).where(first.c.sink == name, first.c.event_id.in_(gone))
+    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp)
+    connection.execute(update(DELIVERIES).where(waits).values(next_at=stamp))
+
+
+def write_failures(
+    connection: Connection, name: str, failed: Sequence[Failure], stamp: int, *, revive: bool = False
+) -> None:
+    """Write down what a sink was not told; ``stamp`` is now. What is dead stays so, unless it is to ``revive``.
+
+    An operator may have given it up while it was being sent.
+    """
     if not failed:
         return
     # Those that were deleted meanwhile, with their task, are owed to nobody any more.
     ids = [failure.cursor for failure in failed]
-    kept = select(EVENTS.c.id).where(EVENTS.c.id.in_(ids)).with_for_update(read=True, key_share=True)
-    there = set(connection.execute(kept).scalars())
+    left = select(EVENTS.c.id).where(EVENTS.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+    there = set(connection.execute(left).scalars())
     values = [
         {
             "sink": name,
@@ -177,7 +190,9 @@ def write_failures(connection: Connection, name: str, failed: Sequence[Failure],
     again["error"] = case((statement.excluded.error == "", DELIVERIES.c.error), else_=statement.excluded.error)
     tried = and_(DELIVERIES.c.attempts == 0, statement.excluded.attempts > 0)
     again["first_at"] = case((or_(tried, ~WAITING), statement.excluded.first_at), else_=DELIVERIES.c.first_at)
-    connection.execute(statement.on_conflict_do_update(index_elements=["sink", "event_id"], set_=again), values)
+    known = ["sink", "event_id"]
+    kept = None if revive else WAITING
+    connection.execute(statement.on_conflict_do_update(index_elements=known, set_=again, where=kept), values)
 
 
 def state_from_row(
@@ -214,22 +229,17 @@ def _behind(name: str) -> ColumnElement[bool]:
     )
 
 
-def _let_follow(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
-    """Make due what waits behind deliveries that are no more."""
-    first = DELIVERIES.alias("first")
-    tasks = select(first.c.task_id).where(first.c.sink == name, first.c.event_id.in_(gone))
-    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp)
-    connection.execute(update(DELIVERIES).where(waits).values(next_at=stamp))
-
-
 def _hold_back(connection: Connection, name: str, failed: Sequence[Failure]) -> None:
     """Let what waits behind a delivery wait as long as that: so it is not looked at again and again meanwhile."""
-    column = DELIVERIES.c
+    column, first = DELIVERIES.c, DELIVERIES.alias("first")
+    # Not what was given up meanwhile: it waits no more.
+    itself = exists().where(first.c.sink == name, first.c.event_id == bindparam("event"), first.c.next_at.is_not(None))
     waits = update(DELIVERIES).where(
         column.sink == name,
         column.task_id == bindparam("task"),
         column.event_id > bindparam("event"),
         column.next_at < bindparam("until"),
+        itself,
     )
     values = [
         {"task": failure.task_id, "event": failure.cursor, "until": rows.stamp(failure.next_at)}

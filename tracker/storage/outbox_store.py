@@ -120,6 +120,27 @@ class OutboxStore:
                 return total
             after = further
 
+    async def give_up(
+        self, name: str, *, task_id: str | None = None, event_id: str | None = None, now: datetime, dry_run: bool
+    ) -> int:
+        """Make dead what a sink is owed, of a task or one event only; how many that are, or would be in a dry run."""
+        run = self._database.read if dry_run else self._database.write
+        total, after = 0, 0
+        while True:
+            count, further = await run(
+                switchboard.give_up,
+                name,
+                task_id=task_id,
+                event_id=event_id,
+                now=now,
+                after=after,
+                dry_run=dry_run,
+            )
+            total += count
+            if further is None:
+                return total
+            after = further
+
     def _say(self, found: Iterable[Found]) -> None:
         """Log once, in one line, which events cannot be read."""
         unreadable = [one for one in found if isinstance(one, UnreadableEvent) and one.cursor not in self._unreadable]

@@ -1,10 +1,10 @@
 """The outbox, for an operator: who is told how far, what could not be told, and telling it again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
 
 from tracker.contract import Found, Told
 from tracker.storage import outbox, rows, telling
@@ -14,7 +14,9 @@ from tracker.views import Again, Delivery, Failure, SinkState
 
 # Counting further would cost more than the number tells.
 COUNTED: Final = 100_000
-REPLAYED: Final = 1_000
+# So many are looked at in one transaction.
+PIECE: Final = 1_000
+GIVEN_UP: Final = "given up by an operator"
 
 
 def states(connection: Connection) -> list[SinkState]:
@@ -97,7 +99,7 @@ def replay(
         row = DELIVERIES.alias("row")
         given_up = exists().where(row.c.sink == name, row.c.event_id == EVENTS.c.id, row.c.next_at.is_(None))
         wanted.append(given_up)
-    statement = telling.READING.where(*wanted).order_by(EVENTS.c.id).limit(REPLAYED)
+    statement = telling.READING.where(*wanted).order_by(EVENTS.c.id).limit(PIECE)
     found = [telling.told(row) for row in connection.execute(statement)]
     owed = [told for told in found if isinstance(told, Told) and takes(told)]
     if not dry_run:
@@ -105,8 +107,53 @@ def replay(
         once_more = [
             Failure(cursor=told.cursor, task_id=told.task_id, attempts=0, error="", next_at=now) for told in owed
         ]
-        outbox.write_failures(connection, name, once_more, rows.stamp(now))
-    return len(owed), found[-1].cursor if len(found) == REPLAYED else None
+        outbox.write_failures(connection, name, once_more, rows.stamp(now), revive=True)
+    return len(owed), found[-1].cursor if len(found) == PIECE else None
+
+
+def give_up(
+    connection: Connection,
+    name: str,
+    *,
+    task_id: str | None,
+    event_id: str | None,
+    now: datetime,
+    after: int,
+    dry_run: bool,
+) -> tuple[int, int | None]:
+    """Make dead what a sink is owed, from a cursor on: how many, and where to go on (None at the end).
+
+    What waits behind it is due then.
+    """
+    if not dry_run:
+        outbox.hold(connection, name)
+    column = DELIVERIES.c
+    wanted: list[ColumnElement[bool]] = [column.sink == name, WAITING, column.event_id > after]
+    if task_id is not None:
+        wanted.append(column.task_id == task_id)
+    if event_id is not None:
+        # Of a task's event its task is in the id; an alarm's is not in any column.
+        wanted.append(or_(column.task_id == event_id.rpartition(".")[0], column.task_id.is_(None)))
+    statement = select(column.event_id, column.error).where(*wanted).order_by(column.event_id).limit(PIECE)
+    found = connection.execute(statement).all()
+    owed = {row.event_id: row.error for row in found}
+    if event_id is not None:
+        events = telling.pick(connection, list(owed))
+        owed = {one.cursor: owed[one.cursor] for one in events if one.id == event_id}
+    if owed and not dry_run:
+        _bury(connection, name, owed)
+        outbox.let_follow(connection, name, list(owed), rows.stamp(now))
+    return len(owed), found[-1].event_id if len(found) == PIECE else None
+
+
+def _bury(connection: Connection, name: str, owed: Mapping[int, str]) -> None:
+    """Make deliveries dead, by their events; what was wrong with each before is still to be read."""
+    itself = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id == bindparam("event"))
+    errors = {event: error.removeprefix(GIVEN_UP).removeprefix(": ") for event, error in owed.items()}
+    connection.execute(
+        update(DELIVERIES).where(itself).values(next_at=None, error=bindparam("said")),
+        [{"event": event, "said": f"{GIVEN_UP}: {error}" if error else GIVEN_UP} for event, error in errors.items()],
+    )
 
 
 def _counted(connection: Connection, row: rows.Row) -> SinkState:
