@@ -311,6 +311,18 @@ class StoreOutbox(OpenStore):
         await store.outbox.hurry("shop", now=NOW)
         assert await due(store.outbox) == [(events[0].cursor, 1), (events[1].cursor, 1)]
 
+    async def test_what_is_due_later_is_given_in_pages_and_some_of_it_can_be_made_due(self, store: Store) -> None:
+        events = await happened(store, 4, 1)
+        await held(store)
+        much = NOW + 60 * SECOND
+        times = (much, NOW, much, None)
+        await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
+        pages = [await store.outbox.later("shop", now=NOW, after=after, limit=1) for after in (0, events[0].cursor)]
+        assert [[one.cursor for one in page] for page in pages] == [[events[0].cursor], [events[2].cursor]]
+        assert await store.outbox.later("shop", now=NOW, after=events[2].cursor, limit=1) == []
+        await store.outbox.hurry("shop", now=NOW, events=[events[2].cursor, events[3].cursor])
+        assert await due(store.outbox) == [(events[1].cursor, 1), (events[2].cursor, 1)]
+
     async def test_sinks_do_not_see_each_others_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         other = NewSink(name="other", address="stdout:", beginning=True)

@@ -1,5 +1,6 @@
 """Telling a sink what it is owed, when that is due."""
 
+from collections.abc import Collection
 from datetime import timedelta
 
 from tracker.outbox.grouping import by_lane
@@ -33,12 +34,25 @@ class Debts:
         await leased.pause(Turn.OWED, max(wait, closed or timedelta()))
 
     async def hurry(self) -> None:
-        """Make due what waits, where a receiver was seen to be up again."""
+        """Make due what waits for receivers that were seen to be up again, and nothing that is for others."""
         leased = self._leased
-        if leased.sending.opened and leased.time() - self._hurried_at >= leased.pace.hurry.total_seconds():
-            leased.sending.opened = False
-            self._hurried_at = leased.time()
+        if not leased.sending.opened or leased.time() - self._hurried_at < leased.pace.hurry.total_seconds():
+            return
+        opened, leased.sending.opened = leased.sending.opened, set()
+        self._hurried_at = leased.time()
+        if opened == {leased.name}:
             await leased.outbox.hurry(leased.name, now=leased.clock())
+        else:
+            await self._hurry_some(opened)
+
+    async def _hurry_some(self, lanes: Collection[str]) -> None:
+        leased, after = self._leased, 0
+        while page := await leased.outbox.later(leased.name, now=leased.clock(), after=after, limit=leased.pace.page):
+            groups, _ = by_lane(leased.sink, page)
+            theirs = [told.cursor for lane in lanes for told in groups.get(lane, ())]
+            if theirs:
+                await leased.outbox.hurry(leased.name, now=leased.clock(), events=theirs)
+            after = page[-1].cursor
 
     async def tell(self) -> bool:
         """Tell what is due. False where there is none, or none may be told."""

@@ -77,7 +77,8 @@ class Sending:
         self.flying: set[int] = set()
         self.failures = 0
         self.delivered_at: datetime | None = None
-        self.opened = False
+        # Lanes that were closed and took something, until what waits for them is made due.
+        self.opened: set[str] = set()
         # Why the receiver wants no more, once it does not.
         self.gone = ""
 
@@ -219,7 +220,8 @@ class Sending:
         at = self._clock()
         before = self.lanes.of(lane).retry_at
         cursors = [told.cursor for told in wave]
-        self.opened |= self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at)
+        if self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at):
+            self.opened.add(lane)
         delivered = [told.cursor for told, outcome in zip(wave, outcomes, strict=True) if outcome.delivered]
         now.ledger.deliver(delivered, owed=now.turn is Turn.OWED if owed is None else owed)
         if delivered:

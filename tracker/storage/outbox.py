@@ -132,10 +132,20 @@ def waiting(connection: Connection, name: str, tasks: Collection[str]) -> dict[s
     return {task_id: rows.moment(until) for task_id, until in found if task_id is not None}
 
 
-def hurry(connection: Connection, name: str, *, now: datetime) -> None:
-    """Make everything that waits due: the receiver is up again."""
+def later(connection: Connection, name: str, *, now: datetime, after: int, limit: int) -> list[Found]:
+    """Give the events of deliveries that are due later, in their order, those after a cursor."""
+    column = DELIVERIES.c
+    waits = and_(column.sink == name, column.next_at > rows.stamp(now), column.event_id > after)
+    found = connection.execute(select(column.event_id).where(waits).order_by(column.event_id).limit(limit))
+    return telling.pick(connection, found.scalars().all())
+
+
+def hurry(connection: Connection, name: str, *, now: datetime, events: Sequence[int] | None = None) -> None:
+    """Make everything that waits due, or what waits of some events: the receiver is up again."""
     hold(connection, name)
     late = and_(DELIVERIES.c.sink == name, DELIVERIES.c.next_at > rows.stamp(now))
+    if events is not None:
+        late = and_(late, DELIVERIES.c.event_id.in_(events))
     connection.execute(update(DELIVERIES).where(late).values(next_at=rows.stamp(now)))
 
 

@@ -75,9 +75,13 @@ class OutboxStore:
         """Give, of some tasks, those that have a delivery waiting, and until when; later events go behind it."""
         return await self._database.read(outbox.waiting, name, tasks)
 
-    async def hurry(self, name: str, *, now: datetime) -> None:
-        """Make everything that waits due: the receiver is up again."""
-        await self._database.write(outbox.hurry, name, now=now)
+    async def later(self, name: str, *, now: datetime, after: int, limit: int) -> Sequence[Found]:
+        """Give the events of deliveries that are due later, in their order, those after a cursor."""
+        return await self._database.read(outbox.later, name, now=now, after=after, limit=limit)
+
+    async def hurry(self, name: str, *, now: datetime, events: Sequence[int] | None = None) -> None:
+        """Make everything that waits due, or what waits of some events (cursors): the receiver is up again."""
+        await self._database.write(outbox.hurry, name, now=now, events=events)
 
     # ---- for the operator
 
