@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from tracker.contract import Found, Told, UnreadableEvent
@@ -115,35 +116,25 @@ class OutboxStore:
         self, name: str, again: Again, takes: Callable[[Told], bool], *, now: datetime, dry_run: bool
     ) -> int:
         """Owe a sink again what ``again`` says and it ``takes``; how many that are, or would be in a dry run."""
-        run = self._database.read if dry_run else self._database.write
-        total, after = 0, 0
-        while True:
-            count, further = await run(switchboard.replay, name, again, takes, now=now, after=after, dry_run=dry_run)
-            total += count
-            if further is None:
-                return total
-            after = further
+        step = partial(switchboard.replay, name=name, again=again, takes=takes, now=now, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run)
 
     async def give_up(
         self, name: str, *, task_id: str | None = None, event_id: str | None = None, now: datetime, dry_run: bool
     ) -> int:
         """Make dead what a sink is owed, of a task or one event only; how many that are, or would be in a dry run."""
+        step = partial(switchboard.give_up, name=name, task_id=task_id, event_id=event_id, now=now, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run)
+
+    async def _step_by_step(self, step: Callable[..., tuple[int, int | None]], *, dry_run: bool) -> int:
+        """Go through what may be much in transactions that are short; give the sum of their counts."""
         run = self._database.read if dry_run else self._database.write
-        total, after = 0, 0
-        while True:
-            count, further = await run(
-                switchboard.give_up,
-                name,
-                task_id=task_id,
-                event_id=event_id,
-                now=now,
-                after=after,
-                dry_run=dry_run,
-            )
+        total = 0
+        after: int | None = 0
+        while after is not None:
+            count, after = await run(step, after=after)
             total += count
-            if further is None:
-                return total
-            after = further
+        return total
 
     def _say(self, found: Iterable[Found]) -> None:
         """Log once, in one line, which events cannot be read."""
