@@ -5,7 +5,7 @@ and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is
 """
 
 import hmac
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -34,12 +34,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
 
-    def header(self, name: bytes) -> bytes | None:
-        """Give a header's value, or None. Raises NotProven where it came twice: which one was signed is a guess."""
-        return self.headers_named({name}).get(name)
-
     def headers_named(self, names: Collection[bytes]) -> dict[bytes, bytes]:
-        """Give the values of those of ``names`` that came, as ``header`` does."""
+        """Give the values of those of ``names`` (lower case) that came.
+
+        Raises NotProven where one came twice: which one was signed is a guess.
+        """
         found: dict[bytes, bytes] = {}
         for key, value in self.headers:
             name = key.lower()
@@ -85,38 +84,12 @@ class StandardWebhooks:
         if len(seconds) > _MOST_DIGITS or not seconds.isdigit():
             raise NotProven(Reason.WRONG, "no usable webhook-timestamp header")
         signed = b".".join((webhook_id, seconds, delivery.body))
-        if not _any_equal(
-            self._keys, signed, written_signature, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]
-        ):
+        if not _any_equal(self._keys, signed, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]):
             raise NotProven(Reason.WRONG, "no listed signature is valid")
         # Only now: "stale" then means a true signature that is replayed, or a clock that is off, never a forgery.
         if abs(now.timestamp() - int(seconds)) > self._tolerance:
             raise NotProven(Reason.STALE, "the signature's time is too far from ours")
         return Proof(webhook_id=webhook_id.decode("ascii"))
-
-
-class HeaderHmac:
-    """The older convention: one header holds the hex HMAC-SHA256 of the raw body after ``prefix``.
-
-    It has no time and no id, so a replay is not seen here; the ids in the body and the dedupe key absorb it.
-    ``header`` is lower case.
-    """
-
-    def __init__(self, *, header: bytes, keys: Sequence[bytes], prefix: bytes = b"sha256=") -> None:
-        self._header = header
-        self._keys = tuple(keys)
-        self._prefix = prefix
-
-    def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
-        del now  # the scheme has no time
-        given = delivery.header(self._header)
-        if not given:
-            raise NotProven(Reason.MISSING, f"no {self._header.decode()} header")
-        if not given.startswith(self._prefix):
-            raise NotProven(Reason.WRONG, "the signature has another form")
-        if not _any_equal(self._keys, delivery.body, _hex, [given.removeprefix(self._prefix).lower()]):
-            raise NotProven(Reason.WRONG, "the signature is not valid")
-        return Proof()
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,18 +119,14 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
 
 
-def _any_equal(keys: Sequence[bytes], signed: bytes, written: Callable[[bytes], bytes], given: Sequence[bytes]) -> bool:
+def _any_equal(keys: Sequence[bytes], signed: bytes, given: Sequence[bytes]) -> bool:
     """Whether one of ``given`` is what one of the keys makes of ``signed``.
 
     Every pair is compared, each in constant time, without stopping at the first that matches.
     """
     equal = False
     for key in keys:
-        mine = written(hmac.digest(key, signed, "sha256"))
+        mine = written_signature(hmac.digest(key, signed, "sha256"))
         for theirs in given:
             equal |= hmac.compare_digest(mine, theirs)
     return equal
-
-
-def _hex(digest: bytes) -> bytes:
-    return digest.hex().encode()

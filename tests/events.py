@@ -1,11 +1,12 @@
 """Events as sinks get them: of tasks that never were in a database."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from tests.builders import NOW, PICTURE, a_task
-from tracker.contract import TASK_TYPES, Told
+from tracker.contract import TASK_TYPES, Found, Told
 from tracker.lifecycle import asset_to_json
 from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust
 from tracker.views import AlarmCount
@@ -49,6 +50,15 @@ def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> Told:
         kind=kind, provider="kling", hour=NOW, count=1, last_at=NOW + timedelta(minutes=3), task_id=None, detail="odd"
     )
     return Told(cursor=cursor, type=f"homing.alarm.{kind.value}", sequence=1, at=NOW, alarm=count)
+
+
+def readable(found: Iterable[Found]) -> list[Told]:
+    """Give events that can all be read."""
+    told: list[Told] = []
+    for event in found:
+        assert isinstance(event, Told)
+        told.append(event)
+    return told
 
 
 def every_event() -> list[Told]:

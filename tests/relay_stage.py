@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tests.builders import a_task, an_event, writing
+from tests.events import readable
 from tests.fakes import Clock
 from tests.scripted_sink import ScriptedSink
 from tracker.contract import Told
@@ -41,7 +42,7 @@ class Stage:
             task = a_task(number, status=Status(status), version=version)
             await self.store.apply([writing(task, events=(an_event(task, version, status),))])
         self.feed.hint()
-        return list(await self.store.outbox.events(after=before, limit=10_000))
+        return readable(await self.store.outbox.events(after=before, limit=10_000))
 
     async def teller(self, sink: ScriptedSink, owner: str = "me") -> Teller:
         """Claim the sink, and give who tells it."""

@@ -68,6 +68,11 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return f"alarm.{self.alarm.kind.value}.{self.alarm.provider}.{self.alarm.hour:%Y%m%d%H}"
 
     @property
+    def task_id(self) -> str | None:
+        """The task's id; None for an alarm, also where that names a task."""
+        return None if self.task is None else self.task.id
+
+    @property
     def provider(self) -> str:
         whose = self.task or self.alarm
         assert whose is not None
@@ -98,6 +103,28 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def body(self) -> bytes:
         """``data`` as JSON."""
         return _encode(self.data)
+
+
+class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is there, but cannot be read: its row is damaged, or has words of a newer version.
+
+    Nobody can be told of it; readers pass over it. ``why`` is the kind of the error, never what the row holds.
+    """
+
+    cursor: int
+    type: str
+    sequence: int
+    task_id: str | None
+    why: str
+
+    @property
+    def id(self) -> str:
+        """The event's id; an alarm's is in what cannot be read, so there it is the type and the cursor."""
+        return f"{self.type}.{self.cursor}" if self.task_id is None else f"{self.task_id}.{self.sequence}"
+
+
+# An event as it is found.
+Found = Told | UnreadableEvent
 
 
 def attributes(told: Told, source: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, Protocol
 
-from tracker.contract import Told
+from tracker.contract import Found
 from tracker.errors import HomingError
 
 log: Final = logging.getLogger("homing.feed")
@@ -32,7 +32,7 @@ PAGE: Final = 500
 class Events(Protocol):
     """Where events are read from; ``tracker.storage`` has it."""
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Told]: ...
+    async def events(self, *, after: int, limit: int) -> Sequence[Found]: ...
 
     async def latest(self) -> int: ...
 
@@ -61,7 +61,7 @@ class Feed:
         self._notices = notices
         self._latest = 0
         # Every event after ``_floor`` up to ``_latest``.
-        self._kept: list[Told] = []
+        self._kept: list[Found] = []
         self._floor = 0
         self._news = asyncio.Event()
         self._hinted = asyncio.Event()
@@ -128,11 +128,11 @@ class Feed:
         self._hinted.set()
         self._unannounced.set()
 
-    async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Told]:
+    async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Found]:
         """Give the next events after a cursor, none where there are none yet."""
         if after < self._floor:
             return await self._events.events(after=after, limit=limit)
-        start = bisect_right(self._kept, after, key=lambda told: told.cursor)
+        start = bisect_right(self._kept, after, key=lambda event: event.cursor)
         return self._kept[start : start + limit]
 
     async def beyond(self, after: int, *, within: timedelta) -> bool:
@@ -215,9 +215,9 @@ class Feed:
         if len(self._kept) > 2 * KEPT:
             self._floor = self._kept[-KEPT - 1].cursor
             del self._kept[:-KEPT]
-        for told in found:
-            if told.task is not None:
-                for changed in self._of_task.get(told.task.id, ()):
+        for event in found:
+            if event.task_id is not None:
+                for changed in self._of_task.get(event.task_id, ()):
                     changed.set()
         self._news.set()
         self._news = asyncio.Event()

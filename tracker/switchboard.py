@@ -1,4 +1,4 @@
-"""What an operator does about sinks: see how far they are, turn them on and off, tell them again, forget them."""
+"""What an operator does about sinks: see how far they are, turn them on and off, tell them again, give up, forget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -95,6 +95,24 @@ class Switchboard:
         if all(state.name != name for state in await self._outbox.states()):
             raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
         count = await self._outbox.replay(name, again, takes, now=self._clock(), dry_run=dry_run)
+        if not dry_run:
+            self._committed()
+        return count
+
+    async def give_up(
+        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+    ) -> int:
+        """Give up what sinks are owed, so that it holds back nothing; how many deliveries that are, or would be.
+
+        What is given narrows. Raises NotFound where there is no such sink.
+        """
+        names = [state.name for state in await self._outbox.states() if sink in {None, state.name}]
+        _found(sink is None or bool(names))
+        count = 0
+        for name in names:
+            count += await self._outbox.give_up(
+                name, task_id=task_id, event_id=event_id, now=self._clock(), dry_run=dry_run
+            )
         if not dry_run:
             self._committed()
         return count

@@ -202,8 +202,9 @@ class SinkState:
 
     Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
     ``behind`` counts those after it. ``waiting`` and ``dead`` count Deliveries. ``oldest_at`` is when the first event
-    that it was not told happened. ``failures`` counts the failures since the last success. Off: it asked for no more,
-    or the operator did. ``owner`` is the process that tells it, until ``lease_until``.
+    that it was not told happened. ``failures`` counts the failures since the last success. Off: its receiver asked for
+    no more, and then there are failures, or an operator did, and then there are none. ``owner`` is the process that
+    tells it, until ``lease_until``.
     """
 
     name: str
@@ -222,6 +223,11 @@ class SinkState:
     retry_at: datetime | None
     owner: str | None
     lease_until: datetime | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether its receiver turned it off: with ``last_error``, at ``last_error_at``."""
+        return not self.on and self.failures > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`homing sinks | deliveries | replay`: who is told of what happens, what could not be told, and telling it again."""
+"""`homing sinks | deliveries | give-up | replay`: who is told, what could not be told, and what becomes of that."""
 
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -38,6 +38,12 @@ def add(commands: Commands) -> None:
     owed.add_argument("--limit", type=count, help="how many at most (default 50)")
     owed.add_argument("--cursor", help="where the page before ended")
 
+    poison = data_command(commands, "give-up", run_give_up, "Give up what sinks are owed; without --yes only count it.")
+    poison.add_argument("--sink", metavar="NAME", help="only what this one is owed")
+    poison.add_argument("--task", help="only what happened to this task, any of its ids")
+    poison.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
+    poison.add_argument("--yes", action="store_true", help="do it")
+
     again = data_command(
         commands, "replay", run_replay, "Tell a sink again what it was told; without --yes only count it."
     )
@@ -54,7 +60,7 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
     if args.json:
         print_json(document)
         return 0
-    now = datetime.now(UTC)
+    now, sinks = datetime.now(UTC), list(documents(document["sinks"]))
     columns = ("sink", "address", "state", "behind", "waiting", "dead", "lag", "delivered", "next try", "last error")
     rows = [
         [
@@ -66,9 +72,12 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
             _ahead(sink["retry_at"], now),
             _error(sink, now),
         ]
-        for sink in documents(document["sinks"])
+        for sink in sinks
     ]
     print_table(columns, rows, empty="no sinks; HOMING_SINKS names them, and they begin when `homing serve` is started")
+    for sink in sinks:
+        if isinstance(off := sink["off"], dict):
+            print_line(_off(str(sink["name"]), off, now))
     return 0
 
 
@@ -125,6 +134,18 @@ async def run_deliveries(args: Namespace, api: ApiClient) -> int:
     return 0
 
 
+async def run_give_up(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"dry_run": not args.yes}
+    body |= {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
+    document = await api.post("/v1/deliveries/give-up", body)
+    number = document["count"]
+    owed = "1 delivery" if number == 1 else f"{number} deliveries"
+    if args.yes:
+        return _done(args, document, f"{owed} {'is' if number == 1 else 'are'} given up; see homing deliveries --dead")
+    more = "; add --yes to do it" if number else ""
+    return _done(args, document, f"{owed} would be given up{more}")
+
+
 async def run_replay(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"sink": args.sink, "dead": args.dead, "dry_run": not args.yes}
     body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
@@ -147,6 +168,11 @@ def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
 
 def _state(sink: JsonObject) -> JsonValue:
     return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+
+
+def _off(name: str, off: JsonObject, now: datetime) -> str:
+    who = f"its receiver wants no more: {off['why']} ({ago(off['at'], now)})" if off["by"] == "receiver" else "paused"
+    return f"{name} is off, {who}; homing sinks resume {name} goes on with what it has missed"
 
 
 def _ahead(moment: JsonValue, now: datetime) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import NOW, a_task, writing
+from tests.events import readable
 from tracker.app import create_tracker
 from tracker.contract import Told
 from tracker.models import Event, Status
@@ -107,7 +108,7 @@ class House:
             event = Event(type=f"homing.task.{word}", task=task, at=NOW)
             await self.tracker.store.apply([writing(task, events=(event,))])
         self.tracker.feed.hint()
-        told = list(await outbox.events(after=before, limit=10_000))
+        told = readable(await outbox.events(after=before, limit=10_000))
         for one in told:
             self.happened[one.subject].append(self.case.id_of(one))
         return told

@@ -1,6 +1,5 @@
-"""What every store must do for the relay: leases, how far each sink is told, what is owed, and replays."""
+"""What every store must do for the relay: leases, how far each sink is told, and what is owed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import OpenStore, alarm
-from tests.events import a_success
+from tests.events import a_success, readable
 from tracker.contract import Told
 from tracker.models import Event, Status
 from tracker.storage.outbox_store import OutboxStore
@@ -29,12 +28,11 @@ async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1)
         task = a_task(number, status=Status.SUCCEEDED, version=events + 1)
         told = [an_event(task, at + 2, NAMES[min(at, 2)]) for at in range(events)]
         await store.apply([writing(task, events=tuple(told))])
-    return list(await store.outbox.events(after=0, limit=1_000))
+    return readable(await store.outbox.events(after=0, limit=1_000))
 
 
 def failure(told: Told, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
-    task_id = None if told.task is None else told.task.id
-    values = {"cursor": told.cursor, "task_id": task_id, "attempts": attempts, "error": "no", "next_at": next_at}
+    values = {"cursor": told.cursor, "task_id": told.task_id, "attempts": attempts, "error": "no", "next_at": next_at}
     return Failure(**(values | changes))
 
 
@@ -50,7 +48,7 @@ async def settled(store: Store, *, owner: str = "me", now: datetime = NOW, **cha
 
 
 async def due(outbox: OutboxStore, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
-    return [(owed.told.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
+    return [(owed.event.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
 
 
 async def state_of(store: Store) -> SinkState:
@@ -92,10 +90,10 @@ class StoreOutbox(OpenStore):
         reader = Store(url)
         await reader.open()
         try:
-            read = await reader.outbox.events(after=0, limit=100)
+            read = readable(await reader.outbox.events(after=0, limit=100))
         finally:
             await reader.close()
-        known = await store.outbox.events(after=0, limit=100)
+        known = readable(await store.outbox.events(after=0, limit=100))
         assert [told.alarm is None for told in known] == [True, True, False, True]
         assert [(one.cursor, one.id, one.type, one.at) for one in known] == [
             (one.cursor, one.id, one.type, one.at) for one in read
@@ -113,7 +111,7 @@ class StoreOutbox(OpenStore):
         with pytest.raises(DBAPIError):
             await store.apply([writing(lost, events=(event, event))])
         await store.apply([writing(task, events=(an_event(task, 2, "processing"),))])
-        last = (await store.outbox.events(after=0, limit=100))[-1]
+        last = readable(await store.outbox.events(after=0, limit=100))[-1]
         assert (last.type, last.task and last.task.status) == ("homing.task.processing", Status.PROCESSING)
 
     async def test_pages_of_events_follow_each_other_whoever_committed_them(self, store: Store, url: str) -> None:
@@ -127,7 +125,7 @@ class StoreOutbox(OpenStore):
             await other.close()
         seen: list[str] = []
         cursor = 0
-        while page := await store.outbox.events(after=cursor, limit=3):
+        while page := readable(await store.outbox.events(after=cursor, limit=3)):
             seen += [told.subject for told in page]
             cursor = page[-1].cursor
         assert seen == [a_task(number).id for number in range(1, 21)]
@@ -242,35 +240,6 @@ class StoreOutbox(OpenStore):
         assert await settled(store, cursor=second.cursor, failed=(gone, failure(second)))
         assert [each.cursor for each in await store.outbox.deliveries(limit=10)] == [second.cursor]
 
-    async def test_a_sink_that_wants_no_more_is_off_until_it_is_turned_on(self, store: Store) -> None:
-        events = await happened(store, 1)
-        await held(store)
-        await settled(store, failed=(failure(events[0], next_at=NOW + LEASE),), off=True, failures=1)
-        assert not (await held(store)).on
-        assert await store.outbox.switch("shop", on=True, now=NOW)
-        state = await held(store)
-        assert (state.on, state.failures) == (True, 0)
-        assert await due(store.outbox) == [(events[0].cursor, 1)]
-        assert not await store.outbox.switch("nobody", on=True, now=NOW)
-
-    async def test_a_sink_that_is_to_forget_what_it_missed_goes_on_from_now(self, store: Store) -> None:
-        events = await happened(store, 2)
-        await held(store)
-        await settled(store, cursor=events[1].cursor, failed=(failure(events[0]),))
-        await store.outbox.switch("shop", on=True, now=NOW, from_now=True)
-        state = await state_of(store)
-        assert (state.cursor, state.behind, state.waiting) == (events[-1].cursor, 0, 0)
-        assert not await settled(store, cursor=events[2].cursor), "who was telling it does not know yet"
-
-    async def test_a_sink_that_is_removed_leaves_nothing(self, store: Store) -> None:
-        events = await happened(store, 1)
-        await held(store)
-        await settled(store, failed=(failure(events[0]),))
-        assert await store.outbox.remove("shop")
-        assert not await store.outbox.remove("shop")
-        assert await store.outbox.deliveries(limit=10) == []
-        assert not await settled(store)
-
     # ---- what is due
 
     async def test_of_a_task_only_the_first_is_due(self, store: Store) -> None:
@@ -285,7 +254,7 @@ class StoreOutbox(OpenStore):
 
     async def test_what_has_no_task_waits_for_nothing(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),)), writing(alarms=(alarm(provider="other"),))])
-        events = await store.outbox.events(after=0, limit=10)
+        events = readable(await store.outbox.events(after=0, limit=10))
         assert [told.alarm is not None for told in events] == [True, True]
         await held(store)
         await settled(store, failed=tuple(failure(told) for told in events))
@@ -342,6 +311,18 @@ class StoreOutbox(OpenStore):
         await store.outbox.hurry("shop", now=NOW)
         assert await due(store.outbox) == [(events[0].cursor, 1), (events[1].cursor, 1)]
 
+    async def test_what_is_due_later_is_given_in_pages_and_some_of_it_can_be_made_due(self, store: Store) -> None:
+        events = await happened(store, 4, 1)
+        await held(store)
+        much = NOW + 60 * SECOND
+        times = (much, NOW, much, None)
+        await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
+        pages = [await store.outbox.later("shop", now=NOW, after=after, limit=1) for after in (0, events[0].cursor)]
+        assert [[one.cursor for one in page] for page in pages] == [[events[0].cursor], [events[2].cursor]]
+        assert await store.outbox.later("shop", now=NOW, after=events[2].cursor, limit=1) == []
+        await store.outbox.hurry("shop", now=NOW, events=[events[2].cursor, events[3].cursor])
+        assert await due(store.outbox) == [(events[1].cursor, 1), (events[2].cursor, 1)]
+
     async def test_sinks_do_not_see_each_others_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         other = NewSink(name="other", address="stdout:", beginning=True)
@@ -355,67 +336,3 @@ class StoreOutbox(OpenStore):
         assert await store.outbox.waiting("other", [first.task.id]) == {first.task.id: NOW}
         await settled(store, delivered=(first.cursor, second.cursor))
         assert [each.sink for each in await store.outbox.deliveries(limit=10)] == ["other"]
-
-    # ---- again
-
-    async def told_all(self, store: Store, tasks: int = 2) -> Sequence[Told]:
-        events = await happened(store, tasks)
-        await held(store)
-        await settled(store, cursor=events[-1].cursor, told=len(events))
-        return events
-
-    async def replayed(self, store: Store, *, dry_run: bool = False, **again: Any) -> int:
-        return await store.outbox.replay("shop", Again(**again), lambda _: True, now=NOW, dry_run=dry_run)
-
-    async def test_a_replay_owes_once_more_what_was_told(self, store: Store) -> None:
-        events = await self.told_all(store)
-        task_id = events[3].subject
-        assert await self.replayed(store, task_id=task_id, dry_run=True) == 3
-        assert await due(store.outbox) == []
-        assert await self.replayed(store, task_id=task_id) == 3
-        assert await due(store.outbox) == [(events[3].cursor, 0)]
-        assert (await state_of(store)).waiting == 3
-
-    async def test_a_replay_takes_a_time_and_no_more_than_was_told(self, store: Store) -> None:
-        await self.told_all(store)
-        await happened(store, 1, first=3)
-        assert await self.replayed(store, since=NOW, dry_run=True) == 6
-        assert await self.replayed(store, since=NOW, until=NOW, dry_run=True) == 0
-        assert await self.replayed(store, since=NOW + SECOND, dry_run=True) == 0
-        assert await store.outbox.replay("nobody", Again(), lambda _: True, now=NOW, dry_run=False) == 0
-
-    async def test_a_replay_of_the_dead_brings_back_only_them(self, store: Store) -> None:
-        events = await self.told_all(store)
-        await settled(store, failed=(failure(events[1], attempts=21, next_at=None),))
-        assert await self.replayed(store, dead=True) == 1
-        assert await due(store.outbox) == [(events[1].cursor, 0)]
-        assert (await state_of(store)).dead == 0
-
-    async def test_a_replay_leaves_out_what_the_sink_does_not_take(self, store: Store) -> None:
-        events = await self.told_all(store)
-        wanted = events[0].subject
-        count = await store.outbox.replay("shop", Again(), lambda told: told.subject == wanted, now=NOW, dry_run=False)
-        assert count == 3
-        assert {each.task_id for each in await store.outbox.deliveries(limit=10)} == {wanted}
-
-    # ---- to be looked at
-
-    async def test_deliveries_are_given_in_pages(self, store: Store) -> None:
-        events = await happened(store, 2)
-        await held(store)
-        await settled(store, failed=tuple(failure(told) for told in events))
-        seen: list[int] = []
-        after = None
-        while page := await store.outbox.deliveries(after=after, limit=2, dead=False, sink="shop"):
-            seen += [each.cursor for each in page]
-            after = (page[-1].cursor, page[-1].sink)
-        assert seen == [told.cursor for told in events]
-        assert len(await store.outbox.deliveries(task_id=events[0].subject, limit=10)) == 3
-        assert await store.outbox.deliveries(dead=True, limit=10) == []
-
-    async def test_the_oldest_that_was_not_told_is_owed_or_behind(self, store: Store) -> None:
-        events = await happened(store, 2)
-        await held(store)
-        await settled(store, cursor=events[-1].cursor, failed=(failure(events[4]),))
-        state = await state_of(store)
-        assert (state.oldest_at, state.waiting, state.behind) == (events[4].at, 1, 0)

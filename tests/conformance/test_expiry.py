@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import NOW, a_task, writing
+from tests.events import readable
 from tests.postgres import Postgres
 from tracker.models import Alarm, Status
 from tracker.storage.store import Store
@@ -59,7 +60,7 @@ async def test_each_is_warned_of_once_in_time_and_the_first_of_an_hour_is_an_eve
     assert await look(store, FIRST + DAY - timedelta(seconds=1)) == 0
     assert [await look(store, FIRST + DAY) for _ in range(3)] == [2, 0, 0]
     assert await look(store, FIRST + 2 * DAY) == 1
-    told = await store.outbox.events(after=0, limit=10)
+    told = readable(await store.outbox.events(after=0, limit=10))
     assert [one.type for one in told] == ["homing.alarm.expiring_result"] * 2
     alarm = told[0].alarm
     assert alarm is not None

@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import NOW
 from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, happened, held, settled
+from tests.conformance.store_switchboard_suite import StoreSwitchboard
 from tests.postgres import Postgres
 from tracker.storage.store import Store
 from tracker.views import Again
@@ -17,13 +18,13 @@ LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AN
 LATER = NOW + 3_600 * SECOND
 
 
-class TestSqlite(StoreOutbox):
+class TestSqlite(StoreOutbox, StoreSwitchboard):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'homing.db'}"
 
 
-class TestPostgres(StoreOutbox):
+class TestPostgres(StoreOutbox, StoreSwitchboard):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()
@@ -34,9 +35,10 @@ class TestPostgres(StoreOutbox):
             lambda store: store.outbox.hurry("shop", now=NOW),
             lambda store: store.outbox.switch("shop", on=True, now=NOW, from_now=True),
             lambda store: store.outbox.remove("shop"),
+            lambda store: store.outbox.give_up("shop", now=NOW, dry_run=False),
             lambda store: store.outbox.replay("shop", Again(since=NOW), lambda _: True, now=NOW, dry_run=False),
         ],
-        ids=["hurry", "switch", "remove", "replay"],
+        ids=["hurry", "switch", "remove", "give up", "replay"],
     )
     async def test_who_moves_deliveries_locks_the_sink_first(
         self, store: Store, url: str, moves: Callable[[Store], Awaitable[object]]

@@ -14,6 +14,7 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from tests.builders import NOW, an_event, writing
+from tests.events import readable
 from tests.integration.served import OPERATOR, STUDIO, until
 from tests.integration.watched import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
 from tests.postgres import Postgres
@@ -69,7 +70,7 @@ async def test_a_public_client_reads_what_was_committed_as_cloudevents(homing: W
         await homing.change(a_number(1, tags=("ü\u2028",)), 1, 2)
         await homing.change(a_number(2), 1, name="succeeded")
         found = await taken(pieces, 3)
-    kept = await homing.tracker.store.outbox.events(after=0, limit=10)
+    kept = readable(await homing.tracker.store.outbox.events(after=0, limit=10))
     assert [each.data.encode() for each in found] == [structured(told, "urn:homing") for told in kept]
     assert [int(each.id) for each in found] == [told.cursor for told in kept]
     assert [each.event for each in found] == [told.type for told in kept]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders import a_task, an_event, writing
 from tests.postgres import Postgres
-from tracker.contract import Told
+from tracker.contract import Found
 from tracker.feed import KEPT, PAGE, Feed
 from tracker.models import Task
 from tracker.storage.notices import CHANNEL
@@ -29,7 +29,7 @@ class Counted:
         self.looks = 0
         self.looked = asyncio.Event()
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+    async def events(self, *, after: int, limit: int) -> Sequence[Found]:
         self.looks += 1
         self.looked.set()
         return await self._outbox.events(after=after, limit=limit)

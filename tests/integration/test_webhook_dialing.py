@@ -12,7 +12,9 @@ import pytest
 
 from tests.web_receiver import Request, WebReceiver, reply
 from tracker.targets import NOWHERE, Allowed, callback_refusal, read_allowed
-from tracker.transport import CONNECT_SECONDS, Answer, NotSent, Poster, ReplyLost, Resolve, TargetRefused, check_target
+from tracker.transport import Answer, NotSent, Poster, ReplyLost, TargetRefused, check_target
+from tracker.transport.calls import CONNECT_SECONDS
+from tracker.transport.posts import Resolve
 
 LOOPBACK = read_allowed(("127.0.0.0/8",))
 SECOND = timedelta(seconds=10)
@@ -200,7 +202,7 @@ async def test_a_resolver_that_is_silent_costs_a_bounded_time(monkeypatch: pytes
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("tracker.transport.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("tracker.transport.posts.CONNECT_SECONDS", 0.1)
     async with posting(resolve=forever) as poster:
         with pytest.raises(NotSent, match=r"could not connect within 0.1 s"):
             await post(poster, "https://slow.example/")

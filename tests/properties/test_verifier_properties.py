@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import NotProven
-from receiver.verification import Delivery, HeaderHmac, Proof, StandardWebhooks, Verifier, judge
+from receiver.verification import Delivery, Proof, StandardWebhooks, judge
 from tracker.models import Flaw, Trust
 from tracker.webhook_secret import webhook_key
 
 KEYS = (b"a made-up key of 32 bytes, first", b"a made-up key of 32 bytes, other")
-VERIFIERS: list[Verifier] = [StandardWebhooks(keys=KEYS), HeaderHmac(header=b"x-signature", keys=KEYS)]
-NAMES = [b"webhook-id", b"webhook-timestamp", b"webhook-signature", b"x-signature", b"Webhook-Signature", b"host"]
+VERIFIER = StandardWebhooks(keys=KEYS)
+NAMES = [b"webhook-id", b"webhook-timestamp", b"webhook-signature", b"Webhook-Signature", b"host"]
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 SECONDS = str(int(NOW.timestamp())).encode()
 
@@ -26,7 +26,7 @@ values = st.one_of(
     st.lists(st.sampled_from([b"v1,", b"v1a,", b" ", b"=", b"AAAA", b"\xff", b"sha256="]), max_size=30).map(b"".join),
 )
 headers = st.lists(st.tuples(st.one_of(st.sampled_from(NAMES), st.binary(max_size=30)), values), max_size=8)
-whole_headers = st.fixed_dictionaries(dict.fromkeys(NAMES[:4], values)).map(lambda each: list(each.items()))
+whole_headers = st.fixed_dictionaries(dict.fromkeys(NAMES[:3], values)).map(lambda each: list(each.items()))
 webhook_ids = st.text(alphabet=[chr(code) for code in range(33, 127) if chr(code) != "."], min_size=1, max_size=200)
 
 
@@ -45,33 +45,30 @@ def signed(webhook_id: bytes, body: bytes, key: bytes) -> list[tuple[bytes, byte
     body=b"",
     now=NOW,
 )
-@example(headers=[(b"x-signature", b"sha256=\xff")], body=b"", now=NOW)
 def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
     headers: list[tuple[bytes, bytes]], body: bytes, now: datetime
 ) -> None:
-    for verifier in VERIFIERS:
-        try:
-            proof: Proof | None = verifier.verify(Delivery(headers=headers, body=body), now=now)
-        except NotProven:
-            proof = None
-        assert proof is None
+    try:
+        proof: Proof | None = VERIFIER.verify(Delivery(headers=headers, body=body), now=now)
+    except NotProven:
+        proof = None
+    assert proof is None
 
 
 @given(headers=st.one_of(headers, whole_headers), body=st.binary(max_size=100), now=moments, standing=st.booleans())
 def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
     headers: list[tuple[bytes, bytes]], body: bytes, now: datetime, *, standing: bool
 ) -> None:
-    for verifier in VERIFIERS:
-        judgement = judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
-        assert judgement.trust is Trust.HINT
-        assert judgement.webhook_id is None
-        assert (judgement.flaw is Flaw.BAD_SIGNATURE) == (judgement.refusal is not None)
+    judgement = judge(VERIFIER, Delivery(headers=headers, body=body), standing=standing, now=now)
+    assert judgement.trust is Trust.HINT
+    assert judgement.webhook_id is None
+    assert (judgement.flaw is Flaw.BAD_SIGNATURE) == (judgement.refusal is not None)
 
 
 @given(webhook_id=webhook_ids, body=st.binary(max_size=300), key=st.sampled_from(KEYS))
 def test_what_a_live_key_signed_is_proven(webhook_id: str, body: bytes, key: bytes) -> None:
     delivery = Delivery(headers=signed(webhook_id.encode(), body, key), body=body)
-    assert VERIFIERS[0].verify(delivery, now=NOW) == Proof(webhook_id=webhook_id)
+    assert VERIFIER.verify(delivery, now=NOW) == Proof(webhook_id=webhook_id)
 
 
 @given(webhook_id=webhook_ids, body=st.binary(min_size=1, max_size=100), data=st.data())
@@ -83,7 +80,7 @@ def test_one_changed_bit_anywhere_is_refused(webhook_id: str, body: bytes, data:
     changed[where] ^= 1 << data.draw(st.integers(0, 7))
     parts[place] = bytes(changed)
     delivery = Delivery(headers=list(zip(NAMES[:3], parts[:3], strict=True)), body=parts[3])
-    assert judge(VERIFIERS[0], delivery, standing=False, now=NOW).trust is Trust.HINT
+    assert judge(VERIFIER, delivery, standing=False, now=NOW).trust is Trust.HINT
 
 
 @given(secret=st.one_of(st.text(max_size=60), st.text(max_size=60).map("whsec_{}".format)))

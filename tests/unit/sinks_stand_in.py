@@ -89,6 +89,15 @@ class SinksStandIn:
         self.done.append(("replay", name, again, dry_run))
         return 17
 
+    async def give_up(
+        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+    ) -> int:
+        if sink is not None:
+            self._known(sink)
+        self._fail()
+        self.done.append(("give up", sink, task_id, event_id, dry_run))
+        return 3
+
     def _known(self, name: str) -> None:
         self._fail()
         if all(state.name != name for state in self.states):

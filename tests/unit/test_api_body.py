@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tracker.api.body import Room, Truncated, read_body, read_json_object
-from tracker.bounds import READ_IN_THREAD
-from tracker.errors import Overloaded, TooLarge, TooSlow, Unreadable
+from tracker.api.body import Room, Truncated, read_body
+from tracker.errors import Overloaded, TooLarge, TooSlow
 
 Message = dict[str, Any]
 SOON = timedelta(milliseconds=50)
@@ -93,17 +92,6 @@ async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
 async def test_a_connection_that_ends_before_the_body_is_told_apart() -> None:
     with pytest.raises(Truncated):
         await read_body(sent([chunk(b"ab"), {"type": "http.disconnect"}]), limit=4, within=LATER)
-
-
-@pytest.mark.parametrize("size", [10, READ_IN_THREAD + 10])
-async def test_large_json_is_read_off_the_loop_with_the_same_rules(size: int) -> None:
-    good = b'{"a":"' + b"x" * size + b'"}'
-    bad = b'{"a":"' + b"x" * size + b'\\u0000"}'
-    kind = "application/json"
-    body = await read_json_object(sent([chunk(good, more=False)], content_type=kind), limit=10**6, within=LATER)
-    assert body == {"a": "x" * size}
-    with pytest.raises(Unreadable):
-        await read_json_object(sent([chunk(bad, more=False)], content_type=kind), limit=10**6, within=LATER)
 
 
 def test_large_bodies_are_bounded_over_all_requests_and_the_room_is_given_back() -> None:

@@ -26,6 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "resolve_task": {"status": "rejected"},
     "create_address": {"provider": "kling"},
     "replay": {"sink": "shop", "dead": True},
+    "give_up_deliveries": {"sink": "shop"},
     "create_omni_image": {"prompt": "a cat", "anything": [1]},
 }
 # Where there is a choice of how to be answered: no stream, which has no end.

@@ -27,6 +27,7 @@ def local(tracker: StandIn) -> httpx.AsyncClient:
         ("DELETE", "/v1/sinks/shop"),
         ("GET", "/v1/sinks/shop/secret"),
         ("GET", "/v1/deliveries"),
+        ("POST", "/v1/deliveries/give-up"),
         ("POST", "/v1/replay"),
     ],
 )
@@ -34,7 +35,8 @@ async def test_it_takes_a_key_that_sees_all(method: str, path: str) -> None:
     tracker = StandIn()
     headers = {"authorization": "Bearer made-up-studio-key"}
     async with asking(create_api(tracker, KEYED), headers=headers) as client:
-        body = {"sink": "shop", "dead": True} if path == "/v1/replay" else None
+        bodies = {"/v1/replay": {"sink": "shop", "dead": True}, "/v1/deliveries/give-up": {"sink": "shop"}}
+        body = bodies.get(path)
         assert (await client.request(method, path, json=body)).status_code == 403
     assert tracker.switchboard.done == []
 
@@ -53,6 +55,19 @@ async def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     assert settled["state"] == "on"
 
 
+async def test_a_sink_that_is_off_says_who_turned_it_off_since_when_and_how_to_go_on() -> None:
+    tracker = StandIn()
+    gone = replace(SHOP, on=False, last_error="410 Gone")
+    tracker.switchboard.states = [gone, replace(gone, failures=0), SHOP]
+    async with local(tracker) as client:
+        refused, paused, told = [sink["off"] for sink in (await client.get("/v1/sinks")).json()["sinks"]]
+    assert (refused["by"], refused["why"], refused["at"]) == ("receiver", "410 Gone", "2026-11-23T11:59:00Z")
+    assert (paused["by"], paused["why"], paused["at"]) == ("operator", "paused", None)
+    assert told is None
+    for off in (refused, paused):
+        assert off["resume"] == "POST /v1/sinks/shop/resume, or homing sinks resume shop"
+
+
 async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
     tracker = StandIn(tasks=[TASK])
     async with local(tracker) as client:
@@ -68,6 +83,10 @@ async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
         assert (await client.post("/v1/replay", json=body)).json() == {"count": 17, "dry_run": True}
         again = await client.post("/v1/replay", json={"sink": "shop", "dead": True, "dry_run": False})
         assert again.json() == {"count": 17, "dry_run": False}
+        body = {"task": "mine-1", "event": "hm1.2"}
+        assert (await client.post("/v1/deliveries/give-up", json=body)).json() == {"count": 3, "dry_run": True}
+        done = await client.post("/v1/deliveries/give-up", json={"sink": "shop", "dry_run": False})
+        assert done.json() == {"count": 3, "dry_run": False}
     assert tracker.switchboard.done == [
         ("pause", "shop"),
         ("resume", "shop", False),
@@ -76,6 +95,8 @@ async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
         ("secrets", "shop", "studio"),
         ("replay", "shop", Again(task_id=TASK.id, since=NOW), True),
         ("replay", "shop", Again(dead=True), False),
+        ("give up", None, TASK.id, "hm1.2", True),
+        ("give up", "shop", None, None, False),
     ]
 
 
@@ -94,6 +115,23 @@ async def test_a_replay_that_cannot_be_is_refused(body: dict[str, object], statu
     tracker = StandIn()
     async with local(tracker) as client:
         assert (await client.post("/v1/replay", json=body)).status_code == status
+    assert tracker.switchboard.done == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"dry_run": False}, 400),
+        ({"sink": "shop", "events": ["hm1.2"]}, 400),
+        ({"task": "nobody"}, 404),
+        ({"sink": "elsewhere"}, 404),
+    ],
+)
+async def test_a_wish_to_give_up_that_cannot_be_is_refused(body: dict[str, object], status: int) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        assert (await client.post("/v1/deliveries/give-up", json=body)).status_code == status
     assert tracker.switchboard.done == []
 
 

@@ -1,4 +1,4 @@
-"""Reading a request's body within a size and a time, and as strict JSON.
+"""Reading a request's body within a size and a time.
 
 Every body that Homing reads passes here: the number of bytes and the seconds are ours to choose, never the sender's.
 """
@@ -11,7 +11,6 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from tracker.bounds import READ_IN_THREAD, JsonObject, read_object
 from tracker.errors import InvalidRequest, Overloaded, TooLarge, TooSlow, WrongMediaType
 
 JSON: Final = "application/json"
@@ -64,13 +63,6 @@ async def read_body(request: Request, *, limit: int, within: timedelta) -> bytes
     except ClientDisconnect:
         raise Truncated("the connection ended before the body did") from None
     return b"".join(chunks)
-
-
-async def read_json_object(request: Request, *, limit: int, within: timedelta) -> JsonObject:
-    """Read the body as one JSON object. Raises as ``read_body`` does, or WrongMediaType, or Unreadable."""
-    require_json(request)
-    raw = await read_body(request, limit=limit, within=within)
-    return read_object(raw) if len(raw) <= READ_IN_THREAD else await asyncio.to_thread(read_object, raw)
 
 
 def require_json(request: Request) -> None:

@@ -121,7 +121,7 @@ async def pieces(
         if not await feed.reaches(cursor):
             return  # slower than events are deleted: it comes back, and is told so
         cursor = page[-1].cursor if page else cursor
-        found = [told for told in page if takes(told)]
+        found = [event for event in page if isinstance(event, Told) and takes(event)]
         if found:
             known = found[-1].cursor
             yield b"".join(frame(told, source) for told in found)
@@ -157,10 +157,10 @@ async def _look(ask: Asked, takes: Takes, *, after: int, newest: int) -> tuple[l
         page = await feed.read(after, limit=PIECE)
         if not await feed.reaches(after):
             raise _gone(after)
-        for told in page:
-            after = told.cursor
-            if takes(told):
-                found.append(told)
+        for event in page:
+            after = event.cursor
+            if isinstance(event, Told) and takes(event):
+                found.append(event)
             if len(found) == (ask.query.limit or PAGE):
                 return found, after, True
         if not page:

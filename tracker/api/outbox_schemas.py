@@ -62,12 +62,22 @@ class EventsShown(Shown):
     more: Annotated[bool, Field(description="Whether the next page can be had at once.")]
 
 
+class OffShown(Shown):
+    """Why a sink is told nothing, and what turns it on again."""
+
+    by: Annotated[Literal["receiver", "operator"], Field(description="Who wants no more.")]
+    why: Annotated[str, Field(description="What the receiver answered.")]
+    at: Annotated[datetime | None, Field(description="Since when; null where an operator paused it.")]
+    resume: Annotated[str, Field(description="The request, and the command.")]
+
+
 class SinkShown(Shown):
     """How far one sink is told."""
 
     name: str
     address: str
     state: Annotated[Literal["on", "failing", "off"], Field(description="Off: the receiver or you asked for no more.")]
+    off: Annotated[OffShown | None, Field(description="Why it is off; null where it is not.")]
     named: Annotated[bool, Field(description="Whether the settings of the process that answers name it.")]
     behind: Annotated[int, Field(description="Events that it has not come to yet.")]
     waiting: Annotated[int, Field(description="Deliveries that will be tried again.")]
@@ -164,6 +174,28 @@ class ReplayBody(Taken):
 
 class ReplayShown(Shown):
     """How many events are told again, or would be."""
+
+    count: int
+    dry_run: bool
+
+
+class GiveUpBody(Taken):
+    """Which owed deliveries to give up; what is given narrows."""
+
+    sink: Annotated[Identifier | None, Field(description="Only what this one is owed.")] = None
+    task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
+    event: Annotated[Identifier | None, Field(description="The id of an event.")] = None
+    dry_run: Annotated[bool, Field(description="Only count them.")] = True
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> Self:
+        if self.sink is None and self.task is None and self.event is None:
+            raise ValueError("give at least one of sink, task and event")
+        return self
+
+
+class GiveUpShown(Shown):
+    """How many deliveries are given up, or would be."""
 
     count: int
     dry_run: bool

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from tracker.api import outbox_schemas as schemas
 from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
 from tracker.api.operations import all_seeing
-from tracker.api.outbox_schemas import DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
+from tracker.api.outbox_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import LARGEST, Nothing
 from tracker.bounds import identifier
@@ -72,6 +72,15 @@ async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
     return shown(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 
 
+async def _give_up(ask: Ask[Nothing, GiveUpBody]) -> Response:
+    all_seeing(ask)
+    body = ask.body
+    count = await ask.tracker.switchboard.give_up(
+        sink=body.sink, task_id=await _task_id(ask, body.task), event_id=body.event, dry_run=body.dry_run
+    )
+    return shown(schemas.GiveUpShown(count=count, dry_run=body.dry_run))
+
+
 def _name(ask: Ask[Any, Any]) -> str:
     name = identifier(ask.request.path_params["name"])
     if name is None:
@@ -98,6 +107,7 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
         name=state.name,
         address=state.address,
         state="off" if not state.on else "failing" if state.failures and (state.waiting or state.behind) else "on",
+        off=None if state.on else _off(state),
         named=named,
         behind=state.behind,
         waiting=state.waiting,
@@ -109,6 +119,15 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
         last_error_at=state.last_error_at,
         delivered_at=state.delivered_at,
         retry_at=state.retry_at,
+    )
+
+
+def _off(state: SinkState) -> schemas.OffShown:
+    return schemas.OffShown(
+        by="receiver" if state.refused else "operator",
+        why=state.last_error if state.refused else "paused",
+        at=state.last_error_at if state.refused else None,
+        resume=f"POST /v1/sinks/{state.name}/resume, or homing sinks resume {state.name}",
     )
 
 
@@ -203,6 +222,19 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=DeliveryQuery,
         body=Nothing,
         reply=schemas.DeliveriesShown,
+        errors=(NotFound,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/deliveries/give-up",
+        name="give_up_deliveries",
+        summary="Give up what sinks are owed; only counts it unless `dry_run` is false",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_give_up,
+        query=Nothing,
+        body=GiveUpBody,
+        reply=schemas.GiveUpShown,
         errors=(NotFound,),
     ),
     Endpoint(

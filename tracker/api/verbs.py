@@ -51,6 +51,10 @@ class SinkVerbs(Protocol):
         limit: int,
     ) -> Sequence[Delivery]: ...
 
+    async def give_up(
+        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+    ) -> int: ...
+
     async def replay(self, name: str, again: Again, *, dry_run: bool) -> int: ...
 
 

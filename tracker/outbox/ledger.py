@@ -64,8 +64,7 @@ class Ledger:
 
     def put_aside(self, told: Told, *, until: datetime, attempts: int = 0) -> None:
         """Owe an event that was not tried now; what was wrong with it before is still to be read."""
-        task_id = None if told.task is None else told.task.id
-        self.fail(Failure(cursor=told.cursor, task_id=task_id, attempts=attempts, error="", next_at=until))
+        self.fail(Failure(cursor=told.cursor, task_id=told.task_id, attempts=attempts, error="", next_at=until))
 
     def passed_over(self) -> list[Told]:
         """Give what is open and lies before something that is done already."""
@@ -93,7 +92,7 @@ class Ledger:
         del self.delivered[: len(settled.delivered)]
         for failure in settled.failed:
             del self.failed[failure.cursor]
-        if self.error == settled.error:
+        if settled.off or self.error == settled.error:
             self.error = ""
         self.at = at
 

@@ -77,8 +77,10 @@ class Sending:
         self.flying: set[int] = set()
         self.failures = 0
         self.delivered_at: datetime | None = None
-        self.opened = False
-        self.gone = False
+        # Lanes that were closed and took something, until what waits for them is made due.
+        self.opened: set[str] = set()
+        # Why the receiver wants no more, once it does not.
+        self.gone = ""
 
     async def send(self, now: Round, groups: Mapping[str, Sequence[Told]]) -> None:
         """Send events, in their order, to the lanes that they are grouped by.
@@ -218,7 +220,8 @@ class Sending:
         at = self._clock()
         before = self.lanes.of(lane).retry_at
         cursors = [told.cursor for told in wave]
-        self.opened |= self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at)
+        if self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at):
+            self.opened.add(lane)
         delivered = [told.cursor for told, outcome in zip(wave, outcomes, strict=True) if outcome.delivered]
         now.ledger.deliver(delivered, owed=now.turn is Turn.OWED if owed is None else owed)
         if delivered:
@@ -235,9 +238,8 @@ class Sending:
         owed = now.owed.get(told.cursor)
         attempts = now.attempts(told) + 1
         first_at = owed.first_at if owed is not None and owed.attempts else at
-        task_id = None if told.task is None else told.task.id
+        task_id = told.task_id
         self.failures += 1
-        self.gone |= outcome.gone
         next_at: datetime | None = at
         if outcome.hopeless or backoff.spent(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
             next_at = None
@@ -245,6 +247,8 @@ class Sending:
             next_at = at + backoff.again_in(attempts, chance=self._chance(), asked=outcome.retry_after)
             next_at = next_at if probe_by is None else min(next_at, probe_by)
         error = outcome.error or "it was not taken"
+        if outcome.gone:
+            self.gone = error
         now.ledger.fail(Failure(cursor=told.cursor, task_id=task_id, attempts=attempts, error=error, next_at=next_at))
         if next_at is not None and task_id is not None:
             now.behind[task_id] = next_at
@@ -259,7 +263,7 @@ def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], l
         if len(wave) == room:
             left.extend(pending[place:])
             break
-        task_id = None if told.task is None else told.task.id
+        task_id = told.task_id
         if task_id is None:
             wave.append(told)
         elif (until := now.behind.get(task_id)) is not None:
@@ -273,9 +277,8 @@ def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], l
 
 
 def _given_up(owed: Owed) -> Failure:
-    told, error = owed.told, "its receiver has taken nothing for days"
-    task_id = None if told.task is None else told.task.id
-    return Failure(cursor=told.cursor, task_id=task_id, attempts=owed.attempts, error=error, next_at=None)
+    event, error = owed.event, "its receiver has taken nothing for days"
+    return Failure(cursor=event.cursor, task_id=event.task_id, attempts=owed.attempts, error=error, next_at=None)
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:

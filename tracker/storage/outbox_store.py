@@ -1,14 +1,21 @@
 """The verbs over events and sinks; each is one transaction. Part of the store: ``Store.outbox``."""
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
 
-from tracker.contract import Told
-from tracker.storage import outbox, telling
+from tracker.contract import Found, Told, UnreadableEvent
+from tracker.storage import outbox, switchboard, telling
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
 from tracker.storage.recent import Recent
 from tracker.views import Again, Delivery, NewSink, Settled, SinkState
+
+log: Final = logging.getLogger("homing.events")
+# Of so many events it is remembered that it was said that they cannot be read.
+SAID: Final = 10_000
 
 
 class OutboxStore:
@@ -17,14 +24,16 @@ class OutboxStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.recent = Recent()
+        self._unreadable: set[int] = set()
 
     # ---- events
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+    async def events(self, *, after: int, limit: int) -> Sequence[Found]:
         """Give the events after a cursor, in order."""
-        found = self.recent.after(after, limit=limit)
+        found: Sequence[Found] | None = self.recent.after(after, limit=limit)
         if found is None:
             found = await self._database.read(telling.read, after=after, limit=limit, recent=self.recent)
+            self._say(found)
         return found
 
     async def latest(self) -> int:
@@ -55,7 +64,9 @@ class OutboxStore:
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[Owed]:
         """Give the deliveries that are due, longest due first; of a task only the first that waits."""
-        return await self._database.read(outbox.due, name, now=now, limit=limit)
+        owed = await self._database.read(outbox.due, name, now=now, limit=limit)
+        self._say(one.event for one in owed)
+        return owed
 
     async def next_due(self, name: str) -> datetime | None:
         """Give when the next delivery is due, of those that wait behind no other."""
@@ -65,15 +76,19 @@ class OutboxStore:
         """Give, of some tasks, those that have a delivery waiting, and until when; later events go behind it."""
         return await self._database.read(outbox.waiting, name, tasks)
 
-    async def hurry(self, name: str, *, now: datetime) -> None:
-        """Make everything that waits due: the receiver is up again."""
-        await self._database.write(outbox.hurry, name, now=now)
+    async def later(self, name: str, *, now: datetime, after: int, limit: int) -> Sequence[Found]:
+        """Give the events of deliveries that are due later, in their order, those after a cursor."""
+        return await self._database.read(outbox.later, name, now=now, after=after, limit=limit)
+
+    async def hurry(self, name: str, *, now: datetime, events: Sequence[int] | None = None) -> None:
+        """Make everything that waits due, or what waits of some events (cursors): the receiver is up again."""
+        await self._database.write(outbox.hurry, name, now=now, events=events)
 
     # ---- for the operator
 
     async def states(self) -> Sequence[SinkState]:
         """Give every sink, by name."""
-        return await self._database.read(outbox.states)
+        return await self._database.read(switchboard.states)
 
     async def deliveries(
         self,
@@ -86,26 +101,49 @@ class OutboxStore:
     ) -> Sequence[Delivery]:
         """Give deliveries that are owed or dead, by event and sink, those after a place (event's cursor, sink)."""
         return await self._database.read(
-            outbox.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
+            switchboard.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
         )
 
     async def switch(self, name: str, *, on: bool, now: datetime, from_now: bool = False) -> bool:
         """Turn a sink on or off; ``from_now`` forgets what it has missed. False where there is none."""
-        return await self._database.write(outbox.switch, name, on=on, now=now, from_now=from_now)
+        return await self._database.write(switchboard.switch, name, on=on, now=now, from_now=from_now)
 
     async def remove(self, name: str) -> bool:
         """Forget a sink and what it is owed. False where there is none."""
-        return await self._database.write(outbox.remove, name)
+        return await self._database.write(switchboard.remove, name)
 
     async def replay(
         self, name: str, again: Again, takes: Callable[[Told], bool], *, now: datetime, dry_run: bool
     ) -> int:
         """Owe a sink again what ``again`` says and it ``takes``; how many that are, or would be in a dry run."""
+        step = partial(switchboard.replay, name=name, again=again, takes=takes, now=now, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run)
+
+    async def give_up(
+        self, name: str, *, task_id: str | None = None, event_id: str | None = None, now: datetime, dry_run: bool
+    ) -> int:
+        """Make dead what a sink is owed, of a task or one event only; how many that are, or would be in a dry run."""
+        step = partial(switchboard.give_up, name=name, task_id=task_id, event_id=event_id, now=now, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run)
+
+    async def _step_by_step(self, step: Callable[..., tuple[int, int | None]], *, dry_run: bool) -> int:
+        """Go through what may be much in transactions that are short; give the sum of their counts."""
         run = self._database.read if dry_run else self._database.write
-        total, after = 0, 0
-        while True:
-            count, further = await run(outbox.replay, name, again, takes, now=now, after=after, dry_run=dry_run)
+        total = 0
+        after: int | None = 0
+        while after is not None:
+            count, after = await run(step, after=after)
             total += count
-            if further is None:
-                return total
-            after = further
+        return total
+
+    def _say(self, found: Iterable[Found]) -> None:
+        """Log once, in one line, which events cannot be read."""
+        unreadable = [one for one in found if isinstance(one, UnreadableEvent) and one.cursor not in self._unreadable]
+        if not unreadable:
+            return
+        if len(self._unreadable) > SAID:
+            self._unreadable.clear()
+        self._unreadable.update(one.cursor for one in unreadable)
+        one, more = unreadable[0], len(unreadable) - 1
+        others = f" (and {more} more)" if more else ""
+        log.error("the event %s (%s) cannot be read and is passed over: %s%s", one.id, one.type, one.why, others)

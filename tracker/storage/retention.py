@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, tuple_
 
 from tracker.models import SETTLED
-from tracker.storage import outbox, rows, telling
+from tracker.storage import rows, telling
 from tracker.storage.tables import ALARMS, DELIVERIES, EVENTS, FORGOTTEN, ORPHANS, SINKS, TASKS
 from tracker.storage.upserts import upsert
 
 # How long it is remembered, from its deletion on, that there was a task.
 REMEMBERED: Final = timedelta(days=90)
+# A sink that no process has named for so long is not waited for any more.
+NAMED_WITHIN: Final = timedelta(days=7)
 OVER: Final = sorted(status.value for status in SETTLED)
 HOUR: Final = timedelta(hours=1)
 
@@ -41,7 +43,7 @@ def deletable(told: int, now: datetime) -> ColumnElement[bool]:
     Every sink has been told the events up to ``told``, but for those that it is owed.
     """
     untold = exists().where(EVENTS.c.task_id == TASKS.c.id, EVENTS.c.id > told)
-    waited_for = select(SINKS.c.name).where(outbox.waited_for(now))
+    waited_for = select(SINKS.c.name).where(_waited_for(now))
     waiting = and_(DELIVERIES.c.next_at.is_not(None), DELIVERIES.c.sink.in_(waited_for))
     owed = exists().where(DELIVERIES.c.task_id == TASKS.c.id, waiting)
     return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None), ~untold, ~owed)
@@ -51,7 +53,7 @@ def delete_old(connection: Connection, *, until: datetime, now: datetime, after:
     """Delete from the next ``limit`` tasks that finished by ``until`` those that may go, and as many old other rows."""
     seen = _finished(connection, until=until, after=after, limit=limit)
     settled = ORPHANS.c.next_check_at.is_(None)
-    told = outbox.told_everywhere(connection, now=now)
+    told = _told_everywhere(connection, now=now)
     _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
     return Deleted(
         tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
@@ -128,3 +130,14 @@ def _delete(
     if found:
         connection.execute(delete(table).where(tuple_(*key).in_([tuple(row) for row in found])))
     return len(found)
+
+
+def _waited_for(now: datetime) -> ColumnElement[bool]:
+    """Say for which sinks old events are kept: those that are on, and that some process named lately."""
+    return and_(SINKS.c.on, SINKS.c.seen_at > rows.stamp(now - NAMED_WITHIN))
+
+
+def _told_everywhere(connection: Connection, *, now: datetime) -> int:
+    """Give the cursor up to which every sink that is waited for has been told, but for deliveries."""
+    slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
+    return telling.latest(connection) if slowest is None else slowest

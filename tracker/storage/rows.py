@@ -80,6 +80,14 @@ def moment(value: int) -> datetime:
     return EPOCH + timedelta(0, 0, value)
 
 
+def optional_stamp(moment: datetime | None) -> int | None:
+    return None if moment is None else stamp(moment)
+
+
+def optional_moment(value: int | None) -> datetime | None:
+    return None if value is None else moment(value)
+
+
 def _stamped(name: str) -> Callable[[Task], int | None]:
     field = attrgetter(name)
 
@@ -202,7 +210,7 @@ def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[A
         None if entry.status is None else WORDS[entry.status],
         WORDS[entry.verdict],
         entry.why,
-        None if entry.provider_updated_at is None else stamp(entry.provider_updated_at),
+        optional_stamp(entry.provider_updated_at),
         entry.body,
         repeats,
     )
@@ -219,7 +227,7 @@ def entry_from_row(row: Row) -> HistoryEntry:
         status=None if row["status"] is None else Status(row["status"]),
         verdict=Verdict(row["verdict"]),
         why=row["why"],
-        provider_updated_at=None if row["provider_updated_at"] is None else moment(row["provider_updated_at"]),
+        provider_updated_at=optional_moment(row["provider_updated_at"]),
         body=row["body"],
         repeats=row["repeats"],
     )
@@ -241,7 +249,7 @@ def orphan_from_row(row: Row) -> Orphan:
         last_at=moment(row["last_at"]),
         deliveries=row["deliveries"],
         checks=row["checks"],
-        next_check_at=None if row["next_check_at"] is None else moment(row["next_check_at"]),
+        next_check_at=optional_moment(row["next_check_at"]),
         task_id=row["task_id"],
         signed=row["signed"],
         body=row["body"],
@@ -283,7 +291,7 @@ def address_from_row(row: Row) -> StandingAddress:
         kind=row["kind"],
         client=row["client"],
         created_at=moment(row["created_at"]),
-        revoked_at=None if row["revoked_at"] is None else moment(row["revoked_at"]),
+        revoked_at=optional_moment(row["revoked_at"]),
         label=row["label"],
     )
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, structs
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 
-from tracker.contract import Told
+from tracker.contract import Found, Told, UnreadableEvent
 from tracker.models import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
 from tracker.storage import rows
 from tracker.storage.bulk import SQLITE, Rows, Statement
@@ -103,7 +103,7 @@ def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
     ]
 
 
-def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Told]:
+def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Found]:
     """Give the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
     if recent and (found := _read_recent(connection, after, limit, recent)) is not None:
         return found
@@ -111,9 +111,9 @@ def read(connection: Connection, *, after: int, limit: int, recent: Recent = NON
     return [told(row) for row in connection.execute(statement)]
 
 
-def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Told] | None:
+def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Found] | None:
     heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
-    found: dict[int, Told | None] = {}
+    found: dict[int, Found | None] = {}
     for cursor, kind, sequence, at, task_id in heads:
         task = None if task_id is None else recent.get(task_id, sequence)
         known = Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
@@ -126,7 +126,7 @@ def _read_recent(connection: Connection, after: int, limit: int, recent: Recent)
     return [one for one in found.values() if one is not None]
 
 
-def pick(connection: Connection, ids: Sequence[int]) -> list[Told]:
+def pick(connection: Connection, ids: Sequence[int]) -> list[Found]:
     """Give some events by their cursors, in order."""
     statement = READING.where(EVENTS.c.id.in_(ids)).order_by(EVENTS.c.id)
     return [told(row) for row in connection.execute(statement)]
@@ -159,8 +159,16 @@ def forget(connection: Connection, which: ColumnElement[bool]) -> int:
     return int(number)
 
 
-def told(row: Row[Any]) -> Told:
-    """Read an event back from a row of ``READING``."""
+def told(row: Row[Any]) -> Found:
+    """Read an event back from a row of ``READING``; whatever is wrong with it is wrong with this one alone."""
+    try:
+        return _told(row)
+    except Exception as error:  # noqa: BLE001 - a row may be damaged in any way, and none may hold up the others
+        cursor, kind, sequence, _, _, task_id, *_ = tuple[Any, ...](row)
+        return UnreadableEvent(cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=type(error).__name__)
+
+
+def _told(row: Row[Any]) -> Told:
     cursor, kind, sequence, at, data, task_id, *task = tuple[Any, ...](row)
     moment = rows.moment(at)
     if task_id is None:

@@ -1,11 +1,7 @@
-"""Calls that leave by HTTP, to providers and to whoever wants to be told: the only file that knows httpx and httpcore.
+"""Posts to addresses that strangers may have chosen.
 
-Each call has one hard deadline over everything (connecting, sending, waiting, a dripping body), and ends in a Reply or
-in one of two errors that differ in the only thing that matters for a submit: whether the provider may have it.
-
-A ``Transport`` goes where the operator's settings say. A ``Poster`` goes where a stranger may have said, so it decides
-on each address that a name has at the moment, and connects to what it has decided on: httpcore takes a network backend
-for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
+So a ``Poster`` decides on each address that a name has at the moment, and connects to what it has decided on: httpcore
+takes a network backend for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
 """
 
 import asyncio
@@ -16,21 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import unquote
 
 import httpcore
 import httpx
 
-from tracker.errors import HomingError, OurError
-from tracker.providers.base import Account, Call, Reply
+from tracker.errors import HomingError
 from tracker.targets import Allowed, refusal
+from tracker.transport.calls import CONNECT_SECONDS
+from tracker.transport.errors import NotSent, ReplyLost
 
-REPLY_LIMIT: Final = 16 * 1024 * 1024
-CONNECT_SECONDS: Final = 5.0
-CONNECTIONS: Final = 64
 # Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
 # them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
 # up at once.
@@ -49,93 +43,6 @@ _WORDS: Final[Mapping[type[BaseException], str]] = {
     ssl.SSLError: "no TLS connection",
     TimeoutError: "could not connect in time",
 }
-
-
-class NotSent(OurError):
-    """The request never reached the provider: nothing can have come of it."""
-
-    title = "Provider unreachable"
-
-
-class ReplyLost(OurError):
-    """The request may have reached the provider, and its answer did not reach us."""
-
-    title = "Provider's answer lost"
-
-
-class Sender(Protocol):
-    """What the tracker needs of a transport; ``Transport`` is the one over HTTP."""
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
-        """Send ``call`` and give its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
-
-
-class Transport:
-    """A pool of connections to providers. ``async with`` opens and closes it."""
-
-    def __init__(self) -> None:
-        self._client: httpx.AsyncClient | None = None
-
-    async def open(self) -> None:
-        self._client = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=CONNECTIONS),
-            follow_redirects=False,
-            headers={"user-agent": "homing", "accept": "application/json"},
-        )
-
-    async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-
-    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
-        """Send ``call`` and read its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
-        if self._client is None:
-            raise NotSent("the transport is closed")
-        seconds = within.total_seconds()
-        headers = {**_content_type(call), **account.provider.authorization(account.credential, now)}
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._exchange(self._client, account.base_url, call, headers, seconds)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            raise NotSent(f"could not connect: {type(error).__name__}") from error
-        except TimeoutError as error:
-            raise ReplyLost(f"no answer within {seconds:g} s") from error
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            raise ReplyLost(f"the connection failed: {type(error).__name__}") from error
-
-    @staticmethod
-    async def _exchange(
-        client: httpx.AsyncClient, base_url: str, call: Call, headers: Mapping[str, str], seconds: float
-    ) -> Reply:
-        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
-        request = client.build_request(
-            call.method,
-            base_url + call.path,
-            params=dict(call.query) or None,
-            content=call.body or None,
-            headers=headers,
-            timeout=timeout,
-        )
-        response = await client.send(request, stream=True)
-        try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > REPLY_LIMIT:
-                    raise ReplyLost(f"the answer is longer than {REPLY_LIMIT} bytes")
-        finally:
-            await response.aclose()
-        lower = {name.lower(): value for name, value in response.headers.items()}
-        return Reply(status=response.status_code, headers=lower, body=bytes(body))
-
-
-def _content_type(call: Call) -> Mapping[str, str]:
-    return {"content-type": "application/json"} if call.body else {}
 
 
 class TargetRefused(HomingError):

@@ -1,0 +1,20 @@
+"""Calls that leave by HTTP, to providers and to whoever wants to be told: what knows httpx and httpcore is here alone.
+
+Each call has one hard deadline over everything (connecting, sending, waiting, a dripping body), and ends in a reply or
+in one of two errors that differ in the only thing that matters for a submit: whether the provider may have it.
+"""
+
+from tracker.transport.calls import Sender, Transport
+from tracker.transport.errors import NotSent, ReplyLost
+from tracker.transport.posts import Answer, Poster, TargetRefused, check_target
+
+__all__ = [
+    "Answer",
+    "NotSent",
+    "Poster",
+    "ReplyLost",
+    "Sender",
+    "TargetRefused",
+    "Transport",
+    "check_target",
+]
