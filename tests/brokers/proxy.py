@@ -1,6 +1,7 @@
 """A line between Homing and a broker that a test can cut, stop and take away."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -11,14 +12,17 @@ PIECE: Final = 64 * 1024
 
 
 class Proxy:
-    """Passes on what comes to ``port`` to another one, while it ``flows``."""
+    """Passes on what comes to ``port`` to another one, while it ``flows``; with ``tls`` it comes encrypted."""
 
-    def __init__(self, to: int = 0) -> None:
+    def __init__(self, to: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.to = to
+        self._tls = tls
         self.accepted = 0
         # How many ways have something to pass on that may not flow.
         self.holding = 0
+        # All that passes either way, where somebody wants to know.
+        self.heard: bytearray | None = None
         self.flows = asyncio.Event()
         self.flows.set()
         self._server: asyncio.Server | None = None
@@ -30,7 +34,7 @@ class Proxy:
         return len(self._ends)
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, LOCALHOST, self.port)
+        self._server = await asyncio.start_server(self._accept, LOCALHOST, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
@@ -78,13 +82,15 @@ class Proxy:
                     await self.flows.wait()
                 finally:
                     self.holding -= 1
+                if self.heard is not None:
+                    self.heard += piece
                 writer.write(piece)
                 await writer.drain()
 
 
 @asynccontextmanager
-async def proxy(to: int = 0) -> AsyncIterator[Proxy]:
-    line = Proxy(to)
+async def proxy(to: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    line = Proxy(to, tls)
     await line.listen()
     try:
         yield line
