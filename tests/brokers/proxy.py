@@ -64,15 +64,40 @@ class Proxy:
             back, forth = await asyncio.open_connection(LOCALHOST, self.to)
             self._ends[task].append(forth)
             try:
-                async with asyncio.TaskGroup() as group:
-                    ways = [group.create_task(self._pass(reader, forth)), group.create_task(self._pass(back, writer))]
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                    for way in ways:
-                        way.cancel()
+                if await self._may_pass(reader, writer, back, forth):
+                    await self._join(reader, writer, back, forth)
+                else:
+                    # Not before it has heard why.
+                    writer.close()
+                    await writer.wait_closed()
             finally:
                 forth.transport.abort()
         writer.transport.abort()
         del self._ends[task]
+
+    async def _join(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        forth: asyncio.StreamWriter,
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            ways = [group.create_task(self._pass(reader, forth)), group.create_task(self._pass(back, writer))]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+
+    async def _may_pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        forth: asyncio.StreamWriter,
+    ) -> bool:
+        """Whether what comes may go on; there may be something to say before."""
+        del reader, writer, back, forth
+        return True
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
