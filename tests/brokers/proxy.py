@@ -27,6 +27,7 @@ class Proxy:
         self.flows.set()
         self._server: asyncio.Server | None = None
         self._ends: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._answering: list[asyncio.Event] = []
 
     @property
     def open(self) -> int:
@@ -42,6 +43,11 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.cut()
+
+    def mute(self) -> None:
+        """Hold back every answer on the connections that there are; new ones are as before."""
+        for answering in self._answering:
+            answering.clear()
 
     def cut(self) -> None:
         for writers in self._ends.values():
@@ -82,8 +88,14 @@ class Proxy:
         back: asyncio.StreamReader,
         forth: asyncio.StreamWriter,
     ) -> None:
+        answering = asyncio.Event()
+        answering.set()
+        self._answering.append(answering)
         async with asyncio.TaskGroup() as group:
-            ways = [group.create_task(self._pass(reader, forth)), group.create_task(self._pass(back, writer))]
+            ways = [
+                group.create_task(self._pass(reader, forth, self.flows)),
+                group.create_task(self._pass(back, writer, self.flows, answering)),
+            ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
                 way.cancel()
@@ -99,12 +111,13 @@ class Proxy:
         del reader, writer, back, forth
         return True
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *open_: asyncio.Event) -> None:
         with suppress(OSError):
             while piece := await reader.read(PIECE):
                 self.holding += 1
                 try:
-                    await self.flows.wait()
+                    for each in open_:
+                        await each.wait()
                 finally:
                     self.holding -= 1
                 if self.heard is not None:
