@@ -2,16 +2,17 @@
 
 While it is away they get each event, and it gets all of them when it is back, in order per task. NATS and Redis are
 killed and started again on what they kept; the lines to the other two are cut. HOMING_OUTAGE_SECONDS says how long each
-is away; with it all four go in turn, without it two, for a moment.
+is away; with it all four go in turn, without it NATS, for a moment.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from tests.acceptance.house import until
@@ -25,8 +26,8 @@ from tests.conformance.store_case import read
 from tracker.storage.store import Store
 
 ASKED = os.environ.get("HOMING_OUTAGE_SECONDS")
-OUTAGE = float(ASKED or 2)
-DOWN = tuple(CASES) if ASKED else ("jetstream", "redis")
+OUTAGE = float(ASKED or 3)
+DOWN = tuple(CASES) if ASKED else ("jetstream",)
 # Callbacks a second, in so many portions.
 RATE = 150
 PORTIONS = 10
@@ -34,6 +35,9 @@ PORTIONS = 10
 LIMIT = 60 + 2 * OUTAGE
 # What steady work may leave untold at any moment, in seconds.
 CALM = 1.0
+# So many times as far behind as usual is too far; and how long it is looked what is usual, in seconds.
+FAR = 10
+USUALLY = 2.0
 # So many tasks are told of side by side.
 BESIDE = 40
 WORDS = ("submitted", "processing", "succeed")
@@ -66,8 +70,9 @@ class Stage:
     seen: Mapping[str, Seen]
 
     async def sinks(self) -> dict[str, dict[str, Any]]:
+        """Look at those of the brokers; that of the callers' callbacks is told nothing here."""
         shown = (await self.homing.client.get("/v1/sinks")).json()["sinks"]
-        return {sink["name"]: sink for sink in shown}
+        return {sink["name"]: sink for sink in shown if sink["name"] in CASES}
 
     def happened(self) -> set[Place]:
         return {(task, sequence) for task, sequence in read(self.url, "SELECT task_id, sequence FROM events")}
@@ -95,6 +100,8 @@ async def test_one_is_away_and_the_others_notice_nothing(tmp_path: Path) -> None
     async with staged(tmp_path) as stage, loaded(stage):
         await until(stage.begun, within=LIMIT)
         await stage.all_seen(*CASES)
+        await until(stage.calm, within=LIMIT, pause=PAUSE)
+        usual = mean(lag(sample, CASES) for sample in await sampled(stage, min(OUTAGE, USUALLY)))
         for down in DOWN:
             others = [name for name in CASES if name != down]
             # What was told and not confirmed before is told again, and done with.
@@ -104,18 +111,20 @@ async def test_one_is_away_and_the_others_notice_nothing(tmp_path: Path) -> None
                 # However long it stays away.
                 await stage.all_seen(*others)
                 at_last = (await stage.sinks())[down]
-            greatest = max(sample[name]["lag"] or 0 for sample in samples for name in others)
+            lags = [lag(sample, others) for sample in samples]
             back_at = asyncio.get_running_loop().time()
             await stage.all_seen(*CASES)
             caught_up = asyncio.get_running_loop().time() - back_at
             told = (
-                f"{at_last['lag']:.1f} s behind, the others {greatest:.2f} s at most; all told after {caught_up:.1f} s"
+                f"{at_last['lag']:.1f} s behind, the others {max(lags):.2f} s at most; all told after {caught_up:.1f} s"
             )
             sys.stdout.write(f"{down} away: {told}\n")
             assert at_last["state"] == "failing"
             assert {sample[name]["state"] for sample in samples for name in others} == {"on"}
             assert {sample[name]["failures"] for sample in samples for name in others} == {0}
-            assert greatest < at_last["lag"]
+            # The machine may have had its moments, but neither often nor for as long as the broker was away.
+            assert median(lags) < FAR * usual
+            assert max(lags) < at_last["lag"]
     for name, seen in stage.seen.items():
         assert set(seen.order) == stage.happened(), name
         assert seen.out_of_order() == [], name
@@ -129,9 +138,18 @@ async def watched(stage: Stage, down: str) -> Sequence[dict[str, dict[str, Any]]
         return bool((await stage.sinks())[down]["failures"])
 
     await until(noticed, within=LIMIT)
+    return await sampled(stage, OUTAGE)
+
+
+def lag(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> float:
+    """Give how far behind the last of these is, in seconds."""
+    return max(sample[name]["lag"] or 0.0 for name in names)
+
+
+async def sampled(stage: Stage, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
     samples = []
     loop = asyncio.get_running_loop()
-    end = loop.time() + OUTAGE
+    end = loop.time() + seconds
     while loop.time() < end:
         samples.append(await stage.sinks())
         await asyncio.sleep(PAUSE)
