@@ -66,8 +66,10 @@ async def consuming(case: BrokerCase) -> AsyncIterator[Seen]:
     try:
         yield seen
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        # Again where a client swallows it while it waits.
+        while not running.done():
+            running.cancel()
+            await asyncio.wait({running}, timeout=LOOK)
 
 
 async def _jetstream(case: BrokerCase, seen: Seen) -> None:
