@@ -1,10 +1,14 @@
-"""Where a server dies: a store, and an app around it, that end their own process at a named point of a batch."""
+"""Where a server dies: stores, and an app around one, that end their own process at a named point.
+
+The points are those of a batch, and one of the relay: a sink was told, and that is not written down.
+"""
 
 import asyncio
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracker.storage import batch
 from tracker.storage.bulk import play
+from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.store import Store
+from tracker.views import Settled
 from tracker.work import Work
 
 BEFORE: Final = "before"  # nothing of the batch has reached the database
@@ -59,6 +65,26 @@ class CrashingStore(Store):
         if when == HALF:
             self._answers.left = pieces // 2
         return results
+
+
+class UnmarkedStore(Store):
+    """Dies where it is to write down that ``fatal`` events of this life were told."""
+
+    def __init__(self, database_url: str, fatal: int) -> None:
+        super().__init__(database_url)
+        self.outbox = _Unmarked(self, fatal)
+
+
+class _Unmarked(OutboxStore):
+    def __init__(self, store: Store, fatal: int) -> None:
+        super().__init__(store._database)  # noqa: SLF001 - the same database
+        self._left = fatal
+
+    async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
+        self._left -= settled.told
+        if settled.told and self._left <= 0:
+            die()
+        return await super().settle(name, settled, owner=owner, now=now)
 
 
 class HalfAnswered:

@@ -18,9 +18,10 @@ from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.between import NO_TLS
 from tracker.api import routes as api_routes
-from tracker.app import create_tracker
+from tracker.app import create_tracker, sinks_of
 from tracker.bounds import JsonObject
 from tracker.models import Caller, Task
+from tracker.outbox.relay import Relay
 from tracker.reconciler import Reconciler
 from tracker.schedule import Policy
 from tracker.service import Tracker
@@ -141,7 +142,10 @@ async def composed(
     loops: bool = True,
     **receiver: Any,
 ) -> AsyncIterator[tuple[Tracker, Reconciler, ASGIApp]]:
-    """Open the parts; ``loops`` runs the reconciler beside them, ``receiver`` is what its settings do not say."""
+    """Open the parts; ``loops`` runs the reconciler and the relay beside them.
+
+    ``receiver`` is what its settings do not say.
+    """
     tracker = create_tracker(settings, policy=policy, store=store, clock=clock or Clock())
     async with tracker:
         api = Starlette(routes=api_routes(tracker, access_of(settings)))
@@ -151,13 +155,16 @@ async def composed(
             await tracker.take_over()
         reconciler = Reconciler(tracker)
         stop = asyncio.Event()
-        loop = asyncio.create_task(reconciler.run(stop)) if loops else None
+        running_beside = [asyncio.create_task(reconciler.run(stop))] if loops else []
+        if loops and settings.sinks:
+            relay = Relay(tracker, sinks_of(settings, tracker))
+            await relay.open()
+            running_beside.append(asyncio.create_task(relay.run(stop)))
         try:
             yield tracker, reconciler, app
         finally:
             stop.set()
-            if loop is not None:
-                await loop
+            await asyncio.gather(*running_beside)
 
 
 @asynccontextmanager

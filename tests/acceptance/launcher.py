@@ -17,7 +17,7 @@ import uvloop
 from homing.logs import set_up_logs
 from homing.serving_lock import ServingLock
 from homing.web_server import listen, running
-from tests.acceptance.crash_points import POINTS, Crash, CrashingStore, HalfAnswered
+from tests.acceptance.crash_points import POINTS, Crash, CrashingStore, HalfAnswered, UnmarkedStore
 from tests.acceptance.house import SHORT, SILENT, composed
 from tests.acceptance.troubled_stores import DawdlingStore, impatient, may_not_write
 from tracker.settings import load_settings
@@ -50,6 +50,8 @@ def _store(url: str, args: argparse.Namespace, answers: HalfAnswered) -> Store:
     if args.when:
         crash = Crash(when=args.when, piece=args.piece, nth=args.nth, least=args.least)
         return CrashingStore(url, crash, answers)
+    if args.unmarked:
+        return UnmarkedStore(url, args.unmarked)
     if args.dawdle:
         return DawdlingStore(url, seconds=args.dawdle)
     return impatient(url) if args.impatient else Store(url)
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--piece", default="")
     parser.add_argument("--nth", type=int, default=1)
     parser.add_argument("--least", type=int, default=1)
+    parser.add_argument("--unmarked", type=int, help="die once so many events were told, and nobody wrote it down")
     parser.add_argument("--dawdle", type=float, help="how many seconds each batch takes")
     parser.add_argument("--impatient", action="store_true", help="wait for a locked database for a moment only")
     parser.add_argument("--commits", type=int, default=4096, help="how many deliveries may wait for their commit")

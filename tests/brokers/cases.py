@@ -1,13 +1,21 @@
-"""One broker as the tests see it: where it is, what it holds, and a line to it that can be cut."""
+"""One broker as the tests see it: where it is, what it holds, and a line to it that can be cut.
+
+With a certificate the line is encrypted: by the server itself where its wheel can, which is NATS; before the others
+the proxy does it. The Redis of the wheel is built without TLS, the Kafka broker takes no key for its certificate, and
+the machine's RabbitMQ is not ours to set up.
+"""
 
 import asyncio
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiormq
 
+from tests.brokers.certificates import Certificate
 from tests.brokers.events import SOURCE
 from tests.brokers.proxy import Proxy, proxy
 from tests.brokers.readers import Kept, read_jetstream, read_kafka, read_rabbit, read_redis
@@ -44,28 +52,34 @@ def sink(address: str) -> BrokerSink:
     return broker_sink(spec, source=SOURCE)
 
 
+def shown(certificate: Certificate | None) -> ssl.SSLContext | None:
+    return None if certificate is None else certificate.shown()
+
+
 @asynccontextmanager
-async def jetstream_case() -> AsyncIterator[BrokerCase]:
-    with jetstream(settings="max_payload: 64KB\n") as server:
+async def jetstream_case(certificate: Certificate | None = None, *, settings: str = "") -> AsyncIterator[BrokerCase]:
+    tls = f'tls {{ cert_file: "{certificate.file}", key_file: "{certificate.key}" }}\n' if certificate else ""
+    believed = certificate.believed() if certificate else None
+    with jetstream(settings=f"max_payload: 64KB\n{tls}{settings}") as server:
         async with proxy(server.port) as line:
             yield BrokerCase(
                 name="jetstream",
-                address=f"nats://{LOCALHOST}:{line.port}/",
+                address=f"{'tls' if certificate else 'nats'}://{LOCALHOST}:{line.port}/",
                 options="create=true",
                 line=line,
-                read=lambda: read_jetstream(server.port),
+                read=lambda: read_jetstream(server.port, tls=believed),
                 limit=64 * 1024,
                 server=server,
             )
 
 
 @asynccontextmanager
-async def redis_case() -> AsyncIterator[BrokerCase]:
+async def redis_case(certificate: Certificate | None = None) -> AsyncIterator[BrokerCase]:
     with redis_server("--proto-max-bulk-len", "1mb") as server:
-        async with proxy(server.port) as line:
+        async with proxy(server.port, shown(certificate)) as line:
             yield BrokerCase(
                 name="redis",
-                address=f"redis://{LOCALHOST}:{line.port}/0",
+                address=f"{'rediss' if certificate else 'redis'}://{LOCALHOST}:{line.port}/0",
                 line=line,
                 read=lambda: read_redis(server.port),
                 limit=1024 * 1024,
@@ -74,24 +88,28 @@ async def redis_case() -> AsyncIterator[BrokerCase]:
 
 
 @asynccontextmanager
-async def kafka_case() -> AsyncIterator[BrokerCase]:
-    async with proxy(0) as line:
+async def kafka_case(certificate: Certificate | None = None) -> AsyncIterator[BrokerCase]:
+    believing: dict[str, Any] = {}
+    if certificate:
+        believing = {"security.protocol": "SSL", "enable.ssl.certificate.verification": False}
+    async with proxy(0, shown(certificate)) as line:
         with kafka(advertised=line.port) as server:
             line.to = server.port
             # It makes a topic for who asks for one; two who ask at once may get two.
-            await asyncio.to_thread(read_kafka, line.port)
+            await asyncio.to_thread(read_kafka, line.port, **believing)
             yield BrokerCase(
                 name="kafka",
                 address=f"kafka://{LOCALHOST}:{line.port}/homing",
+                options="tls=true" if certificate else "",
                 line=line,
-                read=lambda: asyncio.to_thread(read_kafka, line.port),
+                read=lambda: asyncio.to_thread(read_kafka, line.port, **believing),
                 limit=64 * 1024,
                 limit_options="max_bytes=65536",
             )
 
 
 @asynccontextmanager
-async def rabbit_case() -> AsyncIterator[BrokerCase]:
+async def rabbit_case(certificate: Certificate | None = None) -> AsyncIterator[BrokerCase]:
     """Use an exchange of its own with one queue that takes everything."""
     port, name = rabbit_port(), f"homing-test-{uuid.uuid4().hex}"
     connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{port}/")
@@ -100,10 +118,10 @@ async def rabbit_case() -> AsyncIterator[BrokerCase]:
     await channel.queue_declare(name, durable=True)
     await channel.queue_bind(name, name, "#")
     try:
-        async with proxy(port) as line:
+        async with proxy(port, shown(certificate)) as line:
             yield BrokerCase(
                 name="rabbitmq",
-                address=f"amqp://guest:guest@{LOCALHOST}:{line.port}/",
+                address=f"{'amqps' if certificate else 'amqp'}://guest:guest@{LOCALHOST}:{line.port}/",
                 options=f"exchange={name}",
                 line=line,
                 read=lambda: read_rabbit(port, name),
@@ -115,7 +133,7 @@ async def rabbit_case() -> AsyncIterator[BrokerCase]:
         await connection.close()
 
 
-CASES: dict[str, Callable[[], AbstractAsyncContextManager[BrokerCase]]] = {
+CASES: dict[str, Callable[..., AbstractAsyncContextManager[BrokerCase]]] = {
     "jetstream": jetstream_case,
     "kafka": kafka_case,
     "rabbitmq": rabbit_case,

@@ -47,9 +47,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.event.get_extension("sequence"))
 
 
-async def read_jetstream(port: int, *, stream: str = "HOMING", tls: Any = None) -> Sequence[Kept]:
+async def read_jetstream(port: int, *, stream: str = "HOMING", **settings: Any) -> Sequence[Kept]:
     """Read all that a stream holds; nothing where it is not there."""
-    client = await nats.connect(f"nats://{LOCALHOST}:{port}", tls=tls)
+    client = await nats.connect(f"nats://{LOCALHOST}:{port}", allow_reconnect=False, **settings)
     try:
         context = client.jetstream()
         try:

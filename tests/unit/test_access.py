@@ -134,7 +134,7 @@ def test_a_token_of_another_secret_or_issuer_is_unknown() -> None:
 
 
 def test_the_algorithm_is_pinned() -> None:
-    unsigned = jwt.encode({"iss": PAIR.access, "exp": NOW, "nbf": NOW}, None, algorithm="none")
+    unsigned = jwt.encode({"iss": PAIR.access, "exp": NOW, "nbf": NOW}, "", algorithm="none")
     for token in (a_token(algorithm="HS512", secret=SECRET * 2), unsigned):
         with pytest.raises(KeyUnknown):
             with_token(token)

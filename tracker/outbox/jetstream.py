@@ -49,6 +49,7 @@ class JetStreamWire:
         self._replicas = endpoint.number("replicas", 1)
         self._days = endpoint.number("days", 7)
         self._options = _options(endpoint)
+        self._make = _Encrypted if endpoint.scheme == "tls" else Client
         self._client: Client | None = None
         self._context: JetStreamContext | None = None
         self._waited: list[_Ack] = []
@@ -62,7 +63,7 @@ class JetStreamWire:
     async def dial(self) -> None:
         await self.hang_up()
         self._trouble = None
-        self._client = client = Client()
+        self._client = client = self._make()
         try:
             await client.connect(
                 **self._options, error_cb=self._hear_error, closed_cb=self._hear_close, disconnected_cb=self._hear_close
@@ -187,6 +188,16 @@ class JetStreamWire:
         for ack in self._waited:
             if not ack.done():
                 ack.set_exception(ConnectionClosedError())
+
+
+class _Encrypted(Client):
+    """Says nothing in the clear; the usual client signs in so where the server does not ask for TLS."""
+
+    def _connect_command(self) -> bytes:
+        transport: Any = self._transport
+        if transport._io_writer.get_extra_info("ssl_object") is None:  # noqa: SLF001 - it tells nobody
+            raise ConnectionError("the server does not ask for an encrypted connection: it is told nothing")
+        return super()._connect_command()
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
