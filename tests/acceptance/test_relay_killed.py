@@ -13,7 +13,6 @@ from random import Random
 
 import httpx
 import psycopg
-import pytest
 
 from tests.acceptance.house import until
 from tests.acceptance.lives import HOMING, Server, server
@@ -30,14 +29,6 @@ SINK = "python:tests.acceptance.told_hook:note#name=hook&from=beginning"
 TASKS = 40
 LIVES = 4
 REPLICA = ("-m", "tests.acceptance.replica")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    shared: Postgres = request.getfixturevalue("postgres")
-    return shared.fresh()
 
 
 async def written_down(url: str) -> list[Delivery]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,18 +11,9 @@ import pytest
 from tests.acceptance.between import NO_TLS
 from tests.integration.served import OTHER, STUDIO, until
 from tests.integration.watched import ALL, LONG, Watched, a_number, counted, watched
-from tests.postgres import Postgres
 from tracker.models import Task
 
 WAITERS = 1000
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.fresh()
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_patterns_of_strangers_are_not_kept_for_ever() -> None:
     try:
         for number in range(200):
             assert len(event_types("*[!0-9]" * 25 + f"*[!{number}]")) > 0
-        # Python's own cache of patterns is bounded. What is left without it would grow on: each takes 2.7 kB where kept.
+        # Python's own cache of patterns is bounded; whatever else kept them would grow, by 2.7 kB with each.
         re.purge()
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:
