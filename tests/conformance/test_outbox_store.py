@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from tests.builders import NOW
-from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, happened, held, settled
+from tests.conformance.outbox_case import SECOND, failure, happened, held, settled
+from tests.conformance.store_outbox_suite import StoreOutbox
+from tests.conformance.store_owed_suite import StoreOwed
 from tests.postgres import Postgres
 from tracker.storage.store import Store
 from tracker.views import Again
@@ -17,13 +19,13 @@ LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AN
 LATER = NOW + 3_600 * SECOND
 
 
-class TestSqlite(StoreOutbox):
+class TestSqlite(StoreOutbox, StoreOwed):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'homing.db'}"
 
 
-class TestPostgres(StoreOutbox):
+class TestPostgres(StoreOutbox, StoreOwed):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()
