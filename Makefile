@@ -35,7 +35,7 @@ serve: $(RUNTIME) ## Run Homing with the settings of the environment and .env
 
 .PHONY: test
 test: $(DEV) ## Run the tests, in parallel (WORKERS=2 limits that)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: bench
 bench: $(DEV) ## Measure it beside a bare server and a naive handler (ONLY=acks,latency for parts)

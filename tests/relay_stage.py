@@ -19,6 +19,7 @@ from tracker.storage.store import Store
 from tracker.views import Delivery, NewSink, SinkState
 
 SOON = timedelta(seconds=20)
+ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))
 STATUSES = ("submitted", "processing", "succeeded")
 
 

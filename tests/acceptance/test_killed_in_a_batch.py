@@ -22,7 +22,6 @@ from tests.acceptance.lives import HOMING, Server, server
 from tests.acceptance.records import agree, hold, hold_exactly, records
 from tests.acceptance.senders import SECRETS, Delivery, Senders, deliveries, tasks
 from tests.builders import writing
-from tests.postgres import Postgres
 from tracker.storage.store import Store
 
 LIVES = 8
@@ -32,14 +31,6 @@ TASKS = 30
 LEAST = 4
 ANYTIME = "anytime"
 NOBODY = "http://127.0.0.1:9"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    shared: Postgres = request.getfixturevalue("postgres")
-    return shared.fresh()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

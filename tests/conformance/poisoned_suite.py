@@ -18,7 +18,7 @@ from receiver.settings import ReceiverSettings
 from tests.acceptance.house import until
 from tests.acceptance.senders import CALLBACK_SECRET, WEBHOOK_SECRET, Delivery, Senders, deliveries, tasks
 from tests.builders import a_task, an_entry, an_event, writing
-from tests.conformance.store_case import OpenStore, refusing
+from tests.conformance.store_case import refusing
 from tests.fakes import GatedStore
 from tracker.app import create_tracker
 from tracker.errors import Conflict, OurError
@@ -90,7 +90,7 @@ async def applied(recorder: Recorder, works: Sequence[Work[Any]]) -> list[Any]:
     return await asyncio.gather(*(recorder.apply(work) for work in works), return_exceptions=True)
 
 
-class PoisonedBatches(OpenStore):
+class PoisonedBatches:
     """Straight into the recorder: pieces whose values or decisions are bad, among good ones."""
 
     @pytest.mark.parametrize("name", [*REFUSED, *PARTLY])
@@ -208,7 +208,7 @@ async def received(url: str) -> AsyncIterator[tuple[GatedStore, Arrivals, Sender
             yield store, app, Senders(port=int(address(listener).rpartition(":")[2]), count=2 * MANY)
 
 
-class PoisonedDeliveries(OpenStore):
+class PoisonedDeliveries:
     """Through the endpoint, over HTTP, at the same time as good ones."""
 
     async def test_what_nobody_can_read_is_kept_as_it_came_and_harms_nobody(self, url: str) -> None:

@@ -1,17 +1,14 @@
 """What the store's suites stand on: pieces of work, and a store on a fresh database."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from sqlalchemy import create_engine, text
 
 from tests.builders import NOW
 from tracker.errors import Conflict
 from tracker.models import Alarm, Task
-from tracker.storage.store import Store
 from tracker.work import (
     Change,
     Key,
@@ -56,17 +53,6 @@ def refusing() -> Work[Any]:
         raise Conflict("no")
 
     return Work(keys=frozenset(), decide=decide)
-
-
-class OpenStore:
-    """A subclass parametrises the fixture ``url``: one fresh database each."""
-
-    @pytest.fixture
-    async def store(self, url: str) -> AsyncIterator[Store]:
-        store = Store(url)
-        await store.open()
-        yield store
-        await store.close()
 
 
 def read(url: str, statement: str) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from tests.builders import NOW, a_task, an_event, writing
-from tests.conformance.store_case import OpenStore, alarm
+from tests.conformance.store_case import alarm
 from tests.events import a_success, readable
 from tracker.contract import Told
 from tracker.models import Event, Status
@@ -56,7 +56,7 @@ async def state_of(store: Store) -> SinkState:
     return state
 
 
-class StoreOutbox(OpenStore):
+class StoreOutbox:
     """The outbox, as sentences."""
 
     # ---- sinks

@@ -8,7 +8,6 @@ from itertools import product
 import pytest
 
 from tests.builders import NOW, OMNI, a_claim, a_task, asked, writing
-from tests.conformance.store_case import OpenStore
 from tests.properties.observations import told_in_turn
 from tracker.models import Status, Task, Trust
 from tracker.storage.pages import FEW
@@ -72,7 +71,7 @@ async def walked(store: Store, wanted: TaskFilter, *, limit: int) -> list[str]:
         assert len(page.tasks) == limit
 
 
-class StorePages(OpenStore):
+class StorePages:
     """Pages, as sentences."""
 
     async def test_pages_follow_each_other_newest_first_without_gaps_or_repeats(self, store: Store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
-from tests.conformance.store_case import OpenStore, alarm, looking, read
+from tests.conformance.store_case import alarm, looking, read
 from tracker.models import Source, Status, Task
 from tracker.storage.retention import REMEMBERED, Deleted
 from tracker.storage.store import Store
@@ -51,7 +51,7 @@ async def left(store: Store) -> list[str]:
     return sorted(task.id for task in page.tasks)
 
 
-class StoreRetention(OpenStore):
+class StoreRetention:
     """What goes, what stays, and what is remembered, as sentences."""
 
     @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.REJECTED, Status.EXPIRED])

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_event, asked, writing
-from tests.conformance.store_case import LEASE, OpenStore, alarm, changing, looking, read, refusing
+from tests.conformance.store_case import LEASE, alarm, changing, looking, read, refusing
 from tests.properties.observations import told_in_turn
 from tracker.errors import Conflict, OurError
 from tracker.models import Alarm, Status, Trust
@@ -22,7 +22,7 @@ from tracker.work import (
 )
 
 
-class StoreWrites(OpenStore):
+class StoreWrites:
     """Batches, uniqueness, history, events, alarms, submissions and claims, as sentences."""
 
     # ---- a batch

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.builders import NOW, writing
-from tests.conformance.store_case import OpenStore, alarm
+from tests.conformance.store_case import alarm
 from tests.conformance.store_outbox_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
 from tracker.contract import Told
 from tracker.storage.store import Store
 from tracker.views import Again
 
 
-class StoreSwitchboard(OpenStore):
+class StoreSwitchboard:
     """An operator's wishes, as sentences."""
 
     # ---- off, on, and away

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.builders import NOW, a_task, an_event, writing
-from tests.conformance.store_case import OpenStore, read
+from tests.conformance.store_case import read
 from tests.postgres import Postgres
 from tracker.models import Status
 from tracker.storage.store import Store
 
 
-class EventIds(OpenStore):
+class EventIds:
     async def test_an_id_is_not_given_again_when_its_event_is_deleted(self, store: Store, url: str) -> None:
         over = a_task(1, status=Status.SUCCEEDED, finished_at=NOW)
         await store.apply([writing(over, events=(an_event(over, 2), an_event(over, 3)))])

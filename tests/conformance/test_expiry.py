@@ -1,37 +1,16 @@
 """Results that stop working soon are warned of once each, on both databases, whoever looks and however often."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from tests.builders import NOW, a_task, writing
 from tests.events import readable
-from tests.postgres import Postgres
 from tracker.models import Alarm, Status
 from tracker.storage.store import Store
 
 DAY = timedelta(days=1)
 LIFETIME, NOTICE = 30 * DAY, 3 * DAY
 FIRST = NOW + LIFETIME
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.fresh()
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    store = Store(url)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def ended(store: Store, number: int, at: datetime, status: Status = Status.SUCCEEDED) -> str:

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,19 +16,10 @@ from tests.builders import NOW, an_event, writing
 from tests.events import readable
 from tests.integration.served import OPERATOR, STUDIO, until
 from tests.integration.watched import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
-from tests.postgres import Postgres
 from tracker.contract import structured
 from tracker.models import Alarm
 
 PAGE = {"accept": "application/json"}
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.fresh()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -54,22 +53,6 @@ async def follow(feed: Feed, after: int, count: int) -> list[tuple[int, int]]:
             seen.append((told.cursor, told.sequence))
             after = told.cursor
     return seen
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.fresh()
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    store = Store(url)
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture

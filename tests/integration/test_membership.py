@@ -39,14 +39,6 @@ def url(postgres: Postgres) -> str:
     return postgres.fresh()
 
 
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    store = Store(url)
-    await store.open()
-    yield store
-    await store.close()
-
-
 def server(name: str, *parts: Part) -> Server:
     return Server(owner=name, host="here", pid=1, parts=tuple(part.value for part in parts or Part))
 

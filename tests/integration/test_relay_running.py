@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from homing.loops import looping
 from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
@@ -39,14 +37,6 @@ BRISK = replace(
     hurry=timedelta(),
 )
 STATUSES = ("submitted", "processing", "succeeded")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    shared: Postgres = request.getfixturevalue("postgres")
-    return shared.fresh()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,16 +1,13 @@
 """Telling one sink, step by step, over a real store and under a clock that is told the time."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from tests.acceptance.house import until
 from tests.builders import NOW, a_task
-from tests.relay_stage import Stage, stage
+from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.contract import Told
 from tracker.outbox import backoff
@@ -21,16 +18,7 @@ from tracker.views import Again, NewSink
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
 LEASE = PACE.lease
-
-
-@pytest.fixture
-async def on(tmp_path: Path) -> AsyncIterator[Stage]:
-    # What went well is written down where a test says so.
-    pace = replace(PACE, grace=timedelta(milliseconds=50), settle=HOUR)
-    async with stage(f"sqlite:///{tmp_path / 'homing.db'}", pace) as one:
-        yield one
 
 
 def poison(*subjects: str, outcome: Outcome = NO, sequence: int = 2) -> "Poison":
@@ -47,15 +35,6 @@ class Poison:
 
     def __call__(self, told: Told) -> Outcome:
         return self.outcome if told.subject in self.subjects and told.sequence == self.sequence else DELIVERED
-
-
-ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))
-ODD = frozenset(a_task(number).id for number in range(1, 61, 2))
-
-
-def even(told: Told) -> str:
-    """Name one of two receivers, by the task's number."""
-    return "odd" if told.subject in ODD else "even"
 
 
 # ---- while it goes well
@@ -331,224 +310,6 @@ async def test_a_sink_that_wants_no_more_is_off_and_gets_the_rest_when_it_is_tur
     await on.all_owed(again)
     assert (sink.of(ONE), sink.of(TWO), sink.of(THREE)) == ([2, 3], [2], [2])
     assert len(sink.received) == 4
-
-
-# ---- several receivers behind one sink
-
-
-async def test_trouble_with_one_receiver_delays_no_other_and_loses_nothing(on: Stage) -> None:
-    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
-    numbers = list(range(1, 61)) * 2
-    await on.happen(*numbers)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    assert len(sink.received) == 60
-    assert len(await on.owed()) == 60
-    tried = len(sink.sent) - 60
-    assert tried <= 12
-    for _ in range(20):
-        on.clock.advance(10 * SECOND)
-        teller.hold(float("inf"))
-        await on.all_owed(teller)
-    # A probe now and then is all that it costs.
-    assert len(sink.sent) - 60 - tried <= 12
-    sink.answer = taken
-    for _ in range(4):
-        on.clock.advance(90 * SECOND)
-        await on.all_owed(teller)
-        await teller.hurry()
-        await on.all_owed(teller)
-    assert await on.owed() == []
-    assert all(sink.of(a_task(number).id) == [2, 3] for number in range(1, 61))
-
-
-@pytest.mark.parametrize("minutes", [300, 305, 310, 315])
-async def test_a_receiver_that_was_down_for_long_is_told_within_minutes_once_it_is_up(on: Stage, minutes: int) -> None:
-    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
-    await on.happen(*range(1, 7))
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    for _ in range(minutes):
-        on.clock.advance(60 * SECOND)
-        teller.hold(float("inf"))
-        await on.all_owed(teller)
-    sink.answer = taken
-    for _ in range(3):
-        on.clock.advance(60 * SECOND)
-        await on.all_owed(teller)
-        await teller.hurry()
-        await on.all_owed(teller)
-    assert await on.owed() == []
-
-
-async def test_what_a_receiver_that_is_gone_was_owed_for_days_is_given_up(on: Stage) -> None:
-    sink = ScriptedSink(where=even, answer=lambda told: NO if even(told) == "odd" else DELIVERED)
-    await on.happen(*range(1, 42))
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    days = 0
-    while await on.owed():
-        assert (days := days + 1) < 6, "it is owed for ever"
-        await on.happen(2)
-        await on.all_new(teller)
-        for _ in range(24):
-            on.clock.advance(3_600 * SECOND)
-            teller.hold(float("inf"))
-            await on.all_owed(teller)
-    assert days >= 3
-    dead = await on.dead()
-    assert len(dead) == 21
-    assert all(one.error for one in dead)
-    assert sink.of(a_task(2).id) == list(range(2, 3 + days))
-
-
-async def test_many_receivers_that_never_answer_keep_no_other_out(on: Stage) -> None:
-    never = asyncio.Event()
-    sink = ScriptedSink(
-        where=lambda told: f"host of {told.subject}", held=lambda told: None if told.subject == a_task(1).id else never
-    )
-    await on.happen(1)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    await on.happen(*range(2, 5 * sink.width), 1)
-    await on.new(teller)
-    assert sink.of(a_task(1).id) == [2, 3]
-    assert sink.flying <= sink.width
-    never.set()
-
-
-async def test_who_held_a_sink_no_more_for_a_while_goes_on_with_nothing(on: Stage) -> None:
-    sink = ScriptedSink()
-    await on.happen(1)
-    teller = await on.teller(sink)
-    teller.hold(0)
-    teller.hold(float("inf"))
-    await on.new(teller)
-    assert sink.sent == []
-
-
-async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:
-    gate = asyncio.Event()
-    sink = ScriptedSink(where=even, held=lambda told: gate if even(told) == "odd" else None)
-    events = await on.happen(1, 1, 2, 3, 4, 2)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    assert teller.cursor == events[-1].cursor
-    assert (sink.of(TWO), sink.of(ONE)) == ([2, 3], [])
-    await on.happen(4, 1)
-    await on.all_new(teller)
-    assert sink.of(a_task(4).id) == [2, 3]
-    on.clock.advance(5 * SECOND)
-    await on.all_owed(teller)
-    assert sink.flying == 1, "what is on its way is not sent again, and nothing else where it is slow"
-    gate.set()
-    for _ in range(10):
-        await asyncio.sleep(0.01)
-        on.clock.advance(5 * SECOND)
-        teller.hold(float("inf"))
-        await on.all_owed(teller)
-    assert (sink.of(ONE), sink.of(THREE)) == ([2, 3, 4], [2])
-    assert len(sink.received) == len({told.id for told in sink.received}) == 8
-    assert await on.owed() == []
-
-
-async def test_a_receiver_that_becomes_slow_gets_nothing_more_until_it_has_answered(on: Stage) -> None:
-    gate = asyncio.Event()
-    sink = ScriptedSink(where=even)
-    teller = await on.teller(sink)
-    await on.happen(1, 2)
-    await on.all_new(teller)
-    sink.held = lambda told: gate if even(told) == "odd" else None
-    for number in range(3, 31):
-        await on.happen(number)
-        await on.all_new(teller)
-        on.clock.advance(5 * SECOND)
-        teller.hold(float("inf"))
-        await on.all_owed(teller)
-    assert len(sink.received) == 16
-    assert (sink.flying, sink.most) == (1, 2)
-    gate.set()
-
-    async def written() -> bool:
-        on.clock.advance(60 * SECOND)
-        teller.hold(float("inf"))
-        await on.all_owed(teller)
-        return not await on.owed()
-
-    await until(written)
-    assert len(sink.received) == len({told.id for told in sink.received}) == 30
-
-
-async def test_no_more_is_sent_at_once_than_the_sink_takes(on: Stage) -> None:
-    sink = ScriptedSink(where=lambda told: told.subject, width=4)
-    await on.happen(*range(1, 31))
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    assert len(sink.received) == 30
-    assert sink.most <= 4
-
-
-# ---- sinks that do not keep their word
-
-
-async def test_a_sink_that_breaks_has_failed_and_its_words_are_kept_from_everybody(on: Stage) -> None:
-    def breaks(_: Told) -> Outcome:
-        raise RuntimeError("made-up-secret")
-
-    sink = ScriptedSink(answer=breaks)
-    await on.happen(1)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    (delivery,) = await on.owed()
-    assert delivery.error == "it broke with RuntimeError"
-
-
-async def test_a_sink_that_never_answers_has_failed_in_time(on: Stage) -> None:
-    on.pace = replace(on.pace, send=timedelta(milliseconds=20))
-    sink = ScriptedSink(held=lambda _: asyncio.Event())
-    await on.happen(1)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    (delivery,) = await on.owed()
-    assert (delivery.error, delivery.attempts, sink.flying) == ("no answer in time", 1, 0)
-
-
-async def test_a_sink_that_tells_too_little_has_failed(on: Stage) -> None:
-    class Silent(ScriptedSink):
-        async def send(self, events: object) -> list[Outcome]:
-            del events
-            return []
-
-    await on.happen(1)
-    await on.all_new(await on.teller(Silent()))
-    (delivery,) = await on.owed()
-    assert delivery.error == "it told of 0 of 1 events what became of them"
-
-
-async def test_an_event_that_a_sink_cannot_read_is_dead_and_holds_up_no_other(on: Stage) -> None:
-    def where(told: Told) -> str:
-        if told.subject == ONE:
-            raise KeyError("made-up-secret")
-        return "shop"
-
-    sink = ScriptedSink(where=where)
-    await on.happen(2, 1, 3)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    assert [told.subject for told in sink.received] == [TWO, THREE]
-    assert [each.error for each in await on.dead()] == ["it broke with KeyError when asked where this goes"]
-
-
-async def test_what_is_owed_and_for_the_sink_no_more_is_dropped(on: Stage) -> None:
-    sink = ScriptedSink(answer=refused)
-    await on.happen(1)
-    teller = await on.teller(sink)
-    await on.all_new(teller)
-    sink.where = lambda _: None
-    on.clock.advance(SECOND)
-    await on.all_owed(teller)
-    assert await on.owed() == []
-    assert (await on.state()).delivered == 0
 
 
 # ---- leases

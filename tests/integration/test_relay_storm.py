@@ -14,7 +14,6 @@ import pytest
 
 from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
-from tests.postgres import Postgres
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
 from tracker.clock import utc_now
@@ -67,14 +66,6 @@ class Moody(ScriptedSink):
         if not self.calm:
             await asyncio.sleep(self.dice.choice([0, 0, 0.001, 0.005, 0.03]))
         return await super()._send(told)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    shared: Postgres = request.getfixturevalue("postgres")
-    return shared.fresh()
 
 
 async def happening(tracker: Tracker, dice: Random) -> None:

@@ -1,13 +1,11 @@
 """An operator's wishes about sinks over the real store and the sinks that the settings name."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.builders import NOW, an_event, writing
 from tests.integration.watched import a_number
-from tests.postgres import Postgres
 from tracker.app import create_tracker, sinks_of
 from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.service import Tracker
@@ -15,14 +13,6 @@ from tracker.settings import Settings
 from tracker.views import Again
 
 SINKS = "https://shop.example/hook#name=shop&type=succeeded&client=studio stdout:#name=lines"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.fresh()
 
 
 def settings(url: str, sinks: str = SINKS) -> Settings:
