@@ -41,7 +41,7 @@ def test_a_token_opens_the_legacy_paths() -> None:
         (f"Bearer {token(iss=None)}", 1000, "not known"),
         (f"Bearer {token(secret='x' * 32)}", 1000, "signature"),
         (f"Bearer {token(exp=None)}", 1002, "invalid"),
-        (f"Bearer {token(nbf=int(time.time()) + 600)}", 1003, "not yet"),
+        (f"Bearer {token(nbf=int(time.time()) + 86_400)}", 1003, "not yet"),
         (f"Bearer {token(exp=int(time.time()) - 600)}", 1004, "expired"),
     ],
 )
