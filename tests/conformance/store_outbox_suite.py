@@ -294,6 +294,15 @@ class StoreOutbox:
         assert (dead.cursor, dead.next_at) == (first.cursor, None)
         assert (await state_of(store)).dead == 1
 
+    async def test_a_dead_one_hurries_nothing_that_came_before_it(self, store: Store) -> None:
+        first, second, third = await happened(store, 1)
+        await held(store)
+        much = NOW + 60 * SECOND
+        await settled(store, failed=tuple(failure(told, next_at=much) for told in (first, second, third)))
+        await settled(store, failed=(failure(second, attempts=2, next_at=None),))
+        assert await due(store.outbox) == []
+        assert await store.outbox.next_due("shop") == much
+
     async def test_what_waits_behind_an_earlier_one_is_not_next(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         await held(store)

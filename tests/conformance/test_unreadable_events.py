@@ -86,6 +86,34 @@ class UnreadableEvents:
                 assert dead.error.startswith("the event cannot be read: ")
                 assert dead.type == "homing.task.processing"
 
+    async def test_a_process_that_remembers_what_it_wrote_passes_it_over_as_well(self, url: str) -> None:
+        sink = ScriptedSink()
+        async with stage(url) as here:
+            teller = await here.teller(sink)
+            await here.happen(1, 1, 1, 2, 2, 2)
+            change(url, DAMAGES["no time that there is"])
+            (state,) = await here.store.outbox.states()
+            assert (state.behind, state.oldest_at) == (6, NOW)
+            change(url, "UPDATE events SET at = 9000000000000000000 WHERE id = 1")
+            (state,) = await here.store.outbox.states()
+            assert (state.behind, state.oldest_at) == (6, None)
+            await here.all_new(teller)
+            await teller.finish()
+            received = {told.cursor for told in sink.received}
+            assert received >= {2, 3, 4, 6}
+            # Where nobody else writes, what was just written is told as it is remembered, however the row looks by now.
+            assert {dead.cursor for dead in await here.dead()} == {1, DAMAGED} - received
+
+    async def test_one_that_is_passed_over_makes_no_rows_for_those_before_it(self, url: str) -> None:
+        async with stage(url) as here:
+            last = (await here.happen(*range(1, 41)))[-1]
+        sink = ScriptedSink(answer=lambda _: NO)
+        async with begun(url, f"UPDATE events SET data = '{{' WHERE id = {last.cursor}") as here:
+            teller = await here.teller(sink)
+            await here.all_new(teller)
+            await teller.finish()
+            assert len(await here.owed()) <= sink.width
+
     @pytest.mark.parametrize("damage", ALARMS.values(), ids=ALARMS)
     async def test_an_alarm_that_cannot_be_read_is_passed_over_as_well(self, written: str, damage: str) -> None:
         sink = ScriptedSink()
@@ -176,6 +204,18 @@ class TestSqlite(UnreadableEvents):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'homing.db'}"
+
+    @pytest.mark.parametrize("column", ["data", "type"])
+    async def test_what_is_no_text_is_passed_over_as_well(self, written: str, column: str) -> None:
+        sink = ScriptedSink()
+        # Its driver fails with the whole page.
+        async with begun(written, f"UPDATE events SET {column} = CAST(x'7bff' AS TEXT) WHERE id = 5") as here:
+            teller = await here.teller(sink)
+            await here.all_new(teller)
+            await teller.finish()
+            assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 6, 7]
+            (dead,) = await here.dead()
+            assert (dead.cursor, dead.error) == (DAMAGED, "the event cannot be read: UnicodeDecodeError")
 
 
 class TestPostgres(UnreadableEvents):

@@ -1,6 +1,5 @@
 """Telling a sink what it is owed, when that is due."""
 
-from collections.abc import Collection
 from datetime import timedelta
 
 from tracker.outbox.grouping import by_lane
@@ -16,6 +15,9 @@ class Debts:
     def __init__(self, leased: LeasedSink) -> None:
         self._leased = leased
         self._hurried_at = float("-inf")
+        # Receivers that are up again, and up to where it was seen what waits for them.
+        self._opened: set[str] = set()
+        self._seen = 0
         self.ledger = Ledger(None, at=leased.time())
 
     async def step(self) -> None:
@@ -23,7 +25,7 @@ class Debts:
         leased = self._leased
         await self.hurry()
         closed = leased.closed_for(Turn.OWED)
-        if closed is None and await self.tell():
+        if (closed is None and await self.tell()) or self._opened:
             return
         writes = leased.owings
         due = await leased.outbox.next_due(leased.name)
@@ -34,25 +36,30 @@ class Debts:
         await leased.pause(Turn.OWED, max(wait, closed or timedelta()))
 
     async def hurry(self) -> None:
-        """Make due what waits for receivers that were seen to be up again, and nothing that is for others."""
-        leased = self._leased
-        if not leased.sending.opened or leased.time() - self._hurried_at < leased.pace.hurry.total_seconds():
-            return
-        opened, leased.sending.opened = leased.sending.opened, set()
-        self._hurried_at = leased.time()
-        if opened == {leased.name}:
-            await leased.outbox.hurry(leased.name, now=leased.clock())
-        else:
-            await self._hurry_some(opened)
+        """Make due what waits for receivers that were seen to be up again, and nothing that is for others.
 
-    async def _hurry_some(self, lanes: Collection[str]) -> None:
-        leased, after = self._leased, 0
-        while page := await leased.outbox.later(leased.name, now=leased.clock(), after=after, limit=leased.pace.page):
-            groups, _ = by_lane(leased.sink, page)
-            theirs = [told.cursor for lane in lanes for told in groups.get(lane, ())]
-            if theirs:
-                await leased.outbox.hurry(leased.name, now=leased.clock(), events=theirs)
-            after = page[-1].cursor
+        A page of it each time: what is due meanwhile is told in between.
+        """
+        leased = self._leased
+        if not self._opened:
+            if not leased.sending.opened or leased.time() - self._hurried_at < leased.pace.hurry.total_seconds():
+                return
+            self._opened, leased.sending.opened = leased.sending.opened, set()
+            self._hurried_at, self._seen = leased.time(), 0
+        if self._opened == {leased.name}:
+            await leased.outbox.hurry(leased.name, now=leased.clock())
+            self._opened = set()
+            return
+        limit = leased.pace.page
+        page = await leased.outbox.later(leased.name, now=leased.clock(), after=self._seen, limit=limit)
+        groups, _ = by_lane(leased.sink, page)
+        theirs = [told.cursor for lane in self._opened for told in groups.get(lane, ())]
+        if theirs:
+            await leased.outbox.hurry(leased.name, now=leased.clock(), events=theirs)
+        if len(page) < limit:
+            self._opened = set()
+        else:
+            self._seen = page[-1].cursor
 
     async def tell(self) -> bool:
         """Tell what is due. False where there is none, or none may be told."""
@@ -72,7 +79,11 @@ class Debts:
         for event in events:
             if event.cursor not in wanted:
                 self.ledger.drop(event.cursor)
-        await leased.sending.send(now, groups)
+        leased.underway = {event.task_id for event in events if event.task_id is not None}
+        try:
+            await leased.sending.send(now, groups)
+        finally:
+            leased.underway = set()
         worked = self.ledger.worth_writing
         if worked:
             await leased.write(self.ledger)

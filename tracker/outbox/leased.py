@@ -31,7 +31,8 @@ class LeasedSink:
     """One sink, as long as nobody else may tell it. ``state`` is what its claim gave.
 
     ``owing``: whether rows may be waiting; ``owings``: how often some were written, so that a look in between is not
-    believed. ``ended`` is set once nothing more may be sent.
+    believed. ``underway``: the tasks of which something that was owed is being sent. ``ended`` is set once nothing more
+    may be sent.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LeasedSink:
         self.sending.delivered_at = state.delivered_at
         self.owing = True
         self.owings = 0
+        self.underway: set[str] = set()
         self.ended = asyncio.Event()
         self.wakes = {turn: asyncio.Event() for turn in Turn}
         self._held_until = self.time() + pace.lease.total_seconds()

@@ -62,6 +62,11 @@ class Ledger:
             self.error = failure.error
         self._done(failure.cursor)
 
+    def give_up(self, failure: Failure) -> None:
+        """Note an event that was never to be sent; unlike one that was, it says nothing of those before it."""
+        self.failed[failure.cursor] = failure
+        self.error = failure.error
+
     def put_aside(self, told: Told, *, until: datetime, attempts: int = 0) -> None:
         """Owe an event that was not tried now; what was wrong with it before is still to be read."""
         self.fail(Failure(cursor=told.cursor, task_id=told.task_id, attempts=attempts, error="", next_at=until))

@@ -51,7 +51,7 @@ class News:
         now = Round(turn=Turn.FRESH, ledger=self.ledger, behind=await self._behind(mine))
         self.ledger.take(mine, upto=page[-1].cursor)
         for failure in broken:
-            self.ledger.fail(failure)
+            self.ledger.give_up(failure)
         await self._leased.sending.send(now, groups)
         self._put_aside_the_rest(now)
         self.cursor = max(self.cursor, self.ledger.cursor or 0)
@@ -69,7 +69,9 @@ class News:
         if not self._leased.owing or not events:
             return {}
         tasks = {told.task.id for told in events if told.task is not None}
-        return await self._leased.outbox.waiting(self._leased.name, tasks)
+        waiting = await self._leased.outbox.waiting(self._leased.name, tasks)
+        # What is being sent may have been given up meanwhile, and waits no more; the later ones stay behind it.
+        return dict.fromkeys(tasks & self._leased.underway, self._leased.clock()) | waiting
 
     async def _more(self, within: timedelta) -> None:
         """Wait for more events."""

@@ -29,8 +29,8 @@ PERSISTENT: Final = 2
 HEARTBEAT: Final = 10
 # How many events are handed to the client before others may run: a wave whole is tens of milliseconds of work.
 PIECE: Final = 50
-# How the client writes down the broker's own words: after their code, in quotes.
-_QUOTED: Final = re.compile(r"""\(\d+,? ?\)? ?['"](.+)['"]\)?$""")
+# How the client writes down the broker's own words: in quotes, after their code where they have one.
+_QUOTED: Final = re.compile(r"""\((?:\d+\) |\d+, )?['"](.+)['"],?\)?$""")
 # What a broker refuses a message with that is too large for it; it ends the channel, and so fails the whole wave.
 _LIMIT: Final = re.compile(r"larger than configured max size (\d+)")
 
@@ -61,6 +61,8 @@ class RabbitWire:
 
     async def dial(self) -> None:
         await self.hang_up()
+        # It may take more by now.
+        self._largest = None
         self._line = _Line(self._parameters)
         await self._line.open(self._exchange if self._declare else None)
 
@@ -70,7 +72,7 @@ class RabbitWire:
         line.begin()
         fitting = [told for told in events if self._largest is None or len(told.body) <= self._largest]
         for start in range(0, len(fitting), PIECE):
-            if not line.sound:
+            if line.lost:
                 break
             for told in fitting[start : start + PIECE]:
                 line.put(told, self._properties(told), exchange=self._exchange, mandatory=self._mandatory)
@@ -166,6 +168,7 @@ class _Line:
         """Hand a message to the client, which sends it soon."""
         assert self._channel is not None
         self._settled.clear()
+        self._doubt = True
         self._channel.basic_publish(exchange, told.type, told.body, properties, mandatory)
         self._waiting[next(self._tags)] = told.id
 

@@ -158,7 +158,14 @@ def let_follow(connection: Connection, name: str, gone: Sequence[int], stamp: in
     """Make due what waits behind deliveries that are no more."""
     first = DELIVERIES.alias("first")
     tasks = select(first.c.task_id).where(first.c.sink == name, first.c.event_id.in_(gone))
-    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp)
+    # Its tasks lead to few rows; of those only what comes after it waited for it.
+    before = exists().where(
+        first.c.sink == name,
+        first.c.event_id.in_(gone),
+        first.c.task_id == DELIVERIES.c.task_id,
+        first.c.event_id < DELIVERIES.c.event_id,
+    )
+    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp, before)
     connection.execute(update(DELIVERIES).where(waits).values(next_at=stamp))
 
 

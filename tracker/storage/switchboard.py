@@ -166,6 +166,10 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
     dead = connection.execute(select(func.count()).select_from(DELIVERIES).where(mine, ~WAITING)).scalar_one()
     oldest = or_(EVENTS.c.id == first, EVENTS.c.id > state.cursor) if first is not None else EVENTS.c.id > state.cursor
     at = connection.execute(select(EVENTS.c.at).where(oldest).order_by(EVENTS.c.id).limit(1)).scalar_one_or_none()
+    try:
+        rows.optional_moment(at)
+    except (OverflowError, TypeError):
+        at = None  # it is damaged; the rest is to be seen all the same
     return outbox.state_from_row(row, behind=behind, waiting=waits, dead=dead, oldest_at=at)
 
 

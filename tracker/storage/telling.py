@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType, structs
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
+from sqlalchemy.exc import DBAPIError
 
 from tracker.contract import Found, Told, UnreadableEvent
 from tracker.models import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
@@ -33,6 +34,8 @@ READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_
     EVENTS.outerjoin(TASKS, TASKS.c.id == EVENTS.c.task_id)
 )
 NONE: Final = Recent()
+# What the driver of SQLite says of text that is not UTF-8.
+UNDECODABLE: Final = "Could not decode to UTF-8"
 
 
 class KeptFact(msgspec.Struct, kw_only=True):
@@ -107,17 +110,14 @@ def read(connection: Connection, *, after: int, limit: int, recent: Recent = NON
     """Give the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
     if recent and (found := _read_recent(connection, after, limit, recent)) is not None:
         return found
-    statement = READING.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
-    return [told(row) for row in connection.execute(statement)]
+    return _read(connection, EVENTS.c.id > after, limit)
 
 
 def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Found] | None:
     heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
     found: dict[int, Found | None] = {}
-    for cursor, kind, sequence, at, task_id in heads:
-        task = None if task_id is None else recent.get(task_id, sequence)
-        known = Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
-        found[cursor] = None if task is None else known
+    for head in heads:
+        found[head.id] = _known(head, recent)
     others = [cursor for cursor, one in found.items() if one is None]
     if 2 * len(others) > len(heads):
         return None
@@ -126,10 +126,48 @@ def _read_recent(connection: Connection, after: int, limit: int, recent: Recent)
     return [one for one in found.values() if one is not None]
 
 
+def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | None:
+    """Give an event whose task is at hand as it then was; None also where it is damaged, which reading it will tell."""
+    cursor, kind, sequence, at, task_id = head
+    task = None if task_id is None else recent.get(task_id, sequence)
+    if task is None:
+        return None
+    try:
+        return Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
+    except (OverflowError, TypeError):
+        return None
+
+
 def pick(connection: Connection, ids: Sequence[int]) -> list[Found]:
     """Give some events by their cursors, in order."""
-    statement = READING.where(EVENTS.c.id.in_(ids)).order_by(EVENTS.c.id)
-    return [told(row) for row in connection.execute(statement)]
+    return _read(connection, EVENTS.c.id.in_(ids))
+
+
+def _read(connection: Connection, which: ColumnElement[bool], limit: int | None = None) -> list[Found]:
+    try:
+        return [told(row) for row in connection.execute(READING.where(which).order_by(EVENTS.c.id).limit(limit))]
+    except DBAPIError as error:
+        if UNDECODABLE not in str(error.orig):
+            raise
+    # SQLite takes bytes for text that are none, and its driver fails with the whole page: one by one, then.
+    ids = connection.execute(select(EVENTS.c.id).where(which).order_by(EVENTS.c.id).limit(limit)).scalars().all()
+    return [_read_one(connection, cursor) for cursor in ids]
+
+
+def _read_one(connection: Connection, cursor: int) -> Found:
+    try:
+        return told(connection.execute(READING.where(EVENTS.c.id == cursor)).one())
+    except DBAPIError as error:
+        if UNDECODABLE not in str(error.orig):
+            raise
+    named = select(EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.task_id).where(EVENTS.c.id == cursor)
+    try:
+        kind, sequence, task_id = connection.execute(named).one()
+    except DBAPIError:
+        kind, sequence, task_id = "", 0, None
+    return UnreadableEvent(
+        cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=UnicodeDecodeError.__name__
+    )
 
 
 def latest(connection: Connection) -> int:

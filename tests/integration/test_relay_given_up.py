@@ -1,0 +1,41 @@
+"""What is given up while it is being sent still comes before the later events of its task."""
+
+import asyncio
+from datetime import timedelta
+
+from tests.relay_stage import ONE, Stage
+from tests.scripted_sink import NO, ScriptedSink
+from tracker.contract import Told
+from tracker.outbox.sink import DELIVERED
+
+
+async def test_the_later_events_of_a_task_stay_behind_one_that_is_given_up_while_it_is_sent(on: Stage) -> None:
+    leaves, arrives = asyncio.Event(), asyncio.Event()
+    sink = ScriptedSink(answer=lambda told: NO if told.subject == ONE else DELIVERED)
+    teller = await on.teller(sink)
+    await on.happen(1, 2)
+    await on.all_new(teller)
+    await teller.finish()
+    assert [owed.task_id for owed in await on.owed()] == [ONE]
+
+    on.clock.advance(timedelta(hours=1))
+    teller.hold(float("inf"))
+
+    def held(told: Told) -> asyncio.Event | None:
+        if (told.subject, told.sequence) != (ONE, 2):
+            return None
+        leaves.set()
+        return arrives
+
+    sink.answer, sink.held = lambda _: DELIVERED, held
+    sending = asyncio.create_task(teller.tell_owed())
+    async with asyncio.timeout(10):
+        await leaves.wait()
+    assert await on.store.outbox.give_up("shop", now=on.clock(), task_id=ONE, dry_run=False)
+    await on.happen(1, 2)
+    await on.all_new(teller)
+    assert [told.sequence for told in sink.received if told.subject == ONE] == []
+    arrives.set()
+    await sending
+    await on.all_owed(teller)
+    assert [told.sequence for told in sink.received if told.subject == ONE] == [2, 3]
