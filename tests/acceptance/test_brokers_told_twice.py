@@ -113,8 +113,10 @@ def unmarked(kept: Sequence[Kept], url: str) -> set[str]:
 
 
 async def all_told(broker: BrokerCase, url: str) -> None:
+    """Wait until it has every event and that is written down: before, what comes again may still be to come."""
+
     async def told() -> bool:
-        return len({kept.id for kept in await broker.read()}) == event_count(url)
+        return not unwritten(url) and len({kept.id for kept in await broker.read()}) == event_count(url)
 
     await until(told, within=60, pause=PAUSE)
 
