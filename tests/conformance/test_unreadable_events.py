@@ -217,6 +217,17 @@ class TestSqlite(UnreadableEvents):
             (dead,) = await here.dead()
             assert (dead.cursor, dead.error) == (DAMAGED, "the event cannot be read: UnicodeDecodeError")
 
+    async def test_what_is_no_text_is_passed_over_also_by_the_process_that_wrote_it(self, url: str) -> None:
+        async with stage(url) as here:
+            await here.happen(1, 1, 1)
+            # The cursor of an alarm's event is not known beforehand, so what was written with it is read again.
+            task = a_task(2, status=Status.SUCCEEDED, version=2)
+            await here.store.apply([writing(task, events=(an_event(task, 2, "succeeded"),), alarms=(alarm(),))])
+            change(url, "UPDATE events SET type = CAST(x'7bff' AS TEXT) WHERE id = 2")
+            found = await here.store.outbox.events(after=0, limit=100)
+            assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2]
+            assert [one.cursor for one in found] == [1, 2, 3, 4, 5]
+
 
 class TestPostgres(UnreadableEvents):
     @pytest.fixture

@@ -101,12 +101,9 @@ class RabbitWire:
         if line.has(told.id):
             return DELIVERED
         if (why := line.refused(told.id)) is not None:
-            unroutable = isinstance(why, Basic.Return)
-            return failed(
-                f"no queue is bound to exchange {self._exchange} for {told.type}"
-                if unroutable
-                else "refused by a queue, which may be full"
-            )
+            if isinstance(why, Basic.Return):
+                return failed(f"no queue is bound to exchange {self._exchange} for {told.type}")
+            return failed("refused by a queue, which may be full")
         if line.lost and (limit := _LIMIT.search(line.lost)):
             self._largest = int(limit[1])
         if self._largest is not None and len(told.body) > self._largest:

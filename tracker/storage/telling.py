@@ -114,7 +114,11 @@ def read(connection: Connection, *, after: int, limit: int, recent: Recent = NON
 
 
 def _read_recent(connection: Connection, after: int, limit: int, recent: Recent) -> list[Found] | None:
-    heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
+    try:
+        heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
+    except DBAPIError as error:
+        _pass_over(error)
+        return None
     found: dict[int, Found | None] = {}
     for head in heads:
         found[head.id] = _known(head, recent)
@@ -147,23 +151,28 @@ def _read(connection: Connection, which: ColumnElement[bool], limit: int | None 
     try:
         return [told(row) for row in connection.execute(READING.where(which).order_by(EVENTS.c.id).limit(limit))]
     except DBAPIError as error:
-        if UNDECODABLE not in str(error.orig):
-            raise
-    # SQLite takes bytes for text that are none, and its driver fails with the whole page: one by one, then.
+        _pass_over(error)
+    # The driver fails with the whole page: one by one, then.
     ids = connection.execute(select(EVENTS.c.id).where(which).order_by(EVENTS.c.id).limit(limit)).scalars().all()
     return [_read_one(connection, cursor) for cursor in ids]
+
+
+def _pass_over(error: DBAPIError) -> None:
+    """Raise it again, unless it only says that some text is none: SQLite takes any bytes for text."""
+    if UNDECODABLE not in str(error.orig):
+        raise error
 
 
 def _read_one(connection: Connection, cursor: int) -> Found:
     try:
         return told(connection.execute(READING.where(EVENTS.c.id == cursor)).one())
     except DBAPIError as error:
-        if UNDECODABLE not in str(error.orig):
-            raise
+        _pass_over(error)
     named = select(EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.task_id).where(EVENTS.c.id == cursor)
     try:
         kind, sequence, task_id = connection.execute(named).one()
-    except DBAPIError:
+    except DBAPIError as error:
+        _pass_over(error)
         kind, sequence, task_id = "", 0, None
     return UnreadableEvent(
         cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=UnicodeDecodeError.__name__
