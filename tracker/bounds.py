@@ -4,6 +4,7 @@ Everything that comes from a provider or a caller passes here before it reaches 
 fail neither a transaction nor its neighbours. The bounds are what both databases and every JSON reader can hold.
 """
 
+import codecs
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,6 +15,7 @@ from tracker.errors import Unreadable
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 JsonObject = dict[str, JsonValue]
 
+BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 DEPTH: Final = 64
 LEAST_INT: Final = -(2**63)
 MOST_INT: Final = 2**63 - 1
@@ -32,8 +34,12 @@ def read_json(raw: bytes) -> JsonValue:
     """Decode ``raw`` as strict JSON within the bounds.
 
     Raises Unreadable for anything else: bad UTF-8, NUL, lone surrogates, NaN and infinities, integers beyond 64 bits,
-    nesting deeper than ``DEPTH``. Duplicate keys follow the last, as in every common reader.
+    nesting deeper than ``DEPTH``. Duplicate keys follow the last, as in every common reader. One byte order mark
+    before the JSON is ignored (RFC 8259, section 8.1).
     """
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    if not raw:
+        raise Unreadable("the body is empty")
     try:
         value: JsonValue = _decode(raw)
     except UnicodeDecodeError:

@@ -178,8 +178,9 @@ def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -
     found: dict[str, str | None] = {}
     if env_file is not None and Path(env_file).is_file():
         try:
-            # As it is written: a dollar sign in a secret is a dollar sign.
-            found.update(dotenv_values(env_file, interpolate=False))
+            # As it is written: a dollar sign in a secret is a dollar sign. Some editors begin a file with a byte order
+            # mark, which is no part of the first name.
+            found.update(dotenv_values(env_file, interpolate=False, encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError):
             raise SettingsError(f"{env_file} cannot be read: make it a UTF-8 text file that you may read") from None
     found.update(os.environ if environ is None else environ)

@@ -132,7 +132,7 @@ def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
         b"01",
         b".5",
         b"// 1\n1",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         b'"a\nb"',
         b'{"a\xff": 1}',
     ],
@@ -143,10 +143,15 @@ def test_what_no_database_or_reader_can_hold_is_refused(raw: bytes) -> None:
     assert len(refused.value.detail) < 100
 
 
+def test_json_after_one_byte_order_mark_is_read() -> None:
+    assert bounds.read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
-        (b"", "the body is not JSON: Input data was truncated"),
+        (b"", "the body is empty"),
+        (b"\xef\xbb\xbf", "the body is empty"),
         (b'{"a": 1,}', "the body is not JSON: trailing comma in object (byte 8)"),
         ('{"ä": x}'.encode(), "the body is not JSON: invalid character (byte 7)"),
         (b'{"a": "\xff"}', "the body is not UTF-8"),

@@ -68,10 +68,17 @@ def test_a_gateways_wrapper_is_opened_to_the_task_inside() -> None:
     assert sample("succeeded/gateway-wrapper") == sample("succeeded/legacy-with-watermark")
 
 
-@pytest.mark.parametrize("word", [*STATUS_WORDS, "SUCCEED", " succeed", "cancelled"])
+@pytest.mark.parametrize("word", [*STATUS_WORDS, "cancelled", "suc ceed", ""])
 def test_only_a_documented_word_moves_a_task_and_every_word_is_kept(word: str) -> None:
     claim = read(task_status=word)
     assert (claim.word, claim.status, claim.flaw) == (word, STATUS_WORDS.get(word), None)
+
+
+@pytest.mark.parametrize("word", ["SUCCEED", " succeed", "Succeed\n"])
+def test_status_word_in_any_case_and_blanks_means_the_same(word: str) -> None:
+    claim = read(task_status=word)
+
+    assert (claim.word, claim.status) == (word, Status.SUCCEEDED)
 
 
 @pytest.mark.parametrize("word", [None, 3, ["succeed"], {"a": 1}, True])
@@ -264,7 +271,7 @@ def test_an_error_in_an_envelope_is_no_word_about_a_task() -> None:
     assert claim == Claim(flaw="an error with code 5000, not a task")
 
 
-@pytest.mark.parametrize("code", [0, None, True, False, "5000", 1.5, [5000]])
+@pytest.mark.parametrize("code", [0, 200, "0", "success", None, True, False, "5000", 1.5, [5000]])
 def test_what_is_no_code_of_an_error_hides_no_task(code: JsonValue) -> None:
     body: JsonObject = {"code": code, "data": {"task_id": "1", "task_status": "failed"}}
     assert Kling().read_callback(json.dumps(body).encode()).status is Status.FAILED

@@ -152,6 +152,88 @@ def test_a_single_query_is_about_the_task_that_was_asked_for() -> None:
     assert isinstance(KLING.read_query(told, task_id="2", external=True), Unknown)
 
 
+TASK: JsonObject = {"task_id": "1", "task_status": "succeed", "task_info": {"external_task_id": "e"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TASK,
+        {"data": TASK},
+        *({"code": code, "data": TASK} for code in (0, "0", 200, "200", "success", "SUCCESS")),
+        {"code": "success", "data": {"task_id": "1", "status": "SUCCESS", "data": {"code": 0, "data": TASK}}},
+        {"code": "success", "data": {"task_id": "gateway-1", "data": {"code": 0, "data": TASK}}},
+        {"code": "success", "data": {**TASK, "data": {"task_id": "upstream-1", "task_status": "succeed"}}},
+    ],
+)
+def test_query_task_in_any_wrapper_is_found(body: JsonValue) -> None:
+    answer = reply(200, body)
+
+    outcomes = [KLING.read_query(answer, task_id="1"), KLING.read_query(answer, task_id="e", external=True)]
+
+    assert [isinstance(outcome, Found) and outcome.claim.status for outcome in outcomes] == [Status.SUCCEEDED] * 2
+
+
+def test_query_reply_after_byte_order_mark_is_read() -> None:
+    answer = Reply(status=200, body=b"\xef\xbb\xbf" + fine(TASK).body)
+
+    assert isinstance(KLING.read_query(answer, task_id="1"), Found)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"data": TASK}),
+        (200, {"code": "error", "data": TASK}),
+        (200, {"code": 5000, "data": {**TASK, "task_id": "asked"}}),
+        (200, {"code": False, "data": {**TASK, "task_id": "7"}}),
+        (302, {**TASK, "task_id": "asked"}),
+    ],
+)
+def test_query_reply_about_no_asked_task_is_unreadable(status: int, body: JsonValue) -> None:
+    outcome = KLING.read_query(reply(status, body), task_id="asked")
+
+    assert isinstance(outcome, Unknown)
+    assert outcome.unreadable
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Reply(status=200, body=b"<!doctype html><p>made-up-words"), "HTTP 200: a web page, not JSON"),
+        (Reply(status=302, headers={"location": "https://x/?made-up-words"}, body=b""), "HTTP 302: a redirect"),
+        (Reply(status=202, body=b""), "HTTP 202: the body is empty"),
+        (Reply(status=204, body=b""), "HTTP 204: the body is empty"),
+        (reply(200, {"made-up-words": 1}), "HTTP 200: the JSON is not Kling's envelope"),
+        (reply(200, {"code": 1, "message": "made-up-words"}), "HTTP 200, code 1"),
+    ],
+)
+def test_query_reply_of_another_form_is_unreadable(answer: Reply, why: str) -> None:
+    """The reason has no word of the sender, which any client may read; the excerpt has them."""
+    outcome = KLING.read_query(answer, task_id="1")
+
+    assert isinstance(outcome, Unknown)
+    assert outcome.unreadable
+    assert outcome.why.startswith(why)
+    assert "made-up-words" not in outcome.why
+    assert ("made-up-words" in outcome.excerpt) == bool(answer.body or answer.headers)
+
+
+def test_query_reply_of_a_broken_server_is_no_unreadable_one() -> None:
+    outcome = KLING.read_query(Reply(status=502, body=b"<html>"), task_id="1")
+
+    assert isinstance(outcome, Unknown)
+    assert not outcome.unreadable
+
+
+@pytest.mark.parametrize("data", [[TASK], {"data": [TASK]}, TASK])
+def test_list_of_tasks_in_a_wrapper_is_read(data: JsonValue) -> None:
+    outcome = KLING.read_query_many(reply(200, {"code": "success", "data": data}))
+
+    assert isinstance(outcome, list)
+    assert [each.claim.provider_task_id for each in outcome] == ["1"]
+
+
 def test_an_unfinished_task_may_be_found_by_an_external_id_that_its_reply_does_not_show() -> None:
     told = fine({"task_id": "1", "task_status": "processing", "task_info": {}, "task_result": {}})
     assert isinstance(KLING.read_query(told, task_id="e", external=True), Found)

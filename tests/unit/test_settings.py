@@ -133,6 +133,13 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.port, settings.host) == (9002, "127.0.0.2")
 
 
+def test_settings_file_with_byte_order_mark_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"\xef\xbb\xbfHOMING_PORT=9000\n")
+
+    assert load_settings({}, file).port == 9000
+
+
 def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"HOMING_PORT=\xff\xfe")

@@ -116,11 +116,15 @@ class BadCredential:
 class Unknown:
     """Nobody can tell from this reply whether the task exists (5xx, nonsense); ``why`` is for the history.
 
-    ``unavailable`` marks the documented "try again" answer (maintenance).
+    ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that came and
+    is none of the provider's, such as a web page; ``excerpt`` is how it begins. An excerpt may repeat a credential:
+    mask it before it is kept.
     """
 
     why: str
     unavailable: bool = False
+    unreadable: bool = False
+    excerpt: str = ""
 
 
 SubmitOutcome = Accepted | Rejected | Busy | BadCredential | Unknown
@@ -203,6 +207,7 @@ class Provider(Protocol):
         """Read the answer about ``task_id``; ``external`` where it was asked by external id.
 
         A reply about another task is Unknown. Asked by external id, a reply that carries none is taken as the task's.
+        A task that carries the id counts in any wrapper; a reply that cannot be read is Unknown and ``unreadable``.
         """
 
     def query_many(self, task_ids: Sequence[str]) -> Call:

@@ -93,12 +93,18 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def task_of(value: JsonValue) -> JsonObject | None:
     """Find the task's own object: bare (as documented), in Kling's envelope, or in a gateway's wrapper round that."""
-    found = None
+    found = tasks_in(value)
+    return found[-1] if found else None
+
+
+def tasks_in(value: JsonValue) -> list[JsonObject]:
+    """Return every object along the ``data`` fields that names a task, the innermost last."""
+    found = []
     for _ in range(NESTING):
         if not isinstance(value, dict):
             break
         if _names_task(value):
-            found = value
+            found.append(value)
         value = value.get("data")
     return found
 
@@ -115,7 +121,7 @@ def read_claim(task: JsonObject) -> Claim:
     return Claim(
         provider_task_id=task_id,
         external_id=external_id,
-        status=STATUS_WORDS.get(word) if word is not None else None,
+        status=status_of(word) if word is not None else None,
         word=word,
         message=_message(task.get("task_status_msg" if "task_status" in task else "message"), left_out),
         assets=assets,
@@ -123,6 +129,11 @@ def read_claim(task: JsonObject) -> Claim:
         created_at=from_milliseconds(_first(task, _CREATED_AT)),
         updated_at=updated_at,
     )
+
+
+def status_of(word: str) -> Status | None:
+    """Return the status that a word of the provider means, whatever its case and the blanks around it."""
+    return STATUS_WORDS.get(word) or STATUS_WORDS.get(word.strip().lower())
 
 
 def _names_task(value: JsonObject) -> bool:

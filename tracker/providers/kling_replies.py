@@ -35,7 +35,7 @@ from tracker.providers.base import (
     Unknown,
     Unsupported,
 )
-from tracker.providers.kling_claims import MESSAGE_LENGTH, read_claim, task_of
+from tracker.providers.kling_claims import MESSAGE_LENGTH, NESTING, read_claim, task_of, tasks_in
 
 # The documented codes, by what they mean to us.
 OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
@@ -55,7 +55,10 @@ NOT_FOUND: Final = "Task not found by id/external id: {id}"
 REFUSING: Final = frozenset({400, 401, 403, 404, 429})
 REFUSING_CODES: Final = range(1100, 2000)
 CREDENTIAL_CODES: Final = range(1000, 1100)
+# How gateways write the code of a success, beside the documented 0.
+SUCCESS_WORDS: Final = frozenset({"0", "200", "success"})
 LONGEST_WAIT: Final = timedelta(days=1)
+EXCERPT_LENGTH: Final = 4_096
 TASKS_PER_REPLY: Final = 1_000
 
 
@@ -85,6 +88,13 @@ class _Envelope:
         """A server's trouble: whatever the code says, the request may have done its work."""
         return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
+    @property
+    def outline(self) -> str:
+        """What came, without a word of whoever sent it: any client may read it."""
+        if self.code is None:
+            return f"HTTP {self.status}: {self.message}"
+        return f"HTTP {self.status}, code {self.code}"
+
     def described(self) -> str:
         """Say in words what came, for the history."""
         if self.code is None:
@@ -111,34 +121,35 @@ def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
 def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
     """Tell what a single query about ``task_id`` brought; ``external`` where that is an external id."""
     envelope = _open(reply)
+    if _says_missing(envelope, task_id):
+        return Missing(message=envelope.message)
+    told = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
+    claims = [(read_claim(task), task) for task in reversed(told)]
+    for claim, task in claims:
+        if task_id in {claim.provider_task_id, claim.external_id}:
+            return _found(claim, task)
     if not envelope.fine:
-        if _says_missing(envelope, task_id):
-            return Missing(message=envelope.message)
-        return _common(reply, envelope, query=True) or Unknown(
-            why=f"{envelope.described()}: not the documented not-found answer"
-        )
-    task = task_of(envelope.body.get("data"))
-    if task is None:
-        return Unknown(why=f"{envelope.described()}, but no task")
-    claim = read_claim(task)
-    if task_id in {claim.provider_task_id, claim.external_id} or (external and claim.external_id is None):
+        denial = "" if envelope.code is None else ": not the documented not-found answer"
+        return _common(reply, envelope, query=True) or _unread(reply, envelope.outline + denial)
+    if not claims:
+        return _unread(reply, f"{envelope.outline}, but no task")
+    claim, task = claims[0]
+    if external and claim.external_id is None:
         return _found(claim, task)
-    return Unknown(why=f"asked about {task_id!r}, the reply is about {claim.provider_task_id!r}")
+    return Unknown(why=f"asked about {task_id!r}, the reply is about another task", unreadable=True)
 
 
 def read_many(reply: Reply) -> ManyOutcome:
     """Tell which tasks a ``/tasks`` query or a page of a list holds; an entry that cannot be read is left out."""
     envelope = _open(reply)
     if envelope.fine:
-        listed = envelope.body.get("data")
-        if listed is None:  # an empty list, as some servers write it
-            return []
-        if not isinstance(listed, list):
-            return Unknown(why=f"{envelope.described()}, but no list of tasks")
+        listed = _list_in(envelope.body)
+        if listed is None:
+            return _unread(reply, f"{envelope.outline}, but no list of tasks")
         return list(_each(listed[:TASKS_PER_REPLY]))
     if (absent := _absent_call(reply, envelope)) is not None:
         return absent
-    return _common(reply, envelope, query=True) or Unknown(why=envelope.described())
+    return _common(reply, envelope, query=True) or _unread(reply, envelope.outline)
 
 
 def read_batch(reply: Reply) -> ManyOutcome:
@@ -146,7 +157,7 @@ def read_batch(reply: Reply) -> ManyOutcome:
     envelope = _open(reply)
     no_key_pairs = envelope.status == HTTPStatus.UNAUTHORIZED and envelope.code in {INVALID_AUTHORIZATION, None}
     if no_key_pairs:
-        return Unsupported(why=envelope.described())
+        return Unsupported(why=envelope.outline)
     return read_many(reply)
 
 
@@ -156,7 +167,7 @@ def read_callback(body: bytes) -> Claim:
         value = read_object(body)
     except Unreadable as error:
         return Claim(flaw=error.detail)
-    if (code := value.get("code")) and _integer(code):
+    if code := _code(value.get("code")):
         return Claim(flaw=f"an error with code {code}, not a task")
     # A body that names no task, nor has one inside, says so when it is read as a task itself.
     wrapped = task_of(value) if "data" in value else None
@@ -167,13 +178,32 @@ def _open(reply: Reply) -> _Envelope:
     try:
         body = read_object(reply.body)
     except Unreadable as error:
-        return _Envelope(status=reply.status, code=None, message=error.detail, body={})
-    code = _integer(body.get("code"))
+        return _Envelope(status=reply.status, code=None, message=_form(reply) or error.detail, body={})
+    code = _code(body.get("code"))
     if code is None:
         return _Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
     message = text(body.get("message"), MESSAGE_LENGTH)
     signed_off = identifier(body.get("request_id")) is not None
     return _Envelope(status=reply.status, code=code, message=message, body=body, signed_off=signed_off)
+
+
+def _form(reply: Reply) -> str:
+    """Name what is no JSON, where its form is a common one."""
+    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
+        return "a redirect"
+    return "a web page, not JSON" if _is_page(reply) else ""
+
+
+def _is_page(reply: Reply) -> bool:
+    return "html" in reply.headers.get("content-type", "").lower() or reply.body.lstrip()[:1] == b"<"
+
+
+def _unread(reply: Reply, why: str) -> Unknown:
+    """Say that an answer came that cannot be read, with how it begins; a redirect begins with where it leads."""
+    target = reply.headers.get("location", "")
+    told = f"location: {target} " if target else ""
+    text = told + reply.body[:EXCERPT_LENGTH].decode(errors="replace")
+    return Unknown(why=why, unreadable=True, excerpt=text[:EXCERPT_LENGTH])
 
 
 def _made(envelope: _Envelope, external_id: str) -> SubmitOutcome:
@@ -192,10 +222,11 @@ def _made(envelope: _Envelope, external_id: str) -> SubmitOutcome:
 def _common(reply: Reply, envelope: _Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
     """Read what means the same after every call; a ``query`` makes nothing, so its HTTP status may speak alone."""
     code, message = envelope.code, envelope.message
+    why = envelope.outline if query else envelope.described()
     if code == MAINTENANCE:
-        return Unknown(why=envelope.described(), unavailable=True)
+        return Unknown(why=why, unavailable=True)
     if envelope.broken:
-        return Unknown(why=envelope.described())
+        return Unknown(why=why)
     if code in TRY_LATER or (query and code is None and envelope.status == HTTPStatus.TOO_MANY_REQUESTS):
         wait = retry_after(reply.headers)
         return Busy(http_status=envelope.status, code=code or 0, message=message, retry_after=wait)
@@ -219,11 +250,25 @@ def _says_missing(envelope: _Envelope, task_id: str) -> bool:
 
 def _absent_call(reply: Reply, envelope: _Envelope) -> Unsupported | None:
     """Recognise an address that has no such call: its 404 or 405, the table's codes, or its web page for any path."""
-    page = envelope.successful and envelope.code is None and "html" in reply.headers.get("content-type", "").lower()
+    page = envelope.successful and envelope.code is None and _is_page(reply)
     by_status = envelope.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
     if page or by_status or (envelope.code in NO_SUCH_CALL and not envelope.broken):
-        return Unsupported(why=envelope.described())
+        return Unsupported(why=envelope.outline)
     return None
+
+
+def _list_in(body: JsonObject) -> list[JsonValue] | None:
+    """Return the list of tasks in a reply, also from a wrapper, or one task alone; null is an empty list."""
+    listed: JsonValue = body.get("data", [])
+    if listed is None:
+        return []
+    for _ in range(NESTING):
+        if not isinstance(listed, dict):
+            break
+        if task_of(listed) is not None:
+            return [listed]
+        listed = listed.get("data")
+    return listed if isinstance(listed, list) else None
 
 
 def _each(listed: list[JsonValue]) -> Iterator[Found]:
@@ -247,6 +292,14 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return max(timedelta(0), min(wait, LONGEST_WAIT))
+
+
+def _code(value: JsonValue) -> int | None:
+    """Read a reply's code: 0 for every way to write a success, None where there is no number."""
+    if isinstance(value, str):
+        return 0 if value.strip().lower() in SUCCESS_WORDS else None
+    code = _integer(value)
+    return 0 if code == HTTPStatus.OK else code
 
 
 def _integer(value: JsonValue) -> int | None:
