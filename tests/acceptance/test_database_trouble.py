@@ -259,6 +259,15 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
+@contextmanager
+def moved(file: Path) -> Iterator[None]:
+    """Move the file away, as somebody does who tidies up."""
+    kept = file.with_name("kept.db")
+    file.rename(kept)
+    yield
+    kept.rename(file)
+
+
 @pytest.mark.timeout(300)
 async def test_more_senders_than_may_wait_are_told_to_come_back_and_fill_no_memory(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'homing.db'}"
@@ -295,7 +304,7 @@ def memory(pid: int) -> int:
     return pages * resource.getpagesize()
 
 
-async def test_the_file_is_read_only_and_then_locked_for_a_while(tmp_path: Path) -> None:
+async def test_the_file_is_read_only_then_locked_then_moved(tmp_path: Path) -> None:
     file = tmp_path / "homing.db"
     url = f"sqlite:///{file}"
     sent = await written_down(url)
@@ -303,5 +312,6 @@ async def test_the_file_is_read_only_and_then_locked_for_a_while(tmp_path: Path)
         troubles = [
             (read_only(homing.lives[-1].pid), "the database is read-only"),
             (locked(file), "locked by another process"),
+            (moved(file), "deleted or moved"),
         ]
         await outlives(homing, url, sent, troubles)

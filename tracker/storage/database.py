@@ -6,6 +6,7 @@ A transaction is a plain function of a connection; one on which many wait is a p
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, make_url
@@ -32,6 +33,7 @@ class Database:
         self.backend: Backend = backend_of(self.url, busy=busy)
         self._writer: Threads | None = None
         self._reader: Threads | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -40,11 +42,19 @@ class Database:
 
     async def open(self) -> None:
         await asyncio.to_thread(self.backend.prepare)
-        self._writer = self.backend.writer()
-        self._reader = Threads(self.backend, read_only=True)
+        self._start()
 
     async def close(self) -> None:
         """Let what has begun end, then let go of every connection and thread."""
+        if self._renewing is not None:
+            await asyncio.wait({self._renewing})
+        await self._end()
+
+    def _start(self) -> None:
+        self._writer = self.backend.writer()
+        self._reader = Threads(self.backend, read_only=True)
+
+    async def _end(self) -> None:
         threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
         await asyncio.gather(*(each.close() for each in threads))
@@ -54,25 +64,49 @@ class Database:
 
         A caller that goes away stops waiting; the transaction ends by itself. Raises StoreUnavailable.
         """
-        return await _opened(self._writer).run(lambda connection: transaction(connection, *args, **kwargs))
+        writer = _opened(self._writer)
+        try:
+            return await writer.run(lambda connection: transaction(connection, *args, **kwargs))
+        finally:
+            self._renew_after(writer)
 
     async def write_batch(self, plan: Callable[Concatenate[str, P], Plan[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plan on which many wait as one write transaction; it is given the name of the dialect first."""
-        return await _opened(self._writer).run_batch(lambda: plan(self.backend.dialect, *args, **kwargs))
+        writer = _opened(self._writer)
+        try:
+            return await writer.run_batch(lambda: plan(self.backend.dialect, *args, **kwargs))
+        finally:
+            self._renew_after(writer)
 
     async def read(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read from one consistent view. Raises StoreUnavailable."""
         return await _opened(self._reader).run(lambda connection: transaction(connection, *args, **kwargs))
+
+    def _renew_after(self, writer: Threads) -> None:
+        """Replace all connections where one found that they have to be; what comes meanwhile is refused."""
+        if writer.spent and writer is self._writer:
+            self._renewing = asyncio.create_task(self._renew(), name="homing database renewal")
+
+    async def _renew(self) -> None:
+        await self._end()
+        self.backend.renew()
+        self._start()
 
 
 def backend_of(url: URL, *, busy: timedelta = BUSY) -> Backend:
     """Choose by the address's scheme. Raises SettingsError with what to do; it never repeats a password."""
     scheme = url.drivername
     if scheme == "sqlite":
-        return Sqlite(url, busy=busy)
+        return Sqlite(_file(url), busy=busy)
     if scheme in {"postgresql", "postgres"}:
         return Postgres(url, busy=busy)
     raise SettingsError(f"HOMING_DATABASE_URL names {scheme}, which is not supported; {EXAMPLES}")
+
+
+def _file(url: URL) -> Path:
+    if url.database in {None, "", ":memory:"}:
+        raise SettingsError("HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us")
+    return Path(str(url.database))
 
 
 def _opened(threads: Threads | None) -> Threads:

@@ -79,6 +79,9 @@ class Postgres:
     def prepare(self) -> None:
         """Nothing: the pool connects when it is first used."""
 
+    def renew(self) -> None:
+        """Nothing: a connection that is lost is replaced alone."""
+
     def engine(self, *, read_only: bool) -> Engine:
         # Readers see one view throughout; writers must see what was committed while they waited for a lock.
         own = (

@@ -1,10 +1,11 @@
 """SQLite: one file, one process that serves it, one connection that writes and a few that only read.
 
 WAL with synchronous=FULL: what is committed is on the disk. Writers begin IMMEDIATE, so that a transaction never fails
-half-way for a lock.
+half-way for a lock. Nothing counts as committed that went into a file which its path no longer names.
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,16 +14,19 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, Transaction, create_engine, event
+from sqlalchemy import Connection, Engine, Transaction, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tracker.errors import SettingsError, StoreUnavailable
+from tracker.errors import StoreUnavailable
 from tracker.storage.bulk import Plan, play
+from tracker.storage.database_file import Loss, OpenFile
 from tracker.storage.transactions import Backend, Threads
 
 T = TypeVar("T")
+log = logging.getLogger("homing.storage")
 
 READERS: Final = 4
 # A batch takes a few milliseconds; a disk that makes one take so long is not to hold the event loop up again soon.
@@ -53,26 +57,21 @@ class Sqlite:
     shared = False
     batches_at_once = 1
 
-    def __init__(self, url: URL, *, busy: timedelta) -> None:
-        if url.database in {None, "", ":memory:"}:
-            raise SettingsError(
-                "HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us"
-            )
-        self._url = url
+    def __init__(self, file: Path, *, busy: timedelta) -> None:
+        self.file = file.absolute()
+        self.open_file = OpenFile(self.file)
         self._busy = busy
-
-    @property
-    def file(self) -> Path:
-        return Path(self._url.database or "")
 
     def prepare(self) -> None:
         # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
         with suppress(OSError):
             self.file.touch(mode=0o600, exist_ok=True)
 
+    def renew(self) -> None:
+        self.open_file.forget_log()
+
     def engine(self, *, read_only: bool) -> Engine:
-        connect = {"timeout": self._busy.total_seconds(), "check_same_thread": False, "cached_statements": STATEMENTS}
-        engine = create_engine(self._url.set(drivername="sqlite+pysqlite"), poolclass=NullPool, connect_args=connect)
+        engine = create_engine("sqlite+pysqlite://", poolclass=NullPool, creator=self._connect)
         begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
         @event.listens_for(engine, "connect")
@@ -86,7 +85,25 @@ class Sqlite:
         return engine
 
     def writer(self) -> "OneWriter":
-        return OneWriter(self, busy=self._busy)
+        return OneWriter(self, self.open_file, busy=self._busy)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file that was opened first, and never make one: that would be another database."""
+        self.open_file.expect()
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.file), errors='surrogateescape')}?mode=rw",
+            uri=True,
+            timeout=self._busy.total_seconds(),
+            check_same_thread=False,
+            cached_statements=STATEMENTS,
+        )
+        try:
+            # Between the two looks it was opened: what the path named before and after is what SQLite has.
+            self.open_file.expect()
+        except StoreUnavailable:
+            connection.close()
+            raise
+        return connection
 
     def trouble(self, error: DBAPIError) -> str | None:
         code = getattr(error.orig, "sqlite_errorcode", None)
@@ -104,10 +121,12 @@ class OneWriter(Threads):
     the thread: two threads that take turns with the interpreter's lock cost a fifth more than one.
     """
 
-    def __init__(self, backend: Backend, *, busy: timedelta) -> None:
+    def __init__(self, backend: Backend, file: OpenFile, *, busy: timedelta) -> None:
         super().__init__(backend, read_only=False)
+        self._file = file
         self._busy = busy
         self._slow_until = 0.0
+        self._loss: Loss | None = None
         # Whether the connection waits for the locks of other processes: the thread may, the event loop must not.
         self._patient = True
 
@@ -129,7 +148,7 @@ class OneWriter(Threads):
 
     def _begin(self) -> Transaction | None:
         """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
-        if not self.open or self.open[0].invalidated:
+        if self.spent or not self.open or self.open[0].invalidated or self._file.moved() is not None:
             return None
         (connection,) = self.open
         try:
@@ -141,6 +160,7 @@ class OneWriter(Threads):
             return None
 
     def _connection(self) -> Connection:
+        self._check_file(self._file.moved())
         connection = super()._connection()
         if connection.invalidated:
             self._patient = True  # as the new one will be
@@ -173,6 +193,42 @@ class OneWriter(Threads):
             if (unavailable := self.unavailable(error)) is None:
                 raise
             raise unavailable from error
+        self._committed()
+
+    def _committed(self) -> None:
+        """Refuse to call committed what the next start would not find."""
+        self._check_file(self._file.lost())
+
+    def _check_file(self, loss: Loss | None) -> None:
+        """Raise StoreUnavailable where the file or its log was lost, once all that the log holds is in the open file.
+
+        Otherwise a restart would apply the log that was left behind to whatever file then has the name, and a log that
+        was deleted would take its commits with it.
+        """
+        if loss is None:
+            if self._loss is not None:
+                log.warning("the database file is in its place again")
+            self._loss = None
+            return
+        if loss is not self._loss:
+            log.error("%s", loss)
+            self._loss = loss
+            self._empty_log()
+        # The connections to a log that was lost are of no use; those to a file that was moved are, if it comes back.
+        self.spent = self.spent or loss is Loss.LOG
+        raise StoreUnavailable(loss.value)
+
+    def _empty_log(self) -> None:
+        if self.open and not self.open[0].invalidated:
+            with suppress(DBAPIError):
+                _execute(self.open[0], "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        if self._file.moved() is not None:
+            # Where its file has no name any more, SQLite would leave the log as it is.
+            self._empty_log()
+        super()._close()
 
 
 def _wait_for_locks(connection: Connection, most: timedelta) -> None:

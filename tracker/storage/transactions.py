@@ -52,6 +52,9 @@ class Backend(Protocol):
     def prepare(self) -> None:
         """Do what comes before the first connection."""
 
+    def renew(self) -> None:
+        """Do what comes between the last of the connections and the first of the new ones (see ``Threads.spent``)."""
+
     def engine(self, *, read_only: bool) -> Engine: ...
 
     @property
@@ -79,6 +82,8 @@ class Threads:
         count, role = (backend.readers, "reads") if read_only else (backend.writers, "writes")
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"homing {role}")
         self.waiting = 0
+        # Whether new connections have to replace all that are open.
+        self.spent = False
 
     async def run(self, transaction: Callable[[Connection], T]) -> T:
         return await self.in_thread(partial(self._transact, transaction))
@@ -127,8 +132,12 @@ class Threads:
                     connection.invalidate()
                 self.weigh(error, asked=asked, run=run)
             else:
+                self._committed()
                 return result
         raise AssertionError("the last run returns or raises")
+
+    def _committed(self) -> None:
+        """Raise StoreUnavailable where the commit must not count."""
 
     def weigh(self, error: DBAPIError, *, asked: bool, run: int) -> None:
         """Return where the transaction may be run again, else raise; ``asked`` is whether its commit was asked for."""
