@@ -20,6 +20,8 @@ HEAD_BYTES: Final = 64 * 1024
 # Read at once: the bounds are looked at in between. A whole request is usually shorter.
 PIECE: Final = 16 * 1024
 HEADERS: Final = 100
+# Up to this size the head of an answer and its body are joined; a larger body is not copied.
+JOINED_BYTES: Final = 16 * 1024
 # Requests that one connection may have waiting behind the one that is being answered.
 PIPELINED: Final = 16
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -63,7 +65,9 @@ class HeadWithBody(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._begun or data == CONTINUE:
-            self._transport.write(self._head + data)
+            if len(data) > JOINED_BYTES:
+                self.flush()
+            self._transport.write(self._head + data if self._head else data)
             self._head = b""
         else:
             self._begun = True
@@ -100,6 +104,7 @@ class StrictConnection(HttpToolsProtocol):
         self._undecided = 0  # bytes that are no request yet, and no part of a body
         self._plain_head = b""
         self._refused = False
+        self._held = False  # the next request waits until the client has read the answers before it
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE):
@@ -149,17 +154,28 @@ class StrictConnection(HttpToolsProtocol):
         cycle.transport.flush()
         # What uvicorn does here, but for a timer for each answer: silent connections are `connections.Silent`'s.
         self.server_state.total_requests += 1
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
-            if self.pipeline:
-                self._start_asgi_task(*self.pipeline.pop())
+        self._held = self.flow.write_paused
+        if not self._held:
+            self._go_on()
         if self._refused:
             self._say_so()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._held:
+            self._held = False
+            self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in self._unanswered:
             _leave(cycle)
         super().connection_lost(exc)
+
+    def _go_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
 
     def _read(self, piece: bytes) -> None:
         self._undecided += len(piece)

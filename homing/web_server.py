@@ -13,11 +13,16 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from homing.connections import BACKLOG, HEAD_WITHIN, BoundedConfig, backlog, most_connections, open_files
+from homing.connections import BACKLOG, BoundedConfig, Bounds
 from tracker.errors import SettingsError
 
 # The gateway answers within 20 s and compose.yaml gives 30 s to stop: what has begun is finished in between.
 GRACE: Final = timedelta(seconds=25)
+# What the kernel holds for a client beyond what is on its way; the rest stays here, where it is counted.
+UNSENT_BYTES: Final = 128 * 1024
+# A client that vanished without a word acknowledges nothing; its streams give their places back after this time.
+UNACKNOWLEDGED: Final = timedelta(seconds=30)
+USUAL: Final = Bounds()
 INTERRUPTED: Final = 130
 FAILED: Final = 1
 # Addresses to listen on that are none to connect to.
@@ -39,6 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bound_unread(listener)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -50,6 +56,14 @@ def listen(host: str, port: int) -> socket.socket:
             "stop what is there, or set another HOMING_PORT or HOMING_HOST"
         ) from None
     return listener
+
+
+def _bound_unread(listener: socket.socket) -> None:
+    """Set, where the system has it, what the kernel keeps of unread answers; connections inherit it from a listener."""
+    if (option := getattr(socket, "TCP_NOTSENT_LOWAT", None)) is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, option, int(UNACKNOWLEDGED.total_seconds() * 1000))
 
 
 def address(listener: socket.socket) -> str:
@@ -64,20 +78,15 @@ async def running(
     app: ASGIApp,
     listener: socket.socket,
     *,
-    head_within: timedelta = HEAD_WITHIN,
-    connections: int | None = None,
+    bounds: Bounds = USUAL,
     ending: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on ``listener`` meanwhile; at the end requests that have begun are finished, within ``GRACE``.
 
-    ``head_within`` and ``connections`` bound what clients may hold open; by default as many connections as the process
-    may have. ``ending`` is called first of all at the end, to let those go who wait for something that may be long in
+    ``ending`` is called first of all at the end, to let those go who wait for something that may be long in
     coming. Gives the task that serves: it ends early only when the server fails.
     """
-    files = open_files()
-    most = most_connections(files) if connections is None else connections
-    config = BoundedConfig(app, head_within=head_within, most=most, backlog=backlog(files), grace=GRACE)
-    server = Server(config)
+    server = Server(BoundedConfig(app, bounds, grace=GRACE))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield serving

@@ -1,6 +1,7 @@
 """Raw sockets to a server of our own: what the tests of connections and of odd HTTP stand on."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from datetime import timedelta
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from homing.connections import UNREAD_BYTES, Bounds
 from homing.web_server import listen, running
 
 # Long enough for the request that a test sends at once, on a slow machine too.
 SHORT = timedelta(milliseconds=500)
 LONG = timedelta(minutes=5)
 WITHIN = 20
+SMALL = 64 * 1024
 REQUEST = b"GET / HTTP/1.1\r\nhost: homing.test\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nhost: homing.test\r\nconnection: close\r\n\r\n"
 
@@ -92,6 +95,17 @@ class Place:
         return False
 
     @asynccontextmanager
+    async def slow_line(self) -> AsyncIterator[Line]:
+        """Connect with a small window: what the client does not read stays with the server."""
+        plain = socket.create_connection(("127.0.0.1", self.port))
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        reader, writer = await asyncio.open_connection(sock=plain, limit=SMALL)
+        try:
+            yield Line(reader, writer)
+        finally:
+            writer.close()
+
+    @asynccontextmanager
     async def line(self) -> AsyncIterator[Line]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
@@ -101,10 +115,13 @@ class Place:
 
 
 @asynccontextmanager
-async def serving(place: Place, *, head_within: timedelta = LONG, connections: int = 100) -> AsyncIterator[None]:
+async def serving(
+    place: Place, *, head_within: timedelta = LONG, connections: int = 100, unread_bytes: int = UNREAD_BYTES
+) -> AsyncIterator[None]:
+    bounds = Bounds(head_within=head_within, connections=connections, unread_bytes=unread_bytes)
     with closing(listen("127.0.0.1", 0)) as listener:
         place.port = listener.getsockname()[1]
-        async with running(place, listener, head_within=head_within, connections=connections):
+        async with running(place, listener, bounds=bounds):
             yield
 
 

@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from homing.connections import CONNECTIONS, FILES, backlog, most_connections, open_files
+from homing.strict_http import PIPELINED
 from tests.integration.raw_lines import (
     CLOSING,
     REQUEST,
@@ -135,6 +136,59 @@ async def test_an_answer_that_nobody_takes_does_not_keep_its_place() -> None:
                 pass
 
 
+async def test_unread_pipelined_answers_free_their_place() -> None:
+    place = Place(answer=b"a" * (4 * MIB))
+    async with serving(place, head_within=SHORT, connections=1), place.line() as line:
+        await line.say(REQUEST * (1 + PIPELINED))
+        await place.asked.wait()
+        place.answer = b"here"
+        async with asyncio.timeout(WITHIN):
+            while not await _answered(place):
+                pass
+
+
+async def test_stalled_connections_give_way_before_their_time() -> None:
+    place = Place(answer=b"a" * (4 * MIB))
+    async with serving(place, connections=2), place.line() as line, place.line() as another:
+        for each in (line, another):
+            place.asked.clear()
+            await each.say(REQUEST * 3)
+            await place.asked.wait()
+        place.answer = b"here"
+        assert await _answered(place)
+
+
+async def test_unread_answers_are_not_made_ahead() -> None:
+    place = Place(answer=b"a" * (4 * MIB))
+    async with serving(place), place.line() as line:
+        await line.say(REQUEST * (1 + PIPELINED))
+        assert await stalled(place, lambda: len(place.scopes)) == 1
+        assert len(await line.reader.readexactly(8 * MIB)) == 8 * MIB, "who reads on gets the next"
+
+
+async def test_a_slow_reader_that_moves_is_not_cut_off() -> None:
+    place = Place(answer=b"a" * (4 * MIB))
+    async with serving(place, head_within=SHORT), place.slow_line() as line:
+        await line.say(CLOSING)
+        heard, began = 0, asyncio.get_running_loop().time()
+        while piece := await asyncio.wait_for(line.reader.read(128 * 1024), WITHIN):
+            heard += len(piece)
+            await asyncio.sleep(0.025)
+        assert heard > len(place.answer)
+        assert asyncio.get_running_loop().time() - began > SHORT.total_seconds()
+
+
+async def test_all_unread_answers_together_are_bounded() -> None:
+    place = Place(answer=b"a" * (4 * MIB))
+    async with serving(place, unread_bytes=6 * MIB), place.slow_line() as first, place.slow_line() as second:
+        for line in (first, second):
+            place.asked.clear()
+            await line.say(CLOSING)
+            await place.asked.wait()
+        assert len(await first.rest()) < len(place.answer)
+        assert len(await second.rest()) > len(place.answer)
+
+
 async def _answered(place: Place) -> bool:
     async with place.line() as line:
         try:
@@ -154,6 +208,14 @@ class Torrent(Place):
         for _ in range(ENDLESS):
             await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
             self.sent += 1
+        self.left.set()
+
+
+async def test_a_stream_that_nobody_reads_is_closed() -> None:
+    place = Torrent()
+    async with serving(place, head_within=SHORT), place.line() as line:
+        await line.say(REQUEST)
+        await asyncio.wait_for(place.left.wait(), WITHIN)
 
 
 async def test_who_does_not_read_is_not_sent_more() -> None:

@@ -94,6 +94,20 @@ async def test_health_takes_no_key_and_any_host(path: str) -> None:
         assert (await client.head(path)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/asyncapi.json"])
+async def test_a_document_that_is_known_is_not_sent_again(path: str) -> None:
+    async with local(StandIn()) as client:
+        first = await client.get(path)
+        tag = first.headers["etag"]
+        for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            again = await client.get(path, headers={"if-none-match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        changed = await client.get(path, headers={"if-none-match": '"other"'})
+
+    assert (changed.status_code, changed.content) == (200, first.content)
+    assert first.headers["cache-control"] == "no-cache", "a copy may be kept, and is asked about"
+
+
 async def test_ready_tells_strangers_nothing_but_that() -> None:
     tracker = StandIn(checks=[Check(name="database", ok=True, detail="/var/lib/made-up/homing.db")])
     async with local(tracker) as client:

@@ -1,30 +1,28 @@
 """The API's routes and application, composed from the endpoints' declarations."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from tracker.api.access import Access, check_start
 from tracker.api.asyncapi import describe_events
 from tracker.api.body import Room
-from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Endpoint, Limits
+from tracker.api.documents import document_endpoint
+from tracker.api.endpoint import AnyEndpoint, Dialect, Limits
 from tracker.api.events import EVENTS
 from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.openapi import describe
-from tracker.api.operations import HEALTH, OPERATIONS
+from tracker.api.operations import OPERATIONS
 from tracker.api.outbox_schemas import EventsDocumentShown
 from tracker.api.place import Desk, Place
 from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import DocumentShown, Nothing, Shown
+from tracker.api.schemas import DocumentShown
 from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
 from tracker.api.verbs import Verbs
-from tracker.bounds import JsonObject
 
 DEFAULT_LIMITS: Final = Limits()
 
@@ -70,31 +68,11 @@ def _placed(
 def endpoints() -> tuple[AnyEndpoint, ...]:
     """Give every endpoint there is, /openapi.json and /asyncapi.json among them."""
     told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *GATEWAY)
-    events = _document("asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown)
-    itself = _document("openapi", "This document", lambda: describe((*told, events, itself)), DocumentShown)
-    return (*told, events, itself)
-
-
-def _document(name: str, summary: str, make: Callable[[], JsonObject], reply: type[Shown]) -> AnyEndpoint:
-    # Made when it is first asked for: it takes longer than all the rest of the start.
-    document = cache(make)
-
-    async def answer(ask: Ask[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike
-        return JSONResponse(document())
-
-    return Endpoint(
-        method="GET",
-        path=f"/{name}.json",
-        name=f"get_{name}",
-        summary=summary,
-        group=HEALTH,
-        dialect=PROBLEMS,
-        answer=answer,
-        query=Nothing,
-        body=Nothing,
-        reply=reply,
-        secured=False,
+    events = document_endpoint(
+        "asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown
     )
+    itself = document_endpoint("openapi", "This document", lambda: describe((*told, events, itself)), DocumentShown)
+    return (*told, events, itself)
 
 
 def _foreign() -> Iterator[str]:

@@ -92,7 +92,7 @@ class Desk:
             _log_crash(request_id, error)
             response = self.dialect.refuse(HomingError(INTERNAL), request_id)
         response.headers["x-request-id"] = request_id
-        response.headers["cache-control"] = "no-store"
+        response.headers.setdefault("cache-control", "no-store")
         if response.status_code == NotAllowed.status:
             response.headers["allow"] = ", ".join(sorted(self.endpoints))
         took = (time.monotonic() - began) * 1000
