@@ -88,7 +88,7 @@ class _Consuming:
         await line.ask(request)
         self._free.put_nowait(line)
         number, step = deliveries.place_of(place)
-        self._answered[f"{deliveries.task_id(number)}.{step + 2}"] = perf_counter()
+        self._answered[f"{deliveries.task_id(number)}-{step + 2}"] = perf_counter()
 
     async def _take(self, message: Msg) -> None:
         assert message.headers is not None

@@ -164,7 +164,7 @@ class _Listening:
 
 def _event_of(place: int) -> str:
     number, step = deliveries.place_of(place)
-    return f"{deliveries.task_id(number)}.{step + 2}"
+    return f"{deliveries.task_id(number)}-{step + 2}"
 
 
 async def _until(at: float) -> None:

@@ -57,7 +57,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def id(self) -> str:
-        return f"{self.subject}.{self.sequence}"
+        """The event's id, which is a webhook's id too: Standard Webhooks allows no full stop in that."""
+        return f"{self.subject}-{self.sequence}"
 
     @property
     def subject(self) -> str:
@@ -65,7 +66,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.task is not None:
             return self.task.id
         assert self.alarm is not None
-        return f"alarm.{self.alarm.kind.value}.{self.alarm.provider}.{self.alarm.hour:%Y%m%d%H}"
+        return f"alarm-{self.alarm.kind.value}-{self.alarm.provider}-{self.alarm.hour:%Y%m%d%H}"
 
     @property
     def task_id(self) -> str | None:
@@ -120,7 +121,7 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """The event's id; an alarm's is in what cannot be read, so there it is the type and the cursor."""
-        return f"{self.type}.{self.cursor}" if self.task_id is None else f"{self.task_id}.{self.sequence}"
+        return f"{self.type}-{self.cursor}" if self.task_id is None else f"{self.task_id}-{self.sequence}"
 
 
 # An event as it is found.

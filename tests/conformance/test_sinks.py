@@ -16,7 +16,6 @@ from tests.conformance.sink_case import Got, SinkCase
 from tests.conformance.sink_suite import SinkSuite
 from tests.web_receiver import Request, WebReceiver, reply
 from tracker.clock import utc_now
-from tracker.contract import Told
 from tracker.outbox.caller import Callbacks
 from tracker.outbox.function import Function
 from tracker.outbox.signing import SinkSecrets
@@ -109,9 +108,6 @@ class CallbacksCase(WebCase):
         sink = Callbacks(secrets=SinkSecrets(Kept(), {}), poster=Poster(LOOPBACK), clock=utc_now)
         sink.name = NAME
         return sink
-
-    def id_of(self, told: Told) -> str:
-        return told.id.replace(".", "-")
 
     def read(self, request: Request) -> Got:
         told = request.headers["webhook-id"]

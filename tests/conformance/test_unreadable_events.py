@@ -82,7 +82,7 @@ class UnreadableEvents:
                 state = await here.state(name)
                 assert (state.cursor, state.behind, state.waiting, state.dead, state.on) == (7, 0, 0, 1, True)
                 (dead,) = await here.dead(name)
-                assert (dead.cursor, dead.event_id, dead.task_id) == (DAMAGED, f"{TWO}.3", TWO)
+                assert (dead.cursor, dead.event_id, dead.task_id) == (DAMAGED, f"{TWO}-3", TWO)
                 assert dead.error.startswith("the event cannot be read: ")
                 assert dead.type == "homing.task.processing"
 
@@ -123,7 +123,7 @@ class UnreadableEvents:
             await teller.finish()
             assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 5, 6]
             (dead,) = await here.dead()
-            assert (dead.cursor, dead.event_id, dead.task_id) == (7, "homing.alarm.mismatch.7", None)
+            assert (dead.cursor, dead.event_id, dead.task_id) == (7, "homing.alarm.mismatch-7", None)
 
     async def test_where_the_task_cannot_be_read_none_of_its_events_can(self, written: str) -> None:
         sink = ScriptedSink()
@@ -168,7 +168,7 @@ class UnreadableEvents:
             here.feed.hint()
             assert await here.feed.beyond(7, within=SOON)
             (found,) = await here.feed.read(7)
-            assert (found.id, isinstance(found, UnreadableEvent)) == (f"{TWO}.5", True)
+            assert (found.id, isinstance(found, UnreadableEvent)) == (f"{TWO}-5", True)
             assert changed.is_set()
 
     async def test_it_is_said_once_in_one_line_without_what_the_row_holds(
@@ -181,7 +181,7 @@ class UnreadableEvents:
             for _ in range(2):
                 found = await here.store.outbox.events(after=0, limit=100)
                 assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2, 5]
-        what = f"the event {ONE}.3 (homing.task.processing)"
+        what = f"the event {ONE}-3 (homing.task.processing)"
         assert said() == [f"{what} cannot be read and is passed over: ValidationError (and 1 more)"]
 
     async def test_once_it_can_be_read_it_can_be_told_again(self, written: str) -> None:
@@ -196,7 +196,7 @@ class UnreadableEvents:
             change(written, REPAIRED)
             assert await outbox.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 1
             await here.all_owed(teller)
-            assert sink.received[-1].id == f"{TWO}.3"
+            assert sink.received[-1].id == f"{TWO}-3"
             assert (await here.dead(), await here.owed()) == ([], [])
 
 

@@ -211,7 +211,7 @@ async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) 
 
 
 async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url: str, tmp_path: Path) -> None:
-    failing = {f"{a_task(number).id}.2" for number in range(1, 6)}
+    failing = {f"{a_task(number).id}-2" for number in range(1, 6)}
 
     def answer(told: Told) -> Outcome:
         if told.id in failing:

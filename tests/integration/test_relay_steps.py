@@ -72,7 +72,7 @@ async def test_what_was_sent_and_not_written_down_is_sent_again_under_the_same_i
     on.clock.advance(LEASE)
     heir = await on.teller(sink, "heir")
     await on.all_new(heir)
-    assert [told.id for told in sink.received] == [f"{ONE}.2", f"{TWO}.2"] * 2
+    assert [told.id for told in sink.received] == [f"{ONE}-2", f"{TWO}-2"] * 2
     await heir.finish()
     on.clock.advance(LEASE)
     await on.all_new(await on.teller(sink, "third"))
@@ -116,7 +116,7 @@ async def test_it_is_tried_again_later_and_later(on: Stage) -> None:
         await on.all_owed(teller)
     # Half of 1 s, 2 s, 4 s … since chance is one half here.
     assert waits == [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1800, 1800]
-    assert [told.id for told in sink.sent if told.subject == ONE] == [f"{ONE}.2"] * 15
+    assert [told.id for told in sink.sent if told.subject == ONE] == [f"{ONE}-2"] * 15
 
 
 @pytest.mark.parametrize(("asked", "given"), [(90 * SECOND, 90 * SECOND), (9 * HOUR, HOUR), (-SECOND, SECOND / 2)])
@@ -148,7 +148,7 @@ async def test_after_three_days_it_is_dead_and_its_task_goes_on(on: Stage) -> No
     await on.all_new(teller)
     await patience(on, teller, meanwhile=2)
     (dead,) = await on.dead()
-    assert (dead.event_id, dead.next_at) == (f"{ONE}.2", None)
+    assert (dead.event_id, dead.next_at) == (f"{ONE}-2", None)
     assert dead.attempts >= backoff.ATTEMPTS
     assert sink.of(ONE) == [3]
     assert await on.owed() == []

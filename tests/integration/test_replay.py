@@ -40,7 +40,7 @@ async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_
     assert await board.deliveries(limit=10) == []
     assert await board.replay("shop", Again(task_id=a_number(2).id), dry_run=False) == 1
     (owed,) = await board.deliveries(limit=10)
-    assert (owed.sink, owed.event_id, owed.attempts) == ("shop", f"{a_number(2).id}.2", 0)
+    assert (owed.sink, owed.event_id, owed.attempts) == ("shop", f"{a_number(2).id}-2", 0)
 
 
 async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Tracker) -> None:

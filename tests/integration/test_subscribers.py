@@ -51,7 +51,7 @@ async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
     for event in events:
         await tracker.store.apply([writing(event.task, events=(event,))])
     tracker.feed.hint()
-    return [f"{event.task.id}.{event.task.version}" for event in events]
+    return [f"{event.task.id}-{event.task.version}" for event in events]
 
 
 async def told(seen: Seen, count: int) -> None:

@@ -98,6 +98,11 @@ async def test_a_webhook_is_verified_by_the_public_library_and_its_event_read_by
     assert request.line == "POST /hook HTTP/1.1"
     assert request.headers["content-type"] == "application/cloudevents+json"
     assert request.headers["webhook-id"] == told.id
+    headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
+    proof = StandardWebhooks(keys=[webhook_key(NEW)]).verify(
+        Delivery(headers=headers, body=request.body), now=utc_now()
+    )
+    assert proof.webhook_id == told.id, "a strict receiver refuses an id with a full stop"
     assert PublicWebhook(NEW).verify(request.body, request.headers) == json.loads(request.body)
     event = from_http(HTTPMessage(headers=request.headers, body=request.body), JSONFormat())
     assert (event.get_id(), event.get_source(), event.get_type()) == (told.id, SOURCE, told.type)

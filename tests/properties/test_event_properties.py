@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http
 from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from receiver.verification import Delivery, StandardWebhooks
 from tests.asyncapi_document import is_of, messages
 from tests.builders import NOW, a_task, asked, told
-from tests.events import an_event
+from tests.events import an_event, every_event
 from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
 from tracker.api import shown
 from tracker.api.schemas import TaskShown
@@ -87,6 +88,16 @@ def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task,
 def test_a_function_is_given_what_the_document_would_be_read_as(task: Task) -> None:
     event = an_event(task)
     assert as_dict(event, "urn:homing") == json.loads(structured(event, "urn:homing"))
+
+
+@pytest.mark.parametrize("event", every_event(), ids=lambda event: event.type)
+def test_event_id_of_any_type_is_a_valid_webhook_id(event: Told) -> None:
+    headers = signature_headers([b"k" * 32], webhook_id=event.id, at=NOW, body=event.body)
+    delivered = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    proof = StandardWebhooks(keys=[b"k" * 32]).verify(Delivery(headers=delivered, body=event.body), now=NOW)
+
+    assert proof.webhook_id == event.id
 
 
 @given(tasks())

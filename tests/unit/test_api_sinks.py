@@ -83,7 +83,7 @@ async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
         assert (await client.post("/v1/replay", json=body)).json() == {"count": 17, "dry_run": True}
         again = await client.post("/v1/replay", json={"sink": "shop", "dead": True, "dry_run": False})
         assert again.json() == {"count": 17, "dry_run": False}
-        body = {"task": "mine-1", "event": "hm1.2"}
+        body = {"task": "mine-1", "event": "hm1-2"}
         assert (await client.post("/v1/deliveries/give-up", json=body)).json() == {"count": 3, "dry_run": True}
         done = await client.post("/v1/deliveries/give-up", json={"sink": "shop", "dry_run": False})
         assert done.json() == {"count": 3, "dry_run": False}
@@ -95,7 +95,7 @@ async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
         ("secrets", "shop", "studio"),
         ("replay", "shop", Again(task_id=TASK.id, since=NOW), True),
         ("replay", "shop", Again(dead=True), False),
-        ("give up", None, TASK.id, "hm1.2", True),
+        ("give up", None, TASK.id, "hm1-2", True),
         ("give up", "shop", None, None, False),
     ]
 
@@ -123,7 +123,7 @@ async def test_a_replay_that_cannot_be_is_refused(body: dict[str, object], statu
     [
         ({}, 400),
         ({"dry_run": False}, 400),
-        ({"sink": "shop", "events": ["hm1.2"]}, 400),
+        ({"sink": "shop", "events": ["hm1-2"]}, 400),
         ({"task": "nobody"}, 404),
         ({"sink": "elsewhere"}, 404),
     ],

@@ -68,16 +68,15 @@ class Callbacks:
             keys = await self._secrets.of_client(task.client)
         except HomingError as error:
             return Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")
-        outcome = await post(self._poster, _letter(task, keys), now=self._clock())
+        outcome = await post(self._poster, _letter(told, task, keys), now=self._clock())
         # 410 speaks for this one address, which is not asked again about this event.
         return structs.replace(outcome, gone=False, hopeless=True) if outcome.gone else outcome
 
 
-def _letter(task: Task, keys: tuple[bytes, ...]) -> Letter:
+def _letter(told: Told, task: Task, keys: tuple[bytes, ...]) -> Letter:
     return Letter(
         url=task.caller_callback_url or "",
-        # Without a full stop, unlike an event's id: receivers of a provider may be strict about what they sign over.
-        webhook_id=f"{task.id}-{task.version}",
+        webhook_id=told.id,
         content_type=CONTENT_TYPE,
         body=_encode(SHAPES[task.provider](task)),
         keys=keys,

@@ -133,7 +133,7 @@ def give_up(
         wanted.append(column.task_id == task_id)
     if event_id is not None:
         # Of a task's event its task is in the id; an alarm's is not in any column.
-        wanted.append(or_(column.task_id == event_id.rpartition(".")[0], column.task_id.is_(None)))
+        wanted.append(or_(column.task_id == event_id.rpartition("-")[0], column.task_id.is_(None)))
     statement = select(column.event_id, column.error).where(*wanted).order_by(column.event_id).limit(PIECE)
     found = connection.execute(statement).all()
     owed = {row.event_id: row.error for row in found}
