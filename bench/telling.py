@@ -99,7 +99,8 @@ async def _idle(server: servers.Server) -> tuple[float, float]:
         task = deliveries.task_id(number % deliveries.BLOCK)
         for target in (f"/v1/tasks/{task}?wait=55", "/v1/events"):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            fields = f"host: 127.0.0.1\r\nauthorization: Bearer {servers.API_KEY}"
+            accept = "text/event-stream" if target == "/v1/events" else "application/json"
+            fields = f"host: 127.0.0.1\r\nauthorization: Bearer {servers.API_KEY}\r\naccept: {accept}"
             writer.write(f"GET {target} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
             writers.append(writer)
             if target == "/v1/events" and b" 200 " not in await reader.readline():

@@ -125,7 +125,7 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
     async with (
         running(folder, *uvicorn("shop"), sandbox=kling_sandbox) as (process, url),
         httpx.AsyncClient(base_url=f"{url}/homing", trust_env=False, timeout=30) as client,
-        client.stream("GET", "/v1/events") as stream,
+        client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as stream,
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == ": homing"

@@ -133,7 +133,8 @@ async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing
     broken = 0
     while len(seen) < total:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(homing.url).port)
-        writer.write(b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nLast-Event-ID: %b\r\n\r\n" % last.encode())
+        head = b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n"
+        writer.write(head + b"Last-Event-ID: %b\r\n\r\n" % last.encode())
         enough, heard = random.randrange(1, 60_000), b""
         while len(heard) < enough and len(seen) + heard.count(b"\ndata: ") < total:
             piece = await asyncio.wait_for(reader.read(random.randrange(1, 4000)), LONG.total_seconds())
@@ -193,7 +194,7 @@ async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
 
 async def test_who_reads_slowly_delays_nobody_and_gets_all_of_it(homing: Watched) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(homing.url).port, limit=1)
-    writer.write(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    writer.write(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
     await reader.readexactly(1)
     total = 3000
     large = a_number(1, request={"prompt": "p" * 5000})

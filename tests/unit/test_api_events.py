@@ -95,7 +95,7 @@ async def test_a_connection_reads_no_further_than_its_client() -> None:
         "path": "/v1/events",
         "raw_path": b"/v1/events",
         "query_string": b"after=0",
-        "headers": [(b"host", b"127.0.0.1")],
+        "headers": [(b"host", b"127.0.0.1"), (b"accept", b"Text/Event-Stream; charset=utf-8")],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
         "scheme": "http",
@@ -142,9 +142,21 @@ async def test_an_event_is_written_once_however_many_are_told() -> None:
 
 async def test_only_the_head_is_given_where_only_the_head_is_asked_for() -> None:
     async with asking(create_api(StandIn(), Access())) as client:
-        answer = await client.head("/v1/events")
+        answer = await client.head("/v1/events", headers={"accept": "text/event-stream"})
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "*/*", "application/json", "text/html,*/*;q=0.8", "application/json, text/event-stream"]
+)
+async def test_events_without_accepting_a_stream_is_a_page(accept: str | None) -> None:
+    tracker = StandIn(told=[told(1)])
+    headers = {} if accept is None else {"accept": accept}
+    async with opened(tracker), asking(create_api(tracker, Access())) as client:
+        client.headers.pop("accept", None)
+        answer = await client.get("/v1/events?after=0", headers=headers)
+    assert [event["subject"] for event in answer.json()["events"]] == [tracker.told[0].subject]
 
 
 async def test_an_unknown_task_has_no_events() -> None:

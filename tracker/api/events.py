@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -51,8 +52,7 @@ class Stream(StreamingResponse):
 async def _events(ask: Asked) -> Response:
     newest = await ask.tracker.feed.now()
     after, takes = await _start(ask, newest), await _wanted(ask)
-    query, accepted = ask.query, ask.request.headers.get("accept", "")
-    if query.wait is not None or query.limit is not None or JSON_TYPE in accepted:
+    if ask.query.wait is not None or ask.query.limit is not None or not _wants_stream(ask.request):
         page = await while_there(ask.request.receive, _page(ask, takes, after=after, newest=newest))
         return Response(status_code=CLIENT_LEFT) if page is None else page
     # A proxy that gathers an answer before it passes it on would keep everything back.
@@ -61,6 +61,13 @@ async def _events(ask: Asked) -> Response:
         return Response(media_type=STREAM_TYPE, headers=headers)
     telling = pieces(ask.tracker.feed, takes, ask.tracker.source, after=after)
     return Stream(telling, media_type=STREAM_TYPE, headers=headers)
+
+
+def _wants_stream(request: Request) -> bool:
+    """Return whether the client names the type of a stream and not JSON too: only such a client can read one."""
+    accepted = ",".join(request.headers.getlist("accept")).lower()
+    types = {part.partition(";")[0].strip() for part in accepted.split(",")}
+    return STREAM_TYPE in types and JSON_TYPE not in types
 
 
 async def _start(ask: Asked, newest: int) -> int:
