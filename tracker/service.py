@@ -293,12 +293,18 @@ class Tracker:
         try:
             return await self.get(caller, ref, provider=provider, kind=kind)
         except NotFound:
-            if identifier(ref) is None:
+            if identifier(ref) is None or await self._is_known(caller, ref, provider):
                 raise
-            account = self._account(provider)
-            return await self.adoption.adopt(
-                caller, account, self._kind(account, kind), ref, Particulars(origin="fetch")
-            )
+        account = self._account(provider)
+        task = await self.adoption.adopt(caller, account, self._kind(account, kind), ref, Particulars(origin="fetch"))
+        if task.kind != kind:
+            raise NotFound("no such task")
+        return task
+
+    async def _is_known(self, caller: Caller, ref: str, provider: str) -> bool:
+        """Return whether the caller has a task of this ID, of whatever kind: asking the provider would not help."""
+        client = None if caller.sees_all else caller.name
+        return await self.store.find_ref(ref, client=client, provider=provider) is not None
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
         """Give a page of the caller's tasks, newest first."""

@@ -76,6 +76,22 @@ async def test_a_kling_client_changes_its_base_address_and_nothing_else(
     assert truth["external_id"] == ours
 
 
+async def test_task_of_another_kind_is_not_found_nor_looked_up(homing: Served, kling_sandbox: RunningSandbox) -> None:
+    ours = await submitted(homing.client, external_task_id="mine-1")
+
+    async def finished() -> bool:
+        return await status(homing.client, ours) == "succeed"
+
+    await until(finished)
+    refs = (ours, kling_sandbox.task(ours)["id"], "mine-1")
+    before = kling_sandbox.ledger["requests"]
+
+    replies = [await homing.client.get(f"/v1/videos/text2video/{ref}") for ref in refs]
+
+    assert [(reply.status_code, reply.json()["code"]) for reply in replies] == [(400, 1201)] * 3
+    assert kling_sandbox.ledger["requests"] == before
+
+
 async def test_the_provider_gets_our_address_and_no_answer_or_log_shows_it(
     homing: Served, kling_sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,8 +24,10 @@ from tracker.errors import (
     StoreUnavailable,
 )
 from tracker.models import Caller, Status, Task
+from tracker.providers.kling import Kling
 
-OMNI = "/v1/images/omni-image"
+OMNI_KIND = "images/omni-image"
+OMNI = f"/v1/{OMNI_KIND}"
 KEYED = Access(
     api_keys=(NamedKey(name="studio", key="made-up-studio-key"),),
     client_keys=(ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!"),),
@@ -280,6 +282,9 @@ async def test_without_keys_a_web_page_or_a_tunnel_cannot_spend_money(headers: d
         ({"prompt": "a", "n": 10}, "n "),
         ({"prompt": "a", "n": True}, "n "),
         ({"prompt": "a", "aspect_ratio": "5:4"}, "aspect_ratio"),
+        ({"prompt": "a", "negative_prompt": "x" * 2501}, "negative_prompt"),
+        ({"prompt": "a", "image": {"url": "https://a.example.com/1.png"}}, "image "),
+        ({"prompt": "a", "image_fidelity": 2}, "image_fidelity"),
         ({"prompt": "a", "external_task_id": "x" * 201}, "external_task_id"),
         ({"prompt": "a", "callback_url": "javascript:1"}, "callback_url"),
     ],
@@ -415,18 +420,20 @@ async def test_the_list_is_paged_by_number_newest_first(prefix: str) -> None:
         assert await page("?pageNum=1000&pageSize=500") == []
 
 
-@pytest.mark.parametrize(
-    "query", ["pageNum=0", "pageNum=1001", "pageSize=0", "pageSize=501", "pageSize=x", "external_task_id=mine-1"]
-)
+@pytest.mark.parametrize("query", ["pageNum=0", "pageNum=1001", "pageSize=0", "pageSize=501", "pageSize=x"])
 async def test_a_page_out_of_bounds_is_1201(query: str) -> None:
     async with local(StandIn()) as client:
         assert query.partition("=")[0] in refusal(await client.get(f"{OMNI}?{query}"), 400, 1201)
 
 
-async def test_an_unknown_parameter_is_named_with_those_that_are_known() -> None:
-    async with local(StandIn()) as client:
-        message = refusal(await client.get(f"{OMNI}?page=2"), 400, 1201)
-    assert message == "page: unknown parameter; known here: pageNum, pageSize"
+async def test_get_with_unknown_query_names_ignores_them() -> None:
+    tracker = StandIn(tasks=[a_success()])
+    ref = tracker.tasks[0].id
+    async with local(tracker) as client:
+        for path in (f"{OMNI}?page=2&page=3", f"{OMNI}/{ref}?_=17", f"/tasks?task_ids={ref}&trace=1"):
+            assert (await client.get(path)).status_code == 200
+        assert "trace" in refusal(await client.post(f"{OMNI}?trace=1", json=SEED), 400, 1201)
+    assert not tracker.submitted
 
 
 async def test_a_client_lists_only_its_own_tasks() -> None:
@@ -494,25 +501,70 @@ async def test_a_batch_that_cannot_be_meant_is_1201(query: str) -> None:
     [
         "/kling",
         "/kling/",
-        "/kling/v1/videos/text2video",
+        "/kling/v1/videos/unheard-of",
         "/kling/v1/tasks",
         "/kling/healthz",
-        "/v1/images/generations",
-        "/v1/images/omni-image/",
+        "/kling/account/costs",
+        "/v1/images/",
         "/v1/images/omni-image/a/b",
-        "/v1/videos/text2video/123",
+        "/v1/videos/unheard-of/123",
         "/v1/audio/tts",
-        "/v1/general/custom-voices",
-        "/text-to-video/kling-3.0",
-        "/solutions/virtual_try_on",
-        "/account/costs",
-        "/tasks/a",
+        "/v1/general/presets-voices/a/b",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_another_product_is_1203_and_names_what_there_is(method: str, path: str) -> None:
+async def test_unknown_path_below_gateway_is_1203_and_names_paths(method: str, path: str) -> None:
     async with local(StandIn()) as client:
         assert "/v1/images/omni-image" in refusal(await client.request(method, path), 404, 1203)
+
+
+@pytest.mark.parametrize("path", ["/solutions/a", "/account/costs", "/tasks/a", "/text-to-video/kling-3.0", "/v1/x"])
+async def test_unknown_path_elsewhere_is_problem_document(path: str) -> None:
+    async with local(StandIn()) as client:
+        reply = await client.get(path)
+    assert (reply.status_code, reply.headers["content-type"]) == (404, "application/problem+json")
+
+
+@prefixed
+@pytest.mark.parametrize("kind", sorted(Kling.kinds))
+async def test_task_of_each_kind_is_served_at_its_own_path_only(prefix: str, kind: str) -> None:
+    tracker = StandIn(tasks=[a_success(kind=kind)])
+    ref = tracker.tasks[0].id
+    other = "videos/text2video" if kind == OMNI_KIND else OMNI_KIND
+    async with local(tracker) as client:
+        assert (await client.get(f"{prefix}/v1/{kind}/{ref}")).json()["data"]["task_id"] == ref
+        assert [task["task_id"] for task in (await client.get(f"{prefix}/v1/{kind}")).json()["data"]] == [ref]
+        refusal(await client.get(f"{prefix}/v1/{other}/{ref}"), 400, 1201)
+        assert (await client.get(f"{prefix}/v1/{other}")).json()["data"] == []
+
+
+@pytest.mark.parametrize("path", [f"/{OMNI}", "/kling//v1///images/omni-image", f"//kling{OMNI}"])
+async def test_repeated_slashes_count_as_one(path: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        made = await client.post(f"http://127.0.0.1{path}", json=SEED)
+        assert made.status_code == 200
+        ref = made.json()["data"]["task_id"]
+        assert (await client.get(f"http://127.0.0.1{path}//{ref}")).json()["data"]["task_id"] == ref
+        assert (await client.get(f"http://127.0.0.1//tasks?task_ids={ref}")).json()["data"][0]["id"] == ref
+
+
+@pytest.mark.parametrize("field", ["model_name", "negative_prompt", "image", "aspect_ratio", "external_task_id", "n"])
+async def test_empty_field_counts_as_not_given(field: str) -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        for body in ({"prompt": "a cat"}, {"prompt": "a cat", field: ""}):
+            assert (await client.post(OMNI, json=body)).status_code == 200
+    plain, empty = tracker.submitted
+    assert empty.order == plain.order
+
+
+async def test_whole_number_written_as_fraction_is_sent_as_integer() -> None:
+    tracker = StandIn()
+    async with local(tracker) as client:
+        assert (await client.post(OMNI, json={"prompt": "a cat", "n": 1.0})).status_code == 200
+        refusal(await client.post(OMNI, json={"prompt": "a cat", "n": 1.5}), 400, 1201)
+    assert [type(each.order.body["n"]) for each in tracker.submitted] == [int]
 
 
 @prefixed

@@ -17,7 +17,7 @@ from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.openapi import describe
 from tracker.api.operations import OPERATIONS
 from tracker.api.outbox_schemas import EventsDocumentShown
-from tracker.api.place import Desk, Place
+from tracker.api.place import Desk, Place, PlaceIndex
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import DocumentShown
 from tracker.api.sinks import SINKS
@@ -58,8 +58,10 @@ def _placed(
     by_path: dict[str, tuple[AnyEndpoint, ...]] = {}
     for endpoint in told:
         by_path[endpoint.path] = (*by_path.get(endpoint.path, ()), endpoint)
+    places = [place(path, here, here[0].dialect) for path, here in by_path.items()]
     return [
-        *(place(path, here, here[0].dialect) for path, here in by_path.items()),
+        *(one for one in places if one.dialect is PROBLEMS),
+        PlaceIndex(one for one in places if one.dialect is ENVELOPE),
         *(place(path, (), ENVELOPE) for path in foreign),
         place("/{rest:path}", (), PROBLEMS),
     ]

@@ -5,7 +5,9 @@ an error answer means that nothing was created.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -19,6 +21,7 @@ from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.gateway_schemas import (
     BatchQuery,
     CreatedEnvelope,
+    IgnoredQuery,
     ListQuery,
     NewTasksEnvelope,
     OmniImageBody,
@@ -38,7 +41,8 @@ from tracker.errors import (
     TooMany,
 )
 from tracker.models import Status, Task
-from tracker.providers.base import Order, Provider
+from tracker.providers.base import Kind, Order, Provider
+from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
 from tracker.views import TaskFilter
 
@@ -51,11 +55,8 @@ KLING: Final = "kling"
 CLIENT_LEFT: Final = 499
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
-# What the provider has beside it, and we do not: answered in its envelope too. kling.ai/document-api, all pages.
-FOREIGN: Final = (
-    *("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general", "/tasks", "/solutions", "/account"),
-    *("/text-to-video", "/image-to-video", "/omni-video", "/motion-control"),
-)
+# Below these an unknown path is answered in the provider's envelope: only a client of the provider asks there.
+FOREIGN: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
 # "cannot exceed 20 in total", as the provider itself says.
 BATCH: Final = 20
 ASKED_AT_ONCE: Final = 4
@@ -110,19 +111,19 @@ async def _noted(note: Callable[[str], Awaitable[None]], task_id: str) -> None:
         return
 
 
-async def _get(ask: Ask[Nothing, Nothing]) -> Response:
+async def _get(ask: Ask[IgnoredQuery, Nothing], *, kind: str) -> Response:
     ref = ask.ref
     try:
-        task = await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=OMNI_IMAGE)
+        task = await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=kind)
     except NotFound:
         raise NotFound(f"Task not found by id/external id: {ref}") from None
     return _enveloped(ask, legacy_task(task))
 
 
-async def _list(ask: Ask[ListQuery, Nothing]) -> Response:
+async def _list(ask: Ask[ListQuery, Nothing], *, kind: str) -> Response:
     page, size = ask.query.pageNum, ask.query.pageSize
     client = None if ask.caller.sees_all else ask.caller.name
-    wanted = TaskFilter(client=client, provider=KLING, kind=OMNI_IMAGE, statuses=LISTED)
+    wanted = TaskFilter(client=client, provider=KLING, kind=kind, statuses=LISTED)
     tasks = await ask.tracker.find_numbered(wanted, caller=ask.caller, offset=(page - 1) * size, limit=size)
     return _enveloped(ask, [legacy_task(task) for task in tasks])
 
@@ -204,58 +205,65 @@ def _enveloped(ask: Ask[Any, Any], data: JsonValue) -> Response:
 
 
 def _endpoints(prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
-    product = f"{prefix}/v1/{OMNI_IMAGE}"
-    yield Endpoint(
-        method="POST",
-        path=product,
-        name=f"create_omni_image{suffix}",
-        summary="Submit an omni-image task",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=_submit,
-        query=Nothing,
-        body=Nothing,
-        documented_body=OmniImageBody,
-        headers=(IDEMPOTENCY_KEY, TAGS),
-        reply=CreatedEnvelope,
-        errors=(Conflict, *ASKING),
-    )
-    yield Endpoint(
-        method="GET",
-        path=product,
-        name=f"list_omni_image{suffix}",
-        summary="List your omni-image tasks, newest first",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=_list,
-        query=ListQuery,
-        body=Nothing,
-        reply=TaskListEnvelope,
-    )
-    yield Endpoint(
-        method="GET",
-        path=f"{product}/{{ref}}",
-        name=f"get_omni_image{suffix}",
-        summary="Tell about one omni-image task; an unknown one is asked for at the provider once",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=_get,
-        query=Nothing,
-        body=Nothing,
-        reply=TaskEnvelope,
-        errors=ASKING,
-    )
+    for kind in Kling.kinds.values():
+        yield from _kind_endpoints(kind, prefix, suffix)
     yield Endpoint(
         method="GET",
         path=f"{prefix}/tasks",
         name=f"get_tasks{suffix}",
-        summary="Tell about several tasks by id, in the shape of the new standard",
+        summary="Return several tasks by ID, in the shape of the new standard",
         group=GROUP,
         dialect=ENVELOPE,
         answer=_batch,
         query=BatchQuery,
         body=Nothing,
         reply=NewTasksEnvelope,
+        errors=ASKING,
+    )
+
+
+def _kind_endpoints(kind: Kind, prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
+    path = f"{prefix}/v1/{kind.name}"
+    name = re.sub(r"\W", "_", kind.name) + suffix
+    if kind.submits:
+        yield Endpoint(
+            method="POST",
+            path=path,
+            name=f"create_{name}",
+            summary=f"Submit a task of kind `{kind.name}`",
+            group=GROUP,
+            dialect=ENVELOPE,
+            answer=_submit,
+            query=Nothing,
+            body=Nothing,
+            documented_body=OmniImageBody,
+            headers=(IDEMPOTENCY_KEY, TAGS),
+            reply=CreatedEnvelope,
+            errors=(Conflict, *ASKING),
+        )
+    yield Endpoint(
+        method="GET",
+        path=path,
+        name=f"list_{name}",
+        summary=f"List your tasks of kind `{kind.name}`, newest first",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=partial(_list, kind=kind.name),
+        query=ListQuery,
+        body=Nothing,
+        reply=TaskListEnvelope,
+    )
+    yield Endpoint(
+        method="GET",
+        path=f"{path}/{{ref}}",
+        name=f"get_{name}",
+        summary=f"Return one task of kind `{kind.name}`; look an unknown ID up at the provider once",
+        group=GROUP,
+        dialect=ENVELOPE,
+        answer=partial(_get, kind=kind.name),
+        query=IgnoredQuery,
+        body=Nothing,
+        reply=TaskEnvelope,
         errors=ASKING,
     )
 

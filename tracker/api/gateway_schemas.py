@@ -7,34 +7,51 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tracker.api.schemas import Shown, Taken
-from tracker.providers.kling_order import PROMPT_LENGTH
+from tracker.api.schemas import Shown
+from tracker.bounds import ID_LENGTH
+from tracker.providers.kling_order import ASPECT_RATIOS, MOST_IMAGES, NEGATIVE_PROMPT_LENGTH, PROMPT_LENGTH
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
 NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
 
 
 class OmniImageBody(BaseModel):
-    """The official body and the resellers'. Fields that are not listed go to the provider as they are."""
+    """The official body and the resellers'. Fields that are not listed go to the provider unchanged.
+
+    An empty text counts as a field that is not given.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     prompt: Annotated[str, Field(min_length=1, max_length=PROMPT_LENGTH)]
     model_name: str | None = None
-    n: Annotated[int | None, Field(ge=1, le=9)] = None
-    aspect_ratio: str | None = None
-    external_task_id: Annotated[str | None, Field(description="Your own id; unique among your tasks.")] = None
-    callback_url: str | None = None
+    negative_prompt: Annotated[str | None, Field(max_length=NEGATIVE_PROMPT_LENGTH)] = None
+    image: Annotated[str | None, Field(description="The URL of an image, or the image in Base64.")] = None
+    image_fidelity: Annotated[float | None, Field(ge=0, le=1)] = None
+    n: Annotated[int | None, Field(ge=1, le=MOST_IMAGES, description="How many images; 1.0 counts as 1.")] = None
+    aspect_ratio: Annotated[str | None, Field(json_schema_extra={"enum": [*ASPECT_RATIOS, "", None]})] = None
+    external_task_id: Annotated[
+        str | None, Field(max_length=ID_LENGTH, description="Your own ID; unique among your tasks.")
+    ] = None
+    callback_url: Annotated[
+        str | None, Field(description="An https URL on the public internet. Homing calls it in the provider's shape.")
+    ] = None
 
 
-class ListQuery(Taken):
+class IgnoredQuery(BaseModel):
+    """A query whose unknown names are ignored, as the provider ignores them: its clients add names of their own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class ListQuery(IgnoredQuery):
     """One page of a product's tasks."""
 
     pageNum: Annotated[int, Field(ge=1, le=1000)] = 1  # noqa: N815 - the provider's name
     pageSize: Annotated[int, Field(ge=1, le=500)] = 30  # noqa: N815 - the provider's name
 
 
-class BatchQuery(Taken):
+class BatchQuery(IgnoredQuery):
     """At most 20 ids with commas between them, in exactly one of the two."""
 
     task_ids: str | None = None

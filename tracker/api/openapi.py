@@ -61,7 +61,7 @@ def errors_of(endpoint: AnyEndpoint) -> tuple[type[HomingError], ...]:
         told = (*told, *AT_BODY)
     if "{ref}" in endpoint.path:
         told = (*told, NotFound)
-    # An unknown query parameter is refused everywhere: a misspelt filter must not silently be none.
+    # A query parameter may be out of its bounds. Outside the gateway an unknown one is refused as well.
     return (*told, InvalidRequest)
 
 

@@ -6,18 +6,19 @@ wherever they are mounted.
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
-from urllib.parse import unquote
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import QueryParams
+from starlette.datastructures import QueryParams, URLPath
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
 from tracker.api.access import LOCAL, Access, Asked, admit
@@ -33,6 +34,7 @@ from tracker.models import Caller
 logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FAULTS_TOLD: Final = 3
+SLASHES: Final = re.compile("/{2,}")
 UNKNOWN: Final = "extra_forbidden"
 # What pydantic puts before a sentence that is ours.
 OURS: Final = "Value error, "
@@ -47,6 +49,7 @@ class Place(Route):
     def __init__(self, path: str, *, endpoints: Sequence[AnyEndpoint], desk: "Desk") -> None:
         super().__init__(path, desk, include_in_schema=False)
         self.endpoints = tuple(endpoints)
+        self.dialect = desk.dialect
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         raw = scope.get("raw_path")
@@ -56,6 +59,43 @@ class Place(Route):
         if match is not Match.NONE:
             child["path_params"] = {name: unquote(value) for name, value in child["path_params"].items()}
         return match, child
+
+
+class PlaceIndex(BaseRoute):
+    """The routes of many paths, found by a look-up instead of by trying one after another.
+
+    Each path is fixed, or fixed but for ``{ref}`` as its last segment. Repeated slashes count as one: clients of a
+    provider join a base URL and a path without looking at either.
+    """
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self.places = tuple(places)
+        self._fixed: dict[str, Place] = {}
+        self._by_parent: dict[str, Place] = {}
+        for place in self.places:
+            parent, _, last = place.path.rpartition("/")
+            if last == "{ref}":
+                self._by_parent[parent] = place
+            else:
+                self._fixed[place.path] = place
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        root = scope.get("root_path", "")
+        raw = scope.get("raw_path")
+        sent = raw.decode("latin-1") if isinstance(raw, bytes) else quote(scope["path"])
+        path = SLASHES.sub("/", sent.removeprefix(root))
+        place = self._fixed.get(path) or self._by_parent.get(path.rpartition("/")[0])
+        return (
+            (Match.NONE, {}) if place is None else place.matches({**scope, "raw_path": (root + path).encode("latin-1")})
+        )
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:  # noqa: ANN401 - Starlette's signature
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["endpoint"](scope, receive, send)
 
 
 class Desk:

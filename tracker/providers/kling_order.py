@@ -10,9 +10,10 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeGuard
 
 from tracker.bounds import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.errors import InvalidRequest
@@ -22,10 +23,12 @@ from tracker.targets import NOWHERE, Allowed, callback_refusal
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
 MODEL: Final = "model_name"
+COUNT: Final = "n"
 # The default in the official page. (The resellers' older copy says kling-v1.)
 DEFAULT_MODEL: Final = "kling-image-o1"
 
 PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
+NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 at the neighbours of the official page
 MOST_IMAGES: Final = 9
 ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
 
@@ -44,6 +47,7 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
 
     Raises InvalidRequest naming the field and its bound.
     """
+    body = _given(body)
     _check_fields(body)
     callback_url = _text(body.get(CALLBACK_URL))
     if callback_url is not None and (wrong := callback_refusal(callback_url, allowed)) is not None:
@@ -63,8 +67,16 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
         raise InvalidRequest("the body is not JSON, or is nested too deeply") from None
 
 
+def _given(body: JsonObject) -> JsonObject:
+    """Leave out the known fields that are empty: clients that fill in every field send an empty text for none."""
+    given = {name: value for name, value in body.items() if value != "" or name not in _FIELDS}
+    if isinstance(count := given.get(COUNT), float) and _is_count(count):
+        given[COUNT] = int(count)
+    return given
+
+
 def _check_fields(body: JsonObject) -> None:
-    if body.get("prompt") in (None, ""):
+    if body.get("prompt") is None:
         raise InvalidRequest(f"prompt is required: a text of 1 to {PROMPT_LENGTH} characters")
     for name, (fits, bound) in _FIELDS.items():
         value = body.get(name)
@@ -76,23 +88,43 @@ def _is_prompt(value: JsonValue) -> bool:
     return isinstance(value, str) and 0 < len(value) <= PROMPT_LENGTH
 
 
+def _is_text(value: JsonValue) -> bool:
+    return isinstance(value, str)
+
+
 def _is_count(value: JsonValue) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_IMAGES
+    """Return whether it is a whole number in its bounds; JavaScript and PHP clients may write 1 as 1.0."""
+    return _is_number(value) and value == int(value) and 1 <= value <= MOST_IMAGES
+
+
+def _is_share(value: JsonValue) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_number(value: JsonValue) -> TypeGuard[int | float]:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_external_id(value: JsonValue) -> bool:
-    """Tell whether it is usable; clients that fill every field send an empty one for none."""
-    return isinstance(value, str) and (not value or identifier(value) is not None)
+    return isinstance(value, str) and identifier(value) is not None
 
 
 _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
     {
         "prompt": (_is_prompt, f"a text of 1 to {PROMPT_LENGTH} characters"),
-        MODEL: (lambda value: isinstance(value, str), "a text"),
-        "n": (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
+        MODEL: (_is_text, "a text"),
+        "negative_prompt": (
+            lambda value: isinstance(value, str) and len(value) <= NEGATIVE_PROMPT_LENGTH,
+            f"a text of at most {NEGATIVE_PROMPT_LENGTH} characters",
+        ),
+        IMAGE_FIELD: (_is_text, "a text: the URL of an image, or the image in Base64"),
+        "image_fidelity": (_is_share, "a number from 0 to 1"),
+        COUNT: (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
         "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
         EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
-        CALLBACK_URL: (lambda value: isinstance(value, str), "an https address"),
+        CALLBACK_URL: (_is_text, "an https address"),
     }
 )
 
