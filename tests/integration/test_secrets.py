@@ -6,6 +6,7 @@ import re
 import sqlite3
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,7 +159,7 @@ async def bad_day(ask: Caller, sandbox: RunningSandbox) -> None:
 
 def break_database(shell: Shell) -> None:
     """Take tables away: every statement then fails with a text that quotes its parameters."""
-    with sqlite3.connect(shell.directory / "homing.db") as database:
+    with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
         database.execute("DROP TABLE submissions")
         database.execute("DROP TABLE observations")
 
