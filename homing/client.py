@@ -104,7 +104,8 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
     """
     headers = authorization(settings, datetime.now(UTC))
     async with AsyncExitStack() as stack:
-        url = settings.api_url or await _serving(settings, stack)
+        lock = ServingLock(None if settings.api_url else settings.database_file)
+        url = settings.api_url or await _serving(settings, lock, stack)
         if url is not None:
             # Only a remote address may lie behind a proxy.
             remote = url == settings.api_url
@@ -113,6 +114,7 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
             parts = {Part.API, Part.LOOPS} if loops else {Part.API}
             # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
             homing = Homing(settings, access=_ours(settings), parts=parts, tells=False)
+            homing.lock = lock
             await stack.enter_async_context(homing)
             transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
             http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
@@ -131,11 +133,11 @@ def authorization(settings: Settings, now: datetime) -> dict[str, str]:
     return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
 
 
-async def _serving(settings: Settings, stack: AsyncExitStack) -> str | None:
+async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack) -> str | None:
     """Give the address of the server of our file, or take its lock and give None."""
     for _ in range(LOCK_LOOKS):
         try:
-            stack.enter_context(ServingLock(settings.database_file))
+            stack.enter_context(lock)
         except Held as held:
             if held.holder.url is not None:
                 return held.holder.url

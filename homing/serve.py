@@ -45,10 +45,11 @@ class Homing:
 
     So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
     docs/embedding.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
-    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. Whoever
-    enters it holds the serving lock, or enters ``serving`` or ``lifespan`` instead.
+    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. Entering
+    it takes ``lock``, the serving lock of the settings' file; a lock that is held already may be put in its place.
 
-    Raises SettingsError where a sink or a subscriber cannot be, and where strangers could call.
+    Raises SettingsError where a sink or a subscriber cannot be, and where strangers could call; entering it raises
+    SettingsError where another process serves the file.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Homing:
     ) -> None:
         self._settings = settings
         self._parts = parts
+        self.lock = ServingLock(settings.database_file)
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
@@ -79,9 +81,8 @@ class Homing:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:
         """Run as the one process that serves the settings' file; SettingsError where another one does."""
-        with _lock(self._settings):
-            async with self:
-                yield self
+        async with self:
+            yield self
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan is given its app
@@ -96,6 +97,7 @@ class Homing:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
+            opening.enter_context(_held(self.lock, self._settings))
             await opening.enter_async_context(self.tracker)
             await opening.enter_async_context(self._membership)
             if self._relay is not None:
@@ -154,15 +156,13 @@ async def serve(settings: Settings, *, announce: Callable[[str], None], parts: C
     """
     if Part.API in parts:
         check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
-    with _lock(settings) as lock, closing(listen(settings.host, settings.port)) as listener:
+    homing = Homing(settings, parts=parts)
+    with _held(homing.lock, settings), closing(listen(settings.host, settings.port)) as listener:
         url = address(listener)
-        async with (
-            Homing(settings, parts=parts) as homing,
-            running(homing.app, listener, ending=homing.tracker.feed.dismiss) as serving,
-        ):
+        async with homing, running(homing.app, listener, ending=homing.tracker.feed.dismiss) as serving:
             stop = Stop()
             # Commands look for the API there.
-            lock.announce(url if Part.API in parts else None)
+            homing.lock.announce(url if Part.API in parts else None)
             announce(headline(settings, url, parts))
             return await stop.wait(serving)
 
@@ -187,10 +187,10 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str
 
 
 @contextmanager
-def _lock(settings: Settings) -> Iterator[ServingLock]:
+def _held(lock: ServingLock, settings: Settings) -> Iterator[None]:
     try:
-        with ServingLock(settings.database_file) as lock:
-            yield lock
+        with lock:
+            yield
     except Held as held:
         where = f" at {held.holder.url}" if held.holder.url else ""
         raise SettingsError(

@@ -2,17 +2,33 @@
 
 The lock is ``flock`` on ``<database>.lock``: the kernel frees it however the process ends. The file's text tells the
 others where to go: the process id and, for a server, its address. A database that is a server has room for many.
+
+The lock lies beside the file that SQLite opens, where SQLite keeps its write-ahead log too: symbolic links are
+resolved. A file with a second name that leads elsewhere (a hard link, a mount of the file alone) is refused: SQLite
+would keep a second log there, and lose commits.
 """
 
 import fcntl
 import json
 import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from tracker.errors import SettingsError
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+# Attempts to get hold of a lock file that somebody deletes, or of a link that somebody changes, at that very moment.
+ATTEMPTS: Final = 100
+HARD_LINKS: Final = (
+    "the database file has {count} names (hard links), and SQLite keeps a separate log beside each; "
+    "delete the other names (`find / -samefile {file}` lists them)"
+)
+MOUNTED: Final = "the database file is mounted alone, and SQLite keeps its log beside it; mount its folder instead"
+NO_FILE: Final = "the path leads to something that is no file; name a file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +50,25 @@ class Held(Exception):
 class ServingLock:
     """Holds the lock from entering the context to leaving it; nothing where the database is no file (None).
 
-    Entering raises Held, or SettingsError for a bad path.
+    The same object may be entered again meanwhile. Entering raises Held, or SettingsError for a file that is refused.
     """
 
     def __init__(self, database: Path | None) -> None:
-        self.path = database and database.with_name(database.name + ".lock")
+        self._database = database
         self._file: int | None = None
+        self._entered = 0
 
     def __enter__(self) -> Self:
-        if self.path is None:
-            return self
-        file = _open(self.path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read(file)
-            os.close(file)
-            raise Held(holder) from None
-        self._file = file
-        self.announce(None)
+        if self._database is not None and self._file is None:
+            self._file = _locked(self._database)
+            self.announce(None)
+        self._entered += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._entered -= 1
         # The file stays: removing it would let two processes lock two files of one name.
-        if self._file is not None:
+        if self._file is not None and not self._entered:
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
@@ -69,6 +80,63 @@ class ServingLock:
         text = json.dumps({"pid": os.getpid(), "url": url}).encode()
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text, 0)
+
+
+def _locked(database: Path) -> int:
+    """Take the lock of the file that SQLite opens under this name. Raises Held and SettingsError."""
+    for _ in range(ATTEMPTS):
+        real = Path(os.path.realpath(database))
+        _check_names(real)
+        path = real.with_name(real.name + ".lock")
+        file = _open(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read(file)
+            os.close(file)
+            raise Held(holder) from None
+        if _is_file_at(path, file) and Path(os.path.realpath(database)) == real:
+            try:
+                _check_names(real)
+            except SettingsError:
+                os.close(file)
+                raise
+            return file
+        os.close(file)
+    raise SettingsError("HOMING_DATABASE_URL: the lock beside the database keeps being replaced; stop what deletes it")
+
+
+def _check_names(real: Path) -> None:
+    """Raise SettingsError unless the file, where there is one, is reached by its name in this folder alone."""
+    try:
+        found = real.stat()
+    except OSError:
+        return  # it will be made, or nothing can be: opening it says why
+    if not stat.S_ISREG(found.st_mode):
+        raise SettingsError(f"HOMING_DATABASE_URL: {NO_FILE}")
+    if found.st_nlink > 1:
+        raise SettingsError(f"HOMING_DATABASE_URL: {HARD_LINKS.format(count=found.st_nlink, file=real)}")
+    if str(real) in _mount_points():
+        raise SettingsError(f"HOMING_DATABASE_URL: {MOUNTED}")
+
+
+def _mount_points() -> set[str]:
+    """Return where something is mounted, as Linux tells; nothing elsewhere."""
+    try:
+        lines = MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return set()
+    # Blanks and backslashes are written as octal numbers. https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+    paths = [re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ")[4]) for line in lines]
+    return set(map(os.fsdecode, paths))
+
+
+def _is_file_at(path: Path, file: int) -> bool:
+    """Return whether the open file is the one that the path names."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except OSError:
+        return False
 
 
 def _open(path: Path) -> int:

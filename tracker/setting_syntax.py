@@ -12,11 +12,11 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from tracker.api.access import ClientKey, NamedKey
 from tracker.models import Trust
+from tracker.storage.database_file import path_of
 from tracker.targets import Allowed, read_allowed
 from tracker.webhook_secret import webhook_key
 
 SECRET_BYTES: Final = 32
-SQLITE: Final = "sqlite:///"
 SERVERS: Final = frozenset({"postgresql", "postgres"})
 SERVER_EXAMPLE: Final = "postgresql://user:password@host/database"
 # What may follow the database's name. Timeouts of statements and locks are ours to set, a password stands in one place.
@@ -115,10 +115,13 @@ def address(text: str) -> str:
 
 def database(text: str) -> str:
     """Read the database's address: a SQLite file or a PostgreSQL server."""
+    text = text.strip()
     if text.startswith("postgres"):
-        return _server(text.strip())
-    path = text.removeprefix(SQLITE)
-    if path == text or not path.strip("/") or path.startswith(":memory:") or re.search(r"[?#\x00-\x1f]", path):
+        return _server(text)
+    path = path_of(text)
+    unusable = path is None or not path.name or path.parts[0].startswith(":memory:")
+    # A question mark begins options, which a file has none of; one in a name is written %3F.
+    if unusable or re.search(r"[?#]", text) or re.search(r"[\x00-\x1f\x7f]", str(path)):
         raise ValueError(
             "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
             f"or {SERVER_EXAMPLE} for a server"
@@ -128,8 +131,8 @@ def database(text: str) -> str:
 
 def database_name(text: str) -> str:
     """Name a database as logs and people may see it: a file by its path, a server without the password."""
-    if text.startswith(SQLITE):
-        return text.removeprefix(SQLITE)
+    if (file := path_of(text)) is not None:
+        return str(file)
     scheme, _, rest = text.partition("//")
     place, slash, path = rest.partition("/")
     user, at, host = place.rpartition("@")

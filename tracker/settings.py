@@ -22,6 +22,7 @@ from tracker.models import Trust
 from tracker.outbox.addresses import parse_sinks, signing_names, unreachable
 from tracker.outbox.spec import SinkSpec
 from tracker.providers.kling import Kling
+from tracker.storage.database_file import path_of
 from tracker.targets import NOWHERE, Allowed
 
 PREFIX: Final = "HOMING_"
@@ -96,8 +97,7 @@ class Settings(BaseModel):
     @property
     def database_file(self) -> Path | None:
         """The SQLite file that ``database_url`` names; None where it names a server."""
-        url = self.database_url
-        return Path(url.removeprefix(syntax.SQLITE)) if url.startswith(syntax.SQLITE) else None
+        return path_of(self.database_url)
 
     @property
     def database_name(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from psycopg import RawCursor
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Engine, event
 
 from tests.conformance.store_growth_suite import LITTLE, MUCH, Question, dear, fill
 from tests.postgres import Postgres
@@ -119,7 +119,7 @@ def noting(sent: list[tuple[str, Any]]) -> Callable[[Any, object], None]:
 
 
 def engine_of(url: str) -> Engine:
-    return backend_of(make_url(url)).engine(read_only=False)
+    return backend_of(url).engine(read_only=False)
 
 
 def pages_read(engine: Engine, sent: list[tuple[str, Any]], *, by_index: bool) -> int:

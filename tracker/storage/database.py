@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from tracker.errors import SettingsError, StoreUnavailable
 from tracker.storage.bulk import Plan
+from tracker.storage.database_file import path_of
 from tracker.storage.postgres import Postgres
 from tracker.storage.sqlite import Sqlite
 from tracker.storage.transactions import Backend, Threads
@@ -30,7 +31,7 @@ class Database:
 
     def __init__(self, url: str, *, busy: timedelta = BUSY) -> None:
         self.url = _parsed(url)
-        self.backend: Backend = backend_of(self.url, busy=busy)
+        self.backend: Backend = backend_of(url, busy=busy)
         self._writer: Threads | None = None
         self._reader: Threads | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -93,20 +94,20 @@ class Database:
         self._start()
 
 
-def backend_of(url: URL, *, busy: timedelta = BUSY) -> Backend:
+def backend_of(text: str, *, busy: timedelta = BUSY) -> Backend:
     """Choose by the address's scheme. Raises SettingsError with what to do; it never repeats a password."""
+    url = _parsed(text)
     scheme = url.drivername
     if scheme == "sqlite":
-        return Sqlite(_file(url), busy=busy)
+        if url.database in {None, "", ":memory:"}:
+            raise SettingsError(
+                "HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us"
+            )
+        # Read by our own rule, which the serving lock goes by too.
+        return Sqlite(path_of(text) or Path(), busy=busy)
     if scheme in {"postgresql", "postgres"}:
         return Postgres(url, busy=busy)
     raise SettingsError(f"HOMING_DATABASE_URL names {scheme}, which is not supported; {EXAMPLES}")
-
-
-def _file(url: URL) -> Path:
-    if url.database in {None, "", ":memory:"}:
-        raise SettingsError("HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us")
-    return Path(str(url.database))
 
 
 def _opened(threads: Threads | None) -> Threads:
