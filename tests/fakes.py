@@ -61,11 +61,14 @@ class FakeKling:
     """Kling's side of the wire as one object: a ``tracker.transport.Sender`` that answers from a ledger.
 
     ``plan`` says how the next submits end, first to last; without a plan they are accepted. ``down`` loses every
-    question. ``echoes`` is whether external ids are known there at all.
+    question. ``echoes`` is whether replies repeat external ids, ``looks_up`` whether tasks are found by them, and
+    ``refuses_taken`` whether a create with an id that is taken is refused; a gateway names the id that it gave instead.
     """
 
     clock: Clock
     echoes: bool = True
+    looks_up: bool = True
+    refuses_taken: bool = False
     down: bool = False
     plan: list[str] = field(default_factory=list)
     ledger: list[Made] = field(default_factory=list)
@@ -98,18 +101,21 @@ class FakeKling:
 
     async def _submit(self, body: dict[str, Any], within: timedelta) -> Reply:
         how = self.plan.pop(0) if self.plan else "accepted"
+        external_id = body["external_task_id"]
+        taken = any(made.external_id == external_id for made in self.existing())
+        if self.refuses_taken and taken and how in {"accepted", "repeated"}:
+            return self._taken(external_id)
+        if how == "repeated":
+            self._make(body, timedelta())
+            return self._taken(external_id) if self.refuses_taken else self._accepted(self.ledger[-1])
         if how in {"accepted", "reply lost", "made late", "hangs"}:
             delay = within + timedelta(seconds=20) if how == "made late" else timedelta()
-            made = Made(
-                id=f"kling-{len(self.ledger) + 1}",
-                external_id=body["external_task_id"],
-                prompt=body["prompt"],
-                made_at=self.clock() + delay,
-            )
-            self.ledger.append(made)
+            # A create that comes while the first is still being worked on is as late as that one.
+            if not (self.refuses_taken and any(made.external_id == external_id for made in self.ledger)):
+                self._make(body, delay)
         match how:
             case "accepted":
-                return _reply(200, 0, data=self._shown(made))
+                return self._accepted(self.ledger[-1])
             case "not sent":
                 raise NotSent("could not connect")
             case "reply lost" | "made late" | "nothing made":
@@ -121,9 +127,26 @@ class FakeKling:
         status, code = {"refused": (400, 1201), "busy": (429, 1303), "credential": (401, 1002)}[how]
         return _reply(status, code, headers={"retry-after": "3600"} if how == "busy" else {})
 
+    def _make(self, body: dict[str, Any], delay: timedelta) -> None:
+        self.ledger.append(
+            Made(
+                id=f"kling-{len(self.ledger) + 1}",
+                external_id=body["external_task_id"],
+                prompt=body["prompt"],
+                made_at=self.clock() + delay,
+            )
+        )
+
+    def _accepted(self, made: Made) -> Reply:
+        return _reply(200, 0, data=self._shown(made))
+
+    def _taken(self, external_id: str) -> Reply:
+        name = external_id if self.looks_up else f"gw-{len(self.ledger)}"
+        return _reply(400, 1201, message=f"External_task_id {name} already exists")
+
     def _query(self, ref: str) -> Reply:
         for made in self.existing():
-            if ref == made.id or (self.echoes and ref == made.external_id):
+            if ref == made.id or (self.looks_up and ref == made.external_id):
                 return _reply(200, 0, data=self._shown(made))
         return _reply(400, 1201, message=f"Task not found by id/external id: {ref}")
 

@@ -179,8 +179,9 @@ class Task:
     that a hint named and no poll has confirmed, ``doubt`` the final word of a delivery that was not believed and that
     no answer has settled. ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls`` counts the questions
     since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight or a poll.
-    ``not_found`` counts the not-found answers that count; ``released`` frees the client's external id and idempotency
-    key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
+    ``not_found`` counts the not-found answers that count; ``duplicate_at`` is when the provider refused a submit as
+    it has a task under its external id already; ``released`` frees the client's external id and idempotency key for
+    another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
     way to the client. ``model`` is which of the kind's models was asked for, where we submitted it.
     """
 
@@ -224,6 +225,7 @@ class Task:
     attempts: int = 0
     attempt_deadline_at: datetime | None = None
     not_found: int = 0
+    duplicate_at: datetime | None = None
     taken_by: str | None = None
     answered_at: datetime | None = None
     model: str | None = None

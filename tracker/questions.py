@@ -1,7 +1,7 @@
 """Asking the provider about tasks: one or many at a time, and recording what it says."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
@@ -9,6 +9,7 @@ from typing import Final, assert_never
 from tracker import recovery
 from tracker.decisions import answers, deliveries
 from tracker.decisions.verdicts import Rules
+from tracker.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
 from tracker.providers.base import (
     Account,
@@ -30,18 +31,21 @@ BUSY_PAUSE: Final = timedelta(seconds=5)
 # The provider's own words may name the operator's key; they are for nobody else.
 CREDENTIAL_REFUSED: Final = "the provider refuses our credential"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
-CAPABILITY_RETRY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came of asking about one task; ``pause`` is how long its account should be left alone."""
+    """What came of asking about one task, and how many requests it took.
+
+    ``pause`` is how long its account should be left alone.
+    """
 
     task: Task
     verdict: Verdict
     why: str
     pause: timedelta | None = None
     credential_refused: bool = False
+    requests: int = 1
 
 
 class Questions:
@@ -61,6 +65,34 @@ class Questions:
         self._transport = transport
         self._rules = rules
         self._clock = clock
+        self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
+
+    async def lookups_to_prove(self, account: Account, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Choose the tasks whose poll shall also find out whether lookups work: rarely any, and one for each kind."""
+        chosen = {task.kind: task for task in tasks if can_prove(task)}
+        return [task for kind, task in chosen.items() if await self.lookups.due(account, kind, "ask")]
+
+    async def prove_lookups(self, task: Task, account: Account) -> Answer:
+        """Poll a task that the provider has by the external id that we gave it, and remember whether that works.
+
+        Where it does not, the task is asked about by the provider's id: one more request.
+        """
+        asked_at = self._clock()
+        assert task.sent_external_id is not None
+        assert task.provider_task_id is not None
+        outcome = await self.query(account, task.kind, task.sent_external_id, external=True)
+        if isinstance(outcome, Found) and outcome.claim.provider_task_id == task.provider_task_id:
+            seen = (lookup_seen(account, task.kind, asked_at, found=True),)
+            return await self.record(task, account, outcome, asked_at=asked_at, seen=seen)
+        if isinstance(outcome, Busy | BadCredential):
+            return await self.record(task, account, outcome, asked_at=asked_at)
+        denied = isinstance(outcome, Missing)
+        outcome = await self.query(account, task.kind, task.provider_task_id)
+        if not denied or not isinstance(outcome, Found):
+            # Where it is nowhere, the provider may just be late.
+            return replace(await self.record(task, account, outcome, asked_at=asked_at), requests=2)
+        seen = (lookup_seen(account, task.kind, asked_at, found=False),)
+        return replace(await self.record(task, account, outcome, asked_at=asked_at, seen=seen), requests=2)
 
     async def ask(self, task: Task, account: Account) -> Answer:
         """Ask about one task, by the best id there is, and record the answer."""
@@ -88,13 +120,15 @@ class Questions:
             return False
         if task.attempt_deadline_at is not None and now < task.attempt_deadline_at:
             return False
-        return task.sent_external_id is None or not await self.lookup_proven(account, task.kind)
+        return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
 
     async def _told(
         self, task: Task, account: Account, outcome: PollOutcome | None, *, asked_at: datetime, forget: bool = False
     ) -> Answer:
         if outcome is not None:
-            return await self.record(task, account, outcome, asked_at=asked_at, forget=forget)
+            by_external_id = task.provider_task_id is None
+            seen = self._found_by_external_id(task, account, outcome, asked_at) if by_external_id else ()
+            return await self.record(task, account, outcome, asked_at=asked_at, forget=forget, seen=seen)
         return await self._unsettled(
             task,
             "there is no id to ask by: waiting for its callback, or for its id at the provider",
@@ -103,6 +137,26 @@ class Questions:
             asked=forget,
             forget=forget,
         )
+
+    async def look_up(self, task: Task, account: Account, *, within: timedelta) -> Answer | None:
+        """Look a submitted task up by its external id, once, and record it if it is found."""
+        if task.sent_external_id is None:
+            return None
+        asked_at = self._clock()
+        outcome = await self.query(account, task.kind, task.sent_external_id, external=True, within=within)
+        if not isinstance(outcome, Found):
+            return None
+        seen = self._found_by_external_id(task, account, outcome, asked_at)
+        return await self.record(task, account, outcome, asked_at=asked_at, seen=seen)
+
+    @staticmethod
+    def _found_by_external_id(
+        task: Task, account: Account, outcome: PollOutcome, asked_at: datetime
+    ) -> tuple[Seen, ...]:
+        """Say that lookups work, where this query by an external id that we gave was answered with that very task."""
+        if not isinstance(outcome, Found) or task.attempts == 0 or outcome.claim.external_id != task.sent_external_id:
+            return ()
+        return (lookup_seen(account, task.kind, asked_at, found=True),)
 
     async def query(
         self,
@@ -148,12 +202,7 @@ class Questions:
         if account.provider.capabilities.batch_size == 0:
             return False
         seen = await self._store.capability(account.base_url, "", answers.BATCH_QUERY)
-        return seen is None or seen[0] or self._clock() - seen[1] > CAPABILITY_RETRY
-
-    async def lookup_proven(self, account: Account, kind: str) -> bool:
-        """Tell whether a lookup by external id was ever seen to work at the address, for the kind."""
-        seen = await self._store.capability(account.base_url, kind, answers.EXTERNAL_LOOKUP)
-        return seen is not None and seen[0]
+        return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
     async def record(
         self,
@@ -164,12 +213,13 @@ class Questions:
         asked_at: datetime,
         as_candidate: bool = False,
         forget: bool = False,
+        seen: tuple[Seen, ...] = (),
     ) -> Answer:
-        """Record one outcome. A task that is gone meanwhile raises NotFound."""
+        """Record one outcome, and what was seen of the address. A task that is gone meanwhile raises NotFound."""
         lifetime = account.provider.capabilities.result_lifetime
         match outcome:
             case Found():
-                return await self._found(task, account, outcome, as_candidate=as_candidate)
+                return await self._found(task, account, outcome, as_candidate=as_candidate, seen=seen)
             case Missing():
                 return await self._missing(task, account, outcome, asked_at=asked_at, forget=forget)
             case Busy():
@@ -190,16 +240,15 @@ class Questions:
         lifetime = account.provider.capabilities.result_lifetime
         return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
 
-    async def _found(self, task: Task, account: Account, found: Found, *, as_candidate: bool) -> Answer:
+    async def _found(
+        self, task: Task, account: Account, found: Found, *, as_candidate: bool, seen: tuple[Seen, ...]
+    ) -> Answer:
         now = self._clock()
         claim = found.claim
         keys = {by_id(task.id)}
         if claim.provider_task_id is not None:
             keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
         observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=now, body=found.body)
-        seen: tuple[Seen, ...] = ()
-        if claim.external_id is not None and claim.external_id == task.sent_external_id:
-            seen = (lookup_seen(account, task.kind, now),)
         decide = partial(
             answers.polled,
             task_id=task.id,
@@ -215,12 +264,15 @@ class Questions:
     async def _missing(
         self, task: Task, account: Account, missing: Missing, *, asked_at: datetime, forget: bool
     ) -> Answer:
-        proven = await self.lookup_proven(account, task.kind)
+        proven = await self.lookups.proven(account, task.kind)
         policy = self._rules.policy
         lifetime = account.provider.capabilities.result_lifetime
         ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
-        again_at = self._clock() + policy.absence_gap if ours and proven else None
-        unresolved = ours and not proven and task.reason != recovery.UNRESOLVED
+        # A provider that refused our id as taken has the task, whatever it says of it now.
+        absent = proven and task.duplicate_at is None
+        again_at = self._clock() + policy.absence_gap if ours and absent else None
+        unresolved = ours and not absent and task.reason != recovery.UNRESOLVED
+        hidden = ours and task.duplicate_at is not None and recovery.is_over(task, asked_at, policy)
         return await self._unsettled(
             task,
             f"the provider says: {missing.message}",
@@ -229,6 +281,8 @@ class Questions:
             reconsider=partial(recovery.not_found, now=asked_at, proven=proven, policy=policy) if ours else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
             forget=forget,
+            # It is there and cannot be found: denials prove nothing here, for no task.
+            seen=(lookup_seen(account, task.kind, asked_at, found=False),) if hidden else (),
         )
 
     async def _unsettled(
@@ -243,6 +297,7 @@ class Questions:
         alarm: Alarm | None = None,
         asked: bool = True,
         forget: bool = False,
+        seen: tuple[Seen, ...] = (),
     ) -> Answer:
         now = self._clock()
         decide = partial(
@@ -257,6 +312,7 @@ class Questions:
             alarm=alarm,
             asked=asked,
             forget=forget,
+            seen=seen,
         )
         keys: frozenset[Key] = frozenset({by_id(task.id)})
         after, verdict, reason = await self._recorder.apply(Work(keys=keys, decide=decide))
@@ -266,8 +322,3 @@ class Questions:
     async def _see(self, account: Account, name: str, *, present: bool) -> None:
         seen = Seen(base_url=account.base_url, kind="", name=name, present=present, at=self._clock())
         await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen)))
-
-
-def lookup_seen(account: Account, kind: str, at: datetime) -> Seen:
-    """Say that a lookup by external id was seen to work."""
-    return Seen(base_url=account.base_url, kind=kind, name=answers.EXTERNAL_LOOKUP, present=True, at=at)

@@ -164,7 +164,8 @@ class Reconciler:
         return counts
 
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
-        ready = [task for task in tasks if task.provider_task_id is not None]
+        proving = await self._tracker.questions.lookups_to_prove(account, tasks)
+        ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
         others = [task for task in tasks if task.provider_task_id is None]
         # An address that answers every batch with nonsense may still answer about each task alone.
         in_batches = self._silent[account.name] < SILENCES and await self._tracker.questions.batches(account)
@@ -175,6 +176,7 @@ class Reconciler:
             left = await _gather(self._ask_many(account, chunk, counts) for chunk in chunks)
             ready = [task for rest in left for task in rest]
         await _gather(self._guarded(account, task, counts) for task in [*ready, *others])
+        await _gather(self._guarded(account, task, counts, prove=True) for task in proving)
 
     async def _ask_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
         """Ask about a chunk at once; give those that the reply says nothing of, to be asked one by one."""
@@ -216,19 +218,19 @@ class Reconciler:
         else:
             self._count(task, answer, counts)
 
-    async def _guarded(self, account: Account, task: Task, counts: Counts) -> None:
+    async def _guarded(self, account: Account, task: Task, counts: Counts, *, prove: bool = False) -> None:
         """Look after one task; whatever goes wrong with it concerns no other."""
         until = self._blocked(account)
         if until is not None:
             await self._postpone(account, task, until, counts)
             return
         try:
-            await self._look_after(account, task, counts)
+            await self._look_after(account, task, counts, prove=prove)
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)
 
-    async def _look_after(self, account: Account, task: Task, counts: Counts) -> None:
+    async def _look_after(self, account: Account, task: Task, counts: Counts, *, prove: bool) -> None:
         if self._tracker.intake.is_sending(task.id):
             # Whatever the clock says of its lease: its submit is under way right here. This lease would outlast it.
             await self._postpone(account, task, self._tracker.clock() + self._tracker.policy.first_lookup, counts)
@@ -244,8 +246,12 @@ class Reconciler:
                 await self._tracker.submission.give_up(task, "the provider never took it")
                 counts.settled += 1
                 return
+        # A lookup that proves nothing is followed by the usual question: the budget pays for both.
+        prove = prove and self._budget.take(self._tracker.clock()) is None
         counts.requests += 1
-        answer = await self._tracker.questions.ask(task, account)
+        questions = self._tracker.questions
+        answer = await (questions.prove_lookups(task, account) if prove else questions.ask(task, account))
+        counts.requests += answer.requests - 1
         self._count(task, answer, counts)
         if answer.credential_refused:
             self._refused[account.name].add(task.id)

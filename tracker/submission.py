@@ -22,13 +22,13 @@ from tracker.providers.base import (
     Account,
     BadCredential,
     Busy,
-    Found,
+    Duplicate,
     Order,
     Rejected,
     SubmitOutcome,
     Unknown,
 )
-from tracker.questions import CREDENTIAL_PAUSE, CREDENTIAL_REFUSED, Questions, lookup_seen
+from tracker.questions import CREDENTIAL_PAUSE, CREDENTIAL_REFUSED, Questions
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
@@ -88,7 +88,7 @@ class Submission:
             match outcome:
                 case Accepted():
                     return await self._accepted(task, account, outcome)
-                case Unknown():
+                case Unknown() | Duplicate():
                     return await self._unanswered(task, account, outcome, until=until)
                 case Rejected():
                     return await self._refused_to(task, outcome.message, _refusal(outcome, task))
@@ -123,7 +123,7 @@ class Submission:
         match outcome:
             case Accepted():
                 return await self._accepted(task, account, outcome)
-            case Unknown():
+            case Unknown() | Duplicate():
                 return await self._unanswered(task, account, outcome, until=until)
             case Rejected():
                 return await self._refused(task, outcome.message)
@@ -164,6 +164,7 @@ class Submission:
         now = self._clock()
         claim = outcome.claim
         keys = {by_id(task.id)}
+        prove = await self._questions.lookups.due(account, task.kind, "plan")
         if claim.provider_task_id is not None:
             keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
         decide = partial(
@@ -172,31 +173,31 @@ class Submission:
             claim=claim,
             body=b"",
             now=now,
-            seen=(lookup_seen(account, task.kind, now),) if outcome.echoed else (),
+            prove_lookups=prove,
             rules=self._rules,
         )
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
-    async def _unanswered(self, task: Task, account: Account, outcome: Unknown, *, until: datetime) -> Task:
+    async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, *, until: datetime) -> Task:
         now = self._clock()
-        proven = await self._questions.lookup_proven(account, task.kind)
+        answered = isinstance(outcome, Duplicate) or outcome.unavailable
+        proven = await self._questions.lookups.proven(account, task.kind)
         decide = partial(
             submits.unanswered,
             task_id=task.id,
             why=outcome.why,
             now=now,
             # An answered attempt is over; one that was not may still be under way at the provider.
-            ended_at=now if outcome.unavailable else max(now, until),
+            ended_at=now if answered else max(now, until),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
+            duplicate=isinstance(outcome, Duplicate),
             rules=self._rules,
         )
         after = await self._apply(task, decide)
         left = until - self._clock()
-        if outcome.unavailable and after.sent_external_id is not None and left > timedelta():
-            found = await self._questions.query(account, task.kind, after.sent_external_id, external=True, within=left)
-            if isinstance(found, Found):
-                answer = await self._questions.record(after, account, found, asked_at=now)
-                return answer.task
+        if answered and left > timedelta():
+            answer = await self._questions.look_up(after, account, within=left)
+            return after if answer is None else answer.task
         return after
 
     async def _refused_to(self, task: Task, why: str, error: Exception) -> Task:

@@ -30,6 +30,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("", "/kling")
 _MAX_IDS = 20
+# What resellers answer before anything reaches the provider: status, code and words.
+_FOREIGN = (
+    (401, "invalid_api_key", "Invalid token"),
+    (403, "insufficient_user_quota", "user quota is not enough"),
+    (404, "not_found", "Invalid URL (POST /v1/images/omni-image)"),
+    (405, "method_not_allowed", "the method is not allowed"),
+    (429, "rate_limit_exceeded", "too many requests"),
+)
 _EVEN = 0.5
 
 
@@ -82,10 +90,19 @@ class Endpoints:
             raise Refusal(1303, refusals.SLOTS_TAKEN)
         if self._faults.strike("submit_unavailable", number):
             raise Refusal(5001, refusals.UNAVAILABLE)
+        if dice := self._faults.strike("submit_foreign", number):
+            return _foreign_refusal(dice)
         broken = self._faults.strike("server_error", number, "create")
         if broken and broken.random() < _EVEN:
             return _server_error(broken)
-        task = self._life.create(asked, account, str(request.base_url).rstrip("/"))
+        origin = str(request.base_url).rstrip("/")
+        again = self._faults.strike("duplicate_made", number) is not None
+        if self._faults.strike("submit_late", number):
+            self._life.create_late(asked, account, origin, again=again)
+            return Lost(self._wire, 0.0)
+        task = self._life.create(asked, account, origin, again=again)
+        if self._faults.strike("submit_repeated", number):
+            task = self._life.create(asked, account, origin, again=again)
         if broken:
             return _server_error(broken)
         if dice := self._faults.strike("submit_reply_lost", task.index):
@@ -94,7 +111,7 @@ class Endpoints:
 
     async def _single(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
         wanted = request.path_params["id"]
-        task = self._found(wanted) or (None if self._settings.reseller else self._found(wanted, external=True))
+        task = self._found(wanted) or self._looked_up(wanted)
         if task is None or task.submission.kind != _kind(request):
             raise Refusal(1201, refusals.TASK_NOT_FOUND.format(id=wanted))
         task.queries += 1
@@ -114,7 +131,8 @@ class Endpoints:
         if len(ids) > _MAX_IDS:
             raise Refusal(1201, refusals.TOO_MANY_IDS.format(name=given[0]))
         external = given[0] == "external_task_ids"
-        found = [task for wanted in dict.fromkeys(ids) if (task := self._found(wanted, external=external))]
+        find = self._looked_up if external else self._found
+        found = [task for wanted in dict.fromkeys(ids) if (task := find(wanted))]
         for task in found:
             task.queries += 1
         return succeeded([shapes.new_task(task, task.state) for task in found])
@@ -141,9 +159,15 @@ class Endpoints:
             return Response(b"the address is not signed or has expired", 403, media_type="text/plain")
         return Response(pictures.png(f"{self._settings.seed}/{task.index}/{number}"), media_type="image/png")
 
-    def _found(self, wanted: str, *, external: bool = False) -> Task | None:
-        task = self._ledger.by_external_id(wanted) if external else self._ledger.by_id(wanted)
+    def _found(self, wanted: str) -> Task | None:
+        task = self._ledger.by_id(wanted)
         return task if task is not None and self._is_visible(task) else None
+
+    def _looked_up(self, wanted: str) -> Task | None:
+        task = None if self._settings.reseller else self._ledger.by_external_id(wanted)
+        if task is None or not self._is_visible(task) or self._faults.strike("lookup_denied", task.index):
+            return None
+        return task
 
     def _visible(self) -> list[Task]:
         return [task for task in self._ledger if self._is_visible(task)]
@@ -205,6 +229,13 @@ def _server_error(dice: Random) -> Response:
     if code == 502:  # noqa: PLR2004 - what a proxy says
         return Response(b"<html><body><h1>502 Bad Gateway</h1></body></html>", code, media_type="text/html")
     return refused(Refusal(code, "internal error" if code == 5000 else "internal timeout"))  # noqa: PLR2004
+
+
+def _foreign_refusal(dice: Random) -> Response:
+    """Return a refusal as gateways write them: OpenAI's error object, or new-api's."""
+    status, code, message = dice.choice(_FOREIGN)
+    error = {"message": message, "type": "new_api_error", "param": None, "code": code}
+    return Response(shapes.dumps({"error": error}), status, media_type=JSON)
 
 
 def _query_error(dice: Random) -> Response:

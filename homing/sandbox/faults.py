@@ -23,9 +23,14 @@ SUBMIT_FAULTS: Mapping[str, str] = {
     "submit_reply_lost": "the task is created, then the connection is dropped or hangs without a reply",
     "submit_busy": "the create is refused with 429/1303",
     "submit_unavailable": "the create is refused with 503/5001; nothing is created",
+    "submit_late": "the connection is dropped without a reply, and the task is created `late_by` seconds later",
+    "submit_repeated": "a proxy on the way sends the create twice; the answer is that of the second",
+    "submit_foreign": "the create is refused in a reseller's own words (401, 403, 404, 405, 429); nothing is created",
+    "duplicate_made": "a create whose external id is taken makes a second task",
 }
 REPLY_FAULTS: Mapping[str, str] = {
     "server_error": "500/5000, 504/5002 or a bare 502; a create may have made its task all the same",
+    "lookup_denied": "queries by external id never find the task, as where a gateway gave the provider another id",
     "query_error": "a query is answered 5000, 429/1302, code 5000 under HTTP 200, or with broken JSON",
     "slow": "the answer comes `slow_by` seconds late",
     "dripping": "the answer comes byte by byte, `drip_pause` seconds apart",

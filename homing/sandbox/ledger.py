@@ -55,9 +55,9 @@ class Ledger:
         if external_id is not None:
             self.creations.setdefault(external_id, Creations()).requests += 1
 
-    def check_room(self, external_id: str | None, slots: int) -> None:
-        """Raise `Refusal` where the provider would not make this task."""
-        if not self._settings.reseller and external_id in self._by_external_id:
+    def check_room(self, external_id: str | None, slots: int, *, again: bool = False) -> None:
+        """Raise `Refusal` where the provider would not make this task; `again` lets an external id be used twice."""
+        if not self._settings.reseller and not again and external_id in self._by_external_id:
             raise Refusal(1201, EXTERNAL_ID_TAKEN.format(id=external_id))
         limit = self._settings.slots
         if limit is not None and sum(task.slots for task in self) + slots > limit:

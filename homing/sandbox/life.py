@@ -5,6 +5,7 @@ Documented: the four statuses; a failed task is no API error. Live: `processing`
 """
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import time
@@ -15,6 +16,7 @@ from homing.sandbox.desk import Desk
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
 from homing.sandbox.post import Errands, Post
+from homing.sandbox.refusals import Refusal
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.submission import Submission
 from homing.sandbox.task import FAILED, PROCESSING, SUBMITTED, SUCCEED, State, Task
@@ -44,9 +46,12 @@ class Life:
         self._timers: dict[str, asyncio.Task[None]] = {}
         self.picture_key = hashlib.sha256(f"{settings.seed}/{ledger.started_at}".encode()).digest()
 
-    def create(self, submission: Submission, account: str, origin: str) -> Task:
-        """Make a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 when full)."""
-        self._ledger.check_room(submission.external_id, submission.pictures)
+    def create(self, submission: Submission, account: str, origin: str, *, again: bool = False) -> Task:
+        """Make a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 when full).
+
+        `again` makes a duplicate all the same.
+        """
+        self._ledger.check_room(submission.external_id, submission.pictures, again=again)
         index, now = len(self._ledger), _milliseconds()
         dice = Random(f"{self._settings.seed}/life/{index}")  # noqa: S311 - reproducible on purpose, no secret
         run_time = self._settings.run_time * math.exp(dice.gauss(0, 1) * self._settings.run_time_sigma)
@@ -67,6 +72,15 @@ class Life:
         if not task.held:
             self._start(task)
         return task
+
+    def create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
+        """Make a task after `late_by` seconds, if it can be made then."""
+        self._errands.spawn(self._create_late(submission, account, origin, again=again))
+
+    async def _create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
+        await asyncio.sleep(self._settings.late_by)
+        with contextlib.suppress(Refusal):
+            self.create(submission, account, origin, again=again)
 
     def hold(self, task: Task) -> None:
         """Stop the task's clock."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.acceptance.between import NO_TLS
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
 from tracker.bounds import JsonObject
+from tracker.decisions import deliveries
+from tracker.lookups import lookup_seen
 from tracker.models import Caller, Task
 from tracker.outbox.relay import Relay
 from tracker.reconciler import Reconciler
@@ -27,6 +30,7 @@ from tracker.schedule import Policy
 from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
+from tracker.work import Work
 
 CREATE = "/kling/v1/images/omni-image"
 CAT: JsonObject = {"prompt": "a cat", "model_name": "kling-v3-omni"}
@@ -105,6 +109,18 @@ class House:
                 self.clock.ahead += step
                 await self.reconciler.run_once()
                 await asyncio.sleep(0.02)
+
+    async def lookups_proven(self, prompt: str = "the first") -> str:
+        """Submit a task, and let its lookup by external id show that lookups work at this address; give our id."""
+        ours = await self.created(prompt=prompt)
+        account = self.tracker.providers["kling"]
+        await self.reconcile(lambda: self.tracker.questions.lookups.proven(account, KIND))
+        return ours
+
+    async def know_lookups(self) -> None:
+        """Make known that lookups work here, as they are after the first task of an address."""
+        seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
+        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen))])
 
     async def alarms(self) -> dict[str, int]:
         stats = await self.tracker.stats(ANYBODY)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,7 @@ import httpx
 from tests.acceptance.between import NO_TLS
 from tests.acceptance.forked import ROOT, Forked
 from tests.acceptance.house import CAT, CREATE, until
+from tracker.lookups import FOUND_BY_EXTERNAL_ID
 from tracker.models import SETTLED
 
 PAUSE = 0.1
@@ -117,6 +119,12 @@ class Server:
             return all(task["status"] in SETTLED for task in await self.tasks())
 
         await until(home, within=60, pause=PAUSE)
+
+    async def knows_lookups(self) -> bool:
+        """Return whether lookups by external id are proven at the provider's address, as the database says."""
+        with closing(sqlite3.connect(self.folder / "homing.db")) as database:
+            known = database.execute("SELECT present FROM capabilities WHERE name = ?", (FOUND_BY_EXTERNAL_ID,))
+            return known.fetchall() == [(1,)]
 
     def logged(self) -> str:
         return "".join(path.read_text() for path in sorted(self.folder.glob("life-*.log")))

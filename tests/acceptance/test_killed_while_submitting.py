@@ -34,8 +34,9 @@ def wish(homing: Server, mode: str) -> Coroutine[Any, Any, str]:
 
 
 async def proven(homing: Server) -> None:
-    """Let the provider show that it repeats our ids: else no submit would ever be repeated by itself."""
+    """Let a lookup of the first task show that lookups work: else no submit would ever be repeated by itself."""
     await homing.sent(prompt="the first")
+    await until(homing.knows_lookups)
 
 
 async def told_the_truth(homing: Server, sandbox: RunningSandbox, answers: dict[str, str]) -> None:
@@ -158,7 +159,7 @@ async def test_homing_serve_itself_is_killed_with_the_reply_on_its_way(
             return reply
 
         await homing.start(program=HOMING)
-        await proven(homing)
+        await homing.sent(prompt="the first")
         line.script = kill
         client = asyncio.create_task(wish(homing, "external id"))
         await homing.dead()

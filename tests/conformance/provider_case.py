@@ -24,6 +24,7 @@ from tracker.providers.base import (
     Busy,
     Call,
     Credential,
+    Duplicate,
     Found,
     Missing,
     Order,
@@ -34,7 +35,7 @@ from tracker.providers.base import (
     Unsupported,
 )
 
-SUBMIT_OUTCOMES = (Accepted, Rejected, Busy, BadCredential, Unknown)
+SUBMIT_OUTCOMES = (Accepted, Rejected, Busy, BadCredential, Duplicate, Unknown)
 QUERY_OUTCOMES = (Found, Missing, Busy, BadCredential, Unknown, Unsupported)
 MANY_OUTCOMES = (list, tuple, Busy, BadCredential, Unknown, Unsupported)
 

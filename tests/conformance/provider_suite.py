@@ -28,6 +28,7 @@ from tracker.providers.base import (
     Accepted,
     BadCredential,
     Busy,
+    Duplicate,
     Found,
     Missing,
     Rejected,
@@ -43,6 +44,7 @@ OUTCOMES: Mapping[str, type[object]] = {
     "rejected": Rejected,
     "busy": Busy,
     "bad-credential": BadCredential,
+    "duplicate": Duplicate,
     "unknown": Unknown,
     "unavailable": Unknown,
     "missing": Missing,
@@ -217,4 +219,4 @@ class ProviderSuite:
         for sample in samples_of(case, "submit"):
             reply = replace(sample.reply(), status=status)
             outcome = case.provider.read_submit(reply, external_id=case.external_id)
-            assert isinstance(outcome, Unknown), sample
+            assert isinstance(outcome, Unknown | Duplicate), sample

@@ -78,7 +78,7 @@ def test_of_two_migrations_at_once_one_does_the_work(empty: Shell) -> None:
     running = [empty.begin("migrate"), empty.begin("migrate")]
     said = sorted(process.communicate(timeout=60)[0].split(": ", 1)[1] for process in running)
     assert [process.returncode for process in running] == [0, 0]
-    assert [line.split(",")[0].split(" is ")[0] for line in said] == ["the schema 0003", "the tables are made"], said
+    assert [line.split(",")[0].split(" is ")[0] for line in said] == ["the schema 0004", "the tables are made"], said
 
 
 def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
@@ -89,7 +89,7 @@ def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
         assert seen["status"] == "succeeded"
         assert shell.run("reconcile", "--once").status == 0
         doctor = {check["name"]: check["detail"] for check in shell.run("doctor", "--json").document["checks"]}
-        assert "schema 0003" in doctor["database"]
+        assert "schema 0004" in doctor["database"]
         assert doctor["database clock"] == "agrees with ours"
         assert doctor["servers"].startswith(f"process {served.process.pid} on ")
     assert shell.run("reconcile", "--discover", "--kind", "images/omni-image", "--json").document["known"] == 1

@@ -37,6 +37,7 @@ def asked_ids(request: Request) -> list[str]:
 
 
 async def many(home: House, count: int) -> list[str]:
+    await home.know_lookups()
     slots = asyncio.Semaphore(16)
 
     async def one(number: int) -> str:

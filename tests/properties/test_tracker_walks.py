@@ -50,7 +50,7 @@ def test_a_post_that_is_sent_again_after_a_crash_joins_what_the_provider_has(wor
 
 def test_where_external_ids_are_unknown_a_lost_submit_is_never_repeated_and_its_callback_settles_it() -> None:
     world = World()
-    world.kling.echoes = False
+    world.kling.echoes = world.kling.looks_up = False
     world.submit(CLIENTS[0], "nothing", 0, ["reply lost"])
     world.time_passes(45, 20, [])
     task_id = next(iter(world.acknowledged))

@@ -46,8 +46,10 @@ def in_flight(**changes: Any) -> Task:
     return a_task(**(usual | changes))
 
 
-def accepted(task: Task, claim: Claim, *others: Task) -> Change[Task]:
-    return submits.accepted(Known([task, *others]), task.id, claim, b"", now=NOW + SOON, seen=(), rules=RULES)
+def accepted(task: Task, claim: Claim, *others: Task, prove_lookups: bool = False) -> Change[Task]:
+    return submits.accepted(
+        Known([task, *others]), task.id, claim, b"", now=NOW + SOON, prove_lookups=prove_lookups, rules=RULES
+    )
 
 
 def delivered(task: Task, observation: Observation, *others: Task) -> Change[Recorded]:

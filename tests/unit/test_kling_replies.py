@@ -11,6 +11,7 @@ from tracker.providers.base import (
     Accepted,
     BadCredential,
     Busy,
+    Duplicate,
     Found,
     Missing,
     Rejected,
@@ -41,13 +42,12 @@ def submitted(data: JsonObject) -> object:
     return KLING.read_submit(fine(data), external_id=EXTERNAL_ID)
 
 
-def test_an_accepted_submit_tells_whether_the_external_id_was_echoed() -> None:
-    echoed = submitted({"task_id": "1", "task_status": "submitted", "task_info": {"external_task_id": EXTERNAL_ID}})
-    silent = submitted({"task_id": "1", "task_status": "submitted", "task_info": {}})
-    assert isinstance(echoed, Accepted)
-    assert isinstance(silent, Accepted)
-    assert (echoed.echoed, silent.echoed) == (True, False)
-    assert (echoed.claim.provider_task_id, echoed.claim.status) == ("1", Status.SUBMITTED)
+def test_an_accepted_submit_names_the_task_and_its_status() -> None:
+    infos: list[JsonObject] = [{"external_task_id": EXTERNAL_ID}, {}]
+    for info in infos:
+        outcome = submitted({"task_id": "1", "task_status": "submitted", "task_info": info})
+        assert isinstance(outcome, Accepted)
+        assert (outcome.claim.provider_task_id, outcome.claim.status) == ("1", Status.SUBMITTED)
 
 
 def test_an_accepted_submit_with_an_odd_word_is_at_least_submitted() -> None:
@@ -61,16 +61,29 @@ def test_a_refusal_keeps_the_providers_own_words() -> None:
     assert outcome == Rejected(http_status=429, code=1102, message="Account balance not enough")
 
 
-@pytest.mark.parametrize("message", [f"External_task_id {EXTERNAL_ID} already exists", f"dup: {EXTERNAL_ID.upper()}"])
-@pytest.mark.parametrize("code", [1200, 1201, 1999])
-def test_a_refusal_that_speaks_of_our_external_id_proves_nothing(code: int, message: str) -> None:
-    outcome = KLING.read_submit(error(400, code, message), external_id=EXTERNAL_ID)
-    assert isinstance(outcome, Unknown)
-    assert not outcome.unavailable
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"External_task_id {EXTERNAL_ID} already exists",
+        f"dup: {EXTERNAL_ID.upper()}",
+        # A gateway that gives the provider another id passes the provider's words on.
+        "External_task_id gw-18 already exists",
+        "upstream error: external task id is duplicated",
+    ],
+)
+@pytest.mark.parametrize(("status", "code"), [(400, 1200), (400, 1201), (400, 1999), (409, 1201), (500, 5000)])
+def test_submit_reply_id_taken_is_duplicate(status: int, code: int, message: str) -> None:
+    outcome = KLING.read_submit(error(status, code, message), external_id=EXTERNAL_ID)
+    assert isinstance(outcome, Duplicate)
 
 
-def test_a_duplicate_of_somebody_elses_id_is_a_refusal() -> None:
-    outcome = KLING.read_submit(error(400, 1201, "External_task_id x already exists"), external_id=EXTERNAL_ID)
+def test_submit_reply_busy_about_our_id_is_busy() -> None:
+    outcome = KLING.read_submit(error(429, 1303, f"{EXTERNAL_ID}: no free slot"), external_id=EXTERNAL_ID)
+    assert isinstance(outcome, Busy)
+
+
+def test_submit_reply_invalid_external_id_is_rejected() -> None:
+    outcome = KLING.read_submit(error(400, 1201, "external_task_id must be a string"), external_id=EXTERNAL_ID)
     assert isinstance(outcome, Rejected)
 
 

@@ -24,7 +24,6 @@ from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, St
 from tracker.schedule import Policy
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
 
-EXTERNAL_LOOKUP: Final = "lookup by external id"
 BATCH_QUERY: Final = "batch query"
 
 
@@ -90,6 +89,7 @@ def unsettled(
     alarm: Alarm | None = None,
     asked: bool = True,
     forget: bool = False,
+    seen: tuple[Seen, ...] = (),
 ) -> Change[tuple[Task, Verdict, str]]:
     """Record that a question brought no news.
 
@@ -108,7 +108,7 @@ def unsettled(
     if alarm is not None:
         raised = RaisedAlarm(kind=alarm, provider=task.provider, at=now, task_id=task.id, detail=why)
         change = structs.replace(change, alarms=(*change.alarms, raised))
-    return change
+    return structs.replace(change, seen=seen) if seen else change
 
 
 def resolved(

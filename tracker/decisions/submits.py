@@ -25,7 +25,6 @@ from tracker.work import (
     Entry,
     Known,
     RaisedAlarm,
-    Seen,
     by_external_id,
     by_id,
     by_idempotency_key,
@@ -199,10 +198,10 @@ def accepted(
     body: bytes,
     *,
     now: datetime,
-    seen: tuple[Seen, ...],
+    prove_lookups: bool,
     rules: Rules,
 ) -> Change[Task]:
-    """Record that the provider made the task."""
+    """Record that the provider made the task. ``prove_lookups`` polls it soon, to find out what lookups prove here."""
     task = existing(known, task_id)
     claim = unless_taken(known, task, claim)
     observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now, body=body)
@@ -215,6 +214,8 @@ def accepted(
         hinted = _hinted_for(task, claim)
         if hinted is not None and after.next_poll_at is not None:
             after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
+        if prove_lookups and after.next_poll_at is not None:
+            after = replace(after, next_poll_at=min(now + rules.policy.first_lookup, after.next_poll_at))
     return Change(
         result=after,
         task=after,
@@ -222,7 +223,6 @@ def accepted(
         events=transition.events,
         alarms=alarms_of(transition, observation),
         drop_submission=True,
-        seen=seen,
     )
 
 
@@ -265,11 +265,24 @@ def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules
 
 
 def unanswered(
-    known: Known, task_id: str, *, why: str, now: datetime, ended_at: datetime, reason: str, rules: Rules
+    known: Known,
+    task_id: str,
+    *,
+    why: str,
+    now: datetime,
+    ended_at: datetime,
+    reason: str,
+    duplicate: bool = False,
+    rules: Rules,
 ) -> Change[Task]:
-    """Record that the outcome of a submit is not known; recovery goes on from here."""
+    """Record that the outcome of a submit is not known; recovery goes on from here.
+
+    ``duplicate`` where the provider has a task under our external id: it is looked up, and never sent again.
+    """
     task = existing(known, task_id)
     after = replace(given_back(task, rules), attempt_deadline_at=ended_at)
+    if duplicate:
+        after = replace(after, duplicate_at=task.duplicate_at or now, not_found=0)
     if task.status is Status.PENDING:
         after = replace(after, reason=reason)
     if task.status not in FINAL:

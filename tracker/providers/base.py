@@ -79,10 +79,9 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The provider made the task. ``echoed`` tells whether the reply repeated the external id we sent."""
+    """The provider made the task."""
 
     claim: Claim
-    echoed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,17 @@ class Unknown:
     excerpt: str = ""
 
 
-SubmitOutcome = Accepted | Rejected | Busy | BadCredential | Unknown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """Refused because the provider has a task under our external id: an earlier submit made it, or a repeat on the way.
+
+    The task must never be sent again, whatever a lookup says. ``why`` is for the history.
+    """
+
+    why: str
+
+
+SubmitOutcome = Accepted | Rejected | Busy | BadCredential | Duplicate | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from tracker.providers.base import (
     Accepted,
     BadCredential,
     Busy,
+    Duplicate,
     Found,
     ManyOutcome,
     Missing,
@@ -49,6 +50,7 @@ INVALID_AUTHORIZATION: Final = 1002
 NO_SUCH_CALL: Final = frozenset({1202, 1203})
 # Observed live; the table would have it 404/1203, which therefore may mean a missing path as well as a missing task.
 NOT_FOUND: Final = "Task not found by id/external id: {id}"
+TAKEN: Final = re.compile(r"external[ _-]?(task[ _-]?)?id\b.*\b(already|exists?|duplicated?|in use|taken)\b", re.DOTALL)
 
 # The HTTP statuses that the table gives to refusals, and the family of codes: an undocumented code of that family in
 # Kling's own envelope is still a refusal. 408, 425 or 499 never are: they tell of a request that was not finished.
@@ -107,12 +109,13 @@ def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
     envelope = _open(reply)
     if envelope.fine:
         return _made(envelope, external_id)
-    if (common := _common(reply, envelope)) is not None:
+    common = _common(reply, envelope)
+    if isinstance(common, Busy | BadCredential):
         return common
-    if external_id.casefold() in envelope.message.casefold():
-        # Live: 400/1201 "External_task_id <ours> already exists". An earlier attempt made the task; no refusal that
-        # speaks of our id proves the contrary.
-        return Unknown(why=f"{envelope.described()}: the task may exist under our external id")
+    if _says_taken(envelope, external_id):
+        return Duplicate(why=f"{envelope.described()}: a task exists under our external id")
+    if common is not None:
+        return common
     if envelope.code is not None and _refuses(envelope):
         return Rejected(http_status=envelope.status, code=envelope.code, message=envelope.message)
     return Unknown(why=envelope.described())
@@ -216,7 +219,7 @@ def _made(envelope: _Envelope, external_id: str) -> SubmitOutcome:
         return Unknown(why=f"the reply carries external id {claim.external_id!r}, not {external_id!r}")
     # Whatever word came with it: a task that was made is at least submitted.
     claim = msgspec.structs.replace(claim, status=claim.status or Status.SUBMITTED)
-    return Accepted(claim=claim, echoed=claim.external_id == external_id)
+    return Accepted(claim=claim)
 
 
 def _common(reply: Reply, envelope: _Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
@@ -241,6 +244,19 @@ def _refuses(envelope: _Envelope) -> bool:
     if envelope.code in REFUSALS:
         return envelope.status in REFUSING or envelope.successful
     return envelope.code in REFUSING_CODES and envelope.status in REFUSING and envelope.signed_off
+
+
+def _says_taken(envelope: _Envelope, external_id: str) -> bool:
+    """Return whether an error says that our external id is taken.
+
+    Live: 400/1201 "External_task_id <ours> already exists". A gateway may name the id that it renamed ours to, and may
+    wrap the words in an error of its own. We send one external id only, so it is ours that is taken; and no refusal
+    that speaks of our id at all proves that nothing was made.
+    """
+    if envelope.code is None:
+        return False
+    message = envelope.message.casefold()
+    return external_id.casefold() in message or TAKEN.search(message) is not None
 
 
 def _says_missing(envelope: _Envelope, task_id: str) -> bool:

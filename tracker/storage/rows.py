@@ -56,6 +56,7 @@ TIMES: Final = (
     "next_poll_at",
     "lease_until",
     "attempt_deadline_at",
+    "duplicate_at",
     "answered_at",
 )
 STATUSES: Final = {status.value: status for status in Status}

@@ -137,6 +137,7 @@ class TaskRow(SQLModel, table=True):
     attempts: int = 0
     attempt_deadline_at: int | None = _time()
     not_found: int = 0
+    duplicate_at: int | None = _time()
     released: bool = Field(default=False)
     taken_by: str | None = _text()
     answered_at: int | None = _time()

@@ -1,0 +1,135 @@
+"""Whatever a reseller does with external ids, no task is charged twice: random histories of submits at random ones.
+
+A reseller echoes external ids or not, finds tasks by them or denies every one in the exact words, and refuses an id
+that is taken or makes a second task. Replies get lost, tasks appear late, and clients send again.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine
+
+from tests.builders import OMNI
+from tests.fakes import Clock, FakeKling
+from tracker.app import create_tracker
+from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
+from tracker.models import Caller, Status
+from tracker.reconciler import Reconciler
+from tracker.schedule import Policy
+from tracker.service import Tracker
+from tracker.settings import Settings
+from tracker.storage import migrate
+from tracker.views import TaskFilter
+
+CLIENT = Caller(name="studio", sees_all=True)
+ENDINGS = ("accepted", "reply lost", "made late", "nothing made", "repeated", "refused", "not sent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reseller:
+    echoes: bool
+    looks_up: bool
+    refuses_taken: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One submit of a wish, new or sent again, and how it and the later ones by Homing end; then time passes."""
+
+    wish: int
+    endings: tuple[str, ...]
+    seconds: int
+    rounds: int
+
+
+resellers = st.builds(Reseller, echoes=st.booleans(), looks_up=st.booleans(), refuses_taken=st.booleans())
+steps = st.builds(
+    Step,
+    wish=st.integers(0, 4),
+    endings=st.lists(st.sampled_from(ENDINGS), min_size=1, max_size=3).map(tuple),
+    seconds=st.sampled_from([1, 20, 60, 300]),
+    rounds=st.integers(0, 4),
+)
+
+
+@given(reseller=resellers, history=st.lists(steps, min_size=2, max_size=7))
+@settings(max_examples=25)
+@pytest.mark.timeout(300)
+def test_no_reseller_history_charges_a_wish_twice(reseller: Reseller, history: Sequence[Step]) -> None:
+    asyncio.run(_lived(reseller, history))
+
+
+async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
+    clock = Clock()
+    kling = FakeKling(
+        clock=clock, echoes=reseller.echoes, looks_up=reseller.looks_up, refuses_taken=reseller.refuses_taken
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "homing.db"
+        file.write_bytes(_empty_database())
+        chosen = Settings(
+            database_url=f"sqlite:///{file}",
+            kling_base_url="https://kling.example",
+            kling_api_key="made-up-key",
+        )
+        quick = Policy(busy_delay=timedelta(), budget=6_000)
+        async with create_tracker(chosen, policy=quick, clock=clock, transport=kling) as tracker:
+            reconciler = Reconciler(tracker)
+            for step in history:
+                # A transport that repeats a create where duplicates are made charges twice by itself.
+                kling.plan = [how for how in step.endings if how != "repeated" or reseller.refuses_taken]
+                await _submit(tracker, kling, step.wish)
+                for _ in range(step.rounds):
+                    clock.advance(timedelta(seconds=step.seconds))
+                    await reconciler.run_once()
+                    _charged_once(kling)
+                kling.plan = []
+            for _ in range(6):
+                clock.advance(timedelta(minutes=10))
+                await reconciler.run_once()
+            _charged_once(kling)
+            await _told_the_truth(tracker, kling, reseller)
+
+
+@cache
+def _empty_database() -> bytes:
+    """Give the bytes of a migrated database: migrating takes longer than most histories."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "homing.db"
+        engine = create_engine(f"sqlite:///{file}")
+        with engine.begin() as connection:
+            migrate.upgrade(connection)
+        engine.dispose()
+        return file.read_bytes()
+
+
+async def _submit(tracker: Tracker, kling: FakeKling, wish: int) -> None:
+    prompt = f"wish {wish}"
+    order = tracker.order("kling", OMNI, {"prompt": prompt, "external_task_id": prompt})
+    try:
+        await tracker.submit(CLIENT, "kling", order)
+    except (Refused, ProviderUnavailable, CredentialRefused):
+        # An error says that nothing was created, and frees the id.
+        assert all(made.prompt != prompt for made in kling.ledger)
+
+
+def _charged_once(kling: FakeKling) -> None:
+    assert max(Counter(made.prompt for made in kling.ledger).values(), default=0) <= 1
+
+
+async def _told_the_truth(tracker: Tracker, kling: FakeKling, reseller: Reseller) -> None:
+    """No row says that nothing was made where something was; where tasks are found by our ids, all were found."""
+    made = {one.external_id: one.id for one in kling.ledger}
+    for task in (await tracker.find(TaskFilter(), caller=CLIENT, limit=100)).tasks:
+        if task.sent_external_id in made:
+            assert task.status is not Status.REJECTED
+            assert not reseller.looks_up or task.provider_task_id == made[task.sent_external_id]

@@ -1,0 +1,13 @@
+"""When the provider refused a submit because it has a task under its external id already."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("duplicate_at", sa.BigInteger(), nullable=True))
