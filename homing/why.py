@@ -16,7 +16,8 @@ WAITING = {Status.PENDING, Status.SUBMITTED, Status.PROCESSING}
 
 def explain(task: JsonObject, entries: Sequence[JsonObject], now: datetime) -> list[str]:
     """Give the sentences, in the order in which they are asked: state, heard, next, unblock."""
-    told = [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _doubts(entries, now), _unblock(task)]
+    told = [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
+    told += [_contradictions(entries, now), _unblock(task)]
     return [sentence for sentence in told if sentence]
 
 
@@ -65,12 +66,25 @@ def _polls(task: JsonObject, now: datetime) -> str:
     return f"{asked}; {coming}."
 
 
-def _doubts(entries: Sequence[JsonObject], now: datetime) -> str:
-    """Tell the last observation that moved nothing although it wanted to, where one exists."""
-    doubted = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"}]
-    if not doubted:
+def _conflict(task: JsonObject, now: datetime) -> str:
+    conflict = task.get("conflict")
+    if conflict is None:
         return ""
-    last = doubted[-1]
+    since = f"Reports of both ends came {ago(task['conflict_at'], now)}: it succeeded, and it failed."
+    if conflict == "open":
+        return f"{since} The provider is asked until it says which is true."
+    return (
+        f"{since} The provider was asked for days and did not say which is true. Check it there, then run "
+        f"`homing tasks resolve {task['id']} --status` with the true one."
+    )
+
+
+def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
+    """Tell the last observation that moved nothing although it wanted to, where one exists."""
+    found = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"}]
+    if not found:
+        return ""
+    last = found[-1]
     return f"A {last['source']} {ago(last['at'], now)} was {last['verdict']}: {last['why']}."
 
 

@@ -43,10 +43,23 @@ any word a `rejected` task, a final one an `expired` task.
 """
 FINALS: Final = """\
 
-Of two contradictory proven finals the provider's own answer wins, then the later `updated_at` of the provider (none is
-the earliest), then `succeeded`. A final that changes is a `corrected` event and an alarm; a word that is not final
-never undoes one. Results, price and message merge by the same order, one by one, also after the final: an empty one
-takes nothing away.
+Of two contradictory proven finals the provider's answer to a poll wins, then the later `updated_at` of the provider
+(none is the earliest), then `succeeded`. A final that changes is a `corrected` event and an alarm; a word that is not
+final never undoes one. Results, price and message merge by the same order, one by one, also after the final: an empty
+one takes nothing away.
+"""
+CONFLICTS: Final = """\
+
+## Conflicts
+
+Two reports that contradict each other about the end open a **conflict**: both are verified, or one is believed and the
+other is not verified. It depends on the set of reported ends alone, so neither the order of arrival nor the number of
+callbacks can hide it. While it is open the provider is polled, after growing gaps of at most an hour.
+
+Only two things close it: a poll that is answered with a final, and a manual resolution (`homing tasks resolve TASK
+--status succeeded` or `failed`), which a later poll outranks. No callback and no submit reply does. Where the provider
+does not answer for three days, the polls end with the alarm `conflict`. The task keeps showing its conflict, as
+`unanswered`.
 """
 MOVES_HEAD: Final = """\
 
@@ -74,7 +87,7 @@ makes them agree.
 
 def page() -> str:
     """Give the whole page."""
-    return "".join([HEAD, ORDER, *_order(), FINALS, _diagram(), *_moves(), TRUST_HEAD, *_trusts(), TAIL])
+    return "".join([HEAD, ORDER, *_order(), FINALS, _diagram(), *_moves(), CONFLICTS, TRUST_HEAD, *_trusts(), TAIL])
 
 
 def _order() -> list[str]:

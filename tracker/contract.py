@@ -178,6 +178,8 @@ def task_data(task: Task) -> dict[str, Any]:
         "price": dict(lifecycle.price(task)),
         "version": task.version,
         "home": _home(task),
+        "conflict": _conflict(task),
+        "conflict_at": task.conflict_at,
         "callback_asked": task.callback_asked,
         "polls": task.polls,
         "created_at": task.created_at,
@@ -201,6 +203,13 @@ def alarm_data(alarm: AlarmCount) -> dict[str, Any]:
         "task_id": alarm.task_id,
         "detail": alarm.detail,
     }
+
+
+def _conflict(task: Task) -> str | None:
+    """Return ``open`` while the provider is polled about contradictory ends, ``unanswered`` once that is given up."""
+    if not lifecycle.in_conflict(task):
+        return None
+    return "unanswered" if task.next_poll_at is None else "open"
 
 
 def _home(task: Task) -> Mapping[str, str] | None:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
+from msgspec import structs
+
 from tracker.bounds import JsonObject, JsonValue
 from tracker.models import (
     FINAL,
@@ -56,8 +58,12 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     }
 )
 
+# A manual resolution decides, until the provider itself does.
+BEFORE_ANY_POLL: Final = -1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+# Who decides among contradictory finals: the provider when it is polled, and the operator.
+DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
 # Said by us, not by the provider.
 INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
 FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
@@ -70,7 +76,7 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
 
     Total: every observation has a verdict, none raises. ``threshold`` is the least trust that may make a status final.
     """
-    trust, doubt, alarms = weigh(task, observation)
+    trust, why, alarms = weigh(task, observation)
     claim = observation.claim
     heard = _hear(task, observation)
     if claim.flaw is not None:
@@ -81,10 +87,10 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
         known = _learn_ids(heard, claim, trust)
         return _unmoved(known, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
     if trust is Trust.HINT:
-        return _unmoved(_candidate(heard, claim), Verdict.HINTED, doubt, trust, alarms)
+        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
     if claim.status in FINAL and trust < threshold:
-        doubt = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
-        return _unmoved(_candidate(heard, claim), Verdict.HINTED, doubt, trust, alarms)
+        why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
+        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
     return _believe(heard, observation, trust, alarms)
 
 
@@ -114,8 +120,16 @@ def ids_agree(task: Task, claim: Claim) -> bool:
     return task.sent_external_id is not None and claim.external_id == task.sent_external_id
 
 
+def in_conflict(task: Task) -> bool:
+    """Return whether contradictory finals wait for an answer of the provider, or for a manual resolution.
+
+    It depends on the set of finals that were reported and on nothing else, so no order of arrival can hide it.
+    """
+    return bool(task.conflict_claims) and task.status in FINAL and not task.standing.asked
+
+
 def standing(claim: Claim, *, asked: bool) -> Standing:
-    """Place a claim with a known status in the total order; ``asked`` means that we asked the provider ourselves."""
+    """Place a claim with a known status in the total order; ``asked`` as ``DECIDING`` says."""
     assert claim.status is not None
     final = claim.status in FINAL
     return Standing(
@@ -129,17 +143,20 @@ def standing(claim: Claim, *, asked: bool) -> Standing:
 def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
     claim = observation.claim
     assert claim.status is not None
-    place = standing(claim, asked=trust is Trust.PROVIDER)
+    asked = observation.source in DECIDING
+    place = standing(claim, asked=asked)
+    if observation.source is Source.OPERATOR and place.asked:
+        place = structs.replace(place, updated_at=BEFORE_ANY_POLL)
     contradiction = claim.status in FINAL and task.status in FINAL and claim.status is not task.status
     if contradiction:
         alarms = (*alarms, Alarm.CONTRADICTION)
     known = _learn_ids(task, claim, trust)
-    facts = merge_facts(known.facts, claim, asked=trust is Trust.PROVIDER)
+    facts = merge_facts(known.facts, claim, asked=asked)
     if place > task.standing and claim.status is not task.status:
         if task.status is Status.REJECTED:
             alarms = (*alarms, Alarm.REVIVED)
         return _moved(known, facts, observation, place, trust, alarms)
-    believed = changed(known, facts=facts, standing=max(place, task.standing))
+    believed = _claimed(changed(known, facts=facts, standing=max(place, task.standing)), observation, task.status)
     if place > task.standing:
         believed = changed(believed, learned_from=observation.source, learned_trust=trust)
     if _shown(believed) != _shown(task):
@@ -163,9 +180,8 @@ def _moved(
     assert status is not None
     corrected = task.status in FINAL
     after = changed(
-        task,
+        _claimed(changed(task, standing=place), observation, status),
         status=status,
-        standing=place,
         facts=facts,
         reason=observation.note or None,
         learned_from=observation.source,
@@ -298,6 +314,24 @@ def asset_from_json(value: JsonObject) -> Asset:
 
 def _hear(task: Task, observation: Observation) -> Task:
     return changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+
+
+def _claimed(task: Task, observation: Observation, status: Status) -> Task:
+    """Remember the finals that were told besides ``status``, which is believed from now on.
+
+    The set only grows, whatever comes, until the provider's answer (or the operator's) is what is believed.
+    """
+    decided = task.standing.asked and status in FINAL
+    told = FINAL.intersection((*task.conflict_claims, observation.claim.status, task.status)) - {status}
+    claims = () if decided else tuple(sorted(told))
+    since = (task.conflict_at or observation.at) if claims and status in FINAL else None
+    if claims == task.conflict_claims and since == task.conflict_at:
+        return task
+    return changed(task, conflict_claims=claims, conflict_at=since)
+
+
+def _hinted(task: Task, observation: Observation) -> Task:
+    return _claimed(_candidate(task, observation.claim), observation, task.status)
 
 
 def _candidate(task: Task, claim: Claim) -> Task:

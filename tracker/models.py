@@ -86,6 +86,7 @@ class Alarm(StrEnum):
     UNRESOLVED = "unresolved"
     EMPTY_RESULT = "empty_result"
     EXPIRING_RESULT = "expiring_result"
+    CONFLICT = "conflict"
     REVIVED = "revived"
 
 
@@ -151,8 +152,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """Where a proven word stands in the written total order; the greatest ever seen is believed.
 
-    ``rank`` is the status's; among contradictory finals the provider's own answer (``asked``) wins, then the later
-    ``updated_at`` (microseconds, 0 where unknown), then success.
+    ``rank`` is the status's; among contradictory finals the provider's answer to a poll (``asked``) wins, then the
+    later ``updated_at`` (microseconds, 0 where unknown), then success. A manual resolution counts as such an answer.
     """
 
     rank: int
@@ -176,12 +177,13 @@ class Task:
     """What we believe about one task; the row, in values. Not slotted: see ``changed``.
 
     ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
-    that a hint named and no poll has confirmed, ``doubt`` the final word of a delivery that was not believed and that
-    no answer has settled. ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls`` counts the questions
-    since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight or a poll.
-    ``not_found`` counts the not-found answers that count; ``duplicate_at`` is when the provider refused a submit as
-    it has a task under its external id already; ``released`` frees the client's external id and idempotency key for
-    another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
+    that a hint named and no poll has confirmed. ``conflict_claims`` are the finals that reports told besides ``status``
+    and that no answer of the provider decided (sorted); beside a final they are an open conflict, since ``conflict_at``
+    (see ``lifecycle.in_conflict``). ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls`` counts the
+    questions since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight
+    or a poll. ``not_found`` counts the not-found answers that count; ``duplicate_at`` is when the provider refused a
+    submit as it has a task under its external id already; ``released`` frees the client's external id and idempotency
+    key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
     way to the client. ``model`` is which of the kind's models was asked for, where we submitted it.
     """
 
@@ -204,7 +206,8 @@ class Task:
     tags: tuple[str, ...] = ()
     provider_task_id: str | None = None
     candidate_id: str | None = None
-    doubt: Status | None = None
+    conflict_claims: tuple[Status, ...] = ()
+    conflict_at: datetime | None = None
     status: Status = Status.PENDING
     standing: Standing = NOTHING_PROVEN
     reason: str | None = None

@@ -39,7 +39,8 @@ class Policy:
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
     prove that the provider never had the task. ``budget`` is how many requests a minute the reconciler may send.
     ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
-    tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard.
+    tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
+    task is in conflict, two polls are at most ``conflict_gap`` apart; it is given up after ``conflict_patience``.
     """
 
     answer_within: timedelta = timedelta(seconds=18)
@@ -65,6 +66,8 @@ class Policy:
     budget: int = 120
     learn_every: timedelta = timedelta(seconds=10)
     callback_grace: timedelta = timedelta(seconds=60)
+    conflict_gap: timedelta = timedelta(hours=1)
+    conflict_patience: timedelta = timedelta(days=3)
 
 
 def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
@@ -93,6 +96,8 @@ def after_poll(
     ``lifetime`` is how long the provider keeps results: an expired task could still bring some until then.
     ``answered`` is false where the question itself failed: even a task that needs no more answers had a reason to ask.
     """
+    if lifecycle.in_conflict(task):
+        return conflict_due(task, now=now, policy=policy)
     if task.status is Status.EXPIRED:
         again = now + policy.expired_gap
         return again if again < task.created_at + lifetime else None
@@ -111,6 +116,19 @@ def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
         gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
         soon = max(soon, task.polled_at + gap)
     return soon if task.next_poll_at is None else min(soon, task.next_poll_at)
+
+
+def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | None:
+    """Return when a task that is in conflict wants the provider asked next; None once that has been tried for long.
+
+    It is given up after ``conflict_patience``, but not before it was asked ``REPEATS`` times (this process may have
+    been down), and after twice as long in any case (there may be no way to ask).
+    """
+    age = now - (task.conflict_at or now)
+    tried = task.quiet_polls >= REPEATS or age >= 2 * policy.conflict_patience
+    if age >= policy.conflict_patience and tried:
+        return None
+    return now + min(max(age * AGE_SHARE, policy.least_gap), policy.conflict_gap)
 
 
 def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:

@@ -24,7 +24,7 @@ from tracker.feed import Feed
 from tracker.intake import Intake, Wishes
 from tracker.learner import Learner
 from tracker.learning import Habits
-from tracker.models import Alarm, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.readiness import Readiness
@@ -250,14 +250,15 @@ class Tracker:
     ) -> Task:
         """Settle a task by the operator's word: rejected, expired, or the provider's id of an unresolved one.
 
-        Raises Conflict where the provider proved something stronger.
+        Of a task in conflict also the final that is true. Raises Conflict where the provider proved something stronger.
         """
         if provider_task_id is not None and status is None:
             task = await self.attach(caller, ref, provider_task_id)
             answer = await self.questions.ask(task, self._account(task.provider))
             return answer.task
-        if status not in {Status.REJECTED, Status.EXPIRED} or provider_task_id is not None:
-            raise InvalidRequest("resolve takes either status (rejected or expired) or provider_task_id")
+        if status not in SETTLED or provider_task_id is not None:
+            words = "rejected, expired, or for a conflict succeeded or failed"
+            raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")
         task = await self.get(caller, ref)
         account = self._account(task.provider)
         decide = partial(

@@ -35,7 +35,11 @@ def add(commands: Commands) -> None:
         parser.add_argument("task", metavar="TASK", help="our id, the provider's, or your own external id")
     parsers["attach"].add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
     word = parsers["resolve"].add_mutually_exclusive_group(required=True)
-    word.add_argument("--status", choices=("rejected", "expired"), help="how it ended")
+    word.add_argument(
+        "--status",
+        choices=("rejected", "expired", "succeeded", "failed"),
+        help="how it ended; succeeded and failed decide a conflict",
+    )
     word.add_argument("--provider-task-id", metavar="ID", help="the provider's id, which is then asked about")
     parsers["resolve"].add_argument("--note", default="", help="why, for the history")
     watching.add_watch(verbs)

@@ -224,7 +224,8 @@ class StoreReads(StorePages):
         kept = told_in_turn(kept, [asked(a_claim(updated_at=NOW))], Trust.TOKEN)
         unset = [name for name in names if getattr(kept, name) == plain[name] or not getattr(kept, name)]
         values: dict[str, Any] = {
-            "doubt": Status.FAILED,
+            "conflict_claims": (Status.FAILED,),
+            "conflict_at": NOW,
             "tags": ("a",),
             "request": {"prompt": "a cat"},
             "released": False,
@@ -257,7 +258,7 @@ class StoreReads(StorePages):
             created_at=data.draw(moments),
             request=data.draw(st.dictionaries(texts, json_values, max_size=3)),
             tags=tuple(data.draw(st.lists(texts, max_size=3, unique=True))),
-            doubt=data.draw(st.sampled_from([None, Status.FAILED])),
+            conflict_claims=data.draw(st.sampled_from([(), (Status.FAILED,), (Status.FAILED, Status.SUCCEEDED)])),
             polls=data.draw(st.integers(0, 2**31 - 1)),
             **times,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import MetaData, create_engine, insert, select
+from sqlalchemy import Engine, MetaData, create_engine, insert, select
 
 from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm
@@ -19,6 +19,8 @@ from tracker.work import Change, Known, Work, by_id
 TASK = a_task(1, provider_task_id="p-1", external_id="order-1", tags=("a",), request={"prompt": "ä"})
 
 Rows = Sequence[dict[str, Any]]
+# Columns that have another name since.
+RENAMED = {"doubt": "conflict_claims"}
 
 
 def _everything(_: Known) -> Change[Task]:
@@ -69,9 +71,26 @@ def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
     """Tell whether every row of before is still there, in the columns that there were."""
     del before["alembic_version"]
     return all(
-        [{name: row[name] for name in was} for was, row in zip(table, after[name], strict=True)] == list(table)
+        [{name: row[RENAMED.get(name, name)] for name in was} for was, row in zip(table, after[name], strict=True)]
+        == list(table)
         for name, table in before.items()
     )
+
+
+def add_tasks(engine: Engine, doubts: dict[str, tuple[str, str, bool, int | None]]) -> None:
+    """Make the first schema, with a task for each of some ends that were told and doubted."""
+    with engine.begin() as connection:
+        migrate.upgrade(connection, to="0001")
+        found = MetaData()
+        found.reflect(connection)
+        tasks = found.tables["tasks"]
+        plain = {
+            column.name: 0 if column.type.python_type is int else "" for column in tasks.columns if not column.nullable
+        }
+        for name, (status, told, asked, due) in doubts.items():
+            values = {"id": name, "status": status, "doubt": told, "standing_asked": asked, "next_poll_at": due}
+            flags = {"callback_asked": False, "released": False, "request": "{}", "tags": "[]", "facts": "{}"}
+            connection.execute(insert(tasks).values(plain | flags | values))
 
 
 async def works(store: Store) -> None:
@@ -101,7 +120,7 @@ def _copy(url: str, tables: dict[str, Rows]) -> None:
     with engine.begin() as connection:
         for table in found.sorted_tables:
             for row in tables[table.name] if table.name != "alembic_version" else ():
-                values = {column.name: row[column.name] for column in table.columns}
+                values = {column.name: row[RENAMED.get(column.name, column.name)] for column in table.columns}
                 if isinstance(values.get("id"), int):
                     del values["id"]
                 connection.execute(insert(table).values(values))

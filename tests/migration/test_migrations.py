@@ -156,3 +156,35 @@ async def test_a_server_of_the_first_release_is_used_only_once_it_is_migrated(po
     assert first_schema.kept(before, first_schema.rows(url))
     await first_schema.works(store)
     await store.close()
+
+
+DOUBTS = {
+    # id: status, what was told besides, whether the provider was asked, when it is asked next.
+    "open": ("failed", "succeeded", False, None),
+    "planned": ("failed", "succeeded", False, 7),
+    "decided": ("failed", "succeeded", True, None),
+    "agreed": ("failed", "failed", False, None),
+    "waiting": ("processing", "failed", False, 7),
+}
+
+
+@pytest.mark.parametrize("database", ["file", "server"])
+def test_a_conflict_that_an_older_version_dropped_opens_again(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    if database == "server":
+        url = request.getfixturevalue("postgres").fresh(migrated=False)
+    engine = create_engine(url)
+    first_schema.add_tasks(engine, DOUBTS)
+    with engine.begin() as connection:
+        migrate.upgrade(connection, to="0005")
+        found = connection.execute(text("SELECT id, conflict_claims, conflict_at, next_poll_at FROM tasks")).all()
+    engine.dispose()
+
+    after = {row.id: row for row in found}
+    assert after["open"].conflict_claims == after["planned"].conflict_claims == "succeeded"
+    assert after["open"].next_poll_at == after["open"].conflict_at > 7
+    assert after["planned"].next_poll_at == 7
+    assert (after["decided"].conflict_claims, after["agreed"].conflict_claims) == (None, None)
+    assert (after["waiting"].conflict_claims, after["waiting"].conflict_at) == ("failed", None)

@@ -123,7 +123,7 @@ def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], th
     proven = [each for each in said if believed(KNOWN, each, threshold)]
     last = [each for each in proven if each.claim.status in FINAL]
     if last:
-        of_polls = [each for each in last if each.trust is Trust.PROVIDER] or last
+        of_polls = [each for each in last if each.source is Source.POLL] or last
         latest = max(time_of(each) for each in of_polls)
         words = {each.claim.status for each in of_polls if time_of(each) == latest}
         assert ended.status is (Status.SUCCEEDED if Status.SUCCEEDED in words else Status.FAILED)

@@ -261,7 +261,7 @@ async def test_resolve_takes_a_status_or_the_providers_id() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"status": "succeeded"}, {"status": "rejected", "provider_task_id": "8001"}, {"status": "rejected", "x": 1}],
+    [{}, {"status": "processing"}, {"status": "rejected", "provider_task_id": "8001"}, {"status": "rejected", "x": 1}],
 )
 async def test_resolve_refuses_anything_else(body: dict[str, Any]) -> None:
     tracker = StandIn(tasks=[a_task()])

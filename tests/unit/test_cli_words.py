@@ -50,6 +50,17 @@ def why(shown: JsonObject, *entries: JsonObject) -> str:
     return "\n".join(explain(shown, entries, NOW))
 
 
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [("open", "asked until it says which is true"), ("unanswered", "`homing tasks resolve hm1 --status`")],
+)
+def test_a_conflict_says_what_contradicts_and_who_decides(state: str, says: str) -> None:
+    told = why(task(status="failed", conflict=state, conflict_at="2026-11-23T11:57:00Z"))
+
+    assert "Reports of both ends came 3 min ago: it succeeded, and it failed." in told
+    assert says in told
+
+
 def test_a_waiting_task_says_since_when_and_when_the_provider_is_asked() -> None:
     told = why(task())
     assert "the provider has it as 881 and has been at it for 3 min" in told
@@ -147,7 +158,7 @@ def test_an_empty_table_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> Non
         ["nope"],
         ["tasks", "show"],
         ["tasks", "resolve", "hm1"],
-        ["tasks", "resolve", "hm1", "--status", "succeeded"],
+        ["tasks", "resolve", "hm1", "--status", "processing"],
         ["tasks", "list", "--status", "done"],
         ["tasks", "list", "--limit", "0"],
         ["tasks", "--status", "done"],

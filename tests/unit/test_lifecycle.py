@@ -196,7 +196,8 @@ def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
 def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
     transition = weighed(PENDING, told(a_claim(), Trust.HINT, flaw=Flaw.UNSIGNED))
     assert (transition.verdict, transition.trust) == (Verdict.HINTED, Trust.HINT)
-    assert transition.task == replace(PENDING, candidate_id=THEIR_ID, heard_at=NOW)
+    claims = (Status.SUCCEEDED,)
+    assert transition.task == replace(PENDING, candidate_id=THEIR_ID, heard_at=NOW, conflict_claims=claims)
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,9 @@ class AttachBody(Taken):
 
 
 class ResolveBody(Taken):
-    """An operator's word on a task that cannot be settled by asking: how it ended, or the provider's id of it."""
+    """How a task ended that asking cannot settle (of a conflict: which end is true), or the provider's id of it."""
 
-    status: Literal["rejected", "expired"] | None = None
+    status: Literal["rejected", "expired", "succeeded", "failed"] | None = None
     provider_task_id: Identifier | None = None
     note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
 
@@ -187,6 +187,8 @@ class TaskShown(Shown):
     price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
     version: int
     home: HomeShown | None
+    conflict: Literal["open", "unanswered"] | None
+    conflict_at: Annotated[datetime | None, Field(description="When contradictory ends were first reported.")]
     callback_asked: bool
     polls: int
     created_at: datetime

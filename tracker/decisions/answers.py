@@ -25,6 +25,7 @@ from tracker.schedule import Policy
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
 
 BATCH_QUERY: Final = "batch query"
+UNDECIDED: Final = "reports of both ends contradict each other, and the provider does not say which is true"
 
 
 def polled(
@@ -51,10 +52,8 @@ def polled(
     after = replace(transition.task, not_found=0)
     if transition.verdict is Verdict.MOVED:
         after = replace(after, quiet_polls=0)
-    if claim.status in FINAL:
-        after = replace(after, doubt=None)
-    # An answer from before the end, which came late, settles no doubt about the end.
-    answered = after.doubt is None
+    # An answer from before the end, which came late, decides nothing about an end that was told.
+    answered = not after.conflict_claims
     change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules, answered=answered)
     assert change.task is not None
     alarms = alarms_of(transition, observation) + change.alarms
@@ -103,6 +102,8 @@ def unsettled(
     change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
     planned = change.task is not None and change.task.next_poll_at is not None
     if again_at is not None and change.task is not None and planned and not under_way(task, now, rules.policy):
+        if lifecycle.in_conflict(change.task):
+            again_at = min(again_at, now + rules.policy.conflict_gap)
         later = replace(change.task, next_poll_at=again_at)
         change = structs.replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
     if alarm is not None:
@@ -114,10 +115,15 @@ def unsettled(
 def resolved(
     known: Known, task_id: str, status: Status, *, note: str, now: datetime, lifetime: timedelta, rules: Rules
 ) -> Change[Task]:
-    """Record the operator's word: rejected or expired. Raises Conflict where a stronger word is known."""
+    """Record a manual resolution: rejected or expired; of an open conflict the final that is true.
+
+    Raises Conflict where a stronger word is known.
+    """
     task = existing(known, task_id)
     if under_way(task, now, rules.policy):
         raise Conflict("its submit is under way; wait for the outcome")
+    if status in FINAL and not lifecycle.in_conflict(task):
+        raise Conflict(f"the task is {task.status.value} and has no open conflict; only the provider ends it")
     observation = Observation(
         source=Source.OPERATOR,
         trust=Trust.PROVIDER,
@@ -171,11 +177,15 @@ def _asked(
     if not under_way(task, now, rules.policy):
         after = replanned(given_back(after, rules), now=now, rules=rules, lifetime=lifetime, answered=answered)
     after = replace(after, quiet_polls=after.quiet_polls + count)
+    alarms: tuple[RaisedAlarm, ...] = ()
+    if lifecycle.in_conflict(after) and after.next_poll_at is None and task.next_poll_at is not None:
+        alarms = (RaisedAlarm(kind=Alarm.CONFLICT, provider=task.provider, at=now, task_id=task.id, detail=UNDECIDED),)
     return Change(
         result=(after, verdict, why),
         task=after,
         entries=entries,
         events=transition.events if transition is not None else (),
+        alarms=alarms,
         # An expired task is asked about, but never submitted again.
         drop_submission=after.status is Status.EXPIRED,
         counts={"polls": count},

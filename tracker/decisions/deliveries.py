@@ -47,7 +47,6 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     fresh = news or after.candidate_id != task.candidate_id
     after = changed(
         after,
-        doubt=_doubt(task, transition, observation.claim),
         # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
         not_found=0,
         quiet_polls=0 if fresh else after.quiet_polls,
@@ -73,15 +72,6 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     )
 
 
-def _doubt(before: Task, transition: Transition, claim: Claim) -> Status | None:
-    """Give the final word that is told of the task but not believed, until an answer of the provider settles it."""
-    if Alarm.CONTRADICTION in transition.alarms:
-        return before.status if transition.verdict is Verdict.MOVED else claim.status
-    if transition.verdict is Verdict.HINTED and claim.status in FINAL:
-        return claim.status
-    return before.doubt
-
-
 def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
     """Whether a delivery should bring the next question forward.
 
@@ -91,7 +81,7 @@ def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
     if task.status in FINAL:
         if task.standing.asked:
             return False
-        return task.doubt not in {None, task.status} or schedule.lacks_result(task)
+        return lifecycle.in_conflict(task) or schedule.lacks_result(task)
     if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.HINTED:
         return True
     return task.status is Status.EXPIRED and claim.status not in FINAL

@@ -232,7 +232,7 @@ def _hinted_for(task: Task, claim: Claim) -> datetime | None:
     A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
     the reply names, and told no end of it, the reply is its answer.
     """
-    if task.doubt is None and task.candidate_id is not None and task.candidate_id == claim.provider_task_id:
+    if not task.conflict_claims and task.candidate_id is not None and task.candidate_id == claim.provider_task_id:
         return None
     if task.next_poll_at is None or task.lease_until is None or task.next_poll_at >= task.lease_until:
         return None

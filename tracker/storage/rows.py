@@ -58,6 +58,7 @@ TIMES: Final = (
     "attempt_deadline_at",
     "duplicate_at",
     "answered_at",
+    "conflict_at",
 )
 STATUSES: Final = {status.value: status for status in Status}
 SOURCES: Final = {source.value: source for source in Source}
@@ -109,7 +110,7 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "request": lambda task: dump(task.request),
         "tags": lambda task: dump(list(task.tags)),
         "status": lambda task: WORDS[task.status],
-        "doubt": lambda task: None if task.doubt is None else task.doubt.value,
+        "conflict_claims": lambda task: ",".join(task.conflict_claims) or None,
         "standing_asked": lambda task: task.standing.asked,
         "standing_updated_at": lambda task: task.standing.updated_at,
         "learned_from": lambda task: None if task.learned_from is None else WORDS[task.learned_from],
@@ -174,8 +175,8 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
     values["callback_asked"] = bool(values["callback_asked"])
     values["released"] = bool(values["released"])
-    if (doubt := values["doubt"]) is not None:
-        values["doubt"] = STATUSES[doubt]
+    claims = values["conflict_claims"]
+    values["conflict_claims"] = () if claims is None else tuple(STATUSES[claim] for claim in claims.split(","))
     if (source := values["learned_from"]) is not None:
         values["learned_from"] = SOURCES[source]
     if (trust := values["learned_trust"]) is not None:

@@ -63,6 +63,8 @@ class Then(msgspec.Struct, kw_only=True):
     polls: int | UnsetType = UNSET
     provider_task_id: str | UnsetType | None = UNSET
     callback_asked: bool | UnsetType = UNSET
+    conflict_claims: tuple[Status, ...] | UnsetType = UNSET
+    conflict_at: datetime | UnsetType | None = UNSET
 
 
 _then: Final = msgspec.json.Decoder(Then).decode

@@ -1,0 +1,245 @@
+"""An open conflict is neither lost nor forgotten, whatever happens to the task, in whatever order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from tests.builders import NOW, PICTURE, a_claim, a_task, asked, told
+from tests.properties.observations import BOTH_IDS, HALF_IDS, OTHER_IDS, deliveries, told_in_turn
+from tests.unit.deciding import LIFETIME, POLICY, RULES, in_flight
+from tracker import contract, lifecycle
+from tracker.decisions import answers, submits
+from tracker.decisions import deliveries as arriving
+from tracker.errors import Conflict
+from tracker.models import FINAL, Alarm, Observation, Source, Status, Task, Trust
+from tracker.views import Arrived
+from tracker.work import Change, Known
+
+ENDS = sorted(FINAL)
+IDS = [*BOTH_IDS * 6, *OTHER_IDS, *HALF_IDS]
+GAPS = st.sampled_from([timedelta(), timedelta(milliseconds=1), timedelta(seconds=3), timedelta(minutes=20)])
+
+
+@dataclass(slots=True)
+class Story:
+    """One task, what is done to it, and in plain words what was reported of its end."""
+
+    task: Task = field(default_factory=in_flight)
+    now: datetime = NOW
+    reported: set[Status] = field(default_factory=set)
+    answered: bool = False
+    alarms: list[Alarm] = field(default_factory=list)
+
+    def take(self, change: Change[Any]) -> None:
+        assert change.task is not None
+        self.task = change.task
+        self.alarms.extend(alarm.kind for alarm in change.alarms)
+
+    @property
+    def open(self) -> bool:
+        return self.task.status in FINAL and self.reported == FINAL and not self.answered
+
+
+Step = Callable[[Story], None]
+
+
+def callback(said: Observation) -> Step:
+    def step(story: Story) -> None:
+        if said.claim.flaw is None and said.claim.status in FINAL:
+            story.reported.add(said.claim.status)
+        arrived = Arrived(provider="kling", observation=structs.replace(said, at=story.now), task_id=story.task.id)
+        story.take(arriving.delivered(Known([story.task]), arrived, account="default", rules=RULES))
+
+    return step
+
+
+def reply(status: Status) -> Step:
+    def step(story: Story) -> None:
+        story.reported |= {status} & FINAL
+        known, claim = Known([story.task]), a_claim(status)
+        story.take(submits.accepted(known, story.task.id, claim, b"", now=story.now, prove_lookups=False, rules=RULES))
+
+    return step
+
+
+def lost_reply(story: Story) -> None:
+    known = Known([story.task])
+    story.take(
+        submits.unanswered(
+            known, story.task.id, why="lost", now=story.now, ended_at=story.now, reason="lost", rules=RULES
+        )
+    )
+
+
+def refusal(story: Story) -> None:
+    story.take(submits.refused(Known([story.task]), story.task.id, why="no", now=story.now, rules=RULES))
+
+
+def poll(status: Status) -> Step:
+    def step(story: Story) -> None:
+        story.answered |= status in FINAL
+        observation = asked(a_claim(status, assets=(PICTURE,)), at=story.now)
+        story.take(
+            answers.polled(
+                Known([story.task]),
+                story.task.id,
+                observation,
+                as_candidate=False,
+                lifetime=LIFETIME,
+                seen=(),
+                rules=RULES,
+            )
+        )
+
+    return step
+
+
+def silence(**how: Any) -> Step:
+    """Make a poll that is answered without news, or that the account's pause puts off."""
+
+    def step(story: Story) -> None:
+        wait = how.get("wait")
+        again_at = None if wait is None else story.now + wait
+        story.take(
+            answers.unsettled(
+                Known([story.task]),
+                story.task.id,
+                "no news",
+                now=story.now,
+                lifetime=LIFETIME,
+                rules=RULES,
+                again_at=again_at,
+                asked=how.get("asked", True),
+            )
+        )
+
+    return step
+
+
+def resolution(status: Status) -> Step:
+    def step(story: Story) -> None:
+        resolve = partial(answers.resolved, Known([story.task]), story.task.id, status, note="", now=story.now)
+        if status in FINAL and not story.open:
+            with pytest.raises(Conflict):
+                resolve(lifetime=LIFETIME, rules=RULES)
+            return
+        try:
+            story.take(resolve(lifetime=LIFETIME, rules=RULES))
+        except Conflict:
+            assert story.task.status not in {Status.REJECTED, Status.EXPIRED}
+            return
+        story.answered |= status in FINAL
+
+    return step
+
+
+STEPS: st.SearchStrategy[Step] = st.one_of(
+    deliveries(IDS).map(callback),
+    deliveries(IDS).map(callback),
+    st.sampled_from(
+        [
+            *map(reply, (Status.SUBMITTED, Status.SUBMITTED, *ENDS)),
+            *map(poll, (Status.SUBMITTED, Status.PROCESSING, *ENDS)),
+            lost_reply,
+            refusal,
+            silence(),
+            silence(wait=timedelta(minutes=10)),
+            silence(wait=timedelta(days=1), asked=False),
+            *map(resolution, (*ENDS, Status.EXPIRED, Status.REJECTED)),
+        ]
+    ),
+)
+BOTH_ENDS: Sequence[Step] = [callback(told(a_claim(end))) for end in (Status.SUCCEEDED, Status.FAILED)]
+
+
+@given(steps=st.lists(st.tuples(GAPS, STEPS), max_size=12))
+@example(steps=[*((timedelta(), step) for step in BOTH_ENDS), (timedelta(), reply(Status.SUBMITTED))])
+@example(steps=[*((timedelta(), step) for step in (*BOTH_ENDS, BOTH_ENDS[0]))])
+@example(steps=[*((timedelta(), step) for step in BOTH_ENDS), *((timedelta(minutes=20), silence()),) * 25])
+def test_an_open_conflict_stays_open_and_polled_until_decided(steps: list[tuple[timedelta, Step]]) -> None:
+    story = Story()
+    for gap, step in steps:
+        story.now += gap
+        step(story)
+
+        assert lifecycle.in_conflict(story.task) == story.open
+        if story.open:
+            assert story.task.next_poll_at is not None
+            assert story.task.next_poll_at <= story.now + POLICY.conflict_gap
+    if story.open:
+        poll(Status.FAILED)(story)
+        assert (story.task.status, story.task.next_poll_at) == (Status.FAILED, None)
+        assert not lifecycle.in_conflict(story.task)
+
+
+@given(said=st.lists(deliveries(BOTH_IDS), max_size=6), data=st.data())
+def test_no_order_of_callbacks_hides_a_conflict(said: list[Observation], data: st.DataObject) -> None:
+    task = a_task(provider_task_id="provider-1")
+    order = data.draw(st.permutations(said))
+
+    first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (said, order))
+
+    assert first.conflict_claims == second.conflict_claims
+    assert lifecycle.in_conflict(first) == lifecycle.in_conflict(second)
+
+
+def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
+    ends = [told(a_claim(end, updated_at=NOW + timedelta(seconds=n))) for n, end in enumerate([*ENDS, ENDS[0]])]
+    task = a_task(provider_task_id="provider-1")
+
+    for order in permutations(ends):
+        assert lifecycle.in_conflict(told_in_turn(task, order, Trust.TOKEN))
+
+
+@pytest.mark.parametrize("how", [{}, {"asked": False, "wait": timedelta(days=1)}])
+def test_a_conflict_that_nobody_decides_ends_as_a_lasting_alarm(how: dict[str, Any]) -> None:
+    story = Story()
+    for step in BOTH_ENDS:
+        step(story)
+
+    polls = 0
+    while (due := story.task.next_poll_at) is not None:
+        story.now, polls = max(due, story.now), polls + 1
+        silence(**how)(story)
+
+    assert polls < 200
+    assert POLICY.conflict_patience <= story.now - NOW <= 2 * POLICY.conflict_patience + POLICY.conflict_gap
+    assert story.alarms.count(Alarm.CONFLICT) == 1
+    shown = contract.task_data(story.task)
+    assert (shown["conflict"], shown["conflict_at"]) == ("unanswered", NOW)
+
+
+def test_a_late_callback_has_a_given_up_conflict_asked_about_again() -> None:
+    story = Story()
+    for step in BOTH_ENDS:
+        step(story)
+    story.task, story.now = replace(story.task, next_poll_at=None), NOW + 9 * POLICY.conflict_patience
+
+    BOTH_ENDS[0](story)
+
+    assert story.task.next_poll_at == story.now + POLICY.hint_delay
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_manual_resolution_decides_a_conflict_and_a_poll_outranks_it(end: Status) -> None:
+    story = Story()
+    for step in BOTH_ENDS:
+        step(story)
+    other = next(each for each in ENDS if each is not end)
+
+    resolution(end)(story)
+    callback(told(a_claim(other, updated_at=NOW)))(story)
+    decided = story.task
+    poll(other)(story)
+
+    assert (decided.status, decided.learned_from) == (end, Source.OPERATOR)
+    assert not lifecycle.in_conflict(decided)
+    assert story.task.status is other
