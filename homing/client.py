@@ -31,6 +31,8 @@ LOCK_PAUSE: Final = 0.1
 LOCK_LOOKS: Final = 50
 # A list is a parameter that is given several times.
 Params = Mapping[str, str | Sequence[str]]
+# Answers of a server that is there, and may take the same request later.
+LATER: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 # How long one request waits for news: less than it may take in all.
 PATIENCE: Final = "20"
 
@@ -87,8 +89,7 @@ class ApiClient:
         document = _document(answer)
         if answer.is_success:
             return document
-        problem = Lost if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else Failed
-        raise problem(_problem(answer, document))
+        raise (Lost if answer.status_code in LATER else Failed)(_problem(answer, document))
 
 
 def segment(text: str) -> str:

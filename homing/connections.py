@@ -21,10 +21,9 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from homing.strict_http import StrictConnection
+from tracker.api.capacity import CONNECTIONS
 
 HEAD_WITHIN: Final = timedelta(seconds=10)
-# Far above what one process answers at once.
-CONNECTIONS: Final = 4000
 BACKLOG: Final = 1024
 FILES: Final = 8192
 # A client that takes less of its answer than this within HEAD_WITHIN does not read it.

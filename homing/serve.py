@@ -8,6 +8,7 @@ from typing import Final, Self
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from homing.connections import Bounds, most_connections, open_files
 from homing.loops import Loop, looping
 from homing.serving_lock import Held, ServingLock
 from homing.web_server import Stop, address, listen, running, told_to_stop
@@ -15,7 +16,8 @@ from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, Limits, check_start, health_routes
 from tracker.api import routes as api_routes
-from tracker.app import create_tracker, sinks_of
+from tracker.api.capacity import CONNECTIONS
+from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
 from tracker.clock import SteeredClock
 from tracker.errors import SettingsError
 from tracker.expiry import Expiry
@@ -45,8 +47,9 @@ class Homing:
 
     So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
     docs/embedding.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
-    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. Entering
-    it takes ``lock``, the serving lock of the settings' file; a lock that is held already may be put in its place.
+    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. The
+    server takes ``connections`` at once. Entering it takes ``lock``, the serving lock of the settings' file; a lock
+    that is held already may be put in its place.
 
     Raises SettingsError where a sink or a subscriber cannot be, and where strangers could call; entering it raises
     SettingsError where another process serves the file.
@@ -62,6 +65,7 @@ class Homing:
         rhythm: Rhythm = RHYTHM,
         subscribers: Sequence[Subscriber] = (),
         tells: bool = True,
+        connections: int = CONNECTIONS,
     ) -> None:
         self._settings = settings
         self._parts = parts
@@ -69,7 +73,7 @@ class Homing:
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
-        self.app = _app(self.tracker, settings, access or access_of(settings), parts)
+        self.app = _app(self.tracker, settings, access or access_of(settings), parts, connections)
         if subscribers and Part.LOOPS not in parts:
             raise SettingsError("subscribers are told by the loops: let this process run them too")
         self._relay: Relay | None = None
@@ -125,9 +129,9 @@ class Homing:
             yield Retention(self.tracker, keep=self._settings.retention)
 
 
-def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection[Part]) -> ASGIApp:
+def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection[Part], connections: int) -> ASGIApp:
     if Part.API in parts:
-        routes = api_routes(tracker, access, limits=Limits(gateway_body=settings.body_limit))
+        routes = api_routes(tracker, access, limits=limits_of(settings, connections))
     else:
         # A receiver alone faces strangers: they learn that it answers, and nothing about the database.
         routes = health_routes(tracker, ready=Part.LOOPS in parts)
@@ -135,6 +139,16 @@ def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection
     if Part.RECEIVER not in parts:
         return app
     return create_receiver(tracker, ReceiverSettings.from_settings(settings), otherwise=app)
+
+
+def limits_of(settings: Settings, connections: int) -> Limits:
+    """Give what requests may hold at a server that takes so many connections."""
+    return Limits(
+        gateway_body=settings.body_limit,
+        body_room=max(Limits().body_room, LARGEST_BODIES * settings.body_limit),
+        connections=connections,
+        waits_per_client=settings.streams_per_client,
+    )
 
 
 def access_of(settings: Settings) -> Access:
@@ -156,10 +170,12 @@ async def serve(settings: Settings, *, announce: Callable[[str], None], parts: C
     """
     if Part.API in parts:
         check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
-    homing = Homing(settings, parts=parts)
+    connections = most_connections(open_files())
+    homing = Homing(settings, parts=parts, connections=connections)
+    bounds = Bounds(connections=connections)
     with _held(homing.lock, settings), closing(listen(settings.host, settings.port)) as listener:
         url = address(listener)
-        async with homing, running(homing.app, listener, ending=homing.tracker.feed.dismiss) as serving:
+        async with homing, running(homing.app, listener, bounds=bounds, ending=homing.tracker.feed.dismiss) as serving:
             stop = Stop()
             # Commands look for the API there.
             homing.lock.announce(url if Part.API in parts else None)

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.answers import METHOD, RECORDED, refusal, send_answer
 from receiver.errors import Disconnected
-from receiver.limits import Deadline, Late, UnsignedBound, read_body
+from receiver.limits import LARGE_BODIES, BodyBounds, Deadline, Late, UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
 from receiver.verification import Delivery, Judgement, Verifier, judge
 from tracker.bounds import READ_IN_THREAD
@@ -26,6 +26,7 @@ from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
 from tracker.models import Observation, Recorded, Source, Trust
 from tracker.providers.base import Account
+from tracker.rooms import Room
 from tracker.views import Arrived, StandingAddress
 
 TEMPLATE: Final = "/callbacks/{provider}/{token}"
@@ -98,7 +99,11 @@ class CallbackEndpoint:
         self._readers = {name: account.provider.read_callback for name, account in tracker.providers.items()}
         self._settings = settings
         self._unsigned = UnsignedBound(most=settings.counted_addresses)
-        self._bodies = Deadline(settings.body_timeout)
+        self._bodies = BodyBounds(
+            limit=settings.body_limit,
+            deadline=Deadline(settings.body_timeout),
+            room=Room(settings.body_room, LARGE_BODIES),
+        )
         self._commits = Deadline(settings.commit_timeout)
 
     async def receive(self, provider: str, token: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +133,7 @@ class CallbackEndpoint:
         if scope["method"] != METHOD:
             raise NotAllowed("callbacks come by POST")
         headers = scope["headers"]
-        body = await read_body(receive, headers, limit=self._settings.body_limit, deadline=self._bodies)
+        body = await read_body(receive, headers, self._bodies, address)
         line.size = len(body)
         now = self._clock()
         delivery = Delivery(headers=headers, body=body)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from types import TracebackType
@@ -13,8 +14,12 @@ from starlette.types import Receive
 
 from receiver.errors import Disconnected
 from tracker.errors import TooLarge, TooSlow
+from tracker.rooms import Room
 
 MINUTE: Final = timedelta(minutes=1)
+# Of a body that is still arriving, so much is counted by the number of connections alone. Most bodies are smaller.
+UNCOUNTED_BYTES: Final = 64 * 1024
+LARGE_BODIES: Final = "too many large bodies are arriving at once"
 # Enough of a declared length to compare; Python refuses to read numbers of thousands of digits.
 _DIGITS: Final = 20
 
@@ -76,21 +81,32 @@ class Deadline:
         self._timer = loop.call_later(self._quarter, self._look, loop) if self._waits else None
 
 
-async def read_body(
-    receive: Receive, headers: Sequence[tuple[bytes, bytes]], *, limit: int, deadline: Deadline
-) -> bytes:
-    """Read a whole body of at most ``limit`` bytes before its ``deadline``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyBounds:
+    """What a body may take: ``limit`` bytes, the time of ``deadline``, and room for what is larger than most are."""
 
-    Raises TooLarge (from the declared length where there is one, before anything is read), TooSlow, or Disconnected
-    where the sender left: a part of a body is not a delivery.
+    limit: int
+    deadline: Deadline
+    room: Room
+
+
+async def read_body(
+    receive: Receive, headers: Sequence[tuple[bytes, bytes]], bounds: BodyBounds, address: object
+) -> bytes:
+    """Read a whole body within its bounds.
+
+    Raises TooLarge (from the declared length where there is one, before anything is read), TooSlow, Overloaded where
+    too many large bodies are arriving, or Disconnected where the sender left: a part of a body is not a delivery.
     """
+    limit = bounds.limit
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and int(value[:_DIGITS]) > limit:
             raise TooLarge(f"the body is longer than {limit} bytes")
     body: bytes | bytearray = b""
     more = True
+    held = 0
     try:
-        with deadline:
+        with bounds.deadline:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -101,8 +117,14 @@ async def read_body(
                 body = _joined(body, piece) if body or more else piece
                 if len(body) > limit:
                     raise TooLarge(f"the body is longer than {limit} bytes")
+                if more and len(body) > held + UNCOUNTED_BYTES:
+                    bounds.room.take(str(address), len(body) - held)
+                    held = len(body)
     except Late:
         raise TooSlow("the body took too long") from None
+    finally:
+        if held:
+            bounds.room.give(str(address), held)
     return bytes(body)
 
 

@@ -9,7 +9,7 @@ from receiver.providers import kling, verifiers
 from tracker.errors import SettingsError
 
 _COUNTS: Final = (
-    *("body_limit", "unsigned_kept", "commits"),
+    *("body_limit", "body_room", "unsigned_kept", "commits"),
     *("hint_rate", "token_rate", "standing_rate", "counted_addresses"),
 )
 
@@ -26,15 +26,17 @@ class ReceiverSettings:
     """Settings of one receiver; checked when made (SettingsError, which never shows a secret).
 
     ``webhook_secrets`` are each provider's live signature secrets as its console shows them, in any order.
-    ``body_timeout`` is for the whole body. What no signature proves is bounded: ``unsigned_kept`` is how many bytes of
-    such a body are stored; ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such deliveries are kept a
-    minute: for one task's address, for one where no signature is expected, and for one standing address (which serves
-    many tasks); ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may
-    wait for their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
+    ``body_room`` is how many bytes of large bodies may be arriving at once, ``body_timeout`` is for the whole body.
+    What no signature proves is bounded: ``unsigned_kept`` is how many bytes of such a body are stored;
+    ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such deliveries are kept a minute: for one
+    task's address, for one where no signature is expected, and for one standing address (which serves many tasks);
+    ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may wait for
+    their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
     """
 
     webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     body_limit: int = 1024 * 1024
+    body_room: int = 64 * 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
     unsigned_kept: int = 16 * 1024
     hint_rate: int = 30

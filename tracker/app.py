@@ -19,6 +19,7 @@ from tracker.storage.store import Store
 from tracker.transport import Sender
 from tracker.views import NewSink
 
+LARGEST_BODIES: Final = 3
 KLING_CREDENTIAL: Final = "HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
 
 
@@ -83,6 +84,8 @@ def policy_of(settings: Settings) -> Policy:
         deadline=settings.deadline,
         deadlines=settings.deadlines,
         budget=settings.poll_budget,
+        # The largest body always finds room where nobody else needs it.
+        submission_room=max(Policy().submission_room, LARGEST_BODIES * settings.body_limit),
     )
 
 

@@ -18,6 +18,7 @@ from tracker.errors import CredentialMissing, OurError
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
+from tracker.rooms import Room
 from tracker.storage.store import Store
 from tracker.submission import RETRY_LATER, Submission
 from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
@@ -26,6 +27,7 @@ from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_ide
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
 # Whoever has been silent for so long is gone, also where nobody is left to say so.
+FULL: Final = "too many large tasks wait for the provider's answer; nothing was sent to it"
 LONG_SILENT: Final = timedelta(seconds=15)
 
 
@@ -58,6 +60,8 @@ class Intake:
         self._rules = rules
         self._clock = clock
         self._callbacks = callbacks
+        # Bodies of submits in flight; the places of their requests are given back as soon as a client hangs up.
+        self._bodies = Room(rules.policy.submission_room, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._sending: dict[str, asyncio.Task[Task]] = {}
 
@@ -79,8 +83,14 @@ class Intake:
             raise
 
     async def _take(self, task: Task, account: Account, order: Order) -> Task:
-        # What is there already is given all the same: an error would say that nothing was created.
-        intent = await self._write(task, kept_body(order), sendable=account.credential is not None)
+        body = kept_body(order)
+        with self._bodies.holding(task.client, len(body)):
+            # What is there already is given all the same: an error would say that nothing was created.
+            writing = self._write(task, body, sendable=account.credential is not None)
+            del body
+            return await self._send(task, await writing, account, order)
+
+    async def _send(self, task: Task, intent: Intent, account: Account, order: Order) -> Task:
         if not intent.fresh:
             sending = self._sending.get(intent.task.id)
             return intent.task if sending is None else await sending

@@ -38,6 +38,7 @@ class Policy:
     call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
     prove that the provider never had the task. ``budget`` is how many requests a minute the reconciler may send.
+    ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
     tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
     task is in conflict, two polls are at most ``conflict_gap`` apart; it is given up after ``conflict_patience``.
@@ -64,6 +65,7 @@ class Policy:
     adopt_window: timedelta = timedelta(minutes=2)
     resend_window: timedelta = timedelta(minutes=10)
     budget: int = 120
+    submission_room: int = 384 << 20
     learn_every: timedelta = timedelta(seconds=10)
     callback_grace: timedelta = timedelta(seconds=60)
     conflict_gap: timedelta = timedelta(hours=1)

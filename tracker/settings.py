@@ -55,6 +55,7 @@ class Settings(BaseModel):
     public_url: Address | None = None
     allowed_hosts: Annotated[tuple[str, ...], _written(syntax.words)] = ()
     body_limit: Annotated[int, _written(syntax.size)] = 32 * MIB
+    streams_per_client: Count = 200
     log_level: Annotated[str, _written(syntax.level)] = "info"
     api_url: Address | None = None
 

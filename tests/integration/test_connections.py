@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from homing.connections import CONNECTIONS, FILES, backlog, most_connections, open_files
+from homing.connections import FILES, backlog, most_connections, open_files
 from homing.strict_http import PIPELINED
 from tests.integration.raw_lines import (
     CLOSING,
@@ -20,6 +20,7 @@ from tests.integration.raw_lines import (
     serving,
     stalled,
 )
+from tracker.api.capacity import CONNECTIONS
 
 MIB = 1 << 20
 ENDLESS = 200

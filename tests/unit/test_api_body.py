@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tracker.api.body import Room, Truncated, read_body
+from tracker.api.body import Truncated, read_body
+from tracker.api.capacity import Capacity, Held, Limits
 from tracker.errors import Overloaded, TooLarge, TooSlow
 
 Message = dict[str, Any]
@@ -38,14 +39,18 @@ def sent(messages: Sequence[Message], **headers: str) -> Request:
     return a_request(receive, **headers)
 
 
+def holding() -> Held:
+    return Held(Capacity(Limits()))
+
+
 async def test_a_body_in_pieces_is_read_whole() -> None:
     request = sent([chunk(b"ab"), chunk(b""), chunk(b"cd", more=False)])
-    assert await read_body(request, limit=4, within=LATER) == b"abcd"
+    assert await read_body(request, holding(), limit=4, within=LATER) == b"abcd"
 
 
 async def test_one_byte_too_many_is_too_large() -> None:
     with pytest.raises(TooLarge):
-        await read_body(sent([chunk(b"abcde", more=False)]), limit=4, within=LATER)
+        await read_body(sent([chunk(b"abcde", more=False)]), holding(), limit=4, within=LATER)
 
 
 async def test_an_endless_body_is_given_up_at_the_limit() -> None:
@@ -57,7 +62,7 @@ async def test_an_endless_body_is_given_up_at_the_limit() -> None:
         return chunk(b"x" * 100)
 
     with pytest.raises(TooLarge):
-        await read_body(a_request(receive), limit=1000, within=LATER)
+        await read_body(a_request(receive), holding(), limit=1000, within=LATER)
     assert taken == 11
 
 
@@ -67,17 +72,20 @@ async def test_an_announced_length_that_is_too_large_is_refused_before_a_byte_is
         raise AssertionError("read all the same")
 
     with pytest.raises(TooLarge):
-        await read_body(a_request(receive, content_length=announced), limit=1000, within=LATER)
+        await read_body(a_request(receive, content_length=announced), holding(), limit=1000, within=LATER)
 
 
 @pytest.mark.parametrize("announced", ["", "-5", "ten", "¹²", "0x10"])
 async def test_a_length_that_is_none_is_left_to_the_counting(announced: str) -> None:
-    assert await read_body(sent([chunk(b"ab", more=False)], content_length=announced), limit=4, within=LATER) == b"ab"
+    assert (
+        await read_body(sent([chunk(b"ab", more=False)], content_length=announced), holding(), limit=4, within=LATER)
+        == b"ab"
+    )
 
 
 async def test_a_body_that_stops_is_too_slow() -> None:
     with pytest.raises(TooSlow):
-        await read_body(sent([chunk(b"ab")]), limit=4, within=SOON)
+        await read_body(sent([chunk(b"ab")]), holding(), limit=4, within=SOON)
 
 
 async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
@@ -86,22 +94,27 @@ async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
         return chunk(b"x")
 
     with pytest.raises(TooSlow):
-        await read_body(a_request(receive), limit=10**6, within=SOON)
+        await read_body(a_request(receive), holding(), limit=10**6, within=SOON)
 
 
 async def test_a_connection_that_ends_before_the_body_is_told_apart() -> None:
     with pytest.raises(Truncated):
-        await read_body(sent([chunk(b"ab"), {"type": "http.disconnect"}]), limit=4, within=LATER)
+        await read_body(sent([chunk(b"ab"), {"type": "http.disconnect"}]), holding(), limit=4, within=LATER)
 
 
-def test_large_bodies_are_bounded_over_all_requests_and_the_room_is_given_back() -> None:
-    room = Room(100)
-    small, silent, liar = sent([], content_length="60"), sent([]), sent([], content_length="9" * 30)
-    with room.hold(small, limit=80):
-        with pytest.raises(Overloaded), room.hold(silent, limit=80):
-            pass
-        with pytest.raises(Overloaded), room.hold(liar, limit=80):
-            pass
-        with room.hold(silent, limit=40):
-            assert room.left == 0
-    assert room.left == 100
+async def test_bytes_count_as_they_arrive_and_not_as_announced() -> None:
+    capacity = Capacity(Limits(body_room=90))
+    liar, honest = Held(capacity), Held(capacity)
+
+    with pytest.raises(TooSlow):
+        await read_body(sent([chunk(b"a")], content_length="80"), liar, limit=80, within=SOON)
+    assert capacity.bodies.left == 89, "held until the request is over"
+    assert len(await read_body(sent([chunk(b"b" * 50, more=False)]), honest, limit=80, within=LATER)) == 50
+    with pytest.raises(Overloaded):
+        await read_body(sent([chunk(b"c" * 50)]), liar, limit=80, within=LATER)
+
+    liar.release()
+    honest.give_bytes()
+    assert capacity.bodies.left == 90
+    honest.release()
+    assert capacity.bodies.left == 90

@@ -338,7 +338,7 @@ async def test_ten_images_in_base64_are_taken_and_the_limit_is_settable() -> Non
 
 
 async def test_more_large_bodies_than_there_is_room_for_are_shed() -> None:
-    async with local(StandIn(), Limits(gateway_room=1000)) as client:
+    async with local(StandIn(), Limits(body_room=1000)) as client:
         reply = await client.post(OMNI, json={"prompt": "a" * 2000})
     refusal(reply, 503, 5001)
     assert "retry-after" in reply.headers

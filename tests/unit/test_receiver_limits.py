@@ -8,8 +8,9 @@ import pytest
 from starlette.types import Message, Receive
 
 from receiver.errors import Disconnected
-from receiver.limits import Deadline, Late, UnsignedBound, read_body
-from tracker.errors import TooLarge, TooSlow
+from receiver.limits import LARGE_BODIES, UNCOUNTED_BYTES, BodyBounds, Deadline, Late, UnsignedBound, read_body
+from tracker.errors import Overloaded, TooLarge, TooSlow
+from tracker.rooms import Room
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LONG = timedelta(seconds=30)
@@ -39,33 +40,37 @@ async def unread() -> Message:
     raise AssertionError("the body was read")
 
 
+def bounds(limit: int, *, within: timedelta, room: int = 1 << 20) -> BodyBounds:
+    return BodyBounds(limit=limit, deadline=Deadline(within), room=Room(room, LARGE_BODIES))
+
+
 async def test_parts_are_joined() -> None:
-    assert await read_body(sent(b"{", b"", b"}"), [], limit=2, deadline=Deadline(LONG)) == b"{}"
+    assert await read_body(sent(b"{", b"", b"}"), [], bounds(2, within=LONG), "task hm1") == b"{}"
 
 
 async def test_a_message_without_a_body_is_an_empty_one() -> None:
-    assert await read_body(sent(), [(b"content-length", b"0")], limit=2, deadline=Deadline(LONG)) == b""
+    assert await read_body(sent(), [(b"content-length", b"0")], bounds(2, within=LONG), "task hm1") == b""
 
 
 @pytest.mark.parametrize("length", [b"4", b"9999999999999999999", b"9" * 5000])
 async def test_a_declared_length_beyond_the_limit_is_refused_before_anything_is_read(length: bytes) -> None:
     with pytest.raises(TooLarge):
-        await read_body(unread, [(b"content-length", length)], limit=3, deadline=Deadline(LONG))
+        await read_body(unread, [(b"content-length", length)], bounds(3, within=LONG), "task hm1")
 
 
 @pytest.mark.parametrize("length", [b"3", b"0003", b"nonsense", b"", b"-1"])
 async def test_another_declared_length_decides_nothing(length: bytes) -> None:
-    assert await read_body(sent(b"abc"), [(b"content-length", length)], limit=3, deadline=Deadline(LONG)) == b"abc"
+    assert await read_body(sent(b"abc"), [(b"content-length", length)], bounds(3, within=LONG), "task hm1") == b"abc"
 
 
 async def test_a_body_beyond_the_limit_is_refused_without_waiting_for_its_end() -> None:
     with pytest.raises(TooLarge):
-        await read_body(sent(b"ab", b"cd", complete=False), [], limit=3, deadline=Deadline(LONG))
+        await read_body(sent(b"ab", b"cd", complete=False), [], bounds(3, within=LONG), "task hm1")
 
 
 async def test_a_body_that_does_not_end_in_time_is_refused() -> None:
     with pytest.raises(TooSlow):
-        await read_body(sent(b"a", complete=False), [], limit=3, deadline=Deadline(SHORT))
+        await read_body(sent(b"a", complete=False), [], bounds(3, within=SHORT), "task hm1")
 
 
 async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
@@ -74,13 +79,24 @@ async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
         return {"type": "http.request", "body": b"", "more_body": True}
 
     with pytest.raises(TooSlow):
-        await read_body(dripping, [], limit=3, deadline=Deadline(SHORT))
+        await read_body(dripping, [], bounds(3, within=SHORT), "task hm1")
 
 
 async def test_a_sender_that_leaves_has_delivered_nothing() -> None:
     left = played([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
     with pytest.raises(Disconnected):
-        await read_body(left, [], limit=3, deadline=Deadline(LONG))
+        await read_body(left, [], bounds(3, within=LONG), "task hm1")
+
+
+async def test_large_bodies_that_arrive_are_bounded_in_all() -> None:
+    part = b"a" * (UNCOUNTED_BYTES + 1)
+    bounded = bounds(1 << 30, within=LONG, room=2 * len(part))
+
+    assert len(await read_body(sent(part), [], bounded, "task hm1")) == len(part)
+    with pytest.raises(Overloaded):
+        await read_body(sent(part, part), [], bounded, "task hm1")
+    assert len(await read_body(sent(part[1:]), [], bounds(1 << 30, within=LONG, room=0), "task hm1")) > 0
+    assert bounded.room.left == 2 * len(part), "all of it is given back"
 
 
 async def waiting(deadline: Deadline, gate: asyncio.Event) -> str:

@@ -2,6 +2,6 @@
 
 from tracker.api.access import Access, ClientKey, NamedKey, check_start
 from tracker.api.app import create_api, health_routes, routes
-from tracker.api.endpoint import Limits
+from tracker.api.capacity import Limits
 
 __all__ = ["Access", "ClientKey", "Limits", "NamedKey", "check_start", "create_api", "health_routes", "routes"]

@@ -8,9 +8,9 @@ from starlette.routing import BaseRoute
 
 from tracker.api.access import Access, check_start
 from tracker.api.asyncapi import describe_events
-from tracker.api.body import Room
+from tracker.api.capacity import Capacity, Limits
 from tracker.api.documents import document_endpoint
-from tracker.api.endpoint import AnyEndpoint, Dialect, Limits
+from tracker.api.endpoint import AnyEndpoint, Dialect
 from tracker.api.events import EVENTS
 from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
@@ -48,11 +48,11 @@ def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
 def _placed(
     told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Verbs, access: Access, limits: Limits
 ) -> list[BaseRoute]:
-    room = Room(limits.gateway_room)
+    capacity = Capacity(limits)
 
     def place(path: str, endpoints: tuple[AnyEndpoint, ...], dialect: Dialect) -> Place:
         by_method = {endpoint.method: endpoint for endpoint in endpoints}
-        desk = Desk(path, by_method, dialect=dialect, tracker=tracker, access=access, limits=limits, room=room)
+        desk = Desk(path, by_method, dialect=dialect, tracker=tracker, access=access, limits=limits, capacity=capacity)
         return Place(path, endpoints=endpoints, desk=desk)
 
     by_path: dict[str, tuple[AnyEndpoint, ...]] = {}

@@ -4,14 +4,13 @@ Every body that Homing reads passes here: the number of bytes and the seconds ar
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from tracker.errors import InvalidRequest, Overloaded, TooLarge, TooSlow, WrongMediaType
+from tracker.api.capacity import Held
+from tracker.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
 
 JSON: Final = "application/json"
 
@@ -22,30 +21,14 @@ class Truncated(InvalidRequest):
     title = "Truncated"
 
 
-class Room:
-    """How many bytes of large bodies are held at once, over all requests: beyond it the load is shed."""
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-
-    @contextmanager
-    def hold(self, request: Request, *, limit: int) -> Iterator[None]:
-        """Hold what the request announces, or ``limit`` where it announces nothing. Raises Overloaded."""
-        size = min(_announced(request) or limit, limit)
-        if size > self.left:
-            raise Overloaded("too many large requests at once; nothing was sent to the provider")
-        self.left -= size
-        try:
-            yield
-        finally:
-            self.left += size
-
-
-async def read_body(request: Request, *, limit: int, within: timedelta) -> bytes:
+async def read_body(request: Request, held: Held, *, limit: int, within: timedelta) -> bytes:
     """Read the whole body: at most ``limit`` bytes within ``within`` in all, however slowly they drip.
 
-    Raises TooLarge (at once where the announced length says so), TooSlow or Truncated. After TooSlow the answer should
-    carry ``Connection: close``, since the rest may still be dripping.
+    What has arrived is counted in ``held``; what is only announced costs nobody anything.
+
+    Raises TooLarge (at once where the announced length says so), TooSlow, Truncated, or Overloaded where too much of
+    other bodies is in memory. After TooSlow the answer should carry ``Connection: close``, since the rest may still be
+    dripping.
     """
     if _announced(request) > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")
@@ -57,7 +40,9 @@ async def read_body(request: Request, *, limit: int, within: timedelta) -> bytes
                 size += len(chunk)
                 if size > limit:
                     raise TooLarge(f"the body is larger than {limit} bytes")
-                chunks.append(chunk)
+                if chunk:
+                    held.take_bytes(len(chunk))
+                    chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(f"the body did not arrive within {within.total_seconds():g} s") from None
     except ClientDisconnect:

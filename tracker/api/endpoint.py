@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracker.api.body import Room
+from tracker.api.capacity import Held, Limits
 from tracker.api.schemas import Nothing
 from tracker.api.verbs import Verbs
 from tracker.bounds import identifier
@@ -33,22 +32,6 @@ class NothingHere(NotFound):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Sizes in bytes, and the time that a whole body may take. The gateway's bodies hold images, the API's do not.
-
-    ``gateway_room`` is how much of such bodies is held at once, ``batch_time`` how long a query for several tasks may
-    ask the provider about those that we do not know.
-    """
-
-    body: int = 1 << 20
-    body_time: timedelta = timedelta(seconds=10)
-    gateway_body: int = 32 << 20
-    gateway_body_time: timedelta = timedelta(seconds=30)
-    gateway_room: int = 256 << 20
-    batch_time: timedelta = timedelta(seconds=18)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Generic[QueryT, BodyT]):
     """One admitted request, read and validated."""
 
@@ -57,7 +40,7 @@ class Ask(Generic[QueryT, BodyT]):
     tracker: Verbs
     caller: Caller
     limits: Limits
-    room: Room
+    held: Held
     query: QueryT
     body: BodyT
 

@@ -21,7 +21,7 @@ from tracker.api.presence import CLIENT_LEFT, while_there
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import Nothing
 from tracker.contract import JSON_TYPE, Told, structured
-from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound
+from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
 from tracker.feed import LOOK, Feed
 from tracker.outbox.filters import read_filter
 
@@ -50,9 +50,11 @@ class Stream(StreamingResponse):
 
 
 async def _events(ask: Asked) -> Response:
+    if ask.request.method != "HEAD" and _waits(ask):
+        ask.held.wait()
     newest = await ask.tracker.feed.now()
     after, takes = await _start(ask, newest), await _wanted(ask)
-    if ask.query.wait is not None or ask.query.limit is not None or not _wants_stream(ask.request):
+    if _is_page(ask):
         page = await while_there(ask.request.receive, _page(ask, takes, after=after, newest=newest))
         return Response(status_code=CLIENT_LEFT) if page is None else page
     # A proxy that gathers an answer before it passes it on would keep everything back.
@@ -68,6 +70,14 @@ def _wants_stream(request: Request) -> bool:
     accepted = ",".join(request.headers.getlist("accept")).lower()
     types = {part.partition(";")[0].strip() for part in accepted.split(",")}
     return STREAM_TYPE in types and JSON_TYPE not in types
+
+
+def _is_page(ask: Asked) -> bool:
+    return ask.query.wait is not None or ask.query.limit is not None or not _wants_stream(ask.request)
+
+
+def _waits(ask: Asked) -> bool:
+    return bool(ask.query.wait) or not _is_page(ask)
 
 
 async def _start(ask: Asked, newest: int) -> int:
@@ -192,7 +202,7 @@ EVENTS: Final[tuple[AnyEndpoint, ...]] = (
         body=Nothing,
         reply=EventsShown,
         streams=STREAM_TYPE,
-        errors=(Gone, NotFound),
+        errors=(Gone, NotFound, TooMany, Overloaded),
         headers=(LAST_EVENT_ID,),
     ),
 )

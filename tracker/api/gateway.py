@@ -70,14 +70,15 @@ async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
     provider = ask.tracker.providers[KLING].provider
     require_json(request)
     key, tags = _idempotency_key(request), _tags(request)
-    with ask.room.hold(request, limit=limit):
-        raw = await read_body(request, limit=limit, within=ask.limits.gateway_body_time)
-        order = await _order(provider, raw)
-        del raw
-        submitting = asyncio.create_task(
-            ask.tracker.submit(ask.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
-        )
-        gone = await _left_before(request, submitting)
+    raw = await read_body(request, ask.held, limit=limit, within=ask.limits.gateway_body_time)
+    order = await _order(provider, raw)
+    del raw
+    submitting = asyncio.create_task(
+        ask.tracker.submit(ask.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
+    )
+    # The tracker counts what it keeps of the body until the provider has answered.
+    ask.held.give_bytes()
+    gone = await _left_before(request, submitting)
     if not submitting.done():
         # The submit itself goes on; what its client sends again, after hanging up, is the same wish.
         submitting.cancel()

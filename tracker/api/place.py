@@ -22,8 +22,9 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
 from tracker.api.access import LOCAL, Access, Asked, admit
-from tracker.api.body import Room, read_body, require_json
-from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, Limits, NothingHere
+from tracker.api.body import read_body, require_json
+from tracker.api.capacity import Capacity, Held, Limits
+from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, NothingHere
 from tracker.api.problems import INTERNAL
 from tracker.api.schemas import Nothing
 from tracker.api.verbs import Verbs
@@ -110,7 +111,7 @@ class Desk:
         tracker: Verbs,
         access: Access,
         limits: Limits,
-        room: Room,
+        capacity: Capacity,
     ) -> None:
         self.template = template
         self.endpoints = endpoints
@@ -118,14 +119,20 @@ class Desk:
         self.tracker = tracker
         self.access = access
         self.limits = limits
-        self.room = room
+        self.capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        held = Held(self.capacity)
+        try:
+            await self._respond(Request(scope, receive), send, held)
+        finally:
+            held.release()
+
+    async def _respond(self, request: Request, send: Send, held: Held) -> None:
         request_id = secrets.token_hex(12)
         began = time.monotonic()
         try:
-            response = await self._answer(request, request_id)
+            response = await self._answer(request, request_id, held)
         except HomingError as error:
             response = self.dialect.refuse(error, request_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log a place
@@ -138,15 +145,31 @@ class Desk:
         took = (time.monotonic() - began) * 1000
         # The template and never the path: a path holds ids, and a stranger chooses it.
         logger.info("%s %s %d %.0f ms %s", _method(request), self.template, response.status_code, took, request_id)
-        await response(scope, receive, send)
+        await response(request.scope, request.receive, send)
 
-    async def _answer(self, request: Request, request_id: str) -> Response:
+    async def _answer(self, request: Request, request_id: str, held: Held) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         endpoint = self.endpoints.get(method)
         if endpoint is None:
             raise self._nothing_here()
-        caller = self._admit(request) if endpoint.secured else LOCAL
-        return await endpoint.answer(await self._read(endpoint, request, request_id, caller))
+        caller = LOCAL
+        if endpoint.secured:
+            caller = self._admit(request)
+            held.admit(caller.name)
+        query = _validated(endpoint.query, _parameters(endpoint.query, request.query_params))
+        body = await self._read(endpoint.body, request, held) if endpoint.takes_body else Nothing()
+        return await endpoint.answer(
+            Ask(
+                request=request,
+                request_id=request_id,
+                tracker=self.tracker,
+                caller=caller,
+                limits=self.limits,
+                held=held,
+                query=query,
+                body=body,
+            )
+        )
 
     def _admit(self, request: Request) -> Caller:
         peer = request.client.host if request.client is not None else None
@@ -157,26 +180,13 @@ class Desk:
             return NothingHere(self.dialect.nothing_here)
         return NotAllowed(f"this path takes {', '.join(sorted(self.endpoints))}")
 
-    async def _read(
-        self, endpoint: AnyEndpoint, request: Request, request_id: str, caller: Caller
-    ) -> Ask[BaseModel, BaseModel]:
-        query = _validated(endpoint.query, _parameters(endpoint.query, request.query_params))
-        body: BaseModel = Nothing()
-        if endpoint.takes_body:
-            require_json(request)
-            raw = await read_body(request, limit=self.limits.body, within=self.limits.body_time)
-            large = len(raw) > READ_IN_THREAD
-            body = await asyncio.to_thread(_read_body, endpoint.body, raw) if large else _read_body(endpoint.body, raw)
-        return Ask(
-            request=request,
-            request_id=request_id,
-            tracker=self.tracker,
-            caller=caller,
-            limits=self.limits,
-            room=self.room,
-            query=query,
-            body=body,
-        )
+    async def _read(self, model: type[ModelT], request: Request, held: Held) -> ModelT:
+        require_json(request)
+        raw = await read_body(request, held, limit=self.limits.body, within=self.limits.body_time)
+        large = len(raw) > READ_IN_THREAD
+        body = await asyncio.to_thread(_read_body, model, raw) if large else _read_body(model, raw)
+        held.give_bytes()
+        return body
 
 
 def _parameters(model: type[BaseModel], query: QueryParams) -> dict[str, object]:

@@ -57,6 +57,7 @@ async def _get(ask: Ask[WaitQuery, Nothing]) -> Response:
     known = _known(ask.request)
     since = known if ask.query.version is None else ask.query.version
     if ask.query.wait:
+        ask.held.wait()
         most = timedelta(seconds=ask.query.wait)
         changing = ask.tracker.changed(ask.caller, ask.ref, since=since, most=most)
         task = await while_there(ask.request.receive, changing)
@@ -188,6 +189,7 @@ TASKS: Final[tuple[AnyEndpoint, ...]] = (
         reply=schemas.TaskShown,
         bare=(HTTPStatus.NOT_MODIFIED,),
         headers=(IF_NONE_MATCH,),
+        errors=(TooMany, Overloaded),
     ),
     Endpoint(
         method="PATCH",
