@@ -10,10 +10,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import ValidationError
 
 from homing.serving_lock import Held, ServingLock
 from homing.tables import print_json, print_line, print_table
 from tracker.api.access import check_start, is_loopback, url_host
+from tracker.api.health_schemas import ReadyShown
 from tracker.app import create_tracker
 from tracker.bounds import JsonObject, JsonValue
 from tracker.clock import Reading, utc_now
@@ -134,12 +136,11 @@ async def database(settings: Settings) -> list[Finding]:
     try:
         with ServingLock(file):
             async with create_tracker(settings) as tracker:
-                return [await _checked(tracker), *(await _shared(tracker.store) if file is None else ())]
+                return [*await _checked(tracker), *(await _shared(tracker.store) if file is None else ())]
     except Held as held:
         where = f" at {held.holder.url}" if held.holder.url else ""
-        return [
-            Finding(name="database", level=Level.OK, detail=f"{name} is served by process {held.holder.pid}{where}")
-        ]
+        detail = f"{name} is served by process {held.holder.pid}{where}"
+        return [Finding(name="database", level=Level.OK, detail=detail), *await _noticed(held.holder.url)]
     except HomingError as error:
         return [Finding(name="database", level=Level.WRONG, detail=error.detail)]
 
@@ -229,11 +230,27 @@ def _clock(reply: Reply, now: datetime) -> list[Finding]:
     return [Finding(name="clock", level=Level.WRONG, detail=detail)]
 
 
-async def _checked(tracker: Tracker) -> Finding:
+async def _checked(tracker: Tracker) -> list[Finding]:
     checks = await tracker.check()
-    level = Level.OK if all(check.ok for check in checks) else Level.WRONG
-    told = "; ".join(check.detail for check in checks)
-    return Finding(name="database", level=level, detail=f"{told}; schema {await tracker.store.revision()}")
+    needed = [check for check in checks if check.fatal]
+    level = Level.OK if all(check.ok for check in needed) else Level.WRONG
+    told = "; ".join(check.detail for check in needed)
+    database = Finding(name="database", level=level, detail=f"{told}; schema {await tracker.store.revision()}")
+    others = [check for check in checks if not check.fatal and not check.ok]
+    return [database, *(Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others)]
+
+
+async def _noticed(url: str | None) -> list[Finding]:
+    """Ask the process that serves the database what it noticed at the provider."""
+    if not url:
+        return []
+    try:
+        async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
+            told = ReadyShown.model_validate_json((await http.get(f"{url}/readyz")).content)
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
+        return []
+    others = [check for check in told.checks if not check.fatal and not check.ok]
+    return [Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others]
 
 
 async def _shared(store: Store) -> list[Finding]:

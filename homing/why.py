@@ -1,6 +1,6 @@
 """Why a task is where it is, in words: what it waits for, what was heard, what comes next, what would unblock it.
 
-Pure: from the API's documents (a task and its history) and a time to sentences.
+Pure: from the API's documents (a task, its history, what is wrong with its account) and a time to sentences.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,35 @@ from tracker.recovery import UNRESOLVED
 WAITING = {Status.PENDING, Status.SUBMITTED, Status.PROCESSING}
 
 
-def explain(task: JsonObject, entries: Sequence[JsonObject], now: datetime) -> list[str]:
-    """Give the sentences, in the order in which they are asked: state, heard, next, unblock."""
-    told = [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
-    told += [_contradictions(entries, now), _unblock(task)]
+def explain(
+    task: JsonObject, entries: Sequence[JsonObject], now: datetime, *, account: Sequence[JsonObject] = ()
+) -> list[str]:
+    """Return the sentences: what is wrong with the account, then the task's state, heard, next, unblock."""
+    open_ended = Status(str(task["status"])) in WAITING or task["next_poll_at"] is not None
+    told = [_account(trouble, now) for trouble in account] if open_ended else []
+    told += [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
+    told += [_contradictions(entries, now), _failures(entries, now), _unblock(task)]
     return [sentence for sentence in told if sentence]
+
+
+def _account(trouble: JsonObject, now: datetime) -> str:
+    """Tell what keeps every task of the account waiting, and what to do."""
+    since = ago(trouble["since"], now).removesuffix(" ago")
+    match trouble["reason"]:
+        case "credential":
+            return (
+                f"The provider has refused this server's credential for {since}: nothing is asked or sent until the "
+                "operator sets it right; `homing doctor` tries it."
+            )
+        case "budget":
+            return f"Polls wait for the budget: {trouble['why']}."
+        case "paused":
+            return f"The account is left alone, next asked {ago(trouble['until'], now)}: {trouble['why']}."
+        case "outage":
+            return f"The provider has not answered for {since}: {trouble['why']}."
+        case "unreadable":
+            return f"The provider's answers have not been readable for {since}: {trouble['why']}."
+    return f"Its account at the provider: {trouble['why']}."
 
 
 def _state(task: JsonObject, now: datetime) -> str:
@@ -81,11 +105,27 @@ def _conflict(task: JsonObject, now: datetime) -> str:
 
 def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
     """Tell the last observation that moved nothing although it wanted to, where one exists."""
-    found = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"}]
+    found = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"} and not _failed(entry)]
     if not found:
         return ""
     last = found[-1]
     return f"A {last['source']} {ago(last['at'], now)} was {last['verdict']}: {last['why']}."
+
+
+def _failed(entry: JsonObject) -> bool:
+    """Whether an entry is about polls that brought no answer, or one that cannot be read."""
+    return entry["source"] == "poll" and entry["word"] is None and entry["verdict"] in {"unreadable", "unanswered"}
+
+
+def _failures(entries: Sequence[JsonObject], now: datetime) -> str:
+    """Tell the last poll that brought nothing, where nothing came after it."""
+    last = max(entries, key=lambda entry: str(entry["at"]), default=None)
+    if last is None or not _failed(last):
+        return ""
+    repeats = last.get("repeats")
+    often = f" ({repeats} more before it)" if repeats else ""
+    began = f" It began: {str(last['body'])!r}." if last.get("body") else ""
+    return f"The last poll, {ago(last['at'], now)}{often}, brought no answer: {last['why']}.{began}"
 
 
 def _unblock(task: JsonObject) -> str:

@@ -81,6 +81,7 @@ class Alarm(StrEnum):
     MISMATCH = "mismatch"
     UNKNOWN_WORD = "unknown_word"
     UNREADABLE = "unreadable"
+    UNREADABLE_ANSWER = "unreadable_answer"
     ORPHAN = "orphan"
     CREDENTIAL = "credential"
     UNRESOLVED = "unresolved"
@@ -88,6 +89,14 @@ class Alarm(StrEnum):
     EXPIRING_RESULT = "expiring_result"
     CONFLICT = "conflict"
     REVIVED = "revived"
+
+
+class Trouble(StrEnum):
+    """What is wrong with an account at a provider, as its answers show."""
+
+    CREDENTIAL = "credential"
+    UNREADABLE = "unreadable"
+    OUTAGE = "outage"
 
 
 class Flaw(StrEnum):

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, TypeVar, assert_never
 
 from tracker import recovery
+from tracker.account_watch import CREDENTIAL_REFUSED, AccountWatch
 from tracker.decisions import answers, deliveries
+from tracker.decisions.answers import Failure
 from tracker.decisions.verdicts import Rules
 from tracker.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
 from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
@@ -15,21 +17,24 @@ from tracker.providers.base import (
     Account,
     BadCredential,
     Busy,
+    Call,
     Found,
     ManyOutcome,
     Missing,
     PollOutcome,
+    Reply,
     Unknown,
     Unsupported,
 )
+from tracker.providers.masking import excerpt
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
 from tracker.work import Key, Seen, Work, by_id, by_provider_id
 
+Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome)
+
 BUSY_PAUSE: Final = timedelta(seconds=5)
-# The provider's own words may name the operator's key; they are for nobody else.
-CREDENTIAL_REFUSED: Final = "the provider refuses our credential"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
 
 
@@ -63,6 +68,7 @@ class Questions:
         self._store = store
         self._recorder = recorder
         self._transport = transport
+        self.watch = AccountWatch(store=store, recorder=recorder, clock=clock)
         self._rules = rules
         self._clock = clock
         self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
@@ -170,20 +176,13 @@ class Questions:
         """Ask the single query; every failure is an outcome. ``external`` says that the id is one that we gave."""
         call = account.provider.query(kind, task_id)
         time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
-        try:
-            reply = await self._transport.send(account, call, now=self._clock(), within=time)
-        except (NotSent, ReplyLost) as error:
-            return Unknown(why=error.detail)
-        return account.provider.read_query(reply, task_id=task_id, external=external)
+        read = partial(account.provider.read_query, task_id=task_id, external=external)
+        return await self._answer(account, call, read, within=time)
 
     async def query_many(self, account: Account, tasks: Sequence[Task]) -> ManyOutcome:
         """Ask about many tasks with one call, by the provider's ids; every failure is an outcome."""
         call = account.provider.query_many([task.provider_task_id or "" for task in tasks])
-        try:
-            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
-        except (NotSent, ReplyLost) as error:
-            return Unknown(why=error.detail)
-        outcome = account.provider.read_query_many(reply)
+        outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
         if isinstance(outcome, Unsupported):
             await self._see(account, answers.BATCH_QUERY, present=False)
         return outcome
@@ -191,11 +190,19 @@ class Questions:
     async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
         """Ask for one page of the account's tasks."""
         call = account.provider.list_page(kind, page)
+        return await self._answer(account, call, account.provider.read_list, within=self._rules.policy.query)
+
+    async def _answer(
+        self, account: Account, call: Call, read: Callable[[Reply], Outcome], *, within: timedelta
+    ) -> Outcome | Unknown:
+        """Send a question and read its answer; the watch over the account takes note of it."""
+        outcome: Outcome | Unknown
         try:
-            reply = await self._transport.send(account, call, now=self._clock(), within=self._rules.policy.query)
+            outcome = read(await self._transport.send(account, call, now=self._clock(), within=within))
         except (NotSent, ReplyLost) as error:
-            return Unknown(why=error.detail)
-        return account.provider.read_list(reply)
+            outcome = Unknown(why=error.detail)
+        self.watch.answered(account, outcome)
+        return outcome
 
     async def batches(self, account: Account) -> bool:
         """Tell whether the address takes many ids in one query, as far as it is known."""
@@ -228,10 +235,20 @@ class Questions:
                 return await self._unsettled(task, f"busy: {outcome.message}", lifetime, pause=pause)
             case BadCredential():
                 return await self._unsettled(
-                    task, CREDENTIAL_REFUSED, lifetime, pause=CREDENTIAL_PAUSE, alarm=Alarm.CREDENTIAL
+                    task,
+                    CREDENTIAL_REFUSED,
+                    lifetime,
+                    pause=CREDENTIAL_PAUSE,
+                    alarm=Alarm.CREDENTIAL,
+                    failure=self._failure(account, "credential", f"{outcome.message} ({outcome.code})"),
                 )
+            case Unknown() if outcome.unreadable:
+                why = f"the answer cannot be read: {outcome.why}"
+                failure = self._failure(account, "unreadable", outcome.excerpt, verdict=Verdict.UNREADABLE)
+                return await self._unsettled(task, why, lifetime, forget=forget, failure=failure)
             case Unknown() | Unsupported():
-                return await self._unsettled(task, outcome.why, lifetime, forget=forget)
+                failure = self._failure(account, "silence", "")
+                return await self._unsettled(task, outcome.why, lifetime, forget=forget, failure=failure)
             case _:
                 assert_never(outcome)
 
@@ -239,6 +256,10 @@ class Questions:
         """Give a claimed task back without asking."""
         lifetime = account.provider.capabilities.result_lifetime
         return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
+
+    def _failure(self, account: Account, sort: str, text: str, *, verdict: Verdict = Verdict.UNANSWERED) -> Failure:
+        """Make what the history says of a question without an answer. Credentials in ``text`` are masked."""
+        return Failure(sort=sort, verdict=verdict, body=excerpt(text, account.credential).encode())
 
     async def _found(
         self, task: Task, account: Account, found: Found, *, as_candidate: bool, seen: tuple[Seen, ...]
@@ -283,6 +304,7 @@ class Questions:
             forget=forget,
             # It is there and cannot be found: denials prove nothing here, for no task.
             seen=(lookup_seen(account, task.kind, asked_at, found=False),) if hidden else (),
+            failure=self._failure(account, "missing", ""),
         )
 
     async def _unsettled(
@@ -298,6 +320,7 @@ class Questions:
         asked: bool = True,
         forget: bool = False,
         seen: tuple[Seen, ...] = (),
+        failure: Failure | None = None,
     ) -> Answer:
         now = self._clock()
         decide = partial(
@@ -313,6 +336,7 @@ class Questions:
             asked=asked,
             forget=forget,
             seen=seen,
+            failure=failure,
         )
         keys: frozenset[Key] = frozenset({by_id(task.id)})
         after, verdict, reason = await self._recorder.apply(Work(keys=keys, decide=decide))

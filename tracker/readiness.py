@@ -1,19 +1,28 @@
-"""Whether requests can be served: anybody may ask, without a key and as often as they like.
+"""Whether requests can be served, and what is wrong at a provider: anybody may ask, without a key and often.
 
 Looking means writing. So what was seen is kept for a moment, and all who ask while somebody looks share that look: a
 database that hangs is not given one more write to hang on with each request.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from tracker.errors import HomingError
+from tracker.models import Trouble
 from tracker.storage.store import Store
 from tracker.views import Check
 
 KEPT: Final = timedelta(seconds=1)
+TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
+    {
+        Trouble.CREDENTIAL: "the provider refuses the credential; `homing doctor` tries it",
+        Trouble.UNREADABLE: "the provider's answers cannot be read; check its base URL",
+        Trouble.OUTAGE: "the provider does not answer, or answers with errors of its own",
+    }
+)
 
 
 class Readiness:
@@ -48,9 +57,21 @@ class Readiness:
         except HomingError as error:
             checks = [Check(name="database", ok=False, detail=error.detail)]
         else:
-            checks = [Check(name="database", ok=True, detail="rows can be written")]
+            checks = [Check(name="database", ok=True, detail="rows can be written"), *await self._accounts()]
         self._seen = (now, checks)
         return checks
+
+    async def _accounts(self) -> list[Check]:
+        """Return what is wrong with accounts: requests are served all the same."""
+        try:
+            states = await self._store.account_states()
+        except HomingError:
+            return []
+        return [
+            Check(name=f"provider {one.provider}", ok=False, detail=TROUBLE[one.trouble], fatal=False)
+            for one in states
+            if one.trouble is not None
+        ]
 
     def _looked(self, looking: asyncio.Task[list[Check]]) -> None:
         self._looking = None

@@ -273,6 +273,7 @@ class Reconciler:
 
     def _pause(self, account: Account, wait: timedelta) -> None:
         self._paused[account.name] = self._tracker.clock() + wait
+        self._tracker.watch.paused(account, self._paused[account.name])
 
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or tell until when the account must be left alone."""
@@ -281,7 +282,10 @@ class Reconciler:
         if paused is not None and now < paused:
             return paused
         wait = self._budget.take(now)
-        return None if wait is None else now + wait
+        if wait is None:
+            return None
+        self._tracker.watch.out_of_budget(account)
+        return now + wait
 
     def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
         after = answer.task

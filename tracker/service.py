@@ -81,6 +81,7 @@ class Tracker:
         self.questions = Questions(
             store=store, recorder=self._recorder, transport=self._transport, rules=self._rules, clock=clock
         )
+        self.watch = self.questions.watch
         self.submission = Submission(
             store=store,
             recorder=self._recorder,
@@ -121,6 +122,7 @@ class Tracker:
         """Finish the submits in flight, then commit what is queued, then close."""
         await self.feed.close()
         await self.intake.finish()
+        await self.watch.close()
         await self._readiness.close()
         await self._recorder.close()
         await self._transport.close()
@@ -373,8 +375,6 @@ class Tracker:
     async def revoke_address(self, address_id: int) -> StandingAddress:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
         return await self._addresses.revoke(address_id)
-
-    # ---- inside
 
     def _account(self, provider: str) -> Account:
         account = self.providers.get(provider)

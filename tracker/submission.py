@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, assert_never
 
 from tracker import recovery, schedule
+from tracker.account_watch import CREDENTIAL_REFUSED
 from tracker.bounds import read_object
 from tracker.decisions import deliveries, submits
 from tracker.decisions.verdicts import Rules
@@ -28,7 +29,7 @@ from tracker.providers.base import (
     SubmitOutcome,
     Unknown,
 )
-from tracker.questions import CREDENTIAL_PAUSE, CREDENTIAL_REFUSED, Questions
+from tracker.questions import CREDENTIAL_PAUSE, Questions
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
@@ -95,7 +96,7 @@ class Submission:
                 case BadCredential():
                     await self._credential(task, outcome)
                     error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
-                    return await self._refused_to(task, "the provider refused our credential", error)
+                    return await self._refused_to(task, CREDENTIAL_REFUSED, error)
                 case Busy() | NotSent():
                     repeats += 1
                     told = outcome.retry_after
@@ -158,7 +159,9 @@ class Submission:
             return error
         except ReplyLost as error:
             return Unknown(why=error.detail)
-        return account.provider.read_submit(reply, external_id=task.sent_external_id)
+        outcome = account.provider.read_submit(reply, external_id=task.sent_external_id)
+        self._questions.watch.answered(account, outcome)
+        return outcome
 
     async def _accepted(self, task: Task, account: Account, outcome: Accepted) -> Task:
         now = self._clock()

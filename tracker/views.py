@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from tracker.clock import Reading
-from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
+from tracker.models import Alarm, Observation, Source, Status, Task, Trouble, Trust, Verdict
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +71,44 @@ class StandingAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One line of a health report."""
+    """One line of a health report. What is not ``fatal`` keeps no request from being served."""
 
     name: str
     ok: bool
     detail: str
+    fatal: bool = True
+
+
+class AccountNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process noticed about an account: trouble, a good answer, a pause, or that a question had to wait."""
+
+    provider: str
+    account: str
+    at: datetime
+    trouble: Trouble | None = None
+    why: str = ""
+    answered_at: datetime | None = None
+    paused_until: datetime | None = None
+    waited_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """What is known of an account at a provider.
+
+    ``trouble`` began at ``since`` and was seen last at ``at``; ``why`` quotes nobody. ``waited_at`` is when a question
+    last had to wait for the budget.
+    """
+
+    provider: str
+    account: str
+    trouble: Trouble | None
+    why: str
+    since: datetime
+    at: datetime
+    answered_at: datetime | None
+    paused_until: datetime | None
+    waited_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from tracker.models import Alarm, Event, Task
-from tracker.views import HistoryEntry, Orphan
+from tracker.views import AccountNote, HistoryEntry, Orphan
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -144,6 +144,7 @@ class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     drop_submission: bool = False
     orphan: Orphan | None = None
     seen: tuple[Seen, ...] = ()
+    account: AccountNote | None = None
     counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 

@@ -112,7 +112,8 @@ async def run_resolve(args: Namespace, api: ApiClient) -> int:
 async def run_why(args: Namespace, api: ApiClient) -> int:
     document = await api.get(_path(args.task) + "/history")
     (task,) = documents([document["task"]])
-    sentences = explain(task, documents(document["entries"]), datetime.now(UTC))
+    account = documents(document.get("account"))
+    sentences = explain(task, documents(document["entries"]), datetime.now(UTC), account=account)
     if args.json:
         print_json({"task_id": task["id"], "status": task["status"], "why": list(sentences)})
         return 0

@@ -59,11 +59,11 @@ async def served(folder: Path, url: str, *arguments: str, program: Sequence[str]
 
 
 async def readiness(homing: Server) -> str:
-    """Give what is wrong, or nothing."""
+    """Return why requests are not served, or nothing."""
     answer = await homing.client.get("/readyz")
     told = answer.json()
     assert answer.status_code == (200 if told["ready"] else 503)
-    return "; ".join(check["detail"] for check in told["checks"] if not check["ok"])
+    return "; ".join(check["detail"] for check in told["checks"] if check["fatal"] and not check["ok"])
 
 
 async def outlives(

@@ -32,6 +32,7 @@ from tracker.models import (
 from tracker.providers.base import Account, Order
 from tracker.providers.kling import Kling
 from tracker.views import (
+    AccountState,
     AlarmCount,
     Check,
     Completion,
@@ -155,6 +156,15 @@ class Submitted:
 
 
 @dataclass
+class AccountsStandIn:
+    known: AccountState | None = None
+
+    async def state(self, provider: str, account: str) -> AccountState | None:
+        del provider, account
+        return self.known
+
+
+@dataclass
 class StandIn:
     """``fails`` is raised by every verb; ``remote`` are tasks that only the provider knows."""
 
@@ -170,6 +180,7 @@ class StandIn:
     gate: asyncio.Event | None = None
     told: list[Told] = field(default_factory=list)
     switchboard: SinksStandIn = field(default_factory=SinksStandIn)
+    watch: AccountsStandIn = field(default_factory=AccountsStandIn)
     source: str = "https://homing.example.com"
     kept_from: int = 0
     feed: Feed = field(init=False)

@@ -112,7 +112,23 @@ async def test_ready_tells_strangers_nothing_but_that() -> None:
     tracker = StandIn(checks=[Check(name="database", ok=True, detail="/var/lib/made-up/homing.db")])
     async with local(tracker) as client:
         reply = await client.get("/readyz")
-    assert reply.json() == {"ready": True, "checks": [{"name": "database", "ok": True, "detail": ""}]}
+    assert reply.json() == {"ready": True, "checks": [{"name": "database", "ok": True, "detail": "", "fatal": True}]}
+
+
+async def test_ready_with_trouble_at_the_provider_stays_green() -> None:
+    trouble = Check(name="provider kling", ok=False, detail="it refuses the credential", fatal=False)
+    tracker = StandIn(checks=[Check(name="database", ok=True, detail=""), trouble])
+
+    async with local(tracker) as client:
+        reply = await client.get("/readyz")
+
+    assert (reply.status_code, reply.json()["ready"]) == (200, True)
+    assert reply.json()["checks"][1] == {
+        "name": "provider kling",
+        "ok": False,
+        "detail": "it refuses the credential",
+        "fatal": False,
+    }
 
 
 async def test_not_ready_is_red_with_the_reason() -> None:
@@ -123,7 +139,7 @@ async def test_not_ready_is_red_with_the_reason() -> None:
     assert reply.status_code == 503
     assert reply.json() == {
         "ready": False,
-        "checks": [{"name": "database", "ok": False, "detail": "the disk is full"}],
+        "checks": [{"name": "database", "ok": False, "detail": "the disk is full", "fatal": True}],
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from tracker.api import schemas
+from tracker.api import health_schemas, schemas
 from tracker.api import shown as show
 from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
 from tracker.api.problems import PROBLEMS
@@ -59,7 +59,7 @@ async def _revoke_address(ask: Ask[Nothing, Nothing]) -> Response:
 
 
 async def _alive(ask: Ask[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike
-    return shown(schemas.AliveShown())
+    return shown(health_schemas.AliveShown())
 
 
 async def _ready(ask: Ask[Nothing, Nothing]) -> Response:
@@ -67,8 +67,8 @@ async def _ready(ask: Ask[Nothing, Nothing]) -> Response:
         checks = await ask.tracker.check()
     except HomingError as error:
         checks = [Check(name=error.title, ok=False, detail=error.detail)]
-    ready = all(check.ok for check in checks)
-    told = schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])
+    ready = all(check.ok or not check.fatal for check in checks)
+    told = health_schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])
     return shown(told, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -144,7 +144,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         answer=_alive,
         query=Nothing,
         body=Nothing,
-        reply=schemas.AliveShown,
+        reply=health_schemas.AliveShown,
         secured=False,
     ),
     Endpoint(
@@ -157,7 +157,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         answer=_ready,
         query=Nothing,
         body=Nothing,
-        reply=schemas.ReadyShown,
+        reply=health_schemas.ReadyShown,
         also=(HTTPStatus.SERVICE_UNAVAILABLE,),
         secured=False,
     ),

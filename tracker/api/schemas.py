@@ -220,17 +220,30 @@ class EntryShown(Shown):
     word: Annotated[str | None, Field(description="The provider's own status word.")]
     status: Status | None
     provider_updated_at: datetime | None
-    repeats: Annotated[int, Field(description="Further identical deliveries.")]
+    repeats: Annotated[int, Field(description="Further identical deliveries, or polls that failed alike.")]
     body_size: int
     body_sha256: str
     body: Annotated[str | None, Field(description="The first 4 KiB; for keys that see all.")]
 
 
+class AccountTroubleShown(Shown):
+    """One reason why nothing, or not everything, of an account at a provider can be asked now."""
+
+    reason: Annotated[
+        Literal["credential", "budget", "paused", "outage", "unreadable"],
+        Field(description="Clients must accept reasons that are added later."),
+    ]
+    why: str
+    since: datetime
+    until: datetime | None
+
+
 class HistoryShown(Shown):
-    """A task and its observations, oldest first."""
+    """A task and its observations, oldest first, and what is wrong with its account at the provider."""
 
     task: TaskShown
     entries: list[EntryShown]
+    account: list[AccountTroubleShown]
 
 
 class PolledShown(Shown):
@@ -355,27 +368,6 @@ class AddressesShown(Shown):
     """Every standing address, revoked ones among them."""
 
     addresses: list[AddressShown]
-
-
-class CheckShown(Shown):
-    """One line of the health report."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class AliveShown(Shown):
-    """The process answers."""
-
-    alive: Literal[True] = True
-
-
-class ReadyShown(Shown):
-    """Whether requests can be served, and the reason where they cannot."""
-
-    ready: bool
-    checks: list[CheckShown]
 
 
 class ProblemShown(Shown):

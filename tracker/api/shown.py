@@ -3,15 +3,18 @@
 import hashlib
 import re
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Final
 
 from tracker import contract
-from tracker.api import schemas
+from tracker.api import health_schemas, schemas
 from tracker.learning import Habits
-from tracker.models import Task
-from tracker.views import Check, HistoryEntry, Orphan, StandingAddress, Stats
+from tracker.models import Task, Trouble
+from tracker.views import AccountState, Check, HistoryEntry, Orphan, StandingAddress, Stats
 
 BODY_SHOWN: Final = 4096
+# How long a question that had to wait says something of now.
+BUDGET_SHOWN: Final = timedelta(minutes=1)
 # A callback address of ours, or a bare token (see tracker.callback_url), wherever a provider's body repeats it.
 _ADDRESS: Final = re.compile(
     r'https?:[^\s"]*?/callbacks[^\s"]*|\b1[0-9a-f]{8}[0-9A-Za-z]{1,64}-[\w-]{22}|\bs[\w-]{43}(?![\w-])', re.ASCII
@@ -119,9 +122,33 @@ def address(address: StandingAddress) -> schemas.AddressShown:
     return schemas.AddressShown(**asdict(address))
 
 
-def check(check: Check) -> schemas.CheckShown:
+def check(check: Check) -> health_schemas.CheckShown:
     """Show one line of the health report to anybody: the detail only where it is the reason of a failure."""
-    return schemas.CheckShown(name=check.name, ok=check.ok, detail="" if check.ok else check.detail)
+    detail = "" if check.ok else check.detail
+    return health_schemas.CheckShown(name=check.name, ok=check.ok, detail=detail, fatal=check.fatal)
+
+
+def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTroubleShown]:
+    """Show what is wrong with an account now, the reason that outweighs the others first."""
+    if state is None:
+        return []
+    told: list[schemas.AccountTroubleShown] = []
+    if state.trouble is Trouble.CREDENTIAL:
+        told.append(_trouble(state))
+    if state.waited_at is not None and now - state.waited_at < BUDGET_SHOWN:
+        why = "as many questions were asked as HOMING_POLL_BUDGET allows"
+        told.append(schemas.AccountTroubleShown(reason="budget", why=why, since=state.waited_at, until=None))
+    if state.paused_until is not None and now < state.paused_until:
+        why = "the provider asked for time, or refused several requests"
+        told.append(schemas.AccountTroubleShown(reason="paused", why=why, since=state.at, until=state.paused_until))
+    if state.trouble not in {None, Trouble.CREDENTIAL}:
+        told.append(_trouble(state))
+    return told
+
+
+def _trouble(state: AccountState) -> schemas.AccountTroubleShown:
+    assert state.trouble is not None
+    return schemas.AccountTroubleShown(reason=state.trouble.value, why=state.why, since=state.since, until=None)
 
 
 def _plain(text: str) -> str:

@@ -81,7 +81,9 @@ def _known(request: Request) -> int | None:
 async def _history(ask: Ask[Nothing, Nothing]) -> Response:
     task, entries = await ask.tracker.history(ask.caller, ask.ref)
     told = [show.entry(entry, with_body=ask.caller.sees_all) for entry in entries]
-    return shown(schemas.HistoryShown(task=show.task(task), entries=told))
+    state = await ask.tracker.watch.state(task.provider, task.account)
+    account = show.account(state, ask.tracker.clock())
+    return shown(schemas.HistoryShown(task=show.task(task), entries=told, account=account))
 
 
 async def _poll(ask: Ask[Nothing, Nothing]) -> Response:

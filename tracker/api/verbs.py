@@ -12,6 +12,7 @@ from tracker.learning import Habits
 from tracker.models import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
 from tracker.views import (
+    AccountState,
     Again,
     Check,
     Delivery,
@@ -58,6 +59,12 @@ class SinkVerbs(Protocol):
     async def replay(self, name: str, again: Again, *, dry_run: bool) -> int: ...
 
 
+class AccountVerbs(Protocol):
+    """What is known of accounts: ``tracker.account_watch.AccountWatch`` has it."""
+
+    async def state(self, provider: str, account: str) -> AccountState | None: ...
+
+
 class Verbs(Protocol):
     """The tracker as the API sees it. A ``ref`` is our id, the provider's, or the client's own external id."""
 
@@ -72,6 +79,9 @@ class Verbs(Protocol):
 
     @property
     def switchboard(self) -> SinkVerbs: ...
+
+    @property
+    def watch(self) -> AccountVerbs: ...
 
     @property
     def clock(self) -> Callable[[], datetime]: ...

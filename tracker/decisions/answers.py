@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
 from msgspec import structs
 
 from tracker import lifecycle, schedule
@@ -22,7 +23,20 @@ from tracker.decisions.verdicts import (
 from tracker.errors import Conflict
 from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
 from tracker.schedule import Policy
+from tracker.views import HistoryEntry
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A question that brought no answer, for the history: one entry for each ``sort``, which counts and shows the last.
+
+    ``body`` is what came instead, cut and masked; only keys that see all clients are shown it.
+    """
+
+    sort: str
+    verdict: Verdict
+    body: bytes = b""
+
 
 BATCH_QUERY: Final = "batch query"
 UNDECIDED: Final = "reports of both ends contradict each other, and the provider does not say which is true"
@@ -89,11 +103,12 @@ def unsettled(
     asked: bool = True,
     forget: bool = False,
     seen: tuple[Seen, ...] = (),
+    failure: Failure | None = None,
 ) -> Change[tuple[Task, Verdict, str]]:
     """Record that a question brought no news.
 
     ``again_at`` overrides the schedule, ``reconsider`` weighs the answer, ``forget`` drops a candidate that led to
-    nothing.
+    nothing, ``failure`` is kept in the history.
     """
     task = existing(known, task_id)
     after = task if reconsider is None else reconsider(task)
@@ -106,10 +121,29 @@ def unsettled(
             again_at = min(again_at, now + rules.policy.conflict_gap)
         later = replace(change.task, next_poll_at=again_at)
         change = structs.replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
+    if failure is not None:
+        change = structs.replace(change, entries=(_failed(task, failure, why, now), *change.entries))
     if alarm is not None:
         raised = RaisedAlarm(kind=alarm, provider=task.provider, at=now, task_id=task.id, detail=why)
         change = structs.replace(change, alarms=(*change.alarms, raised))
     return structs.replace(change, seen=seen) if seen else change
+
+
+def _failed(task: Task, failure: Failure, why: str, now: datetime) -> Entry:
+    shown = HistoryEntry(
+        id=0,
+        task_id=task.id,
+        at=now,
+        source=Source.POLL,
+        trust=Trust.HINT,
+        word=None,
+        status=None,
+        verdict=failure.verdict,
+        why=why,
+        provider_updated_at=None,
+        body=failure.body,
+    )
+    return Entry(dedupe_key=f"poll|{failure.sort}", shown=shown)
 
 
 def resolved(

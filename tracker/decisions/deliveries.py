@@ -24,7 +24,7 @@ from tracker.models import (
     Verdict,
     changed,
 )
-from tracker.views import Arrived, Orphan
+from tracker.views import AccountNote, Arrived, Orphan
 from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
 NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
@@ -139,3 +139,8 @@ def noticed(_known: Known, seen: Seen) -> Change[None]:
 def sounded(_known: Known, alarm: RaisedAlarm) -> Change[None]:
     """Count an alarm that no task's change carries."""
     return Change(result=None, alarms=(alarm,))
+
+
+def watched(_known: Known, note: AccountNote | None, alarms: tuple[RaisedAlarm, ...]) -> Change[None]:
+    """Record what was noticed about an account."""
+    return Change(result=None, account=note, alarms=alarms)

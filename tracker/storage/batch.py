@@ -18,8 +18,8 @@ from typing import Any, Final
 from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
-from tracker.models import Task
-from tracker.storage import alarms, bulk, locks, rows, telling
+from tracker.models import Source, Task, Verdict
+from tracker.storage import accounts, alarms, bulk, locks, rows, telling
 from tracker.storage.bulk import Plan, Rows, Statement
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
@@ -33,7 +33,7 @@ from tracker.storage.tables import (
     TASKS,
 )
 from tracker.storage.upserts import Insert
-from tracker.views import HistoryEntry
+from tracker.views import AlarmCount, HistoryEntry
 from tracker.work import Change, Key, Known, Work
 
 ALL: Final = tuple(TASKS.columns.keys())
@@ -69,11 +69,13 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
             known.put(change.task)
         changes.append(change)
         results.append(change.result)
+    raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
     if written is not None:
         # Anew: this may be the second run.
         written.events = telling.of(changes, after=last or 0)
-        written.numbered = last is not None and not any(change.alarms for change in changes)
-    return results, list(_write(dialect, changes, before={task.id: task for task in loaded}))
+        written.numbered = last is not None and not raised
+        written.alarms = raised
+    return results, list(_write(dialect, changes, raised, before={task.id: task for task in loaded}))
 
 
 def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statement], Sequence[Rows], list[Task]]:
@@ -106,14 +108,16 @@ def _find(dialect: str, names: Sequence[Key]) -> Iterator[Statement]:
         yield from bulk.find_ids(dialect, TASKS, named, name, wanted)
 
 
-def _write(dialect: str, changes: Sequence[Change[Any]], *, before: dict[str, Task]) -> Iterator[Statement]:
+def _write(
+    dialect: str, changes: Sequence[Change[Any]], raised: Sequence[AlarmCount], *, before: dict[str, Task]
+) -> Iterator[Statement]:
     yield from _write_tasks(dialect, changes, before)
     yield from _write_submissions(dialect, changes)
     yield from _write_observations(dialect, changes)
-    raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
     yield from alarms.count(dialect, raised)
     yield from _write_orphans(dialect, changes)
     yield from _write_capabilities(dialect, changes)
+    yield from accounts.note(dialect, [change.account for change in changes if change.account is not None])
     totals = _totals(changes)
     told = _told(changes)
     if totals or told or raised:
@@ -160,8 +164,15 @@ def _write_observations(dialect: str, changes: Sequence[Change[Any]]) -> Iterato
 
 def _repeated(statement: Insert) -> Insert:
     # As text, here and below: what is bound here would come among the values of the rows.
-    seen = OBSERVATIONS.c.repeats + statement.excluded.repeats + literal_column("1")
-    return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen})
+    excluded = statement.excluded
+    seen = OBSERVATIONS.c.repeats + excluded.repeats + literal_column("1")
+    # Questions that brought no answer are one entry, which shows the last of them.
+    failed = and_(
+        excluded.source == literal_column(f"'{Source.POLL}'"),
+        excluded.verdict.in_([literal_column(f"'{word}'") for word in (Verdict.UNREADABLE, Verdict.UNANSWERED)]),
+    )
+    last = {name: case((failed, excluded[name]), else_=OBSERVATIONS.c[name]) for name in ("at", "why", "body")}
+    return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen, **last})
 
 
 def _write_orphans(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:

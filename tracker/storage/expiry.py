@@ -1,5 +1,6 @@
 """Warning of results that are about to stop working: each task once, whichever process looks."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -9,6 +10,7 @@ from tracker.models import Alarm, Status
 from tracker.storage import alarms, bulk, locks, rows
 from tracker.storage.tables import COUNTERS, TASKS
 from tracker.storage.upserts import upsert
+from tracker.views import AlarmCount
 from tracker.work import RaisedAlarm
 
 # Up to which end of a task, in microseconds, somebody has looked.
@@ -17,8 +19,8 @@ MARK: Final = "results looked at of "
 
 def warn(
     connection: Connection, provider: str, *, lifetime: timedelta, notice: timedelta, now: datetime, limit: int
-) -> int:
-    """Raise an alarm for the next tasks whose results stop working within ``notice``, and tell how many they were.
+) -> Sequence[AlarmCount]:
+    """Raise an alarm for the next tasks whose results stop working within ``notice``, and return the alarms counted.
 
     What had less than that left when the first look was taken is passed over.
     """
@@ -52,4 +54,4 @@ def warn(
         bulk.run(connection, statement)
     moved = update(COUNTERS).where(COUNTERS.c.name == name, COUNTERS.c.value < until)
     connection.execute(moved.values(value=until))
-    return len(found)
+    return raised

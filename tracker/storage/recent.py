@@ -8,16 +8,21 @@ from typing import Final
 
 from tracker.contract import Told
 from tracker.models import Task
+from tracker.views import AlarmCount
 
 MOST: Final = 2_000
 
 
 @dataclass(slots=True)
 class Written:
-    """The events of one batch, in their order; ``numbered`` where their cursors are known, and there are no others."""
+    """The events of one batch, in their order, and its alarms.
+
+    ``numbered`` where the events' cursors are known, and there are no others.
+    """
 
     events: Sequence[Told] = ()
     numbered: bool = False
+    alarms: Sequence[AlarmCount] = ()
 
 
 class Recent:

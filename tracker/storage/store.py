@@ -14,7 +14,8 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
 from tracker.models import Status, Task
-from tracker.storage import batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
+from tracker.storage import accounts, batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
+from tracker.storage.alarm_log import AlarmLog
 from tracker.storage.database import BUSY, Database
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
@@ -23,6 +24,7 @@ from tracker.storage.recent import Written
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import (
+    AccountState,
     Completion,
     Heartbeat,
     HistoryEntry,
@@ -46,6 +48,7 @@ class Store:
     def __init__(self, database_url: str, *, busy: timedelta = BUSY) -> None:
         self._database = Database(database_url, busy=busy)
         self.outbox = OutboxStore(self._database)
+        self._alarm_log = AlarmLog()
 
     @property
     def name(self) -> str:
@@ -108,6 +111,7 @@ class Store:
         written = Written()
         results = await self._database.write_batch(batch.apply, works, written)
         self.outbox.recent.keep(written)
+        self._alarm_log.say(written.alarms)
         return results
 
     async def task(self, task_id: str) -> Task | None:
@@ -208,7 +212,11 @@ class Store:
         self, provider: str, *, lifetime: timedelta, notice: timedelta, now: datetime, limit: int
     ) -> int:
         """Raise an alarm for the next tasks whose results stop working within ``notice``; see ``expiry.warn``."""
-        return await self._database.write(expiry.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit)
+        raised = await self._database.write(
+            expiry.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit
+        )
+        self._alarm_log.say(raised)
+        return sum(alarm.count for alarm in raised)
 
     async def forgotten(self, provider: str, account: str, provider_task_id: str) -> str | None:
         """Give the id that a task had before it was deleted, as long as that is remembered."""
@@ -242,6 +250,10 @@ class Store:
         )
         found = await self._database.read(_mapping, statement)
         return None if found is None else (found["present"], rows.moment(found["at"]))
+
+    async def account_states(self) -> Sequence[AccountState]:
+        """Return what was noticed about each account."""
+        return await self._database.read(accounts.states)
 
     async def generated_secret(self, name: str, fresh: bytes) -> bytes:
         """Give the secret kept under ``name``, keeping ``fresh`` if there is none yet."""

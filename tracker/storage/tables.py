@@ -5,34 +5,17 @@ text that we write and read ourselves, so that no database's idea of JSON can re
 this.
 """
 
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-# SQLite numbers rows by itself only in a column of type INTEGER.
-ROW_ID = BigInteger().with_variant(Integer, "sqlite")
-
-
-def _row_id() -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
-    return Field(default=None, sa_column=Column(ROW_ID, primary_key=True, autoincrement=True))
-
-
-def _time(*, nullable: bool = True) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
-    return Field(default=None, sa_type=BigInteger, nullable=nullable)
-
-
-def _text(*, nullable: bool = True, primary_key: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
-    return Field(default=None, sa_type=Text, nullable=nullable and not primary_key, primary_key=primary_key)
-
-
-def _bytes(*, nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
-    return Field(default=None, sa_type=LargeBinary, nullable=nullable)
-
-
-def _only(condition: str) -> dict[str, Any]:
-    """Let an index hold only the rows of a condition, on both databases."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+from tracker.storage.columns import bytes_column as _bytes
+from tracker.storage.columns import only as _only
+from tracker.storage.columns import row_id as _row_id
+from tracker.storage.columns import table_of as _table
+from tracker.storage.columns import text_column as _text
+from tracker.storage.columns import time_column as _time
 
 
 class TaskRow(SQLModel, table=True):
@@ -377,10 +360,6 @@ class ForgottenRow(SQLModel, table=True):
     provider_task_id: str = _text(primary_key=True)
     task_id: str = _text(nullable=False)
     at: int = _time(nullable=False)
-
-
-def _table(row: type[SQLModel]) -> Table:
-    return SQLModel.metadata.tables[str(row.__tablename__)]
 
 
 # The same tables for Core statements.

@@ -1,0 +1,127 @@
+"""What goes wrong at the provider is seen: in the task's history, in `homing why`, in readiness, in the log."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.sandbox import RunningSandbox
+from homing.why import explain
+from tests.acceptance.between import Answer, Request, between, refusal
+from tests.acceptance.house import ANYBODY, SHORT, SILENT, House, house, until
+from tracker.models import Trouble, Verdict
+from tracker.storage.alarm_log import log as alarm_log
+from tracker.views import AccountState
+
+PAGE = Answer(status=200, body=b"<html>sign in, sandbox-api-key</html>", headers={"content-type": "text/html"})
+REFUSED = refusal(401, 1002, "made-up words about sandbox-api-key")
+
+
+async def state(home: House) -> AccountState | None:
+    states: Sequence[AccountState] = await home.tracker.store.account_states()
+    return states[0] if states else None
+
+
+async def troubled(home: House, trouble: Trouble | None) -> None:
+    """Wait until the account's trouble is recorded: that is done behind the answer."""
+
+    async def recorded() -> bool:
+        known = await state(home)
+        return known is not None and known.trouble is trouble
+
+    await until(recorded)
+
+
+async def why(home: House, ref: str) -> list[str]:
+    document: dict[str, Any] = (await home.client.get(f"/v1/tasks/{ref}/history")).json()
+    return explain(document["task"], document["entries"], datetime.now(UTC), account=document["account"])
+
+
+async def checks(home: House) -> tuple[int, dict[str, bool]]:
+    reply = await home.client.get("/readyz")
+    return reply.status_code, {check["name"]: check["ok"] for check in reply.json()["checks"]}
+
+
+async def test_unreadable_polls_are_one_counted_entry(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    answers: list[Answer] = [PAGE] * 4
+
+    async def script(request: Request) -> Answer | None:
+        return answers.pop() if request.asks_one and answers else await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, policy=SILENT, callbacks=False, loops=False) as home,
+    ):
+        ours = await home.created()
+        said = [(await home.tracker.poll(ANYBODY, ours))[1] for _ in range(4)]
+        await troubled(home, Trouble.UNREADABLE)
+
+        _, entries = await home.tracker.history(ANYBODY, ours)
+        (failed,) = [entry for entry in entries if entry.verdict is Verdict.UNREADABLE]
+        told = await why(home, ours)
+        alarms = await home.alarms()
+
+        assert set(said) == {"the answer cannot be read: HTTP 200: a web page, not JSON"}
+        assert (failed.repeats, failed.why, failed.body) == (3, said[0], b"<html>sign in, ***</html>")
+        assert alarms["unreadable_answer"] == 2
+        assert told[0].startswith("The provider's answers have not been readable for")
+        assert "(3 more before it), brought no answer: the answer cannot be read" in " ".join(told)
+        assert "It began: '<html>sign in, ***</html>'" in " ".join(told)
+
+        await home.tracker.poll(ANYBODY, ours)
+        await troubled(home, None)
+        assert not [line for line in await why(home, ours) if "readable" in line]
+
+
+async def test_refused_credential_is_shown_wherever_one_looks(
+    tmp_path: Path, kling_sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusing = True
+
+    async def script(request: Request) -> Answer | None:
+        return REFUSED if refusing and request.creates else await request.forward()
+
+    caplog.set_level(logging.WARNING, alarm_log.name)
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, policy=SILENT, callbacks=False, loops=False) as home,
+    ):
+        expected = await home.tracker.expect(ANYBODY, provider="kling", kind="images/omni-image", external_id="mine")
+        statuses = [(await home.create(prompt=f"picture {number}")).status_code for number in range(2)]
+        await troubled(home, Trouble.CREDENTIAL)
+
+        assert all(status >= 400 for status in statuses)
+        assert await checks(home) == (200, {"database": True, "provider kling": False})
+        assert (await why(home, expected.task.id))[0].startswith("The provider has refused this server's credential")
+        lines = [record.getMessage() for record in caplog.records if record.name == alarm_log.name]
+        assert [one.split(":")[0] for one in lines] == ["alarm credential"]
+        assert "sandbox-api-key" not in caplog.text
+
+        refusing = False
+        await home.created()
+        await troubled(home, None)
+        assert await why(home, expected.task.id) != []
+        home.clock.ahead += timedelta(seconds=2)
+        assert await checks(home) == (200, {"database": True})
+
+
+async def test_polls_beyond_the_budget_say_what_they_wait_for(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    policy = replace(SHORT, budget=4)
+    async with house(tmp_path, kling_sandbox.base_url, policy=policy, callbacks=False, loops=False) as home:
+        ours = await home.created()
+        for _ in range(2):
+            home.clock.ahead += timedelta(seconds=2)
+            await home.reconciler.run_once()
+        task = await home.task(ours)
+
+        async def waited() -> bool:
+            known = await state(home)
+            return known is not None and known.waited_at is not None
+
+        assert task.polls == 1
+        await until(waited)
+        assert any(line.startswith("Polls wait for the budget") for line in await why(home, ours))

@@ -1,0 +1,32 @@
+"""What may be shown of a text that a provider, or somebody in its place, sent: its beginning, without credentials."""
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+from tracker.providers.base import ApiKey, Credential, KeyPair
+
+EXCERPT_SHOWN: Final = 200
+MASK: Final = "***"
+# A token made from a key pair, or whatever stands where a token would.
+_TOKENS: Final = re.compile(r"\beyJ[\w-]+\.[\w.-]*|\b(?<=bearer )\S+", re.IGNORECASE | re.ASCII)
+
+
+def excerpt(text: str, credential: Credential) -> str:
+    """Return at most the first ``EXCERPT_SHOWN`` characters of a text, printable, with the credential masked."""
+    for secret in _secrets(credential):
+        for written in {secret, quote(secret, safe="")}:
+            text = text.replace(written, MASK)
+    text = _TOKENS.sub(MASK, text)
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: EXCERPT_SHOWN * 4])
+    return " ".join(printable.split())[:EXCERPT_SHOWN]
+
+
+def _secrets(credential: Credential) -> tuple[str, ...]:
+    match credential:
+        case ApiKey():
+            return (credential.key,)
+        case KeyPair():
+            return (credential.secret_key, credential.access_key)
+        case None:
+            return ()

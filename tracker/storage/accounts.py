@@ -1,0 +1,86 @@
+"""What was noticed about each account at a provider: one row, which every process writes and shows."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
+from sqlmodel import SQLModel
+
+from tracker.models import Trouble
+from tracker.storage import bulk, rows
+from tracker.storage.bulk import Statement
+from tracker.storage.columns import table_of, text_column, time_column
+from tracker.storage.upserts import Insert
+from tracker.views import AccountNote, AccountState
+
+
+class AccountRow(SQLModel, table=True):
+    """What was noticed about an account at a provider ; ``trouble`` is empty where it works."""
+
+    __tablename__: ClassVar[str] = "accounts"
+
+    provider: str = text_column(primary_key=True)
+    account: str = text_column(primary_key=True)
+    trouble: str = text_column(nullable=False)
+    why: str = text_column(nullable=False)
+    since: int = time_column(nullable=False)
+    at: int = time_column(nullable=False)
+    answered_at: int | None = time_column()
+    paused_until: int | None = time_column()
+    waited_at: int | None = time_column()
+
+
+ACCOUNTS: Final = table_of(AccountRow)
+NOTE: Final = ("provider", "account", "trouble", "why", "since", "at", "answered_at", "paused_until", "waited_at")
+
+
+def note(dialect: str, notes: Sequence[AccountNote]) -> Iterator[Statement]:
+    """Record notes, in the order of their accounts, so that no two batches wait for each other."""
+    for one in sorted(notes, key=lambda each: (each.provider, each.account, each.at)):
+        values = (
+            one.provider,
+            one.account,
+            "" if one.trouble is None else one.trouble.value,
+            one.why,
+            rows.stamp(one.at),
+            rows.stamp(one.at),
+            *map(rows.optional_stamp, (one.answered_at, one.paused_until, one.waited_at)),
+        )
+        yield from bulk.insert_rows(dialect, ACCOUNTS, NOTE, [values], _noted)
+
+
+def states(connection: Connection) -> list[AccountState]:
+    """Return what is known of each account."""
+    found = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.provider, ACCOUNTS.c.account)).mappings()
+    return [
+        AccountState(
+            provider=row["provider"],
+            account=row["account"],
+            trouble=Trouble(row["trouble"]) if row["trouble"] else None,
+            why=row["why"],
+            since=rows.moment(row["since"]),
+            at=rows.moment(row["at"]),
+            answered_at=rows.optional_moment(row["answered_at"]),
+            paused_until=rows.optional_moment(row["paused_until"]),
+            waited_at=rows.optional_moment(row["waited_at"]),
+        )
+        for row in found
+    ]
+
+
+def _noted(statement: Insert) -> Insert:
+    new, old = statement.excluded, ACCOUNTS.c
+    none: ColumnElement[str] = literal_column("''")
+    # A note of a pause or of a wait says nothing of trouble.
+    speaks = or_(new.trouble != none, new.answered_at.is_not(None))
+    changes = and_(speaks, new.trouble != old.trouble)
+    return statement.on_conflict_do_update(
+        index_elements=["provider", "account"],
+        set_={
+            "trouble": case((speaks, new.trouble), else_=old.trouble),
+            "why": case((speaks, new.why), else_=old.why),
+            "since": case((changes, new.since), else_=old.since),
+            "at": case((speaks, new["at"]), else_=old["at"]),
+            **{name: func.coalesce(new[name], old[name]) for name in ("answered_at", "paused_until", "waited_at")},
+        },
+    )

@@ -1,0 +1,57 @@
+"""Says committed alarms in the log: each kind of each provider once an hour, however often it is raised."""
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Final
+
+from tracker.models import Alarm
+from tracker.views import AlarmCount
+
+log: Final = logging.getLogger("homing.alarms")
+
+HOUR: Final = timedelta(hours=1)
+# What each alarm says, in words of ours: what a provider or a sender wrote belongs in no log.
+MEANINGS: Final = MappingProxyType(
+    {
+        Alarm.CONTRADICTION: "two final reports about one task contradict each other",
+        Alarm.BAD_SIGNATURE: "a callback's signature is wrong",
+        Alarm.UNSIGNED: "a callback came without the signature that the settings expect",
+        Alarm.MISMATCH: "a callback names another task than its URL",
+        Alarm.UNKNOWN_WORD: "the provider reports a status that Homing does not know",
+        Alarm.UNREADABLE: "a callback cannot be read",
+        Alarm.UNREADABLE_ANSWER: "the provider's answers to polls cannot be read",
+        Alarm.ORPHAN: "a callback came for an unknown task",
+        Alarm.CREDENTIAL: "the provider refuses the credential",
+        Alarm.UNRESOLVED: "nobody knows whether the provider has a task",
+        Alarm.EMPTY_RESULT: "a task succeeded without results",
+        Alarm.EXPIRING_RESULT: "the results of a task stop working soon",
+        Alarm.CONFLICT: "the provider did not decide between two contradictory ends of a task",
+        Alarm.REVIVED: "a task that was rejected exists at the provider",
+    }
+)
+
+
+class AlarmLog:
+    """One process's lines about alarms. Only what is committed may be said."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[Alarm, str], datetime] = {}
+
+    def say(self, alarms: Iterable[AlarmCount]) -> None:
+        """Write a WARNING for each alarm that is the first of its kind and provider for an hour."""
+        for alarm in alarms:
+            key = (alarm.kind, alarm.provider)
+            last = self._said.get(key)
+            if last is not None and abs(alarm.last_at - last) < HOUR:
+                continue
+            self._said[key] = alarm.last_at
+            meaning = MEANINGS.get(alarm.kind, alarm.kind.value)
+            log.warning(
+                "alarm %s: %s (provider %s, task %s); further ones are counted for an hour, see `homing stats`",
+                alarm.kind.value,
+                meaning,
+                alarm.provider,
+                alarm.task_id or "none",
+            )
