@@ -3,26 +3,30 @@
 import asyncio
 import json
 import secrets as random_secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 from tracker import schedule
 from tracker.adoption import bounded, distinct_tags
 from tracker.decisions import submits
 from tracker.decisions.submits import Intent
 from tracker.decisions.verdicts import Rules
-from tracker.errors import CredentialMissing, OurError
+from tracker.errors import CredentialMissing
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
 from tracker.rooms import Room
 from tracker.storage.store import Store
 from tracker.submission import RETRY_LATER, Submission
-from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
+from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
 
+T = TypeVar("T")
+# What two equal submits of a client have in common.
+Wish = tuple[str, str | None]
 # A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
@@ -41,8 +45,19 @@ class Wishes:
     answered_later: bool = False
 
 
+@dataclass(slots=True, kw_only=True)
+class _Taking:
+    """One submit on its way in: which row it got, once that is known, and whether its client left."""
+
+    row_id: str | None = None
+    left: bool = False
+
+
 class Intake:
-    """Holds the submits in flight, so that a re-sent one waits for the first, and none is cut short."""
+    """Holds the submits in flight, so that a re-sent one waits for the first, and none is cut short.
+
+    Whose client left without an answer is known here at once, and noted in the row as soon as the database takes it.
+    """
 
     def __init__(
         self,
@@ -56,6 +71,7 @@ class Intake:
     ) -> None:
         self._store = store
         self._recorder = recorder
+        self._notes = submission.notes
         self._submission = submission
         self._rules = rules
         self._clock = clock
@@ -64,6 +80,9 @@ class Intake:
         self._bodies = Room(rules.policy.submission_room, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._sending: dict[str, asyncio.Task[Task]] = {}
+        # By the wish: the rows whose clients left and of which that is not committed yet.
+        self._left: dict[Wish, set[str]] = {}
+        self._resending: WeakValueDictionary[Wish, asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
@@ -71,26 +90,29 @@ class Intake:
         Both run on by themselves if the caller stops waiting: what is written down is sent.
         """
         task = self._row(caller, account, kind, order, wishes)
-        taking = asyncio.create_task(self._take(task, account, order))
-        self._under_way.add(taking)
-        taking.add_done_callback(self._landed)
+        state = _Taking()
+        taking = self._spawn(self._take(task, account, order, state))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            leaving = asyncio.create_task(self.abandoned(task.id))
-            self._under_way.add(leaving)
-            leaving.add_done_callback(self._landed)
+            state.left = True
+            self._leave(_wish(task), task.id if state.row_id is None else state.row_id)
             raise
 
-    async def _take(self, task: Task, account: Account, order: Order) -> Task:
+    async def _take(self, task: Task, account: Account, order: Order, state: _Taking) -> Task:
         body = kept_body(order)
         with self._bodies.holding(task.client, len(body)):
             # What is there already is given all the same: an error would say that nothing was created.
             writing = self._write(task, body, sendable=account.credential is not None)
             del body
-            return await self._send(task, await writing, account, order)
+            return await self._send(task, await writing, account, order, state)
 
-    async def _send(self, task: Task, intent: Intent, account: Account, order: Order) -> Task:
+    async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
+        state.row_id = intent.task.id
+        if state.left and not intent.fresh:
+            # It was noted of a row that did not come to be.
+            self._returned(_wish(task), task.id)
+            self._leave(_wish(task), intent.task.id)
         if not intent.fresh:
             sending = self._sending.get(intent.task.id)
             return intent.task if sending is None else await sending
@@ -105,27 +127,41 @@ class Intake:
         return await sending
 
     async def answered(self, task_id: str) -> None:
-        """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
-        await self._note(task_id, partial(submits.answered, task_id=task_id, now=self._clock()))
+        """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
+        decide = partial(submits.answered, task_id=task_id, now=self._clock())
+        self._notes.keep(_note_of(task_id), Work(keys=frozenset({by_id(task_id)}), decide=decide))
+        await self._notes.attempt(_note_of(task_id))
 
-    async def abandoned(self, task_id: str) -> None:
-        """Note that the client of a submit left without its answer: the same body, sent again, is the same wish."""
-        await self._note(task_id, partial(submits.abandoned, task_id=task_id))
+    async def abandoned(self, task: Task) -> None:
+        """Note that the client of a submit left without its answer: the same body, sent again, is the same wish.
+
+        It is known here at once. Returns after the first try to write it; what fails is tried again.
+        """
+        self._leave(_wish(task), task.id)
+        await self._notes.attempt(_note_of(task.id))
+
+    def _leave(self, wish: Wish, task_id: str) -> None:
+        self._left.setdefault(wish, set()).add(task_id)
+        decide = partial(submits.abandoned, task_id=task_id)
+        work = Work(keys=frozenset({by_id(task_id)}), decide=decide)
+        self._notes.keep(_note_of(task_id), work, written=partial(self._returned, wish, task_id))
+
+    def _returned(self, wish: Wish, task_id: str) -> None:
+        """Forget that a client left: the row says so, or the client came back for it."""
+        left = self._left.get(wish, set())
+        left.discard(task_id)
+        if not left:
+            self._left.pop(wish, None)
 
     def is_sending(self, task_id: str) -> bool:
         """Tell whether a submit of the task is under way in this process."""
         return task_id in self._sending
 
-    async def _note(self, task_id: str, decide: Callable[[Known], Change[None]]) -> None:
-        try:
-            await self._recorder.apply(Work(keys=frozenset({by_id(task_id)}), decide=decide))
-        except OurError:
-            return
-
     async def finish(self) -> None:
-        """Wait for the submits in flight; each ends by its own deadline."""
+        """Wait for the submits in flight, each of which ends by its own deadline, and write the last notes."""
         if self._under_way:
             await asyncio.wait(self._under_way)
+        await self._notes.close()
 
     def _row(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         now = self._clock()
@@ -162,6 +198,22 @@ class Intake:
         )
 
     async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
+        wish = _wish(task)
+        if not self._left.get(wish):
+            return await self._intend(task, body, sendable=sendable)
+        # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
+        async with self._resending.setdefault(wish, asyncio.Lock()):
+            for task_id in list(self._left.get(wish, ())):
+                await self._notes.drop(_note_of(task_id))
+            try:
+                intent = await self._intend(task, body, sendable=sendable)
+                self._returned(wish, intent.task.id)
+                return intent
+            finally:
+                for task_id in list(self._left.get(wish, ())):
+                    self._leave(wish, task_id)
+
+    async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
         keys: set[Key] = {by_id(task.id)}
         if task.external_id is not None:
             keys.add(by_external_id(task.client, task.external_id))
@@ -171,9 +223,16 @@ class Intake:
             keys.add(by_unanswered(task.client, task.request_hash))
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
+        left = frozenset(self._left.get(_wish(task), ()))
         while True:
             decide = partial(
-                submits.intended, task=task, body=body, policy=self._rules.policy, gone=gone, sendable=sendable
+                submits.intended,
+                task=task,
+                body=body,
+                policy=self._rules.policy,
+                gone=gone,
+                left=left,
+                sendable=sendable,
             )
             intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
             if intent.doubt is None or gone is None:
@@ -190,11 +249,25 @@ class Intake:
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
         return True
 
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._landed)
+        return task
+
     def _landed(self, taking: asyncio.Task[Any]) -> None:
         self._under_way.discard(taking)
         if not taking.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
             taking.exception()
+
+
+def _wish(task: Task) -> Wish:
+    return task.client, task.request_hash
+
+
+def _note_of(task_id: str) -> str:
+    return f"client of {task_id}"
 
 
 def _missing_credential(account: Account) -> CredentialMissing:

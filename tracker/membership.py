@@ -103,6 +103,8 @@ class Membership:
                 self._trouble = said
 
     async def _beat(self) -> Heartbeat:
+        # Another process takes a beat to mean that rows tell which clients had left before it.
+        await self._tracker.submission.notes.flush()
         return await self._tracker.store.beat(
             self._me,
             silence=self._rhythm.silence,

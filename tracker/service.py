@@ -168,12 +168,12 @@ class Tracker:
         return account.provider.order(self._kind(account, kind).name, body)
 
     async def answered(self, task_id: str) -> None:
-        """Note that the answer to a submit is on its way; a failure only weakens the guard against a re-send."""
+        """Note that the answer to a submit is on its way; what cannot be written yet is tried again."""
         await self.intake.answered(task_id)
 
-    async def abandoned(self, task_id: str) -> None:
-        """Note that a submit's client left before it had its answer."""
-        await self.intake.abandoned(task_id)
+    async def abandoned(self, task: Task) -> None:
+        """Note that a submit's client left before it had its answer; what cannot be written yet is tried again."""
+        await self.intake.abandoned(task)
 
     async def expect(
         self,

@@ -6,7 +6,7 @@ once the provider may have the task, the client is told success; an error means 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
@@ -16,8 +16,9 @@ from tracker.account_watch import CREDENTIAL_REFUSED
 from tracker.bounds import read_object
 from tracker.decisions import deliveries, submits
 from tracker.decisions.verdicts import Rules
-from tracker.errors import CredentialRefused, HomingError, ProviderUnavailable, Refused
+from tracker.errors import CredentialRefused, HomingError, OurError, ProviderUnavailable, Refused
 from tracker.models import Alarm, Status, Task
+from tracker.notes import Notes
 from tracker.providers.base import (
     Accepted,
     Account,
@@ -59,6 +60,7 @@ class Submission:
     ) -> None:
         self._store = store
         self._recorder = recorder
+        self.notes = Notes(recorder)
         self._transport = transport
         self._questions = questions
         self._rules = rules
@@ -70,7 +72,8 @@ class Submission:
 
         Gives the task once the provider has it or may have it. Raises Refused, CredentialRefused or
         ProviderUnavailable once it is certain, and written down, that nothing was created. Whatever else goes wrong
-        is not told as an error: the row stays pending, and recovery settles it behind a client told success.
+        is not told as an error: the row stays pending, and recovery settles it behind a client told success. An outcome
+        that the database cannot take now is kept, and written as soon as it can.
         """
         try:
             return await self._first(task, order, account, until=until)
@@ -179,7 +182,7 @@ class Submission:
             prove_lookups=prove,
             rules=self._rules,
         )
-        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        return await self._outcome(task, keys, decide)
 
     async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, *, until: datetime) -> Task:
         now = self._clock()
@@ -196,7 +199,7 @@ class Submission:
             duplicate=isinstance(outcome, Duplicate),
             rules=self._rules,
         )
-        after = await self._apply(task, decide)
+        after = await self._outcome(task, {by_id(task.id)}, decide, guarded=not isinstance(outcome, Duplicate))
         left = until - self._clock()
         if answered and left > timedelta():
             answer = await self._questions.look_up(after, account, within=left)
@@ -212,12 +215,12 @@ class Submission:
 
     async def _refused(self, task: Task, why: str) -> Task:
         decide = partial(submits.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
-        return await self._apply(task, decide)
+        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
 
     async def _not_made(self, task: Task, why: str, delay: timedelta) -> Task:
         again_at = self._clock() + delay
         decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
-        return await self._apply(task, decide)
+        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
 
     async def _credential(self, task: Task, outcome: BadCredential) -> None:
         alarm = RaisedAlarm(
@@ -227,7 +230,23 @@ class Submission:
             task_id=task.id,
             detail=f"the provider refuses our credential: {outcome.message} ({outcome.code})",
         )
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=alarm)))
+        name = f"credential refused to {task.id}"
+        self.notes.keep(name, Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=alarm)))
+        await self.notes.attempt(name)
+
+    async def _outcome(
+        self, task: Task, keys: Iterable[Key], decide: Callable[[Known], Change[Task]], *, guarded: bool = False
+    ) -> Task:
+        """Write an outcome down, and if that fails again and again until it is; raises what the first try raised.
+
+        ``guarded`` where a later attempt of the row, or what was learned of it meanwhile, makes the outcome stale.
+        """
+        try:
+            return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        except OurError:
+            late = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=decide) if guarded else decide
+            self.notes.keep(f"outcome {task.attempts} of {task.id}", Work(keys=frozenset(keys), decide=late))
+            raise
 
     async def _apply(self, task: Task, decide: Callable[[Known], Change[Task]]) -> Task:
         keys: frozenset[Key] = frozenset({by_id(task.id)})

@@ -55,7 +55,7 @@ SHORT = Policy(
     budget=60_000,
 )
 # Nothing is asked by itself for as long as a test can last: what is known then came by callback, or was asked for.
-SILENT = replace(SHORT, first_check=timedelta(hours=1))
+SILENT = replace(SHORT, first_check=timedelta(hours=1), first_lookup=timedelta(hours=1))
 
 
 class Clock:

@@ -243,8 +243,8 @@ class StandIn:
     async def answered(self, task_id: str) -> None:
         self.answers.append(task_id)
 
-    async def abandoned(self, task_id: str) -> None:
-        self.left.append(task_id)
+    async def abandoned(self, task: Task) -> None:
+        self.left.append(task.id)
 
     async def expect(
         self,

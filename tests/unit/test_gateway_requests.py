@@ -123,15 +123,6 @@ async def test_a_client_that_has_gone_was_not_answered_and_its_submit_went_on() 
     assert tracker.answers == []
 
 
-async def test_an_answer_that_could_not_be_noted_is_an_answer_all_the_same() -> None:
-    class Forgetful(StandIn):
-        async def answered(self, task_id: str) -> None:
-            raise StoreUnavailable(f"the disk is full: {task_id}")
-
-    async with local(Forgetful()) as client:
-        assert (await client.post(OMNI, json=SEED)).status_code == 200
-
-
 async def test_the_idempotency_key_is_passed_on() -> None:
     tracker = StandIn()
     async with local(tracker) as client:

@@ -6,7 +6,7 @@ an error answer means that nothing was created.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
@@ -84,9 +84,12 @@ async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
         submitting.cancel()
         return Response(status_code=CLIENT_LEFT)
     task = submitting.result()
-    note = ask.tracker.abandoned if gone else ask.tracker.answered
+    if gone:
+        # Known before anything else is done: it may be sent again at any moment.
+        await ask.tracker.abandoned(task)
+        return Response(status_code=CLIENT_LEFT)
     created = legacy_envelope(legacy_created(task), request_id=ask.request_id)
-    return JSONResponse(created, background=BackgroundTask(_noted, note, task.id))
+    return JSONResponse(created, background=BackgroundTask(ask.tracker.answered, task.id))
 
 
 async def _left_before(request: Request, submitting: asyncio.Task[Task]) -> bool:
@@ -102,14 +105,6 @@ async def _left_before(request: Request, submitting: asyncio.Task[Task]) -> bool
     finally:
         leaving.cancel()
     return leaving.done() and not leaving.cancelled()
-
-
-async def _noted(note: Callable[[str], Awaitable[None]], task_id: str) -> None:
-    try:
-        await note(task_id)
-    except HomingError:
-        # Best effort: the answer is out, and a create that is re-sent all the same finds its task.
-        return
 
 
 async def _get(ask: Ask[IgnoredQuery, Nothing], *, kind: str) -> Response:

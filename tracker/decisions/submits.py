@@ -1,6 +1,7 @@
 """Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -56,12 +57,14 @@ def intended(
     body: bytes,
     policy: Policy,
     gone: Mapping[str, bool] | None = None,
+    left: AbstractSet[str] = frozenset(),
     sendable: bool = True,
 ) -> Change[Intent]:
     """Write a submit down before the provider is called, or find the row that has it already.
 
-    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. A fresh one
-    that is not ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
+    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. ``left`` are
+    tasks of this process whose clients hung up, although their rows do not say so yet. A fresh one that is not
+    ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
     key with another body.
     """
     for before, what in (
@@ -76,7 +79,7 @@ def intended(
                 return Change(result=Intent(task=before, fresh=False))
             name = task.external_id if what == "External_task_id" else task.idempotency_key
             raise Conflict(f"{what} {name} already exists")
-    unanswered = _resent(known, task, policy, gone)
+    unanswered = _resent(known, task, policy, gone, left)
     if isinstance(unanswered, str):
         return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
     if unanswered is not None:
@@ -87,10 +90,13 @@ def intended(
     return Change(result=intent, task=task, submission=body) if sendable else Change(result=intent)
 
 
-def _resent(known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None) -> Task | str | None:
-    """Find the submit of the same body that a dead process took and never answered: its client sends it again.
+def _resent(
+    known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None, left: AbstractSet[str]
+) -> Task | str | None:
+    """Find the submit of the same body whose client has no answer, and therefore sends it again.
 
-    Gives the process where it is not known whether it is dead: a living one has a client of its own.
+    That client hung up, or a dead process took it. Gives the process where it is not known whether it is dead: a living
+    one has a client of its own.
     """
     if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
         return None
@@ -98,7 +104,11 @@ def _resent(known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] |
     for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
         named = before.external_id is not None or before.idempotency_key is not None
         recent = task.created_at - before.created_at < policy.resend_window
-        if not recent or named or before.status is Status.REJECTED or before.taken_by == task.taken_by:
+        if not recent or named or before.status is Status.REJECTED:
+            continue
+        if before.id in left:
+            return before
+        if before.taken_by == task.taken_by:
             continue
         if gone is None or before.taken_by is None:
             return before
@@ -321,6 +331,14 @@ def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, rules:
         reason=why,
     )
     return Change(result=after, task=after)
+
+
+def late(known: Known, task_id: str, *, attempts: int, decide: Callable[[Known], Change[Task]]) -> Change[Task]:
+    """Record an outcome that could not be written when it came, unless the row has gone on meanwhile."""
+    task = existing(known, task_id)
+    if task.status is not Status.PENDING or task.attempts != attempts or task.provider_task_id is not None:
+        return Change(result=task)
+    return decide(known)
 
 
 def abandoned(known: Known, task_id: str) -> Change[None]:

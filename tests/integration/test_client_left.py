@@ -1,0 +1,233 @@
+"""What is known of a submit while the database takes nothing: nobody is charged twice, and nothing is forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.house import KIND, until
+from tests.fakes import Clock, FakeKling, GatedStore
+from tests.postgres import Postgres
+from tracker.app import create_tracker
+from tracker.clock import SteeredClock, utc_now
+from tracker.errors import StoreUnavailable
+from tracker.membership import Membership, Part, Rhythm
+from tracker.models import Caller, Status, Task
+from tracker.providers.base import Account, Call, Reply
+from tracker.service import Tracker
+from tracker.settings import Settings
+from tracker.storage.store import Store
+from tracker.work import Change, Known, Work, by_id
+
+CLIENT = Caller(name="studio", sees_all=True)
+QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
+
+
+class RefusingStore(Store):
+    """A database that takes none of the named pieces while ``refusing``; ``refused`` counts those that it did not."""
+
+    def __init__(self, database_url: str, *pieces: str) -> None:
+        super().__init__(database_url)
+        self.pieces = pieces
+        self.refusing = True
+        self.refused = 0
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+        if self.refusing and any(piece in str(work.decide) for work in works for piece in self.pieces):
+            self.refused += 1
+            raise StoreUnavailable("the database is locked")
+        return await super().apply(works)
+
+
+@dataclass(slots=True, kw_only=True)
+class Slow(FakeKling):
+    """Makes each task, and keeps its answer back until ``told``."""
+
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        reply = await super(Slow, self).send(account, call, now=now, within=within)
+        if call.method == "POST":
+            self.hanging.set()
+            await self.told.wait()
+        return reply
+
+
+@pytest.fixture
+def kling() -> Slow:
+    return Slow(clock=Clock(utc_now()))
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def opened(stack: AsyncExitStack, store: Store, kling: FakeKling) -> Tracker:
+    settings = Settings(kling_api_key="made-up-key")
+    return await stack.enter_async_context(create_tracker(settings, store=store, transport=kling))
+
+
+def wish(tracker: Tracker) -> "asyncio.Task[Task]":
+    """Submit the same body as every time, under no name."""
+    order = tracker.order("kling", KIND, {"prompt": "a cat"})
+    return asyncio.create_task(tracker.submit(CLIENT, "kling", order, answered_later=True))
+
+
+async def left(tracker: Tracker, kling: Slow) -> None:
+    """Submit, and hang up while the provider is slow."""
+    leaving = wish(tracker)
+    await kling.hanging.wait()
+    leaving.cancel()
+    await asyncio.wait({leaving})
+
+
+async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "abandoned")
+    tracker = await opened(stack, store, kling)
+    await left(tracker, kling)
+
+    again, another = wish(tracker), wish(tracker)
+    kling.told.set()
+    joined, fresh = await again, await another
+
+    # One client left, so one of two that send the same takes its task; the other wants one of its own.
+    assert {joined.id, fresh.id} == {made.external_id for made in kling.ledger}
+    assert store.refused > 0
+    await tracker.answered(joined.id)
+    await tracker.answered(fresh.id)
+    third = await wish(tracker)
+    assert third.id not in {joined.id, fresh.id}
+    assert len(kling.ledger) == 3
+    store.refusing = False
+
+
+async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "abandoned")
+    tracker = await opened(stack, store, kling)
+    await left(tracker, kling)
+    kling.told.set()
+
+    async def refused_again() -> bool:
+        return store.refused >= 2
+
+    await until(refused_again)
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, kling.ledger[0].external_id)).taken_by is None
+
+    await until(written)
+
+
+async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = GatedStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    tracker = await opened(stack, store, kling)
+    leaving = wish(tracker)
+    await store.waiting.wait()
+    leaving.cancel()
+    await asyncio.wait({leaving})
+
+    again = wish(tracker)
+    store.gate.set()
+    kling.told.set()
+
+    assert (await again).id == kling.ledger[0].external_id
+    assert len(kling.ledger) == 1
+
+
+async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, postgres: Postgres, kling: Slow) -> None:
+    """No heartbeat goes out before the notes that are older: another replica waits for it before it decides."""
+    url = postgres.fresh()
+    store = RefusingStore(url, "abandoned")
+    replicas = []
+    for each in (store, Store(url)):
+        clock = SteeredClock()
+        settings = Settings(database_url=url, kling_api_key="made-up-key")
+        tracker = await stack.enter_async_context(create_tracker(settings, store=each, clock=clock, transport=kling))
+        await stack.enter_async_context(Membership(tracker, clock, parts=frozenset(Part), rhythm=QUICK))
+        replicas.append(tracker)
+    await left(replicas[0], kling)
+
+    again = wish(replicas[1])
+    await asyncio.wait([again], timeout=1)
+    assert not again.done()
+    store.refusing = False
+    kling.told.set()
+
+    async with asyncio.timeout(10):
+        assert (await again).id == kling.ledger[0].external_id
+    assert len(kling.ledger) == 1
+
+
+async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "function answered")
+    tracker = await opened(stack, store, kling)
+    kling.told.set()
+    task = await wish(tracker)
+
+    await tracker.answered(task.id)
+    assert store.refused
+    assert (await tracker.get(CLIENT, task.id)).answered_at is None
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, task.id)).answered_at is not None
+
+    await until(written)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("accepted", Status.SUBMITTED), ("refused", Status.REJECTED), ("credential", Status.REJECTED)],
+)
+async def test_unwritten_outcome_is_written_later(
+    stack: AsyncExitStack, tmp_path: Path, ending: str, status: Status
+) -> None:
+    """At a reseller that looks nothing up, only this process knows what came of the submit."""
+    kling = FakeKling(clock=Clock(utc_now()), echoes=False, looks_up=False, plan=[ending])
+    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "accepted", "refused", "sounded")
+    tracker = await opened(stack, store, kling)
+    # Whatever it is, it is no error before it is written down.
+    ours = (await wish(tracker)).id
+    assert (await tracker.get(CLIENT, ours)).status is Status.PENDING
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, ours)).status is status
+
+    await until(written)
+    assert (await tracker.get(CLIENT, ours)).provider_task_id == ("kling-1" if ending == "accepted" else None)
+    if ending == "credential":
+        assert [alarm.kind.value for alarm in (await tracker.stats(CLIENT)).alarms] == ["credential"]
+
+
+async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:
+    kling = FakeKling(clock=Clock(utc_now()), plan=["refused"])
+    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "refused")
+    tracker = await opened(stack, store, kling)
+    ours = await wish(tracker)
+    with pytest.raises(StoreUnavailable):
+        await tracker.submission.notes.flush()
+    # As recovery does once the provider has denied it long enough.
+    await store.apply([_absent(ours.id)])
+    task = await tracker.submission.again(await tracker.get(CLIENT, ours.id), tracker.providers["kling"])
+    store.refusing = False
+    await tracker.submission.notes.flush()
+
+    assert (await tracker.get(CLIENT, task.id)).status is Status.SUBMITTED
+
+
+def _absent(task_id: str) -> Work[None]:
+    def decide(known: Known) -> Change[None]:
+        task = known.get(by_id(task_id))
+        assert task is not None
+        return Change(result=None, task=replace(task, not_found=2, lease_owner=None, lease_until=None))
+
+    return Work(keys=frozenset({by_id(task_id)}), decide=decide)
