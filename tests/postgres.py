@@ -57,6 +57,11 @@ class Postgres:
         """Give the address of a database on the server's socket."""
         return f"postgresql://postgres@/{database}?host={self._server.get_postmaster_info().socket_dir}"
 
+    @property
+    def system_user(self) -> str | None:
+        """The user that the server runs as; None: as this process."""
+        return self._server.system_user
+
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server as a crash of it would (``immediate``), or politely (``fast``)."""
         self._ctl("-m", mode, "stop")

@@ -7,15 +7,16 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from tests.builders import a_task, writing
+from tests.acceptance.cable import cable
+from tests.builders import a_task, an_entry, writing
 from tests.postgres import Postgres
-from tracker.errors import StoreUnavailable
+from tracker.errors import OurError, StoreUnavailable
 from tracker.storage.store import Store
 
 
 async def refusal(url: str) -> str:
     store = Store(url, busy=timedelta(milliseconds=50))
-    with pytest.raises(StoreUnavailable) as refused:
+    with pytest.raises(OurError) as refused:
         await store.open()
     return refused.value.detail
 
@@ -28,11 +29,75 @@ async def test_a_user_who_is_not_let_in_is_named_as_the_trouble(postgres: Postgr
     stranger = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
     told = await refusal(stranger)
     assert "refuses the user" in told
-    assert "password" not in told
+    assert "made-up" not in told
 
 
 async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
     assert "cannot be reached" in await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("target_session_attrs=standby", "no server has the role that target_session_attrs asks for"),
+        ("target_session_attrs=nonsense", "target_session_attrs in HOMING_DATABASE_URL has a value"),
+        ("sslmode=nonsense", "sslmode in HOMING_DATABASE_URL has a value"),
+        ("connect_timeout=nonsense", "connect_timeout in HOMING_DATABASE_URL has a value"),
+        ("port=nonsense", "an option in HOMING_DATABASE_URL has a value"),
+    ],
+)
+async def test_option_that_libpq_refuses_is_named(postgres: Postgres, option: str, told: str) -> None:
+    assert told in await refusal(f"{postgres.url('postgres')}&{option}")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("sslmode=require", "offers no TLS, which sslmode asks for"),
+        ("channel_binding=require", "channel_binding=require asks for"),
+    ],
+)
+async def test_protection_that_the_server_lacks_is_named(postgres: Postgres, option: str, told: str) -> None:
+    url = postgres.url("postgres")
+    async with cable(f"{url.partition('host=')[2]}/.s.PGSQL.5432") as line:
+        assert told in await refusal(f"postgresql://postgres@127.0.0.1:{line.port}/postgres?{option}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("ALTER ROLE {role} NOLOGIN", "refuses the user"),
+        ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "run GRANT CONNECT"),
+        ("ALTER DATABASE {database} ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
+        ("SELECT 1", "grant it the schema and its tables"),
+    ],
+)
+async def test_right_that_the_user_lacks_is_named(postgres: Postgres, change: str, told: str) -> None:
+    url = postgres.fresh()
+    database = url.rpartition("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {database} LOGIN".encode())
+        admin.execute(change.format(role=database, database=database).encode())
+
+    assert told in await refusal(url.replace("postgres@", f"{database}@", 1))
+
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true".encode())
+        admin.execute(f"DROP ROLE {database}".encode())
+
+
+async def test_table_that_was_dropped_is_named(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    store = Store(url)
+    await store.open()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("DROP TABLE counters, observations CASCADE")
+
+    with pytest.raises(StoreUnavailable, match="a table of Homing is missing"):
+        await store.ping()
+    with pytest.raises(StoreUnavailable, match="a table of Homing is missing"):
+        await store.apply([writing(a_task(), entries=(an_entry(a_task(), "1"),))])
+    await store.close()
 
 
 @contextmanager

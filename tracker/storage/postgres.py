@@ -4,16 +4,19 @@ A connection that had died meanwhile, a deadlock, a serialization failure and tw
 at once all pass when the transaction is run again. Every wait has a bound, also where the network goes silent.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
 from sqlalchemy import URL, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
+from tracker.storage import refusals
 from tracker.storage.transactions import Threads
 
 WRITERS: Final = 4
@@ -27,30 +30,18 @@ INSTALL: Final = "pip install 'homing[postgres]'"
 # SQLSTATE classes and codes that are the server's trouble: connection, resources, operator, system, internal.
 UNAVAILABLE: Final = {
     "08": "the connection to the database was lost",
-    "53": "the database server is out of room or of connections",
-    "57": "the database server is stopping, starting, or cancelled the statement",
+    "53": refusals.ROOM,
+    "57": refusals.STOPPING,
     "58": "the database server's disk failed",
     "XX": "the database server found its data damaged",
     "25006": "the database is read-only: is it a standby?",
-    "28": "the database server refuses the user: check HOMING_DATABASE_URL",
-    "3D": "the database does not exist: create it, or check HOMING_DATABASE_URL",
+    "28": refusals.USER,
+    "3D": refusals.NO_DATABASE,
     "40": "the database was too busy: transactions kept colliding",
-    "42501": "the database user may not do this: grant it the tables",
+    "42501": "the database user may not do this: grant it the schema and its tables",
+    "42P01": "a table of Homing is missing: run `homing migrate`, or check HOMING_DATABASE_URL",
+    "42703": "a column of Homing's tables is missing: run `homing migrate`",
     "55P03": "the rows were locked for too long",
-}
-LOST: Final = "the database server cannot be reached"
-# A server that refuses a connection says so in words alone: its English ones, and the code that they stand for.
-REFUSALS: Final = {
-    "too many": "53",
-    "connection slots": "53",
-    "password": "28",
-    "authentication": "28",
-    "pg_hba.conf": "28",
-    'role "': "28",
-    'database "': "3D",
-    "starting up": "57",
-    "shutting down": "57",
-    "recovery": "57",
 }
 ENCODING: Final = "UTF8"
 # Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row. A statement
@@ -75,6 +66,8 @@ class Postgres:
             raise SettingsError(f"HOMING_DATABASE_URL names PostgreSQL, whose driver is not installed: {INSTALL}")
         self._url = url
         self._busy = busy
+        # Whether a connection was seen to keep its session.
+        self._keeps_sessions = False
 
     def prepare(self) -> None:
         """Nothing: the pool connects when it is first used."""
@@ -85,20 +78,19 @@ class Postgres:
     def engine(self, *, read_only: bool) -> Engine:
         # Readers see one view throughout; writers must see what was committed while they waited for a lock.
         own = (
-            {"default_transaction_isolation": r"repeatable\ read", "default_transaction_read_only": "on"}
+            {"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
             if read_only
-            else {"default_transaction_isolation": r"read\ committed", "synchronous_commit": "on"}
+            else {"default_transaction_isolation": "read committed", "synchronous_commit": "on"}
         )
-        options = {
-            "statement_timeout": _milliseconds(STATEMENT),
-            "lock_timeout": _milliseconds(self._busy),
-            "idle_in_transaction_session_timeout": _milliseconds(STATEMENT),
+        session = {
+            "statement_timeout": str(_milliseconds(STATEMENT)),
+            "lock_timeout": str(_milliseconds(self._busy)),
+            "idle_in_transaction_session_timeout": str(_milliseconds(STATEMENT)),
             "timezone": "UTC",
             **own,
         }
         connect = {
             "connect_timeout": CONNECT_SECONDS,
-            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             "application_name": "homing",
             # Takes statements as the server does; the usual cursor looks for its own placeholders in each again.
             "cursor_factory": import_module("psycopg").RawCursor,
@@ -108,15 +100,48 @@ class Postgres:
             "keepalives_count": 3,
             "tcp_user_timeout": _milliseconds(STATEMENT),
         }
-        engine = create_engine(
-            self._url.set(drivername="postgresql+psycopg"),
-            poolclass=NullPool,
-            paramstyle=PARAMSTYLE,
-            connect_args={name: value for name, value in connect.items() if name not in self._url.query},
-        )
+        given = {name: value for name, value in connect.items() if name not in self._url.query}
+        url = self._url.set(drivername="postgresql+psycopg")
+        try:
+            engine = create_engine(url, poolclass=NullPool, paramstyle=PARAMSTYLE, connect_args=given)
+        except (ArgumentError, ValueError, TypeError):
+            raise SettingsError(refusals.OPTION.format(option="an option")) from None
+        event.listen(engine, "do_connect", self._connect)
         # First of all: SQLAlchemy asks the server for its version, in text.
-        event.listen(engine, "connect", _check_encoding, insert=True)
+        event.listen(engine, "connect", partial(self._prepare, session), insert=True)
         return engine
+
+    def _connect(self, _dialect: object, _record: object, args: Any, values: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's own types
+        """Connect as SQLAlchemy would; what the driver cannot even read is told as what it is."""
+        psycopg: Any = import_module("psycopg")
+        try:
+            return psycopg.connect(*args, **values)
+        except psycopg.OperationalError:
+            raise
+        except (psycopg.Error, ValueError, TypeError, OverflowError, OSError) as error:
+            # UnicodeError, which a host name may raise, is a ValueError.
+            raise StoreUnavailable(refusals.reason_of(str(error), self._url.password)) from None
+
+    def _prepare(self, session: Mapping[str, str], connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+        """Refuse what cannot be used, then set up the session; poolers pass no settings on from the address."""
+        try:
+            _check_encoding(connection)
+            self._check_pooler(connection)
+            _set(connection, session)
+        except BaseException:
+            connection.close()  # it never comes to the pool, which would close it
+            raise
+
+    def _check_pooler(self, connection: Any) -> None:  # noqa: ANN401 - the driver's own type
+        # It needs the driver, which is not installed for SQLite alone.
+        from tracker.storage import pooler  # noqa: PLC0415
+
+        if not self._keeps_sessions:
+            # Before anything is set: that would be set for whoever gets the session next.
+            another = partial(import_module("psycopg").connect, connection.info.dsn, password=self._url.password)
+            if not pooler.is_direct(connection) and pooler.changes_sessions(connection, another):
+                raise StoreUnavailable(refusals.POOLER)
+            self._keeps_sessions = True
 
     def writer(self) -> Threads:
         # Here, since it needs the driver, which is not installed for SQLite alone.
@@ -127,7 +152,8 @@ class Postgres:
     def trouble(self, error: DBAPIError) -> str | None:
         state = getattr(error.orig, "sqlstate", None)
         if state is None:
-            return _refusal(error) if error.connection_invalidated or _is_operational(error) else None
+            known = error.connection_invalidated or _is_operational(error)
+            return refusals.reason_of(str(error.orig), self._url.password) if known else None
         return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
 
     def passing(self, error: DBAPIError) -> bool:
@@ -135,17 +161,20 @@ class Postgres:
         return state in COLLISIONS or error.connection_invalidated
 
 
-def _check_encoding(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+def _check_encoding(connection: Any) -> None:  # noqa: ANN401 - the driver's own type
     """Refuse a database that cannot hold every text, before one that it cannot hold comes."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != ENCODING:
-        connection.close()  # it never comes to the pool, which would close it
         raise StoreUnavailable(f"the database's encoding is {encoding}: create it with ENCODING '{ENCODING}'")
 
 
-def _refusal(error: DBAPIError) -> str:
-    _, fatal, words = str(error.orig).partition("FATAL:")
-    return next((UNAVAILABLE[code] for word, code in REFUSALS.items() if fatal and word in words), LOST)
+def _set(connection: Any, session: Mapping[str, str]) -> None:  # noqa: ANN401 - the driver's own type
+    """Set the session's parameters in one round trip, outside of any transaction."""
+    psycopg: Any = import_module("psycopg")
+    statements = "; ".join(f"SET {name} = '{value}'" for name, value in session.items())
+    result = connection.pgconn.exec_(statements.encode())
+    if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(result)
 
 
 def _is_operational(error: DBAPIError) -> bool:

@@ -1,0 +1,68 @@
+"""Whatever HOMING_DATABASE_URL says, the answer is one line that says what is wrong, without the password."""
+
+import asyncio
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homing.serving_lock import ServingLock
+from tracker.errors import OurError
+from tracker.settings import load_settings
+from tracker.storage.store import Store
+
+SECRET = "made-up-hidden-word"
+# Nobody listens there; a name would be looked up.
+HOSTS = ["127.0.0.1:9", "[::1]:9", "", "a..b", "%00", "[::", "[v1.x]", "127.0.0.1:99999", "127.0.0.1:0", "x" * 300, ","]
+OPTIONS = [
+    *("application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "passfile", "port", "sslcert"),
+    *("sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs", "options", "password", "service", "uri"),
+]
+VALUES = ["", "x", "require", "disable", "-1", "9", "99999999999", "127.0.0.1:9", "/nowhere", "%00", "%F0", "\udcff"]
+
+odd = st.text(st.sampled_from("aZ0-_.~%:@/?#[]&=+,'\"\\ \t\n\x00é\U0001f408"), max_size=6)
+option = st.tuples(st.sampled_from(OPTIONS) | odd, st.sampled_from(VALUES) | odd).map("=".join)
+server = st.builds(
+    lambda scheme, user, colon, host, path, options: (
+        f"{scheme}://{user}{colon}{SECRET}@{host}/{path}?{'&'.join(options)}"
+    ),
+    st.sampled_from(["postgresql", "postgres", "postgresql+psycopg", "postgre", "POSTGRESQL"]),
+    st.just("u") | odd,
+    st.sampled_from([":", ":%", ":@"]),
+    st.sampled_from(HOSTS),
+    st.just("homing") | odd,
+    st.lists(option, max_size=3),
+)
+paths = odd | st.sampled_from(["%00", "x" * 300, "../..", "nowhere/x.db"])
+file = st.builds("sqlite://{}{}".format, st.sampled_from(["", "/", "//"]), paths)
+
+
+@settings(max_examples=150)
+@given(url=server | file | odd)
+def test_any_url_ends_in_one_line_without_secrets(url: str) -> None:
+    here = Path.cwd()
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            told = asyncio.run(opened(url.replace("sqlite:////", f"sqlite:///{folder}/")))
+        finally:
+            os.chdir(here)
+
+    assert "\n" not in told
+    assert SECRET not in told
+
+
+async def opened(url: str) -> str:
+    """Do what a command does with the setting; returns what it complains of."""
+    environ = {"HOMING_DATABASE_URL": url}
+    try:
+        told = load_settings(environ, None)
+        with ServingLock(told.database_file):
+            store = Store(told.database_url)
+            await store.open()
+            await store.close()
+    except OurError as error:
+        return error.detail
+    return told.database_name

@@ -1,0 +1,66 @@
+"""Whether a connection to PostgreSQL goes through a pooler that gives each transaction another session.
+
+Settings, prepared statements and LISTEN belong to a session, so nothing of Homing works there for long. A pooler that
+gives a connection one session until it is closed does no harm.
+"""
+
+from collections.abc import Callable
+from selectors import EVENT_READ, DefaultSelector
+from time import monotonic
+from typing import Any, Final
+
+from psycopg import Connection, OperationalError
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
+
+PID: Final = b"SELECT pg_backend_pid()"
+# Twice in a row: a pooler may give its sessions out in turn.
+LOOKS: Final = 2
+SECONDS: Final = 5.0
+
+
+def is_direct(connection: Connection[Any]) -> bool:
+    """Return whether the session is the one that the server announced when the connection was made.
+
+    A pooler announces a number of its own, since one connection may get several sessions. Costs one round trip.
+    """
+    return _pid(connection.pgconn) == connection.info.backend_pid
+
+
+def changes_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]]) -> bool:
+    """Return whether sessions move between a connection behind a pooler and another one, made by ``connect``.
+
+    A pool that has no session for the other one keeps its sessions to their connections.
+    """
+    ours = {_pid(connection.pgconn) for _ in range(LOOKS)}
+    if len(ours) > 1:
+        return True
+    try:
+        other = connect()
+    except OperationalError:
+        return False
+    try:
+        theirs = {_pid(other.pgconn) for _ in range(LOOKS)}
+    except TimeoutError:
+        return False
+    finally:
+        other.close()
+    return len(theirs) > 1 or ours == theirs
+
+
+def _pid(pgconn: PGconn) -> int:
+    """Ask a connection for its session's process. Raises TimeoutError where no session is given."""
+    end = monotonic() + SECONDS
+    pgconn.send_query(PID)
+    with DefaultSelector() as selector:
+        selector.register(pgconn.socket, EVENT_READ)
+        while pgconn.is_busy():
+            if not selector.select(end - monotonic()):
+                raise TimeoutError
+            pgconn.consume_input()
+    result = pgconn.get_result()
+    while pgconn.get_result() is not None:
+        pass
+    if result is None or result.status != ExecStatus.TUPLES_OK:
+        raise OperationalError(pgconn.get_error_message())
+    return int(result.get_value(0, 0) or 0)

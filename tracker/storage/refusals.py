@@ -1,0 +1,107 @@
+"""Why PostgreSQL, or libpq on our side, refuses a connection: their words, as a sentence that says what to do.
+
+Neither tells a code when a connection fails, so the words have to be read. Words that are not known are shown as they
+are, without the password.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+ROOM: Final = "the database server is out of room or of connections"
+STOPPING: Final = "the database server is stopping, starting, or cancelled the statement"
+USER: Final = "the database server refuses the user or the password: check HOMING_DATABASE_URL"
+NO_DATABASE: Final = "the database does not exist: create it, or check HOMING_DATABASE_URL"
+LOST: Final = "the database server cannot be reached"
+OPTION: Final = (
+    "{option} in HOMING_DATABASE_URL has a value that cannot be used: correct what follows the question mark"
+)
+POOLER: Final = (
+    "HOMING_DATABASE_URL leads to a connection pooler (such as PgBouncer) that gives each transaction another session, "
+    "which Homing cannot use: name PostgreSQL itself, or a pool in session mode"
+)
+# In the order in which they are looked for: what is said about TLS may name a certificate, a timeout or a reset too.
+# https://github.com/postgres/postgres/tree/master/src/interfaces/libpq has the words of our side.
+REFUSALS: Final[Sequence[tuple[str, str]]] = (
+    (
+        r'invalid (?!integer)(\w+) value|connection option "(\w+)"|bad value for (\w+)|invalid (port) n|weak (sslmode)',
+        OPTION,
+    ),
+    (
+        r"unsupported startup parameter|bouncer config error|pgbouncer|no such database|_timeout|server.login",
+        "the connection pooler in front of the database refuses the connection: check its configuration and its log",
+    ),
+    (r"too many (clients|connections)|connection slots|max_client_conn", ROOM),
+    (r"starting up|shutting down|recovery mode|not yet accepting|in progress", STOPPING),
+    (
+        r"pg_hba\.conf",
+        "pg_hba.conf lets no such user, host or encryption in: add an entry on the server, or change sslmode",
+    ),
+    (
+        r"not currently accepting connections",
+        "the database accepts no connections: run ALTER DATABASE … ALLOW_CONNECTIONS true",
+    ),
+    (
+        r"permission denied for database",
+        "the user may not connect to the database: run GRANT CONNECT ON DATABASE … TO …",
+    ),
+    (r'role ".*" (does not exist|is not permitted)|password|SASL|(?<!certificate )authentication failed', USER),
+    (r'database ".*" does not exist', NO_DATABASE),
+    (
+        r"channel binding|channel_binding",
+        "the server has no channel binding, which channel_binding=require asks for: use TLS and SCRAM, or leave it out",
+    ),
+    (
+        r"session is (not )?read-only|hot standby|target_session_attrs",
+        "no server has the role that target_session_attrs asks for: check the hosts, or leave it out",
+    ),
+    (
+        r"does not support SSL|without SSL|sslmode",
+        "the server offers no TLS, which sslmode asks for: turn TLS on there, or change sslmode",
+    ),
+    (
+        r"private key|(client|bad) certificate|certificate (present|required|auth)|(read|load) certificate|unknown ca",
+        "the client certificate cannot be used: check sslcert, sslkey and the permissions of these files",
+    ),
+    (
+        r"certificate verify failed|does not match host|root certificate|root\.crt|CRL|host name must be specified",
+        "the server's certificate is not trusted: check sslrootcert, sslcrl and the host name",
+    ),
+    (
+        r"received invalid response|expected authentication request|unsupported frontend protocol",
+        "what answers there is no PostgreSQL server that Homing knows: check the host and the port",
+    ),
+    (r"\bSSL\b|\bTLS\b|sslv3|tlsv1", "TLS with the database server failed: check sslmode and its TLS settings"),
+    (r"GSS", "GSSAPI with the database server failed: check gssencmode, or set gssencmode=disable"),
+    (
+        r"resolve|translate host|Name or service not known|nodename nor servname|idna|label too long",
+        "the name of the database server is not known: check the host in HOMING_DATABASE_URL and the network",
+    ),
+    (r"Permission denied", "this user may not open the database server's socket: check its permissions"),
+)
+# What a network says; it needs no more words.
+SILENCE: Final = re.compile(
+    r"refused|time(d |)out|No route|unreachable|No such file|closed the connection|connection (is|was) (lost|closed)|"
+    r"reset by peer|could not (receive|send)|Broken pipe|EOF|Is the server running|bad file descriptor",
+    re.IGNORECASE,
+)
+MOST_WORDS: Final = 200
+
+
+def reason_of(words: str, password: str | None) -> str:
+    """Return why a connection failed and what to do, from the words of the server or of libpq."""
+    for pattern, sentence in REFUSALS:
+        if found := re.search(pattern, words):
+            return sentence.format(option=next(filter(None, found.groups()), ""))
+    if "FATAL" not in words and SILENCE.search(words):
+        return LOST
+    return f"the connection to the database server failed: {_shown(words, password)}"
+
+
+def _shown(words: str, password: str | None) -> str:
+    """Return words in one line, without what precedes the last colon of libpq's address, and without the password."""
+    for secret in {password, quote(password, safe="")} if password else set():
+        words = words.replace(secret, "***")
+    line = re.sub(r"[^\x20-\x7e\u00a1-\uffff]+", " ", words.rpartition("FATAL:")[2]).strip()
+    return line[:MOST_WORDS] or "no reason was given"
