@@ -25,7 +25,7 @@ RUN groupadd --gid 10001 homing \
     && useradd --uid 10001 --gid homing --no-log-init --no-create-home --home-dir /data --shell /usr/sbin/nologin homing \
     && install --directory --owner homing --group homing --mode 0750 /data
 COPY --from=build /opt/homing /opt/homing
-# On every address of the container Homing refuses to start without HOMING_API_KEYS or HOMING_CLIENT_KEYS.
+# Without HOMING_API_KEYS the first start makes a key, in /data/homing.db.key.
 ENV PATH=/opt/homing/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -6,6 +6,7 @@ whoever serves it.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,9 +17,10 @@ from urllib.parse import quote
 import httpx
 import jwt
 
+from homing.local_key import CLIENT, read_local_key
 from homing.serve import Homing
 from homing.serving_lock import Held, ServingLock
-from tracker.api.access import Access
+from tracker.api.access import Access, NamedKey, is_loopback, url_host
 from tracker.bounds import JsonObject, read_object
 from tracker.errors import HomingError
 from tracker.membership import Part
@@ -103,18 +105,21 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
 
     ``loops`` lets the reconciler run beside an API of our own, for a command that waits.
     """
-    headers = authorization(settings, datetime.now(UTC))
     async with AsyncExitStack() as stack:
         lock = ServingLock(None if settings.api_url else settings.database_file)
         url = settings.api_url or await _serving(settings, lock, stack)
         if url is not None:
+            headers = authorization(settings, datetime.now(UTC), _stored_key(settings, url))
             # Only a remote address may lie behind a proxy.
             remote = url == settings.api_url
             http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
         else:
             parts = {Part.API, Part.LOOPS} if loops else {Part.API}
+            # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
+            key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
+            headers = authorization(settings, datetime.now(UTC), key)
             # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
-            homing = Homing(settings, access=_ours(settings), parts=parts, tells=False)
+            homing = Homing(settings, access=_ours(settings, key), parts=parts, tells=False)
             homing.lock = lock
             await stack.enter_async_context(homing)
             transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
@@ -122,16 +127,23 @@ async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[A
         yield ApiClient(await stack.enter_async_context(http))
 
 
-def authorization(settings: Settings, now: datetime) -> dict[str, str]:
-    """Make the header that proves us: the key that sees all, else the first, else a signed token."""
+def authorization(settings: Settings, now: datetime, otherwise: NamedKey | None = None) -> dict[str, str]:
+    """Make the header with a key: the one that sees all, else the first, else a signed token, else ``otherwise``."""
     keys = sorted(settings.api_keys, key=lambda key: not key.sees_all)
-    if keys:
-        return {"Authorization": f"Bearer {keys[0].key}"}
-    if not settings.client_keys:
-        return {}
-    pair = settings.client_keys[0]
-    claims = {"iss": pair.access, "nbf": now - timedelta(seconds=5), "exp": now + TOKEN_LIFE}
-    return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
+    if not keys and settings.client_keys:
+        pair = settings.client_keys[0]
+        claims = {"iss": pair.access, "nbf": now - timedelta(seconds=5), "exp": now + TOKEN_LIFE}
+        return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
+    key = keys[0] if keys else otherwise
+    return {"Authorization": f"Bearer {key.key}"} if key is not None else {}
+
+
+def _stored_key(settings: Settings, url: str) -> NamedKey | None:
+    """Read the key beside our SQLite file. It is for servers of this machine, and goes nowhere else."""
+    if settings.guarded or settings.database_file is None or not is_loopback(url_host(url)):
+        return None
+    stored = read_local_key(settings.database_file)
+    return stored.key if stored is not None else None
 
 
 async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack) -> str | None:
@@ -152,9 +164,10 @@ async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack)
     )
 
 
-def _ours(settings: Settings) -> Access:
-    """Whoever may open the database file is this machine's user, whatever addresses a server would answer at."""
-    return Access(api_keys=settings.api_keys, client_keys=settings.client_keys)
+def _ours(settings: Settings, key: NamedKey | None) -> Access:
+    """Return who may call the API within this process, whatever addresses a server would answer at."""
+    keys = settings.api_keys if key is None else (key,)
+    return Access(api_keys=keys, client_keys=settings.client_keys)
 
 
 def _document(answer: httpx.Response) -> JsonObject:
@@ -168,4 +181,6 @@ def _problem(answer: httpx.Response, document: JsonObject) -> str:
     """Give the sentence of a problem document, or the message of the gateway's envelope."""
     said = document.get("detail") or document.get("message")
     path = answer.request.url.path
+    if answer.status_code == HTTPStatus.UNAUTHORIZED:
+        return f"{said or path}: set HOMING_API_KEYS to a key of the server at {answer.request.url.netloc.decode()}"
     return str(said) if said else f"{path} was answered {answer.status_code}; is this a Homing server?"

@@ -26,6 +26,7 @@ from homing.sandbox import RunningSandbox, SandboxSettings, serve_in_thread
 from homing.serve import Homing
 from homing.tables import print_json, print_line
 from homing.web_server import Stop, address, listen, running
+from tracker.api import NamedKey
 from tracker.models import SETTLED
 from tracker.schedule import Policy
 from tracker.settings import Settings
@@ -95,6 +96,7 @@ async def run(args: Namespace) -> int:
     """Run the demo and give the exit status: 0 only where nothing was lost, doubled or wrong."""
     prompts = [f"picture {number:02}" for number in range(1, args.tasks + 1)]
     secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
+    key = NamedKey(name="demo", key=secrets.token_urlsafe(32), sees_all=True)
     played = SandboxSettings(
         seed=args.seed,
         webhook_secrets=(secret,),
@@ -117,14 +119,17 @@ async def run(args: Namespace) -> int:
             kling_api_key=sandbox.api_key,
             kling_webhook_secrets=(secret,),
             poll_budget=6000,
+            api_keys=(key,),
         )
         homing = await stack.enter_async_context(Homing(settings, policy=POLICY))
         serving = await stack.enter_async_context(running(homing.app, listener))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30, trust_env=False))
+        headers = {"Authorization": f"Bearer {key.key}"}
+        client = httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False)
+        http = await stack.enter_async_context(client)
         stage = Stage(sandbox=sandbox, url=url, http=http, prompts=prompts)
         told = await play(stage, args)
         if args.keep_open:
-            _invite(stage, directory)
+            _invite(stage, directory, key)
             await Stop().wait(serving)
     return 0 if told.clean else 1
 
@@ -226,12 +231,12 @@ def _quiet(ledger: Document) -> bool:
     return all(task["final"] for task in ledger["tasks"]) and not ledger["callbacks"]["waiting"]
 
 
-def _invite(stage: Stage, directory: Path) -> None:
+def _invite(stage: Stage, directory: Path, key: NamedKey) -> None:
     """Say where to look while it stays open."""
     print_line("")
     print_line(
         f"Left open until Ctrl-C: {stage.url} and the sandbox's ledger at {stage.sandbox.base_url}/sandbox/ledger"
     )
-    print_line(f"  curl {stage.url}/v1/tasks")
-    print_line(f"  HOMING_API_URL={stage.url} homing tasks")
+    print_line(f'  curl {stage.url}/v1/tasks -H "Authorization: Bearer {key.key}"')
+    print_line(f"  HOMING_API_URL={stage.url} HOMING_API_KEYS='{key.name}*:{key.key}' homing tasks")
     print_line(f"The database is in {directory} and goes when this ends.")

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
+from homing.local_key import key_file, read_local_key
+from homing.serve import access_of
 from homing.serving_lock import Held, ServingLock
 from homing.tables import print_json, print_line, print_table
-from tracker.api.access import check_start, is_loopback, url_host
+from tracker.api.access import check_keys, is_loopback, url_host
 from tracker.api.health_schemas import ReadyShown
 from tracker.app import create_tracker
 from tracker.bounds import JsonObject, JsonValue
@@ -35,7 +37,6 @@ PATIENCE: Final = timedelta(seconds=10)
 NEAR: Final = httpx.Timeout(3)
 DATABASE_SKEW: Final = timedelta(seconds=1)
 CLOCK_SKEW: Final = timedelta(seconds=60)
-SHORT_KEY: Final = 16
 KIND: Final = "images/omni-image"
 
 
@@ -58,7 +59,7 @@ class Finding:
 
 async def run(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
     """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
-    findings = [*start(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
+    findings = [callers(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
     findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
     shown = in_force(settings)
     if as_json:
@@ -82,18 +83,19 @@ def in_force(settings: Settings) -> JsonObject:
     return shown
 
 
-def start(settings: Settings) -> list[Finding]:
-    """Whether `homing serve` would start, as far as keys go."""
+def callers(settings: Settings) -> Finding:
+    """Check which keys the API takes, and whether `homing serve` would start with them."""
     try:
-        check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
+        if settings.guarded or settings.database_file is None:
+            check_keys(access_of(settings))
+            return Finding(name="callers", level=Level.OK, detail="keys are asked for")
+        if read_local_key(settings.database_file) is not None:
+            detail = f"no keys are configured: the one in {key_file(settings.database_file)} is asked for"
+        else:
+            detail = f"no keys are configured: the first start makes one, in {key_file(settings.database_file)}"
+        return Finding(name="callers", level=Level.OK, detail=detail)
     except SettingsError as error:
-        return [Finding(name="callers", level=Level.WRONG, detail=error.detail)]
-    short = [key.name for key in settings.api_keys if len(key.key) < SHORT_KEY]
-    if short:
-        detail = f"the key of {', '.join(short)} is short enough to be guessed; `homing key` makes a better one"
-        return [Finding(name="callers", level=Level.NOTE, detail=detail)]
-    detail = "keys are asked for" if settings.guarded else "no keys: only this machine's user is answered"
-    return [Finding(name="callers", level=Level.OK, detail=detail)]
+        return Finding(name="callers", level=Level.WRONG, detail=error.detail)
 
 
 def trust(settings: Settings) -> list[Finding]:

@@ -9,13 +9,13 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from homing.connections import Bounds, most_connections, open_files
+from homing.local_key import LocalKey, key_file, local_key
 from homing.loops import Loop, looping
 from homing.serving_lock import Held, ServingLock
 from homing.web_server import Stop, address, listen, running, told_to_stop
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
-from tracker.api import Access, Limits, check_start, health_routes
-from tracker.api import routes as api_routes
+from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
 from tracker.api.capacity import CONNECTIONS
 from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
 from tracker.clock import SteeredClock
@@ -47,12 +47,13 @@ class Homing:
 
     So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
     docs/embedding.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
+    Where neither has a key, the one beside the SQLite file is read or made as it is entered (``local_key``).
     ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. The
     server takes ``connections`` at once. Entering it takes ``lock``, the serving lock of the settings' file; a lock
     that is held already may be put in its place.
 
-    Raises SettingsError where a sink or a subscriber cannot be, and where strangers could call; entering it raises
-    SettingsError where another process serves the file.
+    Raises SettingsError where a sink or a subscriber cannot be, and where a database that is a server has no API key;
+    entering it raises SettingsError where another process serves the file.
     """
 
     def __init__(
@@ -73,7 +74,11 @@ class Homing:
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
-        self.app = _app(self.tracker, settings, access or access_of(settings), parts, connections)
+        self.local_key: LocalKey | None = None
+        access = access or access_of(settings)
+        self._makes_key = Part.API in parts and _makes_key(settings, access)
+        self._guard = AccessGuard(access)
+        self.app = _app(self.tracker, settings, self._guard, parts, connections)
         if subscribers and Part.LOOPS not in parts:
             raise SettingsError("subscribers are told by the loops: let this process run them too")
         self._relay: Relay | None = None
@@ -102,6 +107,9 @@ class Homing:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             opening.enter_context(_held(self.lock, self._settings))
+            if self._makes_key and self._settings.database_file is not None:
+                self.local_key = local_key(self._settings.database_file)
+                self._guard.add_key(self.local_key.key)
             await opening.enter_async_context(self.tracker)
             await opening.enter_async_context(self._membership)
             if self._relay is not None:
@@ -129,9 +137,11 @@ class Homing:
             yield Retention(self.tracker, keep=self._settings.retention)
 
 
-def _app(tracker: Tracker, settings: Settings, access: Access, parts: Collection[Part], connections: int) -> ASGIApp:
+def _app(
+    tracker: Tracker, settings: Settings, guard: AccessGuard, parts: Collection[Part], connections: int
+) -> ASGIApp:
     if Part.API in parts:
-        routes = api_routes(tracker, access, limits=limits_of(settings, connections))
+        routes = guarded_routes(tracker, guard, limits=limits_of(settings, connections))
     else:
         # A receiver alone faces strangers: they learn that it answers, and nothing about the database.
         routes = health_routes(tracker, ready=Part.LOOPS in parts)
@@ -162,14 +172,29 @@ def access_of(settings: Settings) -> Access:
     )
 
 
-async def serve(settings: Settings, *, announce: Callable[[str], None], parts: Collection[Part] = ALL) -> int:
+def _makes_key(settings: Settings, access: Access) -> bool:
+    """Return whether the key beside the SQLite file is the one to use, which is so where no other is configured.
+
+    Raises: SettingsError, where there is none to use, or a configured one is too weak.
+    """
+    if access.api_keys or access.client_keys or settings.database_file is None:
+        check_keys(access)
+        return False
+    return True
+
+
+async def serve(
+    settings: Settings, *, announce: Callable[[str], None], parts: Collection[Part] = ALL, show_key: bool = False
+) -> int:
     """Serve until SIGTERM (gives 0) or Ctrl-C (130); ``announce`` gets the line that says what runs where.
 
-    Raises SettingsError where the address is taken, where another process serves the database's file, and where
-    starting without keys would let strangers in.
+    Where an API key was made, ``show_key`` says whether the line after it shows the key, or only the file that has it.
+
+    Raises SettingsError where the address is taken, where another process serves the database's file, and where a
+    database that is a server has no API key.
     """
     if Part.API in parts:
-        check_start(settings.host, settings.public_url, [*settings.api_keys, *settings.client_keys])
+        _makes_key(settings, access_of(settings))
     connections = most_connections(open_files())
     homing = Homing(settings, parts=parts, connections=connections)
     bounds = Bounds(connections=connections)
@@ -180,6 +205,8 @@ async def serve(settings: Settings, *, announce: Callable[[str], None], parts: C
             # Commands look for the API there.
             homing.lock.announce(url if Part.API in parts else None)
             announce(headline(settings, url, parts))
+            if homing.local_key is not None and homing.local_key.made:
+                announce(key_notice(homing.local_key, url, show_key=show_key))
             return await stop.wait(serving)
 
 
@@ -196,10 +223,21 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str
         told.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
     if Part.API in parts:
         keys = len(settings.api_keys) + len(settings.client_keys)
-        told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else "no keys, so this machine only")
+        told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else f"API key in {_key_file(settings)}")
     if not settings.has_credential and set(parts) != {Part.RECEIVER}:
         told.append("no credential for the provider, so nothing can be submitted or asked")
     return " · ".join(told)
+
+
+def key_notice(made: LocalKey, url: str, *, show_key: bool) -> str:
+    """Say how to call a server with the key that was made for it; the key itself only where ``show_key``."""
+    if show_key:
+        return f'Made an API key, kept in {made.file}: curl {url}/v1/tasks -H "Authorization: Bearer {made.key.key}"'
+    return f"Made an API key, kept in {made.file}"
+
+
+def _key_file(settings: Settings) -> str:
+    return str(key_file(settings.database_file)) if settings.database_file is not None else "no file"
 
 
 @contextmanager

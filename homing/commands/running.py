@@ -63,7 +63,8 @@ def run_serve(args: Namespace) -> int:
     only = frozenset(chain.from_iterable(args.only)) if args.only else ALL
     # Where events go to the standard output, nothing else does.
     aside = any(spec.scheme == "stdout" for spec in settings.sinks)
-    return uvloop.run(serve(settings, announce=partial(_started, to=sys.stderr if aside else sys.stdout), parts=only))
+    to = sys.stderr if aside else sys.stdout
+    return uvloop.run(serve(settings, announce=partial(_started, to=to), parts=only, show_key=to.isatty()))
 
 
 def run_migrate(args: Namespace) -> int:

@@ -18,6 +18,7 @@ from homing.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.between import NO_TLS
+from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
 from tracker.bounds import JsonObject
@@ -144,6 +145,7 @@ def settings_of(folder: Path, provider_url: str, **changes: Any) -> Settings:
         "database_url": f"sqlite:///{folder / 'homing.db'}",
         "kling_base_url": provider_url,
         "kling_api_key": "sandbox-api-key",
+        "api_keys": (LOCAL_KEY,),
     }
     return Settings(**(usual | changes))
 
@@ -204,7 +206,7 @@ async def house(
             composed(chosen, policy=policy, store=store, clock=clock, loops=loops)
         )
         await stack.enter_async_context(running(app, listener))
-        headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"} if chosen.api_keys else {}
+        headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"}
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, verify=NO_TLS, timeout=30)
         )

@@ -18,6 +18,7 @@ import httpx
 from tests.acceptance.between import NO_TLS
 from tests.acceptance.forked import ROOT, Forked
 from tests.acceptance.house import CAT, CREATE, until
+from tests.keys import LOCAL_HEADERS, LOCAL_SETTING
 from tracker.lookups import FOUND_BY_EXTERNAL_ID
 from tracker.models import SETTLED
 
@@ -151,11 +152,12 @@ async def server(folder: Path, provider_url: str, **settings: str) -> AsyncItera
             "kling_base_url": provider_url,
             "kling_api_key": "sandbox-api-key",
             "log_level": "debug",
+            "api_keys": LOCAL_SETTING,
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         environ = kept | {f"HOMING_{name.upper()}": value for name, value in (usual | settings).items()}
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_TLS, timeout=30
+            base_url=f"http://127.0.0.1:{port}", headers=LOCAL_HEADERS, trust_env=False, verify=NO_TLS, timeout=30
         ) as client:
             found = Server(port=port, client=client, environ=environ, folder=folder)
             try:

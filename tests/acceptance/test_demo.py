@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def test_it_can_be_left_open_to_look_at(number: signal.Signals, tmp_path: Path) 
         try:
             assert process.stdout is not None
             curl = next(line for line in process.stdout if "curl " in line)
-            tasks = httpx.get(curl.split()[1], trust_env=False).json()["tasks"]
+            _, url, _, header = shlex.split(curl)
+            tasks = httpx.get(url, headers=dict([header.split(": ")]), trust_env=False).json()["tasks"]
             assert [task["status"] for task in tasks] in (["succeeded"], ["failed"])
             process.send_signal(number)
             assert process.wait(timeout=30) == 0

@@ -68,6 +68,11 @@ async def running(
         await process.wait()
 
 
+def key_of(folder: Path) -> dict[str, str]:
+    """Give the header with the key that the first start made beside the database."""
+    return {"authorization": f"Bearer {(folder / 'homing.db.key').read_text().strip()}"}
+
+
 def uvicorn(module: str) -> tuple[str, ...]:
     return ("uvicorn", "--factory", f"{module}:create_app", "--no-access-log", "--port", "{port}")
 
@@ -109,7 +114,7 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             sent = kling_sandbox.task(task)["callbacks"]
             answers = [attempt["answer"] for letter in sent for attempt in letter["attempts"]]
             assert answers == [200] * len(answers) != []
-            found = await client.get("/homing/v1/tasks/1")
+            found = await client.get("/homing/v1/tasks/1", headers=key_of(folder) if module == "shop" else {})
             assert found.status_code == (200 if module == "shop" else 404)
             if module == "shop":
                 refused = await client.post("/orders/2", params={"prompt": ""})
@@ -125,7 +130,7 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
     async with (
         running(folder, *uvicorn("shop"), sandbox=kling_sandbox) as (process, url),
         httpx.AsyncClient(base_url=f"{url}/homing", trust_env=False, timeout=30) as client,
-        client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as stream,
+        client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"} | key_of(folder)) as stream,
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == ": homing"
@@ -143,7 +148,7 @@ async def test_a_function_that_the_settings_name_is_told_by_a_homing_that_is_ser
     came = folder / "came-home.jsonl"
     async with running(folder, "homing", "serve", sandbox=kling_sandbox, **where) as (_, url):
         async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            answer = await client.post("/kling/v1/images/omni-image", json=ORDER)
+            answer = await client.post("/kling/v1/images/omni-image", json=ORDER, headers=key_of(folder))
             assert answer.status_code == 200, answer.text
 
         async def told() -> bool:

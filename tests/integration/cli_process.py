@@ -87,17 +87,22 @@ class Shell:
             finally:
                 process.kill()
 
-    def begin(self, *words: str) -> "subprocess.Popen[str]":
+    def begin(self, *words: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
         """Run a command as a process of its own, beside others."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         return subprocess.Popen(
             [sys.executable, "-m", "homing", *words],
             cwd=self.directory,
-            env={**kept, **self._environ({})},
-            stdout=subprocess.PIPE,
+            env={**kept, **self._environ({"port": "0"})},
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    @property
+    def key(self) -> str:
+        """The key that the first server made beside the database."""
+        return (self.directory / "homing.db.key").read_text().strip()
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {f"HOMING_{name.upper()}": value for name, value in {**self.settings, **more}.items()}

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from homing.sandbox import RunningSandbox
 from homing.serve import Homing, access_of
 from homing.web_server import address, listen, running
+from tests.keys import LOCAL_KEY
 from tracker.api import Limits, NamedKey, routes
 from tracker.schedule import Policy
 from tracker.service import Tracker
@@ -56,13 +57,14 @@ async def served(
             "kling_base_url": sandbox.base_url,
             "kling_api_key": sandbox.api_key,
             "public_url": url,
+            "api_keys": (LOCAL_KEY,),
         }
         chosen = Settings(**(usual | settings))
         async with Homing(chosen, policy=QUICK) as homing:
             app = homing.app
             if limits is not None:
                 app = Starlette(routes=routes(homing.tracker, access_of(chosen), limits=limits))
-            headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"} if chosen.api_keys else {}
+            headers = {"authorization": f"Bearer {chosen.api_keys[0].key}"}
             async with (
                 running(app, listener, ending=homing.tracker.feed.dismiss),
                 httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30) as client,

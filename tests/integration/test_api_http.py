@@ -199,10 +199,6 @@ async def test_odd_paths_are_clear_errors_and_leave_no_trace(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_without_keys_a_foreign_host_or_page_is_refused(homing: Served) -> None:
-    for headers, status in (
-        ({"host": "rebound.example.com"}, 421),
-        ({"origin": "https://evil.example.com"}, 403),
-        ({"x-forwarded-for": "8.8.8.8"}, 403),
-    ):
+async def test_a_foreign_host_or_a_wrong_key_is_refused(homing: Served) -> None:
+    for headers, status in (({"host": "rebound.example.com"}, 421), ({"authorization": "Bearer wrong"}, 401)):
         assert (await homing.client.get("/v1/tasks", headers=headers)).status_code == status

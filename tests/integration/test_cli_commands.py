@@ -169,7 +169,10 @@ def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shel
     elsewhere = Shell(tmp_path / "elsewhere", {})
     with shell.serving() as served:
         task_id = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]["id"]
-        listed = elsewhere.run("tasks", "list", "--json", api_url=served.url)
+        refused = elsewhere.run("tasks", api_url=served.url)
+        assert (refused.status, "set HOMING_API_KEYS" in refused.line) == (1, True)
+        key = f"local*:{shell.key}"
+        listed = elsewhere.run("tasks", "list", "--json", api_url=served.url, api_keys=key)
         assert [task["id"] for task in listed.document["tasks"]] == [task_id]
         url = served.url
     gone = elsewhere.run("tasks", api_url=url)
@@ -186,17 +189,17 @@ def test_a_command_waits_for_another_and_gives_up_with_its_process_id(shell: She
 
 
 def test_the_key_that_sees_all_is_used_and_a_pair_where_there_is_no_key(shell: Shell) -> None:
-    keys = {"api_keys": "studio:made-up-key-one,ops*:made-up-key-two"}
+    keys = {"api_keys": "studio:made-up-studio-key,ops*:made-up-ops-key-2"}
     with shell.serving(**keys, client_keys=f"signer:{CLIENT_SECRET}"):
         assert shell.run("expect", "kling", "images/omni-image", "--json", **keys).document["task"]["client"] == "ops"
-        studio = shell.run("expect", "kling", "images/omni-image", "--json", api_keys="studio:made-up-key-one")
+        studio = shell.run("expect", "kling", "images/omni-image", "--json", api_keys="studio:made-up-studio-key")
         assert studio.document["task"]["client"] == "studio"
         signer = shell.run("expect", "kling", "images/omni-image", "--json", client_keys=f"signer:{CLIENT_SECRET}")
         assert signer.document["task"]["client"] == "signer"
         assert len(shell.run("tasks", "list", "--json", **keys).document["tasks"]) == 3
-        unknown = shell.run("tasks", api_keys="studio:another-key")
+        unknown = shell.run("tasks", api_keys="studio:another-made-up-key")
         assert unknown.status == 1
-        assert "another-key" not in unknown.line
+        assert "another-made-up-key" not in unknown.line
         assert shell.run("tasks").status == 1
 
 

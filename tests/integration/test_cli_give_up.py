@@ -13,6 +13,7 @@ import pytest
 
 from homing.sandbox import RunningSandbox
 from tests.integration.cli_process import Shell
+from tests.keys import LOCAL_SETTING
 from tests.postgres import Postgres
 
 EXPECT = ("expect", "kling", "images/omni-image", "--external-id")
@@ -66,7 +67,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, hook: Hook, kling_sand
     }
     if request.param == "postgres":
         postgres: Postgres = request.getfixturevalue("postgres")
-        settings["database_url"] = postgres.fresh()
+        settings |= {"database_url": postgres.fresh(), "api_keys": LOCAL_SETTING}
     return Shell(tmp_path, settings)
 
 

@@ -12,6 +12,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.integration.cli_process import Shell
 from tests.integration.test_membership import away
+from tests.keys import LOCAL_HEADERS, LOCAL_SETTING
 from tests.migration import first_schema
 from tests.postgres import Postgres
 
@@ -20,7 +21,12 @@ PASSWORD = "made-up-database-password"
 
 @pytest.fixture
 def settings(kling_sandbox: RunningSandbox) -> dict[str, str]:
-    return {"kling_base_url": kling_sandbox.base_url, "kling_api_key": kling_sandbox.api_key, "first_check": "500ms"}
+    return {
+        "kling_base_url": kling_sandbox.base_url,
+        "kling_api_key": kling_sandbox.api_key,
+        "first_check": "500ms",
+        "api_keys": LOCAL_SETTING,
+    }
 
 
 @pytest.fixture
@@ -50,6 +56,13 @@ def test_a_missing_driver_is_one_line_with_the_command_that_installs_it(
     said = empty.run("serve", port="0")
     assert said.status == 2
     assert "pip install 'homing[postgres]'" in said.line
+
+
+def test_a_server_without_keys_names_the_command_that_makes_one(empty: Shell) -> None:
+    said = empty.run("serve", port="0", api_keys="")
+    assert said.status == 2
+    assert "`homing key" in said.line
+    assert "HOMING_API_KEYS" in said.line
 
 
 def test_an_empty_database_is_refused_with_the_command_that_makes_its_tables(empty: Shell) -> None:
@@ -85,7 +98,7 @@ def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
     with shell.serving() as served:
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
         assert task["status"] == "succeeded"
-        seen = httpx.get(f"{served.url}/v1/tasks/{task['id']}", trust_env=False).json()
+        seen = httpx.get(f"{served.url}/v1/tasks/{task['id']}", headers=LOCAL_HEADERS, trust_env=False).json()
         assert seen["status"] == "succeeded"
         assert shell.run("reconcile", "--once").status == 0
         doctor = {check["name"]: check["detail"] for check in shell.run("doctor", "--json").document["checks"]}
@@ -111,7 +124,7 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
         address = shell.run("callback-url", "kling", "--json", api_url=api.url).document["callback_url"]
         path = address.removeprefix(public)
         body = {"task_id": "stranger-1", "task_status": "submitted", "task_result": {}}
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, headers=LOCAL_HEADERS) as http:
             for name, served in (("receiver", receiver), ("api", api), ("loops", loops)):
                 paths = ("/healthz", "/readyz", "/v1/tasks", "/openapi.json", "/kling/v1/images/omni-image")
                 asked = [http.get(f"{served.url}{each}").status_code for each in paths]

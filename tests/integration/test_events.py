@@ -16,6 +16,7 @@ from tests.builders import NOW, an_event, writing
 from tests.events import readable
 from tests.integration.served import OPERATOR, STUDIO, until
 from tests.integration.watched import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
+from tests.keys import LOCAL_LINE
 from tracker.contract import structured
 from tracker.models import Alarm
 
@@ -133,8 +134,9 @@ async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing
     broken = 0
     while len(seen) < total:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(homing.url).port)
-        head = b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n"
-        writer.write(head + b"Last-Event-ID: %b\r\n\r\n" % last.encode())
+        accept = "Accept: text/event-stream"
+        request = ["GET /v1/events HTTP/1.1", "Host: 127.0.0.1", accept, LOCAL_LINE, f"Last-Event-ID: {last}", "", ""]
+        writer.write("\r\n".join(request).encode())
         enough, heard = random.randrange(1, 60_000), b""
         while len(heard) < enough and len(seen) + heard.count(b"\ndata: ") < total:
             piece = await asyncio.wait_for(reader.read(random.randrange(1, 4000)), LONG.total_seconds())
@@ -194,7 +196,8 @@ async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
 
 async def test_who_reads_slowly_delays_nobody_and_gets_all_of_it(homing: Watched) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(homing.url).port, limit=1)
-    writer.write(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
+    head = f"GET /v1/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n{LOCAL_LINE}"
+    writer.write(f"{head}\r\n\r\n".encode())
     await reader.readexactly(1)
     total = 3000
     large = a_number(1, request={"prompt": "p" * 5000})

@@ -14,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from homing.web_server import address, listen, running
 from tests.builders import an_event, writing
 from tests.integration.served import until
 from tests.integration.watched import a_number
-from tracker.api import Access, routes
+from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
+from tracker.api import routes
 from tracker.app import create_tracker
 from tracker.service import Tracker
 from tracker.settings import Settings
@@ -89,10 +91,20 @@ async def _ready(driver: httpx.AsyncClient) -> bool:
         return False
 
 
+def with_key(app: ASGIApp) -> ASGIApp:
+    """Add the key to each request, as a proxy in front of a web page does: an EventSource cannot send one."""
+    key = (b"authorization", LOCAL_HEADERS["authorization"].encode())
+
+    async def added(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "headers": [*scope["headers"], key]}, receive, send)
+
+    return added
+
+
 @asynccontextmanager
 async def serving(tracker: Tracker, port: int = 0) -> AsyncIterator[str]:
     with closing(listen("127.0.0.1", port)) as listener:
-        app = Starlette(routes=routes(tracker, Access()))
+        app = with_key(Starlette(routes=routes(tracker, LOCAL_ACCESS)))
         async with tracker, running(app, listener, ending=tracker.feed.dismiss):
             yield address(listener)
 

@@ -18,8 +18,9 @@ from receiver.settings import ReceiverSettings
 from tests.integration.receiver_home import KIND, ME, PUBLIC, body
 from tests.integration.served import until
 from tests.integration.watched import events, taken
+from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.postgres import Postgres
-from tracker.api import Access, routes
+from tracker.api import routes
 from tracker.app import create_tracker
 from tracker.service import Tracker
 from tracker.settings import Settings
@@ -37,12 +38,14 @@ class Replica:
 @asynccontextmanager
 async def replica(url: str) -> AsyncIterator[Replica]:
     tracker = create_tracker(Settings(database_url=url, public_url=PUBLIC, kling_base_url="http://127.0.0.1:9"))
-    app = create_receiver(tracker, ReceiverSettings(), otherwise=Starlette(routes=routes(tracker, Access())))
+    app = create_receiver(tracker, ReceiverSettings(), otherwise=Starlette(routes=routes(tracker, LOCAL_ACCESS)))
     with closing(listen("127.0.0.1", 0)) as listener:
         async with (
             tracker,
             running(app, listener, ending=tracker.feed.dismiss),
-            httpx.AsyncClient(base_url=address(listener), trust_env=False, timeout=WITHIN) as client,
+            httpx.AsyncClient(
+                base_url=address(listener), headers=LOCAL_HEADERS, trust_env=False, timeout=WITHIN
+            ) as client,
         ):
             yield Replica(tracker, client)
 

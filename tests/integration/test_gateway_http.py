@@ -15,6 +15,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between
 from tests.integration.served import OMNI, OPERATOR, OTHER, STUDIO, Served, served, until
+from tests.keys import LOCAL_LINE
 from tracker.api import ClientKey, Limits
 from tracker.models import Caller
 
@@ -33,6 +34,7 @@ def raw_create(body: bytes, *, length: int | None = None) -> bytes:
     head = [
         f"POST {OMNI} HTTP/1.1",
         "Host: 127.0.0.1",
+        LOCAL_LINE,
         "Content-Type: application/json",
         f"Content-Length: {len(body) if length is None else length}",
     ]

@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance.between import NO_TLS
 from tests.integration.served import OTHER, STUDIO, until
 from tests.integration.watched import ALL, LONG, Watched, a_number, counted, watched
+from tests.keys import LOCAL_HEADERS
 from tracker.models import Task
 
 WAITERS = 1000
@@ -120,7 +121,13 @@ async def clients(homing: Watched, count: int) -> AsyncIterator[list[httpx.Async
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                httpx.AsyncClient(base_url=homing.url, trust_env=False, verify=NO_TLS, timeout=LONG.total_seconds())
+                httpx.AsyncClient(
+                    base_url=homing.url,
+                    headers=LOCAL_HEADERS,
+                    trust_env=False,
+                    verify=NO_TLS,
+                    timeout=LONG.total_seconds(),
+                )
             )
             for _ in range(count)
         ]

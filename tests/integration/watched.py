@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from homing.web_server import address, listen, running
 from tests.builders import a_task, an_event, writing
 from tests.integration.served import OPERATOR, OTHER, STUDIO
+from tests.keys import LOCAL_KEY
 from tracker.api import Access, Limits, NamedKey, routes
 from tracker.app import create_tracker
 from tracker.models import Caller, Task
@@ -63,14 +64,14 @@ def sequences(found: list[ServerSentEvent]) -> list[int]:
 
 @asynccontextmanager
 async def watched(
-    database_url: str, *, keys: tuple[NamedKey, ...] = (), key: NamedKey | None = None
+    database_url: str, *, keys: tuple[NamedKey, ...] = (LOCAL_KEY,), key: NamedKey = LOCAL_KEY
 ) -> AsyncIterator[Watched]:
     """Serve on loopback; ``key`` is the client's."""
     tracker = create_tracker(Settings(database_url=database_url, api_keys=keys))
     app = Starlette(routes=routes(tracker, Access(api_keys=keys), limits=Limits(waits_per_client=2000)))
     with closing(listen("127.0.0.1", 0)) as listener:
         url = address(listener)
-        headers = {"authorization": f"Bearer {key.key}"} if key is not None else {}
+        headers = {"authorization": f"Bearer {key.key}"}
         limits = httpx.Limits(max_connections=None)
         async with (
             tracker,

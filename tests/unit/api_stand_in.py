@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp
 
+from tests.keys import LOCAL_HEADERS
 from tests.unit.sinks_stand_in import SinksStandIn
 from tracker.contract import Told
 from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
@@ -405,7 +406,14 @@ class StandIn:
         return self.checks
 
 
-def asking(app: ASGIApp, *, base_url: str = "http://127.0.0.1:8000", **options: Any) -> httpx.AsyncClient:
-    """A client of ``app`` in this process; an exception that reaches the server fails the test."""
+def asking(
+    app: ASGIApp, *, base_url: str = "http://127.0.0.1:8000", anonymous: bool = False, **options: Any
+) -> httpx.AsyncClient:
+    """A client of ``app`` in this process; an exception that reaches the server fails the test.
+
+    It shows the key of the tests unless the headers have another, or it is ``anonymous``.
+    """
+    headers = options.pop("headers", {})
+    options["headers"] = headers if anonymous else LOCAL_HEADERS | headers
     transport = httpx.ASGITransport(app, client=options.pop("client", ("127.0.0.1", 50000)))
     return httpx.AsyncClient(transport=transport, base_url=base_url, **options)

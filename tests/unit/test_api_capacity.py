@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, a_success, asking
 from tracker.api import Access, Limits, NamedKey, create_api
 from tracker.models import Caller, Task
@@ -54,7 +55,7 @@ def held(client: httpx.AsyncClient, path: str, count: int, **headers: str) -> li
 async def test_announced_bodies_without_bytes_block_nobody() -> None:
     gate = asyncio.Event()
     announced = {"content-type": "application/json", "content-length": str(Limits().gateway_body)}
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         silent = [
             asyncio.create_task(client.post(OMNI, content=pieces(b"{", gate=gate), headers=announced)) for _ in range(8)
         ]
@@ -69,7 +70,7 @@ async def test_announced_bodies_without_bytes_block_nobody() -> None:
 async def test_twenty_chunked_submits_to_a_slow_provider_pass() -> None:
     tracker = SlowProvider(gate=asyncio.Event())
     body = FIVE_MIB
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
         sending = [
             asyncio.create_task(
                 client.post(OMNI, content=pieces(body[:99], body[99:]), headers={"content-type": "application/json"})

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
+from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.unit.api_stand_in import ALARM, NOW, StandIn, a_task, asking
 from tracker.api import Access, NamedKey, create_api
 from tracker.api.events import PIECE, frame, pieces
@@ -95,7 +96,11 @@ async def test_a_connection_reads_no_further_than_its_client() -> None:
         "path": "/v1/events",
         "raw_path": b"/v1/events",
         "query_string": b"after=0",
-        "headers": [(b"host", b"127.0.0.1"), (b"accept", b"Text/Event-Stream; charset=utf-8")],
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"accept", b"Text/Event-Stream; charset=utf-8"),
+            (b"authorization", LOCAL_HEADERS["authorization"].encode()),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
         "scheme": "http",
@@ -113,7 +118,7 @@ async def test_a_connection_reads_no_further_than_its_client() -> None:
             await asyncio.Event().wait()
 
     async with opened(counted):
-        app = create_api(counted, Access())
+        app = create_api(counted, LOCAL_ACCESS)
         streaming = asyncio.create_task(app(scope, receive, send))
         await taking.wait()
         for _ in range(100):
@@ -141,7 +146,7 @@ async def test_an_event_is_written_once_however_many_are_told() -> None:
 
 
 async def test_only_the_head_is_given_where_only_the_head_is_asked_for() -> None:
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         answer = await client.head("/v1/events", headers={"accept": "text/event-stream"})
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -153,7 +158,7 @@ async def test_only_the_head_is_given_where_only_the_head_is_asked_for() -> None
 async def test_events_without_accepting_a_stream_is_a_page(accept: str | None) -> None:
     tracker = StandIn(told=[told(1)])
     headers = {} if accept is None else {"accept": accept}
-    async with opened(tracker), asking(create_api(tracker, Access())) as client:
+    async with opened(tracker), asking(create_api(tracker, LOCAL_ACCESS)) as client:
         client.headers.pop("accept", None)
         answer = await client.get("/v1/events?after=0", headers=headers)
     assert [event["subject"] for event in answer.json()["events"]] == [tracker.told[0].subject]
@@ -161,7 +166,7 @@ async def test_events_without_accepting_a_stream_is_a_page(accept: str | None) -
 
 async def test_an_unknown_task_has_no_events() -> None:
     tracker = StandIn(fails=None)
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
         answer = await client.get("/v1/events?task=nobody")
     assert answer.status_code == NotFound.status
 

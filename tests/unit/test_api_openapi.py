@@ -10,8 +10,9 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import ADDRESS, ALARM, NOW, OMNI, StandIn, a_success, an_entry, asking
-from tracker.api import Access, Limits, create_api, routes
+from tracker.api import Limits, create_api, routes
 from tracker.api.app import endpoints
 from tracker.api.body import JSON
 from tracker.api.gateway import PREFIXES
@@ -104,13 +105,13 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 async def test_the_document_is_what_the_app_serves() -> None:
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         assert (await client.get("/openapi.json")).json() == DOCUMENT
 
 
 def test_every_route_is_documented_and_every_operation_has_a_route() -> None:
     routed = set[tuple[str, str]]()
-    for route in routes(StandIn(), Access()):
+    for route in routes(StandIn(), LOCAL_ACCESS):
         assert isinstance(route, Place | PlaceIndex)
         # A route without endpoints only says that there is nothing.
         for place in [route] if isinstance(route, Place) else route.places:
@@ -125,7 +126,7 @@ async def test_each_operation_answers_as_documented(method: str, path: str, oper
     assert (body is not None) == ("requestBody" in operation)
     if body is not None:
         check(body, operation["requestBody"]["content"]["application/json"]["schema"])
-    async with asking(create_api(tracker, Access()), headers=PLAIN) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS), headers=PLAIN) as client:
         reply = await client.request(method.upper(), path_of(path, tracker) + query_of(path), json=body)
     assert reply.is_success
     assert documented(operation, reply)
@@ -161,10 +162,10 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
     address = path_of(path, tracker) + query_of(path)
     small = Limits(body=10, gateway_body=10)
     kind = {"content-type": "application/json"}
-    async with asking(create_api(tracker, Access(), limits=small)) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS, limits=small)) as client:
         if operation["security"]:
-            refused = await client.request(method.upper(), address, headers=kind | {"origin": "https://a.example.com"})
-            assert refused.status_code == 403
+            refused = await client.request(method.upper(), address, headers=kind | {"authorization": "Bearer wrong"})
+            assert refused.status_code == 401
             assert documented(operation, refused)
         if "requestBody" in operation:
             for content, media_type, status in ((b"{}", "text/plain", 415), (b"[]", JSON, 400), (b" " * 11, JSON, 413)):
@@ -180,7 +181,7 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
 
 
 async def test_a_red_readyz_is_documented() -> None:
-    async with asking(create_api(StandIn(fails=StoreUnavailable("locked")), Access())) as client:
+    async with asking(create_api(StandIn(fails=StoreUnavailable("locked")), LOCAL_ACCESS)) as client:
         reply = await client.get("/readyz")
     assert reply.status_code == 503
     assert documented(DOCUMENT["paths"]["/readyz"]["get"], reply)
@@ -194,7 +195,7 @@ async def test_each_documented_field_is_really_checked(method: str, path: str, o
         return
     name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     tracker = a_tracker()
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
         for wrong in wrong_values(DOCUMENT["components"]["schemas"][name]):
             reply = await client.request(method.upper(), path_of(path, tracker), json=body | wrong)
             assert reply.status_code == 400, wrong
@@ -207,7 +208,7 @@ async def test_each_documented_parameter_is_taken_and_no_other(
     tracker = a_tracker(path)
     body = body_of(operation["operationId"])
     address = path_of(path, tracker)
-    async with asking(create_api(tracker, Access()), headers=PLAIN) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS), headers=PLAIN) as client:
         reply = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
         ignored = operation["tags"] == ["gateway"] and method == "get" and not query_of(path)
         assert reply.status_code == (200 if ignored else 400)
@@ -251,7 +252,7 @@ async def test_documented_page_field_has_its_bounds_in_schema(name: str) -> None
         good = ["https://client.example.com/done"]
 
     assert (name in schema["required"]) is field.get("required", False)
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         for value in good:
             body = {"prompt": "a cat", name: value}
             assert fits(schema, body), body
@@ -263,7 +264,7 @@ async def test_documented_page_field_has_its_bounds_in_schema(name: str) -> None
 
 
 async def test_documented_page_reply_is_what_a_create_returns() -> None:
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         reply = (await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat"})).json()
 
     for shape, shown in ((PAGE["reply"], reply), (PAGE["reply"]["data"], reply["data"])):

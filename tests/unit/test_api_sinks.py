@@ -5,6 +5,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import NOW, StandIn, a_task, asking
 from tests.unit.sinks_stand_in import OWED, SHOP
 from tracker.api import Access, NamedKey, create_api
@@ -15,7 +16,7 @@ TASK = a_task(external_id="mine-1")
 
 
 def local(tracker: StandIn) -> httpx.AsyncClient:
-    return asking(create_api(tracker, Access()))
+    return asking(create_api(tracker, LOCAL_ACCESS))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import CALLBACK_URL, NOW, OMNI, TOKEN, StandIn, a_success, a_task, an_entry, asking
 from tracker.api import Access, NamedKey, create_api
 from tracker.errors import (
@@ -37,7 +38,7 @@ OPERATOR = {"authorization": "Bearer made-up-operator-key"}
 
 
 def local(tracker: StandIn) -> httpx.AsyncClient:
-    return asking(create_api(tracker, Access()))
+    return asking(create_api(tracker, LOCAL_ACCESS))
 
 
 def keyed(tracker: StandIn, headers: dict[str, str]) -> httpx.AsyncClient:

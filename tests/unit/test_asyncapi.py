@@ -12,8 +12,9 @@ from jsonschema import Draft7Validator
 from tests.asyncapi_document import DOCUMENT, faults, messages, resolved, types_of
 from tests.builders import a_task
 from tests.events import every_event
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
-from tracker.api import Access, create_api
+from tracker.api import create_api
 from tracker.api.asyncapi import ATTRIBUTES
 from tracker.api.channels import CHANNELS
 from tracker.contract import TYPES, Told, attributes, structured
@@ -54,7 +55,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 async def test_the_document_is_what_the_app_serves() -> None:
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         assert (await client.get("/asyncapi.json")).json() == DOCUMENT
 
 

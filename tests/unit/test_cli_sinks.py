@@ -7,9 +7,10 @@ import pytest
 
 from homing.client import ApiClient
 from homing.commands.telling import run_sinks
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
 from tests.unit.sinks_stand_in import SHOP
-from tracker.api import Access, create_api
+from tracker.api import create_api
 
 
 async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_on(
@@ -18,7 +19,7 @@ async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_
     tracker = StandIn()
     gone = replace(SHOP, on=False, last_error="410 Gone")
     tracker.switchboard.states = [replace(SHOP, name="told"), gone, replace(gone, name="lines", failures=0)]
-    async with asking(create_api(tracker, Access())) as client:
+    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
         assert await run_sinks(Namespace(json=False), ApiClient(client)) == 0
     *_, refused, paused = capsys.readouterr().out.splitlines()
     assert refused.startswith("shop is off, its receiver wants no more: 410 Gone (")

@@ -6,14 +6,15 @@ import pytest
 
 from homing.client import ApiClient
 from homing.commands.operating import run_stats
+from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
-from tracker.api import Access, create_api
+from tracker.api import create_api
 
 
 async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async with asking(create_api(StandIn(), Access())) as client:
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         assert await run_stats(Namespace(json=False), ApiClient(client)) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["kling", "images/omni-image", "20.0%", "3.6%", "and", "62.4%", "5"] in lines

@@ -268,20 +268,11 @@ def announced_port(lock: Path, process: subprocess.Popen[bytes]) -> int:
     raise AssertionError("the command ended or did not say within 30 s where it serves")
 
 
-def test_the_image_refuses_to_start_without_keys_and_says_what_to_set(tmp_path: Path) -> None:
-    [command] = instructions("CMD")
-    answer = subprocess.run(
-        exec_form(command),
-        env=image_environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert answer.returncode == 2
-    assert "HOMING_API_KEYS" in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+def test_the_image_without_keys_makes_one(tmp_path: Path) -> None:
+    environment = image_environment(tmp_path, HOMING_HOST="127.0.0.1", HOMING_PORT="0")
+    with started(tmp_path, environment) as (_, port):
+        assert health(port, environment) == 0
+        assert (tmp_path / "homing.db.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_image_with_the_example_settings_becomes_healthy_and_stops_on_sigterm(tmp_path: Path) -> None:

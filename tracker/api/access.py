@@ -1,14 +1,14 @@
-"""Who may call the gateway and the API, decided from values: keys, the Host header, where the request came from.
+"""Decide who calls the gateway and the API, from values: the key and the Host header.
 
-With keys, a caller proves one of them: ``Authorization: Bearer KEY``, or the official HS256 JWT made from an access key
-and its secret. Without keys nobody but this machine's own user is answered: bind address, public address, Host header
-and peer must all be loopback, and nothing that a web page or a tunnel sends may look like that user.
+A client sends a key, ``Authorization: Bearer KEY``, or the official HS256 JWT made from an access key and its secret.
+There is no mode without keys. Where a request comes from proves nothing: a proxy on this machine looks like its user.
 """
 
 import hashlib
 import hmac
 import ipaddress
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,21 +17,17 @@ from urllib.parse import urlsplit
 
 import jwt
 
-from tracker.errors import CallerError, Forbidden, NotAuthenticated, SettingsError
+from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.models import Caller
 
-LOCAL: Final = Caller(name="local", sees_all=True)
-MAKE_KEY: Final = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+MAKE_KEY: Final = "Make one with `homing key NAME`, and set HOMING_API_KEYS to what it prints"
+LEAST_KEY_LENGTH: Final = 16
 SECRET_BYTES: Final = 32
+# What a bearer credential may be made of: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+BEARER: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 LEEWAY: Final = timedelta(seconds=30)
 LONGEST_TOKEN: Final = timedelta(hours=24)
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised here, not bound
-# What proxies and tunnels add: such a request did not come from this machine, whatever its Host header says.
-FORWARDED_PREFIX: Final = "x-forwarded-"
-FORWARDED: Final = (
-    *("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip"),
-    *("cf-connecting-ip", "cdn-loop", "tailscale-user-login"),
-)
 
 
 class KeyMissing(NotAuthenticated):
@@ -79,18 +75,13 @@ class ClientKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who may call, and by which names we are reached: the bind address, the public one, and further ``hosts``."""
+    """Who may call, and the names of this server: the bind address, the public one, and further ``hosts``."""
 
     api_keys: tuple[NamedKey, ...] = ()
     client_keys: tuple[ClientKey, ...] = ()
     host: str = "127.0.0.1"
     public_url: str | None = None
     hosts: tuple[str, ...] = ()
-
-    @property
-    def open(self) -> bool:
-        """Whether there are no keys at all, so that only this machine's user is answered."""
-        return not self.api_keys and not self.client_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,25 +92,35 @@ class Asked:
     peer: str | None
 
 
-def check_start(host: str, public_url: str | None, keys: Sequence[NamedKey | ClientKey]) -> None:
-    """Raise SettingsError, saying how to make a key, where starting like this would let strangers in."""
-    for key in keys:
-        _check_key(key)
-    if keys:
-        return
-    advice = f"make a key with {MAKE_KEY} and set HOMING_API_KEYS=name:KEY"
-    if not is_loopback(host):
-        raise SettingsError(f"HOMING_HOST={host} can be reached from outside and there are no keys: {advice}")
-    if public_url is not None and not is_loopback(url_host(public_url)):
-        raise SettingsError(f"HOMING_PUBLIC_URL is a public address and there are no keys: {advice}")
+def check_keys(access: Access) -> None:
+    """Raise SettingsError where there is no key, or one that is too weak."""
+    if not access.api_keys and not access.client_keys:
+        raise SettingsError(f"There is no API key. {MAKE_KEY}.")
+    for named in access.api_keys:
+        if fault := key_fault(named.key) if named.name else "has no name":
+            raise SettingsError(f"HOMING_API_KEYS: the key of {named.name!r} {fault}. {MAKE_KEY}.")
+    for pair in access.client_keys:
+        if fault := secret_fault(pair.secret) if pair.access else "has no access key":
+            raise SettingsError(f"HOMING_CLIENT_KEYS: the secret of {pair.access!r} {fault}. {MAKE_KEY}.")
+
+
+def key_fault(key: str) -> str | None:
+    """Return why a text cannot be an API key, or None."""
+    if len(key) < LEAST_KEY_LENGTH:
+        return f"is shorter than {LEAST_KEY_LENGTH} characters"
+    if not BEARER.fullmatch(key):
+        return "holds a character that no key has; look for quotes, blanks, colons and semicolons"
+    return None
+
+
+def secret_fault(secret: str) -> str | None:
+    """Return why a text cannot be the secret that tokens are signed with, or None."""
+    return f"is shorter than {SECRET_BYTES} bytes" if len(secret.encode()) < SECRET_BYTES else None
 
 
 def admit(access: Access, asked: Asked, now: datetime) -> Caller:
-    """Decide who asks. Raises WrongHost, Forbidden, or one of the four KeyMissing … KeyExpired."""
+    """Return the client that a request proves to be. Raises WrongHost, or one of the four KeyMissing … KeyExpired."""
     check_host(access, asked.headers.get("host", ""))
-    if access.open:
-        _check_local(access, asked)
-        return LOCAL
     return _identify(access, asked.headers.get("authorization", ""), now)
 
 
@@ -151,41 +152,6 @@ def url_host(url: str) -> str:
     """Give a URL's host, lower case; empty where there is none."""
     try:
         return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _check_key(key: NamedKey | ClientKey) -> None:
-    if isinstance(key, NamedKey):
-        if not key.name or not key.key:
-            raise SettingsError("HOMING_API_KEYS has an empty name or key; the form is name:key,name:key")
-    elif not key.access or len(key.secret.encode()) < SECRET_BYTES:
-        raise SettingsError(
-            f"HOMING_CLIENT_KEYS: the secret of {key.access!r} is shorter than {SECRET_BYTES} bytes; "
-            f"make one with {MAKE_KEY}"
-        )
-
-
-def _check_local(access: Access, asked: Asked) -> None:
-    """Raise Forbidden unless the request can only come from this machine's own user."""
-    headers = asked.headers
-    host = header_host(headers.get("host", ""))
-    ours = is_loopback(access.host) and (access.public_url is None or is_loopback(url_host(access.public_url)))
-    if not ours or not is_loopback(host) or not is_loopback(asked.peer or ""):
-        raise Forbidden("without keys only this machine is answered; set HOMING_API_KEYS")
-    if any(name in FORWARDED or name.startswith(FORWARDED_PREFIX) for name in headers):
-        raise Forbidden("without keys nothing that passed a proxy or a tunnel is answered; set HOMING_API_KEYS")
-    origin = headers.get("origin")
-    if origin is not None and _netloc(origin) != headers.get("host", "").lower():
-        raise Forbidden("without keys no other web page is answered; set HOMING_API_KEYS")
-    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
-        raise Forbidden("without keys no other web page is answered; set HOMING_API_KEYS")
-
-
-def _netloc(origin: str) -> str:
-    """Give host and port of an Origin header, lower case; empty for ``null`` and nonsense."""
-    try:
-        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

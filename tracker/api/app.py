@@ -6,7 +6,8 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from tracker.api.access import Access, check_start
+from tracker.api.access import Access, check_keys
+from tracker.api.access_guard import AccessGuard
 from tracker.api.asyncapi import describe_events
 from tracker.api.capacity import Capacity, Limits
 from tracker.api.documents import document_endpoint
@@ -28,31 +29,39 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 def create_api(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> Starlette:
-    """Make the API as an application of its own. Raises SettingsError where ``access`` would let strangers in."""
+    """Make the API as an application of its own. Raises SettingsError where ``access`` has no key, or a weak one."""
     return Starlette(routes=routes(tracker, access, limits=limits))
 
 
 def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
-    """Give the API's routes, to be put last among an application's: the final one answers every unknown path."""
-    check_start(access.host, access.public_url, (*access.api_keys, *access.client_keys))
-    return _placed(endpoints(), _foreign(), tracker, access, limits)
+    """Give the API's routes, to be put last among an application's: the final one answers every unknown path.
+
+    Raises: SettingsError, where ``access`` has no key, or a weak one.
+    """
+    check_keys(access)
+    return guarded_routes(tracker, AccessGuard(access), limits=limits)
+
+
+def guarded_routes(tracker: Verbs, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
+    """Give the API's routes behind a guard that may learn its key later; without a key it admits nobody."""
+    return _placed(endpoints(), _foreign(), tracker, guard, limits)
 
 
 def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
     """Give the routes that tell how we are, without ``ready`` only that we answer; to be put last as well."""
     paths = {"/healthz", "/readyz"} if ready else {"/healthz"}
     told = [endpoint for endpoint in OPERATIONS if endpoint.path in paths]
-    return _placed(told, (), tracker, Access(), DEFAULT_LIMITS)
+    return _placed(told, (), tracker, AccessGuard(Access()), DEFAULT_LIMITS)
 
 
 def _placed(
-    told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Verbs, access: Access, limits: Limits
+    told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Verbs, guard: AccessGuard, limits: Limits
 ) -> list[BaseRoute]:
     capacity = Capacity(limits)
 
     def place(path: str, endpoints: tuple[AnyEndpoint, ...], dialect: Dialect) -> Place:
         by_method = {endpoint.method: endpoint for endpoint in endpoints}
-        desk = Desk(path, by_method, dialect=dialect, tracker=tracker, access=access, limits=limits, capacity=capacity)
+        desk = Desk(path, by_method, dialect=dialect, tracker=tracker, guard=guard, limits=limits, capacity=capacity)
         return Place(path, endpoints=endpoints, desk=desk)
 
     by_path: dict[str, tuple[AnyEndpoint, ...]] = {}

@@ -202,7 +202,7 @@ EVENTS: Final[tuple[AnyEndpoint, ...]] = (
         body=Nothing,
         reply=EventsShown,
         streams=STREAM_TYPE,
-        errors=(Gone, NotFound, TooMany, Overloaded),
+        errors=(Forbidden, Gone, NotFound, TooMany, Overloaded),
         headers=(LAST_EVENT_ID,),
     ),
 )

@@ -12,12 +12,12 @@ from tracker.api.body import Truncated
 from tracker.api.endpoint import AnyEndpoint
 from tracker.bounds import ID_LENGTH, JsonObject, JsonValue
 from tracker.errors import (
-    Forbidden,
     HomingError,
     InvalidRequest,
     NotFound,
     StoreUnavailable,
     TooLarge,
+    TooMany,
     TooSlow,
     WrongMediaType,
 )
@@ -30,7 +30,7 @@ INTRODUCTION: Final = (
     "Wherever a path takes a task's id it takes ours, the provider's, or your own external id."
 )
 # What admission and reading may raise at every secured endpoint, and at every one with a body.
-AT_ADMISSION: Final = (KeyUnknown, Forbidden, WrongHost, HomingError, StoreUnavailable)
+AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavailable)
 AT_BODY: Final = (InvalidRequest, Truncated, TooSlow, TooLarge, WrongMediaType)
 
 

@@ -96,6 +96,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         query=PageQuery,
         body=Nothing,
         reply=schemas.OrphansShown,
+        errors=(Forbidden,),
     ),
     Endpoint(
         method="GET",
@@ -108,6 +109,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=Nothing,
         reply=schemas.AddressesShown,
+        errors=(Forbidden,),
     ),
     Endpoint(
         method="POST",
@@ -120,6 +122,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=AddressBody,
         reply=schemas.NewAddressShown,
+        errors=(Forbidden,),
         status=HTTPStatus.CREATED,
     ),
     Endpoint(
@@ -133,6 +136,7 @@ OPERATIONS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=Nothing,
         reply=schemas.AddressShown,
+        errors=(Forbidden,),
     ),
     Endpoint(
         method="GET",

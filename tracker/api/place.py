@@ -21,7 +21,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from tracker.api.access import LOCAL, Access, Asked, admit
+from tracker.api.access import Asked
+from tracker.api.access_guard import AccessGuard
 from tracker.api.body import read_body, require_json
 from tracker.api.capacity import Capacity, Held, Limits
 from tracker.api.endpoint import AnyEndpoint, Ask, Dialect, NothingHere
@@ -36,6 +37,8 @@ logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FAULTS_TOLD: Final = 3
 SLASHES: Final = re.compile("/{2,}")
+# Who asks for what takes no key.
+NOBODY: Final = Caller(name="")
 UNKNOWN: Final = "extra_forbidden"
 # What pydantic puts before a sentence that is ours.
 OURS: Final = "Value error, "
@@ -109,7 +112,7 @@ class Desk:
         *,
         dialect: Dialect,
         tracker: Verbs,
-        access: Access,
+        guard: AccessGuard,
         limits: Limits,
         capacity: Capacity,
     ) -> None:
@@ -117,7 +120,7 @@ class Desk:
         self.endpoints = endpoints
         self.dialect = dialect
         self.tracker = tracker
-        self.access = access
+        self.guard = guard
         self.limits = limits
         self.capacity = capacity
 
@@ -152,7 +155,7 @@ class Desk:
         endpoint = self.endpoints.get(method)
         if endpoint is None:
             raise self._nothing_here()
-        caller = LOCAL
+        caller = NOBODY
         if endpoint.secured:
             caller = self._admit(request)
             held.admit(caller.name)
@@ -173,7 +176,7 @@ class Desk:
 
     def _admit(self, request: Request) -> Caller:
         peer = request.client.host if request.client is not None else None
-        return admit(self.access, Asked(headers=request.headers, peer=peer), self.tracker.clock())
+        return self.guard.admit(Asked(headers=request.headers, peer=peer), self.tracker.clock())
 
     def _nothing_here(self) -> HomingError:
         if not self.endpoints:

@@ -12,7 +12,7 @@ from tracker.api.outbox_schemas import DeliveryQuery, GiveUpBody, ReplayBody, Re
 from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import LARGEST, Nothing
 from tracker.bounds import identifier
-from tracker.errors import Conflict, InvalidRequest, NotFound
+from tracker.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tracker.views import Again, Delivery, SinkState
 
 GROUP: Final = "sinks"
@@ -158,6 +158,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=Nothing,
         reply=schemas.SinksShown,
+        errors=(Forbidden,),
     ),
     Endpoint(
         method="POST",
@@ -170,7 +171,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=Nothing,
         reply=schemas.SinkNamed,
-        errors=(NotFound,),
+        errors=(Forbidden, NotFound),
     ),
     Endpoint(
         method="POST",
@@ -183,7 +184,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=ResumeQuery,
         body=Nothing,
         reply=schemas.SinkNamed,
-        errors=(NotFound,),
+        errors=(Forbidden, NotFound),
     ),
     Endpoint(
         method="DELETE",
@@ -196,7 +197,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=Nothing,
         reply=schemas.SinkNamed,
-        errors=(NotFound, Conflict),
+        errors=(Forbidden, NotFound, Conflict),
     ),
     Endpoint(
         method="GET",
@@ -209,7 +210,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=SecretQuery,
         body=Nothing,
         reply=schemas.SecretShown,
-        errors=(NotFound, Conflict),
+        errors=(Forbidden, NotFound, Conflict),
     ),
     Endpoint(
         method="GET",
@@ -222,7 +223,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=DeliveryQuery,
         body=Nothing,
         reply=schemas.DeliveriesShown,
-        errors=(NotFound,),
+        errors=(Forbidden, NotFound),
     ),
     Endpoint(
         method="POST",
@@ -235,7 +236,7 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=GiveUpBody,
         reply=schemas.GiveUpShown,
-        errors=(NotFound,),
+        errors=(Forbidden, NotFound),
     ),
     Endpoint(
         method="POST",
@@ -248,6 +249,6 @@ SINKS: Final[tuple[AnyEndpoint, ...]] = (
         query=Nothing,
         body=ReplayBody,
         reply=schemas.ReplayShown,
-        errors=(NotFound, Conflict),
+        errors=(Forbidden, NotFound, Conflict),
     ),
 )

@@ -149,6 +149,7 @@ TASKS: Final[tuple[AnyEndpoint, ...]] = (
         query=TaskQuery,
         body=Nothing,
         reply=schemas.TaskPageShown,
+        errors=(Forbidden,),
     ),
     Endpoint(
         method="POST",
