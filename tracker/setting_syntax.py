@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from tracker.api.access import ClientKey, NamedKey
+from tracker.api.access import ClientKey, NamedKey, key_fault, secret_fault
 from tracker.models import Trust
+from tracker.published_secrets import is_quoted
 from tracker.storage.database_file import path_of
 from tracker.targets import Allowed, read_allowed
 from tracker.webhook_secret import webhook_key
 
-SECRET_BYTES: Final = 32
 SERVERS: Final = frozenset({"postgresql", "postgres"})
 SERVER_EXAMPLE: Final = "postgresql://user:password@host/database"
 # What may follow the database's name. Timeouts of statements and locks are ours to set, a password stands in one place.
@@ -81,6 +81,11 @@ def size(text: str) -> int:
 
 def port(text: str) -> int:
     """Read a TCP port; 0 lets the system choose one."""
+    if re.match(r"(?:tcp|udp|sctp)://", text.strip()):
+        raise ValueError(
+            "Kubernetes set it, because a Service is called homing. "
+            "Write enableServiceLinks: false into the pod's spec, or rename the Service"
+        )
     if not text.strip().isdecimal() or int(text) > LAST_PORT:
         raise ValueError(f"write a port from 0 to {LAST_PORT}")
     return int(text)
@@ -141,17 +146,17 @@ def database_name(text: str) -> str:
 
 def secret(text: str) -> str:
     """Read a credential that travels in a header: printable ASCII without blanks."""
-    if not re.fullmatch(r"[!-~]+", text.strip()):
-        raise ValueError("a key is printable ASCII without blanks")
+    if not re.fullmatch(r"[!-~]+", text.strip()) or is_quoted(text.strip()):
+        raise ValueError("a key is printable ASCII without blanks and without quotes around it")
     return text.strip()
 
 
 def callback_secrets(text: str) -> tuple[bytes, ...]:
     """Read the secrets of callback addresses; the first mints, all verify."""
-    told = tuple(word.encode() for word in words(text))
-    if any(len(word) < SECRET_BYTES for word in told):
-        raise ValueError(f"a secret has at least {SECRET_BYTES} bytes; `homing key` makes one")
-    return told
+    for word in words(text):
+        if fault := secret_fault(word):
+            raise ValueError(f"a secret {fault}. `homing key` makes one, behind the colon")
+    return tuple(word.encode() for word in words(text))
 
 
 def webhook_secrets(text: str) -> tuple[str, ...]:
@@ -167,8 +172,10 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
     told = []
     for word in words(text):
         name, colon, key = word.partition(":")
-        if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)) or not re.fullmatch(r"[!-~]+", key):
+        if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)):
             raise ValueError("write name:key,… (name*:key sees every client's tasks); `homing key` makes one")
+        if fault := key_fault(key):
+            raise ValueError(f"the key of {name} {fault}. `homing key {name.removesuffix(SEES_ALL)}` makes one")
         told.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
     return tuple(told)
 
@@ -180,8 +187,8 @@ def client_keys(text: str) -> tuple[ClientKey, ...]:
         access, colon, key = word.partition(":")
         if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
             raise ValueError("write access:secret,…; `homing key` makes one")
-        if len(key.encode()) < SECRET_BYTES:
-            raise ValueError(f"a secret has at least {SECRET_BYTES} bytes; `homing key` makes one")
+        if fault := secret_fault(key):
+            raise ValueError(f"the secret of {access} {fault}. `homing key` makes one, behind the colon")
         told.append(ClientKey(access=access, secret=key))
     return tuple(told)
 

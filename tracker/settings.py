@@ -6,7 +6,8 @@ and from our sentences alone.
 """
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,12 +23,15 @@ from tracker.models import Trust
 from tracker.outbox.addresses import parse_sinks, signing_names, unreachable
 from tracker.outbox.spec import SinkSpec
 from tracker.providers.kling import Kling
+from tracker.published_secrets import REPLACE, is_published, url_secrets
 from tracker.storage.database_file import path_of
 from tracker.targets import NOWHERE, Allowed
 
 PREFIX: Final = "HOMING_"
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
 MIB: Final = 1 << 20
+# What Kubernetes adds to a pod's environment for a Service that is called homing, beside HOMING_PORT.
+SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
 
 
 def _written(read: Callable[[str], object]) -> BeforeValidator:
@@ -136,6 +140,25 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _keep_secrets(self) -> Self:
+        for setting, secrets in self._secrets():
+            if any(is_published(secret) for secret in secrets):
+                raise ValueError(f"{PREFIX}{setting}: a secret {REPLACE}")
+        return self
+
+    def _secrets(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """Give every secret with the setting that it comes from."""
+        yield "API_KEYS", (key.key for key in self.api_keys)
+        yield "CLIENT_KEYS", (pair.secret for pair in self.client_keys)
+        yield "CALLBACK_SECRETS", (secret.decode("utf-8", "replace") for secret in self.callback_secrets)
+        yield "KLING_API_KEY", (self.kling_api_key or "",)
+        yield "KLING_SECRET_KEY", (self.kling_secret_key or "",)
+        yield "KLING_WEBHOOK_SECRETS", self.kling_webhook_secrets
+        yield "SINK_SECRETS", (secret for secrets in self.sink_secrets.values() for secret in secrets)
+        yield "SINKS", (secret for spec in self.sinks for secret in url_secrets(spec.target))
+        yield "DATABASE_URL", url_secrets(self.database_url)
+
+    @model_validator(mode="after")
     def _lead_somewhere(self) -> Self:
         if why := unreachable(self.sinks, self.allowed_targets):
             raise ValueError(f"HOMING_SINKS: {why}")
@@ -156,6 +179,9 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
         for name, value in _variables(environ, env_file).items()
         if name.removeprefix(PREFIX).lower() in Settings.model_fields
     }
+    for name, value in given.items():
+        if re.fullmatch(r"""(["']).*\1""", value.strip(), re.DOTALL):
+            raise SettingsError(f"{PREFIX}{name.upper()} is in quotes: take them off (docker's --env-file keeps them)")
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
@@ -166,8 +192,11 @@ def strays(environ: Mapping[str, str] | None = None, env_file: str | Path | None
     """Give a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
     known = [field.upper() for field in Settings.model_fields]
     told = []
-    for name in sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file)):
-        if name not in known:
+    names = sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file))
+    if any(SERVICE_LINK.fullmatch(name) for name in names):
+        told.append(f"{PREFIX}SERVICE_HOST and its like do nothing: Kubernetes sets them for a Service called homing")
+    for name in names:
+        if name not in known and not SERVICE_LINK.fullmatch(name):
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
             told.append(f"{PREFIX}{name} is no setting and does nothing{hint}")

@@ -54,7 +54,7 @@ async def test_an_unknown_task_is_adopted_once_the_provider_confirms_it(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     sandbox = kling_sandbox_factory(held=True)
-    async with house(tmp_path, sandbox.base_url, policy=SILENT, api_keys=f"mine*:made-up-key,{KEYS}") as home:
+    async with house(tmp_path, sandbox.base_url, policy=SILENT, api_keys=f"mine*:made-up-key-of-mine,{KEYS}") as home:
         theirs = submit_elsewhere(sandbox, callback_url=await standing(home))
 
         async def adopted() -> bool:

@@ -125,4 +125,4 @@ async def test_a_stranger_holds_nothing() -> None:
     async with asking(app) as client:
         for _ in range(20):
             reply = await client.post(OMNI, content=pieces(b"{" * 100, gate=gate))
-            assert reply.status_code == 401
+            assert reply.status_code in {401, 429}

@@ -11,7 +11,7 @@ from tracker.models import Trust
 from tracker.settings import PREFIX, Settings, load_settings, strays
 
 SECRET = "made-up-secret-that-must-never-be-shown"
-WEBHOOK = "whsec_bWFkZS11cC13ZWJob29rLXNlY3JldC0zMi1ieXRlcyE="
+WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
 
 
 def read(**environ: str) -> Settings:
@@ -40,13 +40,16 @@ def test_lists_are_comma_separated_and_forgive_blanks() -> None:
 
 
 def test_a_star_after_the_name_lets_a_key_see_all() -> None:
-    first, second = read(api_keys="studio:key-one, ops*:key:with:colons").api_keys
-    assert (first.name, first.key, first.sees_all) == ("studio", "key-one", False)
-    assert (second.name, second.key, second.sees_all) == ("ops", "key:with:colons", True)
+    first, second = read(api_keys="studio:a-key-of-the-studio, ops*:a.key~of/the+operator==").api_keys
+    assert (first.name, first.key, first.sees_all) == ("studio", "a-key-of-the-studio", False)
+    assert (second.name, second.key, second.sees_all) == ("ops", "a.key~of/the+operator==", True)
 
 
 def test_two_keys_of_one_name_are_a_rotation() -> None:
-    assert [key.name for key in read(api_keys="studio:old-key,studio:new-key").api_keys] == ["studio", "studio"]
+    assert [key.name for key in read(api_keys="studio:the-key-until-now,studio:the-key-from-now-on").api_keys] == [
+        "studio",
+        "studio",
+    ]
 
 
 def test_client_keys_are_pairs() -> None:
@@ -171,8 +174,18 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
         ({"api_keys": SECRET}, "write name:key"),
         ({"api_keys": f":{SECRET}"}, "write name:key"),
-        ({"client_keys": "access:hunter2-is-short"}, "at least 32 bytes"),
-        ({"callback_secrets": "hunter2-is-short"}, "at least 32 bytes"),
+        ({"api_keys": "a:hunter2-short"}, "the key of a is shorter than 16 characters"),
+        ({"api_keys": f"a:'{SECRET}'"}, "look for quotes"),
+        ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "look for quotes"),
+        ({"api_keys": f"a*:{SECRET} b:{SECRET}"}, "look for quotes"),
+        ({"api_keys": f'"a:{SECRET}"'}, "HOMING_API_KEYS is in quotes"),
+        ({"callback_secrets": f"'{SECRET}','{SECRET}'"}, "HOMING_CALLBACK_SECRETS is in quotes"),
+        ({"callback_secrets": f"{SECRET},'{SECRET}'"}, "is in quotes; take them off"),
+        ({"client_keys": f"access:'{SECRET}'"}, "is in quotes; take them off"),
+        ({"kling_api_key": f"{SECRET}'"}, "without quotes"),
+        ({"client_keys": "access:hunter2-is-short"}, "shorter than 32 bytes"),
+        ({"callback_secrets": "hunter2-is-short"}, "shorter than 32 bytes"),
+        ({"port": "tcp://10.96.0.7:8000"}, "HOMING_PORT: Kubernetes set it"),
         ({"kling_webhook_secrets": f"whsec_{SECRET}"}, "copy the whole secret"),
         ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "copy the whole secret"),
         ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "copy the whole secret"),
@@ -248,6 +261,18 @@ def test_a_misspelt_variable_is_told_with_its_neighbour() -> None:
         "HOMING_API_KEY is no setting and does nothing; did you mean HOMING_API_KEYS?",
         "HOMING_QQQQ is no setting and does nothing",
     ]
+
+
+def test_kubernetes_service_links_are_named_once() -> None:
+    links = {
+        "HOMING_SERVICE_HOST": "10.96.0.7",
+        "HOMING_SERVICE_PORT": "8000",
+        "HOMING_SERVICE_PORT_HTTP": "8000",
+        "HOMING_PORT_8000_TCP": "tcp://10.96.0.7:8000",
+        "HOMING_PORT_8000_TCP_ADDR": "10.96.0.7",
+    }
+    (told,) = strays(links, None)
+    assert "Kubernetes" in told
 
 
 def test_every_setting_is_in_the_reference_and_nothing_else_is() -> None:

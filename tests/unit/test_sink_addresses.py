@@ -18,7 +18,7 @@ from tracker.settings import load_settings
 from tracker.views import NewSink
 
 SECRET = "made-up-secret"
-WEBHOOK = "whsec_bWFkZS11cC13ZWJob29rLXNlY3JldC0zMi1ieXRlcyE="
+WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
 
 
 class Kept:

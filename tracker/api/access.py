@@ -19,6 +19,7 @@ import jwt
 
 from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.models import Caller
+from tracker.published_secrets import REPLACE, is_published, is_quoted
 
 MAKE_KEY: Final = "Make one with `homing key NAME`, and set HOMING_API_KEYS to what it prints"
 LEAST_KEY_LENGTH: Final = 16
@@ -110,12 +111,16 @@ def key_fault(key: str) -> str | None:
         return f"is shorter than {LEAST_KEY_LENGTH} characters"
     if not BEARER.fullmatch(key):
         return "holds a character that no key has; look for quotes, blanks, colons and semicolons"
-    return None
+    return REPLACE if is_published(key) else None
 
 
 def secret_fault(secret: str) -> str | None:
     """Return why a text cannot be the secret that tokens are signed with, or None."""
-    return f"is shorter than {SECRET_BYTES} bytes" if len(secret.encode()) < SECRET_BYTES else None
+    if len(secret.encode()) < SECRET_BYTES:
+        return f"is shorter than {SECRET_BYTES} bytes"
+    if is_quoted(secret):
+        return "is in quotes; take them off"
+    return REPLACE if is_published(secret) else None
 
 
 def admit(access: Access, asked: Asked, now: datetime) -> Caller:
