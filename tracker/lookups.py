@@ -19,7 +19,7 @@ FOUND_BY_EXTERNAL_ID: Final = "task found by external id"
 # After so long an answer is asked for anew, whichever it was: a gateway may change what is behind it.
 TRUSTED_FOR: Final = timedelta(days=1)
 LONGEST_GAP: Final = timedelta(hours=1)
-Purpose = Literal["plan", "ask"]
+Purpose = Literal["plan", "ask", "search"]
 
 
 class Lookups:
@@ -39,7 +39,8 @@ class Lookups:
     async def due(self, account: Account, kind: str, purpose: Purpose) -> bool:
         """Return whether it is time to find out; True only once in a while in this process, whoever asks.
 
-        ``plan`` brings the first poll of an accepted task forward, ``ask`` makes that poll a lookup.
+        ``plan`` brings the first poll of an accepted task forward, ``ask`` makes a poll a lookup, and ``search`` looks
+        for a task to ask about, because the recovery of another one needs to know.
         """
         key = (purpose, account.base_url, kind)
         now = self._clock()
@@ -48,7 +49,7 @@ class Lookups:
         if since <= now < since + gap:
             return False
         # Written before anything is awaited: of many tasks that are accepted at once, one asks.
-        self._turns[key] = (now, min(max(gap * 2, self._policy.first_lookup * 10), LONGEST_GAP))
+        self._turns[key] = (now, min(max(gap * 2, self._policy.first_lookup), LONGEST_GAP))
         seen = await self._store.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         if seen is None or now - seen[1] > TRUSTED_FOR:
             return True

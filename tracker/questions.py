@@ -74,9 +74,20 @@ class Questions:
         self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
 
     async def lookups_to_prove(self, account: Account, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Choose the tasks whose poll shall also find out whether lookups work: rarely any, and one for each kind."""
+        """Choose the tasks whose poll shall also find out whether lookups work: rarely any, and one for each kind.
+
+        Where a submit is to be recovered and none of ``tasks`` would do, that is the newest one that the provider has.
+        """
         chosen = {task.kind: task for task in tasks if can_prove(task)}
-        return [task for kind, task in chosen.items() if await self.lookups.due(account, kind, "ask")]
+        proving = [task for kind, task in chosen.items() if await self.lookups.due(account, kind, "ask")]
+        lost = {task.kind for task in tasks if task.provider_task_id is None and task.attempts > 0}
+        for kind in lost - chosen.keys():
+            if await self.lookups.due(account, kind, "search"):
+                latest = await self._store.latest_accepted(
+                    provider=account.provider.name, account=account.name, kind=kind
+                )
+                proving += [] if latest is None else [latest]
+        return proving
 
     async def prove_lookups(self, task: Task, account: Account) -> Answer:
         """Poll a task that the provider has by the external id that we gave it, and remember whether that works.

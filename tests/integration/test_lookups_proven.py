@@ -122,6 +122,24 @@ async def test_lookups_that_fail_are_remembered_for_a_day(
         assert await is_proven(home)
 
 
+async def test_lost_submit_proves_lookups_by_a_finished_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """Where every task comes home by its callback, none is polled before the first submit is lost."""
+    lost = True
+
+    async def script(request: Request) -> Answer | None:
+        return None if request.creates and lost and b"a dog" in request.body else await request.forward()
+
+    async with between(kling_sandbox.base_url, script) as line, house(tmp_path, line.base_url, loops=False) as home:
+        first = await home.created(prompt="the first")
+        assert (await home.seen(first, lambda task: task.status is Status.SUCCEEDED)).polls == 0
+        ours = await home.created(prompt="a dog")
+        assert not await is_proven(home)
+        lost = False
+
+        await home.reconcile(partial(settled, home, ours), step=AFTERWARDS)
+    assert len(made(kling_sandbox, "a dog")) == 1
+
+
 @pytest.mark.parametrize("found", [True, False], ids=["found", "hidden"])
 async def test_submit_repeated_on_the_way_is_looked_up(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, *, found: bool

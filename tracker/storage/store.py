@@ -40,6 +40,8 @@ from tracker.work import Work
 T = TypeVar("T")
 
 HISTORY_LIMIT: Final = 1000
+# What a task is that the provider has, or had.
+HAD: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED)
 
 
 class Store:
@@ -189,6 +191,14 @@ class Store:
         pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.provider == provider, TASKS.c.kind == kind)
         statement = select(TASKS).where(pending, TASKS.c.attempts > 0).order_by(TASKS.c.id).limit(limit)
         return await self._database.read(_tasks, statement)
+
+    async def latest_accepted(self, *, provider: str, account: str, kind: str) -> Task | None:
+        """Return the newest task of a kind that we submitted and that the provider has, also one that is over."""
+        had = TASKS.c.status.in_([status.value for status in HAD])
+        named = and_(TASKS.c.provider == provider, TASKS.c.account == account, TASKS.c.kind == kind)
+        sent = and_(TASKS.c.provider_task_id.is_not(None), TASKS.c.attempts > 0)
+        statement = select(TASKS).where(named, had, sent).order_by(TASKS.c.id.desc()).limit(1)
+        return await self._database.read(_one, statement)
 
     async def next_due(self) -> datetime | None:
         """Give when the next task is due, leases aside."""
