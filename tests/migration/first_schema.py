@@ -69,7 +69,7 @@ def rows(url: str) -> dict[str, Rows]:
 
 def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
     """Tell whether every row of before is still there, in the columns that there were."""
-    del before["alembic_version"]
+    del before[migrate.VERSION_TABLE]
     return all(
         [{name: row[RENAMED.get(name, name)] for name in was} for was, row in zip(table, after[name], strict=True)]
         == list(table)
@@ -119,7 +119,7 @@ def _copy(url: str, tables: dict[str, Rows]) -> None:
     found.reflect(engine)
     with engine.begin() as connection:
         for table in found.sorted_tables:
-            for row in tables[table.name] if table.name != "alembic_version" else ():
+            for row in tables[table.name] if table.name != migrate.VERSION_TABLE else ():
                 values = {column.name: row[RENAMED.get(column.name, column.name)] for column in table.columns}
                 if isinstance(values.get("id"), int):
                     del values["id"]

@@ -7,13 +7,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlmodel import SQLModel
 
 from tests.builders import a_task, writing
 from tests.migration import first_schema
 from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate, tables
+from tracker.storage.columns import METADATA
 from tracker.storage.store import Store
 
 SNAPSHOTS = {path.name[:4]: path for path in Path(__file__).parent.glob("*.sql")}
@@ -28,6 +28,7 @@ DESCRIPTION = text(
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace
     """
 )
+OPTIONS = {"compare_type": True, "version_table": migrate.VERSION_TABLE}
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def schema(connection: Connection) -> str:
     """Give the statements that made the tables and indexes, as the database keeps them."""
     made = connection.execute(
         text(
-            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version' ORDER BY type DESC, name"
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'homing_schema_version'"
+            " ORDER BY type DESC, name"
         )
     ).scalars()
     return "".join(f"{' '.join(statement.split())};\n" for statement in made)
@@ -50,8 +52,8 @@ def schema(connection: Connection) -> str:
 def test_the_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
     with engine.begin() as connection:
         migrate.upgrade(connection)
-        assert inspect(connection).get_table_names() == sorted([*SQLModel.metadata.tables, "alembic_version"])
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert inspect(connection).get_table_names() == sorted([*METADATA.tables, migrate.VERSION_TABLE])
+        context = MigrationContext.configure(connection, opts=OPTIONS | {"compare_server_default": True})
         assert compare_metadata(context, tables.TaskRow.metadata) == []
 
 
@@ -62,7 +64,7 @@ def test_the_migrated_database_is_the_one_that_the_tables_would_make(engine: Eng
         migrated = schema(connection)
     other = create_engine(f"sqlite:///{tmp_path / 'other.db'}")
     with other.begin() as connection:
-        SQLModel.metadata.create_all(connection)
+        METADATA.create_all(connection)
         made = schema(connection)
     other.dispose()
     indexes = [[line for line in one.splitlines() if "INDEX" in line] for one in (migrated, made)]
@@ -71,15 +73,15 @@ def test_the_migrated_database_is_the_one_that_the_tables_would_make(engine: Eng
 
 def test_a_server_is_migrated_to_what_the_tables_would_make(postgres: Postgres) -> None:
     described = []
-    for make in (migrate.upgrade, SQLModel.metadata.create_all):
+    for make in (migrate.upgrade, METADATA.create_all):
         engine = create_engine(postgres.fresh(migrated=False))
         with engine.begin() as connection:
             make(connection)
             if make is migrate.upgrade:
-                context = MigrationContext.configure(connection, opts={"compare_type": True})
-                assert compare_metadata(context, SQLModel.metadata) == []
+                context = MigrationContext.configure(connection, opts=OPTIONS)
+                assert compare_metadata(context, METADATA) == []
             told = connection.execute(DESCRIPTION).scalars()
-            described.append(sorted(one for one in told if "alembic_version" not in one))
+            described.append(sorted(one for one in told if migrate.VERSION_TABLE not in one))
         engine.dispose()
     assert described[0] == described[1]
 

@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
-from sqlmodel import SQLModel
 
 from tracker.models import Trouble
 from tracker.storage import bulk, rows
 from tracker.storage.bulk import Statement
-from tracker.storage.columns import table_of, text_column, time_column
+from tracker.storage.columns import TableRow, table_of, text_column, time_column
 from tracker.storage.upserts import Insert
 from tracker.views import AccountNote, AccountState
 
 
-class AccountRow(SQLModel, table=True):
+class AccountRow(TableRow, table=True):
     """What was noticed about an account at a provider ; ``trouble`` is empty where it works."""
 
     __tablename__: ClassVar[str] = "accounts"

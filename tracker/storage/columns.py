@@ -1,12 +1,23 @@
-"""What columns are made of: the few sorts that the tables have."""
+"""What tables are made of: their base class, and the few sorts of columns that they have."""
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Table, Text, text
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 # SQLite numbers rows by itself only in a column of type INTEGER.
 ROW_ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+class TableRow(SQLModel, registry=registry()):
+    """Base of every table, with a registry of its own.
+
+    A program that embeds Homing may have tables and classes of the same names. Its ``create_all`` makes only its own.
+    """
+
+
+METADATA: Final[MetaData] = TableRow.metadata
 
 
 def row_id() -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
@@ -30,5 +41,5 @@ def only(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
-def table_of(row: type[SQLModel]) -> Table:
-    return SQLModel.metadata.tables[str(row.__tablename__)]
+def table_of(row: type[TableRow]) -> Table:
+    return METADATA.tables[str(row.__tablename__)]

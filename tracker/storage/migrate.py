@@ -1,4 +1,8 @@
-"""Bringing a database's schema up to date, with Alembic, over a connection that is already open."""
+"""Bringing a database's schema up to date, with Alembic, over a connection that is already open.
+
+The revision is in a table of Homing's own, so that an application that shares the database can use Alembic too. Before,
+it was in Alembic's usual table, which is taken over.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +13,25 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, inspect, text
 
 from tracker.errors import StoreUnavailable
-from tracker.storage import locks
+from tracker.storage import accounts, locks, tables
+from tracker.storage.columns import METADATA
 
 LATER: Final = "the database was made by a later version of Homing: install that, or newer"
-FOREIGN: Final = "the database belongs to another program: name another one"
+FOREIGN: Final = (
+    "the database has tables of another program ({tables}){alembic}: "
+    "name another database, or a schema of its own on PostgreSQL (HOMING_DATABASE_SCHEMA)"
+)
+ALEMBIC: Final = ", whose own Alembic keeps alembic_version there"
 MIGRATE: Final = "run `homing migrate`"
+VERSION_TABLE: Final = "homing_schema_version"
+FORMER_VERSION_TABLE: Final = "alembic_version"
+# Every schema of Homing has these; together they are nobody else's.
+OURS: Final = frozenset({tables.OBSERVATIONS.name, tables.ORPHANS.name, tables.ADDRESSES.name})
+# With those of `accounts`, which is a module of its own.
+NAMES: Final = frozenset({*METADATA.tables, accounts.ACCOUNTS.name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +54,14 @@ def upgrade(connection: Connection, *, to: str = "head") -> Upgrade:
     # Two that migrate at once would both begin with the same step.
     locks.lock_order(connection)
     before = revision(connection)
+    if before is None:
+        _check_free(connection)
+    elif _revision_in(connection, VERSION_TABLE) is None:
+        _take_over(connection, before)
     try:
         command.upgrade(_config(connection), to)
     except CommandError as error:
         raise StoreUnavailable(LATER) from error
-    except DBAPIError as error:
-        if "already exists" not in str(error.orig):
-            raise
-        raise StoreUnavailable(FOREIGN) from error
     return Upgrade(before=before, after=revision(connection))
 
 
@@ -65,12 +79,43 @@ def check(connection: Connection) -> None:
 
 
 def revision(connection: Connection) -> str | None:
-    """Give the schema's revision, None where there is none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """Return the schema's revision, None where Homing has no tables."""
+    found = _revision_in(connection, VERSION_TABLE)
+    if found is None and _table_names(connection) >= OURS:
+        return _revision_in(connection, FORMER_VERSION_TABLE)
+    return found
+
+
+def _revision_in(connection: Connection, table: str) -> str | None:
+    heads = MigrationContext.configure(connection, opts={"version_table": table}).get_current_heads()
+    # Homing has one line of migrations: several heads are another program's.
+    return heads[0] if len(heads) == 1 else None
+
+
+def _check_free(connection: Connection) -> None:
+    """Raise StoreUnavailable where a table that the first migration makes is there already."""
+    found = _table_names(connection)
+    if taken := sorted(found & NAMES):
+        alembic = ALEMBIC if FORMER_VERSION_TABLE in found else ""
+        raise StoreUnavailable(FOREIGN.format(tables=", ".join(taken), alembic=alembic))
+
+
+def _take_over(connection: Connection, found: str) -> None:
+    """Move the revision from Alembic's usual table to Homing's own."""
+    if found not in {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}:
+        raise StoreUnavailable(LATER)
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    context.stamp(ScriptDirectory.from_config(_config(connection)), found)
+    connection.execute(text(f"DROP TABLE {FORMER_VERSION_TABLE}"))
+
+
+def _table_names(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
 
 
 def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
+    config.attributes["version_table"] = VERSION_TABLE
     return config

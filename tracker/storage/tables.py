@@ -8,8 +8,9 @@ this.
 from typing import ClassVar, Final
 
 from sqlalchemy import BigInteger, Index, Text, UniqueConstraint
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
+from tracker.storage.columns import TableRow
 from tracker.storage.columns import bytes_column as _bytes
 from tracker.storage.columns import only as _only
 from tracker.storage.columns import row_id as _row_id
@@ -18,7 +19,7 @@ from tracker.storage.columns import text_column as _text
 from tracker.storage.columns import time_column as _time
 
 
-class TaskRow(SQLModel, table=True):
+class TaskRow(TableRow, table=True):
     """One task: the current belief."""
 
     __tablename__: ClassVar[str] = "tasks"
@@ -128,7 +129,7 @@ class TaskRow(SQLModel, table=True):
     model: str | None = _text()
 
 
-class TagRow(SQLModel, table=True):
+class TagRow(TableRow, table=True):
     """One tag of one task, for the filter."""
 
     __tablename__: ClassVar[str] = "task_tags"
@@ -138,7 +139,7 @@ class TagRow(SQLModel, table=True):
     task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
 
 
-class SubmissionRow(SQLModel, table=True):
+class SubmissionRow(TableRow, table=True):
     """The whole body of a submit, kept until the provider provably has it or provably never will."""
 
     __tablename__: ClassVar[str] = "submissions"
@@ -147,7 +148,7 @@ class SubmissionRow(SQLModel, table=True):
     body: bytes = _bytes()
 
 
-class ObservationRow(SQLModel, table=True):
+class ObservationRow(TableRow, table=True):
     """One kept observation; the raw body as bytes, never as JSON. Repeats are counted, not added."""
 
     __tablename__: ClassVar[str] = "observations"
@@ -175,7 +176,7 @@ class ObservationRow(SQLModel, table=True):
     repeats: int = 0
 
 
-class EventRow(SQLModel, table=True):
+class EventRow(TableRow, table=True):
     """What the outside is told; ids are given last in the transaction, so that id order is commit order.
 
     ``data`` is what the task's row was then (see ``rows.snapshot``), or the alarm that an event without a task tells.
@@ -201,7 +202,7 @@ class EventRow(SQLModel, table=True):
     data: str = _text(nullable=False)
 
 
-class SinkRow(SQLModel, table=True):
+class SinkRow(TableRow, table=True):
     """One sink and how far it is told: every event up to ``cursor``, but for those that have a delivery row."""
 
     __tablename__: ClassVar[str] = "sinks"
@@ -222,7 +223,7 @@ class SinkRow(SQLModel, table=True):
     lease_until: int | None = _time()
 
 
-class DeliveryRow(SQLModel, table=True):
+class DeliveryRow(TableRow, table=True):
     """One event that a sink could not be told at once: waiting for its next attempt, or dead where it has none."""
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -242,7 +243,7 @@ class DeliveryRow(SQLModel, table=True):
     next_at: int | None = _time()
 
 
-class AlarmRow(SQLModel, table=True):
+class AlarmRow(TableRow, table=True):
     """Alarms, one row per kind, provider and hour."""
 
     __tablename__: ClassVar[str] = "alarms"
@@ -257,7 +258,7 @@ class AlarmRow(SQLModel, table=True):
     detail: str = _text(nullable=False)
 
 
-class OrphanRow(SQLModel, table=True):
+class OrphanRow(TableRow, table=True):
     """A delivery about a task that nobody told us of."""
 
     __tablename__: ClassVar[str] = "orphans"
@@ -291,7 +292,7 @@ class OrphanRow(SQLModel, table=True):
     body: bytes = _bytes()
 
 
-class AddressRow(SQLModel, table=True):
+class AddressRow(TableRow, table=True):
     """A standing callback address: its token hashed, revocable."""
 
     __tablename__: ClassVar[str] = "callback_addresses"
@@ -306,7 +307,7 @@ class AddressRow(SQLModel, table=True):
     revoked_at: int | None = _time()
 
 
-class SecretRow(SQLModel, table=True):
+class SecretRow(TableRow, table=True):
     """A generated secret, here so that replicas share it."""
 
     __tablename__: ClassVar[str] = "secrets"
@@ -315,7 +316,7 @@ class SecretRow(SQLModel, table=True):
     value: bytes = _bytes()
 
 
-class CapabilityRow(SQLModel, table=True):
+class CapabilityRow(TableRow, table=True):
     """What an address was seen to do or not to do."""
 
     __tablename__: ClassVar[str] = "capabilities"
@@ -327,7 +328,7 @@ class CapabilityRow(SQLModel, table=True):
     at: int = _time(nullable=False)
 
 
-class CounterRow(SQLModel, table=True):
+class CounterRow(TableRow, table=True):
     """A running count for the statistics."""
 
     __tablename__: ClassVar[str] = "counters"
@@ -336,7 +337,7 @@ class CounterRow(SQLModel, table=True):
     value: int = Field(default=0, sa_type=BigInteger)
 
 
-class ServerRow(SQLModel, table=True):
+class ServerRow(TableRow, table=True):
     """One process that serves the database, as long as it keeps saying so; times are the database's own."""
 
     __tablename__: ClassVar[str] = "servers"
@@ -349,7 +350,7 @@ class ServerRow(SQLModel, table=True):
     seen_at: int = _time(nullable=False)
 
 
-class ForgottenRow(SQLModel, table=True):
+class ForgottenRow(TableRow, table=True):
     """A task that was deleted when its time was over, so that a late delivery about it is not taken for a new one."""
 
     __tablename__: ClassVar[str] = "forgotten"

@@ -1,15 +1,16 @@
 """Alembic's entry: migrates over the connection that ``tracker.storage.migrate`` passes in."""
 
 from alembic import context
-from sqlmodel import SQLModel
 
 from tracker.storage import tables
+from tracker.storage.columns import METADATA
 
-assert tables.TaskRow.metadata is SQLModel.metadata
+assert tables.TaskRow.metadata is METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=SQLModel.metadata,
+    version_table=context.config.attributes["version_table"],
+    target_metadata=METADATA,
     render_as_batch=True,
 )
 with context.begin_transaction():
