@@ -14,7 +14,7 @@ async def migrate(settings: Settings, args: Namespace) -> int:
     name = settings.database_name
     try:
         with ServingLock(settings.database_file):
-            done = await Store(settings.database_url).migrate()
+            done = await Store(settings.database_url, schema=settings.database_schema).migrate()
     except Held as held:
         raise Failed(f"process {held.holder.pid} serves {name}: stop it first, then migrate") from None
     if args.json:

@@ -45,7 +45,7 @@ def create_tracker(
         credential=_credential(settings),
         credential_settings=KLING_CREDENTIAL,
     )
-    store = store or Store(settings.database_url)
+    store = store or Store(settings.database_url, schema=settings.database_schema)
     return Tracker(
         store=store,
         accounts={kling.provider.name: kling},

@@ -134,6 +134,13 @@ def database(text: str) -> str:
     return text
 
 
+def schema(text: str) -> str:
+    """Read the name of a PostgreSQL schema, as it needs no quotes."""
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
+        raise ValueError("write a name of small letters, digits and underscores, such as homing; pg_ begins none")
+    return text.strip()
+
+
 def database_name(text: str) -> str:
     """Name a database as logs and people may see it: a file by its path, a server without the password."""
     if (file := path_of(text)) is not None:

@@ -54,6 +54,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     database_url: Annotated[str, _written(syntax.database)] = Field(default="sqlite:///homing.db", repr=False)
+    database_schema: Annotated[str, _written(syntax.schema)] | None = None
     host: Annotated[str, _written(syntax.host)] = "127.0.0.1"
     port: Annotated[int, _written(syntax.port)] = 8000
     public_url: Address | None = None
@@ -106,8 +107,9 @@ class Settings(BaseModel):
 
     @property
     def database_name(self) -> str:
-        """The database for people: its file, or its address without the password."""
-        return syntax.database_name(self.database_url)
+        """The database for people: its file, or its address without the password, with the schema that was chosen."""
+        schema = f" (schema {self.database_schema})" if self.database_schema else ""
+        return syntax.database_name(self.database_url) + schema
 
     @property
     def guarded(self) -> bool:
@@ -121,6 +123,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.database_schema and self.database_file is not None:
+            raise ValueError(
+                "HOMING_DATABASE_SCHEMA is for PostgreSQL, and HOMING_DATABASE_URL names a SQLite file: set one of them"
+            )
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
             raise ValueError(
                 "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set: keep one, the provider takes either"

@@ -24,6 +24,7 @@ from sqlalchemy import (
     column,
     delete,
     func,
+    literal_column,
     select,
     update,
     values,
@@ -51,6 +52,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 )
 PLACE: Final = re.compile("%s")
 VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
+# Advisory locks belong to a whole database, and each schema in it may be a Homing of its own. In the usual schema the
+# numbers are those that they were before there was a choice.
+SALT: Final = "(CASE current_schema() WHEN 'public' THEN 0 ELSE hashtextextended(current_schema(), 0) END)"
 # Adds to an INSERT what happens to a row that is there already.
 Conflict = Callable[[Insert], Insert]
 
@@ -124,7 +128,10 @@ def delete_rows(dialect: str, table: Table, by: str, wanted: Iterable[str]) -> I
 
 
 def lock_numbers(dialect: str, numbers: Iterable[int]) -> Iterator[Statement]:
-    """Hold PostgreSQL's advisory locks of these numbers, in their order, to the end of the transaction."""
+    """Hold PostgreSQL's advisory locks of these numbers in this schema to the end of the transaction.
+
+    In an order that every process has: a number in another schema is another lock.
+    """
     for some in _groups(sorted(numbers)):
         yield Statement(_lock_numbers(dialect, len(some)), tuple(some))
 
@@ -199,7 +206,8 @@ def _delete(name: str, table: Table, by: str, size: int) -> str:
 @lru_cache(maxsize=STATEMENTS)
 def _lock_numbers(name: str, size: int) -> str:
     each = values(column("number", BigInteger), name="given").data([(bindparam("number", type_=BigInteger),)])
-    return _repeated(name, select(func.pg_advisory_xact_lock(each.c.number)), ["number"], size)
+    own = each.c.number.op("#")(literal_column(SALT, BigInteger))
+    return _repeated(name, select(func.pg_advisory_xact_lock(own)), ["number"], size)
 
 
 def _one_of(by: str, size: int) -> list[BindParameter[str]]:

@@ -23,15 +23,20 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 BUSY: Final = timedelta(seconds=5)
+NO_SCHEMAS: Final = "HOMING_DATABASE_SCHEMA is for PostgreSQL, a SQLite file has no schemas: leave it out"
 EXAMPLES: Final = "use sqlite:///homing.db or postgresql://user@host/database"
 
 
 class Database:
-    """One database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for."""
+    """One database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for.
 
-    def __init__(self, url: str, *, busy: timedelta = BUSY) -> None:
+    ``schema`` is the one of PostgreSQL's that the tables are in; None: the one that the server chooses.
+    """
+
+    def __init__(self, url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
         self.url = _parsed(url)
-        self.backend: Backend = backend_of(url, busy=busy)
+        self.schema = schema
+        self.backend: Backend = backend_of(url, busy=busy, schema=schema)
         self._writer: Threads | None = None
         self._reader: Threads | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -94,7 +99,7 @@ class Database:
         self._start()
 
 
-def backend_of(text: str, *, busy: timedelta = BUSY) -> Backend:
+def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) -> Backend:
     """Choose by the address's scheme. Raises SettingsError with what to do; it never repeats a password."""
     url = _parsed(text)
     scheme = url.drivername
@@ -103,10 +108,12 @@ def backend_of(text: str, *, busy: timedelta = BUSY) -> Backend:
             raise SettingsError(
                 "HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us"
             )
+        if schema is not None:
+            raise SettingsError(NO_SCHEMAS)
         # Read by our own rule, which the serving lock goes by too.
         return Sqlite(path_of(text) or Path(), busy=busy)
     if scheme in {"postgresql", "postgres"}:
-        return Postgres(url, busy=busy)
+        return Postgres(url, busy=busy, schema=schema)
     raise SettingsError(f"HOMING_DATABASE_URL names {scheme}, which is not supported; {EXAMPLES}")
 
 

@@ -14,7 +14,7 @@ SHARED: Final = "postgresql"
 ORDER: Final = 0x686F6D696E67
 # These are unique by our own rules, or not at all by the database's: two writers must not both find none.
 NAMES: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
-LOCK_ORDER: Final = text("SELECT pg_advisory_xact_lock(:order)")
+LOCK_ORDER: Final = text(f"SELECT pg_advisory_xact_lock(:order # {bulk.SALT})")
 
 
 def is_shared(connection: Connection) -> bool:

@@ -14,6 +14,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
 from tracker.errors import StoreUnavailable
 from tracker.storage import accounts, locks, tables
@@ -26,6 +28,11 @@ FOREIGN: Final = (
 )
 ALEMBIC: Final = ", whose own Alembic keeps alembic_version there"
 MIGRATE: Final = "run `homing migrate`"
+NOT_ALLOWED: Final = "42501"
+NO_SCHEMA: Final = (
+    "the database user may not make the schema {schema} (HOMING_DATABASE_SCHEMA): "
+    "run CREATE SCHEMA {schema} AUTHORIZATION with the name of that user"
+)
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
 # Every schema of Homing has these; together they are nobody else's.
@@ -42,8 +49,10 @@ class Upgrade:
     after: str | None
 
 
-def upgrade(connection: Connection, *, to: str = "head") -> Upgrade:
+def upgrade(connection: Connection, *, schema: str | None = None, to: str = "head") -> Upgrade:
     """Run every migration up to ``to`` that the database does not have yet, within the caller's transaction.
+
+    ``schema`` is made where it is missing; the connection already works in it.
 
     Raises StoreUnavailable where it is not a database of ours, or one of a later version.
     """
@@ -53,6 +62,8 @@ def upgrade(connection: Connection, *, to: str = "head") -> Upgrade:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
     # Two that migrate at once would both begin with the same step.
     locks.lock_order(connection)
+    if schema is not None and not inspect(connection).has_schema(schema):
+        _make_schema(connection, schema)
     before = revision(connection)
     if before is None:
         _check_free(connection)
@@ -84,6 +95,15 @@ def revision(connection: Connection) -> str | None:
     if found is None and _table_names(connection) >= OURS:
         return _revision_in(connection, FORMER_VERSION_TABLE)
     return found
+
+
+def _make_schema(connection: Connection, schema: str) -> None:
+    try:
+        connection.execute(CreateSchema(schema))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != NOT_ALLOWED:
+            raise
+        raise StoreUnavailable(NO_SCHEMA.format(schema=schema)) from error
 
 
 def _revision_in(connection: Connection, table: str) -> str | None:

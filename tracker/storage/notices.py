@@ -6,12 +6,14 @@ believed: what is heard is only a reason to look.
 
 import asyncio
 from collections.abc import Callable
+from hashlib import blake2b
 from importlib import import_module
 from typing import Any, Final
 
 from sqlalchemy import URL
 
 CHANNEL: Final = "homing_events"
+USUAL_SCHEMA: Final = "public"
 CONNECT_SECONDS: Final = 5
 # After a silence the connection is asked for anything, so that a dead one is noticed.
 SILENCE: Final = 30.0
@@ -20,7 +22,9 @@ SILENCE: Final = 30.0
 class PostgresNotices:
     """Two connections of their own, made when first used: one listens, one tells."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, schema: str | None = None) -> None:
+        self._schema = schema
+        self._channel = CHANNEL
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._telling: Any = None
         self._own = 0
@@ -29,7 +33,7 @@ class PostgresNotices:
         """Call ``heard`` for each notice of another process, until cancelled; raises the driver's errors."""
         connection = await self._connect()
         try:
-            await connection.execute(f"LISTEN {CHANNEL}")
+            await connection.execute(f"LISTEN {self._channel}")
             # What was told before we listened is not heard.
             heard()
             while True:
@@ -47,7 +51,7 @@ class PostgresNotices:
             self._own = self._telling.info.backend_pid
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._telling.execute(f"NOTIFY {CHANNEL}")
+                await self._telling.execute(f"NOTIFY {self._channel}")
         except BaseException:
             await self.close()
             raise
@@ -59,6 +63,23 @@ class PostgresNotices:
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the driver's own type
         psycopg: Any = import_module("psycopg")
-        return await psycopg.AsyncConnection.connect(
+        connection = await psycopg.AsyncConnection.connect(
             self._address, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="homing notices"
         )
+        try:
+            if self._schema is not None:
+                await connection.execute(f"SET search_path = '{self._schema}'")
+            (schema,) = await (await connection.execute("SELECT current_schema()")).fetchone()
+        except BaseException:
+            await connection.close()
+            raise
+        self._channel = channel_of(schema)
+        return connection
+
+
+def channel_of(schema: str | None) -> str:
+    """Return the channel of the Homing whose tables are in a schema: channels belong to a whole database."""
+    if schema == USUAL_SCHEMA:
+        return CHANNEL
+    # A name has 63 letters at most.
+    return f"{CHANNEL}_{blake2b(str(schema).encode(), digest_size=8).hexdigest()}"

@@ -59,13 +59,14 @@ class Postgres:
     shared = True
     file = None
 
-    def __init__(self, url: URL, *, busy: timedelta) -> None:
+    def __init__(self, url: URL, *, busy: timedelta, schema: str | None = None) -> None:
         if not url.database:
             raise SettingsError("HOMING_DATABASE_URL must name a database: postgresql://user@host/database")
         if find_spec("psycopg") is None:
             raise SettingsError(f"HOMING_DATABASE_URL names PostgreSQL, whose driver is not installed: {INSTALL}")
         self._url = url
         self._busy = busy
+        self._schema = schema
         # Whether a connection was seen to keep its session.
         self._keeps_sessions = False
 
@@ -87,6 +88,7 @@ class Postgres:
             "lock_timeout": str(_milliseconds(self._busy)),
             "idle_in_transaction_session_timeout": str(_milliseconds(STATEMENT)),
             "timezone": "UTC",
+            **({"search_path": self._schema} if self._schema else {}),
             **own,
         }
         connect = {

@@ -6,6 +6,7 @@ capabilities) have verbs of their own. Every verb is one transaction.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,10 +46,13 @@ HAD: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAIL
 
 
 class Store:
-    """One database, opened by ``open``; ``busy`` is how long a locked one is waited for."""
+    """One database, opened by ``open``; ``busy`` is how long a locked one is waited for.
 
-    def __init__(self, database_url: str, *, busy: timedelta = BUSY) -> None:
-        self._database = Database(database_url, busy=busy)
+    ``schema`` is PostgreSQL's schema that the tables are in, None: the usual one. Raises SettingsError.
+    """
+
+    def __init__(self, database_url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
+        self._database = Database(database_url, busy=busy, schema=schema)
         self.outbox = OutboxStore(self._database)
         self._alarm_log = AlarmLog()
 
@@ -65,7 +69,7 @@ class Store:
     @property
     def notices(self) -> PostgresNotices | None:
         """How processes that share the database hint to each other; None where only one serves it."""
-        return PostgresNotices(self._database.url) if self.shared else None
+        return PostgresNotices(self._database.url, self._database.schema) if self.shared else None
 
     @property
     def batches_at_once(self) -> int:
@@ -89,7 +93,7 @@ class Store:
 
     async def migrate(self) -> migrate.Upgrade:
         """Bring the schema up to date, whatever the database is, tell what that took, and close."""
-        done = await self._open(migrate.upgrade)
+        done = await self._open(partial(migrate.upgrade, schema=self._database.schema))
         await self.close()
         return done
 
