@@ -76,9 +76,9 @@ class Addresses:
         """Give all standing addresses, the revoked ones too."""
         return await self._store.addresses()
 
-    async def revoke(self, address_id: int) -> StandingAddress:
+    async def revoke(self, address_id: int, *, by: str) -> StandingAddress:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
-        address = await self._store.revoke_address(address_id, now=self._clock())
+        address = await self._store.revoke_address(address_id, by=by, now=self._clock())
         if address is None:
             raise NotFound(f"no callback address {address_id}")
         return address

@@ -11,17 +11,19 @@ from typing import Final
 from tracker import schedule
 from tracker.addresses import Addresses
 from tracker.bounds import identifier
-from tracker.decisions import submits
+from tracker.decisions import answers, submits
 from tracker.decisions.verdicts import Rules, begun
 from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
-from tracker.models import Caller, Expected, Task, new_task_id
+from tracker.models import Caller, Expected, Status, Task, new_task_id
 from tracker.providers.base import Account, Found, Kind, Missing
 from tracker.questions import Questions
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.work import Key, Work, by_external_id, by_id, by_provider_id, by_sent_id
+from tracker.views import Action, AuditEntry
+from tracker.work import Change, Key, Known, Work, audited, by_external_id, by_id, by_provider_id, by_sent_id
 
 TAGS: Final = 20
+ADOPT: Final = "adopt"
 ABSENT_FOR: Final = timedelta(seconds=10)
 ABSENT_BOUND: Final = 1_000
 
@@ -33,7 +35,7 @@ class Particulars:
     external_id: str | None = None
     deadline: timedelta | None = None
     tags: Sequence[str] = ()
-    origin: str = "adopt"
+    origin: str = ADOPT
 
 
 class Adoption:
@@ -94,23 +96,47 @@ class Adoption:
         Gives the row that waits for it where there is one, whoever its client is.
         """
         task = self._row(caller, account, kind, said, found)
-        decide = partial(submits.confirmed, task=task, named=said.external_id is not None)
+        decide: Callable[[Known], Change[Task]] = partial(
+            submits.confirmed, task=task, named=said.external_id is not None
+        )
+        if caller.sees_all and said.origin == ADOPT:
+            decide = audited(decide, partial(self._entry, caller, Action.ADOPT, detail=_claimed(found)))
         written = await self._recorder.apply(Work(keys=_keys(task), decide=decide))
         answer = await self._questions.record(written, account, found, asked_at=self._clock())
         return answer.task
 
-    async def attach(self, task: Task, provider_task_id: str) -> Task:
+    async def attach(self, caller: Caller, task: Task, provider_task_id: str) -> Task:
         """Learn the provider's id from the task's owner. Raises Conflict where another is known."""
         value = bounded(provider_task_id, "provider_task_id")
         keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
-        decide = partial(
+        decide: Callable[[Known], Change[Task]] = partial(
             submits.attached,
             task_id=task.id,
             provider_task_id=value,
             now=self._clock(),
             policy=self._rules.policy,
         )
+        if caller.sees_all:
+            detail = f"provider_task_id={value}"
+            decide = audited(decide, partial(self._entry, caller, Action.ATTACH, detail=detail))
         return await self._recorder.apply(Work(keys=keys, decide=decide))
+
+    async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
+        """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
+        decide = partial(
+            answers.resolved,
+            task_id=task.id,
+            status=status,
+            note=note,
+            now=self._clock(),
+            lifetime=account.provider.capabilities.result_lifetime,
+            rules=self._rules,
+        )
+        entry = partial(self._entry, caller, Action.RESOLVE, detail=f"status={status.value}")
+        return await self._recorder.apply(Work(keys=frozenset({by_id(task.id)}), decide=audited(decide, entry)))
+
+    def _entry(self, caller: Caller, action: Action, task: Task, *, detail: str) -> AuditEntry:
+        return AuditEntry(at=self._clock(), client=caller.name, action=action, object=task.id, detail=detail)
 
     def _row(self, caller: Caller, account: Account, kind: Kind, said: Particulars, found: Found | None = None) -> Task:
         now = self._clock()
@@ -145,6 +171,10 @@ class Adoption:
         self._absent.move_to_end(key)
         while len(self._absent) > ABSENT_BOUND:
             self._absent.popitem(last=False)
+
+
+def _claimed(found: Found) -> str:
+    return f"provider_task_id={found.claim.provider_task_id or ''}"
 
 
 def bounded(value: str, name: str) -> str:

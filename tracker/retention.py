@@ -64,7 +64,12 @@ class Retention:
         more = False
         try:
             deleted = await self.run_once()
-            more = deleted.after is not None or STEP in {deleted.orphans, deleted.alarms, deleted.tombstones}
+            more = deleted.after is not None or STEP in {
+                deleted.orphans,
+                deleted.alarms,
+                deleted.tombstones,
+                deleted.audits,
+            }
             if not more or self._untold >= TOLD:
                 self._tell()
         except HomingError as error:

@@ -17,7 +17,7 @@ from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
 from tracker.contract import NO_SOURCE
-from tracker.decisions import answers, deliveries
+from tracker.decisions import deliveries
 from tracker.decisions.verdicts import Rules
 from tracker.errors import InvalidRequest, NotFound
 from tracker.feed import Feed
@@ -34,7 +34,7 @@ from tracker.storage.store import Store
 from tracker.submission import Submission
 from tracker.switchboard import NO_SINKS, NamedSink, Switchboard
 from tracker.transport import Sender, Transport
-from tracker.views import Arrived, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
+from tracker.views import IN_PROCESS, Arrived, Check, HistoryEntry, Orphan, StandingAddress, Stats, TaskFilter, TaskPage
 from tracker.waiting import Waiting
 from tracker.work import Key, RaisedAlarm, Work, by_id, by_provider_id, by_sent_id
 
@@ -73,7 +73,8 @@ class Tracker:
         )
         self.source = source
         self.feed = Feed(store.outbox, notices=store.notices)
-        self.switchboard = Switchboard(store.outbox, named=sinks, clock=clock, committed=self.feed.hint)
+        self.audit = store.audit
+        self.switchboard = Switchboard(store.outbox, store.audit, named=sinks, clock=clock, committed=self.feed.hint)
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()
@@ -212,7 +213,7 @@ class Tracker:
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
         """Learn the provider's id of an expected task from its owner. Raises Conflict where another is known."""
-        return await self.adoption.attach(await self.get(caller, ref), provider_task_id)
+        return await self.adoption.attach(caller, await self.get(caller, ref), provider_task_id)
 
     # ---- what comes home
 
@@ -262,17 +263,7 @@ class Tracker:
             words = "rejected, expired, or for a conflict succeeded or failed"
             raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")
         task = await self.get(caller, ref)
-        account = self._account(task.provider)
-        decide = partial(
-            answers.resolved,
-            task_id=task.id,
-            status=status,
-            note=note,
-            now=self.clock(),
-            lifetime=account.provider.capabilities.result_lifetime,
-            rules=self._rules,
-        )
-        return await self._recorder.apply(Work(keys=frozenset({by_id(task.id)}), decide=decide))
+        return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
 
     async def alarm(self, kind: Alarm, *, provider: str, task_id: str | None = None, detail: str) -> None:
         """Count an alarm that belongs to no delivery."""
@@ -372,9 +363,9 @@ class Tracker:
         """Give all standing addresses, the revoked ones too."""
         return await self._addresses.every()
 
-    async def revoke_address(self, address_id: int) -> StandingAddress:
+    async def revoke_address(self, address_id: int, *, by: str = IN_PROCESS) -> StandingAddress:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
-        return await self._addresses.revoke(address_id)
+        return await self._addresses.revoke(address_id, by=by)
 
     def _account(self, provider: str) -> Account:
         account = self.providers.get(provider)

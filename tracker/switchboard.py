@@ -7,8 +7,9 @@ from typing import Final, Protocol
 
 from tracker.contract import Told
 from tracker.errors import Conflict, NotFound
+from tracker.storage.audit import AuditStore
 from tracker.storage.outbox_store import OutboxStore
-from tracker.views import Again, Delivery, SinkState
+from tracker.views import IN_PROCESS, Action, Again, AuditEntry, Delivery, SinkState
 
 
 class NamedSink(Protocol):
@@ -34,12 +35,14 @@ class Switchboard:
     def __init__(
         self,
         outbox: OutboxStore,
+        audit: AuditStore,
         *,
         named: Mapping[str, NamedSink],
         clock: Callable[[], datetime],
         committed: Callable[[], None],
     ) -> None:
         self._outbox = outbox
+        self._audit = audit
         self._named = named
         self._clock = clock
         self._committed = committed
@@ -53,28 +56,36 @@ class Switchboard:
         """Give every sink that was ever named and not forgotten."""
         return await self._outbox.states()
 
-    async def pause(self, name: str) -> None:
-        """Tell a sink nothing more until it is resumed; what happens meanwhile is kept for it. Raises NotFound."""
-        _found(await self._outbox.switch(name, on=False, now=self._clock()))
+    # ``by`` is the client whose name the audit gets.
 
-    async def resume(self, name: str, *, from_now: bool = False) -> None:
+    async def pause(self, name: str, *, by: str = IN_PROCESS) -> None:
+        """Tell a sink nothing more until it is resumed; what happens meanwhile is kept for it. Raises NotFound."""
+        audit = self._entry(by, Action.PAUSE_SINK, name)
+        _found(await self._outbox.switch(name, on=False, now=audit.at, audit=audit))
+
+    async def resume(self, name: str, *, from_now: bool = False, by: str = IN_PROCESS) -> None:
         """Go on telling a sink, and at once; ``from_now`` forgets what it has missed. Raises NotFound."""
-        _found(await self._outbox.switch(name, on=True, now=self._clock(), from_now=from_now))
+        audit = self._entry(by, Action.RESUME_SINK, name, from_now="yes" if from_now else None)
+        _found(await self._outbox.switch(name, on=True, now=audit.at, from_now=from_now, audit=audit))
         self._committed()
 
-    async def forget(self, name: str) -> None:
+    async def forget(self, name: str, *, by: str = IN_PROCESS) -> None:
         """Forget how far a sink was told; named again it is a new one. Raises NotFound."""
         if name in self._named:
             raise Conflict(
                 f"{name} is still named: take it out of HOMING_SINKS, start again, and then forget it; or pause it"
             )
-        _found(await self._outbox.remove(name))
+        _found(await self._outbox.remove(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 
-    async def secrets(self, name: str, client: str | None = None) -> Sequence[str]:
-        """Give what a sink's receiver proves our signature with. Raises NotFound where it signs nothing."""
+    async def secrets(self, name: str, client: str | None = None, *, by: str = IN_PROCESS) -> Sequence[str]:
+        """Give what a sink's receiver proves our signature with. Raises NotFound where it signs nothing.
+
+        It is recorded before it is given: where that fails, nothing is given.
+        """
         secrets = await self._here(name).secrets(client)
         if not secrets:
             raise NotFound(f"what goes to {name} is not signed")
+        await self._audit.write(self._entry(by, Action.READ_SECRET, name, client=client))
         return secrets
 
     async def deliveries(
@@ -89,18 +100,31 @@ class Switchboard:
         """Give what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
         return await self._outbox.deliveries(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool) -> int:
+    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = IN_PROCESS) -> int:
         """Tell a sink again what is for it; how many that are, or would be. Raises NotFound and Conflict."""
         takes = self._here(name).takes
         if all(state.name != name for state in await self._outbox.states()):
             raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
-        count = await self._outbox.replay(name, again, takes, now=self._clock(), dry_run=dry_run)
+        said = {
+            "task": again.task_id,
+            "since": again.since.isoformat() if again.since is not None else None,
+            "until": again.until.isoformat() if again.until is not None else None,
+            "dead": "yes" if again.dead else None,
+        }
+        audit = self._entry(by, Action.REPLAY, name, **said)
+        count = await self._outbox.replay(name, again, takes, now=audit.at, dry_run=dry_run, audit=audit)
         if not dry_run:
             self._committed()
         return count
 
     async def give_up(
-        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        dry_run: bool,
+        by: str = IN_PROCESS,
     ) -> int:
         """Give up what sinks are owed, so that it holds back nothing; how many deliveries that are, or would be.
 
@@ -109,13 +133,22 @@ class Switchboard:
         names = [state.name for state in await self._outbox.states() if sink in {None, state.name}]
         _found(sink is None or bool(names))
         count = 0
+        # One wish is one entry, however many sinks it concerns.
+        audit: AuditEntry | None = self._entry(
+            by, Action.DEAD_LETTER, sink or "every sink", task=task_id, event=event_id
+        )
         for name in names:
             count += await self._outbox.give_up(
-                name, task_id=task_id, event_id=event_id, now=self._clock(), dry_run=dry_run
+                name, task_id=task_id, event_id=event_id, now=self._clock(), dry_run=dry_run, audit=audit
             )
+            audit = None
         if not dry_run:
             self._committed()
         return count
+
+    def _entry(self, by: str, action: Action, name: str, **said: str | None) -> AuditEntry:
+        detail = " ".join(f"{word}={value}" for word, value in said.items() if value)
+        return AuditEntry(at=self._clock(), client=by, action=action, object=name, detail=detail)
 
     def _here(self, name: str) -> NamedSink:
         sink = self._named.get(name)

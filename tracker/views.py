@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -67,6 +69,38 @@ class StandingAddress:
     created_at: datetime
     revoked_at: datetime | None
     label: str
+
+
+class Action(StrEnum):
+    """What is recorded in the audit."""
+
+    RESOLVE = "resolve"
+    ATTACH = "attach"
+    ADOPT = "adopt"
+    PAUSE_SINK = "pause-sink"
+    RESUME_SINK = "resume-sink"
+    DELETE_SINK = "delete-sink"
+    READ_SECRET = "read-secret"  # noqa: S105 - the name of an action
+    REPLAY = "replay"
+    DEAD_LETTER = "dead-letter"
+    CREATE_CALLBACK_URL = "create-callback-url"
+    REVOKE_CALLBACK_URL = "revoke-callback-url"
+
+
+# The client of what a program did that embeds Homing, and named nobody.
+IN_PROCESS: Final = "in-process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who did what: ``object`` is the ID or name of what it was done to, ``detail`` says how, without secrets."""
+
+    at: datetime
+    client: str
+    action: Action
+    object: str
+    detail: str = ""
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from tracker.models import Alarm, Event, Task
-from tracker.views import AccountNote, HistoryEntry, Orphan
+from tracker.views import AccountNote, AuditEntry, HistoryEntry, Orphan
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -145,6 +145,7 @@ class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     orphan: Orphan | None = None
     seen: tuple[Seen, ...] = ()
     account: AccountNote | None = None
+    audits: tuple[AuditEntry, ...] = ()
     counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
@@ -153,3 +154,13 @@ class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     keys: frozenset[Key]
     decide: Callable[[Known], Change[T]]
+
+
+def audited(decide: Callable[[Known], Change[T]], entry_of: Callable[[T], AuditEntry]) -> Callable[[Known], Change[T]]:
+    """Add to a decision that it is recorded in the audit, once it is committed; ``entry_of`` gets its result."""
+
+    def decided(known: Known) -> Change[T]:
+        change = decide(known)
+        return msgspec.structs.replace(change, audits=(entry_of(change.result),))
+
+    return decided

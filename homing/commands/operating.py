@@ -9,6 +9,7 @@ from homing.commands.parsing import Commands, Usage, count, data_command
 from homing.commands.showing import documents
 from homing.tables import ago, print_fields, print_json, print_line, print_table
 from tracker.bounds import JsonObject, JsonValue
+from tracker.views import Action
 
 ADDRESSES: Final = "/v1/callback-addresses"
 
@@ -23,6 +24,25 @@ def add(commands: Commands) -> None:
     orphans = data_command(commands, "orphans", run_orphans, "List callbacks about tasks that nobody told us of.")
     orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
     data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
+    audit = data_command(commands, "audit", run_audit, "List who did what: replays, pauses, resolutions, and the like.")
+    audit.add_argument("--client", help="only what this client did")
+    audit.add_argument("--action", choices=[action.value for action in Action], help="only this")
+    audit.add_argument("--limit", type=count, help="how many at most (default 100)")
+    audit.add_argument("--cursor", type=count, help="where the page before ended")
+
+
+async def run_audit(args: Namespace, api: ApiClient) -> int:
+    given = {"client": args.client, "action": args.action, "limit": args.limit, "cursor": args.cursor}
+    document = await api.get("/v1/audit", {name: str(value) for name, value in given.items() if value is not None})
+    if args.json:
+        print_json(document)
+        return 0
+    columns = ("at", "client", "action", "object", "detail")
+    rows = [[entry[column] for column in columns] for entry in documents(document["entries"])]
+    print_table(columns, rows, empty="nobody did anything yet that is recorded")
+    if document["next_cursor"] is not None:
+        print_line(f"more: --cursor {document['next_cursor']}")
+    return 0
 
 
 async def run_address(args: Namespace, api: ApiClient) -> int:

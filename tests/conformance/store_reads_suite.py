@@ -163,12 +163,12 @@ class StoreReads(StorePages):
         assert await store.address_of("kling", "hash") == kept
         assert await store.address_of("other", "hash") is None
         assert await store.address_of("kling", "another hash") is None
-        revoked = await store.revoke_address(kept.id, now=NOW + LEASE)
+        revoked = await store.revoke_address(kept.id, by="ops", now=NOW + LEASE)
         assert revoked == replace(kept, revoked_at=NOW + LEASE)
-        assert await store.revoke_address(kept.id, now=NOW + 2 * LEASE) == revoked
+        assert await store.revoke_address(kept.id, by="ops", now=NOW + 2 * LEASE) == revoked
         assert await store.address_of("kling", "hash") is None
         assert await store.addresses() == [revoked]
-        assert await store.revoke_address(kept.id + 1, now=NOW) is None
+        assert await store.revoke_address(kept.id + 1, by="ops", now=NOW) is None
 
     async def test_whoever_comes_first_makes_the_secret_that_all_share(self, store: Store, url: str) -> None:
         other = Store(url)

@@ -12,7 +12,7 @@ from tests.conformance.store_case import alarm, looking, read
 from tracker.models import Source, Status, Task
 from tracker.storage.retention import REMEMBERED, Deleted
 from tracker.storage.store import Store
-from tracker.views import Failure, NewSink, Settled, TaskFilter
+from tracker.views import Action, AuditEntry, Failure, NewSink, Settled, TaskFilter
 from tracker.work import by_external_id, by_idempotency_key
 
 DAY = timedelta(days=1)
@@ -226,6 +226,15 @@ class StoreRetention:
             await store.outbox.remove("shop")
         await delete_all(store, now=LATER if gone == "unnamed" else soon)
         assert await left(store) == []
+
+    async def test_the_audit_is_kept_for_a_season_at_least(self, store: Store) -> None:
+        for age in (DAY, 80 * DAY, 100 * DAY):
+            entry = AuditEntry(at=LATER - age, client="ops", action=Action.REPLAY, object=f"{age.days} days")
+            await store.audit.write(entry)
+
+        await delete_all(store)
+
+        assert [entry.object for entry in await store.audit.entries(limit=10)] == ["80 days", "1 days"]
 
     async def test_a_reader_can_tell_that_it_missed_something(self, store: Store) -> None:
         assert await store.outbox.horizon() == 0

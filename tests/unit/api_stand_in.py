@@ -34,7 +34,9 @@ from tracker.providers.base import Account, Order
 from tracker.providers.kling import Kling
 from tracker.views import (
     AccountState,
+    Action,
     AlarmCount,
+    AuditEntry,
     Check,
     Completion,
     HistoryEntry,
@@ -166,6 +168,27 @@ class AccountsStandIn:
 
 
 @dataclass
+class AuditStandIn:
+    """Holds entries, newest first."""
+
+    kept: list[AuditEntry] = field(
+        default_factory=lambda: [
+            AuditEntry(id=2, at=NOW, client="ops", action=Action.REPLAY, object="shop", detail="dead=yes"),
+            AuditEntry(id=1, at=NOW, client="local", action=Action.PAUSE_SINK, object="shop"),
+        ]
+    )
+    fails: Exception | None = None
+
+    async def entries(
+        self, *, client: str | None = None, action: Action | None = None, before: int | None = None, limit: int
+    ) -> Sequence[AuditEntry]:
+        if self.fails is not None:
+            raise self.fails
+        wanted = [one for one in self.kept if client in {None, one.client} and action in {None, one.action}]
+        return [one for one in wanted if before is None or one.id < before][:limit]
+
+
+@dataclass
 class StandIn:
     """``fails`` is raised by every verb; ``remote`` are tasks that only the provider knows."""
 
@@ -181,6 +204,7 @@ class StandIn:
     gate: asyncio.Event | None = None
     told: list[Told] = field(default_factory=list)
     switchboard: SinksStandIn = field(default_factory=SinksStandIn)
+    audit: AuditStandIn = field(default_factory=AuditStandIn)
     watch: AccountsStandIn = field(default_factory=AccountsStandIn)
     source: str = "https://homing.example.com"
     kept_from: int = 0
@@ -395,7 +419,8 @@ class StandIn:
     async def addresses(self) -> Sequence[StandingAddress]:
         return [ADDRESS]
 
-    async def revoke_address(self, address_id: int) -> StandingAddress:
+    async def revoke_address(self, address_id: int, *, by: str = "") -> StandingAddress:
+        self.switchboard.by.append(by)
         if address_id != ADDRESS.id:
             raise NotFound("no such address")
         return replace(ADDRESS, revoked_at=NOW)

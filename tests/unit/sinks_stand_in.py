@@ -45,6 +45,7 @@ class SinksStandIn:
     states: list[SinkState] = field(default_factory=lambda: [SHOP])
     owed: list[Delivery] = field(default_factory=lambda: [OWED])
     done: list[tuple[object, ...]] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
     named: Collection[str] = frozenset({"shop"})
     fails: Exception | None = None
 
@@ -52,20 +53,24 @@ class SinksStandIn:
         self._fail()
         return self.states
 
-    async def pause(self, name: str) -> None:
+    async def pause(self, name: str, *, by: str = "") -> None:
         self._known(name)
+        self.by.append(by)
         self.done.append(("pause", name))
 
-    async def resume(self, name: str, *, from_now: bool = False) -> None:
+    async def resume(self, name: str, *, from_now: bool = False, by: str = "") -> None:
         self._known(name)
+        self.by.append(by)
         self.done.append(("resume", name, from_now))
 
-    async def forget(self, name: str) -> None:
+    async def forget(self, name: str, *, by: str = "") -> None:
         self._known(name)
+        self.by.append(by)
         self.done.append(("forget", name))
 
-    async def secrets(self, name: str, client: str | None = None) -> Sequence[str]:
+    async def secrets(self, name: str, client: str | None = None, *, by: str = "") -> Sequence[str]:
         self._known(name)
+        self.by.append(by)
         self.done.append(("secrets", name, client))
         return ["whsec_made-up"]
 
@@ -82,16 +87,24 @@ class SinksStandIn:
         self.done.append(("deliveries", sink, task_id, dead, after))
         return [one for one in self.owed if after is None or (one.cursor, one.sink) > after][:limit]
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool) -> int:
+    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = "") -> int:
         self._fail()
+        self.by.append(by)
         if name not in self.named:
             raise Conflict("the settings name no such sink")
         self.done.append(("replay", name, again, dry_run))
         return 17
 
     async def give_up(
-        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        dry_run: bool,
+        by: str = "",
     ) -> int:
+        self.by.append(by)
         if sink is not None:
             self._known(sink)
         self._fail()

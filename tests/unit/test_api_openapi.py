@@ -36,6 +36,7 @@ BODIES: dict[str, dict[str, Any]] = {
 # Where there is a choice of how to be answered: no stream, which has no end.
 PLAIN = {"accept": JSON}
 VALUES = {
+    "action": "replay",
     "wait": "0",
     "version": "1",
     "after": "0",
@@ -173,7 +174,7 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
                 reply = await client.request(method.upper(), address, content=content, headers=headers)
                 assert reply.status_code == status
                 assert documented(operation, reply)
-        tracker.fails = tracker.switchboard.fails = StoreUnavailable("the database is locked")
+        tracker.fails = tracker.switchboard.fails = tracker.audit.fails = StoreUnavailable("the database is locked")
         if operation["security"] and "requestBody" not in operation and "address" not in path and "orphans" not in path:
             reply = await client.request(method.upper(), address)
             assert reply.status_code == 503

@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from homing.client import ApiClient
-from homing.commands.operating import run_stats
+from homing.commands.operating import run_audit, run_stats
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
 from tracker.api import create_api
@@ -19,3 +19,14 @@ async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["kling", "images/omni-image", "20.0%", "3.6%", "and", "62.4%", "5"] in lines
     assert ["kling", "images/omni-image", "kling-v3-omni", "22.0", "s", "5"] in lines
+
+
+async def test_the_audit_is_a_table_with_who_did_what(capsys: pytest.CaptureFixture[str]) -> None:
+    args = Namespace(json=False, client=None, action=None, limit=1, cursor=None)
+    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+        assert await run_audit(args, ApiClient(client)) == 0
+
+    heads, entry, more = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["at", "client", "action", "object", "detail"]
+    assert entry.split()[1:] == ["ops", "replay", "shop", "dead=yes"]
+    assert more == "more: --cursor 2"

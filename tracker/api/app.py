@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 from tracker.api.access import Access, check_keys
 from tracker.api.access_guard import AccessGuard
 from tracker.api.asyncapi import describe_events
+from tracker.api.audit import AUDIT
 from tracker.api.capacity import Capacity, Limits
 from tracker.api.documents import document_endpoint
 from tracker.api.endpoint import AnyEndpoint, Dialect
@@ -78,7 +79,7 @@ def _placed(
 
 def endpoints() -> tuple[AnyEndpoint, ...]:
     """Give every endpoint there is, /openapi.json and /asyncapi.json among them."""
-    told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *GATEWAY)
+    told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY)
     events = document_endpoint(
         "asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown
     )

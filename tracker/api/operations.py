@@ -55,7 +55,7 @@ async def _revoke_address(ask: Ask[Nothing, Nothing]) -> Response:
     ref = ask.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
         raise NotFound("no callback address has such an id")
-    return shown(show.address(await ask.tracker.revoke_address(int(ref))))
+    return shown(show.address(await ask.tracker.revoke_address(int(ref), by=ask.caller.name)))
 
 
 async def _alive(ask: Ask[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike

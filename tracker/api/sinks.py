@@ -27,25 +27,25 @@ async def _sinks(ask: Ask[Nothing, Nothing]) -> Response:
 
 async def _pause(ask: Ask[Nothing, Nothing]) -> Response:
     all_seeing(ask)
-    await ask.tracker.switchboard.pause(_name(ask))
+    await ask.tracker.switchboard.pause(_name(ask), by=ask.caller.name)
     return shown(schemas.SinkNamed(name=_name(ask), state="off"))
 
 
 async def _resume(ask: Ask[ResumeQuery, Nothing]) -> Response:
     all_seeing(ask)
-    await ask.tracker.switchboard.resume(_name(ask), from_now=ask.query.from_now)
+    await ask.tracker.switchboard.resume(_name(ask), from_now=ask.query.from_now, by=ask.caller.name)
     return shown(schemas.SinkNamed(name=_name(ask), state="on"))
 
 
 async def _forget(ask: Ask[Nothing, Nothing]) -> Response:
     all_seeing(ask)
-    await ask.tracker.switchboard.forget(_name(ask))
+    await ask.tracker.switchboard.forget(_name(ask), by=ask.caller.name)
     return shown(schemas.SinkNamed(name=_name(ask), state="forgotten"))
 
 
 async def _secret(ask: Ask[SecretQuery, Nothing]) -> Response:
     all_seeing(ask)
-    secrets = await ask.tracker.switchboard.secrets(_name(ask), ask.query.client)
+    secrets = await ask.tracker.switchboard.secrets(_name(ask), ask.query.client, by=ask.caller.name)
     return shown(schemas.SecretShown(name=_name(ask), secrets=list(secrets)))
 
 
@@ -68,7 +68,7 @@ async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
     all_seeing(ask)
     body = ask.body
     again = Again(task_id=await _task_id(ask, body.task), since=body.since, until=body.until, dead=body.dead)
-    count = await ask.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run)
+    count = await ask.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run, by=ask.caller.name)
     return shown(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 
 
@@ -76,7 +76,11 @@ async def _give_up(ask: Ask[Nothing, GiveUpBody]) -> Response:
     all_seeing(ask)
     body = ask.body
     count = await ask.tracker.switchboard.give_up(
-        sink=body.sink, task_id=await _task_id(ask, body.task), event_id=body.event, dry_run=body.dry_run
+        sink=body.sink,
+        task_id=await _task_id(ask, body.task),
+        event_id=body.event,
+        dry_run=body.dry_run,
+        by=ask.caller.name,
     )
     return shown(schemas.GiveUpShown(count=count, dry_run=body.dry_run))
 

@@ -13,7 +13,9 @@ from tracker.models import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
 from tracker.views import (
     AccountState,
+    Action,
     Again,
+    AuditEntry,
     Check,
     Delivery,
     HistoryEntry,
@@ -34,13 +36,13 @@ class SinkVerbs(Protocol):
 
     async def sinks(self) -> Sequence[SinkState]: ...
 
-    async def pause(self, name: str) -> None: ...
+    async def pause(self, name: str, *, by: str = ...) -> None: ...
 
-    async def resume(self, name: str, *, from_now: bool = False) -> None: ...
+    async def resume(self, name: str, *, from_now: bool = False, by: str = ...) -> None: ...
 
-    async def forget(self, name: str) -> None: ...
+    async def forget(self, name: str, *, by: str = ...) -> None: ...
 
-    async def secrets(self, name: str, client: str | None = None) -> Sequence[str]: ...
+    async def secrets(self, name: str, client: str | None = None, *, by: str = ...) -> Sequence[str]: ...
 
     async def deliveries(
         self,
@@ -53,16 +55,30 @@ class SinkVerbs(Protocol):
     ) -> Sequence[Delivery]: ...
 
     async def give_up(
-        self, *, sink: str | None = None, task_id: str | None = None, event_id: str | None = None, dry_run: bool
+        self,
+        *,
+        sink: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        dry_run: bool,
+        by: str = ...,
     ) -> int: ...
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool) -> int: ...
+    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = ...) -> int: ...
 
 
 class AccountVerbs(Protocol):
     """What is known of accounts: ``tracker.account_watch.AccountWatch`` has it."""
 
     async def state(self, provider: str, account: str) -> AccountState | None: ...
+
+
+class AuditVerbs(Protocol):
+    """Who did what: ``tracker.storage.audit.AuditStore`` has it."""
+
+    async def entries(
+        self, *, client: str | None = None, action: Action | None = None, before: int | None = None, limit: int
+    ) -> Sequence[AuditEntry]: ...
 
 
 class Verbs(Protocol):
@@ -82,6 +98,9 @@ class Verbs(Protocol):
 
     @property
     def watch(self) -> AccountVerbs: ...
+
+    @property
+    def audit(self) -> AuditVerbs: ...
 
     @property
     def clock(self) -> Callable[[], datetime]: ...
@@ -165,6 +184,6 @@ class Verbs(Protocol):
 
     async def addresses(self) -> Sequence[StandingAddress]: ...
 
-    async def revoke_address(self, address_id: int) -> StandingAddress: ...
+    async def revoke_address(self, address_id: int, *, by: str = ...) -> StandingAddress: ...
 
     async def check(self) -> list[Check]: ...

@@ -19,7 +19,7 @@ from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
 from tracker.models import Source, Task, Verdict
-from tracker.storage import accounts, alarms, bulk, locks, rows, telling
+from tracker.storage import accounts, alarms, audit, bulk, locks, rows, telling
 from tracker.storage.bulk import Plan, Rows, Statement
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
@@ -75,6 +75,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
         written.events = telling.of(changes, after=last or 0)
         written.numbered = last is not None and not raised
         written.alarms = raised
+        written.audits = [entry for change in changes for entry in change.audits]
     return results, list(_write(dialect, changes, raised, before={task.id: task for task in loaded}))
 
 
@@ -118,6 +119,7 @@ def _write(
     yield from _write_orphans(dialect, changes)
     yield from _write_capabilities(dialect, changes)
     yield from accounts.note(dialect, [change.account for change in changes if change.account is not None])
+    yield from audit.insert_entries(dialect, [entry for change in changes for entry in change.audits])
     totals = _totals(changes)
     told = _told(changes)
     if totals or told or raised:

@@ -8,10 +8,11 @@ from typing import Final
 
 from tracker.contract import Found, Told, UnreadableEvent
 from tracker.storage import outbox, switchboard, telling
+from tracker.storage.audit import AuditStore
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
 from tracker.storage.recent import Recent
-from tracker.views import Again, Delivery, NewSink, Settled, SinkState
+from tracker.views import Again, AuditEntry, Delivery, NewSink, Settled, SinkState
 
 log: Final = logging.getLogger("homing.events")
 # Of so many events it is remembered that it was said that they cannot be read.
@@ -23,6 +24,7 @@ class OutboxStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._audit = AuditStore(database)
         self.recent = Recent()
         self._unreadable: set[int] = set()
 
@@ -104,35 +106,62 @@ class OutboxStore:
             switchboard.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
         )
 
-    async def switch(self, name: str, *, on: bool, now: datetime, from_now: bool = False) -> bool:
-        """Turn a sink on or off; ``from_now`` forgets what it has missed. False where there is none."""
-        return await self._database.write(switchboard.switch, name, on=on, now=now, from_now=from_now)
+    # Each records ``audit`` in the transaction that does it.
 
-    async def remove(self, name: str) -> bool:
+    async def switch(
+        self, name: str, *, on: bool, now: datetime, from_now: bool = False, audit: AuditEntry | None = None
+    ) -> bool:
+        """Turn a sink on or off; ``from_now`` forgets what it has missed. False where there is none."""
+        step = partial(switchboard.switch, name=name, on=on, now=now, from_now=from_now)
+        return await self._audit.run(step, lambda found: audit if found else None)
+
+    async def remove(self, name: str, *, audit: AuditEntry | None = None) -> bool:
         """Forget a sink and what it is owed. False where there is none."""
-        return await self._database.write(switchboard.remove, name)
+        return await self._audit.run(partial(switchboard.remove, name=name), lambda found: audit if found else None)
 
     async def replay(
-        self, name: str, again: Again, takes: Callable[[Told], bool], *, now: datetime, dry_run: bool
+        self,
+        name: str,
+        again: Again,
+        takes: Callable[[Told], bool],
+        *,
+        now: datetime,
+        dry_run: bool,
+        audit: AuditEntry | None = None,
     ) -> int:
         """Owe a sink again what ``again`` says and it ``takes``; how many that are, or would be in a dry run."""
         step = partial(switchboard.replay, name=name, again=again, takes=takes, now=now, dry_run=dry_run)
-        return await self._step_by_step(step, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run, audit=audit)
 
     async def give_up(
-        self, name: str, *, task_id: str | None = None, event_id: str | None = None, now: datetime, dry_run: bool
+        self,
+        name: str,
+        *,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        now: datetime,
+        dry_run: bool,
+        audit: AuditEntry | None = None,
     ) -> int:
         """Make dead what a sink is owed, of a task or one event only; how many that are, or would be in a dry run."""
         step = partial(switchboard.give_up, name=name, task_id=task_id, event_id=event_id, now=now, dry_run=dry_run)
-        return await self._step_by_step(step, dry_run=dry_run)
+        return await self._step_by_step(step, dry_run=dry_run, audit=audit)
 
-    async def _step_by_step(self, step: Callable[..., tuple[int, int | None]], *, dry_run: bool) -> int:
-        """Go through what may be much in transactions that are short; give the sum of their counts."""
-        run = self._database.read if dry_run else self._database.write
+    async def _step_by_step(
+        self, step: Callable[..., tuple[int, int | None]], *, dry_run: bool, audit: AuditEntry | None
+    ) -> int:
+        """Go through what may be much in transactions that are short; give the sum of their counts.
+
+        The first of them records it, before the count is known: a crash must not leave half of it unrecorded.
+        """
         total = 0
         after: int | None = 0
         while after is not None:
-            count, after = await run(step, after=after)
+            if dry_run:
+                count, after = await self._database.read(step, after=after)
+            else:
+                count, after = await self._audit.run(partial(step, after=after), partial(_given, audit))
+                audit = None
             total += count
         return total
 
@@ -147,3 +176,7 @@ class OutboxStore:
         one, more = unreadable[0], len(unreadable) - 1
         others = f" (and {more} more)" if more else ""
         log.error("the event %s (%s) cannot be read and is passed over: %s%s", one.id, one.type, one.why, others)
+
+
+def _given(entry: AuditEntry | None, _: object) -> AuditEntry | None:
+    return entry

@@ -8,14 +8,14 @@ from typing import Final
 
 from tracker.contract import Told
 from tracker.models import Task
-from tracker.views import AlarmCount
+from tracker.views import AlarmCount, AuditEntry
 
 MOST: Final = 2_000
 
 
 @dataclass(slots=True)
 class Written:
-    """The events of one batch, in their order, and its alarms.
+    """The events of one batch, in their order, its alarms, and its entries in the audit.
 
     ``numbered`` where the events' cursors are known, and there are no others.
     """
@@ -23,6 +23,7 @@ class Written:
     events: Sequence[Told] = ()
     numbered: bool = False
     alarms: Sequence[AlarmCount] = ()
+    audits: Sequence[AuditEntry] = ()
 
 
 class Recent:

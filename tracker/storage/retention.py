@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, f
 
 from tracker.models import SETTLED
 from tracker.storage import rows, telling
-from tracker.storage.tables import ALARMS, DELIVERIES, EVENTS, FORGOTTEN, ORPHANS, SINKS, TASKS
+from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, ORPHANS, SINKS, TASKS
 from tracker.storage.upserts import upsert
 
-# How long it is remembered, from its deletion on, that there was a task.
+# How long it is remembered, from its deletion on, that there was a task; and at least, who did what.
 REMEMBERED: Final = timedelta(days=90)
 # A sink that no process has named for so long is not waited for any more.
 NAMED_WITHIN: Final = timedelta(days=7)
@@ -34,6 +34,7 @@ class Deleted:
     orphans: int = 0
     alarms: int = 0
     tombstones: int = 0
+    audits: int = 0
     after: Place | None = None
 
 
@@ -60,6 +61,7 @@ def delete_old(connection: Connection, *, until: datetime, now: datetime, after:
         orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit, settled),
         alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
         tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
+        audits=_delete(connection, AUDIT, AUDIT.c.at, min(until, now - REMEMBERED), limit),
         after=seen[-1] if len(seen) == limit else None,
     )
 

@@ -15,8 +15,9 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
 from tracker.models import Status, Task
-from tracker.storage import accounts, batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
+from tracker.storage import accounts, audit, batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
 from tracker.storage.alarm_log import AlarmLog
+from tracker.storage.audit import AuditStore
 from tracker.storage.database import BUSY, Database
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
@@ -26,6 +27,8 @@ from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIO
 from tracker.storage.upserts import upsert
 from tracker.views import (
     AccountState,
+    Action,
+    AuditEntry,
     Completion,
     Heartbeat,
     HistoryEntry,
@@ -53,6 +56,7 @@ class Store:
 
     def __init__(self, database_url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
         self._database = Database(database_url, busy=busy, schema=schema)
+        self.audit = AuditStore(self._database)
         self.outbox = OutboxStore(self._database)
         self._alarm_log = AlarmLog()
 
@@ -118,6 +122,7 @@ class Store:
         results = await self._database.write_batch(batch.apply, works, written)
         self.outbox.recent.keep(written)
         self._alarm_log.say(written.alarms)
+        audit.say(written.audits)
         return results
 
     async def task(self, task_id: str) -> Task | None:
@@ -274,7 +279,7 @@ class Store:
         return await self._database.write(_generated_secret, name, fresh)
 
     async def add_address(self, address: StandingAddress, token_hash: str) -> StandingAddress:
-        """Keep a standing address under the hash of its token, and give it its id."""
+        """Keep a standing address under the hash of its token, give it its id, and record who made it."""
         values = {
             "provider": address.provider,
             "kind": address.kind,
@@ -284,9 +289,8 @@ class Store:
             "created_at": rows.stamp(address.created_at),
             "revoked_at": None,
         }
-        found = await self._database.write(_mapping, insert(ADDRESSES).values(values).returning(ADDRESSES))
-        assert found is not None
-        return rows.address_from_row(found)
+        statement = insert(ADDRESSES).values(values).returning(ADDRESSES)
+        return await self.audit.run(partial(_added, statement=statement), audit.callback_url_made)
 
     async def addresses(self) -> Sequence[StandingAddress]:
         found = await self._database.read(_mappings, select(ADDRESSES).order_by(ADDRESSES.c.id))
@@ -300,14 +304,18 @@ class Store:
         found = await self._database.read(_mapping, statement)
         return None if found is None else rows.address_from_row(found)
 
-    async def revoke_address(self, address_id: int, *, now: datetime) -> StandingAddress | None:
+    async def revoke_address(self, address_id: int, *, by: str, now: datetime) -> StandingAddress | None:
+        """Revoke a standing address, and record who did; None where there is none."""
         statement = (
             update(ADDRESSES)
             .where(ADDRESSES.c.id == address_id)
             .values(revoked_at=func.coalesce(ADDRESSES.c.revoked_at, rows.stamp(now)))
             .returning(ADDRESSES)
         )
-        found = await self._database.write(_mapping, statement)
+
+        entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(address_id))
+
+        found = await self.audit.run(partial(_mapping, statement=statement), lambda row: entry if row else None)
         return None if found is None else rows.address_from_row(found)
 
     async def stats(self, *, client: str | None, now: datetime) -> Stats:
@@ -366,6 +374,10 @@ def _scalar(connection: Connection, statement: Executable) -> Any:  # noqa: ANN4
 
 def _mapping(connection: Connection, statement: Executable) -> RowMapping | None:
     return connection.execute(statement).mappings().one_or_none()
+
+
+def _added(connection: Connection, statement: Executable) -> StandingAddress:
+    return rows.address_from_row(connection.execute(statement).mappings().one())
 
 
 def _mappings(connection: Connection, statement: Executable) -> Sequence[RowMapping]:

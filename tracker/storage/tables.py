@@ -363,6 +363,20 @@ class ForgottenRow(TableRow, table=True):
     at: int = _time(nullable=False)
 
 
+class AuditRow(TableRow, table=True):
+    """Who did what; see ``tracker.storage.audit``."""
+
+    __tablename__: ClassVar[str] = "audit"
+    __table_args__ = (Index("ix_audit_at", "at"),)
+
+    id: int | None = _row_id()
+    at: int = _time(nullable=False)
+    client: str = _text(nullable=False)
+    action: str = _text(nullable=False)
+    object: str = _text(nullable=False)
+    detail: str = _text(nullable=False)
+
+
 # The same tables for Core statements.
 TASKS: Final = _table(TaskRow)
 TAGS: Final = _table(TagRow)
@@ -378,4 +392,5 @@ COUNTERS: Final = _table(CounterRow)
 SERVERS: Final = _table(ServerRow)
 FORGOTTEN: Final = _table(ForgottenRow)
 SINKS: Final = _table(SinkRow)
+AUDIT: Final = _table(AuditRow)
 DELIVERIES: Final = _table(DeliveryRow)

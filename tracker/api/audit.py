@@ -1,0 +1,81 @@
+"""Who did what, for keys that see all."""
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from pydantic import Field
+from starlette.responses import Response
+
+from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.operations import GROUP, all_seeing
+from tracker.api.problems import PROBLEMS
+from tracker.api.schemas import LARGEST, PAGE, Nothing, Shown, Taken
+from tracker.bounds import ID_LENGTH
+from tracker.errors import Forbidden
+from tracker.views import Action, AuditEntry
+
+
+class AuditQuery(Taken):
+    """Which entries, newest first. ``cursor`` is ``next_cursor`` of the page before."""
+
+    client: Annotated[str, Field(min_length=1, max_length=ID_LENGTH)] | None = None
+    action: Action | None = None
+    cursor: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE)] = 100
+
+
+class AuditEntryShown(Shown):
+    """One thing that somebody did."""
+
+    id: int
+    at: datetime
+    client: str
+    action: str
+    object: str
+    detail: str
+
+
+class AuditShown(Shown):
+    """A page of the audit, newest first."""
+
+    entries: list[AuditEntryShown]
+    next_cursor: int | None
+
+
+async def _audit(ask: Ask[AuditQuery, Nothing]) -> Response:
+    all_seeing(ask)
+    query = ask.query
+    found = await ask.tracker.audit.entries(
+        client=query.client, action=query.action, before=query.cursor, limit=query.limit + 1
+    )
+    told = found[: query.limit]
+    further = told[-1].id if len(found) > query.limit else None
+    return shown(AuditShown(entries=[_entry(entry) for entry in told], next_cursor=further))
+
+
+def _entry(entry: AuditEntry) -> AuditEntryShown:
+    return AuditEntryShown(
+        id=entry.id,
+        at=entry.at,
+        client=entry.client,
+        action=entry.action.value,
+        object=entry.object,
+        detail=entry.detail,
+    )
+
+
+AUDIT: Final[tuple[AnyEndpoint, ...]] = (
+    Endpoint(
+        method="GET",
+        path="/v1/audit",
+        name="list_audit",
+        summary="List who did what: resolutions, replays, pauses, callback URLs, secrets that were read",
+        group=GROUP,
+        dialect=PROBLEMS,
+        answer=_audit,
+        query=AuditQuery,
+        body=Nothing,
+        reply=AuditShown,
+        errors=(Forbidden,),
+    ),
+)
