@@ -12,11 +12,14 @@ import pytest
 from hypothesis import settings
 
 from tests.postgres import Postgres, running
+from tests.signals import restore_defaults_for_children
 from tracker.storage.store import Store
 
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.register_profile("homing", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("homing")
+
+restore_defaults_for_children()
 
 
 @pytest.fixture(scope="session", autouse=True)

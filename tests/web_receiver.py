@@ -9,6 +9,8 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
+from tests.stream_sending import send
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -87,8 +89,7 @@ class WebReceiver:
                 answered = await self.answer(request)
                 if answered is None:
                     return
-                writer.write(answered)
-                await writer.drain()
+                await send(writer, answered)
         except (OSError, EOFError):
             return
         finally:

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from tests.stream_sending import send
+
 # Loopback speaks plain HTTP; reading the usual certificates would take longer than most tests.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 PASSED = {"authorization", "content-type"}
@@ -78,8 +80,7 @@ class Between:
                 return
             lines = [f"HTTP/1.1 {answer.status} -", f"content-length: {len(answer.body)}", "connection: close"]
             lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-            writer.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
-            await writer.drain()
+            await send(writer, "\r\n".join([*lines, "", ""]).encode() + answer.body)
             writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, httpx.HTTPError, asyncio.CancelledError):

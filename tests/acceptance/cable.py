@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from tests.stream_sending import send
+
 PIECE: Final = 64 * 1024
 COMMIT: Final = b"COMMIT"
 NEVER: Final = 0
@@ -54,8 +56,7 @@ class Cable:
                     raise ConnectionResetError
                 if when == 0:
                     committing.set()
-            writer.write(piece)
-            await writer.drain()
+            await send(writer, piece)
         raise ConnectionResetError
 
     async def _tell(
@@ -66,8 +67,7 @@ class Cable:
                 # The server answers a commit when it is done.
                 self.cuts["after the commit"] += 1
                 raise ConnectionResetError
-            writer.write(piece)
-            await writer.drain()
+            await send(writer, piece)
         raise ConnectionResetError
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from homing.sandbox.signing import sign
 from tests.builders import NOW, a_task
+from tests.stream_sending import send
 from tracker import callback_url
 from tracker.models import Task
 
@@ -125,7 +126,7 @@ class Connection:
 
     async def ask(self, request: bytes) -> Answer:
         """Raise OSError or EOFError where the connection ends before its answer does."""
-        self._writer.write(request)
+        await send(self._writer, request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
         await self._reader.readexactly(int(headers["content-length"]))

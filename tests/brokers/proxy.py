@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from tests.brokers.servers import LOCALHOST
+from tests.stream_sending import send
 
 PIECE: Final = 64 * 1024
 
@@ -122,8 +123,7 @@ class Proxy:
                     self.holding -= 1
                 if self.heard is not None:
                     self.heard += piece
-                writer.write(piece)
-                await writer.drain()
+                await send(writer, piece)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.brokers.certificates import Certificate
 from tests.brokers.proxy import Proxy
+from tests.stream_sending import send
 
 HANDSHAKE: Final = 17
 AUTHENTICATE: Final = 36
@@ -38,18 +39,18 @@ class SignedIn(Proxy):
                 key, version, number, name = struct.unpack_from(">hhih", asked)
                 said = asked[10 + max(name, 0) :]
                 if key == HANDSHAKE:
-                    _answer(writer, number, struct.pack(">hih", 0, 1, 5) + b"PLAIN")
+                    await _answer(writer, number, struct.pack(">hih", 0, 1, 5) + b"PLAIN")
                 elif key == AUTHENTICATE:
                     right = said[4:] == self._right
                     why = NOTHING if right else struct.pack(">h", 12) + b"who are you?"
                     lifetime = bytes(8) if version else b""
-                    _answer(writer, number, struct.pack(">h", 0 if right else REFUSED) + why + bytes(4) + lifetime)
-                    await writer.drain()
+                    refusal = struct.pack(">h", 0 if right else REFUSED)
+                    await _answer(writer, number, refusal + why + bytes(4) + lifetime)
                     return right
                 else:
-                    forth.write(struct.pack(">i", len(asked)) + asked)
+                    await send(forth, struct.pack(">i", len(asked)) + asked)
                     answer = await _frame(back)
-                    writer.write(struct.pack(">i", len(answer)) + answer)
+                    await send(writer, struct.pack(">i", len(answer)) + answer)
         except EOFError:
             return False
 
@@ -69,5 +70,5 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(size)
 
 
-def _answer(writer: asyncio.StreamWriter, number: int, said: bytes) -> None:
-    writer.write(struct.pack(">ii", 4 + len(said), number) + said)
+async def _answer(writer: asyncio.StreamWriter, number: int, said: bytes) -> None:
+    await send(writer, struct.pack(">ii", 4 + len(said), number) + said)

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from homing.connections import UNREAD_BYTES, Bounds
 from homing.web_server import listen, running
+from tests.stream_sending import send
 
 # Long enough for the request that a test sends at once, on a slow machine too.
 SHORT = timedelta(milliseconds=500)
@@ -33,10 +34,7 @@ class Line:
     writer: asyncio.StreamWriter
 
     async def say(self, raw: bytes) -> None:
-        if self.writer.is_closing():
-            raise ConnectionResetError  # uvloop says it in other words
-        self.writer.write(raw)
-        await self.writer.drain()
+        await send(self.writer, raw)
 
     async def hear(self, until: bytes) -> bytes:
         return await asyncio.wait_for(self.reader.readuntil(until), WITHIN)

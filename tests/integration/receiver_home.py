@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 from homing.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
+from tests.stream_sending import send
 from tracker.app import create_tracker
 from tracker.models import Alarm, Caller, Status, Task
 from tracker.service import Tracker
@@ -67,8 +68,7 @@ class Home:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         try:
             for part in parts:
-                writer.write(part)
-                await writer.drain()
+                await send(writer, part)
             return b"" if hang_up else await asyncio.wait_for(reader.read(), 20)
         finally:
             writer.close()
