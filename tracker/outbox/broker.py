@@ -184,8 +184,11 @@ def said(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def forget(task: asyncio.Task[Any]) -> None:
-    """Look at what a task that is given up ended with, so that nobody is told that nobody did."""
+def forget(task: asyncio.Future[Any]) -> None:
+    """Mark the error of a task or future as seen. Add it as a callback where the task is made.
+
+    Added later, a cancellation may come between, and asyncio reports an error that nobody retrieved.
+    """
     if not task.cancelled():
         task.exception()
 

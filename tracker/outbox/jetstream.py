@@ -71,6 +71,7 @@ class JetStreamWire:
         except NoServersError as error:
             # It tried them all; what went wrong with the last is worth more.
             raise self._heard(error) from None
+        self._watch(client)
         self._context = client.jetstream(timeout=DIALLING, publish_async_max_pending=2 * WIDTH)
         self._doubt = False
         if self._create:
@@ -83,6 +84,7 @@ class JetStreamWire:
         rest = failed(UNCONFIRMED)
         # In a task of its own: the client swallows a cancellation while it waits for a server that reads no more.
         putting = asyncio.create_task(self._put_all(self._client, self._context, events, put))
+        putting.add_done_callback(forget)
         try:
             async with asyncio.timeout(self._within):
                 await asyncio.wait({putting})
@@ -114,6 +116,7 @@ class JetStreamWire:
             return
         # As publishing: what waits for the server is not to be cancelled, only left.
         closing = asyncio.create_task(client.close())
+        closing.add_done_callback(forget)
         try:
             if not self._doubt:
                 await asyncio.wait({closing}, timeout=HANGING_UP / 2)
@@ -126,8 +129,26 @@ class JetStreamWire:
         if transport:
             transport._io_writer.transport.abort()  # noqa: SLF001 - the same
         task.cancel()
-        await asyncio.wait({task}, timeout=HANGING_UP / 2)
-        task.add_done_callback(forget)
+        try:
+            await asyncio.wait({task}, timeout=HANGING_UP / 2)
+        finally:
+            # Cancelled half way, close() leaves them running.
+            for each in _tasks(client):
+                each.add_done_callback(forget)
+                each.cancel()
+
+    def _watch(self, client: Client) -> None:
+        """Fail what waits as soon as nothing is read any more; the client may end without a call to ``closed_cb``."""
+
+        def ended(reading: asyncio.Future[Any]) -> None:
+            forget(reading)
+            if self._client is client:
+                self._fail_waited()
+
+        for each in _tasks(client):
+            each.add_done_callback(forget)
+        if client._reading_task is not None:  # noqa: SLF001 - see _tasks
+            client._reading_task.add_done_callback(ended)  # noqa: SLF001 - the same
 
     async def _put_all(
         self, client: Client, context: JetStreamContext, events: Sequence[Told], put: list[_Ack | Outcome]
@@ -145,6 +166,7 @@ class JetStreamWire:
         if size > client.max_payload:
             return too_large(size, client.max_payload)
         ack = await context.publish_async(self._prefix + told.type, told.body, stream=self._stream, headers=headers)
+        ack.add_done_callback(forget)
         self._waited.append(ack)
         return ack
 
@@ -188,6 +210,13 @@ class JetStreamWire:
         for ack in self._waited:
             if not ack.done():
                 ack.set_exception(ConnectionClosedError())
+
+
+def _tasks(client: Client) -> list[asyncio.Task[None]]:
+    """Return the tasks that a client runs on its own. They end with what its connection ended with, unretrieved."""
+    own: list[Any] = [client._reading_task, client._ping_interval_task, client._flusher_task]  # noqa: SLF001 - no other way
+    subscribed = [each._wait_for_msgs_task for each in client._subs.values()]  # noqa: SLF001 - the same
+    return [task for task in (*own, *subscribed) if task is not None]
 
 
 class _Encrypted(Client):

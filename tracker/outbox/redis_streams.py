@@ -89,6 +89,7 @@ class RedisWire:
     async def _execute(self, pipeline: Pipeline, count: int) -> Sequence[object]:
         """Give a reply or an error for each command, within the time that there is."""
         sending = asyncio.create_task(pipeline.execute(raise_on_error=False))
+        sending.add_done_callback(forget)
         late = True
         try:
             await asyncio.wait([sending], timeout=self._within)
@@ -105,7 +106,6 @@ class RedisWire:
             self._transport.abort()
         sending.cancel()
         await asyncio.wait([sending], timeout=HANGING_UP)
-        sending.add_done_callback(forget)
 
     def _outcome(self, reply: object) -> Outcome:
         if not isinstance(reply, Exception):
