@@ -79,9 +79,14 @@ A final word is believed from the threshold up: `HOMING_TRUST_FINAL`, by default
 configured, else `token`. Below it a delivery is a hint: kept, answered by asking the provider soon, moving nothing.
 
 The ids in a delivery must be those of the row: the provider's id where we know it, else the external id that we sent.
-We learn the provider's id only from its own answers. So two orders may differ in what they believe of a delivery that
-carries one right id and one wrong or missing one, when it comes before our first answer; the provider's final answer
-makes them agree.
+A report whose provider id belongs to another task merges nothing, whoever makes it.
+
+We learn the provider's id only from its own answers. The reply to our submit proves it, and so does a report that
+carries the external id that we sent. An id that its owner attached, that a callback named, or that a lookup found
+without showing an external id, counts once a poll confirmed it, and stays unproven: where the submit's reply of
+another task names it, it is withdrawn, and what was believed through it is forgotten. So two orders may differ in what
+they believe of a delivery that carries one right id and one wrong or missing one, when it comes before our first
+answer; the provider's final answer makes them agree.
 """
 
 

@@ -11,10 +11,10 @@ from typing import Final
 from tracker import schedule
 from tracker.addresses import Addresses
 from tracker.bounds import identifier
-from tracker.decisions import answers, submits
+from tracker.decisions import answers, identity, submits
 from tracker.decisions.verdicts import Rules, begun
 from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
-from tracker.models import Caller, Expected, Status, Task, new_task_id
+from tracker.models import Caller, Expected, IdSource, Status, Task, new_task_id
 from tracker.providers.base import Account, Found, Kind, Missing
 from tracker.questions import Questions
 from tracker.recorder import Recorder
@@ -72,10 +72,13 @@ class Adoption:
         ref = bounded(provider_task_id, "provider_task_id")
         absent = (account.name, kind.name, ref)
         known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
-        if known is not None and ref in {known.id, known.provider_task_id, known.sent_external_id}:
+        if known is not None:
+            named = ref in {known.id, known.provider_task_id}
             if known.client == caller.name or caller.sees_all:
-                return known
-            raise NotFound(f"the provider has no task {ref}")
+                if named or ref == known.sent_external_id:
+                    return known
+            elif named:
+                raise NotFound(f"the provider has no task {ref}")
         now = self._clock()
         if now < self._absent.get(absent, now):
             raise NotFound(f"the provider has no task {ref}")
@@ -105,21 +108,28 @@ class Adoption:
         answer = await self._questions.record(written, account, found, asked_at=self._clock())
         return answer.task
 
-    async def attach(self, caller: Caller, task: Task, provider_task_id: str) -> Task:
-        """Learn the provider's id from the task's owner. Raises Conflict where another is known."""
+    async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
+        """Take the provider's id from the task's owner, and poll it at once: it counts once that confirmed it.
+
+        Without a credential nobody can be asked, and it counts as it is. Raises Conflict where another id is known, or
+        another task has this one.
+        """
         value = bounded(provider_task_id, "provider_task_id")
         keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
+        confirmable = account.credential is not None
         decide: Callable[[Known], Change[Task]] = partial(
-            submits.attached,
+            identity.attached,
             task_id=task.id,
             provider_task_id=value,
             now=self._clock(),
-            policy=self._rules.policy,
+            confirmable=confirmable,
+            rules=self._rules,
         )
         if caller.sees_all:
             detail = f"provider_task_id={value}"
             decide = audited(decide, partial(self._entry, caller, Action.ATTACH, detail=detail))
-        return await self._recorder.apply(Work(keys=keys, decide=decide))
+        attached = await self._recorder.apply(Work(keys=keys, decide=decide))
+        return (await self._questions.ask(attached, account)).task if confirmable else attached
 
     async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
         """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
@@ -159,6 +169,7 @@ class Adoption:
             # What the provider knows it by, which need not be what its adopter calls it.
             sent_external_id=claim.external_id if claim is not None else external_id,
             provider_task_id=claim.provider_task_id if claim is not None else None,
+            unproven_id_from=IdSource.OWNER if claim is not None and claim.external_id is None else None,
             tags=distinct_tags(said.tags),
             callback_asked=self._addresses.asked and said.origin == "expect",
             answered_at=now,

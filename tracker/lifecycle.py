@@ -79,6 +79,9 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     trust, why, alarms = weigh(task, observation)
     claim = observation.claim
     heard = _hear(task, observation)
+    if observation.mismatch:
+        # It is about another task: nothing of it is remembered here.
+        return _unmoved(heard, Verdict.HINTED, why, trust, alarms)
     if claim.flaw is not None:
         alarms = (*alarms, Alarm.UNREADABLE)
         return _unmoved(heard, Verdict.UNREADABLE, claim.flaw, trust, alarms)
@@ -95,15 +98,18 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
 
 
 def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
-    """Decide how far a delivery may be believed about *this* task: its ids must agree with the row.
+    """Decide how far an observation may be believed about *this* task: its ids must agree with the row.
 
-    A signature does not cover the address, so a true delivery of another task may be replayed on this one's.
-    Where we know the provider's id the body's must equal it; else its external id must equal what we sent.
+    Of the provider's own answers ``decisions.identity`` tells that, by what was asked. A signature does not cover the
+    address, so a true delivery of another task may be replayed on this one's: where we know the provider's id the
+    body's must equal it; else its external id must equal what we sent.
     """
-    if observation.source is not Source.CALLBACK:
-        return observation.trust, "", ()
     flaw = observation.flaw
     alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
+    if observation.mismatch:
+        return Trust.HINT, f"a hint: {observation.mismatch}", (*alarms, Alarm.MISMATCH)
+    if observation.source is not Source.CALLBACK:
+        return observation.trust, "", ()
     claim = observation.claim
     if claim.flaw is None and not ids_agree(task, claim):
         return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)

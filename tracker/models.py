@@ -99,6 +99,14 @@ class Trouble(StrEnum):
     OUTAGE = "outage"
 
 
+class IdSource(StrEnum):
+    """Who named a provider id that nothing has proven to be the task's: its owner, a callback, or a lookup."""
+
+    OWNER = "owner"
+    CALLBACK = "callback"
+    LOOKUP = "lookup"
+
+
 class Flaw(StrEnum):
     """Why a delivery is only a hint; the receiver says it."""
 
@@ -145,7 +153,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """A claim, its source, its trust and its bytes.
 
-    ``webhook_id`` only where its signature verified: a guessed id must not shadow the true delivery.
+    ``webhook_id`` only where its signature verified: a guessed id must not shadow the true delivery. ``mismatch`` says
+    why the claim is about another task; empty where it is not.
     """
 
     source: Source
@@ -156,6 +165,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     flaw: Flaw | None = None
     webhook_id: str | None = None
     note: str = ""
+    mismatch: str = ""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -186,14 +196,16 @@ class Task:
     """What we believe about one task; the row, in values. Not slotted: see ``changed``.
 
     ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
-    that a hint named and no poll has confirmed. ``conflict_claims`` are the finals that reports told besides ``status``
-    and that no answer of the provider decided (sorted); beside a final they are an open conflict, since ``conflict_at``
-    (see ``lifecycle.in_conflict``). ``next_poll_at`` is None where nothing is left to ask; ``quiet_polls`` counts the
-    questions since the last change. The lease covers whoever speaks to the provider about the task: a submit in flight
-    or a poll. ``not_found`` counts the not-found answers that count; ``duplicate_at`` is when the provider refused a
-    submit as it has a task under its external id already; ``released`` frees the client's external id and idempotency
-    key for another task. ``taken_by`` is the process that took the submit, ``answered_at`` when its answer was on its
-    way to the client. ``model`` is which of the kind's models was asked for, where we submitted it.
+    that was named and no poll has confirmed, ``unproven_id_from`` who named it (or the provider id, once it is
+    confirmed); None where the provider id is proven (see ``decisions.identity``). ``conflict_claims`` are the finals
+    that reports told besides ``status`` and that no answer of the provider decided (sorted); beside a final they are an
+    open conflict, since ``conflict_at`` (see ``lifecycle.in_conflict``). ``next_poll_at`` is None where nothing is left
+    to ask; ``quiet_polls`` counts the questions since the last change. The lease covers whoever speaks to the provider
+    about the task: a submit in flight or a poll. ``not_found`` counts the not-found answers that count;
+    ``duplicate_at`` is when the provider refused a submit as it has a task under its external id already; ``released``
+    frees the client's external id and idempotency key for another task. ``taken_by`` is the process that took the
+    submit, ``answered_at`` when its answer was on its way to the client. ``model`` is which of the
+    kind's models was asked for, where we submitted it.
     """
 
     id: str
@@ -215,6 +227,7 @@ class Task:
     tags: tuple[str, ...] = ()
     provider_task_id: str | None = None
     candidate_id: str | None = None
+    unproven_id_from: IdSource | None = None
     conflict_claims: tuple[Status, ...] = ()
     conflict_at: datetime | None = None
     status: Status = Status.PENDING

@@ -10,9 +10,10 @@ from tracker import recovery
 from tracker.account_watch import CREDENTIAL_REFUSED, AccountWatch
 from tracker.decisions import answers, deliveries
 from tracker.decisions.answers import Failure
+from tracker.decisions.identity import Asked
 from tracker.decisions.verdicts import Rules
 from tracker.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
-from tracker.models import Alarm, Observation, Source, Status, Task, Trust, Verdict
+from tracker.models import Alarm, IdSource, Observation, Source, Status, Task, Trust, Verdict
 from tracker.providers.base import (
     Account,
     BadCredential,
@@ -30,7 +31,7 @@ from tracker.providers.masking import excerpt
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
-from tracker.work import Key, Seen, Work, by_id, by_provider_id
+from tracker.work import Key, Seen, Work, by_id, by_provider_id, by_sent_id
 
 Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome)
 
@@ -123,20 +124,28 @@ class Questions:
         assert task.candidate_id is not None
         guess = await self.query(account, task.kind, task.candidate_id)
         if isinstance(guess, Found):
-            return await self.record(task, account, guess, asked_at=asked_at, as_candidate=True)
+            return await self.record(task, account, guess, asked_at=asked_at, asked=Asked.CANDIDATE)
+        attached = task.unproven_id_from is IdSource.OWNER
+        if attached and outcome is None:
+            # The provider may only be late to know the task: its owner's word is kept.
+            return await self.record(task, account, guess, asked_at=asked_at, asked=Asked.CANDIDATE)
         # What else the provider says of a guessed id tells nothing about ours.
-        return await self._told(task, account, outcome, asked_at=asked_at, forget=isinstance(guess, Missing))
+        forget = isinstance(guess, Missing) and not attached
+        return await self._told(task, account, outcome, asked_at=asked_at, forget=forget)
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Whether the id that a hint named may be asked about.
 
         Not while a submit is under way, whose reply tells the id; nor where the provider finds tasks by the external id
         that we gave: there its answer to that id is the better one, and a hint could only name somebody else's task.
+        What the task's owner attached is asked about in any case.
         """
         if task.candidate_id is None or task.provider_task_id is not None:
             return False
         if task.attempt_deadline_at is not None and now < task.attempt_deadline_at:
             return False
+        if task.unproven_id_from is IdSource.OWNER:
+            return True
         return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
 
     async def _told(
@@ -145,7 +154,8 @@ class Questions:
         if outcome is not None:
             by_external_id = task.provider_task_id is None
             seen = self._found_by_external_id(task, account, outcome, asked_at) if by_external_id else ()
-            return await self.record(task, account, outcome, asked_at=asked_at, forget=forget, seen=seen)
+            asked = Asked.EXTERNAL_ID if by_external_id else Asked.PROVIDER_ID
+            return await self.record(task, account, outcome, asked_at=asked_at, asked=asked, forget=forget, seen=seen)
         return await self._unsettled(
             task,
             "there is no id to ask by: waiting for its callback, or for its id at the provider",
@@ -164,7 +174,7 @@ class Questions:
         if not isinstance(outcome, Found):
             return None
         seen = self._found_by_external_id(task, account, outcome, asked_at)
-        return await self.record(task, account, outcome, asked_at=asked_at, seen=seen)
+        return await self.record(task, account, outcome, asked_at=asked_at, asked=Asked.EXTERNAL_ID, seen=seen)
 
     @staticmethod
     def _found_by_external_id(
@@ -229,7 +239,7 @@ class Questions:
         outcome: PollOutcome,
         *,
         asked_at: datetime,
-        as_candidate: bool = False,
+        asked: Asked = Asked.PROVIDER_ID,
         forget: bool = False,
         seen: tuple[Seen, ...] = (),
     ) -> Answer:
@@ -237,7 +247,7 @@ class Questions:
         lifetime = account.provider.capabilities.result_lifetime
         match outcome:
             case Found():
-                return await self._found(task, account, outcome, as_candidate=as_candidate, seen=seen)
+                return await self._found(task, account, outcome, asked=asked, seen=seen)
             case Missing():
                 return await self._missing(task, account, outcome, asked_at=asked_at, forget=forget)
             case Busy():
@@ -258,8 +268,10 @@ class Questions:
                 failure = self._failure(account, "unreadable", outcome.excerpt, verdict=Verdict.UNREADABLE)
                 return await self._unsettled(task, why, lifetime, forget=forget, failure=failure)
             case Unknown() | Unsupported():
-                failure = self._failure(account, "silence", "")
-                return await self._unsettled(task, outcome.why, lifetime, forget=forget, failure=failure)
+                of_another = isinstance(outcome, Unknown) and outcome.mismatch
+                alarm = Alarm.MISMATCH if of_another else None
+                failure = self._failure(account, "mismatch" if of_another else "silence", "")
+                return await self._unsettled(task, outcome.why, lifetime, forget=forget, alarm=alarm, failure=failure)
             case _:
                 assert_never(outcome)
 
@@ -273,19 +285,21 @@ class Questions:
         return Failure(sort=sort, verdict=verdict, body=excerpt(text, account.credential).encode())
 
     async def _found(
-        self, task: Task, account: Account, found: Found, *, as_candidate: bool, seen: tuple[Seen, ...]
+        self, task: Task, account: Account, found: Found, *, asked: Asked, seen: tuple[Seen, ...]
     ) -> Answer:
         now = self._clock()
         claim = found.claim
         keys = {by_id(task.id)}
         if claim.provider_task_id is not None:
             keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
+        if claim.external_id not in {None, task.sent_external_id}:
+            keys.add(by_sent_id(task.provider, task.account, claim.external_id))
         observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=now, body=found.body)
         decide = partial(
             answers.polled,
             task_id=task.id,
             observation=observation,
-            as_candidate=as_candidate,
+            asked=asked,
             lifetime=account.provider.capabilities.result_lifetime,
             seen=seen,
             rules=self._rules,

@@ -212,8 +212,9 @@ class Tracker:
         return await self.adoption.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
-        """Learn the provider's id of an expected task from its owner. Raises Conflict where another is known."""
-        return await self.adoption.attach(caller, await self.get(caller, ref), provider_task_id)
+        """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
+        task = await self.get(caller, ref)
+        return await self.adoption.attach(caller, task, self._account(task.provider), provider_task_id)
 
     # ---- what comes home
 
@@ -256,9 +257,7 @@ class Tracker:
         Of a task in conflict also the final that is true. Raises Conflict where the provider proved something stronger.
         """
         if provider_task_id is not None and status is None:
-            task = await self.attach(caller, ref, provider_task_id)
-            answer = await self.questions.ask(task, self._account(task.provider))
-            return answer.task
+            return await self.attach(caller, ref, provider_task_id)
         if status not in SETTLED or provider_task_id is not None:
             words = "rejected, expired, or for a conflict succeeded or failed"
             raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")

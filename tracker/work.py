@@ -133,10 +133,14 @@ class Seen:
 
 
 class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
-    """What one piece of work wants written, and what its caller gets once that is committed."""
+    """What one piece of work wants written, and what its caller gets once that is committed.
+
+    ``others`` are further rows that change with ``task``: those that give up an id to it.
+    """
 
     result: T_co
     task: Task | None = None
+    others: tuple[Task, ...] = ()
     entries: tuple[Entry, ...] = ()
     events: tuple[Event, ...] = ()
     alarms: tuple[RaisedAlarm, ...] = ()

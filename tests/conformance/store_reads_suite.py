@@ -16,7 +16,7 @@ from tests.conformance.store_case import LEASE
 from tests.conformance.store_pages_suite import StorePages
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
-from tracker.models import Source, Status, Task, Trust, Verdict
+from tracker.models import IdSource, Source, Status, Task, Trust, Verdict
 from tracker.storage.store import Store
 from tracker.views import HistoryEntry, StandingAddress
 from tracker.work import Seen
@@ -224,6 +224,7 @@ class StoreReads(StorePages):
         kept = told_in_turn(kept, [asked(a_claim(updated_at=NOW))], Trust.TOKEN)
         unset = [name for name in names if getattr(kept, name) == plain[name] or not getattr(kept, name)]
         values: dict[str, Any] = {
+            "unproven_id_from": IdSource.CALLBACK,
             "conflict_claims": (Status.FAILED,),
             "conflict_at": NOW,
             "tags": ("a",),

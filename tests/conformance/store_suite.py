@@ -7,9 +7,10 @@ import pytest
 
 from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_event, asked, writing
 from tests.conformance.store_case import LEASE, alarm, changing, looking, read, refusing
+from tests.events import readable
 from tests.properties.observations import told_in_turn
 from tracker.errors import Conflict, OurError
-from tracker.models import Alarm, Status, Trust
+from tracker.models import Alarm, Status, Trust, changed
 from tracker.recorder import Recorder
 from tracker.storage.store import HISTORY_LIMIT, Store
 from tracker.work import (
@@ -133,6 +134,21 @@ class StoreWrites:
         freed = await store.task(first.id)
         assert freed is not None
         assert freed.external_id == "x"
+
+    @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+    async def test_an_id_moves_from_one_row_to_another_at_once(self, store: Store, order: tuple[int, int]) -> None:
+        holder, taker = a_task(order[0], provider_task_id="p"), a_task(order[1])
+        await store.apply([writing(holder), writing(taker)])
+        left = changed(holder, provider_task_id=None, version=2)
+        took = changed(taker, provider_task_id="p", version=2)
+        told = (an_event(took, 2), an_event(left, 2, "failed"))
+
+        keys = by_id(taker.id), by_provider_id("kling", "default", "p")
+        await store.apply([writing(took, *keys, others=(left,), events=told)])
+
+        assert [await store.task(each.id) for each in (holder, taker)] == [left, took]
+        found = readable(await store.outbox.events(after=0, limit=10))
+        assert [(event.task_id, event.task and event.task.id) for event in found] == [(took.id,) * 2, (left.id,) * 2]
 
     # ---- history, events, alarms, counts
 

@@ -18,6 +18,7 @@ from tests.unit.deciding import LIFETIME, POLICY, RULES, in_flight
 from tracker import contract, lifecycle
 from tracker.decisions import answers, submits
 from tracker.decisions import deliveries as arriving
+from tracker.decisions.identity import Asked
 from tracker.errors import Conflict
 from tracker.models import FINAL, Alarm, Observation, Source, Status, Task, Trust
 from tracker.views import Arrived
@@ -92,7 +93,7 @@ def poll(status: Status) -> Step:
                 Known([story.task]),
                 story.task.id,
                 observation,
-                as_candidate=False,
+                asked=Asked.PROVIDER_ID,
                 lifetime=LIFETIME,
                 seen=(),
                 rules=RULES,

@@ -6,6 +6,7 @@ from typing import Any
 from tests.builders import NOW, OMNI, a_claim, a_task, asked
 from tests.properties.observations import told_in_turn
 from tracker.decisions import answers, deliveries, submits
+from tracker.decisions.identity import Asked
 from tracker.decisions.submits import Intent
 from tracker.decisions.verdicts import Rules
 from tracker.learning import Habits
@@ -57,12 +58,12 @@ def delivered(task: Task, observation: Observation, *others: Task) -> Change[Rec
     return deliveries.delivered(Known([task, *others]), arrived, account="default", rules=RULES)
 
 
-def polled(task: Task, observation: Observation, *others: Task, as_candidate: bool = False) -> Change[Any]:
+def polled(task: Task, observation: Observation, *others: Task, asked: Asked = Asked.EXTERNAL_ID) -> Change[Any]:
     return answers.polled(
         Known([task, *others]),
         task.id,
         observation,
-        as_candidate=as_candidate,
+        asked=asked,
         lifetime=LIFETIME,
         seen=(),
         rules=RULES,

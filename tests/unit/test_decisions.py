@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, told
-from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, row
+from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
+from tests.properties.observations import told_in_turn
+from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
 from tracker import recovery
-from tracker.decisions import submits
+from tracker.decisions import identity, submits
+from tracker.decisions.identity import Asked
 from tracker.decisions.submits import Intent
 from tracker.errors import Conflict
-from tracker.models import Claim, Flaw, Status, Trust, Verdict
-from tracker.work import Known
+from tracker.models import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
+from tracker.work import Change, Known
 
 # ---- intents
 
@@ -120,19 +122,34 @@ def test_the_provider_id_of_a_rejected_task_is_still_its_own() -> None:
         submits.written_down(Known([rejected]), a_task(2, provider_task_id="p"))
 
 
-def test_the_provider_id_told_by_its_owner_is_learned_and_asked_about_soon() -> None:
-    change = submits.attached(Known([a_task()]), a_task().id, "p", now=NOW, policy=POLICY)
-    after = row(change)
-    assert (after.provider_task_id, after.version, after.next_poll_at) == ("p", 2, NOW + POLICY.hint_delay)
+def attached(known: Known, task_id: str, provider_task_id: str, *, confirmable: bool = True) -> Change[Task]:
+    return identity.attached(known, task_id, provider_task_id, now=NOW, confirmable=confirmable, rules=RULES)
+
+
+def test_an_attached_id_is_a_candidate_until_a_poll_confirms_it() -> None:
+    change = attached(Known([a_task()]), a_task().id, THEIR_ID)
+
+    waiting = row(change)
+    assert (waiting.provider_task_id, waiting.candidate_id, waiting.version) == (None, THEIR_ID, 2)
+    assert waiting.next_poll_at == NOW + POLICY.hint_delay
     assert [event.sequence for event in change.events] == [2]
-    assert submits.attached(Known([after]), after.id, "p", now=NOW, policy=POLICY).task is None
+    assert attached(Known([waiting]), waiting.id, THEIR_ID).task is None
+    confirmed = row(polled(waiting, asked(a_claim(Status.PROCESSING, external_id=None)), asked=Asked.CANDIDATE))
+    assert (confirmed.provider_task_id, confirmed.candidate_id, confirmed.reason) == (THEIR_ID, None, None)
+    assert confirmed.unproven_id_from is IdSource.OWNER
+
+
+def test_an_attached_id_counts_at_once_where_nobody_can_be_asked() -> None:
+    after = row(attached(Known([a_task()]), a_task().id, "p", confirmable=False))
+
+    assert (after.provider_task_id, after.unproven_id_from) == ("p", IdSource.OWNER)
 
 
 def test_another_provider_id_or_that_of_another_task_is_a_conflict() -> None:
     known = Known([a_task(1, provider_task_id="p"), a_task(2)])
     for task_id, told_id in ((a_task(1).id, "q"), (a_task(2).id, "p")):
         with pytest.raises(Conflict):
-            submits.attached(known, task_id, told_id, now=NOW, policy=POLICY)
+            attached(known, task_id, told_id)
 
 
 # ---- outcomes of a submit
@@ -163,10 +180,46 @@ def test_a_hint_of_the_beginning_is_answered_by_the_submit_s_reply() -> None:
     assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.hint_delay
 
 
-def test_a_provider_id_that_another_row_has_is_not_learned() -> None:
+def test_a_reply_that_names_another_rows_task_merges_nothing() -> None:
     other = a_task(2, provider_task_id=THEIR_ID)
-    after = row(accepted(in_flight(), a_claim(Status.SUBMITTED), other))
-    assert (after.status, after.provider_task_id) == (Status.SUBMITTED, None)
+
+    change = accepted(in_flight(), a_claim(Status.SUBMITTED, price={"final_unit_deduction": "1"}), other)
+
+    after = row(change)
+    assert (after.status, after.provider_task_id, after.facts) == (Status.PENDING, None, {})
+    assert (after.reason, after.next_poll_at) == (recovery.LOOKING_UP, NOW + SOON + POLICY.first_lookup)
+    assert [alarm.kind for alarm in change.alarms] == [Alarm.MISMATCH]
+    assert not change.drop_submission
+    assert change.others == ()
+
+
+@pytest.mark.parametrize("named_by", [IdSource.OWNER, IdSource.CALLBACK, IdSource.LOOKUP])
+def test_a_submit_reply_takes_its_id_from_a_row_that_was_only_told_it(named_by: IdSource) -> None:
+    believed = told_in_turn(a_task(2, provider_task_id=THEIR_ID), [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN)
+    thief = replace(believed, unproven_id_from=named_by, client="other")
+
+    change = accepted(in_flight(), a_claim(Status.SUBMITTED, external_id=None), thief)
+
+    after, (loser,) = row(change), change.others
+    assert (after.status, after.provider_task_id, after.unproven_id_from) == (Status.SUBMITTED, THEIR_ID, None)
+    assert (loser.id, loser.provider_task_id, loser.status, loser.facts) == (thief.id, None, Status.PENDING, {})
+    assert loser.reason == identity.WITHDRAWN
+    assert loser.next_poll_at is not None
+    assert [event.type for event in change.events] == ["homing.task.submitted", "homing.task.corrected"]
+    assert [(alarm.kind, alarm.task_id) for alarm in change.alarms] == [(Alarm.MISMATCH, thief.id)]
+    assert change.entries[-1].shown.task_id == thief.id
+
+
+def test_a_submit_reply_replaces_the_id_that_was_attached_to_its_own_row() -> None:
+    for given in ({"candidate_id": "wrong"}, {"provider_task_id": "wrong"}):
+        task = in_flight(unproven_id_from=IdSource.OWNER, **given)
+
+        change = accepted(task, a_claim(Status.SUBMITTED))
+
+        after = row(change)
+        assert (after.provider_task_id, after.candidate_id, after.unproven_id_from) == (THEIR_ID, None, None)
+        assert [alarm.kind for alarm in change.alarms].count(Alarm.MISMATCH) <= 1
+        assert [event.sequence for event in change.events] == list(range(2, after.version + 1))
 
 
 def test_a_callback_before_the_reply_is_not_undone_by_it() -> None:

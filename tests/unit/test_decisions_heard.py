@@ -22,6 +22,7 @@ from tests.unit.deciding import (
     row,
 )
 from tracker.decisions import answers, deliveries, submits
+from tracker.decisions.identity import Asked
 from tracker.errors import Conflict, NotFound
 from tracker.models import Alarm, Claim, Flaw, Observation, Status, Task, Trust, Verdict
 from tracker.views import Arrived
@@ -117,13 +118,13 @@ def test_a_pause_overrides_the_schedule_and_an_unasked_question_is_not_counted()
 )
 def test_a_guessed_id_whose_task_cannot_be_ours_is_forgotten(claim: Claim) -> None:
     task = a_task(candidate_id=THEIR_ID, attempts=1)
-    after = row(polled(task, asked(claim), as_candidate=True))
+    after = row(polled(task, asked(claim), asked=Asked.CANDIDATE))
     assert (after.status, after.provider_task_id, after.candidate_id) == (Status.PENDING, None, None)
 
 
 @pytest.mark.parametrize("claim", [a_claim(), a_claim(external_id=None, created_at=NOW)])
 def test_a_guessed_id_that_the_provider_confirms_is_learned(claim: Claim) -> None:
-    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(claim), as_candidate=True))
+    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(claim), asked=Asked.CANDIDATE))
     assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, THEIR_ID)
 
 

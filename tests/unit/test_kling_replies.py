@@ -253,6 +253,18 @@ def test_an_unfinished_task_may_be_found_by_an_external_id_that_its_reply_does_n
     assert isinstance(KLING.read_query(told, task_id="e"), Unknown)
 
 
+@pytest.mark.parametrize("info", [{}, {"external_task_id": "another's"}])
+def test_a_task_found_by_its_provider_id_is_no_answer_about_an_external_id(info: JsonObject) -> None:
+    """A client may name the provider ID of another client's task as its own external ID."""
+    told = fine({"task_id": "1", "task_status": "succeed", "task_info": info})
+
+    outcome = KLING.read_query(told, task_id="1", external=True)
+
+    assert isinstance(outcome, Unknown)
+    assert outcome.mismatch
+    assert "another's" not in outcome.why
+
+
 def test_what_is_found_carries_the_tasks_own_json() -> None:
     task: JsonObject = {"task_id": "1", "task_status": "processing", "task_status_msg": "语"}
     outcome = KLING.read_query(fine(task), task_id="1")

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import structs
 
 from tracker import lifecycle, schedule
+from tracker.decisions.identity import Asked, Identity, identified, identify, superseded, taking, withdrawn
 from tracker.decisions.verdicts import (
     NO_NEWS,
     Rules,
@@ -18,10 +19,22 @@ from tracker.decisions.verdicts import (
     existing,
     given_back,
     replanned,
-    unless_taken,
 )
 from tracker.errors import Conflict
-from tracker.models import FINAL, SETTLED, Alarm, Claim, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.models import (
+    FINAL,
+    SETTLED,
+    Alarm,
+    Claim,
+    IdSource,
+    Observation,
+    Source,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+)
 from tracker.schedule import Policy
 from tracker.views import HistoryEntry
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
@@ -47,30 +60,26 @@ def polled(
     task_id: str,
     observation: Observation,
     *,
-    as_candidate: bool,
+    asked: Asked,
     lifetime: timedelta,
     seen: tuple[Seen, ...],
     rules: Rules,
 ) -> Change[tuple[Task, Verdict, str]]:
     """Record the provider's own answer about a task, and expire the task if its time is over."""
     task = existing(known, task_id)
-    claim = unless_taken(known, task, observation.claim)
-    if as_candidate and not _could_be(task, claim, rules.policy):
-        why = f"the provider's task {claim.provider_task_id} is another one"
-        # What we wanted to know is still open.
-        other = replace(task, candidate_id=None)
-        return _asked(other, Verdict.HINTED, why, observation.at, lifetime, rules, answered=False)
-    observation = structs.replace(observation, claim=claim)
+    identity = identify(known, task, observation.claim, asked, rules.policy)
+    if identity.mismatch:
+        return _of_another(task, observation, identity, asked, lifetime, rules)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     news = transition.verdict not in NO_NEWS
-    after = replace(transition.task, not_found=0)
+    after = identified(task, replace(transition.task, not_found=0), identity)
     if transition.verdict is Verdict.MOVED:
         after = replace(after, quiet_polls=0)
     # An answer from before the end, which came late, decides nothing about an end that was told.
     answered = not after.conflict_claims
     change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules, answered=answered)
     assert change.task is not None
-    alarms = alarms_of(transition, observation) + change.alarms
+    alarms = alarms_of(transition, observation) + change.alarms + superseded(task, after, observation.at)
     if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
         why = "it succeeded without results, however often the provider was asked"
         empty = RaisedAlarm(
@@ -79,13 +88,43 @@ def polled(
         alarms = (*alarms, empty)
     digest = hashlib.sha256(observation.body).hexdigest()
     entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
-    return structs.replace(
+    change = structs.replace(
         change,
         entries=((entry,) if news else ()) + change.entries,
         events=transition.events + change.events,
         alarms=alarms,
         drop_submission=change.drop_submission or after.provider_task_id is not None,
         seen=seen,
+    )
+    return taking(change, identity, now=observation.at, rules=rules)
+
+
+def _of_another(
+    task: Task, observation: Observation, identity: Identity, asked: Asked, lifetime: timedelta, rules: Rules
+) -> Change[tuple[Task, Verdict, str]]:
+    """Record an answer that is about another task: it says nothing of this one, and what was asked is still open.
+
+    The history of this task shows no word of the other one, which may be another client's.
+    """
+    now = observation.at
+    about = structs.replace(observation, mismatch=identity.mismatch, claim=Claim())
+    transition = lifecycle.advance(task, about, threshold=rules.threshold)
+    digest = hashlib.sha256(observation.body).hexdigest()
+    entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
+    alarms, events = alarms_of(transition, about), transition.events
+    after = transition.task
+    if asked is Asked.CANDIDATE and after.provider_task_id is None:
+        after = replace(after, candidate_id=None, unproven_id_from=None)
+        if task.unproven_id_from is IdSource.OWNER:
+            after = replace(
+                after, reason=f"the provider ID {task.candidate_id} is another task's; attach the right one"
+            )
+    if identity.wrong:
+        lost = withdrawn(after, now=now, rules=rules)
+        after, events, entries = lost.task, (*events, lost.event), (*entries, lost.entry)
+    change = _asked(after, transition.verdict, transition.why, now, lifetime, rules, answered=False)
+    return structs.replace(
+        change, entries=entries + change.entries, events=events + change.events, alarms=alarms + change.alarms
     )
 
 
@@ -113,7 +152,7 @@ def unsettled(
     task = existing(known, task_id)
     after = task if reconsider is None else reconsider(task)
     if forget:
-        after = replace(after, candidate_id=None)
+        after = replace(after, candidate_id=None, unproven_id_from=None)
     change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
     planned = change.task is not None and change.task.next_poll_at is not None
     if again_at is not None and change.task is not None and planned and not under_way(task, now, rules.policy):
@@ -235,18 +274,4 @@ def under_way(task: Task, now: datetime, policy: Policy) -> bool:
         and now < task.attempt_deadline_at
         # A question's lease is longer than a submit's by all the questions of its round.
         and task.lease_until <= task.attempt_deadline_at + policy.lease_margin
-    )
-
-
-def _could_be(task: Task, claim: Claim, policy: Policy) -> bool:
-    """Whether the provider's task that a hint named can be this one: nothing known about it may speak against it."""
-    if claim.provider_task_id is None:
-        return False
-    if claim.external_id is not None and claim.external_id != task.sent_external_id:
-        return False
-    if claim.created_at is None:
-        return True
-    last = task.attempt_deadline_at
-    return claim.created_at >= task.created_at - policy.adopt_window and (
-        last is None or claim.created_at <= last + policy.adopt_window
     )

@@ -8,7 +8,10 @@ import hashlib
 from datetime import timedelta
 from typing import Final
 
+from msgspec import structs
+
 from tracker import lifecycle, schedule
+from tracker.decisions.identity import OF_ANOTHER, other_holder
 from tracker.decisions.verdicts import Rules, alarms_of, entry_of, replanned
 from tracker.models import (
     FINAL,
@@ -16,6 +19,7 @@ from tracker.models import (
     TRUST_NAMES,
     Alarm,
     Claim,
+    IdSource,
     Recorded,
     Status,
     Task,
@@ -37,11 +41,15 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
     task = _addressed(known, arrived, account)
     if task is None:
         return _orphaned(arrived, counts)
+    if other_holder(known, task, observation.claim) is not None:
+        observation = structs.replace(observation, mismatch=OF_ANOTHER)
     transition = lifecycle.advance(task, observation, threshold=rules.threshold)
     after = transition.task
+    if after.candidate_id != task.candidate_id:
+        after = changed(after, unproven_id_from=IdSource.CALLBACK)
     if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
         # Another row has it: it cannot be this task's.
-        after = changed(after, candidate_id=None)
+        after = changed(after, candidate_id=None, unproven_id_from=None)
     news = transition.verdict in NEWS
     # A new id to ask about is a new question, however often the old one was asked.
     fresh = news or after.candidate_id != task.candidate_id

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker import lifecycle, recovery, schedule
+from tracker import lifecycle, recovery
+from tracker.decisions.identity import Asked, identified, identify, superseded, taking, withdrawn
 from tracker.decisions.verdicts import (
     Rules,
     alarms_of,
@@ -15,7 +16,6 @@ from tracker.decisions.verdicts import (
     existing,
     given_back,
     replanned,
-    unless_taken,
 )
 from tracker.errors import Conflict
 from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
@@ -121,6 +121,7 @@ def _resent(
 
 def written_down(known: Known, task: Task) -> Change[Task]:
     """Write down a task that we do not submit ourselves. Raises Conflict where a row has one of its ids."""
+    told = {task.external_id, task.provider_task_id}
     for key, what in (
         (task.external_id and by_external_id(task.client, task.external_id), task.external_id),
         (
@@ -135,7 +136,9 @@ def written_down(known: Known, task: Task) -> Change[Task]:
         before = known.get(key) if key else None
         # A rejected row has given up what its client named it; the provider's own id is never another task's.
         if before is not None and key and not (before.released and key.by != "provider_task_id"):
-            raise Conflict(f"a task with the id {what} is already known")
+            # The provider may have told an id that belongs to another client's task: only what was said here is named.
+            known_as = f"the id {what}" if what in told else "its id"
+            raise Conflict(f"a task with {known_as} is already known")
     return Change(result=task, task=task)
 
 
@@ -213,10 +216,13 @@ def accepted(
 ) -> Change[Task]:
     """Record that the provider made the task. ``prove_lookups`` polls it soon, to find out what lookups prove here."""
     task = existing(known, task_id)
-    claim = unless_taken(known, task, claim)
+    identity = identify(known, task, claim, Asked.SUBMIT, rules.policy)
+    if identity.mismatch:
+        return _accepted_as_another(task, identity.mismatch, body, now=now, rules=rules)
+    before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
     observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now, body=body)
-    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    after = replace(given_back(transition.task, rules), not_found=0)
+    transition = lifecycle.advance(before.task if before else task, observation, threshold=rules.threshold)
+    after = identified(task, replace(given_back(transition.task, rules), not_found=0), identity)
     if after.status in FINAL:
         after = replanned(after, now=now, rules=rules, lifetime=timedelta())
     else:
@@ -226,13 +232,31 @@ def accepted(
             after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
         if prove_lookups and after.next_poll_at is not None:
             after = replace(after, next_poll_at=min(now + rules.policy.first_lookup, after.next_poll_at))
+    change = Change(
+        result=after,
+        task=after,
+        entries=(*((before.entry,) if before else ()), entry_of(transition, observation, f"submit|{task.attempts}")),
+        events=(*((before.event,) if before else ()), *transition.events),
+        alarms=(*alarms_of(transition, observation), *superseded(task, after, now)),
+        drop_submission=True,
+    )
+    return taking(change, identity, now=now, rules=rules)
+
+
+def _accepted_as_another(task: Task, why: str, body: bytes, *, now: datetime, rules: Rules) -> Change[Task]:
+    """Record a reply that names another task: what became of the submit is as open as if no reply had come."""
+    said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=Claim(), at=now, body=body, mismatch=why)
+    transition = lifecycle.advance(task, said, threshold=rules.threshold)
+    after = given_back(transition.task, rules)
+    if task.status is Status.PENDING:
+        after = replace(after, reason=recovery.LOOKING_UP)
+    if task.status not in FINAL:
+        after = replace(after, next_poll_at=now + rules.policy.first_lookup)
     return Change(
         result=after,
         task=after,
-        entries=(entry_of(transition, observation, f"submit|{task.attempts}"),),
-        events=transition.events,
-        alarms=alarms_of(transition, observation),
-        drop_submission=True,
+        entries=(entry_of(transition, said, f"submit|{task.attempts}"),),
+        alarms=alarms_of(transition, said),
     )
 
 
@@ -355,25 +379,3 @@ def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
     if task is None or task.answered_at is not None:
         return Change(result=None)
     return Change(result=None, task=replace(task, answered_at=now))
-
-
-def attached(known: Known, task_id: str, provider_task_id: str, *, now: datetime, policy: Policy) -> Change[Task]:
-    """Learn the provider's id from the task's owner, and ask about it soon. Raises Conflict where it cannot be."""
-    task = existing(known, task_id)
-    if task.provider_task_id == provider_task_id:
-        return Change(result=task)
-    if task.provider_task_id is not None:
-        raise Conflict("the task already has another id at the provider")
-    if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
-        raise Conflict(f"a task with the id {provider_task_id} is already known")
-    after = replace(
-        task,
-        provider_task_id=provider_task_id,
-        candidate_id=None,
-        not_found=0,
-        version=task.version + 1,
-        updated_at=now,
-        reason=None,
-        next_poll_at=schedule.after_hint(task, now=now, policy=policy),
-    )
-    return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),), drop_submission=True)

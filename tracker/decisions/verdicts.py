@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from msgspec import structs
-
 from tracker import schedule
 from tracker.errors import NotFound
 from tracker.learning import Habits
-from tracker.models import SETTLED, Claim, Observation, Task, Transition, Trust, Verdict, changed
+from tracker.models import SETTLED, Observation, Task, Transition, Trust, Verdict, changed
 from tracker.schedule import Policy
 from tracker.views import HistoryEntry
-from tracker.work import Entry, Known, RaisedAlarm, by_id, by_provider_id
+from tracker.work import Entry, Known, RaisedAlarm, by_id
 
 NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
 
@@ -95,11 +93,3 @@ def given_back(task: Task, rules: Rules) -> Task:
     if task.lease_owner in {None, rules.owner} or task.status in SETTLED:
         return changed(task, lease_owner=None, lease_until=None)
     return task
-
-
-def unless_taken(known: Known, task: Task, claim: Claim) -> Claim:
-    """Withhold a provider id that another row has: it cannot be this task's."""
-    if claim.provider_task_id is None:
-        return claim
-    other = known.get(by_provider_id(task.provider, task.account, claim.provider_task_id))
-    return claim if other is None or other.id == task.id else structs.replace(claim, provider_task_id=None)

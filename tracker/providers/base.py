@@ -117,12 +117,13 @@ class Unknown:
 
     ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that came and
     is none of the provider's, such as a web page; ``excerpt`` is how it begins. An excerpt may repeat a credential:
-    mask it before it is kept.
+    mask it before it is kept. ``mismatch`` marks an answer about another task than the one that was asked about.
     """
 
     why: str
     unavailable: bool = False
     unreadable: bool = False
+    mismatch: bool = False
     excerpt: str = ""
 
 
@@ -215,7 +216,8 @@ class Provider(Protocol):
     def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
         """Read the answer about ``task_id``; ``external`` where it was asked by external id.
 
-        A reply about another task is Unknown. Asked by external id, a reply that carries none is taken as the task's.
+        A reply about another task is Unknown and a ``mismatch``. Asked by external id, that id must be in the reply;
+        one that carries none counts where its provider id is another: then the external id alone can have found it.
         A task that carries the id counts in any wrapper; a reply that cannot be read is Unknown and ``unreadable``.
         """
 

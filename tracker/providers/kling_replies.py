@@ -129,7 +129,7 @@ def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
     told = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
     claims = [(read_claim(task), task) for task in reversed(told)]
     for claim, task in claims:
-        if task_id in {claim.provider_task_id, claim.external_id}:
+        if task_id == claim.external_id or (task_id == claim.provider_task_id and not external):
             return _found(claim, task)
     if not envelope.fine:
         denial = "" if envelope.code is None else ": not the documented not-found answer"
@@ -137,9 +137,12 @@ def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
     if not claims:
         return _unread(reply, f"{envelope.outline}, but no task")
     claim, task = claims[0]
-    if external and claim.external_id is None:
+    # Until a task ends, Kling shows no external id of it. The id in the path may be of either sort: where it is the
+    # task's own, the reply is about somebody's task whose provider id was given out as an external id.
+    by_provider_id = any(one.provider_task_id == task_id for one, _ in claims)
+    if external and claim.external_id is None and claim.provider_task_id is not None and not by_provider_id:
         return _found(claim, task)
-    return Unknown(why=f"asked about {task_id!r}, the reply is about another task", unreadable=True)
+    return Unknown(why=f"asked about {task_id!r}, the reply is about another task", mismatch=True)
 
 
 def read_many(reply: Reply) -> ManyOutcome:

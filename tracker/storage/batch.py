@@ -65,8 +65,8 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
         except CallerError as error:
             results.append(error)
             continue
-        if change.task is not None:
-            known.put(change.task)
+        for task in changed_tasks(change):
+            known.put(task)
         changes.append(change)
         results.append(change.result)
     raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
@@ -77,6 +77,11 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
         written.alarms = raised
         written.audits = [entry for change in changes for entry in change.audits]
     return results, list(_write(dialect, changes, raised, before={task.id: task for task in loaded}))
+
+
+def changed_tasks(change: Change[Any]) -> tuple[Task, ...]:
+    """Return every row that a change writes; those that give up an id come first."""
+    return change.others if change.task is None else (*change.others, change.task)
 
 
 def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statement], Sequence[Rows], list[Task]]:
@@ -130,10 +135,14 @@ def _write(
 
 
 def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
-    last = {change.task.id: change.task for change in changes if change.task is not None}
+    last = {task.id: task for change in changes for task in changed_tasks(change)}
     ordered = [last[task_id] for task_id in sorted(last)]
     # Old rows first: a rejected row gives up its keys before a new one takes them.
     old = [task for task in ordered if task.id in before]
+    # An id of the provider is free before another row takes it.
+    free = [(task.id, None) for task in old if before[task.id].provider_task_id not in {None, task.provider_task_id}]
+    if free:
+        yield from bulk.update_rows(dialect, TASKS, ("provider_task_id",), free)
     # What no row of the batch changes is not written: each column that is costs the upkeep of its indexes.
     columns = rows.changed_columns((before[task.id], task) for task in old)
     if columns:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.bounds import JsonValue
 from tracker.lifecycle import RANK
-from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust, Verdict
+from tracker.models import Alarm, Fact, IdSource, Source, Standing, Status, Task, Trust, Verdict
 from tracker.views import AlarmCount, HistoryEntry, Orphan, StandingAddress
 
 Row = RowMapping | Mapping[str, Any]
@@ -61,6 +61,7 @@ TIMES: Final = (
     "conflict_at",
 )
 STATUSES: Final = {status.value: status for status in Status}
+ID_SOURCES: Final = {source.value: source for source in IdSource}
 SOURCES: Final = {source.value: source for source in Source}
 TRUSTS: Final = {int(trust): trust for trust in Trust}
 # The fields of a task, in the order in which every task has them.
@@ -110,6 +111,7 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "request": lambda task: dump(task.request),
         "tags": lambda task: dump(list(task.tags)),
         "status": lambda task: WORDS[task.status],
+        "unproven_id_from": lambda task: None if task.unproven_id_from is None else task.unproven_id_from.value,
         "conflict_claims": lambda task: ",".join(task.conflict_claims) or None,
         "standing_asked": lambda task: task.standing.asked,
         "standing_updated_at": lambda task: task.standing.updated_at,
@@ -175,6 +177,8 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
     values["callback_asked"] = bool(values["callback_asked"])
     values["released"] = bool(values["released"])
+    if (named_by := values["unproven_id_from"]) is not None:
+        values["unproven_id_from"] = ID_SOURCES[named_by]
     claims = values["conflict_claims"]
     values["conflict_claims"] = () if claims is None else tuple(STATUSES[claim] for claim in claims.split(","))
     if (source := values["learned_from"]) is not None:

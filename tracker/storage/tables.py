@@ -92,6 +92,7 @@ class TaskRow(TableRow, table=True):
     sent_external_id: str | None = _text()
     provider_task_id: str | None = _text()
     candidate_id: str | None = _text()
+    unproven_id_from: str | None = _text()
     conflict_claims: str | None = _text()
     conflict_at: int | None = _time()
     request: str = _text(nullable=False)

@@ -81,7 +81,8 @@ def columns(event: Event, after: Task | None) -> tuple[Any, ...]:
 
 def subject(event: Event, after: Task | None) -> Task:
     """Give the task that an event tells of, as it then was."""
-    return after if after is not None and after.version == event.sequence else event.task
+    told = event.task
+    return after if after is not None and after.id == told.id and after.version == event.sequence else told
 
 
 def last(dialect: str) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:

@@ -1,0 +1,125 @@
+"""A report about one row never reaches another, whoever makes it and whatever the other row was told."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import NOW, OUR_ID, THEIR_ID, a_task
+from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_WORDS, TRUSTS, belief
+from tests.unit.deciding import LIFETIME, RULES
+from tracker.decisions import answers, deliveries, submits
+from tracker.decisions.identity import Asked
+from tracker.models import Alarm, Claim, Flaw, IdSource, Observation, Source, Status, Task, Trust
+from tracker.views import Arrived
+from tracker.work import Change, Known
+
+# The row that the reports are about: its provider id is proven.
+TRUE = a_task(1, provider_task_id=THEIR_ID, client="victim", status=Status.PROCESSING, attempts=1)
+SENT_IDS = st.sampled_from([None, "its own", THEIR_ID])
+NAMED_BY = st.sampled_from([None, *IdSource])
+Reporting = Callable[[Known, Task, Claim], Change[Any]]
+
+
+@st.composite
+def other_rows(draw: st.DrawFn) -> Task:
+    """Make another row, which may name the id of the true one in every way that a client or a callback can."""
+    sent, own = draw(SENT_IDS), draw(st.sampled_from([None, None, "provider-2"]))
+    return a_task(
+        2,
+        client="thief",
+        sent_external_id=sent,
+        external_id=sent,
+        provider_task_id=own,
+        candidate_id=draw(st.sampled_from([None, THEIR_ID])) if own is None else None,
+        unproven_id_from=draw(NAMED_BY),
+        attempts=draw(st.integers(0, 1)),
+        status=draw(st.sampled_from([Status.PENDING, Status.PROCESSING, Status.SUCCEEDED])),
+        next_poll_at=NOW,
+    )
+
+
+reports = st.builds(
+    lambda ids, status, facts: Claim(
+        provider_task_id=ids[0], external_id=ids[1], status=status, word=status.value, created_at=NOW, **facts
+    ),
+    st.sampled_from([(THEIR_ID, OUR_ID), (THEIR_ID, None), (THEIR_ID, THEIR_ID), (None, OUR_ID)]),
+    PROVIDER_WORDS,
+    st.fixed_dictionaries({"assets": ASSETS, "price": PRICES, "message": MESSAGES}),
+)
+
+
+def polled(asked: Asked) -> Reporting:
+    def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
+        said = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW, body=b"the body")
+        return answers.polled(known, task.id, said, asked=asked, lifetime=LIFETIME, seen=(), rules=RULES)
+
+    return report
+
+
+def accepted(known: Known, task: Task, claim: Claim) -> Change[Any]:
+    return submits.accepted(known, task.id, claim, b"", now=NOW, prove_lookups=False, rules=RULES)
+
+
+def called_back(trust: Trust) -> Reporting:
+    def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
+        flaw = Flaw.UNSIGNED if trust is Trust.HINT else None
+        said = Observation(source=Source.CALLBACK, trust=trust, claim=claim, at=NOW, body=b"the body", flaw=flaw)
+        arrived = Arrived(provider="kling", observation=said, task_id=task.id)
+        return deliveries.delivered(known, arrived, account="default", rules=RULES)
+
+    return report
+
+
+ANSWERS = st.sampled_from([Asked.PROVIDER_ID, Asked.EXTERNAL_ID, Asked.CANDIDATE]).map(polled)
+SOURCES = st.one_of(ANSWERS, ANSWERS, st.just(accepted), TRUSTS.map(called_back))
+
+
+@given(task=other_rows(), claim=reports, report=SOURCES)
+def test_a_report_about_another_row_merges_nothing(task: Task, claim: Claim, report: Reporting) -> None:
+    known = Known([TRUE, task])
+
+    change = report(known, task, claim)
+
+    after = change.task
+    assert after is not None
+    assert (after.id, after.provider_task_id) == (task.id, task.provider_task_id)
+    assert (belief(after), after.version) == (belief(task), task.version)
+    assert after.candidate_id in {None, task.candidate_id}
+    assert (change.others, change.events) == ((), ())
+    assert Alarm.MISMATCH in {alarm.kind for alarm in change.alarms}
+    told = " ".join(entry.shown.why for entry in change.entries) + " ".join(alarm.detail for alarm in change.alarms)
+    assert not {THEIR_ID, OUR_ID} & set(told.replace(",", " ").split())
+    if change.entries[0].shown.source is not Source.CALLBACK:
+        assert [(entry.shown.word, entry.shown.status) for entry in change.entries] == [(None, None)]
+
+
+@given(holder=other_rows(), named_by=NAMED_BY, claim=reports)
+def test_only_a_submitted_row_takes_an_id_that_nothing_proved(
+    holder: Task, named_by: IdSource | None, claim: Claim
+) -> None:
+    """The true row has lost its reply, and another row holds its id."""
+    holding = a_task(
+        2,
+        client="thief",
+        sent_external_id=holder.sent_external_id,
+        provider_task_id=THEIR_ID,
+        unproven_id_from=named_by,
+        status=holder.status,
+    )
+    for attempts in (0, 1):
+        waiting = a_task(1, client="victim", attempts=attempts, next_poll_at=NOW)
+
+        change = polled(Asked.EXTERNAL_ID)(Known([waiting, holding]), waiting, claim)
+
+        after = change.task
+        assert after is not None
+        names_it = claim.provider_task_id == THEIR_ID and claim.external_id == OUR_ID
+        found = claim.provider_task_id == THEIR_ID and claim.external_id is None
+        outranks = named_by is not None and (names_it or (found and named_by is not IdSource.LOOKUP))
+        takes = attempts > 0 and outranks
+        assert (after.provider_task_id == THEIR_ID) == takes
+        assert [(lost.id, lost.provider_task_id, lost.facts) for lost in change.others] == (
+            [(holding.id, None, {})] if takes else []
+        )
