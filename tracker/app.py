@@ -44,6 +44,7 @@ def create_tracker(
         base_url=settings.kling_base_url,
         credential=_credential(settings),
         credential_settings=KLING_CREDENTIAL,
+        address_setting="HOMING_KLING_BASE_URL",
     )
     store = store or Store(settings.database_url, schema=settings.database_schema)
     return Tracker(

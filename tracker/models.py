@@ -84,6 +84,7 @@ class Alarm(StrEnum):
     UNREADABLE_ANSWER = "unreadable_answer"
     ORPHAN = "orphan"
     CREDENTIAL = "credential"
+    NO_SUCH_CALL = "no_such_call"
     UNRESOLVED = "unresolved"
     EMPTY_RESULT = "empty_result"
     EXPIRING_RESULT = "expiring_result"

@@ -37,7 +37,9 @@ class Policy:
     ``answer_within`` is the whole time of a submit as our client sees it; ``attempt`` the hard total deadline of one
     call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
-    prove that the provider never had the task. ``budget`` is how many requests a minute the reconciler may send.
+    prove that the provider never had the task. A repeat that the provider will not take for now is tried until the task
+    is ``repeat_within`` old; then its client is told that it was rejected.
+    ``budget`` is how many requests a minute the reconciler may send.
     ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
     tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
@@ -52,6 +54,7 @@ class Policy:
     absence_gap: timedelta = timedelta(seconds=5)
     absences: int = 2
     attempts: int = 5
+    repeat_within: timedelta = timedelta(minutes=30)
     first_lookup: timedelta = timedelta(seconds=2)
     busy_delay: timedelta = timedelta(seconds=1)
     first_check: timedelta | None = None

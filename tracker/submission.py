@@ -7,6 +7,7 @@ once the provider may have the task, the client is told success; an error means 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
@@ -24,12 +25,15 @@ from tracker.providers.base import (
     Account,
     BadCredential,
     Busy,
+    Credential,
     Duplicate,
+    NoSuchCall,
     Order,
     Rejected,
     SubmitOutcome,
     Unknown,
 )
+from tracker.providers.masking import excerpt, masked
 from tracker.questions import CREDENTIAL_PAUSE, Questions
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
@@ -97,9 +101,13 @@ class Submission:
                 case Rejected():
                     return await self._refused_to(task, outcome.message, _refusal(outcome, task))
                 case BadCredential():
-                    await self._credential(task, outcome)
+                    why = await self._wrongly_set(task, account, outcome)
                     error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
-                    return await self._refused_to(task, CREDENTIAL_REFUSED, error)
+                    return await self._refused_to(task, why, error)
+                case NoSuchCall():
+                    why = await self._wrongly_set(task, account, outcome)
+                    absent = ProviderUnavailable(f"{why}; nothing was created", retry_after=RETRY_LATER)
+                    return await self._refused_to(task, why, absent)
                 case Busy() | NotSent():
                     repeats += 1
                     told = outcome.retry_after
@@ -131,13 +139,11 @@ class Submission:
                 return await self._unanswered(task, account, outcome, until=until)
             case Rejected():
                 return await self._refused(task, outcome.message)
-            case BadCredential():
-                await self._credential(task, outcome)
-                delay = schedule.repeat_delay(task, now=now, policy=policy, told=CREDENTIAL_PAUSE)
-                return await self._not_made(task, CREDENTIAL_REFUSED, delay)
+            case BadCredential() | NoSuchCall():
+                why = await self._wrongly_set(task, account, outcome)
+                return await self._not_made(task, why, CREDENTIAL_PAUSE)
             case Busy() | NotSent():
-                delay = schedule.repeat_delay(task, now=now, policy=policy, told=outcome.retry_after)
-                return await self._not_made(task, _waiting_words(outcome), delay)
+                return await self._not_made(task, _waiting_words(outcome), outcome.retry_after)
             case _:
                 assert_never(outcome)
 
@@ -163,6 +169,7 @@ class Submission:
         except ReplyLost as error:
             return Unknown(why=error.detail)
         outcome = account.provider.read_submit(reply, external_id=task.sent_external_id)
+        outcome = _without_credential(outcome, account.credential)
         self._questions.watch.answered(account, outcome)
         return outcome
 
@@ -197,6 +204,7 @@ class Submission:
             ended_at=now if answered else max(now, until),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
             duplicate=isinstance(outcome, Duplicate),
+            words="" if isinstance(outcome, Duplicate) else outcome.excerpt,
             rules=self._rules,
         )
         after = await self._outcome(task, {by_id(task.id)}, decide, guarded=not isinstance(outcome, Duplicate))
@@ -217,22 +225,29 @@ class Submission:
         decide = partial(submits.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
         return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
 
-    async def _not_made(self, task: Task, why: str, delay: timedelta) -> Task:
-        again_at = self._clock() + delay
+    async def _not_made(self, task: Task, why: str, told: timedelta | None) -> Task:
+        """Repeat a submit later that the provider will not take for now; not for so long that its client forgets it."""
+        policy, now = self._rules.policy, self._clock()
+        end = task.created_at + policy.repeat_within
+        if now >= end:
+            return await self._refused(task, f"{why}; the provider did not take it")
+        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
         decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
         return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
 
-    async def _credential(self, task: Task, outcome: BadCredential) -> None:
-        alarm = RaisedAlarm(
-            kind=Alarm.CREDENTIAL,
-            provider=task.provider,
-            at=self._clock(),
-            task_id=task.id,
-            detail=f"the provider refuses our credential: {outcome.message} ({outcome.code})",
-        )
-        name = f"credential refused to {task.id}"
+    async def _wrongly_set(self, task: Task, account: Account, outcome: BadCredential | NoSuchCall) -> str:
+        """Raise the alarm about what the operator has to set right; return what a client may read of it."""
+        if isinstance(outcome, BadCredential):
+            kind, why, words = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
+        else:
+            why = f"no such call at {account.address_setting or account.base_url}"
+            kind, words = Alarm.NO_SUCH_CALL, f"{outcome.why}: {outcome.words}" if outcome.words else outcome.why
+        detail = f"{why}: {words}"
+        alarm = RaisedAlarm(kind=kind, provider=task.provider, at=self._clock(), task_id=task.id, detail=detail)
+        name = f"alarm {kind.value} of {task.id}"
         self.notes.keep(name, Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=alarm)))
         await self.notes.attempt(name)
+        return why
 
     async def _outcome(
         self, task: Task, keys: Iterable[Key], decide: Callable[[Known], Change[Task]], *, guarded: bool = False
@@ -268,6 +283,21 @@ def restored(task: Task, body: bytes) -> Order:
 
 def _refusal(outcome: Rejected, task: Task) -> Refused:
     return Refused(outcome.message, http_status=outcome.http_status, code=outcome.code, task_id=task.id)
+
+
+def _without_credential(outcome: SubmitOutcome, credential: Credential) -> SubmitOutcome:
+    """Mask the operator's credential in the words of an answer, which may repeat it: they go to clients and alarms."""
+    match outcome:
+        case Rejected() | Busy() | BadCredential():
+            return replace(outcome, message=masked(outcome.message, credential))
+        case NoSuchCall():
+            return replace(outcome, words=excerpt(outcome.words, credential))
+        case Unknown():
+            return replace(outcome, excerpt=excerpt(outcome.excerpt, credential))
+        case Accepted() | Duplicate():
+            return outcome
+        case _:
+            assert_never(outcome)
 
 
 def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:

@@ -27,6 +27,7 @@ from tracker.providers.base import (
     Duplicate,
     Found,
     Missing,
+    NoSuchCall,
     Order,
     Provider,
     Rejected,
@@ -35,7 +36,7 @@ from tracker.providers.base import (
     Unsupported,
 )
 
-SUBMIT_OUTCOMES = (Accepted, Rejected, Busy, BadCredential, Duplicate, Unknown)
+SUBMIT_OUTCOMES = (Accepted, Rejected, Busy, BadCredential, Duplicate, NoSuchCall, Unknown)
 QUERY_OUTCOMES = (Found, Missing, Busy, BadCredential, Unknown, Unsupported)
 MANY_OUTCOMES = (list, tuple, Busy, BadCredential, Unknown, Unsupported)
 

@@ -246,6 +246,33 @@ def test_a_refused_submit_makes_no_task(kling_sandbox_factory: Start, fault: str
     assert sandbox.ledger["creations"]["mine"] == {"requests": 1, "accepted": 0, "task_ids": []}
 
 
+def test_sandbox_foreign_refusals_take_every_form(kling_sandbox_factory: Start) -> None:
+    sandbox = kling_sandbox_factory(faults={"submit_foreign": 1})
+    with client(sandbox) as http:
+        replies = [http.post(PATH, json={"prompt": "a cat"}) for _ in range(40)]
+    assert {reply.status_code for reply in replies} == {401, 403, 404, 405, 429}
+    assert all(reply.json()["error"]["message"] for reply in replies)
+    assert sandbox.ledger["tasks"] == []
+
+
+def test_sandbox_late_submit_makes_its_task_after_the_reply_is_lost(kling_sandbox_factory: Start) -> None:
+    sandbox = kling_sandbox_factory(faults={"submit_late": 1}, late_by=0.1)
+    with client(sandbox) as http, pytest.raises(httpx.RemoteProtocolError):
+        http.post(PATH, json={"prompt": "a cat"})
+    until(lambda: sandbox.ledger["tasks"])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_sandbox_repeated_submit_answers_as_the_second(kling_sandbox_factory: Start, *, again: bool) -> None:
+    sandbox = kling_sandbox_factory(faults={"submit_repeated": 1, "duplicate_made": float(again), "lookup_denied": 1})
+    with client(sandbox) as http:
+        reply = http.post(PATH, json={"prompt": "a cat", "external_task_id": "mine"})
+        looked_up = http.get(f"{PATH}/mine")
+    assert reply.json()["code"] == (0 if again else 1201)
+    assert len(sandbox.ledger["creations"]["mine"]["task_ids"]) == (2 if again else 1)
+    assert looked_up.json()["message"] == "Task not found by id/external id: mine"
+
+
 def test_a_server_error_sometimes_made_the_task(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"server_error": 1})
     with client(sandbox) as http:

@@ -307,11 +307,13 @@ def unanswered(
     ended_at: datetime,
     reason: str,
     duplicate: bool = False,
+    words: str = "",
     rules: Rules,
 ) -> Change[Task]:
     """Record that the outcome of a submit is not known; recovery goes on from here.
 
-    ``duplicate`` where the provider has a task under our external id: it is looked up, and never sent again.
+    ``words`` are those of the answer, for the operator, with credentials masked. ``duplicate`` where the provider has a
+    task under our external id: it is looked up, and never sent again.
     """
     task = existing(known, task_id)
     after = replace(given_back(task, rules), attempt_deadline_at=ended_at)
@@ -332,11 +334,12 @@ def unanswered(
         verdict=Verdict.UNANSWERED,
         why=why,
         provider_updated_at=None,
-        body=b"",
+        body=words.encode(),
     )
     alarms: tuple[RaisedAlarm, ...] = ()
     if after.reason == recovery.UNRESOLVED:
-        alarms = (RaisedAlarm(kind=Alarm.UNRESOLVED, provider=task.provider, at=now, task_id=task_id, detail=why),)
+        detail = f"{why}: {words}" if words else why
+        alarms = (RaisedAlarm(kind=Alarm.UNRESOLVED, provider=task.provider, at=now, task_id=task_id, detail=detail),)
     entries = (Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),)
     return Change(result=after, task=after, entries=entries, alarms=alarms)
 

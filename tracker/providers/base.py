@@ -137,7 +137,18 @@ class Duplicate:
     why: str
 
 
-SubmitOutcome = Accepted | Rejected | Busy | BadCredential | Duplicate | Unknown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoSuchCall:
+    """The address does not have the call: a path that is not there, or a redirect; nothing made.
+
+    ``why`` is for everybody, ``words`` is what was answered, for the operator: mask credentials before it is kept.
+    """
+
+    why: str
+    words: str = ""
+
+
+SubmitOutcome = Accepted | Rejected | Busy | BadCredential | NoSuchCall | Duplicate | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +248,7 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One credential at one provider's address; ``credential_settings`` names what gives it, for whoever has to set it.
+    """One credential at one provider's address; the ``settings`` name what gives each, for whoever has to set it.
 
     Without a credential tasks are followed by what others tell of them, and none are sent out.
     """
@@ -247,3 +258,4 @@ class Account:
     base_url: str
     credential: Credential
     credential_settings: str = ""
+    address_setting: str = ""

@@ -2,7 +2,8 @@
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
 here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
-``kling_claims`` (what it says about a task). ``kling_gateway`` writes the same shapes for our own clients.
+``kling_submits`` (what an answer to a create proves), ``kling_claims`` (what it says about a task). ``kling_gateway``
+writes the same shapes for our own clients.
 """
 
 import json
@@ -32,7 +33,8 @@ from tracker.providers.base import (
 )
 from tracker.providers.kling_claims import RESULT_LIFETIME
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
-from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query, read_submit
+from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query
+from tracker.providers.kling_submits import read_submit
 from tracker.targets import NOWHERE, Allowed
 
 DEADLINE: Final = timedelta(hours=24)

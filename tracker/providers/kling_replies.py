@@ -3,8 +3,7 @@
 Documentation: https://kling.ai/document-api/api/get-started/error-codes. Every reply is ``{code, message, request_id,
 data}``; a code other than 0 is an error even with HTTP 200.
 
-The one rule that all the others serve: "nothing was made" is only ever read from Kling's own refusal. A page of some
-proxy, a time-out, a code that contradicts its HTTP status or that nobody documented as a refusal proves nothing.
+What an answer to a create proves is in ``kling_submits``; here is what all replies share, and what queries bring.
 """
 
 import json
@@ -16,23 +15,17 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
-import msgspec
-
 from tracker.bounds import JsonObject, JsonValue, identifier, read_object, text
 from tracker.errors import Unreadable
-from tracker.models import Claim, Status
+from tracker.models import Claim
 from tracker.providers.base import (
-    Accepted,
     BadCredential,
     Busy,
-    Duplicate,
     Found,
     ManyOutcome,
     Missing,
     PollOutcome,
-    Rejected,
     Reply,
-    SubmitOutcome,
     Unknown,
     Unsupported,
 )
@@ -40,7 +33,6 @@ from tracker.providers.kling_claims import MESSAGE_LENGTH, NESTING, read_claim, 
 
 # The documented codes, by what they mean to us.
 OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
-REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 1300, 1301})
 TRY_LATER: Final = frozenset({1302, 1303})
 MAINTENANCE: Final = 5001
 # 5000 and 5002 are left out on purpose: after them a task may exist, as after anything undocumented.
@@ -50,12 +42,7 @@ INVALID_AUTHORIZATION: Final = 1002
 NO_SUCH_CALL: Final = frozenset({1202, 1203})
 # Observed live; the table would have it 404/1203, which therefore may mean a missing path as well as a missing task.
 NOT_FOUND: Final = "Task not found by id/external id: {id}"
-TAKEN: Final = re.compile(r"external[ _-]?(task[ _-]?)?id\b.*\b(already|exists?|duplicated?|in use|taken)\b", re.DOTALL)
 
-# The HTTP statuses that the table gives to refusals, and the family of codes: an undocumented code of that family in
-# Kling's own envelope is still a refusal. 408, 425 or 499 never are: they tell of a request that was not finished.
-REFUSING: Final = frozenset({400, 401, 403, 404, 429})
-REFUSING_CODES: Final = range(1100, 2000)
 CREDENTIAL_CODES: Final = range(1000, 1100)
 # How gateways write the code of a success, beside the documented 0.
 SUCCESS_WORDS: Final = frozenset({"0", "200", "success"})
@@ -65,7 +52,7 @@ TASKS_PER_REPLY: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Envelope:
+class Envelope:
     """Kling's own envelope; ``code`` None where the bytes hold none (``message`` then says what is wrong).
 
     ``signed_off`` marks a request id: what Kling itself wrote has one.
@@ -91,39 +78,21 @@ class _Envelope:
         return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
+    def words(self) -> str:
+        """What the sender says, where it wrote the envelope: else ``message`` is ours."""
+        return "" if self.code is None else self.message
+
+    @property
     def outline(self) -> str:
         """What came, without a word of whoever sent it: any client may read it."""
         if self.code is None:
             return f"HTTP {self.status}: {self.message}"
         return f"HTTP {self.status}, code {self.code}"
 
-    def described(self) -> str:
-        """Say in words what came, for the history."""
-        if self.code is None:
-            return f"HTTP {self.status}: {self.message}"
-        return f"HTTP {self.status}, code {self.code}: {self.message[:200] or 'no message'}"
-
-
-def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
-    """Tell what became of a submit that carried ``external_id``."""
-    envelope = _open(reply)
-    if envelope.fine:
-        return _made(envelope, external_id)
-    common = _common(reply, envelope)
-    if isinstance(common, Busy | BadCredential):
-        return common
-    if _says_taken(envelope, external_id):
-        return Duplicate(why=f"{envelope.described()}: a task exists under our external id")
-    if common is not None:
-        return common
-    if envelope.code is not None and _refuses(envelope):
-        return Rejected(http_status=envelope.status, code=envelope.code, message=envelope.message)
-    return Unknown(why=envelope.described())
-
 
 def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
     """Tell what a single query about ``task_id`` brought; ``external`` where that is an external id."""
-    envelope = _open(reply)
+    envelope = open_envelope(reply)
     if _says_missing(envelope, task_id):
         return Missing(message=envelope.message)
     told = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
@@ -133,9 +102,9 @@ def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
             return _found(claim, task)
     if not envelope.fine:
         denial = "" if envelope.code is None else ": not the documented not-found answer"
-        return _common(reply, envelope, query=True) or _unread(reply, envelope.outline + denial)
+        return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, envelope.outline + denial)
     if not claims:
-        return _unread(reply, f"{envelope.outline}, but no task")
+        return unreadable_reply(reply, f"{envelope.outline}, but no task")
     claim, task = claims[0]
     # Until a task ends, Kling shows no external id of it. The id in the path may be of either sort: where it is the
     # task's own, the reply is about somebody's task whose provider id was given out as an external id.
@@ -147,20 +116,20 @@ def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
 
 def read_many(reply: Reply) -> ManyOutcome:
     """Tell which tasks a ``/tasks`` query or a page of a list holds; an entry that cannot be read is left out."""
-    envelope = _open(reply)
+    envelope = open_envelope(reply)
     if envelope.fine:
         listed = _list_in(envelope.body)
         if listed is None:
-            return _unread(reply, f"{envelope.outline}, but no list of tasks")
+            return unreadable_reply(reply, f"{envelope.outline}, but no list of tasks")
         return list(_each(listed[:TASKS_PER_REPLY]))
     if (absent := _absent_call(reply, envelope)) is not None:
         return absent
-    return _common(reply, envelope, query=True) or _unread(reply, envelope.outline)
+    return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, envelope.outline)
 
 
 def read_batch(reply: Reply) -> ManyOutcome:
     """Read ``/tasks``, where 401/1002 says that an AK/SK token is not taken *here* (live), not that it is bad."""
-    envelope = _open(reply)
+    envelope = open_envelope(reply)
     no_key_pairs = envelope.status == HTTPStatus.UNAUTHORIZED and envelope.code in {INVALID_AUTHORIZATION, None}
     if no_key_pairs:
         return Unsupported(why=envelope.outline)
@@ -180,17 +149,18 @@ def read_callback(body: bytes) -> Claim:
     return read_claim(wrapped or value)
 
 
-def _open(reply: Reply) -> _Envelope:
+def open_envelope(reply: Reply) -> Envelope:
+    """Read a reply's envelope, as far as it is one."""
     try:
         body = read_object(reply.body)
     except Unreadable as error:
-        return _Envelope(status=reply.status, code=None, message=_form(reply) or error.detail, body={})
+        return Envelope(status=reply.status, code=None, message=_form(reply) or error.detail, body={})
     code = _code(body.get("code"))
     if code is None:
-        return _Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
+        return Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
     message = text(body.get("message"), MESSAGE_LENGTH)
     signed_off = identifier(body.get("request_id")) is not None
-    return _Envelope(status=reply.status, code=code, message=message, body=body, signed_off=signed_off)
+    return Envelope(status=reply.status, code=code, message=message, body=body, signed_off=signed_off)
 
 
 def _form(reply: Reply) -> str:
@@ -204,7 +174,7 @@ def _is_page(reply: Reply) -> bool:
     return "html" in reply.headers.get("content-type", "").lower() or reply.body.lstrip()[:1] == b"<"
 
 
-def _unread(reply: Reply, why: str) -> Unknown:
+def unreadable_reply(reply: Reply, why: str) -> Unknown:
     """Say that an answer came that cannot be read, with how it begins; a redirect begins with where it leads."""
     target = reply.headers.get("location", "")
     told = f"location: {target} " if target else ""
@@ -212,23 +182,9 @@ def _unread(reply: Reply, why: str) -> Unknown:
     return Unknown(why=why, unreadable=True, excerpt=text[:EXCERPT_LENGTH])
 
 
-def _made(envelope: _Envelope, external_id: str) -> SubmitOutcome:
-    """Read a create's success. Its ``data`` is the task; one gateway writes the task beside the code instead."""
-    task = task_of(envelope.body)
-    claim = read_claim(task) if task is not None else None
-    if claim is None or claim.provider_task_id is None:
-        return Unknown(why=f"{envelope.described()}, but no task id")
-    if claim.external_id not in {None, external_id}:
-        return Unknown(why=f"the reply carries external id {claim.external_id!r}, not {external_id!r}")
-    # Whatever word came with it: a task that was made is at least submitted.
-    claim = msgspec.structs.replace(claim, status=claim.status or Status.SUBMITTED)
-    return Accepted(claim=claim)
-
-
-def _common(reply: Reply, envelope: _Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
+def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
     """Read what means the same after every call; a ``query`` makes nothing, so its HTTP status may speak alone."""
-    code, message = envelope.code, envelope.message
-    why = envelope.outline if query else envelope.described()
+    code, message, why = envelope.code, envelope.message, envelope.outline
     if code == MAINTENANCE:
         return Unknown(why=why, unavailable=True)
     if envelope.broken:
@@ -243,31 +199,12 @@ def _common(reply: Reply, envelope: _Envelope, *, query: bool = False) -> Busy |
     return None
 
 
-def _refuses(envelope: _Envelope) -> bool:
-    if envelope.code in REFUSALS:
-        return envelope.status in REFUSING or envelope.successful
-    return envelope.code in REFUSING_CODES and envelope.status in REFUSING and envelope.signed_off
-
-
-def _says_taken(envelope: _Envelope, external_id: str) -> bool:
-    """Return whether an error says that our external id is taken.
-
-    Live: 400/1201 "External_task_id <ours> already exists". A gateway may name the id that it renamed ours to, and may
-    wrap the words in an error of its own. We send one external id only, so it is ours that is taken; and no refusal
-    that speaks of our id at all proves that nothing was made.
-    """
-    if envelope.code is None:
-        return False
-    message = envelope.message.casefold()
-    return external_id.casefold() in message or TAKEN.search(message) is not None
-
-
-def _says_missing(envelope: _Envelope, task_id: str) -> bool:
+def _says_missing(envelope: Envelope, task_id: str) -> bool:
     exact = envelope.message.strip() == NOT_FOUND.format(id=task_id)
     return exact and envelope.status == HTTPStatus.BAD_REQUEST and envelope.code == NO_SUCH_KEY_VALUE
 
 
-def _absent_call(reply: Reply, envelope: _Envelope) -> Unsupported | None:
+def _absent_call(reply: Reply, envelope: Envelope) -> Unsupported | None:
     """Recognise an address that has no such call: its 404 or 405, the table's codes, or its web page for any path."""
     page = envelope.successful and envelope.code is None and _is_page(reply)
     by_status = envelope.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}

@@ -12,12 +12,17 @@ MASK: Final = "***"
 _TOKENS: Final = re.compile(r"\beyJ[\w-]+\.[\w.-]*|\b(?<=bearer )\S+", re.IGNORECASE | re.ASCII)
 
 
-def excerpt(text: str, credential: Credential) -> str:
-    """Return at most the first ``EXCERPT_SHOWN`` characters of a text, printable, with the credential masked."""
+def masked(text: str, credential: Credential) -> str:
+    """Return a text with the credential masked, and whatever stands where a token would."""
     for secret in _secrets(credential):
         for written in {secret, quote(secret, safe="")}:
             text = text.replace(written, MASK)
-    text = _TOKENS.sub(MASK, text)
+    return _TOKENS.sub(MASK, text)
+
+
+def excerpt(text: str, credential: Credential) -> str:
+    """Return at most the first ``EXCERPT_SHOWN`` characters of a text, printable, with the credential masked."""
+    text = masked(text, credential)
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: EXCERPT_SHOWN * 4])
     return " ".join(printable.split())[:EXCERPT_SHOWN]
 

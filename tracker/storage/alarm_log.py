@@ -24,6 +24,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.UNREADABLE_ANSWER: "the provider's answers to polls cannot be read",
         Alarm.ORPHAN: "a callback came for an unknown task",
         Alarm.CREDENTIAL: "the provider refuses the credential",
+        Alarm.NO_SUCH_CALL: "the provider's address does not have the call that creates tasks",
         Alarm.UNRESOLVED: "nobody knows whether the provider has a task",
         Alarm.EMPTY_RESULT: "a task succeeded without results",
         Alarm.EXPIRING_RESULT: "the results of a task stop working soon",
