@@ -1,10 +1,12 @@
 """Whether requests can be served, and what is wrong at a provider: anybody may ask, without a key and often.
 
-Looking means writing. So what was seen is kept for a moment, and all who ask while somebody looks share that look: a
-database that hangs is not given one more write to hang on with each request.
+A look writes as requests do. A page that is damaged elsewhere fails requests all the same, so it also counts how the
+latest batches of requests ended. What was seen is kept for a moment, and all who ask while somebody looks share that
+look: a database that hangs is not given one more write to hang on with each request. Nobody waits without a bound.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -15,7 +17,10 @@ from tracker.models import Trouble
 from tracker.storage.store import Store
 from tracker.views import Check
 
+log: Final = logging.getLogger("homing.readiness")
 KEPT: Final = timedelta(seconds=1)
+# Longer than a lock is waited for: then the database itself says what is wrong.
+PATIENCE: Final = timedelta(seconds=8)
 TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
     {
         Trouble.CREDENTIAL: "the provider refuses the credential; `homing doctor` tries it",
@@ -28,9 +33,19 @@ TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
 class Readiness:
     """One look at a time, at the parts that a delivery needs."""
 
-    def __init__(self, *, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Callable[[], datetime],
+        failing: Callable[[], str | None] = lambda: None,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        """``failing`` returns why the latest batches of requests could not be committed, None where they could."""
         self._store = store
         self._clock = clock
+        self._failing = failing
+        self._patience = patience
         self._seen: tuple[datetime, list[Check]] | None = None
         self._looking: asyncio.Task[list[Check]] | None = None
 
@@ -39,11 +54,15 @@ class Readiness:
         now = self._clock()
         if self._seen is not None and timedelta() <= now - self._seen[0] < KEPT:
             return self._seen[1]
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(now), name="homing readiness")
-            self._looking.add_done_callback(self._looked)
+        if (looking := self._looking) is None:
+            looking = self._looking = asyncio.create_task(self._look(now), name="homing readiness")
+            looking.add_done_callback(self._looked)
         # Whoever stops waiting leaves the look to the others.
-        return await asyncio.shield(self._looking)
+        seconds = self._patience.total_seconds()
+        done, _ = await asyncio.wait({looking}, timeout=seconds)
+        if not done:
+            return [_red(f"the database has not answered for {seconds:g} s: look at its load and its locks")]
+        return looking.result()
 
     async def close(self) -> None:
         """Wait for no look that is still under way."""
@@ -52,14 +71,23 @@ class Readiness:
             await asyncio.wait({self._looking})
 
     async def _look(self, now: datetime) -> list[Check]:
+        checks = [await self._database()]
+        if checks[0].ok:
+            checks += await self._accounts()
+        self._seen = (now, checks)
+        return checks
+
+    async def _database(self) -> Check:
         try:
             await self._store.ping()
         except HomingError as error:
-            checks = [Check(name="database", ok=False, detail=error.detail)]
-        else:
-            checks = [Check(name="database", ok=True, detail="rows can be written"), *await self._accounts()]
-        self._seen = (now, checks)
-        return checks
+            return _red(error.detail)
+        except Exception as error:
+            log.exception("the database cannot be checked")
+            return _red(f"the database cannot be written ({type(error).__name__}): the log says more")
+        if (failure := self._failing()) is not None:
+            return _red(f"the latest requests could not be written: {failure}")
+        return Check(name="database", ok=True, detail="rows can be written")
 
     async def _accounts(self) -> list[Check]:
         """Return what is wrong with accounts: requests are served all the same."""
@@ -78,3 +106,7 @@ class Readiness:
         if not looking.cancelled():
             # Whoever waited has it; where nobody does any more, it must not be reported as forgotten.
             looking.exception()
+
+
+def _red(detail: str) -> Check:
+    return Check(name="database", ok=False, detail=detail)

@@ -23,6 +23,9 @@ BATCH_BOUND: Final = 256
 # How many turns of the event loop a batch waits for more at most: a loop that is flooded makes slow ones.
 TURNS: Final = 10
 RETRY_AFTER: Final = timedelta(seconds=2)
+# So many batches in a row, the last of them not longer ago: requests fail, whatever a single write may do.
+FAILURES: Final = 3
+FAILED_FOR: Final = timedelta(seconds=30)
 
 
 class Writer(Protocol):
@@ -55,6 +58,10 @@ class Recorder:
         self._queue: asyncio.Queue[Piece | None] = asyncio.Queue(queue_bound)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        # How many batches failed since the last that did not, why the last of them did, and when.
+        self._failures = 0
+        self._failure = ""
+        self._failed_at = 0.0
 
     async def open(self) -> None:
         self._closing = False
@@ -84,6 +91,14 @@ class Recorder:
         except asyncio.QueueFull:
             raise Overloaded("too much is waiting to be written", retry_after=RETRY_AFTER) from None
         return await answer
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no batch can be committed, None where the latest ones could, or nobody has tried lately."""
+        if self._task is None or self._failures < FAILURES:
+            return None
+        silence = self._task.get_loop().time() - self._failed_at
+        return self._failure if silence < FAILED_FOR.total_seconds() else None
 
     async def _run(self) -> None:
         room = asyncio.Semaphore(self._store.batches_at_once)
@@ -121,6 +136,9 @@ class Recorder:
         try:
             results = await self._store.apply([work for work, _ in batch])
         except (StoreUnavailable, Overloaded) as error:
+            if isinstance(error, StoreUnavailable):
+                self._failures += 1
+                self._failure, self._failed_at = error.detail, asyncio.get_running_loop().time()
             _answer_all(batch, type(error)(error.detail, retry_after=RETRY_AFTER))
         except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
             if len(batch) == 1:
@@ -131,6 +149,7 @@ class Recorder:
             await self._commit(batch[:middle])
             await self._commit(batch[middle:])
         else:
+            self._failures = 0
             for (_, answer), result in zip(batch, results, strict=True):
                 _answer(answer, result)
             self._committed()

@@ -62,7 +62,7 @@ class Tracker:
         self.policy = policy
         self.owner = random_secrets.token_hex(8)
         self.store = store
-        self._readiness = Readiness(store=store, clock=clock)
+        self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock)
         self._rules = Rules(
             policy=policy,

@@ -83,15 +83,47 @@ async def test_trouble_is_told_to_all_and_kept_for_a_moment() -> None:
     assert store.pings == 2
 
 
-async def test_what_nobody_foresaw_is_no_answer_and_the_next_one_looks_again() -> None:
-    store = HangingStore()
+async def test_unforeseen_error_is_red_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    store, clock = HangingStore(), Clock()
     store.gate.set()
     store.error = RuntimeError("nobody expected this")
-    readiness = Readiness(store=store, clock=Clock())
-    with pytest.raises(RuntimeError):
-        await readiness.check()
+    readiness = Readiness(store=store, clock=clock)
+
+    (check,) = await readiness.check()
+
+    assert (check.ok, check.detail) == (False, "the database cannot be written (RuntimeError): the log says more")
+    assert "nobody expected this" in caplog.text
     store.error = None
+    clock.advance(KEPT)
     assert [check.ok for check in await readiness.check()] == [True]
+
+
+async def test_database_that_hangs_is_red_after_a_bound() -> None:
+    store = HangingStore()
+    readiness = Readiness(store=store, clock=Clock(), patience=timedelta(milliseconds=10))
+
+    for _ in range(2):
+        (check,) = await readiness.check()
+        assert not check.ok
+        assert "has not answered for 0.01 s" in check.detail
+
+    assert store.pings == 1
+    store.gate.set()
+    await readiness.close()
+
+
+async def test_batches_that_fail_are_red_though_a_write_succeeds() -> None:
+    store, clock = HangingStore(), Clock()
+    store.gate.set()
+    failures: list[str | None] = ["the database is damaged", None]
+    readiness = Readiness(store=store, clock=clock, failing=lambda: failures.pop(0))
+
+    (red,) = await readiness.check()
+    clock.advance(KEPT)
+    (green,) = await readiness.check()
+
+    assert (red.ok, red.detail) == (False, "the latest requests could not be written: the database is damaged")
+    assert green.ok
 
 
 async def test_an_end_waits_for_no_look() -> None:

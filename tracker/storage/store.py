@@ -23,7 +23,8 @@ from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
 from tracker.storage.recent import Written
-from tracker.storage.tables import ADDRESSES, CAPABILITIES, COUNTERS, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
+from tracker.storage.rehearsal import rehearse
+from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
 from tracker.storage.upserts import upsert
 from tracker.views import (
     AccountState,
@@ -113,8 +114,8 @@ class Store:
         await self._database.close()
 
     async def ping(self) -> None:
-        """Write something, so that a full disk or a read-only file is noticed. Raises StoreUnavailable."""
-        await self._database.write(_ping)
+        """Write as a request would, and commit. Raises StoreUnavailable, or the driver's error for a missing table."""
+        await self._database.write(rehearse)
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
@@ -321,11 +322,6 @@ class Store:
     async def stats(self, *, client: str | None, now: datetime) -> Stats:
         """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
         return await self._database.read(statistics.stats, client=client, now=now)
-
-
-def _ping(connection: Connection) -> None:
-    statement = upsert(connection, COUNTERS).values(name="pings", value=1)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": COUNTERS.c.value + 1}))
 
 
 def _generated_secret(connection: Connection, name: str, fresh: bytes) -> bytes:

@@ -1,0 +1,33 @@
+"""One look at what every request needs: the tables of a batch can be written, and a commit reaches the disk."""
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table, delete, func, select, text, update
+
+from tracker.storage import locks
+from tracker.storage.tables import COUNTERS, EVENTS, OBSERVATIONS, TASKS
+from tracker.storage.upserts import upsert
+
+# The lock that an INSERT takes: it waits for whoever keeps requests out, and keeps no request out itself.
+LOCK_TABLES: Final = text(f"LOCK TABLE {TASKS.name}, {OBSERVATIONS.name}, {EVENTS.name} IN ROW EXCLUSIVE MODE")
+
+
+def rehearse(connection: Connection) -> None:
+    """Write near the end of each table, where the next rows go, take it back, and commit a count.
+
+    On PostgreSQL the tables are only locked as an INSERT would: what is taken back there has to be cleaned up later.
+    """
+    if locks.is_shared(connection):
+        connection.execute(LOCK_TABLES)
+    else:
+        with connection.begin_nested() as savepoint:
+            connection.execute(update(TASKS).where(TASKS.c.id == _newest(TASKS)).values(version=TASKS.c.version))
+            for table in (OBSERVATIONS, EVENTS):
+                connection.execute(delete(table).where(table.c.id == _newest(table)))
+            savepoint.rollback()
+    count = upsert(connection, COUNTERS).values(name="pings", value=1)
+    connection.execute(count.on_conflict_do_update(index_elements=["name"], set_={"value": COUNTERS.c.value + 1}))
+
+
+def _newest(table: Table) -> Any:  # noqa: ANN401 - a subquery of whatever type the id has
+    return select(func.max(table.c.id)).scalar_subquery()
