@@ -3,9 +3,17 @@
 MINIMUM := 3.11
 VENV    := .venv
 BIN     := $(VENV)/bin
-WORKERS ?= auto
 ARGS    ?=
 ONLY    ?=
+
+# Half of what the tests do is waiting, so there are twice as many workers as processors; each has a PostgreSQL of its own.
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(12, 2 * (os.cpu_count() or 1)))')
+PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# What needs no server: the suites run on SQLite alone.
+QUICK   := tests/unit tests/properties tests/conformance --ignore=tests/conformance/test_broker_sinks.py -k "not postgres"
+
+# Set by some containers, it makes each of the hundreds of processes that the tests start compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first interpreter that is new enough; python3 when none is, so that the error below can say so.
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MINIMUM)".split("."))))
@@ -22,7 +30,7 @@ DEV     := $(VENV)/.dev-installed
 
 .PHONY: help
 help: ## Show these lines
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo '  Options go in ARGS: make demo ARGS="--seed 7", make test ARGS="-k gateway"'
 
 .PHONY: demo
@@ -35,15 +43,21 @@ serve: $(RUNTIME) ## Run Homing with the settings of the environment and .env
 
 .PHONY: test
 test: $(DEV) ## Run the tests, in parallel (WORKERS=2 limits that)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(DEV) ## Run what needs no server, in under a minute: unit tests, properties, the suites on SQLite
+	$(PYTEST) $(QUICK) $(ARGS)
+
+.PHONY: nightly
+nightly: $(DEV) ## Run what takes about two hours: a thousand processes killed, brokers away for minutes, new random examples
+	$(PYTEST) -m nightly $(ARGS)
+	$(PYTEST) $(QUICK) --hypothesis-profile explore
+	$(BIN)/python -m bench --soak --only memory
 
 .PHONY: bench
 bench: $(DEV) ## Measure it beside a bare server and a naive handler (ONLY=acks,latency for parts)
 	@$(BIN)/python -m bench --only "$(ONLY)" $(ARGS)
-
-.PHONY: soak
-soak: $(DEV) ## What takes an hour: a million callbacks, a thousand processes killed
-	@$(BIN)/python -m bench.soak
 
 .PHONY: check
 check: $(DEV) ## Lint, check formatting, types and the direction of imports
@@ -59,7 +73,7 @@ format: $(DEV) ## Repair what the linter and the formatter can repair
 
 .PHONY: clean
 clean: ## Remove the virtual environment and all caches; databases and .env stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an installation is repeated only after the declared or the pinned dependencies changed.

@@ -60,7 +60,7 @@ def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Ro
         unit="MiB",
         must=20,
         goal=5,
-        note=f"{late:.0f} MiB at the end" + ("" if stretch == WHOLE else "; the whole million: make soak"),
+        note=f"{late:.0f} MiB at the end" + ("" if stretch == WHOLE else "; the whole million: make nightly"),
     )
     yield Row(
         key="memory_overload_mib",

@@ -1,6 +1,7 @@
 """An operator in front of a sink that is in trouble, from the shell, on every database: a poison event, and a 410."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from tests.integration.cli_process import Shell
 from tests.keys import LOCAL_SETTING
 from tests.postgres import Postgres
 
+# Between two commands: each takes a good part of a processor, which the server needs.
+PAUSE = 0.1
 EXPECT = ("expect", "kling", "images/omni-image", "--external-id")
 
 
@@ -82,7 +85,7 @@ def two_events(shell: Shell, name: str) -> str:
 def until(shell: Shell, *words: str, holds: Callable[[Any], bool]) -> Any:
     """Run a command again and again until its document is as it is to be; the test's own time limit ends it."""
     while not holds(document := shell.run(*words, "--json").document):
-        pass
+        time.sleep(PAUSE)
     return document
 
 

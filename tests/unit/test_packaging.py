@@ -139,15 +139,15 @@ def test_one_lowest_python_is_named_everywhere() -> None:
 
 def test_make_alone_explains_every_command() -> None:
     phony = make_targets()
-    shown = set(re.findall(r"^  make (\w+) +\S", make().stdout, re.MULTILINE))
-    assert {"demo", "serve", "test", "check", "help", "clean"} <= phony
+    shown = set(re.findall(r"^  make ([\w-]+) +\S", make().stdout, re.MULTILINE))
+    assert {"demo", "serve", "test", "test-fast", "nightly", "check", "help", "clean"} <= phony
     assert shown == phony
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", ".env.example"])
 def test_every_make_command_that_a_text_names_exists(file: str) -> None:
     phony = make_targets()
-    named = set(re.findall(r"(?:^|[`$] ?)make (\w+)(?=`|$|\s+[A-Z#])", (ROOT / file).read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|[`$] ?)make ([\w-]+)(?=`|$|\s+[A-Z#])", (ROOT / file).read_text(), re.MULTILINE))
     assert named - phony == set()
 
 
@@ -173,7 +173,18 @@ def test_ci_runs_what_people_run() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     commands = lines_of(".ci/run")
     assert commands[0] == "set -euo pipefail"
-    assert commands[-2:] == ["make check", "make test"]
+    assert {"make check", "make test"} <= {*commands}
+
+
+def test_ci_quick_tests_run_on_each_python_from_the_lowest() -> None:
+    listing = subprocess.run(
+        [str(ROOT / ".ci/run"), "--pythons"], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    found = [line.split() for line in listing.stdout.splitlines()]
+    versions = [tuple(map(int, version.split("."))) for version, _ in found]
+    assert versions == sorted(set(versions))
+    assert all(version >= (3, 11) for version in versions)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
