@@ -63,5 +63,5 @@ def build_parser() -> ArgumentParser:
 async def _over_api(args: Namespace) -> int:
     settings = args.source.read()
     set_up_logs("error")
-    async with connect(settings, loops=args.loops) as api:
+    async with connect(settings, loops=args.loops, create=args.creates(args)) as api:
         return int(await args.data(args, api))

@@ -22,9 +22,10 @@ from homing.serve import Homing
 from homing.serving_lock import Held, ServingLock
 from tracker.api.access import Access, NamedKey, is_loopback, url_host
 from tracker.bounds import JsonObject, read_object
-from tracker.errors import HomingError
+from tracker.errors import HomingError, SettingsError
 from tracker.membership import Part
 from tracker.settings import Settings
+from tracker.storage.database_file import exists
 
 TIMEOUT: Final = httpx.Timeout(30, connect=5)
 IN_PROCESS: Final = "http://127.0.0.1"
@@ -94,17 +95,29 @@ class ApiClient:
         raise (Lost if answer.status_code in LATER else Failed)(_problem(answer, document))
 
 
+def must_exist(settings: Settings) -> None:
+    """Raise SettingsError where the settings name a SQLite file that is not there."""
+    if settings.database_file is not None and not exists(settings.database_file):
+        raise SettingsError(
+            f"there is no database here ({settings.database_name} does not exist): "
+            "go to its folder, or set HOMING_DATABASE_URL; `homing serve` makes a new one"
+        )
+
+
 def segment(text: str) -> str:
     """Write an id as one segment of a path, whatever letters it has."""
     return quote(text, safe="")
 
 
 @asynccontextmanager
-async def connect(settings: Settings, *, loops: bool = False) -> AsyncIterator[ApiClient]:
+async def connect(settings: Settings, *, loops: bool = False, create: bool = True) -> AsyncIterator[ApiClient]:
     """Reach the API: the one that HOMING_API_URL names, the one that serves our file, or one within this process.
 
-    ``loops`` lets the reconciler run beside an API of our own, for a command that waits.
+    ``loops`` lets the reconciler run beside an API of our own, for a command that waits. Raises SettingsError where
+    there is no SQLite file and none may be created.
     """
+    if not create and settings.api_url is None:
+        must_exist(settings)
     async with AsyncExitStack() as stack:
         lock = ServingLock(None if settings.api_url else settings.database_file)
         url = settings.api_url or await _serving(settings, lock, stack)

@@ -29,6 +29,7 @@ from tracker.outbox.spec import SinkSpec
 from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
 from tracker.service import Tracker
 from tracker.settings import PREFIX, Settings
+from tracker.storage.database_file import exists
 from tracker.storage.store import Store
 from tracker.targets import Allowed
 from tracker.transport import NotSent, ReplyLost, TargetRefused, Transport
@@ -131,7 +132,7 @@ def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
 async def database(settings: Settings) -> list[Finding]:
     """Whether rows can be written: tried, or asked of the process that has the file; who serves, and by which clock."""
     file, name = settings.database_file, settings.database_name
-    if file is not None and not file.exists():
+    if file is not None and not exists(file):
         fine = file.parent.is_dir() and access(file.parent, W_OK)
         detail = f"{file} will be made by the first command" if fine else f"{file.parent} is no directory to write to"
         return [Finding(name="database", level=Level.OK if fine else Level.WRONG, detail=detail)]

@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from homing.client import Failed
+from homing.client import Failed, must_exist
 from homing.serve import joined
 from homing.serving_lock import Held, ServingLock
 from homing.tables import print_fields, print_json
@@ -20,6 +20,8 @@ from tracker.settings import Settings
 
 async def reconcile(settings: Settings, args: Namespace) -> int:
     """Do what was asked and print the counts. Raises Failed where a server reconciles this file already."""
+    if not args.discover:
+        must_exist(settings)
     try:
         with ServingLock(settings.database_file):
             async with joined(settings, parts={Part.LOOPS}) as (tracker, membership):

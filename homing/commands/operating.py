@@ -16,7 +16,13 @@ ADDRESSES: Final = "/v1/callback-addresses"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    url = data_command(commands, "callback-url", run_address, "Make a standing callback address; list or revoke them.")
+    url = data_command(
+        commands,
+        "callback-url",
+        run_address,
+        "Make a standing callback address; list or revoke them.",
+        creates=lambda args: args.provider not in {"list", "revoke"},
+    )
     url.add_argument("provider", metavar="PROVIDER|list|revoke", help="such as kling, for a new address")
     url.add_argument("id", nargs="?", type=count, help="the number of the address to revoke")
     url.add_argument("--kind", help="the only kind that is expected there, such as images/omni-image")

@@ -62,16 +62,24 @@ class Parser(ArgumentParser):
 
 
 def data_command(
-    commands: Commands, name: str, run: Data, sentence: str, *, loops: bool = False, verb: bool = False
+    commands: Commands,
+    name: str,
+    run: Data,
+    sentence: str,
+    *,
+    loops: bool = False,
+    verb: bool = False,
+    creates: Callable[[Namespace], bool] = lambda _: False,
 ) -> ArgumentParser:
     """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling.
 
+    Only one that ``creates`` something may make a database: for all others there would be nothing in it.
     A ``verb`` stands below a command that has the same options: what was said there stays said.
     """
     parser = commands.add_parser(name, help=sentence, description=sentence)
     default = SUPPRESS if verb else False
     parser.add_argument("--json", action="store_true", default=default, help="print one JSON document")
-    parser.set_defaults(data=run, loops=loops)
+    parser.set_defaults(data=run, loops=loops, creates=creates)
     return parser
 
 
@@ -120,6 +128,11 @@ def parts(text: str) -> tuple[Part, ...]:
     if not named or not set(named) <= set(known):
         raise ArgumentTypeError(f"choose from {', '.join(known)}")
     return tuple(Part(name) for name in named)
+
+
+def always(_: Namespace) -> bool:
+    """Say that a command creates something, whatever its arguments are."""
+    return True
 
 
 class Usage(SettingsError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from homing.client import ApiClient, Failed, segment
-from homing.commands.parsing import Commands, Usage, count, data_command, duration
+from homing.commands.parsing import Commands, Usage, always, count, data_command, duration
 from homing.commands.showing import show_task
 from homing.tables import print_fields, print_json
 from tracker.api.gateway import TAGS
@@ -32,7 +32,9 @@ FIELDS: Final[Mapping[str, str]] = {
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    submit = data_command(commands, "submit", run_submit, "Submit an omni-image task and track it.", loops=True)
+    submit = data_command(
+        commands, "submit", run_submit, "Submit an omni-image task and track it.", loops=True, creates=always
+    )
     submit.add_argument("--prompt", help="what to make")
     submit.add_argument("--model", help="the provider's model name")
     submit.add_argument("--n", type=count, help="how many images")
@@ -45,9 +47,15 @@ def add(commands: Commands) -> None:
     submit.add_argument("--timeout", type=duration, default=PATIENCE, help="how long --wait waits (default 15m)")
 
     expect = data_command(
-        commands, "expect", run_expect, "Write a task down before you submit it; get its callback address."
+        commands,
+        "expect",
+        run_expect,
+        "Write a task down before you submit it; get its callback address.",
+        creates=always,
     )
-    adopt = data_command(commands, "adopt", run_adopt, "Track a task that is already running at the provider.")
+    adopt = data_command(
+        commands, "adopt", run_adopt, "Track a task that is already running at the provider.", creates=always
+    )
     for parser in (expect, adopt):
         parser.add_argument("provider", help="such as kling")
         parser.add_argument("kind", help="the product's path, such as images/omni-image")

@@ -46,6 +46,7 @@ def test_without_a_server_a_command_does_the_work_itself(shell: Shell, kling_san
 
 
 def test_a_task_can_be_expected_attached_explained_and_settled(shell: Shell) -> None:
+    shell.run("migrate")
     assert shell.run("tasks").out == "no tasks\n"
     expected = shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--tag", "red", "--json")
     task_id = expected.document["task"]["id"]
@@ -148,6 +149,7 @@ def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell)
 def test_a_mistake_is_one_line_and_the_status_that_fits(
     shell: Shell, words: tuple[str, ...], status: int, says: str
 ) -> None:
+    shell.run("migrate")
     said = shell.run(*words)
     assert said.status == status
     assert says in said.line
@@ -158,7 +160,7 @@ def test_settings_that_cannot_be_used_are_status_2(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     assert shell.run("tasks", port="x").status == 2
     absent = f"sqlite:///{tmp_path}/absent/homing.db"
-    assert "name a directory that exists" in shell.run("tasks", database_url=absent).line
+    assert "name a directory that exists" in shell.run("migrate", database_url=absent).line
     (tmp_path / "homing.db").write_text("this is no database, and it is long enough to be read as one" * 40)
     broken = shell.run("tasks")
     assert broken.status == 1
@@ -182,6 +184,7 @@ def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shel
 
 
 def test_a_command_waits_for_another_and_gives_up_with_its_process_id(shell: Shell) -> None:
+    shell.run("migrate")
     with ServingLock(shell.directory / "homing.db"):
         said = shell.run("tasks")
     assert said.status == 1

@@ -115,6 +115,7 @@ def test_watching_all_prints_what_is_and_then_each_change(shell: Shell) -> None:
 
 
 def test_sinks_are_shown_paused_resumed_and_told_again(shell: Shell) -> None:
+    shell.run("migrate")
     assert "HOMING_SINKS" in shell.run("sinks").out
     with shell.serving():
         an_end(shell, "one")

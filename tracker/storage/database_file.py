@@ -40,6 +40,11 @@ def path_of(url: str) -> Path | None:
     return Path(unquote(url.removeprefix(PREFIX))) if url.startswith(PREFIX) else None
 
 
+def exists(path: Path) -> bool:
+    """Return whether a path leads to something that can be looked at, whatever stands in the way."""
+    return _identity(str(path)) is not None
+
+
 class OpenFile:
     """The file that SQLite has open: device and inode of the database, and of its log and index.
 
