@@ -74,6 +74,7 @@ class Homing:
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
+        self.tracker.budget.follow(self._membership.share)
         self.local_key: LocalKey | None = None
         access = access or access_of(settings)
         self._makes_key = Part.API in parts and _makes_key(settings, access)

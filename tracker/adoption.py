@@ -65,12 +65,19 @@ class Adoption:
         written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
         return Expected(task=written, callback_url=self._addresses.of_task(written))
 
-    async def adopt(
-        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
-    ) -> Task:
-        """Take over a running task. Raises NotFound where the provider does not know it, or where it is another's."""
+    async def found(self, caller: Caller, account: Account, ref: str, *, kind: str | None = None) -> Task | None:
+        """Return the caller's task of this ID; of whatever kind where None."""
+        if identifier(ref) is None:
+            raise NotFound("no such task")
+        client = None if caller.sees_all else caller.name
+        return await self._store.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
+
+    async def known(self, caller: Caller, account: Account, kind: Kind, provider_task_id: str) -> Task | None:
+        """Return a task that has a row, None where the provider has to be asked.
+
+        Raises NotFound where the row is another client's, and where the provider said so a moment ago.
+        """
         ref = bounded(provider_task_id, "provider_task_id")
-        absent = (account.name, kind.name, ref)
         known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
         if known is not None:
             named = ref in {known.id, known.provider_task_id}
@@ -80,11 +87,21 @@ class Adoption:
             elif named:
                 raise NotFound(f"the provider has no task {ref}")
         now = self._clock()
-        if now < self._absent.get(absent, now):
+        if now < self._absent.get((account.name, kind.name, ref), now):
             raise NotFound(f"the provider has no task {ref}")
+        return None
+
+    async def adopt(
+        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
+    ) -> Task:
+        """Ask the provider about a task that is not ``known``, and take it over.
+
+        Raises NotFound where the provider does not know it, or where it is another's.
+        """
+        ref = bounded(provider_task_id, "provider_task_id")
         outcome = await self._questions.query(account, kind.name, ref)
         if isinstance(outcome, Missing):
-            self._remember_absent(absent)
+            self._remember_absent((account.name, kind.name, ref))
             raise NotFound(f"the provider has no task {ref}")
         if not isinstance(outcome, Found):
             raise ProviderUnavailable("the provider could not be asked about the task; try again")

@@ -33,7 +33,6 @@ SILENCES: Final = 2
 CLAIM: Final = 100
 AT_ONCE: Final = 16
 IDLE: Final = timedelta(seconds=0.1)
-WINDOW: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,37 +58,6 @@ class Counts:
         return any(getattr(self, one.name) for one in fields(self))
 
 
-class Budget:
-    """A token bucket: at most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once."""
-
-    def __init__(self, per_minute: int, now: datetime, *, share: Callable[[], float] = lambda: 1.0) -> None:
-        self._per_minute = per_minute
-        self._share = share
-        self._left = self._most
-        self._at = now
-
-    @property
-    def _rate(self) -> float:
-        return self._per_minute * self._share() / WINDOW.total_seconds()
-
-    @property
-    def _most(self) -> float:
-        return max(self._per_minute * self._share() / 4, 1.0)
-
-    def take(self, now: datetime) -> timedelta | None:
-        """Take one request, or tell how long until the next one may be taken."""
-        if self.has(now):
-            self._left -= 1
-            return None
-        return timedelta(seconds=(1 - self._left) / self._rate)
-
-    def has(self, now: datetime) -> bool:
-        """Tell whether a request may be taken now."""
-        self._left = min(self._most, self._left + max((now - self._at).total_seconds(), 0.0) * self._rate)
-        self._at = now
-        return self._left >= 1
-
-
 class Reconciler:
     """``run_once`` does one round and counts; ``run`` does rounds until told to stop.
 
@@ -99,7 +67,8 @@ class Reconciler:
     def __init__(self, tracker: Tracker, *, share: Callable[[], float] = lambda: 1.0) -> None:
         self._tracker = tracker
         self._discovery = Discovery(tracker)
-        self._budget = Budget(tracker.policy.budget, tracker.clock(), share=share)
+        self._budget = tracker.budget
+        self._budget.follow(share)
         self._paused: dict[str, datetime] = {}
         self._trouble = ""
         self._more = asyncio.Event()

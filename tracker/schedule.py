@@ -39,7 +39,8 @@ class Policy:
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
     prove that the provider never had the task. A repeat that the provider will not take for now is tried until the task
     is ``repeat_within`` old; then its client is told that it was rejected.
-    ``budget`` is how many requests a minute the reconciler may send.
+    ``budget`` is how many requests a minute are sent to ask about tasks, ``client_budget`` how many of these one client
+    may cause. A poll within ``fresh`` of the last one gets its answer.
     ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
     tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
@@ -68,6 +69,8 @@ class Policy:
     adopt_window: timedelta = timedelta(minutes=2)
     resend_window: timedelta = timedelta(minutes=10)
     budget: int = 120
+    client_budget: int = 30
+    fresh: timedelta = timedelta(seconds=3)
     submission_room: int = 384 << 20
     learn_every: timedelta = timedelta(seconds=10)
     callback_grace: timedelta = timedelta(seconds=60)

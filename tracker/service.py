@@ -16,6 +16,7 @@ from typing import Self
 from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
+from tracker.budget import Budget
 from tracker.contract import NO_SOURCE
 from tracker.decisions import deliveries
 from tracker.decisions.verdicts import Rules
@@ -25,6 +26,7 @@ from tracker.intake import Intake, Wishes
 from tracker.learner import Learner
 from tracker.learning import Habits
 from tracker.models import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.polling import Polling
 from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.readiness import Readiness
@@ -100,6 +102,10 @@ class Tracker:
             rules=self._rules,
             clock=clock,
         )
+        self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
+        self._polling = Polling(
+            questions=self.questions, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
+        )
         self.intake = Intake(
             store=store,
             recorder=self._recorder,
@@ -122,6 +128,7 @@ class Tracker:
     ) -> None:
         """Finish the submits in flight, then commit what is queued, then close."""
         await self.feed.close()
+        await self._polling.close()
         await self.intake.finish()
         await self.watch.close()
         await self._readiness.close()
@@ -209,12 +216,12 @@ class Tracker:
         """Take over a task that is already running. Raises NotFound where the provider does not know it."""
         account = self._account(provider)
         said = Particulars(external_id=external_id, deadline=deadline, tags=tags)
-        return await self.adoption.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
+        return await self._polling.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
         """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
         task = await self.get(caller, ref)
-        return await self.adoption.attach(caller, task, self._account(task.provider), provider_task_id)
+        return await self._polling.attach(caller, task, self._account(task.provider), provider_task_id)
 
     # ---- what comes home
 
@@ -240,8 +247,7 @@ class Tracker:
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
         task = await self.get(caller, ref)
-        answer = await self.questions.ask(task, self._account(task.provider))
-        return answer.task, answer.why
+        return await self._polling.poll(caller, task, self._account(task.provider))
 
     async def resolve(
         self,
@@ -283,21 +289,13 @@ class Tracker:
 
     async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
         """Find a task, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
-        try:
-            return await self.get(caller, ref, provider=provider, kind=kind)
-        except NotFound:
-            if identifier(ref) is None or await self._is_known(caller, ref, provider):
-                raise
         account = self._account(provider)
-        task = await self.adoption.adopt(caller, account, self._kind(account, kind), ref, Particulars(origin="fetch"))
-        if task.kind != kind:
-            raise NotFound("no such task")
-        return task
+        return await self._polling.fetch(caller, account, self._kind(account, kind), ref)
 
-    async def _is_known(self, caller: Caller, ref: str, provider: str) -> bool:
-        """Return whether the caller has a task of this ID, of whatever kind: asking the provider would not help."""
-        client = None if caller.sees_all else caller.name
-        return await self.store.find_ref(ref, client=client, provider=provider) is not None
+    async def fetch_many(self, caller: Caller, refs: Sequence[str], *, provider: str, kind: str) -> Sequence[Task]:
+        """Find several tasks, and ask the provider about all that are not known here; leaves out what nobody knows."""
+        account = self._account(provider)
+        return await self._polling.fetch_many(caller, account, self._kind(account, kind), refs)
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
         """Give a page of the caller's tasks, newest first."""

@@ -76,6 +76,7 @@ class Settings(BaseModel):
     kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field(default=(), repr=False)
 
     poll_budget: Count = 120
+    client_polls_per_minute: Count = 30
     first_check: Duration | None = None
     deadline: Duration = timedelta(hours=24)
     deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)

@@ -54,6 +54,8 @@ SHORT = Policy(
     hint_delay=timedelta(milliseconds=50),
     hint_gap=timedelta(milliseconds=200),
     budget=60_000,
+    client_budget=60_000,
+    fresh=timedelta(),
 )
 # Nothing is asked by itself for as long as a test can last: what is known then came by callback, or was asked for.
 SILENT = replace(SHORT, first_check=timedelta(hours=1), first_lookup=timedelta(hours=1))

@@ -18,10 +18,10 @@ from tests.conformance.store_case import read
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.app import create_tracker
+from tracker.budget import Budget
 from tracker.clock import SteeredClock, utc_now
 from tracker.membership import Membership, Part, Rhythm
 from tracker.models import Status, Task
-from tracker.reconciler import Budget
 from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store

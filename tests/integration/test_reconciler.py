@@ -14,9 +14,9 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, SILENT, House, house, until
+from tracker.budget import Budget
 from tracker.errors import StoreUnavailable
 from tracker.models import SETTLED, Source, Status, Task
-from tracker.reconciler import Budget
 from tracker.schedule import Policy
 from tracker.storage.store import Store
 from tracker.views import TaskFilter

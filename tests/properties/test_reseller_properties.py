@@ -81,7 +81,7 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
             kling_base_url="https://kling.example",
             kling_api_key="made-up-key",
         )
-        quick = Policy(busy_delay=timedelta(), budget=6_000)
+        quick = Policy(busy_delay=timedelta(), budget=6_000, client_budget=6_000, fresh=timedelta())
         async with create_tracker(chosen, policy=quick, clock=clock, transport=kling) as tracker:
             reconciler = Reconciler(tracker)
             for step in history:

@@ -102,7 +102,7 @@ class World(RuleBasedStateMachine):
             kling_api_key="made-up-key",
             public_url="https://homing.example",
         )
-        quick = Policy(busy_delay=timedelta(), budget=6_000)
+        quick = Policy(busy_delay=timedelta(), budget=6_000, client_budget=6_000, fresh=timedelta())
         self.tracker: Tracker = create_tracker(chosen, policy=quick, clock=self.clock, transport=self.kling)
         await self.tracker.__aenter__()
         self.reconciler = Reconciler(self.tracker)

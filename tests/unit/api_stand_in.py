@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -334,6 +335,13 @@ class StandIn:
         if self.gate is not None:
             await self.gate.wait()
         return await self.get(caller, ref)
+
+    async def fetch_many(self, caller: Caller, refs: Sequence[str], *, provider: str, kind: str) -> Sequence[Task]:
+        found = []
+        for ref in refs:
+            with suppress(NotFound):
+                found.append(await self.fetch(caller, ref, provider=provider, kind=kind))
+        return found
 
     async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
         try:

@@ -59,7 +59,6 @@ PREFIXES: Final = ("/kling", "")
 FOREIGN: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
 # "cannot exceed 20 in total", as the provider itself says.
 BATCH: Final = 20
-ASKED_AT_ONCE: Final = 4
 # To the provider's clients a refused submit made no task.
 LISTED: Final = tuple(status for status in Status if status is not Status.REJECTED)
 ASKING: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
@@ -125,31 +124,14 @@ async def _list(ask: Ask[ListQuery, Nothing], *, kind: str) -> Response:
 
 
 async def _batch(ask: Ask[BatchQuery, Nothing]) -> Response:
-    bound = asyncio.Semaphore(ASKED_AT_ONCE)
-
-    async def one(ref: str) -> Task | None:
-        async with bound:
-            return await _known(ask, ref)
-
     try:
         async with asyncio.timeout(ask.limits.batch_time.total_seconds()):
-            found = await asyncio.gather(*(one(ref) for ref in _ids(ask.query)))
+            found = await ask.tracker.fetch_many(ask.caller, _ids(ask.query), provider=KLING, kind=OMNI_IMAGE)
     except TimeoutError:
         raise ProviderUnavailable(
             "the provider did not answer in time about the tasks that are not known here"
         ) from None
-    return _enveloped(ask, [new_task(task) for task in found if task is not None])
-
-
-async def _known(ask: Ask[BatchQuery, Nothing], ref: str) -> Task | None:
-    try:
-        return await ask.tracker.get(ask.caller, ref, provider=KLING)
-    except NotFound:
-        pass
-    try:
-        return await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=OMNI_IMAGE)
-    except NotFound:
-        return None
+    return _enveloped(ask, [new_task(task) for task in found])
 
 
 def _ids(query: BatchQuery) -> Sequence[str]:

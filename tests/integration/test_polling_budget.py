@@ -1,0 +1,118 @@
+"""What clients have the provider asked, over real HTTP: bounded, shared fairly, and asked once where once is enough."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from homing.sandbox import RunningSandbox
+from tests.acceptance.between import Answer, Between, Request, between
+from tests.acceptance.house import ANYBODY, KIND, SILENT, House, house
+
+OMNI = "/kling/v1/images/omni-image"
+# Enough for one batch of twenty ids.
+BOUNDED = replace(SILENT, budget=120, client_budget=30, fresh=timedelta(minutes=5))
+MOST = 30
+WITHIN = 20
+
+
+@asynccontextmanager
+async def bounded(
+    folder: Path, sandbox: RunningSandbox, *, callbacks: bool = False
+) -> AsyncIterator[tuple[House, Between]]:
+    async with (
+        between(sandbox.base_url) as line,
+        house(folder, line.base_url, policy=BOUNDED, loops=False, callbacks=callbacks) as home,
+    ):
+        yield home, line
+
+
+def polls(line: Between) -> int:
+    return line.count(lambda request: request.asks_one)
+
+
+async def test_polls_at_once_ask_the_provider_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    async def script(request: Request) -> Answer | None:
+        if request.asks_one:
+            asked.set()
+            await gate.wait()
+        return await request.forward()
+
+    async with bounded(tmp_path, kling_sandbox) as (home, line):
+        ours = await home.created()
+        line.script = script
+        asking = [asyncio.create_task(home.client.post(f"/v1/tasks/{ours}/poll")) for _ in range(20)]
+        await asyncio.wait_for(asked.wait(), WITHIN)
+        gate.set()
+        replies = await asyncio.gather(*asking)
+
+    assert [reply.status_code for reply in replies] == [200] * 20
+    assert len({reply.json()["outcome"] for reply in replies}) == 1
+    assert polls(line) == 1
+
+
+async def test_a_poll_shortly_after_another_gets_its_answer(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with bounded(tmp_path, kling_sandbox, callbacks=True) as (home, line):
+        ours = await home.created()
+        first, second = [await home.client.post(f"/v1/tasks/{ours}/poll") for _ in range(2)]
+        asked = polls(line)
+        task = await home.task(ours)
+        hint = {"task_id": task.provider_task_id, "task_status": "processing"}
+        await home.client.post(await url_of(home, ours), content=json.dumps(hint))
+        await home.client.post(f"/v1/tasks/{ours}/poll")
+
+    assert first.json() == second.json()
+    assert asked == 1
+    assert polls(line) == 2, "a callback in between may know more"
+
+
+async def url_of(home: House, ours: str) -> str:
+    """Return the callback URL of a task, as the provider was told it."""
+    return str(home.tracker.adoption._addresses.of_task(await home.task(ours)))  # noqa: SLF001 - nobody else tells it
+
+
+async def test_batches_of_unknown_ids_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with bounded(tmp_path, kling_sandbox) as (home, line):
+        batches = [",".join(f"nobody-{batch}-{number}" for number in range(20)) for batch in range(20)]
+        replies = [await home.client.get("/kling/tasks", params={"task_ids": ids}) for ids in batches]
+        asked = line.count(lambda request: request.method == "GET")
+        again = await home.client.get("/kling/tasks", params={"task_ids": batches[0]})
+
+    assert [reply.status_code for reply in replies] == [200] + [429] * 19
+    assert asked <= MOST
+    assert int(replies[1].headers["retry-after"]) > 1
+    assert (again.status_code, again.json()["data"]) == (200, []), "what was just found absent is not asked about"
+
+
+async def test_each_way_to_ask_passes_the_budget(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    def adopt(number: int) -> httpx.Request:
+        body = {"provider": "kling", "kind": KIND, "provider_task_id": f"nobody-{number}"}
+        return home.client.build_request("POST", "/v1/tasks/adopt", json=body)
+
+    def get(number: int) -> httpx.Request:
+        return home.client.build_request("GET", f"{OMNI}/nobody-{number}")
+
+    def resolve(number: int) -> httpx.Request:
+        body = {"provider_task_id": f"nobody-{number}"}
+        return home.client.build_request("POST", f"/v1/tasks/{ours}/resolve", json=body)
+
+    async with bounded(tmp_path, kling_sandbox) as (home, line):
+        expected = await home.tracker.expect(ANYBODY, provider="kling", kind=KIND)
+        ours = expected.task.id
+        for number in range(2 * MOST):
+            await home.client.send(get(number))
+        spent = polls(line)
+        refused = [await home.client.send(request) for request in (adopt(1000), get(1001), resolve(1002))]
+        row = await home.task(ours)
+
+    assert spent == MOST == polls(line)
+    assert [reply.status_code for reply in refused] == [429] * 3
+    assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
+    assert row.provider_task_id is None, "what was refused did nothing"

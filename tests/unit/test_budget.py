@@ -1,0 +1,83 @@
+"""Requests to a provider: the loops and the clients never take each other's part."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.builders import NOW
+from tracker.budget import Budget
+from tracker.errors import HomingError, Overloaded, TooMany
+
+MINUTE = timedelta(minutes=1)
+
+
+def taken(budget: Budget, client: str) -> int:
+    """Take for a client until it is refused; return how often that went well."""
+    for count in range(1000):
+        try:
+            budget.take_for(client, NOW)
+        except HomingError:
+            return count
+    raise AssertionError("never refused")
+
+
+def test_clients_have_their_part_while_the_loops_take_all() -> None:
+    budget = Budget(120, NOW, client_per_minute=1000)
+    while budget.take(NOW) is None:
+        pass
+
+    assert taken(budget, "studio") == 40
+
+    with pytest.raises(Overloaded) as refused:
+        budget.take_for("other", NOW)
+    wait = refused.value.retry_after
+    assert wait == MINUTE / 40
+    budget.take_for("other", NOW + wait)
+
+
+def test_what_clients_take_is_not_sent_by_the_loops() -> None:
+    budget = Budget(120, NOW, client_per_minute=1000)
+    taken(budget, "studio")
+
+    later = [NOW + timedelta(milliseconds=at) for at in range(0, 60_000, 50)]
+    sent = sum(budget.take(now) is None for now in later)
+
+    assert 108 <= sent <= 120 + 30 - 40, "a minute's worth and a quarter, without what clients took"
+
+
+def test_one_client_has_its_own_bound() -> None:
+    budget = Budget(120, NOW, client_per_minute=10)
+
+    assert taken(budget, "studio") == 10
+    with pytest.raises(TooMany) as refused:
+        budget.take_for("studio", NOW)
+
+    assert refused.value.retry_after == MINUTE / 10
+    assert "10 times a minute" in refused.value.detail
+    assert taken(budget, "other") == 10
+
+
+def test_many_requests_are_taken_whole_or_not_at_all() -> None:
+    budget = Budget(120, NOW, client_per_minute=10)
+    budget.take_for("studio", NOW, 4)
+
+    with pytest.raises(TooMany) as refused:
+        budget.take_for("studio", NOW, 7)
+    wait = refused.value.retry_after
+    assert wait == MINUTE / 10
+    budget.take_for("studio", NOW + wait, 7)
+
+    budget.take_for("other", NOW, 25)
+    with pytest.raises(TooMany) as in_debt:
+        budget.take_for("other", NOW)
+    assert in_debt.value.retry_after == MINUTE / 10 * 16, "more than the bucket holds is paid back first"
+
+
+def test_a_clock_that_is_set_back_takes_nothing() -> None:
+    budget = Budget(60, NOW, client_per_minute=10)
+    taken(budget, "studio")
+
+    back = NOW - timedelta(hours=5)
+    with pytest.raises(TooMany):
+        budget.take_for("studio", back)
+    budget.take_for("studio", back + MINUTE)

@@ -1,0 +1,113 @@
+"""How many requests a provider is sent: by the loops, and by what clients ask for in between.
+
+Everything that asks about tasks takes from one bucket. Clients have a smaller one within it, so that they never wait
+for a busy reconciler and never take more than their part of its requests; and each client has a bucket of its own.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker.errors import Overloaded, TooMany
+
+WINDOW: Final = timedelta(minutes=1)
+# What may be taken at once after a pause.
+LOOPS_BURST: Final = 1 / 4
+# What clients may take of all requests; a client that asks about many tasks at once needs its minute's worth for that.
+CLIENTS_SHARE: Final = 1 / 3
+CLIENTS_BURST: Final = 1.0
+
+
+class Bucket:
+    """Tokens that come back at ``rate`` a minute, ``burst`` minutes' worth at most, and at least one.
+
+    It may be spent below zero: then it takes longer until something can be taken again.
+    """
+
+    def __init__(self, now: datetime, rate: Callable[[], float], burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = self._most
+        self._at = now
+
+    @property
+    def _most(self) -> float:
+        return max(self._rate() * self._burst, 1.0)
+
+    def wait(self, now: datetime, count: int = 1) -> timedelta | None:
+        """Return how long until ``count`` may be taken, None where they may be taken now.
+
+        A full bucket gives more than it holds: the rest is paid back before anything else is taken.
+        """
+        elapsed = max(now - self._at, timedelta())
+        self._left = min(self._most, self._left + elapsed / WINDOW * self._rate())
+        self._at = now
+        lacking = min(count, self._most) - self._left
+        return None if lacking <= 0 else lacking / self._rate() * WINDOW
+
+    def spend(self, count: int = 1) -> None:
+        self._left -= count
+
+
+class Budget:
+    """At most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once.
+
+    Of these ``client_per_minute`` for one client, and a third for all clients together.
+    """
+
+    def __init__(
+        self,
+        per_minute: int,
+        now: datetime,
+        *,
+        share: Callable[[], float] = lambda: 1.0,
+        client_per_minute: int | None = None,
+    ) -> None:
+        self._per_minute = per_minute
+        self._client_per_minute = client_per_minute or per_minute
+        self._share = share
+        self._all = Bucket(now, self._rate, LOOPS_BURST)
+        self._clients = Bucket(now, lambda: self._rate() * CLIENTS_SHARE, CLIENTS_BURST)
+        self._by_client: dict[str, Bucket] = {}
+
+    def follow(self, share: Callable[[], float]) -> None:
+        """Take what part of all requests is ours from now on; see ``Membership``."""
+        self._share = share
+
+    def take(self, now: datetime) -> timedelta | None:
+        """Take one request for the loops, or return how long until the next one may be taken."""
+        wait = self._all.wait(now)
+        if wait is None:
+            self._all.spend()
+        return wait
+
+    def has(self, now: datetime) -> bool:
+        """Return whether the loops may take a request now."""
+        return self._all.wait(now) is None
+
+    def take_for(self, client: str, now: datetime, count: int = 1) -> None:
+        """Take requests for a client, all or none. Raises TooMany or Overloaded, which say when to come again."""
+        if count == 0:
+            return
+        own = self._by_client.get(client)
+        if own is None:
+            own = self._by_client[client] = Bucket(now, lambda: self._client_per_minute, CLIENTS_BURST)
+        if (wait := own.wait(now, count)) is not None:
+            raise TooMany(
+                f"this key may have the provider asked {self._client_per_minute} times a minute; the provider was not "
+                "asked. Wait for Retry-After, or for callbacks and events",
+                retry_after=wait,
+            )
+        if (wait := self._clients.wait(now, count)) is not None:
+            raise Overloaded(
+                "clients together have the provider asked too often; it was not asked this time", retry_after=wait
+            )
+        self.spend_for(client, count)
+
+    def spend_for(self, client: str, count: int) -> None:
+        """Count requests that were sent for a client, whether or not there was room for them."""
+        for bucket in (self._by_client[client], self._clients, self._all):
+            bucket.spend(count)
+
+    def _rate(self) -> float:
+        return self._per_minute * self._share()
