@@ -24,12 +24,16 @@ class Receiver:
 
     def __init__(self, tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> None:
         self._endpoint = CallbackEndpoint(tracker, verifiers(settings.webhook_secrets), settings)
+        self._prefixed = f"{settings.prefix}{ROOT}/"
         self._otherwise = otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             # A server or a framework that mounts us tells the whole path, and how much of it is not ours.
             path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path.startswith(self._prefixed):
+                # A proxy in front may pass on the path of the public URL, or take it away.
+                path = path[len(self._prefixed) - len(ROOT) - 1 :]
             match path.split("/"):
                 case ["", "callbacks", provider, token] if provider and token:
                     await self._endpoint.receive(provider, token, scope, receive, send)

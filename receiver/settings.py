@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol, Self
+from urllib.parse import unquote, urlsplit
 
 from receiver.providers import kling, verifiers
 from tracker.errors import SettingsError
@@ -14,11 +15,14 @@ _COUNTS: Final = (
 )
 
 
-class WebhookSecrets(Protocol):
+class CallbackSettings(Protocol):
     """The part of the process's settings that the receiver needs."""
 
     @property
     def kling_webhook_secrets(self) -> tuple[str, ...]: ...
+
+    @property
+    def public_url(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,7 @@ class ReceiverSettings:
     """Settings of one receiver; checked when made (SettingsError, which never shows a secret).
 
     ``webhook_secrets`` are each provider's live signature secrets as its console shows them, in any order.
+    ``prefix`` is the path of the public URL, which a proxy may leave in front of ``/callbacks``.
     ``body_room`` is how many bytes of large bodies may be arriving at once, ``body_timeout`` is for the whole body.
     What no signature proves is bounded: ``unsigned_kept`` is how many bytes of such a body are stored;
     ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such deliveries are kept a minute: for one
@@ -35,6 +40,7 @@ class ReceiverSettings:
     """
 
     webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    prefix: str = ""
     body_limit: int = 1024 * 1024
     body_room: int = 64 * 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
@@ -56,6 +62,7 @@ class ReceiverSettings:
         verifiers(self.webhook_secrets)
 
     @classmethod
-    def from_settings(cls, settings: WebhookSecrets) -> Self:
+    def from_settings(cls, settings: CallbackSettings) -> Self:
         """Take what concerns the receiver from the process's settings."""
-        return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets})
+        prefix = unquote(urlsplit(settings.public_url or "").path).rstrip("/")
+        return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets}, prefix=prefix)

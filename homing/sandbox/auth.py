@@ -63,6 +63,8 @@ class Gate:
             raise Refusal(1004, "Authorization has expired") from error
         except jwt.InvalidSignatureError as error:
             raise Refusal(1000, "Authentication failed: the signature is wrong") from error
+        except jwt.MissingRequiredClaimError as error:
+            raise Refusal(1002, f"{BAD_AUTHORIZATION}: the token has no {error.claim}") from error
         except jwt.PyJWTError as error:
             raise Refusal(1002, BAD_AUTHORIZATION) from error
         return f"access-key {access_key}"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -206,3 +207,17 @@ async def test_neither_log_nor_answers_tell_a_token_a_body_or_a_secret(
     tokens = [each.rpartition("/")[2] for each in (path, standing)]
     for secret in (SECRET, NEXT_SECRET, PROMPT, "8675309", *keys, *tokens):
         assert not [line for line in told if secret in line]
+
+
+async def test_a_proxy_may_leave_the_public_path_or_strip_it(tmp_path: Path) -> None:
+    async with home(tmp_path, replace(OPEN, prefix="/hooks")) as made:
+        task, path = await made.expect("mine-1")
+        sent = body("mine-1", "processing")
+
+        statuses = [
+            (await made.post(f"{before}{path}", sent)).status_code
+            for before in ("/hooks", "", "/hooks/hooks", "/other", "/hooks/callbacks")
+        ]
+
+        assert statuses == [200, 200, 404, 404, 404]
+        assert await made.status(task) is Status.PROCESSING

@@ -20,6 +20,7 @@ from tracker.api.access import (
     KeyTooEarly,
     KeyUnknown,
     NamedKey,
+    TokenClaims,
     WrongHost,
     admit,
     check_keys,
@@ -121,6 +122,14 @@ def test_a_tokens_times_have_half_a_minute_of_leeway(
 def test_absurd_times_are_refused(claim: str, value: object) -> None:
     with pytest.raises(KeyUnknown):
         with_token(a_token({claim: value}))
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf"])
+def test_a_signed_token_without_a_claim_is_told_which(claim: str) -> None:
+    with pytest.raises(TokenClaims, match=f"the token has no {claim}; sign iss, exp and nbf"):
+        with_token(a_token({claim: None}))
+    with pytest.raises(KeyUnknown, match="the key is not known"):
+        with_token(a_token({claim: None}, secret="x" * 32))
 
 
 def test_a_token_of_another_secret_or_issuer_is_unknown() -> None:

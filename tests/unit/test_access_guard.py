@@ -1,12 +1,13 @@
 """What wrong keys meet: a limit for each peer, a bounded memory and a bounded log; and what they never touch."""
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import jwt
 import pytest
 
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS, LOCAL_KEY
-from tracker.api.access import Access, Asked, KeyMissing, KeyUnknown
+from tracker.api.access import Access, Asked, ClientKey, KeyMissing, KeyUnknown, TokenClaims
 from tracker.api.access_guard import (
     LOG_LINES_PER_MINUTE,
     PEER_LOG_INTERVAL_SECONDS,
@@ -140,3 +141,13 @@ def test_a_key_that_is_added_later_is_admitted() -> None:
     guard.add_key(LOCAL_KEY)
 
     assert guard.admit(asked(LOCAL_HEADERS["authorization"]), NOW) == LOCAL
+
+
+def test_a_signed_token_without_nbf_is_never_a_wrong_key(clock: Clock) -> None:
+    pair = ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!")
+    guard = AccessGuard(Access(client_keys=(pair,)), WrongKeys(clock))
+    token = jwt.encode({"iss": pair.access, "exp": NOW + timedelta(minutes=5)}, pair.secret, algorithm="HS256")
+
+    for _ in range(2 * WRONG_KEY_BURST):
+        with pytest.raises(TokenClaims, match="no nbf"):
+            guard.admit(asked(f"Bearer {token}"), NOW)

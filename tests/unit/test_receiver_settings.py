@@ -20,6 +20,7 @@ BROKEN = "whsec_made-up!broken"
 @dataclass(frozen=True)
 class Configured:
     kling_webhook_secrets: tuple[str, ...]
+    public_url: str | None = None
 
 
 def made(**changed: Any) -> ReceiverSettings:
@@ -71,3 +72,16 @@ def test_a_bound_of_nothing_is_refused(name: str) -> None:
 def test_no_time_at_all_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         made(**{name: timedelta(0)})
+
+
+@pytest.mark.parametrize(
+    ("public_url", "prefix"),
+    [
+        (None, ""),
+        ("https://homing.example.com", ""),
+        ("https://homing.example.com/hooks", "/hooks"),
+        ("https://homing.example.com/a/b%20c", "/a/b c"),
+    ],
+)
+def test_the_path_of_the_public_url_is_the_prefix(public_url: str | None, prefix: str) -> None:
+    assert ReceiverSettings.from_settings(Configured((), public_url)).prefix == prefix

@@ -39,6 +39,10 @@ class KeyUnknown(NotAuthenticated):
     """A key or token that proves nobody."""
 
 
+class TokenClaims(KeyUnknown):
+    """A token that is signed right, and lacks a claim or has one that cannot be."""
+
+
 class KeyTooEarly(NotAuthenticated):
     """A token that is not valid yet."""
 
@@ -202,6 +206,9 @@ def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> Caller:
             algorithms=["HS256"],
             options={"require": ["iss", "exp", "nbf"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
         )
+    except jwt.MissingRequiredClaimError as error:
+        # Only what is signed right gets here, so its sender may be told.
+        raise TokenClaims(f"the token has no {error.claim}; sign iss, exp and nbf") from None
     except (jwt.PyJWTError, ValueError, RecursionError):  # the oldest PyJWT that we allow lets the latter two through
         raise KeyUnknown("the key is not known") from None
     _check_times(_seconds(claims["exp"]), _seconds(claims["nbf"]), now)
@@ -215,7 +222,7 @@ def _check_times(expires: float, not_before: float, now: datetime) -> None:
     if not_before > moment + leeway:
         raise KeyTooEarly("the token is not valid yet; compare the clocks")
     if expires > moment + leeway + LONGEST_TOKEN.total_seconds():
-        raise KeyUnknown("the token is valid for more than 24 hours; sign a shorter one")
+        raise TokenClaims("the token is valid for more than 24 hours; sign a shorter one")
 
 
 def _seconds(value: object) -> float:
@@ -226,7 +233,7 @@ def _seconds(value: object) -> float:
             seconds = math.inf
         if math.isfinite(seconds):
             return seconds
-    raise KeyUnknown("exp and nbf are numbers of seconds")
+    raise TokenClaims("exp and nbf are numbers of seconds")
 
 
 def _names(access: Access) -> frozenset[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.api.access import Access, Asked, KeyUnknown, NamedKey, admit
+from tracker.api.access import Access, Asked, KeyUnknown, NamedKey, TokenClaims, admit
 from tracker.errors import TooMany
 from tracker.models import Caller
 
@@ -100,6 +100,8 @@ class AccessGuard:
         """
         try:
             return admit(self._access, asked, now)
+        except TokenClaims:
+            raise
         except KeyUnknown:
             wait = self._wrong_keys.count(asked.peer)
             if wait is None:
