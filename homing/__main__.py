@@ -1,7 +1,20 @@
-"""`python -m homing`: the command where its script is not on the path."""
+"""The command `homing`: the first look at where it runs, before anything is imported that only POSIX has."""
 
 import sys
+from typing import Final
 
-from homing.cli import main
+CANNOT: Final = 2
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    if sys.platform == "win32":
+        sys.stderr.write("homing: Windows is not supported. Run it in WSL 2 or in a container.\n")
+        return CANNOT
+    from homing.cli import main as run  # noqa: PLC0415 - it needs file locks and signals that Windows lacks
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from ipaddress import IPv4Address
 from os import W_OK, access
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -39,6 +41,9 @@ NEAR: Final = httpx.Timeout(3)
 DATABASE_SKEW: Final = timedelta(seconds=1)
 CLOCK_SKEW: Final = timedelta(seconds=60)
 KIND: Final = "images/omni-image"
+# The widest private networks: 10.0.0.0/8 and fc00::/7.
+WIDEST: Final = MappingProxyType({4: 8, 6: 7})
+METADATA: Final = IPv4Address("169.254.169.254")
 
 
 class Level(StrEnum):
@@ -122,11 +127,28 @@ def trust(settings: Settings) -> list[Finding]:
 def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
     """Tell what would surprise somebody: names that are no settings, a credential in the clear."""
     told = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in strays]
+    told += [
+        Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
+        for sentence in wide_targets(settings.allowed_targets)
+    ]
     clear = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
     if clear and settings.has_credential:
         detail = "HOMING_KLING_BASE_URL is http: the credential travels in the clear; use https"
         told.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
     return told
+
+
+def wide_targets(allowed: Allowed) -> list[str]:
+    """Say which networks let every client have Homing call what it should not reach."""
+    return [
+        f"{network}, which is much of the internet and all of your own networks; name single hosts"
+        for network in allowed.networks
+        if network.prefixlen < WIDEST[network.version]
+    ] + [
+        f"{network}, which holds {METADATA}, where clouds hand out credentials to whoever asks; name single hosts"
+        for network in allowed.networks
+        if network.version == METADATA.version and network.prefixlen >= WIDEST[4] and METADATA in network
+    ]
 
 
 async def database(settings: Settings) -> list[Finding]:

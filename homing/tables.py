@@ -5,6 +5,7 @@ steer the terminal.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from tracker.bounds import JsonValue
 
+# Beyond what JSON escapes by itself: DEL, the C1 controls, and whatever is not ASCII, of which some is no letter.
+_STEERING: Final = re.compile(r"[^\n -~]")
 PIPED_WIDTH: Final = 220
 STYLES: Final = {"succeeded": "green", "failed": "red", "rejected": "red", "expired": "yellow", "pending": "dim"}
 
@@ -28,7 +31,17 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: JsonValue) -> None:
     """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(value, indent=2) + "\n")
+
+
+def json_text(value: JsonValue, *, indent: int | None = None) -> str:
+    """Write JSON in which everything that could steer a terminal or turn its direction round is escaped."""
+    return _STEERING.sub(_escaped, json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    letters = found[0]
+    return letters if letters.isprintable() else json.dumps(letters)[1:-1]
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]], *, empty: str) -> None:
@@ -69,7 +82,7 @@ def cell(value: JsonValue) -> Text:
         return Text("")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json_text(value)
     return Text(printable(text), style=STYLES.get(text, ""))
 
 

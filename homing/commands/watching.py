@@ -1,7 +1,6 @@
 """`homing tasks watch` and `homing events`: what happens, as it happens, also across a connection that is lost."""
 
 import asyncio
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ from typing import Final
 from homing.client import PATIENCE, ApiClient, Lost, Params, segment
 from homing.commands.parsing import Commands, cursor, data_command
 from homing.commands.showing import documents, show_change
-from homing.tables import complain, print_line
+from homing.tables import complain, json_text, print_line
 from tracker.bounds import JsonObject
 from tracker.contract import TASK_TYPE
 from tracker.models import SETTLED, Status
@@ -126,7 +125,7 @@ async def _again(api: ApiClient, path: str, query: Params, *, forever: bool) -> 
 def _print_event(args: Namespace, event: JsonObject) -> None:
     """Print one line about an event; with --json the event itself, as one line."""
     if args.json:
-        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(event) + "\n")
     else:
         data = event["data"] if isinstance(event["data"], dict) else {}
         about = data.get("message") or data.get("reason") or data.get("detail")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from homing.sandbox.faults import FAULTS
 from homing.sandbox.server import Sandbox, SandboxServer, base_url, listen
@@ -53,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"homing sandbox: cannot listen on {args.host} port {args.port}: {reason}\n")
         return _BAD_INPUT
     with listening:
-        sys.stdout.write(_announcement(base_url(listening), settings) + "\n")
+        if not ip_address(listening.getsockname()[0]).is_loopback:
+            sys.stderr.write(
+                f"homing sandbox: --host {args.host} lets other machines in. "
+                "Its control paths under /sandbox take no key; use it in a network of your own only\n"
+            )
+        sys.stdout.write("\n".join(_announcement(base_url(listening), settings)) + "\n")
         sys.stdout.flush()
         try:
             SandboxServer(Sandbox(settings)).run(sockets=[listening])
@@ -62,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _announcement(url: str, settings: SandboxSettings) -> str:
-    """Return the one line that says where the sandbox is and how to point Homing at it."""
+def _announcement(url: str, settings: SandboxSettings) -> list[str]:
+    """Return the line that says where the sandbox is, and lines for `.env` that point Homing at it."""
     pointers = {"HOMING_KLING_BASE_URL": url}
     if settings.api_keys:
         pointers["HOMING_KLING_API_KEY"] = settings.api_keys[0]
@@ -72,7 +78,8 @@ def _announcement(url: str, settings: SandboxSettings) -> str:
         pointers |= {"HOMING_KLING_ACCESS_KEY": access, "HOMING_KLING_SECRET_KEY": secret}
     if settings.webhook_secrets:
         pointers["HOMING_KLING_WEBHOOK_SECRETS"] = ",".join(settings.webhook_secrets)
-    return f"Kling sandbox on {url} (seed {settings.seed}): " + " ".join(f"{k}={v}" for k, v in pointers.items())
+    head = f"# Kling sandbox on {url} (seed {settings.seed}); these lines go into Homing's .env:"
+    return [head, *(f"{name}={value}" for name, value in pointers.items())]
 
 
 def _settings(args: argparse.Namespace) -> SandboxSettings:

@@ -1,11 +1,16 @@
 """The steering paths under `/sandbox`, which the provider does not have: for tests, on loopback, without a key.
 
+A web page must not steer it: the Host header has to be an address or a name that nobody else can own, an Origin header
+has to be the sandbox's own, and a body has to be sent as `application/json`, which a page of another origin cannot do.
+
 `GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An id is the
-task's own or its external one, of a reseller's task too. Errors are `{"error": text}` with 400, 404 or 409.
+task's own or its external one, of a reseller's task too. Errors are `{"error": text}`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,6 +46,14 @@ ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
 
 class BadWishError(ValueError):
     """A steering request that cannot be understood; the message says what would do."""
+
+
+class ForeignError(ValueError):
+    """A request that a web page may have sent; ``status`` is the answer's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -83,6 +96,28 @@ class Control:
         return delivery_json(done) if action == "callback" else task_json(done)
 
 
+def _check_sender(request: Request) -> None:
+    host = request.headers.get("host", "")
+    if not _is_own(host):
+        raise ForeignError(421, "the Host header must be an address, localhost or a name without dots")
+    if request.headers.get("origin", f"http://{host}").lower() != f"http://{host}".lower():
+        raise ForeignError(403, "a web page of another origin may not steer the sandbox")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and media_type != JSON:
+        raise ForeignError(415, f"send the body as {JSON}")
+
+
+def _is_own(host: str) -> bool:
+    """Tell whether a Host header is an address or a name without dots, which nobody can have in the public DNS."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if ":" not in name and "." not in name:
+            return bool(name)
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def _check(action: str, arguments: JsonObject) -> None:
     allowed = ARGUMENTS[action]
     for name, value in arguments.items():
@@ -99,7 +134,10 @@ def _told(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
     async def answer(request: Request) -> Response:
         status, body = 200, {}
         try:
+            _check_sender(request)
             body = await endpoint(request)
+        except ForeignError as error:
+            status, body = error.status, {"error": str(error)}
         except UnknownTaskError as error:
             status, body = 404, {"error": str(error)}
         except SteeringError as error:

@@ -30,6 +30,7 @@ from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.steering import Steering
 from homing.sandbox.submission import JsonObject
 
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
 _BACKLOG = 2048
 _STOP_SECONDS = 10.0
 _STEER_SECONDS = 10.0
@@ -116,7 +117,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def base_url(listening: socket.socket) -> str:
+    """Return an address at which this machine reaches the listener."""
     host, port = listening.getsockname()[:2]
+    host = _WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -333,6 +333,32 @@ def test_steering_says_what_would_do(kling_sandbox_factory: Start) -> None:
             sandbox.finish(task_id)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "rebound.example.com:8090"}, 421),
+        ({"host": "127.0.0.1.example.com"}, 421),
+        ({"host": ""}, 421),
+        ({"origin": "https://evil.example.com"}, 403),
+        ({"origin": "null"}, 403),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"host": "sandbox:8090"}, 200),
+        ({"host": "[::1]:8090"}, 200),
+        ({"content-type": "application/json; charset=utf-8"}, 200),
+    ],
+)
+def test_a_web_page_cannot_steer_the_sandbox(
+    kling_sandbox: RunningSandbox, headers: dict[str, str], status: int
+) -> None:
+    with client(kling_sandbox) as http:
+        headers = {"content-type": "application/json"} | headers
+        reply = http.post("/sandbox/faults", content=b'{"slow": 0.0}', headers=headers)
+        assert reply.status_code == status
+        if "content-type" not in headers:
+            assert http.get("/sandbox/ledger", headers=headers).status_code == status
+
+
 def test_a_held_task_waits_and_a_released_one_ends(kling_sandbox_factory: Start) -> None:
     # Nobody could tell in time to hold one that ends after a moment: these are two.
     running = kling_sandbox_factory(run_time=3600)

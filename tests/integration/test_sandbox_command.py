@@ -4,12 +4,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from homing.sandbox import FAULTS
 from homing.sandbox.command import add_parser
+from tracker.settings import load_settings
 
 SECRET = "whsec_bWFkZSB1cCBmb3IgdGhlc2UgdGVzdHM="
 MAIN = """
@@ -36,17 +38,20 @@ def run(*arguments: str) -> int:
     return status
 
 
-def test_it_says_where_it_is_serves_and_stops_when_interrupted() -> None:
+def test_the_sandbox_prints_settings_that_can_be_pasted(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAIN, "sandbox", "--port", "0", "--seed", "7", "--webhook-secret", SECRET]
     with subprocess.Popen(
         [*command, "--fault", "submit_busy=1", "--api-key", "made-up"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        url = line.split()[3]
-        assert line.startswith("Kling sandbox on http://127.0.0.1:")
-        for pointer in (url, "HOMING_KLING_API_KEY=made-up", f"HOMING_KLING_WEBHOOK_SECRETS={SECRET}"):
-            assert pointer in line
+        lines = [process.stdout.readline() for _ in range(4)]
+        pasted = tmp_path / ".env"
+        pasted.write_text("".join(lines))
+        settings = load_settings({}, pasted)
+        url = settings.kling_base_url
+        assert lines[0].startswith(f"# Kling sandbox on {url} (seed 7)")
+        assert url.startswith("http://127.0.0.1:")
+        assert (settings.kling_api_key, settings.kling_webhook_secrets) == ("made-up", (SECRET,))
         reply = httpx.post(
             f"{url}/v1/images/omni-image",
             json={"prompt": "a cat"},
@@ -89,3 +94,19 @@ def test_bad_input_is_one_line_and_exit_status_2(
 def test_a_taken_port_is_named(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--port", str(taken_port)) == 2
     assert f"cannot listen on 127.0.0.1 port {taken_port}: Address already in use" in capsys.readouterr().err
+
+
+def test_a_sandbox_for_other_machines_warns_and_is_reachable() -> None:
+    command = [sys.executable, "-c", MAIN, "sandbox", "--port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().split()[4]
+        warning = process.stderr.readline()
+        ledger = httpx.get(f"{url}/sandbox/ledger", trust_env=False)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+
+    assert url.startswith("http://127.0.0.1:")
+    assert ledger.status_code == 200
+    assert "--host 0.0.0.0 lets other machines in" in warning

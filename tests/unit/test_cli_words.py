@@ -1,14 +1,17 @@
 """What the commands say: sentences, tables, lines, and nothing that steers a terminal."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from homing.cli import build_parser
-from homing.tables import ago, print_fields, print_table, printable, span
+from homing.doctor import wide_targets
+from homing.tables import ago, print_fields, print_json, print_table, printable, span
 from homing.why import explain
 from tracker.bounds import JsonObject
+from tracker.targets import read_allowed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -201,3 +204,37 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         "doctor",
     ):
         assert f"\n    {command} " in shown
+
+
+@pytest.mark.parametrize(
+    "steering",
+    ["\x1b[31m", "\x7f", "\x9b31m", "\u202e", "\u2066", "\u200f", "\u061c", "\u2028", "\ufeff", "\U000e0041", "\ud800"],
+)
+def test_json_escapes_what_steers_a_terminal(steering: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value: JsonObject = {f"key {steering}": [f"a {steering} prompt", "Zürich 東京 \u0301 😀"]}
+
+    print_json(value)
+
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert all(letter.isprintable() or letter == "\n" for letter in out)
+    assert "Zürich 東京" in out
+
+
+@pytest.mark.parametrize(
+    ("written", "noted"),
+    [
+        ("0.0.0.0/0", "much of the internet"),
+        ("::/0", "much of the internet"),
+        ("0.0.0.0/1,128.0.0.0/1", "much of the internet"),
+        ("2000::/3", "much of the internet"),
+        ("169.254.0.0/16", "169.254.169.254"),
+        ("10.0.0.0/8,fc00::/7,192.168.1.4,hooks.internal", None),
+        ("", None),
+    ],
+)
+def test_the_doctor_notes_targets_that_are_too_wide(written: str, noted: str | None) -> None:
+    found = wide_targets(read_allowed(tuple(filter(None, written.split(",")))))
+
+    assert (noted is None) == (found == [])
+    assert all(noted in sentence for sentence in found if noted is not None)
