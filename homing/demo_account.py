@@ -14,7 +14,6 @@ from tracker.models import FINAL, Status
 
 # The ledger speaks the provider's legacy words.
 TRUE_WORDS: Final[Mapping[str, str]] = {"succeed": "succeeded", "failed": "failed"}
-RECOVERED: Final = "recovered submit"
 ASKING: Final = ("create", "single", "batch", "list", "cursor")
 Document = dict[str, Any]
 
@@ -23,11 +22,14 @@ Document = dict[str, Any]
 class Account:
     """How it went. ``lost``, ``doubled`` and ``wrong`` name the orders, so that a number can be looked into.
 
+    ``came_home`` counts the finished tasks by what first reported their end, as the lines of the run do; ``recovered``
+    those of them whose submit was never answered, and which were found by a lookup.
     ``strangers`` counts forged and replayed deliveries by what came of them; ``requests`` those to the provider.
     """
 
     orders: int
     came_home: Mapping[str, int]
+    recovered: int
     unfinished: int
     lost: tuple[str, ...]
     doubled: tuple[str, ...]
@@ -68,11 +70,13 @@ def account(
     rows = _by_prompt(row["task"] for row in histories if row["task"]["status"] != Status.REJECTED)
     truth = _by_prompt(ledger["tasks"])
     judged = {prompt: _judge(rows.get(prompt, []), truth.get(prompt, [])) for prompt in prompts}
-    home = Counter(_home(document) for document in histories if document["task"]["status"] in FINAL)
+    finished = [document for document in histories if document["task"]["status"] in FINAL]
+    home = Counter(document["task"]["home"]["learned_from"] for document in finished)
     requests = {name: number for name in ASKING if (number := ledger["requests"].get(name, 0))}
     return Account(
         orders=len(prompts),
         came_home=dict(home),
+        recovered=sum(not _answered(document) for document in finished),
         unfinished=sum(document["task"]["status"] not in {*FINAL, Status.REJECTED} for document in histories),
         lost=tuple(prompt for prompt, faults in judged.items() if "lost" in faults),
         doubled=tuple(prompt for prompt, faults in judged.items() if "doubled" in faults),
@@ -91,6 +95,7 @@ def as_json(told: Account) -> JsonObject:
     return {
         "orders": told.orders,
         "came_home": dict(told.came_home),
+        "recovered_submits": told.recovered,
         "unfinished": told.unfinished,
         "lost": len(told.lost),
         "doubled": len(told.doubled),
@@ -134,10 +139,9 @@ def _agrees(row: Document, task: Document) -> bool:
     )
 
 
-def _home(document: Document) -> str:
-    """Tell how a task came home. One whose submit was never answered was found by asking: a recovered submit."""
-    answered = any(entry["source"] == "submit" and entry["trust"] == "provider" for entry in document["entries"])
-    return document["task"]["home"]["learned_from"] if answered else RECOVERED
+def _answered(document: Document) -> bool:
+    """Return whether the provider ever answered a task's submit."""
+    return any(entry["source"] == "submit" and entry["trust"] == "provider" for entry in document["entries"])
 
 
 def _strangers(ledger: Document) -> dict[str, int]:

@@ -109,11 +109,14 @@ def screen(total: int, *, as_json: bool) -> Iterator[Screen]:
 
 def summary(told: Account) -> list[str]:
     """Give the account in lines."""
-    home = ", ".join(f"{number} by {name}" for name, number in sorted(told.came_home.items(), key=lambda at: -at[1]))
+    sources = sorted(told.came_home.items(), key=lambda at: -at[1])
+    home = ", ".join(f"{number} by {name}" for name, number in sources)
     strangers, requests = told.strangers, told.requests
     asked = ", ".join(f"{number} {name}" for name, number in requests.items())
     lines = [
-        f"came home     {sum(told.came_home.values())} of {told.orders} in {told.seconds:.1f} s: {home or 'none'}",
+        f"came home     {sum(told.came_home.values())} of {told.orders} in {told.seconds:.1f} s",
+        f"first report  {home or 'none'}",
+        f"recovered     {told.recovered} of them after a submit whose answer was lost",
         f"callbacks     {told.deliveries} heard, {told.duplicates} duplicates absorbed",
         (
             f"strangers     {strangers['sent']} forged or replayed: {strangers['refused']} refused, "
@@ -131,5 +134,5 @@ def summary(told: Account) -> list[str]:
 
 def _arrival(task: Document) -> str:
     home = task["home"]
-    how = f" by {home['learned_from']}" if home else ""
+    how = f", first reported by {home['learned_from']}" if home else ""
     return f"{task['request']['prompt']}  {task['status']}{how}"

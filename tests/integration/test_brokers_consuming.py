@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.events import an_event
 from tests.brokers.servers import LOCALHOST
+from tests.events import an_alarm
 from tracker.contract import Told
 from tracker.outbox.sink import DELIVERED
 
@@ -27,7 +29,8 @@ async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(na
         first, second, third, last = (an_event(1, version) for version in (1, 2, 3, 4))
         other, end = an_event(2, 1), an_event(2, 2)
         # Each again, then something older, as after a crash and a replay.
-        for wave in ([first, other], [first, other], [second], [third], [second], [first], [last, end]):
+        alarm = an_alarm()
+        for wave in ([first, other, alarm], [first, other], [second], [third], [second], [first], [last, end]):
             assert await sink.send(wave) == [DELIVERED] * len(wave)
         await sink.close()
         script = tmp_path / "consumer.py"
@@ -38,8 +41,31 @@ async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(na
             while not {line_of(last), line_of(end)} <= {*lines}:
                 lines.append((await consumer.readline()).decode())
                 assert lines[-1], "the consumer ended"
+        assert [line for line in lines if alarm.type in line] == [f"{alarm.type} {alarm.data['detail']}\n"]
         assert [line for line in lines if first.subject in line] == [*map(line_of, (first, second, third, last))]
         assert [line for line in lines if other.subject in line] == [*map(line_of, (other, end))]
+
+
+def test_the_redis_client_waits_longer_than_the_server_blocks() -> None:
+    """A read that finds nothing is answered when the block ends: a client with less patience dies of a quiet stream."""
+    page = code("redis")
+    (patience,), (block,) = [map(int, re.findall(rf"\b{name}=(\d+)", page)) for name in ("socket_timeout", "block")]
+
+    assert patience > block / 1000
+
+
+@pytest.mark.nightly
+async def test_the_redis_consumer_survives_a_quiet_stream(tmp_path: Path) -> None:
+    async with CASES["redis"]() as broker:
+        script = tmp_path / "consumer.py"
+        script.write_text(code("redis"))
+        sink, event = broker.sink(), an_event(1, 1)
+        async with running(script, environment(broker)) as consumer, asyncio.timeout(LIMIT):
+            # Longer than the client's own patience, which is 5 s.
+            await asyncio.sleep(12)
+            assert await sink.send([event]) == [DELIVERED]
+            assert (await consumer.readline()).decode() == line_of(event)
+        await sink.close()
 
 
 def code(page: str) -> str:

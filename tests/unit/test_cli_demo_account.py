@@ -109,7 +109,8 @@ def test_a_final_row_of_a_task_that_nobody_made_is_wrong() -> None:
 
 def test_a_task_whose_submit_was_never_answered_is_a_recovered_one() -> None:
     unanswered = row(0, entries=[{"source": "submit", "trust": "hint"}, {"source": "poll", "trust": "provider"}])
-    assert judge([unanswered], [truth(0)]).came_home == {"recovered submit": 1}
+    told = judge([unanswered], [truth(0)])
+    assert (told.came_home, told.recovered) == ({"callback": 1}, 1)
 
 
 def test_a_run_that_ran_out_of_time_is_not_clean() -> None:
