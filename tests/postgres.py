@@ -1,10 +1,11 @@
 """A real PostgreSQL of the tests' own, from a wheel: nothing has to be installed or running on the machine."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from shutil import chown
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -74,13 +75,67 @@ class Postgres:
     def close(self) -> None:
         self.stop("fast")
 
+    def dump(self, url: str) -> Path:
+        """Write a database's content into a file, where the server's user may."""
+        file = Path(self._server.pgdata) / f"dump_{next(self._numbers)}"
+        self._run("pg_dump", "--format=custom", f"--file={file}", url)
+        return file
+
+    def restore(self, url: str, file: Path) -> None:
+        """Replace a database's tables by those of a dump, beneath whoever is connected."""
+        options = ("--single-transaction", "--clean", "--if-exists", "--no-owner", f"--dbname={url}", str(file))
+        self._run("pg_restore", *options)
+
+    @contextmanager
+    def standby(self) -> Iterator["Standby"]:
+        """Run a second server that streams what is committed here."""
+        with TemporaryDirectory(prefix="homing-standby-", ignore_cleanup_errors=True) as folder:
+            if self._server.system_user is not None:
+                chown(folder, self._server.system_user)
+            where = self._server.get_postmaster_info().socket_dir
+            self._run(
+                "pg_basebackup", "--write-recovery-conf", "-c", "fast", "-h", str(where), "-U", "postgres", "-D", folder
+            )
+            for lock in Path(folder).glob(".s.PGSQL.*"):
+                lock.unlink()  # it is the other server's, whose socket is in the folder that was copied
+            standby = Standby(folder, self._run)
+            standby.start()
+            try:
+                yield standby
+            finally:
+                standby.stop()
+
+    def _run(self, command: str, *arguments: str) -> None:
+        pgexec(command, arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+
     def _ctl(self, *arguments: str) -> None:
-        folder, user = str(self._server.pgdata), self._server.system_user
-        pgexec("pg_ctl", ("-w", "-D", folder, *arguments), bin_path=self._server.bin_path, user=user)
+        self._run("pg_ctl", "-w", "-D", str(self._server.pgdata), *arguments)
 
     def _admin(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+class Standby:
+    """A server that follows another one, until it is promoted; ``socket`` is the folder of its socket."""
+
+    def __init__(self, folder: str, run: Callable[..., None]) -> None:
+        self.socket = folder
+        self._run = run
+        self._runs = False
+
+    def start(self) -> None:
+        log = f"{self.socket}/standby.log"
+        self._run("pg_ctl", "-w", "-D", self.socket, "-l", log, "-o", f'-h "" -k {self.socket}', "start")
+        self._runs = True
+
+    def stop(self) -> None:
+        if self._runs:
+            self._run("pg_ctl", "-w", "-D", self.socket, "-m", "fast", "stop")
+            self._runs = False
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "-w", "-D", self.socket, "promote")
 
 
 @contextmanager

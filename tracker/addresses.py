@@ -23,6 +23,7 @@ class Addresses:
         self._store = store
         self._public_url = public_url
         self._secrets = tuple(secrets)
+        self._generates = not secrets
         self._clock = clock
 
     @property
@@ -31,8 +32,8 @@ class Addresses:
         return self._public_url is not None
 
     async def open(self) -> None:
-        """Take the secret kept in the database where the operator set none."""
-        if not self._secrets:
+        """Take the secret kept in the database where the operator set none; again after that was restored."""
+        if self._generates:
             fresh = random_secrets.token_bytes(callback_url.SECRET_BYTES)
             self._secrets = (await self._store.generated_secret(GENERATED, fresh),)
 

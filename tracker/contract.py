@@ -1,8 +1,8 @@
 """What the outside is told: the one shape of a task and of an event, whoever shows it.
 
 An event is a CloudEvent (https://github.com/cloudevents/spec, 1.0.2): ``id`` stays the same however often it is sent,
-``subject`` is the task, ``sequence`` the task's version, as ten digits so that they compare as text. ``data`` is the
-task as the API shows it, as it was then. docs/reference/events.md describes all of it.
+``subject`` is the task, ``sequence`` grows with the task's versions (see ``event_numbers``), as digits that compare as
+text. ``data`` is the task as the API shows it, as it was then. docs/reference/events.md describes all of it.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import structs
 
-from tracker import lifecycle
+from tracker import event_numbers, lifecycle
 from tracker.models import Alarm, Status, Task, Trust
 from tracker.views import AlarmCount
 
@@ -34,7 +34,6 @@ JSON_TYPE: Final = "application/json"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 # What events come from where nobody has said it: CloudEvents want a source always.
 NO_SOURCE: Final = "urn:homing"
-SEQUENCE_DIGITS: Final = 10
 TrustName = Literal["hint", "token", "signed", "provider"]
 TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
     {Trust.HINT: "hint", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
@@ -45,7 +44,7 @@ _encode: Final = msgspec.json.Encoder().encode
 class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One event as readers get it: of a task, as it was then, or of an alarm, the first of its kind in an hour.
 
-    ``cursor`` is its place in the order of commits, which readers resume from.
+    ``cursor`` is its place in the order of commits, which readers resume from; ``sequence`` is the task's version.
     """
 
     cursor: int
@@ -58,7 +57,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def id(self) -> str:
         """The event's id, which is a webhook's id too: Standard Webhooks allows no full stop in that."""
-        return f"{self.subject}-{self.sequence}"
+        return f"{self.subject}-{event_numbers.sequence(self.cursor, self.sequence)}"
 
     @property
     def subject(self) -> str:
@@ -121,7 +120,11 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """The event's id; an alarm's is in what cannot be read, so there it is the type and the cursor."""
-        return f"{self.type}-{self.cursor}" if self.task_id is None else f"{self.task_id}-{self.sequence}"
+        return (
+            f"{self.type}-{self.cursor}"
+            if self.task_id is None
+            else f"{self.task_id}-{event_numbers.sequence(self.cursor, self.sequence)}"
+        )
 
 
 # An event as it is found.
@@ -140,7 +143,7 @@ def attributes(told: Told, source: str) -> dict[str, str]:
         "time": msgspec.json.decode(_encode(told.at)),
         "datacontenttype": JSON_TYPE,
         "dataschema": TASK_SCHEMA if task else ALARM_SCHEMA,
-        "sequence": f"{told.sequence:0{SEQUENCE_DIGITS}}",
+        "sequence": event_numbers.written(event_numbers.sequence(told.cursor, told.sequence)),
         "partitionkey": told.subject,
     }
 

@@ -38,6 +38,8 @@ class Events(Protocol):
 
     async def horizon(self) -> int: ...
 
+    async def given(self) -> int: ...
+
 
 class Notices(Protocol):
     """How processes that share a database tell each other that something was committed."""
@@ -73,6 +75,9 @@ class Feed:
         self._running: list[asyncio.Task[None]] = []
         self._trouble = ""
         self._dismissed = False
+        # How often everything was forgotten, and whether it is still to be found out where to go on.
+        self._restarts = 0
+        self._lost = False
 
     async def open(self) -> None:
         self._dismissed = False
@@ -119,6 +124,21 @@ class Feed:
         """Give the cursor before which events have been deleted: a reader that stopped before it missed something."""
         return await self._events.horizon()
 
+    async def given(self) -> int:
+        """Return the greatest cursor that may have been given, whether or not an event was committed there."""
+        return await self._events.given()
+
+    def start_over(self) -> None:
+        """Forget what was read: the database is in another state. Whoever waits looks again."""
+        self._restarts += 1
+        self._lost = True
+        self._kept = []
+        # Whatever is asked for is read from the database, until it is known where that ends.
+        self._floor = self._latest
+        self._hinted.set()
+        self._wake_all()
+        self._news = asyncio.Event()
+
     async def reaches(self, after: int) -> bool:
         """Tell whether everything after a cursor is still there to be read; ask once it was read."""
         return after >= self._floor or after >= await self._events.horizon()
@@ -139,9 +159,9 @@ class Feed:
         """Wait until there are events after a cursor; False where there are none ``within`` that time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds()), self._wanting():
-                while self._latest <= after and not self._dismissed:
+                while (self._latest <= after or self._lost) and not self._dismissed:
                     await self._news.wait()
-        return self._latest > after
+        return self._latest > after and not self._lost
 
     @asynccontextmanager
     async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
@@ -205,8 +225,18 @@ class Feed:
             self._news = asyncio.Event()
 
     async def _look(self) -> None:
+        restarts = self._restarts
+        if self._lost:
+            newest = await self._events.latest()
+            if restarts == self._restarts:
+                self._floor = self._latest = newest
+                self._lost = False
+                self._wake_all()
+                self._news = asyncio.Event()
+                self._hinted.set()
+            return
         found = await self._events.events(after=self._latest, limit=PAGE)
-        if not found:
+        if not found or restarts != self._restarts:
             return
         self._kept.extend(found)
         self._latest = found[-1].cursor

@@ -30,13 +30,18 @@ class Learner:
         self._clock = clock
         self._learned_at: datetime | None = None
         self._trouble = ""
-        self.habits = Habits(
+        self._first = Habits(
             usual={
                 (account.provider.name, kind.name): kind.usual
                 for account in accounts.values()
                 for kind in account.provider.kinds.values()
             }
         )
+        self.habits = self._first
+
+    def forget(self) -> None:
+        """Learn everything anew: the database is in another state."""
+        self.habits, self._learned_at = self._first, None
 
     async def learn(self) -> None:
         """Learn from the tasks that came home since the last time. Raises StoreUnavailable."""

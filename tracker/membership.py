@@ -71,9 +71,14 @@ class Membership:
 
     async def __aenter__(self) -> Self:
         if not self._tracker.store.shared:
+            await self._tracker.store.continue_numbers()
             await self._tracker.take_over()
             return self
-        self._hear(await self._beat())
+        heartbeat = await self._beat()
+        if {server.owner for server in heartbeat.alive} == {self._me.owner}:
+            # Nobody can tell whether the database was restored while no process was watching.
+            await self._tracker.store.continue_numbers()
+        self._hear(heartbeat)
         self._beating = asyncio.create_task(self._run(), name="homing membership")
         return self
 

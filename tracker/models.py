@@ -90,6 +90,7 @@ class Alarm(StrEnum):
     EXPIRING_RESULT = "expiring_result"
     CONFLICT = "conflict"
     REVIVED = "revived"
+    DATABASE_CHANGED = "database_changed"
 
 
 class Trouble(StrEnum):

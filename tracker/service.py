@@ -31,6 +31,7 @@ from tracker.providers.base import Account, Kind, Order
 from tracker.questions import Questions
 from tracker.readiness import Readiness
 from tracker.recorder import Recorder
+from tracker.restoration import Restoration
 from tracker.schedule import Policy
 from tracker.storage.store import Store
 from tracker.submission import Submission
@@ -81,6 +82,9 @@ class Tracker:
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
+        self._restoration = Restoration(
+            store, feed=self.feed, learner=self.learner, addresses=self._addresses, alarm=self.alarm
+        )
         self.questions = Questions(
             store=store, recorder=self._recorder, transport=self._transport, rules=self._rules, clock=clock
         )
@@ -127,6 +131,7 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the submits in flight, then commit what is queued, then close."""
+        await self._restoration.close()
         await self.feed.close()
         await self._polling.close()
         await self.intake.finish()
@@ -135,8 +140,6 @@ class Tracker:
         await self._recorder.close()
         await self._transport.close()
         await self.store.close()
-
-    # ---- sending tasks out
 
     async def submit(
         self,
@@ -223,8 +226,6 @@ class Tracker:
         task = await self.get(caller, ref)
         return await self._polling.attach(caller, task, self._account(task.provider), provider_task_id)
 
-    # ---- what comes home
-
     async def record(self, delivery: Arrived) -> Recorded:
         """Record one delivery; committed when it returns."""
         account = self._account(delivery.provider)
@@ -274,8 +275,6 @@ class Tracker:
         """Count an alarm that belongs to no delivery."""
         raised = RaisedAlarm(kind=kind, provider=provider, at=self.clock(), task_id=task_id, detail=detail)
         await self._recorder.apply(Work(keys=frozenset(), decide=partial(deliveries.sounded, alarm=raised)))
-
-    # ---- asking for state
 
     async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task:
         """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""
@@ -336,8 +335,6 @@ class Tracker:
     async def check(self) -> list[Check]:
         """Tell whether the parts that a delivery needs are working."""
         return await self._readiness.check()
-
-    # ---- callback addresses
 
     def task_of_token(self, provider: str, token: str) -> str | None:
         """Give the task that a token proves, or None."""

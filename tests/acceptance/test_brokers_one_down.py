@@ -25,6 +25,7 @@ from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.consumers import Place, Seen, consuming
 from tests.builders import writing
 from tests.conformance.store_case import read
+from tracker import event_numbers
 from tracker.storage.store import Store
 
 MOMENT: Final = 2.0
@@ -78,7 +79,8 @@ class Stage:
         return {sink["name"]: sink for sink in shown if sink["name"] in CASES}
 
     def happened(self) -> set[Place]:
-        return {(task, sequence) for task, sequence in read(self.url, "SELECT task_id, sequence FROM events")}
+        found = read(self.url, "SELECT id, task_id, sequence FROM events")
+        return {(task, event_numbers.sequence(number, version)) for number, task, version in found}
 
     async def begun(self) -> bool:
         return len(self.happened()) > RATE

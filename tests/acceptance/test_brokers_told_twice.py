@@ -19,6 +19,7 @@ from tests.acceptance.told_hook import Noted
 from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.readers import Kept
 from tests.conformance.store_case import read
+from tracker import event_numbers
 
 LIVES = 2
 TWICE_KEPT_ONCE = {"jetstream"}
@@ -102,8 +103,8 @@ async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery])
 
 def unwritten(url: str) -> set[tuple[str, int]]:
     """Give the events, as task and sequence, of which nobody wrote down that they were told."""
-    beyond = "SELECT task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'told')"
-    return {(task_id, sequence) for task_id, sequence in read(url, beyond)}
+    beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'told')"
+    return {(task_id, event_numbers.sequence(number, version)) for number, task_id, version in read(url, beyond)}
 
 
 def unmarked(kept: Sequence[Kept], url: str) -> set[str]:

@@ -22,6 +22,7 @@ from tests.acceptance.told_hook import Noted, noted
 from tests.builders import writing
 from tests.conformance.store_case import read
 from tests.postgres import Postgres
+from tracker import event_numbers
 from tracker.storage.store import Store
 
 NOBODY = "http://127.0.0.1:9"
@@ -50,10 +51,10 @@ def told_in_order(told: Iterable[Noted], url: str) -> None:
         if each.sequence not in first[each.subject]:
             first[each.subject].append(each.sequence)
     happened: dict[str, list[int]] = defaultdict(list)
-    for _, task_id, sequence in records(url).events:
+    for number, task_id, version in records(url).events:
         if task_id is not None:
-            happened[task_id].append(sequence)
-    assert {subject: first[subject] for subject in first if not subject.startswith("alarm.")} == happened
+            happened[task_id].append(event_numbers.sequence(number, version))
+    assert {subject: first[subject] for subject in first if not subject.startswith("alarm-")} == happened
     assert all(len(each) == 1 for each in ids.values()), "a repeat has the id of its first"
 
 

@@ -182,7 +182,6 @@ async def test_what_was_deleted_while_nobody_waited_is_not_passed_over_in_silenc
 
 async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
     for query in (
-        {"after": "5"},
         {"after": "-1"},
         {"after": "x"},
         {"type": "suceeded"},
@@ -190,8 +189,22 @@ async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
         {"wait": "56"},
     ):
         assert (await homing.client.get("/v1/events", params=query)).status_code == 400, query
-    for told in ("5", "x", "-1", "1" * 30):
+    for told in ("x", "-1", "1" * 30):
         assert (await homing.client.get("/v1/events", headers={"last-event-id": told})).status_code == 400, told
+
+
+async def test_cursor_of_another_database_is_gone(homing: Watched) -> None:
+    await homing.change(a_number(1), 1)
+
+    beyond = await homing.client.get("/v1/events", params={"after": "5"})
+    assert beyond.status_code == 410
+    assert "restored" in beyond.json()["detail"]
+
+    await homing.tracker.store.continue_numbers()
+    page = await homing.client.get("/v1/events", params={"after": "5", "wait": "0"})
+    assert page.json() == {"events": [], "next": 5, "more": False}, (
+        "it is a cursor from before the database was restored"
+    )
 
 
 async def test_who_reads_slowly_delays_nobody_and_gets_all_of_it(homing: Watched) -> None:

@@ -36,6 +36,9 @@ class Counted:
     async def latest(self) -> int:
         return await self._outbox.latest()
 
+    async def given(self) -> int:
+        return await self._outbox.given()
+
     async def horizon(self) -> int:
         return await self._outbox.horizon()
 

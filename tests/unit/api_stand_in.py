@@ -221,6 +221,9 @@ class StandIn:
         self._fail()
         return self.told[-1].cursor if self.told else self.kept_from
 
+    async def given(self) -> int:
+        return await self.latest()
+
     async def horizon(self) -> int:
         return self.kept_from
 

@@ -15,15 +15,8 @@ from tracker.api.openapi import REF_TEMPLATE
 from tracker.api.outbox_schemas import AlarmTold, EventShown
 from tracker.api.schemas import TaskShown
 from tracker.bounds import JsonObject, JsonValue
-from tracker.contract import (
-    ALARM_SCHEMA,
-    ALARM_TYPE,
-    JSON_TYPE,
-    SEQUENCE_DIGITS,
-    STRUCTURED_TYPE,
-    TASK_SCHEMA,
-    TYPES,
-)
+from tracker.contract import ALARM_SCHEMA, ALARM_TYPE, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
+from tracker.event_numbers import LONG_DIGITS, SHORT_DIGITS
 
 INTRODUCTION: Final = (
     "What Homing tells others, and what it hears. Every accepted change of a task is one event, told at least once and "
@@ -170,7 +163,7 @@ def _schemas() -> dict[str, JsonValue]:
     )
     schemas: dict[str, Any] = made["$defs"]
     attributes = schemas[EventShown.__name__]["properties"]
-    attributes["sequence"]["pattern"] = f"^[0-9]{{{SEQUENCE_DIGITS}}}$"
+    attributes["sequence"]["pattern"] = f"^[0-9]{{{SHORT_DIGITS}}}([0-9]{{{LONG_DIGITS - SHORT_DIGITS}}})?$"
     for encoding in {channel.encoding.name: channel.encoding for channel in CHANNELS}.values():
         if encoding.prefix is not None:
             named = {encoding.header(name): attributes[name] for name in ATTRIBUTES}

@@ -91,8 +91,11 @@ async def _start(ask: Asked, newest: int) -> int:
         return await feed.horizon()
     if after is None:
         return newest
-    if after > newest:
-        raise InvalidRequest(f"no event has the cursor {after} yet, the newest is {newest}; is it of another database?")
+    if after > newest and after > await feed.given():
+        raise Gone(
+            f"no event has the cursor {after} yet, the newest is {newest}: it is of another database, or this one was "
+            "restored. Look at GET /v1/tasks for what is, then go on without a cursor, or with after=0"
+        )
     if after < await feed.horizon():
         raise _gone(after)
     return after

@@ -49,7 +49,9 @@ class EventShown(Shown):
     time: datetime
     datacontenttype: Literal["application/json"]
     dataschema: str
-    sequence: Annotated[str, Field(description="The task's version, as ten digits.")]
+    sequence: Annotated[
+        str, Field(description="Grows with each event of the task; 10 or 19 digits, which compare as text.")
+    ]
     partitionkey: str
     data: TaskShown | AlarmTold
 

@@ -44,24 +44,34 @@ class Relay:
         self._pace = pace
         self._chance = chance or Random().random  # noqa: S311 - spreads attempts, and hides nothing
         self._held = 0
-        self._opened = False
+        # How often the database had changed its state when the sinks were written down; None before they were.
+        self._written_at: int | None = None
+        self._tellers: set[Teller] = set()
 
     async def open(self) -> None:
         """Write the sinks down: what is committed from now on is for those that are new, too."""
-        if not self._tracker.store.shared:
+        continuity = self._tracker.store.continuity
+        changes, first = continuity.changes, self._written_at is None
+        if first and not self._tracker.store.shared:
             # Whoever held them is gone: a file is served by one process.
             await self._outbox.release(None)
-        await self._outbox.register([new for new, _ in self._sinks], now=self._tracker.clock())
-        self._opened = True
+        # A sink that an older database does not know was told everything up to there.
+        newest = None if first else continuity.left_at
+        await self._outbox.register([new for new, _ in self._sinks], now=self._tracker.clock(), newest=newest)
+        self._written_at = changes
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell every sink until ``stop``; then finish what is being sent, and give the sinks back."""
-        if not self._opened:
+        if self._written_at is None:
             await self.open()
         if not self._sinks:
             await stop.wait()
             return
-        await asyncio.gather(*(self._keep(sink, stop) for _, sink in self._sinks))
+        deaf = self._tracker.store.continuity.listen(self._start_over)
+        try:
+            await asyncio.gather(*(self._keep(sink, stop) for _, sink in self._sinks))
+        finally:
+            deaf()
         with suppress(HomingError):
             await self._outbox.release(self._tracker.owner)
 
@@ -74,9 +84,14 @@ class Relay:
         while not stop.is_set():
             said, wait = "", self._pace.look
             try:
+                if self._written_at != self._tracker.store.continuity.changes:
+                    # The database may be older than a sink.
+                    await self.open()
                 # A lease begins when it is asked for: whatever the answer takes, ours ends before the database's.
                 asked_at = asyncio.get_running_loop().time()
                 state = await self._claim(sink)
+                if self._written_at != self._tracker.store.continuity.changes:
+                    continue  # the claim may be of the state that is lost
                 if state is not None and state.on:
                     await self._hold(sink, state, asked_at, stop)
                 elif state is not None:
@@ -108,6 +123,7 @@ class Relay:
             pace=self._pace,
         )
         teller.hold(asked_at + self._pace.lease.total_seconds())
+        self._tellers.add(teller)
         renewing = asyncio.create_task(self._renew(sink, teller), name=f"lease of {sink.name}")
         self._held += 1
         try:
@@ -115,9 +131,15 @@ class Relay:
             await teller.run(stop)
         finally:
             self._held -= 1
+            self._tellers.discard(teller)
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
             await _close(sink)
+
+    def _start_over(self) -> None:
+        """Tell nobody anything more before it is read from the database again how far each is."""
+        for teller in self._tellers:
+            teller.end(lost=True)
 
     async def _renew(self, sink: Sink, teller: Teller) -> None:
         """Say that we live, again and again; where that fails for too long the teller ends by itself."""

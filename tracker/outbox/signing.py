@@ -22,7 +22,7 @@ class KeptSecrets(Protocol):
     """Where generated secrets are kept; ``tracker.storage`` has it."""
 
     async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        """Give the secret of a name, ``fresh`` where there is none yet."""
+        """Give the secret of a name, ``fresh`` where there is none yet; asked for with every delivery."""
 
 
 class SinkSecrets:
@@ -38,11 +38,9 @@ class SinkSecrets:
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
         """Give the keys that a sink's webhooks are signed with."""
-        if not self._keys.get(name):
-            self._keys[name] = (
-                await self._kept.generated_secret(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),
-            )
-        return self._keys[name]
+        if keys := self._keys.get(name):
+            return keys
+        return (await self._kept.generated_secret(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
 
     async def of_client(self, client: str) -> tuple[bytes, ...]:
         """Give the keys of the callbacks to one client: its own, made of the secret of all, so that no list is kept."""

@@ -29,6 +29,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.EMPTY_RESULT: "a task succeeded without results",
         Alarm.EXPIRING_RESULT: "the results of a task stop working soon",
         Alarm.CONFLICT: "the provider did not decide between two contradictory ends of a task",
+        Alarm.DATABASE_CHANGED: "the database was restored, or another server took over",
         Alarm.REVIVED: "a task that was rejected exists at the provider",
     }
 )

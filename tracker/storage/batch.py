@@ -54,7 +54,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
 
     ``written`` gets the events, which count once this is committed.
     """
-    last = yield from telling.last(dialect)
+    last = yield from telling.last(dialect, highest=written.highest if written is not None else 0)
     loaded = yield from _load(dialect, works)
     known = Known(loaded)
     results: list[Any] = []

@@ -4,7 +4,7 @@ A transaction is a plain function of a connection; one on which many wait is a p
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -40,6 +40,8 @@ class Database:
         self._writer: Threads | None = None
         self._reader: Threads | None = None
         self._renewing: asyncio.Task[None] | None = None
+        if self.backend.shared:
+            self.backend.continuity.listen(self._renew_all)
 
     @property
     def name(self) -> str:
@@ -47,6 +49,7 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     async def open(self) -> None:
+        self.backend.continuity.open()
         await asyncio.to_thread(self.backend.prepare)
         self._start()
 
@@ -63,7 +66,7 @@ class Database:
     async def _end(self) -> None:
         threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
-        await asyncio.gather(*(each.close() for each in threads))
+        await _closed(threads)
 
     async def write(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one write transaction: committed when this returns, rolled back where it raises.
@@ -93,10 +96,21 @@ class Database:
         if writer.spent and writer is self._writer:
             self._renewing = asyncio.create_task(self._renew(), name="homing database renewal")
 
+    def _renew_all(self) -> None:
+        """Replace all connections after a failover: some may still lead to the server that was in charge before."""
+        if self._writer is not None:
+            before = [each for each in (self._reader, self._writer) if each is not None]
+            self._start()
+            self._renewing = asyncio.create_task(_closed(before), name="homing database renewal")
+
     async def _renew(self) -> None:
         await self._end()
         self.backend.renew()
         self._start()
+
+
+async def _closed(threads: Iterable[Threads]) -> None:
+    await asyncio.gather(*(each.close() for each in threads))
 
 
 def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) -> Backend:

@@ -30,9 +30,9 @@ class Owed:
     first_at: datetime
 
 
-def register(connection: Connection, sinks: Sequence[NewSink], *, now: datetime) -> None:
-    """Write down the sinks that are named; a new one begins at its beginning or now."""
-    newest = telling.latest(connection)
+def register(connection: Connection, sinks: Sequence[NewSink], *, now: datetime, newest: int | None = None) -> None:
+    """Write down the sinks that are named; a new one begins at its beginning or now, or after the event ``newest``."""
+    newest = telling.latest(connection) if newest is None else newest
     for sink in sorted(sinks, key=lambda one: one.name):
         values: dict[str, Any] = {
             "name": sink.name,

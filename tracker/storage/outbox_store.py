@@ -9,9 +9,10 @@ from typing import Final
 from tracker.contract import Found, Told, UnreadableEvent
 from tracker.storage import outbox, switchboard, telling
 from tracker.storage.audit import AuditStore
+from tracker.storage.continuity import given
 from tracker.storage.database import Database
 from tracker.storage.outbox import Owed
-from tracker.storage.recent import Recent
+from tracker.storage.recent import Recent, Written
 from tracker.views import Again, AuditEntry, Delivery, NewSink, Settled, SinkState
 
 log: Final = logging.getLogger("homing.events")
@@ -27,8 +28,16 @@ class OutboxStore:
         self._audit = AuditStore(database)
         self.recent = Recent()
         self._unreadable: set[int] = set()
+        self._continuity = database.backend.continuity
+        self._continuity.listen(self._start_over)
 
     # ---- events
+
+    def keep(self, written: Written) -> None:
+        """Remember what was just committed."""
+        self.recent.keep(written)
+        if written.numbered and written.events:
+            self._continuity.see(written.events[-1].cursor)
 
     async def events(self, *, after: int, limit: int) -> Sequence[Found]:
         """Give the events after a cursor, in order."""
@@ -36,11 +45,19 @@ class OutboxStore:
         if found is None:
             found = await self._database.read(telling.read, after=after, limit=limit, recent=self.recent)
             self._say(found)
+            if found:
+                self._continuity.see(found[-1].cursor)
         return found
 
     async def latest(self) -> int:
         """Give the cursor of the newest event."""
-        return await self._database.read(telling.latest)
+        newest = await self._database.read(telling.latest)
+        self._continuity.see(newest)
+        return newest
+
+    async def given(self) -> int:
+        """Give the greatest cursor that this database may have given; it may not have committed an event there."""
+        return await self._database.read(given)
 
     async def horizon(self) -> int:
         """Give the cursor before which events have been deleted: whoever stopped before it missed something."""
@@ -48,9 +65,9 @@ class OutboxStore:
 
     # ---- for the relay: what takes ``owner`` does nothing unless that holds the sink's lease
 
-    async def register(self, sinks: Sequence[NewSink], *, now: datetime) -> None:
-        """Write down the sinks that are named; a new one begins at its beginning or now."""
-        await self._database.write(outbox.register, sinks, now=now)
+    async def register(self, sinks: Sequence[NewSink], *, now: datetime, newest: int | None = None) -> None:
+        """Write down the sinks that are named; a new one begins at its beginning, after ``newest``, or now."""
+        await self._database.write(outbox.register, sinks, now=now, newest=newest)
 
     async def claim(self, name: str, *, owner: str, now: datetime, lease: timedelta) -> SinkState | None:
         """Take or renew the lease of a sink; None where another process holds it. Its counts are left at 0."""
@@ -164,6 +181,10 @@ class OutboxStore:
                 audit = None
             total += count
         return total
+
+    def _start_over(self) -> None:
+        self.recent.clear()
+        self._unreadable.clear()
 
     def _say(self, found: Iterable[Found]) -> None:
         """Log once, in one line, which events cannot be read."""

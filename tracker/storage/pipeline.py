@@ -251,6 +251,10 @@ class Pipelines(Threads):
                     return await self._transacted(line, plan())
                 except Error as error:
                     met = DBAPIError(None, None, error, connection_invalidated=line.lost)
+                    if self._backend.moved(met):
+                        # The others know no better.
+                        for each in (line, *self._free):
+                            each.close()
                     self.weigh(met, asked=line.doubtful, run=run)
                 finally:
                     self._keep(line)

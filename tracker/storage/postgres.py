@@ -16,7 +16,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
-from tracker.storage import refusals
+from tracker.storage import locks, refusals
+from tracker.storage.continuity import Continuity
+from tracker.storage.server_identity import STANDBY, ServerIdentity
 from tracker.storage.transactions import Threads
 
 WRITERS: Final = 4
@@ -34,10 +36,11 @@ UNAVAILABLE: Final = {
     "57": refusals.STOPPING,
     "58": "the database server's disk failed",
     "XX": "the database server found its data damaged",
-    "25006": "the database is read-only: is it a standby?",
+    "25006": STANDBY,
     "28": refusals.USER,
     "3D": refusals.NO_DATABASE,
     "40": "the database was too busy: transactions kept colliding",
+    locks.OTHER_TABLE: "the tables were replaced while Homing was writing",
     "42501": "the database user may not do this: grant it the schema and its tables",
     "42P01": "a table of Homing is missing: run `homing migrate`, or check HOMING_DATABASE_URL",
     "42703": "a column of Homing's tables is missing: run `homing migrate`",
@@ -46,7 +49,7 @@ UNAVAILABLE: Final = {
 ENCODING: Final = "UTF8"
 # Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row. A statement
 # that was prepared before a migration is prepared anew.
-COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000"})
+COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000", locks.OTHER_TABLE})
 
 
 class Postgres:
@@ -64,6 +67,8 @@ class Postgres:
             raise SettingsError("HOMING_DATABASE_URL must name a database: postgresql://user@host/database")
         if find_spec("psycopg") is None:
             raise SettingsError(f"HOMING_DATABASE_URL names PostgreSQL, whose driver is not installed: {INSTALL}")
+        self.continuity = Continuity()
+        self._identity = ServerIdentity(self.continuity)
         self._url = url
         self._busy = busy
         self._schema = schema
@@ -111,6 +116,8 @@ class Postgres:
         event.listen(engine, "do_connect", self._connect)
         # First of all: SQLAlchemy asks the server for its version, in text.
         event.listen(engine, "connect", partial(self._prepare, session), insert=True)
+        if not read_only:
+            event.listen(engine, "connect", self._identity.meet)
         return engine
 
     def _connect(self, _dialect: object, _record: object, args: Any, values: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's own types
@@ -157,6 +164,9 @@ class Postgres:
             known = error.connection_invalidated or _is_operational(error)
             return refusals.reason_of(str(error.orig), self._url.password) if known else None
         return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
+
+    def moved(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlstate", None) == locks.OTHER_TABLE
 
     def passing(self, error: DBAPIError) -> bool:
         state = getattr(error.orig, "sqlstate", None)

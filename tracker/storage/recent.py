@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
@@ -17,9 +18,11 @@ MOST: Final = 2_000
 class Written:
     """The events of one batch, in their order, its alarms, and its entries in the audit.
 
-    ``numbered`` where the events' cursors are known, and there are no others.
+    ``numbered`` where the events' cursors are known, and there are no others. ``highest`` is the greatest cursor that
+    was known before: where the database gives that again, it went back.
     """
 
+    highest: int = 0
     events: Sequence[Told] = ()
     numbered: bool = False
     alarms: Sequence[AlarmCount] = ()
@@ -37,8 +40,14 @@ class Recent:
         # Where ids are given one after the other: every event after ``_floor`` up to the last of ours.
         self._tail: list[Told] = []
         self._floor: int | None = None
-        # Where others do: the tasks of events, as they then were, by id and version.
-        self._tasks: dict[tuple[str, int], Task] = {}
+        # Where others do: the tasks of events, as they then were, by id and version, and when each event happened.
+        self._tasks: dict[tuple[str, int], tuple[datetime, Task]] = {}
+
+    def clear(self) -> None:
+        """Drop everything: the database is in another state."""
+        self._tail, self._floor = [], None
+        # Not emptied: a thread may be reading from it.
+        self._tasks = {}
 
     def keep(self, written: Written) -> None:
         if not written.numbered:
@@ -61,15 +70,21 @@ class Recent:
         start = bisect_right(self._tail, cursor, key=lambda told: told.cursor)
         return self._tail[start : start + limit]
 
-    def get(self, task_id: str, version: int) -> Task | None:
-        """Give a task as it was; any thread may ask."""
-        return self._tasks.get((task_id, version))
+    def get(self, task_id: str, version: int, at: datetime) -> Task | None:
+        """Give a task as an event at a time left it; any thread may ask.
+
+        A database that went back may give the same version to another event.
+        """
+        then, task = self._tasks.get((task_id, version), (at, None))
+        return task if then == at else None
 
     def __bool__(self) -> bool:
         return bool(self._tasks)
 
     def _keep_tasks(self, events: Sequence[Told]) -> None:
-        self._tasks.update(((told.task.id, told.sequence), told.task) for told in events if told.task is not None)
+        self._tasks.update(
+            ((told.task.id, told.sequence), (told.at, told.task)) for told in events if told.task is not None
+        )
         if len(self._tasks) > MOST:
             for key in list(islice(self._tasks, len(self._tasks) - MOST)):
                 del self._tasks[key]

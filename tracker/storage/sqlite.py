@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from tracker.errors import StoreUnavailable
 from tracker.storage.bulk import Plan, play
+from tracker.storage.continuity import Continuity
 from tracker.storage.database_file import Loss, OpenFile
 from tracker.storage.transactions import Backend, Threads
 
@@ -60,6 +61,7 @@ class Sqlite:
     def __init__(self, file: Path, *, busy: timedelta) -> None:
         self.file = file.absolute()
         self.open_file = OpenFile(self.file)
+        self.continuity = Continuity()
         self._busy = busy
 
     def prepare(self) -> None:
@@ -108,6 +110,10 @@ class Sqlite:
     def trouble(self, error: DBAPIError) -> str | None:
         code = getattr(error.orig, "sqlite_errorcode", None)
         return UNAVAILABLE.get(code & 0xFF) if isinstance(code, int) else None
+
+    def moved(self, error: DBAPIError) -> bool:
+        del error  # a batch looks at the event numbers itself
+        return False
 
     def passing(self, error: DBAPIError) -> bool:
         del error  # a lock was already waited for, and nobody else writes

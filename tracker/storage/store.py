@@ -15,17 +15,29 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.clock import Reading
 from tracker.models import Status, Task
-from tracker.storage import accounts, audit, batch, expiry, leases, migrate, pages, retention, rows, servers, statistics
-from tracker.storage.alarm_log import AlarmLog
+from tracker.storage import (
+    accounts,
+    audit,
+    expiry,
+    leases,
+    locks,
+    migrate,
+    pages,
+    retention,
+    rows,
+    servers,
+    statistics,
+)
 from tracker.storage.audit import AuditStore
+from tracker.storage.batch_store import BatchStore
+from tracker.storage.continuity import Continuity
 from tracker.storage.database import BUSY, Database
+from tracker.storage.generated_secrets import GeneratedSecrets
 from tracker.storage.notices import PostgresNotices
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
-from tracker.storage.recent import Written
 from tracker.storage.rehearsal import rehearse
-from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, ORPHANS, SECRETS, SUBMISSIONS, TASKS
-from tracker.storage.upserts import upsert
+from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, ORPHANS, SUBMISSIONS, TASKS
 from tracker.views import (
     AccountState,
     Action,
@@ -59,7 +71,8 @@ class Store:
         self._database = Database(database_url, busy=busy, schema=schema)
         self.audit = AuditStore(self._database)
         self.outbox = OutboxStore(self._database)
-        self._alarm_log = AlarmLog()
+        self._batches = BatchStore(self._database, self.outbox)
+        self.secrets = GeneratedSecrets(self._database)
 
     @property
     def name(self) -> str:
@@ -80,6 +93,11 @@ class Store:
     def batches_at_once(self) -> int:
         """How many batches it takes at once; what is handed over first is first decided."""
         return self._database.backend.batches_at_once
+
+    @property
+    def continuity(self) -> Continuity:
+        """Whether the database is still in a state that follows what this process has seen of it."""
+        return self._database.backend.continuity
 
     @property
     def file(self) -> Path | None:
@@ -119,12 +137,11 @@ class Store:
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         """Decide and commit a batch; see ``batch.apply``."""
-        written = Written()
-        results = await self._database.write_batch(batch.apply, works, written)
-        self.outbox.recent.keep(written)
-        self._alarm_log.say(written.alarms)
-        audit.say(written.audits)
-        return results
+        return await self._batches.apply(works)
+
+    async def continue_numbers(self) -> None:
+        """Give no event a number that was given in any other state of the database: it may have been restored."""
+        await self._batches.continue_numbers()
 
     async def task(self, task_id: str) -> Task | None:
         return await self._database.read(_one, select(TASKS).where(TASKS.c.id == task_id))
@@ -173,7 +190,8 @@ class Store:
     async def beat(
         self, me: Server, *, silence: timedelta, margin: timedelta, own: Callable[[], datetime]
     ) -> Heartbeat:
-        """Say that we are alive, on a shared database; see ``servers.beat``."""
+        """Say that we are alive, on a shared database; see ``servers.beat``. Also notices a database that went back."""
+        await self._database.write(locks.check_table, highest=self.continuity.highest)
         return await self._database.write(servers.beat, me, silence=silence, margin=margin, own=own)
 
     async def leave(self, owner: str, *, margin: timedelta) -> None:
@@ -235,7 +253,7 @@ class Store:
         raised = await self._database.write(
             expiry.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit
         )
-        self._alarm_log.say(raised)
+        self._batches.alarm_log.say(raised)
         return sum(alarm.count for alarm in raised)
 
     async def forgotten(self, provider: str, account: str, provider_task_id: str) -> str | None:
@@ -277,7 +295,7 @@ class Store:
 
     async def generated_secret(self, name: str, fresh: bytes) -> bytes:
         """Give the secret kept under ``name``, keeping ``fresh`` if there is none yet."""
-        return await self._database.write(_generated_secret, name, fresh)
+        return await self.secrets.get(name, fresh)
 
     async def add_address(self, address: StandingAddress, token_hash: str) -> StandingAddress:
         """Keep a standing address under the hash of its token, give it its id, and record who made it."""
@@ -322,12 +340,6 @@ class Store:
     async def stats(self, *, client: str | None, now: datetime) -> Stats:
         """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
         return await self._database.read(statistics.stats, client=client, now=now)
-
-
-def _generated_secret(connection: Connection, name: str, fresh: bytes) -> bytes:
-    connection.execute(upsert(connection, SECRETS).values(name=name, value=fresh).on_conflict_do_nothing())
-    kept: bytes = connection.execute(select(SECRETS.c.value).where(SECRETS.c.name == name)).scalar_one()
-    return kept
 
 
 def _find_ref(

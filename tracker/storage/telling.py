@@ -19,6 +19,7 @@ from tracker.contract import Found, Told, UnreadableEvent
 from tracker.models import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
 from tracker.storage import rows
 from tracker.storage.bulk import SQLITE, Rows, Statement
+from tracker.storage.continuity import WentBack
 from tracker.storage.recent import Recent
 from tracker.storage.tables import COUNTERS, EVENTS, TASKS
 from tracker.storage.upserts import upsert
@@ -85,12 +86,18 @@ def subject(event: Event, after: Task | None) -> Task:
     return after if after is not None and after.id == told.id and after.version == event.sequence else told
 
 
-def last(dialect: str) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
-    """Plan to ask for the cursor that was given last, where nobody else gives any meanwhile; None where others do."""
+def last(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
+    """Plan to ask for the cursor that was given last, where nobody else gives any meanwhile; None where others do.
+
+    Raises WentBack where that is before ``highest``: some were given already in a state that the database has lost.
+    """
     if dialect != SQLITE:
         return None
     ((row,),) = yield [LAST]
-    return int(row[0])
+    number = int(row[0])
+    if number < highest:
+        raise WentBack
+    return number
 
 
 def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
@@ -136,13 +143,14 @@ def _read_recent(connection: Connection, after: int, limit: int, recent: Recent)
 def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | None:
     """Give an event whose task is at hand as it then was; None also where it is damaged, which reading it will tell."""
     cursor, kind, sequence, at, task_id = head
-    task = None if task_id is None else recent.get(task_id, sequence)
-    if task is None:
+    if task_id is None:
         return None
     try:
-        return Told(cursor=cursor, type=kind, sequence=sequence, at=rows.moment(at), task=task)
+        moment = rows.moment(at)
     except (OverflowError, TypeError):
         return None
+    task = recent.get(task_id, sequence, moment)
+    return None if task is None else Told(cursor=cursor, type=kind, sequence=sequence, at=moment, task=task)
 
 
 def pick(connection: Connection, ids: Sequence[int]) -> list[Found]:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tracker.errors import Overloaded, StoreUnavailable
 from tracker.storage.bulk import Plan, play
+from tracker.storage.continuity import Continuity
 
 T = TypeVar("T")
 
@@ -49,6 +50,10 @@ class Backend(Protocol):
     def file(self) -> Path | None:
         """The file that is the database, where it is one."""
 
+    @property
+    def continuity(self) -> Continuity:
+        """What is known of the database's past."""
+
     def prepare(self) -> None:
         """Do what comes before the first connection."""
 
@@ -66,6 +71,9 @@ class Backend(Protocol):
 
     def trouble(self, error: DBAPIError) -> str | None:
         """Say what is wrong with the database and what to do; None where the statement is to blame."""
+
+    def moved(self, error: DBAPIError) -> bool:
+        """Whether the connection leads to other tables than it knows: a new connection has to be made."""
 
     def passing(self, error: DBAPIError) -> bool:
         """Whether the same transaction, run again at once, may succeed."""
@@ -127,7 +135,7 @@ class Threads:
                         result = transaction(connection)
                     asked = True
             except DBAPIError as error:
-                if asked:
+                if asked or self._backend.moved(error):
                     # SQLAlchemy takes the transaction for ended now, whether or not the database does.
                     connection.invalidate()
                 self.weigh(error, asked=asked, run=run)
