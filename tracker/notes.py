@@ -70,7 +70,8 @@ class Notes:
             except OurError as error:
                 note.unwritable = not isinstance(error, StoreUnavailable | Overloaded)
                 return False
-            if note.work is work:
+            # It may have been dropped or replaced while this was written.
+            if note.work is work and self._pending.get(name) is note:
                 del self._pending[name]
                 written()
             return True

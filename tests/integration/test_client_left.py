@@ -126,6 +126,27 @@ async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_pa
     await until(written)
 
 
+async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitStack, tmp_path: Path) -> None:
+    store = GatedStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    tracker = await opened(stack, store, FakeKling(clock=Clock(utc_now())))
+    notes = tracker.submission.notes
+    ends: list[str] = []
+    notes.keep(
+        "one", Work(keys=frozenset(), decide=lambda _: Change(result=None)), written=lambda: ends.append("written")
+    )
+    await store.waiting.wait()
+
+    trying = asyncio.create_task(notes.attempt("one"))
+    dropping = asyncio.create_task(notes.drop("one"))
+    await asyncio.sleep(0)
+    assert not dropping.done()
+    store.gate.set()
+
+    assert await trying
+    await dropping
+    assert ends == []
+
+
 async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
     store = GatedStore(f"sqlite:///{tmp_path / 'homing.db'}")
     tracker = await opened(stack, store, kling)
