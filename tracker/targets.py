@@ -23,8 +23,16 @@ LONGEST: Final = 2_048
 GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 # A translator turns these into the IPv4 address in their last 32 bits (RFC 6052).
 TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# Protocols' own addresses and those of examples, which older Pythons take for public (RFC 6890, 9637).
-NOT_PUBLIC: Final = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv6Network("3fff::/20"))
+# Public by their number, and yet not reached over the internet: protocols' own addresses and those of examples, which
+# older Pythons take for public (RFC 6890, 7526, 9637), and the address at which each machine of Azure reaches its host
+# (https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16). What other clouds use is
+# link-local, shared or private: 169.254.169.254, 100.100.100.200, 192.0.0.192, fd00:ec2::254.
+NOT_PUBLIC: Final = (
+    ipaddress.IPv4Network("168.63.129.16/32"),
+    ipaddress.IPv4Network("192.0.0.0/24"),
+    ipaddress.IPv4Network("192.88.99.0/24"),
+    ipaddress.IPv6Network("3fff::/20"),
+)
 # Names that no public resolver answers (RFC 6761, 6762, 8375, ICANN's .internal) and those that networks use inside.
 INWARD_NAMES: Final = ("localhost", "local", "internal", "home.arpa", "lan", "intranet", "corp", "home", "localdomain")
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")

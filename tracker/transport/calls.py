@@ -9,6 +9,7 @@ import httpx
 
 from tracker.providers.base import Account, Call, Reply
 from tracker.transport.errors import NotSent, ReplyLost
+from tracker.transport.heads import BoundedBackend
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_SECONDS: Final = 5.0
@@ -38,6 +39,7 @@ class Transport:
             follow_redirects=False,
             headers={"user-agent": "homing", "accept": "application/json"},
         )
+        _bound_heads(self._client)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -84,6 +86,15 @@ class Transport:
             await response.aclose()
         lower = {name.lower(): value for name, value in response.headers.items()}
         return Reply(status=response.status_code, headers=lower, body=bytes(body))
+
+
+def _bound_heads(client: httpx.AsyncClient) -> None:
+    """Bound what comes before an answer on the client's connections, also through the environment's proxies."""
+    # httpx takes no network backend, and makes the transports of proxies itself.
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - see above
+        if isinstance(transport, httpx.AsyncHTTPTransport):
+            pool = transport._pool  # noqa: SLF001 - see above
+            pool._network_backend = BoundedBackend(pool._network_backend)  # noqa: SLF001 - see above
 
 
 def _content_type(call: Call) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from tracker.errors import HomingError
 from tracker.targets import Allowed, refusal
 from tracker.transport.calls import CONNECT_SECONDS
 from tracker.transport.errors import NotSent, ReplyLost
+from tracker.transport.heads import BoundedBackend
 
 # Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
 # them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
@@ -163,7 +164,7 @@ class _Guarded(httpcore.AsyncNetworkBackend):
         self._allowed = allowed
         self._resolve = resolve
         self._encrypted = encrypted
-        self._network = httpcore.AnyIOBackend()
+        self._network = BoundedBackend(httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,
