@@ -101,7 +101,7 @@ async def test_the_page_s_own_test_passes(folder: Path) -> None:
     assert "1 passed in" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["shop", "studio"])
+@pytest.mark.parametrize("module", ["shop", "studio", "press"])
 async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
     folder: Path, kling_sandbox: RunningSandbox, module: str
 ) -> None:
@@ -114,11 +114,16 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             sent = kling_sandbox.task(task)["callbacks"]
             answers = [attempt["answer"] for letter in sent for attempt in letter["attempts"]]
             assert answers == [200] * len(answers) != []
-            found = await client.get("/homing/v1/tasks/1", headers=key_of(folder) if module == "shop" else {})
-            assert found.status_code == (200 if module == "shop" else 404)
+            found = await client.get("/homing/v1/tasks/1", headers=key_of(folder) if module != "studio" else {})
+            assert found.status_code == (404 if module == "studio" else 200)
+            refused = await client.post("/orders/2", params={"prompt": ""})
             if module == "shop":
-                refused = await client.post("/orders/2", params={"prompt": ""})
                 assert (refused.status_code, "prompt" in refused.json()["detail"]) == (400, True)
+            if module == "press":
+                # It asks the provider itself, tells what that said, and sends no number twice.
+                assert (refused.status_code, refused.json()) == (200, {"task": "2", "status": "rejected"})
+                assert (await client.post("/orders/1", params=ORDER)).status_code == 409
+                assert len(kling_sandbox.ledger["tasks"]) == 1
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), IN_TIME)
 
