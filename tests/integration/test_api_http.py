@@ -77,6 +77,9 @@ async def test_a_running_task_is_adopted_and_polled(homing: Served, kling_sandbo
     assert (await shown(client, theirs))["home"] == {"learned_from": "poll", "trust": "provider"}
     missing = await client.post("/v1/tasks/adopt", json=EXPECT | {"provider_task_id": "nobody"})
     assert (missing.status_code, missing.json()["type"]) == (404, "urn:homing:problem:not-found")
+    (entry,) = (await client.get("/v1/audit")).json()["entries"]
+    assert (entry["action"], entry["object"]) == ("adopt", adopted.json()["id"])
+    assert entry["detail"] == f"provider_task_id={theirs}"
 
 
 async def test_an_operator_settles_what_cannot_be_asked(homing: Served) -> None:

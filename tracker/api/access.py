@@ -21,7 +21,7 @@ from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.models import Caller
 from tracker.published_secrets import REPLACE, is_published, is_quoted
 
-MAKE_KEY: Final = "Make one with `homing key NAME`, and set HOMING_API_KEYS to what it prints"
+MAKE_KEY: Final = "Run `homing key NAME` and set what it prints, HOMING_API_KEYS=…"
 LEAST_KEY_LENGTH: Final = 16
 SECRET_BYTES: Final = 32
 # What a bearer credential may be made of: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
