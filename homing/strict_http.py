@@ -24,25 +24,37 @@ HEADERS: Final = 100
 JOINED_BYTES: Final = 16 * 1024
 # Requests that one connection may have waiting behind the one that is being answered.
 PIPELINED: Final = 16
+PORTS: Final = {b"http": b":80", b"https": b":443"}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 REFUSED: Final = "Invalid HTTP request received."
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def unambiguous(method: bytes, version: str, headers: Headers) -> bool:
+def unambiguous(method: bytes, target: bytes, version: str, headers: Headers) -> bool:
     """Tell whether a head that llhttp lets pass means one thing to everybody.
 
-    That is one Host, and no transfer coding but one "chunked", which HTTP/1.0 does not know: RFC 9112, 3.2 and 6.1.
+    That is one Host, the same in a target that is a whole address, at most one credential, and no transfer coding but
+    one "chunked", which HTTP/1.0 does not know: RFC 9112, 3.2 and 6.1, RFC 9110, 11.6.2.
     """
     names = [name for name, _ in headers]
     hosts = names.count(b"host")
-    if len(names) > HEADERS or hosts > 1 or method == b"CONNECT":
+    if len(names) > HEADERS or hosts > 1 or method == b"CONNECT" or names.count(b"authorization") > 1:
+        return False
+    if target[:1] != b"/" and target != b"*" and not names_host(target, dict(headers).get(b"host", b"")):
         return False
     if b"transfer-encoding" in names:
         coded = [value.lower() for name, value in headers if name == b"transfer-encoding"]
         return version == "1.1" and hosts == 1 and coded == [b"chunked"]
     return version == "1.0" or (version == "1.1" and hosts == 1)
+
+
+def names_host(target: bytes, host: bytes) -> bool:
+    """Return whether an address in the request line has the host of the Host field, and no user name."""
+    scheme, _, rest = target.lower().partition(b"://")
+    authority = rest.partition(b"/")[0].partition(b"?")[0]
+    port = PORTS.get(scheme)
+    return port is not None and bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
@@ -127,7 +139,7 @@ class StrictConnection(HttpToolsProtocol):
         if self.parser.should_upgrade() and method != b"CONNECT":
             self._plain_head = without_upgrade(method, self.url, version, self.headers)
             return
-        if len(self._unanswered) > PIPELINED or not unambiguous(method, version, self.headers):
+        if len(self._unanswered) > PIPELINED or not unambiguous(method, self.url, version, self.headers):
             raise httptools.HttpParserError("not to be answered")
         if version == "1.0":
             self.expect_100_continue = False  # which HTTP/1.0 does not know either

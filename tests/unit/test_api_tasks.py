@@ -486,3 +486,14 @@ async def test_the_log_line_holds_the_template_and_never_the_path_or_the_key(
     ]
     assert "mine-1" not in "".join(lines)
     assert "made-up-studio-key" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["authorization", "host"])
+async def test_a_header_that_decides_who_asks_comes_once(name: str) -> None:
+    async with local(StandIn()) as client:
+        own = client.build_request("GET", "/v1/tasks")
+        request = httpx.Request(
+            "GET", own.url, headers=[*own.headers.items(), (name, "127.0.0.1"), (name, "127.0.0.1")]
+        )
+
+        is_problem(await client.send(request), 400, "invalid-request")

@@ -131,6 +131,8 @@ async def test_the_idempotency_key_is_passed_on() -> None:
         await client.post(OMNI, json=SEED, headers={"idempotency-key": "once"})
         refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": "x" * 201}), 400, 1201)
         refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": ""}), 400, 1201)
+        twice = [("idempotency-key", "once"), ("idempotency-key", "again")]
+        refusal(await client.post(OMNI, json=SEED, headers=twice), 400, 1201)
     assert [one.idempotency_key for one in tracker.submitted] == ["once"]
 
 

@@ -149,12 +149,12 @@ def _ids(query: BatchQuery) -> Sequence[str]:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    told = request.headers.get(IDEMPOTENCY_KEY.name)
-    if told is None:
+    told = request.headers.getlist(IDEMPOTENCY_KEY.name)
+    if not told:
         return None
-    key = identifier(told)
+    key = identifier(told[0]) if len(told) == 1 else None
     if key is None:
-        raise InvalidRequest(f"{IDEMPOTENCY_KEY.name} must be 1 to {ID_LENGTH} printable characters")
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY.name} must be given once, as 1 to {ID_LENGTH} printable characters")
     return key
 
 

@@ -35,6 +35,8 @@ from tracker.models import Caller
 
 logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
+# What decides who asks: of two, another program on the way may have read the other one.
+ONCE: Final = ("authorization", "host")
 FAULTS_TOLD: Final = 3
 SLASHES: Final = re.compile("/{2,}")
 # Who asks for what takes no key.
@@ -175,6 +177,10 @@ class Desk:
         )
 
     def _admit(self, request: Request) -> Caller:
+        # Homing's own server refuses these before; another one, which mounts the routes, may not.
+        for name in ONCE:
+            if len(request.headers.getlist(name)) > 1:
+                raise InvalidRequest(f"the header {name} is given more than once")
         peer = request.client.host if request.client is not None else None
         return self.guard.admit(Asked(headers=request.headers, peer=peer), self.tracker.clock())
 
