@@ -86,6 +86,7 @@ def policy_of(settings: Settings) -> Policy:
         deadlines=settings.deadlines,
         budget=settings.poll_budget,
         client_budget=settings.client_polls_per_minute,
+        retention=settings.retention,
         # The largest body always finds room where nobody else needs it.
         submission_room=max(Policy().submission_room, LARGEST_BODIES * settings.body_limit),
     )

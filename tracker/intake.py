@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets as random_secrets
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -12,17 +12,18 @@ from weakref import WeakValueDictionary
 
 from tracker import schedule
 from tracker.adoption import bounded, distinct_tags
-from tracker.decisions import submits
-from tracker.decisions.submits import Intent
+from tracker.decisions import intents, submits
+from tracker.decisions.intents import Intent
 from tracker.decisions.verdicts import Rules
 from tracker.errors import CredentialMissing
+from tracker.external_ids import ExternalIds, is_named
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
 from tracker.recorder import Recorder
 from tracker.rooms import Room
 from tracker.storage.store import Store
 from tracker.submission import RETRY_LATER, Submission
-from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, by_unanswered
+from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, by_sent_id, by_unanswered
 
 T = TypeVar("T")
 # What two equal submits of a client have in common.
@@ -72,6 +73,7 @@ class Intake:
         self._store = store
         self._recorder = recorder
         self._notes = submission.notes
+        self._external_ids = ExternalIds(store)
         self._submission = submission
         self._rules = rules
         self._clock = clock
@@ -83,6 +85,10 @@ class Intake:
         # By the wish: the rows whose clients left and of which that is not committed yet.
         self._left: dict[Wish, set[str]] = {}
         self._resending: WeakValueDictionary[Wish, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self) -> None:
+        """Read the secret that external ids are derived with; the first start makes it, so that every backup has it."""
+        await self._external_ids.open()
 
     async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
         """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
@@ -128,7 +134,7 @@ class Intake:
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
-        decide = partial(submits.answered, task_id=task_id, now=self._clock())
+        decide = partial(intents.answered, task_id=task_id, now=self._clock())
         self._notes.keep(_note_of(task_id), Work(keys=frozenset({by_id(task_id)}), decide=decide))
         await self._notes.attempt(_note_of(task_id))
 
@@ -142,7 +148,7 @@ class Intake:
 
     def _leave(self, wish: Wish, task_id: str) -> None:
         self._left.setdefault(wish, set()).add(task_id)
-        decide = partial(submits.abandoned, task_id=task_id)
+        decide = partial(intents.abandoned, task_id=task_id)
         work = Work(keys=frozenset({by_id(task_id)}), decide=decide)
         self._notes.keep(_note_of(task_id), work, written=partial(self._returned, wish, task_id))
 
@@ -224,9 +230,14 @@ class Intake:
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_wish(task), ()))
+        generation = 0
         while True:
+            if is_named(task):
+                task = replace(task, sent_external_id=await self._external_ids.of(task, generation))
+                assert task.sent_external_id is not None
+                keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
             decide = partial(
-                submits.intended,
+                intents.intended,
                 task=task,
                 body=body,
                 policy=self._rules.policy,
@@ -235,6 +246,9 @@ class Intake:
                 sendable=sendable,
             )
             intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+            if intent.repeated:
+                generation = await self._external_ids.next_generation(task, generation + 1)
+                continue
             if intent.doubt is None or gone is None:
                 return intent
             gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)

@@ -328,7 +328,17 @@ def new_task_id(now: datetime, random: bytes) -> str:
     48 bits of milliseconds and 80 random bits (10 bytes) in Crockford's base 32, after ``hm``.
     """
     number = (int(now.timestamp() * 1000) << 80) | int.from_bytes(random[:10], "big")
-    return "hm" + "".join(CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "hm" + crockford(number)
+
+
+def crockford(number: int) -> str:
+    """Write 128 bits as 26 letters and digits of Crockford's base 32."""
+    return "".join(CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_derived(task: Task) -> bool:
+    """Return whether the row's external id follows from its client's name for it: a forgotten row may have used it."""
+    return task.attempts > 0 and task.sent_external_id not in {None, task.id}
 
 
 def age(task: Task, now: datetime) -> timedelta:

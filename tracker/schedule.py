@@ -40,7 +40,8 @@ class Policy:
     prove that the provider never had the task. A repeat that the provider will not take for now is tried until the task
     is ``repeat_within`` old; then its client is told that it was rejected.
     ``budget`` is how many requests a minute are sent to ask about tasks, ``client_budget`` how many of these one client
-    may cause. A poll within ``fresh`` of the last one gets its answer.
+    may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
+    kept, None for ever: an older task of the provider may be one whose row was deleted.
     ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
     tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
@@ -67,6 +68,7 @@ class Policy:
     deadline: timedelta | None = None
     deadlines: Mapping[str, timedelta] = field(default_factory=dict)
     adopt_window: timedelta = timedelta(minutes=2)
+    retention: timedelta | None = None
     resend_window: timedelta = timedelta(minutes=10)
     budget: int = 120
     client_budget: int = 30

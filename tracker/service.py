@@ -122,6 +122,7 @@ class Tracker:
     async def __aenter__(self) -> Self:
         await self.store.open()
         await self._addresses.open()
+        await self.intake.open()
         await self._transport.open()
         await self._recorder.open()
         await self.feed.open()

@@ -180,7 +180,7 @@ async def test_killed_in_the_middle_of_submits_its_tasks_are_recovered_once(
         await forever()
         return None
 
-    # The provider shows that it repeats our ids: else no submit would ever be repeated by itself.
+    # A lookup of it shows that lookups work: else no submit would ever be repeated by itself.
     first = await survivor.sent(prompt="the first")
     line.script = kill
     clients = [asyncio.create_task(killed.sent(prompt=wish, **named)) for wish, named in WISHES.items()]
@@ -190,6 +190,11 @@ async def test_killed_in_the_middle_of_submits_its_tasks_are_recovered_once(
     answers = {wish: await survivor.sent(prompt=wish, **named) for wish, named in WISHES.items()}
     await survivor.all_home()
     made = kling_sandbox.ledger["tasks"]
-    assert {task["prompt"]: task["external_id"] for task in made} == answers | {"the first": first}
+    rows = {task["id"]: task for task in await survivor.tasks()}
+    assert {task["prompt"] for task in made} == {*answers, "the first"}
+    assert rows.keys() == {*answers.values(), first}
+    for task in made:
+        row = rows[(answers | {"the first": first})[task["prompt"]]]
+        assert row["provider_task_id"] in {task["id"], None}
     assert len(made) == kling_sandbox.ledger["requests"]["create"] == 1 + len(WISHES)
     assert sorted(at_the_point) == sorted(WISHES)

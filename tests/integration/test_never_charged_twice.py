@@ -195,8 +195,10 @@ async def test_a_provider_that_stays_full_refuses_with_its_own_words_and_the_id_
         full = False
         again = await home.created(external_task_id="mine-1", prompt="something else")
         assert again != refused.id
-        assert (await home.settled(again)).status is Status.SUCCEEDED
-    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [again]
+        task = await home.settled(again)
+        assert task.status is Status.SUCCEEDED
+        assert task.sent_external_id != refused.sent_external_id
+    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [task.sent_external_id]
 
 
 async def test_a_told_wait_that_is_too_long_for_the_client_is_passed_on(
@@ -438,7 +440,8 @@ async def test_a_python_caller_that_stops_waiting_leaves_a_task_that_is_sent(
 
         await until(all_made)
         listed = (await home.client.get("/v1/tasks")).json()["tasks"]
-    assert {task["id"] for task in listed} == {task["external_id"] for task in kling_sandbox.ledger["tasks"]}
+        sent = {(await home.task(task["id"])).sent_external_id for task in listed}
+    assert sent == {task["external_id"] for task in kling_sandbox.ledger["tasks"]}
 
 
 async def test_the_same_id_many_times_at_once_is_one_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:

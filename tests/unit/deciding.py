@@ -5,9 +5,9 @@ from typing import Any
 
 from tests.builders import NOW, OMNI, a_claim, a_task, asked
 from tests.properties.observations import told_in_turn
-from tracker.decisions import answers, deliveries, submits
+from tracker.decisions import answers, deliveries, intents, submits
 from tracker.decisions.identity import Asked
-from tracker.decisions.submits import Intent
+from tracker.decisions.intents import Intent
 from tracker.decisions.verdicts import Rules
 from tracker.learning import Habits
 from tracker.models import Claim, Observation, Recorded, Status, Task, Trust
@@ -28,7 +28,7 @@ STANDING = StandingAddress(
 
 
 def intended(new: Task, *before: Task) -> Intent:
-    return submits.intended(Known(before), new, body=b"{}", policy=POLICY).result
+    return intents.intended(Known(before), new, body=b"{}", policy=POLICY).result
 
 
 def in_flight(**changes: Any) -> Task:

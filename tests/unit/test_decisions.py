@@ -10,9 +10,9 @@ from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
 from tests.properties.observations import told_in_turn
 from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
 from tracker import recovery
-from tracker.decisions import identity, submits
+from tracker.decisions import identity, intents, submits
 from tracker.decisions.identity import Asked
-from tracker.decisions.submits import Intent
+from tracker.decisions.intents import Intent
 from tracker.errors import Conflict
 from tracker.models import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
 from tracker.work import Change, Known
@@ -39,12 +39,12 @@ def test_the_name_of_a_rejected_submit_is_free_again(name: str) -> None:
 
 
 def test_a_fresh_submit_keeps_its_body() -> None:
-    change = submits.intended(Known(), a_task(), body=b"the body", policy=POLICY)
+    change = intents.intended(Known(), a_task(), body=b"the body", policy=POLICY)
     assert (change.submission, change.task) == (b"the body", a_task())
 
 
 def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
-    change = submits.intended(Known(), a_task(), body=b"the body", policy=POLICY, sendable=False)
+    change = intents.intended(Known(), a_task(), body=b"the body", policy=POLICY, sendable=False)
     assert change.result == Intent(task=a_task(), fresh=True)
     assert (change.submission, change.task) == (None, None)
 
@@ -52,7 +52,7 @@ def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
 def test_where_nothing_can_be_sent_a_task_that_is_there_is_still_given() -> None:
     before = a_task(1, request_hash="h", idempotency_key="x")
     again = a_task(2, request_hash="h", idempotency_key="x")
-    change = submits.intended(Known([before]), again, body=b"", policy=POLICY, sendable=False)
+    change = intents.intended(Known([before]), again, body=b"", policy=POLICY, sendable=False)
     assert change.result == Intent(task=before, fresh=False)
 
 
@@ -82,14 +82,14 @@ def test_no_other_submit_is_joined(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
 def test_a_named_submit_joins_no_unnamed_one(name: str) -> None:
-    assert intended(in_flight(id="hm2", **{name: "x"}), in_flight(taken_by="dead")).fresh
+    assert intended(in_flight(id="hm2", sent_external_id="hm3", **{name: "x"}), in_flight(taken_by="dead")).fresh
 
 
 def test_two_equal_submits_that_were_never_answered_are_joined_one_by_one() -> None:
     known = Known([a_task(n, taken_by="dead", request_hash="h") for n in (2, 1)])
     joined = []
     for number in (3, 4, 5):
-        change = submits.intended(known, a_task(number, taken_by="us", request_hash="h"), body=b"", policy=POLICY)
+        change = intents.intended(known, a_task(number, taken_by="us", request_hash="h"), body=b"", policy=POLICY)
         known.put(row(change))
         joined.append(change.result.task.id)
     assert joined == [a_task(n).id for n in (1, 2, 5)]
@@ -326,15 +326,15 @@ def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> N
 
 
 def test_what_a_client_that_left_sends_again_is_the_same_wish() -> None:
-    left = row(submits.abandoned(Known([in_flight()]), in_flight().id))
+    left = row(intents.abandoned(Known([in_flight()]), in_flight().id))
     assert not intended(in_flight(id="hm2"), left).fresh
     answered = in_flight(answered_at=NOW)
-    assert submits.abandoned(Known([answered]), answered.id).task is None
+    assert intents.abandoned(Known([answered]), answered.id).task is None
 
 
 def test_what_is_answered_once_is_not_answered_again() -> None:
     task = in_flight()
-    first = submits.answered(Known([task]), task.id, now=NOW)
+    first = intents.answered(Known([task]), task.id, now=NOW)
     assert row(first).answered_at == NOW
-    assert submits.answered(Known([row(first)]), task.id, now=LATE).task is None
-    assert submits.answered(Known(), "hm0", now=NOW).task is None
+    assert intents.answered(Known([row(first)]), task.id, now=LATE).task is None
+    assert intents.answered(Known(), "hm0", now=NOW).task is None

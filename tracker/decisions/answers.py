@@ -10,7 +10,7 @@ import msgspec
 from msgspec import structs
 
 from tracker import lifecycle, schedule
-from tracker.decisions.identity import Asked, Identity, identified, identify, superseded, taking, withdrawn
+from tracker.decisions.identity import FORMER_TASK, Asked, Identity, identified, identify, superseded, taking, withdrawn
 from tracker.decisions.verdicts import (
     NO_NEWS,
     Rules,
@@ -35,6 +35,7 @@ from tracker.models import (
     Trust,
     Verdict,
 )
+from tracker.recovery import UNRESOLVED
 from tracker.schedule import Policy
 from tracker.views import HistoryEntry
 from tracker.work import Change, Entry, Known, RaisedAlarm, Seen
@@ -119,6 +120,8 @@ def _of_another(
             after = replace(
                 after, reason=f"the provider ID {task.candidate_id} is another task's; attach the right one"
             )
+    if identity.mismatch == FORMER_TASK and after.status is Status.PENDING:
+        after = replace(after, reason=UNRESOLVED)
     if identity.wrong:
         lost = withdrawn(after, now=now, rules=rules)
         after, events, entries = lost.task, (*events, lost.event), (*entries, lost.entry)

@@ -31,6 +31,7 @@ from tracker.models import (
     Trust,
     Verdict,
     changed,
+    is_derived,
 )
 from tracker.schedule import Policy
 from tracker.views import HistoryEntry
@@ -40,6 +41,7 @@ T = TypeVar("T")
 # These words are shown to the task's client: they name nothing of another task.
 OF_ANOTHER: Final = "the provider ID belongs to another task"
 OTHER_TASK: Final = "the reply is about another task"
+FORMER_TASK: Final = "the provider has an older task under this ID, one that was deleted here long ago"
 WITHDRAWN: Final = "its provider ID turned out to be another task's and was withdrawn"
 NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK})
 
@@ -99,7 +101,8 @@ def identify(known: Known, task: Task, claim: Claim, asked: Asked, policy: Polic
     holder = other_holder(known, task, claim)
     if holder is not None and not _outranks(task, source, holder):
         return Identity(mismatch=OF_ANOTHER)
-    return Identity(source=source, holder=holder, wrong=wrong)
+    former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, claim, policy)
+    return Identity(mismatch=FORMER_TASK) if former else Identity(source=source, holder=holder, wrong=wrong)
 
 
 def other_holder(known: Known, task: Task, claim: Claim) -> Task | None:
@@ -227,7 +230,7 @@ def mismatch_alarm(task: Task, why: str, now: datetime) -> RaisedAlarm:
 def _outranks(task: Task, source: IdSource | None, holder: Task) -> bool:
     """Return whether the row may take the provider ID away from another: only one that Homing submitted ever does.
 
-    Its external ID is random. What a client named may be the external ID of anybody's task.
+    Nobody can guess its external ID. What a client named may be the external ID of anybody's task.
     """
     if task.attempts == 0 or holder.unproven_id_from is None:
         return False
@@ -247,6 +250,20 @@ def _could_be(known: Known, task: Task, claim: Claim, policy: Policy) -> bool:
     return claim.created_at >= task.created_at - policy.adopt_window and (
         last is None or claim.created_at <= last + policy.adopt_window
     )
+
+
+def _fits(task: Task, claim: Claim, policy: Policy) -> bool:
+    """Return whether the provider's task under the row's external ID can be the one that the row asks for.
+
+    A derived ID is always the same for the same wish, and the task may be older than the row: the database came back
+    from a backup that knew nothing of it. It is adopted if this database, had it lost nothing, would still hold its
+    row. An older one may be a task that was deleted when its time was over, and that the client wants again.
+    """
+    if not is_derived(task):
+        return True
+    if claim.created_at is None:
+        return task.duplicate_at is None
+    return policy.retention is None or claim.created_at >= task.created_at - policy.retention
 
 
 def _named_otherwise(known: Known, task: Task, claim: Claim) -> bool:

@@ -1,8 +1,7 @@
 """Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
 
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,7 +18,6 @@ from tracker.decisions.verdicts import (
 )
 from tracker.errors import Conflict
 from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
-from tracker.schedule import Policy
 from tracker.views import HistoryEntry
 from tracker.work import (
     Change,
@@ -27,96 +25,11 @@ from tracker.work import (
     Known,
     RaisedAlarm,
     by_external_id,
-    by_id,
-    by_idempotency_key,
     by_provider_id,
     by_sent_id,
-    by_unanswered,
 )
 
 ORIGIN_SUBMIT: Final = "submit"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already.
-
-    Nothing is written where ``doubt`` names a process: it took the same body and has not answered, so everything hangs
-    on whether it is gone.
-    """
-
-    task: Task
-    fresh: bool
-    doubt: str | None = None
-
-
-def intended(
-    known: Known,
-    task: Task,
-    *,
-    body: bytes,
-    policy: Policy,
-    gone: Mapping[str, bool] | None = None,
-    left: AbstractSet[str] = frozenset(),
-    sendable: bool = True,
-) -> Change[Intent]:
-    """Write a submit down before the provider is called, or find the row that has it already.
-
-    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. ``left`` are
-    tasks of this process whose clients hung up, although their rows do not say so yet. A fresh one that is not
-    ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
-    key with another body.
-    """
-    for before, what in (
-        (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
-        (
-            task.idempotency_key and known.get(by_idempotency_key(task.client, task.idempotency_key)),
-            "Idempotency-Key",
-        ),
-    ):
-        if before:
-            if before.request_hash == task.request_hash:
-                return Change(result=Intent(task=before, fresh=False))
-            name = task.external_id if what == "External_task_id" else task.idempotency_key
-            raise Conflict(f"{what} {name} already exists")
-    unanswered = _resent(known, task, policy, gone, left)
-    if isinstance(unanswered, str):
-        return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
-    if unanswered is not None:
-        # It counts as answered once this answer is out, and not before: this process may die too.
-        joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
-        return Change(result=Intent(task=joined, fresh=False), task=joined)
-    intent = Intent(task=task, fresh=True)
-    return Change(result=intent, task=task, submission=body) if sendable else Change(result=intent)
-
-
-def _resent(
-    known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None, left: AbstractSet[str]
-) -> Task | str | None:
-    """Find the submit of the same body whose client has no answer, and therefore sends it again.
-
-    That client hung up, or a dead process took it. Gives the process where it is not known whether it is dead: a living
-    one has a client of its own.
-    """
-    if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
-        return None
-    # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
-    for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
-        named = before.external_id is not None or before.idempotency_key is not None
-        recent = task.created_at - before.created_at < policy.resend_window
-        if not recent or named or before.status is Status.REJECTED:
-            continue
-        if before.id in left:
-            return before
-        if before.taken_by == task.taken_by:
-            continue
-        if gone is None or before.taken_by is None:
-            return before
-        if (dead := gone.get(before.taken_by)) is None:
-            return before.taken_by
-        if dead:
-            return before
-    return None
 
 
 def written_down(known: Known, task: Task) -> Change[Task]:
@@ -366,19 +279,3 @@ def late(known: Known, task_id: str, *, attempts: int, decide: Callable[[Known],
     if task.status is not Status.PENDING or task.attempts != attempts or task.provider_task_id is not None:
         return Change(result=task)
     return decide(known)
-
-
-def abandoned(known: Known, task_id: str) -> Change[None]:
-    """Record that the client of a submit left without its answer: what it sends again is the same wish."""
-    task = known.get(by_id(task_id))
-    if task is None or task.answered_at is not None:
-        return Change(result=None)
-    return Change(result=None, task=replace(task, taken_by=None))
-
-
-def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
-    """Record that the answer to a submit was on its way."""
-    task = known.get(by_id(task_id))
-    if task is None or task.answered_at is not None:
-        return Change(result=None)
-    return Change(result=None, task=replace(task, answered_at=now))

@@ -25,6 +25,7 @@ from tracker.storage import (
     pages,
     retention,
     rows,
+    sent,
     servers,
     statistics,
 )
@@ -57,8 +58,6 @@ from tracker.work import Work
 T = TypeVar("T")
 
 HISTORY_LIMIT: Final = 1000
-# What a task is that the provider has, or had.
-HAD: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED)
 
 
 class Store:
@@ -222,11 +221,11 @@ class Store:
 
     async def latest_accepted(self, *, provider: str, account: str, kind: str) -> Task | None:
         """Return the newest task of a kind that we submitted and that the provider has, also one that is over."""
-        had = TASKS.c.status.in_([status.value for status in HAD])
-        named = and_(TASKS.c.provider == provider, TASKS.c.account == account, TASKS.c.kind == kind)
-        sent = and_(TASKS.c.provider_task_id.is_not(None), TASKS.c.attempts > 0)
-        statement = select(TASKS).where(named, had, sent).order_by(TASKS.c.id.desc()).limit(1)
-        return await self._database.read(_one, statement)
+        return await self._database.read(sent.latest_accepted, provider, account, kind)
+
+    async def sent_ids_used(self, provider: str, account: str, ids: Sequence[str]) -> frozenset[str]:
+        """Return which of some external ids a row of the account has."""
+        return await self._database.read(sent.ids_used, provider, account, ids)
 
     async def next_due(self) -> datetime | None:
         """Give when the next task is due, leases aside."""
