@@ -44,7 +44,7 @@ class ReceiverSettings:
     body_limit: int = 1024 * 1024
     body_room: int = 64 * 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
-    unsigned_kept: int = 16 * 1024
+    unsigned_kept: int = 4 * 1024
     hint_rate: int = 30
     token_rate: int = 120
     standing_rate: int = 600

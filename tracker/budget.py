@@ -16,6 +16,9 @@ LOOPS_BURST: Final = 1 / 4
 # What clients may take of all requests; a client that asks about many tasks at once needs its minute's worth for that.
 CLIENTS_SHARE: Final = 1 / 3
 CLIENTS_BURST: Final = 1.0
+# Orphans always get this part of all requests, and more only while this part of the burst is left for tasks.
+ORPHANS_SHARE: Final = 1 / 10
+LEFT_FOR_TASKS: Final = 1 / 2
 
 
 class Bucket:
@@ -45,6 +48,11 @@ class Bucket:
         lacking = min(count, self._most) - self._left
         return None if lacking <= 0 else lacking / self._rate() * WINDOW
 
+    def level(self, now: datetime) -> float:
+        """Return how full it is, 1 at most."""
+        self.wait(now)
+        return self._left / self._most
+
     def spend(self, count: int = 1) -> None:
         self._left -= count
 
@@ -52,7 +60,7 @@ class Bucket:
 class Budget:
     """At most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once.
 
-    Of these ``client_per_minute`` for one client, and a third for all clients together.
+    Of these ``client_per_minute`` for one client, a third for all clients together, and at least a tenth for orphans.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Budget:
         self._share = share
         self._all = Bucket(now, self._rate, LOOPS_BURST)
         self._clients = Bucket(now, lambda: self._rate() * CLIENTS_SHARE, CLIENTS_BURST)
+        self._orphans = Bucket(now, lambda: self._rate() * ORPHANS_SHARE, LOOPS_BURST)
         self._by_client: dict[str, Bucket] = {}
 
     def follow(self, share: Callable[[], float]) -> None:
@@ -84,6 +93,22 @@ class Budget:
     def has(self, now: datetime) -> bool:
         """Return whether the loops may take a request now."""
         return self._all.wait(now) is None
+
+    def has_for_orphan(self, now: datetime) -> bool:
+        """Return whether a request about an orphan may be taken now."""
+        return self._is_ample(now) or self._orphans.wait(now) is None
+
+    def take_for_orphan(self, now: datetime) -> bool:
+        """Take a request about an orphan: from what tasks leave, else from the share that orphans always have."""
+        if not self.has_for_orphan(now):
+            return False
+        if not self._is_ample(now):
+            self._orphans.spend()
+        self._all.spend()
+        return True
+
+    def _is_ample(self, now: datetime) -> bool:
+        return self._all.level(now) >= LEFT_FOR_TASKS and self._all.wait(now) is None
 
     def take_for(self, client: str, now: datetime, count: int = 1) -> None:
         """Take requests for a client, all or none. Raises TooMany or Overloaded, which say when to come again."""

@@ -206,8 +206,8 @@ class Task:
     about the task: a submit in flight or a poll. ``not_found`` counts the not-found answers that count;
     ``duplicate_at`` is when the provider refused a submit as it has a task under its external id already; ``released``
     frees the client's external id and idempotency key for another task. ``taken_by`` is the process that took the
-    submit, ``answered_at`` when its answer was on its way to the client. ``model`` is which of the
-    kind's models was asked for, where we submitted it.
+    submit, ``answered_at`` when its answer was on its way to the client. ``model`` is which of the kind's models was
+    asked for, where we submitted it. ``unsigned`` counts the callbacks that no signature proved.
     """
 
     id: str
@@ -253,6 +253,7 @@ class Task:
     attempt_deadline_at: datetime | None = None
     not_found: int = 0
     duplicate_at: datetime | None = None
+    unsigned: int = 0
     taken_by: str | None = None
     answered_at: datetime | None = None
     model: str | None = None

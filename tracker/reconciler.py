@@ -110,7 +110,9 @@ class Reconciler:
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""
         counts = Counts()
-        if not await self._tracker.store.is_due(self._tracker.clock()):
+        now = self._tracker.clock()
+        checking = self._budget.has_for_orphan(now)
+        if not await self._tracker.store.is_due(now, orphans=checking):
             # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
             return counts
         policy = self._tracker.policy
@@ -129,7 +131,8 @@ class Reconciler:
             account = self._tracker.providers.get(provider)
             if account is not None:
                 await self._ask_account(account, tasks, counts)
-        await self._check_orphans(counts)
+        if checking:
+            await self._check_orphans(counts)
         return counts
 
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
@@ -247,14 +250,17 @@ class Reconciler:
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or tell until when the account must be left alone."""
         now = self._tracker.clock()
-        paused = self._paused.get(account.name)
-        if paused is not None and now < paused:
+        if (paused := self._paused_until(account, now)) is not None:
             return paused
         wait = self._budget.take(now)
         if wait is None:
             return None
         self._tracker.watch.out_of_budget(account)
         return now + wait
+
+    def _paused_until(self, account: Account, now: datetime) -> datetime | None:
+        until = self._paused.get(account.name)
+        return until if until is not None and now < until else None
 
     def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
         after = answer.task
@@ -271,9 +277,14 @@ class Reconciler:
         due = await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE)
         await _gather(self._check_orphan(orphan, counts) for orphan in due)
 
+    def _may_check(self, account: Account) -> bool:
+        """Take a request for an orphan, where there is one."""
+        now = self._tracker.clock()
+        return self._paused_until(account, now) is None and self._budget.take_for_orphan(now)
+
     async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
         account = self._tracker.providers.get(orphan.provider)
-        if account is None or self._blocked(account) is not None:
+        if account is None or not self._may_check(account):
             return
         counts.orphans_checked += 1
         counts.requests += 1

@@ -193,6 +193,7 @@ class Stats:
     hints: int
     polls: int
     orphans: Mapping[str, int]
+    orphans_not_kept: int
     alarms: tuple[AlarmCount, ...]
 
 

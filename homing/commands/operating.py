@@ -103,6 +103,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
             ("tasks", _counts(document["by_status"])),
             ("came home by", _counts(document["finished_by_source"])),
             ("orphans", _counts(document["orphans"])),
+            ("orphans not kept", document["orphans_not_kept"]),
             ("oldest open", ago(document["oldest_open_at"], now)),
             *((name, document[name]) for name in names),
         ]

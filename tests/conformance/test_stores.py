@@ -116,7 +116,7 @@ def connections(pragma: str = "user_version") -> Iterator[list[Any]]:
 
 
 async def test_a_full_disk_is_unavailable_and_works_again_once_there_is_room(tmp_path: Path) -> None:
-    with connections("max_page_count=60") as made:
+    with connections("max_page_count=80") as made:
         async with opened(tmp_path) as store:
             await store.apply([writing(a_task(1))])
             with pytest.raises(StoreUnavailable, match="disk is full"):

@@ -1,7 +1,9 @@
 """Tasks that somebody else submitted: expected, adopted, found through a callback or in the provider's list."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -262,3 +264,27 @@ async def test_a_client_that_polls_nobodys_id_is_no_stream_of_requests(
             reply = await home.client.get(f"{CREATE}/nobody")
             assert (reply.status_code, reply.json()["code"]) == (400, 1201)
     assert kling_sandbox.ledger["requests"]["single"] == 1
+
+
+async def test_flood_of_a_shared_url_leaves_polls_to_the_tasks(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    """Of the ten requests that the budget allows at once, what nobody signed gets what tasks leave, and a share."""
+    policy = replace(SILENT, budget=40, first_check=timedelta(seconds=1))
+    sandbox = kling_sandbox_factory(held=True)
+    async with house(tmp_path, sandbox.base_url, policy=policy, loops=False) as home:
+        url = await standing(home)
+        ours = await home.created()
+        answers = await asyncio.gather(
+            *(home.client.post(url, json={"id": f"forged-{number}", "status": "succeeded"}) for number in range(130))
+        )
+        stats = (await home.client.get("/v1/stats")).json()
+
+        home.clock.ahead = timedelta(minutes=5)
+        counts = [await home.reconciler.run_once() for _ in range(3)]
+
+        assert {answer.status_code for answer in answers} == {200}
+        assert (stats["orphans"], stats["orphans_not_kept"]) == ({"waiting": 100}, 30)
+        assert counts[0].orphans_checked >= 1
+        assert sum(one.orphans_checked for one in counts) <= 8
+        assert (await home.task(ours)).polls == 1

@@ -412,6 +412,7 @@ class StandIn:
             duplicates=0,
             hints=0,
             polls=0,
+            orphans_not_kept=0,
             orphans={},
             alarms=(ALARM,),
         )

@@ -22,6 +22,7 @@ from tests.unit.deciding import (
     row,
 )
 from tracker.decisions import answers, deliveries, submits
+from tracker.decisions.deliveries import UNSIGNED_ENTRIES
 from tracker.decisions.identity import Asked
 from tracker.errors import Conflict, NotFound
 from tracker.models import Alarm, Claim, Flaw, Observation, Status, Task, Trust, Verdict
@@ -270,3 +271,29 @@ def test_an_orphan_without_any_id_is_kept_and_never_asked_about() -> None:
     change = deliveries.delivered(Known(), arrived, account="default", rules=RULES)
     assert change.orphan is not None
     assert (change.orphan.state, change.orphan.next_check_at, change.orphan.body) == ("orphan", None, b"x")
+
+
+def test_unsigned_callbacks_beyond_the_bound_share_one_entry() -> None:
+    task = SUBMITTED
+    keys: list[str] = []
+    for number in range(UNSIGNED_ENTRIES + 50):
+        body = str(number).encode()
+        forged = told(a_claim(), Trust.HINT, body=body, flaw=Flaw.UNSIGNED)
+        change = delivered(task, forged)
+        task = row(change)
+        keys.extend(entry.dedupe_key for entry in change.entries)
+
+    assert len(set(keys)) == UNSIGNED_ENTRIES + 1
+    assert keys.count("callback|unsigned") == 50
+    assert "are only counted" in change.entries[0].shown.why
+
+
+def test_proven_callbacks_of_a_flooded_task_keep_their_entries() -> None:
+    flooded = replace(SUBMITTED, unsigned=UNSIGNED_ENTRIES)
+
+    moved = delivered(flooded, told(a_claim(), Trust.TOKEN, body=b"moved"))
+    signed = delivered(flooded, told(a_claim(), Trust.SIGNED, body=b"signed", webhook_id="msg_1"))
+
+    assert [entry.dedupe_key for entry in (*moved.entries, *signed.entries)][1] == "callback|SIGNED|id msg_1"
+    assert moved.entries[0].dedupe_key.startswith("callback|TOKEN|")
+    assert (row(moved).unsigned, row(signed).unsigned) == (UNSIGNED_ENTRIES + 1, UNSIGNED_ENTRIES)

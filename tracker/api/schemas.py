@@ -314,6 +314,9 @@ class StatsShown(Shown):
     hints: int
     polls: int
     orphans: dict[str, int]
+    orphans_not_kept: Annotated[
+        int, Field(description="Unsigned orphan callbacks beyond what may wait at one URL: counted, not kept.")
+    ]
     alarms: list[AlarmShown]
     callback_loss: Annotated[list[CallbackLossShown], Field(description="For keys that see all.")]
     run_times: Annotated[list[RunTimesShown], Field(description="For keys that see all.")]

@@ -73,6 +73,7 @@ def stats(stats: Stats, habits: Habits) -> schemas.StatsShown:
         hints=stats.hints,
         polls=stats.polls,
         orphans=dict(stats.orphans),
+        orphans_not_kept=stats.orphans_not_kept,
         alarms=[schemas.AlarmShown(**asdict(alarm)) for alarm in stats.alarms],
         callback_loss=_callback_loss(habits),
         run_times=_run_times(habits),

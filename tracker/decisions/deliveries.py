@@ -20,6 +20,7 @@ from tracker.models import (
     Alarm,
     Claim,
     IdSource,
+    Observation,
     Recorded,
     Status,
     Task,
@@ -29,9 +30,11 @@ from tracker.models import (
     changed,
 )
 from tracker.views import AccountNote, Arrived, Orphan
-from tracker.work import Change, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
+from tracker.work import Change, Entry, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 
 NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
+# How many unsigned callbacks of one task have an entry of their own in its history.
+UNSIGNED_ENTRIES: Final = 100
 
 
 def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> Change[Recorded]:
@@ -67,17 +70,28 @@ def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> 
         after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
     if transition.trust is Trust.HINT:
         counts["hints"] = 1
-    webhook_id = observation.webhook_id
-    what = f"id {webhook_id}" if webhook_id is not None else hashlib.sha256(observation.body).hexdigest()
+    after, entry = _kept(after, transition, observation)
     return Change(
         result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
         task=after,
-        entries=(entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}"),),
+        entries=(entry,),
         events=transition.events,
         alarms=alarms_of(transition, observation),
         drop_submission=after.status in FINAL,
         counts=counts,
     )
+
+
+def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:
+    """Make the history entry of a callback; unsigned ones beyond the bound of a task share one, unless they move it."""
+    if observation.trust is not Trust.SIGNED:
+        task = changed(task, unsigned=task.unsigned + 1)
+        if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.MOVED:
+            why = f"more than {UNSIGNED_ENTRIES} callbacks came unsigned, and this one and later ones are only counted"
+            return task, entry_of(transition, observation, "callback|unsigned", why=why)
+    webhook_id = observation.webhook_id
+    what = f"id {webhook_id}" if webhook_id is not None else hashlib.sha256(observation.body).hexdigest()
+    return task, entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}")
 
 
 def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:

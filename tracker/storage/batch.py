@@ -12,14 +12,13 @@ to: a deadlock that comes of that is run again); names that have no row yet are 
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
 from tracker.models import Source, Task, Verdict
-from tracker.storage import accounts, alarms, audit, bulk, locks, rows, telling
+from tracker.storage import accounts, alarms, audit, bulk, locks, orphans, rows, telling
 from tracker.storage.bulk import Plan, Rows, Statement
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
@@ -27,7 +26,6 @@ from tracker.storage.tables import (
     COUNTERS,
     EVENTS,
     OBSERVATIONS,
-    ORPHANS,
     SUBMISSIONS,
     TAGS,
     TASKS,
@@ -121,15 +119,17 @@ def _write(
     yield from _write_submissions(dialect, changes)
     yield from _write_observations(dialect, changes)
     yield from alarms.count(dialect, raised)
-    yield from _write_orphans(dialect, changes)
+    strays = [change.orphan for change in changes if change.orphan is not None]
+    yield from orphans.write(dialect, strays)
     yield from _write_capabilities(dialect, changes)
     yield from accounts.note(dialect, [change.account for change in changes if change.account is not None])
     yield from audit.insert_entries(dialect, [entry for change in changes for entry in change.audits])
     totals = _totals(changes)
     told = _told(changes)
-    if totals or told or raised:
+    if totals or told or raised or strays:
         yield from locks.hold_order(dialect)
         yield from _write_counts(dialect, totals)
+        yield from orphans.count_unkept(dialect, strays)
         yield from bulk.insert_rows(dialect, EVENTS, EVENT, told)
         yield from alarms.tell(dialect, raised)
 
@@ -184,31 +184,6 @@ def _repeated(statement: Insert) -> Insert:
     )
     last = {name: case((failed, excluded[name]), else_=OBSERVATIONS.c[name]) for name in ("at", "why", "body")}
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen, **last})
-
-
-def _write_orphans(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
-    noted = [rows.orphan_columns(change.orphan) for change in changes if change.orphan is not None]
-    # One at a time: several may be about the same task.
-    for row in sorted(noted, key=itemgetter(slice(2))):
-        yield from bulk.insert_rows(dialect, ORPHANS, rows.ORPHAN, [row], _noted)
-
-
-def _noted(statement: Insert) -> Insert:
-    excluded = statement.excluded
-    again = and_(excluded.signed, ORPHANS.c.state == literal_column("'orphan'"))
-    return statement.on_conflict_do_update(
-        index_elements=["provider", "provider_task_id"],
-        set_={
-            "last_at": excluded.last_at,
-            "word": excluded.word,
-            "body": excluded.body,
-            "deliveries": ORPHANS.c.deliveries + excluded.deliveries,
-            # Whoever can sign is worth a new question; anybody else gets the answer that there is.
-            "state": case((again, excluded.state), else_=ORPHANS.c.state),
-            "checks": case((again, literal_column("0")), else_=ORPHANS.c.checks),
-            "next_check_at": case((again, excluded.next_check_at), else_=ORPHANS.c.next_check_at),
-        },
-    )
 
 
 def _write_capabilities(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:

@@ -7,18 +7,20 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, o
 
 from tracker.models import Status, Task
 from tracker.storage import rows
-from tracker.storage.tables import ORPHANS, TASKS
+from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.tables import TASKS
 
 _NOW: Final = bindparam("now", type_=BigInteger)
 _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW)
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
 # Made once: it is asked many times a second, and making it costs more than asking.
+IS_TASK_DUE: Final = select(DUE.exists())
 IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= _NOW).exists()))
 
 
-def is_due(connection: Connection, *, now: datetime) -> bool:
-    """Tell whether a task that nobody has leased, or an orphan, is due."""
-    return bool(connection.execute(IS_DUE, {"now": rows.stamp(now)}).scalar_one())
+def is_due(connection: Connection, *, now: datetime, orphans: bool) -> bool:
+    """Return whether a task that nobody has leased is due, or an orphan where those count."""
+    return bool(connection.execute(IS_DUE if orphans else IS_TASK_DUE, {"now": rows.stamp(now)}).scalar_one())
 
 
 def claim_due(connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta) -> list[Task]:

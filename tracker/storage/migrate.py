@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateSchema
 from tracker.errors import StoreUnavailable
 from tracker.storage import accounts, locks, tables
 from tracker.storage.columns import METADATA
+from tracker.storage.orphan_table import ORPHANS
 
 LATER: Final = "the database was made by a later version of Homing: install that, or newer"
 FOREIGN: Final = (
@@ -36,7 +37,7 @@ NO_SCHEMA: Final = (
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
 # Every schema of Homing has these; together they are nobody else's.
-OURS: Final = frozenset({tables.OBSERVATIONS.name, tables.ORPHANS.name, tables.ADDRESSES.name})
+OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.ADDRESSES.name})
 # With those of `accounts`, which is a module of its own.
 NAMES: Final = frozenset({*METADATA.tables, accounts.ACCOUNTS.name})
 

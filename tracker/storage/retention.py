@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, f
 
 from tracker.models import SETTLED
 from tracker.storage import rows, telling
-from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, ORPHANS, SINKS, TASKS
+from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
 from tracker.storage.upserts import upsert
 
 # How long it is remembered, from its deletion on, that there was a task; and at least, who did what.
@@ -53,12 +54,11 @@ def deletable(told: int, now: datetime) -> ColumnElement[bool]:
 def delete_old(connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int) -> Deleted:
     """Delete from the next ``limit`` tasks that finished by ``until`` those that may go, and as many old other rows."""
     seen = _finished(connection, until=until, after=after, limit=limit)
-    settled = ORPHANS.c.next_check_at.is_(None)
     told = _told_everywhere(connection, now=now)
     _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
     return Deleted(
         tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
-        orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit, settled),
+        orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit),
         alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
         tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
         audits=_delete(connection, AUDIT, AUDIT.c.at, min(until, now - REMEMBERED), limit),
@@ -123,11 +123,10 @@ def _delete(
     time: ColumnElement[int],
     until: datetime,
     limit: int,
-    *also: ColumnElement[bool],
 ) -> int:
     """Delete the oldest rows of a table, at most ``limit``."""
     key = tuple(table.primary_key.columns)
-    old = select(*key).where(time <= rows.stamp(until), *also).order_by(time).limit(limit)
+    old = select(*key).where(time <= rows.stamp(until)).order_by(time).limit(limit)
     found = connection.execute(old.with_for_update(skip_locked=True)).all()
     if found:
         connection.execute(delete(table).where(tuple_(*key).in_([tuple(row) for row in found])))

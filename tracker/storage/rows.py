@@ -106,6 +106,8 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
     {
         **{name: attrgetter(name) for name in (*PLAIN, *FLAGS)},
         **{name: _stamped(name) for name in TIMES},
+        # Most tasks have none, and a column that is NULL takes no room.
+        "unsigned": lambda task: task.unsigned or None,
         "external_key": lambda task: None if task.released else task.external_id,
         "idempotency_key": lambda task: None if task.released else task.idempotency_key,
         "request": lambda task: dump(task.request),
@@ -175,6 +177,7 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     values["request"] = {} if values["request"] == "{}" else _decode(values["request"])
     values["tags"] = () if values["tags"] == "[]" else tuple(_decode(values["tags"]))
     values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
+    values["unsigned"] = values["unsigned"] or 0
     values["callback_asked"] = bool(values["callback_asked"])
     values["released"] = bool(values["released"])
     if (named_by := values["unproven_id_from"]) is not None:

@@ -11,8 +11,10 @@ from sqlalchemy.engine import RowMapping
 
 from tracker.models import FINAL, Source, Status
 from tracker.storage import rows
+from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.orphans import NOT_KEPT
 from tracker.storage.plans import aside
-from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, ORPHANS, TASKS
+from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, TASKS
 from tracker.views import AlarmCount, Completion, Stats
 
 OPEN: Final = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
@@ -49,6 +51,7 @@ def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats
         hints=whole.counts.get("hints", 0),
         polls=whole.counts.get("polls", 0),
         orphans=whole.orphans,
+        orphans_not_kept=whole.counts.get(NOT_KEPT, 0),
         alarms=whole.alarms,
     )
 

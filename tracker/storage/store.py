@@ -22,6 +22,7 @@ from tracker.storage import (
     leases,
     locks,
     migrate,
+    orphans,
     pages,
     retention,
     rows,
@@ -35,10 +36,11 @@ from tracker.storage.continuity import Continuity
 from tracker.storage.database import BUSY, Database
 from tracker.storage.generated_secrets import GeneratedSecrets
 from tracker.storage.notices import PostgresNotices
+from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.outbox_store import OutboxStore
 from tracker.storage.plans import aside
 from tracker.storage.rehearsal import rehearse
-from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, ORPHANS, SUBMISSIONS, TASKS
+from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, SUBMISSIONS, TASKS
 from tracker.views import (
     AccountState,
     Action,
@@ -174,9 +176,9 @@ class Store:
         found: bytes | None = await self._database.read(_scalar, statement)
         return found
 
-    async def is_due(self, now: datetime) -> bool:
+    async def is_due(self, now: datetime, *, orphans: bool = True) -> bool:
         """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
-        return await self._database.read(leases.is_due, now=now)
+        return await self._database.read(leases.is_due, now=now, orphans=orphans)
 
     async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
         """Lease the tasks that are due, longest due first, to ``owner``; leases of others are respected."""
@@ -260,8 +262,8 @@ class Store:
         return await self._database.read(retention.forgotten, provider, account, provider_task_id)
 
     async def due_orphans(self, *, now: datetime, limit: int) -> Sequence[Orphan]:
-        statement = select(ORPHANS).where(ORPHANS.c.next_check_at <= rows.stamp(now)).limit(limit)
-        return await self._database.read(_orphans, statement)
+        """Return orphans whose check is due; see ``orphans.due``."""
+        return await self._database.read(orphans.due, now=now, limit=limit)
 
     async def orphans(self, *, limit: int) -> Sequence[Orphan]:
         """Give the orphans, latest delivery first."""
@@ -270,14 +272,10 @@ class Store:
     async def settle_orphan(
         self, orphan_id: int, *, state: str, why: str, next_check_at: datetime | None, task_id: str | None
     ) -> None:
-        """Write down what came of asking about an orphan."""
-        due = None if next_check_at is None else rows.stamp(next_check_at)
-        statement = (
-            update(ORPHANS)
-            .where(ORPHANS.c.id == orphan_id)
-            .values(state=state, why=why, next_check_at=due, task_id=task_id, checks=ORPHANS.c.checks + 1)
+        """Write down what came of checking an orphan."""
+        await self._database.write(
+            orphans.settle, orphan_id, state=state, why=why, next_check_at=next_check_at, task_id=task_id
         )
-        await self._database.write(_execute, statement)
 
     async def capability(self, base_url: str, kind: str, name: str) -> tuple[bool, datetime] | None:
         """Tell whether an address was seen to do something, and when; None where it was never tried."""

@@ -124,6 +124,7 @@ class TaskRow(TableRow, table=True):
     attempt_deadline_at: int | None = _time()
     not_found: int = 0
     duplicate_at: int | None = _time()
+    unsigned: int | None = None
     released: bool = Field(default=False)
     taken_by: str | None = _text()
     answered_at: int | None = _time()
@@ -259,40 +260,6 @@ class AlarmRow(TableRow, table=True):
     detail: str = _text(nullable=False)
 
 
-class OrphanRow(TableRow, table=True):
-    """A delivery about a task that nobody told us of."""
-
-    __tablename__: ClassVar[str] = "orphans"
-    __table_args__ = (
-        UniqueConstraint("provider", "provider_task_id"),
-        Index(
-            "ix_orphans_due",
-            "next_check_at",
-            **_only("next_check_at IS NOT NULL"),
-        ),
-        Index("ix_orphans_last", "last_at"),
-    )
-
-    id: int | None = _row_id()
-    provider: str = _text(nullable=False)
-    provider_task_id: str = _text(nullable=False)
-    external_id: str | None = _text()
-    kind: str | None = _text()
-    client: str = _text(nullable=False)
-    address: str = _text(nullable=False)
-    word: str | None = _text()
-    state: str = _text(nullable=False)
-    why: str = _text(nullable=False)
-    first_at: int = _time(nullable=False)
-    last_at: int = _time(nullable=False)
-    deliveries: int = 1
-    checks: int = 0
-    next_check_at: int | None = _time()
-    task_id: str | None = _text()
-    signed: bool = Field(default=False)
-    body: bytes = _bytes()
-
-
 class AddressRow(TableRow, table=True):
     """A standing callback address: its token hashed, revocable."""
 
@@ -385,7 +352,6 @@ SUBMISSIONS: Final = _table(SubmissionRow)
 OBSERVATIONS: Final = _table(ObservationRow)
 EVENTS: Final = _table(EventRow)
 ALARMS: Final = _table(AlarmRow)
-ORPHANS: Final = _table(OrphanRow)
 ADDRESSES: Final = _table(AddressRow)
 SECRETS: Final = _table(SecretRow)
 CAPABILITIES: Final = _table(CapabilityRow)

@@ -1,0 +1,152 @@
+"""Orphan callbacks: one row for each task that is named, and a bound on what nobody signed.
+
+Whoever knows a shared callback URL can send thousands of callbacks that name no task of ours. A signed one is always
+kept. Of unsigned ones at most ``WAITING_UNSIGNED`` wait for their check at one URL, and ``SETTLED_UNSIGNED`` stay after
+it, the latest; the rest are counted and not kept. Nothing here costs a callback of a known task anything.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+
+from tracker.storage import bulk, rows
+from tracker.storage.bulk import Statement, text_of
+from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.tables import COUNTERS
+from tracker.storage.upserts import Insert, upsert_for
+from tracker.views import Orphan
+
+WAITING_UNSIGNED: Final = 100
+SETTLED_UNSIGNED: Final = 500
+NOT_KEPT: Final = "orphans_not_kept"
+
+_seen: Final = ORPHANS.alias("seen")
+_IS_SETTLED: Final[ColumnElement[bool]] = ORPHANS.c.state == literal_column("'orphan'")
+
+
+def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
+    """Record orphans, in the order of their names, so that no two batches wait for each other."""
+    # One at a time: several may be about the same task.
+    for orphan in sorted(orphans, key=attrgetter("provider", "provider_task_id")):
+        values = rows.orphan_columns(orphan)
+        if orphan.signed or orphan.next_check_at is None:
+            yield from bulk.insert_rows(dialect, ORPHANS, rows.ORPHAN, [values], _noted)
+        else:
+            named = (orphan.provider, orphan.provider_task_id, orphan.address)
+            yield Statement(_insert_where_room_is(dialect), (*values, *named))
+    settled = {orphan.address for orphan in orphans if not orphan.signed and orphan.next_check_at is None}
+    for address in sorted(settled):
+        yield Statement(_drop_oldest(dialect), (address, address))
+
+
+def count_unkept(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
+    """Count those that were just not kept; under the lock of all counts."""
+    for orphan in orphans:
+        if not orphan.signed and orphan.next_check_at is not None:
+            yield Statement(_count_where_missing(dialect), (orphan.provider, orphan.provider_task_id))
+
+
+def due(connection: Connection, *, now: datetime, limit: int) -> list[Orphan]:
+    """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
+    turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_check_at, ORPHANS.c.id))
+    ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_check_at <= rows.stamp(now)).subquery()
+    ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_check_at, ready.c.id)
+    return [rows.orphan_from_row(row) for row in connection.execute(ordered.limit(limit)).mappings()]
+
+
+def settle(
+    connection: Connection,
+    orphan_id: int,
+    *,
+    state: str,
+    why: str,
+    next_check_at: datetime | None,
+    task_id: str | None,
+) -> None:
+    """Write down what came of checking an orphan."""
+    values = {
+        "state": state,
+        "why": why,
+        "next_check_at": rows.optional_stamp(next_check_at),
+        "task_id": task_id,
+        "checks": ORPHANS.c.checks + 1,
+    }
+    settled = update(ORPHANS).where(ORPHANS.c.id == orphan_id).values(**values)
+    address = connection.execute(settled.returning(ORPHANS.c.address)).scalar_one_or_none()
+    if address is not None and next_check_at is None:
+        bulk.run(connection, Statement(_drop_oldest(connection.dialect.name), (address, address)))
+
+
+def _noted(statement: Insert) -> Insert:
+    new, old = statement.excluded, ORPHANS.c
+    # Whoever can sign is worth a new question; anybody else gets the answer that there is.
+    again = and_(new.signed, _IS_SETTLED)
+    # What was signed is not overwritten by what anybody may have sent.
+    stronger = or_(new.signed, ~old.signed)
+    return statement.on_conflict_do_update(
+        index_elements=["provider", "provider_task_id"],
+        set_={
+            "last_at": new.last_at,
+            "word": case((stronger, new.word), else_=old.word),
+            "body": case((stronger, new.body), else_=old.body),
+            "signed": or_(new.signed, old.signed),
+            "deliveries": old.deliveries + new.deliveries,
+            "state": case((again, new.state), else_=old.state),
+            "checks": case((again, literal_column("0")), else_=old.checks),
+            "next_check_at": case((again, new.next_check_at), else_=old.next_check_at),
+        },
+    )
+
+
+@cache
+def _insert_where_room_is(dialect: str) -> str:
+    """Record an orphan that is known already, or that finds a free place at its URL."""
+    waiting = and_(_seen.c.address == bindparam("at_address"), _seen.c.next_check_at.is_not(None), ~_seen.c.signed)
+    count = select(func.count()).select_from(_seen).where(waiting).scalar_subquery()
+    room = count < literal_column(str(WAITING_UNSIGNED))
+    given: list[Any] = [bindparam(name, type_=ORPHANS.c[name].type) for name in rows.ORPHAN]
+    found = select(*given).where(or_(_is_known(), room))
+    statement = _noted(upsert_for(dialect, ORPHANS).inline().from_select(list(rows.ORPHAN), found))
+    return text_of(dialect, statement, [*rows.ORPHAN, "of_provider", "of_task", "at_address"])
+
+
+@cache
+def _count_where_missing(dialect: str) -> str:
+    one: list[Any] = [literal_column(f"'{NOT_KEPT}'"), literal_column("1")]
+    found = select(*one).where(~_is_known())
+    statement = upsert_for(dialect, COUNTERS).inline().from_select(["name", "value"], found)
+    more = {"value": COUNTERS.c.value + statement.excluded.value}
+    counted = statement.on_conflict_do_update(index_elements=["name"], set_=more)
+    return text_of(dialect, counted, ["of_provider", "of_task"])
+
+
+def _is_known() -> ColumnElement[bool]:
+    named = and_(_seen.c.provider == bindparam("of_provider"), _seen.c.provider_task_id == bindparam("of_task"))
+    return exists(select(literal_column("1")).select_from(_seen).where(named))
+
+
+@cache
+def _drop_oldest(dialect: str) -> str:
+    """Delete, of what nobody signed and no check will be about any more at one URL, all but the latest."""
+    older = and_(_seen.c.address == bindparam("kept_at"), _seen.c.state == literal_column("'orphan'"), ~_seen.c.signed)
+    beyond = select(_seen.c.last_at).where(older).order_by(_seen.c.last_at.desc())
+    last = beyond.limit(literal_column("1")).offset(literal_column(str(SETTLED_UNSIGNED))).scalar_subquery()
+    here = and_(ORPHANS.c.address == bindparam("at_address"), _IS_SETTLED, ~ORPHANS.c.signed)
+    return text_of(dialect, delete(ORPHANS).where(here, ORPHANS.c.last_at <= last), ["at_address", "kept_at"])
