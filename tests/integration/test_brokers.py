@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 
+import aiormq
+import nats
 import pytest
+import redis.asyncio
 
 from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.events import SOURCE, a_large_event, an_event, waves
 from tests.brokers.readers import Kept
+from tests.brokers.servers import rabbit_port
 from tracker.contract import Told
 from tracker.outbox.broker import DIALLING, HANGING_UP
 from tracker.outbox.sink import DELIVERED, Outcome, Sink
@@ -70,6 +74,56 @@ async def test_a_broker_that_is_not_there_fails_each_event_and_is_found_once_it_
     await told_until_delivered(sink, [an_event(1), an_event(2)])
     await sink.close()
     assert {kept.id for kept in await broker.read()} == {an_event(1).id, an_event(2).id}
+
+
+async def test_stream_deleted_while_running_is_made_again() -> None:
+    async with CASES["jetstream"]() as broker:
+        sink = broker.sink()
+        assert await sink.send([an_event(1)]) == [DELIVERED]
+        assert broker.server is not None
+        client = await nats.connect(f"nats://127.0.0.1:{broker.server.port}")
+        await client.jetstream().delete_stream("HOMING")
+        await client.close()
+
+        assert await sink.send([an_event(1, version=2), an_event(2)]) == [DELIVERED, DELIVERED]
+
+        await sink.close()
+        assert {kept.id for kept in await broker.read()} == {an_event(1, version=2).id, an_event(2).id}
+
+
+async def test_redis_stream_deleted_while_running_goes_on() -> None:
+    async with CASES["redis"]() as broker:
+        sink = broker.sink()
+        assert await sink.send([an_event(1)]) == [DELIVERED]
+        assert broker.server is not None
+        async with redis.asyncio.Redis(port=broker.server.port) as client:
+            await client.delete("homing:events")
+
+        assert await sink.send([an_event(2)]) == [DELIVERED]
+
+        await sink.close()
+        assert [kept.id for kept in await broker.read()] == [an_event(2).id]
+
+
+async def test_exchange_deleted_while_running_is_made_again() -> None:
+    async with CASES["rabbitmq"]() as broker:
+        sink = broker.sink()
+        assert await sink.send([an_event(1)]) == [DELIVERED]
+        name = broker.options.partition("=")[2]
+        connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{rabbit_port()}/")
+        channel = await connection.channel()
+        await channel.exchange_delete(name)
+
+        (gone,) = await sink.send([an_event(2)])
+        (unbound,) = await sink.send([an_event(2)])
+        await channel.queue_bind(name, name, "#")
+        (bound,) = await sink.send([an_event(2)])
+
+        await connection.close()
+        await sink.close()
+        assert f"no exchange '{name}'" in gone.error
+        assert unbound.error == f"no queue is bound to exchange {name} for {an_event(2).type}"
+        assert bound == DELIVERED
 
 
 async def test_a_line_that_is_cut_mid_stream_loses_nothing_and_keeps_the_order(broker: BrokerCase) -> None:

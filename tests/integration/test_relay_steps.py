@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.acceptance.house import until
 from tests.builders import NOW, a_task
 from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
@@ -354,3 +355,65 @@ async def test_a_sink_that_an_operator_moved_on_is_told_from_there(on: Stage) ->
     again = await on.teller(sink)
     await on.all_new(again)
     assert [told.subject for told in sink.received] == [ONE]
+
+
+# ---- what an operator sees of a sink that fails
+
+
+def said_of(caplog: pytest.LogCaptureFixture, name: str = "shop") -> list[str]:
+    """Return what the log says of a sink, each line up to its reason."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "homing.relay"]
+    return [line.partition(":")[0] for line in lines if line.startswith(f"sink {name} ")]
+
+
+async def test_failing_sink_is_logged_once_until_it_works(on: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    sink = ScriptedSink(answer=refused)
+    teller = await on.teller(sink)
+    await on.happen(1)
+    await on.new(teller)
+    for _ in range(8):
+        on.clock.advance(HOUR)
+        await teller.tell_owed()
+    assert said_of(caplog) == ["sink shop fails, and is tried again"]
+
+    sink.answer = taken
+    on.clock.advance(HOUR)
+    await teller.tell_owed()
+    await on.happen(1)
+    await on.new(teller)
+
+    assert len(sink.received) == 2
+    assert said_of(caplog) == ["sink shop fails, and is tried again", "sink shop works again"]
+
+
+async def test_failing_sink_shows_its_next_attempt_from_the_first(on: Stage) -> None:
+    teller = await on.teller(ScriptedSink(answer=refused))
+    await on.happen(1)
+    await on.new(teller)
+    await teller.finish()
+
+    (owed,) = await on.owed()
+    state = await on.state()
+
+    assert (state.retry_at, state.last_error) == (owed.next_at, "refused")
+    assert owed.next_at is not None
+    assert owed.next_at > on.clock()
+
+
+async def test_sink_that_cannot_be_opened_shows_its_next_attempt(on: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    sink = ScriptedSink(broken=OSError())
+    teller = await on.teller(sink)
+    stop = asyncio.Event()
+    opening = asyncio.create_task(teller.open(stop))
+
+    async def tried_twice() -> bool:
+        return sink.opened == 2
+
+    await until(tried_twice)
+    state = await on.state()
+    sink.broken = None
+    await opening
+
+    assert state.retry_at is not None
+    assert state.retry_at > on.clock()
+    assert said_of(caplog) == ["sink shop fails, and is tried again", "sink shop works again"]

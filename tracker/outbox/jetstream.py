@@ -53,6 +53,8 @@ class JetStreamWire:
         self._client: Client | None = None
         self._context: JetStreamContext | None = None
         self._waited: list[_Ack] = []
+        # What no stream took, of the wave that was just published.
+        self._homeless: set[int] = set()
         self._doubt = False
         self._trouble: Exception | None = None
 
@@ -78,8 +80,28 @@ class JetStreamWire:
             await self._have_stream(self._context)
 
     async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        outcomes = list(await self._publish(events))
+        context, missed = self._context, [place for place, told in enumerate(events) if told.cursor in self._homeless]
+        if not (self._create and missed and context is not None and self.sound):
+            return outcomes
+        # The stream was deleted beneath the connection.
+        try:
+            async with asyncio.timeout(DIALLING):
+                await self._have_stream(context)
+        except (OSError, Error) as error:
+            self._doubt = True
+            why = failed(f"the stream is gone and cannot be made again: {said(error)}")
+            again: Sequence[Outcome] = [why] * len(missed)
+        else:
+            again = await self._publish([events[place] for place in missed])
+        for place, outcome in zip(missed, again, strict=True):
+            outcomes[place] = outcome
+        return outcomes
+
+    async def _publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
         assert self._client is not None
         assert self._context is not None
+        self._homeless = set()
         put: list[_Ack | Outcome] = []
         rest = failed(UNCONFIRMED)
         # In a task of its own: the client swallows a cancellation while it waits for a server that reads no more.
@@ -177,6 +199,7 @@ class JetStreamWire:
         if error is None:
             return DELIVERED
         if isinstance(error, NoStreamResponseError):
+            self._homeless.add(told.cursor)
             return failed(f"no stream takes {self._prefix}{told.type}: make one, or add create=true to the address")
         if isinstance(error, APIError):
             return Outcome(

@@ -33,12 +33,14 @@ class Lane:
     """What is known of one receiver.
 
     ``proven`` once it took something; ``slow_at`` since when it lets others wait; ``retry_at`` where it is closed.
+    ``failures`` counts the attempts since it took something, which may all be of one event.
     """
 
     proven: bool = False
     sending: int = 0
     slow_at: datetime | None = None
     refused: set[int] = field(default_factory=set)
+    failures: int = 0
     probes: int = 0
     closed_at: datetime | None = None
     retry_at: datetime | None = None
@@ -48,6 +50,11 @@ class Lane:
     @property
     def idle(self) -> bool:
         return not self.sending and not self.refused and self.slow_at is None
+
+    @property
+    def failing(self) -> bool:
+        """Whether it took nothing for several attempts, of whatever events."""
+        return self.failures >= CLOSING
 
     @property
     def prompt(self) -> bool:
@@ -120,9 +127,11 @@ class Lanes:
             opened = lane.retry_at is not None
             lane.proven, lane.probes, lane.closed_at, lane.retry_at, lane.probed_by = True, 0, None, None, None
             lane.refused.clear()
+            lane.failures = 0
             return opened
         # What can never do is the event's own fault.
         refused = [(at, each) for at, each in zip(cursors, outcomes, strict=True) if not each.hopeless]
+        lane.failures += len(refused)
         lane.refused.update(cursor for cursor, _ in refused[: CLOSING - len(lane.refused)])
         if refused and len(lane.refused) >= CLOSING:
             asked = max((each.retry_after for _, each in refused if each.retry_after is not None), default=None)

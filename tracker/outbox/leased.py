@@ -57,6 +57,8 @@ class LeasedSink:
         )
         self.sending.failures = state.failures
         self.sending.delivered_at = state.delivered_at
+        # When a sink that cannot be opened is tried again.
+        self.opening_at: datetime | None = None
         self.owing = True
         self.owings = 0
         self.underway: set[str] = set()
@@ -173,7 +175,8 @@ class LeasedSink:
     def _settled(self, ledger: Ledger) -> Settled:
         sending = self.sending
         off = bool(sending.gone)
-        settled = ledger.settled(failures=sending.failures, retry_at=sending.lanes.retry_at, off=off)
+        retry_at = sending.lanes.retry_at if self.opening_at is None else self.opening_at
+        settled = ledger.settled(failures=sending.failures, retry_at=retry_at, off=off)
         # What turned the sink off counts more than what went wrong beside it.
         return structs.replace(settled, error=sending.gone) if off else settled
 

@@ -218,7 +218,7 @@ class Sending:
         self, now: Round, lane: str, wave: Sequence[Told], outcomes: Sequence[Outcome], *, owed: bool | None = None
     ) -> None:
         at = self._clock()
-        before = self.lanes.of(lane).retry_at
+        failed_before = self.lanes.of(lane).failing
         cursors = [told.cursor for told in wave]
         if self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at):
             self.opened.add(lane)
@@ -230,8 +230,8 @@ class Sending:
             for told, outcome in zip(wave, outcomes, strict=True):
                 if not outcome.delivered:
                     self._fail(now, told, outcome, at, self.lanes.probe_by(lane))
-        if (before is None) != (self.lanes.of(lane).retry_at is None):
-            state = "is told again" if before else f"cannot be told for now: {now.ledger.error}"
+        if failed_before is not self.lanes.of(lane).failing:
+            state = "works again" if failed_before else f"fails, and is tried again: {now.ledger.error}"
             log.warning("sink %s%s %s", self._sink.name, "" if lane == self._sink.name else f" ({lane})", state)
 
     def _fail(self, now: Round, told: Told, outcome: Outcome, at: datetime, probe_by: datetime | None) -> None:

@@ -72,10 +72,16 @@ class Teller:
                 tries += 1
                 self._leased.sending.failures += 1
                 ledger.error = f"it cannot be opened: {said}"
-                log.warning("sink %s: %s", self._sink.name, ledger.error)
+                if tries == 1:
+                    log.warning("sink %s fails, and is tried again: %s", self._sink.name, ledger.error)
+                wait = backoff.lane_in(tries, chance=self._chance())
+                self._leased.opening_at = self._leased.clock() + wait
                 await self._leased.write(ledger)
-                await pause(stop, backoff.lane_in(tries, chance=self._chance()))
+                await pause(stop, wait)
             else:
+                self._leased.opening_at = None
+                if tries:
+                    log.warning("sink %s works again: it was opened", self._sink.name)
                 return
 
     async def run(self, stop: asyncio.Event) -> None:

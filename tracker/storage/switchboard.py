@@ -1,6 +1,7 @@
 """The outbox, for an operator: who is told how far, what could not be told, and telling it again."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -160,9 +161,9 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
     state = outbox.state_from_row(row)
     ahead = select(EVENTS.c.id).where(EVENTS.c.id > state.cursor).limit(COUNTED).subquery()
     mine = DELIVERIES.c.sink == state.name
-    owed = select(func.count(), func.min(DELIVERIES.c.event_id)).where(mine, WAITING)
+    owed = select(func.count(), func.min(DELIVERIES.c.event_id), func.min(DELIVERIES.c.next_at)).where(mine, WAITING)
     behind = connection.execute(select(func.count()).select_from(ahead)).scalar_one()
-    waits, first = connection.execute(owed).one()
+    waits, first, next_at = connection.execute(owed).one()
     dead = connection.execute(select(func.count()).select_from(DELIVERIES).where(mine, ~WAITING)).scalar_one()
     oldest = or_(EVENTS.c.id == first, EVENTS.c.id > state.cursor) if first is not None else EVENTS.c.id > state.cursor
     at = connection.execute(select(EVENTS.c.at).where(oldest).order_by(EVENTS.c.id).limit(1)).scalar_one_or_none()
@@ -170,7 +171,11 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
         rows.optional_moment(at)
     except (OverflowError, TypeError):
         at = None  # it is damaged; the rest is to be seen all the same
-    return outbox.state_from_row(row, behind=behind, waiting=waits, dead=dead, oldest_at=at)
+    state = outbox.state_from_row(row, behind=behind, waiting=waits, dead=dead, oldest_at=at)
+    if state.retry_at is None and state.on and state.failures and next_at is not None:
+        # As long as it is not left alone as a whole, an event that waits has a time of its own.
+        state = replace(state, retry_at=rows.optional_moment(next_at))
+    return state
 
 
 def _delivery(row: Row[Any], event: Found) -> Delivery:
