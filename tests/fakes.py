@@ -21,12 +21,22 @@ class Clock:
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
+        self._passed = timedelta()
 
     def __call__(self) -> datetime:
         return self.now
 
     def advance(self, by: timedelta) -> None:
         self.now += by
+        self._passed += by
+
+    def set(self, by: timedelta) -> None:
+        """Set the clock by so much, forward or back: no time passes."""
+        self.now += by
+
+    def monotonic(self) -> float:
+        """Give the seconds that have passed, however the clock was set."""
+        return self._passed.total_seconds()
 
 
 class GatedStore(Store):

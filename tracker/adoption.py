@@ -11,6 +11,7 @@ from typing import Final
 from tracker import schedule
 from tracker.addresses import Addresses
 from tracker.bounds import identifier
+from tracker.clock import Monotonic
 from tracker.decisions import answers, identity, submits
 from tracker.decisions.verdicts import Rules, begun
 from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
@@ -50,6 +51,7 @@ class Adoption:
         addresses: Addresses,
         rules: Rules,
         clock: Callable[[], datetime],
+        monotonic: Monotonic,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -57,7 +59,8 @@ class Adoption:
         self._addresses = addresses
         self._rules = rules
         self._clock = clock
-        self._absent: OrderedDict[tuple[str, str, str], datetime] = OrderedDict()
+        self._monotonic = monotonic
+        self._absent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
     async def expect(self, caller: Caller, account: Account, kind: Kind, said: Particulars) -> Expected:
         """Write down a task that is about to be submitted. Raises Conflict where a row has its external id."""
@@ -86,8 +89,7 @@ class Adoption:
                     return known
             elif named:
                 raise NotFound(f"the provider has no task {ref}")
-        now = self._clock()
-        if now < self._absent.get((account.name, kind.name, ref), now):
+        if self._monotonic() < self._absent.get((account.name, kind.name, ref), float("-inf")):
             raise NotFound(f"the provider has no task {ref}")
         return None
 
@@ -195,7 +197,7 @@ class Adoption:
 
     def _remember_absent(self, key: tuple[str, str, str]) -> None:
         """Remember an id for a while: a client that polls nobody's id must not become a stream of requests."""
-        self._absent[key] = self._clock() + ABSENT_FOR
+        self._absent[key] = self._monotonic() + ABSENT_FOR.total_seconds()
         self._absent.move_to_end(key)
         while len(self._absent) > ABSENT_BOUND:
             self._absent.popitem(last=False)

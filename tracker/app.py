@@ -1,10 +1,11 @@
 """The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from tracker.clock import utc_now
+from tracker.clock import Monotonic, utc_now
 from tracker.outbox.addresses import SinkParts, create_sinks
 from tracker.outbox.named import named_sinks
 from tracker.outbox.signing import SinkSecrets
@@ -28,6 +29,7 @@ def create_tracker(
     *,
     policy: Policy | None = None,
     clock: Callable[[], datetime] = utc_now,
+    monotonic: Monotonic = time.monotonic,
     store: Store | None = None,
     transport: Sender | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -36,7 +38,8 @@ def create_tracker(
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
-    and ``tracker.membership`` steers it. ``subscribers`` are sinks that an operator meets beside those of the settings.
+    and ``tracker.membership`` steers it. ``monotonic`` measures durations, in seconds. ``subscribers`` are sinks that
+    an operator meets beside those of the settings.
     """
     kling = Account(
         name="default",
@@ -55,6 +58,7 @@ def create_tracker(
         threshold=settings.threshold,
         policy=policy or policy_of(settings),
         clock=clock,
+        monotonic=monotonic,
         transport=transport,
         source=settings.source,
         sinks=named_sinks(joined(settings.sinks, subscribers), SinkSecrets(store, settings.sink_secrets)),

@@ -1,5 +1,7 @@
 """The time that all replicas share: this machine's clock, moved to where the database's was measured to be.
 
+Durations and pauses are measured on the monotonic clock, which nobody can set: seconds since any moment, as a float.
+
 A reading cannot tell when exactly between two of our own times the database looked at its clock; the shorter the way,
 the surer it is. Pure but for the reading of this machine's clock.
 """
@@ -12,6 +14,9 @@ from itertools import takewhile
 from typing import Final
 
 READINGS: Final = 8
+# Less than that is a clock being adjusted, or a slow reading, and not one being set.
+SET_BY: Final = timedelta(seconds=2)
+Monotonic = Callable[[], float]
 
 
 def utc_now() -> datetime:
@@ -66,3 +71,45 @@ class SteeredClock:
         if reading.after >= reading.before:
             self._readings.append(reading)
             self.ahead = offset(self._readings)
+
+
+class Deadline:
+    """A moment on the monotonic clock, ``within`` from now; no setting of the wall clock moves it."""
+
+    def __init__(self, monotonic: Monotonic, within: timedelta) -> None:
+        self._monotonic = monotonic
+        self._at = monotonic() + within.total_seconds()
+
+    @property
+    def left(self) -> timedelta:
+        """The time until it; negative once it has passed."""
+        return timedelta(seconds=self._at - self._monotonic())
+
+
+class ClockSettings:
+    """Notices that the wall clock was set, by comparing it with the monotonic one."""
+
+    def __init__(self, clock: Callable[[], datetime], monotonic: Monotonic) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._before = clock(), monotonic()
+        self._set_at = float("-inf")
+        self._times_set_back = 0
+
+    def times_set_back(self) -> int:
+        """Return how often the clock was set back so far."""
+        self._compare()
+        return self._times_set_back
+
+    def steady_for(self, duration: timedelta) -> bool:
+        """Return whether the clock was not set for so long, as far as this process can tell."""
+        self._compare()
+        return self._monotonic() - self._set_at >= duration.total_seconds()
+
+    def _compare(self) -> None:
+        now, at = self._clock(), self._monotonic()
+        set_by = now - self._before[0] - timedelta(seconds=at - self._before[1])
+        self._before = now, at
+        if abs(set_by) >= SET_BY:
+            self._set_at = at
+            self._times_set_back += set_by < timedelta()

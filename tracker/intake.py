@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from tracker import schedule
 from tracker.adoption import bounded, distinct_tags
+from tracker.clock import Deadline
 from tracker.decisions import intents, submits
 from tracker.decisions.intents import Intent
 from tracker.decisions.verdicts import Rules
@@ -255,10 +256,12 @@ class Intake:
 
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
         """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
+        waited = Deadline(self._submission.monotonic, LONG_SILENT)
         while (seen := await self._store.last_seen(owner)) is not None:
             if seen > since + CLOCKS_APART:
                 return False
-            if self._clock() - seen > LONG_SILENT:
+            # Also where the clock was set meanwhile: a heartbeat that comes is later than the request by then.
+            if self._clock() - seen > LONG_SILENT or waited.left <= timedelta():
                 break
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
         return True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
+from tracker.clock import Monotonic
 from tracker.errors import HomingError
 from tracker.learning import Habits, learn
 from tracker.pause import pause
@@ -23,12 +24,19 @@ class Learner:
     """``habits`` is the present snapshot; ``run`` renews it until told to stop."""
 
     def __init__(
-        self, *, store: Store, accounts: Mapping[str, Account], policy: Policy, clock: Callable[[], datetime]
+        self,
+        *,
+        store: Store,
+        accounts: Mapping[str, Account],
+        policy: Policy,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
     ) -> None:
         self._store = store
         self._policy = policy
         self._clock = clock
-        self._learned_at: datetime | None = None
+        self._monotonic = monotonic
+        self._learned_at = float("-inf")
         self._trouble = ""
         self._first = Habits(
             usual={
@@ -41,22 +49,25 @@ class Learner:
 
     def forget(self) -> None:
         """Learn everything anew: the database is in another state."""
-        self.habits, self._learned_at = self._first, None
+        self.habits, self._learned_at = self._first, float("-inf")
 
     async def learn(self) -> None:
         """Learn from the tasks that came home since the last time. Raises StoreUnavailable."""
         now = self._clock()
         # A callback that comes just behind a poll was not lost.
         until = now - self._policy.callback_grace
+        if self.habits.upto is not None and self.habits.upto[0] > now:
+            # The clock was set back. What ends from now on would come before all that was learned: begin anew.
+            self.habits = self._first
         found = await self._store.completions(after=self.habits.upto, until=until, limit=PAGE)
         if len(found) == PAGE:
             found = await self._store.completions(after=None, until=until, limit=PAGE)
         self.habits = learn(self.habits, found)
-        self._learned_at = now
+        self._learned_at = self._monotonic()
 
     async def lately(self) -> Habits:
         """Give what is learned, no older than it would be where ``run`` runs. Raises StoreUnavailable."""
-        if self._learned_at is None or self._clock() - self._learned_at >= self._policy.learn_every:
+        if self._monotonic() - self._learned_at >= self._policy.learn_every.total_seconds():
             await self.learn()
         return self.habits
 

@@ -8,6 +8,7 @@ from typing import Final, TypeVar, assert_never
 
 from tracker import recovery
 from tracker.account_watch import CREDENTIAL_REFUSED, AccountWatch
+from tracker.clock import ClockSettings, Monotonic
 from tracker.decisions import answers, deliveries
 from tracker.decisions.answers import Failure
 from tracker.decisions.identity import Asked
@@ -65,7 +66,9 @@ class Questions:
         transport: Sender,
         rules: Rules,
         clock: Callable[[], datetime],
+        monotonic: Monotonic,
     ) -> None:
+        self.clock_settings = ClockSettings(clock, monotonic)
         self._store = store
         self._recorder = recorder
         self._transport = transport
@@ -310,8 +313,10 @@ class Questions:
     async def _missing(
         self, task: Task, account: Account, missing: Missing, *, asked_at: datetime, forget: bool
     ) -> Answer:
-        proven = await self.lookups.proven(account, task.kind)
         policy = self._rules.policy
+        # While the clock may just have been set, nobody knows how long ago an attempt ended: no denial counts.
+        steady = self.clock_settings.steady_for(policy.absence_wait)
+        proven = await self.lookups.proven(account, task.kind)
         lifetime = account.provider.capabilities.result_lifetime
         ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
         # A provider that refused our id as taken has the task, whatever it says of it now.
@@ -324,7 +329,9 @@ class Questions:
             f"the provider says: {missing.message}",
             lifetime,
             again_at=again_at,
-            reconsider=partial(recovery.not_found, now=asked_at, proven=proven, policy=policy) if ours else None,
+            reconsider=partial(recovery.not_found, now=asked_at, proven=proven, steady=steady, policy=policy)
+            if ours
+            else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
             forget=forget,
             # It is there and cannot be found: denials prove nothing here, for no task.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
-from tracker import recovery
+from tracker import recovery, schedule
 from tracker.decisions.submits import ORIGIN_SUBMIT
 from tracker.discovery import Discovered, Discovery
 from tracker.errors import HomingError
@@ -33,6 +33,7 @@ SILENCES: Final = 2
 CLAIM: Final = 100
 AT_ONCE: Final = 16
 IDLE: Final = timedelta(seconds=0.1)
+LOOK_AHEAD: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +70,8 @@ class Reconciler:
         self._discovery = Discovery(tracker)
         self._budget = tracker.budget
         self._budget.follow(share)
-        self._paused: dict[str, datetime] = {}
+        self._paused: dict[str, float] = {}
+        self._looked_ahead_at, self._set_back = float("-inf"), 0
         self._trouble = ""
         self._more = asyncio.Event()
         self._refused: dict[str, set[str]] = defaultdict(set)
@@ -110,14 +112,15 @@ class Reconciler:
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""
         counts = Counts()
+        # Long enough for the last of a round whose every question takes all its time.
+        policy = self._tracker.policy
+        lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
+        await self._bring_forward()
         now = self._tracker.clock()
         checking = self._budget.has_for_orphan(now)
-        if not await self._tracker.store.is_due(now, orphans=checking):
+        if not await self._tracker.store.is_due(now, lease=lease, orphans=checking):
             # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
             return counts
-        policy = self._tracker.policy
-        # Long enough for the last of a round whose every question takes all its time.
-        lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
         due = await self._tracker.store.claim_due(
             now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
         )
@@ -134,6 +137,24 @@ class Reconciler:
         if checking:
             await self._check_orphans(counts)
         return counts
+
+    async def _bring_forward(self) -> None:
+        """Make due now what is planned further away than any plan can be: it was planned while the clock was ahead.
+
+        It looks when the clock was set back, and seldom besides: the clock may have been set while nobody ran.
+        """
+        at, set_back = self._tracker.monotonic(), self._tracker.questions.clock_settings.times_set_back()
+        if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
+            return
+        self._looked_ahead_at, self._set_back = at, set_back
+        policy, habits = self._tracker.policy, self._tracker.learner.habits
+        moved = await self._tracker.store.bring_forward(
+            now=self._tracker.clock(),
+            furthest=schedule.furthest(policy, habits),
+            expired=policy.expired_gap + policy.greatest_gap,
+        )
+        if moved:
+            log.warning("%d tasks were planned too far ahead, as by a clock that was set back: due now", moved)
 
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
         proving = await self._tracker.questions.lookups_to_prove(account, tasks)
@@ -244,8 +265,8 @@ class Reconciler:
             log.warning("task %s: %s", task.id, error.detail)
 
     def _pause(self, account: Account, wait: timedelta) -> None:
-        self._paused[account.name] = self._tracker.clock() + wait
-        self._tracker.watch.paused(account, self._paused[account.name])
+        self._paused[account.name] = self._tracker.monotonic() + wait.total_seconds()
+        self._tracker.watch.paused(account, self._tracker.clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or tell until when the account must be left alone."""
@@ -259,8 +280,8 @@ class Reconciler:
         return now + wait
 
     def _paused_until(self, account: Account, now: datetime) -> datetime | None:
-        until = self._paused.get(account.name)
-        return until if until is not None and now < until else None
+        left = self._paused.get(account.name, float("-inf")) - self._tracker.monotonic()
+        return now + timedelta(seconds=left) if left > 0 else None
 
     def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
         after = answer.task

@@ -40,13 +40,16 @@ def next_step(task: Task, *, policy: Policy) -> Step:
     return Step.SUBMIT_AGAIN if task.attempts < policy.attempts else Step.GIVE_UP
 
 
-def not_found(task: Task, *, now: datetime, proven: bool, policy: Policy) -> Task:
-    """Weigh one exact not-found answer to a lookup by external id that was asked at ``now`` or later."""
+def not_found(task: Task, *, now: datetime, proven: bool, policy: Policy, steady: bool = True) -> Task:
+    """Weigh one exact not-found answer to a lookup by external id that was asked at ``now`` or later.
+
+    It does not count unless the clock was ``steady`` for a while: else the attempt may have ended just now.
+    """
     if task.status is not Status.PENDING or task.attempts == 0:
         return task
     if not proven or task.duplicate_at is not None:
         return replace(task, reason=UNRESOLVED)
-    count = task.not_found + 1 if is_over(task, now, policy) else 0
+    count = task.not_found + 1 if steady and is_over(task, now, policy) else 0
     return replace(task, not_found=count, reason=ABSENT if count >= policy.absences else LOOKING_UP)
 
 

@@ -122,10 +122,18 @@ def after_poll(
 def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
     """When to ask because of a hint: soon, unless it was asked just now or is asked sooner anyway."""
     soon = now + policy.hint_delay
-    if task.polled_at is not None:
+    if task.polled_at is not None and task.polled_at <= now:
         gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
         soon = max(soon, task.polled_at + gap)
     return soon if task.next_poll_at is None else min(soon, task.next_poll_at)
+
+
+def furthest(policy: Policy, habits: Habits) -> timedelta:
+    """Return how far away the next poll of a task with an ID can be planned; of an expired one ``expired_gap``."""
+    usual = max(habits.usual.values(), default=timedelta())
+    learned = max((known.edges[-1] for known in habits.run_times.values() if known.edges), default=0.0)
+    first = max(policy.first_check or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
+    return max(first, policy.greatest_gap * (1 + JITTER), policy.conflict_gap) + policy.answer_within
 
 
 def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | None:
@@ -164,7 +172,8 @@ def _in_time(task: Task, now: datetime, policy: Policy, gap: timedelta) -> datet
 
 
 def _gap(task: Task, now: datetime, policy: Policy, habits: Habits, random: float, *, answered: bool) -> timedelta:
-    age = now - (task.submitted_at or task.created_at)
+    # Where the clock was set back meanwhile, the task is as good as new.
+    age = max(now - (task.submitted_at or task.created_at), timedelta())
     swing = 1 + JITTER * (2 * random - 1)
     if not answered or (task.status is Status.PENDING and task.attempts > 0):
         # Nothing was learned of the task's end: it is asked about again, not when it may have ended.

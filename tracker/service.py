@@ -17,6 +17,7 @@ from tracker.addresses import Addresses
 from tracker.adoption import Adoption, Particulars
 from tracker.bounds import JsonObject, identifier
 from tracker.budget import Budget
+from tracker.clock import Monotonic
 from tracker.contract import NO_SOURCE
 from tracker.decisions import deliveries
 from tracker.decisions.verdicts import Rules
@@ -55,6 +56,7 @@ class Tracker:
         threshold: Trust,
         policy: Policy,
         clock: Callable[[], datetime],
+        monotonic: Monotonic,
         transport: Sender | None = None,
         source: str = NO_SOURCE,
         sinks: Mapping[str, NamedSink] = NO_SINKS,
@@ -62,11 +64,12 @@ class Tracker:
         self.providers = accounts
         self.public_url = public_url
         self.clock = clock
+        self.monotonic = monotonic
         self.policy = policy
         self.owner = random_secrets.token_hex(8)
         self.store = store
         self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
-        self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock)
+        self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
         self._rules = Rules(
             policy=policy,
             threshold=threshold,
@@ -86,7 +89,12 @@ class Tracker:
             store, feed=self.feed, learner=self.learner, addresses=self._addresses, alarm=self.alarm
         )
         self.questions = Questions(
-            store=store, recorder=self._recorder, transport=self._transport, rules=self._rules, clock=clock
+            store=store,
+            recorder=self._recorder,
+            transport=self._transport,
+            rules=self._rules,
+            clock=clock,
+            monotonic=monotonic,
         )
         self.watch = self.questions.watch
         self.submission = Submission(
@@ -96,6 +104,7 @@ class Tracker:
             questions=self.questions,
             rules=self._rules,
             clock=clock,
+            monotonic=monotonic,
             callback_address=self._addresses.of_task,
         )
         self.adoption = Adoption(
@@ -105,6 +114,7 @@ class Tracker:
             addresses=self._addresses,
             rules=self._rules,
             clock=clock,
+            monotonic=monotonic,
         )
         self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
         self._polling = Polling(

@@ -15,6 +15,7 @@ from typing import Final, assert_never
 from tracker import recovery, schedule
 from tracker.account_watch import CREDENTIAL_REFUSED
 from tracker.bounds import read_object
+from tracker.clock import Deadline, Monotonic
 from tracker.decisions import deliveries, submits
 from tracker.decisions.verdicts import Rules
 from tracker.errors import CredentialRefused, HomingError, OurError, ProviderUnavailable, Refused
@@ -60,6 +61,7 @@ class Submission:
         questions: Questions,
         rules: Rules,
         clock: Callable[[], datetime],
+        monotonic: Monotonic,
         callback_address: Callable[[Task], str | None],
     ) -> None:
         self._store = store
@@ -69,6 +71,7 @@ class Submission:
         self._questions = questions
         self._rules = rules
         self._clock = clock
+        self.monotonic = monotonic
         self._callback_address = callback_address
 
     async def first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
@@ -80,7 +83,7 @@ class Submission:
         that the database cannot take now is kept, and written as soon as it can.
         """
         try:
-            return await self._first(task, order, account, until=until)
+            return await self._first(task, order, account, Deadline(self.monotonic, until - self._clock()))
         except (Refused, CredentialRefused, ProviderUnavailable):
             raise
         except HomingError as error:
@@ -89,15 +92,15 @@ class Submission:
             log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
         return task
 
-    async def _first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
+    async def _first(self, task: Task, order: Order, account: Account, deadline: Deadline) -> Task:
         repeats = 0
         while True:
-            outcome = await self._call(task, order, account, until=until)
+            outcome = await self._call(task, order, account, deadline)
             match outcome:
                 case Accepted():
                     return await self._accepted(task, account, outcome)
                 case Unknown() | Duplicate():
-                    return await self._unanswered(task, account, outcome, until=until)
+                    return await self._unanswered(task, account, outcome, deadline)
                 case Rejected():
                     return await self._refused_to(task, outcome.message, _refusal(outcome, task))
                 case BadCredential():
@@ -114,7 +117,7 @@ class Submission:
                     delay = schedule.busy_delay(
                         repeats, policy=self._rules.policy, told=told, random=self._rules.random()
                     )
-                    if self._clock() + delay + self._rules.policy.answer_within * LAST_CHANCE >= until:
+                    if delay + self._rules.policy.answer_within * LAST_CHANCE >= deadline.left:
                         return await self._refused_to(task, _waiting_words(outcome), _too_busy(outcome, task, delay))
                     await asyncio.sleep(delay.total_seconds())
                 case _:
@@ -128,15 +131,15 @@ class Submission:
         order = restored(task, body)
         policy = self._rules.policy
         now = self._clock()
-        until = now + policy.attempt
+        until, deadline = now + policy.attempt, Deadline(self.monotonic, policy.attempt)
         attempt = partial(submits.attempted, task_id=task.id, now=now, until=until, rules=self._rules)
         task = await self._apply(task, attempt)
-        outcome = await self._call(task, order, account, until=until)
+        outcome = await self._call(task, order, account, deadline)
         match outcome:
             case Accepted():
                 return await self._accepted(task, account, outcome)
             case Unknown() | Duplicate():
-                return await self._unanswered(task, account, outcome, until=until)
+                return await self._unanswered(task, account, outcome, deadline)
             case Rejected():
                 return await self._refused(task, outcome.message)
             case BadCredential() | NoSuchCall():
@@ -155,13 +158,13 @@ class Submission:
         decide = partial(submits.given_up, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
         return await self._apply(task, decide)
 
-    async def _call(self, task: Task, order: Order, account: Account, *, until: datetime) -> SubmitOutcome | NotSent:
+    async def _call(self, task: Task, order: Order, account: Account, deadline: Deadline) -> SubmitOutcome | NotSent:
         assert task.sent_external_id is not None
         call = account.provider.submit(
             order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
         )
         now = self._clock()
-        within = min(self._rules.policy.attempt, max(until - now, timedelta(seconds=1)))
+        within = min(self._rules.policy.attempt, max(deadline.left, timedelta(seconds=1)))
         try:
             reply = await self._transport.send(account, call, now=now, within=within)
         except NotSent as error:
@@ -191,7 +194,7 @@ class Submission:
         )
         return await self._outcome(task, keys, decide)
 
-    async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, *, until: datetime) -> Task:
+    async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, deadline: Deadline) -> Task:
         now = self._clock()
         answered = isinstance(outcome, Duplicate) or outcome.unavailable
         proven = await self._questions.lookups.proven(account, task.kind)
@@ -201,16 +204,15 @@ class Submission:
             why=outcome.why,
             now=now,
             # An answered attempt is over; one that was not may still be under way at the provider.
-            ended_at=now if answered else max(now, until),
+            ended_at=now if answered else now + max(deadline.left, timedelta()),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
             duplicate=isinstance(outcome, Duplicate),
             words="" if isinstance(outcome, Duplicate) else outcome.excerpt,
             rules=self._rules,
         )
         after = await self._outcome(task, {by_id(task.id)}, decide, guarded=not isinstance(outcome, Duplicate))
-        left = until - self._clock()
-        if answered and left > timedelta():
-            answer = await self._questions.look_up(after, account, within=left)
+        if answered and deadline.left > timedelta():
+            answer = await self._questions.look_up(after, account, within=deadline.left)
             return after if answer is None else answer.task
         return after
 

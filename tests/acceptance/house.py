@@ -1,6 +1,7 @@
 """Homing put together from its public composition roots, with a policy, a store and a clock of the test's own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
@@ -69,6 +70,9 @@ class Clock:
 
     def __call__(self) -> datetime:
         return datetime.now(UTC) + self.ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead.total_seconds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +170,8 @@ async def composed(
 
     ``receiver`` is what its settings do not say.
     """
-    tracker = create_tracker(settings, policy=policy, store=store, clock=clock or Clock())
+    clock = clock or Clock()
+    tracker = create_tracker(settings, policy=policy, store=store, clock=clock, monotonic=clock.monotonic)
     async with tracker:
         api = Starlette(routes=api_routes(tracker, access_of(settings)))
         app = create_receiver(tracker, replace(ReceiverSettings.from_settings(settings), **receiver), api)

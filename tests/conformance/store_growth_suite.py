@@ -196,7 +196,8 @@ def _loops(known: Task) -> Iterator[tuple[str, Question]]:
         "following completions",
         lambda store: store.completions(after=(around, known.id), until=around + MINUTE, limit=PAGE),
     )
-    yield "whether anything is due", lambda store: store.is_due(now)
+    yield "whether anything is due", lambda store: store.is_due(now, lease=MINUTE)
+    yield "bringing forward", lambda store: store.bring_forward(now=around, furthest=MINUTE, expired=MINUTE)
     yield "due orphans", lambda store: store.due_orphans(now=now, limit=PAGE)
     yield "orphans", lambda store: store.orphans(limit=PAGE)
     yield "a change", lambda store: store.apply([changing(a_task(2), status=Status.PROCESSING, heard_at=now)])

@@ -142,6 +142,18 @@ class StoreOutbox:
         assert taken.owner == "other"
         assert await store.outbox.claim("shop", owner="me", now=NOW + LEASE, lease=LEASE) is None
 
+    async def test_a_clock_that_was_ahead_holds_up_no_sink(self, store: Store) -> None:
+        ahead = NOW + timedelta(hours=5)
+        events = await happened(store, 1)
+        await held(store, "dead", now=ahead)
+        await settled(
+            store, owner="dead", now=ahead, cursor=events[0].cursor, failed=(failure(events[0], next_at=ahead),)
+        )
+
+        await held(store, "me", now=NOW)
+
+        assert await due(store.outbox, NOW) == [(events[0].cursor, 1)]
+
     async def test_a_lease_that_is_renewed_goes_on(self, store: Store) -> None:
         await held(store)
         await held(store, now=NOW + 8 * SECOND)

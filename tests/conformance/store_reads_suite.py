@@ -136,11 +136,11 @@ class StoreReads(StorePages):
             [writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_check_at=None))]
         )
         assert await store.due_orphans(now=NOW - LEASE, limit=10) == []
-        assert [await store.is_due(at) for at in (NOW - LEASE, NOW)] == [False, True]
+        assert [await store.is_due(at, lease=LEASE) for at in (NOW - LEASE, NOW)] == [False, True]
         (due,) = await store.due_orphans(now=NOW, limit=10)
         await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id="hm1")
         assert await store.due_orphans(now=NOW, limit=10) == []
-        assert not await store.is_due(NOW)
+        assert not await store.is_due(NOW, lease=LEASE)
         settled = next(each for each in await store.orphans(limit=10) if each.id == due.id)
         assert (settled.state, settled.why, settled.task_id, settled.checks) == ("orphan", "unknown", "hm1", 1)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -248,16 +249,46 @@ class StoreWrites:
     async def test_a_lease_is_respected_until_it_expires_and_then_taken_over(self, store: Store) -> None:
         task = a_task(next_poll_at=NOW)
         await store.apply([writing(task)])
-        assert not await store.is_due(NOW - timedelta(microseconds=1))
-        assert await store.is_due(NOW)
+        assert not await store.is_due(NOW - timedelta(microseconds=1), lease=LEASE)
+        assert await store.is_due(NOW, lease=LEASE)
         assert len(await store.claim_due(now=NOW, limit=1, owner="dead", lease=LEASE)) == 1
         almost = NOW + LEASE - timedelta(microseconds=1)
-        assert not await store.is_due(almost)
+        assert not await store.is_due(almost, lease=LEASE)
         assert await store.claim_due(now=almost, limit=1, owner="me", lease=LEASE) == []
-        assert await store.is_due(NOW + LEASE)
+        assert await store.is_due(NOW + LEASE, lease=LEASE)
         taken = await store.claim_due(now=NOW + LEASE, limit=1, owner="me", lease=LEASE)
         assert [each.lease_owner for each in taken] == ["me"]
         assert await store.task(task.id) == taken[0]
+
+    async def test_a_lease_of_a_clock_that_was_ahead_is_over(self, store: Store) -> None:
+        ahead = timedelta(hours=5)
+        await store.apply([writing(a_task(next_poll_at=NOW))])
+        assert len(await store.claim_due(now=NOW + ahead, limit=1, owner="dead", lease=LEASE)) == 1
+
+        assert await store.is_due(NOW, lease=LEASE)
+        taken = await store.claim_due(now=NOW, limit=1, owner="me", lease=LEASE)
+
+        assert [each.lease_owner for each in taken] == ["me"]
+
+    async def test_what_is_planned_too_far_away_is_brought_forward(self, store: Store) -> None:
+        hour, day = timedelta(hours=1), timedelta(days=1)
+        nameless = {"sent_external_id": None, "provider_task_id": None}
+        plans: dict[int, dict[str, Any]] = {
+            1: {"next_poll_at": NOW + 2 * hour},
+            2: {"next_poll_at": NOW + hour},
+            3: {"next_poll_at": NOW + 3 * hour, "status": Status.EXPIRED},
+            4: {"next_poll_at": NOW + 3 * day, "status": Status.EXPIRED},
+            5: {"next_poll_at": NOW + 3 * day, **nameless},
+            6: {"next_poll_at": None},
+        }
+        tasks = {n: a_task(n, **plan) for n, plan in plans.items()}
+        await store.apply([writing(task) for task in tasks.values()])
+
+        assert await store.bring_forward(now=NOW, furthest=hour, expired=day) == 2
+
+        found = {n: await store.task(task.id) for n, task in tasks.items()}
+        due = [n for n, task in found.items() if task is not None and task.next_poll_at == NOW]
+        assert due == [1, 4]
 
     async def test_two_that_claim_at_once_never_get_the_same_task(self, store: Store, url: str) -> None:
         await store.apply([writing(a_task(n, next_poll_at=NOW)) for n in range(1, 21)])

@@ -62,7 +62,7 @@ async def contradicting(folder: Path, *words: str) -> AsyncIterator[tuple[HastyK
         kling_api_key="made-up-key",
         public_url="https://homing.example",
     )
-    async with create_tracker(chosen, clock=clock, transport=kling) as tracker:
+    async with create_tracker(chosen, clock=clock, monotonic=clock.monotonic, transport=kling) as tracker:
         kling.tracker = tracker
         order = tracker.order("kling", OMNI, {"prompt": "a red bicycle"})
         yield kling, await tracker.submit(STUDIO, "kling", order)

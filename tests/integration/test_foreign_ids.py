@@ -164,7 +164,7 @@ async def two_clients(folder: Path, kling: FakeKling) -> AsyncIterator[tuple[Tra
         kling_base_url="https://kling.example",
         kling_api_key="made-up-key",
     )
-    async with create_tracker(chosen, clock=kling.clock, transport=kling) as tracker:
+    async with create_tracker(chosen, clock=kling.clock, monotonic=kling.clock.monotonic, transport=kling) as tracker:
         yield tracker, (await tracker.expect(THIEF, provider="kling", kind=OMNI)).task
 
 

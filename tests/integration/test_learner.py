@@ -41,7 +41,9 @@ async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Poli
         kling_api_key="made-up-key",
         public_url="https://homing.example",
     )
-    async with create_tracker(chosen, policy=policy, clock=clock, transport=kling) as tracker:
+    async with create_tracker(
+        chosen, policy=policy, clock=clock, monotonic=clock.monotonic, transport=kling
+    ) as tracker:
         yield tracker
 
 
@@ -172,7 +174,8 @@ class Rows(Store):
 
 
 def learner(rows: Rows, policy: Policy = POLICY) -> Learner:
-    return Learner(store=rows, accounts={}, policy=policy, clock=Clock(NOW + timedelta(days=1)))
+    clock = Clock(NOW + timedelta(days=1))
+    return Learner(store=rows, accounts={}, policy=policy, clock=clock, monotonic=clock.monotonic)
 
 
 async def test_however_much_came_home_the_newest_of_it_is_read_and_no_more() -> None:

@@ -87,7 +87,9 @@ class House:
             public_url="https://homing.example",
             kling_api_key="made-up-key",
         )
-        self.tracker: Tracker = create_tracker(settings, clock=self.clock, transport=self.provider)
+        self.tracker: Tracker = create_tracker(
+            settings, clock=self.clock, monotonic=self.clock.monotonic, transport=self.provider
+        )
         self.reconciler = Reconciler(self.tracker)
 
     def shape(self, task_id: str, external_id: str | None, word: str, *urls: str) -> dict[str, Any]:

@@ -82,7 +82,9 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
             kling_api_key="made-up-key",
         )
         quick = Policy(busy_delay=timedelta(), budget=6_000, client_budget=6_000, fresh=timedelta())
-        async with create_tracker(chosen, policy=quick, clock=clock, transport=kling) as tracker:
+        async with create_tracker(
+            chosen, policy=quick, clock=clock, monotonic=clock.monotonic, transport=kling
+        ) as tracker:
             reconciler = Reconciler(tracker)
             for step in history:
                 # A transport that repeats a create where duplicates are made charges twice by itself.

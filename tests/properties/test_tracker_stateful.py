@@ -103,7 +103,9 @@ class World(RuleBasedStateMachine):
             public_url="https://homing.example",
         )
         quick = Policy(busy_delay=timedelta(), budget=6_000, client_budget=6_000, fresh=timedelta())
-        self.tracker: Tracker = create_tracker(chosen, policy=quick, clock=self.clock, transport=self.kling)
+        self.tracker: Tracker = create_tracker(
+            chosen, policy=quick, clock=self.clock, monotonic=self.clock.monotonic, transport=self.kling
+        )
         await self.tracker.__aenter__()
         self.reconciler = Reconciler(self.tracker)
 

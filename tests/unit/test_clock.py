@@ -8,7 +8,7 @@ import pytest
 from homing.doctor import Level, database_clock
 from tests.builders import NOW
 from tests.fakes import Clock
-from tracker.clock import READINGS, Reading, SteeredClock, offset
+from tracker.clock import READINGS, ClockSettings, Deadline, Reading, SteeredClock, offset
 
 
 def reading(ahead: float, way: float = 0.002, *, at: float = 0.0) -> Reading:
@@ -89,3 +89,27 @@ def test_the_doctor_notes_a_database_whose_clock_is_more_than_a_second_apart(
     found = database_clock(reading(ahead))
     assert found.level is level
     assert says in found.detail
+
+
+def test_a_clock_that_was_set_is_noticed_and_steady_again_later() -> None:
+    clock = Clock()
+    settings = ClockSettings(clock, clock.monotonic)
+    clock.advance(timedelta(hours=9))
+    assert settings.steady_for(timedelta(days=1))
+
+    for by, times in ((timedelta(hours=2), 0), (-timedelta(hours=3), 1), (timedelta(seconds=1), 1)):
+        clock.set(by)
+        assert settings.times_set_back() == times
+    assert not settings.steady_for(timedelta(seconds=30))
+    clock.advance(timedelta(seconds=30))
+    assert settings.steady_for(timedelta(seconds=30))
+
+
+def test_no_setting_of_the_clock_moves_a_deadline() -> None:
+    clock = Clock()
+    deadline = Deadline(clock.monotonic, timedelta(seconds=10))
+
+    clock.set(-timedelta(hours=3))
+    clock.advance(timedelta(seconds=4))
+
+    assert deadline.left == timedelta(seconds=6)

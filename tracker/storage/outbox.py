@@ -18,6 +18,8 @@ from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 from tracker.storage.upserts import upsert
 from tracker.views import Failure, NewSink, Settled, SinkState
 
+# No delivery waits for longer: see outbox.backoff.
+FURTHEST: Final = timedelta(hours=3)
 WAITING: Final = DELIVERIES.c.next_at.is_not(None)
 
 
@@ -53,7 +55,9 @@ def register(connection: Connection, sinks: Sequence[NewSink], *, now: datetime,
 def claim(connection: Connection, name: str, *, owner: str, now: datetime, lease: timedelta) -> SinkState | None:
     """Take or renew the lease of a sink; None where another process holds it."""
     stamp = rows.stamp(now)
-    free = or_(SINKS.c.lease_owner.is_(None), SINKS.c.lease_owner == owner, SINKS.c.lease_until <= stamp)
+    # A lease that ends later than any can was taken by a clock that was set back since.
+    over = or_(SINKS.c.lease_until <= stamp, SINKS.c.lease_until > rows.stamp(now + 2 * lease))
+    free = or_(SINKS.c.lease_owner.is_(None), SINKS.c.lease_owner == owner, over)
     held = {"lease_owner": owner, "lease_until": rows.stamp(now + lease), "seen_at": stamp}
     claimed = update(SINKS).where(SINKS.c.name == name, free).values(**held).returning(SINKS)
     row = connection.execute(claimed).mappings().one_or_none()
@@ -97,11 +101,15 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
 
 
 def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list[Owed]:
-    """Give the deliveries that are due, longest due first; of a task only the first that waits."""
+    """Give the deliveries that are due, longest due first; of a task only the first that waits.
+
+    One that is planned further away than it can be was planned by a clock that was set back since.
+    """
     column = DELIVERIES.c
+    is_due = or_(column.next_at <= rows.stamp(now), column.next_at > rows.stamp(now + FURTHEST))
     found = connection.execute(
         select(column.event_id, column.attempts, column.first_at)
-        .where(column.sink == name, column.next_at <= rows.stamp(now), ~_behind(name))
+        .where(column.sink == name, is_due, ~_behind(name))
         .order_by(column.next_at, column.event_id)
         .limit(limit)
     ).all()

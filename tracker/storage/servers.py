@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import BigInteger, Connection, cast, delete, exists, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, cast, delete, exists, func, or_, select
 
 from tracker.clock import Reading
 from tracker.models import Status
@@ -43,7 +43,7 @@ def leave(connection: Connection, owner: str, *, margin: timedelta) -> None:
 
 def alive(connection: Connection, *, silence: timedelta) -> tuple[Server, ...]:
     """Give the processes that were heard lately, the oldest first."""
-    statement = select(SERVERS).where(SERVERS.c.seen_at > NOW - _microseconds(silence)).order_by(SERVERS.c.started_at)
+    statement = select(SERVERS).where(~_silent(silence)).order_by(SERVERS.c.started_at)
     return tuple(_server(row) for row in connection.execute(statement).mappings())
 
 
@@ -65,7 +65,7 @@ def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin
     """Free the questions of the silent. A row goes when none is left: one that is just being written is skipped."""
     silent = (
         select(SERVERS, NOW.label("now"))
-        .where(SERVERS.c.owner != owner, SERVERS.c.seen_at <= NOW - _microseconds(silence))
+        .where(SERVERS.c.owner != owner, _silent(silence))
         .order_by(SERVERS.c.owner)
         .with_for_update(skip_locked=True)
     )
@@ -79,6 +79,12 @@ def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin
             silent_for = rows.MICROSECOND * (row["now"] - row["seen_at"])
             taken.append(TakenOver(server=_server(row), silent_for=silent_for, tasks=tasks))
     return tuple(taken)
+
+
+def _silent(silence: timedelta) -> ColumnElement[bool]:
+    """Whether a process was heard too long ago, or at a time to come: the database's clock was set back since."""
+    seen = SERVERS.c.seen_at
+    return or_(seen <= NOW - _microseconds(silence), seen > NOW + _microseconds(silence))
 
 
 def _server(row: rows.Row) -> Server:

@@ -176,9 +176,13 @@ class Store:
         found: bytes | None = await self._database.read(_scalar, statement)
         return found
 
-    async def is_due(self, now: datetime, *, orphans: bool = True) -> bool:
+    async def is_due(self, now: datetime, *, lease: timedelta, orphans: bool = True) -> bool:
         """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
-        return await self._database.read(leases.is_due, now=now, orphans=orphans)
+        return await self._database.read(leases.is_due, now=now, lease=lease, orphans=orphans)
+
+    async def bring_forward(self, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
+        """Make due what is planned further away than it can be; see ``leases.bring_forward``."""
+        return await self._database.write(leases.bring_forward, now=now, furthest=furthest, expired=expired)
 
     async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
         """Lease the tasks that are due, longest due first, to ``owner``; leases of others are respected."""

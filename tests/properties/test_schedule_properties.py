@@ -1,0 +1,58 @@
+"""Whatever the clock said when a task was planned, its next poll is never further away than a plan can be."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import NOW, a_completion, a_task
+from tests.unit.deciding import HABITS
+from tracker import schedule
+from tracker.learning import Habits, learn
+from tracker.models import FINAL, Status, Task
+from tracker.schedule import Policy
+
+LEARNED = learn(HABITS, [a_completion(n, timedelta(minutes=n), heard=n % 2 == 0) for n in range(1, 90)])
+AWAY = st.integers(-40_000, 40_000).map(lambda seconds: timedelta(seconds=seconds))
+OPEN = st.sampled_from([Status.PENDING, Status.SUBMITTED, Status.PROCESSING, *sorted(FINAL)])
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    """Make a task whose times were written by clocks that were anywhere within hours of the present one."""
+    at = NOW + draw(AWAY)
+    return a_task(
+        created_at=at,
+        submitted_at=draw(st.sampled_from([None, at])),
+        polled_at=draw(st.sampled_from([None, NOW + draw(AWAY)])),
+        deadline_at=at + timedelta(hours=24),
+        status=draw(OPEN),
+        quiet_polls=draw(st.integers(0, 40)),
+        attempts=draw(st.integers(0, 2)),
+        callback_asked=draw(st.booleans()),
+        model=draw(st.sampled_from([None, "kling-v3-omni"])),
+        conflict_claims=draw(st.sampled_from([(), (Status.FAILED,), (Status.SUCCEEDED,)])),
+        conflict_at=NOW + draw(AWAY),
+    )
+
+
+@given(task=tasks(), habits=st.sampled_from([HABITS, LEARNED]), random=st.floats(0, 0.999), answered=st.booleans())
+def test_no_poll_is_planned_further_away_than_the_furthest(
+    task: Task, habits: Habits, random: float, *, answered: bool
+) -> None:
+    for policy in (Policy(), Policy(first_check=timedelta(hours=2))):
+        plans = [
+            schedule.first_check(task, now=NOW, policy=policy, habits=habits, random=random),
+            schedule.after_hint(task, now=NOW, policy=policy),
+            schedule.after_poll(
+                task,
+                now=NOW,
+                policy=policy,
+                habits=habits,
+                lifetime=timedelta(days=30),
+                random=random,
+                answered=answered,
+            ),
+        ]
+        for plan in plans:
+            assert plan is None or plan - NOW <= schedule.furthest(policy, habits)
