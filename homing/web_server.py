@@ -97,13 +97,16 @@ async def running(
 
 
 class Stop:
-    """The end of a process, asked for by SIGTERM or Ctrl-C. Heard from the moment that it is made."""
+    """The end of a process, asked for by SIGTERM, SIGHUP or Ctrl-C. Heard from the moment that it is made."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._asked: asyncio.Future[int] = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self._ask, 0)
         loop.add_signal_handler(signal.SIGINT, self._ask, INTERRUPTED)
+        # Under nohup it stays ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._ask, 0)
 
     async def wait(self, serving: asyncio.Task[None]) -> int:
         """Wait for it, or for the server's own end; gives the process's exit status."""
@@ -125,7 +128,7 @@ def told_to_stop(action: Callable[[], None]) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     # Where nobody listens the process ends at once, and so it may.
     before = {int(number): handler for number, handler in found.items() if callable(handler)}
 

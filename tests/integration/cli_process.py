@@ -87,6 +87,18 @@ class Shell:
             finally:
                 process.kill()
 
+    @contextmanager
+    def begun_without_streams(self, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run `homing serve` with all standard streams closed."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
+        command = ["sh", "-c", 'exec "$0" -m homing serve <&- >&- 2>&-', sys.executable]
+        environ = {**kept, **self._environ({"port": str(port)})}
+        with subprocess.Popen(command, cwd=self.directory, env=environ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def begin(self, *words: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
         """Run a command as a process of its own, beside others."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}

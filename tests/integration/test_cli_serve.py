@@ -5,8 +5,10 @@ import pty
 import signal
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -20,6 +22,14 @@ MARKED = {
     "callback_secrets": "marked-callback-secret-of-at-least-32-bytes",
     "kling_webhook_secrets": "whsec_bWFya2VkLXdlYmhvb2stc2VjcmV0LTMyLWJ5dGVzISE=",
 }
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -84,6 +94,41 @@ def test_a_signal_ends_it_and_frees_the_database(shell: Shell, number: signal.Si
         assert served.process.wait(timeout=30) == status
         assert "Traceback" not in served.errors.read_text()
     assert shell.run("tasks").out == "no tasks\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_has_begun_is_finished_first(shell: Shell, number: signal.Signals) -> None:
+    body = b'{"provider": "kling", "kind": "images/omni-image"}'
+    with shell.serving(api_keys="studio:made-up-key-of-the-studio-for-tests") as served:
+        where = urlsplit(served.url)
+        with socket.create_connection((where.hostname, where.port), timeout=30) as line:
+            line.sendall(
+                b"POST /v1/tasks/expect HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+                b"authorization: Bearer made-up-key-of-the-studio-for-tests\r\nexpect: 100-continue\r\n"
+                b"content-length: %d\r\n\r\n" % len(body)
+            )
+            assert b" 100 " in line.recv(1 << 16), "the body is waited for"
+            served.process.send_signal(number)
+            while is_open(where.port or 0):
+                time.sleep(0.01)
+            line.sendall(body)
+            assert b" 201 " in line.recv(1 << 16)
+        assert served.process.wait(timeout=30) == 0
+
+
+def test_closed_standard_streams_do_not_end_it(shell: Shell) -> None:
+    port = free_port()
+    with shell.begun_without_streams(port) as process:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            answered = 0
+            while answered < 20:
+                assert process.poll() is None, "it ended by itself"
+                try:
+                    answered += client.get("/readyz", headers={"connection": "close"}).is_success
+                except httpx.ConnectError:
+                    time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
 
 
 def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
