@@ -69,7 +69,7 @@ async def test_protection_that_the_server_lacks_is_named(postgres: Postgres, opt
         ("ALTER ROLE {role} NOLOGIN", "refuses the user"),
         ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "run GRANT CONNECT"),
         ("ALTER DATABASE {database} ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
-        ("SELECT 1", "grant it the schema and its tables"),
+        ("SELECT 1", "grant it the schema, its tables and sequences"),
     ],
 )
 async def test_right_that_the_user_lacks_is_named(postgres: Postgres, change: str, told: str) -> None:
