@@ -84,6 +84,23 @@ class StoreReads(StorePages):
         found = await store.unresolved(provider="kling", kind=lost[0].kind, limit=10)
         assert [task.id for task in found] == [a_task(1).id, a_task(2).id]
 
+    async def test_latest_accepted_is_the_newest_that_was_sent_and_taken(self, store: Store) -> None:
+        taken: dict[str, Any] = {"attempts": 1, "status": Status.SUCCEEDED}
+        await store.apply(
+            [
+                writing(a_task(1, provider_task_id="p-1", **taken)),
+                writing(a_task(2, provider_task_id="p-2", **taken | {"status": Status.SUBMITTED})),
+                writing(a_task(3, provider_task_id="p-3", **taken | {"attempts": 0})),
+                writing(a_task(4, **taken)),
+                writing(a_task(5, provider_task_id="p-5", **taken | {"account": "another"})),
+                writing(a_task(6, provider_task_id="p-6", **taken | {"kind": "videos/omni-video"})),
+            ]
+        )
+        found = await store.latest_accepted(provider="kling", account="default", kind=a_task(1).kind)
+        assert found is not None
+        assert found.id == a_task(2).id
+        assert await store.latest_accepted(provider="kling", account="nobody", kind=a_task(1).kind) is None
+
     async def test_stats_count_the_whole_store_or_one_client_s_share(self, store: Store) -> None:
         home = told_in_turn(a_task(1, provider_task_id="p"), [told(a_claim(provider_task_id="p"))], Trust.TOKEN)
         polled = told_in_turn(

@@ -11,15 +11,25 @@ from tracker.storage.tables import TASKS
 
 # What a task is that the provider has, or had.
 HAD: Final = tuple(status.value for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED))
+LOOKED_AT: Final = 50
 
 
 def latest_accepted(connection: Connection, provider: str, account: str, kind: str) -> Task | None:
-    """Return the newest submitted task of a kind that the provider has, also one that is over."""
-    named = and_(TASKS.c.provider == provider, TASKS.c.account == account, TASKS.c.kind == kind)
-    there = and_(TASKS.c.status.in_(HAD), TASKS.c.provider_task_id.is_not(None), TASKS.c.attempts > 0)
-    newest = select(TASKS).where(named, there).order_by(TASKS.c.id.desc()).limit(1)
-    found = connection.execute(newest).mappings().one_or_none()
-    return None if found is None else rows.task_from_row(found)
+    """Return one of the newest submitted tasks of a kind that the provider has, also one that is over.
+
+    It is looked for among the newest few of each status: any will do, and a long history must not be read for it.
+    """
+    column = TASKS.c
+    found: list[str] = []
+    for status in HAD:
+        newest = select(column.id, column.account, column.provider_task_id, column.attempts)
+        newest = newest.where(column.provider == provider, column.kind == kind, column.status == status)
+        rows_of = connection.execute(newest.order_by(column.id.desc()).limit(LOOKED_AT))
+        found += [row.id for row in rows_of if row.account == account and row.provider_task_id and row.attempts]
+    if not found:
+        return None
+    row = connection.execute(select(TASKS).where(column.id == max(found))).mappings().one_or_none()
+    return None if row is None else rows.task_from_row(row)
 
 
 def ids_used(connection: Connection, provider: str, account: str, ids: Sequence[str]) -> frozenset[str]:
