@@ -191,7 +191,7 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command_that_install
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     extra = {"confluent_kafka": "kafka", "pika": "rabbitmq"}.get(client, client)
-    assert f"pip install 'homing[{extra}]'" in done.stderr.splitlines()[-1]
+    assert f"pip install '.[{extra}]'" in done.stderr.splitlines()[-1]
     assert "SettingsError" in done.stderr.splitlines()[-1]
 
 

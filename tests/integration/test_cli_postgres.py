@@ -57,7 +57,7 @@ def test_a_missing_driver_is_one_line_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "psycopg", None)
     said = empty.run("serve", port="0")
     assert said.status == 2
-    assert "pip install 'homing[postgres]'" in said.line
+    assert "pip install '.[postgres]'" in said.line
 
 
 def test_a_server_without_keys_names_the_command_that_makes_one(empty: Shell) -> None:

@@ -55,7 +55,8 @@ def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
         if (error.name or "").startswith("tracker"):
             raise
         raise SettingsError(
-            f"sink {spec.name}: {spec.scheme}: takes a client that is not installed: pip install 'homing[{extra}]'"
+            f"sink {spec.name}: {spec.scheme}: takes a client that is not installed: "
+            f"pip install '.[{extra}]' in Homing's folder"
         ) from None
     try:
         endpoint = read(spec.target)

@@ -28,7 +28,7 @@ READERS: Final = 4
 CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
 PARAMSTYLE: Final = "numeric_dollar"
-INSTALL: Final = "pip install 'homing[postgres]'"
+INSTALL: Final = "pip install '.[postgres]' in Homing's folder"
 # SQLSTATE classes and codes that are the server's trouble: connection, resources, operator, system, internal.
 UNAVAILABLE: Final = {
     "08": "the connection to the database was lost",
