@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,8 +23,9 @@ from receiver.settings import ReceiverSettings
 from receiver.verification import Delivery, Judgement, Verifier, judge
 from tracker.bounds import READ_IN_THREAD
 from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
+from tracker.content_encoding import decode, is_encoded
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
-from tracker.models import Observation, Recorded, Source, Trust
+from tracker.models import Flaw, Observation, Recorded, Source, Trust
 from tracker.providers.base import Account
 from tracker.rooms import Room
 from tracker.views import Arrived, StandingAddress
@@ -136,9 +137,8 @@ class CallbackEndpoint:
         body = await read_body(receive, headers, self._bodies, address)
         line.size = len(body)
         now = self._clock()
-        delivery = Delivery(headers=headers, body=body)
-        verifier = self._verifiers[address.provider]
-        line.judgement = judgement = judge(verifier, delivery, standing=address.standing is not None, now=now)
+        body, judgement = self._judged(address, headers, body, now)
+        line.judgement = judgement
         trust = judgement.trust
         if trust is not Trust.SIGNED:
             self._bound(address, trust, now)
@@ -157,6 +157,24 @@ class CallbackEndpoint:
         if judgement.refusal is not None:
             raise judgement.refusal
         return logging.INFO if outcome.orphan or trust is Trust.HINT else logging.DEBUG
+
+    def _judged(
+        self, address: Address, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: datetime
+    ) -> tuple[bytes, Judgement]:
+        """Judge a delivery, and return its body as it was before it was compressed.
+
+        A signature may cover either: who signs compresses later, or what compresses signs.
+        """
+        verifier, standing = self._verifiers[address.provider], address.standing is not None
+        encoding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
+        if not is_encoded(encoding):
+            return body, judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
+        plain = decode(body, encoding, limit=self._settings.body_limit)
+        judgement = judge(verifier, Delivery(headers=headers, body=plain), standing=standing, now=now)
+        if judgement.refusal is not None:
+            raw = judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
+            judgement = judgement if raw.refusal is not None and raw.flaw is Flaw.BAD_SIGNATURE else raw
+        return plain, judgement
 
     def _task_at(self, provider: str, token: str) -> Address | None:
         """Find the task whose own address it is."""

@@ -115,7 +115,8 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
     except NotProven as refusal:
         if refusal.reason is Reason.MISSING:
             return Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)
-        return Judgement(trust=Trust.HINT, flaw=Flaw.BAD_SIGNATURE, refusal=refusal)
+        flaw = Flaw.STALE_SIGNATURE if refusal.reason is Reason.STALE else Flaw.BAD_SIGNATURE
+        return Judgement(trust=Trust.HINT, flaw=flaw, refusal=refusal)
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
 
 

@@ -67,7 +67,11 @@ DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
 # Said by us, not by the provider.
 INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
 FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
-    {Flaw.UNSIGNED: Alarm.UNSIGNED, Flaw.BAD_SIGNATURE: Alarm.BAD_SIGNATURE}
+    {
+        Flaw.UNSIGNED: Alarm.UNSIGNED,
+        Flaw.BAD_SIGNATURE: Alarm.BAD_SIGNATURE,
+        Flaw.STALE_SIGNATURE: Alarm.STALE_SIGNATURE,
+    }
 )
 
 

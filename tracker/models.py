@@ -77,6 +77,7 @@ class Alarm(StrEnum):
 
     CONTRADICTION = "contradiction"
     BAD_SIGNATURE = "bad_signature"
+    STALE_SIGNATURE = "stale_signature"
     UNSIGNED = "unsigned"
     MISMATCH = "mismatch"
     UNKNOWN_WORD = "unknown_word"
@@ -114,6 +115,7 @@ class Flaw(StrEnum):
 
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
+    STALE_SIGNATURE = "stale_signature"
     STANDING = "standing"
 
 

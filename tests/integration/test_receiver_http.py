@@ -65,8 +65,8 @@ async def test_with_secrets_a_signature_by_any_of_them_is_believed(signing: Home
     [
         (signed(body("a"), STRANGERS), 401, Alarm.BAD_SIGNATURE),
         (signed(body("another"), SECRET), 401, Alarm.BAD_SIGNATURE),
-        (signed(body("a"), SECRET, ago=timedelta(hours=1)), 401, Alarm.BAD_SIGNATURE),
-        (signed(body("a"), SECRET, ago=-timedelta(hours=1)), 401, Alarm.BAD_SIGNATURE),
+        (signed(body("a"), SECRET, ago=timedelta(hours=1)), 401, Alarm.STALE_SIGNATURE),
+        (signed(body("a"), SECRET, ago=-timedelta(hours=1)), 401, Alarm.STALE_SIGNATURE),
         ({}, 200, Alarm.UNSIGNED),
     ],
     ids=["forged", "of another body", "stale", "future", "missing"],
@@ -157,7 +157,7 @@ async def test_a_revoked_standing_address_is_not_found(signing: Home) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"\xff\x00", b"[" * 16_000, b'{"id":"\\ud800"}', b'{"id":1e999}', body("a", "exploded"), b"null"],
+    [b"", b"{", b"\xff\x00", b"[" * 4_000, b'{"id":"\\ud800"}', b'{"id":1e999}', body("a", "exploded"), b"null"],
     ids=["empty", "cut", "not UTF-8", "deep", "surrogate", "infinite", "unknown word", "null"],
 )
 async def test_what_cannot_be_read_is_stored_as_its_bytes_alarmed_and_moves_nothing(signing: Home, raw: bytes) -> None:

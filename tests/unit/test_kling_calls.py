@@ -139,3 +139,9 @@ def test_a_page_of_a_kinds_list_is_asked_for_by_number() -> None:
 def test_tasks_of_other_kinds_can_be_followed_though_not_sent() -> None:
     assert [name for name, kind in KLING.kinds.items() if kind.submits] == [OMNI_IMAGE]
     assert KLING.query("videos/avatar/image2video", "1").path == "/v1/videos/avatar/image2video/1"
+
+
+def test_order_without_a_model_names_none() -> None:
+    """What a provider takes where none is named is its own choice, and differs."""
+    assert KLING.order(OMNI_IMAGE, {"prompt": "a cat"}).model == ""
+    assert KLING.order(OMNI_IMAGE, {"prompt": "a cat", "model_name": "kling-v3-omni"}).model == "kling-v3-omni"

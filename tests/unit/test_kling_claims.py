@@ -215,6 +215,30 @@ def test_too_long_addresses_and_too_many_files_are_left_out_and_that_is_said() -
     assert len(read(task_result={"images": [fits]}).assets) == 1
 
 
+def test_results_left_out_are_counted_by_reason() -> None:
+    images: list[JsonValue] = [{"url": f"https://x/{n}"} for n in range(102)]
+    bad: list[JsonValue] = [{"url": "https://x/" + "a" * 4087}, {"url": ""}, None]
+
+    claim = read(task_result={"images": [*bad, *images]})
+
+    reasons = "1 with a URL beyond 4096 characters, 2 with no usable URL, 2 beyond 100 files"
+    assert claim.message == f"(5 more result(s) left out: {reasons})"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task_status": "failed", "message": "blocked"}, "blocked"),
+        ({"task_status": "failed", "task_status_msg": "", "message": "blocked"}, "blocked"),
+        ({"task_status": "failed", "task_status_msg": "unsafe", "message": "blocked"}, "unsafe"),
+        ({"status": "failed", "message": "blocked"}, "blocked"),
+        ({"task_status": "failed", "code": 0, "message": "SUCCEED"}, ""),
+    ],
+)
+def test_failed_task_keeps_its_reason_wherever_it_is(fields: JsonObject, message: str) -> None:
+    assert read(**fields).message == message
+
+
 def test_a_result_that_is_not_there_yet_is_none() -> None:
     nothing: tuple[JsonValue, ...] = (None, {}, [], "", {"images": None}, {"images": {}}, {"images": []})
     for empty in nothing:

@@ -202,7 +202,12 @@ def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("flaw", "alarms"),
-    [(Flaw.UNSIGNED, (Alarm.UNSIGNED,)), (Flaw.BAD_SIGNATURE, (Alarm.BAD_SIGNATURE,)), (Flaw.STANDING, ())],
+    [
+        (Flaw.UNSIGNED, (Alarm.UNSIGNED,)),
+        (Flaw.BAD_SIGNATURE, (Alarm.BAD_SIGNATURE,)),
+        (Flaw.STALE_SIGNATURE, (Alarm.STALE_SIGNATURE,)),
+        (Flaw.STANDING, ()),
+    ],
 )
 def test_a_missing_and_a_wrong_signature_are_alarms_and_an_unsigned_standing_address_is_none(
     flaw: Flaw, alarms: tuple[Alarm, ...]

@@ -107,7 +107,8 @@ def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_no
     delivery: Delivery, now: datetime, reason: Reason, *, standing: bool
 ) -> None:
     judgement = judge(KLING, delivery, standing=standing, now=now)
-    assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.HINT, Flaw.BAD_SIGNATURE, None)
+    flaw = Flaw.STALE_SIGNATURE if reason is Reason.STALE else Flaw.BAD_SIGNATURE
+    assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.HINT, flaw, None)
     assert judgement.refusal is not None
     assert judgement.refusal.reason is reason
 

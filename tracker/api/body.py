@@ -10,6 +10,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from tracker.api.capacity import Held
+from tracker.content_encoding import decode, is_encoded
 from tracker.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
 
 JSON: Final = "application/json"
@@ -24,11 +25,11 @@ class Truncated(InvalidRequest):
 async def read_body(request: Request, held: Held, *, limit: int, within: timedelta) -> bytes:
     """Read the whole body: at most ``limit`` bytes within ``within`` in all, however slowly they drip.
 
-    What has arrived is counted in ``held``; what is only announced costs nobody anything.
+    What has arrived is counted in ``held``; what is only announced costs nobody anything. A compressed body is decoded.
 
-    Raises TooLarge (at once where the announced length says so), TooSlow, Truncated, or Overloaded where too much of
-    other bodies is in memory. After TooSlow the answer should carry ``Connection: close``, since the rest may still be
-    dripping.
+    Raises TooLarge (at once where the announced length says so), TooSlow, Truncated, WrongMediaType where it cannot be
+    decoded, or Overloaded where too much of other bodies is in memory. After TooSlow the answer should carry
+    ``Connection: close``, since the rest may still be dripping.
     """
     if _announced(request) > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")
@@ -47,7 +48,13 @@ async def read_body(request: Request, held: Held, *, limit: int, within: timedel
         raise TooSlow(f"the body did not arrive within {within.total_seconds():g} s") from None
     except ClientDisconnect:
         raise Truncated("the connection ended before the body did") from None
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    encoding = request.headers.get("content-encoding", "")
+    if not is_encoded(encoding):
+        return body
+    plain = await asyncio.to_thread(decode, body, encoding, limit=limit)
+    held.take_bytes(len(plain))
+    return plain
 
 
 def require_json(request: Request) -> None:

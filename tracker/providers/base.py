@@ -183,9 +183,9 @@ class Order:
     """A validated submit body: what goes to the provider and what our row keeps.
 
     ``body`` is the provider's request without callback address and external id; ``shown`` the same with large images
-    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own. ``model`` is what runs the
-    task, under the provider's name for it, the documented default where the caller chose none; empty where a provider
-    has no such choice. Tasks of one model are taken to run equally long.
+    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own. ``model`` is what the
+    caller chose to run the task, under the provider's name for it; empty where the provider chooses. Tasks of one model
+    are taken to run equally long.
     """
 
     kind: str

@@ -123,7 +123,7 @@ def read_claim(task: JsonObject) -> Claim:
         external_id=external_id,
         status=status_of(word) if word is not None else None,
         word=word,
-        message=_message(task.get("task_status_msg" if "task_status" in task else "message"), left_out),
+        message=_message(_told(task), left_out),
         assets=assets,
         price=_price(task),
         created_at=from_milliseconds(_first(task, _CREATED_AT)),
@@ -158,28 +158,46 @@ def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
     return None
 
 
-def _message(told: JsonValue, left_out: int) -> str:
+def _told(task: JsonObject) -> JsonValue:
+    """Find what a task says of its status; beside a ``code``, ``message`` is the envelope's and says nothing of it."""
+    told = task.get("task_status_msg")
+    return told if told or "code" in task else task.get("message")
+
+
+def _message(told: JsonValue, left_out: Mapping[str, int]) -> str:
     message = text(told, MESSAGE_LENGTH)
     if not left_out:
         return message
     # Said where a person looks: a result that we do not keep must not look like one that was never made.
-    note = f"({left_out} more result(s) with no usable address, beyond {URL_LENGTH} characters or {ASSETS} files)"
-    return f"{message} {note}".strip()
+    reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
+    return f"{message} ({sum(left_out.values())} more result(s) left out: {reasons})".strip()
 
 
-def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset, ...], int]:
-    """Give the bounded results, and how many are left out."""
+def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset, ...], Mapping[str, int]]:
+    """Give the bounded results, and how many are left out for what reason."""
     kept: list[Asset] = []
     counts: dict[_Like, int] = {}
-    left_out = 0
+    left_out: dict[str, int] = {}
     result = task.get("task_result")  # empty (live), null or absent before the success
     if isinstance(result, dict):
         for name in _named(_RESULT_NAMES, result):
             for entry in _list(result[name]):
-                left_out += not _keep(entry, _RESULT_LISTS[name], counts, kept, expires_at)
+                if not _keep(entry, _RESULT_LISTS[name], counts, kept, expires_at):
+                    _count(left_out, entry)
     for entry in _list(task.get("outputs")):
-        left_out += not _keep(entry, _like(entry), counts, kept, expires_at)
-    return tuple(kept[:ASSETS]), left_out + len(kept[ASSETS:])
+        if not _keep(entry, _like(entry), counts, kept, expires_at):
+            _count(left_out, entry)
+    if len(kept) > ASSETS:
+        left_out[f"beyond {ASSETS} files"] = len(kept) - ASSETS
+    return tuple(kept[:ASSETS]), left_out
+
+
+def _count(left_out: dict[str, int], entry: JsonValue) -> None:
+    """Count an entry that is no result, by what is wrong with it."""
+    urls = [entry[name] for name in _named(_URL_NAMES, entry)] if isinstance(entry, dict) else []
+    long = any(isinstance(url, str) and len(url) > URL_LENGTH for url in urls)
+    why = f"with a URL beyond {URL_LENGTH} characters" if long else "with no usable URL"
+    left_out[why] = left_out.get(why, 0) + 1
 
 
 def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:

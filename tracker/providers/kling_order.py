@@ -24,8 +24,6 @@ EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
 MODEL: Final = "model_name"
 COUNT: Final = "n"
-# The default in the official page. (The resellers' older copy says kling-v1.)
-DEFAULT_MODEL: Final = "kling-image-o1"
 
 PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
 NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 at the neighbours of the official page
@@ -59,7 +57,8 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
             body=passed_on,
             shown=_kept(passed_on),
             request_hash=_hash(passed_on),
-            model=identifier(body.get(MODEL)) or DEFAULT_MODEL,
+            # The editions and the gateways differ in what they take where none is named.
+            model=identifier(body.get(MODEL)) or "",
             external_id=identifier(body.get(EXTERNAL_ID)),
             callback_url=callback_url,
         )

@@ -17,6 +17,7 @@ MEANINGS: Final = MappingProxyType(
     {
         Alarm.CONTRADICTION: "two final reports about one task contradict each other",
         Alarm.BAD_SIGNATURE: "a callback's signature is wrong",
+        Alarm.STALE_SIGNATURE: "a callback's signature is true but too old or too new: a replay, or a clock is off",
         Alarm.UNSIGNED: "a callback came without the signature that the settings expect",
         Alarm.MISMATCH: "a callback names another task than its URL",
         Alarm.UNKNOWN_WORD: "the provider reports a status that Homing does not know",

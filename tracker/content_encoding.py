@@ -1,0 +1,52 @@
+"""Bodies that were sent compressed (RFC 9110, section 8.4), decoded within a bound."""
+
+import zlib
+from typing import Final
+
+from tracker.errors import TooLarge, WrongMediaType
+
+# How zlib is told what wraps the compressed bytes; some senders of "deflate" leave the wrapper out.
+GZIP: Final = 31
+ZLIB: Final = 15
+BARE: Final = -15
+WRAPPERS: Final = {"gzip": (GZIP,), "x-gzip": (GZIP,), "deflate": (ZLIB, BARE)}
+IDENTITY: Final = frozenset({"", "identity"})
+
+
+def is_encoded(encoding: str) -> bool:
+    """Return whether a Content-Encoding header says that a body has to be decoded."""
+    return encoding.strip().lower() not in IDENTITY
+
+
+def decode(body: bytes, encoding: str, *, limit: int) -> bytes:
+    """Return a body as it was before it was compressed, of at most ``limit`` bytes.
+
+    Raises WrongMediaType where the encoding is none of gzip and deflate, or the bytes are not that; TooLarge.
+    """
+    name = encoding.strip().lower()
+    wrappers = WRAPPERS.get(name)
+    if wrappers is None:
+        raise WrongMediaType("the Content-Encoding is not supported; send the body as it is, or as gzip or deflate")
+    for wrapper in wrappers:
+        try:
+            return _inflate(body, wrapper, limit)
+        except (zlib.error, EOFError):
+            continue
+    raise WrongMediaType(f"the body is not what its Content-Encoding says; send it as it is, or as valid {name}")
+
+
+def _inflate(body: bytes, wrapper: int, limit: int) -> bytes:
+    """Decode all members of a stream. Raises zlib.error, EOFError where the last one is cut, or TooLarge."""
+    whole = bytearray()
+    left = body
+    while left or not whole:
+        stream = zlib.decompressobj(wrapper)
+        whole += stream.decompress(left, limit + 1 - len(whole))
+        if len(whole) > limit:
+            raise TooLarge(f"the body is longer than {limit} bytes once it is decoded")
+        if not stream.eof:
+            raise EOFError
+        if not stream.unused_data:
+            break
+        left = stream.unused_data
+    return bytes(whole)
