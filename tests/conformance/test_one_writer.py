@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine.base import RootTransaction
 
 from tests.builders import a_task, writing
 from tracker.storage.sqlite import SLOW
@@ -112,3 +113,26 @@ async def test_a_commit_that_fails_leaves_the_next_transaction_free(tmp_path: Pa
         await store.apply([writing(a_task(2))])
         await store.ping()
         assert [await store.task(a_task(number).id) is not None for number in (1, 2)] == [False, True]
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["on the loop", "in the thread"])
+async def test_writes_go_on_after_a_commit_without_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool
+) -> None:
+    commit, failures = RootTransaction._connection_commit_impl, [MemoryError()]  # noqa: SLF001 - there is no other way in
+
+    def short_of_memory(transaction: RootTransaction) -> None:
+        if failures:
+            raise failures.pop()
+        commit(transaction)
+
+    async with opened(tmp_path) as store:
+        if slow:
+            await store.apply([where(pause=2 * SLOW.total_seconds())])
+        monkeypatch.setattr(RootTransaction, "_connection_commit_impl", short_of_memory)
+        with pytest.raises(MemoryError):
+            await store.apply([writing(a_task(1))])
+        await store.apply([writing(a_task(2))])
+
+        assert await store.task(a_task(1).id) is None
+        assert await store.task(a_task(2).id) is not None

@@ -181,10 +181,7 @@ class OneWriter(Threads):
             with self.driver_errors(connection):
                 return play(connection, plan)
         except BaseException as error:
-            try:
-                begun.rollback()
-            except DBAPIError:
-                connection.invalidate()
+            self._undo(begun, keep=not isinstance(error, MemoryError))
             if isinstance(error, DBAPIError) and (unavailable := self.unavailable(error)) is not None:
                 raise unavailable from error
             raise
@@ -195,11 +192,33 @@ class OneWriter(Threads):
                 pass  # it is committed at its end, or rolled back where that fails
         except DBAPIError as error:
             # SQLAlchemy takes the transaction for ended now, whether or not SQLite does.
-            begun.connection.invalidate()
+            self._drop(begun.connection)
             if (unavailable := self.unavailable(error)) is None:
                 raise
             raise unavailable from error
+        except BaseException:
+            # Such as a want of memory: nobody can tell how far it came.
+            self._undo(begun, keep=False)
+            raise
         self._committed()
+
+    def _undo(self, begun: Transaction, *, keep: bool) -> None:
+        """End a transaction that failed; where it cannot be ended, its connection is not kept."""
+        connection = begun.connection
+        try:
+            if connection.in_transaction():
+                begun.rollback()
+        except Exception:  # noqa: BLE001 - the connection goes, and with it all that was wrong
+            keep = False
+        if not keep:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        whole = self._file.lost() is None
+        super()._drop(connection)
+        if whole:
+            # SQLite removes the log with the last connection: then the next one makes its own.
+            self._file.forget_log()
 
     def _committed(self) -> None:
         """Refuse to call committed what the next start would not find."""

@@ -8,7 +8,6 @@ database is unavailable. What differs between databases is in ``sqlite`` and ``p
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from tracker.errors import Overloaded, StoreUnavailable
 from tracker.storage.bulk import Plan, play
 from tracker.storage.continuity import Continuity
+from tracker.storage.workers import Workers
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Threads:
         self._own = threading.local()
         self.open: list[Connection] = []
         count, role = (backend.readers, "reads") if read_only else (backend.writers, "writes")
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"homing {role}")
+        self._threads = Workers(count, f"homing {role}")
         self.waiting = 0
         # Whether new connections have to replace all that are open.
         self.spent = False
@@ -117,7 +117,7 @@ class Threads:
     def started(self, work: Callable[[], T]) -> asyncio.Future[T]:
         if self.waiting >= WAITING:
             raise Overloaded("too much is waiting for the database")
-        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        running = self._threads.submit(work, waiting=self.waiting)
         self.waiting += 1
         running.add_done_callback(self._done)
         return running
@@ -130,19 +130,32 @@ class Threads:
             asked = False
             try:
                 connection = self._connection()
-                with connection.begin():
+                with self._kept(connection), connection.begin():
                     with self.driver_errors(connection):
                         result = transaction(connection)
                     asked = True
             except DBAPIError as error:
                 if asked or self._backend.moved(error):
                     # SQLAlchemy takes the transaction for ended now, whether or not the database does.
-                    connection.invalidate()
+                    self._drop(connection)
                 self.weigh(error, asked=asked, run=run)
             else:
                 self._committed()
                 return result
         raise AssertionError("the last run returns or raises")
+
+    @contextmanager
+    def _kept(self, connection: Connection) -> Iterator[None]:
+        """Keep a connection, unless memory was lacking: then nobody can tell how far its transaction came."""
+        try:
+            yield
+        except MemoryError:
+            self._drop(connection)
+            raise
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection of which nobody knows how it stands; a new one is made when it is needed."""
+        connection.invalidate()
 
     def _committed(self) -> None:
         """Raise StoreUnavailable where the commit must not count."""
