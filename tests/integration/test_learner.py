@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from tests.acceptance.house import until
 from tests.builders import NOW, OMNI, a_completion
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
+from tracker.decisions import deliveries
 from tracker.errors import StoreUnavailable
 from tracker.learner import PAGE, Learner
 from tracker.learning import Group
+from tracker.lookups import lookup_seen
 from tracker.models import Caller, Observation, Source, Task, Trust
 from tracker.providers.kling import Kling
 from tracker.reconciler import Reconciler
@@ -24,6 +27,7 @@ from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 from tracker.views import Arrived, Completion
+from tracker.work import Work
 
 STUDIO = Caller(name="studio")
 OPERATOR = Caller(name="operator", sees_all=True)
@@ -44,6 +48,9 @@ async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Poli
     async with create_tracker(
         chosen, policy=policy, clock=clock, monotonic=clock.monotonic, transport=kling
     ) as tracker:
+        # The first task of an address is polled early, to find out whether lookups work there.
+        seen = lookup_seen(tracker.providers["kling"], OMNI, clock(), found=True)
+        await tracker.store.apply([Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen))])
         yield tracker
 
 
