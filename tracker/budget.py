@@ -16,6 +16,8 @@ LOOPS_BURST: Final = 1 / 4
 # What clients may take of all requests; a client that asks about many tasks at once needs its minute's worth for that.
 CLIENTS_SHARE: Final = 1 / 3
 CLIENTS_BURST: Final = 1.0
+# What one client may take of that at most, where it may take more by its own bound: another one always finds some.
+ONE_CLIENTS_SHARE: Final = 3 / 4
 # Orphans always get this part of all requests, and more only while this part of the burst is left for tasks.
 ORPHANS_SHARE: Final = 1 / 10
 LEFT_FOR_TASKS: Final = 1 / 2
@@ -60,7 +62,8 @@ class Bucket:
 class Budget:
     """At most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once.
 
-    Of these ``client_per_minute`` for one client, a third for all clients together, and at least a tenth for orphans.
+    Of these a third for all clients together, and at least a tenth for orphans. One client may take our share of
+    ``client_per_minute``, and three quarters of what is for clients at most.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Budget:
         self._client_per_minute = client_per_minute or per_minute
         self._share = share
         self._all = Bucket(now, self._rate, LOOPS_BURST)
-        self._clients = Bucket(now, lambda: self._rate() * CLIENTS_SHARE, CLIENTS_BURST)
+        self._clients = Bucket(now, self._rate_of_clients, CLIENTS_BURST)
         self._orphans = Bucket(now, lambda: self._rate() * ORPHANS_SHARE, LOOPS_BURST)
         self._by_client: dict[str, Bucket] = {}
 
@@ -116,10 +119,10 @@ class Budget:
             return
         own = self._by_client.get(client)
         if own is None:
-            own = self._by_client[client] = Bucket(now, lambda: self._client_per_minute, CLIENTS_BURST)
+            own = self._by_client[client] = Bucket(now, self._rate_of_client, CLIENTS_BURST)
         if (wait := own.wait(now, count)) is not None:
             raise TooMany(
-                f"this key may have the provider asked {self._client_per_minute} times a minute; the provider was not "
+                f"this key may have the provider asked {self._rate_of_client():g} times a minute; the provider was not "
                 "asked. Wait for Retry-After, or for callbacks and events",
                 retry_after=wait,
             )
@@ -136,3 +139,9 @@ class Budget:
 
     def _rate(self) -> float:
         return self._per_minute * self._share()
+
+    def _rate_of_clients(self) -> float:
+        return self._rate() * CLIENTS_SHARE
+
+    def _rate_of_client(self) -> float:
+        return min(self._client_per_minute * self._share(), self._rate_of_clients() * ONE_CLIENTS_SHARE)

@@ -1,6 +1,6 @@
 """Requests to a provider: the loops and the clients never take each other's part."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -11,11 +11,11 @@ from tracker.errors import HomingError, Overloaded, TooMany
 MINUTE = timedelta(minutes=1)
 
 
-def taken(budget: Budget, client: str) -> int:
+def taken(budget: Budget, client: str, *, at: datetime = NOW) -> int:
     """Take for a client until it is refused; return how often that went well."""
     for count in range(1000):
         try:
-            budget.take_for(client, NOW)
+            budget.take_for(client, at)
         except HomingError:
             return count
     raise AssertionError("never refused")
@@ -26,7 +26,7 @@ def test_clients_have_their_part_while_the_loops_take_all() -> None:
     while budget.take(NOW) is None:
         pass
 
-    assert taken(budget, "studio") == 40
+    assert [taken(budget, client) for client in ("studio", "another")] == [30, 10]
 
     with pytest.raises(Overloaded) as refused:
         budget.take_for("other", NOW)
@@ -37,7 +37,7 @@ def test_clients_have_their_part_while_the_loops_take_all() -> None:
 
 def test_what_clients_take_is_not_sent_by_the_loops() -> None:
     budget = Budget(120, NOW, client_per_minute=1000)
-    taken(budget, "studio")
+    assert sum(taken(budget, client) for client in ("studio", "another")) == 40
 
     later = [NOW + timedelta(milliseconds=at) for at in range(0, 60_000, 50)]
     sent = sum(budget.take(now) is None for now in later)
@@ -55,6 +55,16 @@ def test_one_client_has_its_own_bound() -> None:
     assert refused.value.retry_after == MINUTE / 10
     assert "10 times a minute" in refused.value.detail
     assert taken(budget, "other") == 10
+
+
+@pytest.mark.parametrize(("per_minute", "share"), [(60, 1.0), (120, 0.5), (120, 0.25)])
+def test_one_client_leaves_requests_to_the_others(per_minute: int, share: float) -> None:
+    """Whatever its own bound is: the budget may be small, and replicas share it."""
+    budget = Budget(per_minute, NOW, share=lambda: share, client_per_minute=30)
+    sent = sum(taken(budget, "greedy", at=NOW + timedelta(seconds=second)) for second in range(0, 60, 5))
+
+    budget.take_for("modest", NOW + MINUTE)
+    assert sent > 0
 
 
 def test_many_requests_are_taken_whole_or_not_at_all() -> None:
