@@ -325,6 +325,24 @@ def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> N
     assert (after.next_poll_at, after.lease_owner) == (NOW + SOON, None)
 
 
+@pytest.mark.parametrize("status", [Status.PROCESSING, Status.SUCCEEDED])
+def test_a_busy_reply_says_nothing_of_a_task_that_exists(status: Status) -> None:
+    """A callback came while a repeated submit was under way: the first one had made the task after all."""
+    task = delivered(in_flight(attempts=2), told(a_claim(status))).task
+    assert task is not None
+    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=LATE, rules=RULES))
+    assert (after.status, after.reason, after.not_found, after.lease_owner) == (status, None, 0, None)
+    assert after.next_poll_at == task.next_poll_at
+
+
+def test_a_callback_during_a_busy_repeat_has_it_looked_up() -> None:
+    said = told(Claim(flaw="not JSON"), Trust.HINT, flaw=Flaw.UNSIGNED)
+    task = delivered(in_flight(attempts=2, heard_at=NOW - SOON), said).task
+    assert task is not None
+    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=LATE, rules=RULES))
+    assert recovery.next_step(after, policy=POLICY) is recovery.Step.LOOK_UP
+
+
 def test_what_a_client_that_left_sends_again_is_the_same_wish() -> None:
     left = row(intents.abandoned(Known([in_flight()]), in_flight().id))
     assert not intended(in_flight(id="hm2"), left).fresh

@@ -260,13 +260,19 @@ def unanswered(
 def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, rules: Rules) -> Change[Task]:
     """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup.
 
-    It does not count as an attempt: a client that was told success is not given up for a provider that is busy.
+    It does not count as an attempt: a client that was told success is not given up for a provider that is busy. It says
+    nothing of a task that an earlier attempt made after all; and where a callback came since this one began, that one
+    is looked up again first.
     """
     task = existing(known, task_id)
+    after = given_back(task, rules)
+    if task.status is not Status.PENDING or task.provider_task_id is not None:
+        return Change(result=after, task=after)
+    heard = task.heard_at is not None and task.heard_at >= task.updated_at
     after = replace(
-        given_back(task, rules),
+        after,
         attempts=task.attempts - 1,
-        not_found=rules.policy.absences,
+        not_found=0 if heard else rules.policy.absences,
         next_poll_at=again_at,
         reason=why,
     )
