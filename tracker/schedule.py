@@ -146,7 +146,8 @@ def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | Non
     tried = task.quiet_polls >= REPEATS or age >= 2 * policy.conflict_patience
     if age >= policy.conflict_patience and tried:
         return None
-    return now + min(max(age * AGE_SHARE, policy.least_gap), policy.conflict_gap)
+    # Where the clock was set back since, it is behind that moment: the further away, the less often.
+    return now + min(max(abs(age) * AGE_SHARE, policy.least_gap), policy.conflict_gap)
 
 
 def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:

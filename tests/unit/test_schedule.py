@@ -211,3 +211,14 @@ def test_the_deadline_is_the_kind_s_own_then_the_operator_s_then_the_provider_s(
     assert schedule.deadline_for("videos/omni", usual, chosen) == timedelta(hours=3)
     assert schedule.deadline_for("images/omni-image", usual, chosen) == timedelta(hours=2)
     assert schedule.deadline_for("images/omni-image", usual, POLICY) == usual
+
+
+def test_a_conflict_is_polled_seldom_while_the_clock_is_behind() -> None:
+    """The clock was set back by hours after the conflict began: that must not use up the budget until it caught up."""
+    torn = replace(FULL, conflict_claims=(Status.FAILED,), conflict_at=NOW + timedelta(hours=5))
+    polls, now = 0, NOW
+    while now < NOW + timedelta(hours=4):
+        again = schedule.conflict_due(replace(torn, quiet_polls=polls), now=now, policy=POLICY)
+        assert again is not None
+        polls, now = polls + 1, again
+    assert 4 <= polls <= 30
