@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from homing.sandbox.signing import sign
 from tests.builders import NOW, a_task
-from tests.stream_sending import send
 from tracker import callback_url
 from tracker.models import Task
 
@@ -126,7 +125,10 @@ class Connection:
 
     async def ask(self, request: bytes) -> Answer:
         """Raise OSError or EOFError where the connection ends before its answer does."""
-        await send(self._writer, request)
+        if self._writer.is_closing():
+            raise ConnectionResetError
+        # Not drained: a server may answer, and close, before it has read all of a request.
+        self._writer.write(request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
         await self._reader.readexactly(int(headers["content-length"]))
