@@ -175,6 +175,10 @@ class StoreUnavailable(OurError):
     title = "Store unavailable"
 
 
+class CommitUnknown(StoreUnavailable):
+    """The database was asked to commit and did not say whether it has."""
+
+
 class Overloaded(OurError):
     """A bound was reached; the load is shed instead of queued."""
 

@@ -16,7 +16,7 @@ from tracker.clock import Deadline
 from tracker.decisions import intents, submits
 from tracker.decisions.intents import Intent
 from tracker.decisions.verdicts import Rules
-from tracker.errors import CredentialMissing
+from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
 from tracker.external_ids import ExternalIds, is_named
 from tracker.models import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
@@ -32,8 +32,11 @@ Wish = tuple[str, str | None]
 # A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
-# Whoever has been silent for so long is gone, also where nobody is left to say so.
+# How many rows may be in doubt before nothing more is written: a full disk must not fill the memory too.
+IN_DOUBT: Final = 200
+UNSENT: Final = "the database did not say whether this was written down, so nothing was sent"
 FULL: Final = "too many large tasks wait for the provider's answer; nothing was sent to it"
+# Whoever has been silent for so long is gone, also where nobody is left to say so.
 LONG_SILENT: Final = timedelta(seconds=15)
 
 
@@ -85,6 +88,8 @@ class Intake:
         self._sending: dict[str, asyncio.Task[Task]] = {}
         # By the wish: the rows whose clients left and of which that is not committed yet.
         self._left: dict[Wish, set[str]] = {}
+        # By the wish: the rows that may have been written although their clients were told an error.
+        self._unsure: dict[Wish, set[str]] = {}
         self._resending: WeakValueDictionary[Wish, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
@@ -112,7 +117,22 @@ class Intake:
             # What is there already is given all the same: an error would say that nothing was created.
             writing = self._write(task, body, sendable=account.credential is not None)
             del body
-            return await self._send(task, await writing, account, order, state)
+            try:
+                intent = await writing
+            except CommitUnknown:
+                self._withdraw(task)
+                raise
+            return await self._send(task, intent, account, order, state)
+
+    def _withdraw(self, task: Task) -> None:
+        """Reject a row of which nobody knows whether it is committed: its client is told that nothing was sent."""
+        refused = partial(submits.refused, task_id=task.id, why=UNSENT, now=self._clock(), rules=self._rules)
+        decide = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=refused)
+        # Its other names have this wait for a commit that is still under way.
+        keys = frozenset(self._names(task))
+        self._unsure.setdefault(_wish(task), set()).add(task.id)
+        written = partial(_forget, self._unsure, _wish(task), task.id)
+        self._notes.keep(_intent_of(task.id), Work(keys=keys, decide=decide), written=written)
 
     async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
         state.row_id = intent.task.id
@@ -155,10 +175,7 @@ class Intake:
 
     def _returned(self, wish: Wish, task_id: str) -> None:
         """Forget that a client left: the row says so, or the client came back for it."""
-        left = self._left.get(wish, set())
-        left.discard(task_id)
-        if not left:
-            self._left.pop(wish, None)
+        _forget(self._left, wish, task_id)
 
     def is_sending(self, task_id: str) -> bool:
         """Tell whether a submit of the task is under way in this process."""
@@ -206,6 +223,11 @@ class Intake:
 
     async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
         wish = _wish(task)
+        for task_id in tuple(self._unsure.get(wish, ())):
+            if not await self._notes.attempt(_intent_of(task_id)):
+                raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
+        if len(self._unsure) >= IN_DOUBT:
+            raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
         if not self._left.get(wish):
             return await self._intend(task, body, sendable=sendable)
         # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
@@ -221,13 +243,7 @@ class Intake:
                     self._leave(wish, task_id)
 
     async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
-        keys: set[Key] = {by_id(task.id)}
-        if task.external_id is not None:
-            keys.add(by_external_id(task.client, task.external_id))
-        if task.idempotency_key is not None:
-            keys.add(by_idempotency_key(task.client, task.idempotency_key))
-        if task.request_hash is not None:
-            keys.add(by_unanswered(task.client, task.request_hash))
+        keys = self._names(task)
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_wish(task), ()))
@@ -253,6 +269,17 @@ class Intake:
             if intent.doubt is None or gone is None:
                 return intent
             gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)
+
+    @staticmethod
+    def _names(task: Task) -> set[Key]:
+        keys: set[Key] = {by_id(task.id)}
+        if task.external_id is not None:
+            keys.add(by_external_id(task.client, task.external_id))
+        if task.idempotency_key is not None:
+            keys.add(by_idempotency_key(task.client, task.idempotency_key))
+        if task.request_hash is not None:
+            keys.add(by_unanswered(task.client, task.request_hash))
+        return keys
 
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
         """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
@@ -281,6 +308,17 @@ class Intake:
 
 def _wish(task: Task) -> Wish:
     return task.client, task.request_hash
+
+
+def _forget(rows: dict[Wish, set[str]], wish: Wish, task_id: str) -> None:
+    left = rows.get(wish, set())
+    left.discard(task_id)
+    if not left:
+        rows.pop(wish, None)
+
+
+def _intent_of(task_id: str) -> str:
+    return f"intent of {task_id}"
 
 
 def _note_of(task_id: str) -> str:

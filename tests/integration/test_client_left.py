@@ -15,13 +15,14 @@ from tests.fakes import Clock, FakeKling, GatedStore
 from tests.postgres import Postgres
 from tracker.app import create_tracker
 from tracker.clock import SteeredClock, utc_now
-from tracker.errors import StoreUnavailable
+from tracker.errors import CommitUnknown, StoreUnavailable
 from tracker.membership import Membership, Part, Rhythm
 from tracker.models import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.service import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
+from tracker.views import TaskFilter
 from tracker.work import Change, Known, Work, by_id
 
 CLIENT = Caller(name="studio", sees_all=True)
@@ -227,6 +228,36 @@ async def test_unwritten_outcome_is_written_later(
     assert (await tracker.get(CLIENT, ours)).provider_task_id == ("kling-1" if ending == "accepted" else None)
     if ending == "credential":
         assert [alarm.kind.value for alarm in (await tracker.stats(CLIENT)).alarms] == ["credential"]
+
+
+class UnsureStore(Store):
+    """A database whose answer to one commit of an intent gets lost, as when a server is restarted."""
+
+    unsure = True
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+        results = await super().apply(works)
+        if self.unsure and any("intended" in str(work.decide) for work in works):
+            self.unsure = False
+            raise CommitUnknown("the server closed the connection")
+        return results
+
+
+@pytest.mark.parametrize("key", [None, "key-7"])
+async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp_path: Path, key: str | None) -> None:
+    """Its client was told that nothing was sent: what it sends again is made, and nothing else."""
+    kling = FakeKling(clock=Clock(utc_now()))
+    tracker = await opened(stack, UnsureStore(f"sqlite:///{tmp_path / 'homing.db'}"), kling)
+    order = tracker.order("kling", KIND, {"prompt": "a cat"})
+    with pytest.raises(StoreUnavailable):
+        await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
+
+    again = await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
+
+    rows = (await tracker.find(TaskFilter(), caller=CLIENT)).tasks
+    assert {task.id: task.status for task in rows if task.status is not Status.REJECTED} == {again.id: Status.SUBMITTED}
+    assert [(task.released, task.next_poll_at) for task in rows if task.id != again.id] == [(True, None)]
+    assert [made.external_id for made in kling.ledger] == [again.sent_external_id]
 
 
 async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:

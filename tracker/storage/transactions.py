@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from tracker.errors import Overloaded, StoreUnavailable
+from tracker.errors import CommitUnknown, Overloaded, StoreUnavailable
 from tracker.storage.bulk import Plan, play
 from tracker.storage.continuity import Continuity
 from tracker.storage.workers import Workers
@@ -166,7 +166,7 @@ class Threads:
             return
         if (unavailable := self.unavailable(error)) is None:
             raise error
-        raise unavailable from error
+        raise (CommitUnknown(unavailable.detail) if asked else unavailable) from error
 
     def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
         """Say that the database is unavailable; None where the statement is to blame."""
