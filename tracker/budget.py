@@ -93,6 +93,10 @@ class Budget:
             self._all.spend()
         return wait
 
+    def spend(self, count: int) -> None:
+        """Count requests that the loops sent beyond what they took."""
+        self._all.spend(count)
+
     def has(self, now: datetime) -> bool:
         """Return whether the loops may take a request now."""
         return self._all.wait(now) is None

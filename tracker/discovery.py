@@ -9,6 +9,7 @@ from tracker.adoption import Particulars
 from tracker.errors import HomingError, ProviderUnavailable
 from tracker.models import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
+from tracker.providers.masking import masked
 from tracker.service import Tracker
 from tracker.views import Orphan
 
@@ -97,7 +98,8 @@ class Discovery:
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._tracker.questions.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
-                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {_words(outcome)}")
+                words = masked(_words(outcome), account.credential)
+                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {words}")
             if not outcome:
                 break
             for found in outcome:

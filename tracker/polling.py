@@ -59,7 +59,8 @@ class Polling:
     async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
         """Learn the provider's ID of a task and ask about it. Raises TooMany or Overloaded, and nothing is learned."""
         if account.credential is not None:
-            self._budget.take_for(caller.name, self._clock())
+            # It is asked about by its own external id too.
+            self._budget.take_for(caller.name, self._clock(), 1 + (task.sent_external_id is not None))
         return await self._adoption.attach(caller, task, account, provider_task_id)
 
     async def adopt(

@@ -28,7 +28,7 @@ from tracker.providers.base import (
     Unknown,
     Unsupported,
 )
-from tracker.providers.masking import excerpt
+from tracker.providers.masking import excerpt, masked
 from tracker.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import NotSent, ReplyLost, Sender
@@ -126,6 +126,13 @@ class Questions:
             return await self._told(task, account, outcome, asked_at=asked_at)
         assert task.candidate_id is not None
         guess = await self.query(account, task.kind, task.candidate_id)
+        answer = await self._guessed(task, account, outcome, guess, asked_at=asked_at)
+        return answer if outcome is None else replace(answer, requests=2)
+
+    async def _guessed(
+        self, task: Task, account: Account, outcome: PollOutcome | None, guess: PollOutcome, *, asked_at: datetime
+    ) -> Answer:
+        """Record what came of asking by the id that somebody named; ``outcome`` is that of the task's own id."""
         if isinstance(guess, Found):
             return await self.record(task, account, guess, asked_at=asked_at, asked=Asked.CANDIDATE)
         attached = task.unproven_id_from is IdSource.OWNER
@@ -256,7 +263,9 @@ class Questions:
             case Busy():
                 # A provider that asks for a day must not silence the tasks of a day.
                 pause = min(outcome.retry_after or BUSY_PAUSE, self._rules.policy.greatest_gap)
-                return await self._unsettled(task, f"busy: {outcome.message}", lifetime, pause=pause)
+                return await self._unsettled(
+                    task, f"busy: {masked(outcome.message, account.credential)}", lifetime, pause=pause
+                )
             case BadCredential():
                 return await self._unsettled(
                     task,

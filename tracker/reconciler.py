@@ -245,6 +245,8 @@ class Reconciler:
         questions = self._tracker.questions
         answer = await (questions.prove_lookups(task, account) if prove else questions.ask(task, account))
         counts.requests += answer.requests - 1
+        if not prove:
+            self._budget.spend(answer.requests - 1)
         self._count(task, answer, counts)
         if answer.credential_refused:
             self._refused[account.name].add(task.id)

@@ -109,6 +109,20 @@ async def test_refused_credential_is_shown_wherever_one_looks(
         assert await checks(home) == (200, {"database": True})
 
 
+async def test_busy_words_of_a_poll_show_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async def script(request: Request) -> Answer | None:
+        return refusal(429, 1303, "too many for sandbox-api-key") if request.asks_one else await request.forward()
+
+    async with (
+        between(kling_sandbox.base_url, script) as line,
+        house(tmp_path, line.base_url, policy=SILENT, callbacks=False, loops=False) as home,
+    ):
+        ours = await home.created()
+        said = (await home.client.post(f"/v1/tasks/{ours}/poll")).json()["outcome"]
+
+    assert said == "busy: too many for ***"
+
+
 async def test_polls_beyond_the_budget_say_what_they_wait_for(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     policy = replace(SHORT, budget=4)
     async with house(tmp_path, kling_sandbox.base_url, policy=policy, callbacks=False, loops=False) as home:

@@ -73,6 +73,21 @@ async def test_a_poll_shortly_after_another_gets_its_answer(tmp_path: Path, klin
     assert polls(line) == 2, "a callback in between may know more"
 
 
+async def test_a_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """A task that its client announced by one id, and attached another one to that the provider does not know."""
+    policy = replace(BOUNDED, fresh=timedelta())
+    async with (
+        between(kling_sandbox.base_url) as line,
+        house(tmp_path, line.base_url, policy=policy, loops=False, callbacks=False) as home,
+    ):
+        ours = (await home.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="mine")).task.id
+        await home.client.post(f"/v1/tasks/{ours}/resolve", json={"provider_task_id": "nobody-1"})
+        replies = [await home.client.post(f"/v1/tasks/{ours}/poll") for _ in range(MOST)]
+
+    assert replies[-1].status_code == 429
+    assert polls(line) in {MOST, MOST + 1}
+
+
 async def url_of(home: House, ours: str) -> str:
     """Return the callback URL of a task, as the provider was told it."""
     return str(home.tracker.adoption._addresses.of_task(await home.task(ours)))  # noqa: SLF001 - nobody else tells it
