@@ -52,13 +52,13 @@ CONFLICTS: Final = """\
 
 ## Conflicts
 
-Two reports that contradict each other about the end open a **conflict**: both are verified, or one is believed and the
-other is not verified. It depends on the set of reported ends alone, so neither the order of arrival nor the number of
-callbacks can hide it. While it is open the provider is polled, after growing gaps of at most an hour.
+Two contradictory reports about the end open a **conflict**: both are verified, or one is believed and the other is not
+verified. It depends only on the set of reported ends, so neither the order of arrival nor the number of callbacks can
+hide it. While it is open, Homing polls the provider, after growing gaps of at most an hour.
 
-Only two things close it: a poll that is answered with a final, and a manual resolution (`homing tasks resolve TASK
---status succeeded` or `failed`), which a later poll outranks. No callback and no submit reply does. Where the provider
-does not answer for three days, the polls end with the alarm `conflict`. The task keeps showing its conflict, as
+Only two things close it: a poll that returns a final status, and a manual resolution (`homing tasks resolve TASK
+--status succeeded` or `failed`), which a later poll outranks. Callbacks and submit replies do not close it. If the
+provider does not decide for three days, the polls end with the alarm `conflict`. The task then shows the conflict as
 `unanswered`.
 """
 MOVES_HEAD: Final = """\
@@ -79,14 +79,15 @@ A final word is believed from the threshold up: `HOMING_TRUST_FINAL`, by default
 configured, else `token`. Below it a delivery is a hint: kept, answered by asking the provider soon, moving nothing.
 
 The ids in a delivery must be those of the row: the provider's id where we know it, else the external id that we sent.
-A report whose provider id belongs to another task merges nothing, whoever makes it.
+A report whose provider ID belongs to another task merges nothing, whatever its source.
 
-We learn the provider's id only from its own answers. The reply to our submit proves it, and so does a report that
-carries the external id that we sent. An id that its owner attached, that a callback named, or that a lookup found
-without showing an external id, counts once a poll confirmed it, and stays unproven: where the submit's reply of
-another task names it, it is withdrawn, and what was believed through it is forgotten. So two orders may differ in what
-they believe of a delivery that carries one right id and one wrong or missing one, when it comes before our first
-answer; the provider's final answer makes them agree.
+Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submit proves it, and so does a
+report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but stay unproven: one that
+a client attached, that a callback named, or that a lookup found without showing an external ID. If the submit reply of
+another task names such an ID, Homing withdraws it and discards what it learned through it.
+
+A callback with one right ID and one wrong or missing ID may come before the provider's first answer. Then two orders of
+arrival may differ in how far they trust it. The provider's final answer makes them agree.
 """
 
 
