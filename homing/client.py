@@ -99,8 +99,8 @@ def must_exist(settings: Settings) -> None:
     """Raise SettingsError where the settings name a SQLite file that is not there."""
     if settings.database_file is not None and not exists(settings.database_file):
         raise SettingsError(
-            f"there is no database here ({settings.database_name} does not exist): "
-            "go to its folder, or set HOMING_DATABASE_URL; `homing serve` makes a new one"
+            f"there is no database here ({settings.database_name} does not exist). "
+            "Change to its folder, or set HOMING_DATABASE_URL. `homing serve` makes a new one"
         )
 
 

@@ -94,11 +94,11 @@ def callers(settings: Settings) -> Finding:
     try:
         if settings.guarded or settings.database_file is None:
             check_keys(access_of(settings))
-            return Finding(name="callers", level=Level.OK, detail="keys are asked for")
+            return Finding(name="callers", level=Level.OK, detail="requests need one of the configured keys")
         if read_local_key(settings.database_file) is not None:
-            detail = f"no keys are configured: the one in {key_file(settings.database_file)} is asked for"
+            detail = f"HOMING_API_KEYS is not set: requests need the key in {key_file(settings.database_file)}"
         else:
-            detail = f"no keys are configured: the first start makes one, in {key_file(settings.database_file)}"
+            detail = f"HOMING_API_KEYS is not set: the first start makes a key in {key_file(settings.database_file)}"
         return Finding(name="callers", level=Level.OK, detail=detail)
     except SettingsError as error:
         return Finding(name="callers", level=Level.WRONG, detail=error.detail)
@@ -139,13 +139,13 @@ def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
 
 
 def wide_targets(allowed: Allowed) -> list[str]:
-    """Say which networks let every client have Homing call what it should not reach."""
+    """Return a sentence for each allowed network that is too wide or holds a metadata address."""
     return [
-        f"{network}, which is much of the internet and all of your own networks; name single hosts"
+        f"{network}, which covers much of the internet. Name single hosts"
         for network in allowed.networks
         if network.prefixlen < WIDEST[network.version]
     ] + [
-        f"{network}, which holds {METADATA}, where clouds hand out credentials to whoever asks; name single hosts"
+        f"{network}, which contains the cloud metadata address {METADATA}. Name single hosts"
         for network in allowed.networks
         if network.version == METADATA.version and network.prefixlen >= WIDEST[4] and METADATA in network
     ]

@@ -50,7 +50,7 @@ def read_local_key(database: Path) -> LocalKey | None:
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            _refuse(file, "is a symbolic link. Put the file itself there")
+            _refuse(file, "is a symbolic link. Put a regular file there")
         _refuse(file, f"cannot be read ({error.strerror}). Run as the user who owns it")
     try:
         _check_private(file, os.fstat(descriptor), database)
@@ -58,7 +58,7 @@ def read_local_key(database: Path) -> LocalKey | None:
     finally:
         os.close(descriptor)
     if fault := key_fault(text):
-        _refuse(file, f"holds no key: what is there {fault}. Delete it, and the next start makes a new one")
+        _refuse(file, f"holds no valid key: its content {fault}. Delete it, and the next start makes a new one")
     return LocalKey(key=_named(text), file=file, made=False)
 
 
@@ -77,7 +77,7 @@ def local_key(database: Path) -> LocalKey:
     # What another process wrote first counts; and a filesystem without permissions shows here.
     stored = read_local_key(database)
     if stored is None:
-        _refuse(file, "vanished while it was written. Start again")
+        _refuse(file, "was deleted while it was written. Start Homing again")
     return LocalKey(key=stored.key, file=file, made=made)
 
 
@@ -100,9 +100,11 @@ def _write(file: Path, key: str) -> bool:
 
 def _check_private(file: Path, found: os.stat_result, database: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
-        _refuse(file, "is no regular file. Remove it, and the next start makes one")
+        _refuse(file, "is not a regular file. Remove it, and the next start makes one")
     if found.st_mode & OTHERS:
-        _refuse(file, "can be read by others. Delete it, and the next start makes a new one; or run chmod 600 on it")
+        _refuse(
+            file, "can be read by other users. Run chmod 600 on it, or delete it, and the next start makes a new one"
+        )
     owners = {os.geteuid()}
     if database.exists():
         # Root may run the commands of a service that has a user of its own.

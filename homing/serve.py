@@ -153,7 +153,7 @@ def _app(
 
 
 def limits_of(settings: Settings, connections: int) -> Limits:
-    """Give what requests may hold at a server that takes so many connections."""
+    """Return what requests may hold at a server that takes so many connections."""
     return Limits(
         gateway_body=settings.body_limit,
         body_room=max(Limits().body_room, LARGEST_BODIES * settings.body_limit),
@@ -226,12 +226,12 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str
         keys = len(settings.api_keys) + len(settings.client_keys)
         told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else f"API key in {_key_file(settings)}")
     if not settings.has_credential and set(parts) != {Part.RECEIVER}:
-        told.append("no credential for the provider, so nothing can be submitted or asked")
+        told.append("no provider credential: set HOMING_KLING_API_KEY to submit and poll")
     return " · ".join(told)
 
 
 def key_notice(made: LocalKey, url: str, *, show_key: bool) -> str:
-    """Say how to call a server with the key that was made for it; the key itself only where ``show_key``."""
+    """Return the line about a new API key; it contains the key only if ``show_key``."""
     if show_key:
         return f'Made an API key, kept in {made.file}: curl {url}/v1/tasks -H "Authorization: Bearer {made.key.key}"'
     return f"Made an API key, kept in {made.file}"

@@ -24,11 +24,11 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 # Attempts to get hold of a lock file that somebody deletes, or of a link that somebody changes, at that very moment.
 ATTEMPTS: Final = 100
 HARD_LINKS: Final = (
-    "the database file has {count} names (hard links), and SQLite keeps a separate log beside each; "
-    "delete the other names (`find / -samefile {file}` lists them)"
+    "the database file has {count} names (hard links), and SQLite keeps a separate log for each. "
+    "Delete the other names (`find / -samefile {file}` lists them)"
 )
-MOUNTED: Final = "the database file is mounted alone, and SQLite keeps its log beside it; mount its folder instead"
-NO_FILE: Final = "the path leads to something that is no file; name a file"
+MOUNTED: Final = "the database file is mounted without its folder, where SQLite keeps its log. Mount the folder instead"
+NO_FILE: Final = "the path is not a file. Name a file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,9 @@ def _locked(database: Path) -> int:
                 raise
             return file
         os.close(file)
-    raise SettingsError("HOMING_DATABASE_URL: the lock beside the database keeps being replaced; stop what deletes it")
+    raise SettingsError(
+        "HOMING_DATABASE_URL: another program keeps deleting the lock file beside the database. Stop that program"
+    )
 
 
 def _check_names(real: Path) -> None:

@@ -26,23 +26,25 @@ def explain(
 
 
 def _account(trouble: JsonObject, now: datetime) -> str:
-    """Tell what keeps every task of the account waiting, and what to do."""
+    """Return what keeps every task of the account waiting, and what to do."""
     since = ago(trouble["since"], now).removesuffix(" ago")
     match trouble["reason"]:
         case "credential":
             return (
-                f"The provider has refused this server's credential for {since}: nothing is asked or sent until the "
-                "operator sets it right; `homing doctor` tries it."
+                f"The provider has refused this server's credential for {since}. Nothing is polled or sent until the "
+                "operator corrects it. `homing doctor` tests it."
             )
         case "budget":
             return f"Polls wait for the budget: {trouble['why']}."
         case "paused":
-            return f"The account is left alone, next asked {ago(trouble['until'], now)}: {trouble['why']}."
+            return (
+                f"Requests to the provider are paused, the next one is {ago(trouble['until'], now)}: {trouble['why']}."
+            )
         case "outage":
             return f"The provider has not answered for {since}: {trouble['why']}."
         case "unreadable":
             return f"The provider's answers have not been readable for {since}: {trouble['why']}."
-    return f"Its account at the provider: {trouble['why']}."
+    return f"The account at the provider has a problem: {trouble['why']}."
 
 
 def _state(task: JsonObject, now: datetime) -> str:
@@ -94,12 +96,12 @@ def _conflict(task: JsonObject, now: datetime) -> str:
     conflict = task.get("conflict")
     if conflict is None:
         return ""
-    since = f"Reports of both ends came {ago(task['conflict_at'], now)}: it succeeded, and it failed."
+    since = f"Contradictory reports came {ago(task['conflict_at'], now)}: that it succeeded, and that it failed."
     if conflict == "open":
-        return f"{since} The provider is asked until it says which is true."
+        return f"{since} Homing polls the provider until it says which is true."
     return (
-        f"{since} The provider was asked for days and did not say which is true. Check it there, then run "
-        f"`homing tasks resolve {task['id']} --status` with the true one."
+        f"{since} The provider did not say for days which is true. Check the task there, then run "
+        f"`homing tasks resolve {task['id']} --status succeeded` or `--status failed`."
     )
 
 
@@ -118,7 +120,7 @@ def _failed(entry: JsonObject) -> bool:
 
 
 def _failures(entries: Sequence[JsonObject], now: datetime) -> str:
-    """Tell the last poll that brought nothing, where nothing came after it."""
+    """Return a sentence about the last poll if it failed and nothing came after it."""
     last = max(entries, key=lambda entry: str(entry["at"]), default=None)
     if last is None or not _failed(last):
         return ""

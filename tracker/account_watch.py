@@ -36,7 +36,7 @@ from tracker.work import RaisedAlarm, Work
 IN_A_ROW: Final = 3
 REPEATED: Final = timedelta(seconds=30)
 SAME_PAUSE: Final = timedelta(seconds=1)
-CREDENTIAL_REFUSED: Final = "the provider refuses our credential"
+CREDENTIAL_REFUSED: Final = "the provider refuses Homing's credential"
 
 
 @dataclass(slots=True)

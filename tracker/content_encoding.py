@@ -26,13 +26,13 @@ def decode(body: bytes, encoding: str, *, limit: int) -> bytes:
     name = encoding.strip().lower()
     wrappers = WRAPPERS.get(name)
     if wrappers is None:
-        raise WrongMediaType("the Content-Encoding is not supported; send the body as it is, or as gzip or deflate")
+        raise WrongMediaType("the Content-Encoding is not supported; send the body uncompressed, or as gzip or deflate")
     for wrapper in wrappers:
         try:
             return _inflate(body, wrapper, limit)
         except (zlib.error, EOFError):
             continue
-    raise WrongMediaType(f"the body is not what its Content-Encoding says; send it as it is, or as valid {name}")
+    raise WrongMediaType(f"the body does not match its Content-Encoding; send it uncompressed, or as valid {name}")
 
 
 def _inflate(body: bytes, wrapper: int, limit: int) -> bytes:

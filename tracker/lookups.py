@@ -68,5 +68,5 @@ def can_prove(task: Task) -> bool:
 
 
 def lookup_seen(account: Account, kind: str, at: datetime, *, found: bool) -> Seen:
-    """Say what came of a lookup by external id of a task that the provider has."""
+    """Record the result of a lookup by external id of a task that the provider has."""
     return Seen(base_url=account.base_url, kind=kind, name=FOUND_BY_EXTERNAL_ID, present=found, at=at)

@@ -190,7 +190,7 @@ class Questions:
     def _found_by_external_id(
         task: Task, account: Account, outcome: PollOutcome, asked_at: datetime
     ) -> tuple[Seen, ...]:
-        """Say that lookups work, where this query by an external id that we gave was answered with that very task."""
+        """Record that lookups work, if this query by an external id that Homing sent returned that very task."""
         if not isinstance(outcome, Found) or task.attempts == 0 or outcome.claim.external_id != task.sent_external_id:
             return ()
         return (lookup_seen(account, task.kind, asked_at, found=True),)

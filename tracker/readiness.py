@@ -23,9 +23,9 @@ KEPT: Final = timedelta(seconds=1)
 PATIENCE: Final = timedelta(seconds=8)
 TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
     {
-        Trouble.CREDENTIAL: "the provider refuses the credential; `homing doctor` tries it",
+        Trouble.CREDENTIAL: "the provider refuses the credential; run `homing doctor`",
         Trouble.UNREADABLE: "the provider's answers cannot be read; check its base URL",
-        Trouble.OUTAGE: "the provider does not answer, or answers with errors of its own",
+        Trouble.OUTAGE: "the provider does not answer, or answers with server errors",
     }
 )
 

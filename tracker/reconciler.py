@@ -154,7 +154,9 @@ class Reconciler:
             expired=policy.expired_gap + policy.greatest_gap,
         )
         if moved:
-            log.warning("%d tasks were planned too far ahead, as by a clock that was set back: due now", moved)
+            log.warning(
+                "%d tasks were planned too far ahead, probably because a clock was set back; they are due now", moved
+            )
 
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
         proving = await self._tracker.questions.lookups_to_prove(account, tasks)

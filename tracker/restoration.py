@@ -20,8 +20,8 @@ AGAIN: Final = timedelta(seconds=1)
 # Alarms are counted by provider; this one is nobody else's.
 OURS: Final = "homing"
 DETAIL: Final = (
-    "another database server answers, or the database was restored: what was committed last may be gone, "
-    "and what the sinks were told since may come again"
+    "another database server answers, or the database was restored: the latest commits may be lost, "
+    "and sinks may receive events again"
 )
 
 

@@ -48,7 +48,7 @@ class Room:
         self._held[client] = held
 
     def give(self, client: str, amount: int = 1) -> None:
-        """Give back what a client took."""
+        """Release what a client took."""
         self._left += amount
         held = self._held[client] - amount
         if held:

@@ -137,7 +137,9 @@ def database(text: str) -> str:
 def schema(text: str) -> str:
     """Read the name of a PostgreSQL schema, as it needs no quotes."""
     if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
-        raise ValueError("write a name of small letters, digits and underscores, such as homing; pg_ begins none")
+        raise ValueError(
+            "write a name of lowercase letters, digits and underscores, such as homing; it must not begin with pg_"
+        )
     return text.strip()
 
 

@@ -126,7 +126,7 @@ class Settings(BaseModel):
     def _agree(self) -> Self:
         if self.database_schema and self.database_file is not None:
             raise ValueError(
-                "HOMING_DATABASE_SCHEMA is for PostgreSQL, and HOMING_DATABASE_URL names a SQLite file: set one of them"
+                "HOMING_DATABASE_SCHEMA is for PostgreSQL, but HOMING_DATABASE_URL is a SQLite file. Remove one of them"
             )
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
             raise ValueError(
@@ -154,7 +154,7 @@ class Settings(BaseModel):
         return self
 
     def _secrets(self) -> Iterator[tuple[str, Iterable[str]]]:
-        """Give every secret with the setting that it comes from."""
+        """Yield every secret with the setting that it comes from."""
         yield "API_KEYS", (key.key for key in self.api_keys)
         yield "CLIENT_KEYS", (pair.secret for pair in self.client_keys)
         yield "CALLBACK_SECRETS", (secret.decode("utf-8", "replace") for secret in self.callback_secrets)

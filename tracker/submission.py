@@ -232,7 +232,7 @@ class Submission:
         policy, now = self._rules.policy, self._clock()
         end = task.created_at + policy.repeat_within
         if now >= end:
-            return await self._refused(task, f"{why}; the provider did not take it")
+            return await self._refused(task, f"{why}; the provider did not accept it")
         again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
         decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
         return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)

@@ -78,7 +78,7 @@ class Switchboard:
         _found(await self._outbox.remove(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 
     async def secrets(self, name: str, client: str | None = None, *, by: str = IN_PROCESS) -> Sequence[str]:
-        """Give what a sink's receiver proves our signature with. Raises NotFound where it signs nothing.
+        """Return the secret that verifies the signatures of a sink. Raises NotFound for a sink that does not sign.
 
         It is recorded before it is given: where that fails, nothing is given.
         """

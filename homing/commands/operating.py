@@ -30,11 +30,13 @@ def add(commands: Commands) -> None:
     orphans = data_command(commands, "orphans", run_orphans, "List callbacks about tasks that nobody told us of.")
     orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
     data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
-    audit = data_command(commands, "audit", run_audit, "List who did what: replays, pauses, resolutions, and the like.")
-    audit.add_argument("--client", help="only what this client did")
-    audit.add_argument("--action", choices=[action.value for action in Action], help="only this")
+    audit = data_command(
+        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and the like."
+    )
+    audit.add_argument("--client", help="only entries of this client")
+    audit.add_argument("--action", choices=[action.value for action in Action], help="only entries of this action")
     audit.add_argument("--limit", type=count, help="how many at most (default 100)")
-    audit.add_argument("--cursor", type=count, help="where the page before ended")
+    audit.add_argument("--cursor", type=count, help="the cursor that the previous page ended with")
 
 
 async def run_audit(args: Namespace, api: ApiClient) -> int:
@@ -45,7 +47,7 @@ async def run_audit(args: Namespace, api: ApiClient) -> int:
         return 0
     columns = ("at", "client", "action", "object", "detail")
     rows = [[entry[column] for column in columns] for entry in documents(document["entries"])]
-    print_table(columns, rows, empty="nobody did anything yet that is recorded")
+    print_table(columns, rows, empty="the audit has no entries")
     if document["next_cursor"] is not None:
         print_line(f"more: --cursor {document['next_cursor']}")
     return 0

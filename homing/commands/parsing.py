@@ -7,7 +7,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
@@ -98,6 +98,21 @@ def duration(text: str) -> timedelta:
         raise ArgumentTypeError(str(error)) from None
 
 
+def moment(text: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
+    """Read a time with its offset, or a duration before now; return it in ISO 8601."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is not None and at.tzinfo is not None:
+        return at.isoformat()
+    try:
+        return (clock() - setting_syntax.duration(text)).isoformat()
+    except ValueError:
+        message = "write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 1h30m"
+        raise ArgumentTypeError(message) from None
+
+
 def port(text: str) -> int:
     """Read a port argument."""
     try:
@@ -131,7 +146,7 @@ def parts(text: str) -> tuple[Part, ...]:
 
 
 def always(_: Namespace) -> bool:
-    """Say that a command creates something, whatever its arguments are."""
+    """Return True: the command always creates something."""
     return True
 
 

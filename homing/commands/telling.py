@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from homing.client import ApiClient, segment
-from homing.commands.parsing import Commands, count, data_command
+from homing.commands.parsing import Commands, count, data_command, moment
 from homing.commands.showing import documents
 from homing.tables import ago, print_json, print_line, print_table, span
 from tracker.bounds import JsonObject, JsonValue
@@ -49,8 +49,13 @@ def add(commands: Commands) -> None:
     )
     again.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
     again.add_argument("--task", help="what happened to this task")
-    again.add_argument("--since", metavar="TIME", help="what happened from then on, such as 2026-11-23T00:00:00Z")
-    again.add_argument("--until", metavar="TIME", help="what happened before then")
+    again.add_argument(
+        "--since",
+        metavar="TIME",
+        type=moment,
+        help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
+    )
+    again.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
     again.add_argument("--dead", action="store_true", help="what was given up")
     again.add_argument("--yes", action="store_true", help="do it")
 

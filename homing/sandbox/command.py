@@ -17,7 +17,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `sandbox` and its arguments; the parsed namespace gets `run`, which takes it and returns an exit status."""
     parser = subparsers.add_parser(
         "sandbox",
-        help="serve a stand-in for Kling, with faults on request",
+        help="Serve a stand-in for Kling, with faults on request.",
         description="Serve a stand-in for Kling over HTTP, for trying things out, drills and tests.",
         epilog="faults: " + "; ".join(f"{name}: {what}" for name, what in FAULTS.items()),
     )
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if not ip_address(listening.getsockname()[0]).is_loopback:
             sys.stderr.write(
                 f"homing sandbox: --host {args.host} lets other machines in. "
-                "Its control paths under /sandbox take no key; use it in a network of your own only\n"
+                "The control paths under /sandbox need no key. Use this host only in a network that you trust.\n"
             )
         sys.stdout.write("\n".join(_announcement(base_url(listening), settings)) + "\n")
         sys.stdout.flush()
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _announcement(url: str, settings: SandboxSettings) -> list[str]:
-    """Return the line that says where the sandbox is, and lines for `.env` that point Homing at it."""
+    """Return the sandbox's address, and lines for `.env` that point Homing at it."""
     pointers = {"HOMING_KLING_BASE_URL": url}
     if settings.api_keys:
         pointers["HOMING_KLING_API_KEY"] = settings.api_keys[0]
@@ -78,8 +78,10 @@ def _announcement(url: str, settings: SandboxSettings) -> list[str]:
         pointers |= {"HOMING_KLING_ACCESS_KEY": access, "HOMING_KLING_SECRET_KEY": secret}
     if settings.webhook_secrets:
         pointers["HOMING_KLING_WEBHOOK_SECRETS"] = ",".join(settings.webhook_secrets)
-    head = f"# Kling sandbox on {url} (seed {settings.seed}); these lines go into Homing's .env:"
-    return [head, *(f"{name}={value}" for name, value in pointers.items())]
+    head = f"# Kling sandbox on {url} (seed {settings.seed}). Copy these lines into Homing's .env:"
+    callbacks = "# To receive callbacks on this machine, add: HOMING_PUBLIC_URL=http://127.0.0.1:8000"
+    tail = [callbacks] if settings.callbacks else []
+    return [head, *(f"{name}={value}" for name, value in pointers.items()), *tail]
 
 
 def _settings(args: argparse.Namespace) -> SandboxSettings:

@@ -101,14 +101,14 @@ def _check_sender(request: Request) -> None:
     if not _is_own(host):
         raise ForeignError(421, "the Host header must be an address, localhost or a name without dots")
     if request.headers.get("origin", f"http://{host}").lower() != f"http://{host}".lower():
-        raise ForeignError(403, "a web page of another origin may not steer the sandbox")
+        raise ForeignError(403, "a web page of another origin may not control the sandbox")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and media_type != JSON:
         raise ForeignError(415, f"send the body as {JSON}")
 
 
 def _is_own(host: str) -> bool:
-    """Tell whether a Host header is an address or a name without dots, which nobody can have in the public DNS."""
+    """Return whether a Host header is an address or a name without dots, which public DNS cannot contain."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if ":" not in name and "." not in name:

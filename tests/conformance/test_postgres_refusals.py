@@ -33,7 +33,9 @@ async def test_a_user_who_is_not_let_in_is_named_as_the_trouble(postgres: Postgr
 
 
 async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
-    assert "cannot be reached" in await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+    told = await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+    assert "cannot be reached" in told
+    assert "HOMING_DATABASE_URL" in told
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ async def test_schema_that_may_not_be_made_is_named(postgres: Postgres) -> None:
 
 @pytest.mark.parametrize("name", ["pg_own", "Own", "a b", "1st", "x" * 64, 'a"; DROP SCHEMA public', "a,b", "$user"])
 def test_schema_name_that_needs_quotes_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="small letters, digits and underscores"):
+    with pytest.raises(ValueError, match="lowercase letters, digits and underscores"):
         Settings(database_url="postgresql://u@db/homing", database_schema=name)
 
 

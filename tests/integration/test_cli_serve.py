@@ -56,7 +56,8 @@ def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
         assert "2 keys" in served.line
         assert "credential" not in served.line
     with shell.serving(kling_api_key="") as served:
-        assert "no credential for the provider" in served.line
+        assert "no provider credential" in served.line
+        assert "HOMING_KLING_API_KEY" in served.line
 
 
 def test_a_server_without_configured_keys_asks_for_its_own(shell: Shell) -> None:

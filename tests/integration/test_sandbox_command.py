@@ -44,12 +44,14 @@ def test_the_sandbox_prints_settings_that_can_be_pasted(tmp_path: Path) -> None:
         [*command, "--fault", "submit_busy=1", "--api-key", "made-up"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline() for _ in range(5)]
         pasted = tmp_path / ".env"
         pasted.write_text("".join(lines))
         settings = load_settings({}, pasted)
         url = settings.kling_base_url
         assert lines[0].startswith(f"# Kling sandbox on {url} (seed 7)")
+        assert "HOMING_PUBLIC_URL=http://127.0.0.1:8000" in lines[-1]
+        assert settings.public_url is None
         assert url.startswith("http://127.0.0.1:")
         assert (settings.kling_api_key, settings.kling_webhook_secrets) == ("made-up", (SECRET,))
         reply = httpx.post(

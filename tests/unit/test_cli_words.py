@@ -1,12 +1,14 @@
 """What the commands say: sentences, tables, lines, and nothing that steers a terminal."""
 
 import json
+from argparse import ArgumentTypeError
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from homing.cli import build_parser
+from homing.commands.parsing import moment
 from homing.doctor import wide_targets
 from homing.tables import ago, print_fields, print_json, print_table, printable, span
 from homing.why import explain
@@ -55,12 +57,15 @@ def why(shown: JsonObject, *entries: JsonObject) -> str:
 
 @pytest.mark.parametrize(
     ("state", "says"),
-    [("open", "asked until it says which is true"), ("unanswered", "`homing tasks resolve hm1 --status`")],
+    [
+        ("open", "polls the provider until it says which is true"),
+        ("unanswered", "`homing tasks resolve hm1 --status succeeded`"),
+    ],
 )
 def test_a_conflict_says_what_contradicts_and_who_decides(state: str, says: str) -> None:
     told = why(task(status="failed", conflict=state, conflict_at="2026-11-23T11:57:00Z"))
 
-    assert "Reports of both ends came 3 min ago: it succeeded, and it failed." in told
+    assert "Contradictory reports came 3 min ago: that it succeeded, and that it failed." in told
     assert says in told
 
 
@@ -238,3 +243,21 @@ def test_the_doctor_notes_targets_that_are_too_wide(written: str, noted: str | N
 
     assert (noted is None) == (found == [])
     assert all(noted in sentence for sentence in found if noted is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("2026-11-23T11:00:00Z", "2026-11-23T11:00:00+00:00"),
+        ("2026-11-23 13:00:00+02:00", "2026-11-23T13:00:00+02:00"),
+        ("1h30m", "2026-11-23T10:30:00+00:00"),
+    ],
+)
+def test_moment_as_time_or_duration_is_read(text: str, read: str) -> None:
+    assert moment(text, lambda: NOW) == read
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-23", "2026-11-23T11:00:00", "-1h", ""])
+def test_moment_that_is_unclear_names_both_forms(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"2026-11-23T00:00:00Z.*1h30m"):
+        moment(text, lambda: NOW)

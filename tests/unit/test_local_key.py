@@ -73,14 +73,14 @@ def test_a_link_to_the_database_has_the_same_key(database: Path, tmp_path: Path)
 def test_a_key_that_others_can_read_is_refused(database: Path, mode: int) -> None:
     write(key_file(database), GOOD, mode)
 
-    assert "can be read by others" in refusal(database)
+    assert "can be read by other users" in refusal(database)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "short", f'"{GOOD}"', f"local:{GOOD}", f"{GOOD}\n{GOOD}", "\xff" * 40])
 def test_a_file_without_a_key_is_refused(database: Path, text: str) -> None:
     write(key_file(database), text)
 
-    assert "holds no key" in refusal(database)
+    assert "holds no valid key" in refusal(database)
     assert key_file(database).read_text() == text
 
 
@@ -100,11 +100,11 @@ def test_a_dangling_symbolic_link_is_not_written_through(database: Path, tmp_pat
 
 def test_a_named_pipe_or_a_folder_is_refused_at_once(database: Path) -> None:
     os.mkfifo(key_file(database), 0o600)
-    assert "no regular file" in refusal(database)
+    assert "is not a regular file" in refusal(database)
 
     key_file(database).unlink()
     key_file(database).mkdir(0o700)
-    assert "no regular file" in refusal(database)
+    assert "is not a regular file" in refusal(database)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

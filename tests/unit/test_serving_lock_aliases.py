@@ -80,7 +80,7 @@ def test_a_file_with_a_hard_link_is_refused(tmp_path: Path) -> None:
     other.hardlink_to(file)
 
     for each in (file, other):
-        with pytest.raises(SettingsError, match=r"has 2 names \(hard links\).*delete the other") as refused:
+        with pytest.raises(SettingsError, match=r"has 2 names \(hard links\).*Delete the other") as refused:
             ServingLock(each).__enter__()
         assert "\n" not in refused.value.detail
 
@@ -93,7 +93,7 @@ def test_a_file_with_a_hard_link_is_refused(tmp_path: Path) -> None:
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(SettingsError, match="is no file; name a file"), ServingLock(tmp_path / name):
+    with pytest.raises(SettingsError, match=r"is not a file\. Name a file"), ServingLock(tmp_path / name):
         pass
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_mounted_alone_is_refused(tmp_path: Path) -> None:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("nothing can be mounted here")
     try:
-        with pytest.raises(SettingsError, match="mount its folder instead"), ServingLock(mounted):
+        with pytest.raises(SettingsError, match="Mount the folder instead"), ServingLock(mounted):
             pass
         with ServingLock(file):
             pass

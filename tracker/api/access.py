@@ -21,7 +21,7 @@ from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.models import Caller
 from tracker.published_secrets import REPLACE, is_published, is_quoted
 
-MAKE_KEY: Final = "Run `homing key NAME` and set what it prints, HOMING_API_KEYS=…"
+MAKE_KEY: Final = "Run `homing key NAME` and add the line that it prints, HOMING_API_KEYS=…, to .env or the environment"
 LEAST_KEY_LENGTH: Final = 16
 SECRET_BYTES: Final = 32
 # What a bearer credential may be made of: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
@@ -100,7 +100,7 @@ class Asked:
 def check_keys(access: Access) -> None:
     """Raise SettingsError where there is no key, or one that is too weak."""
     if not access.api_keys and not access.client_keys:
-        raise SettingsError(f"There is no API key. {MAKE_KEY}.")
+        raise SettingsError(f"No API key is configured. {MAKE_KEY}.")
     for named in access.api_keys:
         if fault := key_fault(named.key) if named.name else "has no name":
             raise SettingsError(f"HOMING_API_KEYS: the key of {named.name!r} {fault}. {MAKE_KEY}.")

@@ -35,7 +35,7 @@ def create_api(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMIT
 
 
 def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
-    """Give the API's routes, to be put last among an application's: the final one answers every unknown path.
+    """Return the API's routes. Put them last in an application: the final one answers every unknown path.
 
     Raises: SettingsError, where ``access`` has no key, or a weak one.
     """
@@ -44,7 +44,7 @@ def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -
 
 
 def guarded_routes(tracker: Verbs, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
-    """Give the API's routes behind a guard that may learn its key later; without a key it admits nobody."""
+    """Return the API's routes behind a guard that may get its key later. Without a key it refuses all requests."""
     return _placed(endpoints(), _foreign(), tracker, guard, limits)
 
 

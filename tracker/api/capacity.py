@@ -19,7 +19,7 @@ WAITS_SHARE: Final = 3 / 4
 # With fewer places no client could have one: see Room.
 LEAST_PLACES: Final = 3
 RETRY_AFTER: Final = timedelta(seconds=5)
-BODIES_FULL: Final = "too many large requests at once; nothing was sent to the provider"
+BODIES_FULL: Final = "too many large requests arrive at once; nothing was sent to the provider"
 REQUESTS_FULL: Final = "too many requests are being answered at once; nothing was done"
 WAITS_FULL: Final = "too many streams and long polls are open at this server"
 
@@ -76,8 +76,8 @@ class Held:
         capacity = self._capacity
         if capacity.waits.held(self._client) >= capacity.waits_per_client:
             raise TooMany(
-                f"this key has {capacity.waits_per_client} streams and long polls open, and may have no more: "
-                "end one, or raise HOMING_STREAMS_PER_CLIENT",
+                f"this key has {capacity.waits_per_client} streams and long polls open, which is the limit. "
+                "Close one, or raise HOMING_STREAMS_PER_CLIENT",
                 retry_after=RETRY_AFTER,
             )
         capacity.waits.take(self._client)
@@ -89,13 +89,13 @@ class Held:
         self._bytes += size
 
     def give_bytes(self) -> None:
-        """Say that the body is not in memory any more, or counted elsewhere."""
+        """Stop counting the body: it has left memory, or is counted elsewhere."""
         if self._bytes:
             self._capacity.bodies.give(self._client, self._bytes)
             self._bytes = 0
 
     def release(self) -> None:
-        """Give everything back."""
+        """Release all that the request holds."""
         self.give_bytes()
         if self._places:
             self._capacity.requests.give(self._client)

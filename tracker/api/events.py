@@ -93,8 +93,8 @@ async def _start(ask: Asked, newest: int) -> int:
         return newest
     if after > newest and after > await feed.given():
         raise Gone(
-            f"no event has the cursor {after} yet, the newest is {newest}: it is of another database, or this one was "
-            "restored. Look at GET /v1/tasks for what is, then go on without a cursor, or with after=0"
+            f"no event has the cursor {after} yet, the newest is {newest}: the cursor is from another database, "
+            "or this one was restored. Read GET /v1/tasks, then continue without a cursor or with after=0"
         )
     if after < await feed.horizon():
         raise _gone(after)

@@ -137,10 +137,10 @@ def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTr
     if state.trouble is Trouble.CREDENTIAL:
         told.append(_trouble(state))
     if state.waited_at is not None and now - state.waited_at < BUDGET_SHOWN:
-        why = "as many questions were asked as HOMING_POLL_BUDGET allows"
+        why = "HOMING_POLL_BUDGET allows no more polls in this minute"
         told.append(schemas.AccountTroubleShown(reason="budget", why=why, since=state.waited_at, until=None))
     if state.paused_until is not None and now < state.paused_until:
-        why = "the provider asked for time, or refused several requests"
+        why = "the provider asked Homing to wait, or refused several requests"
         told.append(schemas.AccountTroubleShown(reason="paused", why=why, since=state.at, until=state.paused_until))
     if state.trouble not in {None, Trouble.CREDENTIAL}:
         told.append(_trouble(state))

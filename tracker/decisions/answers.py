@@ -53,7 +53,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BATCH_QUERY: Final = "batch query"
-UNDECIDED: Final = "reports of both ends contradict each other, and the provider does not say which is true"
+UNDECIDED: Final = "contradictory reports of success and failure; the provider does not say which is true"
 
 
 def polled(
@@ -199,7 +199,7 @@ def resolved(
     if under_way(task, now, rules.policy):
         raise Conflict("its submit is under way; wait for the outcome")
     if status in FINAL and not lifecycle.in_conflict(task):
-        raise Conflict(f"the task is {task.status.value} and has no open conflict; only the provider ends it")
+        raise Conflict(f"the task is {task.status.value} and has no open conflict; only the provider can change it")
     observation = Observation(
         source=Source.OPERATOR,
         trust=Trust.PROVIDER,

@@ -41,8 +41,8 @@ T = TypeVar("T")
 # These words are shown to the task's client: they name nothing of another task.
 OF_ANOTHER: Final = "the provider ID belongs to another task"
 OTHER_TASK: Final = "the reply is about another task"
-FORMER_TASK: Final = "the provider has an older task under this ID, one that was deleted here long ago"
-WITHDRAWN: Final = "its provider ID turned out to be another task's and was withdrawn"
+FORMER_TASK: Final = "the provider has an older task under this ID, which Homing deleted long ago"
+WITHDRAWN: Final = "its provider ID belongs to another task and was withdrawn"
 NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK})
 
 

@@ -77,7 +77,7 @@ def _holder(known: Known, task: Task) -> Task | None:
 
 
 def _came_back(holder: Task, task: Task) -> Change[Intent]:
-    """Give a submit another external id, or the row of a task that was adopted before its client sent it again.
+    """Assign another external id to a submit, or return the row of a task adopted before its client sent it again.
 
     Nobody else can have made a task under this id: it proves whose the adopted one is.
     """

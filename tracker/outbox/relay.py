@@ -137,7 +137,7 @@ class Relay:
             await _close(sink)
 
     def _start_over(self) -> None:
-        """Tell nobody anything more before it is read from the database again how far each is."""
+        """Stop all deliveries until the progress of each sink has been read from the database again."""
         for teller in self._tellers:
             teller.end(lost=True)
 

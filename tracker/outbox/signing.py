@@ -22,7 +22,7 @@ class KeptSecrets(Protocol):
     """Where generated secrets are kept; ``tracker.storage`` has it."""
 
     async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        """Give the secret of a name, ``fresh`` where there is none yet; asked for with every delivery."""
+        """Return the secret of a name; record ``fresh`` if there is none. Called for every delivery."""
 
 
 class SinkSecrets:

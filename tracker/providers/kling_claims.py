@@ -174,7 +174,7 @@ def _message(told: JsonValue, left_out: Mapping[str, int]) -> str:
 
 
 def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset, ...], Mapping[str, int]]:
-    """Give the bounded results, and how many are left out for what reason."""
+    """Return the bounded results, and how many were left out for which reason."""
     kept: list[Asset] = []
     counts: dict[_Like, int] = {}
     left_out: dict[str, int] = {}

@@ -175,7 +175,7 @@ def _is_page(reply: Reply) -> bool:
 
 
 def unreadable_reply(reply: Reply, why: str) -> Unknown:
-    """Say that an answer came that cannot be read, with how it begins; a redirect begins with where it leads."""
+    """Return the outcome for an unreadable answer, with its beginning; for a redirect, with its target."""
     target = reply.headers.get("location", "")
     told = f"location: {target} " if target else ""
     text = told + reply.body[:EXCERPT_LENGTH].decode(errors="replace")

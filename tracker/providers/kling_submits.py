@@ -188,7 +188,7 @@ def _says_taken(message: str, external_id: str) -> bool:
 
 
 def _unknown(reply: Reply, envelope: Envelope, *, unavailable: bool = False) -> Unknown:
-    """Say that nobody can tell, with the words of the answer, or else how it begins."""
+    """Return an unknown outcome, with the message of the answer or else its beginning."""
     error = _gateway_error(envelope)
     words = error.message if error is not None else envelope.words
     if words:

@@ -12,12 +12,12 @@ from tracker.views import AlarmCount
 log: Final = logging.getLogger("homing.alarms")
 
 HOUR: Final = timedelta(hours=1)
-# What each alarm says, in words of ours: what a provider or a sender wrote belongs in no log.
+# Homing's own sentence for each alarm: the log must not quote a provider or a sender.
 MEANINGS: Final = MappingProxyType(
     {
         Alarm.CONTRADICTION: "two final reports about one task contradict each other",
         Alarm.BAD_SIGNATURE: "a callback's signature is wrong",
-        Alarm.STALE_SIGNATURE: "a callback's signature is true but too old or too new: a replay, or a clock is off",
+        Alarm.STALE_SIGNATURE: "a callback's signature is valid but too old or too new: a replay, or a wrong clock",
         Alarm.UNSIGNED: "a callback came without the signature that the settings expect",
         Alarm.MISMATCH: "a callback names another task than its URL",
         Alarm.UNKNOWN_WORD: "the provider reports a status that Homing does not know",
@@ -26,7 +26,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.ORPHAN: "a callback came for an unknown task",
         Alarm.CREDENTIAL: "the provider refuses the credential",
         Alarm.NO_SUCH_CALL: "the provider's address does not have the call that creates tasks",
-        Alarm.UNRESOLVED: "nobody knows whether the provider has a task",
+        Alarm.UNRESOLVED: "it is unknown whether the provider has a task",
         Alarm.EMPTY_RESULT: "a task succeeded without results",
         Alarm.EXPIRING_RESULT: "the results of a task stop working soon",
         Alarm.CONFLICT: "the provider did not decide between two contradictory ends of a task",

@@ -43,5 +43,5 @@ class BatchStore:
         raise StoreUnavailable("the database went back again: wait until its restore is done")
 
     async def continue_numbers(self) -> None:
-        """Give no event a number that was given in any other state of the database."""
+        """Continue event numbers beyond all that were used in any earlier state of the database."""
         await self._database.write(continue_numbers, highest=self._continuity.highest)

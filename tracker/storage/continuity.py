@@ -70,7 +70,7 @@ class Continuity:
         """Note that the database is in another state; any thread may call this, once event numbers continue."""
         self.changes += 1
         self.left_at = self.highest
-        log.warning("the database is in another state than before, so everything is read again: %s", why)
+        log.warning("the database was restored or replaced, so Homing reads everything again: %s", why)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell)
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 BUSY: Final = timedelta(seconds=5)
-NO_SCHEMAS: Final = "HOMING_DATABASE_SCHEMA is for PostgreSQL, a SQLite file has no schemas: leave it out"
+NO_SCHEMAS: Final = "HOMING_DATABASE_SCHEMA is for PostgreSQL only. Remove it for a SQLite file"
 EXAMPLES: Final = "use sqlite:///homing.db or postgresql://user@host/database"
 
 
@@ -120,7 +120,7 @@ def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) 
     if scheme == "sqlite":
         if url.database in {None, "", ":memory:"}:
             raise SettingsError(
-                "HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must outlive us"
+                "HOMING_DATABASE_URL must name a file, such as sqlite:///homing.db: tasks must survive the process"
             )
         if schema is not None:
             raise SettingsError(NO_SCHEMAS)

@@ -24,15 +24,15 @@ from tracker.storage.orphan_table import ORPHANS
 
 LATER: Final = "the database was made by a later version of Homing: install that, or newer"
 FOREIGN: Final = (
-    "the database has tables of another program ({tables}){alembic}: "
-    "name another database, or a schema of its own on PostgreSQL (HOMING_DATABASE_SCHEMA)"
+    "the database has tables of another program ({tables}){alembic}. "
+    "Use another database, or on PostgreSQL a separate schema (HOMING_DATABASE_SCHEMA)"
 )
 ALEMBIC: Final = ", whose own Alembic keeps alembic_version there"
 MIGRATE: Final = "run `homing migrate`"
 NOT_ALLOWED: Final = "42501"
 NO_SCHEMA: Final = (
-    "the database user may not make the schema {schema} (HOMING_DATABASE_SCHEMA): "
-    "run CREATE SCHEMA {schema} AUTHORIZATION with the name of that user"
+    "the database user may not create the schema {schema} (HOMING_DATABASE_SCHEMA). "
+    "Let an administrator run CREATE SCHEMA {schema} AUTHORIZATION followed by that user's name"
 )
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"

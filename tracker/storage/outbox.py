@@ -101,7 +101,7 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
 
 
 def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list[Owed]:
-    """Give the deliveries that are due, longest due first; of a task only the first that waits.
+    """Return the due deliveries, longest due first; of each task only the first pending one.
 
     One that is planned further away than it can be was planned by a clock that was set back since.
     """

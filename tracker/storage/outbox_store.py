@@ -56,7 +56,7 @@ class OutboxStore:
         return newest
 
     async def given(self) -> int:
-        """Give the greatest cursor that this database may have given; it may not have committed an event there."""
+        """Return the greatest cursor that this database may have used; no event need be committed there."""
         return await self._database.read(given)
 
     async def horizon(self) -> int:

@@ -71,7 +71,7 @@ class Recent:
         return self._tail[start : start + limit]
 
     def get(self, task_id: str, version: int, at: datetime) -> Task | None:
-        """Give a task as an event at a time left it; any thread may ask.
+        """Return a task as an event at a time left it. Thread-safe.
 
         A database that went back may give the same version to another event.
         """

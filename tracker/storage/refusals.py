@@ -13,7 +13,7 @@ ROOM: Final = "the database server is out of room or of connections"
 STOPPING: Final = "the database server is stopping, starting, or cancelled the statement"
 USER: Final = "the database server refuses the user or the password: check HOMING_DATABASE_URL"
 NO_DATABASE: Final = "the database does not exist: create it, or check HOMING_DATABASE_URL"
-LOST: Final = "the database server cannot be reached"
+LOST: Final = "the database server cannot be reached: check that it runs, and the host and port in HOMING_DATABASE_URL"
 OPTION: Final = (
     "{option} in HOMING_DATABASE_URL has a value that cannot be used: correct what follows the question mark"
 )

@@ -141,7 +141,7 @@ class Store:
         return await self._batches.apply(works)
 
     async def continue_numbers(self) -> None:
-        """Give no event a number that was given in any other state of the database: it may have been restored."""
+        """Continue event numbers beyond all used in any earlier state of the database, which may have been restored."""
         await self._batches.continue_numbers()
 
     async def task(self, task_id: str) -> Task | None:
@@ -195,7 +195,7 @@ class Store:
     async def beat(
         self, me: Server, *, silence: timedelta, margin: timedelta, own: Callable[[], datetime]
     ) -> Heartbeat:
-        """Say that we are alive, on a shared database; see ``servers.beat``. Also notices a database that went back."""
+        """Record the heartbeat of this process (see ``servers.beat``), and notice a restored database."""
         await self._database.write(locks.check_table, highest=self.continuity.highest)
         return await self._database.write(servers.beat, me, silence=silence, margin=margin, own=own)
 
