@@ -81,10 +81,10 @@ configured, else `token`. Below it a delivery is a hint: kept, answered by askin
 The ids in a delivery must be those of the row: the provider's id where we know it, else the external id that we sent.
 A report whose provider ID belongs to another task merges nothing, whatever its source.
 
-Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submit proves it, and so does a
-report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but stay unproven: one that
-a client attached, that a callback named, or that a lookup found without showing an external ID. If the submit reply of
-another task names such an ID, Homing withdraws it and discards what it learned through it.
+Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submit proves it, and so
+does a report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but stay
+unproven: one that a client attached, that a callback named, or that a lookup found without showing an external ID. If
+the submit reply of another task names such an ID, Homing withdraws it and discards what it learned through it.
 
 A callback with one right ID and one wrong or missing ID may come before the provider's first answer. Then two orders of
 arrival may differ in how far they trust it. The provider's final answer makes them agree.
