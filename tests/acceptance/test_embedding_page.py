@@ -111,7 +111,8 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             task, picture = await ordered(client, 1)
             assert picture.startswith(kling_sandbox.base_url)
             # Nobody had to ask: what is mounted took the callbacks.
-            sent = kling_sandbox.task(task)["callbacks"]
+            (made,) = kling_sandbox.ledger["tasks"]
+            sent = kling_sandbox.task(made["id"])["callbacks"]
             answers = [attempt["answer"] for letter in sent for attempt in letter["attempts"]]
             assert answers == [200] * len(answers) != []
             found = await client.get("/homing/v1/tasks/1", headers=key_of(folder) if module != "studio" else {})

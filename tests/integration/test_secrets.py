@@ -227,7 +227,8 @@ def test_no_command_shows_a_secret(shell: Shell, sandbox: RunningSandbox) -> Non
     shell = Shell(shell.directory, shell.settings | settings)
     sent = shell.run("submit", "--prompt", PROMPT, "--external-id", "mine", "--json")
     search.add("homing submit", sent.err + re.sub(re.escape(PROMPT), "", sent.out))
-    search.minted(sandbox.task(sent.document["id"])["callback_url"])
+    (made,) = sandbox.ledger["tasks"]
+    search.minted(sandbox.task(made["id"])["callback_url"])
     terminal(shell, search, "mine")
     other = Shell(shell.directory / "other", shell.settings | {"kling_api_key": SECRETS["a key that is wrong"]})
     for words in (("submit", "--prompt", PROMPT), ("doctor",)):
