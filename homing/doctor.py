@@ -224,19 +224,19 @@ def _credential(account: Account, reply: Reply) -> Finding:
 
 
 async def sinks(settings: Settings) -> list[Finding]:
-    """Whether each sink could be told: its function is there, its host may be dialed. Nothing is sent."""
+    """Check whether each sink can be reached: its function is there, its host or broker answers. No event is sent."""
     return [await _sink(spec, settings.allowed_targets) for spec in settings.sinks]
 
 
 async def _sink(spec: SinkSpec, allowed: Allowed) -> Finding:
-    level, detail = Level.OK, f"{spec.address} can be told, as far as can be seen without sending"
+    level, detail = Level.OK, f"{spec.address} can be reached; nothing was sent"
     try:
         await check_sink(spec, allowed)
     except (SettingsError, TargetRefused) as error:
         level, detail = Level.WRONG, error.detail
     except NotSent as error:
         # It may come up later, and from elsewhere it may be found.
-        level, detail = Level.NOTE, f"{spec.address} cannot be told from here now: {error.detail}"
+        level, detail = Level.NOTE, f"{spec.address} cannot be reached from here now: {error.detail}"
     return Finding(name=f"sink {spec.name}", level=level, detail=detail)
 
 

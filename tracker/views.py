@@ -269,10 +269,10 @@ class SinkState:
     """How far one sink is told.
 
     Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
-    ``behind`` counts those after it. ``waiting`` and ``dead`` count Deliveries. ``oldest_at`` is when the first event
-    that it was not told happened. ``failures`` counts the failures since the last success. Off: its receiver asked for
-    no more, and then there are failures, or an operator did, and then there are none. ``owner`` is the process that
-    tells it, until ``lease_until``.
+    ``behind`` counts those after it; ``at_least``: there may be more. ``waiting`` and ``dead`` count Deliveries.
+    ``oldest_at`` is when the first event that it was not told happened. ``failures`` counts the failures since the last
+    success. Off: its receiver asked for no more, and then there are failures, or an operator did, and then there are
+    none. ``owner`` is the process that tells it, until ``lease_until``.
     """
 
     name: str
@@ -291,6 +291,7 @@ class SinkState:
     retry_at: datetime | None
     owner: str | None
     lease_until: datetime | None
+    at_least: bool = False
 
     @property
     def refused(self) -> bool:

@@ -71,7 +71,8 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
         [
             *(sink[name] for name in ("name", "address")),
             _state(sink),
-            *(sink[name] for name in ("behind", "waiting", "dead")),
+            f"at least {sink['behind']}" if sink["behind_at_least"] else sink["behind"],
+            *(sink[name] for name in ("waiting", "dead")),
             _span(sink["lag"]),
             sink["delivered"],
             _ahead(sink["retry_at"], now),

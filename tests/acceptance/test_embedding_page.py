@@ -77,8 +77,8 @@ def uvicorn(module: str) -> tuple[str, ...]:
     return ("uvicorn", "--factory", f"{module}:create_app", "--no-access-log", "--port", "{port}")
 
 
-async def ordered(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
-    """Order a picture, and give its task and its address when it has come."""
+async def ordered(client: httpx.AsyncClient, number: int) -> str:
+    """Order a picture, and return its URL when it has come."""
     answer = await client.post(f"/orders/{number}", params=ORDER)
     assert answer.status_code == 200, answer.text
     picture: list[str] = []
@@ -89,7 +89,7 @@ async def ordered(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
         return bool(picture)
 
     await until(came)
-    return answer.json()["task"], picture[0]
+    return picture[0]
 
 
 async def test_the_page_s_own_test_passes(folder: Path) -> None:
@@ -108,7 +108,7 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
     where = {"HOMING_PUBLIC_URL": "{url}/homing"}
     async with running(folder, *uvicorn(module), sandbox=kling_sandbox, **where) as (process, url):
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-            task, picture = await ordered(client, 1)
+            picture = await ordered(client, 1)
             assert picture.startswith(kling_sandbox.base_url)
             # Nobody had to ask: what is mounted took the callbacks.
             (made,) = kling_sandbox.ledger["tasks"]

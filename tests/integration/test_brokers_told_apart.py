@@ -203,6 +203,7 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command_that_install
         ("redis://host/0?maxlen=-1", "maxlen= must be a whole number above 0"),
         ("redis://host/first", "must be the number of a database"),
         ("tls://host/?ca=/nowhere.pem", "cannot be used"),
+        ("nats://host/?creds=/nowhere.creds", "the file of creds= cannot be read"),
         ("kafka://host/homing?tls=true&ca=/nowhere.pem", "cannot be used"),
     ],
 )

@@ -1,14 +1,16 @@
 """Sinks from the shell: `homing serve` refuses those that cannot work, `homing doctor` says what is wrong with them."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homing.web_server import address, listen
 from tests.integration.cli_process import Shell
 
 SECRET = "made-up-secret"
-SEEN = "can be told, as far as can be seen without sending"
+SEEN = "can be reached; nothing was sent"
 
 
 @pytest.fixture
@@ -46,18 +48,22 @@ def test_a_sink_that_cannot_work_is_refused_at_the_start_with_one_line_and_statu
 
 
 def test_doctor_looks_at_each_sink(shell: Shell) -> None:
-    sinks = (
-        f"https://user:{SECRET}@127.0.0.1/{SECRET}#name=allowed "
-        "https://nobody.invalid#name=lost python:json:dumps python:json:nothing stdout:"
-    )
-    found = checks(shell, sinks=sinks, allowed_targets="127.0.0.1/32")
-    assert found["sink allowed"] == ("ok", f"https://127.0.0.1/… {SEEN}")
+    with closing(listen("127.0.0.1", 0)) as listener:
+        there = address(listener).removeprefix("http://")
+        sinks = (
+            f"http://user:{SECRET}@{there}/{SECRET}#name=allowed http://127.0.0.1:1/#name=closed "
+            "https://nobody.invalid#name=lost python:json:dumps python:json:nothing stdout:"
+        )
+        found = checks(shell, sinks=sinks, allowed_targets="127.0.0.1/32")
+    assert found["sink allowed"] == ("ok", f"http://{there}/… {SEEN}")
+    assert found["sink closed"][0] == "note"
+    assert "connection refused" in found["sink closed"][1]
     assert found["sink lost"][0] == "note"
     assert "its name cannot be resolved" in found["sink lost"][1]
     assert found["sink json.dumps"] == ("ok", f"python:json:dumps {SEEN}")
     assert found["sink json.nothing"][0] == "wrong"
     assert found["sink stdout"][0] == "ok"
-    assert "allowed (https://127.0.0.1/…)" in found["HOMING_SINKS"]
+    assert f"allowed (http://{there}/…)" in found["HOMING_SINKS"]
     assert found["HOMING_ALLOWED_TARGETS"] == "127.0.0.1/32"
     assert found["HOMING_SINK_SECRETS"] == "not set"
 

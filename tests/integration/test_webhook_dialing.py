@@ -12,7 +12,7 @@ import pytest
 
 from tests.web_receiver import Request, WebReceiver, reply
 from tracker.targets import NOWHERE, Allowed, callback_refusal, read_allowed
-from tracker.transport import Answer, NotSent, Poster, ReplyLost, TargetRefused, check_target
+from tracker.transport import Answer, NotSent, Poster, ReplyLost, TargetRefused, dial_target
 from tracker.transport.calls import CONNECT_SECONDS
 from tracker.transport.posts import Resolve
 
@@ -235,9 +235,16 @@ async def test_a_user_name_in_an_operator_s_address_is_shown_to_the_receiver() -
         assert receiver.got[0].headers["host"] == f"127.0.0.1:{receiver.port}"
 
 
-async def test_a_target_can_be_checked_without_posting() -> None:
-    await check_target("127.0.0.1", 443, LOOPBACK, encrypted=True)
+async def test_target_is_dialed_without_posting() -> None:
+    server, trust = served_tls()
+    async with WebReceiver() as plain, WebReceiver(tls=server) as encrypted:
+        await dial_target("127.0.0.1", plain.port, LOOPBACK, encrypted=False)
+        with pytest.raises(NotSent, match="its certificate is not trusted"):
+            await dial_target("127.0.0.1", encrypted.port, LOOPBACK, encrypted=True, trust=trust)
+        assert not plain.got
+    with pytest.raises(NotSent, match="connection refused"):
+        await dial_target("127.0.0.1", plain.port, LOOPBACK, encrypted=False)
     with pytest.raises(TargetRefused, match="HOMING_ALLOWED_TARGETS"):
-        await check_target("localhost", 443, NOWHERE, encrypted=True)
+        await dial_target("localhost", 443, NOWHERE, encrypted=True)
     with pytest.raises(NotSent, match="its name cannot be resolved"):
-        await check_target("nobody.invalid", 443, NOWHERE, encrypted=True)
+        await dial_target("nobody.invalid", 443, NOWHERE, encrypted=True)

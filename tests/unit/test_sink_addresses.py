@@ -93,6 +93,8 @@ def test_a_sink_without_a_name_gets_one_that_can_be_read(written: str, name: str
         (f"https://u:{SECRET}#x@a.example", "in a password, write # @ / as %23"),
         (f"https://a.example/a#{SECRET}", "write its options as #name=shop&type=succeeded; a # in an address"),
         (f"https://a.example/a#{SECRET}=1", "an option behind the # is not known; there are name, from, type"),
+        ("https://a.example/?to=a,b", "within an address or its options write it as %2C"),
+        ("https://a.example#tag=a,b", "within an address or its options write it as %2C"),
         ("https://a.example#tipe=succeeded", "is not known, did you mean type=?"),
         ("https://a.example#type=succeded", "type= matches no type of event; did you mean succeeded?"),
         ("https://a.example#client=", "client= is empty"),

@@ -81,7 +81,8 @@ class SinkShown(Shown):
     state: Annotated[Literal["on", "failing", "off"], Field(description="Off: the receiver or you asked for no more.")]
     off: Annotated[OffShown | None, Field(description="Why it is off; null where it is not.")]
     named: Annotated[bool, Field(description="Whether the settings of the process that answers name it.")]
-    behind: Annotated[int, Field(description="Events that it has not come to yet.")]
+    behind: Annotated[int, Field(description="Events that the relay has not yet looked at for this sink.")]
+    behind_at_least: Annotated[bool, Field(description="Whether there may be more than `behind`.")]
     waiting: Annotated[int, Field(description="Deliveries that will be tried again.")]
     dead: Annotated[int, Field(description="Deliveries that were given up.")]
     delivered: int

@@ -114,6 +114,7 @@ def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
         off=None if state.on else _off(state),
         named=named,
         behind=state.behind,
+        behind_at_least=state.at_least,
         waiting=state.waiting,
         dead=state.dead,
         delivered=state.delivered,

@@ -25,7 +25,7 @@ from tracker.outbox.spec import SinkSpec
 from tracker.outbox.stdout import Lines
 from tracker.outbox.webhook import Webhook
 from tracker.targets import ALLOW, NOWHERE, Allowed, inward
-from tracker.transport import Poster, check_target
+from tracker.transport import Poster, dial_target
 from tracker.views import NewSink
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -72,11 +72,14 @@ class Scheme:
 def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
     """Read the sinks of HOMING_SINKS. Raises ValueError that says which one is wrong and what to write."""
     specs: list[SinkSpec] = []
-    for number, word in enumerate(re.findall(r"[^\s,]+", text), start=1):
+    for number, found in enumerate(re.finditer(r"[^\s,]+", text), start=1):
+        word = found[0]
         try:
             spec = _spec(word)
         except ValueError as error:
-            raise ValueError(f"sink {number}: {error}") from None
+            split = number > 1 and text[found.start() - 1] == "," and ":" not in word.partition("#")[0]
+            hint = "; a comma ends a sink: within an address or its options write it as %2C" if split else ""
+            raise ValueError(f"sink {number}: {error}{hint}") from None
         if spec.name == CALLBACKS:
             raise ValueError(f"sink {number}: {CALLBACKS} is the name of the callers' own; choose another #name=")
         if spec.name in {other.name for other in specs}:
@@ -206,7 +209,7 @@ def _name(place: str) -> str:
 async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
     parts = urlsplit(spec.target)
     port = parts.port or _PORTS[parts.scheme]
-    await check_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
+    await dial_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
 
 
 async def _check_python(spec: SinkSpec, allowed: Allowed) -> None:

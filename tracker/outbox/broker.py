@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -254,6 +255,17 @@ class Endpoint:
         if written not in YES_OR_NO:
             raise ValueError(f"{name}= must be true or false")
         return YES_OR_NO[written]
+
+    def file(self, name: str) -> str | None:
+        """Return the path in an option, None without one. Raises ValueError where the file cannot be read."""
+        path = self.text(name)
+        if not path:
+            return None
+        try:
+            with Path(path).open("rb"):
+                return path
+        except (OSError, ValueError):
+            raise ValueError(f"the file of {name}= cannot be read") from None
 
     def tls(self) -> ssl.SSLContext:
         """Trust what the system trusts, or the authorities in ``ca``; show the certificate in ``cert`` and ``key``."""

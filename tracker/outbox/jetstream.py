@@ -262,7 +262,7 @@ def _options(endpoint: Endpoint) -> dict[str, Any]:
         "max_reconnect_attempts": 1,
         "reconnect_time_wait": 0,
         "connect_timeout": DIALLING,
-        "user_credentials": endpoint.text("creds") or None,
+        "user_credentials": endpoint.file("creds"),
     }
     # A name without a password is a token: https://docs.nats.io/using-nats/developer/connecting/token
     if endpoint.password is not None:

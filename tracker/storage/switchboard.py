@@ -14,6 +14,7 @@ from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 from tracker.views import Again, Delivery, Failure, SinkState
 
 # Counting further would cost more than the number tells.
+# More events than this are not counted: a sink that is far behind must not make its page slow.
 COUNTED: Final = 100_000
 # So many are looked at in one transaction.
 PIECE: Final = 1_000
@@ -172,6 +173,7 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
     except (OverflowError, TypeError):
         at = None  # it is damaged; the rest is to be seen all the same
     state = outbox.state_from_row(row, behind=behind, waiting=waits, dead=dead, oldest_at=at)
+    state = replace(state, at_least=behind == COUNTED)
     if state.retry_at is None and state.on and state.failures and next_at is not None:
         # As long as it is not left alone as a whole, an event that waits has a time of its own.
         state = replace(state, retry_at=rows.optional_moment(next_at))

@@ -6,7 +6,7 @@ in one of two errors that differ in the only thing that matters for a submit: wh
 
 from tracker.transport.calls import Sender, Transport
 from tracker.transport.errors import NotSent, ReplyLost
-from tracker.transport.posts import Answer, Poster, TargetRefused, check_target
+from tracker.transport.posts import Answer, Poster, TargetRefused, dial_target
 
 __all__ = [
     "Answer",
@@ -16,5 +16,5 @@ __all__ = [
     "Sender",
     "TargetRefused",
     "Transport",
-    "check_target",
+    "dial_target",
 ]

@@ -145,14 +145,24 @@ class Poster:
         return Answer(status=response.status, retry_after=told.get(b"retry-after", b"").decode("latin-1").strip())
 
 
-async def check_target(host: str, port: int, allowed: Allowed, *, encrypted: bool) -> None:
-    """Resolve a host as a Poster would. Raises TargetRefused or NotSent where it would not connect there."""
+async def dial_target(
+    host: str, port: int, allowed: Allowed, *, encrypted: bool, trust: ssl.SSLContext | None = None
+) -> None:
+    """Connect to a host as a Poster would, with TLS where it is ``encrypted``, and send nothing.
+
+    Raises TargetRefused or NotSent.
+    """
     with ThreadPoolExecutor(1) as lookups:
+        backend = _Guarded(allowed, partial(_look_up, lookups), encrypted=encrypted)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await _checked(host, port, allowed, partial(_look_up, lookups), encrypted=encrypted)
-        except TimeoutError:
-            raise NotSent(f"the name {host} was not resolved within {CONNECT_SECONDS:g} s") from None
+            stream = await backend.connect_tcp(host, port, CONNECT_SECONDS)
+            if encrypted:
+                if trust is None:
+                    trust = await asyncio.to_thread(httpx.create_ssl_context)
+                stream = await stream.start_tls(trust, host, CONNECT_SECONDS)
+            await stream.aclose()
+        except httpcore.ConnectTimeout:
+            raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from None
         except httpcore.ConnectError as error:
             raise NotSent(_in_words(error)) from None
 
