@@ -12,7 +12,7 @@ from tests.acceptance.house import until
 from tests.builders import a_task, an_entry, an_event, writing
 from tests.conformance.store_case import read
 from tests.postgres import Postgres
-from tracker.errors import StoreUnavailable
+from tracker.errors import CommitUnknown
 from tracker.models import Task, changed
 from tracker.storage import locks
 from tracker.storage.pipeline import STATEMENTS
@@ -150,7 +150,7 @@ async def test_a_batch_whose_commit_was_asked_for_is_not_run_again_where_the_ans
             await waiting(url, 2)
             line.cut()
             answers = await asyncio.gather(*batches, return_exceptions=True)
-            assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+            assert [type(answer) for answer in answers] == [CommitUnknown] * 2
             assert counting.decided == [2, 2]
         # Whether the server still did it is for the sender to find out.
         assert await store.apply([counting()]) in ([2], [3])
