@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -58,8 +58,11 @@ async def test_polls_at_once_ask_the_provider_once(tmp_path: Path, kling_sandbox
     assert polls(line) == 1
 
 
-async def test_a_poll_shortly_after_another_gets_its_answer(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    async with bounded(tmp_path, kling_sandbox, callbacks=True) as (home, line):
+async def test_a_poll_shortly_after_another_gets_its_answer(
+    tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
+) -> None:
+    # The provider holds the task: no callback of its own comes in between.
+    async with bounded(tmp_path, kling_sandbox_factory(held=True), callbacks=True) as (home, line):
         ours = await home.created()
         first, second = [await home.client.post(f"/v1/tasks/{ours}/poll") for _ in range(2)]
         asked = polls(line)
