@@ -247,9 +247,11 @@ class Intake:
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_wish(task), ()))
-        generation = 0
+        named = is_named(task)
+        # Without a retention no row was ever deleted, and the first generation needs no look.
+        generation = await self._external_ids.first_generation(task) if named and self._rules.policy.retention else 0
         while True:
-            if is_named(task):
+            if named:
                 task = replace(task, sent_external_id=await self._external_ids.of(task, generation))
                 assert task.sent_external_id is not None
                 keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))

@@ -192,7 +192,7 @@ def _loops(known: Task) -> Iterator[tuple[str, Question]]:
     yield "claim", lambda store: store.claim_due(now=now, limit=PAGE, owner="me", lease=zero)
     yield "unresolved", lambda store: store.unresolved(provider="kling", kind=OMNI, limit=PAGE)
     yield "latest accepted", lambda store: store.latest_accepted(provider="kling", account="default", kind=OMNI)
-    yield "sent ids", lambda store: store.sent_ids_used("kling", "default", [known.id, "nobody's"])
+    yield "sent id", lambda store: store.sent_id_used("kling", "default", "nobody's")
     yield "newest completions", lambda store: store.completions(after=None, until=around, limit=PAGE)
     yield (
         "following completions",

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, house
 from tracker.models import Status
+from tracker.retention import Retention
 
 SandboxFactory = Callable[..., RunningSandbox]
+KEEP = timedelta(hours=1)
 AFTERWARDS = SHORT.answer_within + SHORT.lease_margin + SHORT.absence_wait
 NAMES: dict[str, dict[str, Any]] = {
     "external id": {"external_task_id": "order-7"},
@@ -139,6 +142,20 @@ async def test_deliberate_repeat_gets_a_new_external_id(tmp_path: Path, kling_sa
         sent.append((await home.task(ours)).sent_external_id or "")
     assert len(set(sent)) == 4
     assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == sent[-1:]
+
+
+async def test_name_reused_after_retention_is_a_new_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with house(tmp_path, kling_sandbox.base_url, policy=replace(SHORT, retention=KEEP)) as home:
+        first = await home.created(prompt="a dog", external_task_id="order-7")
+        await home.seen(first, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
+        home.clock.ahead += 2 * KEEP
+        assert (await Retention(home.tracker, keep=KEEP).run_once()).tasks == 1
+
+        again = await home.created(prompt="a dog", external_task_id="order-7")
+
+        assert again != first
+        assert (await home.task(again)).provider_task_id is not None
+    assert len(made(kling_sandbox, "a dog")) == 2
 
 
 async def test_task_older_than_retention_is_not_adopted(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:

@@ -46,14 +46,15 @@ def test_external_id_differs_by_secret_and_generation() -> None:
     assert len(ids) == 6
 
 
-async def test_next_generation_is_the_first_free_one(store: Store) -> None:
+@pytest.mark.parametrize("used", [1, 2, 3, 7, 8])
+async def test_next_generation_is_the_first_free_one(store: Store, used: int) -> None:
     ids = ExternalIds(store)
     await ids.open()
-    for number in (0, 1, 2, 4):
+    for number in range(used):
         sent = await ids.of(a_task(**NAMED), number)
         await store.apply([writing(a_task(number + 1, sent_external_id=sent, released=True, **NAMED))])
 
-    assert await ids.next_generation(a_task(**NAMED), 1) == 3
+    assert await ids.next_generation(a_task(**NAMED), 1) == used
 
 
 async def test_secret_is_kept_in_the_database(store: Store) -> None:

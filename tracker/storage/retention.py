@@ -91,13 +91,19 @@ def _forget_alarms(connection: Connection, *, until: datetime, told: int, limit:
 
 def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, told: int) -> int:
     column = TASKS.c
-    found = select(column.id, column.provider, column.account, column.provider_task_id)
+    found = select(column.id, column.provider, column.account, column.provider_task_id, column.sent_external_id)
+    found = found.add_columns(column.attempts)
     found = found.where(column.id.in_(ids), deletable(told, now)).with_for_update(skip_locked=True)
     gone = connection.execute(found).all()
     if not gone:
         return 0
+    # A derived external ID is remembered too: the provider still has it, so the next such submit needs another.
+    derived = (task.sent_external_id if task.attempts and task.sent_external_id != task.id else None for task in gone)
     names = sorted(
-        (task.provider, task.account, task.provider_task_id, task.id) for task in gone if task.provider_task_id
+        (task.provider, task.account, name, task.id)
+        for task, external_id in zip(gone, derived, strict=True)
+        for name in (task.provider_task_id, external_id)
+        if name
     )
     _remember(connection, names, now)
     telling.forget(connection, EVENTS.c.task_id.in_([task.id for task in gone]))

@@ -1,12 +1,12 @@
 """Reads over the tasks that were submitted from here: what the provider has, and which external ids it was given."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection, and_, select
 
 from tracker.models import Status, Task
 from tracker.storage import rows
+from tracker.storage.retention import forgotten
 from tracker.storage.tables import TASKS
 
 # What a task is that the provider has, or had.
@@ -32,8 +32,10 @@ def latest_accepted(connection: Connection, provider: str, account: str, kind: s
     return None if row is None else rows.task_from_row(row)
 
 
-def ids_used(connection: Connection, provider: str, account: str, ids: Sequence[str]) -> frozenset[str]:
-    """Return which of some external ids a row of the account has."""
-    column = TASKS.c.sent_external_id
-    named = and_(TASKS.c.provider == provider, TASKS.c.account == account, column.in_(ids))
-    return frozenset(connection.execute(select(column).where(named)).scalars())
+def id_used(connection: Connection, provider: str, account: str, external_id: str) -> bool:
+    """Return whether a row of the account has an external ID, or had it before it was deleted."""
+    column = TASKS.c
+    named = and_(column.provider == provider, column.account == account, column.sent_external_id == external_id)
+    if connection.execute(select(column.id).where(named).limit(1)).first() is not None:
+        return True
+    return forgotten(connection, provider, account, external_id) is not None

@@ -229,9 +229,9 @@ class Store:
         """Return the newest task of a kind that we submitted and that the provider has, also one that is over."""
         return await self._database.read(sent.latest_accepted, provider, account, kind)
 
-    async def sent_ids_used(self, provider: str, account: str, ids: Sequence[str]) -> frozenset[str]:
-        """Return which of some external ids a row of the account has."""
-        return await self._database.read(sent.ids_used, provider, account, ids)
+    async def sent_id_used(self, provider: str, account: str, external_id: str) -> bool:
+        """Return whether a row of the account has an external ID, or had it before it was deleted."""
+        return await self._database.read(sent.id_used, provider, account, external_id)
 
     async def next_due(self) -> datetime | None:
         """Give when the next task is due, leases aside."""
@@ -261,9 +261,9 @@ class Store:
         self._batches.alarm_log.say(raised)
         return sum(alarm.count for alarm in raised)
 
-    async def forgotten(self, provider: str, account: str, provider_task_id: str) -> str | None:
-        """Give the id that a task had before it was deleted, as long as that is remembered."""
-        return await self._database.read(retention.forgotten, provider, account, provider_task_id)
+    async def forgotten(self, provider: str, account: str, its_id: str) -> str | None:
+        """Return the ID of a deleted task by the provider's ID or by a derived external ID, as long as it is kept."""
+        return await self._database.read(retention.forgotten, provider, account, its_id)
 
     async def due_orphans(self, *, now: datetime, limit: int) -> Sequence[Orphan]:
         """Return orphans whose check is due; see ``orphans.due``."""
