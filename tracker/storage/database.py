@@ -67,6 +67,8 @@ class Database:
         threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
         await _closed(threads)
+        # Every connection is closed, so the next one may find, or make, another log.
+        self.backend.renew()
 
     async def write(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one write transaction: committed when this returns, rolled back where it raises.
@@ -105,7 +107,6 @@ class Database:
 
     async def _renew(self) -> None:
         await self._end()
-        self.backend.renew()
         self._start()
 
 
