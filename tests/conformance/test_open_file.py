@@ -171,6 +171,18 @@ async def test_reader_does_not_open_another_file(place: Place) -> None:
         await place.store.task(a_task(1).id)
 
 
+async def test_store_opened_again_makes_a_log_of_its_own(place: Place) -> None:
+    await place.store.close()
+    for number in range(8):
+        # New files get the places on the disk that the deleted log had, so the next log is seen to be another one.
+        (place.folder / f"other-{number}").touch()
+    await place.store.open()
+
+    await place.store.apply([writing(a_task(2))])
+
+    assert await place.store.task(a_task(2).id) is not None
+
+
 async def test_percent_encoded_path_is_decoded_once(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a%20b%2525?.db".replace("?", "%3F"))
     await store.open()
