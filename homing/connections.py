@@ -232,7 +232,7 @@ def _queued(transport: asyncio.Transport) -> int:
     a third of the socket's own buffer, which may be megabytes, is free again.
     """
     try:
-        told = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     except (OSError, ValueError):
         return 0
-    return int.from_bytes(told, sys.byteorder)
+    return int.from_bytes(queued, sys.byteorder)

@@ -259,8 +259,8 @@ async def _checked(tracker: Tracker) -> list[Finding]:
     checks = await tracker.check()
     needed = [check for check in checks if check.fatal]
     level = Level.OK if all(check.ok for check in needed) else Level.WRONG
-    told = "; ".join(check.detail for check in needed)
-    database = Finding(name="database", level=level, detail=f"{told}; schema {await tracker.store.revision()}")
+    details = "; ".join(check.detail for check in needed)
+    database = Finding(name="database", level=level, detail=f"{details}; schema {await tracker.store.revision()}")
     others = [check for check in checks if not check.fatal and not check.ok]
     return [database, *(Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others)]
 
@@ -271,10 +271,10 @@ async def _noticed(url: str | None) -> list[Finding]:
         return []
     try:
         async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
-            told = ReadyShown.model_validate_json((await http.get(f"{url}/readyz")).content)
+            readiness = ReadyShown.model_validate_json((await http.get(f"{url}/readyz")).content)
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
         return []
-    others = [check for check in told.checks if not check.fatal and not check.ok]
+    others = [check for check in readiness.checks if not check.fatal and not check.ok]
     return [Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others]
 
 

@@ -20,7 +20,7 @@ SECRET_BYTES: Final = 32
 
 
 class ExternalIds:
-    """The ids that a provider is given, by the generation of a wish: 0, and one more for each deliberate repeat."""
+    """The external IDs that a provider gets, by generation: 0, and one more for each deliberate repeat of a submit."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -63,7 +63,7 @@ class ExternalIds:
 
 
 def external_id(secret: bytes, task: Task, generation: int) -> str:
-    """Hash a wish into an external id. Everything that tells two wishes apart is in it; nothing can be read from it."""
+    """Hash a submit into an external ID: all that makes two submits differ; it cannot be read back."""
     parts = (
         *(task.provider, task.account, task.kind, task.client),
         *(task.external_id, task.idempotency_key, task.request_hash),

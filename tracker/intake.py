@@ -28,7 +28,7 @@ from tracker.work import Key, Work, by_external_id, by_id, by_idempotency_key, b
 
 T = TypeVar("T")
 # What two equal submits of a client have in common.
-Wish = tuple[str, str | None]
+BodyKey = tuple[str, str | None]
 # A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
@@ -86,11 +86,11 @@ class Intake:
         self._bodies = Room(rules.policy.submission_room, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._sending: dict[str, asyncio.Task[Task]] = {}
-        # By the wish: the rows whose clients left and of which that is not committed yet.
-        self._left: dict[Wish, set[str]] = {}
-        # By the wish: the rows that may have been written although their clients were told an error.
-        self._unsure: dict[Wish, set[str]] = {}
-        self._resending: WeakValueDictionary[Wish, asyncio.Lock] = WeakValueDictionary()
+        # By client and body: rows whose clients left, while that is not committed yet.
+        self._left: dict[BodyKey, set[str]] = {}
+        # By client and body: rows that may exist although their clients got an error.
+        self._unsure: dict[BodyKey, set[str]] = {}
+        self._resending: WeakValueDictionary[BodyKey, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
         """Read the secret that external ids are derived with; the first start makes it, so that every backup has it."""
@@ -108,7 +108,7 @@ class Intake:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
             state.left = True
-            self._leave(_wish(task), task.id if state.row_id is None else state.row_id)
+            self._leave(_body_key(task), task.id if state.row_id is None else state.row_id)
             raise
 
     async def _take(self, task: Task, account: Account, order: Order, state: _Taking) -> Task:
@@ -130,16 +130,16 @@ class Intake:
         decide = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=refused)
         # Its other names have this wait for a commit that is still under way.
         keys = frozenset(self._names(task))
-        self._unsure.setdefault(_wish(task), set()).add(task.id)
-        written = partial(_forget, self._unsure, _wish(task), task.id)
+        self._unsure.setdefault(_body_key(task), set()).add(task.id)
+        written = partial(_forget, self._unsure, _body_key(task), task.id)
         self._notes.keep(_intent_of(task.id), Work(keys=keys, decide=decide), written=written)
 
     async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
         state.row_id = intent.task.id
         if state.left and not intent.fresh:
             # It was noted of a row that did not come to be.
-            self._returned(_wish(task), task.id)
-            self._leave(_wish(task), intent.task.id)
+            self._returned(_body_key(task), task.id)
+            self._leave(_body_key(task), intent.task.id)
         if not intent.fresh:
             sending = self._sending.get(intent.task.id)
             return intent.task if sending is None else await sending
@@ -164,18 +164,18 @@ class Intake:
 
         It is known here at once. Returns after the first try to write it; what fails is tried again.
         """
-        self._leave(_wish(task), task.id)
+        self._leave(_body_key(task), task.id)
         await self._notes.attempt(_note_of(task.id))
 
-    def _leave(self, wish: Wish, task_id: str) -> None:
-        self._left.setdefault(wish, set()).add(task_id)
+    def _leave(self, body_key: BodyKey, task_id: str) -> None:
+        self._left.setdefault(body_key, set()).add(task_id)
         decide = partial(intents.abandoned, task_id=task_id)
         work = Work(keys=frozenset({by_id(task_id)}), decide=decide)
-        self._notes.keep(_note_of(task_id), work, written=partial(self._returned, wish, task_id))
+        self._notes.keep(_note_of(task_id), work, written=partial(self._returned, body_key, task_id))
 
-    def _returned(self, wish: Wish, task_id: str) -> None:
+    def _returned(self, body_key: BodyKey, task_id: str) -> None:
         """Forget that a client left: the row says so, or the client came back for it."""
-        _forget(self._left, wish, task_id)
+        _forget(self._left, body_key, task_id)
 
     def is_sending(self, task_id: str) -> bool:
         """Tell whether a submit of the task is under way in this process."""
@@ -222,31 +222,31 @@ class Intake:
         )
 
     async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
-        wish = _wish(task)
-        for task_id in tuple(self._unsure.get(wish, ())):
+        body_key = _body_key(task)
+        for task_id in tuple(self._unsure.get(body_key, ())):
             if not await self._notes.attempt(_intent_of(task_id)):
                 raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
         if len(self._unsure) >= IN_DOUBT:
             raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
-        if not self._left.get(wish):
+        if not self._left.get(body_key):
             return await self._intend(task, body, sendable=sendable)
         # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
-        async with self._resending.setdefault(wish, asyncio.Lock()):
-            for task_id in list(self._left.get(wish, ())):
+        async with self._resending.setdefault(body_key, asyncio.Lock()):
+            for task_id in list(self._left.get(body_key, ())):
                 await self._notes.drop(_note_of(task_id))
             try:
                 intent = await self._intend(task, body, sendable=sendable)
-                self._returned(wish, intent.task.id)
+                self._returned(body_key, intent.task.id)
                 return intent
             finally:
-                for task_id in list(self._left.get(wish, ())):
-                    self._leave(wish, task_id)
+                for task_id in list(self._left.get(body_key, ())):
+                    self._leave(body_key, task_id)
 
     async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
         keys = self._names(task)
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
-        left = frozenset(self._left.get(_wish(task), ()))
+        left = frozenset(self._left.get(_body_key(task), ()))
         named = is_named(task)
         # Without a retention no row was ever deleted, and the first generation needs no look.
         generation = await self._external_ids.first_generation(task) if named and self._rules.policy.retention else 0
@@ -308,15 +308,15 @@ class Intake:
             taking.exception()
 
 
-def _wish(task: Task) -> Wish:
+def _body_key(task: Task) -> BodyKey:
     return task.client, task.request_hash
 
 
-def _forget(rows: dict[Wish, set[str]], wish: Wish, task_id: str) -> None:
-    left = rows.get(wish, set())
+def _forget(rows: dict[BodyKey, set[str]], body_key: BodyKey, task_id: str) -> None:
+    left = rows.get(body_key, set())
     left.discard(task_id)
     if not left:
-        rows.pop(wish, None)
+        rows.pop(body_key, None)
 
 
 def _intent_of(task_id: str) -> str:

@@ -327,13 +327,13 @@ def _hear(task: Task, observation: Observation) -> Task:
 
 
 def _claimed(task: Task, observation: Observation, status: Status) -> Task:
-    """Remember the finals that were told besides ``status``, which is believed from now on.
+    """Remember the finals that were reported besides ``status``, which is believed from now on.
 
     The set only grows, whatever comes, until the provider's answer (or the operator's) is what is believed.
     """
     decided = task.standing.asked and status in FINAL
-    told = FINAL.intersection((*task.conflict_claims, observation.claim.status, task.status)) - {status}
-    claims = () if decided else tuple(sorted(told))
+    reported = FINAL.intersection((*task.conflict_claims, observation.claim.status, task.status)) - {status}
+    claims = () if decided else tuple(sorted(reported))
     since = (task.conflict_at or observation.at) if claims and status in FINAL else None
     if claims == task.conflict_claims and since == task.conflict_at:
         return task

@@ -255,7 +255,7 @@ def _could_be(known: Known, task: Task, claim: Claim, policy: Policy) -> bool:
 def _fits(task: Task, claim: Claim, policy: Policy) -> bool:
     """Return whether the provider's task under the row's external ID can be the one that the row asks for.
 
-    A derived ID is always the same for the same wish, and the task may be older than the row: the database came back
+    A derived ID is always the same for the same submit, and the task may be older than the row: the database came back
     from a backup that knew nothing of it. It is adopted if this database, had it lost nothing, would still hold its
     row. An older one may be a task that was deleted when its time was over, and that the client wants again.
     """

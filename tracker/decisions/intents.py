@@ -132,7 +132,7 @@ def _resent(
 
 
 def abandoned(known: Known, task_id: str) -> Change[None]:
-    """Record that the client of a submit left without its answer: what it sends again is the same wish."""
+    """Record that the client of a submit left without its answer: the same body, sent again, is the same submit."""
     task = known.get(by_id(task_id))
     if task is None or task.answered_at is not None:
         return Change(result=None)

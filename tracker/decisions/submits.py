@@ -34,7 +34,7 @@ ORIGIN_SUBMIT: Final = "submit"
 
 def written_down(known: Known, task: Task) -> Change[Task]:
     """Write down a task that we do not submit ourselves. Raises Conflict where a row has one of its ids."""
-    told = {task.external_id, task.provider_task_id}
+    named_here = {task.external_id, task.provider_task_id}
     for key, what in (
         (task.external_id and by_external_id(task.client, task.external_id), task.external_id),
         (
@@ -49,8 +49,8 @@ def written_down(known: Known, task: Task) -> Change[Task]:
         before = known.get(key) if key else None
         # A rejected row has given up what its client named it; the provider's own id is never another task's.
         if before is not None and key and not (before.released and key.by != "provider_task_id"):
-            # The provider may have told an id that belongs to another client's task: only what was said here is named.
-            known_as = f"the id {what}" if what in told else "its id"
+            # The provider may name an ID of another client's task: show only an ID that this client gave.
+            known_as = f"the id {what}" if what in named_here else "its id"
             raise Conflict(f"a task with {known_as} is already known")
     return Change(result=task, task=task)
 

@@ -81,8 +81,8 @@ class GatewayError:
 
     @property
     def is_about_money(self) -> bool:
-        told = QUOTA.search(self.message) is not None and TROUBLE_WORDS.search(self.message) is None
-        return told or QUOTA.search(self.code) is not None
+        quota = QUOTA.search(self.message) is not None and TROUBLE_WORDS.search(self.message) is None
+        return quota or QUOTA.search(self.code) is not None
 
     @property
     def tells_of_trouble(self) -> bool:
@@ -148,12 +148,12 @@ def _refused_by_gateway(status: int, error: GatewayError) -> Rejected | None:
 
 def _gateway_error(envelope: Envelope) -> GatewayError | None:
     """Find ``{"error": {"message", "type", "code"}}``, or ``{"code": "a_word", "message"}``."""
-    told: JsonValue = envelope.body.get("error")
-    if isinstance(told, dict):
+    error: JsonValue = envelope.body.get("error")
+    if isinstance(error, dict):
         return GatewayError(
-            message=text(told.get("message"), MESSAGE_LENGTH),
-            code=_word(told.get("code")),
-            type=_word(told.get("type")),
+            message=text(error.get("message"), MESSAGE_LENGTH),
+            code=_word(error.get("code")),
+            type=_word(error.get("type")),
         )
     code = _word(envelope.body.get("code"))
     if envelope.code is None and WORD.fullmatch(code):
@@ -183,8 +183,8 @@ def _says_taken(message: str, external_id: str) -> bool:
     wrap the words in an error of its own. We send one external id only, so it is ours that is taken; and no refusal
     that speaks of our id at all proves that nothing was made.
     """
-    told = message.casefold()
-    return external_id.casefold() in told or TAKEN.search(told) is not None
+    folded = message.casefold()
+    return external_id.casefold() in folded or TAKEN.search(folded) is not None
 
 
 def _unknown(reply: Reply, envelope: Envelope, *, unavailable: bool = False) -> Unknown:
