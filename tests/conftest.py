@@ -4,13 +4,16 @@ The usual profile tries the same examples each time, so that a red run means tha
 ARGS="--hypothesis-profile=explore"` tries new ones, and is worth a run now and then.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
 from hypothesis import settings
 
+from tests.databases import sqlite_url
 from tests.postgres import Postgres, running
 from tests.signals import restore_defaults_for_children
 from tracker.storage.store import Store
@@ -23,14 +26,16 @@ restore_defaults_for_children()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Trust one of the usual authorities, not all: each HTTP client reads them, which takes longer than most tests."""
-    usual = Path(certifi.where()).read_text()
-    end = "-----END CERTIFICATE-----\n"
-    file = tmp_path_factory.mktemp("authorities") / "first.pem"
-    file.write_text(usual[: usual.index(end)] + end)
+def _one_context() -> Iterator[None]:
+    """Let all HTTP clients share what they trust: reading the usual authorities takes longer than most tests."""
+    usual, make = certifi.where(), ssl.create_default_context
+    shared = make(cafile=usual)
+
+    def context(*purpose: ssl.Purpose, cafile: str | None = None, **options: Any) -> ssl.SSLContext:
+        return shared if cafile == usual and not (purpose or options) else make(*purpose, cafile=cafile, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certifi, "where", lambda: str(file))
+        patch.setattr(ssl, "create_default_context", context)
         yield
 
 
@@ -49,9 +54,9 @@ def postgres(_postgres: Postgres) -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the address of a fresh database: one test for each kind."""
+    """Give the address of a fresh database with all its tables: one test for each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
     postgres: Postgres = request.getfixturevalue("postgres")
     return postgres.fresh()
 

@@ -19,6 +19,7 @@ from homing.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.between import NO_TLS
+from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
@@ -156,7 +157,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 15.
 
 def settings_of(folder: Path, provider_url: str, **changes: Any) -> Settings:
     usual = {
-        "database_url": f"sqlite:///{folder / 'homing.db'}",
+        "database_url": sqlite_url(folder),
         "kling_base_url": provider_url,
         "kling_api_key": "sandbox-api-key",
         "api_keys": (LOCAL_KEY,),

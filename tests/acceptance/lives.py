@@ -19,6 +19,7 @@ import httpx
 from tests.acceptance.between import NO_TLS
 from tests.acceptance.forked import ROOT, Forked
 from tests.acceptance.house import CAT, CREATE, KIND, until
+from tests.databases import sqlite_url
 from tests.keys import LOCAL_HEADERS, LOCAL_SETTING
 from tracker.lookups import FOUND_BY_EXTERNAL_ID
 from tracker.models import SETTLED
@@ -148,7 +149,7 @@ async def server(folder: Path, provider_url: str, **settings: str) -> AsyncItera
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
         usual = {
-            "database_url": f"sqlite:///{folder / 'homing.db'}",
+            "database_url": sqlite_url(folder),
             "port": str(port),
             "public_url": f"http://127.0.0.1:{port}",
             "kling_base_url": provider_url,

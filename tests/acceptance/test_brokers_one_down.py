@@ -25,6 +25,7 @@ from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.consumers import Place, Seen, consuming
 from tests.builders import writing
 from tests.conformance.store_case import read
+from tests.databases import sqlite_url
 from tracker import event_numbers
 from tracker.storage.store import Store
 
@@ -182,7 +183,7 @@ async def away(broker: BrokerCase) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def staged(folder: Path) -> AsyncIterator[Stage]:
-    url = f"sqlite:///{folder / 'homing.db'}"
+    url = sqlite_url(folder)
     async with AsyncExitStack() as stack:
         brokers = {name: await stack.enter_async_context(make()) for name, make in CASES.items()}
         sinks = " ".join(

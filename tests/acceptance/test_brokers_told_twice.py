@@ -19,6 +19,7 @@ from tests.acceptance.told_hook import Noted
 from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.readers import Kept
 from tests.conformance.store_case import read
+from tests.databases import sqlite_url
 from tracker import event_numbers
 
 LIVES = 2
@@ -33,7 +34,7 @@ async def broker(request: pytest.FixtureRequest) -> AsyncIterator[BrokerCase]:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'homing.db'}"
+    return sqlite_url(tmp_path)
 
 
 def settings(broker: BrokerCase, url: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from tests.acceptance.records import agree, hold_exactly, records
 from tests.acceptance.senders import SECRETS, Delivery, Senders, deliveries, tasks
 from tests.acceptance.troubled_stores import READ_ONLY, WRITABLE
 from tests.builders import writing
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tests.postgres import running as running_postgres
 from tracker.recorder import QUEUE_BOUND
@@ -217,7 +218,7 @@ async def test_the_disk_is_full_for_a_while(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     with small_disk(disk):
-        url = f"sqlite:///{disk / 'homing.db'}"
+        url = sqlite_url(disk)
         sent = await written_down(url)
         async with served(tmp_path, url) as homing:
             await outlives(homing, url, sent, [(filled(disk), "the disk is full"), (filled(disk), "the disk is full")])
@@ -235,7 +236,7 @@ def nothing_written(pid: int) -> Iterator[None]:
 
 
 async def test_no_write_succeeds_for_a_while(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    url = sqlite_url(tmp_path)
     sent = await written_down(url)
     async with served(tmp_path, url) as homing:
         await outlives(homing, url, sent, [(nothing_written(homing.lives[-1].pid), "the disk failed")])
@@ -270,7 +271,7 @@ def moved(file: Path) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 async def test_more_senders_than_may_wait_are_told_to_come_back_and_fill_no_memory(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    url = sqlite_url(tmp_path)
     sent = await written_down(url)
     async with served(tmp_path, url, "--policy", "silent", "--commit-timeout", "0.25", program=()) as homing:
         flood = Senders(port=homing.port, count=512)

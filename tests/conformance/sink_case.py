@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import NOW, a_task, writing
+from tests.databases import sqlite_url
 from tests.events import readable
 from tracker.app import create_tracker
 from tracker.contract import Told
@@ -148,7 +149,7 @@ class House:
 
 @asynccontextmanager
 async def house(folder: Path, case: SinkCase) -> AsyncIterator[House]:
-    settings = Settings(database_url=f"sqlite:///{folder / 'homing.db'}")
+    settings = Settings(database_url=sqlite_url(folder))
     async with create_tracker(settings) as tracker:
         yield House(tracker=tracker, case=case)
 

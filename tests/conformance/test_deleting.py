@@ -7,6 +7,7 @@ import pytest
 
 from tests.builders import NOW
 from tests.conformance.store_retention_suite import LATER, StoreRetention, left, over, whole
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.storage.store import Store
 
@@ -14,7 +15,7 @@ from tracker.storage.store import Store
 class TestSqlite(StoreRetention):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
 
 
 class TestPostgres(StoreRetention):

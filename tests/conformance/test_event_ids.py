@@ -7,6 +7,7 @@ import pytest
 
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import read
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.models import Status
 from tracker.storage.store import Store
@@ -28,7 +29,7 @@ class EventIds:
 class TestSqlite(EventIds):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
 
 
 class TestPostgres(EventIds):

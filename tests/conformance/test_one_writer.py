@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.engine.base import RootTransaction
 
 from tests.builders import a_task, writing
+from tests.databases import sqlite_url
 from tracker.storage.sqlite import SLOW
 from tracker.storage.store import Store
 from tracker.work import Change, Known, Work
@@ -20,7 +21,7 @@ from tracker.work import Change, Known, Work
 
 @asynccontextmanager
 async def opened(folder: Path, busy: timedelta = timedelta(seconds=20)) -> AsyncIterator[Store]:
-    store = Store(f"sqlite:///{folder / 'homing.db'}", busy=busy)
+    store = Store(sqlite_url(folder), busy=busy)
     await store.open()
     try:
         yield store

@@ -10,6 +10,7 @@ import pytest
 from tests.builders import NOW
 from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, happened, held, settled
 from tests.conformance.store_switchboard_suite import StoreSwitchboard
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.storage.store import Store
 from tracker.views import Again
@@ -21,7 +22,7 @@ LATER = NOW + 3_600 * SECOND
 class TestSqlite(StoreOutbox, StoreSwitchboard):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
 
 
 class TestPostgres(StoreOutbox, StoreSwitchboard):

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.builders import a_task, an_entry, an_event, writing
+from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
@@ -39,7 +40,7 @@ async def filled(url: str) -> None:
 
 @pytest.mark.parametrize("table", ["tasks", "observations", "events"])
 async def test_ping_of_a_damaged_table_fails(tmp_path: Path, table: str) -> None:
-    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    url = sqlite_url(tmp_path)
     await filled(url)
     damage(tmp_path / "homing.db", table)
     store = Store(url)
@@ -53,7 +54,7 @@ async def test_ping_of_a_damaged_table_fails(tmp_path: Path, table: str) -> None
 async def test_damaged_index_is_noticed_by_the_requests_that_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    url = sqlite_url(tmp_path)
     await filled(url)
     damage(tmp_path / "homing.db", "ix_tasks_kind")
     store, clock = Store(url), Clock()

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.poisoned_suite import PoisonedBatches, PoisonedDeliveries
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 
 
 class TestSqlite(PoisonedBatches, PoisonedDeliveries):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
 
 
 class TestPostgres(PoisonedBatches, PoisonedDeliveries):

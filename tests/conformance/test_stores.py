@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event
 from tests.builders import NOW, a_task, writing
 from tests.conformance.store_reads_suite import StoreReads
 from tests.conformance.store_suite import StoreWrites
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.errors import SettingsError, StoreUnavailable
 from tracker.storage.store import Store
@@ -36,7 +37,7 @@ def sqlite(folder: Path) -> str:
 class TestSqlite(StoreWrites, StoreReads):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return sqlite(tmp_path)
+        return sqlite_url(tmp_path)
 
 
 class TestPostgres(StoreWrites, StoreReads):

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, text
 
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import alarm
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tests.relay_stage import SOON, Stage, stage
 from tests.scripted_sink import NO, ScriptedSink
@@ -203,7 +204,7 @@ class UnreadableEvents:
 class TestSqlite(UnreadableEvents):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path / 'homing.db'}"
+        return sqlite_url(tmp_path)
 
     @pytest.mark.parametrize("column", ["data", "type"])
     async def test_what_is_no_text_is_passed_over_as_well(self, written: str, column: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
 from tracker.outbox.pace import PACE
 
@@ -22,5 +23,5 @@ async def on(tmp_path: Path) -> AsyncIterator[Stage]:
     """Give a stage to tell one sink on, step by step."""
     # What went well is written down where a test says so.
     pace = replace(PACE, grace=timedelta(milliseconds=50), settle=timedelta(hours=1))
-    async with stage(f"sqlite:///{tmp_path / 'homing.db'}", pace) as one:
+    async with stage(sqlite_url(tmp_path), pace) as one:
         yield one

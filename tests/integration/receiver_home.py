@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 from homing.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
+from tests.databases import sqlite_url
 from tests.stream_sending import send
 from tracker.app import create_tracker
 from tracker.models import Alarm, Caller, Status, Task
@@ -79,7 +80,7 @@ async def home(folder: Path, settings: ReceiverSettings) -> AsyncIterator[Home]:
     database = folder / "homing.db"
     tracker = create_tracker(
         Settings(
-            database_url=f"sqlite:///{database}",
+            database_url=sqlite_url(folder),
             public_url=PUBLIC,
             kling_base_url="http://127.0.0.1:9",
             kling_webhook_secrets=settings.webhook_secrets.get("kling", ()),

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from homing.sandbox import RunningSandbox
 from homing.serve import Homing, access_of
 from homing.web_server import address, listen, running
+from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
 from tracker.api import Limits, NamedKey, routes
 from tracker.schedule import Policy
@@ -53,7 +54,7 @@ async def served(
     with closing(listen("127.0.0.1", 0)) as listener:
         url = address(listener)
         usual = {
-            "database_url": f"sqlite:///{folder / 'homing.db'}",
+            "database_url": sqlite_url(folder),
             "kling_base_url": sandbox.base_url,
             "kling_api_key": sandbox.api_key,
             "public_url": url,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.house import KIND, until
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, GatedStore
 from tests.postgres import Postgres
 from tracker.app import create_tracker
@@ -90,7 +91,7 @@ async def left(tracker: Tracker, kling: Slow) -> None:
 
 
 async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "abandoned")
+    store = RefusingStore(sqlite_url(tmp_path), "abandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
 
@@ -110,7 +111,7 @@ async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path
 
 
 async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "abandoned")
+    store = RefusingStore(sqlite_url(tmp_path), "abandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
     kling.told.set()
@@ -128,7 +129,7 @@ async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_pa
 
 
 async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitStack, tmp_path: Path) -> None:
-    store = GatedStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    store = GatedStore(sqlite_url(tmp_path))
     tracker = await opened(stack, store, FakeKling(clock=Clock(utc_now())))
     notes = tracker.submission.notes
     ends: list[str] = []
@@ -149,7 +150,7 @@ async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitSta
 
 
 async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = GatedStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    store = GatedStore(sqlite_url(tmp_path))
     tracker = await opened(stack, store, kling)
     leaving = wish(tracker)
     await store.waiting.wait()
@@ -189,7 +190,7 @@ async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, p
 
 
 async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "function answered")
+    store = RefusingStore(sqlite_url(tmp_path), "function answered")
     tracker = await opened(stack, store, kling)
     kling.told.set()
     task = await wish(tracker)
@@ -214,7 +215,7 @@ async def test_unwritten_outcome_is_written_later(
 ) -> None:
     """At a reseller that looks nothing up, only this process knows what came of the submit."""
     kling = FakeKling(clock=Clock(utc_now()), echoes=False, looks_up=False, plan=[ending])
-    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "accepted", "refused", "sounded")
+    store = RefusingStore(sqlite_url(tmp_path), "accepted", "refused", "sounded")
     tracker = await opened(stack, store, kling)
     # Whatever it is, it is no error before it is written down.
     ours = (await wish(tracker)).id
@@ -247,7 +248,7 @@ class UnsureStore(Store):
 async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp_path: Path, key: str | None) -> None:
     """Its client was told that nothing was sent: what it sends again is made, and nothing else."""
     kling = FakeKling(clock=Clock(utc_now()))
-    tracker = await opened(stack, UnsureStore(f"sqlite:///{tmp_path / 'homing.db'}"), kling)
+    tracker = await opened(stack, UnsureStore(sqlite_url(tmp_path)), kling)
     order = tracker.order("kling", KIND, {"prompt": "a cat"})
     with pytest.raises(StoreUnavailable):
         await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
@@ -262,7 +263,7 @@ async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp
 
 async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:
     kling = FakeKling(clock=Clock(utc_now()), plan=["refused"])
-    store = RefusingStore(f"sqlite:///{tmp_path / 'homing.db'}", "refused")
+    store = RefusingStore(sqlite_url(tmp_path), "refused")
     tracker = await opened(stack, store, kling)
     ours = await wish(tracker)
     with pytest.raises(StoreUnavailable):

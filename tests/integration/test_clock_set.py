@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import OMNI
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.errors import NotFound, Refused
@@ -45,7 +46,7 @@ class CountedKling(FakeKling):
 @asynccontextmanager
 async def tracking(folder: Path, kling: FakeKling) -> AsyncIterator[Tracker]:
     chosen = Settings(
-        database_url=f"sqlite:///{folder / 'homing.db'}",
+        database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
         kling_api_key="made-up-key",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import OMNI
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.models import Caller, Observation, Source, Status, Task, Trust
@@ -57,7 +58,7 @@ async def contradicting(folder: Path, *words: str) -> AsyncIterator[tuple[HastyK
     clock = Clock()
     kling = HastyKling(clock=clock, words=words)
     chosen = Settings(
-        database_url=f"sqlite:///{folder / 'homing.db'}",
+        database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
         kling_api_key="made-up-key",
         public_url="https://homing.example",

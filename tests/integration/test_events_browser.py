@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from homing.web_server import address, listen, running
 from tests.builders import an_event, writing
+from tests.databases import sqlite_url
 from tests.integration.served import until
 from tests.integration.watched import a_number
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
@@ -118,7 +119,7 @@ async def change(tracker: Tracker, sequence: int) -> None:
 async def test_an_event_source_reads_the_stream_and_misses_nothing_across_a_restart(
     browser: Browser, tmp_path: Path
 ) -> None:
-    settings = Settings(database_url=f"sqlite:///{tmp_path / 'homing.db'}")
+    settings = Settings(database_url=sqlite_url(tmp_path))
     expected = [[str(number), f"{number:010}"] for number in range(1, 4)]
 
     async def told(count: int) -> bool:

@@ -16,6 +16,7 @@ from homing.serve import Homing
 from homing.web_server import address, listen, running
 from tests.acceptance.between import Answer, Request, between
 from tests.acceptance.house import CREATE, SHORT, House, house
+from tests.databases import sqlite_url
 from tests.integration.raw_lines import WITHIN, Line, Place
 from tests.integration.served import OTHER, QUICK, STUDIO, until
 from tracker.settings import Settings
@@ -87,7 +88,7 @@ async def small_server(folder: Path, sandbox: RunningSandbox) -> AsyncIterator[t
     """Serve with few places; the client is not the one that takes them."""
     with closing(listen("127.0.0.1", 0)) as listener:
         settings = Settings(
-            database_url=f"sqlite:///{folder / 'homing.db'}",
+            database_url=sqlite_url(folder),
             kling_base_url=sandbox.base_url,
             kling_api_key=sandbox.api_key,
             public_url=address(listener),

@@ -13,6 +13,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.house import CREATE, KIND, SILENT, House, house
 from tests.builders import OMNI
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.decisions.identity import WITHDRAWN
@@ -160,7 +161,7 @@ class WatchedKling(FakeKling):
 async def two_clients(folder: Path, kling: FakeKling) -> AsyncIterator[tuple[Tracker, Task]]:
     """Run a tracker at which the thief expects a task of its own."""
     chosen = Settings(
-        database_url=f"sqlite:///{folder / 'homing.db'}",
+        database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
         kling_api_key="made-up-key",
     )

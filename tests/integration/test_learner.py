@@ -12,6 +12,7 @@ import pytest
 
 from tests.acceptance.house import until
 from tests.builders import NOW, OMNI, a_completion
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.decisions import deliveries
@@ -40,7 +41,7 @@ MODEL = "kling-v3-omni"
 @asynccontextmanager
 async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Policy = POLICY) -> AsyncIterator[Tracker]:
     chosen = Settings(
-        database_url=f"sqlite:///{folder / 'homing.db'}",
+        database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
         kling_api_key="made-up-key",
         public_url="https://homing.example",

@@ -15,6 +15,7 @@ import pytest
 
 from tests.builders import NOW, a_task, writing
 from tests.conformance.store_case import read
+from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.app import create_tracker
@@ -201,7 +202,7 @@ async def test_replicas_with_wrong_clocks_go_by_the_databases(url: str) -> None:
 
 async def test_on_sqlite_nothing_is_written_and_leases_of_before_are_taken_up(url: str, tmp_path: Any) -> None:
     del url
-    file = f"sqlite:///{tmp_path / 'homing.db'}"
+    file = sqlite_url(tmp_path)
     store = Store(file)
     await store.open()
     await store.apply([writing(due(1))])

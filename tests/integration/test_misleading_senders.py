@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tracker.app import create_tracker
 from tracker.bounds import milliseconds
@@ -87,7 +88,7 @@ class House:
         self.clock = Clock()
         self.provider = Scripted(answer)
         settings = Settings(
-            database_url=f"sqlite:///{folder}/homing.db",
+            database_url=sqlite_url(folder),
             public_url="https://homing.example",
             kling_api_key="made-up-key",
         )

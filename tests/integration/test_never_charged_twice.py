@@ -17,6 +17,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, CAT, CREATE, KIND, SHORT, House, house, until
+from tests.databases import sqlite_url
 from tracker.errors import ProviderUnavailable, StoreUnavailable
 from tracker.models import Status, Task
 from tracker.storage.store import Store
@@ -523,7 +524,7 @@ BROKEN = RuntimeError("nobody expected this")
 async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_client(
     tmp_path: Path, kling_sandbox: RunningSandbox, piece: str, error: Exception
 ) -> None:
-    store = FailingStore(f"sqlite:///{tmp_path / 'homing.db'}", piece, error)
+    store = FailingStore(sqlite_url(tmp_path), piece, error)
     store.failing = False
 
     async def script(request: Request) -> Answer | None:
@@ -552,7 +553,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
 
     It is written as soon as the database takes it, so that what was refused is not sent later.
     """
-    store = FailingStore(f"sqlite:///{tmp_path / 'homing.db'}", "refused", FULL)
+    store = FailingStore(sqlite_url(tmp_path), "refused", FULL)
 
     async def script(request: Request) -> Answer | None:
         refused = request.creates and wish(request) == "a dog" and store.failing
@@ -571,7 +572,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
 
 
 async def test_without_a_database_nothing_is_sent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    store = FailingStore(f"sqlite:///{tmp_path / 'homing.db'}", "intended", FULL)
+    store = FailingStore(sqlite_url(tmp_path), "intended", FULL)
     async with house(tmp_path, kling_sandbox.base_url, store=store) as home:
         reply = await home.create()
         assert (reply.status_code, reply.json()["code"]) == (503, 5001)

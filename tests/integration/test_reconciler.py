@@ -14,6 +14,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, SILENT, House, house, until
+from tests.databases import sqlite_url
 from tracker.budget import Budget
 from tracker.errors import StoreUnavailable
 from tracker.models import SETTLED, Source, Status, Task
@@ -386,7 +387,7 @@ class FlakyStore(Store):
 
 
 async def test_the_loop_goes_on_after_rounds_that_fail(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    store = FlakyStore(f"sqlite:///{tmp_path / 'homing.db'}")
+    store = FlakyStore(sqlite_url(tmp_path))
     async with house(tmp_path, kling_sandbox.base_url, callbacks=False, store=store) as home:
         ours = await home.created()
         assert (await home.settled(ours)).status is Status.SUCCEEDED

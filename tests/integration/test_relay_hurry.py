@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import a_task
+from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import NO, ScriptedSink, taken
 from tracker.contract import Told
@@ -28,7 +29,7 @@ def where(told: Told) -> str:
 async def on(tmp_path: Path) -> AsyncIterator[Stage]:
     # Pages that are shorter than what waits.
     pace = replace(PACE, grace=timedelta(milliseconds=50), page=3)
-    async with stage(f"sqlite:///{tmp_path / 'homing.db'}", pace) as one:
+    async with stage(sqlite_url(tmp_path), pace) as one:
         yield one
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import a_task
+from tests.databases import sqlite_url
 from tests.relay_stage import stage
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.contract import Told
@@ -26,7 +27,7 @@ async def test_what_turned_a_sink_off_counts_more_than_what_went_wrong_or_well_b
         return told.subject if lanes else "shop"
 
     sink = ScriptedSink(answer=lambda told: outcomes[told.subject], where=where)
-    async with stage(f"sqlite:///{tmp_path / 'homing.db'}") as on:
+    async with stage(sqlite_url(tmp_path)) as on:
         await on.happen(3, 1, 2)
         teller = await on.teller(sink)
         async with asyncio.timeout(20):

@@ -21,6 +21,7 @@ from homing.serve import access_of
 from receiver.providers import verifiers
 from receiver.settings import ReceiverSettings
 from tests.acceptance.house import CAT, CREATE, KIND, until
+from tests.databases import sqlite_url
 from tests.integration.cli_process import Shell
 from tracker.app import create_tracker
 from tracker.errors import SettingsError
@@ -292,7 +293,7 @@ def test_the_parts_that_hold_secrets_do_not_show_them(tmp_path: Path) -> None:
     given = SETTINGS | {
         "kling_access_key": "made-up-provider-access",
         "kling_secret_key": SECRETS["the provider's secret key"],
-        "database_url": f"sqlite:///{tmp_path / 'homing.db'}",
+        "database_url": sqlite_url(tmp_path),
         "public_url": "http://127.0.0.1:9",
     }
     settings = load_settings({f"HOMING_{name.upper()}": value for name, value in given.items()}, env_file=None)

@@ -18,6 +18,7 @@ from standardwebhooks import WebhookVerificationError
 
 from receiver.verification import Delivery, StandardWebhooks
 from tests.builders import a_task
+from tests.databases import sqlite_url
 from tests.events import a_success, an_alarm, an_event
 from tests.web_receiver import Answer, Request, WebReceiver, reply
 from tracker.clock import utc_now
@@ -129,7 +130,7 @@ async def test_during_a_rotation_either_secret_proves_a_webhook_and_no_other_doe
 
 async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tmp_path: Path) -> None:
     async with WebReceiver() as receiver:
-        url = f"sqlite:///{tmp_path / 'homing.db'}"
+        url = sqlite_url(tmp_path)
         text = f"{receiver.url}#name=shop {receiver.url}#name=other"
         for _ in range(2):
             store = Store(url)

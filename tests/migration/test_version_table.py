@@ -1,10 +1,12 @@
 """Homing's revision has a table of its own, beside whatever else uses Alembic in the same database."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
+from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate
 from tracker.storage.store import Store
@@ -12,10 +14,13 @@ from tracker.storage.store import Store
 SOMEBODY_ELSE = ("CREATE TABLE alembic_version (version_num VARCHAR(32))", "CREATE TABLE orders (id TEXT)")
 
 
-@pytest.fixture
-def empty(request: pytest.FixtureRequest, url: str) -> str:
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the address of a database without tables."""
-    return url if url.startswith("sqlite") else request.getfixturevalue("postgres").fresh(migrated=False)
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'homing.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.fresh(migrated=False)
 
 
 @pytest.fixture

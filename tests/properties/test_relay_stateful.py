@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.builders import a_task
+from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import ScriptedSink
 from tracker.contract import Told
@@ -50,9 +51,8 @@ class World(RuleBasedStateMachine):
         self.runner.run(self.start())
 
     async def start(self) -> None:
-        url = f"sqlite:///{Path(self.folder.name) / 'homing.db'}"
         pace = replace(PACE, page=7, hurry=timedelta(), settle=timedelta(hours=1), grace=timedelta(seconds=20))
-        self.stage: Stage = await self.open.enter_async_context(stage(url, pace))
+        self.stage: Stage = await self.open.enter_async_context(stage(sqlite_url(Path(self.folder.name)), pace))
         self.teller = await self.claimed()
 
     async def claimed(self) -> Teller:

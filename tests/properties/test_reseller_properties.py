@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
 
 from tests.builders import OMNI
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
@@ -27,7 +26,6 @@ from tracker.reconciler import Reconciler
 from tracker.schedule import Policy
 from tracker.service import Tracker
 from tracker.settings import Settings
-from tracker.storage import migrate
 from tracker.views import TaskFilter
 
 CLIENT = Caller(name="studio", sees_all=True)
@@ -74,10 +72,8 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
         clock=clock, echoes=reseller.echoes, looks_up=reseller.looks_up, refuses_taken=reseller.refuses_taken
     )
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "homing.db"
-        file.write_bytes(_empty_database())
         chosen = Settings(
-            database_url=f"sqlite:///{file}",
+            database_url=sqlite_url(Path(folder)),
             kling_base_url="https://kling.example",
             kling_api_key="made-up-key",
         )
@@ -100,18 +96,6 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
                 await reconciler.run_once()
             _charged_once(kling)
             await _told_the_truth(tracker, kling, reseller)
-
-
-@cache
-def _empty_database() -> bytes:
-    """Give the bytes of a migrated database: migrating takes longer than most histories."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "homing.db"
-        engine = create_engine(f"sqlite:///{file}")
-        with engine.begin() as connection:
-            migrate.upgrade(connection)
-        engine.dispose()
-        return file.read_bytes()
 
 
 async def _submit(tracker: Tracker, kling: FakeKling, wish: int) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.builders import OMNI
+from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
@@ -97,7 +98,7 @@ class World(RuleBasedStateMachine):
 
     async def start(self) -> None:
         chosen = Settings(
-            database_url=f"sqlite:///{self.file}",
+            database_url=sqlite_url(self.file.parent),
             kling_base_url="https://kling.example",
             kling_api_key="made-up-key",
             public_url="https://homing.example",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_task, writing
+from tests.databases import sqlite_url
 from tests.fakes import GatedStore
 from tracker.errors import Conflict, OurError, Overloaded, StoreUnavailable
 from tracker.recorder import Recorder
@@ -21,7 +22,7 @@ from tracker.work import Change, Known, Work
 
 @asynccontextmanager
 async def gated(folder: Path) -> AsyncIterator[GatedStore]:
-    store = GatedStore(f"sqlite:///{folder / 'homing.db'}")
+    store = GatedStore(sqlite_url(folder))
     await store.open()
     try:
         yield store
