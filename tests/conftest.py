@@ -1,7 +1,7 @@
 """What every test runs under: a Hypothesis profile that does not measure time on a shared machine.
 
-The usual profile tries the same examples each time, so that a red run means that the code changed; `make test
-ARGS="--hypothesis-profile=explore"` tries new ones, and is worth a run now and then.
+The usual profile tries the same examples each time, so that a red run means that the code changed; by night `make
+nightly` tries new ones, and ten times as many.
 """
 
 import ssl
@@ -14,12 +14,15 @@ import pytest
 from hypothesis import settings
 
 from tests.databases import sqlite_url
+from tests.examples import USUAL
 from tests.postgres import Postgres, running
 from tests.signals import restore_defaults_for_children
 from tracker.storage.store import Store
 
-settings.register_profile("explore", deadline=None, print_blob=True)
-settings.register_profile("homing", settings.get_profile("explore"), derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, print_blob=True, max_examples=10 * USUAL)
+settings.register_profile(
+    "homing", settings.get_profile("explore"), max_examples=USUAL, derandomize=True, database=None
+)
 settings.load_profile("homing")
 
 restore_defaults_for_children()

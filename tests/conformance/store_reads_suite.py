@@ -14,6 +14,7 @@ from msgspec import structs
 from tests.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, asked, told, writing
 from tests.conformance.store_case import LEASE
 from tests.conformance.store_pages_suite import StorePages
+from tests.examples import examples
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
 from tracker.models import IdSource, Source, Status, Task, Trust, Verdict
@@ -259,7 +260,7 @@ class StoreReads(StorePages):
         assert await store.task(full.id) == full
         assert await store.task("hm2") == released
 
-    @settings(max_examples=40, suppress_health_check=SHARED)
+    @settings(max_examples=examples(40), suppress_health_check=SHARED)
     @given(number=st.integers(1, 10**9), data=st.data())
     async def test_a_task_of_any_values_survives_its_way_through_the_database(
         self, store: Store, number: int, data: st.DataObject
@@ -296,7 +297,7 @@ class StoreReads(StorePages):
         await store.apply([writing(task)])
         assert await store.task(task.id) == task
 
-    @settings(max_examples=30, suppress_health_check=SHARED)
+    @settings(max_examples=examples(30), suppress_health_check=SHARED)
     @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
     async def test_an_observation_of_any_values_survives_its_way_through_the_database(
         self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homing.serving_lock import ServingLock
+from tests.examples import examples
 from tracker.errors import OurError
 from tracker.settings import load_settings
 from tracker.storage.store import Store
@@ -39,7 +40,7 @@ paths = odd | st.sampled_from(["%00", "x" * 300, "../..", "nowhere/x.db"])
 file = st.builds("sqlite://{}{}".format, st.sampled_from(["", "/", "//"]), paths)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(url=server | file | odd)
 def test_any_url_ends_in_one_line_without_secrets(url: str) -> None:
     here = Path.cwd()

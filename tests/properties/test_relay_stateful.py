@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.builders import a_task
 from tests.databases import sqlite_url
+from tests.examples import examples
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import ScriptedSink
 from tracker.contract import Told
@@ -196,8 +197,8 @@ class Lanes(World):
         return "odd" if told.subject in ODD else "even"
 
 
-World.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
-Lanes.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+World.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)
+Lanes.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)
 # Passing takes seconds; making a failure small takes minutes, and is worth them.
 TestOneReceiver = pytest.mark.timeout(900)(World.TestCase)
 TestTwoReceivers = pytest.mark.timeout(900)(Lanes.TestCase)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.builders import OMNI
 from tests.databases import sqlite_url
+from tests.examples import examples
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
@@ -60,7 +61,7 @@ steps = st.builds(
 
 
 @given(reseller=resellers, history=st.lists(steps, min_size=2, max_size=7))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @pytest.mark.timeout(300)
 def test_no_reseller_history_charges_a_wish_twice(reseller: Reseller, history: Sequence[Step]) -> None:
     asyncio.run(_lived(reseller, history))
