@@ -50,7 +50,7 @@ def test_people_see_each_arrival_and_an_account() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_be_left_open_to_look_at(number: signal.Signals, tmp_path: Path) -> None:
-    command = [*DEMO, "--tasks", "1", "--seed", "1", "--keep-open"]
+    command = [*DEMO, "--tasks", "1", "--seed", "7", "--keep-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         try:
             assert process.stdout is not None

@@ -13,6 +13,7 @@ from random import Random
 
 import httpx
 import psycopg
+import pytest
 
 from tests.acceptance.house import until
 from tests.acceptance.lives import HOMING, Server, server
@@ -77,6 +78,7 @@ async def all_told(url: str, file: Path) -> None:
     await until(told, within=60)
 
 
+@pytest.mark.parametrize("url", ["sqlite", pytest.param("postgres", marks=pytest.mark.nightly)], indirect=True)
 async def test_killed_between_send_and_mark_it_comes_again_with_the_same_id(url: str, tmp_path: Path) -> None:
     file = tmp_path / "told"
     chance = Random(4)

@@ -20,9 +20,11 @@ from tracker.outbox.sink import DELIVERED
 PAGES = Path(__file__).parents[2] / "docs" / "consuming"
 PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}
 LIMIT = 60
+# Kafka takes its time to give a consumer its partitions.
+GUIDES = [pytest.param(name, marks=[pytest.mark.nightly] if name == "kafka" else []) for name in CASES]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", GUIDES)
 async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(name: str, tmp_path: Path) -> None:
     async with CASES[name]() as broker:
         sink = broker.sink()

@@ -96,6 +96,7 @@ async def test_a_wish_that_cannot_be_is_refused(homing: Watched, query: str) -> 
     assert (await homing.client.get(f"/v1/tasks/{task.id}?{query}")).status_code == 400
 
 
+@pytest.mark.parametrize("url", ["sqlite", pytest.param("postgres", marks=pytest.mark.nightly)], indirect=True)
 async def test_a_thousand_that_wait_cost_no_query_and_are_woken_one_by_one(homing: Watched) -> None:
     tasks = [await a_kept_task(homing, number) for number in (1, 2)]
     async with clients(homing, WAITERS // 20) as several:
