@@ -48,8 +48,9 @@ def next_look(edges: Edges, *, lost: float, age: float, gap: float, random: floa
         return None
     if nearest > 0 and age - ages[nearest - 1] < ages[nearest] - age:
         nearest -= 1
-    look = following[nearest]
-    return max(look, age + gap) if look > age else None
+    # Edges may lie closer together than numbers can tell: then what follows the nearest is no later than ``age``.
+    look = next((later for later in following[nearest:] if later > age), None)
+    return None if look is None else max(look, age + gap)
 
 
 @lru_cache(maxsize=256)

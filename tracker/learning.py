@@ -191,7 +191,10 @@ def _interval(hits: int, trials: int) -> tuple[float, float]:
     share, squared = hits / trials, CONFIDENCE**2 / trials
     reach = CONFIDENCE * math.sqrt((share * (1 - share) + squared / 4) / trials)
     middle = share + squared / 2
-    return max((middle - reach) / (1 + squared), 0.0), min((middle + reach) / (1 + squared), 1.0)
+    # Rounded, a bound may lie on the wrong side of the share.
+    return max(min((middle - reach) / (1 + squared), share), 0.0), min(
+        max((middle + reach) / (1 + squared), share), 1.0
+    )
 
 
 def _since_change(callbacks: Sequence[bool]) -> Sequence[bool]:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Final
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import NOW, OMNI, a_completion, a_task
@@ -64,13 +64,14 @@ def test_quantiles_rise_from_a_little_less_than_the_least_to_a_little_more_than_
 
 
 @given(runs=RUNS, lost=LOST, age=st.floats(0, 1e7), gap=st.floats(0.01, 100), random=RANDOM)
+@example(runs=[1.0] * 10 + [2.0], lost=1.0, age=1.0, gap=1.0, random=0.0)
 def test_a_look_keeps_the_gap_and_does_not_lie_beyond_what_is_known(
     runs: list[float], lost: float, age: float, gap: float, random: float
 ) -> None:
     edges = quantiles(runs)
     look = inspection.next_look(edges, lost=lost, age=age, gap=gap, random=random)
     if look is None:
-        assert age >= edges[-2]
+        assert age >= edges[-1]
     else:
         assert age + gap <= look <= max(edges[-1], age + gap)
 
@@ -122,6 +123,7 @@ def test_what_is_learned_is_bounded(every: list[Completion]) -> None:
 
 
 @given(came=st.lists(st.booleans(), max_size=OUTCOMES))
+@example(came=[False] * 12)
 def test_the_measured_loss_lies_within_its_own_bounds(came: list[bool]) -> None:
     measured = loss(came)
     assert 0 <= measured.low <= measured.rate <= measured.high <= 1
