@@ -46,18 +46,16 @@ def claims(
     )
 
 
-UNREADABLE = st.sampled_from(
-    [
-        Claim(flaw="the body is not JSON at character 0"),
-        Claim(provider_task_id=THEIR_ID, external_id=OUR_ID, word="cancelled", message="an unknown word"),
-        Claim(provider_task_id="another", word="succeeded?"),
-    ]
-)
+OWN_UNREADABLE = [
+    Claim(flaw="the body is not JSON at character 0"),
+    Claim(provider_task_id=THEIR_ID, external_id=OUR_ID, word="cancelled", message="an unknown word"),
+]
+UNREADABLE = [*OWN_UNREADABLE, Claim(provider_task_id="another", word="succeeded?")]
 
 
-def readable(told: st.SearchStrategy[Claim]) -> st.SearchStrategy[Claim]:
+def readable(told: st.SearchStrategy[Claim], unreadable: Sequence[Claim]) -> st.SearchStrategy[Claim]:
     """Make mostly what can be read."""
-    return st.integers(0, 5).flatmap(lambda die: told if die else UNREADABLE)
+    return st.integers(0, 5).flatmap(lambda die: told if die else st.sampled_from(unreadable))
 
 
 def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[Observation]:
@@ -66,19 +64,21 @@ def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrateg
         Observation,
         source=st.just(Source.CALLBACK),
         trust=TRUSTS,
-        claim=readable(claims(ids, PROVIDER_WORDS)),
+        claim=readable(claims(ids, PROVIDER_WORDS), UNREADABLE),
         at=TIMES,
         flaw=st.sampled_from([None, *Flaw]),
     )
 
 
-def answers(statuses: st.SearchStrategy[Status] = PROVIDER_WORDS) -> st.SearchStrategy[Observation]:
-    """Make what the provider may answer when it is asked, or when it is given the task."""
+def answers(
+    statuses: st.SearchStrategy[Status] = PROVIDER_WORDS, sources: Sequence[Source] = (Source.POLL, Source.SUBMIT)
+) -> st.SearchStrategy[Observation]:
+    """Make what the provider may answer about this task; ``decisions.identity`` sorts out answers about others."""
     return st.builds(
         Observation,
-        source=st.sampled_from([Source.POLL, Source.SUBMIT]),
+        source=st.sampled_from(sources),
         trust=st.just(Trust.PROVIDER),
-        claim=readable(claims(BOTH_IDS, statuses)),
+        claim=readable(claims(BOTH_IDS, statuses), OWN_UNREADABLE),
         at=TIMES,
     )
 

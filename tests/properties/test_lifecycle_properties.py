@@ -58,7 +58,7 @@ def test_neither_order_nor_repeats_change_a_task_that_is_not_known_to_be_accepte
     assert belief(first) == belief(second)
 
 
-@given(told=retellings(ANY_IDS), last=answers(finals), threshold=THRESHOLDS, task=tasks)
+@given(told=retellings(ANY_IDS), last=answers(finals, [Source.POLL]), threshold=THRESHOLDS, task=tasks)
 def test_after_a_final_poll_even_half_known_ids_leave_no_trace_of_the_order_in_the_status(
     told: tuple[list[Observation], list[Observation]], last: Observation, threshold: Trust, task: Task
 ) -> None:
