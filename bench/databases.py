@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from sqlalchemy import create_engine, text
 
+from tracker.model.changes import Change, Known, Work
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work
 
 CHUNK: Final = 1_000
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from bench import shapes
-from tracker import callback_url
-from tracker.models import new_task_id
+from tracker.model.task import new_task_id
+from tracker.rules import callback_tokens
 
 PROVIDER: Final = "kling"
 KIND: Final = "images/omni-image"
@@ -73,7 +73,7 @@ def body(number: int, step: int) -> bytes:
 
 
 def _request(number: int, step: int, *, timestamp: str) -> bytes:
-    token = callback_url.mint([CALLBACK_SECRET.encode()], provider=PROVIDER, task_id=task_id(number))
+    token = callback_tokens.mint([CALLBACK_SECRET.encode()], provider=PROVIDER, task_id=task_id(number))
     content = body(number, step)
     webhook_id = f"msg_{provider_id(number)}_{step}"
     signed = b".".join((webhook_id.encode(), timestamp.encode(), content))

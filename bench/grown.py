@@ -8,10 +8,11 @@ from typing import Any, Final
 from bench import deliveries
 from bench.copies import HAPPENED, multiply
 from bench.databases import Databases, migrated, write
-from tracker import lifecycle
-from tracker.models import Event, Fact, Source, Standing, Status, Task, Trust, Verdict
-from tracker.views import HistoryEntry
-from tracker.work import Change, Entry
+from tracker.model import facts
+from tracker.model.changes import Change, Entry
+from tracker.model.records import HistoryEntry
+from tracker.model.task import Event, Fact, Source, Standing, Status, Task, Trust, Verdict
+from tracker.rules import lifecycle
 
 OPEN: Final = 100
 CLIENTS: Final = 20
@@ -106,7 +107,7 @@ def _task(number: int, values: Mapping[str, Any]) -> Task:
     )
 
 
-SUCCESS: Final = Standing(rank=lifecycle.RANK[Status.SUCCEEDED], updated_at=1_790_000_000_000_000, success=True)
+SUCCESS: Final = Standing(rank=facts.RANK[Status.SUCCEEDED], updated_at=1_790_000_000_000_000, success=True)
 FACTS: Final[Mapping[str, Fact]] = {
     "assets": Fact(
         standing=SUCCESS,
@@ -126,7 +127,7 @@ WORKED_ON: Final[Mapping[str, Any]] = {
     "request": {"prompt": "a lighthouse in the fog, oil on canvas", "model_name": "kling-v3-omni", "n": 1},
     "callback_asked": True,
     "status": Status.PROCESSING,
-    "standing": Standing(rank=lifecycle.RANK[Status.PROCESSING]),
+    "standing": Standing(rank=facts.RANK[Status.PROCESSING]),
     "learned_from": Source.CALLBACK,
     "learned_trust": Trust.SIGNED,
     "version": 3,

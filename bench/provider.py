@@ -15,7 +15,7 @@ from starlette.routing import Route
 from bench import shapes
 from bench.deliveries import provider_id, task_id
 from bench.serving import serve
-from tracker.bounds import JsonObject, JsonValue
+from tracker.model.untrusted import JsonObject, JsonValue
 
 SECONDS: Final = 0.05
 CREATED_MS: Final = 1_790_000_000_000

@@ -13,12 +13,12 @@ from bench.brokers import BROKERS
 from bench.databases import Databases
 from bench.results import Broken, Row
 from bench.rounds import Effort, say
-from homing.process import favour_latency
+from homing.server.process import favour_latency
 from tracker.app import create_tracker, sinks_of
-from tracker.outbox.relay import Relay
-from tracker.service import Tracker
+from tracker.delivery.relay import Relay
+from tracker.model.sinks import SinkState
+from tracker.service.tracker import Tracker
 from tracker.settings import load_settings
-from tracker.views import SinkState
 
 EVENTS: Final = 20_000
 CONNECTIONS: Final = 64

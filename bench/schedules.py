@@ -21,10 +21,10 @@ from bench.results import Broken, Row
 from bench.rounds import say
 from bench.world import MEDIAN, SIGMA, Clock, Life, World
 from tracker.app import create_tracker
-from tracker.models import Caller, Observation, Source, Status, Trust
-from tracker.reconciler import IDLE, Reconciler
+from tracker.loops.reconciler import IDLE, Reconciler
+from tracker.model.records import Arrived
+from tracker.model.task import Caller, Observation, Source, Status, Trust
 from tracker.settings import load_settings
-from tracker.views import Arrived
 
 SEEDS: Final = (1, 2, 3, 4)
 # Where it is, a file system that is no disk: some megabytes for a moment.

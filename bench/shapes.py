@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tracker.bounds import JsonObject, JsonValue
+from tracker.model.untrusted import JsonObject, JsonValue
 
 SUCCEED: Final = "succeed"
 

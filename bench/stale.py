@@ -15,8 +15,8 @@ from bench import deliveries, servers, subjects
 from bench.databases import Databases, migrated, write
 from bench.results import Broken, Row
 from bench.rounds import say
-from tracker.models import Status, Task
-from tracker.work import Change
+from tracker.model.changes import Change
+from tracker.model.task import Status, Task
 
 TASKS: Final = 500
 # The tasks come due so long after they are told when.

@@ -11,8 +11,8 @@ from bench import deliveries, load, servers
 from bench.copies import DUE, HAPPENED, multiply
 from bench.databases import Databases, count_of, migrated, write
 from bench.results import Broken
-from tracker.models import Task
-from tracker.work import Change
+from tracker.model.changes import Change
+from tracker.model.task import Task
 
 # More than each of them answers in a second: a round ends with its time, not with its callbacks.
 BARE_MOST: Final = 30_000

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from bench import deliveries, shapes
-from tracker.bounds import JsonObject, JsonValue, milliseconds
+from tracker.model.untrusted import JsonObject, JsonValue, milliseconds
 from tracker.providers.base import Account, Call, Reply
 
 MEDIAN: Final = timedelta(seconds=120)

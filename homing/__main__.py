@@ -11,7 +11,7 @@ def main() -> int:
     if sys.platform == "win32":
         sys.stderr.write("homing: Windows is not supported. Run it in WSL 2 or in a container.\n")
         return CANNOT
-    from homing.process import open_standard_streams  # noqa: PLC0415 - as below
+    from homing.server.process import open_standard_streams  # noqa: PLC0415 - as below
 
     open_standard_streams()
     from homing.cli import main as run  # noqa: PLC0415 - it needs file locks and signals that Windows lacks

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from homing.client import connect
-from homing.commands import asking, operating, running, sending, telling, watching
-from homing.commands.parsing import ENV_FILE, USAGE, Parser, Source
-from homing.logs import set_up_logs
+from homing.commands import operate, serve, sinks, submit, tasks, watch
+from homing.commands.arguments import ENV_FILE, USAGE, Parser, Source
+from homing.commands.client import connect
 from homing.sandbox import command as sandbox
-from homing.tables import complain
-from homing.web_server import INTERRUPTED
+from homing.server.logs import set_up_logs
+from homing.server.web_server import INTERRUPTED
+from homing.terminal import complain
 from tracker.errors import HomingError, SettingsError
 
 FAILED: Final = 1
@@ -50,13 +50,13 @@ def build_parser() -> ArgumentParser:
     parser: ArgumentParser = Parser(prog="homing", description="Every task that you send out comes home.")
     parser.add_argument("--version", action="version", version=f"homing {version('homing')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    running.add(commands)
+    serve.add(commands)
     sandbox.add_parser(commands)
-    sending.add(commands)
-    asking.add(commands)
-    watching.add(commands)
-    telling.add(commands)
-    operating.add(commands)
+    submit.add(commands)
+    tasks.add(commands)
+    watch.add(commands)
+    sinks.add(commands)
+    operate.add(commands)
     return parser
 
 

@@ -8,26 +8,26 @@ from typing import Final, Self
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from homing.connections import Bounds, most_connections, open_files
-from homing.local_key import LocalKey, key_file, local_key
-from homing.loops import Loop, looping
-from homing.serving_lock import Held, ServingLock
-from homing.web_server import Stop, address, listen, running, told_to_stop
+from homing.server.connections import Bounds, most_connections, open_files
+from homing.server.local_key import LocalKey, key_file, local_key
+from homing.server.loops import Loop, looping
+from homing.server.serving_lock import Held, ServingLock
+from homing.server.web_server import Stop, address, listen, running, told_to_stop
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
-from tracker.api.capacity import CONNECTIONS
+from tracker.api.http.capacity import CONNECTIONS
 from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
-from tracker.clock import SteeredClock
+from tracker.delivery.relay import Relay
+from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.errors import SettingsError
-from tracker.expiry import Expiry
-from tracker.membership import RHYTHM, Membership, Part, Rhythm
-from tracker.outbox.relay import Relay
-from tracker.outbox.subscriber import Subscriber
-from tracker.reconciler import Reconciler
-from tracker.retention import Retention
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.loops.expiry import Expiry
+from tracker.loops.membership import RHYTHM, Membership, Part, Rhythm
+from tracker.loops.reconciler import Reconciler
+from tracker.loops.retention import Retention
+from tracker.model.clock import SteeredClock
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 ALL: Final = frozenset(Part)

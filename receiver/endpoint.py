@@ -21,14 +21,14 @@ from receiver.errors import Disconnected
 from receiver.limits import LARGE_BODIES, BodyBounds, Deadline, Late, UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
 from receiver.verification import Delivery, Judgement, Verifier, judge
-from tracker.bounds import READ_IN_THREAD
-from tracker.callback_url import STANDING_BYTES, STANDING_PREFIX, standing_token
-from tracker.content_encoding import decode, is_encoded
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
-from tracker.models import Flaw, Observation, Recorded, Source, Trust
+from tracker.model.content_encoding import decode, is_encoded
+from tracker.model.records import Arrived, StandingAddress
+from tracker.model.rooms import Room
+from tracker.model.task import Flaw, Observation, Recorded, Source, Trust
+from tracker.model.untrusted import READ_IN_THREAD
 from tracker.providers.base import Account
-from tracker.rooms import Room
-from tracker.views import Arrived, StandingAddress
+from tracker.rules.callback_tokens import STANDING_BYTES, STANDING_PREFIX, standing_token
 
 TEMPLATE: Final = "/callbacks/{provider}/{token}"
 ELSEWHERE: Final = "/callbacks/…"

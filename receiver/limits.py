@@ -14,7 +14,7 @@ from starlette.types import Receive
 
 from receiver.errors import Disconnected
 from tracker.errors import TooLarge, TooSlow
-from tracker.rooms import Room
+from tracker.model.rooms import Room
 
 MINUTE: Final = timedelta(minutes=1)
 # Of a body that is still arriving, so much is counted by the number of connections alone. Most bodies are smaller.

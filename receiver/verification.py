@@ -12,9 +12,9 @@ from typing import Final, Protocol
 import msgspec
 
 from receiver.errors import NotProven, Reason
-from tracker.bounds import ID_LENGTH
-from tracker.models import Flaw, Trust
-from tracker.webhook_secret import written_signature
+from tracker.model.task import Flaw, Trust
+from tracker.model.untrusted import ID_LENGTH
+from tracker.model.webhook_keys import written_signature
 
 TOLERANCE: Final = timedelta(minutes=5)
 # A rotation sends two. The bound keeps a header full of garbage from costing anything.

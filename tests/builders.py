@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tracker.models import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
-from tracker.views import Completion, HistoryEntry, Orphan
-from tracker.work import Change, Entry, Key, Work, by_id
+from tracker.model.changes import Change, Entry, Key, Work, by_id
+from tracker.model.records import Completion, HistoryEntry, Orphan
+from tracker.model.task import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OMNI = "images/omni-image"

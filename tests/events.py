@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import NOW, PICTURE, a_task
-from tracker.contract import TASK_TYPES, Found, Told
-from tracker.lifecycle import asset_to_json
-from tracker.models import Alarm, Fact, Source, Standing, Status, Task, Trust
-from tracker.views import AlarmCount
+from tracker.model.event import TASK_TYPES, Found, Told
+from tracker.model.facts import asset_to_json
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm, Fact, Source, Standing, Status, Task, Trust
 
 SUCCESS = Standing(rank=5, asked=True, success=True)
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from tests.builders import NOW
 from tracker.api.events import frame
-from tracker.contract import Told, structured
-from tracker.lifecycle import asset_to_json
-from tracker.models import Alarm, Asset, Fact, Source, Standing, Status, Task, Trust
-from tracker.views import AlarmCount
+from tracker.model.event import Told, structured
+from tracker.model.facts import asset_to_json
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm, Asset, Fact, Source, Standing, Status, Task, Trust
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "events.md"
 # A marker, and the block of code behind it.

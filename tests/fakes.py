@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from tests.builders import NOW
-from tracker.bounds import milliseconds
+from tracker.errors import NotSent, ReplyLost
+from tracker.model.changes import Work
+from tracker.model.untrusted import milliseconds
 from tracker.providers.base import Account, Call, Reply
 from tracker.storage.store import Store
-from tracker.transport import NotSent, ReplyLost
-from tracker.work import Work
 
 
 class Clock:

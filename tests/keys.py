@@ -1,6 +1,7 @@
 """The API key of the tests that are not about keys: its client is ``local`` and sees every client's tasks."""
 
-from tracker.api import Access, NamedKey
+from tracker.api import Access
+from tracker.model.keys import NamedKey
 
 LOCAL_KEY = NamedKey(name="local", key="made-up-local-key-of-the-tests", sees_all=True)
 LOCAL_ACCESS = Access(api_keys=(LOCAL_KEY,))

@@ -10,13 +10,13 @@ from tests.builders import a_task, an_event, writing
 from tests.events import readable
 from tests.fakes import Clock
 from tests.scripted_sink import ScriptedSink
-from tracker.contract import Told
-from tracker.feed import Feed
-from tracker.models import Status
-from tracker.outbox.pace import PACE, Pace
-from tracker.outbox.teller import Teller
+from tracker.delivery.timing import PACE, Pace
+from tracker.delivery.worker import Teller
+from tracker.model.event import Told
+from tracker.model.sinks import Delivery, NewSink, SinkState
+from tracker.model.task import Status
+from tracker.service.feed import Feed
 from tracker.storage.store import Store
-from tracker.views import Delivery, NewSink, SinkState
 
 SOON = timedelta(seconds=20)
 ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))

@@ -1,11 +1,11 @@
-"""A sink in memory that does what a test tells it: a ``tracker.outbox.sink.Sink`` written by hand."""
+"""A sink in memory that does what a test tells it: a ``tracker.delivery.sinks.base.Sink`` written by hand."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tracker.contract import Told
-from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.model.event import Told
 
 NO = Outcome(delivered=False, error="refused")
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-from tracker.lifecycle import INFERRED, MOVES, RANK
-from tracker.models import FINAL, SETTLED, Status, Trust
+from tracker.model.facts import INFERRED, RANK
+from tracker.model.task import FINAL, SETTLED, Status, Trust
+from tracker.rules.lifecycle import MOVES
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "state-machine.md"
 MEANINGS: Final = {
@@ -25,8 +26,8 @@ TRUSTS: Final = {
 HEAD: Final = """\
 # What moves a task
 
-This page is made from the tables in `tracker/lifecycle.py` by `python -m tests.state_machine_page`; a test compares
-them. Change the tables, not the page.
+This page is made from the tables in `tracker/rules/lifecycle.py` by `python -m tests.state_machine_page`; a test
+compares them. Change the tables, not the page.
 
 A task's status is the **greatest word ever proven** in one total order, never the first to arrive. So observations may
 come in any order, twice, late or never: after the same ones a task stands the same, in status and in facts.

@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from tracker.clock import Monotonic, utc_now
-from tracker.outbox.addresses import SinkParts, create_sinks
-from tracker.outbox.named import named_sinks
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import Sink
-from tracker.outbox.subscriber import Subscriber, joined
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.configured import named_sinks
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.subscriber import Subscriber, joined
+from tracker.delivery.sinks.urls import SinkParts, create_sinks
+from tracker.model.clock import Monotonic, utc_now
+from tracker.model.sinks import NewSink
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 from tracker.transport import Sender
-from tracker.views import NewSink
 
 LARGEST_BODIES: Final = 3
 KLING_CREDENTIAL: Final = "HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
@@ -38,7 +38,7 @@ def create_tracker(
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
-    and ``tracker.membership`` steers it. ``monotonic`` measures durations, in seconds. ``subscribers`` are sinks that
+    and ``loops.membership`` steers it. ``monotonic`` measures durations, in seconds. ``subscribers`` are sinks that
     an operator meets beside those of the settings.
     """
     kling = Account(

@@ -201,3 +201,15 @@ class CredentialMissing(CredentialRefused):
     """The operator has set no credential for the provider: nothing was sent."""
 
     title = "Credential missing"
+
+
+class NotSent(OurError):
+    """The request never reached the provider: nothing can have come of it."""
+
+    title = "Provider unreachable"
+
+
+class ReplyLost(OurError):
+    """The request may have reached the provider, and its answer did not reach us."""
+
+    title = "Provider's answer lost"

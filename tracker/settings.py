@@ -16,16 +16,16 @@ from typing import Annotated, Final, Self
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from tracker import setting_syntax as syntax
-from tracker.api.access import ClientKey, NamedKey
+from tracker import settings_syntax as syntax
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.urls import parse_sinks, signing_names, unreachable
 from tracker.errors import SettingsError
-from tracker.models import Trust
-from tracker.outbox.addresses import parse_sinks, signing_names, unreachable
-from tracker.outbox.spec import SinkSpec
+from tracker.model.database_url import path_of
+from tracker.model.keys import ClientKey, NamedKey
+from tracker.model.published_secrets import REPLACE, is_published, url_secrets
+from tracker.model.targets import NOWHERE, Allowed
+from tracker.model.task import Trust
 from tracker.providers.kling import Kling
-from tracker.published_secrets import REPLACE, is_published, url_secrets
-from tracker.storage.database_file import path_of
-from tracker.targets import NOWHERE, Allowed
 
 PREFIX: Final = "HOMING_"
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"

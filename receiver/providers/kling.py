@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from receiver.verification import StandardWebhooks
-from tracker.webhook_secret import webhook_key
+from tracker.model.webhook_keys import webhook_key
 
 NAME: Final = "kling"
 

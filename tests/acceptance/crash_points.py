@@ -15,12 +15,12 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tracker.model.changes import Work
+from tracker.model.sinks import Settled
 from tracker.storage import batch
-from tracker.storage.bulk import play
-from tracker.storage.outbox_store import OutboxStore
+from tracker.storage.engine.bulk import play
+from tracker.storage.event_store import OutboxStore
 from tracker.storage.store import Store
-from tracker.views import Settled
-from tracker.work import Work
 
 BEFORE: Final = "before"  # nothing of the batch has reached the database
 WRITTEN: Final = "written"  # every row of it is written, and the commit is not yet asked for

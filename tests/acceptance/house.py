@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from homing.serve import access_of
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.between import NO_TLS
@@ -23,17 +23,17 @@ from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
-from tracker.bounds import JsonObject
-from tracker.decisions import deliveries
-from tracker.lookups import lookup_seen
-from tracker.models import SETTLED, Caller, Task
-from tracker.outbox.relay import Relay
-from tracker.reconciler import Reconciler
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.delivery.relay import Relay
+from tracker.loops.reconciler import Reconciler
+from tracker.model.changes import Work
+from tracker.model.task import SETTLED, Caller, Task
+from tracker.model.untrusted import JsonObject
+from tracker.rules import callbacks
+from tracker.rules.schedule import Policy
+from tracker.service.lookups import lookup_seen
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.work import Work
 
 CREATE = "/kling/v1/images/omni-image"
 CAT: JsonObject = {"prompt": "a cat", "model_name": "kling-v3-omni"}
@@ -136,7 +136,7 @@ class House:
     async def know_lookups(self) -> None:
         """Make known that lookups work here, as they are after the first task of an address."""
         seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
-        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen))])
+        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
 
     async def alarms(self) -> dict[str, int]:
         stats = await self.tracker.stats(ANYBODY)

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 import uvloop
 
-from homing.logs import set_up_logs
-from homing.serving_lock import ServingLock
-from homing.web_server import listen, running
+from homing.server.logs import set_up_logs
+from homing.server.serving_lock import ServingLock
+from homing.server.web_server import listen, running
 from tests.acceptance.crash_points import POINTS, Crash, CrashingStore, HalfAnswered, UnmarkedStore
 from tests.acceptance.house import SHORT, SILENT, composed
 from tests.acceptance.troubled_stores import DawdlingStore, impatient, may_not_write

@@ -21,8 +21,8 @@ from tests.acceptance.forked import ROOT, Forked
 from tests.acceptance.house import CAT, CREATE, KIND, until
 from tests.databases import sqlite_url
 from tests.keys import LOCAL_HEADERS, LOCAL_SETTING
-from tracker.lookups import FOUND_BY_EXTERNAL_ID
-from tracker.models import SETTLED
+from tracker.model.task import SETTLED
+from tracker.service.lookups import FOUND_BY_EXTERNAL_ID
 
 PAUSE = 0.1
 SOON = 0.01

@@ -7,8 +7,8 @@ from typing import Final
 
 from tests.acceptance.senders import Delivery
 from tests.conformance.store_case import read
-from tracker.lifecycle import RANK
-from tracker.models import Status
+from tracker.model.facts import RANK
+from tracker.model.task import Status
 
 TOLD: Final = frozenset({"moved", "completed"})
 

@@ -8,11 +8,11 @@ import asyncio
 from contextlib import closing
 from datetime import timedelta
 
-from homing.logs import set_up_logs
 from homing.serve import Homing
-from homing.web_server import listen, running
+from homing.server.logs import set_up_logs
+from homing.server.web_server import listen, running
 from tests.acceptance.launcher import POLICIES
-from tracker.membership import Rhythm
+from tracker.loops.membership import Rhythm
 from tracker.settings import load_settings
 
 QUICK = Rhythm(beat=timedelta(milliseconds=200), silence=timedelta(seconds=1.5))

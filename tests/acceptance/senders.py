@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from homing.sandbox.signing import sign
 from tests.builders import NOW, a_task
-from tracker import callback_url
-from tracker.models import Task
+from tracker.model.task import Task
+from tracker.rules import callback_tokens
 
 CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-addresses"
 WEBHOOK_SECRET: Final = f"whsec_{base64.b64encode(b'a made-up key of the provider...').decode()}"
@@ -39,7 +39,7 @@ class Delivery:
 
     def request(self) -> bytes:
         """Sign it now, as a sender does that sends again, and write it as HTTP."""
-        token = callback_url.mint([CALLBACK_SECRET.encode()], provider="kling", task_id=self.task_id)
+        token = callback_tokens.mint([CALLBACK_SECRET.encode()], provider="kling", task_id=self.task_id)
         at = int(datetime.now(UTC).timestamp())
         return (
             f"POST /callbacks/kling/{token} HTTP/1.1\r\nhost: homing.test\r\ncontent-length: {len(self.body)}\r\n"

@@ -26,7 +26,7 @@ from tests.brokers.consumers import Place, Seen, consuming
 from tests.builders import writing
 from tests.conformance.store_case import read
 from tests.databases import sqlite_url
-from tracker import event_numbers
+from tracker.model import event_numbers
 from tracker.storage.store import Store
 
 MOMENT: Final = 2.0

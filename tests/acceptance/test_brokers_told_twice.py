@@ -20,7 +20,7 @@ from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.readers import Kept
 from tests.conformance.store_case import read
 from tests.databases import sqlite_url
-from tracker import event_numbers
+from tracker.model import event_numbers
 
 LIVES = 2
 TWICE_KEPT_ONCE = {"jetstream"}

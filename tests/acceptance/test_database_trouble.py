@@ -30,7 +30,7 @@ from tests.builders import writing
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tests.postgres import running as running_postgres
-from tracker.recorder import QUEUE_BOUND
+from tracker.service.recorder import QUEUE_BOUND
 from tracker.storage.store import Store
 
 NOBODY = "http://127.0.0.1:9"

@@ -17,7 +17,7 @@ from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Between, Request, between
 from tests.acceptance.house import until
 from tests.acceptance.lives import HOMING, Server, forever, server
-from tracker.schedule import Policy
+from tracker.rules.schedule import Policy
 
 MODES = ("external id", "idempotency key", "neither")
 

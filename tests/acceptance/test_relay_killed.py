@@ -23,7 +23,7 @@ from tests.acceptance.told_hook import Noted, noted
 from tests.builders import writing
 from tests.conformance.store_case import read
 from tests.postgres import Postgres
-from tracker import event_numbers
+from tracker.model import event_numbers
 from tracker.storage.store import Store
 
 NOBODY = "http://127.0.0.1:9"

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+from tracker.model.changes import Work
 from tracker.storage import batch
-from tracker.storage.bulk import play
+from tracker.storage.engine.bulk import play
 from tracker.storage.store import Store
-from tracker.work import Work
 
 READ_ONLY = signal.SIGUSR1
 WRITABLE = signal.SIGUSR2

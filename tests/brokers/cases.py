@@ -20,8 +20,8 @@ from tests.brokers.events import SOURCE
 from tests.brokers.proxy import Proxy, proxy
 from tests.brokers.readers import Kept, read_jetstream, read_kafka, read_rabbit, read_redis
 from tests.brokers.servers import LOCALHOST, Server, jetstream, kafka, rabbit_port, redis_server
-from tracker.outbox.addresses import parse_sinks
-from tracker.outbox.broker import BrokerSink, broker_sink
+from tracker.delivery.sinks.broker import BrokerSink, broker_sink
+from tracker.delivery.sinks.urls import parse_sinks
 
 
 @dataclass(kw_only=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.builders import NOW, a_task
-from tracker.contract import TASK_TYPE, Told
-from tracker.models import Status
+from tracker.model.event import TASK_TYPE, Told
+from tracker.model.task import Status
 
 SOURCE: Final = "urn:homing:test"
 # What a task goes through here; its version counts from 1.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.house import until
@@ -22,11 +22,11 @@ from tests.conformance.store_case import refusing
 from tests.fakes import GatedStore
 from tracker.app import create_tracker
 from tracker.errors import Conflict, OurError
-from tracker.models import Status, Task, Verdict
-from tracker.recorder import Recorder
+from tracker.model.changes import Change, Known, Work
+from tracker.model.task import Status, Task, Verdict
+from tracker.service.recorder import Recorder
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work
 
 MANY = 48
 LIMIT = ReceiverSettings().body_limit

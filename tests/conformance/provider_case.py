@@ -16,8 +16,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tracker.bounds import JsonObject
-from tracker.models import Claim
+from tracker.model.task import Claim
+from tracker.model.untrusted import JsonObject
 from tracker.providers.base import (
     Accepted,
     BadCredential,

@@ -21,9 +21,9 @@ from tests.conformance.provider_case import (
     samples_of,
     statuses,
 )
-from tracker.bounds import ID_LENGTH, JsonValue
 from tracker.errors import InvalidRequest
-from tracker.models import Claim, Status
+from tracker.model.task import Claim, Status
+from tracker.model.untrusted import ID_LENGTH, JsonValue
 from tracker.providers.base import (
     Accepted,
     BadCredential,

@@ -18,14 +18,14 @@ from tests.builders import NOW, a_task, writing
 from tests.databases import sqlite_url
 from tests.events import readable
 from tracker.app import create_tracker
-from tracker.contract import Told
-from tracker.models import Event, Status
-from tracker.outbox.pace import PACE
-from tracker.outbox.relay import Relay
-from tracker.outbox.sink import Sink
-from tracker.service import Tracker
+from tracker.delivery.relay import Relay
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.timing import PACE
+from tracker.model.event import Told
+from tracker.model.sinks import NewSink
+from tracker.model.task import Event, Status
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import NewSink
 
 LIMIT = 30.0
 # What was on its way when a relay ended is sent again once nobody can be sending it any more.

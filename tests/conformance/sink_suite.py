@@ -13,7 +13,7 @@ import pytest
 from tests.builders import a_task
 from tests.conformance.sink_case import LIMIT, House, SinkCase, house, until
 from tests.events import a_success, an_alarm, an_event
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
 
 
 def begun(home: House, count: int) -> Callable[[], Awaitable[bool]]:

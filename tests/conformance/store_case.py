@@ -8,15 +8,8 @@ from sqlalchemy import create_engine, text
 
 from tests.builders import NOW
 from tracker.errors import Conflict
-from tracker.models import Alarm, Task
-from tracker.work import (
-    Change,
-    Key,
-    Known,
-    RaisedAlarm,
-    Work,
-    by_id,
-)
+from tracker.model.changes import Change, Key, Known, RaisedAlarm, Work, by_id
+from tracker.model.task import Alarm, Task
 
 LEASE = timedelta(seconds=30)
 

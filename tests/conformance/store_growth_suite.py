@@ -11,10 +11,18 @@ from typing import Any
 
 from tests.builders import NOW, OMNI, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import changing, looking
-from tracker.models import Source, Status, Task
+from tracker.model.changes import (
+    Key,
+    by_external_id,
+    by_id,
+    by_idempotency_key,
+    by_provider_id,
+    by_sent_id,
+    by_unanswered,
+)
+from tracker.model.records import TaskFilter
+from tracker.model.task import Source, Status, Task
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
-from tracker.work import Key, by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
 
 LITTLE, MUCH = 1_200, 9_600
 AROUND = 40

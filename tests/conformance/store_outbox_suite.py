@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import alarm
 from tests.events import a_success, readable
-from tracker.contract import Told
-from tracker.models import Event, Status
-from tracker.storage.outbox_store import OutboxStore
+from tracker.model.event import Told
+from tracker.model.sinks import Again, Failure, NewSink, Settled, SinkState
+from tracker.model.task import Event, Status
+from tracker.storage.event_store import OutboxStore
 from tracker.storage.store import Store
-from tracker.views import Again, Failure, NewSink, Settled, SinkState
 
 SECOND = timedelta(seconds=1)
 LEASE = timedelta(seconds=10)

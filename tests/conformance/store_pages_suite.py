@@ -9,10 +9,10 @@ import pytest
 
 from tests.builders import NOW, OMNI, a_claim, a_task, asked, writing
 from tests.properties.observations import told_in_turn
-from tracker.models import Status, Task, Trust
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task, Trust
 from tracker.storage.pages import FEW
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
 
 KINDS = (OMNI, "videos/omni-video", "audio/speech")
 OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)

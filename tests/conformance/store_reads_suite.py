@@ -17,10 +17,10 @@ from tests.conformance.store_pages_suite import StorePages
 from tests.examples import examples
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
-from tracker.models import IdSource, Source, Status, Task, Trust, Verdict
+from tracker.model.changes import Seen
+from tracker.model.records import HistoryEntry, StandingAddress
+from tracker.model.task import IdSource, Source, Status, Task, Trust, Verdict
 from tracker.storage.store import Store
-from tracker.views import HistoryEntry, StandingAddress
-from tracker.work import Seen
 
 ADDRESS = StandingAddress(
     id=0, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label="the console"

@@ -9,11 +9,12 @@ import pytest
 
 from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm, looking, read
-from tracker.models import Source, Status, Task
+from tracker.model.changes import by_external_id, by_idempotency_key
+from tracker.model.records import Action, AuditEntry, TaskFilter
+from tracker.model.sinks import Failure, NewSink, Settled
+from tracker.model.task import Source, Status, Task
 from tracker.storage.retention import REMEMBERED, Deleted
 from tracker.storage.store import Store
-from tracker.views import Action, AuditEntry, Failure, NewSink, Settled, TaskFilter
-from tracker.work import by_external_id, by_idempotency_key
 
 DAY = timedelta(days=1)
 LATER = NOW + 30 * DAY

@@ -11,17 +11,10 @@ from tests.conformance.store_case import LEASE, alarm, changing, looking, read, 
 from tests.events import readable
 from tests.properties.observations import told_in_turn
 from tracker.errors import Conflict, OurError
-from tracker.models import Alarm, Status, Trust, changed
-from tracker.recorder import Recorder
+from tracker.model.changes import by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
+from tracker.model.task import Alarm, Status, Trust, changed
+from tracker.service.recorder import Recorder
 from tracker.storage.store import HISTORY_LIMIT, Store
-from tracker.work import (
-    by_external_id,
-    by_id,
-    by_idempotency_key,
-    by_provider_id,
-    by_sent_id,
-    by_unanswered,
-)
 
 
 class StoreWrites:

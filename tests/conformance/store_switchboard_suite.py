@@ -6,9 +6,9 @@ from typing import Any
 from tests.builders import NOW, writing
 from tests.conformance.store_case import alarm
 from tests.conformance.store_outbox_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
-from tracker.contract import Told
+from tracker.model.event import Told
+from tracker.model.sinks import Again
 from tracker.storage.store import Store
-from tracker.views import Again
 
 
 class StoreSwitchboard:

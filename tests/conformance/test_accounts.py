@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 from tests.builders import NOW
-from tracker.decisions import deliveries
-from tracker.models import Trouble
+from tracker.model.changes import Work
+from tracker.model.records import AccountNote, AccountState
+from tracker.model.task import Trouble
+from tracker.rules import callbacks
 from tracker.storage.store import Store
-from tracker.views import AccountNote, AccountState
-from tracker.work import Work
 
 MINUTE = timedelta(minutes=1)
 
@@ -18,7 +18,7 @@ async def noted(store: Store, *minutes: int, **values: Any) -> AccountState:
     """Record a note of each of these minutes in one batch, and return what is then known."""
     notes = [AccountNote(provider="kling", account="default", at=NOW + MINUTE * number, **values) for number in minutes]
     await store.apply(
-        [Work(keys=frozenset(), decide=partial(deliveries.watched, note=note, alarms=())) for note in notes]
+        [Work(keys=frozenset(), decide=partial(callbacks.watched, note=note, alarms=())) for note in notes]
     )
     (state,) = await store.account_states()
     return state

@@ -12,7 +12,7 @@ import pytest
 from tests.brokers.cases import BrokerCase, jetstream_case, kafka_case, rabbit_case, redis_case
 from tests.conformance.sink_case import Got, SinkCase
 from tests.conformance.sink_suite import SinkSuite
-from tracker.outbox.sink import Sink
+from tracker.delivery.sinks.base import Sink
 
 
 class Behind(SinkCase):

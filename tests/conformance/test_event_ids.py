@@ -9,7 +9,7 @@ from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import read
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
-from tracker.models import Status
+from tracker.model.task import Status
 from tracker.storage.store import Store
 
 

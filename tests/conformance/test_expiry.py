@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from tests.builders import NOW, a_task, writing
 from tests.events import readable
-from tracker.models import Alarm, Status
+from tracker.model.task import Alarm, Status
 from tracker.storage.store import Store
 
 DAY = timedelta(days=1)

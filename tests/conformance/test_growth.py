@@ -11,12 +11,12 @@ from sqlalchemy import Engine, event
 
 from tests.conformance.store_growth_suite import LITTLE, MUCH, Question, dear, fill
 from tests.postgres import Postgres
+from tracker.model.changes import Work
 from tracker.storage import batch
-from tracker.storage.bulk import play
-from tracker.storage.database import backend_of
-from tracker.storage.sqlite import READERS
+from tracker.storage.engine.bulk import play
+from tracker.storage.engine.database import backend_of
+from tracker.storage.engine.sqlite import READERS
 from tracker.storage.store import Store
-from tracker.work import Work
 
 READING = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 

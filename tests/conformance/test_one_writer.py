@@ -14,9 +14,9 @@ from sqlalchemy.engine.base import RootTransaction
 
 from tests.builders import a_task, writing
 from tests.databases import sqlite_url
-from tracker.storage.sqlite import SLOW
+from tracker.model.changes import Change, Known, Work
+from tracker.storage.engine.sqlite import SLOW
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work
 
 
 @asynccontextmanager

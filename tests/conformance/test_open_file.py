@@ -12,8 +12,8 @@ import pytest
 from tests.builders import a_task, writing
 from tests.integration.served import until
 from tracker.errors import StoreUnavailable
+from tracker.model.changes import Change, Known, Work
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work
 
 
 class Place:

@@ -12,8 +12,8 @@ from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, h
 from tests.conformance.store_switchboard_suite import StoreSwitchboard
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
+from tracker.model.sinks import Again
 from tracker.storage.store import Store
-from tracker.views import Again
 
 LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 LATER = NOW + 3_600 * SECOND

@@ -13,8 +13,8 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
-from tracker.readiness import KEPT, Readiness
-from tracker.recorder import FAILURES, Recorder
+from tracker.service.readiness import KEPT, Readiness
+from tracker.service.recorder import FAILURES, Recorder
 from tracker.storage.store import Store
 
 TASK = a_task()
@@ -73,7 +73,7 @@ async def test_damaged_index_is_noticed_by_the_requests_that_fail(
     assert not check.ok
     assert "requests could not be written: the database is damaged" in check.detail
     # Whoever was sent away because of it may come back, and find out.
-    monkeypatch.setattr("tracker.recorder.FAILED_FOR", timedelta())
+    monkeypatch.setattr("tracker.service.recorder.FAILED_FOR", timedelta())
     assert recorder.trouble is None
     await recorder.close()
     await store.close()

@@ -113,7 +113,7 @@ async def test_session_pooler_is_used_with_our_settings(postgres: Postgres) -> N
 
 
 async def test_full_session_pool_is_no_transaction_pooler(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracker.storage.pooler.SECONDS", 0.2)
+    monkeypatch.setattr("tracker.storage.engine.pooler.SECONDS", 0.2)
     url = postgres.fresh()
     with pooled(postgres, url, "session", "max_db_connections = 1") as through:
         await until(lambda: answers(through))

@@ -15,13 +15,13 @@ from tests.events import readable
 from tests.integration.served import until
 from tests.postgres import Postgres
 from tracker.errors import SettingsError, StoreUnavailable
-from tracker.models import Status
+from tracker.model.changes import by_external_id
+from tracker.model.task import Status
 from tracker.settings import Settings
-from tracker.storage.bulk import SALT
-from tracker.storage.locks import ORDER
-from tracker.storage.notices import PostgresNotices
+from tracker.storage.engine.bulk import SALT
+from tracker.storage.engine.locks import ORDER
+from tracker.storage.engine.notices import PostgresNotices
 from tracker.storage.store import Store
-from tracker.work import by_external_id
 
 SCHEMAS = ("one", "two", None)
 TASK = a_task(status=Status.PROCESSING, external_id="order-1")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conformance.provider_case import ProviderCase, Sample, samples_of
 from tests.conformance.provider_suite import ProviderSuite
-from tracker.bounds import JsonValue
+from tracker.model.untrusted import JsonValue
 from tracker.providers.base import ApiKey, KeyPair
 from tracker.providers.kling import Kling
 

@@ -20,11 +20,11 @@ from tests.integration.test_relay_running import Place, relaying
 from tests.postgres import Postgres, Standby
 from tests.postgres import running as running_postgres
 from tests.scripted_sink import ScriptedSink
-from tracker.clock import SteeredClock
-from tracker.contract import Told, attributes
 from tracker.errors import StoreUnavailable
-from tracker.membership import Membership, Part, Rhythm
-from tracker.models import Event, Status
+from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.model.clock import SteeredClock
+from tracker.model.event import Told, attributes
+from tracker.model.task import Event, Status
 from tracker.storage.store import Store
 
 SOON = timedelta(seconds=20)

@@ -15,15 +15,15 @@ import pytest
 from tests.conformance.sink_case import Got, SinkCase
 from tests.conformance.sink_suite import SinkSuite
 from tests.web_receiver import Request, WebReceiver, reply
-from tracker.clock import utc_now
-from tracker.outbox.caller import Callbacks
-from tracker.outbox.function import Function
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import Sink
-from tracker.outbox.spec import SinkSpec
-from tracker.outbox.stdout import Lines
-from tracker.outbox.webhook import Webhook
-from tracker.targets import read_allowed
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.client_callbacks import Callbacks
+from tracker.delivery.sinks.function import Function
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.stdout import Lines
+from tracker.delivery.sinks.webhook import Webhook
+from tracker.model.clock import utc_now
+from tracker.model.targets import read_allowed
 from tracker.transport import Poster
 
 LOOPBACK = read_allowed(("127.0.0.1",))

@@ -23,8 +23,8 @@ from tests.conformance.store_suite import StoreWrites
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.errors import SettingsError, StoreUnavailable
+from tracker.model.changes import Work
 from tracker.storage.store import Store
-from tracker.work import Work
 
 NOBODY = 65534
 SOON = timedelta(milliseconds=50)

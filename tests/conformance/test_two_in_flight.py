@@ -13,12 +13,12 @@ from tests.builders import a_task, an_entry, an_event, writing
 from tests.conformance.store_case import read
 from tests.postgres import Postgres
 from tracker.errors import CommitUnknown
-from tracker.models import Task, changed
-from tracker.storage import locks
-from tracker.storage.pipeline import STATEMENTS
-from tracker.storage.postgres import BATCHES
+from tracker.model.changes import Change, Known, Work, by_id
+from tracker.model.task import Task, changed
+from tracker.storage.engine import locks
+from tracker.storage.engine.pipeline import STATEMENTS
+from tracker.storage.engine.postgres import BATCHES
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work, by_id
 
 TASK = a_task(1)
 OTHER = a_task(2)

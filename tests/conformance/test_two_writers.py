@@ -22,12 +22,12 @@ from tests.fakes import Clock, FakeKling, Made
 from tests.postgres import Postgres
 from tracker.app import create_tracker
 from tracker.errors import Conflict
-from tracker.models import Caller, Expected, Recorded, Status, Task, Trust, Verdict, changed
-from tracker.service import Tracker
+from tracker.model.changes import Change, Key, Known, Work, by_external_id, by_id, by_provider_id, by_sent_id
+from tracker.model.records import Arrived
+from tracker.model.task import Caller, Expected, Recorded, Status, Task, Trust, Verdict, changed
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.views import Arrived
-from tracker.work import Change, Key, Known, Work, by_external_id, by_id, by_provider_id, by_sent_id
 
 ROUNDS = 40
 TASKS = 24

@@ -13,11 +13,11 @@ from tests.postgres import Postgres
 from tests.relay_stage import SOON, Stage, stage
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.api.events import pieces
-from tracker.contract import UnreadableEvent
-from tracker.models import Status
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.model.event import UnreadableEvent
+from tracker.model.sinks import Again
+from tracker.model.task import Status
 from tracker.storage.store import Store
-from tracker.views import Again
 
 # What was written down of the second task's second event, the fifth of all.
 DAMAGED = 5

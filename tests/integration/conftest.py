@@ -11,7 +11,7 @@ import uvloop
 
 from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
-from tracker.outbox.pace import PACE
+from tracker.delivery.timing import PACE
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:

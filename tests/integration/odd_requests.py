@@ -2,7 +2,7 @@
 
 from itertools import repeat
 
-from homing.strict_http import HEAD_BYTES, HEADERS
+from homing.server.strict_http import HEAD_BYTES, HEADERS
 from tests.integration.raw_lines import REQUEST, post
 
 HOST = b"host: homing.test"

@@ -10,8 +10,8 @@ from datetime import timedelta
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from homing.connections import UNREAD_BYTES, Bounds
-from homing.web_server import listen, running
+from homing.server.connections import UNREAD_BYTES, Bounds
+from homing.server.web_server import listen, running
 from tests.stream_sending import send
 
 # Long enough for the request that a test sends at once, on a slow machine too.

@@ -12,16 +12,16 @@ from pathlib import Path
 import httpx
 from standardwebhooks import Webhook
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.databases import sqlite_url
 from tests.stream_sending import send
 from tracker.app import create_tracker
-from tracker.models import Alarm, Caller, Status, Task
-from tracker.service import Tracker
+from tracker.model.records import HistoryEntry
+from tracker.model.task import Alarm, Caller, Status, Task
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import HistoryEntry
 
 SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
 NEXT_SECRET = f"whsec_{base64.b64encode(b'the made-up secret after that...').decode()}"

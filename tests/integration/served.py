@@ -13,12 +13,13 @@ from starlette.applications import Starlette
 
 from homing.sandbox import RunningSandbox
 from homing.serve import Homing, access_of
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
-from tracker.api import Limits, NamedKey, routes
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.api import Limits, routes
+from tracker.model.keys import NamedKey
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 OMNI = "/v1/images/omni-image"

@@ -14,12 +14,12 @@ from tests.integration.test_webhook import LOOPBACK, SECRETS, Kept
 from tests.web_receiver import WebReceiver
 from tracker.api.channels import CHANNELS
 from tracker.api.events import frame
-from tracker.clock import utc_now
-from tracker.outbox.addresses import SinkParts, create_sinks, parse_sinks
-from tracker.outbox.function import Function
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import DELIVERED
-from tracker.outbox.stdout import Lines
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.delivery.sinks.function import Function
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.stdout import Lines
+from tracker.delivery.sinks.urls import SinkParts, create_sinks, parse_sinks
+from tracker.model.clock import utc_now
 
 SOURCE = "https://homing.example.com"
 EVENTS = every_event()

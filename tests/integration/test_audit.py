@@ -13,7 +13,7 @@ from tests.keys import LOCAL_KEY
 from tests.unit.api_stand_in import asking
 from tracker.api import Access, create_api
 from tracker.app import create_tracker, sinks_of
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 SINKS = "https://shop.example/hook#name=shop stdout:#name=lines"

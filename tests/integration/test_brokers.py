@@ -13,9 +13,9 @@ from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.events import SOURCE, a_large_event, an_event, waves
 from tests.brokers.readers import Kept
 from tests.brokers.servers import rabbit_port
-from tracker.contract import Told
-from tracker.outbox.broker import DIALLING, HANGING_UP
-from tracker.outbox.sink import DELIVERED, Outcome, Sink
+from tracker.delivery.sinks.base import DELIVERED, Outcome, Sink
+from tracker.delivery.sinks.broker import DIALLING, HANGING_UP
+from tracker.model.event import Told
 
 # Of a sink that waits one second for confirmations.
 AT_MOST = DIALLING + 1 + 2 * HANGING_UP + 5

@@ -14,8 +14,8 @@ from tests.brokers.cases import CASES, BrokerCase
 from tests.brokers.events import an_event
 from tests.brokers.servers import LOCALHOST
 from tests.events import an_alarm
-from tracker.contract import Told
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.model.event import Told
 
 PAGES = Path(__file__).parents[2] / "docs" / "consuming"
 PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}

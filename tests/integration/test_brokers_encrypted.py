@@ -13,7 +13,7 @@ from tests.brokers.cases import CASES, BrokerCase, sink
 from tests.brokers.certificates import Authority, Certificate
 from tests.brokers.events import an_event
 from tests.brokers.servers import LOCALHOST
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
 
 SECRET = "made-up-secret"
 ENCRYPTED = {

@@ -22,7 +22,7 @@ from tests.brokers.proxy import proxy
 from tests.brokers.readers import Kept, read_jetstream, read_kafka, read_redis
 from tests.brokers.sasl import signed_in
 from tests.brokers.servers import LOCALHOST, kafka, redis_server
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
 
 RIGHT = "the right/password"
 RIGHT_WRITTEN = "the%20right%2Fpassword"

@@ -12,13 +12,12 @@ from tests.brokers.cases import BrokerCase, jetstream_case, rabbit_case, sink
 from tests.brokers.events import an_event
 from tests.brokers.readers import read_jetstream
 from tests.brokers.servers import LOCALHOST, free_port, jetstream, rabbit_port, redis_server
-from tracker.contract import Told
-from tracker.errors import SettingsError
-from tracker.outbox.addresses import check_sink, parse_sinks
-from tracker.outbox.broker import BrokerSink, read
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.targets import NOWHERE
-from tracker.transport import NotSent
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.sinks.broker import BrokerSink, read
+from tracker.delivery.sinks.urls import check_sink, parse_sinks
+from tracker.errors import NotSent, SettingsError
+from tracker.model.event import Told
+from tracker.model.targets import NOWHERE
 
 SECRET = "made-up%2Fsecret"
 SPOKEN = "made-up/secret"
@@ -185,8 +184,8 @@ async def test_a_broker_that_cannot_be_reached_is_found_by_the_check() -> None:
 def test_a_client_that_is_not_installed_is_refused_with_the_command_that_installs_it(address: str, client: str) -> None:
     program = (
         f"import sys; sys.modules[{client!r}] = None\n"
-        "from tracker.outbox.addresses import parse_sinks\n"
-        "from tracker.outbox.broker import broker_sink\n"
+        "from tracker.delivery.sinks.urls import parse_sinks\n"
+        "from tracker.delivery.sinks.broker import broker_sink\n"
         f"broker_sink(parse_sinks({address!r})[0], source='urn:homing')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

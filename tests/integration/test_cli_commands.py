@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homing.sandbox import RunningSandbox
-from homing.serving_lock import ServingLock
+from homing.server.serving_lock import ServingLock
 from tests.integration.cli_process import Shell
 
 Sandboxes = Callable[..., RunningSandbox]

@@ -15,16 +15,16 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, GatedStore
 from tests.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.clock import SteeredClock, utc_now
 from tracker.errors import CommitUnknown, StoreUnavailable
-from tracker.membership import Membership, Part, Rhythm
-from tracker.models import Caller, Status, Task
+from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.model.changes import Change, Known, Work, by_id
+from tracker.model.clock import SteeredClock, utc_now
+from tracker.model.records import TaskFilter
+from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
-from tracker.work import Change, Known, Work, by_id
 
 CLIENT = Caller(name="studio", sees_all=True)
 QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(seconds=30))

@@ -13,11 +13,11 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.errors import NotFound, Refused
-from tracker.models import Caller, Status, Task
+from tracker.loops.reconciler import Reconciler
+from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
-from tracker.reconciler import Reconciler
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 STUDIO = Caller(name="studio")

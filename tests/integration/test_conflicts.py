@@ -13,12 +13,12 @@ from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
-from tracker.models import Caller, Observation, Source, Status, Task, Trust
+from tracker.loops.reconciler import Reconciler
+from tracker.model.records import Arrived
+from tracker.model.task import Caller, Observation, Source, Status, Task, Trust
 from tracker.providers.base import Account, Call, Reply
-from tracker.reconciler import Reconciler
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import Arrived
 
 STUDIO = Caller(name="studio")
 

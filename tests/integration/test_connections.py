@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from homing.connections import FILES, backlog, most_connections, open_files
-from homing.strict_http import PIPELINED
+from homing.server.connections import FILES, backlog, most_connections, open_files
+from homing.server.strict_http import PIPELINED
 from tests.integration.raw_lines import (
     CLOSING,
     REQUEST,
@@ -20,7 +20,7 @@ from tests.integration.raw_lines import (
     serving,
     stalled,
 )
-from tracker.api.capacity import CONNECTIONS
+from tracker.api.http.capacity import CONNECTIONS
 
 MIB = 1 << 20
 ENDLESS = 200

@@ -15,7 +15,7 @@ from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, CREATE, KIND, SILENT, House, house, until
 from tracker.errors import ProviderUnavailable
-from tracker.models import Status
+from tracker.model.task import Status
 
 SandboxFactory = Callable[..., RunningSandbox]
 KEYS = "studio:made-up-studio-key,operator*:made-up-operator-key"

@@ -13,11 +13,11 @@ from tests.acceptance.house import ANYBODY, KIND
 from tests.fakes import Clock, FakeKling
 from tests.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.clock import SteeredClock, utc_now
-from tracker.membership import Membership, Part, Rhythm
-from tracker.models import Task
+from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.model.clock import SteeredClock, utc_now
+from tracker.model.task import Task
 from tracker.providers.base import Account, Call, Reply
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(seconds=10))

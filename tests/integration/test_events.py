@@ -17,8 +17,8 @@ from tests.events import readable
 from tests.integration.served import OPERATOR, STUDIO, until
 from tests.integration.watched import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
 from tests.keys import LOCAL_LINE
-from tracker.contract import structured
-from tracker.models import Alarm
+from tracker.model.event import structured
+from tracker.model.task import Alarm
 
 PAGE = {"accept": "application/json"}
 

@@ -16,7 +16,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from tests.builders import an_event, writing
 from tests.databases import sqlite_url
 from tests.integration.served import until
@@ -24,7 +24,7 @@ from tests.integration.watched import a_number
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tracker.api import routes
 from tracker.app import create_tracker
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 DRIVER = shutil.which("chromedriver")

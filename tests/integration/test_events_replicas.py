@@ -12,7 +12,7 @@ import pytest
 from httpx_sse import aconnect_sse
 from starlette.applications import Starlette
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.integration.receiver_home import KIND, ME, PUBLIC, body
@@ -22,9 +22,9 @@ from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.postgres import Postgres
 from tracker.api import routes
 from tracker.app import create_tracker
-from tracker.service import Tracker
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.storage.notices import CHANNEL
+from tracker.storage.engine.notices import CHANNEL
 
 WITHIN = 60.0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 
-from homing.connections import Bounds
 from homing.sandbox import RunningSandbox
 from homing.serve import Homing
-from homing.web_server import address, listen, running
+from homing.server.connections import Bounds
+from homing.server.web_server import address, listen, running
 from tests.acceptance.between import Answer, Request, between
 from tests.acceptance.house import CREATE, SHORT, House, house
 from tests.databases import sqlite_url

@@ -9,10 +9,10 @@ import pytest
 
 from tests.builders import a_task, an_event, writing
 from tests.postgres import Postgres
-from tracker.contract import Found
-from tracker.feed import KEPT, PAGE, Feed
-from tracker.models import Task
-from tracker.storage.notices import CHANNEL
+from tracker.model.event import Found
+from tracker.model.task import Task
+from tracker.service.feed import KEPT, PAGE, Feed
+from tracker.storage.engine.notices import CHANNEL
 from tracker.storage.store import Store
 
 LONG = timedelta(seconds=60)

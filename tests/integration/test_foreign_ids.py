@@ -16,11 +16,11 @@ from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
-from tracker.decisions.identity import WITHDRAWN
-from tracker.models import Caller, Status, Task
+from tracker.loops.reconciler import Reconciler
+from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
-from tracker.reconciler import Reconciler
-from tracker.service import Tracker
+from tracker.rules.identity import WITHDRAWN
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 SandboxFactory = Callable[..., RunningSandbox]

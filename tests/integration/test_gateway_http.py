@@ -17,8 +17,9 @@ from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between
 from tests.integration.served import OMNI, OPERATOR, OTHER, STUDIO, Served, served, until
 from tests.keys import LOCAL_LINE
-from tracker.api import ClientKey, Limits
-from tracker.models import Caller
+from tracker.api import Limits
+from tracker.model.keys import ClientKey
+from tracker.model.task import Caller
 
 CAT = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 PAIR = ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!")

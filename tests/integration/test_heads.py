@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tracker.errors import ReplyLost
+from tracker.model.targets import read_allowed
 from tracker.providers.base import Account, ApiKey, Call
 from tracker.providers.kling import Kling
-from tracker.targets import read_allowed
-from tracker.transport import Poster, ReplyLost, Transport
+from tracker.transport import Poster, Transport
 from tracker.transport.heads import INTERIM_RESPONSES
 
 WITHIN = timedelta(seconds=30)

@@ -15,20 +15,20 @@ from tests.builders import NOW, OMNI, a_completion
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
-from tracker.decisions import deliveries
 from tracker.errors import StoreUnavailable
-from tracker.learner import PAGE, Learner
-from tracker.learning import Group
-from tracker.lookups import lookup_seen
-from tracker.models import Caller, Observation, Source, Task, Trust
+from tracker.loops.reconciler import Reconciler
+from tracker.model.changes import Work
+from tracker.model.records import Arrived, Completion
+from tracker.model.task import Caller, Observation, Source, Task, Trust
 from tracker.providers.kling import Kling
-from tracker.reconciler import Reconciler
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.rules import callbacks
+from tracker.rules.learning import Group
+from tracker.rules.schedule import Policy
+from tracker.service.learner import PAGE, Learner
+from tracker.service.lookups import lookup_seen
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.views import Arrived, Completion
-from tracker.work import Work
 
 STUDIO = Caller(name="studio")
 OPERATOR = Caller(name="operator", sees_all=True)
@@ -51,7 +51,7 @@ async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Poli
     ) as tracker:
         # The first task of an address is polled early, to find out whether lookups work there.
         seen = lookup_seen(tracker.providers["kling"], OMNI, clock(), found=True)
-        await tracker.store.apply([Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen))])
+        await tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
         yield tracker
 
 

@@ -12,7 +12,7 @@ from tests.acceptance.between import NO_TLS
 from tests.integration.served import OTHER, STUDIO, until
 from tests.integration.watched import ALL, LONG, Watched, a_number, counted, watched
 from tests.keys import LOCAL_HEADERS
-from tracker.models import Task
+from tracker.model.task import Task
 
 WAITERS = 1000
 

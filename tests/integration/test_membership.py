@@ -19,14 +19,14 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.budget import Budget
-from tracker.clock import SteeredClock, utc_now
-from tracker.membership import Membership, Part, Rhythm
-from tracker.models import Status, Task
-from tracker.service import Tracker
+from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.model.clock import SteeredClock, utc_now
+from tracker.model.servers import Heartbeat, Server
+from tracker.model.task import Status, Task
+from tracker.service.budget import Budget
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
-from tracker.views import Heartbeat, Server
 
 MARGIN = timedelta(seconds=10)
 LEASE = timedelta(minutes=2)

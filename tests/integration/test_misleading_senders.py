@@ -13,19 +13,18 @@ import pytest
 from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tracker.app import create_tracker
-from tracker.bounds import milliseconds
-from tracker.decisions import deliveries
-from tracker.errors import Refused
-from tracker.lifecycle import assets
-from tracker.lookups import lookup_seen
-from tracker.models import Caller, Flaw, Observation, Recorded, Source, Status, Task, Trust
+from tracker.errors import Refused, ReplyLost
+from tracker.loops.reconciler import Reconciler
+from tracker.model.changes import Work
+from tracker.model.facts import assets
+from tracker.model.records import Arrived, StandingAddress
+from tracker.model.task import Caller, Flaw, Observation, Recorded, Source, Status, Task, Trust
+from tracker.model.untrusted import milliseconds
 from tracker.providers.base import Account, Call, Reply
-from tracker.reconciler import Reconciler
-from tracker.service import Tracker
+from tracker.rules import callbacks
+from tracker.service.lookups import lookup_seen
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.transport import ReplyLost
-from tracker.views import Arrived, StandingAddress
-from tracker.work import Work
 
 KIND = "images/omni-image"
 ME = Caller(name="studio")
@@ -115,7 +114,7 @@ class House:
     async def know_lookups(self) -> None:
         """Make known that lookups by external ID work at this address, so that denials count."""
         seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
-        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(deliveries.noticed, seen=seen))])
+        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
 
     async def only(self) -> Task:
         rows = await self.tracker.store.unresolved(provider="kling", kind=KIND, limit=2)

@@ -19,9 +19,9 @@ from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, CAT, CREATE, KIND, SHORT, House, house, until
 from tests.databases import sqlite_url
 from tracker.errors import ProviderUnavailable, StoreUnavailable
-from tracker.models import Status, Task
+from tracker.model.changes import Work
+from tracker.model.task import Status, Task
 from tracker.storage.store import Store
-from tracker.work import Work
 
 SandboxFactory = Callable[..., RunningSandbox]
 NOT_FOUND = "Task not found by id/external id: {}"

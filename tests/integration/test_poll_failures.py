@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from homing.commands.why import explain
 from homing.sandbox import RunningSandbox
-from homing.why import explain
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, SHORT, SILENT, House, house, until
-from tracker.models import Trouble, Verdict
+from tracker.model.records import AccountState
+from tracker.model.task import Trouble, Verdict
 from tracker.storage.alarm_log import log as alarm_log
-from tracker.views import AccountState
 
 PAGE = Answer(status=200, body=b"<html>sign in, sandbox-api-key</html>", headers={"content-type": "text/html"})
 REFUSED = refusal(401, 1002, "made-up words about sandbox-api-key")

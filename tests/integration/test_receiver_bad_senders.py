@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.integration.receiver_home import (
@@ -21,7 +21,7 @@ from tests.integration.receiver_home import (
     home,
     reached,
 )
-from tracker.models import Status
+from tracker.model.task import Status
 
 
 @pytest.fixture

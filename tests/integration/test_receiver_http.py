@@ -23,7 +23,7 @@ from tests.integration.receiver_home import (
     home,
     signed,
 )
-from tracker.models import Alarm, Status, Trust, Verdict
+from tracker.model.task import Alarm, Status, Trust, Verdict
 
 
 @pytest.fixture

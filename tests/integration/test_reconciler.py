@@ -15,12 +15,12 @@ from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, SILENT, House, house, until
 from tests.databases import sqlite_url
-from tracker.budget import Budget
 from tracker.errors import StoreUnavailable
-from tracker.models import SETTLED, Source, Status, Task
-from tracker.schedule import Policy
+from tracker.model.records import TaskFilter
+from tracker.model.task import SETTLED, Source, Status, Task
+from tracker.rules.schedule import Policy
+from tracker.service.budget import Budget
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
 
 SandboxFactory = Callable[..., RunningSandbox]
 WEBHOOK_SECRET = "whsec_" + "bWFkZS11cC13ZWJob29rLXNlY3JldC1mb3ItdGVzdHM="

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 from tests.relay_stage import ONE, Stage
 from tests.scripted_sink import NO, ScriptedSink
-from tracker.contract import Told
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.model.event import Told
 
 
 async def test_the_later_events_of_a_task_stay_behind_one_that_is_given_up_while_it_is_sent(on: Stage) -> None:

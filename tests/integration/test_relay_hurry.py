@@ -11,10 +11,10 @@ from tests.builders import a_task
 from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import NO, ScriptedSink, taken
-from tracker.contract import Told
-from tracker.outbox.pace import PACE
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.outbox.teller import Teller
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.timing import PACE
+from tracker.delivery.worker import Teller
+from tracker.model.event import Told
 
 BUSY = Outcome(delivered=False, error="503", retry_after=timedelta(hours=1))
 # Those whose receiver is another one.

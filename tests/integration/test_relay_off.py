@@ -9,8 +9,8 @@ from tests.builders import a_task
 from tests.databases import sqlite_url
 from tests.relay_stage import stage
 from tests.scripted_sink import NO, ScriptedSink
-from tracker.contract import Told
-from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.model.event import Told
 
 GONE = Outcome(delivered=False, error="410 Gone", gone=True)
 ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))

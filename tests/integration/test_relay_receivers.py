@@ -10,8 +10,8 @@ from tests.acceptance.house import until
 from tests.builders import a_task
 from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
-from tracker.contract import Told
-from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.model.event import Told
 
 SECOND = timedelta(seconds=1)
 

@@ -8,22 +8,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from homing.loops import looping
+from homing.server.loops import looping
 from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
 from tests.postgres import Postgres
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.app import create_tracker
-from tracker.clock import utc_now
-from tracker.contract import Told
+from tracker.delivery.relay import Relay
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.timing import PACE
 from tracker.errors import StoreUnavailable
-from tracker.models import Status
-from tracker.outbox.pace import PACE
-from tracker.outbox.relay import Relay
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.service import Tracker
+from tracker.model.clock import utc_now
+from tracker.model.event import Told
+from tracker.model.sinks import Again, NewSink, Settled, SinkState
+from tracker.model.task import Status
+from tracker.service.tracker import Tracker
 from tracker.storage.store import Store
-from tracker.views import Again, NewSink, Settled, SinkState
 
 NOBODY = "http://127.0.0.1:9"
 BRISK = replace(

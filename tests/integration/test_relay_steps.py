@@ -10,12 +10,12 @@ from tests.acceptance.house import until
 from tests.builders import NOW, a_task
 from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
-from tracker.contract import Told
-from tracker.outbox import backoff
-from tracker.outbox.pace import PACE
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.outbox.teller import Teller
-from tracker.views import Again, NewSink
+from tracker.delivery import backoff
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.timing import PACE
+from tracker.delivery.worker import Teller
+from tracker.model.event import Told
+from tracker.model.sinks import Again, NewSink
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)

@@ -16,14 +16,14 @@ from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
-from tracker.clock import utc_now
-from tracker.contract import Told
-from tracker.models import Status
-from tracker.outbox.pace import PACE
-from tracker.outbox.relay import Relay
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.service import Tracker
-from tracker.views import NewSink
+from tracker.delivery.relay import Relay
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.timing import PACE
+from tracker.model.clock import utc_now
+from tracker.model.event import Told
+from tracker.model.sinks import NewSink
+from tracker.model.task import Status
+from tracker.service.tracker import Tracker
 
 NOBODY = "http://127.0.0.1:9"
 STORMS = int(os.environ.get("HOMING_STORMS", "5"))

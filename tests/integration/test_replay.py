@@ -8,9 +8,9 @@ from tests.builders import NOW, an_event, writing
 from tests.integration.watched import a_number
 from tracker.app import create_tracker, sinks_of
 from tracker.errors import Conflict, InvalidRequest, NotFound
-from tracker.service import Tracker
+from tracker.model.sinks import Again
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import Again
 
 SINKS = "https://shop.example/hook#name=shop&type=succeeded&client=studio stdout:#name=lines"
 

@@ -14,8 +14,8 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, house
-from tracker.models import Status
-from tracker.retention import Retention
+from tracker.loops.retention import Retention
+from tracker.model.task import Status
 
 SandboxFactory = Callable[..., RunningSandbox]
 KEEP = timedelta(hours=1)

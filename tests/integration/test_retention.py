@@ -17,13 +17,13 @@ from tests.acceptance.house import ANYBODY, KIND, SHORT, House, composed, house,
 from tests.builders import a_task, writing
 from tests.integration.receiver_home import SECRET, signed
 from tests.integration.test_discovery import in_state, orphans, standing, submit_elsewhere
-from tracker.discovery import DELETED
 from tracker.errors import StoreUnavailable
-from tracker.models import Status, Task
-from tracker.retention import STEP, Retention
-from tracker.service import Tracker
+from tracker.loops.discovery import DELETED
+from tracker.loops.retention import STEP, Retention
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task
+from tracker.service.tracker import Tracker
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
 
 SandboxFactory = Callable[..., RunningSandbox]
 KEEP = timedelta(days=30)

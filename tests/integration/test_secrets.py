@@ -25,7 +25,7 @@ from tests.databases import sqlite_url
 from tests.integration.cli_process import Shell
 from tracker.app import create_tracker
 from tracker.errors import SettingsError
-from tracker.models import SETTLED
+from tracker.model.task import SETTLED
 from tracker.settings import load_settings
 
 SandboxFactory = Callable[..., RunningSandbox]

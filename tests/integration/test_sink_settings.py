@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from homing.web_server import address, listen
+from homing.server.web_server import address, listen
 from tests.integration.cli_process import Shell
 
 SECRET = "made-up-secret"

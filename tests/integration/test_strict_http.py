@@ -8,7 +8,7 @@ from itertools import repeat
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from homing.strict_http import HEADERS, PIPELINED
+from homing.server.strict_http import HEADERS, PIPELINED
 from tests.integration.odd_requests import BODIES, CHUNKED, FLOODS, GOOD, HEADS, HOST, TARGETS, get
 from tests.integration.raw_lines import CLOSING, REQUEST, WITHIN, Line, Place, post, serving, stalled
 

@@ -13,7 +13,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, SHORT, House, house
-from tracker.models import Status
+from tracker.model.task import Status
 
 AFTERWARDS = SHORT.answer_within + SHORT.lease_margin + SHORT.absence_wait
 KEYS = "ops*:made-up-operator-key,studio:made-up-studio-key"

@@ -13,13 +13,13 @@ import pytest
 from homing.serve import ALL, Homing
 from tests.acceptance.house import until
 from tests.builders import a_task, an_event, writing
+from tracker.delivery.sinks.function import AsyncHook, Hook
+from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.errors import SettingsError
-from tracker.membership import Part
-from tracker.outbox.function import AsyncHook, Hook
-from tracker.outbox.subscriber import Subscriber
-from tracker.service import Tracker
+from tracker.loops.membership import Part
+from tracker.model.sinks import Again
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import Again
 
 
 class Seen:

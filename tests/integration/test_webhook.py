@@ -21,17 +21,17 @@ from tests.builders import a_task
 from tests.databases import sqlite_url
 from tests.events import a_success, an_alarm, an_event
 from tests.web_receiver import Answer, Request, WebReceiver, reply
-from tracker.clock import utc_now
-from tracker.contract import Told
+from tracker.delivery.sinks.base import DELIVERED, Outcome, Sink
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.urls import SinkParts, create_sinks, parse_sinks
 from tracker.errors import StoreUnavailable
-from tracker.models import Status
-from tracker.outbox.addresses import SinkParts, create_sinks, parse_sinks
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import DELIVERED, Outcome, Sink
+from tracker.model.clock import utc_now
+from tracker.model.event import Told
+from tracker.model.targets import NOWHERE, Allowed, read_allowed
+from tracker.model.task import Status
+from tracker.model.webhook_keys import webhook_key, written_key
 from tracker.providers.kling import Kling
 from tracker.storage.store import Store
-from tracker.targets import NOWHERE, Allowed, read_allowed
-from tracker.webhook_secret import webhook_key, written_key
 
 LOOPBACK = read_allowed(("127.0.0.0/8",))
 NEW = "whsec_" + base64.b64encode(b"the made-up new secret of a shop").decode()

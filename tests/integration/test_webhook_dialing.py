@@ -11,10 +11,11 @@ from socket import gaierror
 import pytest
 
 from tests.web_receiver import Request, WebReceiver, reply
-from tracker.targets import NOWHERE, Allowed, callback_refusal, read_allowed
-from tracker.transport import Answer, NotSent, Poster, ReplyLost, TargetRefused, dial_target
-from tracker.transport.calls import CONNECT_SECONDS
-from tracker.transport.posts import Resolve
+from tracker.errors import NotSent, ReplyLost
+from tracker.model.targets import NOWHERE, Allowed, callback_refusal, read_allowed
+from tracker.transport import Answer, Poster, TargetRefused, dial_target
+from tracker.transport.guarded_http import Resolve
+from tracker.transport.provider_http import CONNECT_SECONDS
 
 LOOPBACK = read_allowed(("127.0.0.0/8",))
 SECOND = timedelta(seconds=10)
@@ -202,7 +203,7 @@ async def test_a_resolver_that_is_silent_costs_a_bounded_time(monkeypatch: pytes
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("tracker.transport.posts.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("tracker.transport.guarded_http.CONNECT_SECONDS", 0.1)
     async with posting(resolve=forever) as poster:
         with pytest.raises(NotSent, match=r"could not connect within 0.1 s"):
             await post(poster, "https://slow.example/")

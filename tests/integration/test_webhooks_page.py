@@ -11,13 +11,13 @@ from pathlib import Path
 from tests.acceptance.house import until
 from tests.builders import a_task
 from tests.events import an_event
-from tracker.clock import utc_now
-from tracker.contract import Told
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import DELIVERED
-from tracker.outbox.spec import SinkSpec
-from tracker.outbox.webhook import Webhook
-from tracker.targets import read_allowed
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.webhook import Webhook
+from tracker.model.clock import utc_now
+from tracker.model.event import Told
+from tracker.model.targets import read_allowed
 from tracker.transport import Poster
 
 PAGE = Path(__file__).parents[2] / "docs" / "consuming" / "webhooks.md"

@@ -13,14 +13,15 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from sqlalchemy import Engine, event
 from starlette.applications import Starlette
 
-from homing.web_server import address, listen, running
+from homing.server.web_server import address, listen, running
 from tests.builders import a_task, an_event, writing
 from tests.integration.served import OPERATOR, OTHER, STUDIO
 from tests.keys import LOCAL_KEY
-from tracker.api import Access, Limits, NamedKey, routes
+from tracker.api import Access, Limits, routes
 from tracker.app import create_tracker
-from tracker.models import Caller, Task
-from tracker.service import Tracker
+from tracker.model.keys import NamedKey
+from tracker.model.task import Caller, Task
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 ALL = (STUDIO, OTHER, OPERATOR)

@@ -10,11 +10,11 @@ from sqlalchemy import Engine, MetaData, create_engine, insert, select
 
 from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm
-from tracker.models import Status, Task
+from tracker.model.changes import Change, Known, Work, by_id
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task
 from tracker.storage import migrate
 from tracker.storage.store import Store
-from tracker.views import TaskFilter
-from tracker.work import Change, Known, Work, by_id
 
 TASK = a_task(1, provider_task_id="p-1", external_id="order-1", tags=("a",), request={"prompt": "ä"})
 

@@ -7,9 +7,10 @@ from functools import reduce
 from hypothesis import strategies as st
 
 from tests.builders import NOW, OUR_ID, THEIR_ID
-from tracker import lifecycle
-from tracker.bounds import JsonValue
-from tracker.models import FINAL, Asset, Claim, Fact, Flaw, Observation, Source, Status, Task, Trust
+from tracker.model import facts
+from tracker.model.task import FINAL, Asset, Claim, Fact, Flaw, Observation, Source, Status, Task, Trust
+from tracker.model.untrusted import JsonValue
+from tracker.rules import lifecycle
 
 TRUSTS = st.sampled_from([Trust.SIGNED, Trust.TOKEN, Trust.HINT, Trust.SIGNED])
 THRESHOLDS = st.sampled_from([Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
@@ -73,7 +74,7 @@ def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrateg
 def answers(
     statuses: st.SearchStrategy[Status] = PROVIDER_WORDS, sources: Sequence[Source] = (Source.POLL, Source.SUBMIT)
 ) -> st.SearchStrategy[Observation]:
-    """Make what the provider may answer about this task; ``decisions.identity`` sorts out answers about others."""
+    """Make what the provider may answer about this task; ``rules.identity`` sorts out answers about others."""
     return st.builds(
         Observation,
         source=st.sampled_from(sources),
@@ -122,4 +123,4 @@ def told_in_turn(task: Task, said: Sequence[Observation], threshold: Trust) -> T
 
 def belief(task: Task) -> tuple[Status, Mapping[str, Fact], tuple[Asset, ...], JsonValue]:
     """Give what no order may change: the status and the facts, stored and shown."""
-    return task.status, dict(task.facts), lifecycle.assets(task), lifecycle.price(task)
+    return task.status, dict(task.facts), facts.assets(task), facts.price(task)

@@ -15,14 +15,14 @@ from msgspec import structs
 from tests.builders import NOW, PICTURE, a_claim, a_task, asked, told
 from tests.properties.observations import BOTH_IDS, HALF_IDS, OTHER_IDS, deliveries, told_in_turn
 from tests.unit.deciding import LIFETIME, POLICY, RULES, in_flight
-from tracker import contract, lifecycle
-from tracker.decisions import answers, submits
-from tracker.decisions import deliveries as arriving
-from tracker.decisions.identity import Asked
 from tracker.errors import Conflict
-from tracker.models import FINAL, Alarm, Observation, Source, Status, Task, Trust
-from tracker.views import Arrived
-from tracker.work import Change, Known
+from tracker.model import event, facts
+from tracker.model.changes import Change, Known
+from tracker.model.records import Arrived
+from tracker.model.task import FINAL, Alarm, Observation, Source, Status, Task, Trust
+from tracker.rules import callbacks as arriving
+from tracker.rules import polls, submits
+from tracker.rules.identity import Asked
 
 ENDS = sorted(FINAL)
 IDS = [*BOTH_IDS * 6, *OTHER_IDS, *HALF_IDS]
@@ -89,7 +89,7 @@ def poll(status: Status) -> Step:
         story.answered |= status in FINAL
         observation = asked(a_claim(status, assets=(PICTURE,)), at=story.now)
         story.take(
-            answers.polled(
+            polls.polled(
                 Known([story.task]),
                 story.task.id,
                 observation,
@@ -110,7 +110,7 @@ def silence(**how: Any) -> Step:
         wait = how.get("wait")
         again_at = None if wait is None else story.now + wait
         story.take(
-            answers.unsettled(
+            polls.unsettled(
                 Known([story.task]),
                 story.task.id,
                 "no news",
@@ -127,7 +127,7 @@ def silence(**how: Any) -> Step:
 
 def resolution(status: Status) -> Step:
     def step(story: Story) -> None:
-        resolve = partial(answers.resolved, Known([story.task]), story.task.id, status, note="", now=story.now)
+        resolve = partial(polls.resolved, Known([story.task]), story.task.id, status, note="", now=story.now)
         if status in FINAL and not story.open:
             with pytest.raises(Conflict):
                 resolve(lifetime=LIFETIME, rules=RULES)
@@ -171,14 +171,14 @@ def test_an_open_conflict_stays_open_and_polled_until_decided(steps: list[tuple[
         story.now += gap
         step(story)
 
-        assert lifecycle.in_conflict(story.task) == story.open
+        assert facts.in_conflict(story.task) == story.open
         if story.open:
             assert story.task.next_poll_at is not None
             assert story.task.next_poll_at <= story.now + POLICY.conflict_gap
     if story.open:
         poll(Status.FAILED)(story)
         assert (story.task.status, story.task.next_poll_at) == (Status.FAILED, None)
-        assert not lifecycle.in_conflict(story.task)
+        assert not facts.in_conflict(story.task)
 
 
 @given(said=st.lists(deliveries(BOTH_IDS), max_size=6), data=st.data())
@@ -189,7 +189,7 @@ def test_no_order_of_callbacks_hides_a_conflict(said: list[Observation], data: s
     first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (said, order))
 
     assert first.conflict_claims == second.conflict_claims
-    assert lifecycle.in_conflict(first) == lifecycle.in_conflict(second)
+    assert facts.in_conflict(first) == facts.in_conflict(second)
 
 
 def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
@@ -197,7 +197,7 @@ def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
     task = a_task(provider_task_id="provider-1")
 
     for order in permutations(ends):
-        assert lifecycle.in_conflict(told_in_turn(task, order, Trust.TOKEN))
+        assert facts.in_conflict(told_in_turn(task, order, Trust.TOKEN))
 
 
 @pytest.mark.parametrize("how", [{}, {"asked": False, "wait": timedelta(days=1)}])
@@ -214,7 +214,7 @@ def test_a_conflict_that_nobody_decides_ends_as_a_lasting_alarm(how: dict[str, A
     assert polls < 200
     assert POLICY.conflict_patience <= story.now - NOW <= 2 * POLICY.conflict_patience + POLICY.conflict_gap
     assert story.alarms.count(Alarm.CONFLICT) == 1
-    shown = contract.task_data(story.task)
+    shown = event.task_data(story.task)
     assert (shown["conflict"], shown["conflict_at"]) == ("unanswered", NOW)
 
 
@@ -242,5 +242,5 @@ def test_a_manual_resolution_decides_a_conflict_and_a_poll_outranks_it(end: Stat
     poll(other)(story)
 
     assert (decided.status, decided.learned_from) == (end, Source.OPERATOR)
-    assert not lifecycle.in_conflict(decided)
+    assert not facts.in_conflict(decided)
     assert story.task.status is other

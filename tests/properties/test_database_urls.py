@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homing.serving_lock import ServingLock
+from homing.server.serving_lock import ServingLock
 from tests.examples import examples
 from tracker.errors import OurError
 from tracker.settings import load_settings

@@ -16,11 +16,11 @@ from tests.asyncapi_document import is_of, messages
 from tests.builders import NOW, a_task, asked, told
 from tests.events import an_event, every_event
 from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
-from tracker.api import shown
+from tracker.api import rendering
 from tracker.api.schemas import TaskShown
-from tracker.contract import STRUCTURED_TYPE, TASK_TYPES, Told, as_dict, structured
-from tracker.models import Status, Task, Trust
-from tracker.outbox.signing import signature_headers
+from tracker.delivery.sinks.signing import signature_headers
+from tracker.model.event import STRUCTURED_TYPE, TASK_TYPES, Told, as_dict, structured
+from tracker.model.task import Status, Task, Trust
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import legacy_callback
 
@@ -58,8 +58,8 @@ def tasks(draw: st.DrawFn) -> Task:
 @given(tasks())
 def test_an_event_s_data_is_the_task_as_the_api_shows_it(task: Task) -> None:
     data = json.loads(an_event(task).body)
-    assert data == json.loads(json.dumps(shown.task(task).model_dump(mode="json")))
-    assert TaskShown.model_validate(data) == shown.task(task)
+    assert data == json.loads(json.dumps(rendering.task(task).model_dump(mode="json")))
+    assert TaskShown.model_validate(data) == rendering.task(task)
 
 
 @given(tasks(), st.sampled_from([status for status in Status if status is not Status.PENDING]))

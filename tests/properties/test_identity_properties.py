@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.builders import NOW, OUR_ID, THEIR_ID, a_task
 from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_WORDS, TRUSTS, belief
 from tests.unit.deciding import LIFETIME, RULES
-from tracker.decisions import answers, deliveries, submits
-from tracker.decisions.identity import Asked
-from tracker.models import Alarm, Claim, Flaw, IdSource, Observation, Source, Status, Task, Trust
-from tracker.views import Arrived
-from tracker.work import Change, Known
+from tracker.model.changes import Change, Known
+from tracker.model.records import Arrived
+from tracker.model.task import Alarm, Claim, Flaw, IdSource, Observation, Source, Status, Task, Trust
+from tracker.rules import callbacks, polls, submits
+from tracker.rules.identity import Asked
 
 # The row that the reports are about: its provider id is proven.
 TRUE = a_task(1, provider_task_id=THEIR_ID, client="victim", status=Status.PROCESSING, attempts=1)
@@ -53,7 +53,7 @@ reports = st.builds(
 def polled(asked: Asked) -> Reporting:
     def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
         said = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW, body=b"the body")
-        return answers.polled(known, task.id, said, asked=asked, lifetime=LIFETIME, seen=(), rules=RULES)
+        return polls.polled(known, task.id, said, asked=asked, lifetime=LIFETIME, seen=(), rules=RULES)
 
     return report
 
@@ -67,7 +67,7 @@ def called_back(trust: Trust) -> Reporting:
         flaw = Flaw.UNSIGNED if trust is Trust.HINT else None
         said = Observation(source=Source.CALLBACK, trust=trust, claim=claim, at=NOW, body=b"the body", flaw=flaw)
         arrived = Arrived(provider="kling", observation=said, task_id=task.id)
-        return deliveries.delivered(known, arrived, account="default", rules=RULES)
+        return callbacks.delivered(known, arrived, account="default", rules=RULES)
 
     return report
 

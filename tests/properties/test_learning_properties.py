@@ -8,8 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import NOW, OMNI, a_completion, a_task
-from tracker import inspection, schedule
-from tracker.learning import (
+from tracker.model.records import Completion
+from tracker.model.task import Status
+from tracker.rules import next_poll, schedule
+from tracker.rules.learning import (
     ENOUGH,
     GROUPS,
     LEAST_LOST,
@@ -22,9 +24,7 @@ from tracker.learning import (
     loss,
     quantiles,
 )
-from tracker.models import Status
-from tracker.schedule import Policy
-from tracker.views import Completion
+from tracker.rules.schedule import Policy
 
 POLICY: Final = Policy()
 SECONDS = st.floats(0.001, 1e6) | st.sampled_from([1.0, 24.0, 24.000001])
@@ -57,7 +57,7 @@ def completions(draw: st.DrawFn) -> list[Completion]:
 @given(runs=st.lists(SECONDS, min_size=1, max_size=60))
 def test_quantiles_rise_from_a_little_less_than_the_least_to_a_little_more_than_the_greatest(runs: list[float]) -> None:
     edges = quantiles(runs)
-    assert len(edges) == len(inspection.LEVELS)
+    assert len(edges) == len(next_poll.LEVELS)
     assert all(low <= high for low, high in pairwise(edges))
     assert edges[0] == min(runs) * SHORTER
     assert edges[-1] == max(runs) * LONGER
@@ -69,7 +69,7 @@ def test_a_look_keeps_the_gap_and_does_not_lie_beyond_what_is_known(
     runs: list[float], lost: float, age: float, gap: float, random: float
 ) -> None:
     edges = quantiles(runs)
-    look = inspection.next_look(edges, lost=lost, age=age, gap=gap, random=random)
+    look = next_poll.next_look(edges, lost=lost, age=age, gap=gap, random=random)
     if look is None:
         assert age >= edges[-1]
     else:
@@ -101,7 +101,7 @@ def test_there_is_always_a_next_look_until_the_deadline_and_there_are_not_too_ma
         again = following
     assert again <= max(deadline, now + POLICY.least_gap)
     # Every ten minutes at the least, which is what an age of hours leads to, and a few around each known run time.
-    assert looks <= 6 * 48 * 1.25 + 2 * len(inspection.LEVELS)
+    assert looks <= 6 * 48 * 1.25 + 2 * len(next_poll.LEVELS)
 
 
 @given(every=completions(), cuts=st.lists(st.integers(0, 40), max_size=4))

@@ -20,8 +20,9 @@ from tests.properties.observations import (
     last_words,
     told_in_turn,
 )
-from tracker import lifecycle
-from tracker.models import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
+from tracker.model import facts
+from tracker.model.task import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
+from tracker.rules import lifecycle
 from tracker.storage.rows import stamp
 
 # The true ones often, or contradictions between believed words would be rare.
@@ -105,7 +106,7 @@ def test_belief_only_grows_and_moves_only_where_the_table_says(
         transition = lifecycle.advance(task, each, threshold=threshold)
         after = transition.task
         assert after.standing >= task.standing
-        assert after.standing.rank == lifecycle.RANK[after.status]
+        assert after.standing.rank == facts.RANK[after.status]
         if after.status is not task.status:
             assert after.status in lifecycle.MOVES[task.status]
         if task.status in FINAL:

@@ -22,10 +22,10 @@ from tests.databases import sqlite_url
 from tests.examples import examples
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import ScriptedSink
-from tracker.contract import Told
-from tracker.outbox.pace import PACE
-from tracker.outbox.sink import DELIVERED, Outcome
-from tracker.outbox.teller import Teller
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.timing import PACE
+from tracker.delivery.worker import Teller
+from tracker.model.event import Told
 
 TASKS = 6
 HOPELESS = Outcome(delivered=False, error="never", hopeless=True)

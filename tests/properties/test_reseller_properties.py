@@ -22,12 +22,12 @@ from tests.examples import examples
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
-from tracker.models import Caller, Status
-from tracker.reconciler import Reconciler
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.loops.reconciler import Reconciler
+from tracker.model.records import TaskFilter
+from tracker.model.task import Caller, Status
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import TaskFilter
 
 CLIENT = Caller(name="studio", sees_all=True)
 ENDINGS = ("accepted", "reply lost", "made late", "nothing made", "repeated", "refused", "not sent")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from tests.builders import NOW, a_completion, a_task
 from tests.unit.deciding import HABITS
-from tracker import schedule
-from tracker.learning import Habits, learn
-from tracker.models import FINAL, Status, Task
-from tracker.schedule import Policy
+from tracker.model.task import FINAL, Status, Task
+from tracker.rules import schedule
+from tracker.rules.learning import Habits, learn
+from tracker.rules.schedule import Policy
 
 LEARNED = learn(HABITS, [a_completion(n, timedelta(minutes=n), heard=n % 2 == 0) for n in range(1, 90)])
 AWAY = st.integers(-40_000, 40_000).map(lambda seconds: timedelta(seconds=seconds))

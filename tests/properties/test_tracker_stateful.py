@@ -25,12 +25,12 @@ from tests.examples import examples
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
-from tracker.models import FINAL, Caller, Flaw, Observation, Source, Status, Task, Trust
-from tracker.reconciler import Reconciler
-from tracker.schedule import Policy
-from tracker.service import Tracker
+from tracker.loops.reconciler import Reconciler
+from tracker.model.records import Arrived, TaskFilter
+from tracker.model.task import FINAL, Caller, Flaw, Observation, Source, Status, Task, Trust
+from tracker.rules.schedule import Policy
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
-from tracker.views import Arrived, TaskFilter
 
 CLIENTS = [Caller(name="studio"), Caller(name="other")]
 OPERATOR = Caller(name="operator", sees_all=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.properties.test_tracker_stateful import CLIENTS, OPERATOR, World
-from tracker.models import Status, Trust
+from tracker.model.task import Status, Trust
 
 
 @pytest.fixture

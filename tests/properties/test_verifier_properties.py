@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from receiver.errors import NotProven
 from receiver.verification import Delivery, Proof, StandardWebhooks, judge
-from tracker.models import Flaw, Trust
-from tracker.webhook_secret import webhook_key
+from tracker.model.task import Flaw, Trust
+from tracker.model.webhook_keys import webhook_key
 
 KEYS = (b"a made-up key of 32 bytes, first", b"a made-up key of 32 bytes, other")
 VERIFIER = StandardWebhooks(keys=KEYS)

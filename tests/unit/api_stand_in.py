@@ -12,12 +12,24 @@ from starlette.types import ASGIApp
 
 from tests.keys import LOCAL_HEADERS
 from tests.unit.sinks_stand_in import SinksStandIn
-from tracker.contract import Told
 from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
-from tracker.feed import Feed
-from tracker.learning import Habits, learn
-from tracker.lifecycle import asset_to_json
-from tracker.models import (
+from tracker.model.event import Told
+from tracker.model.facts import asset_to_json
+from tracker.model.records import (
+    AccountState,
+    Action,
+    AlarmCount,
+    AuditEntry,
+    Check,
+    Completion,
+    HistoryEntry,
+    Orphan,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
+from tracker.model.task import (
     Alarm,
     Asset,
     Caller,
@@ -33,20 +45,8 @@ from tracker.models import (
 )
 from tracker.providers.base import Account, Order
 from tracker.providers.kling import Kling
-from tracker.views import (
-    AccountState,
-    Action,
-    AlarmCount,
-    AuditEntry,
-    Check,
-    Completion,
-    HistoryEntry,
-    Orphan,
-    StandingAddress,
-    Stats,
-    TaskFilter,
-    TaskPage,
-)
+from tracker.rules.learning import Habits, learn
+from tracker.service.feed import Feed
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OMNI = "images/omni-image"

@@ -5,15 +5,15 @@ from typing import Any
 
 from tests.builders import NOW, OMNI, a_claim, a_task, asked
 from tests.properties.observations import told_in_turn
-from tracker.decisions import answers, deliveries, intents, submits
-from tracker.decisions.identity import Asked
-from tracker.decisions.intents import Intent
-from tracker.decisions.verdicts import Rules
-from tracker.learning import Habits
-from tracker.models import Claim, Observation, Recorded, Status, Task, Trust
-from tracker.schedule import Policy
-from tracker.views import Arrived, StandingAddress
-from tracker.work import Change, Known
+from tracker.model.changes import Change, Known
+from tracker.model.records import Arrived, StandingAddress
+from tracker.model.task import Claim, Observation, Recorded, Status, Task, Trust
+from tracker.rules import callbacks, intents, polls, submits
+from tracker.rules.identity import Asked
+from tracker.rules.intents import Intent
+from tracker.rules.learning import Habits
+from tracker.rules.outcomes import Rules
+from tracker.rules.schedule import Policy
 
 POLICY = Policy()
 HABITS = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
@@ -55,11 +55,11 @@ def accepted(task: Task, claim: Claim, *others: Task, prove_lookups: bool = Fals
 
 def delivered(task: Task, observation: Observation, *others: Task) -> Change[Recorded]:
     arrived = Arrived(provider="kling", observation=observation, task_id=task.id)
-    return deliveries.delivered(Known([task, *others]), arrived, account="default", rules=RULES)
+    return callbacks.delivered(Known([task, *others]), arrived, account="default", rules=RULES)
 
 
 def polled(task: Task, observation: Observation, *others: Task, asked: Asked = Asked.EXTERNAL_ID) -> Change[Any]:
-    return answers.polled(
+    return polls.polled(
         Known([task, *others]),
         task.id,
         observation,

@@ -15,20 +15,20 @@ from starlette.types import Message, Scope
 
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
-from tracker import callback_url
-from tracker.models import Recorded, Verdict
+from tracker.model.records import Arrived, StandingAddress
+from tracker.model.task import Recorded, Verdict
 from tracker.providers.base import Account
 from tracker.providers.kling import Kling
-from tracker.views import Arrived, StandingAddress
+from tracker.rules import callback_tokens
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MINTING = b"a made-up secret that mints URLs"
 SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
 STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decode()}"
 TASK = "hm01jd5c8xkw3v5m2n7p9q4r6s8t"
-TOKEN = callback_url.mint([MINTING], provider="kling", task_id=TASK)
-OTHER_TOKEN = callback_url.mint([MINTING], provider="kling", task_id="hm01otherothertask")
-STANDING_TOKEN = callback_url.standing_token(b"r" * callback_url.STANDING_BYTES)
+TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id=TASK)
+OTHER_TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id="hm01otherothertask")
+STANDING_TOKEN = callback_tokens.standing_token(b"r" * callback_tokens.STANDING_BYTES)
 STANDING = StandingAddress(id=7, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label="")
 PATH = f"/callbacks/kling/{TOKEN}"
 STANDING_PATH = f"/callbacks/kling/{STANDING_TOKEN}"
@@ -60,7 +60,7 @@ class WritingTracker:
         return lambda: self.now
 
     def task_of_token(self, provider: str, token: str) -> str | None:
-        return callback_url.check(token, [MINTING], provider=provider)
+        return callback_tokens.check(token, [MINTING], provider=provider)
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
         self.looked_up += 1

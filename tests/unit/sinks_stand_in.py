@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tracker.errors import Conflict, NotFound
-from tracker.views import Again, Delivery, SinkState
+from tracker.model.sinks import Again, Delivery, SinkState
 
 THEN = datetime(2026, 11, 23, 11, 59, tzinfo=UTC)
 SHOP = SinkState(

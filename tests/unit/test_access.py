@@ -11,22 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.api.access import (
+from tracker.api.http.access import (
     Access,
     Asked,
-    ClientKey,
     KeyExpired,
     KeyMissing,
     KeyTooEarly,
     KeyUnknown,
-    NamedKey,
     TokenClaims,
     WrongHost,
     admit,
     check_keys,
 )
 from tracker.errors import NotAuthenticated, SettingsError
-from tracker.models import Caller
+from tracker.model.keys import ClientKey, NamedKey
+from tracker.model.task import Caller
 
 # Far from any real clock: a token is judged by the clock that is passed in.
 NOW = datetime(2041, 11, 23, 12, tzinfo=UTC)

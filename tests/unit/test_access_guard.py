@@ -7,8 +7,8 @@ import jwt
 import pytest
 
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS, LOCAL_KEY
-from tracker.api.access import Access, Asked, ClientKey, KeyMissing, KeyUnknown, TokenClaims
-from tracker.api.access_guard import (
+from tracker.api.http.access import Access, Asked, KeyMissing, KeyUnknown, TokenClaims
+from tracker.api.http.access_guard import (
     LOG_LINES_PER_MINUTE,
     PEER_LOG_INTERVAL_SECONDS,
     PEERS_REMEMBERED,
@@ -19,7 +19,8 @@ from tracker.api.access_guard import (
     peer_name,
 )
 from tracker.errors import HomingError, TooMany
-from tracker.models import Caller
+from tracker.model.keys import ClientKey
+from tracker.model.task import Caller
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LOCAL = Caller(name="local", sees_all=True)

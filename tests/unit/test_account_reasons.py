@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import NOW
-from tracker.api.shown import BUDGET_SHOWN, account
-from tracker.models import Trouble
-from tracker.views import AccountState
+from tracker.api.rendering import BUDGET_SHOWN, account
+from tracker.model.records import AccountState
+from tracker.model.task import Trouble
 
 
 def known(trouble: Trouble | None, *, passed: timedelta = timedelta()) -> AccountState:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.conformance.sink_case import SinkCase
 from tests.conformance.test_sinks import PipeCase
-from tracker.outbox import addresses
-from tracker.outbox.addresses import Scheme
-from tracker.outbox.sink import Outcome, Sink
+from tracker.delivery.sinks import urls
+from tracker.delivery.sinks.base import Outcome, Sink
+from tracker.delivery.sinks.urls import Scheme
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adding-a-sink.md").read_text()
@@ -27,7 +27,7 @@ def test_every_field_of_an_outcome_and_of_a_scheme_is_explained() -> None:
 
 def test_the_line_that_is_shown_stands_in_the_registry() -> None:
     (line,) = re.findall(r"^\"\w+\": Scheme.*$", PAGE, re.MULTILINE)
-    assert line in Path(addresses.__file__).read_text()
+    assert line in Path(urls.__file__).read_text()
 
 
 def test_what_a_case_has_to_bring_is_there() -> None:

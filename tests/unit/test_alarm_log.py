@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW
-from tracker.models import Alarm
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm
 from tracker.storage.alarm_log import HOUR, MEANINGS, AlarmLog
-from tracker.views import AlarmCount
 
 
 def an_alarm(**changes: Any) -> AlarmCount:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tracker.api.body import Truncated, read_body
-from tracker.api.capacity import Capacity, Held, Limits
+from tracker.api.http.body import Truncated, read_body
+from tracker.api.http.capacity import Capacity, Held, Limits
 from tracker.errors import Overloaded, TooLarge, TooSlow
 
 Message = dict[str, Any]

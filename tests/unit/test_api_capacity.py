@@ -9,8 +9,9 @@ import httpx
 
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, a_success, asking
-from tracker.api import Access, Limits, NamedKey, create_api
-from tracker.models import Caller, Task
+from tracker.api import Access, Limits, create_api
+from tracker.model.keys import NamedKey
+from tracker.model.task import Caller, Task
 
 WAIT = "/v1/events?wait=55"
 OMNI = "/v1/images/omni-image"

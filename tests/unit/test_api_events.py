@@ -14,11 +14,12 @@ from starlette.types import Message, Scope
 
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.unit.api_stand_in import ALARM, NOW, StandIn, a_task, asking
-from tracker.api import Access, NamedKey, create_api
+from tracker.api import Access, create_api
 from tracker.api.events import PIECE, frame, pieces
-from tracker.contract import Told, structured
 from tracker.errors import NotFound
-from tracker.feed import Feed
+from tracker.model.event import Told, structured
+from tracker.model.keys import NamedKey
+from tracker.service.feed import Feed
 
 CLIENTS = ("studio", "other", "local", "operator")
 KEYS = tuple(NamedKey(name=name, key=f"made-up-key-of-{name}", sees_all=name == "operator") for name in CLIENTS)

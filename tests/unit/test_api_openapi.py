@@ -14,12 +14,12 @@ from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import ADDRESS, ALARM, NOW, OMNI, StandIn, a_success, an_entry, asking
 from tracker.api import Limits, create_api, routes
 from tracker.api.app import endpoints
-from tracker.api.body import JSON
 from tracker.api.gateway import PREFIXES
-from tracker.api.openapi import describe, errors_of
-from tracker.api.place import Place, PlaceIndex
-from tracker.contract import Told
+from tracker.api.http.body import JSON
+from tracker.api.http.openapi import describe, errors_of
+from tracker.api.http.route import Place, PlaceIndex
 from tracker.errors import StoreUnavailable
+from tracker.model.event import Told
 from tracker.providers.kling import Kling
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))

@@ -7,9 +7,10 @@ from starlette.routing import Mount
 
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import CALLBACK_URL, StandIn, a_task, asking
-from tracker.api import Access, NamedKey, create_api, routes
+from tracker.api import Access, create_api, routes
 from tracker.errors import SettingsError, StoreUnavailable
-from tracker.views import Check
+from tracker.model.keys import NamedKey
+from tracker.model.records import Check
 
 KEYED = Access(
     api_keys=(

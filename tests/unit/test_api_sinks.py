@@ -8,8 +8,9 @@ import pytest
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import NOW, StandIn, a_task, asking
 from tests.unit.sinks_stand_in import OWED, SHOP
-from tracker.api import Access, NamedKey, create_api
-from tracker.views import Again
+from tracker.api import Access, create_api
+from tracker.model.keys import NamedKey
+from tracker.model.sinks import Again
 
 KEYED = Access(api_keys=(NamedKey(name="studio", key="made-up-studio-key"),))
 TASK = a_task(external_id="mine-1")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import CALLBACK_URL, NOW, OMNI, TOKEN, StandIn, a_success, a_task, an_entry, asking
-from tracker.api import Access, NamedKey, create_api
+from tracker.api import Access, create_api
 from tracker.errors import (
     Conflict,
     CredentialMissing,
@@ -25,7 +25,8 @@ from tracker.errors import (
     Refused,
     StoreUnavailable,
 )
-from tracker.models import Status
+from tracker.model.keys import NamedKey
+from tracker.model.task import Status
 
 KEYED = Access(
     api_keys=(

@@ -17,12 +17,12 @@ from tests.unit.api_stand_in import StandIn, asking
 from tracker.api import create_api
 from tracker.api.asyncapi import ATTRIBUTES
 from tracker.api.channels import CHANNELS
-from tracker.contract import TYPES, Told, attributes, structured
-from tracker.models import Status
-from tracker.outbox.addresses import SCHEMES
-from tracker.outbox.kafka import TOPIC
-from tracker.outbox.rabbitmq import EXCHANGE
-from tracker.outbox.redis_streams import STREAM
+from tracker.delivery.sinks.kafka import TOPIC
+from tracker.delivery.sinks.rabbitmq import EXCHANGE
+from tracker.delivery.sinks.redis_streams import STREAM
+from tracker.delivery.sinks.urls import SCHEMES
+from tracker.model.event import TYPES, Told, attributes, structured
+from tracker.model.task import Status
 from tracker.providers.kling_gateway import legacy_callback
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "samples" / "asyncapi" / "3.0.0.json").read_text())

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker import bounds
 from tracker.errors import Unreadable
+from tracker.model import untrusted
 
 json_values = st.recursive(
     st.one_of(
@@ -50,15 +50,15 @@ def writable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_by_the_book(text: str) -> bounds.JsonValue:
+def read_by_the_book(text: str) -> untrusted.JsonValue:
     """Read within the bounds with the standard library, in the simplest way; a ValueError for what is beyond them."""
-    value: bounds.JsonValue = json.loads(text, parse_constant=refuse, object_pairs_hook=writable)
+    value: untrusted.JsonValue = json.loads(text, parse_constant=refuse, object_pairs_hook=writable)
     writable([("", value)])
-    check_by_the_book(value, bounds.DEPTH)
+    check_by_the_book(value, untrusted.DEPTH)
     return value
 
 
-def check_by_the_book(value: bounds.JsonValue, depth: int) -> None:
+def check_by_the_book(value: untrusted.JsonValue, depth: int) -> None:
     if isinstance(value, str) and "\0" in value:
         raise ValueError("NUL")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -79,20 +79,20 @@ def test_a_document_is_read_and_refused_as_by_the_standard_library(parts: list[s
         expected = repr(read_by_the_book(document))
     except ValueError:
         with pytest.raises(Unreadable):
-            bounds.read_json(document.encode())
+            untrusted.read_json(document.encode())
     else:
-        assert repr(bounds.read_json(document.encode())) == expected
+        assert repr(untrusted.read_json(document.encode())) == expected
 
 
 @given(value=json_values)
-def test_json_within_the_bounds_is_read_as_it_is(value: bounds.JsonValue) -> None:
-    assert bounds.read_json(json.dumps(value).encode()) == value
+def test_json_within_the_bounds_is_read_as_it_is(value: untrusted.JsonValue) -> None:
+    assert untrusted.read_json(json.dumps(value).encode()) == value
 
 
 @given(raw=st.one_of(st.binary(), st.text('[]{}",:0123456789eE.-+ \\unaNtrfls').map(str.encode)))
 def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
     try:
-        value = bounds.read_json(raw)
+        value = untrusted.read_json(raw)
     except Unreadable:
         return
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -139,12 +139,12 @@ def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
 )
 def test_what_no_database_or_reader_can_hold_is_refused(raw: bytes) -> None:
     with pytest.raises(Unreadable) as refused:
-        bounds.read_json(raw)
+        untrusted.read_json(raw)
     assert len(refused.value.detail) < 100
 
 
 def test_json_after_one_byte_order_mark_is_read() -> None:
-    assert bounds.read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert untrusted.read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_json_after_one_byte_order_mark_is_read() -> None:
 )
 def test_a_refusal_says_why(raw: bytes, why: str) -> None:
     with pytest.raises(Unreadable) as refused:
-        bounds.read_json(raw)
+        untrusted.read_json(raw)
     assert refused.value.detail == why
 
 
@@ -175,7 +175,7 @@ def test_a_refusal_says_why(raw: bytes, why: str) -> None:
 )
 def test_a_refusal_shows_nothing_of_the_body(fault: bytes) -> None:
     with pytest.raises(Unreadable) as refused:
-        bounds.read_json(b'{"made-up-secret": [{"made-up-secret": ' + fault)
+        untrusted.read_json(b'{"made-up-secret": [{"made-up-secret": ' + fault)
     assert "secret" not in refused.value.detail
 
 
@@ -193,13 +193,13 @@ def test_a_refusal_shows_nothing_of_the_body(fault: bytes) -> None:
     ],
 )
 def test_what_only_looks_beyond_the_bounds_is_read(raw: bytes, expected: object) -> None:
-    assert repr(bounds.read_json(raw)) == repr(expected)
+    assert repr(untrusted.read_json(raw)) == repr(expected)
 
 
 def test_the_bounds_themselves_are_accepted() -> None:
-    assert bounds.read_json(b"[-9223372036854775808, 9223372036854775807]") == [-(2**63), 2**63 - 1]
-    deep: object = bounds.read_json(b"[" * bounds.DEPTH + b"1" + b"]" * bounds.DEPTH)
-    for _ in range(bounds.DEPTH):
+    assert untrusted.read_json(b"[-9223372036854775808, 9223372036854775807]") == [-(2**63), 2**63 - 1]
+    deep: object = untrusted.read_json(b"[" * untrusted.DEPTH + b"1" + b"]" * untrusted.DEPTH)
+    for _ in range(untrusted.DEPTH):
         assert isinstance(deep, list)
         deep = deep[0]
     assert deep == 1
@@ -209,7 +209,7 @@ def test_the_bounds_themselves_are_accepted() -> None:
 @pytest.mark.parametrize("number", [b"9223372036854775808", b"-9223372036854775809", b"1" * 5000])
 def test_a_number_beyond_64_bits_is_refused_wherever_it_stands(raw: bytes, number: bytes) -> None:
     with pytest.raises(Unreadable):
-        bounds.read_json(raw % number)
+        untrusted.read_json(raw % number)
 
 
 def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None:
@@ -224,7 +224,7 @@ def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None
     before = sys.getprofile()
     sys.setprofile(count)
     try:
-        bounds.read_json(raw)
+        untrusted.read_json(raw)
     finally:
         sys.setprofile(before)
     assert calls < 100
@@ -233,28 +233,28 @@ def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"text"', b"null"])
 def test_an_object_is_asked_for_and_nothing_else_will_do(raw: bytes) -> None:
     with pytest.raises(Unreadable):
-        bounds.read_object(raw)
+        untrusted.read_object(raw)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("a-1", "a-1"), (17, "17"), ("ä ö", "ä ö"), ("a" * 200, "a" * 200)])
 def test_an_id_is_bounded_text(value: object, expected: str) -> None:
-    assert bounds.identifier(value) == expected
+    assert untrusted.identifier(value) == expected
 
 
 @pytest.mark.parametrize("value", [".", ".."])
 def test_a_segment_that_names_another_path_is_no_id(value: str) -> None:
-    assert bounds.identifier(value) is None
-    assert bounds.identifier(f"{value}.a") == f"{value}.a"
+    assert untrusted.identifier(value) is None
+    assert untrusted.identifier(f"{value}.a") == f"{value}.a"
 
 
 @pytest.mark.parametrize("value", [None, "", True, 1.5, [], {}, "a\nb", "a\0", "\ud800", "a" * 201, 10**200])
 def test_what_cannot_be_an_id_is_none(value: object) -> None:
-    assert bounds.identifier(value) is None
+    assert untrusted.identifier(value) is None
 
 
 @pytest.mark.parametrize("value", [1_795_000_000_000, "1795000000000", 1_795_000_000_000.0])
 def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
-    assert bounds.from_milliseconds(value) == datetime.fromtimestamp(1_795_000_000, UTC)
+    assert untrusted.from_milliseconds(value) == datetime.fromtimestamp(1_795_000_000, UTC)
 
 
 @pytest.mark.parametrize(
@@ -265,16 +265,16 @@ def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
     ],
 )
 def test_what_is_no_sane_time_is_none(value: object) -> None:
-    assert bounds.from_milliseconds(value) is None
+    assert untrusted.from_milliseconds(value) is None
 
 
 @given(moment=st.datetimes(datetime(2000, 1, 2), datetime(2100, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants naive bounds
 def test_milliseconds_survive_their_way_back(moment: datetime) -> None:
-    back = bounds.from_milliseconds(bounds.milliseconds(moment))
+    back = untrusted.from_milliseconds(untrusted.milliseconds(moment))
     assert back is not None
     assert abs((back - moment).total_seconds()) < 0.001
 
 
 def test_free_text_is_cut_and_anything_else_is_empty() -> None:
-    assert bounds.text("abc", 2) == "ab"
-    assert bounds.text(None) == bounds.text(7) == bounds.text([]) == ""
+    assert untrusted.text("abc", 2) == "ab"
+    assert untrusted.text(None) == untrusted.text(7) == untrusted.text([]) == ""

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.builders import NOW
-from tracker.budget import Budget
 from tracker.errors import HomingError, Overloaded, TooMany
+from tracker.service.budget import Budget
 
 MINUTE = timedelta(minutes=1)
 

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import OUR_ID
-from tracker import callback_url
-from tracker.callback_url import check, mint
+from tracker.rules import callback_tokens
+from tracker.rules.callback_tokens import check, mint
 
 FIRST = b"a made-up secret of 32 bytes, first"
 OTHER = b"a made-up secret of 32 bytes, other"
@@ -98,18 +98,18 @@ def test_the_last_letter_of_the_mac_has_one_spelling() -> None:
 
 
 def test_an_address_ends_in_its_token() -> None:
-    url = callback_url.address("https://homing.example", provider="kling", token=TOKEN)
+    url = callback_tokens.address("https://homing.example", provider="kling", token=TOKEN)
     assert url == f"https://homing.example/callbacks/kling/{TOKEN}"
 
 
 def test_a_standing_token_cannot_be_taken_for_a_task_s_and_its_hash_is_what_is_kept() -> None:
-    token = callback_url.standing_token(bytes(range(callback_url.STANDING_BYTES)))
-    assert token.startswith(callback_url.STANDING_PREFIX)
+    token = callback_tokens.standing_token(bytes(range(callback_tokens.STANDING_BYTES)))
+    assert token.startswith(callback_tokens.STANDING_PREFIX)
     assert check(token, [FIRST], provider="kling") is None
-    assert callback_url.standing_hash(token) != callback_url.standing_hash(token[:-1])
-    assert len(callback_url.standing_hash("s\ud800")) == 64
+    assert callback_tokens.standing_hash(token) != callback_tokens.standing_hash(token[:-1])
+    assert len(callback_tokens.standing_hash("s\ud800")) == 64
 
 
 def test_a_key_id_tells_secrets_apart_and_does_not_tell_them() -> None:
-    assert callback_url.key_id(FIRST) != callback_url.key_id(OTHER)
-    assert FIRST.hex()[:8] != callback_url.key_id(FIRST)
+    assert callback_tokens.key_id(FIRST) != callback_tokens.key_id(OTHER)
+    assert FIRST.hex()[:8] != callback_tokens.key_id(FIRST)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from homing.demo_account import Account, Document, account, as_json
-from homing.demo_screen import summary
+from homing.demo.account import Account, Document, account, as_json
+from homing.demo.screen import summary
 
 URL = "http://127.0.0.1:1/results/{}.png"
 

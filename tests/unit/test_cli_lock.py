@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from homing.serving_lock import Held, ServingLock
+from homing.server.serving_lock import Held, ServingLock
 from tracker.errors import SettingsError
 
 HOLD = """
 import sys, pathlib
-from homing.serving_lock import ServingLock
+from homing.server.serving_lock import ServingLock
 lock = ServingLock(pathlib.Path(sys.argv[1])).__enter__()
 lock.announce("http://127.0.0.1:8001")
 print("held", flush=True)

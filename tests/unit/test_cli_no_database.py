@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homing.cli import build_parser, main
-from homing.client import must_exist
+from homing.commands.client import must_exist
 from tracker.errors import SettingsError
 from tracker.settings import Settings
 

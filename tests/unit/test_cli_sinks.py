@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from homing.client import ApiClient
-from homing.commands.telling import run_sinks
+from homing.commands.client import ApiClient
+from homing.commands.sinks import run_sinks
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
 from tests.unit.sinks_stand_in import SHOP

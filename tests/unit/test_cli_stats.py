@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from homing.client import ApiClient
-from homing.commands.operating import run_audit, run_stats
+from homing.commands.client import ApiClient
+from homing.commands.operate import run_audit, run_stats
 from tests.keys import LOCAL_ACCESS
 from tests.unit.api_stand_in import StandIn, asking
 from tracker.api import create_api

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from homing.cli import build_parser
-from homing.commands.parsing import moment
-from homing.doctor import wide_targets
-from homing.tables import ago, print_fields, print_json, print_table, printable, span
-from homing.why import explain
-from tracker.bounds import JsonObject
-from tracker.targets import read_allowed
+from homing.commands.arguments import moment
+from homing.commands.doctor import wide_targets
+from homing.commands.why import explain
+from homing.terminal import ago, print_fields, print_json, print_table, printable, span
+from tracker.model.targets import read_allowed
+from tracker.model.untrusted import JsonObject
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

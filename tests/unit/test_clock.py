@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from homing.doctor import Level, database_clock
+from homing.commands.doctor import Level, database_clock
 from tests.builders import NOW
 from tests.fakes import Clock
-from tracker.clock import READINGS, ClockSettings, Deadline, Reading, SteeredClock, offset
+from tracker.model.clock import READINGS, ClockSettings, Deadline, Reading, SteeredClock, offset
 
 
 def reading(ahead: float, way: float = 0.002, *, at: float = 0.0) -> Reading:

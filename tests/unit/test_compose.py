@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from tests.brokers.servers import LOCALHOST, free_port
+from tracker.delivery.sinks.urls import check_sink, parse_sinks
 from tracker.errors import SettingsError
-from tracker.outbox.addresses import check_sink, parse_sinks
+from tracker.model.targets import NOWHERE
 from tracker.settings import Settings, load_settings
-from tracker.targets import NOWHERE
 
 ROOT = Path(__file__).parents[2]
 HEAD = (ROOT / "compose.yaml").read_text().partition("\nservices:")[0]

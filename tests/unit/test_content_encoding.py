@@ -10,10 +10,10 @@ import pytest
 
 from tests.unit.receiver_desk import BODY, NOW, PATH, SECRET, SIGNING, WritingTracker, only, post, signed
 from tests.unit.test_api_body import chunk, holding, sent
-from tracker.api.body import read_body
-from tracker.content_encoding import decode
+from tracker.api.http.body import read_body
 from tracker.errors import TooLarge, WrongMediaType
-from tracker.models import Status, Trust
+from tracker.model.content_encoding import decode
+from tracker.model.task import Status, Trust
 
 LATER = timedelta(seconds=30)
 # Without a time, so that every worker collects the same tests.

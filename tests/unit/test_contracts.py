@@ -13,13 +13,13 @@ ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("receiver", "tracker", "homing")
 # For each contract: the module that sins, and the import that it must not make.
 PLANTED: Final = {
-    "1 homing on receiver on tracker": ("tracker/work.py", "import receiver.errors"),
-    "2 floors of tracker": ("tracker/schedule.py", "import tracker.work"),
+    "1 homing on receiver on tracker": ("tracker/model/changes.py", "import receiver.errors"),
+    "2 floors of tracker": ("tracker/storage/rows.py", "import tracker.rules.lifecycle"),
     "3 floors of receiver": ("receiver/limits.py", "import receiver.endpoint"),
-    "4 decisions do no I/O": ("tracker/decisions/verdicts.py", "import time"),
-    "5 SQL stays in storage": ("tracker/service.py", "import sqlalchemy"),
-    "6 tables are private to storage": ("tracker/service.py", "import tracker.storage.tables"),
-    "7 HTTP calls leave through transport": ("tracker/recorder.py", "import httpx"),
+    "4 rules, values, providers and verification do no I/O": ("tracker/rules/outcomes.py", "import time"),
+    "5 SQL stays in storage": ("tracker/loops/retention.py", "import sqlalchemy"),
+    "6 tables are private to storage": ("tracker/service/tracker.py", "import tracker.storage.tables"),
+    "7 HTTP calls leave through transport": ("tracker/loops/expiry.py", "import httpx"),
 }
 
 

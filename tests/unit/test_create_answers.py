@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tracker.bounds import JsonValue
+from tracker.model.untrusted import JsonValue
 from tracker.providers.base import (
     BadCredential,
     Busy,

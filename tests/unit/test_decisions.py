@@ -9,13 +9,12 @@ import pytest
 from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
 from tests.properties.observations import told_in_turn
 from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
-from tracker import recovery
-from tracker.decisions import identity, intents, submits
-from tracker.decisions.identity import Asked
-from tracker.decisions.intents import Intent
 from tracker.errors import Conflict
-from tracker.models import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
-from tracker.work import Change, Known
+from tracker.model.changes import Change, Known
+from tracker.model.task import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
+from tracker.rules import identity, intents, recovery, submits
+from tracker.rules.identity import Asked
+from tracker.rules.intents import Intent
 
 # ---- intents
 

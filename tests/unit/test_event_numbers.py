@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.builders import a_task
 from tests.events import an_event
-from tracker import event_numbers
-from tracker.event_numbers import BITS, EPOCH
+from tracker.model import event_numbers
+from tracker.model.event_numbers import BITS, EPOCH
 
 EXACT_IN_JAVASCRIPT = 2**53
 MOMENTS = st.integers(1_790_000_000_000, int(datetime(2080, 1, 1, tzinfo=UTC).timestamp()) * 1000)

@@ -1,7 +1,7 @@
 """The page about events shows what is really sent, and names every type there is."""
 
 from tests.events_page import EXAMPLES, PAGE, SOURCE, SUCCEEDED, page, shown
-from tracker.contract import ALARM_SCHEMA, TASK_SCHEMA, TYPES, attributes
+from tracker.model.event import ALARM_SCHEMA, TASK_SCHEMA, TYPES, attributes
 
 
 def test_every_example_is_what_the_code_makes() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_task, writing
-from tracker.external_ids import ExternalIds, external_id
+from tracker.service.external_ids import ExternalIds, external_id
 from tracker.storage.store import Store
 
 SECRET = b"a made-up secret of thirty-two b"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.unit.api_stand_in import CALLBACK_URL, NOW, StandIn, a_success, a_task, asking
-from tracker.api import Access, ClientKey, Limits, NamedKey, create_api
+from tracker.api import Access, Limits, create_api
 from tracker.errors import (
     Conflict,
     CredentialMissing,
@@ -24,7 +24,8 @@ from tracker.errors import (
     Refused,
     StoreUnavailable,
 )
-from tracker.models import Caller, Status, Task
+from tracker.model.keys import ClientKey, NamedKey
+from tracker.model.task import Caller, Status, Task
 from tracker.providers.kling import Kling
 
 OMNI_KIND = "images/omni-image"

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
-from tracker.bounds import JsonObject, JsonValue
 from tracker.errors import InvalidRequest
+from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.base import ApiKey, KeyPair
 from tracker.providers.kling import Kling
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tracker.bounds import JsonObject, JsonValue
-from tracker.models import Asset, Claim, Status
+from tracker.model.task import Asset, Claim, Status
+from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.kling import Kling
 from tracker.providers.kling_claims import STATUS_WORDS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tracker import lifecycle
-from tracker.bounds import JsonObject, JsonValue
-from tracker.models import Claim, Observation, Source, Status, Task, Trust
+from tracker.model import facts
+from tracker.model.task import Claim, Observation, Source, Status, Task, Trust
+from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import (
     error_envelope,
@@ -21,6 +21,7 @@ from tracker.providers.kling_gateway import (
     new_price,
     new_task,
 )
+from tracker.rules import lifecycle
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "kling" / "callback" / "succeeded"
 NOW = datetime(2026, 6, 10, 8, 40, 0, 123_000, tzinfo=UTC)
@@ -157,9 +158,9 @@ def test_the_result_of_every_kind_comes_out_as_it_went_in(kind: str) -> None:
 def test_the_new_shape_of_every_kind_is_read_back_as_the_same_result(kind: str) -> None:
     task = round_trip(kind, {"task_id": "1", "task_status": "succeed", "task_result": RESULTS[kind]})
     again = round_trip(kind, {"id": "1", "status": "succeeded", "outputs": new_task(task)["outputs"]})
-    urls = [(asset.kind, asset.group, asset.url, asset.duration) for asset in lifecycle.assets(task)]
+    urls = [(asset.kind, asset.group, asset.url, asset.duration) for asset in facts.assets(task)]
     assert urls
-    assert [(a.kind, a.group, a.url, a.duration) for a in lifecycle.assets(again)] == urls
+    assert [(a.kind, a.group, a.url, a.duration) for a in facts.assets(again)] == urls
 
 
 def test_a_failure_says_why() -> None:

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from tracker.bounds import JsonObject, JsonValue
-from tracker.models import Status
+from tracker.model.task import Status
+from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.base import (
     Accepted,
     BadCredential,

@@ -10,20 +10,10 @@ from statistics import mean, median
 import pytest
 
 from tests.builders import NOW, OMNI, a_completion, a_task
-from tracker import schedule
-from tracker.learning import (
-    ENOUGH,
-    GROUPS,
-    LEAST_LOST,
-    OUTCOMES,
-    RUN_TIMES,
-    Group,
-    Habits,
-    learn,
-    loss,
-)
-from tracker.models import Status, Task
-from tracker.schedule import Policy
+from tracker.model.task import Status, Task
+from tracker.rules import schedule
+from tracker.rules.learning import ENOUGH, GROUPS, LEAST_LOST, OUTCOMES, RUN_TIMES, Group, Habits, learn, loss
+from tracker.rules.schedule import Policy
 
 POLICY = Policy()
 MODEL = "kling-v3-omni"

@@ -9,9 +9,11 @@ from msgspec import structs
 
 from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
 from tests.properties.observations import told_in_turn
-from tracker import lifecycle
-from tracker.lifecycle import RANK, advance
-from tracker.models import Alarm, Claim, Flaw, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.model import facts
+from tracker.model.facts import RANK
+from tracker.model.task import Alarm, Claim, Flaw, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.rules import lifecycle
+from tracker.rules.lifecycle import advance
 
 PENDING = a_task()
 SUBMITTED = told_in_turn(PENDING, [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
@@ -52,7 +54,7 @@ def test_the_happy_way_is_pending_submitted_processing_succeeded() -> None:
 @pytest.mark.parametrize("word", list(Status))
 def test_a_poll_moves_a_task_exactly_where_the_table_says(before: Status, word: Status) -> None:
     task = at(before)
-    claim = Claim(status=word) if word in lifecycle.INFERRED else a_claim(word, updated_at=LATER)
+    claim = Claim(status=word) if word in facts.INFERRED else a_claim(word, updated_at=LATER)
     moved = weighed(task, asked(claim)).verdict is Verdict.MOVED
     assert moved == (word in lifecycle.MOVES[before])
 
@@ -81,7 +83,7 @@ def test_an_expired_task_waits_for_a_final_word_only() -> None:
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
 @pytest.mark.parametrize("word", [Status.SUBMITTED, Status.PROCESSING, Status.REJECTED, Status.EXPIRED])
 def test_no_later_word_that_is_not_final_undoes_a_final(final: Status, word: Status) -> None:
-    late = inferred(word) if word in lifecycle.INFERRED else asked(a_claim(word, updated_at=LATER))
+    late = inferred(word) if word in facts.INFERRED else asked(a_claim(word, updated_at=LATER))
     assert after(at(final), late).status is final
 
 
@@ -125,10 +127,10 @@ def test_a_contradiction_that_changes_nothing_is_still_an_alarm() -> None:
 
 def test_a_success_with_empty_results_is_completed_by_the_next_word_that_has_them() -> None:
     empty = after(SUBMITTED, told(a_claim()))
-    assert lifecycle.assets(empty) == ()
+    assert facts.assets(empty) == ()
     transition = weighed(empty, told(a_claim(assets=(PICTURE,))))
     assert transition.verdict is Verdict.COMPLETED
-    assert lifecycle.assets(transition.task) == (PICTURE,)
+    assert facts.assets(transition.task) == (PICTURE,)
     assert [event.type for event in transition.events] == ["homing.task.updated"]
 
 
@@ -136,7 +138,7 @@ def test_empty_facts_never_take_away_what_is_known() -> None:
     full = after(SUBMITTED, told(a_claim(assets=(PICTURE,), price={"billing": 1}, message="done")))
     assert weighed(full, asked(a_claim(updated_at=LATER))).verdict is Verdict.CONFIRMED
     bare = after(full, asked(a_claim(updated_at=LATER)))
-    assert (lifecycle.assets(bare), lifecycle.price(bare), lifecycle.message(bare)) == (
+    assert (facts.assets(bare), facts.price(bare), facts.message(bare)) == (
         (PICTURE,),
         {"billing": 1},
         "done",
@@ -146,13 +148,13 @@ def test_empty_facts_never_take_away_what_is_known() -> None:
 def test_facts_follow_the_order_of_the_words_that_told_them() -> None:
     polled = asked(a_claim(message="the poll's"))
     delivered = told(a_claim(message="the delivery's", updated_at=LATER))
-    assert lifecycle.message(after(SUBMITTED, polled, delivered)) == "the poll's"
-    assert lifecycle.message(after(SUBMITTED, delivered, polled)) == "the poll's"
+    assert facts.message(after(SUBMITTED, polled, delivered)) == "the poll's"
+    assert facts.message(after(SUBMITTED, delivered, polled)) == "the poll's"
 
 
 def test_only_a_success_shows_results() -> None:
     with_files = after(SUBMITTED, told(a_claim(assets=(PICTURE,))))
-    assert lifecycle.assets(after(with_files, asked(a_claim(Status.FAILED)))) == ()
+    assert facts.assets(after(with_files, asked(a_claim(Status.FAILED)))) == ()
 
 
 def test_what_is_said_twice_is_confirmed_without_an_event() -> None:
@@ -186,8 +188,8 @@ def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
     expired = after(
         SUBMITTED, told(a_claim(Status.PROCESSING, message="in the queue")), inferred(Status.EXPIRED, note="too late")
     )
-    assert lifecycle.message(expired) == "too late"
-    assert lifecycle.message(after(expired, asked(a_claim(message="done")))) == "done"
+    assert facts.message(expired) == "too late"
+    assert facts.message(after(expired, asked(a_claim(message="done")))) == "done"
 
 
 # ---- Trust
@@ -317,8 +319,8 @@ def test_an_answer_with_an_unknown_word_still_teaches_the_provider_id() -> None:
 def test_results_and_prices_come_with_a_final_word_only() -> None:
     early = told(a_claim(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
     task = after(SUBMITTED, early)
-    assert (lifecycle.price(task), lifecycle.message(task)) == ({}, "soon")
-    assert lifecycle.assets(after(task, asked(a_claim()))) == ()
+    assert (facts.price(task), facts.message(task)) == ({}, "soon")
+    assert facts.assets(after(task, asked(a_claim()))) == ()
 
 
 @pytest.mark.parametrize(
@@ -337,4 +339,4 @@ def test_results_and_prices_come_with_a_final_word_only() -> None:
 )
 def test_an_asset_survives_its_way_through_json(changes: dict[str, Any]) -> None:
     asset = structs.replace(PICTURE, **changes)
-    assert lifecycle.asset_from_json(lifecycle.asset_to_json(asset)) == asset
+    assert facts.asset_from_json(facts.asset_to_json(asset)) == asset

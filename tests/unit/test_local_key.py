@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homing.local_key import key_file, local_key, read_local_key
+from homing.server.local_key import key_file, local_key, read_local_key
 from tracker.errors import SettingsError
 
 GOOD = "made-up-key-of-an-operator"
@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     def read_only(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("homing.local_key._write", read_only)
+    monkeypatch.setattr("homing.server.local_key._write", read_only)
 
     said = refusal(tmp_path / "homing.db")
 

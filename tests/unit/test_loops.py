@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from homing.loops import looping
+from homing.server.loops import looping
 
 SOON = timedelta(milliseconds=1)
 

@@ -22,10 +22,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from homing.web_server import GRACE
-from tracker.published_secrets import PUBLISHED
+from homing.server.web_server import GRACE
+from tracker.model.published_secrets import PUBLISHED
+from tracker.model.webhook_keys import written_key
 from tracker.settings import load_settings, strays
-from tracker.webhook_secret import written_key
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())

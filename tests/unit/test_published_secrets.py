@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from homing.local_key import key_file, local_key
-from tracker.api import Access, ClientKey, NamedKey, check_keys
+from homing.server.local_key import key_file, local_key
+from tracker.api import Access, check_keys
 from tracker.errors import SettingsError
-from tracker.published_secrets import PUBLISHED
+from tracker.model.keys import ClientKey, NamedKey
+from tracker.model.published_secrets import PUBLISHED
 from tracker.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]

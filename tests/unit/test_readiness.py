@@ -8,8 +8,8 @@ import pytest
 from tests.fakes import Clock
 from tracker.app import create_tracker
 from tracker.errors import StoreUnavailable
-from tracker.readiness import KEPT, Readiness
-from tracker.service import Tracker
+from tracker.service.readiness import KEPT, Readiness
+from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 

@@ -39,9 +39,9 @@ from tests.unit.receiver_desk import (
     status_of,
     unread,
 )
-from tracker import callback_url
-from tracker.models import Claim, Flaw, Source, Status, Trust
+from tracker.model.task import Claim, Flaw, Source, Status, Trust
 from tracker.providers.kling import Kling
+from tracker.rules import callback_tokens
 
 # What is recorded, and how far it is believed
 
@@ -176,15 +176,15 @@ BAD_PATHS = [
     f"/callbacks/kling/{TOKEN[:-1]}",
     f"/callbacks/kling/{TOKEN}A",
     f"/callbacks/kling/{TOKEN[:20]}X{TOKEN[21:]}",
-    f"/callbacks/kling/{callback_url.mint([b'another minting secret'], provider='kling', task_id=TASK)}",
-    f"/callbacks/kling/{callback_url.mint([MINTING], provider='runway', task_id=TASK)}",
-    f"/callbacks/runway/{callback_url.mint([MINTING], provider='runway', task_id=TASK)}",
+    f"/callbacks/kling/{callback_tokens.mint([b'another minting secret'], provider='kling', task_id=TASK)}",
+    f"/callbacks/kling/{callback_tokens.mint([MINTING], provider='runway', task_id=TASK)}",
+    f"/callbacks/runway/{callback_tokens.mint([MINTING], provider='runway', task_id=TASK)}",
     f"/callbacks/KLING/{TOKEN}",
     "/callbacks/kling/%E2%98%83%F0%9F%92%A9",
     "/callbacks/kling/%FF%FE",
     "/callbacks/kling/..%2F..%2Fetc%2Fpasswd",
     f"/callbacks/kling/{'x' * 5000}",
-    f"/callbacks/kling/{callback_url.standing_token(b'u' * callback_url.STANDING_BYTES)}",
+    f"/callbacks/kling/{callback_tokens.standing_token(b'u' * callback_tokens.STANDING_BYTES)}",
     f"{STANDING_PATH}A",
 ]
 
@@ -214,7 +214,7 @@ async def test_a_provider_that_the_tracker_does_not_have_is_not_found() -> None:
 
 
 async def test_a_provider_whose_callbacks_nobody_can_prove_is_not_found() -> None:
-    token = callback_url.mint([MINTING], provider="runway", task_id=TASK)
+    token = callback_tokens.mint([MINTING], provider="runway", task_id=TASK)
     tracker = WritingTracker(providers={"runway": kling_account()})
     assert (await post(tracker, path=f"/callbacks/runway/{token}")).status_code == 404
 

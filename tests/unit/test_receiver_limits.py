@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 from receiver.errors import Disconnected
 from receiver.limits import LARGE_BODIES, UNCOUNTED_BYTES, BodyBounds, Deadline, Late, UnsignedBound, read_body
 from tracker.errors import Overloaded, TooLarge, TooSlow
-from tracker.rooms import Room
+from tracker.model.rooms import Room
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LONG = timedelta(seconds=30)

@@ -15,9 +15,9 @@ from tests.builders import a_task, writing
 from tests.databases import sqlite_url
 from tests.fakes import GatedStore
 from tracker.errors import Conflict, OurError, Overloaded, StoreUnavailable
-from tracker.recorder import Recorder
+from tracker.model.changes import Change, Known, Work
+from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
-from tracker.work import Change, Known, Work
 
 
 @asynccontextmanager

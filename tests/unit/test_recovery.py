@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW, a_task
-from tracker import recovery
-from tracker.models import Status, Task
-from tracker.recovery import Step
-from tracker.schedule import Policy
+from tracker.model.task import Status, Task
+from tracker.rules import recovery
+from tracker.rules.recovery import Step
+from tracker.rules.schedule import Policy
 
 POLICY = Policy()
 LOST = a_task(attempts=1, attempt_deadline_at=NOW)

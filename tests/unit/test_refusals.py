@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracker.storage.refusals import LOST, reason_of
+from tracker.storage.engine.refusals import LOST, reason_of
 
 SECRET = "made-up-database-word"
 TO = 'connection failed: connection to server at "db", port 5432 failed: '

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import NOW
-from tracker.outbox import backoff
+from tracker.delivery import backoff
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import NOW
-from tracker.outbox.lanes import ALL, CLOSING, Lanes, Turn
-from tracker.outbox.sink import DELIVERED, Outcome
+from tracker.delivery.circuit import ALL, CLOSING, Lanes, Turn
+from tracker.delivery.sinks.base import DELIVERED, Outcome
 
 NO = Outcome(delivered=False, error="no")
 NEVER = Outcome(delivered=False, error="no", hopeless=True)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tests.builders import NOW
 from tests.events import events_of
-from tracker.outbox.ledger import Ledger
-from tracker.views import Failure, Settled
+from tracker.delivery.progress import Ledger
+from tracker.model.sinks import Failure, Settled
 
 EVENTS = events_of(1, upto=5, first=11)
 

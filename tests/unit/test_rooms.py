@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.errors import Overloaded
-from tracker.rooms import Room
+from tracker.model.rooms import Room
 
 SIZE = 90
 CLIENTS = ("a", "b", "c")

@@ -9,10 +9,10 @@ import pytest
 
 from tests.builders import NOW, OMNI, PICTURE, THEIR_ID, a_claim, a_completion, a_task, asked, inferred
 from tests.properties.observations import told_in_turn
-from tracker import schedule
-from tracker.learning import LONGER, Habits, learn
-from tracker.models import Status, Task, Trust
-from tracker.schedule import Policy
+from tracker.model.task import Status, Task, Trust
+from tracker.rules import schedule
+from tracker.rules.learning import LONGER, Habits, learn
+from tracker.rules.schedule import Policy
 
 POLICY = Policy()
 UNTAUGHT = Habits()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from homing.serve import Homing
-from homing.serving_lock import Held, ServingLock
+from homing.server.serving_lock import Held, ServingLock
 from tracker.errors import SettingsError
 from tracker.settings import Settings
 from tracker.storage.store import Store

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tracker.errors import SettingsError
-from tracker.models import Trust
+from tracker.model.task import Trust
 from tracker.settings import PREFIX, Settings, load_settings, strays
 
 SECRET = "made-up-secret-that-must-never-be-shown"

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW
+from tracker.delivery.sinks import broker
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.filters import Filter
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.urls import SCHEMES, SinkParts, create_sinks, parse_sinks
 from tracker.errors import SettingsError
-from tracker.outbox import broker
-from tracker.outbox.addresses import SCHEMES, SinkParts, create_sinks, parse_sinks
-from tracker.outbox.filters import Filter
-from tracker.outbox.signing import SinkSecrets
-from tracker.outbox.sink import Sink
-from tracker.outbox.spec import SinkSpec
+from tracker.model.sinks import NewSink
 from tracker.settings import load_settings
-from tracker.views import NewSink
 
 SECRET = "made-up-secret"
 WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"

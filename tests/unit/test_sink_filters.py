@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.builders import a_task
 from tests.events import a_success, an_alarm, an_event
-from tracker.contract import ALARM_TYPES, TASK_TYPES, TYPES
-from tracker.models import Alarm, Status
-from tracker.outbox.filters import EVERYTHING, Filter, event_types, read_filter
+from tracker.delivery.sinks.filters import EVERYTHING, Filter, event_types, read_filter
+from tracker.model.event import ALARM_TYPES, TASK_TYPES, TYPES
+from tracker.model.task import Alarm, Status
 
 EVENTS = [
     an_event(a_success(client="studio", tags=("paid", "first"))),

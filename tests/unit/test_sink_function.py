@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.events import a_success, an_alarm, an_event
-from tracker.contract import Told, structured
-from tracker.outbox.filters import read_filter
-from tracker.outbox.function import AsyncHook, Function, Hook
-from tracker.outbox.sink import DELIVERED
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.delivery.sinks.filters import read_filter
+from tracker.delivery.sinks.function import AsyncHook, Function, Hook
+from tracker.model.event import Told, structured
 
 SHORT = timedelta(seconds=0.2)
 SOURCE = "urn:homing"
@@ -168,7 +168,7 @@ def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
 
     program = (
         "import asyncio, threading; from datetime import timedelta; from tests.events import *; "
-        "from tracker.outbox.function import Function; "
+        "from tracker.delivery.sinks.function import Function; "
         "f = Function(lambda e: threading.Event().wait(), name='f', source='s', within=timedelta(seconds=0.05)); "
         "print(asyncio.run(f.send([an_event(a_success())]))[0].error)"
     )

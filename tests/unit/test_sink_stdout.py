@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 
 from tests.events import a_success, an_alarm, an_event
-from tracker.contract import structured
-from tracker.outbox.filters import read_filter
-from tracker.outbox.sink import DELIVERED
-from tracker.outbox.stdout import WITHIN, Lines
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.delivery.sinks.filters import read_filter
+from tracker.delivery.sinks.stdout import WITHIN, Lines
+from tracker.model.event import structured
 
 SOURCE = "urn:homing"
 WAVE = [an_event(a_success(1, request={"prompt": "two\nlines\u2028three"})), an_event(a_success(2)), an_alarm()]

@@ -1,7 +1,7 @@
 """The page about the state machine says what the tables say."""
 
 from tests.state_machine_page import PAGE, page
-from tracker.models import Status
+from tracker.model.task import Status
 
 
 def test_the_page_is_up_to_date() -> None:

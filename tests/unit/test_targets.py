@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.targets import NOWHERE, Allowed, callback_refusal, is_public, read_allowed, refusal
+from tracker.model.targets import NOWHERE, Allowed, callback_refusal, is_public, read_allowed, refusal
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 MAYBE_PUBLIC = ("2000::/3", "::ffff:0:0/96", "64:ff9b::/96")

@@ -10,8 +10,8 @@ from receiver.errors import NotProven, Reason
 from receiver.providers import kling
 from receiver.verification import Delivery, Judgement, Proof, StandardWebhooks, judge
 from tracker.errors import CallerError
-from tracker.models import Flaw, Trust
-from tracker.webhook_secret import webhook_key
+from tracker.model.task import Flaw, Trust
+from tracker.model.webhook_keys import webhook_key
 
 # Published on the provider's "Callback Protocol" page, https://kling.ai/document-api.
 SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tracker.errors import StoreUnavailable
-from tracker.storage.workers import Workers
+from tracker.storage.engine.workers import Workers
 
 WITHIN = 20
 

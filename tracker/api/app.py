@@ -6,25 +6,25 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from tracker.api.access import Access, check_keys
-from tracker.api.access_guard import AccessGuard
 from tracker.api.asyncapi import describe_events
 from tracker.api.audit import AUDIT
-from tracker.api.capacity import Capacity, Limits
 from tracker.api.documents import document_endpoint
-from tracker.api.endpoint import AnyEndpoint, Dialect
 from tracker.api.events import EVENTS
 from tracker.api.gateway import FOREIGN, GATEWAY
 from tracker.api.gateway_errors import ENVELOPE
-from tracker.api.openapi import describe
+from tracker.api.http.access import Access, check_keys
+from tracker.api.http.access_guard import AccessGuard
+from tracker.api.http.capacity import Capacity, Limits
+from tracker.api.http.endpoint import AnyEndpoint, Dialect
+from tracker.api.http.openapi import describe
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.route import Desk, Place, PlaceIndex
+from tracker.api.http.verbs import Verbs
 from tracker.api.operations import OPERATIONS
-from tracker.api.outbox_schemas import EventsDocumentShown
-from tracker.api.place import Desk, Place, PlaceIndex
-from tracker.api.problems import PROBLEMS
 from tracker.api.schemas import DocumentShown
+from tracker.api.sink_schemas import EventsDocumentShown
 from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
-from tracker.api.verbs import Verbs
 
 DEFAULT_LIMITS: Final = Limits()
 

@@ -1,6 +1,6 @@
 """The AsyncAPI 3.0 document: where events go, and what each message there looks like.
 
-Types, attributes and schemas are those of the code (``tracker.contract``, the API's models); ``channels`` says where.
+Types, attributes and schemas are those of the code (``model.event``, the API's models); ``channels`` says where.
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
@@ -11,12 +11,12 @@ from pydantic.json_schema import models_json_schema
 
 from tracker.api.channels import CHANNELS, HTTP_BINDING, POST, SERVERS, SIGNATURE, Channel
 from tracker.api.gateway_schemas import TaskData
-from tracker.api.openapi import REF_TEMPLATE
-from tracker.api.outbox_schemas import AlarmTold, EventShown
+from tracker.api.http.openapi import REF_TEMPLATE
 from tracker.api.schemas import TaskShown
-from tracker.bounds import JsonObject, JsonValue
-from tracker.contract import ALARM_SCHEMA, ALARM_TYPE, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
-from tracker.event_numbers import LONG_DIGITS, SHORT_DIGITS
+from tracker.api.sink_schemas import AlarmTold, EventShown
+from tracker.model.event import ALARM_SCHEMA, ALARM_TYPE, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
+from tracker.model.event_numbers import LONG_DIGITS, SHORT_DIGITS
+from tracker.model.untrusted import JsonObject, JsonValue
 
 INTRODUCTION: Final = (
     "What Homing tells others, and what it hears. Every accepted change of a task is one event, told at least once and "

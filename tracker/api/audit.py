@@ -6,13 +6,14 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.responses import Response
 
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing, Shown, Taken
 from tracker.api.operations import GROUP, all_seeing
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import LARGEST, PAGE, Nothing, Shown, Taken
-from tracker.bounds import ID_LENGTH
+from tracker.api.schemas import LARGEST, PAGE
 from tracker.errors import Forbidden
-from tracker.views import Action, AuditEntry
+from tracker.model.records import Action, AuditEntry
+from tracker.model.untrusted import ID_LENGTH
 
 
 class AuditQuery(Taken):

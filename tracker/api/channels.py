@@ -1,6 +1,6 @@
 """The channels of events: one entry for each way that an event can go, and how it is written there.
 
-Pure description, for /asyncapi.json: what really speaks is ``tracker.outbox`` and ``tracker.api.events``, which tests
+Pure description, for /asyncapi.json: what really speaks is ``tracker.delivery`` and ``tracker.api.events``, which tests
 compare with this, message for message.
 """
 
@@ -10,8 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from tracker.api.outbox_schemas import EventQuery
-from tracker.bounds import JsonObject, JsonValue
+from tracker.api.sink_schemas import EventQuery
+from tracker.model.untrusted import JsonObject, JsonValue
 
 SIGNATURE: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 

@@ -9,12 +9,12 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, Header
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing, Shown
 from tracker.api.operations import HEALTH
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import Nothing, Shown
-from tracker.bounds import JsonObject
-from tracker.contract import JSON_TYPE
+from tracker.model.event import JSON_TYPE
+from tracker.model.untrusted import JsonObject
 
 IF_NONE_MATCH: Final = Header("If-None-Match", 1024)
 ETAG_BYTES: Final = 16

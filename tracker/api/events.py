@@ -15,15 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header
-from tracker.api.outbox_schemas import EventQuery, EventsShown
-from tracker.api.presence import CLIENT_LEFT, while_there
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import Nothing
-from tracker.contract import JSON_TYPE, Told, structured
+from tracker.api.http.disconnect import CLIENT_LEFT, while_there
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, Header
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing
+from tracker.api.sink_schemas import EventQuery, EventsShown
+from tracker.delivery.sinks.filters import read_filter
 from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
-from tracker.feed import LOOK, Feed
-from tracker.outbox.filters import read_filter
+from tracker.model.event import JSON_TYPE, Told, structured
+from tracker.service.feed import LOOK, Feed
 
 GROUP: Final = "events"
 STREAM_TYPE: Final = "text/event-stream"

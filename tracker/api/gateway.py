@@ -15,8 +15,6 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tracker.api.body import read_body, require_json
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.gateway_schemas import (
     BatchQuery,
@@ -28,8 +26,9 @@ from tracker.api.gateway_schemas import (
     TaskEnvelope,
     TaskListEnvelope,
 )
-from tracker.api.schemas import Nothing
-from tracker.bounds import ID_LENGTH, READ_IN_THREAD, JsonValue, identifier, read_object
+from tracker.api.http.body import read_body, require_json
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, Header
+from tracker.api.http.schemas import Nothing
 from tracker.errors import (
     Conflict,
     CredentialRefused,
@@ -40,11 +39,12 @@ from tracker.errors import (
     ProviderUnavailable,
     TooMany,
 )
-from tracker.models import Status, Task
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task
+from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, JsonValue, identifier, read_object
 from tracker.providers.base import Kind, Order, Provider
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
-from tracker.views import TaskFilter
 
 GROUP: Final = "gateway"
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)

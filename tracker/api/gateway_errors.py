@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 from starlette.responses import JSONResponse, Response
 
-from tracker.api.access import KeyExpired, KeyMissing, KeyTooEarly, WrongHost
-from tracker.api.body import Truncated
-from tracker.api.endpoint import Dialect, NothingHere
 from tracker.api.gateway_schemas import RefusalShown
-from tracker.api.problems import detail_of, headers_of
+from tracker.api.http.access import KeyExpired, KeyMissing, KeyTooEarly, WrongHost
+from tracker.api.http.body import Truncated
+from tracker.api.http.endpoint import Dialect, NothingHere
+from tracker.api.http.problems import detail_of, headers_of
 from tracker.errors import (
     Conflict,
     Forbidden,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tracker.api.schemas import Shown
-from tracker.bounds import ID_LENGTH
+from tracker.api.http.schemas import Shown
+from tracker.model.untrusted import ID_LENGTH
 from tracker.providers.kling_order import ASPECT_RATIOS, MOST_IMAGES, NEGATIVE_PROMPT_LENGTH, PROMPT_LENGTH
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tracker.api.schemas import Shown
+from tracker.api.http.schemas import Shown
 
 
 class CheckShown(Shown):

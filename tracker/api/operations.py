@@ -6,12 +6,13 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from tracker.api import health_schemas, schemas
-from tracker.api import shown as show
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import AddressBody, Nothing, PageQuery
+from tracker.api import rendering as show
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing
+from tracker.api.schemas import AddressBody, PageQuery
 from tracker.errors import Forbidden, HomingError, NotFound
-from tracker.views import Check
+from tracker.model.records import Check
 
 GROUP: Final = "operations"
 HEALTH: Final = "health"

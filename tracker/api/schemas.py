@@ -1,4 +1,4 @@
-"""What the task API takes and shows: pydantic at the edge only; inside speak the values of ``tracker.models``."""
+"""What the task API takes and shows: pydantic at the edge only; inside speak the values of ``tracker.model``."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
@@ -6,7 +6,6 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -14,9 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from tracker.bounds import FIRST_YEAR, ID_LENGTH, LAST_YEAR
-from tracker.contract import TrustName
-from tracker.models import Alarm, Source, Status, Verdict
+from tracker.api.http.schemas import Shown, Taken
+from tracker.model.event import TrustName
+from tracker.model.task import Alarm, Source, Status, Verdict
+from tracker.model.untrusted import FIRST_YEAR, ID_LENGTH, LAST_YEAR
 
 TAGS: Final = 20
 TAG_LENGTH: Final = 64
@@ -55,22 +55,6 @@ Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT, description="Seconds to wai
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
 
 
-class Taken(BaseModel):
-    """A body or a query: unknown names are refused, so that a misspelt one is not silently nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Shown(BaseModel):
-    """A part of an answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Nothing(Taken):
-    """No query parameters, or no body."""
-
-
 class TaskQuery(Taken):
     """Which tasks to list, newest first; several statuses mean any of them."""
 
@@ -105,7 +89,7 @@ class ExpectBody(Taken):
     kind: Identifier
     external_id: Identifier | None = None
     deadline: Seconds | None = None
-    tags: Tags = []
+    tags: Tags = Field(default=[])
 
 
 class AdoptBody(ExpectBody):
@@ -371,16 +355,6 @@ class AddressesShown(Shown):
     """Every standing address, revoked ones among them."""
 
     addresses: list[AddressShown]
-
-
-class ProblemShown(Shown):
-    """A problem document (RFC 9457)."""
-
-    type: Annotated[str, Field(description="urn:homing:problem: and the kind of problem.")]
-    title: str
-    status: int
-    detail: Annotated[str, Field(description="What is wrong, for the person who has to act.")]
-    request_id: str
 
 
 class DocumentShown(Shown):

@@ -5,15 +5,16 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from tracker.api import outbox_schemas as schemas
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api import sink_schemas as schemas
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, shown
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing
 from tracker.api.operations import all_seeing
-from tracker.api.outbox_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import LARGEST, Nothing
-from tracker.bounds import identifier
+from tracker.api.schemas import LARGEST
+from tracker.api.sink_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
 from tracker.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from tracker.views import Again, Delivery, SinkState
+from tracker.model.sinks import Again, Delivery, SinkState
+from tracker.model.untrusted import identifier
 
 GROUP: Final = "sinks"
 

@@ -8,12 +8,13 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracker.api import rendering as show
 from tracker.api import schemas
-from tracker.api import shown as show
-from tracker.api.endpoint import AnyEndpoint, Ask, Endpoint, Header, shown
-from tracker.api.presence import CLIENT_LEFT, while_there
-from tracker.api.problems import PROBLEMS
-from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, Nothing, ResolveBody, TaskQuery, WaitQuery
+from tracker.api.http.disconnect import CLIENT_LEFT, while_there
+from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, Header, shown
+from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.schemas import Nothing
+from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, ResolveBody, TaskQuery, WaitQuery
 from tracker.errors import (
     Conflict,
     CredentialRefused,
@@ -24,8 +25,8 @@ from tracker.errors import (
     ProviderUnavailable,
     TooMany,
 )
-from tracker.models import Status
-from tracker.views import TaskFilter
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status
 
 GROUP: Final = "tasks"
 IF_NONE_MATCH: Final = Header("If-None-Match", 64)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from tracker.bounds import JsonObject
-from tracker.models import Claim
+from tracker.model.task import Claim
+from tracker.model.untrusted import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 import jwt
 
-from tracker.bounds import JsonObject
 from tracker.errors import InvalidRequest
-from tracker.models import Claim
+from tracker.model.targets import NOWHERE, Allowed
+from tracker.model.task import Claim
+from tracker.model.untrusted import JsonObject
 from tracker.providers.base import (
     ApiKey,
     Call,
@@ -35,7 +36,6 @@ from tracker.providers.kling_claims import RESULT_LIFETIME
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
 from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query
 from tracker.providers.kling_submits import read_submit
-from tracker.targets import NOWHERE, Allowed
 
 DEADLINE: Final = timedelta(hours=24)
 

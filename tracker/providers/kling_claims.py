@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from tracker.bounds import JsonObject, JsonValue, from_milliseconds, identifier, text
-from tracker.models import Asset, Claim, Status
+from tracker.model.task import Asset, Claim, Status
+from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, text
 
 STATUS_WORDS: Final[Mapping[str, Status]] = MappingProxyType(
     {

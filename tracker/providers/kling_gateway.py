@@ -10,9 +10,9 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
 
-from tracker import lifecycle
-from tracker.bounds import JsonObject, JsonValue, milliseconds
-from tracker.models import Asset, Status, Task
+from tracker.model import facts
+from tracker.model.task import Asset, Status, Task
+from tracker.model.untrusted import JsonObject, JsonValue, milliseconds
 
 LEGACY_WORDS: Final[Mapping[Status, str]] = MappingProxyType(
     {
@@ -71,7 +71,7 @@ def legacy_task(task: Task) -> JsonObject:
     data = legacy_created(task) | {
         "task_status_msg": _message(task),
         "task_result": _legacy_result(task),
-        **legacy_price(lifecycle.price(task)),
+        **legacy_price(facts.price(task)),
     }
     return data | {"watermark_info": watermark} if isinstance(watermark, dict) else data
 
@@ -96,8 +96,8 @@ def new_task(task: Task) -> JsonObject:
         "create_time": milliseconds(task.created_at),
         "update_time": milliseconds(task.updated_at),
         "external_id": task.external_id or "",
-        "outputs": [_output(task, entry) for entry in _entries(lifecycle.assets(task))],
-        "billing": new_price(lifecycle.price(task), package),
+        "outputs": [_output(task, entry) for entry in _entries(facts.assets(task))],
+        "billing": new_price(facts.price(task), package),
     }
 
 
@@ -133,7 +133,7 @@ def new_price(price: Mapping[str, JsonValue], package: str | None) -> list[JsonV
 
 
 def _message(task: Task) -> str:
-    return lifecycle.message(task) or INFERRED_MESSAGES.get(task.status, "")
+    return facts.message(task) or INFERRED_MESSAGES.get(task.status, "")
 
 
 def _task_info(task: Task) -> JsonObject:
@@ -144,7 +144,7 @@ def _task_info(task: Task) -> JsonObject:
 def _legacy_result(task: Task) -> JsonObject:
     """Write ``task_result``: an empty object until there is one (live), then a list for each sort of result."""
     result: JsonObject = {}
-    for entry in _entries(lifecycle.assets(task)):
+    for entry in _entries(facts.assets(task)):
         first = entry[0]
         name = "series_images" if first.group == SERIES else _LISTS.get(first.kind, f"{first.kind}s")
         listed = result.setdefault(name, [])

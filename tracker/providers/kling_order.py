@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeGuard
 
-from tracker.bounds import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.errors import InvalidRequest
+from tracker.model.targets import NOWHERE, Allowed, callback_refusal
+from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.providers.base import Order
-from tracker.targets import NOWHERE, Allowed, callback_refusal
 
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"

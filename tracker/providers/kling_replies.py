@@ -15,9 +15,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
-from tracker.bounds import JsonObject, JsonValue, identifier, read_object, text
 from tracker.errors import Unreadable
-from tracker.models import Claim
+from tracker.model.task import Claim
+from tracker.model.untrusted import JsonObject, JsonValue, identifier, read_object, text
 from tracker.providers.base import (
     BadCredential,
     Busy,

@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from tracker.bounds import JsonValue, identifier, text
-from tracker.models import Status
+from tracker.model.task import Status
+from tracker.model.untrusted import JsonValue, identifier, text
 from tracker.providers.base import (
     Accepted,
     BadCredential,

@@ -5,12 +5,13 @@ from typing import ClassVar, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
 
-from tracker.models import Trouble
-from tracker.storage import bulk, rows
-from tracker.storage.bulk import Statement
+from tracker.model.records import AccountNote, AccountState
+from tracker.model.task import Trouble
+from tracker.storage import rows
 from tracker.storage.columns import TableRow, table_of, text_column, time_column
-from tracker.storage.upserts import Insert
-from tracker.views import AccountNote, AccountState
+from tracker.storage.engine import bulk
+from tracker.storage.engine.bulk import Statement
+from tracker.storage.engine.upserts import Insert
 
 
 class AccountRow(TableRow, table=True):

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
-from tracker.models import Alarm
-from tracker.views import AlarmCount
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm
 
 log: Final = logging.getLogger("homing.alarms")
 

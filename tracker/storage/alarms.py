@@ -6,13 +6,14 @@ from typing import Final
 
 from sqlalchemy import bindparam, exists, insert, literal_column, select
 
-from tracker.contract import ALARM_TYPE
-from tracker.storage import bulk, rows
-from tracker.storage.bulk import Statement, text_of
+from tracker.model.changes import RaisedAlarm
+from tracker.model.event import ALARM_TYPE
+from tracker.model.records import AlarmCount
+from tracker.storage import rows
+from tracker.storage.engine import bulk
+from tracker.storage.engine.bulk import Statement, text_of
+from tracker.storage.engine.upserts import Insert
 from tracker.storage.tables import ALARMS, EVENTS
-from tracker.storage.upserts import Insert
-from tracker.views import AlarmCount
-from tracker.work import RaisedAlarm
 
 HOUR: Final = 3_600_000_000
 TOLD: Final = ("type", "at", "data")

@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from tracker.storage import bulk, rows
-from tracker.storage.bulk import Statement
-from tracker.storage.database import Database
+from tracker.model.records import Action, AuditEntry, StandingAddress
+from tracker.storage import rows
+from tracker.storage.engine import bulk
+from tracker.storage.engine.bulk import Statement
+from tracker.storage.engine.database import Database
 from tracker.storage.tables import AUDIT
-from tracker.views import Action, AuditEntry, StandingAddress
 
 T = TypeVar("T")
 

@@ -17,9 +17,13 @@ from typing import Any, Final
 from sqlalchemy import and_, case, literal_column
 
 from tracker.errors import CallerError
-from tracker.models import Source, Task, Verdict
-from tracker.storage import accounts, alarms, audit, bulk, locks, orphans, rows, telling
-from tracker.storage.bulk import Plan, Rows, Statement
+from tracker.model.changes import Change, Key, Known, Work
+from tracker.model.records import AlarmCount, HistoryEntry
+from tracker.model.task import Source, Task, Verdict
+from tracker.storage import accounts, alarms, audit, events, orphans, rows
+from tracker.storage.engine import bulk, locks
+from tracker.storage.engine.bulk import Plan, Rows, Statement
+from tracker.storage.engine.upserts import Insert
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
     CAPABILITIES,
@@ -30,9 +34,6 @@ from tracker.storage.tables import (
     TAGS,
     TASKS,
 )
-from tracker.storage.upserts import Insert
-from tracker.views import AlarmCount, HistoryEntry
-from tracker.work import Change, Key, Known, Work
 
 ALL: Final = tuple(TASKS.columns.keys())
 # For each way to name a task but its id: the columns that the scope holds, and the one that holds the name.
@@ -52,7 +53,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
 
     ``written`` gets the events, which count once this is committed.
     """
-    last = yield from telling.last(dialect, highest=written.highest if written is not None else 0)
+    last = yield from events.last(dialect, highest=written.highest if written is not None else 0)
     loaded = yield from _load(dialect, works)
     known = Known(loaded)
     results: list[Any] = []
@@ -70,7 +71,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
     raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
     if written is not None:
         # Anew: this may be the second run.
-        written.events = telling.of(changes, after=last or 0)
+        written.events = events.of(changes, after=last or 0)
         written.numbered = last is not None and not raised
         written.alarms = raised
         written.audits = [entry for change in changes for entry in change.audits]
@@ -215,4 +216,4 @@ def _counted(statement: Insert) -> Insert:
 
 
 def _told(changes: Sequence[Change[Any]]) -> list[tuple[Any, ...]]:
-    return [telling.columns(event, change.task) for change in changes for event in change.events]
+    return [events.columns(event, change.task) for change in changes for event in change.events]

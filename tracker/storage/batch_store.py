@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tracker.errors import StoreUnavailable
+from tracker.model.changes import Work
 from tracker.storage import audit, batch
 from tracker.storage.alarm_log import AlarmLog
-from tracker.storage.continuity import WENT_BACK, WentBack, continue_numbers
-from tracker.storage.database import Database
-from tracker.storage.outbox_store import OutboxStore
+from tracker.storage.engine.continuity import WENT_BACK, WentBack, continue_numbers
+from tracker.storage.engine.database import Database
+from tracker.storage.event_store import OutboxStore
 from tracker.storage.recent import Written
-from tracker.work import Work
 
 # A database that went back is noticed by the first, and written by the second.
 RUNS: Final = 2

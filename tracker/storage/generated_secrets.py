@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, select
 
-from tracker.storage.database import Database
+from tracker.storage.engine.database import Database
+from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import SECRETS
-from tracker.storage.upserts import upsert
 
 
 class GeneratedSecrets:

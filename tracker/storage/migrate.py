@@ -18,8 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from tracker.errors import StoreUnavailable
-from tracker.storage import accounts, locks, tables
+from tracker.storage import accounts, tables
 from tracker.storage.columns import METADATA
+from tracker.storage.engine import locks
 from tracker.storage.orphan_table import ORPHANS
 
 LATER: Final = "the database was made by a later version of Homing: install that, or newer"

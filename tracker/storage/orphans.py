@@ -26,12 +26,13 @@ from sqlalchemy import (
     update,
 )
 
-from tracker.storage import bulk, rows
-from tracker.storage.bulk import Statement, text_of
+from tracker.model.records import Orphan
+from tracker.storage import rows
+from tracker.storage.engine import bulk
+from tracker.storage.engine.bulk import Statement, text_of
+from tracker.storage.engine.upserts import Insert, upsert_for
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import COUNTERS
-from tracker.storage.upserts import Insert, upsert_for
-from tracker.views import Orphan
 
 WAITING_UNSIGNED: Final = 100
 SETTLED_UNSIGNED: Final = 500

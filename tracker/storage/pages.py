@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
 
-from tracker.models import Status, Task, new_task_id
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task, new_task_id
 from tracker.storage import rows
-from tracker.storage.plans import aside
+from tracker.storage.engine.plans import aside
 from tracker.storage.tables import TAGS, TASKS
-from tracker.views import TaskFilter
 
 BY_CLIENT: Final = ("client", "provider", "kind", "status")
 BY_KIND: Final = ("provider", "kind", "status")

@@ -7,9 +7,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from tracker.contract import Told
-from tracker.models import Task
-from tracker.views import AlarmCount, AuditEntry
+from tracker.model.event import Told
+from tracker.model.records import AlarmCount, AuditEntry
+from tracker.model.task import Task
 
 MOST: Final = 2_000
 

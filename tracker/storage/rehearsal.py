@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Table, delete, func, select, text, update
 
-from tracker.storage import locks
+from tracker.storage.engine import locks
+from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import COUNTERS, EVENTS, OBSERVATIONS, TASKS
-from tracker.storage.upserts import upsert
 
 # The lock that an INSERT takes: it waits for whoever keeps requests out, and keeps no request out itself.
 LOCK_TABLES: Final = text(f"LOCK TABLE {TASKS.name}, {OBSERVATIONS.name}, {EVENTS.name} IN ROW EXCLUSIVE MODE")

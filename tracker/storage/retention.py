@@ -11,11 +11,11 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, tuple_
 
-from tracker.models import SETTLED
-from tracker.storage import rows, telling
+from tracker.model.task import SETTLED
+from tracker.storage import events, rows
+from tracker.storage.engine.upserts import upsert
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
-from tracker.storage.upserts import upsert
 
 # How long it is remembered, from its deletion on, that there was a task; and at least, who did what.
 REMEMBERED: Final = timedelta(days=90)
@@ -86,7 +86,7 @@ def _forget_alarms(connection: Connection, *, until: datetime, told: int, limit:
     old = and_(EVENTS.c.task_id.is_(None), EVENTS.c.at <= rows.stamp(until), EVENTS.c.id <= told)
     found = connection.execute(select(EVENTS.c.id).where(old).order_by(EVENTS.c.at).limit(limit)).scalars().all()
     if found:
-        telling.forget(connection, EVENTS.c.id.in_(found))
+        events.forget(connection, EVENTS.c.id.in_(found))
 
 
 def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, told: int) -> int:
@@ -106,7 +106,7 @@ def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, tol
         if name
     )
     _remember(connection, names, now)
-    telling.forget(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
+    events.forget(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
     # What else belongs to a task (tags, submission, observations) goes with it.
     connection.execute(delete(TASKS).where(column.id.in_([task.id for task in gone])))
     return len(gone)
@@ -147,4 +147,4 @@ def _waited_for(now: datetime) -> ColumnElement[bool]:
 def _told_everywhere(connection: Connection, *, now: datetime) -> int:
     """Give the cursor up to which every sink that is waited for has been told, but for deliveries."""
     slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
-    return telling.latest(connection) if slowest is None else slowest
+    return events.latest(connection) if slowest is None else slowest

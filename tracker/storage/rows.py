@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy.engine import RowMapping
 
-from tracker.bounds import JsonValue
-from tracker.lifecycle import RANK
-from tracker.models import Alarm, Fact, IdSource, Source, Standing, Status, Task, Trust, Verdict
-from tracker.views import AlarmCount, HistoryEntry, Orphan, StandingAddress
+from tracker.model.facts import RANK
+from tracker.model.records import AlarmCount, HistoryEntry, Orphan, StandingAddress
+from tracker.model.task import Alarm, Fact, IdSource, Source, Standing, Status, Task, Trust, Verdict
+from tracker.model.untrusted import JsonValue
 
 Row = RowMapping | Mapping[str, Any]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -161,7 +161,7 @@ def task_from_row(row: Row) -> Task:
 def task_from_columns(columns: Sequence[Any]) -> Task:
     """Read a task back from its columns ``READ``, as the driver has them."""
     task = object.__new__(Task)
-    # As ``models.changed`` does: the constructor takes as long as all the rest.
+    # As ``task.changed`` does: the constructor takes as long as all the rest.
     values = task.__dict__
     values.update(zip(FIELDS, columns, strict=False))
     for name in TIMES:

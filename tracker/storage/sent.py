@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, select
 
-from tracker.models import Status, Task
+from tracker.model.task import Status, Task
 from tracker.storage import rows
 from tracker.storage.retention import forgotten
 from tracker.storage.tables import TASKS

@@ -6,12 +6,12 @@ from typing import Final
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, cast, delete, exists, func, or_, select
 
-from tracker.clock import Reading
-from tracker.models import Status
-from tracker.storage import leases, rows
+from tracker.model.clock import Reading
+from tracker.model.servers import Heartbeat, Server, TakenOver
+from tracker.model.task import Status
+from tracker.storage import due_tasks, rows
+from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import SERVERS, TASKS
-from tracker.storage.upserts import upsert
-from tracker.views import Heartbeat, Server, TakenOver
 
 # The time of the statement, not of the transaction.
 NOW: Final = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
@@ -37,7 +37,7 @@ def beat(
 
 def leave(connection: Connection, owner: str, *, margin: timedelta) -> None:
     """Give back what ``owner`` was asking about, and forget it."""
-    leases.release(connection, TASKS.c.lease_owner == owner, margin=margin)
+    due_tasks.release(connection, TASKS.c.lease_owner == owner, margin=margin)
     connection.execute(delete(SERVERS).where(SERVERS.c.owner == owner))
 
 
@@ -72,7 +72,7 @@ def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin
     taken = []
     for row in connection.execute(silent).mappings().all():
         gone = row["owner"]
-        tasks = leases.release(connection, TASKS.c.lease_owner == gone, margin=margin)
+        tasks = due_tasks.release(connection, TASKS.c.lease_owner == gone, margin=margin)
         left = exists().where(TASKS.c.lease_owner == gone, TASKS.c.status != Status.PENDING.value)
         forgotten = connection.execute(delete(SERVERS).where(SERVERS.c.owner == gone, ~left)).rowcount
         if tasks or forgotten:

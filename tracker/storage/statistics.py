@@ -9,13 +9,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, and_, case, func, select, tuple_
 from sqlalchemy.engine import RowMapping
 
-from tracker.models import FINAL, Source, Status
+from tracker.model.records import AlarmCount, Completion, Stats
+from tracker.model.task import FINAL, Source, Status
 from tracker.storage import rows
+from tracker.storage.engine.plans import aside
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.orphans import NOT_KEPT
-from tracker.storage.plans import aside
 from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, TASKS
-from tracker.views import AlarmCount, Completion, Stats
 
 OPEN: Final = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
 ENDED: Final = sorted(status.value for status in FINAL)

@@ -13,14 +13,27 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Executable, Select, and_, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 
-from tracker.clock import Reading
-from tracker.models import Status, Task
+from tracker.model.changes import Work
+from tracker.model.clock import Reading
+from tracker.model.records import (
+    AccountState,
+    Action,
+    AuditEntry,
+    Completion,
+    HistoryEntry,
+    Orphan,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
+from tracker.model.servers import Heartbeat, Server
+from tracker.model.task import Status, Task
 from tracker.storage import (
     accounts,
     audit,
-    expiry,
-    leases,
-    locks,
+    due_tasks,
+    expiring_results,
     migrate,
     orphans,
     pages,
@@ -32,30 +45,16 @@ from tracker.storage import (
 )
 from tracker.storage.audit import AuditStore
 from tracker.storage.batch_store import BatchStore
-from tracker.storage.continuity import Continuity
-from tracker.storage.database import BUSY, Database
+from tracker.storage.engine import locks
+from tracker.storage.engine.continuity import Continuity
+from tracker.storage.engine.database import BUSY, Database
+from tracker.storage.engine.notices import PostgresNotices
+from tracker.storage.engine.plans import aside
+from tracker.storage.event_store import OutboxStore
 from tracker.storage.generated_secrets import GeneratedSecrets
-from tracker.storage.notices import PostgresNotices
 from tracker.storage.orphan_table import ORPHANS
-from tracker.storage.outbox_store import OutboxStore
-from tracker.storage.plans import aside
 from tracker.storage.rehearsal import rehearse
 from tracker.storage.tables import ADDRESSES, CAPABILITIES, OBSERVATIONS, SUBMISSIONS, TASKS
-from tracker.views import (
-    AccountState,
-    Action,
-    AuditEntry,
-    Completion,
-    Heartbeat,
-    HistoryEntry,
-    Orphan,
-    Server,
-    StandingAddress,
-    Stats,
-    TaskFilter,
-    TaskPage,
-)
-from tracker.work import Work
 
 T = TypeVar("T")
 
@@ -178,19 +177,19 @@ class Store:
 
     async def is_due(self, now: datetime, *, lease: timedelta, orphans: bool = True) -> bool:
         """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
-        return await self._database.read(leases.is_due, now=now, lease=lease, orphans=orphans)
+        return await self._database.read(due_tasks.is_due, now=now, lease=lease, orphans=orphans)
 
     async def bring_forward(self, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
-        """Make due what is planned further away than it can be; see ``leases.bring_forward``."""
-        return await self._database.write(leases.bring_forward, now=now, furthest=furthest, expired=expired)
+        """Make due what is planned further away than it can be; see ``due_tasks.bring_forward``."""
+        return await self._database.write(due_tasks.bring_forward, now=now, furthest=furthest, expired=expired)
 
     async def claim_due(self, *, now: datetime, limit: int, owner: str, lease: timedelta) -> Sequence[Task]:
         """Lease the tasks that are due, longest due first, to ``owner``; leases of others are respected."""
-        return await self._database.write(leases.claim_due, now=now, limit=limit, owner=owner, lease=lease)
+        return await self._database.write(due_tasks.claim_due, now=now, limit=limit, owner=owner, lease=lease)
 
     async def release(self, *, owner: str, margin: timedelta) -> int:
         """Take the leases of questions from every other owner, and tell how many."""
-        return await self._database.write(leases.release, TASKS.c.lease_owner != owner, margin=margin)
+        return await self._database.write(due_tasks.release, TASKS.c.lease_owner != owner, margin=margin)
 
     async def beat(
         self, me: Server, *, silence: timedelta, margin: timedelta, own: Callable[[], datetime]
@@ -254,9 +253,9 @@ class Store:
     async def warn_of_expiry(
         self, provider: str, *, lifetime: timedelta, notice: timedelta, now: datetime, limit: int
     ) -> int:
-        """Raise an alarm for the next tasks whose results stop working within ``notice``; see ``expiry.warn``."""
+        """Raise an alarm for the next tasks whose results stop working within ``notice``: ``expiring_results.warn``."""
         raised = await self._database.write(
-            expiry.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit
+            expiring_results.warn, provider, lifetime=lifetime, notice=notice, now=now, limit=limit
         )
         self._batches.alarm_log.say(raised)
         return sum(alarm.count for alarm in raised)

@@ -4,15 +4,12 @@ Each call has one hard deadline over everything (connecting, sending, waiting, a
 in one of two errors that differ in the only thing that matters for a submit: whether the provider may have it.
 """
 
-from tracker.transport.calls import Sender, Transport
-from tracker.transport.errors import NotSent, ReplyLost
-from tracker.transport.posts import Answer, Poster, TargetRefused, dial_target
+from tracker.transport.guarded_http import Answer, Poster, TargetRefused, dial_target
+from tracker.transport.provider_http import Sender, Transport
 
 __all__ = [
     "Answer",
-    "NotSent",
     "Poster",
-    "ReplyLost",
     "Sender",
     "TargetRefused",
     "Transport",

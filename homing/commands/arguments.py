@@ -1,0 +1,154 @@
+"""How commands are declared: argparse from the standard library, with mistakes told in one line.
+
+argparse because a command needs nothing more: no dependency, and `--help` everywhere.
+"""
+
+import sys
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+
+from homing.commands.client import ApiClient
+from homing.terminal import complain
+from tracker import settings_syntax
+from tracker.errors import SettingsError
+from tracker.loops.membership import Part
+from tracker.settings import Settings, load_settings, strays
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+USAGE: Final = 2
+ENV_FILE: Final = Path(".env")
+
+# A command over the API: gives the exit status. The other commands bring their own way to run.
+Data = Callable[[Namespace, ApiClient], Awaitable[int]]
+Run = Callable[[Namespace], int]
+Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a command reads its settings: ``environ`` (None: the process's own) over ``env_file``."""
+
+    environ: Mapping[str, str] | None
+    env_file: Path | None
+
+    def read(self) -> Settings:
+        """Read the settings, and warn of variables that look like settings and are none."""
+        settings = self.load()
+        for sentence in self.strays():
+            complain(sentence)
+        return settings
+
+    def load(self) -> Settings:
+        """Read the settings without a word."""
+        return load_settings(self.environ, self.env_file)
+
+    def strays(self) -> list[str]:
+        """Give a sentence for each variable that looks like a setting and is none."""
+        return strays(self.environ, self.env_file)
+
+
+class Parser(ArgumentParser):
+    """A parser whose complaint is one line on the error stream."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message} (see `{self.prog} --help`)")
+        sys.exit(USAGE)
+
+
+def data_command(
+    commands: Commands,
+    name: str,
+    run: Data,
+    sentence: str,
+    *,
+    loops: bool = False,
+    verb: bool = False,
+    creates: Callable[[Namespace], bool] = lambda _: False,
+) -> ArgumentParser:
+    """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling.
+
+    Only one that ``creates`` something may make a database: for all others there would be nothing in it.
+    A ``verb`` stands below a command that has the same options: what was said there stays said.
+    """
+    parser = commands.add_parser(name, help=sentence, description=sentence)
+    default = SUPPRESS if verb else False
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON document")
+    parser.set_defaults(data=run, loops=loops, creates=creates)
+    return parser
+
+
+def plain_command(commands: Commands, name: str, run: Run, sentence: str) -> ArgumentParser:
+    """Declare a command with a life of its own."""
+    parser = commands.add_parser(name, help=sentence, description=sentence)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration argument."""
+    try:
+        return settings_syntax.duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def moment(text: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
+    """Read a time with its offset, or a duration before now; return it in ISO 8601."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is not None and at.tzinfo is not None:
+        return at.isoformat()
+    try:
+        return (clock() - settings_syntax.duration(text)).isoformat()
+    except ValueError:
+        message = "write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 1h30m"
+        raise ArgumentTypeError(message) from None
+
+
+def port(text: str) -> int:
+    """Read a port argument."""
+    try:
+        return settings_syntax.port(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def count(text: str) -> int:
+    """Read a whole number above zero."""
+    try:
+        return settings_syntax.count(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def cursor(text: str) -> int:
+    """Read the cursor of an event: a whole number, 0 for the beginning."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ArgumentTypeError("write a whole number, 0 for the beginning")
+    return int(text)
+
+
+def parts(text: str) -> tuple[Part, ...]:
+    """Read the names of parts, separated by commas."""
+    known = [part.value for part in Part]
+    named = settings_syntax.words(text)
+    if not named or not set(named) <= set(known):
+        raise ArgumentTypeError(f"choose from {', '.join(known)}")
+    return tuple(Part(name) for name in named)
+
+
+def always(_: Namespace) -> bool:
+    """Return True: the command always creates something."""
+    return True
+
+
+class Usage(SettingsError):
+    """Arguments that cannot be followed: exit status 2, like settings that cannot."""

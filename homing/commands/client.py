@@ -1,0 +1,200 @@
+"""How every data command reaches the tasks: one HTTP client of our own API, wherever that runs.
+
+The server of a database file is spoken to over HTTP. Where none runs, the command takes the serving lock and speaks to
+the same app in its own process, over the same requests. A database that is a server has room for the command beside
+whoever serves it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import jwt
+
+from homing.serve import Homing
+from homing.server.local_key import CLIENT, read_local_key
+from homing.server.serving_lock import Held, ServingLock
+from tracker.api.http.access import Access, is_loopback, url_host
+from tracker.errors import HomingError, SettingsError
+from tracker.loops.membership import Part
+from tracker.model.keys import NamedKey
+from tracker.model.untrusted import JsonObject, read_object
+from tracker.settings import Settings
+from tracker.storage.engine.database_file import exists
+
+TIMEOUT: Final = httpx.Timeout(30, connect=5)
+IN_PROCESS: Final = "http://127.0.0.1"
+TOKEN_LIFE: Final = timedelta(minutes=30)
+LOCK_PAUSE: Final = 0.1
+LOCK_LOOKS: Final = 50
+# A list is a parameter that is given several times.
+Params = Mapping[str, str | Sequence[str]]
+# Answers of a server that is there, and may take the same request later.
+LATER: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+# How long one request waits for news: less than it may take in all.
+PATIENCE: Final = "20"
+
+
+class Failed(HomingError):
+    """What was asked for did not succeed; the sentence is for the terminal."""
+
+
+class Lost(Failed):
+    """The server cannot be reached, or cannot serve now; whoever follows something tries again."""
+
+
+class ApiClient:
+    """The API, with its errors as Failed and its documents as JSON objects."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def get(self, path: str, params: Params | None = None) -> JsonObject:
+        return await self._call("GET", path, params=params)
+
+    async def changed(self, task: JsonObject) -> JsonObject:
+        """Wait until a task has another version than it was shown with, or for a while; give it as it then is."""
+        return await self.get(
+            f"/v1/tasks/{segment(str(task['id']))}", {"wait": PATIENCE, "version": str(task["version"])}
+        )
+
+    async def post(
+        self, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        return await self._call("POST", path, body=body, headers=headers)
+
+    async def patch(self, path: str, body: JsonObject) -> JsonObject:
+        return await self._call("PATCH", path, body=body)
+
+    async def delete(self, path: str) -> JsonObject:
+        return await self._call("DELETE", path)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: JsonObject | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> JsonObject:
+        try:
+            answer = await self._http.request(method, path, params=params, json=body, headers=headers)
+        except httpx.TimeoutException:
+            raise Lost(f"no answer from {self._http.base_url} within {TIMEOUT.read:g} s") from None
+        except httpx.HTTPError as error:
+            raise Lost(f"{self._http.base_url} cannot be reached ({type(error).__name__})") from None
+        document = _document(answer)
+        if answer.is_success:
+            return document
+        raise (Lost if answer.status_code in LATER else Failed)(_problem(answer, document))
+
+
+def must_exist(settings: Settings) -> None:
+    """Raise SettingsError where the settings name a SQLite file that is not there."""
+    if settings.database_file is not None and not exists(settings.database_file):
+        raise SettingsError(
+            f"there is no database here ({settings.database_name} does not exist). "
+            "Change to its folder, or set HOMING_DATABASE_URL. `homing serve` makes a new one"
+        )
+
+
+def segment(text: str) -> str:
+    """Write an id as one segment of a path, whatever letters it has."""
+    return quote(text, safe="")
+
+
+@asynccontextmanager
+async def connect(settings: Settings, *, loops: bool = False, create: bool = True) -> AsyncIterator[ApiClient]:
+    """Reach the API: the one that HOMING_API_URL names, the one that serves our file, or one within this process.
+
+    ``loops`` lets the reconciler run beside an API of our own, for a command that waits. Raises SettingsError where
+    there is no SQLite file and none may be created.
+    """
+    if not create and settings.api_url is None:
+        must_exist(settings)
+    async with AsyncExitStack() as stack:
+        lock = ServingLock(None if settings.api_url else settings.database_file)
+        url = settings.api_url or await _serving(settings, lock, stack)
+        if url is not None:
+            headers = authorization(settings, datetime.now(UTC), _stored_key(settings, url))
+            # Only a remote address may lie behind a proxy.
+            remote = url == settings.api_url
+            http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
+        else:
+            parts = {Part.API, Part.LOOPS} if loops else {Part.API}
+            # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
+            key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
+            headers = authorization(settings, datetime.now(UTC), key)
+            # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
+            homing = Homing(settings, access=_ours(settings, key), parts=parts, tells=False)
+            homing.lock = lock
+            await stack.enter_async_context(homing)
+            transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
+            http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
+        yield ApiClient(await stack.enter_async_context(http))
+
+
+def authorization(settings: Settings, now: datetime, otherwise: NamedKey | None = None) -> dict[str, str]:
+    """Make the header with a key: the one that sees all, else the first, else a signed token, else ``otherwise``."""
+    keys = sorted(settings.api_keys, key=lambda key: not key.sees_all)
+    if not keys and settings.client_keys:
+        pair = settings.client_keys[0]
+        claims = {"iss": pair.access, "nbf": now - timedelta(seconds=5), "exp": now + TOKEN_LIFE}
+        return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
+    key = keys[0] if keys else otherwise
+    return {"Authorization": f"Bearer {key.key}"} if key is not None else {}
+
+
+def _stored_key(settings: Settings, url: str) -> NamedKey | None:
+    """Read the key beside our SQLite file. It is for servers of this machine, and goes nowhere else."""
+    if settings.guarded or settings.database_file is None or not is_loopback(url_host(url)):
+        return None
+    stored = read_local_key(settings.database_file)
+    return stored.key if stored is not None else None
+
+
+async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack) -> str | None:
+    """Give the address of the server of our file, or take its lock and give None."""
+    for _ in range(LOCK_LOOKS):
+        try:
+            stack.enter_context(lock)
+        except Held as held:
+            if held.holder.url is not None:
+                return held.holder.url
+            holder = held.holder.pid
+        else:
+            return None
+        await asyncio.sleep(LOCK_PAUSE)
+    raise Failed(
+        f"process {holder} works on {settings.database_name}; try again when it has ended, "
+        "or set HOMING_API_URL if it is an app that Homing is mounted in"
+    )
+
+
+def _ours(settings: Settings, key: NamedKey | None) -> Access:
+    """Return who may call the API within this process, whatever addresses a server would answer at."""
+    keys = settings.api_keys if key is None else (key,)
+    return Access(api_keys=keys, client_keys=settings.client_keys)
+
+
+def _document(answer: httpx.Response) -> JsonObject:
+    try:
+        return read_object(answer.content)
+    except HomingError:
+        return {}
+
+
+def _problem(answer: httpx.Response, document: JsonObject) -> str:
+    """Give the sentence of a problem document, or the message of the gateway's envelope."""
+    said = document.get("detail") or document.get("message")
+    path = answer.request.url.path
+    if answer.status_code == HTTPStatus.UNAUTHORIZED:
+        return f"{said or path}: set HOMING_API_KEYS to a key of the server at {answer.request.url.netloc.decode()}"
+    return str(said) if said else f"{path} was answered {answer.status_code}; is this a Homing server?"

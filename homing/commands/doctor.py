@@ -1,0 +1,333 @@
+"""`homing doctor`: the settings in force, with secrets masked, and what they lead to."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from ipaddress import IPv4Address
+from os import W_OK, access
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import ValidationError
+
+from homing.serve import access_of
+from homing.server.local_key import key_file, read_local_key
+from homing.server.serving_lock import Held, ServingLock
+from homing.terminal import print_json, print_line, print_table
+from tracker.api.health_schemas import ReadyShown
+from tracker.api.http.access import check_keys, is_loopback, url_host
+from tracker.app import create_tracker
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.urls import check_sink
+from tracker.errors import HomingError, NotSent, ReplyLost, SettingsError
+from tracker.loops.membership import RHYTHM
+from tracker.model.clock import Reading, utc_now
+from tracker.model.targets import Allowed
+from tracker.model.task import Trust
+from tracker.model.untrusted import JsonObject, JsonValue
+from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
+from tracker.service.tracker import Tracker
+from tracker.settings import PREFIX, Settings
+from tracker.storage.engine.database_file import exists
+from tracker.storage.store import Store
+from tracker.transport import TargetRefused, Transport
+
+PATIENCE: Final = timedelta(seconds=10)
+NEAR: Final = httpx.Timeout(3)
+DATABASE_SKEW: Final = timedelta(seconds=1)
+CLOCK_SKEW: Final = timedelta(seconds=60)
+KIND: Final = "images/omni-image"
+# The widest private networks: 10.0.0.0/8 and fc00::/7.
+WIDEST: Final = MappingProxyType({4: 8, 6: 7})
+METADATA: Final = IPv4Address("169.254.169.254")
+
+
+class Level(StrEnum):
+    """How a finding is to be taken: a ``wrong`` one makes the exit status 1."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    level: Level
+    detail: str
+
+
+async def run(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
+    """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
+    findings = [callers(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
+    findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
+    shown = in_force(settings)
+    if as_json:
+        checks: list[JsonValue] = [asdict(finding) for finding in findings]
+        print_json({"settings": shown, "checks": checks})
+    else:
+        print_table(("setting", "value"), list(shown.items()), empty="")
+        print_line("")
+        rows = [(finding.level.value, finding.name, finding.detail) for finding in findings]
+        print_table(("", "check", "what was found"), rows, empty="")
+    return int(any(finding.level is Level.WRONG for finding in findings))
+
+
+def in_force(settings: Settings) -> JsonObject:
+    """Give each setting as a person may see it: a secret as the fact that it is set, a key as its name."""
+    shown: JsonObject = {}
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown[PREFIX + name.upper()] = _plain(value) if field.repr else _masked(settings, name)
+    shown[PREFIX + "TRUST_FINAL"] = settings.threshold.name.lower()
+    return shown
+
+
+def callers(settings: Settings) -> Finding:
+    """Check which keys the API takes, and whether `homing serve` would start with them."""
+    try:
+        if settings.guarded or settings.database_file is None:
+            check_keys(access_of(settings))
+            return Finding(name="callers", level=Level.OK, detail="requests need one of the configured keys")
+        if read_local_key(settings.database_file) is not None:
+            detail = f"HOMING_API_KEYS is not set: requests need the key in {key_file(settings.database_file)}"
+        else:
+            detail = f"HOMING_API_KEYS is not set: the first start makes a key in {key_file(settings.database_file)}"
+        return Finding(name="callers", level=Level.OK, detail=detail)
+    except SettingsError as error:
+        return Finding(name="callers", level=Level.WRONG, detail=error.detail)
+
+
+def trust(settings: Settings) -> list[Finding]:
+    """Whether what is asked of a callback's proof can be met."""
+    signed, least = bool(settings.kling_webhook_secrets), settings.threshold
+    if settings.public_url is None:
+        detail = "no callback is asked for (HOMING_PUBLIC_URL is not set); every result is found by asking"
+        return [Finding(name="callback proof", level=Level.OK, detail=detail)]
+    if signed and least is Trust.TOKEN:
+        detail = "signatures are checked, yet HOMING_TRUST_FINAL=token lets an address alone end a task; write signed"
+    elif not signed and least is Trust.TOKEN:
+        detail = (
+            "callbacks are proven by their secret address alone, a signature is not checked; "
+            "set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
+        )
+    elif least is Trust.PROVIDER or not signed:
+        detail = f"HOMING_TRUST_FINAL={least.name.lower()}: no callback ends a task here, each end is asked for"
+    else:
+        return [Finding(name="callback proof", level=Level.OK, detail="a signature ends a task; the rest are hints")]
+    return [Finding(name="callback proof", level=Level.NOTE, detail=detail)]
+
+
+def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
+    """Tell what would surprise somebody: names that are no settings, a credential in the clear."""
+    told = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in strays]
+    told += [
+        Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
+        for sentence in wide_targets(settings.allowed_targets)
+    ]
+    clear = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
+    if clear and settings.has_credential:
+        detail = "HOMING_KLING_BASE_URL is http: the credential travels in the clear; use https"
+        told.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
+    return told
+
+
+def wide_targets(allowed: Allowed) -> list[str]:
+    """Return a sentence for each allowed network that is too wide or holds a metadata address."""
+    return [
+        f"{network}, which covers much of the internet. Name single hosts"
+        for network in allowed.networks
+        if network.prefixlen < WIDEST[network.version]
+    ] + [
+        f"{network}, which contains the cloud metadata address {METADATA}. Name single hosts"
+        for network in allowed.networks
+        if network.version == METADATA.version and network.prefixlen >= WIDEST[4] and METADATA in network
+    ]
+
+
+async def database(settings: Settings) -> list[Finding]:
+    """Whether rows can be written: tried, or asked of the process that has the file; who serves, and by which clock."""
+    file, name = settings.database_file, settings.database_name
+    if file is not None and not exists(file):
+        fine = file.parent.is_dir() and access(file.parent, W_OK)
+        detail = f"{file} will be made by the first command" if fine else f"{file.parent} is no directory to write to"
+        return [Finding(name="database", level=Level.OK if fine else Level.WRONG, detail=detail)]
+    try:
+        with ServingLock(file):
+            async with create_tracker(settings) as tracker:
+                return [*await _checked(tracker), *(await _shared(tracker.store) if file is None else ())]
+    except Held as held:
+        where = f" at {held.holder.url}" if held.holder.url else ""
+        detail = f"{name} is served by process {held.holder.pid}{where}"
+        return [Finding(name="database", level=Level.OK, detail=detail), *await _noticed(held.holder.url)]
+    except HomingError as error:
+        return [Finding(name="database", level=Level.WRONG, detail=error.detail)]
+
+
+async def public_address(settings: Settings) -> Finding:
+    """Whether the public address leads to a Homing; from here it is a hint only, the provider stands elsewhere."""
+    url = settings.public_url
+    if url is None:
+        detail = "none: no callback is asked for and everything works by asking"
+        return Finding(name="public address", level=Level.OK, detail=detail)
+    if urlsplit(url).scheme != "https" and not is_loopback(url_host(url)):
+        detail = "HOMING_PUBLIC_URL is http: anybody on the way reads the addresses of callbacks; use https"
+        return Finding(name="public address", level=Level.NOTE, detail=detail)
+    try:
+        async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
+            answer = await http.get(f"{url}/healthz")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        detail = f"{url} does not answer from here ({type(error).__name__}); is `homing serve` up and reachable?"
+        return Finding(name="public address", level=Level.NOTE, detail=detail)
+    if not answer.is_success:
+        detail = f"{url}/healthz answers {answer.status_code}: something else stands there, or a proxy that hides us"
+        return Finding(name="public address", level=Level.NOTE, detail=detail)
+    return Finding(name="public address", level=Level.OK, detail=f"{url} answers")
+
+
+async def credential(settings: Settings) -> list[Finding]:
+    """Whether the provider takes our credential: one page of its list is asked for, which changes nothing."""
+    if not settings.has_credential:
+        detail = "none: set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
+        return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
+    account = next(iter(create_tracker(settings).providers.values()))
+    transport = Transport()
+    await transport.open()
+    now = datetime.now(UTC)
+    try:
+        reply = await transport.send(account, account.provider.list_page(KIND, 1), now=now, within=PATIENCE)
+    except (NotSent, ReplyLost) as error:
+        detail = f"{account.base_url}: {error.detail}"
+        return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
+    finally:
+        await transport.close()
+    return [_credential(account, reply), *_clock(reply, now)]
+
+
+def _credential(account: Account, reply: Reply) -> Finding:
+    match account.provider.read_list(reply):
+        case BadCredential() as told:
+            level, detail = Level.WRONG, f"{account.base_url} refuses it: {told.message} ({told.code})"
+        case Busy() as told:
+            level, detail = Level.NOTE, f"{account.base_url} is too busy to say: {told.message}"
+        case Unknown() | Unsupported() as told:
+            level, detail = Level.NOTE, f"{account.base_url} does not say: {told.why}"
+        case _:
+            level, detail = Level.OK, f"{account.base_url} takes it"
+    return Finding(name="provider credential", level=level, detail=detail)
+
+
+async def sinks(settings: Settings) -> list[Finding]:
+    """Check whether each sink can be reached: its function is there, its host or broker answers. No event is sent."""
+    return [await _sink(spec, settings.allowed_targets) for spec in settings.sinks]
+
+
+async def _sink(spec: SinkSpec, allowed: Allowed) -> Finding:
+    level, detail = Level.OK, f"{spec.address} can be reached; nothing was sent"
+    try:
+        await check_sink(spec, allowed)
+    except (SettingsError, TargetRefused) as error:
+        level, detail = Level.WRONG, error.detail
+    except NotSent as error:
+        # It may come up later, and from elsewhere it may be found.
+        level, detail = Level.NOTE, f"{spec.address} cannot be reached from here now: {error.detail}"
+    return Finding(name=f"sink {spec.name}", level=level, detail=detail)
+
+
+def _clock(reply: Reply, now: datetime) -> list[Finding]:
+    """Compare our clock with the provider's: signatures hold within five minutes, tokens within seconds."""
+    try:
+        theirs = parsedate_to_datetime(reply.headers.get("date", ""))
+    except ValueError:
+        return []
+    skew = abs(theirs.astimezone(UTC) - now)
+    if skew <= CLOCK_SKEW + PATIENCE:
+        return [Finding(name="clock", level=Level.OK, detail="agrees with the provider's")]
+    detail = (
+        f"{skew.total_seconds():.0f} s apart from the provider's: tokens and signatures will be refused; set it right"
+    )
+    return [Finding(name="clock", level=Level.WRONG, detail=detail)]
+
+
+async def _checked(tracker: Tracker) -> list[Finding]:
+    checks = await tracker.check()
+    needed = [check for check in checks if check.fatal]
+    level = Level.OK if all(check.ok for check in needed) else Level.WRONG
+    details = "; ".join(check.detail for check in needed)
+    database = Finding(name="database", level=level, detail=f"{details}; schema {await tracker.store.revision()}")
+    others = [check for check in checks if not check.fatal and not check.ok]
+    return [database, *(Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others)]
+
+
+async def _noticed(url: str | None) -> list[Finding]:
+    """Ask the process that serves the database what it noticed at the provider."""
+    if not url:
+        return []
+    try:
+        async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
+            readiness = ReadyShown.model_validate_json((await http.get(f"{url}/readyz")).content)
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
+        return []
+    others = [check for check in readiness.checks if not check.fatal and not check.ok]
+    return [Finding(name=check.name, level=Level.NOTE, detail=check.detail) for check in others]
+
+
+async def _shared(store: Store) -> list[Finding]:
+    """Tell what only a database that is a server can: whose clock is right, and who serves it."""
+    clock = database_clock(await store.read_clock(utc_now))
+    alive = [
+        f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
+        for one in await store.servers(silence=RHYTHM.silence)
+    ]
+    return [clock, Finding(name="servers", level=Level.OK, detail="; ".join(alive) or "none is running")]
+
+
+def database_clock(reading: Reading) -> Finding:
+    """Whether the clock that all replicas go by agrees with this machine's."""
+    apart = reading.ahead
+    if abs(apart) <= DATABASE_SKEW + reading.error:
+        return Finding(name="database clock", level=Level.OK, detail="agrees with ours")
+    side = "ahead of" if apart > timedelta() else "behind"
+    detail = (
+        f"{abs(apart).total_seconds():.1f} s {side} this machine's: Homing goes by the database's; "
+        "set the wrong one right, the provider's tokens depend on it"
+    )
+    return Finding(name="database clock", level=Level.NOTE, detail=detail)
+
+
+def _masked(settings: Settings, name: str) -> str:
+    if name == "database_url":
+        return settings.database_name
+    if name == "api_keys":
+        return ", ".join(key.name + "*" * key.sees_all for key in settings.api_keys) or "not set"
+    value: str | Sequence[object] | None = getattr(settings, name)
+    if not value:
+        return "not set"
+    return "set" if isinstance(value, str) else f"{len(value)} set"
+
+
+def _plain(value: object) -> JsonValue:
+    if value is None or isinstance(value, (int, str)):
+        return value if value is not None else "not set"
+    if isinstance(value, timedelta):
+        return _duration(value)
+    if isinstance(value, Allowed):
+        return str(value) or "not set"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_plain(told)}" for name, told in value.items()) or "not set"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) and value else "not set"
+
+
+def _duration(value: timedelta) -> str:
+    """Write a duration as the settings do, in its largest whole unit."""
+    seconds = value.total_seconds()
+    for unit, length in (("h", 3600), ("m", 60)):
+        if seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"

@@ -1,0 +1,28 @@
+"""`homing migrate`: the tables of the database, made or brought up to date."""
+
+from argparse import Namespace
+
+from homing.commands.client import Failed
+from homing.server.serving_lock import Held, ServingLock
+from homing.terminal import print_json, print_line
+from tracker.settings import Settings
+from tracker.storage.store import Store
+
+
+async def migrate(settings: Settings, args: Namespace) -> int:
+    """Do it and tell what was done. Raises Failed where a server serves the file: it brought it up to date itself."""
+    name = settings.database_name
+    try:
+        with ServingLock(settings.database_file):
+            done = await Store(settings.database_url, schema=settings.database_schema).migrate()
+    except Held as held:
+        raise Failed(f"process {held.holder.pid} serves {name}: stop it first, then migrate") from None
+    if args.json:
+        print_json({"database": name, "before": done.before, "after": done.after})
+    elif done.before == done.after:
+        print_line(f"{name}: the schema {done.after} is up to date, nothing was changed")
+    elif done.before is None:
+        print_line(f"{name}: the tables are made, schema {done.after}")
+    else:
+        print_line(f"{name}: brought from schema {done.before} to {done.after}")
+    return 0

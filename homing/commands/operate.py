@@ -1,0 +1,190 @@
+"""`homing callback-url | orphans | stats`: what an operator does now and then."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Final
+
+from homing.commands.arguments import Commands, Usage, count, data_command
+from homing.commands.client import ApiClient
+from homing.commands.show_task import documents
+from homing.terminal import ago, print_fields, print_json, print_line, print_table
+from tracker.model.records import Action
+from tracker.model.untrusted import JsonObject, JsonValue
+
+ADDRESSES: Final = "/v1/callback-addresses"
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    url = data_command(
+        commands,
+        "callback-url",
+        run_address,
+        "Make a standing callback address; list or revoke them.",
+        creates=lambda args: args.provider not in {"list", "revoke"},
+    )
+    url.add_argument("provider", metavar="PROVIDER|list|revoke", help="such as kling, for a new address")
+    url.add_argument("id", nargs="?", type=count, help="the number of the address to revoke")
+    url.add_argument("--kind", help="the only kind that is expected there, such as images/omni-image")
+    url.add_argument("--label", default="", help="a word for yourself")
+    orphans = data_command(commands, "orphans", run_orphans, "List callbacks about tasks that nobody told us of.")
+    orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
+    data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
+    audit = data_command(
+        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and the like."
+    )
+    audit.add_argument("--client", help="only entries of this client")
+    audit.add_argument("--action", choices=[action.value for action in Action], help="only entries of this action")
+    audit.add_argument("--limit", type=count, help="how many at most (default 100)")
+    audit.add_argument("--cursor", type=count, help="the cursor that the previous page ended with")
+
+
+async def run_audit(args: Namespace, api: ApiClient) -> int:
+    given = {"client": args.client, "action": args.action, "limit": args.limit, "cursor": args.cursor}
+    document = await api.get("/v1/audit", {name: str(value) for name, value in given.items() if value is not None})
+    if args.json:
+        print_json(document)
+        return 0
+    columns = ("at", "client", "action", "object", "detail")
+    rows = [[entry[column] for column in columns] for entry in documents(document["entries"])]
+    print_table(columns, rows, empty="the audit has no entries")
+    if document["next_cursor"] is not None:
+        print_line(f"more: --cursor {document['next_cursor']}")
+    return 0
+
+
+async def run_address(args: Namespace, api: ApiClient) -> int:
+    """Make an address, unless the word in the provider's place is one of two verbs."""
+    if args.provider == "list":
+        return await _list(args, api)
+    if args.provider == "revoke":
+        return await _revoke(args, api)
+    if args.id is not None:
+        raise Usage("a new address takes no number; `homing callback-url revoke NUMBER` revokes one")
+    body: JsonObject = {"provider": args.provider, "label": args.label}
+    if args.kind:
+        body["kind"] = args.kind
+    document = await api.post(ADDRESSES, body)
+    if args.json:
+        print_json(document)
+        return 0
+    print_line(str(document["callback_url"]))
+    print_line("It is shown once and not kept: register it now.")
+    return 0
+
+
+async def run_orphans(args: Namespace, api: ApiClient) -> int:
+    document = await api.get("/v1/orphans", {"limit": str(args.limit)})
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("provider", "provider id", "says", "state", "why", "deliveries", "last", "next check", "task")
+    rows = [
+        [
+            *(orphan[name] for name in ("provider", "provider_task_id", "word", "state", "why", "deliveries")),
+            ago(orphan["last_at"], now),
+            ago(orphan["next_check_at"], now),
+            orphan["task_id"],
+        ]
+        for orphan in documents(document["orphans"])
+    ]
+    print_table(columns, rows, empty="no orphans")
+    return 0
+
+
+async def run_stats(args: Namespace, api: ApiClient) -> int:
+    document = await api.get("/v1/stats")
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    names = ("open", "due", "deliveries", "duplicates", "hints", "polls")
+    print_fields(
+        [
+            ("tasks", _counts(document["by_status"])),
+            ("came home by", _counts(document["finished_by_source"])),
+            ("orphans", _counts(document["orphans"])),
+            ("orphans not kept", document["orphans_not_kept"]),
+            ("oldest open", ago(document["oldest_open_at"], now)),
+            *((name, document[name]) for name in names),
+        ]
+    )
+    _print_learned(document)
+    columns = ("alarm", "provider", "count", "last", "task", "detail")
+    rows = [
+        [
+            alarm["kind"],
+            alarm["provider"],
+            alarm["count"],
+            ago(alarm["last_at"], now),
+            alarm["task_id"],
+            alarm["detail"],
+        ]
+        for alarm in documents(document["alarms"])
+    ]
+    print_table(columns, rows, empty="no alarms")
+    return 0
+
+
+def _print_learned(document: JsonObject) -> None:
+    """Print what the schedule goes by, where it has learned anything."""
+    losses, times = documents(document.get("callback_loss")), documents(document.get("run_times"))
+    if losses:
+        columns = ("callbacks of", "kind", "lost", "likely between", "of tasks")
+        rows = [
+            [
+                *(loss[name] for name in ("provider", "kind")),
+                _percent(loss["rate"]),
+                f"{_percent(loss['low'])} and {_percent(loss['high'])}",
+                loss["tasks"],
+            ]
+            for loss in losses
+        ]
+        print_table(columns, rows, empty="")
+    if times:
+        columns = ("run times of", "kind", "model", "median", "of tasks")
+        rows = [
+            [*(one[name] for name in ("provider", "kind", "model")), f"{one['median']:.1f} s", one["tasks"]]
+            for one in times
+        ]
+        print_table(columns, rows, empty="")
+
+
+def _percent(value: JsonValue) -> str:
+    return f"{value:.1%}" if isinstance(value, float | int) else ""
+
+
+async def _list(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(ADDRESSES)
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("number", "provider", "kind", "client", "label", "created", "revoked")
+    rows = [
+        [
+            *(address[name] for name in ("id", "provider", "kind", "client", "label")),
+            ago(address["created_at"], now),
+            ago(address["revoked_at"], now),
+        ]
+        for address in documents(document["addresses"])
+    ]
+    print_table(columns, rows, empty="no standing addresses; `homing callback-url kling` makes one")
+    return 0
+
+
+async def _revoke(args: Namespace, api: ApiClient) -> int:
+    if args.id is None:
+        raise Usage("name the address's number: `homing callback-url list` shows them")
+    document = await api.delete(f"{ADDRESSES}/{args.id}")
+    if args.json:
+        print_json(document)
+        return 0
+    print_line(f"address {args.id} is revoked: what comes there is answered 404")
+    return 0
+
+
+def _counts(value: JsonValue) -> str:
+    counts = value.items() if isinstance(value, dict) else ()
+    return ", ".join(f"{number} {name}" for name, number in counts if number)

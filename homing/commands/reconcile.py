@@ -1,0 +1,68 @@
+"""`homing reconcile`: the reconciler alone, once or until it is stopped, or a search through the provider's list."""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from homing.commands.client import Failed, must_exist
+from homing.serve import joined
+from homing.server.serving_lock import Held, ServingLock
+from homing.server.web_server import Stop
+from homing.terminal import print_fields, print_json
+from tracker.errors import SettingsError
+from tracker.loops.membership import Part
+from tracker.loops.reconciler import Reconciler
+from tracker.model.untrusted import JsonObject
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+
+
+async def reconcile(settings: Settings, args: Namespace) -> int:
+    """Do what was asked and print the counts. Raises Failed where a server reconciles this file already."""
+    if not args.discover:
+        must_exist(settings)
+    try:
+        with ServingLock(settings.database_file):
+            async with joined(settings, parts={Part.LOOPS}) as (tracker, membership):
+                return await _reconcile(tracker, Reconciler(tracker, share=membership.share), args)
+    except Held as held:
+        raise Failed(
+            f"process {held.holder.pid} serves {settings.database_name} and reconciles already; "
+            "`homing tasks poll TASK` asks about one task now"
+        ) from None
+
+
+async def _reconcile(tracker: Tracker, reconciler: Reconciler, args: Namespace) -> int:
+    if args.discover:
+        for provider, kind in _listed(tracker, args.kind):
+            _show(args, {"provider": provider, "kind": kind} | asdict(await reconciler.discover(provider, kind)))
+        return 0
+    if args.once:
+        _show(args, asdict(await reconciler.run_once()))
+        return 0
+    stop, asked = asyncio.Event(), Stop()
+    rounds = asyncio.create_task(reconciler.run(stop))
+    status = await asked.wait(rounds)
+    stop.set()
+    await rounds
+    return status
+
+
+def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
+    """Name the lists to page: of the kind that was asked for, else of those that we submit."""
+    providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
+    if kind is None:
+        return [(name, one.name) for name, kinds in providers.items() for one in kinds.values() if one.submits]
+    told = [(name, kind) for name, kinds in providers.items() if kind in kinds]
+    if not told:
+        known = sorted({one for kinds in providers.values() for one in kinds})
+        raise SettingsError(f"--kind {kind} is unknown; choose from {', '.join(known)}")
+    return told
+
+
+def _show(args: Namespace, counts: JsonObject) -> None:
+    if args.json:
+        print_json(counts)
+    else:
+        print_fields((name.replace("_", " "), value) for name, value in counts.items())

@@ -1,0 +1,93 @@
+"""How a task is shown on a terminal, whichever command shows it."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+
+from homing.terminal import ago, print_fields, print_json, print_line, print_table
+from tracker.model.untrusted import JsonObject, JsonValue
+
+
+def show_task(args: Namespace, task: JsonObject) -> None:
+    """Print one task: the document, or its fields."""
+    if args.json:
+        print_json(task)
+        return
+    now = datetime.now(UTC)
+    print_fields(
+        [
+            ("id", task["id"]),
+            ("status", task["status"]),
+            ("message", task["message"] or task["reason"]),
+            ("provider", f"{task['provider']} {task['kind']}"),
+            ("provider id", task["provider_task_id"]),
+            ("external id", task["external_id"]),
+            ("client", task["client"]),
+            ("tags", ", ".join(map(str, _list(task["tags"])))),
+            ("came home", came_home(task)),
+            ("created", ago(task["created_at"], now)),
+            ("finished", ago(task["finished_at"], now)),
+            ("polls", task["polls"] or None),
+            ("next check", ago(task["next_poll_at"], now)),
+            *(("result", asset) for asset in assets(task)),
+            *((name, value) for name, value in _object(task["price"]).items()),
+        ]
+    )
+
+
+def show_tasks(args: Namespace, document: JsonObject) -> None:
+    """Print a page of tasks, newest first."""
+    if args.json:
+        print_json(document)
+        return
+    now = datetime.now(UTC)
+    columns = ("task", "status", "external id", "client", "created", "came home", "next check", "message")
+    rows = [
+        (
+            task["id"],
+            task["status"],
+            task["external_id"],
+            task["client"],
+            ago(task["created_at"], now),
+            came_home(task),
+            ago(task["next_poll_at"], now),
+            task["message"] or task["reason"],
+        )
+        for task in documents(document["tasks"])
+    ]
+    print_table(columns, rows, empty="no tasks")
+    if document.get("next_cursor"):
+        print_line(f"more: --cursor {document['next_cursor']}")
+
+
+def show_change(args: Namespace, task: JsonObject) -> None:
+    """Print one line about a task that changed; with --json one document a line would do, so one a block."""
+    if args.json:
+        print_json(task)
+        return
+    message = task["message"] or task["reason"]
+    print_line(f"{task['updated_at']}  {task['id']}  {task['status']}" + (f"  {message}" if message else ""))
+
+
+def came_home(task: JsonObject) -> str:
+    """Tell how the present status was learned."""
+    home = task["home"]
+    return f"{home['learned_from']} ({home['trust']})" if isinstance(home, dict) else ""
+
+
+def assets(task: JsonObject) -> list[str]:
+    """Give the addresses of the results."""
+    result = _object(task["result"])
+    return [str(asset["url"]) for asset in documents(result.get("assets"))]
+
+
+def documents(value: JsonValue) -> list[JsonObject]:
+    """Give the objects of a list in a document."""
+    return [item for item in _list(value) if isinstance(item, dict)]
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _object(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}

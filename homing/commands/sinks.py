@@ -1,0 +1,195 @@
+"""`homing sinks | deliveries | give-up | replay`: who is told, what could not be told, and what becomes of that."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Final
+
+from homing.commands.arguments import Commands, count, data_command, moment
+from homing.commands.client import ApiClient, segment
+from homing.commands.show_task import documents
+from homing.terminal import ago, print_json, print_line, print_table, span
+from tracker.model.untrusted import JsonObject, JsonValue
+
+SINKS: Final = "/v1/sinks"
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    sinks = data_command(commands, "sinks", run_sinks, "Tell how far each sink is; pause, resume or forget one.")
+    verbs = sinks.add_subparsers(metavar="VERB")
+    one = {
+        "pause": (run_pause, "Tell a sink nothing until it is resumed; what happens meanwhile is kept for it."),
+        "resume": (run_resume, "Go on telling a sink, also one whose receiver asked for no more."),
+        "forget": (run_forget, "Forget a sink that HOMING_SINKS does not name any more."),
+        "secret": (run_secret, "Show what the receiver of a sink proves our signature with."),
+    }
+    parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
+    for parser in parsers.values():
+        parser.add_argument("sink", metavar="NAME", help="as `homing sinks` shows it")
+    parsers["resume"].add_argument("--from-now", action="store_true", help="forget what it has missed")
+    parsers["secret"].add_argument("--client", help="whose, where each client has another: the sink callbacks")
+
+    owed = data_command(commands, "deliveries", run_deliveries, "List what sinks could not be told.")
+    state = owed.add_mutually_exclusive_group()
+    for name, sentence in (("dead", "only what was given up"), ("waiting", "only what is tried again")):
+        state.add_argument(f"--{name}", action="store_const", const=name, dest="state", help=sentence)
+    owed.add_argument("--sink", metavar="NAME")
+    owed.add_argument("--task", help="any of its ids")
+    owed.add_argument("--limit", type=count, help="how many at most (default 50)")
+    owed.add_argument("--cursor", help="where the page before ended")
+
+    poison = data_command(commands, "give-up", run_give_up, "Give up what sinks are owed; without --yes only count it.")
+    poison.add_argument("--sink", metavar="NAME", help="only what this one is owed")
+    poison.add_argument("--task", help="only what happened to this task, any of its ids")
+    poison.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
+    poison.add_argument("--yes", action="store_true", help="do it")
+
+    again = data_command(
+        commands, "replay", run_replay, "Tell a sink again what it was told; without --yes only count it."
+    )
+    again.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
+    again.add_argument("--task", help="what happened to this task")
+    again.add_argument(
+        "--since",
+        metavar="TIME",
+        type=moment,
+        help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
+    )
+    again.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
+    again.add_argument("--dead", action="store_true", help="what was given up")
+    again.add_argument("--yes", action="store_true", help="do it")
+
+
+async def run_sinks(args: Namespace, api: ApiClient) -> int:
+    document = await api.get(SINKS)
+    if args.json:
+        print_json(document)
+        return 0
+    now, sinks = datetime.now(UTC), list(documents(document["sinks"]))
+    columns = ("sink", "address", "state", "behind", "waiting", "dead", "lag", "delivered", "next try", "last error")
+    rows = [
+        [
+            *(sink[name] for name in ("name", "address")),
+            _state(sink),
+            f"at least {sink['behind']}" if sink["behind_at_least"] else sink["behind"],
+            *(sink[name] for name in ("waiting", "dead")),
+            _span(sink["lag"]),
+            sink["delivered"],
+            _ahead(sink["retry_at"], now),
+            _error(sink, now),
+        ]
+        for sink in sinks
+    ]
+    print_table(columns, rows, empty="no sinks; HOMING_SINKS names them, and they begin when `homing serve` is started")
+    for sink in sinks:
+        if isinstance(off := sink["off"], dict):
+            print_line(_off(str(sink["name"]), off, now))
+    return 0
+
+
+async def run_pause(args: Namespace, api: ApiClient) -> int:
+    document = await api.post(f"{SINKS}/{segment(args.sink)}/pause")
+    return _done(args, document, f"{args.sink} is paused: what happens is kept for it until it is resumed")
+
+
+async def run_resume(args: Namespace, api: ApiClient) -> int:
+    how = "?from_now=true" if args.from_now else ""
+    document = await api.post(f"{SINKS}/{segment(args.sink)}/resume{how}")
+    missed = "what it has missed is forgotten" if args.from_now else "beginning with what it has missed"
+    return _done(args, document, f"{args.sink} is told again, {missed}")
+
+
+async def run_forget(args: Namespace, api: ApiClient) -> int:
+    document = await api.delete(f"{SINKS}/{segment(args.sink)}")
+    return _done(args, document, f"{args.sink} is forgotten; named again it is a new sink")
+
+
+async def run_secret(args: Namespace, api: ApiClient) -> int:
+    query = {"client": args.client} if args.client else None
+    document = await api.get(f"{SINKS}/{segment(args.sink)}/secret", query)
+    if args.json:
+        print_json(document)
+        return 0
+    secrets = document["secrets"]
+    for secret in secrets if isinstance(secrets, list) else ():
+        print_line(str(secret))
+    return 0
+
+
+async def run_deliveries(args: Namespace, api: ApiClient) -> int:
+    names = ("sink", "task", "state", "limit", "cursor")
+    query = {name: str(value) for name in names if (value := getattr(args, name)) is not None}
+    document = await api.get("/v1/deliveries", query)
+    if args.json:
+        print_json(document)
+        return 0
+    now = datetime.now(UTC)
+    columns = ("sink", "event", "type", "state", "attempts", "first", "last", "next try", "error")
+    rows = [
+        [
+            *(delivery[name] for name in ("sink", "event_id", "type", "state", "attempts")),
+            *(ago(delivery[name], now) for name in ("first_at", "last_at")),
+            _ahead(delivery["next_at"], now),
+            delivery["error"] or ("behind an earlier event of its task" if not delivery["attempts"] else ""),
+        ]
+        for delivery in documents(document["deliveries"])
+    ]
+    print_table(columns, rows, empty="no such deliveries: nothing is owed")
+    if document["next_cursor"]:
+        print_line(f"more: --cursor {document['next_cursor']}")
+    return 0
+
+
+async def run_give_up(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"dry_run": not args.yes}
+    body |= {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
+    document = await api.post("/v1/deliveries/give-up", body)
+    number = document["count"]
+    owed = "1 delivery" if number == 1 else f"{number} deliveries"
+    if args.yes:
+        return _done(args, document, f"{owed} {'is' if number == 1 else 'are'} given up; see homing deliveries --dead")
+    more = "; add --yes to do it" if number else ""
+    return _done(args, document, f"{owed} would be given up{more}")
+
+
+async def run_replay(args: Namespace, api: ApiClient) -> int:
+    body: JsonObject = {"sink": args.sink, "dead": args.dead, "dry_run": not args.yes}
+    body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
+    document = await api.post("/v1/replay", body)
+    number = document["count"]
+    events = "1 event" if number == 1 else f"{number} events"
+    if args.yes:
+        return _done(args, document, f"{events} {'is' if number == 1 else 'are'} told to {args.sink} again")
+    more = "; add --yes to do it" if number else ""
+    return _done(args, document, f"{events} would be told to {args.sink} again{more}")
+
+
+def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
+    if args.json:
+        print_json(document)
+    else:
+        print_line(sentence)
+    return 0
+
+
+def _state(sink: JsonObject) -> JsonValue:
+    return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+
+
+def _off(name: str, off: JsonObject, now: datetime) -> str:
+    who = f"its receiver wants no more: {off['why']} ({ago(off['at'], now)})" if off["by"] == "receiver" else "paused"
+    return f"{name} is off, {who}; homing sinks resume {name} goes on with what it has missed"
+
+
+def _ahead(moment: JsonValue, now: datetime) -> str:
+    """Give when it is time: what is due already may have to wait for the receiver, or for its turn."""
+    distance = ago(moment, now)
+    return "due" if distance.endswith(" ago") else distance
+
+
+def _span(seconds: JsonValue) -> str:
+    return span(seconds) if isinstance(seconds, int | float) else ""
+
+
+def _error(sink: JsonObject, now: datetime) -> str:
+    return f"{sink['last_error']} ({ago(sink['last_error_at'], now)})" if sink["last_error"] else ""

@@ -1,0 +1,148 @@
+"""`homing submit | expect | adopt`: how tasks come to be known."""
+
+import asyncio
+import base64
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from homing.commands.arguments import Commands, Usage, always, count, data_command, duration
+from homing.commands.client import ApiClient, Failed, segment
+from homing.commands.show_task import show_task
+from homing.terminal import print_fields, print_json
+from tracker.api.gateway import TAGS
+from tracker.errors import Unreadable
+from tracker.model.task import SETTLED, Status
+from tracker.model.untrusted import JsonObject, JsonValue, read_object
+
+GATEWAY: Final = "/kling/v1/images/omni-image"
+PATIENCE: Final = timedelta(minutes=15)
+# Option → field of the provider's body.
+FIELDS: Final[Mapping[str, str]] = {
+    "prompt": "prompt",
+    "model": "model_name",
+    "n": "n",
+    "aspect_ratio": "aspect_ratio",
+    "external_id": "external_task_id",
+}
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands of this file."""
+    submit = data_command(
+        commands, "submit", run_submit, "Submit an omni-image task and track it.", loops=True, creates=always
+    )
+    submit.add_argument("--prompt", help="what to make")
+    submit.add_argument("--model", help="the provider's model name")
+    submit.add_argument("--n", type=count, help="how many images")
+    submit.add_argument("--aspect-ratio", help="such as 16:9")
+    submit.add_argument("--image", action="append", default=[], help="an input image: an address or a file; repeatable")
+    submit.add_argument("--external-id", help="your own id: the same id with the same body is the same task")
+    submit.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
+    submit.add_argument("--body", metavar="FILE", help="the provider's JSON body, - for standard input; options win")
+    submit.add_argument("--wait", action="store_true", help="wait for the end; exit status 1 unless it succeeded")
+    submit.add_argument("--timeout", type=duration, default=PATIENCE, help="how long --wait waits (default 15m)")
+
+    expect = data_command(
+        commands,
+        "expect",
+        run_expect,
+        "Write a task down before you submit it; get its callback address.",
+        creates=always,
+    )
+    adopt = data_command(
+        commands, "adopt", run_adopt, "Track a task that is already running at the provider.", creates=always
+    )
+    for parser in (expect, adopt):
+        parser.add_argument("provider", help="such as kling")
+        parser.add_argument("kind", help="the product's path, such as images/omni-image")
+    adopt.add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
+    for parser in (expect, adopt):
+        parser.add_argument("--external-id", help="your own id")
+        parser.add_argument("--deadline", type=duration, help="when to stop waiting, such as 2h")
+        parser.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
+
+
+async def run_submit(args: Namespace, api: ApiClient) -> int:
+    """Submit through the gateway, as any Kling client does."""
+    headers = {TAGS.name: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
+    envelope = await api.post(GATEWAY, _body(args), headers)
+    data = envelope.get("data")
+    if envelope.get("code") != 0 or not isinstance(data, dict):
+        raise Failed(f"the gateway answered code {envelope.get('code')}: {envelope.get('message')}")
+    task = await api.get(f"/v1/tasks/{segment(str(data['task_id']))}")
+    if args.wait:
+        task = await settled(api, task, args.timeout)
+    show_task(args, task)
+    return 0 if not args.wait or task["status"] == Status.SUCCEEDED else 1
+
+
+async def run_expect(args: Namespace, api: ApiClient) -> int:
+    document = await api.post("/v1/tasks/expect", _announced(args))
+    task = document["task"]
+    if args.json or not isinstance(task, dict):
+        print_json(document)
+        return 0
+    address = document["callback_url"] or "none: set HOMING_PUBLIC_URL; the task is found by asking the provider"
+    print_fields([("task", task["id"]), ("callback_url", address)])
+    return 0
+
+
+async def run_adopt(args: Namespace, api: ApiClient) -> int:
+    body = _announced(args) | {"provider_task_id": args.provider_task_id}
+    show_task(args, await api.post("/v1/tasks/adopt", body))
+    return 0
+
+
+async def settled(api: ApiClient, task: JsonObject, patience: timedelta) -> JsonObject:
+    """Wait until the task is settled; raises Failed after ``patience``."""
+    try:
+        async with asyncio.timeout(patience.total_seconds()):
+            while task["status"] not in SETTLED:
+                task = await api.changed(task)
+    except TimeoutError:
+        raise Failed(
+            f"{task['id']} is still {task['status']}; `homing why {task['id']}` says what it waits for"
+        ) from None
+    return task
+
+
+def _announced(args: Namespace) -> JsonObject:
+    told: dict[str, JsonValue] = {"provider": args.provider, "kind": args.kind, "tags": args.tag}
+    if args.external_id:
+        told["external_id"] = args.external_id
+    if args.deadline:
+        told["deadline"] = args.deadline.total_seconds()
+    return told
+
+
+def _body(args: Namespace) -> JsonObject:
+    body = _read_body(args.body) if args.body else {}
+    body |= {field: value for name, field in FIELDS.items() if (value := getattr(args, name)) is not None}
+    if args.image:
+        body["image_list"] = [{"image": _image(text)} for text in args.image]
+    if not body.get("prompt"):
+        raise Usage("give --prompt TEXT, or a --body FILE that has a prompt")
+    return body
+
+
+def _read_body(name: str) -> JsonObject:
+    try:
+        return read_object(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    except OSError as error:
+        raise Usage(f"--body {name} cannot be read: {error.strerror}") from None
+    except Unreadable as error:
+        raise Usage(f"--body {name}: {error.detail}") from None
+
+
+def _image(text: str) -> str:
+    """Give an address as it is and a file as Base64 without a data: prefix, as the provider documents it."""
+    if text.startswith(("http://", "https://")):
+        return text
+    try:
+        return base64.b64encode(Path(text).read_bytes()).decode()
+    except OSError as error:
+        raise Usage(f"--image {text} cannot be read: {error.strerror}; give a file or an address") from None

@@ -1,0 +1,1 @@
+"""`homing demo`: the whole of Homing against a sandbox full of faults."""

@@ -1,0 +1,45 @@
+"""The loops beside a server: each runs until it is told to stop, and none of them can end another or the process."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final, Protocol
+
+from tracker.service.repeat import pause
+
+PAUSE: Final = timedelta(seconds=5)
+log: Final = logging.getLogger("homing.loops")
+
+
+class Loop(Protocol):
+    """Something that works until ``stop``, and then finishes what it has begun."""
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
+@asynccontextmanager
+async def looping(loops: Iterable[Loop], *, wait: timedelta = PAUSE) -> AsyncIterator[None]:
+    """Run them meanwhile; one that fails is logged and begins anew after a ``wait``."""
+    stop = asyncio.Event()
+    running = [asyncio.create_task(_kept(loop, stop, wait), name=f"homing {_name(loop)}") for loop in loops]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*running)
+
+
+async def _kept(loop: Loop, stop: asyncio.Event, wait: timedelta) -> None:
+    while not stop.is_set():
+        try:
+            await loop.run(stop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others and the server go on
+            # By type only: the message of a foreign exception may quote anything.
+            log.error("the %s failed with %s and begins anew", _name(loop), type(error).__name__)  # noqa: TRY400
+            await pause(stop, wait)
+
+
+def _name(loop: Loop) -> str:
+    return type(loop).__name__.lower()

@@ -1,0 +1,111 @@
+"""What the commands print: tables and lines for people, JSON for programs.
+
+Texts come from the provider and from callers: nothing in them is markup, and a control character of theirs must not
+steer the terminal.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracker.model.untrusted import JsonValue
+
+# Beyond what JSON escapes by itself: DEL, the C1 controls, and whatever is not ASCII, of which some is no letter.
+_STEERING: Final = re.compile(r"[^\n -~]")
+PIPED_WIDTH: Final = 220
+STYLES: Final = {"succeeded": "green", "failed": "red", "rejected": "red", "expired": "yellow", "pending": "dim"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Give a console on a stream; a pipe gets wide lines, so that nothing is cut for a terminal that is not there."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH, highlight=False, markup=False)
+
+
+def print_json(value: JsonValue) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json_text(value, indent=2) + "\n")
+
+
+def json_text(value: JsonValue, *, indent: int | None = None) -> str:
+    """Write JSON in which everything that could steer a terminal or turn its direction round is escaped."""
+    return _STEERING.sub(_escaped, json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    letters = found[0]
+    return letters if letters.isprintable() else json.dumps(letters)[1:-1]
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]], *, empty: str) -> None:
+    """Print rows below their headings, or the sentence ``empty`` where there are none."""
+    told = [[cell(value) for value in row] for row in rows]
+    if not told:
+        print_line(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in told:
+        table.add_row(*row)
+    console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, JsonValue]]) -> None:
+    """Print names and values, one pair a line; empty ones are left out."""
+    told = [(name, cell(value)) for name, value in fields if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in told), default=0)
+    for name, value in told:
+        console().print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Print one line for people."""
+    console().print(Text(printable(text)), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print one line on the error stream."""
+    sys.stderr.write(f"homing: {printable(text)}\n")
+
+
+def cell(value: JsonValue) -> Text:
+    """Give a value as a person reads it; a status in its colour."""
+    if value is None:
+        return Text("")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    text = value if isinstance(value, str) else json_text(value)
+    return Text(printable(text), style=STYLES.get(text, ""))
+
+
+def printable(text: str) -> str:
+    """Replace whatever could steer a terminal."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter in "\r\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
+
+
+def ago(moment: JsonValue, now: datetime) -> str:
+    """Give an ISO time as a distance from ``now``: ``3 min ago``, ``in 20 s``; empty where there is none."""
+    if not isinstance(moment, str):
+        return ""
+    seconds = (now - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
+    distance = span(abs(seconds))
+    return f"{distance} ago" if seconds >= 0 else f"in {distance}"
+
+
+def span(seconds: float) -> str:
+    """Give a length of time in its largest sensible unit."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{round(seconds / length)} {unit}"
+    return f"{round(seconds)} s"

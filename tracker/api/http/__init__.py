@@ -1,0 +1,1 @@
+"""How a request becomes a call: endpoints, routes, bodies, access, problems, OpenAPI."""

@@ -1,0 +1,163 @@
+"""The OpenAPI 3.1 document, made from the same endpoint values as the routes: it cannot tell of anything else."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from tracker.api.http.access import KeyUnknown, WrongHost
+from tracker.api.http.body import Truncated
+from tracker.api.http.endpoint import AnyEndpoint
+from tracker.errors import (
+    HomingError,
+    InvalidRequest,
+    NotFound,
+    StoreUnavailable,
+    TooLarge,
+    TooMany,
+    TooSlow,
+    WrongMediaType,
+)
+from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue
+
+REF_TEMPLATE: Final = "#/components/schemas/{model}"
+JSON: Final = "application/json"
+INTRODUCTION: Final = (
+    "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`; below the gateway's "
+    "paths the provider's own HS256 token is taken too. A client sees its own tasks; a key may be marked to see all. "
+    "Wherever a path takes a task's id it takes ours, the provider's, or your own external id."
+)
+# What admission and reading may raise at every secured endpoint, and at every one with a body.
+AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavailable)
+AT_BODY: Final = (InvalidRequest, Truncated, TooSlow, TooLarge, WrongMediaType)
+
+
+def describe(endpoints: Sequence[AnyEndpoint]) -> JsonObject:
+    """Make the document."""
+    paths: dict[str, JsonValue] = {}
+    for endpoint in endpoints:
+        operations = paths.setdefault(endpoint.path, {})
+        assert isinstance(operations, dict)
+        operations[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Homing", "version": version("homing"), "description": INTRODUCTION},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(endpoints),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def errors_of(endpoint: AnyEndpoint) -> tuple[type[HomingError], ...]:
+    """Give every error type that an endpoint may answer with."""
+    told = endpoint.errors
+    if endpoint.secured:
+        told = (*told, *AT_ADMISSION)
+    if _body_of(endpoint) is not None:
+        told = (*told, *AT_BODY)
+    if "{ref}" in endpoint.path:
+        told = (*told, NotFound)
+    # A query parameter may be out of its bounds. Outside the gateway an unknown one is refused as well.
+    return (*told, InvalidRequest)
+
+
+def _operation(endpoint: AnyEndpoint) -> JsonObject:
+    operation: JsonObject = {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "tags": [endpoint.group],
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint), *_header_parameters(endpoint)],
+        "responses": _responses(endpoint),
+        "security": [{"key": []}] if endpoint.secured else [],
+    }
+    body = _body_of(endpoint)
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(body)}}}
+    return operation
+
+
+def _body_of(endpoint: AnyEndpoint) -> type[BaseModel] | None:
+    return endpoint.documented_body or (endpoint.body if endpoint.takes_body else None)
+
+
+def _responses(endpoint: AnyEndpoint) -> JsonObject:
+    responses: JsonObject = {
+        str(status.value): {"description": status.phrase, "content": _content(endpoint)}
+        for status in (endpoint.status, *endpoint.also)
+    }
+    responses |= {str(status.value): {"description": status.phrase} for status in endpoint.bare}
+    if endpoint.streams is not None:
+        stream: JsonObject = {endpoint.streams: {"schema": {"type": "string"}}}
+        responses["200"] = {"description": "A page, or a stream", "content": {**_content(endpoint), **stream}}
+    dialect = endpoint.dialect
+    titles: dict[int, list[str]] = {}
+    for error in errors_of(endpoint):
+        told = titles.setdefault(dialect.status(error), [])
+        if error.title not in told:
+            told.append(error.title)
+    content: JsonObject = {dialect.media_type: {"schema": _reference(dialect.schema)}}
+    for status in sorted(titles):
+        if str(status) not in responses:
+            responses[str(status)] = {"description": "; ".join(titles[status]), "content": content}
+    return responses
+
+
+def _content(endpoint: AnyEndpoint) -> JsonObject:
+    return {JSON: {"schema": _reference(endpoint.reply)}}
+
+
+def _path_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+    return [
+        {
+            "name": segment[1:-1],
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1, "maxLength": ID_LENGTH},
+        }
+        for segment in endpoint.path.split("/")
+        if segment.startswith("{")
+    ]
+
+
+def _query_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+    schema = endpoint.query.model_json_schema(ref_template=REF_TEMPLATE)
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", []), "schema": told}
+        for name, told in schema.get("properties", {}).items()
+    ]
+
+
+def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+    return [
+        {
+            "name": header.name,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "minLength": 1, "maxLength": header.longest},
+        }
+        for header in endpoint.headers
+    ]
+
+
+def _schemas(endpoints: Sequence[AnyEndpoint]) -> dict[str, JsonValue]:
+    """Give the schema of every model that an operation names, and of whatever those name."""
+    models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
+    for endpoint in endpoints:
+        for shown in (endpoint.reply, endpoint.dialect.schema):
+            models[shown, "serialization"] = None
+        for taken in (_body_of(endpoint), endpoint.query):
+            if taken is not None:
+                models[taken, "validation"] = None
+    _, document = models_json_schema(list(models), ref_template=REF_TEMPLATE)
+    schemas: dict[str, JsonValue] = document["$defs"]
+    # A query is told as parameters; only what those refer to is kept.
+    queries = {endpoint.query.__name__ for endpoint in endpoints}
+    return {name: schema for name, schema in schemas.items() if name not in queries}
+
+
+def _reference(model: type[BaseModel]) -> JsonObject:
+    return {"$ref": REF_TEMPLATE.format(model=model.__name__)}

@@ -1,1 +1,0 @@
-"""What each verb wants written: pure functions from the known rows to a Change. Every path to the store is here."""

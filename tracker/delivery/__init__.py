@@ -1,0 +1,1 @@
+"""The engine that moves events to sinks: claim, read, group, send, record."""

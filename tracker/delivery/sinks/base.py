@@ -1,0 +1,60 @@
+"""What a sink is: somewhere that events go. One file each, and one shared suite that every one must pass.
+
+The relay owns order, repetition and memory; a sink only sends. It is handed events of different tasks, as many as it
+can take at once, and says of each what became of it.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, Protocol
+
+import msgspec
+
+from tracker.model.event import Told
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one event. Not ``delivered``: ``error`` says why in a line that holds no secret.
+
+    It is tried again, after ``retry_after`` where the receiver asked for that; never again where ``hopeless`` (the
+    event itself, or where it is to go, can never do). ``gone``: the receiver wants no more of any event.
+    """
+
+    delivered: bool
+    error: str = ""
+    retry_after: timedelta | None = None
+    hopeless: bool = False
+    gone: bool = False
+
+
+DELIVERED: Final = Outcome(delivered=True)
+
+
+class Sink(Protocol):
+    """Somewhere that events go, under a name that its progress is kept by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int:
+        """How many events it takes at once; twice as many may be on their way, new ones beside some that are owed."""
+
+    async def open(self) -> None:
+        """Get ready. Whatever the receiver lacks is no error yet: it may come up later."""
+
+    async def close(self) -> None:
+        """Let go, within seconds; what is being sent may fail."""
+
+    def lane(self, told: Told) -> str | None:
+        """Name the receiver of an event, None where it is not for this sink; trouble in one lane delays no other.
+
+        All events of a task go the same way. A sink with one receiver gives its own name: while that is down, what
+        happens waits where it is, and not in a row for each event.
+        """
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        """Send events of different tasks and give each one's outcome, in their order, within a bounded time.
+
+        It may be called again meanwhile, with other tasks. Where it is cancelled or raises, all are sent again.
+        """

@@ -1,0 +1,301 @@
+"""What the sinks of all brokers share: one connection, dialled anew after trouble, and waves that are confirmed whole.
+
+A client's own reconnecting is not used: what it still holds for a connection that was lost would come out later than
+events that were told since. Here whatever leaves a doubt ends the connection, and the next wave dials another; how
+often is the relay's to say.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tracker.delivery.sinks.base import Outcome
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.errors import NotSent, SettingsError
+from tracker.model.event import Told
+
+# How many events are on their way at once. More was measured to be no faster with any of them.
+WIDTH: Final = 500
+# Seconds: to have a connection, to have a whole wave confirmed (timeout= says another), to end a connection politely.
+DIALLING: Final = 5
+CONFIRMING: Final = 10
+HANGING_UP: Final = 2
+LINE: Final = 200
+HIDDEN: Final = "***"
+UNCONFIRMED: Final = "not confirmed in time"
+YES_OR_NO: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# What speaks each scheme, and the extra that installs its client.
+_SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
+    "nats": ("jetstream", "nats"),
+    "tls": ("jetstream", "nats"),
+    "kafka": ("kafka", "kafka"),
+    "amqp": ("rabbitmq", "rabbitmq"),
+    "amqps": ("rabbitmq", "rabbitmq"),
+    "redis": ("redis_streams", "redis"),
+    "rediss": ("redis_streams", "redis"),
+}
+SCHEMES: Final = tuple(_SCHEMES)
+
+
+def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
+    """Make the sink of a broker's address; ``source`` is the events' own. Raises SettingsError, which shows no value.
+
+    Only now its client is imported: a broker that nobody uses needs none.
+    """
+    module, extra = _SCHEMES[spec.scheme]
+    try:
+        wire: Callable[[Endpoint, str], Wire] = import_module(f"tracker.delivery.sinks.{module}").wire
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tracker"):
+            raise
+        raise SettingsError(
+            f"sink {spec.name}: {spec.scheme}: takes a client that is not installed: "
+            f"pip install '.[{extra}]' in Homing's folder"
+        ) from None
+    try:
+        endpoint = read(spec.target)
+        sink = BrokerSink(spec, wire(endpoint, source), endpoint.secrets)
+        endpoint.check()
+    except ValueError as error:
+        raise SettingsError(f"sink {spec.name}: {error}") from None
+    return sink
+
+
+async def check_broker(spec: SinkSpec) -> None:
+    """Look whether a broker is there and lets us in. Raises SettingsError, or NotSent where it cannot be reached."""
+    sink = broker_sink(spec, source="")
+    why = await sink.check()
+    if why:
+        raise NotSent(why)
+
+
+class Wire(Protocol):
+    """One broker's protocol on one connection at a time."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is a connection on which nothing is in doubt."""
+
+    async def dial(self) -> None:
+        """Make a connection, and what is to be there before events can be published; raises what the client does."""
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        """Publish them all, then wait until each is confirmed or the endpoint's ``within`` has passed."""
+
+    async def hang_up(self) -> None:
+        """Drop the connection, if there is one; what is being published fails."""
+
+
+class BrokerSink:
+    """A sink that publishes in waves."""
+
+    width = WIDTH
+
+    def __init__(self, spec: SinkSpec, wire: Wire, secrets: Iterable[str]) -> None:
+        self.name = spec.name
+        self._takes = spec.filter.takes
+        self._wire = wire
+        self._secrets = tuple(secrets)
+        self._turn = asyncio.Lock()
+        self._sending: asyncio.Timeout | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._sending is not None:
+            self._sending.reschedule(0)
+        async with self._turn:
+            await self._hang_up()
+
+    def lane(self, told: Told) -> str | None:
+        return self.name if self._takes(told) else None
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        async with self._turn:
+            certain = False
+            try:
+                # Only closing sets an end to it; what it waits for has limits of its own.
+                async with asyncio.timeout(None) as self._sending:
+                    if not self._wire.sound:
+                        await self._dial()
+                    outcomes = await self._wire.publish(events)
+                certain = self._wire.sound
+            except Exception as error:  # noqa: BLE001 - clients raise what they like, and the relay needs an outcome
+                outcomes = [failed("closed meanwhile" if self._closed else said(error))] * len(events)
+            finally:
+                self._sending = None
+                if not certain:
+                    await self._hang_up()
+        return [self._clean(outcome) for outcome in outcomes]
+
+    async def check(self) -> str:
+        """Connect and hang up again; gives why it cannot connect, nothing where it can."""
+        try:
+            await self._dial()
+        except Exception as error:  # noqa: BLE001 - as in send
+            return self._clean(failed(said(error))).error
+        finally:
+            await self._hang_up()
+        return ""
+
+    async def _dial(self) -> None:
+        async with asyncio.timeout(DIALLING):
+            await self._wire.dial()
+
+    async def _hang_up(self) -> None:
+        with suppress(Exception):
+            async with asyncio.timeout(HANGING_UP):
+                await self._wire.hang_up()
+
+    def _clean(self, outcome: Outcome) -> Outcome:
+        """Hide what a broker or its client may have put into its words."""
+        if outcome.delivered:
+            return outcome
+        line = outcome.error
+        for secret in self._secrets:
+            line = line.replace(secret, HIDDEN)
+        return Outcome(delivered=False, error=line[:LINE], hopeless=outcome.hopeless)
+
+
+def failed(error: str) -> Outcome:
+    """Say that an event was not delivered, and is to be tried again."""
+    return Outcome(delivered=False, error=error)
+
+
+def too_large(size: int, most: int) -> Outcome:
+    """Say that an event is larger than the broker takes."""
+    return Outcome(delivered=False, error=f"the event has {size} bytes, the broker takes {most}", hopeless=True)
+
+
+def said(error: BaseException) -> str:
+    """Give an error as one line for the operator."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"no connection within {DIALLING} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def forget(task: asyncio.Future[Any]) -> None:
+    """Mark the error of a task or future as seen. Add it as a callback where the task is made.
+
+    Added later, a cancellation may come between, and asyncio reports an error that nobody retrieved.
+    """
+    if not task.cancelled():
+        task.exception()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A broker's address, read. What is wrong with an option is a ValueError that shows no value.
+
+    ``options`` are those of its query; each that is asked for is ``known`` from then.
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+    user: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+    path: str
+    options: Mapping[str, Sequence[str]] = field(repr=False)
+    known: set[str] = field(default_factory=set)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no line may show. Where there is no password a user may be a token."""
+        return [secret for secret in (self.password or self.user,) if secret]
+
+    @property
+    def shown(self) -> str:
+        """The address without who we are there and how."""
+        return f"{self.scheme}://{self.place()}" + (f"/{self.path}" if self.path else "")
+
+    def place(self, default: int | None = None) -> str:
+        """Give the host and the port, in the form that addresses have."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = self.port or default
+        return f"{host}:{port}" if port else host
+
+    @property
+    def within(self) -> int:
+        """How many seconds a wave may take to be confirmed."""
+        return self.number("timeout", CONFIRMING)
+
+    def check(self) -> None:
+        """Refuse options that nobody asked for."""
+        if not self.options.keys() <= self.known:
+            raise ValueError(f"an option of its address is not known; there are {', '.join(sorted(self.known))}")
+
+    def all(self, name: str) -> Sequence[str]:
+        self.known.add(name)
+        return self.options.get(name, ())
+
+    def text(self, name: str, default: str = "") -> str:
+        return next(iter(self.all(name)), default)
+
+    def number(self, name: str, default: int) -> int:
+        written = self.text(name, str(default))
+        if not (written.isascii() and written.isdigit() and int(written)):
+            raise ValueError(f"{name}= must be a whole number above 0")
+        return int(written)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        written = self.text(name, str(default).lower())
+        if written not in YES_OR_NO:
+            raise ValueError(f"{name}= must be true or false")
+        return YES_OR_NO[written]
+
+    def file(self, name: str) -> str | None:
+        """Return the path in an option, None without one. Raises ValueError where the file cannot be read."""
+        path = self.text(name)
+        if not path:
+            return None
+        try:
+            with Path(path).open("rb"):
+                return path
+        except (OSError, ValueError):
+            raise ValueError(f"the file of {name}= cannot be read") from None
+
+    def tls(self) -> ssl.SSLContext:
+        """Trust what the system trusts, or the authorities in ``ca``; show the certificate in ``cert`` and ``key``."""
+        ca, cert, key = (self.text(name) for name in ("ca", "cert", "key"))
+        try:
+            context = ssl.create_default_context(cafile=ca or None)
+            if cert:
+                context.load_cert_chain(cert, key or None)
+        except (OSError, ssl.SSLError):
+            raise ValueError("the files of ca=, cert= and key= cannot be used") from None
+        return context
+
+
+def read(address: str) -> Endpoint:
+    """Read where a broker is. Raises ValueError, which shows no value."""
+    options: dict[str, list[str]] = {}
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+        for name, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+            options.setdefault(name, []).append(value)
+    except ValueError:
+        raise ValueError("its address cannot be read; letters that mean something in one are written %40") from None
+    if not parts.hostname:
+        raise ValueError("its address names no host: write it after the //")
+    return Endpoint(
+        scheme=parts.scheme,
+        host=parts.hostname,
+        port=port,
+        user=None if parts.username is None else unquote(parts.username),
+        password=None if parts.password is None else unquote(parts.password),
+        path=unquote(parts.path.removeprefix("/")),
+        options=options,
+    )

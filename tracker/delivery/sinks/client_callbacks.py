@@ -1,0 +1,91 @@
+"""``callbacks``: the address that a caller gave with its submit, told what the provider itself would have told it.
+
+The body is the provider's own callback with our task id, signed as the provider signs, with a secret of the client's.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import structs
+
+from tracker.delivery.sinks.base import Outcome
+from tracker.delivery.sinks.http_post import WIDTH, Letter, post
+from tracker.delivery.sinks.signing import CALLBACKS, SinkSecrets
+from tracker.errors import HomingError
+from tracker.model.event import CHANGES, TASK_TYPE, Told
+from tracker.model.task import SETTLED, Task
+from tracker.model.untrusted import JsonObject
+from tracker.providers.kling_gateway import legacy_callback
+from tracker.transport import Poster
+
+# How each provider writes a callback. A provider without a line has no callbacks of its own to imitate.
+SHAPES: Final[Mapping[str, Callable[[Task], JsonObject]]] = MappingProxyType({"kling": legacy_callback})
+CONTENT_TYPE: Final = "application/json; charset=utf-8"
+ADDRESS: Final = "each caller's callback_url"
+_CHANGED: Final = frozenset(TASK_TYPE + name for name in CHANGES)
+_PORTS: Final = MappingProxyType({"http": 80, "https": 443})
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Callbacks:
+    """The callers' own addresses, each host in a lane of its own: one that is down delays no other."""
+
+    name = CALLBACKS
+    width = WIDTH
+
+    def __init__(self, *, secrets: SinkSecrets, poster: Poster, clock: Callable[[], datetime]) -> None:
+        self._secrets = secrets
+        self._poster = poster
+        self._clock = clock
+
+    async def open(self) -> None:
+        await self._poster.open()
+
+    async def close(self) -> None:
+        await self._poster.close()
+
+    def lane(self, told: Told) -> str | None:
+        task = told.task
+        if task is None or task.caller_callback_url is None or task.provider not in SHAPES:
+            return None
+        # A provider calls back about a status. What else changed about a task is told once there is a result.
+        if told.type in _CHANGED and task.status not in SETTLED:
+            return None
+        return _origin(task.caller_callback_url)
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        return await asyncio.gather(*map(self._send, events))
+
+    async def _send(self, told: Told) -> Outcome:
+        task = told.task
+        assert task is not None
+        try:
+            keys = await self._secrets.of_client(task.client)
+        except HomingError as error:
+            return Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")
+        outcome = await post(self._poster, _letter(told, task, keys), now=self._clock())
+        # 410 speaks for this one address, which is not asked again about this event.
+        return structs.replace(outcome, gone=False, hopeless=True) if outcome.gone else outcome
+
+
+def _letter(told: Told, task: Task, keys: tuple[bytes, ...]) -> Letter:
+    return Letter(
+        url=task.caller_callback_url or "",
+        webhook_id=told.id,
+        content_type=CONTENT_TYPE,
+        body=_encode(SHAPES[task.provider](task)),
+        keys=keys,
+    )
+
+
+def _origin(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+    except ValueError:
+        return "unreadable"

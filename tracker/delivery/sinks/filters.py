@@ -1,0 +1,73 @@
+"""Which events a sink takes: read once from its address, then asked for every event. Pure.
+
+Conditions of different fields must all hold; of one field any. A condition on what an alarm has not (a kind, a client,
+a tag) is one that no alarm meets.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import translate
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from tracker.model.event import TASK_TYPE, TYPES, Told
+
+FIELDS: Final = ("type", "provider", "kind", "client", "tag")
+# Names as people may write them: whole, or a task's change alone.
+_SHORT: Final[Mapping[str, str]] = {name.removeprefix(TASK_TYPE): name for name in TYPES}
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What a sink takes; an empty field takes every event. ``kinds`` may hold ``*`` and ``?``, ``types`` are whole."""
+
+    types: frozenset[str] = frozenset()
+    providers: frozenset[str] = frozenset()
+    kinds: tuple[str, ...] = ()
+    clients: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+    def takes(self, told: Told) -> bool:
+        """Whether the sink is to be told of an event."""
+        return (
+            (not self.types or told.type in self.types)
+            and (not self.providers or told.provider in self.providers)
+            and (not self.clients or told.client in self.clients)
+            and (not self.tags or not self.tags.isdisjoint(told.tags))
+            and (not self.kinds or (told.kind is not None and self._kind(told.kind) is not None))
+        )
+
+    @cached_property
+    def _kind(self) -> Callable[[str], re.Match[str] | None]:
+        return re.compile("|".join(translate(kind) for kind in self.kinds)).match
+
+
+EVERYTHING: Final = Filter()
+
+
+def read_filter(options: Mapping[str, Sequence[str]]) -> Filter:
+    """Read the conditions among a sink's options. Raises ValueError, which names the field and what to write."""
+    for name in FIELDS:
+        if any(not value.strip() for value in options.get(name, ())):
+            raise ValueError(f"{name}= is empty: write what to take, or leave it out to take all")
+    return Filter(
+        types=frozenset(name for written in options.get("type", ()) for name in event_types(written)),
+        providers=frozenset(options.get("provider", ())),
+        kinds=tuple(options.get("kind", ())),
+        clients=frozenset(options.get("client", ())),
+        tags=frozenset(options.get("tag", ())),
+    )
+
+
+def event_types(written: str) -> Sequence[str]:
+    """Give the types that a name or a pattern means: ``succeeded``, ``homing.alarm.*``. Raises ValueError for none."""
+    # Not fnmatch itself, which keeps tens of thousands of the patterns that strangers may send.
+    means = re.compile(translate(written)).match
+    found = [name for short, name in _SHORT.items() if means(name) or means(short)]
+    if not found:
+        near = get_close_matches(written, [*_SHORT, *TYPES], n=1)
+        hint = f"did you mean {near[0]}?" if near else "write one such as succeeded, failed, homing.alarm.*"
+        raise ValueError(f"type= matches no type of event; {hint}")
+    return found

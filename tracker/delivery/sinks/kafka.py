@@ -1,0 +1,156 @@
+"""``kafka://host:9092/TOPIC``: a topic of Kafka or what speaks its protocol, keyed by task, so in order per task.
+
+Attributes are headers, as the CloudEvents binding says
+(https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md). The producer is
+idempotent: what it repeats by itself is kept once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.sinks.broker import DIALLING, UNCONFIRMED, WIDTH, Endpoint, failed, said
+from tracker.model.event import Told, attributes
+
+log: Final = logging.getLogger("homing.kafka")
+
+PORT: Final = 9092
+TOPIC: Final = "homing"
+# The client's own limit of a message, which is what brokers take by default.
+LARGEST: Final = 1_000_000
+# Its callbacks come within flush(), which waits so much longer than the messages live.
+LONGER: Final = 1
+TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+ONLY_CRITICAL: Final = 2
+# How long after a broker was lost it is looked for again, at most, in milliseconds.
+RECONNECTING: Final = 1_000
+
+
+def wire(endpoint: Endpoint, source: str) -> "KafkaWire":
+    """Read an address and its options: server, max_bytes, tls, sasl, timeout, ca, cert, key."""
+    return KafkaWire(endpoint, source)
+
+
+class KafkaWire:
+    """Hands a wave to the producer and waits until all in-sync replicas have each message."""
+
+    def __init__(self, endpoint: Endpoint, source: str) -> None:
+        self._source = source
+        self._within = endpoint.within
+        self._topic = endpoint.path or TOPIC
+        self._options = _options(endpoint)
+        self._producer: Producer | None = None
+        # Where its calls wait, one at a time. Each producer has its own: one that is given up may be long about it.
+        self._thread: ThreadPoolExecutor | None = None
+        self._doubt = False
+        self._trouble = ""
+
+    @property
+    def sound(self) -> bool:
+        return self._producer is not None and not self._doubt
+
+    async def dial(self) -> None:
+        await self.hang_up()
+        self._trouble = ""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="homing kafka")
+        self._producer = producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._look, producer)
+        self._doubt = False
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        assert self._producer is not None
+        producer = self._producer
+        outcomes: list[Outcome | None] = [None] * len(events)
+        for index, told in enumerate(events):
+            outcomes[index] = self._produce(producer, told, index, outcomes)
+        loop = asyncio.get_running_loop()
+        if await loop.run_in_executor(self._thread, producer.flush, self._within + LONGER):
+            self._doubt = True
+        rest = failed(self._trouble or UNCONFIRMED)
+        return [outcome or rest for outcome in outcomes]
+
+    async def hang_up(self) -> None:
+        producer, self._producer = self._producer, None
+        thread, self._thread = self._thread, None
+        if producer is None or thread is None:
+            return
+        # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
+        producer.purge(blocking=False)
+        ending = thread.submit(producer.close)
+        thread.shutdown(wait=False)
+        await asyncio.wrap_future(ending)
+
+    def _look(self, producer: Producer) -> None:
+        """See the topic, which makes it where the broker makes those that are asked for."""
+        try:
+            producer.list_topics(self._topic, timeout=DIALLING - 1)
+        except KafkaException:
+            producer.poll(0)
+            if self._trouble:
+                raise ConnectionError(self._trouble) from None
+            raise
+
+    def _produce(self, producer: Producer, told: Told, index: int, outcomes: list[Outcome | None]) -> Outcome | None:
+        """Hand over one event; what becomes of it is put at its index, at once where it is not even taken."""
+
+        def settle(error: KafkaError | None, _: Message) -> None:
+            outcomes[index] = DELIVERED if error is None else self._outcome(error)
+
+        headers = {f"ce_{name}": value for name, value in attributes(told, self._source).items()}
+        headers["content-type"] = headers.pop("ce_datacontenttype")
+        try:
+            producer.produce(self._topic, told.body, key=told.subject, headers=[*headers.items()], on_delivery=settle)
+        except KafkaException as error:
+            return self._outcome(error.args[0])
+        except BufferError as error:
+            return failed(said(error))
+        return None
+
+    def _outcome(self, error: KafkaError) -> Outcome:
+        if error.code() in TOO_LARGE:
+            return Outcome(delivered=False, error=f"the event is too large: {error.str()}", hopeless=True)
+        timed_out = error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001 - the client's name for it
+        # What timed out may still be on its way, and nothing more goes where the producer gave up.
+        self._doubt = self._doubt or timed_out or error.fatal()
+        # That it took too long is only how it ended: why is what the producer said meanwhile.
+        return failed(self._trouble if timed_out and self._trouble else error.str())
+
+    def _hear_error(self, error: KafkaError) -> None:
+        self._trouble = error.str()
+        if error.fatal():
+            self._doubt = True
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    """Give what the producer is made with: https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html."""
+    options: dict[str, Any] = {
+        "bootstrap.servers": ",".join([endpoint.place(PORT), *endpoint.all("server")]),
+        "client.id": "homing",
+        "enable.idempotence": True,
+        "acks": "all",
+        "delivery.timeout.ms": endpoint.within * 1000,
+        "message.max.bytes": endpoint.number("max_bytes", LARGEST),
+        "queue.buffering.max.messages": 2 * WIDTH,
+        "socket.timeout.ms": endpoint.within * 1000,
+        "reconnect.backoff.max.ms": RECONNECTING,
+        "log_level": ONLY_CRITICAL,
+    }
+    encrypted = endpoint.flag("tls", default=False)
+    if encrypted:
+        endpoint.tls()
+        named = {"ssl.ca.location": "ca", "ssl.certificate.location": "cert", "ssl.key.location": "key"}
+        options |= {key: value for key, name in named.items() if (value := endpoint.text(name))}
+    mechanism = endpoint.text("sasl", "PLAIN")
+    if endpoint.user is not None:
+        options |= {
+            "sasl.mechanism": mechanism,
+            "sasl.username": endpoint.user,
+            "sasl.password": endpoint.password or "",
+        }
+    protocol = ("SASL_" if endpoint.user is not None else "") + ("SSL" if encrypted else "PLAINTEXT")
+    return {**options, "security.protocol": protocol}

@@ -1,0 +1,276 @@
+"""``amqp://user:password@host/vhost?exchange=homing`` and ``amqps://…``: RabbitMQ, a routing key per type of event.
+
+Messages are persistent and confirmed; attributes are headers, as the CloudEvents binding for RabbitMQ says
+(https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md), and the event's
+id is the message's.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from itertools import count, takewhile
+from typing import Any, Final
+
+from pika import BasicProperties, ConnectionParameters, PlainCredentials, SSLOptions
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.exceptions import StreamLostError
+from pika.frame import Method
+from pika.spec import Basic
+
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.sinks.broker import DIALLING, UNCONFIRMED, Endpoint, failed, said, too_large
+from tracker.model.event import JSON_TYPE, Told, attributes
+
+EXCHANGE: Final = "homing"
+PORTS: Final = {"amqp": 5672, "amqps": 5671}
+PREFIX: Final = "ce-"
+PERSISTENT: Final = 2
+HEARTBEAT: Final = 10
+# How many events are handed to the client before others may run: a wave whole is tens of milliseconds of work.
+PIECE: Final = 50
+# How the client writes down the broker's own words: in quotes, after their code where they have one.
+_QUOTED: Final = re.compile(r"""\((?:\d+\) |\d+, )?['"](.+)['"],?\)?$""")
+# What a broker refuses a message with that is too large for it; it ends the channel, and so fails the whole wave.
+_LIMIT: Final = re.compile(r"larger than configured max size (\d+)")
+
+
+def wire(endpoint: Endpoint, source: str) -> "RabbitWire":
+    """Read an address and its options: exchange, declare, mandatory, headers, timeout, ca, cert, key."""
+    return RabbitWire(endpoint, source)
+
+
+class RabbitWire:
+    """Publishes a wave at once and waits for the broker's confirmation of each message."""
+
+    def __init__(self, endpoint: Endpoint, source: str) -> None:
+        self._source = source
+        self._within = endpoint.within
+        self._exchange = endpoint.text("exchange", EXCHANGE)
+        self._declare = endpoint.flag("declare", default=True)
+        self._mandatory = endpoint.flag("mandatory", default=True)
+        self._prefix = endpoint.text("headers", PREFIX)
+        self._parameters = _parameters(endpoint)
+        # How much the broker takes, once it has said so.
+        self._largest: int | None = None
+        self._line: _Line | None = None
+
+    @property
+    def sound(self) -> bool:
+        return self._line is not None and self._line.sound
+
+    async def dial(self) -> None:
+        await self.hang_up()
+        # It may take more by now.
+        self._largest = None
+        self._line = _Line(self._parameters)
+        await self._line.open(self._exchange if self._declare else None)
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        line = self._line
+        assert line is not None
+        line.begin()
+        fitting = [told for told in events if self._largest is None or len(told.body) <= self._largest]
+        for start in range(0, len(fitting), PIECE):
+            if line.lost:
+                break
+            for told in fitting[start : start + PIECE]:
+                line.put(told, self._properties(told), exchange=self._exchange, mandatory=self._mandatory)
+            await asyncio.sleep(0)
+        await line.confirmed(within=self._within)
+        return [self._outcome(told, line) for told in events]
+
+    async def hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close()
+
+    def _properties(self, told: Told) -> BasicProperties:
+        headers = {self._prefix + name: value for name, value in attributes(told, self._source).items()}
+        del headers[f"{self._prefix}datacontenttype"]
+        return BasicProperties(
+            content_type=JSON_TYPE,
+            delivery_mode=PERSISTENT,
+            message_id=told.id,
+            type=told.type,
+            timestamp=int(told.at.timestamp()),
+            headers=headers,
+        )
+
+    def _outcome(self, told: Told, line: "_Line") -> Outcome:
+        if line.has(told.id):
+            return DELIVERED
+        if (why := line.refused(told.id)) is not None:
+            if isinstance(why, Basic.Return):
+                return failed(f"no queue is bound to exchange {self._exchange} for {told.type}")
+            return failed("refused by a queue, which may be full")
+        if line.lost and (limit := _LIMIT.search(line.lost)):
+            self._largest = int(limit[1])
+        if self._largest is not None and len(told.body) > self._largest:
+            return too_large(len(told.body), self._largest)
+        return failed(line.lost or UNCONFIRMED)
+
+
+class _Line:
+    """One connection with one channel, whose messages are confirmed: the client's callbacks, as something to await."""
+
+    def __init__(self, parameters: ConnectionParameters) -> None:
+        loop = asyncio.get_running_loop()
+        self._up: asyncio.Future[object] = loop.create_future()
+        self._down: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[str] = loop.create_future()
+        self._settled = asyncio.Event()
+        self._tags = count(1)
+        self._waiting: dict[int, str] = {}
+        self._taken: set[str] = set()
+        self._refused: dict[str, object] = {}
+        self._doubt = False
+        self._channel: Channel | None = None
+        self._connection = _Connection(
+            parameters,
+            on_open_callback=lambda connection: _settle(self._up, connection),
+            on_open_error_callback=lambda _, error: self._end(error),
+            on_close_callback=lambda _, error: self._end(error),
+            custom_ioloop=loop,
+        )
+
+    @property
+    def sound(self) -> bool:
+        """Whether it stands and nothing that was put is in doubt."""
+        return not (self._doubt or self._ended.done())
+
+    @property
+    def lost(self) -> str:
+        """Why it ended; nothing where it stands."""
+        return self._ended.result() if self._ended.done() else ""
+
+    async def open(self, exchange: str | None) -> None:
+        """Wait until it stands; declare an exchange where one is given. Raises ConnectionError."""
+        await self._answer(self._up)
+        channel: Channel = await self._asked(lambda done: self._connection.channel(on_open_callback=done))
+        self._channel = channel
+        channel.add_on_close_callback(lambda _, why: self._end(why))
+        channel.add_on_return_callback(lambda _, why, properties, __: self._refuse(properties.message_id, why))
+        await self._asked(lambda done: channel.confirm_delivery(self._confirm, done))
+        if exchange is not None:
+            await self._asked(lambda done: channel.exchange_declare(exchange, "topic", durable=True, callback=done))
+
+    def begin(self) -> None:
+        """Forget what became of an earlier wave."""
+        self._taken.clear()
+        self._refused.clear()
+        self._settled.set()
+
+    def put(self, told: Told, properties: BasicProperties, *, exchange: str, mandatory: bool) -> None:
+        """Hand a message to the client, which sends it soon."""
+        assert self._channel is not None
+        self._settled.clear()
+        self._doubt = True
+        self._channel.basic_publish(exchange, told.type, told.body, properties, mandatory)
+        self._waiting[next(self._tags)] = told.id
+
+    async def confirmed(self, *, within: float) -> None:
+        """Wait until all that was put is confirmed or refused, or the line has ended; else it is in doubt."""
+        settled = asyncio.ensure_future(self._settled.wait())
+        either: list[asyncio.Future[Any]] = [settled, self._ended]
+        try:
+            await asyncio.wait(either, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            settled.cancel()
+            self._doubt = bool(self._waiting)
+
+    def has(self, event_id: str) -> bool:
+        """Tell whether the broker confirmed it and did not refuse it."""
+        return event_id in self._taken and event_id not in self._refused
+
+    def refused(self, event_id: str) -> object | None:
+        """Give what it was refused with."""
+        return self._refused.get(event_id)
+
+    async def close(self) -> None:
+        """End it: politely where nothing is in doubt, and in any case so that nothing comes out of it later."""
+        try:
+            if self.sound and self._connection.is_open:
+                self._connection.close()
+                await asyncio.shield(self._down)
+        finally:
+            self._connection.abort()
+
+    async def _asked(self, ask: Callable[[Callable[[object], None]], object]) -> Any:  # noqa: ANN401 - the client's own
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        ask(lambda told: _settle(answer, told))
+        return await self._answer(answer)
+
+    async def _answer(self, answer: asyncio.Future[object]) -> object:
+        either: list[asyncio.Future[Any]] = [answer, self._ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ConnectionError(self.lost)
+        return answer.result()
+
+    def _confirm(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
+        told = frame.method
+        # It confirms in any order, and where it says "multiple", all up to one.
+        upto = [told.delivery_tag]
+        if told.multiple:
+            upto = list(takewhile(lambda tag: tag <= told.delivery_tag, self._waiting))
+        for tag in upto:
+            event_id = self._waiting.pop(tag, None)
+            if event_id is None:
+                continue
+            if isinstance(told, Basic.Nack):
+                self._refuse(event_id, told)
+            else:
+                self._taken.add(event_id)
+        if not self._waiting:
+            self._settled.set()
+
+    def _refuse(self, event_id: str, why: object) -> None:
+        self._refused[event_id] = why
+
+    def _end(self, error: BaseException | None) -> None:
+        _settle(self._ended, _words(error) if error is not None else "closed meanwhile")
+        if self._connection.is_closed:
+            _settle(self._down, None)
+
+
+class _Connection(AsyncioConnection):
+    """The client's connection, which can also be dropped although the broker reads no more."""
+
+    def abort(self) -> None:
+        if not self.is_closed:
+            self._terminate_stream(StreamLostError("dropped"))
+
+
+def _settle(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _words(error: BaseException) -> str:
+    """Give what a client's chain of errors began with, in words: the broker's own where it said any."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        chained = getattr(error, "exceptions", None) or (getattr(error, "exception", None), *error.args)
+        inner = next((each for each in chained if isinstance(each, BaseException)), None)
+    quoted = _QUOTED.search(str(error))
+    return quoted[1] if quoted else said(error)
+
+
+def _parameters(endpoint: Endpoint) -> ConnectionParameters:
+    """Give the address as the client takes it. Without a user it is the broker's own guest."""
+    user = ConnectionParameters.DEFAULT_CREDENTIALS
+    if endpoint.user is not None:
+        user = PlainCredentials(endpoint.user, endpoint.password or "")
+    encrypted = SSLOptions(endpoint.tls(), endpoint.host) if endpoint.scheme == "amqps" else None
+    return ConnectionParameters(
+        host=endpoint.host,
+        port=endpoint.port or PORTS[endpoint.scheme],
+        virtual_host=endpoint.path or "/",
+        credentials=user,
+        heartbeat=HEARTBEAT,
+        ssl_options=encrypted,
+        socket_timeout=DIALLING,
+        stack_timeout=DIALLING,
+    )

@@ -1,0 +1,140 @@
+"""``redis://host:6379/0?stream=homing:events`` and ``rediss://…``: a Redis stream that is capped.
+
+CloudEvents has no binding for Redis: an entry has a field per attribute, named like it, and ``data``, the JSON.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis.asyncio
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+from tracker.delivery.sinks.broker import DIALLING, HANGING_UP, UNCONFIRMED, Endpoint, failed, forget, said, too_large
+from tracker.model.event import Told, attributes
+
+PORT: Final = 6379
+STREAM: Final = "homing:events"
+MAXLEN: Final = 1_000_000
+# The largest value where the server does not say another: https://redis.io/docs/latest/operate/oss_and_stack/reference/internals
+LARGEST: Final = 512 * 1024 * 1024
+LIMIT: Final = "proto-max-bulk-len"
+
+
+def wire(endpoint: Endpoint, source: str) -> "RedisWire":
+    """Read an address and its options: stream, maxlen, timeout, ca, cert, key."""
+    return RedisWire(endpoint, source)
+
+
+class RedisWire:
+    """Adds a wave in one pipeline; each entry's id is its confirmation."""
+
+    def __init__(self, endpoint: Endpoint, source: str) -> None:
+        if not (endpoint.path or "0").isdigit():
+            raise ValueError("the path of its address must be the number of a database")
+        self._source = source
+        self._within = endpoint.within
+        self._stream = endpoint.text("stream", STREAM)
+        self._maxlen = endpoint.number("maxlen", MAXLEN)
+        self._options = _options(endpoint)
+        self._client: redis.asyncio.Redis | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._largest = LARGEST
+        self._doubt = False
+
+    @property
+    def sound(self) -> bool:
+        return self._client is not None and not self._doubt
+
+    async def dial(self) -> None:
+        await self.hang_up()
+        self._client = client = redis.asyncio.Redis(**self._options)
+        pool: Any = client.connection_pool
+        connection = await pool.get_connection()
+        # To end it although the server reads no more, which the client cannot.
+        self._transport = connection._writer.transport  # noqa: SLF001 - see above
+        await pool.release(connection)
+        try:
+            self._largest = int((await client.config_get(LIMIT))[LIMIT] or LARGEST)
+        except (ResponseError, KeyError):
+            # It is not told everywhere.
+            self._largest = LARGEST
+        self._doubt = False
+
+    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        assert self._client is not None
+        pipeline = self._client.pipeline(transaction=False)
+        # A value beyond the limit would end the connection, and so fail the whole wave.
+        fitting = [told for told in events if len(told.body) <= self._largest]
+        for told in fitting:
+            fields: dict[Any, Any] = {**attributes(told, self._source), "data": told.body}
+            pipeline.xadd(self._stream, fields, maxlen=self._maxlen, approximate=True)
+        replies = await self._execute(pipeline, len(fitting)) if fitting else []
+        of = {told.id: self._outcome(reply) for told, reply in zip(fitting, replies, strict=True)}
+        return [of.get(told.id) or too_large(len(told.body), self._largest) for told in events]
+
+    async def hang_up(self) -> None:
+        client, self._client = self._client, None
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            # What it still holds must not come later than what is told next.
+            transport.abort()
+        if client is not None:
+            await client.connection_pool.disconnect()
+
+    async def _execute(self, pipeline: Pipeline, count: int) -> Sequence[object]:
+        """Give a reply or an error for each command, within the time that there is."""
+        sending = asyncio.create_task(pipeline.execute(raise_on_error=False))
+        sending.add_done_callback(forget)
+        late = True
+        try:
+            await asyncio.wait([sending], timeout=self._within)
+            late = not sending.done()
+        finally:
+            if late:
+                await self._break_off(sending)
+        error = RedisError(UNCONFIRMED) if late else sending.exception()
+        return sending.result() if error is None else [RedisError(said(error))] * count
+
+    async def _break_off(self, sending: asyncio.Task[Any]) -> None:
+        # The client can lose a cancellation where it waits; without its connection it ends all the same.
+        if self._transport is not None:
+            self._transport.abort()
+        sending.cancel()
+        await asyncio.wait([sending], timeout=HANGING_UP)
+
+    def _outcome(self, reply: object) -> Outcome:
+        if not isinstance(reply, Exception):
+            return DELIVERED
+        # It may be a replica by now, or still loading: another connection may reach the one that can.
+        self._doubt = True
+        return failed(said(reply))
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    """Give what the client connects with. It tries nothing twice by itself."""
+    options: dict[str, Any] = {
+        "host": endpoint.host,
+        "port": endpoint.port or PORT,
+        "db": int(endpoint.path or 0),
+        "username": endpoint.user or None,
+        "password": endpoint.password,
+        "client_name": "homing",
+        "socket_connect_timeout": DIALLING,
+        "socket_timeout": endpoint.within,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": 1,
+    }
+    if endpoint.scheme == "rediss":
+        endpoint.tls()
+        options |= {
+            "ssl": True,
+            "ssl_ca_certs": endpoint.text("ca") or None,
+            "ssl_certfile": endpoint.text("cert") or None,
+            "ssl_keyfile": endpoint.text("key") or None,
+        }
+    return options

@@ -1,0 +1,55 @@
+"""The secrets that outgoing webhooks are signed with, and the signature: Standard Webhooks, one per live secret.
+
+https://www.standardwebhooks.com: signed is ``{webhook-id}.{webhook-timestamp}.{body}`` with HMAC-SHA256. The operator's
+secrets sign, all of them, so that a receiver may hold either during a rotation. Without one, a secret is generated and
+kept in the database, so that replicas share it.
+"""
+
+import hmac
+import secrets as random_secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from tracker.model.webhook_keys import webhook_key, written_signature
+
+KEY_BYTES: Final = 32
+CALLBACKS: Final = "callbacks"
+_CLIENT: Final = b"homing callbacks to client "
+
+
+class KeptSecrets(Protocol):
+    """Where generated secrets are kept; ``tracker.storage`` has it."""
+
+    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
+        """Return the secret of a name; record ``fresh`` if there is none. Called for every delivery."""
+
+
+class SinkSecrets:
+    """The keys of each sink, and of each client that is called back.
+
+    ``configured`` are the operator's ``whsec_`` secrets by sink. Asking raises StoreUnavailable where a generated one
+    cannot be read.
+    """
+
+    def __init__(self, kept: KeptSecrets, configured: Mapping[str, Sequence[str]]) -> None:
+        self._kept = kept
+        self._keys = {name: tuple(webhook_key(secret) for secret in told) for name, told in configured.items()}
+
+    async def of_sink(self, name: str) -> tuple[bytes, ...]:
+        """Give the keys that a sink's webhooks are signed with."""
+        if keys := self._keys.get(name):
+            return keys
+        return (await self._kept.generated_secret(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
+
+    async def of_client(self, client: str) -> tuple[bytes, ...]:
+        """Give the keys of the callbacks to one client: its own, made of the secret of all, so that no list is kept."""
+        return tuple(hmac.digest(key, _CLIENT + client.encode(), "sha256") for key in await self.of_sink(CALLBACKS))
+
+
+def signature_headers(keys: Sequence[bytes], *, webhook_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """Give the three headers that prove a body, with one signature for each key."""
+    seconds = str(int(at.timestamp()))
+    signed = b".".join((webhook_id.encode(), seconds.encode(), body))
+    signatures = [written_signature(hmac.digest(key, signed, "sha256")).decode() for key in keys]
+    return {"webhook-id": webhook_id, "webhook-timestamp": seconds, "webhook-signature": " ".join(signatures)}

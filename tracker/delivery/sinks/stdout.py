@@ -1,0 +1,65 @@
+"""``stdout:``: each event as one line of JSON, for a pipe, a log collector or a person."""
+
+import os
+import select
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from tracker.delivery.sinks.base import Outcome
+from tracker.delivery.sinks.filters import EVERYTHING, Filter
+from tracker.delivery.sinks.threaded import Threaded
+from tracker.model.event import Told, structured
+
+WIDTH: Final = 256
+WITHIN: Final = timedelta(seconds=15)
+STDOUT: Final = 1
+
+
+class Lines:
+    """Writes to a file descriptor itself, past every buffer: what was written is out, what failed leaves nothing."""
+
+    width = WIDTH
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: str,
+        takes: Filter = EVERYTHING,
+        descriptor: int = STDOUT,
+        within: timedelta = WITHIN,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._takes = takes.takes
+        self._descriptor = descriptor
+        # A pipe that nobody empties blocks whoever writes.
+        self._threaded: Threaded[bytes] = Threaded(self._write, name=name, within=within, said=_said)
+
+    async def open(self) -> None:
+        """There is nothing to get ready."""
+
+    async def close(self) -> None:
+        """There is nothing to let go."""
+
+    def lane(self, told: Told) -> str | None:
+        return self.name if self._takes(told) else None
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        return await self._threaded.run([structured(told, self._source) + b"\n" for told in events])
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                # Whoever shares it may have made it so; a line that was begun is finished all the same.
+                select.select([], [self._descriptor], [])
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the standard output any more"
+    return f"the standard output cannot be written: {type(error).__name__}"

@@ -1,0 +1,88 @@
+"""A function of the program that Homing runs in, told of events like any sink.
+
+    Subscriber("orders", on_success, types="succeeded")
+
+It is called as a ``python:`` sink is (see ``function``): with the event as a dict, again where it raises, and after a
+restart from where it was. The database knows it by its name, as any sink.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.filters import read_filter
+from tracker.delivery.sinks.function import AsyncHook, Function, Hook
+from tracker.delivery.sinks.signing import CALLBACKS
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.urls import NAME
+from tracker.errors import SettingsError
+from tracker.model.sinks import NewSink
+
+Words = str | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A function and what it takes, in the words of HOMING_SINKS; each condition is one word or several, any of them.
+
+    ``beginning``: one that is new is told what happened before as well. ValueError where the name or a condition cannot
+    be; SettingsError, once Homing is made of it, where another sink has its name.
+    """
+
+    name: str
+    hook: Hook | AsyncHook
+    _: KW_ONLY
+    types: Words = ()
+    providers: Words = ()
+    kinds: Words = ()
+    clients: Words = ()
+    tags: Words = ()
+    beginning: bool = False
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError("give it a name of letters, digits, dots, dashes and underscores, at most 64")
+        # What is wrong with a condition is said where it is written.
+        _ = self.spec
+
+    @property
+    def spec(self) -> SinkSpec:
+        """Describe it as a sink of the settings is."""
+        module = getattr(self.hook, "__module__", None) or type(self.hook).__module__
+        written = f"{module}:{getattr(self.hook, '__qualname__', type(self.hook).__qualname__)}"
+        conditions = {
+            "type": _several(self.types),
+            "provider": _several(self.providers),
+            "kind": _several(self.kinds),
+            "client": _several(self.clients),
+            "tag": _several(self.tags),
+        }
+        return SinkSpec(
+            name=self.name,
+            scheme="python",
+            target=written,
+            address=f"python:{written}",
+            filter=read_filter(conditions),
+            beginning=self.beginning,
+        )
+
+    def sink(self, source: str) -> tuple[NewSink, Sink]:
+        """Make the sink, and what is written down of it."""
+        spec = self.spec
+        new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
+        return new, Function(self.hook, name=spec.name, source=source, takes=spec.filter)
+
+
+def joined(named: Sequence[SinkSpec], subscribers: Sequence[Subscriber]) -> list[SinkSpec]:
+    """Give the sinks that the settings name and the subscribers. Raises SettingsError where two have one name."""
+    specs = [*named, *(subscriber.spec for subscriber in subscribers)]
+    taken = {CALLBACKS}
+    for spec in specs:
+        if spec.name in taken:
+            raise SettingsError(f"two sinks are called {spec.name}: rename the subscriber, or the one of HOMING_SINKS")
+        taken.add(spec.name)
+    return specs
+
+
+def _several(words: Words) -> Sequence[str]:
+    return (words,) if isinstance(words, str) else words

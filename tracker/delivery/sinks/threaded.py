@@ -1,0 +1,78 @@
+"""A function that may block, kept off the event loop: a wave of items in one thread, within a bounded time.
+
+What hangs cannot be stopped, only left behind: its thread ends with the process, no second one is begun while it
+hangs, and nothing that it does later counts.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final, Generic, TypeVar
+
+from tracker.delivery.sinks.base import DELIVERED, Outcome
+
+T = TypeVar("T")
+
+BUSY: Final = Outcome(delivered=False, error="it is still busy with an earlier event")
+
+
+class Threaded(Generic[T]):
+    """Calls ``tell`` with each item; what it raises is a failure, which ``said`` puts into words."""
+
+    def __init__(
+        self, tell: Callable[[T], None], *, name: str, within: timedelta, said: Callable[[BaseException], str]
+    ) -> None:
+        self._tell = tell
+        self._name = name
+        self._within = within
+        self._said = said
+        self._thread: threading.Thread | None = None
+        self._one = asyncio.Lock()
+
+    async def run(self, items: Sequence[T]) -> list[Outcome]:
+        """Tell the items in turn and give each one's outcome; those that time was too short for have failed.
+
+        Waves that come at once go one after the other.
+        """
+        async with self._one:
+            return await self._run(items)
+
+    async def _run(self, items: Sequence[T]) -> list[Outcome]:
+        if self._thread is not None and self._thread.is_alive():
+            return [BUSY] * len(items)
+        loop, ended, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        outcomes: list[Outcome] = []
+
+        def work() -> None:
+            for item in items:
+                if left.is_set():
+                    return
+                outcomes.append(self._told(item))
+            # The loop may be gone: then nobody waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended.set)
+
+        self._thread = threading.Thread(target=work, name=f"sink {self._name}", daemon=True)
+        self._thread.start()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._within.total_seconds()):
+                    await ended.wait()
+        finally:
+            left.set()
+        if ended.is_set():
+            # It is on its last instruction: the next wave must not find it alive.
+            self._thread.join()
+            self._thread = None
+        done = outcomes[: len(items)]
+        late = Outcome(delivered=False, error=f"no end within {self._within.total_seconds():g} s")
+        return done + [late] * (len(items) - len(done))
+
+    def _told(self, item: T) -> Outcome:
+        try:
+            self._tell(item)
+        except BaseException as error:  # noqa: BLE001 - what others' code raises must not end the thread
+            return Outcome(delivered=False, error=self._said(error))
+        return DELIVERED

@@ -1,0 +1,256 @@
+"""The sinks by their addresses: how HOMING_SINKS is written, and what each scheme makes of an address.
+
+    https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:told
+
+Our own options stand behind the ``#``, written as a query. A scheme is one line in ``SCHEMES``. No sentence repeats
+what was written, which may be a secret: a word is only shown where it is one of ours.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from tracker.delivery.sinks import broker, function
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.client_callbacks import ADDRESS, Callbacks
+from tracker.delivery.sinks.filters import FIELDS, read_filter
+from tracker.delivery.sinks.function import Function
+from tracker.delivery.sinks.signing import CALLBACKS, SinkSecrets
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.delivery.sinks.stdout import Lines
+from tracker.delivery.sinks.webhook import Webhook
+from tracker.model.sinks import NewSink
+from tracker.model.targets import ALLOW, NOWHERE, Allowed, inward
+from tracker.transport import Poster, dial_target
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+OURS: Final = ("name", "from", *FIELDS)
+ONCE: Final = frozenset({"name", "from"})
+STARTS: Final = ("now", "beginning")
+_PORTS: Final = MappingProxyType({"http": 80, "https": 443})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkParts:
+    """What sinks are made with."""
+
+    source: str
+    secrets: SinkSecrets
+    clock: Callable[[], datetime]
+    allowed: Allowed = NOWHERE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an address leads: what the sink needs of it, what people may see of it, and a name where none is given."""
+
+    target: str = field(repr=False)
+    address: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """One kind of sink. ``read`` gives the place of an address or raises ValueError; ``make`` raises SettingsError.
+
+    ``check`` looks, without sending anything, whether it would work, and raises a HomingError that says why not.
+    ``options`` are those that this scheme alone has; ``signs`` where it has a secret of its own.
+    """
+
+    read: Callable[[str], Place]
+    make: Callable[[SinkSpec, SinkParts], Sink]
+    check: Callable[[SinkSpec, Allowed], Awaitable[None]]
+    options: frozenset[str] = frozenset()
+    signs: bool = False
+
+
+def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
+    """Read the sinks of HOMING_SINKS. Raises ValueError that says which one is wrong and what to write."""
+    specs: list[SinkSpec] = []
+    for number, found in enumerate(re.finditer(r"[^\s,]+", text), start=1):
+        word = found[0]
+        try:
+            spec = _spec(word)
+        except ValueError as error:
+            split = number > 1 and text[found.start() - 1] == "," and ":" not in word.partition("#")[0]
+            hint = "; a comma ends a sink: within an address or its options write it as %2C" if split else ""
+            raise ValueError(f"sink {number}: {error}{hint}") from None
+        if spec.name == CALLBACKS:
+            raise ValueError(f"sink {number}: {CALLBACKS} is the name of the callers' own; choose another #name=")
+        if spec.name in {other.name for other in specs}:
+            raise ValueError(f"sink {number}: another one is called {spec.name}; give each its own #name=")
+        specs.append(spec)
+    return tuple(specs)
+
+
+def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[NewSink, Sink]]:
+    """Make the sinks, that of the callers' callbacks first. Nothing is opened yet.
+
+    Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
+    """
+    callbacks = Callbacks(secrets=parts.secrets, poster=Poster(parts.allowed), clock=parts.clock)
+    # From now on: where tasks were kept before there were callbacks, nobody waits for those any more.
+    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS), callbacks)]
+    for spec in specs:
+        new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
+        made.append((new, SCHEMES[spec.scheme].make(spec, parts)))
+    return made
+
+
+def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
+    """Give the names of the sinks that sign with a secret."""
+    return frozenset({CALLBACKS, *(spec.name for spec in specs if SCHEMES[spec.scheme].signs)})
+
+
+async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
+    """Look whether a sink would work, without sending anything.
+
+    Raises SettingsError or TargetRefused where it cannot be, NotSent where its receiver cannot be found now.
+    """
+    await SCHEMES[spec.scheme].check(spec, allowed)
+
+
+def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
+    """Say which sink's address can be seen to lead where webhooks must not go, and what to do, or give None."""
+    for spec in specs:
+        if SCHEMES[spec.scheme].make is _webhook:
+            parts = urlsplit(spec.target)
+            why = inward(parts.hostname or "", allowed, encrypted=parts.scheme == "https")
+            if why is not None:
+                return f"the address of {spec.name} {why}; if it is meant, allow its host in {ALLOW}"
+    return None
+
+
+def _spec(word: str) -> SinkSpec:
+    address, _, written = word.partition("#")
+    name, colon, _ = address.partition(":")
+    scheme = SCHEMES.get(name.lower()) if colon else None
+    if scheme is None:
+        near = get_close_matches(name.lower(), SCHEMES, n=1)
+        hint = f", did you mean {near[0]}:?" if near else ";"
+        raise ValueError(f"it has no scheme that is known{hint} there are {', '.join(SCHEMES)}")
+    place = scheme.read(address)
+    options = _options(written, scheme)
+    chosen = options.get("name", [place.name])[0]
+    if not NAME.fullmatch(chosen):
+        raise ValueError("give it a #name= of letters, digits, dots, dashes and underscores, at most 64")
+    start = options.get("from", ["now"])[0]
+    if start not in STARTS:
+        raise ValueError("from= is now or beginning")
+    return SinkSpec(
+        name=chosen,
+        scheme=name.lower(),
+        target=place.target,
+        address=place.address,
+        filter=read_filter(options),
+        beginning=start == "beginning",
+        options={key: options[key][0] for key in scheme.options & options.keys()},
+    )
+
+
+def _options(written: str, scheme: Scheme) -> Mapping[str, list[str]]:
+    known = (*OURS, *sorted(scheme.options))
+    try:
+        options = parse_qs(written, keep_blank_values=True, strict_parsing=bool(written), max_num_fields=100)
+    except ValueError:
+        raise ValueError("write its options as #name=shop&type=succeeded; a # in an address itself is %23") from None
+    for key in options.keys() - set(known):
+        near = get_close_matches(key, known, n=1)
+        hint = f", did you mean {near[0]}=?" if near else ";"
+        raise ValueError(f"an option behind the # is not known{hint} there are {', '.join(known)}")
+    if any(len(options.get(key, ())) > 1 for key in ONCE | scheme.options):
+        raise ValueError(f"give {', '.join(sorted(ONCE | scheme.options))} once at most")
+    return options
+
+
+def _web(address: str) -> Place:
+    wrong = "write an address such as https://shop.example/hook#name=shop; in a password, write # @ / as %23 %40 %2F"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not host or not address.isprintable() or "\\" in address:
+        raise ValueError(wrong)
+    shown = f"[{host}]" if ":" in host else host
+    place = shown if port in {None, _PORTS[parts.scheme]} else f"{shown}:{port}"
+    # A path or a query is where such addresses have their secrets.
+    rest = "/…" if parts.path.strip("/") or parts.query else ""
+    return Place(target=address, address=f"{parts.scheme}://{place}{rest}", name=_name(place))
+
+
+def _python(address: str) -> Place:
+    written = address.partition(":")[2]
+    if not function.is_written(written):
+        raise ValueError("write python:module:callable, such as python:myapp.hooks:on_event")
+    return Place(target=written, address=f"python:{written}", name=written.replace(":", ".")[:64])
+
+
+def _stdout(address: str) -> Place:
+    if address.partition(":")[2]:
+        raise ValueError("write stdout: alone, with options behind a #")
+    return Place(target="", address="stdout:", name="stdout")
+
+
+def _broker(address: str) -> Place:
+    endpoint = broker.read(address)
+    return Place(target=address, address=endpoint.shown, name=_name(f"{endpoint.place()}-{endpoint.path}"))
+
+
+def _name(place: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", place).strip("-.")[:64]
+
+
+async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
+    parts = urlsplit(spec.target)
+    port = parts.port or _PORTS[parts.scheme]
+    await dial_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
+
+
+async def _check_python(spec: SinkSpec, allowed: Allowed) -> None:
+    del allowed
+    function.load(spec)
+
+
+async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
+    """There is always one."""
+    del spec, allowed
+
+
+async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
+    """Connect to it: a broker is the operator's own, wherever it is."""
+    del allowed
+    await broker.check_broker(spec)
+
+
+def _webhook(spec: SinkSpec, parts: SinkParts) -> Sink:
+    poster = Poster(parts.allowed)
+    return Webhook(spec, source=parts.source, secrets=parts.secrets, poster=poster, clock=parts.clock)
+
+
+def _function(spec: SinkSpec, parts: SinkParts) -> Sink:
+    return Function(function.load(spec), name=spec.name, source=parts.source, takes=spec.filter)
+
+
+def _lines(spec: SinkSpec, parts: SinkParts) -> Sink:
+    return Lines(name=spec.name, source=parts.source, takes=spec.filter)
+
+
+def _published(spec: SinkSpec, parts: SinkParts) -> Sink:
+    return broker.broker_sink(spec, source=parts.source)
+
+
+SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
+    {
+        "https": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "http": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
+        "python": Scheme(read=_python, make=_function, check=_check_python),
+        "stdout": Scheme(read=_stdout, make=_lines, check=_check_stdout),
+        **dict.fromkeys(broker.SCHEMES, Scheme(read=_broker, make=_published, check=_check_broker)),
+    }
+)

@@ -1,0 +1,62 @@
+"""``https://…``: each event as a signed POST of a structured CloudEvent."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from msgspec import structs
+
+from tracker.delivery.sinks.base import Outcome
+from tracker.delivery.sinks.http_post import WIDTH, Letter, post_all
+from tracker.delivery.sinks.signing import SinkSecrets
+from tracker.delivery.sinks.spec import SinkSpec
+from tracker.errors import HomingError
+from tracker.model.event import STRUCTURED_TYPE, Told, structured
+from tracker.transport import Poster
+
+
+class Webhook:
+    """An operator's webhook. The event's id is the webhook's id; 410 asks for no more events."""
+
+    width = WIDTH
+
+    def __init__(
+        self, spec: SinkSpec, *, source: str, secrets: SinkSecrets, poster: Poster, clock: Callable[[], datetime]
+    ) -> None:
+        self.name = spec.name
+        self._url = spec.target
+        self._takes = spec.filter.takes
+        self._source = source
+        self._secrets = secrets
+        self._poster = poster
+        self._clock = clock
+
+    async def open(self) -> None:
+        await self._poster.open()
+
+    async def close(self) -> None:
+        await self._poster.close()
+
+    def lane(self, told: Told) -> str | None:
+        return self.name if self._takes(told) else None
+
+    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+        try:
+            keys = await self._secrets.of_sink(self.name)
+        except HomingError as error:
+            return [Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")] * len(events)
+        letters = [self._letter(told, keys) for told in events]
+        # The operator can allow a target that is refused, so nothing is hopeless here.
+        return [_again(outcome) for outcome in await post_all(self._poster, letters, now=self._clock())]
+
+    def _letter(self, told: Told, keys: tuple[bytes, ...]) -> Letter:
+        return Letter(
+            url=self._url,
+            webhook_id=told.id,
+            content_type=STRUCTURED_TYPE,
+            body=structured(told, self._source),
+            keys=keys,
+        )
+
+
+def _again(outcome: Outcome) -> Outcome:
+    return structs.replace(outcome, hopeless=False) if outcome.hopeless else outcome

@@ -1,0 +1,1 @@
+"""What is repeated while the process lives: each round is ``run_once()``, with a clock that is passed."""

@@ -1,0 +1,171 @@
+"""Tasks that nobody told us about: orphans to look into, and the provider's list to page through."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker.errors import HomingError, ProviderUnavailable
+from tracker.model.records import Orphan
+from tracker.model.task import Caller, Task
+from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
+from tracker.providers.masking import masked
+from tracker.service.adoption import Particulars
+from tracker.service.tracker import Tracker
+
+ORPHAN_CHECKS: Final = 3
+ORPHAN_GAP: Final = timedelta(seconds=30)
+LIST_PAGES: Final = 1_000
+UNRESOLVED: Final = 1_000
+WINDOW: Final = timedelta(minutes=1)
+ORIGIN: Final = "discover"
+DELETED: Final = "its task was deleted when its time was over"
+DISCOVERER: Final = Caller(name="local")
+
+
+@dataclass(slots=True, kw_only=True)
+class Discovered:
+    """What paging the provider's list found.
+
+    ``deleted`` counts those that retention has deleted. ``candidates`` are pairs of our unresolved task and a listed id
+    that could be it: for the operator to settle.
+    """
+
+    listed: int = 0
+    known: int = 0
+    adopted: int = 0
+    settled: int = 0
+    deleted: int = 0
+    candidates: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Discovery:
+    """Confirms tasks at the provider before it believes in them."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    async def check(self, account: Account, orphan: Orphan) -> bool:
+        """Ask the provider whether an orphan is a task of this account, and adopt it if so.
+
+        Without a kind of its own it is looked for among the kinds that we submit: each is one more request. One that
+        retention has deleted stays deleted.
+        """
+        if await self._is_deleted(account, orphan.provider_task_id):
+            await self._settle(orphan, state="orphan", why=DELETED)
+            return False
+        kinds = account.provider.kinds
+        names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
+        absent = 0
+        for name in names:
+            outcome = await self._tracker.questions.query(account, name, orphan.provider_task_id)
+            if isinstance(outcome, Found):
+                return await self._confirmed(account, orphan, name, outcome)
+            absent += isinstance(outcome, Missing)
+        unknown = absent == len(names)
+        why = "the provider does not know it" if unknown else "the provider could not be asked"
+        # The first callback may be faster than the provider's own view of the task: one denial is not the last word.
+        await self._leave(orphan, why)
+        return False
+
+    async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
+        # A delivery that names our id alone: only the provider knows which of its tasks that was.
+        if await self._is_deleted(account, found.claim.provider_task_id):
+            await self._settle(orphan, state="orphan", why=DELETED)
+            return False
+        try:
+            task = await self._adopt(Caller(name=orphan.client), account, kind, found)
+        except HomingError as error:
+            await self._leave(orphan, error.detail)
+            return False
+        await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
+        return True
+
+    async def _leave(self, orphan: Orphan, why: str) -> None:
+        """Look again later, a few times; then it stays a visible orphan."""
+        done = orphan.checks + 1 >= ORPHAN_CHECKS
+        await self._settle(orphan, state="orphan" if done else "waiting", why=why)
+
+    async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:
+        """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
+
+        A listed task without an external id that could be one of our unresolved submits is left for the operator: the
+        list shows nothing that would prove it. Raises ProviderUnavailable where a page cannot be read.
+        """
+        account = self._tracker.providers[provider]
+        result = Discovered()
+        unresolved = await self._tracker.store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        for page in range(1, LIST_PAGES + 1):
+            outcome = await self._tracker.questions.list_page(account, kind, page)
+            if not isinstance(outcome, Sequence):
+                words = masked(_words(outcome), account.credential)
+                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {words}")
+            if not outcome:
+                break
+            for found in outcome:
+                await self._take(caller, account, kind, found, unresolved, result)
+        return result
+
+    async def _take(
+        self,
+        caller: Caller,
+        account: Account,
+        kind: str,
+        found: Found,
+        unresolved: Sequence[Task],
+        result: Discovered,
+    ) -> None:
+        claim = found.claim
+        result.listed += 1
+        if claim.provider_task_id is None:
+            return
+        if await self._known(account, claim.provider_task_id) is not None:
+            result.known += 1
+            return
+        if await self._is_deleted(account, claim.provider_task_id):
+            result.deleted += 1
+            return
+        own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
+        if own is not None:
+            await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
+            result.settled += 1
+            return
+        maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
+        if maybe:
+            result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
+            return
+        task = await self._adopt(caller, account, kind, found, origin=ORIGIN)
+        result.adopted += task.origin == ORIGIN
+        result.settled += task.origin != ORIGIN
+
+    async def _adopt(
+        self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
+    ) -> Task:
+        named = account.provider.kinds[kind]
+        return await self._tracker.adoption.take(caller, account, named, found, Particulars(origin=origin))
+
+    async def _known(self, account: Account, provider_task_id: str) -> Task | None:
+        task = await self._tracker.store.find_ref(provider_task_id, client=None, provider=account.provider.name)
+        return task if task is not None and task.provider_task_id == provider_task_id else None
+
+    async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
+        """Tell whether retention has deleted a task: what comes of it later is not taken for a new one."""
+        if provider_task_id is None:
+            return False
+        named = (account.provider.name, account.name, provider_task_id)
+        return await self._tracker.store.forgotten(*named) is not None
+
+    async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
+        again = self._tracker.clock() + ORPHAN_GAP if state == "waiting" else None
+        await self._tracker.store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+
+
+def _words(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:
+    return outcome.message if isinstance(outcome, Busy | BadCredential) else outcome.why
+
+
+def _at_the_time_of(task: Task, created_at: datetime | None) -> bool:
+    if created_at is None:
+        return True
+    last = task.attempt_deadline_at or task.created_at
+    return task.created_at - WINDOW <= created_at <= last + WINDOW

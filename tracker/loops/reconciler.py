@@ -1,0 +1,352 @@
+"""The reconciler: the loop that asks providers about due tasks, recovers lost submits and looks into orphans.
+
+One task that goes wrong, one account that is down or one reply that cannot be read stops nothing else. What it knows
+is in the rows (``next_poll_at``, leases, counts), so a restart forgets nothing; only pauses and the budget live in
+memory.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from tracker.errors import HomingError
+from tracker.loops.discovery import Discovered, Discovery
+from tracker.model.records import Orphan
+from tracker.model.task import SETTLED, Status, Task
+from tracker.providers.base import Account, Busy, Found, Unknown
+from tracker.rules import recovery, schedule
+from tracker.rules.recovery import Step
+from tracker.rules.submits import ORIGIN_SUBMIT
+from tracker.service.polling import BUSY_PAUSE, Answer
+from tracker.service.tracker import Tracker
+
+T = TypeVar("T")
+log = logging.getLogger("homing.reconciler")
+
+ROUNDS: Final = 4
+REFUSALS: Final = 3
+SILENCES: Final = 2
+CLAIM: Final = 100
+AT_ONCE: Final = 16
+IDLE: Final = timedelta(seconds=0.1)
+LOOK_AHEAD: Final = timedelta(minutes=1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What one round did: tasks claimed, requests sent, and what came of them."""
+
+    claimed: int = 0
+    requests: int = 0
+    settled: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    expired: int = 0
+    submitted_again: int = 0
+    postponed: int = 0
+    failed: int = 0
+    orphans_checked: int = 0
+    orphans_adopted: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    def worked(self) -> bool:
+        return any(getattr(self, one.name) for one in fields(self))
+
+
+class Reconciler:
+    """``run_once`` does one round and counts; ``run`` does rounds until told to stop.
+
+    ``share`` tells how much of the house's budget is ours, where several processes ask; see ``Membership``.
+    """
+
+    def __init__(self, tracker: Tracker, *, share: Callable[[], float] = lambda: 1.0) -> None:
+        self._tracker = tracker
+        self._discovery = Discovery(tracker)
+        self._budget = tracker.budget
+        self._budget.follow(share)
+        self._paused: dict[str, float] = {}
+        self._looked_ahead_at, self._set_back = float("-inf"), 0
+        self._trouble = ""
+        self._more = asyncio.Event()
+        self._refused: dict[str, set[str]] = defaultdict(set)
+        self._silent: dict[str, int] = defaultdict(int)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
+
+        Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task; where
+        one finds more due than it takes, the next begins at once. What came home is learned from beside them.
+        """
+        await self._tracker.learner.refresh()
+        learning = asyncio.create_task(self._tracker.learner.run(stop))
+        rounds: set[asyncio.Task[None]] = set()
+        while not stop.is_set():
+            self._more.clear()
+            if len(rounds) < ROUNDS:
+                started = asyncio.create_task(self._round(stop))
+                rounds.add(started)
+                started.add_done_callback(rounds.discard)
+            await _any(stop, self._more, within=IDLE)
+        await asyncio.gather(learning, *rounds)
+
+    async def _round(self, stop: asyncio.Event) -> None:
+        said = ""
+        try:
+            counts = await self.run_once()
+            while counts.claimed == CLAIM and counts.postponed == 0 and not stop.is_set():
+                counts = await self.run_once()
+        except HomingError as error:
+            said = error.detail
+        except Exception as error:  # noqa: BLE001 - the loop survives any single failure
+            said = type(error).__name__
+        if said != self._trouble:
+            log.warning("the reconciler %s", f"cannot work: {said}" if said else "works again")
+            self._trouble = said
+
+    async def run_once(self) -> Counts:
+        """Claim what is due, ask about it, record the answers, and count."""
+        counts = Counts()
+        # Long enough for the last of a round whose every question takes all its time.
+        policy = self._tracker.policy
+        lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
+        await self._bring_forward()
+        now = self._tracker.clock()
+        checking = self._budget.has_for_orphan(now)
+        if not await self._tracker.store.is_due(now, lease=lease, orphans=checking):
+            # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
+            return counts
+        due = await self._tracker.store.claim_due(
+            now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
+        )
+        counts.claimed = len(due)
+        if counts.claimed == CLAIM and self._budget.has(self._tracker.clock()):
+            self._more.set()
+        grouped: dict[str, list[Task]] = defaultdict(list)
+        for task in due:
+            grouped[task.provider].append(task)
+        for provider, tasks in grouped.items():
+            account = self._tracker.providers.get(provider)
+            if account is not None:
+                await self._ask_account(account, tasks, counts)
+        if checking:
+            await self._check_orphans(counts)
+        return counts
+
+    async def _bring_forward(self) -> None:
+        """Make due now what is planned further away than any plan can be: it was planned while the clock was ahead.
+
+        It looks when the clock was set back, and seldom besides: the clock may have been set while nobody ran.
+        """
+        at, set_back = self._tracker.monotonic(), self._tracker.questions.clock_settings.times_set_back()
+        if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
+            return
+        self._looked_ahead_at, self._set_back = at, set_back
+        policy, habits = self._tracker.policy, self._tracker.learner.habits
+        moved = await self._tracker.store.bring_forward(
+            now=self._tracker.clock(),
+            furthest=schedule.furthest(policy, habits),
+            expired=policy.expired_gap + policy.greatest_gap,
+        )
+        if moved:
+            log.warning(
+                "%d tasks were planned too far ahead, probably because a clock was set back; they are due now", moved
+            )
+
+    async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
+        proving = await self._tracker.questions.lookups_to_prove(account, tasks)
+        ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
+        others = [task for task in tasks if task.provider_task_id is None]
+        # An address that answers every batch with nonsense may still answer about each task alone.
+        in_batches = self._silent[account.name] < SILENCES and await self._tracker.questions.batches(account)
+        self._silent[account.name] %= SILENCES
+        if len(ready) > 1 and in_batches:
+            size = account.provider.capabilities.batch_size
+            chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
+            left = await _gather(self._ask_many(account, chunk, counts) for chunk in chunks)
+            ready = [task for rest in left for task in rest]
+        await _gather(self._guarded(account, task, counts) for task in [*ready, *others])
+        await _gather(self._guarded(account, task, counts, prove=True) for task in proving)
+
+    async def _ask_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
+        """Ask about a chunk at once; give those that the reply says nothing of, to be asked one by one."""
+        until = self._blocked(account)
+        if until is not None:
+            for task in tasks:
+                await self._postpone(account, task, until, counts)
+            return []
+        counts.requests += 1
+        asked_at = self._tracker.clock()
+        outcome = await self._tracker.questions.query_many(account, tasks)
+        self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
+        if isinstance(outcome, Sequence):
+            found = {one.claim.provider_task_id: one for one in outcome}
+            told = [task for task in tasks if task.provider_task_id in found]
+            await _gather(
+                (self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in told),
+                at_once=len(told),
+            )
+            return [task for task in tasks if task.provider_task_id not in found]
+        if isinstance(outcome, Unknown):
+            await _gather(
+                (self._record(account, task, outcome, asked_at, counts) for task in tasks), at_once=len(tasks)
+            )
+            return []
+        if isinstance(outcome, Busy):
+            self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._tracker.policy.greatest_gap))
+        # Refused as a whole: the single query, when its time has come, tells what is the matter.
+        return tasks
+
+    async def _record(
+        self, account: Account, task: Task, outcome: Found | Unknown, asked_at: datetime, counts: Counts
+    ) -> None:
+        try:
+            answer = await self._tracker.questions.record(task, account, outcome, asked_at=asked_at)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+        else:
+            self._count(task, answer, counts)
+
+    async def _guarded(self, account: Account, task: Task, counts: Counts, *, prove: bool = False) -> None:
+        """Look after one task; whatever goes wrong with it concerns no other."""
+        until = self._blocked(account)
+        if until is not None:
+            await self._postpone(account, task, until, counts)
+            return
+        try:
+            await self._look_after(account, task, counts, prove=prove)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+
+    async def _look_after(self, account: Account, task: Task, counts: Counts, *, prove: bool) -> None:
+        if self._tracker.intake.is_sending(task.id):
+            # Whatever the clock says of its lease: its submit is under way right here. This lease would outlast it.
+            await self._postpone(account, task, self._tracker.clock() + self._tracker.policy.first_lookup, counts)
+            return
+        if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
+            step = recovery.next_step(task, policy=self._tracker.policy)
+            if step is Step.SUBMIT_AGAIN and self._tracker.clock() < task.deadline_at:
+                counts.requests += 1
+                counts.submitted_again += 1
+                await self._tracker.submission.again(task, account)
+                return
+            if step is not Step.LOOK_UP:
+                await self._tracker.submission.give_up(task, "the provider never took it")
+                counts.settled += 1
+                return
+        # A lookup that proves nothing is followed by the usual question: the budget pays for both.
+        prove = prove and self._budget.take(self._tracker.clock()) is None
+        counts.requests += 1
+        questions = self._tracker.questions
+        answer = await (questions.prove_lookups(task, account) if prove else questions.ask(task, account))
+        counts.requests += answer.requests - 1
+        if not prove:
+            self._budget.spend(answer.requests - 1)
+        self._count(task, answer, counts)
+        if answer.credential_refused:
+            self._refused[account.name].add(task.id)
+            if len(self._refused[account.name]) < REFUSALS:
+                # One task alone may be what the credential does not reach; several in a row are the credential.
+                return
+        else:
+            self._refused[account.name].clear()
+        if answer.pause is not None:
+            self._pause(account, answer.pause)
+
+    async def _postpone(self, account: Account, task: Task, until: datetime, counts: Counts) -> None:
+        try:
+            await self._tracker.questions.postpone(task, account, "waiting for the provider", until=until)
+            counts.postponed += 1
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("task %s: %s", task.id, error.detail)
+
+    def _pause(self, account: Account, wait: timedelta) -> None:
+        self._paused[account.name] = self._tracker.monotonic() + wait.total_seconds()
+        self._tracker.watch.paused(account, self._tracker.clock() + wait)
+
+    def _blocked(self, account: Account) -> datetime | None:
+        """Take a request from the budget, or tell until when the account must be left alone."""
+        now = self._tracker.clock()
+        if (paused := self._paused_until(account, now)) is not None:
+            return paused
+        wait = self._budget.take(now)
+        if wait is None:
+            return None
+        self._tracker.watch.out_of_budget(account)
+        return now + wait
+
+    def _paused_until(self, account: Account, now: datetime) -> datetime | None:
+        left = self._paused.get(account.name, float("-inf")) - self._tracker.monotonic()
+        return now + timedelta(seconds=left) if left > 0 else None
+
+    def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
+        after = answer.task
+        if after.status is Status.EXPIRED and before.status is not Status.EXPIRED:
+            counts.expired += 1
+        elif after.status in SETTLED and before.status not in SETTLED:
+            counts.settled += 1
+        elif after.version != before.version:
+            counts.changed += 1
+        else:
+            counts.unchanged += 1
+
+    async def _check_orphans(self, counts: Counts) -> None:
+        due = await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE)
+        await _gather(self._check_orphan(orphan, counts) for orphan in due)
+
+    def _may_check(self, account: Account) -> bool:
+        """Take a request for an orphan, where there is one."""
+        now = self._tracker.clock()
+        return self._paused_until(account, now) is None and self._budget.take_for_orphan(now)
+
+    async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
+        account = self._tracker.providers.get(orphan.provider)
+        if account is None or not self._may_check(account):
+            return
+        counts.orphans_checked += 1
+        counts.requests += 1
+        try:
+            counts.orphans_adopted += await self._discovery.check(account, orphan)
+        except HomingError as error:
+            counts.failed += 1
+            log.warning("orphan %d: %s", orphan.id, error.detail)
+
+    async def discover(self, provider: str, kind: str) -> Discovered:
+        """Page the provider's list for tasks that nobody told us about; see ``Discovery.discover``."""
+        return await self._discovery.discover(provider, kind)
+
+
+async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = AT_ONCE) -> list[T]:
+    """Await all, a few at once; one that fails unexpectedly is logged and left out."""
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(thing: Coroutine[None, None, T]) -> T:
+        async with slots:
+            return await thing
+
+    ended = await asyncio.gather(*(one(thing) for thing in things), return_exceptions=True)
+    done: list[T] = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            log.error("looking after a task failed: %s", type(result).__name__)
+        else:
+            done.append(result)
+    return done
+
+
+async def _any(*events: asyncio.Event, within: timedelta) -> None:
+    """Wait until one of the events, or until the time is over."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

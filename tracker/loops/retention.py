@@ -1,0 +1,87 @@
+"""Retention: the loop that deletes tasks when their time is over, in steps so small that nobody notices.
+
+A step takes the database for a few milliseconds, and then leaves it alone for several times as long: what is busy
+otherwise slows the deleting down, never the other way round.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Final
+
+from tracker.errors import HomingError
+from tracker.service.repeat import pause
+from tracker.service.tracker import Tracker
+from tracker.storage.retention import Deleted, Place
+
+log: Final = logging.getLogger("homing.retention")
+
+STEP: Final = 50
+PAUSE: Final = timedelta(milliseconds=20)
+# How many times longer than a step the pause behind it is: one that writes meets a step once in ten times.
+REST: Final = 9
+IDLE: Final = timedelta(minutes=1)
+TOLD: Final = 10_000
+
+
+class Retention:
+    """``run_once`` does one step and counts; ``run`` does steps until told to stop.
+
+    ``keep`` is how long a task is kept after it finished, and an orphan or an alarm after it was last heard of;
+    ``idle`` how long to wait where nothing is left to delete, or where the database fails.
+    """
+
+    def __init__(self, tracker: Tracker, *, keep: timedelta, idle: timedelta = IDLE) -> None:
+        self._tracker = tracker
+        self._keep = keep
+        self._idle = idle
+        self._after: Place | None = None
+        self._untold = 0
+        self._trouble = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do steps until ``stop``; one that fails is logged once, and tried again later."""
+        loop = asyncio.get_running_loop()
+        while not stop.is_set():
+            began = loop.time()
+            rest = self._idle
+            if await self._step():
+                rest = max(PAUSE, timedelta(seconds=(loop.time() - began) * REST))
+            await pause(stop, rest)
+        self._tell()
+
+    async def run_once(self) -> Deleted:
+        """Look at the next few tasks whose time is over, delete those that may go, and count."""
+        now = self._tracker.clock()
+        deleted = await self._tracker.store.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
+        self._after = deleted.after
+        self._untold += deleted.tasks
+        return deleted
+
+    async def _step(self) -> bool:
+        """Do one step, and tell whether there is more to do at once."""
+        said = ""
+        more = False
+        try:
+            deleted = await self.run_once()
+            more = deleted.after is not None or STEP in {
+                deleted.orphans,
+                deleted.alarms,
+                deleted.tombstones,
+                deleted.audits,
+            }
+            if not more or self._untold >= TOLD:
+                self._tell()
+        except HomingError as error:
+            said = error.detail
+        except Exception as error:  # noqa: BLE001 - the loop survives any single failure
+            said = type(error).__name__
+        if said != self._trouble:
+            log.warning("retention %s", f"cannot work: {said}" if said else "works again")
+            self._trouble = said
+        return more
+
+    def _tell(self) -> None:
+        if self._untold:
+            log.info("deleted %d tasks that were kept for %s", self._untold, self._keep)
+            self._untold = 0

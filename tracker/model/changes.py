@@ -1,0 +1,170 @@
+"""What the recorder hands to the store: pieces of work that become one transaction.
+
+A piece of work names the rows it needs by keys; the store loads them for the whole batch and calls ``decide`` of each
+in arrival order with what is known so far, so that several pieces about one task fold in memory. ``decide`` is pure: it
+gives a Change, or raises a CallerError, which then goes to its caller alone.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from tracker.model.records import AccountNote, AuditEntry, HistoryEntry, Orphan
+from tracker.model.task import Alarm, Event, Task
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """One way to name a task. ``scope`` is empty for our own id, else who gave the id."""
+
+    by: Literal["id", "provider_task_id", "sent_external_id", "external_key", "idempotency_key", "unanswered"]
+    value: str
+    scope: tuple[str, ...] = ()
+
+
+def by_id(task_id: str) -> Key:
+    return Key("id", task_id)
+
+
+def by_provider_id(provider: str, account: str, value: str) -> Key:
+    return Key("provider_task_id", value, (provider, account))
+
+
+def by_sent_id(provider: str, account: str, value: str) -> Key:
+    return Key("sent_external_id", value, (provider, account))
+
+
+def by_external_id(client: str, value: str) -> Key:
+    return Key("external_key", value, (client,))
+
+
+def by_idempotency_key(client: str, value: str) -> Key:
+    return Key("idempotency_key", value, (client,))
+
+
+def by_unanswered(client: str, request_hash: str) -> Key:
+    """Name the submits of a client's body that were never answered."""
+    return Key("unanswered", request_hash, (client,))
+
+
+class Known:
+    """The rows of a batch as they stand after the pieces so far."""
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        self._tasks = {task.id: task for task in tasks}
+        # By every key but the id; made when first asked for, since most batches never ask.
+        self._index: dict[Key, set[str]] | None = None
+
+    def put(self, task: Task) -> None:
+        before = self._tasks.get(task.id)
+        self._tasks[task.id] = task
+        if self._index is None:
+            return
+        if before is not None:
+            for key in keys_of(before):
+                self._index[key].discard(task.id)
+        for key in keys_of(task):
+            self._index[key].add(task.id)
+
+    def get(self, key: Key) -> Task | None:
+        """Give the row that answers to ``key``; of several the one that is not released, then the newest."""
+        if key.by == "id":
+            return self._tasks.get(key.value)
+        return min(self.every(key), key=lambda task: task.released, default=None)
+
+    def every(self, key: Key) -> Sequence[Task]:
+        """Give all rows that answer to ``key``, newest first; keys that are not unique have several."""
+        if key.by == "id":
+            return [self._tasks[key.value]] if key.value in self._tasks else []
+        if self._index is None:
+            self._index = defaultdict(set)
+            for task in self._tasks.values():
+                for each in keys_of(task):
+                    self._index[each].add(task.id)
+        return [self._tasks[task_id] for task_id in sorted(self._index.get(key, ()), reverse=True)]
+
+
+def keys_of(task: Task) -> Iterable[Key]:
+    """Give every key, besides its id, that a row answers to."""
+    if task.provider_task_id is not None:
+        yield by_provider_id(task.provider, task.account, task.provider_task_id)
+    if task.sent_external_id is not None:
+        yield by_sent_id(task.provider, task.account, task.sent_external_id)
+    if task.external_id is not None and not task.released:
+        yield by_external_id(task.client, task.external_id)
+    if task.idempotency_key is not None and not task.released:
+        yield by_idempotency_key(task.client, task.idempotency_key)
+    if task.answered_at is None and task.request_hash is not None:
+        yield by_unanswered(task.client, task.request_hash)
+
+
+class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
+    """An alarm on its way to its hourly count."""
+
+    kind: Alarm
+    provider: str
+    at: datetime
+    task_id: str | None
+    detail: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An observation to keep, under the key that absorbs repeats."""
+
+    dedupe_key: str
+    shown: HistoryEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an address was seen to do (``present``) or not to do."""
+
+    base_url: str
+    kind: str
+    name: str
+    present: bool
+    at: datetime
+
+
+class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
+    """What one piece of work wants written, and what its caller gets once that is committed.
+
+    ``others`` are further rows that change with ``task``: those that give up an id to it.
+    """
+
+    result: T_co
+    task: Task | None = None
+    others: tuple[Task, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    events: tuple[Event, ...] = ()
+    alarms: tuple[RaisedAlarm, ...] = ()
+    submission: bytes | None = None
+    drop_submission: bool = False
+    orphan: Orphan | None = None
+    seen: tuple[Seen, ...] = ()
+    account: AccountNote | None = None
+    audits: tuple[AuditEntry, ...] = ()
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One piece: the rows it needs and its decision."""
+
+    keys: frozenset[Key]
+    decide: Callable[[Known], Change[T]]
+
+
+def audited(decide: Callable[[Known], Change[T]], entry_of: Callable[[T], AuditEntry]) -> Callable[[Known], Change[T]]:
+    """Add to a decision that it is recorded in the audit, once it is committed; ``entry_of`` gets its result."""
+
+    def decided(known: Known) -> Change[T]:
+        change = decide(known)
+        return msgspec.structs.replace(change, audits=(entry_of(change.result),))
+
+    return decided

@@ -1,0 +1,12 @@
+"""The address of a SQLite database."""
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+PREFIX: Final = "sqlite:///"
+
+
+def path_of(url: str) -> Path | None:
+    """Return the file that ``sqlite:///…`` names, with percent-encoded characters decoded; None for another URL."""
+    return Path(unquote(url.removeprefix(PREFIX))) if url.startswith(PREFIX) else None

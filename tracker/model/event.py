@@ -1,0 +1,221 @@
+"""What the outside is told: the one shape of a task and of an event, whoever shows it.
+
+An event is a CloudEvent (https://github.com/cloudevents/spec, 1.0.2): ``id`` stays the same however often it is sent,
+``subject`` is the task, ``sequence`` grows with the task's versions (see ``event_numbers``), as digits that compare as
+text. ``data`` is the task as the API shows it, as it was then. docs/reference/events.md describes all of it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import structs
+
+from tracker.model import event_numbers, facts
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm, Status, Task, Trust
+
+TASK_TYPE: Final = "homing.task."
+ALARM_TYPE: Final = "homing.alarm."
+# What is told of a task besides that it reached a status. Nothing is told of a pending one: it is only written down.
+CHANGES: Final = ("updated", "corrected")
+TASK_TYPES: Final = tuple(
+    TASK_TYPE + name for name in (*(status.value for status in Status if status is not Status.PENDING), *CHANGES)
+)
+ALARM_TYPES: Final = tuple(ALARM_TYPE + alarm.value for alarm in Alarm)
+TYPES: Final = TASK_TYPES + ALARM_TYPES
+# The last part counts the versions of the shape; what is only added does not make a new one.
+TASK_SCHEMA: Final = "urn:homing:task:1"
+ALARM_SCHEMA: Final = "urn:homing:alarm:1"
+JSON_TYPE: Final = "application/json"
+STRUCTURED_TYPE: Final = "application/cloudevents+json"
+# What events come from where nobody has said it: CloudEvents want a source always.
+NO_SOURCE: Final = "urn:homing"
+TrustName = Literal["hint", "token", "signed", "provider"]
+TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
+    {Trust.HINT: "hint", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
+)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One event as readers get it: of a task, as it was then, or of an alarm, the first of its kind in an hour.
+
+    ``cursor`` is its place in the order of commits, which readers resume from; ``sequence`` is the task's version.
+    """
+
+    cursor: int
+    type: str
+    sequence: int
+    at: datetime
+    task: Task | None = None
+    alarm: AlarmCount | None = None
+
+    @property
+    def id(self) -> str:
+        """The event's id, which is a webhook's id too: Standard Webhooks allows no full stop in that."""
+        return f"{self.subject}-{event_numbers.sequence(self.cursor, self.sequence)}"
+
+    @property
+    def subject(self) -> str:
+        """The task's id; for an alarm its kind, provider and hour, which it is counted under."""
+        if self.task is not None:
+            return self.task.id
+        assert self.alarm is not None
+        return f"alarm-{self.alarm.kind.value}-{self.alarm.provider}-{self.alarm.hour:%Y%m%d%H}"
+
+    @property
+    def task_id(self) -> str | None:
+        """The task's id; None for an alarm, also where that names a task."""
+        return None if self.task is None else self.task.id
+
+    @property
+    def provider(self) -> str:
+        whose = self.task or self.alarm
+        assert whose is not None
+        return whose.provider
+
+    @property
+    def kind(self) -> str | None:
+        return None if self.task is None else self.task.kind
+
+    @property
+    def client(self) -> str | None:
+        """Whose task it is; None for an alarm, which is for those who see all."""
+        return None if self.task is None else self.task.client
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return () if self.task is None else self.task.tags
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What is told, as JSON but for its times."""
+        if self.task is not None:
+            return task_data(self.task)
+        assert self.alarm is not None
+        return alarm_data(self.alarm)
+
+    @cached_property
+    def body(self) -> bytes:
+        """``data`` as JSON."""
+        return _encode(self.data)
+
+
+class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is there, but cannot be read: its row is damaged, or has words of a newer version.
+
+    Nobody can be told of it; readers pass over it. ``why`` is the kind of the error, never what the row holds.
+    """
+
+    cursor: int
+    type: str
+    sequence: int
+    task_id: str | None
+    why: str
+
+    @property
+    def id(self) -> str:
+        """The event's id; an alarm's is in what cannot be read, so there it is the type and the cursor."""
+        return (
+            f"{self.type}-{self.cursor}"
+            if self.task_id is None
+            else f"{self.task_id}-{event_numbers.sequence(self.cursor, self.sequence)}"
+        )
+
+
+# An event as it is found.
+Found = Told | UnreadableEvent
+
+
+def attributes(told: Told, source: str) -> dict[str, str]:
+    """Give an event's attributes without its data: what the binary mode of a binding writes as headers."""
+    task = told.task is not None
+    return {
+        "specversion": "1.0",
+        "id": told.id,
+        "source": source,
+        "type": told.type,
+        "subject": told.subject,
+        "time": msgspec.json.decode(_encode(told.at)),
+        "datacontenttype": JSON_TYPE,
+        "dataschema": TASK_SCHEMA if task else ALARM_SCHEMA,
+        "sequence": event_numbers.written(event_numbers.sequence(told.cursor, told.sequence)),
+        "partitionkey": told.subject,
+    }
+
+
+def structured(told: Told, source: str) -> bytes:
+    """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all who are told of it."""
+    kept, name = vars(told), f"from {source}"
+    written: bytes | None = kept.get(name)
+    if written is None:
+        written = kept[name] = _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
+    return written
+
+
+def as_dict(told: Told, source: str) -> dict[str, Any]:
+    """Give a whole event as what its JSON document would be read as; the dict is the caller's own."""
+    return {**attributes(told, source), "data": msgspec.to_builtins(told.data)}
+
+
+def task_data(task: Task) -> dict[str, Any]:
+    """Give a task as everybody is shown it; times are datetimes still."""
+    return {
+        "id": task.id,
+        "provider": task.provider,
+        "kind": task.kind,
+        "client": task.client,
+        "status": task.status.value,
+        "message": facts.message(task),
+        "reason": task.reason,
+        "provider_task_id": task.provider_task_id,
+        "external_id": task.external_id,
+        "origin": task.origin,
+        "tags": list(task.tags),
+        "request": dict(task.request),
+        "result": {"assets": [structs.asdict(asset) for asset in facts.assets(task)]},
+        "price": dict(facts.price(task)),
+        "version": task.version,
+        "home": _home(task),
+        "conflict": _conflict(task),
+        "conflict_at": task.conflict_at,
+        "callback_asked": task.callback_asked,
+        "polls": task.polls,
+        "created_at": task.created_at,
+        "updated_at": task.updated_at,
+        "submitted_at": task.submitted_at,
+        "finished_at": task.finished_at,
+        "heard_at": task.heard_at,
+        "polled_at": task.polled_at,
+        "next_poll_at": task.next_poll_at,
+        "deadline_at": task.deadline_at,
+    }
+
+
+def alarm_data(alarm: AlarmCount) -> dict[str, Any]:
+    """Give an alarm; it was raised at least once within the hour, and /v1/stats goes on counting it."""
+    return {
+        "kind": alarm.kind.value,
+        "provider": alarm.provider,
+        "hour": alarm.hour,
+        "at": alarm.last_at,
+        "task_id": alarm.task_id,
+        "detail": alarm.detail,
+    }
+
+
+def _conflict(task: Task) -> str | None:
+    """Return ``open`` while the provider is polled about contradictory ends, ``unanswered`` once that is given up."""
+    if not facts.in_conflict(task):
+        return None
+    return "unanswered" if task.next_poll_at is None else "open"
+
+
+def _home(task: Task) -> Mapping[str, str] | None:
+    if task.learned_from is None or task.learned_trust is None:
+        return None
+    return {"learned_from": task.learned_from.value, "trust": TRUSTS[task.learned_trust]}

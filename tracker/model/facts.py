@@ -1,0 +1,95 @@
+"""What a task's facts are worth showing: its results, price and message, and how a result is stored."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final
+
+from tracker.model.task import FINAL, Asset, Status, Task
+from tracker.model.untrusted import JsonObject, JsonValue
+
+# The total order. `rejected` and `expired` are our own inference: any proven word of the provider shows that a rejected
+# task exists after all, and only a final one answers an expired task.
+RANK: Final[Mapping[Status, int]] = MappingProxyType(
+    {
+        Status.PENDING: 0,
+        Status.REJECTED: 1,
+        Status.SUBMITTED: 2,
+        Status.PROCESSING: 3,
+        Status.EXPIRED: 4,
+        Status.FAILED: 5,
+        Status.SUCCEEDED: 5,
+    }
+)
+# Said by us, not by the provider.
+INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
+
+
+def assets(task: Task) -> tuple[Asset, ...]:
+    """Give the believed result files; none unless the task succeeded."""
+    fact = task.facts.get("assets")
+    if task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
+        return ()
+    return tuple(asset_from_json(value) for value in fact.value if isinstance(value, dict))
+
+
+def has_assets(task: Task) -> bool:
+    """Whether ``assets`` gives any."""
+    fact = task.facts.get("assets")
+    return task.status is Status.SUCCEEDED and fact is not None and bool(fact.value)
+
+
+def price(task: Task) -> JsonObject:
+    """Give the believed price fields, under the provider's names."""
+    fact = task.facts.get("price")
+    return fact.value if fact is not None and isinstance(fact.value, dict) else {}
+
+
+def message(task: Task) -> str:
+    """Give the provider's believed message, or our own reason where the status is our inference."""
+    fact = task.facts.get("message")
+    told = fact.value if fact is not None and isinstance(fact.value, str) else ""
+    if fact is not None and task.status in FINAL:
+        # What a contradicted final said of itself is not this one's message.
+        same = fact.standing.rank == task.standing.rank and fact.standing.success == task.standing.success
+        told = told if same else ""
+    return (task.reason or told) if task.status in INFERRED else told
+
+
+def asset_to_json(asset: Asset) -> JsonObject:
+    """Give an asset as JSON; absent fields are left out."""
+    value: JsonObject = {"kind": asset.kind, "url": asset.url, "index": asset.index, "group": asset.group}
+    for name in ("watermark_url", "duration", "provider_asset_id"):
+        if (told := getattr(asset, name)) is not None:
+            value[name] = told
+    if asset.expires_at is not None:
+        value["expires_at"] = asset.expires_at.isoformat()
+    return value
+
+
+def asset_from_json(value: JsonObject) -> Asset:
+    """Read back what ``asset_to_json`` wrote."""
+    expires = value.get("expires_at")
+    index = value.get("index")
+    return Asset(
+        kind=str(value.get("kind", "")),
+        url=str(value.get("url", "")),
+        index=index if isinstance(index, int) else 0,
+        group=str(value.get("group", "single")),
+        watermark_url=_optional(value.get("watermark_url")),
+        duration=_optional(value.get("duration")),
+        provider_asset_id=_optional(value.get("provider_asset_id")),
+        expires_at=datetime.fromisoformat(expires) if isinstance(expires, str) else None,
+    )
+
+
+def _optional(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def in_conflict(task: Task) -> bool:
+    """Return whether contradictory finals wait for an answer of the provider, or for a manual resolution.
+
+    It depends on the set of finals that were reported and on nothing else, so no order of arrival can hide it.
+    """
+    return bool(task.conflict_claims) and task.status in FINAL and not task.standing.asked

@@ -1,0 +1,226 @@
+"""Values beside the task: what arrives about it, and what readers are shown. Frozen, like models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tracker.model.task import Alarm, Observation, Source, Status, Task, Trouble, Trust, Verdict
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One kept observation, as the history shows it; ``repeats`` counts further identical deliveries."""
+
+    id: int
+    task_id: str
+    at: datetime
+    source: Source
+    trust: Trust
+    word: str | None
+    status: Status | None
+    verdict: Verdict
+    why: str
+    provider_updated_at: datetime | None
+    body: bytes
+    repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A delivery about a task that nobody told us of, as long as the provider has not confirmed it.
+
+    ``address`` names where it arrived (never the token); ``client`` gets the task when it is adopted. ``state`` is
+    waiting (it will be asked about), adopted, or orphan (the provider does not know it either); a ``signed`` delivery
+    opens the question again.
+    """
+
+    id: int
+    provider: str
+    provider_task_id: str
+    external_id: str | None
+    kind: str | None
+    client: str
+    address: str
+    word: str | None
+    state: str
+    why: str
+    first_at: datetime
+    last_at: datetime
+    deliveries: int
+    checks: int
+    next_check_at: datetime | None
+    task_id: str | None
+    signed: bool = False
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingAddress:
+    """A registered callback address that names no task. The token itself is shown once and not kept."""
+
+    id: int
+    provider: str
+    kind: str | None
+    client: str
+    created_at: datetime
+    revoked_at: datetime | None
+    label: str
+
+
+class Action(StrEnum):
+    """What is recorded in the audit."""
+
+    RESOLVE = "resolve"
+    ATTACH = "attach"
+    ADOPT = "adopt"
+    PAUSE_SINK = "pause-sink"
+    RESUME_SINK = "resume-sink"
+    DELETE_SINK = "delete-sink"
+    READ_SECRET = "read-secret"  # noqa: S105 - the name of an action
+    REPLAY = "replay"
+    DEAD_LETTER = "dead-letter"
+    CREATE_CALLBACK_URL = "create-callback-url"
+    REVOKE_CALLBACK_URL = "revoke-callback-url"
+
+
+# The client of what a program did that embeds Homing, and named nobody.
+IN_PROCESS: Final = "in-process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who did what: ``object`` is the ID or name of what it was done to, ``detail`` says how, without secrets."""
+
+    at: datetime
+    client: str
+    action: Action
+    object: str
+    detail: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of a health report. What is not ``fatal`` keeps no request from being served."""
+
+    name: str
+    ok: bool
+    detail: str
+    fatal: bool = True
+
+
+class AccountNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process noticed about an account: trouble, a good answer, a pause, or that a question had to wait."""
+
+    provider: str
+    account: str
+    at: datetime
+    trouble: Trouble | None = None
+    why: str = ""
+    answered_at: datetime | None = None
+    paused_until: datetime | None = None
+    waited_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """What is known of an account at a provider.
+
+    ``trouble`` began at ``since`` and was seen last at ``at``; ``why`` quotes nobody. ``waited_at`` is when a question
+    last had to wait for the budget.
+    """
+
+    provider: str
+    account: str
+    trouble: Trouble | None
+    why: str
+    since: datetime
+    at: datetime
+    answered_at: datetime | None
+    paused_until: datetime | None
+    waited_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmCount:
+    """How often an alarm was raised within one hour, and the last task and reason."""
+
+    kind: Alarm
+    provider: str
+    hour: datetime
+    count: int
+    last_at: datetime
+    task_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """What a page of tasks is narrowed to; None means every. ``client`` None sees all clients."""
+
+    client: str | None = None
+    statuses: tuple[Status, ...] = ()
+    provider: str | None = None
+    kind: str | None = None
+    tag: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Tasks, newest first, and the cursor of the next page (None at the end)."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts over the whole store, or one client's share of it."""
+
+    by_status: Mapping[str, int]
+    open: int
+    due: int
+    oldest_open_at: datetime | None
+    finished_by_source: Mapping[str, int]
+    deliveries: int
+    duplicates: int
+    hints: int
+    polls: int
+    orphans: Mapping[str, int]
+    orphans_not_kept: int
+    alarms: tuple[AlarmCount, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """How one task came home: what the schedule learns from.
+
+    ``took`` runs from its submit to its end. ``asked`` where a callback was asked for, ``heard`` where one told a word
+    at or after the end.
+    """
+
+    task_id: str
+    provider: str
+    kind: str
+    model: str | None
+    took: timedelta
+    finished_at: datetime
+    asked: bool
+    heard: bool
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    """What the receiver hands over: one delivery, proven as far as its address and signature go.
+
+    Exactly one of ``task_id`` (a task's own address) and ``standing`` says where it arrived.
+    """
+
+    provider: str
+    observation: Observation
+    task_id: str | None = None
+    standing: StandingAddress | None = None

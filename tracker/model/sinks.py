@@ -1,0 +1,106 @@
+"""What is known of a sink, and of the events that it was not told."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSink:
+    """A sink that the settings name. ``address`` holds no secret; ``beginning``: told all that is still kept."""
+
+    name: str
+    address: str
+    beginning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkState:
+    """How far one sink is told.
+
+    Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
+    ``behind`` counts those after it; ``at_least``: there may be more. ``waiting`` and ``dead`` count Deliveries.
+    ``oldest_at`` is when the first event that it was not told happened. ``failures`` counts the failures since the last
+    success. Off: its receiver asked for no more, and then there are failures, or an operator did, and then there are
+    none. ``owner`` is the process that tells it, until ``lease_until``.
+    """
+
+    name: str
+    address: str
+    on: bool
+    cursor: int
+    behind: int
+    waiting: int
+    dead: int
+    delivered: int
+    oldest_at: datetime | None
+    failures: int
+    last_error: str
+    last_error_at: datetime | None
+    delivered_at: datetime | None
+    retry_at: datetime | None
+    owner: str | None
+    lease_until: datetime | None
+    at_least: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether its receiver turned it off: with ``last_error``, at ``last_error_at``."""
+        return not self.on and self.failures > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One event that a sink could not be told at once: it is tried again at ``next_at``, or dead where that is None.
+
+    ``cursor`` is the event's; ``attempts`` is 0 where it waits behind an earlier event of its task.
+    """
+
+    sink: str
+    cursor: int
+    event_id: str
+    type: str
+    task_id: str | None
+    attempts: int
+    error: str
+    first_at: datetime
+    last_at: datetime
+    next_at: datetime | None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a sink was not told: when to try again, None to give up. ``attempts`` are all so far."""
+
+    cursor: int
+    task_id: str | None
+    attempts: int
+    error: str
+    next_at: datetime | None
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of some events at one sink.
+
+    ``cursor`` moves only forward, None leaves it. ``delivered`` are events that had a Delivery and need none any more;
+    ``told`` counts all that were delivered. The rest is the sink's state from now on (see SinkState).
+    """
+
+    cursor: int | None = None
+    delivered: tuple[int, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    told: int = 0
+    failures: int = 0
+    error: str = ""
+    retry_at: datetime | None = None
+    off: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Which events to tell a sink again: those of a task, of a time, or the ``dead`` ones; what is given narrows."""
+
+    task_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    dead: bool = False

@@ -1,1 +1,0 @@
-"""Telling others: the relay, and one file for each kind of sink."""

@@ -1,0 +1,169 @@
+"""Decisions about what arrives at callback addresses.
+
+One delivery, followed: ``delivered`` finds the row, ``lifecycle.advance`` weighs the observation, ``schedule`` says
+when to look again, and the Change carries the task, the history entry, the events and the alarms into one transaction.
+"""
+
+import hashlib
+from datetime import timedelta
+from typing import Final
+
+from msgspec import structs
+
+from tracker.model import facts
+from tracker.model.changes import Change, Entry, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
+from tracker.model.records import AccountNote, Arrived, Orphan
+from tracker.model.task import (
+    FINAL,
+    SETTLED,
+    TRUST_NAMES,
+    Alarm,
+    Claim,
+    IdSource,
+    Observation,
+    Recorded,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+    changed,
+)
+from tracker.rules import lifecycle, schedule
+from tracker.rules.identity import OF_ANOTHER, other_holder
+from tracker.rules.outcomes import Rules, alarms_of, entry_of, replanned
+
+NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
+# How many unsigned callbacks of one task have an entry of their own in its history.
+UNSIGNED_ENTRIES: Final = 100
+
+
+def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> Change[Recorded]:
+    """Record one delivery: on the task that its address or its ids name, else as an orphan."""
+    observation = arrived.observation
+    counts = {"deliveries": 1}
+    task = _addressed(known, arrived, account)
+    if task is None:
+        return _orphaned(arrived, counts)
+    if other_holder(known, task, observation.claim) is not None:
+        observation = structs.replace(observation, mismatch=OF_ANOTHER)
+    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+    after = transition.task
+    if after.candidate_id != task.candidate_id:
+        after = changed(after, unproven_id_from=IdSource.CALLBACK)
+    if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
+        # Another row has it: it cannot be this task's.
+        after = changed(after, candidate_id=None, unproven_id_from=None)
+    news = transition.verdict in NEWS
+    # A new id to ask about is a new question, however often the old one was asked.
+    fresh = news or after.candidate_id != task.candidate_id
+    after = changed(
+        after,
+        # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
+        not_found=0,
+        quiet_polls=0 if fresh else after.quiet_polls,
+    )
+    if news and after.status in FINAL:
+        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+    if _worth_asking(after, transition, observation.claim):
+        after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+    if after.status not in SETTLED and after.next_poll_at is None:
+        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+    if transition.trust is Trust.HINT:
+        counts["hints"] = 1
+    after, entry = _kept(after, transition, observation)
+    return Change(
+        result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
+        task=after,
+        entries=(entry,),
+        events=transition.events,
+        alarms=alarms_of(transition, observation),
+        drop_submission=after.status in FINAL,
+        counts=counts,
+    )
+
+
+def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:
+    """Make the history entry of a callback; unsigned ones beyond the bound of a task share one, unless they move it."""
+    if observation.trust is not Trust.SIGNED:
+        task = changed(task, unsigned=task.unsigned + 1)
+        if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.MOVED:
+            why = f"more than {UNSIGNED_ENTRIES} callbacks came unsigned, and this one and later ones are only counted"
+            return task, entry_of(transition, observation, "callback|unsigned", why=why)
+    webhook_id = observation.webhook_id
+    what = f"id {webhook_id}" if webhook_id is not None else hashlib.sha256(observation.body).hexdigest()
+    return task, entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}")
+
+
+def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
+    """Whether a delivery should bring the next question forward.
+
+    A final that the provider itself gave needs no more questions. One that came home by a delivery does, where another
+    delivery contradicts it, proven or not, before or after: a hint is not believed, yet it may be the true one.
+    """
+    if task.status in FINAL:
+        if task.standing.asked:
+            return False
+        return facts.in_conflict(task) or schedule.lacks_result(task)
+    if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.HINTED:
+        return True
+    return task.status is Status.EXPIRED and claim.status not in FINAL
+
+
+def _addressed(known: Known, arrived: Arrived, account: str) -> Task | None:
+    if arrived.task_id is not None:
+        return known.get(by_id(arrived.task_id))
+    claim = arrived.observation.claim
+    if claim.provider_task_id is not None:
+        task = known.get(by_provider_id(arrived.provider, account, claim.provider_task_id))
+        if task is not None:
+            return task
+    if claim.external_id is not None:
+        return known.get(by_sent_id(arrived.provider, account, claim.external_id))
+    return None
+
+
+def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
+    observation = arrived.observation
+    claim = observation.claim
+    standing = arrived.standing
+    why = "nobody told us of this task" if standing is not None else "its row is gone"
+    alarm = RaisedAlarm(kind=Alarm.ORPHAN, provider=arrived.provider, at=observation.at, task_id=None, detail=why)
+    name = claim.provider_task_id or claim.external_id
+    orphan = Orphan(
+        id=0,
+        provider=arrived.provider,
+        provider_task_id=name or "unreadable " + hashlib.sha256(observation.body).hexdigest()[:16],
+        external_id=claim.external_id,
+        kind=standing.kind if standing is not None else None,
+        client=standing.client if standing is not None else "",
+        address=f"standing address {standing.id}" if standing is not None else f"task address {arrived.task_id}",
+        word=claim.word,
+        state="waiting" if standing is not None and name is not None else "orphan",
+        why=claim.flaw or why,
+        first_at=observation.at,
+        last_at=observation.at,
+        deliveries=1,
+        checks=0,
+        next_check_at=observation.at if standing is not None and name is not None else None,
+        task_id=None,
+        signed=observation.trust is Trust.SIGNED,
+        body=observation.body,
+    )
+    recorded = Recorded(task_id=None, verdict=Verdict.HINTED, why=why, orphan=True)
+    return Change(result=recorded, orphan=orphan, alarms=(alarm,), counts=counts)
+
+
+def noticed(_known: Known, seen: Seen) -> Change[None]:
+    """Record what an address was seen to do."""
+    return Change(result=None, seen=(seen,))
+
+
+def sounded(_known: Known, alarm: RaisedAlarm) -> Change[None]:
+    """Count an alarm that no task's change carries."""
+    return Change(result=None, alarms=(alarm,))
+
+
+def watched(_known: Known, note: AccountNote | None, alarms: tuple[RaisedAlarm, ...]) -> Change[None]:
+    """Record what was noticed about an account."""
+    return Change(result=None, account=note, alarms=alarms)

@@ -1,0 +1,276 @@
+"""Whether a report is about this very task, and what its provider ID is worth.
+
+Facts come only from a report about the task itself. A report whose provider ID belongs to another row, or whose IDs
+disagree with the row, is unverified and merges nothing, whatever its source.
+
+A provider ID is *proven* by the reply to our own submit, and by a report that carries the row's external ID. Until then
+it is unproven, although the provider confirmed that it exists: its owner, a callback or a lookup named it. Where two
+rows claim the same ID, the row that Homing submitted outranks an unproven one, whose ID is then withdrawn.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from msgspec import structs
+
+from tracker.errors import Conflict
+from tracker.model import facts
+from tracker.model.changes import Change, Entry, Known, RaisedAlarm, by_provider_id, by_sent_id
+from tracker.model.records import HistoryEntry
+from tracker.model.task import (
+    FINAL,
+    NOTHING_PROVEN,
+    Alarm,
+    Claim,
+    Event,
+    IdSource,
+    Source,
+    Status,
+    Task,
+    Trust,
+    Verdict,
+    changed,
+    is_derived,
+)
+from tracker.rules import lifecycle, schedule
+from tracker.rules.outcomes import Rules, existing
+from tracker.rules.schedule import Policy
+
+T = TypeVar("T")
+# These words are shown to the task's client: they name nothing of another task.
+OF_ANOTHER: Final = "the provider ID belongs to another task"
+OTHER_TASK: Final = "the reply is about another task"
+FORMER_TASK: Final = "the provider has an older task under this ID, which Homing deleted long ago"
+WITHDRAWN: Final = "its provider ID belongs to another task and was withdrawn"
+NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK})
+
+
+class Asked(StrEnum):
+    """What a report of the provider answers."""
+
+    SUBMIT = "submit"
+    PROVIDER_ID = "provider id"
+    EXTERNAL_ID = "external id"
+    CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whether a report is about the task: ``mismatch`` says why not, empty where it is.
+
+    ``source`` is who named the provider ID, None where it is proven. ``holder`` is the row that must give it up,
+    ``wrong`` marks the row's own provider ID as that of another task.
+    """
+
+    mismatch: str = ""
+    source: IdSource | None = None
+    holder: Task | None = None
+    wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    """A row that lost its provider ID, and what is recorded of that."""
+
+    task: Task
+    event: Event
+    entry: Entry
+    alarm: RaisedAlarm
+
+
+def identify(known: Known, task: Task, claim: Claim, asked: Asked, policy: Policy) -> Identity:
+    """Compare the IDs of a report with the row, and with all other rows of the batch."""
+    own_id = claim.external_id is not None and claim.external_id == task.sent_external_id
+    if task.provider_task_id is not None and task.provider_task_id == claim.provider_task_id:
+        proven = task.unproven_id_from is None or own_id or asked is Asked.SUBMIT
+        if not proven and _named_otherwise(known, task, claim):
+            return Identity(mismatch=OTHER_TASK, wrong=True)
+        return Identity(source=None if proven else task.unproven_id_from)
+    wrong = asked is Asked.SUBMIT and task.unproven_id_from is not None and task.provider_task_id is not None
+    if claim.provider_task_id is None or (task.provider_task_id is not None and not wrong):
+        return Identity(mismatch=OTHER_TASK)
+    if own_id or (asked is Asked.SUBMIT and claim.external_id is None):
+        source = None
+    elif asked is Asked.EXTERNAL_ID and claim.external_id is None:
+        source = IdSource.LOOKUP
+    elif asked is Asked.CANDIDATE and _could_be(known, task, claim, policy):
+        source = task.unproven_id_from or IdSource.CALLBACK
+    else:
+        return Identity(mismatch=OTHER_TASK)
+    holder = other_holder(known, task, claim)
+    if holder is not None and not _outranks(task, source, holder):
+        return Identity(mismatch=OF_ANOTHER)
+    former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, claim, policy)
+    return Identity(mismatch=FORMER_TASK) if former else Identity(source=source, holder=holder, wrong=wrong)
+
+
+def other_holder(known: Known, task: Task, claim: Claim) -> Task | None:
+    """Return the other row that has the provider ID of a report."""
+    if claim.provider_task_id is None:
+        return None
+    holder = known.get(by_provider_id(task.provider, task.account, claim.provider_task_id))
+    return None if holder is None or holder.id == task.id else holder
+
+
+def identified(before: Task, after: Task, identity: Identity) -> Task:
+    """Note on a row whose report was believed what its provider ID is worth."""
+    if after.provider_task_id is None:
+        return after
+    reason = after.reason
+    if before.provider_task_id is None and after.status not in facts.INFERRED:
+        # It said what the ID waited for.
+        reason = None
+    return changed(after, unproven_id_from=identity.source, reason=reason)
+
+
+def superseded(before: Task, after: Task, now: datetime) -> tuple[RaisedAlarm, ...]:
+    """Raise an alarm where the ID that the task's owner attached gave way to the one that the provider names."""
+    attached = before.candidate_id is not None and before.unproven_id_from is IdSource.OWNER
+    if not attached or after.provider_task_id in {None, before.candidate_id}:
+        return ()
+    return (mismatch_alarm(after, "the attached provider ID is not the one that the provider names", now),)
+
+
+def taking(change: Change[T], identity: Identity, *, now: datetime, rules: Rules) -> Change[T]:
+    """Add to a change what becomes of the row that must give up the provider ID."""
+    if identity.holder is None:
+        return change
+    lost = withdrawn(identity.holder, now=now, rules=rules)
+    return structs.replace(
+        change,
+        others=(*change.others, lost.task),
+        events=(*change.events, lost.event),
+        entries=(*change.entries, lost.entry),
+        alarms=(*change.alarms, lost.alarm),
+    )
+
+
+def attached(
+    known: Known, task_id: str, provider_task_id: str, *, now: datetime, confirmable: bool, rules: Rules
+) -> Change[Task]:
+    """Take a provider ID from the task's owner: a candidate until a poll confirms it, which is asked for soon.
+
+    Where the provider cannot be asked (not ``confirmable``) it counts at once, and stays unproven. Raises Conflict
+    where it cannot be the task's.
+    """
+    task = existing(known, task_id)
+    attached_before = task.candidate_id == provider_task_id and task.unproven_id_from is IdSource.OWNER
+    if task.provider_task_id == provider_task_id or attached_before:
+        return Change(result=task)
+    if task.provider_task_id is not None:
+        raise Conflict("the task already has another id at the provider")
+    if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
+        raise Conflict(f"a task with the id {provider_task_id} is already known")
+    after = changed(
+        task,
+        provider_task_id=None if confirmable else provider_task_id,
+        candidate_id=provider_task_id if confirmable else None,
+        unproven_id_from=IdSource.OWNER,
+        not_found=0,
+        version=task.version + 1,
+        updated_at=now,
+        reason=f"the provider has to confirm the ID {provider_task_id}" if confirmable else None,
+        next_poll_at=schedule.after_hint(task, now=now, policy=rules.policy),
+    )
+    return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),))
+
+
+def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
+    """Take a provider ID away from a row, with all that was believed because of it: that was about another task."""
+    after = changed(
+        task,
+        provider_task_id=None,
+        candidate_id=None,
+        unproven_id_from=None,
+        status=Status.PENDING,
+        standing=NOTHING_PROVEN,
+        facts={},
+        reason=WITHDRAWN,
+        learned_from=None,
+        learned_trust=None,
+        submitted_at=None,
+        conflict_claims=(),
+        conflict_at=None,
+        not_found=0,
+        quiet_polls=0,
+        version=task.version + 1,
+        updated_at=now,
+        finished_at=None,
+    )
+    again = schedule.after_hint(changed(after, next_poll_at=None), now=now, policy=rules.policy)
+    after = changed(after, next_poll_at=again)
+    name = "corrected" if task.status in FINAL else "updated"
+    shown = HistoryEntry(
+        id=0,
+        task_id=task.id,
+        at=now,
+        source=Source.POLL,
+        trust=Trust.HINT,
+        word=None,
+        status=None,
+        verdict=Verdict.CONTRADICTED,
+        why=WITHDRAWN,
+        provider_updated_at=None,
+        body=b"",
+    )
+    return Withdrawal(
+        task=after,
+        event=lifecycle.event(after, name, now),
+        entry=Entry(dedupe_key=f"withdrawn|{task.version}", shown=shown),
+        alarm=mismatch_alarm(task, WITHDRAWN, now),
+    )
+
+
+def mismatch_alarm(task: Task, why: str, now: datetime) -> RaisedAlarm:
+    """Make the alarm about a report that is about another task."""
+    return RaisedAlarm(kind=Alarm.MISMATCH, provider=task.provider, at=now, task_id=task.id, detail=why)
+
+
+def _outranks(task: Task, source: IdSource | None, holder: Task) -> bool:
+    """Return whether the row may take the provider ID away from another: only one that Homing submitted ever does.
+
+    Nobody can guess its external ID. What a client named may be the external ID of anybody's task.
+    """
+    if task.attempts == 0 or holder.unproven_id_from is None:
+        return False
+    return source is None or (source is IdSource.LOOKUP and holder.unproven_id_from in NAMED)
+
+
+def _could_be(known: Known, task: Task, claim: Claim, policy: Policy) -> bool:
+    """Return whether the provider's task that somebody named can be this one: nothing known may speak against it."""
+    if claim.provider_task_id != task.candidate_id or _named_otherwise(known, task, claim):
+        return False
+    attached = task.unproven_id_from is IdSource.OWNER
+    if claim.external_id is not None and not attached:
+        return False
+    if claim.created_at is None or (attached and task.attempts == 0):
+        return True
+    last = task.attempt_deadline_at
+    return claim.created_at >= task.created_at - policy.adopt_window and (
+        last is None or claim.created_at <= last + policy.adopt_window
+    )
+
+
+def _fits(task: Task, claim: Claim, policy: Policy) -> bool:
+    """Return whether the provider's task under the row's external ID can be the one that the row asks for.
+
+    A derived ID is always the same for the same submit, and the task may be older than the row: the database came back
+    from a backup that knew nothing of it. It is adopted if this database, had it lost nothing, would still hold its
+    row. An older one may be a task that was deleted when its time was over, and that the client wants again.
+    """
+    if not is_derived(task):
+        return True
+    if claim.created_at is None:
+        return task.duplicate_at is None
+    return policy.retention is None or claim.created_at >= task.created_at - policy.retention
+
+
+def _named_otherwise(known: Known, task: Task, claim: Claim) -> bool:
+    """Return whether a report carries an external ID that is not this row's."""
+    if claim.external_id is None or claim.external_id == task.sent_external_id:
+        return False
+    if task.sent_external_id is not None:
+        return True
+    return known.get(by_sent_id(task.provider, task.account, claim.external_id)) is not None

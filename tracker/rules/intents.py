@@ -1,0 +1,147 @@
+"""Decisions about submits as they come in: a row of its own, or the one that has it already, and who has an answer."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from tracker.errors import Conflict
+from tracker.model.changes import Change, Known, by_external_id, by_id, by_idempotency_key, by_sent_id, by_unanswered
+from tracker.model.task import Status, Task, is_derived
+from tracker.rules import lifecycle
+from tracker.rules.schedule import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already.
+
+    Nothing is written where ``doubt`` names a process: it took the same body and has not answered, so everything hangs
+    on whether it is gone. Nor where ``repeated`` says that an earlier row, which was given up, has its external id.
+    """
+
+    task: Task
+    fresh: bool
+    doubt: str | None = None
+    repeated: bool = False
+
+
+def intended(
+    known: Known,
+    task: Task,
+    *,
+    body: bytes,
+    policy: Policy,
+    gone: Mapping[str, bool] | None = None,
+    left: AbstractSet[str] = frozenset(),
+    sendable: bool = True,
+) -> Change[Intent]:
+    """Write a submit down before the provider is called, or find the row that has it already.
+
+    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. ``left`` are
+    tasks of this process whose clients hung up, although their rows do not say so yet. A fresh one that is not
+    ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
+    key with another body.
+    """
+    for before, what in (
+        (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
+        (
+            task.idempotency_key and known.get(by_idempotency_key(task.client, task.idempotency_key)),
+            "Idempotency-Key",
+        ),
+    ):
+        if before:
+            if before.request_hash == task.request_hash:
+                return Change(result=Intent(task=before, fresh=False))
+            name = task.external_id if what == "External_task_id" else task.idempotency_key
+            raise Conflict(f"{what} {name} already exists")
+    unanswered = _resent(known, task, policy, gone, left)
+    if isinstance(unanswered, str):
+        return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
+    if unanswered is not None:
+        # It counts as answered once this answer is out, and not before: this process may die too.
+        joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
+        return Change(result=Intent(task=joined, fresh=False), task=joined)
+    if (holder := _holder(known, task)) is not None:
+        return _came_back(holder, task)
+    intent = Intent(task=task, fresh=True)
+    return Change(result=intent, task=task, submission=body) if sendable else Change(result=intent)
+
+
+def _holder(known: Known, task: Task) -> Task | None:
+    """Return the row that has the derived external id of a submit already."""
+    named = task.external_id is not None or task.idempotency_key is not None
+    if not named or not is_derived(task) or task.sent_external_id is None:
+        return None
+    return known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
+
+
+def _came_back(holder: Task, task: Task) -> Change[Intent]:
+    """Assign another external id to a submit, or return the row of a task adopted before its client sent it again.
+
+    Nobody else can have made a task under this id: it proves whose the adopted one is.
+    """
+    if holder.released or holder.attempts > 0:
+        return Change(result=Intent(task=task, fresh=False, repeated=True))
+    theirs = replace(
+        holder,
+        client=task.client,
+        external_id=task.external_id,
+        idempotency_key=task.idempotency_key,
+        request=task.request,
+        request_hash=task.request_hash,
+        model=task.model,
+        caller_callback_url=task.caller_callback_url,
+        version=holder.version + 1,
+        updated_at=task.created_at,
+    )
+    return Change(
+        result=Intent(task=theirs, fresh=False),
+        task=theirs,
+        events=(lifecycle.event(theirs, "updated", task.created_at),),
+    )
+
+
+def _resent(
+    known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None, left: AbstractSet[str]
+) -> Task | str | None:
+    """Find the submit of the same body whose client has no answer, and therefore sends it again.
+
+    That client hung up, or a dead process took it. Gives the process where it is not known whether it is dead: a living
+    one has a client of its own.
+    """
+    if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
+        return None
+    # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
+    for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
+        named = before.external_id is not None or before.idempotency_key is not None
+        recent = task.created_at - before.created_at < policy.resend_window
+        if not recent or named or before.status is Status.REJECTED:
+            continue
+        if before.id in left:
+            return before
+        if before.taken_by == task.taken_by:
+            continue
+        if gone is None or before.taken_by is None:
+            return before
+        if (dead := gone.get(before.taken_by)) is None:
+            return before.taken_by
+        if dead:
+            return before
+    return None
+
+
+def abandoned(known: Known, task_id: str) -> Change[None]:
+    """Record that the client of a submit left without its answer: the same body, sent again, is the same submit."""
+    task = known.get(by_id(task_id))
+    if task is None or task.answered_at is not None:
+        return Change(result=None)
+    return Change(result=None, task=replace(task, taken_by=None))
+
+
+def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
+    """Record that the answer to a submit was on its way."""
+    task = known.get(by_id(task_id))
+    if task is None or task.answered_at is not None:
+        return Change(result=None)
+    return Change(result=None, task=replace(task, answered_at=now))

@@ -1,0 +1,301 @@
+"""THE state machine: what moves a task, as tables and one total order.
+
+Everything that can change what we believe is in this file, and it is a function of its arguments. A task's status is
+the greatest word ever proven in a written total order, never the first to arrive, so observations may come in any
+order, any number of times, and the task ends the same (in status and in facts; version, history and alarms follow
+arrival).
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Final
+
+from msgspec import structs
+
+from tracker.model.facts import RANK, asset_to_json, assets, message, price
+from tracker.model.task import (
+    FINAL,
+    SETTLED,
+    Alarm,
+    Claim,
+    Event,
+    Fact,
+    Flaw,
+    Observation,
+    Source,
+    Standing,
+    Status,
+    Task,
+    Transition,
+    Trust,
+    Verdict,
+    changed,
+)
+from tracker.model.untrusted import JsonValue
+
+# From each status, the statuses that a proven word may move it to. The empty row is a statement; the two finals move to
+# each other only by the tie-break among contradictory finals. docs/state-machine.md is made from this table.
+MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+    {
+        status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
+        for status in Status
+    }
+)
+
+# A manual resolution decides, until the provider itself does.
+BEFORE_ANY_POLL: Final = -1
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+# Who decides among contradictory finals: the provider when it is polled, and the operator.
+DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
+FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
+    {
+        Flaw.UNSIGNED: Alarm.UNSIGNED,
+        Flaw.BAD_SIGNATURE: Alarm.BAD_SIGNATURE,
+        Flaw.STALE_SIGNATURE: Alarm.STALE_SIGNATURE,
+    }
+)
+
+
+def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transition:
+    """Weigh ``observation`` and give the task as it is believed afterwards.
+
+    Total: every observation has a verdict, none raises. ``threshold`` is the least trust that may make a status final.
+    """
+    trust, why, alarms = weigh(task, observation)
+    claim = observation.claim
+    heard = _hear(task, observation)
+    if observation.mismatch:
+        # It is about another task: nothing of it is remembered here.
+        return _unmoved(heard, Verdict.HINTED, why, trust, alarms)
+    if claim.flaw is not None:
+        alarms = (*alarms, Alarm.UNREADABLE)
+        return _unmoved(heard, Verdict.UNREADABLE, claim.flaw, trust, alarms)
+    if claim.status is None:
+        alarms = (*alarms, Alarm.UNKNOWN_WORD)
+        known = _learn_ids(heard, claim, trust)
+        return _unmoved(known, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
+    if trust is Trust.HINT:
+        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
+    if claim.status in FINAL and trust < threshold:
+        why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
+        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
+    return _believe(heard, observation, trust, alarms)
+
+
+def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
+    """Decide how far an observation may be believed about *this* task: its ids must agree with the row.
+
+    Of the provider's own answers ``rules.identity`` tells that, by what was asked. A signature does not cover the
+    address, so a true delivery of another task may be replayed on this one's: where we know the provider's id the
+    body's must equal it; else its external id must equal what we sent.
+    """
+    flaw = observation.flaw
+    alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
+    if observation.mismatch:
+        return Trust.HINT, f"a hint: {observation.mismatch}", (*alarms, Alarm.MISMATCH)
+    if observation.source is not Source.CALLBACK:
+        return observation.trust, "", ()
+    claim = observation.claim
+    if claim.flaw is None and not ids_agree(task, claim):
+        return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)
+    if observation.trust is Trust.HINT:
+        return Trust.HINT, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
+    # No delivery, however proven, is the provider's own answer to a question of ours.
+    return min(observation.trust, Trust.SIGNED), "", alarms
+
+
+def ids_agree(task: Task, claim: Claim) -> bool:
+    """Tell whether the ids in a body are those of the row; absent counts as different."""
+    if task.provider_task_id is not None:
+        return claim.provider_task_id == task.provider_task_id
+    return task.sent_external_id is not None and claim.external_id == task.sent_external_id
+
+
+def standing(claim: Claim, *, asked: bool) -> Standing:
+    """Place a claim with a known status in the total order; ``asked`` as ``DECIDING`` says."""
+    assert claim.status is not None
+    final = claim.status in FINAL
+    return Standing(
+        rank=RANK[claim.status],
+        asked=final and asked,
+        updated_at=_microseconds(claim.updated_at) if final else 0,
+        success=claim.status is Status.SUCCEEDED,
+    )
+
+
+def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    claim = observation.claim
+    assert claim.status is not None
+    asked = observation.source in DECIDING
+    place = standing(claim, asked=asked)
+    if observation.source is Source.OPERATOR and place.asked:
+        place = structs.replace(place, updated_at=BEFORE_ANY_POLL)
+    contradiction = claim.status in FINAL and task.status in FINAL and claim.status is not task.status
+    if contradiction:
+        alarms = (*alarms, Alarm.CONTRADICTION)
+    known = _learn_ids(task, claim, trust)
+    facts = merge_facts(known.facts, claim, asked=asked)
+    if place > task.standing and claim.status is not task.status:
+        if task.status is Status.REJECTED:
+            alarms = (*alarms, Alarm.REVIVED)
+        return _moved(known, facts, observation, place, trust, alarms)
+    believed = _claimed(changed(known, facts=facts, standing=max(place, task.standing)), observation, task.status)
+    if place > task.standing:
+        believed = changed(believed, learned_from=observation.source, learned_trust=trust)
+    if _shown(believed) != _shown(task):
+        return _completed(believed, observation, trust, alarms)
+    if claim.status is task.status:
+        return _unmoved(believed, Verdict.CONFIRMED, "says what is known", trust, alarms)
+    verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
+    why = f"{claim.status.value} does not beat {task.status.value}"
+    return _unmoved(believed, verdict, why, trust, alarms)
+
+
+def _moved(
+    task: Task,
+    facts: Mapping[str, Fact],
+    observation: Observation,
+    place: Standing,
+    trust: Trust,
+    alarms: tuple[Alarm, ...],
+) -> Transition:
+    status = observation.claim.status
+    assert status is not None
+    corrected = task.status in FINAL
+    after = changed(
+        _claimed(changed(task, standing=place), observation, status),
+        status=status,
+        facts=facts,
+        reason=observation.note or None,
+        learned_from=observation.source,
+        learned_trust=trust,
+        version=task.version + 1,
+        updated_at=observation.at,
+        submitted_at=task.submitted_at or (observation.at if _accepted(status) else None),
+        finished_at=observation.at if status in SETTLED else None,
+    )
+    name = "corrected" if corrected else status.value
+    why = f"{task.status.value} → {status.value}"
+    return Transition(
+        task=after,
+        verdict=Verdict.MOVED,
+        why=why,
+        trust=trust,
+        events=(event(after, name, observation.at),),
+        alarms=alarms,
+    )
+
+
+def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    after = changed(task, version=task.version + 1, updated_at=observation.at)
+    return Transition(
+        task=after,
+        verdict=Verdict.COMPLETED,
+        why="brought facts that were missing",
+        trust=trust,
+        events=(event(after, "updated", observation.at),),
+        alarms=alarms,
+    )
+
+
+def _unmoved(task: Task, verdict: Verdict, why: str, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+    return Transition(task=task, verdict=verdict, why=why, trust=trust, alarms=alarms)
+
+
+def event(task: Task, name: str, at: datetime) -> Event:
+    """Make the event that tells one accepted change."""
+    return Event(type=f"homing.task.{name}", task=task, at=at)
+
+
+def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:
+    """Merge a believed claim's facts, each by its own place in the order; empty ones tell nothing.
+
+    Results and prices come with a final word only: one that is not final needs less trust than they do.
+    """
+    final = claim.status in FINAL
+    told: dict[str, JsonValue] = {}
+    if final and claim.assets:
+        told["assets"] = [asset_to_json(asset) for asset in claim.assets]
+    if final and claim.price:
+        told["price"] = dict(claim.price)
+    if claim.message:
+        told["message"] = claim.message
+    if not told:
+        return facts
+    assert claim.status is not None
+    place = Standing(
+        rank=RANK[claim.status],
+        asked=asked,
+        updated_at=_microseconds(claim.updated_at),
+        success=claim.status is Status.SUCCEEDED,
+    )
+    merged = dict(facts)
+    for name, value in told.items():
+        fact = Fact(standing=place, value=value)
+        if name not in merged or _fact_order(fact) > _fact_order(merged[name]):
+            merged[name] = fact
+    return merged
+
+
+def _hear(task: Task, observation: Observation) -> Task:
+    return changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+
+
+def _claimed(task: Task, observation: Observation, status: Status) -> Task:
+    """Remember the finals that were reported besides ``status``, which is believed from now on.
+
+    The set only grows, whatever comes, until the provider's answer (or the operator's) is what is believed.
+    """
+    decided = task.standing.asked and status in FINAL
+    reported = FINAL.intersection((*task.conflict_claims, observation.claim.status, task.status)) - {status}
+    claims = () if decided else tuple(sorted(reported))
+    since = (task.conflict_at or observation.at) if claims and status in FINAL else None
+    if claims == task.conflict_claims and since == task.conflict_at:
+        return task
+    return changed(task, conflict_claims=claims, conflict_at=since)
+
+
+def _hinted(task: Task, observation: Observation) -> Task:
+    return _claimed(_candidate(task, observation.claim), observation, task.status)
+
+
+def _candidate(task: Task, claim: Claim) -> Task:
+    """Remember the provider id that a hint names, as something to ask about; it is not learned from a delivery."""
+    if task.provider_task_id is None and task.candidate_id is None and claim.provider_task_id is not None:
+        return changed(task, candidate_id=claim.provider_task_id)
+    return task
+
+
+def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
+    if trust is Trust.PROVIDER and task.provider_task_id is None and claim.provider_task_id:
+        return changed(task, provider_task_id=claim.provider_task_id, candidate_id=None)
+    return task
+
+
+def _disagreement(task: Task, claim: Claim) -> str:
+    """Say what disagrees without naming the other task: it may be another client's."""
+    if task.provider_task_id is not None:
+        return "a hint: it names another task" if claim.provider_task_id else "a hint: it names no task"
+    return "a hint: its external id is another one" if claim.external_id else "a hint: it carries no external id"
+
+
+def _shown(task: Task) -> tuple[object, ...]:
+    """Give what a reader of the task sees of its facts: only a change of that is a change."""
+    return (assets(task), price(task), message(task), task.provider_task_id)
+
+
+def _accepted(status: Status) -> bool:
+    return status not in {Status.PENDING, Status.REJECTED, Status.EXPIRED}
+
+
+def _fact_order(fact: Fact) -> tuple[Standing, str]:
+    return fact.standing, json.dumps(fact.value, sort_keys=True)
+
+
+def _microseconds(moment: datetime | None) -> int:
+    if moment is None:
+        return 0
+    return (moment - EPOCH) // MICROSECOND

@@ -1,0 +1,95 @@
+"""What all decisions share: the rules they follow, and how a verdict becomes rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker.errors import NotFound
+from tracker.model.changes import Entry, Known, RaisedAlarm, by_id
+from tracker.model.records import HistoryEntry
+from tracker.model.task import SETTLED, Observation, Task, Transition, Trust, Verdict, changed
+from tracker.rules import schedule
+from tracker.rules.learning import Habits
+from tracker.rules.schedule import Policy
+
+NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What every decision needs besides the rows; ``owner`` is the process that decides, ``habits`` what it learned."""
+
+    policy: Policy
+    threshold: Trust
+    random: Callable[[], float]
+    owner: str
+    habits: Callable[[], Habits]
+
+
+def existing(known: Known, task_id: str) -> Task:
+    """Give a task's row, or raise NotFound."""
+    task = known.get(by_id(task_id))
+    if task is None:
+        raise NotFound(f"no task {task_id}")
+    return task
+
+
+def entry_of(transition: Transition, observation: Observation, dedupe_key: str, *, why: str = "") -> Entry:
+    """Make the history entry of a weighed observation; ``why`` adds to the verdict's own reason."""
+    claim = observation.claim
+    shown = HistoryEntry(
+        id=0,
+        task_id=transition.task.id,
+        at=observation.at,
+        source=observation.source,
+        trust=transition.trust,
+        word=claim.word,
+        status=claim.status,
+        verdict=transition.verdict,
+        why=f"{transition.why}: {why}" if why else transition.why,
+        provider_updated_at=claim.updated_at,
+        body=observation.body,
+    )
+    return Entry(dedupe_key=dedupe_key, shown=shown)
+
+
+def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedAlarm, ...]:
+    """Make the alarms that a weighed observation raises."""
+    return tuple(
+        RaisedAlarm(
+            kind=kind,
+            provider=transition.task.provider,
+            at=observation.at,
+            task_id=transition.task.id,
+            detail=transition.why,
+        )
+        for kind in transition.alarms
+    )
+
+
+def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, answered: bool = True) -> Task:
+    """Plan the next question; ``answered`` tells whether the last one was."""
+    again = schedule.after_poll(
+        task,
+        now=now,
+        policy=rules.policy,
+        habits=rules.habits(),
+        lifetime=lifetime,
+        random=rules.random(),
+        answered=answered,
+    )
+    return changed(task, next_poll_at=again)
+
+
+def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
+    """Plan the first question about a task that begins now."""
+    first = schedule.first_check(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
+    return changed(task, next_poll_at=first)
+
+
+def given_back(task: Task, rules: Rules) -> Task:
+    """Give a lease back: our own, or any that covers a task that is settled. Another process keeps the one it holds."""
+    if task.lease_owner in {None, rules.owner} or task.status in SETTLED:
+        return changed(task, lease_owner=None, lease_until=None)
+    return task

@@ -1,0 +1,210 @@
+"""When to look again: pure functions of a task, a time, a policy, what was learned, and a random number passed in.
+
+Where enough such tasks were seen to end, each look falls where it pays most (``next_poll``): densely around the usual
+run time while callbacks get lost, once and late while they come. Where nothing is known, a task is first asked about
+when such tasks usually end. Beyond what is known it is asked about after a growing share of its age, so that the extra
+delay stays a fraction of the run time and the number of questions grows with its logarithm.
+
+A plan is kept even if callbacks begin to get lost: the look that silence leads to comes soon after the longest run
+times that were learned, and that is what bounds the delay of the tasks that were out by then.
+
+Hints bring the next question forward, but never closer to the last one than a gap that itself grows: twenty hints cost
+one request. After it the task is asked about when it would have been without any hint.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from tracker.model import facts
+from tracker.model.task import FINAL, Status, Task
+from tracker.rules import next_poll
+from tracker.rules.learning import Habits, Outlook
+
+JITTER: Final = 0.2
+# A look that was chosen with care is moved only as far as keeps tasks that began together apart.
+LEARNED_JITTER: Final = 0.05
+AGE_SHARE: Final = 0.25
+EMPTY_RESULT_CHECKS: Final = 7
+REPEATS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Every duration and count that decides about time; the defaults are for the real provider.
+
+    ``answer_within`` is the whole time of a submit as our client sees it; ``attempt`` the hard total deadline of one
+    call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
+    attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
+    prove that the provider never had the task. A repeat that the provider will not take for now is tried until the task
+    is ``repeat_within`` old; then its client is told that it was rejected.
+    ``budget`` is how many requests a minute are sent to ask about tasks, ``client_budget`` how many of these one client
+    may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
+    kept, None for ever: an older task of the provider may be one whose row was deleted.
+    ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
+    ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
+    tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
+    task is in conflict, two polls are at most ``conflict_gap`` apart; it is given up after ``conflict_patience``.
+    """
+
+    answer_within: timedelta = timedelta(seconds=18)
+    attempt: timedelta = timedelta(seconds=14)
+    query: timedelta = timedelta(seconds=10)
+    lease_margin: timedelta = timedelta(seconds=10)
+    absence_wait: timedelta = timedelta(seconds=30)
+    absence_gap: timedelta = timedelta(seconds=5)
+    absences: int = 2
+    attempts: int = 5
+    repeat_within: timedelta = timedelta(minutes=30)
+    first_lookup: timedelta = timedelta(seconds=2)
+    busy_delay: timedelta = timedelta(seconds=1)
+    first_check: timedelta | None = None
+    least_gap: timedelta = timedelta(seconds=2)
+    greatest_gap: timedelta = timedelta(minutes=10)
+    hint_delay: timedelta = timedelta(seconds=1)
+    hint_gap: timedelta = timedelta(seconds=10)
+    expired_gap: timedelta = timedelta(days=1)
+    deadline: timedelta | None = None
+    deadlines: Mapping[str, timedelta] = field(default_factory=dict)
+    adopt_window: timedelta = timedelta(minutes=2)
+    retention: timedelta | None = None
+    resend_window: timedelta = timedelta(minutes=10)
+    budget: int = 120
+    client_budget: int = 30
+    fresh: timedelta = timedelta(seconds=3)
+    submission_room: int = 384 << 20
+    learn_every: timedelta = timedelta(seconds=10)
+    callback_grace: timedelta = timedelta(seconds=60)
+    conflict_gap: timedelta = timedelta(hours=1)
+    conflict_patience: timedelta = timedelta(days=3)
+
+
+def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
+    """How long we wait for a task of ``kind`` before it counts as expired; ``usual`` is the provider's."""
+    return policy.deadlines.get(kind) or policy.deadline or usual
+
+
+def first_check(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
+    """When to ask first about a task that begins now; 0 ≤ ``random`` < 1."""
+    first = _planned(habits.outlook(task), timedelta(), policy, random)
+    return _in_time(task, now, policy, timedelta() if first is None else first)
+
+
+def after_poll(
+    task: Task,
+    *,
+    now: datetime,
+    policy: Policy,
+    habits: Habits,
+    lifetime: timedelta,
+    random: float,
+    answered: bool = True,
+) -> datetime | None:
+    """When to ask again after a question that did not settle it; None where nothing is left to ask.
+
+    ``lifetime`` is how long the provider keeps results: an expired task could still bring some until then.
+    ``answered`` is false where the question itself failed: even a task that needs no more answers had a reason to ask.
+    """
+    if facts.in_conflict(task):
+        return conflict_due(task, now=now, policy=policy)
+    if task.status is Status.EXPIRED:
+        again = now + policy.expired_gap
+        return again if again < task.created_at + lifetime else None
+    if task.status in FINAL or task.status is Status.REJECTED:
+        most = REPEATS if not answered else EMPTY_RESULT_CHECKS if lacks_result(task) else 0
+        if task.quiet_polls >= most:
+            return None
+        return now + min(policy.least_gap * (1 << task.quiet_polls), policy.greatest_gap)
+    return _in_time(task, now, policy, _gap(task, now, policy, habits, random, answered=answered))
+
+
+def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
+    """When to ask because of a hint: soon, unless it was asked just now or is asked sooner anyway."""
+    soon = now + policy.hint_delay
+    if task.polled_at is not None and task.polled_at <= now:
+        gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
+        soon = max(soon, task.polled_at + gap)
+    return soon if task.next_poll_at is None else min(soon, task.next_poll_at)
+
+
+def furthest(policy: Policy, habits: Habits) -> timedelta:
+    """Return how far away the next poll of a task with an ID can be planned; of an expired one ``expired_gap``."""
+    usual = max(habits.usual.values(), default=timedelta())
+    learned = max((known.edges[-1] for known in habits.run_times.values() if known.edges), default=0.0)
+    first = max(policy.first_check or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
+    return max(first, policy.greatest_gap * (1 + JITTER), policy.conflict_gap) + policy.answer_within
+
+
+def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | None:
+    """Return when a task that is in conflict wants the provider asked next; None once that has been tried for long.
+
+    It is given up after ``conflict_patience``, but not before it was asked ``REPEATS`` times (this process may have
+    been down), and after twice as long in any case (there may be no way to ask).
+    """
+    age = now - (task.conflict_at or now)
+    tried = task.quiet_polls >= REPEATS or age >= 2 * policy.conflict_patience
+    if age >= policy.conflict_patience and tried:
+        return None
+    # Where the clock was set back since, it is behind that moment: the further away, the less often.
+    return now + min(max(abs(age) * AGE_SHARE, policy.least_gap), policy.conflict_gap)
+
+
+def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:
+    """How long to wait before the ``attempt``-th repeat (from 1) of a refused-for-now submit, with full jitter."""
+    own = policy.busy_delay * (1 << (attempt - 1))
+    return max(own * (0.5 + random / 2), told or timedelta())
+
+
+def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta | None) -> timedelta:
+    """How long until a submit that its client was told of is repeated, after the provider refused it for now."""
+    own = max((now - task.created_at) * AGE_SHARE, policy.busy_delay, told or timedelta())
+    return min(own, policy.greatest_gap)
+
+
+def lacks_result(task: Task) -> bool:
+    """Whether the task succeeded but its files are not known yet."""
+    return task.status is Status.SUCCEEDED and not facts.has_assets(task)
+
+
+def _in_time(task: Task, now: datetime, policy: Policy, gap: timedelta) -> datetime:
+    """Keep the least gap, and let the last question before the deadline fall on it."""
+    return min(now + max(gap, policy.least_gap), max(task.deadline_at, now + policy.least_gap))
+
+
+def _gap(task: Task, now: datetime, policy: Policy, habits: Habits, random: float, *, answered: bool) -> timedelta:
+    # Where the clock was set back meanwhile, the task is as good as new.
+    age = max(now - (task.submitted_at or task.created_at), timedelta())
+    swing = 1 + JITTER * (2 * random - 1)
+    if not answered or (task.status is Status.PENDING and task.attempts > 0):
+        # Nothing was learned of the task's end: it is asked about again, not when it may have ended.
+        return max(_growing(age, policy), policy.absence_gap) * swing
+    outlook = habits.outlook(task)
+    planned = _planned(outlook, age, policy, random)
+    if planned is not None:
+        return planned - age
+    # Longer than any that was seen, as the provider has just said: the surer the callback, the less is worth asking.
+    share = AGE_SHARE if not outlook.edges else min(AGE_SHARE / math.sqrt(outlook.lost), 1.0)
+    return _growing(age, policy, share) * swing
+
+
+def _growing(age: timedelta, policy: Policy, share: float = AGE_SHARE) -> timedelta:
+    return min(age * share, policy.greatest_gap)
+
+
+def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) -> timedelta | None:
+    """Give the age at which the next look pays; None beyond what is known of such tasks.
+
+    The first look is the operator's, where one was told; it stays where it is if a hint had us ask before.
+    """
+    first = policy.first_check or (None if outlook.edges else outlook.usual)
+    if first is not None and age < first:
+        return first * (1 + JITTER * random)
+    if not outlook.edges:
+        return None
+    past = age.total_seconds()
+    look = next_poll.next_look(
+        outlook.edges, lost=outlook.lost, age=past, gap=policy.least_gap.total_seconds(), random=random
+    )
+    return None if look is None else timedelta(seconds=past + (look - past) * (1 + LEARNED_JITTER * random))

@@ -1,0 +1,182 @@
+"""Notices what is wrong with an account at a provider, from each answer that comes, and records it for everybody.
+
+What was noticed is a row, so that a process that only answers the API, or an operator's command, shows it too. A row is
+written when something changes, and again at most every ``REPEATED`` while it lasts: another process may have written
+something else meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from tracker.errors import HomingError
+from tracker.model.changes import RaisedAlarm, Work
+from tracker.model.records import AccountNote, AccountState
+from tracker.model.task import Alarm, Trouble
+from tracker.providers.base import (
+    Accepted,
+    Account,
+    BadCredential,
+    Found,
+    ManyOutcome,
+    Missing,
+    PollOutcome,
+    Rejected,
+    SubmitOutcome,
+    Unknown,
+)
+from tracker.rules import callbacks
+from tracker.service.recorder import Recorder
+from tracker.storage.store import Store
+
+# From this many on, in a row, answers are the account's trouble and not one request's.
+IN_A_ROW: Final = 3
+REPEATED: Final = timedelta(seconds=30)
+SAME_PAUSE: Final = timedelta(seconds=1)
+CREDENTIAL_REFUSED: Final = "the provider refuses Homing's credential"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What this process saw of one account: the last sort of answer, how often in a row, and what it recorded last."""
+
+    trouble: Trouble | None = None
+    in_a_row: int = 0
+    answered: bool = False
+    recorded: Trouble | None = None
+    recorded_at: datetime | None = None
+    paused_until: datetime | None = None
+    waited_at: datetime | None = None
+
+
+class AccountWatch:
+    """One process's watch over its accounts. What it records is committed behind whoever reports, never before it."""
+
+    def __init__(self, *, store: Store, recorder: Recorder, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._clock = clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._recording: set[asyncio.Task[None]] = set()
+
+    def answered(self, account: Account, outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> None:
+        """Take note of one answer to a request, or that none came (Unknown)."""
+        trouble = _trouble(outcome)
+        if trouble is None and not _is_good(outcome):
+            return
+        seen = self._of(account)
+        seen.in_a_row = seen.in_a_row + 1 if trouble is seen.trouble else 1
+        seen.trouble = trouble
+        now = self._clock()
+        alarms: tuple[RaisedAlarm, ...] = ()
+        why = _why(outcome)
+        if trouble is None:
+            seen.answered = True
+            note = self._note(account, now, answered_at=now)
+        else:
+            # A credential that worked may be refused for one task alone; one that never did is refused at once.
+            first = trouble is Trouble.CREDENTIAL and not seen.answered
+            if seen.in_a_row < IN_A_ROW and not first:
+                return
+            note = self._note(account, now, trouble=trouble, why=why)
+            if trouble is Trouble.UNREADABLE:
+                alarms = (_alarm(account, now, f"{seen.in_a_row} answers in a row could not be read: {why}"),)
+        known = seen.recorded_at is not None and now - seen.recorded_at < REPEATED
+        if known and seen.recorded is trouble:
+            if alarms:
+                self._record(None, alarms)
+            return
+        seen.recorded, seen.recorded_at = trouble, now
+        self._record(note, alarms)
+
+    def paused(self, account: Account, until: datetime) -> None:
+        """Take note that the account is left alone until then."""
+        seen, now = self._of(account), self._clock()
+        # Requests that were under way together pause it several times.
+        if seen.paused_until is None or until - seen.paused_until >= SAME_PAUSE:
+            seen.paused_until = until
+            self._record(self._note(account, now, paused_until=until), ())
+
+    def out_of_budget(self, account: Account) -> None:
+        """Take note that a question had to wait, since as many were asked as may be."""
+        seen, now = self._of(account), self._clock()
+        if seen.waited_at is None or now - seen.waited_at >= REPEATED:
+            seen.waited_at = now
+            self._record(self._note(account, now, waited_at=now), ())
+
+    async def state(self, provider: str, account: str) -> AccountState | None:
+        """Return what is known of an account, whichever process noticed it; None before anything was."""
+        states = await self._store.account_states()
+        return next((one for one in states if (one.provider, one.account) == (provider, account)), None)
+
+    async def close(self) -> None:
+        """Wait until all that was noticed is recorded, or could not be."""
+        await asyncio.gather(*self._recording)
+
+    def _of(self, account: Account) -> _Seen:
+        return self._seen.setdefault((account.provider.name, account.name), _Seen())
+
+    def _note(
+        self,
+        account: Account,
+        now: datetime,
+        *,
+        trouble: Trouble | None = None,
+        why: str = "",
+        answered_at: datetime | None = None,
+        paused_until: datetime | None = None,
+        waited_at: datetime | None = None,
+    ) -> AccountNote:
+        return AccountNote(
+            provider=account.provider.name,
+            account=account.name,
+            at=now,
+            trouble=trouble,
+            why=why,
+            answered_at=answered_at,
+            paused_until=paused_until,
+            waited_at=waited_at,
+        )
+
+    def _record(self, note: AccountNote | None, alarms: Sequence[RaisedAlarm]) -> None:
+        recording = asyncio.create_task(self._commit(note, tuple(alarms)), name="homing account watch")
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
+
+    async def _commit(self, note: AccountNote | None, alarms: tuple[RaisedAlarm, ...]) -> None:
+        decide = partial(callbacks.watched, note=note, alarms=alarms)
+        try:
+            await self._recorder.apply(Work(keys=frozenset(), decide=decide))
+        except HomingError:
+            # The database says so elsewhere; the next answer is noted again.
+            if note is not None:
+                seen = self._seen[note.provider, note.account]
+                seen.recorded_at = seen.paused_until = seen.waited_at = None
+
+
+def _trouble(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> Trouble | None:
+    if isinstance(outcome, BadCredential):
+        return Trouble.CREDENTIAL
+    if isinstance(outcome, Unknown):
+        return Trouble.UNREADABLE if outcome.unreadable else Trouble.OUTAGE
+    return None
+
+
+def _is_good(outcome: object) -> bool:
+    """Whether an answer shows that the account works. A refusal for now, or of a call, shows nothing."""
+    return isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple)
+
+
+def _why(outcome: object) -> str:
+    if isinstance(outcome, BadCredential):
+        return CREDENTIAL_REFUSED
+    return outcome.why if isinstance(outcome, Unknown) else ""
+
+
+def _alarm(account: Account, now: datetime, detail: str) -> RaisedAlarm:
+    return RaisedAlarm(
+        kind=Alarm.UNREADABLE_ANSWER, provider=account.provider.name, at=now, task_id=None, detail=detail
+    )

@@ -1,0 +1,232 @@
+"""Tasks that somebody else submits: expected before, adopted after, or found at the provider."""
+
+import secrets as random_secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
+from tracker.model.changes import Change, Key, Known, Work, audited, by_external_id, by_id, by_provider_id, by_sent_id
+from tracker.model.clock import Monotonic
+from tracker.model.records import Action, AuditEntry
+from tracker.model.task import Caller, Expected, IdSource, Status, Task, new_task_id
+from tracker.model.untrusted import identifier
+from tracker.providers.base import Account, Found, Kind, Missing
+from tracker.rules import identity, polls, schedule, submits
+from tracker.rules.outcomes import Rules, begun
+from tracker.service.callback_addresses import Addresses
+from tracker.service.polling import Questions
+from tracker.service.recorder import Recorder
+from tracker.storage.store import Store
+
+TAGS: Final = 20
+ADOPT: Final = "adopt"
+ABSENT_FOR: Final = timedelta(seconds=10)
+ABSENT_BOUND: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Particulars:
+    """What a caller may say about a task of its own."""
+
+    external_id: str | None = None
+    deadline: timedelta | None = None
+    tags: Sequence[str] = ()
+    origin: str = ADOPT
+
+
+class Adoption:
+    """Writes down tasks that we did not submit."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        questions: Questions,
+        addresses: Addresses,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._questions = questions
+        self._addresses = addresses
+        self._rules = rules
+        self._clock = clock
+        self._monotonic = monotonic
+        self._absent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+
+    async def expect(self, caller: Caller, account: Account, kind: Kind, said: Particulars) -> Expected:
+        """Write down a task that is about to be submitted. Raises Conflict where a row has its external id."""
+        task = self._row(caller, account, kind, said)
+        written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
+        return Expected(task=written, callback_url=self._addresses.of_task(written))
+
+    async def found(self, caller: Caller, account: Account, ref: str, *, kind: str | None = None) -> Task | None:
+        """Return the caller's task of this ID; of whatever kind where None."""
+        if identifier(ref) is None:
+            raise NotFound("no such task")
+        client = None if caller.sees_all else caller.name
+        return await self._store.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
+
+    async def known(self, caller: Caller, account: Account, kind: Kind, provider_task_id: str) -> Task | None:
+        """Return a task that has a row, None where the provider has to be asked.
+
+        Raises NotFound where the row is another client's, and where the provider said so a moment ago.
+        """
+        ref = bounded(provider_task_id, "provider_task_id")
+        known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
+        if known is not None:
+            named = ref in {known.id, known.provider_task_id}
+            if known.client == caller.name or caller.sees_all:
+                if named or ref == known.sent_external_id:
+                    return known
+            elif named:
+                raise NotFound(f"the provider has no task {ref}")
+        if self._monotonic() < self._absent.get((account.name, kind.name, ref), float("-inf")):
+            raise NotFound(f"the provider has no task {ref}")
+        return None
+
+    async def adopt(
+        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
+    ) -> Task:
+        """Ask the provider about a task that is not ``known``, and take it over.
+
+        Raises NotFound where the provider does not know it, or where it is another's.
+        """
+        ref = bounded(provider_task_id, "provider_task_id")
+        outcome = await self._questions.query(account, kind.name, ref)
+        if isinstance(outcome, Missing):
+            self._remember_absent((account.name, kind.name, ref))
+            raise NotFound(f"the provider has no task {ref}")
+        if not isinstance(outcome, Found):
+            raise ProviderUnavailable("the provider could not be asked about the task; try again")
+        task = await self.take(caller, account, kind, outcome, said)
+        if task.client != caller.name and not caller.sees_all:
+            raise NotFound(f"the provider has no task {ref}")
+        return task
+
+    async def take(self, caller: Caller, account: Account, kind: Kind, found: Found, said: Particulars) -> Task:
+        """Write down a task that the provider has just confirmed, with what it said.
+
+        Gives the row that waits for it where there is one, whoever its client is.
+        """
+        task = self._row(caller, account, kind, said, found)
+        decide: Callable[[Known], Change[Task]] = partial(
+            submits.confirmed, task=task, named=said.external_id is not None
+        )
+        if caller.sees_all and said.origin == ADOPT:
+            decide = audited(decide, partial(self._entry, caller, Action.ADOPT, detail=_claimed(found)))
+        written = await self._recorder.apply(Work(keys=_keys(task), decide=decide))
+        answer = await self._questions.record(written, account, found, asked_at=self._clock())
+        return answer.task
+
+    async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
+        """Take the provider's id from the task's owner, and poll it at once: it counts once that confirmed it.
+
+        Without a credential nobody can be asked, and it counts as it is. Raises Conflict where another id is known, or
+        another task has this one.
+        """
+        value = bounded(provider_task_id, "provider_task_id")
+        keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
+        confirmable = account.credential is not None
+        decide: Callable[[Known], Change[Task]] = partial(
+            identity.attached,
+            task_id=task.id,
+            provider_task_id=value,
+            now=self._clock(),
+            confirmable=confirmable,
+            rules=self._rules,
+        )
+        if caller.sees_all:
+            detail = f"provider_task_id={value}"
+            decide = audited(decide, partial(self._entry, caller, Action.ATTACH, detail=detail))
+        attached = await self._recorder.apply(Work(keys=keys, decide=decide))
+        return (await self._questions.ask(attached, account)).task if confirmable else attached
+
+    async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
+        """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
+        decide = partial(
+            polls.resolved,
+            task_id=task.id,
+            status=status,
+            note=note,
+            now=self._clock(),
+            lifetime=account.provider.capabilities.result_lifetime,
+            rules=self._rules,
+        )
+        entry = partial(self._entry, caller, Action.RESOLVE, detail=f"status={status.value}")
+        return await self._recorder.apply(Work(keys=frozenset({by_id(task.id)}), decide=audited(decide, entry)))
+
+    def _entry(self, caller: Caller, action: Action, task: Task, *, detail: str) -> AuditEntry:
+        return AuditEntry(at=self._clock(), client=caller.name, action=action, object=task.id, detail=detail)
+
+    def _row(self, caller: Caller, account: Account, kind: Kind, said: Particulars, found: Found | None = None) -> Task:
+        now = self._clock()
+        claim = found.claim if found is not None else None
+        external_id = None if said.external_id is None else bounded(said.external_id, "external_id")
+        if external_id is None and claim is not None:
+            external_id = claim.external_id
+        policy = self._rules.policy
+        task = Task(
+            id=new_task_id(now, random_secrets.token_bytes(10)),
+            provider=account.provider.name,
+            kind=kind.name,
+            account=account.name,
+            client=caller.name,
+            origin=said.origin,
+            created_at=now,
+            updated_at=now,
+            deadline_at=now + (said.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            external_id=external_id,
+            # What the provider knows it by, which need not be what its adopter calls it.
+            sent_external_id=claim.external_id if claim is not None else external_id,
+            provider_task_id=claim.provider_task_id if claim is not None else None,
+            unproven_id_from=IdSource.OWNER if claim is not None and claim.external_id is None else None,
+            tags=distinct_tags(said.tags),
+            callback_asked=self._addresses.asked and said.origin == "expect",
+            answered_at=now,
+        )
+        return begun(task, now=now, rules=self._rules)
+
+    def _remember_absent(self, key: tuple[str, str, str]) -> None:
+        """Remember an id for a while: a client that polls nobody's id must not become a stream of requests."""
+        self._absent[key] = self._monotonic() + ABSENT_FOR.total_seconds()
+        self._absent.move_to_end(key)
+        while len(self._absent) > ABSENT_BOUND:
+            self._absent.popitem(last=False)
+
+
+def _claimed(found: Found) -> str:
+    return f"provider_task_id={found.claim.provider_task_id or ''}"
+
+
+def bounded(value: str, name: str) -> str:
+    """Give an id from a caller, or raise InvalidRequest naming its field."""
+    told = identifier(value)
+    if told is None:
+        raise InvalidRequest(f"{name}: 1 to 200 printable characters")
+    return told
+
+
+def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Give a caller's tags without repeats, or raise InvalidRequest."""
+    if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
+        raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
+    return tuple(dict.fromkeys(tags))
+
+
+def _keys(task: Task) -> frozenset[Key]:
+    keys: set[Key] = {by_id(task.id)}
+    if task.external_id is not None:
+        keys.add(by_external_id(task.client, task.external_id))
+    if task.sent_external_id is not None:
+        keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
+    if task.provider_task_id is not None:
+        keys.add(by_provider_id(task.provider, task.account, task.provider_task_id))
+    return frozenset(keys)

@@ -1,0 +1,133 @@
+"""What clients have the provider asked: polls and lookups, within the budget that they share with the loops."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from tracker.errors import NotFound
+from tracker.model.task import Caller, Task
+from tracker.providers.base import Account, Kind
+from tracker.rules.schedule import Policy
+from tracker.service.adoption import Adoption, Particulars
+from tracker.service.budget import Budget
+from tracker.service.polling import Answer, Questions
+
+REMEMBERED: Final = 1_000
+FETCHED: Final = Particulars(origin="fetch")
+ASKED_AT_ONCE: Final = 4
+
+
+class Polling:
+    """Asks about tasks for clients. Whoever asks about a task that is being asked about waits for the same answer."""
+
+    def __init__(
+        self,
+        *,
+        questions: Questions,
+        adoption: Adoption,
+        budget: Budget,
+        policy: Policy,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._questions = questions
+        self._adoption = adoption
+        self._budget = budget
+        self._fresh = policy.fresh
+        self._clock = clock
+        self._asking: dict[str, asyncio.Task[Answer]] = {}
+        # What came of the last polls here; the row knows when, but not in which words.
+        self._said: OrderedDict[str, str] = OrderedDict()
+
+    async def poll(self, caller: Caller, task: Task, account: Account) -> tuple[Task, str]:
+        """Ask about a task now, or give the answer of a moment ago. Raises TooMany or Overloaded."""
+        asking = self._asking.get(task.id)
+        if asking is None:
+            if self._is_fresh(task):
+                return task, self._said.get(task.id, "asked a moment ago; this is what came of it")
+            self._budget.take_for(caller.name, self._clock())
+            asking = asyncio.create_task(self._ask(caller, task, account))
+            self._asking[task.id] = asking
+            asking.add_done_callback(partial(self._asked, task.id))
+        # Others may wait for it too: whoever leaves does not end it.
+        answer = await asyncio.shield(asking)
+        return answer.task, answer.why
+
+    async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
+        """Learn the provider's ID of a task and ask about it. Raises TooMany or Overloaded, and nothing is learned."""
+        if account.credential is not None:
+            # It is asked about by its own external id too.
+            self._budget.take_for(caller.name, self._clock(), 1 + (task.sent_external_id is not None))
+        return await self._adoption.attach(caller, task, account, provider_task_id)
+
+    async def adopt(
+        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
+    ) -> Task:
+        """Take over a running task. Raises TooMany or Overloaded where the provider would have to be asked."""
+        known = await self._adoption.known(caller, account, kind, provider_task_id)
+        if known is not None:
+            return known
+        self._budget.take_for(caller.name, self._clock())
+        return await self._adoption.adopt(caller, account, kind, provider_task_id, said)
+
+    async def fetch(self, caller: Caller, account: Account, kind: Kind, ref: str) -> Task:
+        """Find a task of a kind, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
+        task = await self._adoption.found(caller, account, ref, kind=kind.name)
+        # Where another kind has it, asking the provider would not help.
+        if task is None and await self._adoption.found(caller, account, ref) is None:
+            task = await self.adopt(caller, account, kind, ref, FETCHED)
+        if task is None or task.kind != kind.name:
+            raise NotFound("no such task")
+        return task
+
+    async def fetch_many(self, caller: Caller, account: Account, kind: Kind, refs: Sequence[str]) -> Sequence[Task]:
+        """Find tasks of any kind, and ask the provider about all others or about none; leave out what nobody knows."""
+        found: dict[str, Task] = {}
+        unknown: list[str] = []
+        for ref in refs:
+            with suppress(NotFound):
+                known = await self._adoption.found(caller, account, ref)
+                if (known := known or await self._adoption.known(caller, account, kind, ref)) is None:
+                    unknown.append(ref)
+                else:
+                    found[ref] = known
+        self._budget.take_for(caller.name, self._clock(), len(unknown))
+        slots = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def one(ref: str) -> None:
+            async with slots:
+                with suppress(NotFound):
+                    found[ref] = await self._adoption.adopt(caller, account, kind, ref, FETCHED)
+
+        await asyncio.gather(*map(one, unknown))
+        return [found[ref] for ref in refs if ref in found]
+
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        for asking in self._asking.values():
+            asking.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    def _asked(self, task_id: str, asking: asyncio.Task[Answer]) -> None:
+        del self._asking[task_id]
+        if not asking.cancelled():
+            # Whoever waited has it; where nobody does, it must not be reported as forgotten.
+            asking.exception()
+
+    async def _ask(self, caller: Caller, task: Task, account: Account) -> Answer:
+        answer = await self._questions.ask(task, account)
+        self._budget.spend_for(caller.name, answer.requests - 1)
+        self._said[task.id] = answer.why
+        self._said.move_to_end(task.id)
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        return answer
+
+    def _is_fresh(self, task: Task) -> bool:
+        polled = task.polled_at
+        if polled is None or (task.heard_at is not None and task.heard_at > polled):
+            return False
+        return timedelta() <= self._clock() - polled < self._fresh

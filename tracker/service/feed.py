@@ -1,0 +1,284 @@
+"""The change feed: what was committed, in the order of commits, to whoever waits for it.
+
+One reader per process follows the events table; a thousand waiters cost no query each. It reads when something was
+committed here (a hint), when another process says that it has committed (a notice), and in any case every second: both
+are only hints, and a lost one costs a second. Nobody waits: nothing is read.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Final, Protocol
+
+from tracker.errors import HomingError
+from tracker.model.event import Found
+
+log: Final = logging.getLogger("homing.feed")
+
+# A reader that comes sooner would find too little to be worth the look.
+PACE: Final = timedelta(milliseconds=10)
+# Where so many come at once, fewer and larger looks leave more room to those who bring them.
+MUCH: Final = 40
+SLOWER: Final = timedelta(milliseconds=40)
+LOOK: Final = timedelta(seconds=1)
+# How much is kept in memory for readers that are a little behind; the others read from the database.
+KEPT: Final = 2_000
+PAGE: Final = 500
+
+
+class Events(Protocol):
+    """Where events are read from; ``tracker.storage`` has it."""
+
+    async def events(self, *, after: int, limit: int) -> Sequence[Found]: ...
+
+    async def latest(self) -> int: ...
+
+    async def horizon(self) -> int: ...
+
+    async def given(self) -> int: ...
+
+
+class Notices(Protocol):
+    """How processes that share a database tell each other that something was committed."""
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call ``heard`` for each notice of another process, until cancelled; raises where that cannot be."""
+
+    async def announce(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Feed:
+    """The events of one database. ``open`` starts the reader, ``close`` ends it and every waiting.
+
+    A reader keeps a cursor: ``read`` what is after it, then wait until there is more ``beyond`` it.
+    """
+
+    def __init__(self, events: Events, *, notices: Notices | None = None) -> None:
+        self._events = events
+        self._notices = notices
+        self._latest = 0
+        # Every event after ``_floor`` up to ``_latest``.
+        self._kept: list[Found] = []
+        self._floor = 0
+        self._news = asyncio.Event()
+        self._hinted = asyncio.Event()
+        self._unannounced = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._waiting = 0
+        self._left_at = float("-inf")
+        self._of_task: dict[str, set[asyncio.Event]] = {}
+        self._running: list[asyncio.Task[None]] = []
+        self._trouble = ""
+        self._dismissed = False
+        # How often everything was forgotten, and whether it is still to be found out where to go on.
+        self._restarts = 0
+        self._lost = False
+
+    async def open(self) -> None:
+        self._dismissed = False
+        self._kept = []
+        self._floor = self._latest = await self._events.latest()
+        loops = [self._follow()]
+        if self._notices is not None:
+            loops += [self._listen(self._notices), self._announce(self._notices)]
+        self._running = [asyncio.create_task(loop, name="homing feed") for loop in loops]
+
+    async def close(self) -> None:
+        self.dismiss()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running = []
+        if self._notices is not None:
+            await self._notices.close()
+
+    def dismiss(self) -> None:
+        """Let everybody go who waits, and let nobody wait any more: the server that they ask is about to end."""
+        self._dismissed = True
+        self._wake_all()
+
+    @property
+    def dismissed(self) -> bool:
+        return self._dismissed
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for something now."""
+        return self._waiting
+
+    @property
+    def latest(self) -> int:
+        """The newest cursor that is known here; ``now`` asks."""
+        return self._latest
+
+    async def now(self) -> int:
+        """Give the cursor behind everything that is committed."""
+        return await self._events.latest()
+
+    async def horizon(self) -> int:
+        """Give the cursor before which events have been deleted: a reader that stopped before it missed something."""
+        return await self._events.horizon()
+
+    async def given(self) -> int:
+        """Return the greatest cursor that may have been given, whether or not an event was committed there."""
+        return await self._events.given()
+
+    def start_over(self) -> None:
+        """Forget what was read: the database is in another state. Whoever waits looks again."""
+        self._restarts += 1
+        self._lost = True
+        self._kept = []
+        # Whatever is asked for is read from the database, until it is known where that ends.
+        self._floor = self._latest
+        self._hinted.set()
+        self._wake_all()
+        self._news = asyncio.Event()
+
+    async def reaches(self, after: int) -> bool:
+        """Tell whether everything after a cursor is still there to be read; ask once it was read."""
+        return after >= self._floor or after >= await self._events.horizon()
+
+    def hint(self) -> None:
+        """Say that something was committed here."""
+        self._hinted.set()
+        self._unannounced.set()
+
+    async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Found]:
+        """Give the next events after a cursor, none where there are none yet."""
+        if after < self._floor:
+            return await self._events.events(after=after, limit=limit)
+        start = bisect_right(self._kept, after, key=lambda event: event.cursor)
+        return self._kept[start : start + limit]
+
+    async def beyond(self, after: int, *, within: timedelta) -> bool:
+        """Wait until there are events after a cursor; False where there are none ``within`` that time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within.total_seconds()), self._wanting():
+                while (self._latest <= after or self._lost) and not self._dismissed:
+                    await self._news.wait()
+        return self._latest > after and not self._lost
+
+    @asynccontextmanager
+    async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
+        """Give an Event that is set when the task may have changed since; look at the task only after entering.
+
+        Once the feed is dismissed nothing sets it.
+        """
+        changed = asyncio.Event()
+        self._of_task.setdefault(task_id, set()).add(changed)
+        try:
+            async with self._wanting():
+                yield changed
+        finally:
+            watching = self._of_task[task_id]
+            watching.discard(changed)
+            if not watching:
+                del self._of_task[task_id]
+
+    @asynccontextmanager
+    async def _wanting(self) -> AsyncIterator[None]:
+        self._waiting += 1
+        if self._waiting == 1:
+            # What nobody waited for was not read: whoever comes now is told at once.
+            self._hinted.set()
+            self._wanted.set()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._wanted.clear()
+                self._left_at = asyncio.get_running_loop().time()
+
+    async def _follow(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            if not self._wanted.is_set():
+                await self._wanted.wait()
+                # Who waits again and again is away for moments.
+                if now() - self._left_at > LOOK.total_seconds():
+                    await self._try("events cannot be read", self._catch_up)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK.total_seconds()):
+                    await self._hinted.wait()
+            self._hinted.clear()
+            before = len(self._kept)
+            await self._try("events cannot be read", self._look)
+            much = len(self._kept) - before > MUCH
+            await asyncio.sleep((SLOWER if much else PACE).total_seconds())
+
+    async def _catch_up(self) -> None:
+        """Pass over what nobody waited for, where that is much or not whole any more.
+
+        Who wants it reads it from the database, and is told there that something is gone.
+        """
+        newest = await self._events.latest()
+        if newest - self._latest > KEPT or await self._events.horizon() > self._latest:
+            self._kept = []
+            self._floor = self._latest = newest
+            self._wake_all()
+            self._news = asyncio.Event()
+
+    async def _look(self) -> None:
+        restarts = self._restarts
+        if self._lost:
+            newest = await self._events.latest()
+            if restarts == self._restarts:
+                self._floor = self._latest = newest
+                self._lost = False
+                self._wake_all()
+                self._news = asyncio.Event()
+                self._hinted.set()
+            return
+        found = await self._events.events(after=self._latest, limit=PAGE)
+        if not found or restarts != self._restarts:
+            return
+        self._kept.extend(found)
+        self._latest = found[-1].cursor
+        if len(found) == PAGE:
+            self._hinted.set()
+        if len(self._kept) > 2 * KEPT:
+            self._floor = self._kept[-KEPT - 1].cursor
+            del self._kept[:-KEPT]
+        for event in found:
+            if event.task_id is not None:
+                for changed in self._of_task.get(event.task_id, ()):
+                    changed.set()
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _listen(self, notices: Notices) -> None:
+        while True:
+            await self._try("notices of other processes cannot be heard", lambda: notices.listen(self._hinted.set))
+            await asyncio.sleep(LOOK.total_seconds())
+
+    async def _announce(self, notices: Notices) -> None:
+        while True:
+            await self._unannounced.wait()
+            self._unannounced.clear()
+            await self._try("other processes cannot be told", notices.announce)
+            await asyncio.sleep(PACE.total_seconds())
+
+    async def _try(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Do something that may fail, and is tried again; what is wrong is logged once."""
+        said = ""
+        try:
+            await action()
+        except HomingError as error:
+            said = f"{what}: {error.detail}"
+        except Exception as error:  # noqa: BLE001 - the feed survives any single failure
+            said = f"{what}: {type(error).__name__}"
+        if said and said != self._trouble:
+            log.warning("%s", said)
+        self._trouble = said
+
+    def _wake_all(self) -> None:
+        for watching in self._of_task.values():
+            for changed in watching:
+                changed.set()
+        self._news.set()

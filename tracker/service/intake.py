@@ -1,0 +1,339 @@
+"""Taking submits in: the row first, one submit per row, and never a second row for the same wish."""
+
+import asyncio
+import json
+import secrets as random_secrets
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
+from tracker.model.changes import Key, Work, by_external_id, by_id, by_idempotency_key, by_sent_id, by_unanswered
+from tracker.model.clock import Deadline
+from tracker.model.rooms import Room
+from tracker.model.task import Caller, Task, new_task_id
+from tracker.providers.base import Account, Kind, Order
+from tracker.rules import intents, schedule, submits
+from tracker.rules.intents import Intent
+from tracker.rules.outcomes import Rules
+from tracker.service.adoption import bounded, distinct_tags
+from tracker.service.external_ids import ExternalIds, is_named
+from tracker.service.recorder import Recorder
+from tracker.service.submission import RETRY_LATER, Submission
+from tracker.storage.store import Store
+
+T = TypeVar("T")
+# What two equal submits of a client have in common.
+BodyKey = tuple[str, str | None]
+# A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
+CLOCKS_APART: Final = timedelta(seconds=0.5)
+LOOK_AGAIN: Final = timedelta(seconds=0.1)
+# How many rows may be in doubt before nothing more is written: a full disk must not fill the memory too.
+IN_DOUBT: Final = 200
+UNSENT: Final = "the database did not say whether this was written down, so nothing was sent"
+FULL: Final = "too many large tasks wait for the provider's answer; nothing was sent to it"
+# Whoever has been silent for so long is gone, also where nobody is left to say so.
+LONG_SILENT: Final = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a caller may say about a submit besides its order."""
+
+    tags: Sequence[str] = ()
+    idempotency_key: str | None = None
+    deadline: timedelta | None = None
+    answered_later: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taking:
+    """One submit on its way in: which row it got, once that is known, and whether its client left."""
+
+    row_id: str | None = None
+    left: bool = False
+
+
+class Intake:
+    """Holds the submits in flight, so that a re-sent one waits for the first, and none is cut short.
+
+    Whose client left without an answer is known here at once, and noted in the row as soon as the database takes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        submission: Submission,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        callbacks: bool,
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._notes = submission.notes
+        self._external_ids = ExternalIds(store)
+        self._submission = submission
+        self._rules = rules
+        self._clock = clock
+        self._callbacks = callbacks
+        # Bodies of submits in flight; the places of their requests are given back as soon as a client hangs up.
+        self._bodies = Room(rules.policy.submission_room, FULL)
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._sending: dict[str, asyncio.Task[Task]] = {}
+        # By client and body: rows whose clients left, while that is not committed yet.
+        self._left: dict[BodyKey, set[str]] = {}
+        # By client and body: rows that may exist although their clients got an error.
+        self._unsure: dict[BodyKey, set[str]] = {}
+        self._resending: WeakValueDictionary[BodyKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self) -> None:
+        """Read the secret that external ids are derived with; the first start makes it, so that every backup has it."""
+        await self._external_ids.open()
+
+    async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
+        """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
+
+        Both run on by themselves if the caller stops waiting: what is written down is sent.
+        """
+        task = self._row(caller, account, kind, order, wishes)
+        state = _Taking()
+        taking = self._spawn(self._take(task, account, order, state))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            state.left = True
+            self._leave(_body_key(task), task.id if state.row_id is None else state.row_id)
+            raise
+
+    async def _take(self, task: Task, account: Account, order: Order, state: _Taking) -> Task:
+        body = kept_body(order)
+        with self._bodies.holding(task.client, len(body)):
+            # What is there already is given all the same: an error would say that nothing was created.
+            writing = self._write(task, body, sendable=account.credential is not None)
+            del body
+            try:
+                intent = await writing
+            except CommitUnknown:
+                self._withdraw(task)
+                raise
+            return await self._send(task, intent, account, order, state)
+
+    def _withdraw(self, task: Task) -> None:
+        """Reject a row of which nobody knows whether it is committed: its client is told that nothing was sent."""
+        refused = partial(submits.refused, task_id=task.id, why=UNSENT, now=self._clock(), rules=self._rules)
+        decide = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=refused)
+        # Its other names have this wait for a commit that is still under way.
+        keys = frozenset(self._names(task))
+        self._unsure.setdefault(_body_key(task), set()).add(task.id)
+        written = partial(_forget, self._unsure, _body_key(task), task.id)
+        self._notes.keep(_intent_of(task.id), Work(keys=keys, decide=decide), written=written)
+
+    async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
+        state.row_id = intent.task.id
+        if state.left and not intent.fresh:
+            # It was noted of a row that did not come to be.
+            self._returned(_body_key(task), task.id)
+            self._leave(_body_key(task), intent.task.id)
+        if not intent.fresh:
+            sending = self._sending.get(intent.task.id)
+            return intent.task if sending is None else await sending
+        if account.credential is None:
+            raise _missing_credential(account)
+        assert task.attempt_deadline_at is not None
+        sending = asyncio.create_task(
+            self._submission.first(intent.task, order, account, until=task.attempt_deadline_at)
+        )
+        self._sending[task.id] = sending
+        sending.add_done_callback(lambda _: self._sending.pop(task.id, None))
+        return await sending
+
+    async def answered(self, task_id: str) -> None:
+        """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
+        decide = partial(intents.answered, task_id=task_id, now=self._clock())
+        self._notes.keep(_note_of(task_id), Work(keys=frozenset({by_id(task_id)}), decide=decide))
+        await self._notes.attempt(_note_of(task_id))
+
+    async def abandoned(self, task: Task) -> None:
+        """Note that the client of a submit left without its answer: the same body, sent again, is the same wish.
+
+        It is known here at once. Returns after the first try to write it; what fails is tried again.
+        """
+        self._leave(_body_key(task), task.id)
+        await self._notes.attempt(_note_of(task.id))
+
+    def _leave(self, body_key: BodyKey, task_id: str) -> None:
+        self._left.setdefault(body_key, set()).add(task_id)
+        decide = partial(intents.abandoned, task_id=task_id)
+        work = Work(keys=frozenset({by_id(task_id)}), decide=decide)
+        self._notes.keep(_note_of(task_id), work, written=partial(self._returned, body_key, task_id))
+
+    def _returned(self, body_key: BodyKey, task_id: str) -> None:
+        """Forget that a client left: the row says so, or the client came back for it."""
+        _forget(self._left, body_key, task_id)
+
+    def is_sending(self, task_id: str) -> bool:
+        """Tell whether a submit of the task is under way in this process."""
+        return task_id in self._sending
+
+    async def finish(self) -> None:
+        """Wait for the submits in flight, each of which ends by its own deadline, and write the last notes."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        await self._notes.close()
+
+    def _row(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
+        now = self._clock()
+        policy = self._rules.policy
+        until = now + policy.answer_within
+        task_id = new_task_id(now, random_secrets.token_bytes(10))
+        key = wishes.idempotency_key
+        return Task(
+            id=task_id,
+            provider=account.provider.name,
+            kind=kind.name,
+            account=account.name,
+            client=caller.name,
+            origin=submits.ORIGIN_SUBMIT,
+            created_at=now,
+            updated_at=now,
+            deadline_at=now + (wishes.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            external_id=order.external_id,
+            sent_external_id=task_id,
+            idempotency_key=None if key is None else bounded(key, "Idempotency-Key"),
+            request=order.shown,
+            request_hash=order.request_hash,
+            model=order.model,
+            caller_callback_url=order.callback_url,
+            callback_asked=self._callbacks,
+            tags=distinct_tags(wishes.tags),
+            attempts=1,
+            attempt_deadline_at=until,
+            lease_owner=self._rules.owner,
+            lease_until=until + policy.lease_margin,
+            next_poll_at=until + policy.lease_margin,
+            taken_by=self._rules.owner,
+            answered_at=None if wishes.answered_later else now,
+        )
+
+    async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
+        body_key = _body_key(task)
+        for task_id in tuple(self._unsure.get(body_key, ())):
+            if not await self._notes.attempt(_intent_of(task_id)):
+                raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
+        if len(self._unsure) >= IN_DOUBT:
+            raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
+        if not self._left.get(body_key):
+            return await self._intend(task, body, sendable=sendable)
+        # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
+        async with self._resending.setdefault(body_key, asyncio.Lock()):
+            for task_id in list(self._left.get(body_key, ())):
+                await self._notes.drop(_note_of(task_id))
+            try:
+                intent = await self._intend(task, body, sendable=sendable)
+                self._returned(body_key, intent.task.id)
+                return intent
+            finally:
+                for task_id in list(self._left.get(body_key, ())):
+                    self._leave(body_key, task_id)
+
+    async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
+        keys = self._names(task)
+        # The one process that serves a file knows that no other lives.
+        gone: dict[str, bool] | None = {} if self._store.shared else None
+        left = frozenset(self._left.get(_body_key(task), ()))
+        named = is_named(task)
+        # Without a retention no row was ever deleted, and the first generation needs no look.
+        generation = await self._external_ids.first_generation(task) if named and self._rules.policy.retention else 0
+        while True:
+            if named:
+                task = replace(task, sent_external_id=await self._external_ids.of(task, generation))
+                assert task.sent_external_id is not None
+                keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
+            decide = partial(
+                intents.intended,
+                task=task,
+                body=body,
+                policy=self._rules.policy,
+                gone=gone,
+                left=left,
+                sendable=sendable,
+            )
+            intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+            if intent.repeated:
+                generation = await self._external_ids.next_generation(task, generation + 1)
+                continue
+            if intent.doubt is None or gone is None:
+                return intent
+            gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)
+
+    @staticmethod
+    def _names(task: Task) -> set[Key]:
+        keys: set[Key] = {by_id(task.id)}
+        if task.external_id is not None:
+            keys.add(by_external_id(task.client, task.external_id))
+        if task.idempotency_key is not None:
+            keys.add(by_idempotency_key(task.client, task.idempotency_key))
+        if task.request_hash is not None:
+            keys.add(by_unanswered(task.client, task.request_hash))
+        return keys
+
+    async def _is_gone(self, owner: str, *, since: datetime) -> bool:
+        """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
+        waited = Deadline(self._submission.monotonic, LONG_SILENT)
+        while (seen := await self._store.last_seen(owner)) is not None:
+            if seen > since + CLOCKS_APART:
+                return False
+            # Also where the clock was set meanwhile: a heartbeat that comes is later than the request by then.
+            if self._clock() - seen > LONG_SILENT or waited.left <= timedelta():
+                break
+            await asyncio.sleep(LOOK_AGAIN.total_seconds())
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._landed)
+        return task
+
+    def _landed(self, taking: asyncio.Task[Any]) -> None:
+        self._under_way.discard(taking)
+        if not taking.cancelled():
+            # Whoever waited has it; where nobody does, it must not be reported as forgotten.
+            taking.exception()
+
+
+def _body_key(task: Task) -> BodyKey:
+    return task.client, task.request_hash
+
+
+def _forget(rows: dict[BodyKey, set[str]], body_key: BodyKey, task_id: str) -> None:
+    left = rows.get(body_key, set())
+    left.discard(task_id)
+    if not left:
+        rows.pop(body_key, None)
+
+
+def _intent_of(task_id: str) -> str:
+    return f"intent of {task_id}"
+
+
+def _note_of(task_id: str) -> str:
+    return f"client of {task_id}"
+
+
+def _missing_credential(account: Account) -> CredentialMissing:
+    what = f"; set {account.credential_settings}" if account.credential_settings else ""
+    return CredentialMissing(
+        f"credential missing: this server has none for {account.provider.name}, so nothing was sent or created{what}",
+        retry_after=RETRY_LATER,
+    )
+
+
+def kept_body(order: Order) -> bytes:
+    """Give what is kept of an order until the provider has it."""
+    return json.dumps(order.body, ensure_ascii=False).encode()

@@ -1,0 +1,91 @@
+"""Keeps what the schedule has learned up to date, from the rows: every process learns the same from one database."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from tracker.errors import HomingError
+from tracker.model.clock import Monotonic
+from tracker.providers.base import Account
+from tracker.rules.learning import Habits, learn
+from tracker.rules.schedule import Policy
+from tracker.service.repeat import pause
+from tracker.storage.store import Store
+
+log = logging.getLogger("homing.learner")
+
+# More than this is not read at once: of so many the newest tell as much as all.
+PAGE: Final = 2_000
+
+
+class Learner:
+    """``habits`` is the present snapshot; ``run`` renews it until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        accounts: Mapping[str, Account],
+        policy: Policy,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self._monotonic = monotonic
+        self._learned_at = float("-inf")
+        self._trouble = ""
+        self._first = Habits(
+            usual={
+                (account.provider.name, kind.name): kind.usual
+                for account in accounts.values()
+                for kind in account.provider.kinds.values()
+            }
+        )
+        self.habits = self._first
+
+    def forget(self) -> None:
+        """Learn everything anew: the database is in another state."""
+        self.habits, self._learned_at = self._first, float("-inf")
+
+    async def learn(self) -> None:
+        """Learn from the tasks that came home since the last time. Raises StoreUnavailable."""
+        now = self._clock()
+        # A callback that comes just behind a poll was not lost.
+        until = now - self._policy.callback_grace
+        if self.habits.upto is not None and self.habits.upto[0] > now:
+            # The clock was set back. What ends from now on would come before all that was learned: begin anew.
+            self.habits = self._first
+        found = await self._store.completions(after=self.habits.upto, until=until, limit=PAGE)
+        if len(found) == PAGE:
+            found = await self._store.completions(after=None, until=until, limit=PAGE)
+        self.habits = learn(self.habits, found)
+        self._learned_at = self._monotonic()
+
+    async def lately(self) -> Habits:
+        """Give what is learned, no older than it would be where ``run`` runs. Raises StoreUnavailable."""
+        if self._monotonic() - self._learned_at >= self._policy.learn_every.total_seconds():
+            await self.learn()
+        return self.habits
+
+    async def refresh(self) -> None:
+        """Learn; what fails is logged once, and what was learned before stays."""
+        trouble = ""
+        try:
+            await self.learn()
+        except HomingError as error:
+            trouble = error.detail
+        except Exception as error:  # noqa: BLE001 - a schedule that learns nothing still asks
+            trouble = type(error).__name__
+        if trouble != self._trouble:
+            log.warning("the schedule %s", f"cannot learn: {trouble}" if trouble else "learns again")
+            self._trouble = trouble
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Renew the snapshot every ``policy.learn_every`` until ``stop``."""
+        while not stop.is_set():
+            await self.refresh()
+            await pause(stop, self._policy.learn_every)

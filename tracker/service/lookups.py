@@ -1,0 +1,72 @@
+"""Lookups by external id: where they are proven to work, and when to find out.
+
+Only one thing proves them: a query whose key was our external id, at this address and for this kind, was answered with
+the task. A reply that repeats our id proves nothing: a gateway may repeat what it was sent and rename it upstream.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from tracker.model.changes import Seen
+from tracker.model.task import SETTLED, Task
+from tracker.providers.base import Account
+from tracker.rules.schedule import Policy
+from tracker.storage.store import Store
+
+# Databases of earlier versions hold "lookup by external id", which an echo in any reply was enough for.
+FOUND_BY_EXTERNAL_ID: Final = "task found by external id"
+# After so long an answer is asked for anew, whichever it was: a gateway may change what is behind it.
+TRUSTED_FOR: Final = timedelta(days=1)
+LONGEST_GAP: Final = timedelta(hours=1)
+Purpose = Literal["plan", "ask", "search"]
+
+
+class Lookups:
+    """What is known about lookups by external id, per address and kind of task."""
+
+    def __init__(self, *, store: Store, policy: Policy, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self._turns: dict[tuple[Purpose, str, str], tuple[datetime, timedelta]] = {}
+
+    async def proven(self, account: Account, kind: str) -> bool:
+        """Return whether a lookup by external id found its task at the address, for the kind."""
+        seen = await self._store.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
+        return seen is not None and seen[0]
+
+    async def due(self, account: Account, kind: str, purpose: Purpose) -> bool:
+        """Return whether it is time to find out; True only once in a while in this process, whoever asks.
+
+        ``plan`` brings the first poll of an accepted task forward, ``ask`` makes a poll a lookup, and ``search`` looks
+        for a task to ask about, because the recovery of another one needs to know.
+        """
+        key = (purpose, account.base_url, kind)
+        now = self._clock()
+        since, gap = self._turns.get(key, (now, timedelta()))
+        # A clock that was set back must not silence this for longer than the gap.
+        if since <= now < since + gap:
+            return False
+        # Written before anything is awaited: of many tasks that are accepted at once, one asks.
+        self._turns[key] = (now, min(max(gap * 2, self._policy.first_lookup), LONGEST_GAP))
+        seen = await self._store.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
+        if seen is None or now - seen[1] > TRUSTED_FOR:
+            return True
+        self._turns[key] = (now, min(TRUSTED_FOR - (now - seen[1]), LONGEST_GAP))
+        return False
+
+
+def can_prove(task: Task) -> bool:
+    """Return whether a lookup of the task can prove anything: we sent its external id, and the provider has it."""
+    return (
+        task.attempts > 0
+        and task.sent_external_id is not None
+        and task.provider_task_id is not None
+        and task.status not in SETTLED
+    )
+
+
+def lookup_seen(account: Account, kind: str, at: datetime, *, found: bool) -> Seen:
+    """Record the result of a lookup by external id of a task that the provider has."""
+    return Seen(base_url=account.base_url, kind=kind, name=FOUND_BY_EXTERNAL_ID, present=found, at=at)

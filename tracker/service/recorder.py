@@ -1,0 +1,170 @@
+"""Group commit: many concurrent pieces of work become one transaction, and only then is everyone answered.
+
+The queue is bounded: beyond the bound the load is shed (Overloaded), never queued. A batch that the database cannot
+take for what is in it is bisected until the one bad piece stands alone; a database that is unavailable fails the whole
+batch at once, and nothing of it was committed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
+from tracker.model.changes import Work
+
+T = TypeVar("T")
+Piece = tuple[Work[Any], asyncio.Future[Any]]
+log = logging.getLogger("homing.recorder")
+
+QUEUE_BOUND: Final = 4_096
+BATCH_BOUND: Final = 256
+# How many turns of the event loop a batch waits for more at most: a loop that is flooded makes slow ones.
+TURNS: Final = 10
+RETRY_AFTER: Final = timedelta(seconds=2)
+# So many batches in a row, the last of them not longer ago: requests fail, whatever a single write may do.
+FAILURES: Final = 3
+FAILED_FOR: Final = timedelta(seconds=30)
+
+
+class Writer(Protocol):
+    """What the recorder needs of a store."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches it takes at once."""
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]: ...
+
+
+class Recorder:
+    """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued.
+
+    ``committed`` is called after each batch.
+    """
+
+    def __init__(
+        self,
+        store: Writer,
+        *,
+        committed: Callable[[], None] = lambda: None,
+        queue_bound: int = QUEUE_BOUND,
+        batch_bound: int = BATCH_BOUND,
+    ) -> None:
+        self._store = store
+        self._committed = committed
+        self._batch_bound = batch_bound
+        self._queue: asyncio.Queue[Piece | None] = asyncio.Queue(queue_bound)
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        # How many batches failed since the last that did not, why the last of them did, and when.
+        self._failures = 0
+        self._failure = ""
+        self._failed_at = 0.0
+
+    async def open(self) -> None:
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="homing recorder")
+
+    async def close(self) -> None:
+        """Commit what is queued, then stop."""
+        if self._task is None:
+            return
+        self._closing = True
+        await self._queue.put(None)
+        await self._task
+        self._task = None
+
+    async def apply(self, work: Work[T]) -> T:
+        """Commit one piece, in a transaction shared with whoever else is waiting, and give its result.
+
+        Raises the CallerError that its decision raised, StoreUnavailable or Overloaded; then nothing of it was
+        committed. Once queued it is committed even if the caller stops waiting.
+        """
+        if self._closing or self._task is None:
+            raise StoreUnavailable("the recorder is not running", retry_after=RETRY_AFTER)
+        # Not by asking for the running loop: Python 3.11 asks the system for the process each time.
+        answer: asyncio.Future[T] = self._task.get_loop().create_future()
+        try:
+            self._queue.put_nowait((work, answer))
+        except asyncio.QueueFull:
+            raise Overloaded("too much is waiting to be written", retry_after=RETRY_AFTER) from None
+        return await answer
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no batch can be committed, None where the latest ones could, or nobody has tried lately."""
+        if self._task is None or self._failures < FAILURES:
+            return None
+        silence = self._task.get_loop().time() - self._failed_at
+        return self._failure if silence < FAILED_FOR.total_seconds() else None
+
+    async def _run(self) -> None:
+        room = asyncio.Semaphore(self._store.batches_at_once)
+        async with asyncio.TaskGroup() as committing:
+            last = False
+            while not last:
+                # What comes meanwhile goes along.
+                await room.acquire()
+                batch, last = await self._gathered()
+                if batch:
+                    committing.create_task(self._commit(batch)).add_done_callback(lambda _: room.release())
+
+    async def _gathered(self) -> tuple[Sequence[Piece], bool]:
+        """Wait for the next batch; also tells whether it is the last."""
+        batch: list[Piece] = []
+        item = await self._queue.get()
+        await self._let_in()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == self._batch_bound or self._queue.empty():
+                return batch, False
+            item = self._queue.get_nowait()
+        return batch, True
+
+    async def _let_in(self) -> None:
+        """Let whoever is at the door already come along: a batch of one costs hardly less than one of ten."""
+        seen = -1
+        for _ in range(TURNS):
+            if not seen < (waiting := self._queue.qsize()) < self._batch_bound:
+                return
+            seen = waiting
+            await asyncio.sleep(0)
+
+    async def _commit(self, batch: Sequence[Piece]) -> None:
+        try:
+            results = await self._store.apply([work for work, _ in batch])
+        except (StoreUnavailable, Overloaded) as error:
+            if isinstance(error, StoreUnavailable):
+                self._failures += 1
+                self._failure, self._failed_at = error.detail, asyncio.get_running_loop().time()
+            _answer_all(batch, type(error)(error.detail, retry_after=RETRY_AFTER))
+        except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
+            if len(batch) == 1:
+                log.error("a piece of work cannot be written: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
+                _answer_all(batch, OurError("this could not be written down", retry_after=RETRY_AFTER))
+                return
+            middle = len(batch) // 2
+            await self._commit(batch[:middle])
+            await self._commit(batch[middle:])
+        else:
+            self._failures = 0
+            for (_, answer), result in zip(batch, results, strict=True):
+                _answer(answer, result)
+            self._committed()
+
+
+def _answer_all(batch: Sequence[Piece], error: Exception) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            answer.set_exception(error)
+
+
+def _answer(answer: asyncio.Future[Any], result: object) -> None:
+    if answer.done():
+        return
+    if isinstance(result, CallerError):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)

@@ -1,0 +1,68 @@
+"""Starting over when the database came back in another state: a failover that lost commits, a restored backup.
+
+The store notices it, and has let the event numbers continue where none was given before. What this process remembers is
+of a past that the database does not have any more: it is dropped here, and read again.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final, Protocol
+
+from tracker.errors import HomingError
+from tracker.model.task import Alarm
+from tracker.service.callback_addresses import Addresses
+from tracker.service.feed import Feed
+from tracker.service.learner import Learner
+from tracker.storage.store import Store
+
+AGAIN: Final = timedelta(seconds=1)
+# Alarms are counted by provider; this one is nobody else's.
+OURS: Final = "homing"
+DETAIL: Final = (
+    "another database server answers, or the database was restored: the latest commits may be lost, "
+    "and sinks may receive events again"
+)
+
+
+class RaisesAlarms(Protocol):
+    """Counts an alarm, and tells the first of its kind in an hour."""
+
+    async def __call__(self, kind: Alarm, *, provider: str, detail: str) -> None: ...
+
+
+class Restoration:
+    """Drops what a process remembers of a database, each time that this is in another state, until it is closed."""
+
+    def __init__(
+        self, store: Store, *, feed: Feed, learner: Learner, addresses: Addresses, alarm: RaisesAlarms
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._learner = learner
+        self._addresses = addresses
+        self._alarm = alarm
+        self._restoring: set[asyncio.Task[None]] = set()
+        store.continuity.listen(self._start_over)
+
+    async def close(self) -> None:
+        for task in self._restoring:
+            task.cancel()
+        await asyncio.gather(*self._restoring, return_exceptions=True)
+
+    def _start_over(self) -> None:
+        self._feed.start_over()
+        self._learner.forget()
+        restoring = asyncio.create_task(self._restore(), name="homing restoration")
+        self._restoring.add(restoring)
+        restoring.add_done_callback(self._restoring.discard)
+
+    async def _restore(self) -> None:
+        """Keep the secrets that are in use, and raise the alarm; again and again where the database is away."""
+        while True:
+            with suppress(HomingError):
+                await self._store.secrets.record_again()
+                await self._addresses.open()
+                await self._alarm(Alarm.DATABASE_CHANGED, provider=OURS, detail=DETAIL)
+                return
+            await asyncio.sleep(AGAIN.total_seconds())

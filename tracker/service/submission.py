@@ -1,0 +1,317 @@
+"""Sending a task out so that it is never charged twice.
+
+The row and its attempt are committed before the call. What the answer leaves open is settled behind the client's back:
+once the provider may have the task, the client is told success; an error means that nothing was created.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, assert_never
+
+from tracker.errors import CredentialRefused, HomingError, NotSent, OurError, ProviderUnavailable, Refused, ReplyLost
+from tracker.model.changes import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
+from tracker.model.clock import Deadline, Monotonic
+from tracker.model.task import Alarm, Status, Task
+from tracker.model.untrusted import read_object
+from tracker.providers.base import (
+    Accepted,
+    Account,
+    BadCredential,
+    Busy,
+    Credential,
+    Duplicate,
+    NoSuchCall,
+    Order,
+    Rejected,
+    SubmitOutcome,
+    Unknown,
+)
+from tracker.providers.masking import excerpt, masked
+from tracker.rules import callbacks, recovery, schedule, submits
+from tracker.rules.outcomes import Rules
+from tracker.service.account_watch import CREDENTIAL_REFUSED
+from tracker.service.notes import Notes
+from tracker.service.polling import CREDENTIAL_PAUSE, Questions
+from tracker.service.recorder import Recorder
+from tracker.storage.store import Store
+from tracker.transport import Sender
+
+log = logging.getLogger("homing.submission")
+
+RETRY_LATER: Final = timedelta(seconds=5)
+# A repeat needs at least this share of the whole time, or its own outcome would be lost.
+LAST_CHANCE: Final = 0.2
+Waiting = Busy | NotSent
+
+
+class Submission:
+    """The one place that calls what creates tasks."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recorder: Recorder,
+        transport: Sender,
+        questions: Questions,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
+        callback_address: Callable[[Task], str | None],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self.notes = Notes(recorder)
+        self._transport = transport
+        self._questions = questions
+        self._rules = rules
+        self._clock = clock
+        self.monotonic = monotonic
+        self._callback_address = callback_address
+
+    async def first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
+        """Submit a task whose intent was just written down; its client is waiting ``until`` then.
+
+        Gives the task once the provider has it or may have it. Raises Refused, CredentialRefused or
+        ProviderUnavailable once it is certain, and written down, that nothing was created. Whatever else goes wrong
+        is not told as an error: the row stays pending, and recovery settles it behind a client told success. An outcome
+        that the database cannot take now is kept, and written as soon as it can.
+        """
+        try:
+            return await self._first(task, order, account, Deadline(self.monotonic, until - self._clock()))
+        except (Refused, CredentialRefused, ProviderUnavailable):
+            raise
+        except HomingError as error:
+            log.warning("task %s: the outcome of its submit could not be written down: %s", task.id, error.detail)
+        except Exception as error:  # noqa: BLE001 - the provider may have the task, whatever this is
+            log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
+        return task
+
+    async def _first(self, task: Task, order: Order, account: Account, deadline: Deadline) -> Task:
+        repeats = 0
+        while True:
+            outcome = await self._call(task, order, account, deadline)
+            match outcome:
+                case Accepted():
+                    return await self._accepted(task, account, outcome)
+                case Unknown() | Duplicate():
+                    return await self._unanswered(task, account, outcome, deadline)
+                case Rejected():
+                    return await self._refused_to(task, outcome.message, _refusal(outcome, task))
+                case BadCredential():
+                    why = await self._wrongly_set(task, account, outcome)
+                    error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
+                    return await self._refused_to(task, why, error)
+                case NoSuchCall():
+                    why = await self._wrongly_set(task, account, outcome)
+                    absent = ProviderUnavailable(f"{why}; nothing was created", retry_after=RETRY_LATER)
+                    return await self._refused_to(task, why, absent)
+                case Busy() | NotSent():
+                    repeats += 1
+                    told = outcome.retry_after
+                    delay = schedule.busy_delay(
+                        repeats, policy=self._rules.policy, told=told, random=self._rules.random()
+                    )
+                    if delay + self._rules.policy.answer_within * LAST_CHANCE >= deadline.left:
+                        return await self._refused_to(task, _waiting_words(outcome), _too_busy(outcome, task, delay))
+                    await asyncio.sleep(delay.total_seconds())
+                case _:
+                    assert_never(outcome)
+
+    async def again(self, task: Task, account: Account) -> Task:
+        """Submit a task that the provider provably never had, behind a client that was told success."""
+        body = await self._store.submission(task.id)
+        if body is None:
+            return await self.give_up(task, "its body is no longer kept")
+        order = restored(task, body)
+        policy = self._rules.policy
+        now = self._clock()
+        until, deadline = now + policy.attempt, Deadline(self.monotonic, policy.attempt)
+        attempt = partial(submits.attempted, task_id=task.id, now=now, until=until, rules=self._rules)
+        task = await self._apply(task, attempt)
+        outcome = await self._call(task, order, account, deadline)
+        match outcome:
+            case Accepted():
+                return await self._accepted(task, account, outcome)
+            case Unknown() | Duplicate():
+                return await self._unanswered(task, account, outcome, deadline)
+            case Rejected():
+                return await self._refused(task, outcome.message)
+            case BadCredential() | NoSuchCall():
+                why = await self._wrongly_set(task, account, outcome)
+                return await self._not_made(task, why, CREDENTIAL_PAUSE)
+            case Busy() | NotSent():
+                return await self._not_made(task, _waiting_words(outcome), outcome.retry_after)
+            case _:
+                assert_never(outcome)
+
+    async def give_up(self, task: Task, why: str) -> Task:
+        """End a task that the provider never made and that is not submitted again.
+
+        Raises Conflict where the row no longer proves that.
+        """
+        decide = partial(submits.given_up, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
+        return await self._apply(task, decide)
+
+    async def _call(self, task: Task, order: Order, account: Account, deadline: Deadline) -> SubmitOutcome | NotSent:
+        assert task.sent_external_id is not None
+        call = account.provider.submit(
+            order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
+        )
+        now = self._clock()
+        within = min(self._rules.policy.attempt, max(deadline.left, timedelta(seconds=1)))
+        try:
+            reply = await self._transport.send(account, call, now=now, within=within)
+        except NotSent as error:
+            return error
+        except ReplyLost as error:
+            return Unknown(why=error.detail)
+        outcome = account.provider.read_submit(reply, external_id=task.sent_external_id)
+        outcome = _without_credential(outcome, account.credential)
+        self._questions.watch.answered(account, outcome)
+        return outcome
+
+    async def _accepted(self, task: Task, account: Account, outcome: Accepted) -> Task:
+        now = self._clock()
+        claim = outcome.claim
+        keys = {by_id(task.id)}
+        prove = await self._questions.lookups.due(account, task.kind, "plan")
+        if claim.provider_task_id is not None:
+            keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
+        decide = partial(
+            submits.accepted,
+            task_id=task.id,
+            claim=claim,
+            body=b"",
+            now=now,
+            prove_lookups=prove,
+            rules=self._rules,
+        )
+        return await self._outcome(task, keys, decide)
+
+    async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, deadline: Deadline) -> Task:
+        now = self._clock()
+        answered = isinstance(outcome, Duplicate) or outcome.unavailable
+        proven = await self._questions.lookups.proven(account, task.kind)
+        decide = partial(
+            submits.unanswered,
+            task_id=task.id,
+            why=outcome.why,
+            now=now,
+            # An answered attempt is over; one that was not may still be under way at the provider.
+            ended_at=now if answered else now + max(deadline.left, timedelta()),
+            reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
+            duplicate=isinstance(outcome, Duplicate),
+            words="" if isinstance(outcome, Duplicate) else outcome.excerpt,
+            rules=self._rules,
+        )
+        after = await self._outcome(task, {by_id(task.id)}, decide, guarded=not isinstance(outcome, Duplicate))
+        if answered and deadline.left > timedelta():
+            answer = await self._questions.look_up(after, account, within=deadline.left)
+            return after if answer is None else answer.task
+        return after
+
+    async def _refused_to(self, task: Task, why: str, error: Exception) -> Task:
+        """Write a refusal down and raise it; a task that a callback proved meanwhile is given instead."""
+        after = await self._refused(task, why)
+        if after.status is Status.REJECTED:
+            raise error
+        return after
+
+    async def _refused(self, task: Task, why: str) -> Task:
+        decide = partial(submits.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
+        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
+
+    async def _not_made(self, task: Task, why: str, told: timedelta | None) -> Task:
+        """Repeat a submit later that the provider will not take for now; not for so long that its client forgets it."""
+        policy, now = self._rules.policy, self._clock()
+        end = task.created_at + policy.repeat_within
+        if now >= end:
+            return await self._refused(task, f"{why}; the provider did not accept it")
+        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
+        decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
+        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
+
+    async def _wrongly_set(self, task: Task, account: Account, outcome: BadCredential | NoSuchCall) -> str:
+        """Raise the alarm about what the operator has to set right; return what a client may read of it."""
+        if isinstance(outcome, BadCredential):
+            kind, why, words = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
+        else:
+            why = f"no such call at {account.address_setting or account.base_url}"
+            kind, words = Alarm.NO_SUCH_CALL, f"{outcome.why}: {outcome.words}" if outcome.words else outcome.why
+        detail = f"{why}: {words}"
+        alarm = RaisedAlarm(kind=kind, provider=task.provider, at=self._clock(), task_id=task.id, detail=detail)
+        name = f"alarm {kind.value} of {task.id}"
+        self.notes.keep(name, Work(keys=frozenset(), decide=partial(callbacks.sounded, alarm=alarm)))
+        await self.notes.attempt(name)
+        return why
+
+    async def _outcome(
+        self, task: Task, keys: Iterable[Key], decide: Callable[[Known], Change[Task]], *, guarded: bool = False
+    ) -> Task:
+        """Write an outcome down, and if that fails again and again until it is; raises what the first try raised.
+
+        ``guarded`` where a later attempt of the row, or what was learned of it meanwhile, makes the outcome stale.
+        """
+        try:
+            return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        except OurError:
+            late = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=decide) if guarded else decide
+            self.notes.keep(f"outcome {task.attempts} of {task.id}", Work(keys=frozenset(keys), decide=late))
+            raise
+
+    async def _apply(self, task: Task, decide: Callable[[Known], Change[Task]]) -> Task:
+        keys: frozenset[Key] = frozenset({by_id(task.id)})
+        return await self._recorder.apply(Work(keys=keys, decide=decide))
+
+
+def restored(task: Task, body: bytes) -> Order:
+    """Make the order again from the row and its kept body."""
+    return Order(
+        kind=task.kind,
+        body=read_object(body),
+        shown=task.request,
+        request_hash=task.request_hash or "",
+        model=task.model or "",
+        external_id=task.external_id,
+        callback_url=task.caller_callback_url,
+    )
+
+
+def _refusal(outcome: Rejected, task: Task) -> Refused:
+    return Refused(outcome.message, http_status=outcome.http_status, code=outcome.code, task_id=task.id)
+
+
+def _without_credential(outcome: SubmitOutcome, credential: Credential) -> SubmitOutcome:
+    """Mask the operator's credential in the words of an answer, which may repeat it: they go to clients and alarms."""
+    match outcome:
+        case Rejected() | Busy() | BadCredential():
+            return replace(outcome, message=masked(outcome.message, credential))
+        case NoSuchCall():
+            return replace(outcome, words=excerpt(outcome.words, credential))
+        case Unknown():
+            return replace(outcome, excerpt=excerpt(outcome.excerpt, credential))
+        case Accepted() | Duplicate():
+            return outcome
+        case _:
+            assert_never(outcome)
+
+
+def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:
+    if isinstance(outcome, NotSent):
+        return ProviderUnavailable("the provider cannot be reached; nothing was created", retry_after=RETRY_LATER)
+    return Refused(
+        outcome.message,
+        http_status=outcome.http_status,
+        code=outcome.code,
+        task_id=task.id,
+        retry_after=outcome.retry_after or max(delay, timedelta(seconds=1)),
+    )
+
+
+def _waiting_words(outcome: Waiting) -> str:
+    return outcome.detail if isinstance(outcome, NotSent) else f"busy: {outcome.message}"

@@ -1,0 +1,405 @@
+"""The Tracker: every verb that users, the receiver, the API and the loops call. One transaction per verb.
+
+Constructing it does no I/O, so that an app can be built around it at import time; ``async with`` opens the database,
+starts the recorder, and closes all again.
+"""
+
+import secrets as random_secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from random import Random
+from types import TracebackType
+from typing import Self
+
+from tracker.errors import InvalidRequest, NotFound
+from tracker.model.changes import Key, RaisedAlarm, Work, by_id, by_provider_id, by_sent_id
+from tracker.model.clock import Monotonic
+from tracker.model.event import NO_SOURCE
+from tracker.model.records import (
+    IN_PROCESS,
+    Arrived,
+    Check,
+    HistoryEntry,
+    Orphan,
+    StandingAddress,
+    Stats,
+    TaskFilter,
+    TaskPage,
+)
+from tracker.model.task import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.model.untrusted import JsonObject, identifier
+from tracker.providers.base import Account, Kind, Order
+from tracker.rules import callbacks
+from tracker.rules.learning import Habits
+from tracker.rules.outcomes import Rules
+from tracker.rules.schedule import Policy
+from tracker.service.adoption import Adoption, Particulars
+from tracker.service.budget import Budget
+from tracker.service.callback_addresses import Addresses
+from tracker.service.client_polls import Polling
+from tracker.service.feed import Feed
+from tracker.service.intake import Intake, Wishes
+from tracker.service.learner import Learner
+from tracker.service.polling import Questions
+from tracker.service.readiness import Readiness
+from tracker.service.recorder import Recorder
+from tracker.service.restoration import Restoration
+from tracker.service.sink_admin import NO_SINKS, NamedSink, Switchboard
+from tracker.service.submission import Submission
+from tracker.service.waiting import Waiting
+from tracker.storage.store import Store
+from tracker.transport import Sender, Transport
+
+
+class Tracker:
+    """What we believe about each task, how we learn it, and who may ask."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        accounts: Mapping[str, Account],
+        public_url: str | None,
+        callback_secrets: Sequence[bytes],
+        threshold: Trust,
+        policy: Policy,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
+        transport: Sender | None = None,
+        source: str = NO_SOURCE,
+        sinks: Mapping[str, NamedSink] = NO_SINKS,
+    ) -> None:
+        self.providers = accounts
+        self.public_url = public_url
+        self.clock = clock
+        self.monotonic = monotonic
+        self.policy = policy
+        self.owner = random_secrets.token_hex(8)
+        self.store = store
+        self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
+        self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
+        self._rules = Rules(
+            policy=policy,
+            threshold=threshold,
+            random=Random().random,  # noqa: S311 - spreads what is due, and is asked for with every delivery
+            owner=self.owner,
+            habits=lambda: self.learner.habits,
+        )
+        self.source = source
+        self.feed = Feed(store.outbox, notices=store.notices)
+        self.audit = store.audit
+        self.switchboard = Switchboard(store.outbox, store.audit, named=sinks, clock=clock, committed=self.feed.hint)
+        self._waiting = Waiting(feed=self.feed, get=self.get)
+        self._recorder = Recorder(store, committed=self.feed.hint)
+        self._transport: Sender = transport or Transport()
+        self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
+        self._restoration = Restoration(
+            store, feed=self.feed, learner=self.learner, addresses=self._addresses, alarm=self.alarm
+        )
+        self.questions = Questions(
+            store=store,
+            recorder=self._recorder,
+            transport=self._transport,
+            rules=self._rules,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self.watch = self.questions.watch
+        self.submission = Submission(
+            store=store,
+            recorder=self._recorder,
+            transport=self._transport,
+            questions=self.questions,
+            rules=self._rules,
+            clock=clock,
+            monotonic=monotonic,
+            callback_address=self._addresses.of_task,
+        )
+        self.adoption = Adoption(
+            store=store,
+            recorder=self._recorder,
+            questions=self.questions,
+            addresses=self._addresses,
+            rules=self._rules,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
+        self._polling = Polling(
+            questions=self.questions, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
+        )
+        self.intake = Intake(
+            store=store,
+            recorder=self._recorder,
+            submission=self.submission,
+            rules=self._rules,
+            clock=clock,
+            callbacks=public_url is not None,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.store.open()
+        await self._addresses.open()
+        await self.intake.open()
+        await self._transport.open()
+        await self._recorder.open()
+        await self.feed.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the submits in flight, then commit what is queued, then close."""
+        await self._restoration.close()
+        await self.feed.close()
+        await self._polling.close()
+        await self.intake.finish()
+        await self.watch.close()
+        await self._readiness.close()
+        await self._recorder.close()
+        await self._transport.close()
+        await self.store.close()
+
+    async def submit(
+        self,
+        caller: Caller,
+        provider: str,
+        order: Order,
+        *,
+        tags: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        deadline: timedelta | None = None,
+        answered_later: bool = False,
+    ) -> Task:
+        """Submit a task, once. Gives it when the provider has it or may have it, within ``policy.answer_within``.
+
+        A caller that says ``answered_later`` calls ``answered`` when its own client surely has the answer; until then
+        the same body, sent again after a crash, gets the same task. The submit runs on if the caller stops waiting.
+
+        Raises Refused, CredentialRefused and ProviderUnavailable (nothing was created, and nothing will be), Conflict
+        (an id was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
+        """
+        account = self._account(provider)
+        kind = self._kind(account, order.kind)
+        if not kind.submits:
+            known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
+            raise InvalidRequest(f"tasks of kind {kind.name} are not submitted here; supported: {known}")
+        return await self.intake.submit(
+            caller,
+            account,
+            kind,
+            order,
+            Wishes(tags=tags, idempotency_key=idempotency_key, deadline=deadline, answered_later=answered_later),
+        )
+
+    def order(self, provider: str, kind: str, body: JsonObject) -> Order:
+        """Validate a submit's body as the provider documents it. Raises InvalidRequest naming the field."""
+        account = self._account(provider)
+        return account.provider.order(self._kind(account, kind).name, body)
+
+    async def answered(self, task_id: str) -> None:
+        """Note that the answer to a submit is on its way; what cannot be written yet is tried again."""
+        await self.intake.answered(task_id)
+
+    async def abandoned(self, task: Task) -> None:
+        """Note that a submit's client left before it had its answer; what cannot be written yet is tried again."""
+        await self.intake.abandoned(task)
+
+    async def expect(
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        kind: str,
+        external_id: str | None = None,
+        deadline: timedelta | None = None,
+        tags: Sequence[str] = (),
+    ) -> Expected:
+        """Write down a task that somebody else is about to submit, and give the address for its ``callback_url``.
+
+        ``external_id`` is what will be sent to the provider as such; it is what callbacks and lookups are matched by
+        until the provider's id is known. Raises Conflict where a row has it already.
+        """
+        account = self._account(provider)
+        said = Particulars(external_id=external_id, deadline=deadline, tags=tags, origin="expect")
+        return await self.adoption.expect(caller, account, self._kind(account, kind), said)
+
+    async def adopt(
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        kind: str,
+        provider_task_id: str,
+        external_id: str | None = None,
+        deadline: timedelta | None = None,
+        tags: Sequence[str] = (),
+    ) -> Task:
+        """Take over a task that is already running. Raises NotFound where the provider does not know it."""
+        account = self._account(provider)
+        said = Particulars(external_id=external_id, deadline=deadline, tags=tags)
+        return await self._polling.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
+
+    async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
+        """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
+        task = await self.get(caller, ref)
+        return await self._polling.attach(caller, task, self._account(task.provider), provider_task_id)
+
+    async def record(self, delivery: Arrived) -> Recorded:
+        """Record one delivery; committed when it returns."""
+        account = self._account(delivery.provider)
+        claim = delivery.observation.claim
+        keys: set[Key] = set()
+        if delivery.task_id is not None:
+            keys.add(by_id(delivery.task_id))
+        elif claim.external_id is not None:
+            keys.add(by_sent_id(delivery.provider, account.name, claim.external_id))
+        if claim.provider_task_id is not None:
+            # On a task's own address too: an id that another row has cannot be this task's.
+            keys.add(by_provider_id(delivery.provider, account.name, claim.provider_task_id))
+        decide = partial(callbacks.delivered, arrived=delivery, account=account.name, rules=self._rules)
+        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+
+    async def take_over(self) -> None:
+        """Take up at once what an earlier process was asking about; only for the one process that serves a database."""
+        await self.store.release(owner=self.owner, margin=self.policy.lease_margin)
+
+    async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
+        """Ask the provider about a task now; the sentence says what came of it."""
+        task = await self.get(caller, ref)
+        return await self._polling.poll(caller, task, self._account(task.provider))
+
+    async def resolve(
+        self,
+        caller: Caller,
+        ref: str,
+        *,
+        status: Status | None = None,
+        provider_task_id: str | None = None,
+        note: str = "",
+    ) -> Task:
+        """Settle a task by the operator's word: rejected, expired, or the provider's id of an unresolved one.
+
+        Of a task in conflict also the final that is true. Raises Conflict where the provider proved something stronger.
+        """
+        if provider_task_id is not None and status is None:
+            return await self.attach(caller, ref, provider_task_id)
+        if status not in SETTLED or provider_task_id is not None:
+            words = "rejected, expired, or for a conflict succeeded or failed"
+            raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")
+        task = await self.get(caller, ref)
+        return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
+
+    async def alarm(self, kind: Alarm, *, provider: str, task_id: str | None = None, detail: str) -> None:
+        """Count an alarm that belongs to no delivery."""
+        raised = RaisedAlarm(kind=kind, provider=provider, at=self.clock(), task_id=task_id, detail=detail)
+        await self._recorder.apply(Work(keys=frozenset(), decide=partial(callbacks.sounded, alarm=raised)))
+
+    async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task:
+        """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""
+        task = None
+        if identifier(ref) is not None:
+            client = None if caller.sees_all else caller.name
+            task = await self.store.find_ref(ref, client=client, provider=provider, kind=kind)
+        if task is None:
+            raise NotFound("no such task")
+        return task
+
+    async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
+        """Find a task, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
+        account = self._account(provider)
+        return await self._polling.fetch(caller, account, self._kind(account, kind), ref)
+
+    async def fetch_many(self, caller: Caller, refs: Sequence[str], *, provider: str, kind: str) -> Sequence[Task]:
+        """Find several tasks, and ask the provider about all that are not known here; leaves out what nobody knows."""
+        account = self._account(provider)
+        return await self._polling.fetch_many(caller, account, self._kind(account, kind), refs)
+
+    async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
+        """Give a page of the caller's tasks, newest first."""
+        return await self.store.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
+
+    async def find_numbered(self, wanted: TaskFilter, *, caller: Caller, offset: int, limit: int) -> Sequence[Task]:
+        """Give a numbered page of the caller's tasks, newest first."""
+        return await self.store.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
+
+    async def history(self, caller: Caller, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
+        """Give a task and its kept observations, oldest first."""
+        task = await self.get(caller, ref)
+        return task, await self.store.history(task.id)
+
+    async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
+        """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
+        return await self._waiting.settled(caller, ref, most=timeout)
+
+    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+        """Wait until a task has another version than ``since``, at ``most`` so long; give it as it then is.
+
+        None is the version that it has now; one that is settled is then given at once.
+        """
+        return await self._waiting.changed(caller, ref, since=since, most=most)
+
+    async def stats(self, caller: Caller) -> Stats:
+        """Count the caller's tasks; the whole store for one that sees all."""
+        return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
+
+    async def habits(self, caller: Caller) -> Habits:
+        """Give what the schedule has learned; it belongs to no client, so one that does not see all gets none of it."""
+        return await self.learner.lately() if caller.sees_all else Habits()
+
+    async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
+        """Give the deliveries about tasks that nobody told us of, latest first."""
+        return await self.store.orphans(limit=limit)
+
+    async def check(self) -> list[Check]:
+        """Tell whether the parts that a delivery needs are working."""
+        return await self._readiness.check()
+
+    def task_of_token(self, provider: str, token: str) -> str | None:
+        """Give the task that a token proves, or None."""
+        return self._addresses.task_of(provider, token)
+
+    async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
+        """Give the live standing address of a token, or None."""
+        return await self._addresses.standing(provider, token)
+
+    async def create_address(
+        self, caller: Caller, *, provider: str, kind: str | None = None, label: str = ""
+    ) -> tuple[StandingAddress, str]:
+        """Make a standing address; the URL is given this once and cannot be given again."""
+        account = self._account(provider)
+        if kind is not None:
+            self._kind(account, kind)
+        return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
+
+    async def addresses(self) -> Sequence[StandingAddress]:
+        """Give all standing addresses, the revoked ones too."""
+        return await self._addresses.every()
+
+    async def revoke_address(self, address_id: int, *, by: str = IN_PROCESS) -> StandingAddress:
+        """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
+        return await self._addresses.revoke(address_id, by=by)
+
+    def _account(self, provider: str) -> Account:
+        account = self.providers.get(provider)
+        if account is None:
+            raise InvalidRequest(f"unknown provider {provider!r}; known: {', '.join(sorted(self.providers))}")
+        return account
+
+    @staticmethod
+    def _kind(account: Account, kind: str) -> Kind:
+        named = account.provider.kinds.get(kind)
+        if named is None:
+            known = ", ".join(sorted(account.provider.kinds))
+            raise InvalidRequest(f"unknown kind {kind!r} of {account.provider.name}; known: {known}")
+        return named
+
+    @staticmethod
+    def _scoped(wanted: TaskFilter, caller: Caller) -> TaskFilter:
+        if caller.sees_all:
+            return wanted
+        if wanted.client not in {None, caller.name}:
+            raise InvalidRequest("client: this key sees only its own tasks")
+        return replace(wanted, client=caller.name)

@@ -1,0 +1,52 @@
+"""Waiting for a task: what a long-poll and ``Tracker.wait`` stand on. Nothing is asked while nothing happens."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from tracker.model.task import SETTLED, Caller, Task
+from tracker.service.feed import Feed
+
+
+class Waiting:
+    """Waits on the feed; ``get`` finds a task as its caller may see it, and raises NotFound."""
+
+    def __init__(self, *, feed: Feed, get: Callable[[Caller, str], Awaitable[Task]]) -> None:
+        self._feed = feed
+        self._get = get
+
+    async def settled(self, caller: Caller, ref: str, *, most: timedelta) -> Task:
+        """Wait until a task is settled."""
+        return await self._until(lambda task: task.status in SETTLED, caller, ref, most)
+
+    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+        """Wait until a task has another version than ``since``; None: than now, unless it is settled."""
+        known = since
+
+        def enough(task: Task) -> bool:
+            nonlocal known
+            if known is None:
+                known = task.version
+                return task.status in SETTLED
+            return task.version != known
+
+        return await self._until(enough, caller, ref, most)
+
+    async def _until(self, enough: Callable[[Task], bool], caller: Caller, ref: str, most: timedelta) -> Task:
+        """Look once, and again only when an event of the task was committed; give the task as it is at the end."""
+        async with self._feed.watching(ref) as changed:
+            task = await self._get(caller, ref)
+            if enough(task):
+                return task
+            if task.id == ref:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(most.total_seconds()):
+                        while not self._feed.dismissed:
+                            await changed.wait()
+                            changed.clear()
+                            if enough(task := await self._get(caller, ref)):
+                                break
+                return task
+        # Events know a task by our id alone.
+        return await self._until(enough, caller, task.id, most)

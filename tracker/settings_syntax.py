@@ -1,0 +1,276 @@
+"""How the values of settings are written: lists, durations, sizes, addresses and keys.
+
+Every function takes the text of one setting and gives its value, or raises ValueError with a sentence that continues
+"HOMING_…: " and says what to write instead. Several of these texts are secrets, so no sentence repeats its text.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from tracker.model.database_url import path_of
+from tracker.model.keys import ClientKey, NamedKey, key_fault, secret_fault
+from tracker.model.published_secrets import is_quoted
+from tracker.model.targets import Allowed, read_allowed
+from tracker.model.task import Trust
+from tracker.model.webhook_keys import webhook_key
+
+SERVERS: Final = frozenset({"postgresql", "postgres"})
+SERVER_EXAMPLE: Final = "postgresql://user:password@host/database"
+# What may follow the database's name. Timeouts of statements and locks are ours to set, a password stands in one place.
+SERVER_OPTIONS: Final = frozenset({
+    "application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "passfile", "port", "sslcert",
+    "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs",
+})  # fmt: skip
+SEES_ALL: Final = "*"
+LEAST_RETENTION: Final = timedelta(hours=1)
+LAST_PORT: Final = 65535
+LEVELS: Final = ("debug", "info", "warning", "error")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SIZE: Final = re.compile(r"(\d{1,12}) ?(|B|KiB|MiB|GiB)", re.IGNORECASE)
+_SIZES: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list; blanks round the commas and empty entries are nothing."""
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+def duration(text: str) -> timedelta:
+    """Read ``24h``, ``90s``, ``1h30m``; above zero, at most ten years."""
+    total = timedelta()
+    rest = text.strip().lower()
+    while match := _DURATION.match(rest):
+        total += timedelta(**{_UNITS[match[2]]: float(match[1])})
+        rest = rest[match.end() :].lstrip()
+    if rest or not timedelta() < total <= timedelta(days=3660):
+        raise ValueError("write a duration such as 90s, 30m, 24h or 1h30m")
+    return total
+
+
+def durations(text: str) -> Mapping[str, timedelta]:
+    """Read ``images/omni-image=2h,…``: a duration per kind."""
+    told: dict[str, timedelta] = {}
+    for word in words(text):
+        kind, equals, value = word.partition("=")
+        if not equals or not kind.strip():
+            raise ValueError("write a duration per kind, such as images/omni-image=2h")
+        told[kind.strip()] = duration(value)
+    return told
+
+
+def retention(text: str) -> timedelta:
+    """Read how long tasks are kept after their end: long enough that whoever asked for one still finds it."""
+    told = duration(text)
+    if told < LEAST_RETENTION:
+        raise ValueError("keep tasks for an hour or longer, such as 90d, or leave it out to keep them for ever")
+    return told
+
+
+def size(text: str) -> int:
+    """Read ``32MiB`` or a plain number of bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise ValueError("write a size such as 32MiB or a number of bytes")
+    return int(match[1]) * _SIZES[match[2].lower()]
+
+
+def port(text: str) -> int:
+    """Read a TCP port; 0 lets the system choose one."""
+    if re.match(r"(?:tcp|udp|sctp)://", text.strip()):
+        raise ValueError(
+            "Kubernetes set it, because a Service is called homing. "
+            "Write enableServiceLinks: false into the pod's spec, or rename the Service"
+        )
+    if not text.strip().isdecimal() or int(text) > LAST_PORT:
+        raise ValueError(f"write a port from 0 to {LAST_PORT}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number above zero."""
+    if not text.strip().isdecimal() or not 0 < int(text) < 1 << 31:
+        raise ValueError("write a whole number above zero")
+    return int(text)
+
+
+def host(text: str) -> str:
+    """Read a bind address or a host name, without scheme and port."""
+    if not text.strip() or re.search(r"[\s/@]", text.strip()):
+        raise ValueError("write a host or an address to bind, such as 127.0.0.1, without http:// and port")
+    return text.strip()
+
+
+def address(text: str) -> str:
+    """Read an http(s) address without a trailing slash; a path may follow the host, nothing else may."""
+    wrong = "write an address such as https://homing.example.com (no query, no fragment, no user name)"
+    try:
+        parts = urlsplit(text.strip())
+        reads = _plain(parts) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not reads:
+        raise ValueError(wrong)
+    return text.strip().rstrip("/")
+
+
+def database(text: str) -> str:
+    """Read the database's address: a SQLite file or a PostgreSQL server."""
+    text = text.strip()
+    if text.startswith("postgres"):
+        return _server(text)
+    path = path_of(text)
+    unusable = path is None or not path.name or path.parts[0].startswith(":memory:")
+    # A question mark begins options, which a file has none of; one in a name is written %3F.
+    if unusable or re.search(r"[?#]", text) or re.search(r"[\x00-\x1f\x7f]", str(path)):
+        raise ValueError(
+            "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
+            f"or {SERVER_EXAMPLE} for a server"
+        )
+    return text
+
+
+def schema(text: str) -> str:
+    """Read the name of a PostgreSQL schema, as it needs no quotes."""
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
+        raise ValueError(
+            "write a name of lowercase letters, digits and underscores, such as homing; it must not begin with pg_"
+        )
+    return text.strip()
+
+
+def database_name(text: str) -> str:
+    """Name a database as logs and people may see it: a file by its path, a server without the password."""
+    if (file := path_of(text)) is not None:
+        return str(file)
+    scheme, _, rest = text.partition("//")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    return f"{scheme}//{user.partition(':')[0]}{at}{host}{slash}{path}"
+
+
+def secret(text: str) -> str:
+    """Read a credential that travels in a header: printable ASCII without blanks."""
+    if not re.fullmatch(r"[!-~]+", text.strip()) or is_quoted(text.strip()):
+        raise ValueError("a key is printable ASCII without blanks and without quotes around it")
+    return text.strip()
+
+
+def callback_secrets(text: str) -> tuple[bytes, ...]:
+    """Read the secrets of callback addresses; the first mints, all verify."""
+    for word in words(text):
+        if fault := secret_fault(word):
+            raise ValueError(f"a secret {fault}. `homing key` makes one, behind the colon")
+    return tuple(word.encode() for word in words(text))
+
+
+def webhook_secrets(text: str) -> tuple[str, ...]:
+    """Read the provider's signing secrets, ``whsec_`` and Base64, as its console shows them."""
+    told = words(text)
+    for word in told:
+        webhook_key(word)
+    return told
+
+
+def api_keys(text: str) -> tuple[NamedKey, ...]:
+    """Read ``name:key,…``; a star after the name lets that client see every client's tasks."""
+    told = []
+    for word in words(text):
+        name, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)):
+            raise ValueError("write name:key,… (name*:key sees every client's tasks); `homing key` makes one")
+        if fault := key_fault(key):
+            raise ValueError(f"the key of {name} {fault}. `homing key {name.removesuffix(SEES_ALL)}` makes one")
+        told.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
+    return tuple(told)
+
+
+def client_keys(text: str) -> tuple[ClientKey, ...]:
+    """Read ``access:secret,…``: pairs that clients sign their tokens with."""
+    told = []
+    for word in words(text):
+        access, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
+            raise ValueError("write access:secret,…; `homing key` makes one")
+        if fault := secret_fault(key):
+            raise ValueError(f"the secret of {access} {fault}. `homing key` makes one, behind the colon")
+        told.append(ClientKey(access=access, secret=key))
+    return tuple(told)
+
+
+def trust(text: str) -> Trust:
+    """Read the least trust that may end a task without a poll; a hint never may."""
+    try:
+        told = Trust[text.strip().upper()]
+    except KeyError:
+        told = Trust.HINT
+    if told is Trust.HINT:
+        raise ValueError("write token, signed or provider")
+    return told
+
+
+def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
+    """Read ``name:whsec_…,…``: what each sink's webhooks are signed with, several during a rotation."""
+    told: dict[str, tuple[str, ...]] = {}
+    for word in words(text):
+        name, colon, key = word.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise ValueError(
+                "write name:whsec_…,… with the names of sinks; `homing sinks secret NAME` shows the one in use"
+            )
+        try:
+            webhook_key(key)
+        except ValueError:
+            raise ValueError("a secret is whsec_ and the Base64 of 24 bytes or more, behind the sink's name") from None
+        told[name] = (*told.get(name, ()), key)
+    return told
+
+
+def allowed_targets(text: str) -> Allowed:
+    """Read what webhooks may reach although it is not public: networks, addresses and host names."""
+    return read_allowed(words(text))
+
+
+def source(text: str) -> str:
+    """Read what events say they come from: a URI or a part of one, without blanks."""
+    if not re.fullmatch(r"[!-~]{1,200}", text.strip()):
+        raise ValueError("write an address or a URN without blanks, such as urn:homing:studio")
+    return text.strip()
+
+
+def level(text: str) -> str:
+    """Read the level that logs begin at."""
+    if text.strip().lower() not in LEVELS:
+        raise ValueError(f"write one of {', '.join(LEVELS)}")
+    return text.strip().lower()
+
+
+def _server(text: str) -> str:
+    """Read the address of a PostgreSQL server; what it would take for a part of the password is refused."""
+    wrong = f"write {SERVER_EXAMPLE}; in the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
+    try:
+        parts = urlsplit(text)
+        reads = parts.scheme in SERVERS and (parts.port is None or parts.port > 0)
+        options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not reads or parts.fragment or parts.netloc.count("@") > 1 or re.search(r"[\s\x00-\x1f]", text):
+        raise ValueError(wrong)
+    if not re.fullmatch(r"/[^/]+", parts.path):
+        raise ValueError(f"name a database: write {SERVER_EXAMPLE}")
+    if not options.keys() <= SERVER_OPTIONS:
+        raise ValueError(f"after the ? only these may be set: {', '.join(sorted(SERVER_OPTIONS))}")
+    return text
+
+
+def _plain(parts: SplitResult) -> bool:
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(parts.hostname)
+        and not (parts.query or parts.fragment or parts.username or parts.password)
+        and re.search(r"[\s?#\\\x00-\x1f]", parts.geturl()) is None
+    )

@@ -1,0 +1,1 @@
+"""How a transaction runs, on SQLite and on PostgreSQL."""

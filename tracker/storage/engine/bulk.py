@@ -1,0 +1,239 @@
+"""Many rows in few statements, and a transaction as a plan of them that does no I/O.
+
+A statement for one row costs as much as one for many, so rows are written and read many at a time, as plain tuples.
+SQLAlchemy makes each statement once, for one row; for more rows the group of its values is repeated. Statements and
+values go to the driver itself: SQLAlchemy would spend more on each than the database does. Whoever gives the values has
+already turned them into what the columns hold; an error is the driver's own (see ``transactions``).
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, count
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ClauseElement,
+    Connection,
+    Dialect,
+    Table,
+    bindparam,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+    values,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from tracker.storage.engine.upserts import Insert, upsert_for
+
+T = TypeVar("T")
+G = TypeVar("G")
+
+_psycopg: Any = psycopg.dialect
+SQLITE: Final = "sqlite"
+# How many rows a statement is about. Another number would be another statement, to be parsed and planned anew.
+SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
+STATEMENTS: Final = 512
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {
+        SQLITE: sqlite.dialect(),
+        "postgresql": _psycopg(paramstyle="format"),
+    }
+)
+PLACE: Final = re.compile("%s")
+VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
+# Advisory locks belong to a whole database, and each schema in it may be a Homing of its own. In the usual schema the
+# numbers are those that they were before there was a choice.
+SALT: Final = "(CASE current_schema() WHEN 'public' THEN 0 ELSE hashtextextended(current_schema(), 0) END)"
+# Adds to an INSERT what happens to a row that is there already.
+Conflict = Callable[[Insert], Insert]
+
+
+class Statement(NamedTuple):
+    """One statement for the driver; places for values are written as the driver takes them."""
+
+    text: str
+    values: tuple[Any, ...] = ()
+
+
+Rows = Sequence[tuple[Any, ...]]
+# A transaction without its I/O: yields statements and is sent the rows that each of them gives; returns its result
+# and the statements that are left, whose rows nobody wants. It may be begun anew where the database says so.
+Plan = Generator[Sequence[Statement], Sequence[Rows], tuple[T, Sequence[Statement]]]
+
+
+def play(connection: Connection, plan: Plan[T]) -> T:
+    """Run a plan on a connection, one statement after the other; begin and commit are the caller's."""
+    result: T
+    try:
+        asked = next(plan)
+        while True:
+            asked = plan.send([run(connection, statement).fetchall() for statement in asked])
+    except StopIteration as ended:
+        result, left = ended.value
+    for statement in left:
+        run(connection, statement)
+    return result
+
+
+def insert_rows(
+    dialect: str,
+    table: Table,
+    columns: tuple[str, ...],
+    rows: Rows,
+    on_conflict: Conflict | None = None,
+) -> Iterator[Statement]:
+    """Insert rows of ``columns`` (in the table's order), in the order given."""
+    for some in _pieces(rows):
+        text = _insert(dialect, table, columns, len(some), on_conflict)
+        yield Statement(text, tuple(chain.from_iterable(some)))
+
+
+def update_rows(dialect: str, table: Table, columns: tuple[str, ...], rows: Rows) -> Iterator[Statement]:
+    """Set ``columns`` of the rows that the first value of each names by their id."""
+    for some in _pieces(rows):
+        yield Statement(_update(dialect, table, columns, len(some)), tuple(chain.from_iterable(some)))
+
+
+def lock_rows(dialect: str, table: Table, columns: tuple[str, ...], ids: Iterable[str]) -> Iterator[Statement]:
+    """Lock the rows of ``ids`` in the order of the ids, and give ``columns`` of them as the driver has them."""
+    for some in _groups(sorted(ids)):
+        yield Statement(_lock(dialect, table, columns, len(some)), tuple(some))
+
+
+def find_ids(
+    dialect: str, table: Table, named: Mapping[str, str | None], by: str, wanted: Iterable[str]
+) -> Iterator[Statement]:
+    """Give the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``."""
+    given = tuple(value for value in named.values() if value is not None)
+    empty = frozenset(name for name, value in named.items() if value is None)
+    for some in _groups(sorted(wanted)):
+        yield Statement(_find(dialect, table, tuple(named), empty, by, len(some)), (*given, *some))
+
+
+def delete_rows(dialect: str, table: Table, by: str, wanted: Iterable[str]) -> Iterator[Statement]:
+    """Delete the rows whose column ``by`` is one of ``wanted``."""
+    for some in _groups(sorted(wanted)):
+        yield Statement(_delete(dialect, table, by, len(some)), tuple(some))
+
+
+def lock_numbers(dialect: str, numbers: Iterable[int]) -> Iterator[Statement]:
+    """Hold PostgreSQL's advisory locks of these numbers in this schema to the end of the transaction.
+
+    In an order that every process has: a number in another schema is another lock.
+    """
+    for some in _groups(sorted(numbers)):
+        yield Statement(_lock_numbers(dialect, len(some)), tuple(some))
+
+
+def run(connection: Connection, statement: Statement) -> DBAPICursor:
+    """Have the driver run one statement."""
+    cursor = connection.connection.cursor()
+    cursor.execute(*statement)
+    return cursor
+
+
+def _pieces(rows: Rows) -> Iterator[Rows]:
+    """Cut rows into the few sizes for which the database keeps a statement ready."""
+    start = 0
+    for size in SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+def _groups(ids: Sequence[G]) -> Iterator[Sequence[G]]:
+    """Cut ids into the same sizes; the last is filled up, since the same id again changes nothing."""
+    start = 0
+    for size in SIZES:
+        while (left := len(ids) - start) >= size:
+            yield ids[start : start + size]
+            start += size
+        if left * 2 > size:
+            yield [*ids[start:], *([ids[-1]] * (size - left))]
+            return
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _insert(name: str, table: Table, columns: tuple[str, ...], size: int, on_conflict: Conflict | None) -> str:
+    # Inline: nobody asks which ids the rows got.
+    statement = upsert_for(name, table).inline().values({each: bindparam(each) for each in columns})
+    return _repeated(name, statement if on_conflict is None else on_conflict(statement), columns, size)
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _update(name: str, table: Table, columns: tuple[str, ...], size: int) -> str:
+    named = ("id", *columns)
+    types = {each: table.c[each].type for each in named}
+    row = tuple(bindparam(each, type_=types[each]) for each in named)
+    given = values(*(column(each, types[each]) for each in named), name="given").data([row]).cte("given")
+    statement = update(table).values({each: given.c[each] for each in columns}).where(table.c.id == given.c.id)
+    return _repeated(name, statement, named, size)
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _lock(name: str, table: Table, columns: tuple[str, ...], size: int) -> str:
+    wanted = _one_of("id", size)
+    named = [table.c[each] for each in columns]
+    statement = select(*named).where(table.c.id.in_(wanted)).order_by(table.c.id).with_for_update()
+    return text_of(name, statement, [each.key for each in wanted])
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _find(name: str, table: Table, named: tuple[str, ...], empty: frozenset[str], by: str, size: int) -> str:
+    scope = [table.c[each].is_(None) if each in empty else table.c[each] == bindparam(each) for each in named]
+    wanted = _one_of(by, size)
+    order = [*(each for each in named if each not in empty), *(each.key for each in wanted)]
+    return text_of(name, select(table.c.id).where(*scope, table.c[by].in_(wanted)), order)
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _delete(name: str, table: Table, by: str, size: int) -> str:
+    wanted = _one_of(by, size)
+    return text_of(name, delete(table).where(table.c[by].in_(wanted)), [each.key for each in wanted])
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _lock_numbers(name: str, size: int) -> str:
+    each = values(column("number", BigInteger), name="given").data([(bindparam("number", type_=BigInteger),)])
+    own = each.c.number.op("#")(literal_column(SALT, BigInteger))
+    return _repeated(name, select(func.pg_advisory_xact_lock(own)), ["number"], size)
+
+
+def _one_of(by: str, size: int) -> list[BindParameter[str]]:
+    return [bindparam(f"{by}_{number}") for number in range(size)]
+
+
+def _repeated(name: str, statement: ClauseElement, columns: Sequence[str], size: int) -> str:
+    """Give the text for ``size`` rows of a statement for one."""
+    text = _sql(name, statement, list(columns))
+    return _numbered(name, VALUES.sub(lambda found: "VALUES " + ", ".join([found[1]] * size), text, count=1))
+
+
+def _numbered(name: str, text: str) -> str:
+    """Give numbers to the places for values, where the driver wants them."""
+    numbers = count(1)
+    return text if name == SQLITE else PLACE.sub(lambda _: f"${next(numbers)}", text)
+
+
+def text_of(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
+    """Give the text as the driver takes it, with its values in ``order``."""
+    return _numbered(name, _sql(name, statement, order))
+
+
+def _sql(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
+    """Give the text, after making sure that it takes its values in ``order``."""
+    compiled = statement.compile(dialect=DIALECTS[name])
+    assert isinstance(compiled, SQLCompiler)
+    assert compiled.positiontup == order, "the values would go elsewhere"
+    return str(compiled)

@@ -1,0 +1,96 @@
+"""Which PostgreSQL a new connection leads to: the one that this process knows, another one, or an older state of it.
+
+A failover and a restore to an earlier point in time end every connection, so each new one is looked at before anything
+is written over it. A dump may be restored beneath open connections; it makes the tables anew, and ``locks.hold_order``
+refuses to give event numbers in a table that the connection does not know.
+"""
+
+import threading
+from typing import Any, Final, NamedTuple
+
+from tracker.errors import StoreUnavailable
+from tracker.storage.engine import locks
+from tracker.storage.engine.continuity import POSTGRES_CONTINUE, SEQUENCE, WENT_BACK, Continuity
+
+STANDBY: Final = "the database is read-only: is it a standby?"
+IN_RECOVERY: Final = "SELECT pg_is_in_recovery()"
+# Not every provider of databases has these, or lets everybody ask.
+SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
+TIMELINE: Final = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+TABLE: Final = (
+    f"SELECT set_config('{locks.KNOWN_TABLE}', coalesce(to_regclass('events')::oid, 0)::text, false), "
+    f"pg_sequence_last_value(to_regclass('{SEQUENCE}'))"
+)
+
+
+class Identity(NamedTuple):
+    """What tells servers and their histories apart; None where it cannot be asked for."""
+
+    system: str | None
+    timeline: str | None
+    table: str
+
+    def differs(self, other: "Identity") -> str | None:
+        """Return what is different, in words."""
+        pairs = zip(("system identifier", "timeline", "table of events"), self, other, strict=True)
+        found = [name for name, mine, others in pairs if None not in {mine, others} and mine != others]
+        return f"another {' and another '.join(found)}" if found else None
+
+
+class ServerIdentity:
+    """What this process knows of its server, over all connections that write."""
+
+    def __init__(self, continuity: Continuity) -> None:
+        self._continuity = continuity
+        self._known: Identity | None = None
+        self._one = threading.Lock()
+
+    def meet(self, connection: Any, _record: object = None) -> None:  # noqa: ANN401 - the driver's own type
+        """Look at a new connection of the driver; continue the event numbers where it leads to another state.
+
+        Raises StoreUnavailable for a standby: it could be promoted later, beneath the connection.
+        """
+        try:
+            connection.autocommit = True
+            with self._one:
+                self._compare(connection)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()  # it never comes to the pool, which would close it
+            raise
+
+    def _compare(self, connection: Any) -> None:  # noqa: ANN401 - the driver's own type
+        if connection.execute(IN_RECOVERY).fetchone()[0]:
+            raise StoreUnavailable(STANDBY)
+        table, last = connection.execute(TABLE).fetchone()
+        found = Identity(_asked(connection, SYSTEM), _asked(connection, TIMELINE), table)
+        why = self._why(found, last)
+        if why is not None:
+            _continue_numbers(connection, self._continuity.highest)
+        self._known = found
+        if why is not None:
+            self._continuity.changed(why)
+
+    def _why(self, found: Identity, last: int | None) -> str | None:
+        if self._known is None:
+            return None
+        went_back = WENT_BACK if (last or 0) < self._continuity.highest else None
+        return self._known.differs(found) or went_back
+
+
+def _continue_numbers(connection: Any, highest: int) -> None:  # noqa: ANN401 - the driver's own type
+    with connection.transaction():
+        connection.execute(locks.WAIT_ORDER, (locks.ORDER,))
+        connection.execute(POSTGRES_CONTINUE.format(highest=highest))
+
+
+def _asked(connection: Any, question: str) -> str | None:  # noqa: ANN401 - the driver's own type
+    from psycopg import Error, OperationalError  # noqa: PLC0415 - the driver is not installed for SQLite alone
+
+    try:
+        answer: str | None = connection.execute(question).fetchone()[0]
+    except OperationalError:
+        raise
+    except Error:
+        return None
+    return answer

@@ -1,0 +1,287 @@
+"""SQLite: one file, one process that serves it, one connection that writes and a few that only read.
+
+WAL with synchronous=FULL: what is committed is on the disk. Writers begin IMMEDIATE, so that a transaction never fails
+half-way for a lock. Nothing counts as committed that went into a file which its path no longer names.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, Transaction, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from tracker.errors import StoreUnavailable
+from tracker.storage.engine.bulk import Plan, play
+from tracker.storage.engine.continuity import Continuity
+from tracker.storage.engine.database_file import Loss, OpenFile
+from tracker.storage.engine.transactions import Backend, Threads
+
+T = TypeVar("T")
+log = logging.getLogger("homing.storage")
+
+READERS: Final = 4
+# A batch takes a few milliseconds; a disk that makes one take so long is not to hold the event loop up again soon.
+SLOW: Final = timedelta(milliseconds=100)
+SLOW_FOR: Final = timedelta(seconds=10)
+# `bulk` has one for each number of rows.
+STATEMENTS: Final = 400
+# SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
+UNAVAILABLE: Final = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the database is locked",
+    sqlite3.SQLITE_READONLY: "the database is read-only: check the file's and the folder's permissions",
+    sqlite3.SQLITE_IOERR: "the disk failed",
+    sqlite3.SQLITE_FULL: "the disk is full: free some space",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened: check that its folder exists and can be written",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+}
+
+
+class Sqlite:
+    """A Backend over one file; ``busy`` is how long a lock of another process is waited for."""
+
+    writers = 1
+    readers = READERS
+    dialect = "sqlite"
+    shared = False
+    batches_at_once = 1
+
+    def __init__(self, file: Path, *, busy: timedelta) -> None:
+        self.file = file.absolute()
+        self.open_file = OpenFile(self.file)
+        self.continuity = Continuity()
+        self._busy = busy
+
+    def prepare(self) -> None:
+        # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
+        with suppress(OSError):
+            self.file.touch(mode=0o600, exist_ok=True)
+
+    def renew(self) -> None:
+        self.open_file.forget_log()
+
+    def engine(self, *, read_only: bool) -> Engine:
+        engine = create_engine("sqlite+pysqlite://", poolclass=NullPool, creator=self._connect)
+        begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+        @event.listens_for(engine, "connect")
+        def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+            _prepare(connection, read_only=read_only)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            _execute(connection, begin)
+
+        return engine
+
+    def writer(self) -> "OneWriter":
+        return OneWriter(self, self.open_file, busy=self._busy)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file that was opened first, and never make one: that would be another database."""
+        self.open_file.expect()
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.file), errors='surrogateescape')}?mode=rw",
+            uri=True,
+            timeout=self._busy.total_seconds(),
+            check_same_thread=False,
+            cached_statements=STATEMENTS,
+        )
+        try:
+            # Between the two looks it was opened: what the path named before and after is what SQLite has.
+            self.open_file.expect()
+        except StoreUnavailable:
+            connection.close()
+            raise
+        return connection
+
+    def trouble(self, error: DBAPIError) -> str | None:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return UNAVAILABLE.get(code & 0xFF) if isinstance(code, int) else None
+
+    def moved(self, error: DBAPIError) -> bool:
+        del error  # a batch looks at the event numbers itself
+        return False
+
+    def passing(self, error: DBAPIError) -> bool:
+        del error  # a lock was already waited for, and nobody else writes
+        return False
+
+
+class OneWriter(Threads):
+    """The one connection that writes to a file.
+
+    A batch is run on the event loop, where nobody else is writing, and only its commit, which waits for the disk, in
+    the thread: two threads that take turns with the interpreter's lock cost a fifth more than one.
+    """
+
+    def __init__(self, backend: Backend, file: OpenFile, *, busy: timedelta) -> None:
+        super().__init__(backend, read_only=False)
+        self._file = file
+        self._busy = busy
+        self._slow_until = 0.0
+        self._loss: Loss | None = None
+        # Whether the connection waits for the locks of other processes: the thread may, the event loop must not.
+        self._patient = True
+
+    async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
+        begun = perf_counter()
+        # The thread finishes what it has begun before the next, so the commit is alone with the connection too.
+        begin = self._begin() if not self.waiting and begun >= self._slow_until else None
+        if begin is None:
+            return await super().run_batch(plan)
+        result = self._up_to_commit(begin, plan())
+        if (now := perf_counter()) - begun > SLOW.total_seconds():
+            self._slow_until = now + SLOW_FOR.total_seconds()
+        await self.in_thread(partial(self._commit, begin))
+        return result
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work`` to its end, whoever still waits for it: the connection is not free before."""
+        return await asyncio.shield(self.started(work))
+
+    def _begin(self) -> Transaction | None:
+        """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
+        if self.spent or not self.open or self.open[0].invalidated or self._file.moved() is not None:
+            return None
+        (connection,) = self.open
+        try:
+            if self._patient:
+                _wait_for_locks(connection, timedelta())
+                self._patient = False
+            return connection.begin()
+        except DBAPIError:
+            return None
+
+    def _connection(self) -> Connection:
+        self._check_file(self._file.moved())
+        connection = super()._connection()
+        if connection.invalidated:
+            self._patient = True  # as the new one will be
+        if not self._patient:
+            _wait_for_locks(connection, self._busy)
+            self._patient = True
+        return connection
+
+    def _up_to_commit(self, begun: Transaction, plan: Plan[T]) -> T:
+        connection = begun.connection
+        try:
+            with self.driver_errors(connection):
+                return play(connection, plan)
+        except BaseException as error:
+            self._undo(begun, keep=not isinstance(error, MemoryError))
+            if isinstance(error, DBAPIError) and (unavailable := self.unavailable(error)) is not None:
+                raise unavailable from error
+            raise
+
+    def _commit(self, begun: Transaction) -> None:
+        try:
+            with begun:
+                pass  # it is committed at its end, or rolled back where that fails
+        except DBAPIError as error:
+            # SQLAlchemy takes the transaction for ended now, whether or not SQLite does.
+            self._drop(begun.connection)
+            if (unavailable := self.unavailable(error)) is None:
+                raise
+            raise unavailable from error
+        except BaseException:
+            # Such as a want of memory: nobody can tell how far it came.
+            self._undo(begun, keep=False)
+            raise
+        self._committed()
+
+    def _undo(self, begun: Transaction, *, keep: bool) -> None:
+        """End a transaction that failed; where it cannot be ended, its connection is not kept."""
+        connection = begun.connection
+        try:
+            if connection.in_transaction():
+                begun.rollback()
+        except Exception:  # noqa: BLE001 - the connection goes, and with it all that was wrong
+            keep = False
+        if not keep:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        whole = self._file.lost() is None
+        super()._drop(connection)
+        if whole:
+            # SQLite removes the log with the last connection: then the next one makes its own.
+            self._file.forget_log()
+
+    def _committed(self) -> None:
+        """Refuse to call committed what the next start would not find."""
+        self._check_file(self._file.lost())
+
+    def _check_file(self, loss: Loss | None) -> None:
+        """Raise StoreUnavailable where the file or its log was lost, once all that the log holds is in the open file.
+
+        Otherwise a restart would apply the log that was left behind to whatever file then has the name, and a log that
+        was deleted would take its commits with it.
+        """
+        if loss is None:
+            if self._loss is not None:
+                log.warning("the database file is in its place again")
+            self._loss = None
+            return
+        if loss is not self._loss:
+            log.error("%s", loss)
+            self._loss = loss
+            self._empty_log()
+        # The connections to a log that was lost are of no use; those to a file that was moved are, if it comes back.
+        self.spent = self.spent or loss is Loss.LOG
+        raise StoreUnavailable(loss.value)
+
+    def _empty_log(self) -> None:
+        if self.open and not self.open[0].invalidated:
+            with suppress(DBAPIError):
+                _execute(self.open[0], "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        if self._file.moved() is not None:
+            # Where its file has no name any more, SQLite would leave the log as it is.
+            self._empty_log()
+        super()._close()
+
+
+def _wait_for_locks(connection: Connection, most: timedelta) -> None:
+    _execute(connection, f"PRAGMA busy_timeout={most // timedelta(milliseconds=1)}")
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    """Have the driver run a statement that is no transaction's."""
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute(statement)
+    except sqlite3.Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
+    # The driver must not open transactions by itself; ours begin with the engine's event.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "fullfsync=ON",
+        "foreign_keys=ON",
+        *(("query_only=ON",) if read_only else ()),
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
+    cursor.close()
+    if mode != "wal":
+        raise StoreUnavailable("the file's folder cannot hold a write-ahead log: put the database on a local disk")

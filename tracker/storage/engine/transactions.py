@@ -1,0 +1,194 @@
+"""How a transaction is run: in a few threads of our own, each with a connection that it keeps.
+
+It may be run again where it failed for a passing reason before its commit was asked for (a deadlock, a connection that
+had died meanwhile); once the commit is asked for, nobody can tell without looking, so the caller is told that the
+database is unavailable. What differs between databases is in ``sqlite`` and ``postgres``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from tracker.errors import CommitUnknown, Overloaded, StoreUnavailable
+from tracker.storage.engine.bulk import Plan, play
+from tracker.storage.engine.continuity import Continuity
+from tracker.storage.engine.workers import Workers
+
+T = TypeVar("T")
+
+RUNS: Final = 3
+# Far more than may be waiting: every reader is a request, and the connections of the server are bounded.
+WAITING: Final = 4_096
+
+
+class Backend(Protocol):
+    """What differs between databases."""
+
+    @property
+    def dialect(self) -> str:
+        """SQLAlchemy's name of it."""
+
+    @property
+    def writers(self) -> int:
+        """How many transactions may write at once."""
+
+    @property
+    def readers(self) -> int: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may serve the database at once."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is the database, where it is one."""
+
+    @property
+    def continuity(self) -> Continuity:
+        """What is known of the database's past."""
+
+    def prepare(self) -> None:
+        """Do what comes before the first connection."""
+
+    def renew(self) -> None:
+        """Do what comes between the last of the connections and the first of the new ones (see ``Threads.spent``)."""
+
+    def engine(self, *, read_only: bool) -> Engine: ...
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches may be on their way at once; those of one process read their rows one after the other."""
+
+    def writer(self) -> "Threads":
+        """Make what runs the transactions that write."""
+
+    def trouble(self, error: DBAPIError) -> str | None:
+        """Say what is wrong with the database and what to do; None where the statement is to blame."""
+
+    def moved(self, error: DBAPIError) -> bool:
+        """Whether the connection leads to other tables than it knows: a new connection has to be made."""
+
+    def passing(self, error: DBAPIError) -> bool:
+        """Whether the same transaction, run again at once, may succeed."""
+
+
+class Threads:
+    """Threads that each run one transaction at a time."""
+
+    def __init__(self, backend: Backend, *, read_only: bool) -> None:
+        self._backend = backend
+        self._engine = backend.engine(read_only=read_only)
+        self._own = threading.local()
+        self.open: list[Connection] = []
+        count, role = (backend.readers, "reads") if read_only else (backend.writers, "writes")
+        self._threads = Workers(count, f"homing {role}")
+        self.waiting = 0
+        # Whether new connections have to replace all that are open.
+        self.spent = False
+
+    async def run(self, transaction: Callable[[Connection], T]) -> T:
+        return await self.in_thread(partial(self._transact, transaction))
+
+    async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
+        """Run a plan's transaction in the way that costs least; the plan is made anew for each time that it is run."""
+        return await self.run(lambda connection: play(connection, plan()))
+
+    async def close(self) -> None:
+        """Let what has begun end, then let go of every connection and thread."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        for connection in self.open:
+            connection.close()
+        self._engine.dispose()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work``; what nobody waits for any more is not begun."""
+        return await self.started(work)
+
+    def started(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self.waiting >= WAITING:
+            raise Overloaded("too much is waiting for the database")
+        running = self._threads.submit(work, waiting=self.waiting)
+        self.waiting += 1
+        running.add_done_callback(self._done)
+        return running
+
+    def _done(self, _: object) -> None:
+        self.waiting -= 1
+
+    def _transact(self, transaction: Callable[[Connection], T]) -> T:
+        for run in range(1, RUNS + 1):
+            asked = False
+            try:
+                connection = self._connection()
+                with self._kept(connection), connection.begin():
+                    with self.driver_errors(connection):
+                        result = transaction(connection)
+                    asked = True
+            except DBAPIError as error:
+                if asked or self._backend.moved(error):
+                    # SQLAlchemy takes the transaction for ended now, whether or not the database does.
+                    self._drop(connection)
+                self.weigh(error, asked=asked, run=run)
+            else:
+                self._committed()
+                return result
+        raise AssertionError("the last run returns or raises")
+
+    @contextmanager
+    def _kept(self, connection: Connection) -> Iterator[None]:
+        """Keep a connection, unless memory was lacking: then nobody can tell how far its transaction came."""
+        try:
+            yield
+        except MemoryError:
+            self._drop(connection)
+            raise
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection of which nobody knows how it stands; a new one is made when it is needed."""
+        connection.invalidate()
+
+    def _committed(self) -> None:
+        """Raise StoreUnavailable where the commit must not count."""
+
+    def weigh(self, error: DBAPIError, *, asked: bool, run: int) -> None:
+        """Return where the transaction may be run again, else raise; ``asked`` is whether its commit was asked for."""
+        if not asked and run < RUNS and self._backend.passing(error):
+            return
+        if (unavailable := self.unavailable(error)) is None:
+            raise error
+        raise (CommitUnknown(unavailable.detail) if asked else unavailable) from error
+
+    def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
+        """Say that the database is unavailable; None where the statement is to blame."""
+        reason = self._backend.trouble(error)
+        return None if reason is None else StoreUnavailable(reason)
+
+    def _connection(self) -> Connection:
+        """Give the thread's connection: one that died is made anew when it is next used."""
+        connection: Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self.open.append(connection)
+        return connection
+
+    @contextmanager
+    def driver_errors(self, connection: Connection) -> Iterator[None]:
+        """Let an error of the driver, where it was spoken to directly, look as if SQLAlchemy had met it."""
+        dialect = self._engine.dialect
+        try:
+            yield
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError(None, None, error, connection_invalidated=lost) from error

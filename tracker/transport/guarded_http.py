@@ -1,0 +1,259 @@
+"""Posts to addresses that strangers may have chosen.
+
+So a ``Poster`` decides on each address that a name has at the moment, and connects to what it has decided on: httpcore
+takes a network backend for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
+"""
+
+import asyncio
+import socket
+import ssl
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+from urllib.parse import unquote
+
+import httpcore
+import httpx
+
+from tracker.errors import HomingError, NotSent, ReplyLost
+from tracker.model.targets import Allowed, refusal
+from tracker.transport.heads import BoundedBackend
+from tracker.transport.provider_http import CONNECT_SECONDS
+
+# Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
+# them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
+# up at once.
+POSTS: Final = 256
+IDLE_POSTS: Final = 32
+IDLE_SECONDS: Final = 4.0
+LOOKUPS: Final = 8
+# An answer's body is nobody's business here; it is only read so that the connection can be used again.
+ANSWER_LIMIT: Final = 4 * 1024
+ANSWER_SECONDS: Final = 1.0
+_WORDS: Final[Mapping[type[BaseException], str]] = {
+    ConnectionRefusedError: "connection refused",
+    ConnectionResetError: "connection reset",
+    socket.gaierror: "its name cannot be resolved",
+    UnicodeError: "its name cannot be resolved",
+    ssl.SSLError: "no TLS connection",
+    TimeoutError: "could not connect in time",
+}
+
+
+class TargetRefused(HomingError):
+    """An address that must not be posted to; nothing was sent."""
+
+    title = "Target refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a receiver answered: its status and its ``Retry-After``, empty where there was none."""
+
+    status: int
+    retry_after: str = ""
+
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+class Poster:
+    """Posts to addresses that others chose, over at most ``POSTS`` connections, without any proxy.
+
+    ``resolve`` gives a host's addresses, the system's resolver where None; ``trust`` the certificates, the usual ones
+    (or SSL_CERT_FILE) where None.
+    """
+
+    def __init__(
+        self, allowed: Allowed, *, resolve: Resolve | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        self._trust = trust
+        self._pools: Mapping[bytes, httpcore.AsyncConnectionPool] = {}
+        self._lookups: ThreadPoolExecutor | None = None
+
+    async def open(self) -> None:
+        await self.close()
+        trust = self._trust or await asyncio.to_thread(httpx.create_ssl_context)
+        # Threads of its own: names of strangers may take long, and nothing else has to wait for them.
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="homing names")
+        resolve = self._resolve or partial(_look_up, self._lookups)
+        self._pools = {
+            scheme: httpcore.AsyncConnectionPool(
+                ssl_context=trust,
+                max_connections=POSTS,
+                max_keepalive_connections=IDLE_POSTS,
+                keepalive_expiry=IDLE_SECONDS,
+                network_backend=_Guarded(self._allowed, resolve, encrypted=scheme == b"https"),
+            )
+            for scheme in (b"https", b"http")
+        }
+
+    async def close(self) -> None:
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.aclose()
+        if self._lookups is not None:
+            self._lookups.shutdown(wait=False, cancel_futures=True)
+            self._lookups = None
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, within: timedelta) -> Answer:
+        """Post once and give the answer; redirects are answers.
+
+        Raises TargetRefused, NotSent or ReplyLost, in words that repeat nothing of the address but its host.
+        """
+        seconds = within.total_seconds()
+        try:
+            target = httpx.URL(url)
+            pool = self._pools[target.raw_scheme]
+        except (httpx.InvalidURL, KeyError, UnicodeError):
+            raise NotSent("its address cannot be read, or it is closed") from None
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._exchange(pool, target, body, headers)
+        except TimeoutError as error:
+            raise ReplyLost(f"no answer within {seconds:g} s") from error
+        except httpcore.ConnectTimeout as error:
+            raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from error
+        except httpcore.ConnectError as error:
+            raise NotSent(_in_words(error)) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+            raise ReplyLost("the connection broke before an answer") from error
+
+    @staticmethod
+    async def _exchange(
+        pool: httpcore.AsyncConnectionPool, target: httpx.URL, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        url = httpcore.URL(
+            scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path or b"/"
+        )
+        named = {"host": target.netloc.decode(), "user-agent": "homing", **_basic(target), **headers}
+        sent = [(name.encode(), value.encode()) for name, value in named.items()]
+        timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
+        async with pool.stream("POST", url, headers=sent, content=body, extensions=timeouts) as response:
+            told = {name.lower(): value for name, value in response.headers}
+            with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await _read_little(response)
+        return Answer(status=response.status, retry_after=told.get(b"retry-after", b"").decode("latin-1").strip())
+
+
+async def dial_target(
+    host: str, port: int, allowed: Allowed, *, encrypted: bool, trust: ssl.SSLContext | None = None
+) -> None:
+    """Connect to a host as a Poster would, with TLS where it is ``encrypted``, and send nothing.
+
+    Raises TargetRefused or NotSent.
+    """
+    with ThreadPoolExecutor(1) as lookups:
+        backend = _Guarded(allowed, partial(_look_up, lookups), encrypted=encrypted)
+        try:
+            stream = await backend.connect_tcp(host, port, CONNECT_SECONDS)
+            if encrypted:
+                if trust is None:
+                    trust = await asyncio.to_thread(httpx.create_ssl_context)
+                stream = await stream.start_tls(trust, host, CONNECT_SECONDS)
+            await stream.aclose()
+        except httpcore.ConnectTimeout:
+            raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from None
+        except httpcore.ConnectError as error:
+            raise NotSent(_in_words(error)) from None
+
+
+class _Guarded(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were decided on; the name stays what TLS proves."""
+
+    def __init__(self, allowed: Allowed, resolve: Resolve, *, encrypted: bool) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        self._encrypted = encrypted
+        self._network = BoundedBackend(httpcore.AnyIOBackend())
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (CONNECT_SECONDS if timeout is None else timeout)
+        try:
+            async with asyncio.timeout_at(until):
+                addresses = await _checked(host, port, self._allowed, self._resolve, encrypted=self._encrypted)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        failure: Exception = httpcore.ConnectTimeout()
+        for number, address in enumerate(addresses):
+            # One that swallows everything leaves the next its share of the time.
+            share = max(until - loop.time(), 0) / (len(addresses) - number)
+            try:
+                return await self._network.connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+async def _checked(host: str, port: int, allowed: Allowed, resolve: Resolve, *, encrypted: bool) -> Sequence[str]:
+    """Give a host's addresses, all of which may be dialed. Raises TargetRefused where one may not."""
+    try:
+        addresses = list(dict.fromkeys(await resolve(host, port)))
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError from error
+    for address in addresses:
+        if (why := refusal(host, address, allowed, encrypted=encrypted)) is not None:
+            raise TargetRefused(f"{host} is refused: {why}")
+    if not addresses:
+        raise httpcore.ConnectError
+    return addresses
+
+
+async def _look_up(threads: ThreadPoolExecutor, host: str, port: int) -> Sequence[str]:
+    look = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(threads, look)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+async def _read_little(response: httpcore.Response) -> None:
+    """Read a short body to its end; a long one is left, and its connection closed."""
+    read = 0
+    async for chunk in response.aiter_stream():
+        read += len(chunk)
+        if read > ANSWER_LIMIT:
+            return
+
+
+def _basic(target: httpx.URL) -> Mapping[str, str]:
+    """Give the credential that an operator wrote into an address, as a header."""
+    if not target.userinfo:
+        return {}
+    user, _, password = target.userinfo.decode().partition(":")
+    pair = f"{unquote(user)}:{unquote(password)}".encode()
+    return {"authorization": f"Basic {b64encode(pair).decode()}"}
+
+
+def _in_words(error: BaseException) -> str:
+    """Say why there is no connection: by the kind of what went wrong, its own text might repeat the address."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        for kind, words in _WORDS.items():
+            if isinstance(cause, kind):
+                return words
+    return "could not connect"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what it came from, the root first."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return reversed(chain)
