@@ -13,9 +13,9 @@ from bench.brokers import BROKERS
 from bench.databases import Databases
 from bench.results import Broken, Row
 from bench.rounds import Effort, say
+from homing.serve import relay_of
 from homing.server.process import favour_latency
 from tracker.app import create_tracker, sinks_of
-from tracker.delivery.relay import Relay
 from tracker.model.sinks import SinkState
 from tracker.service.tracker import Tracker
 from tracker.settings import load_settings
@@ -143,7 +143,7 @@ async def _relay(plan: Plan) -> Told:
         stop = asyncio.Event()
         # As a process that serves is set.
         favour_latency()
-        relaying = asyncio.create_task(Relay(tracker, sinks_of(settings, tracker)).run(stop))
+        relaying = asyncio.create_task(relay_of(tracker, sinks_of(settings, tracker)).run(stop))
         try:
             # Where processes share a database each looks at what to tell at moments of its own.
             await _until(tracker, plan.name, lambda state: state.owner is not None, every=LOOK_SECONDS)

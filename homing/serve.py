@@ -19,13 +19,16 @@ from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes,
 from tracker.api.http.capacity import CONNECTIONS
 from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
 from tracker.delivery.relay import Relay
+from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.subscriber import Subscriber
+from tracker.delivery.timing import PACE, Pace
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
-from tracker.loops.membership import RHYTHM, Membership, Part, Rhythm
+from tracker.loops.membership import RHYTHM, Membership, Part, Rhythm, this_process
 from tracker.loops.reconciler import Reconciler
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
+from tracker.model.sinks import NewSink
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
@@ -38,8 +41,33 @@ async def joined(settings: Settings, *, parts: Collection[Part]) -> AsyncIterato
     """Open the settings' database as one of the processes that serve it; that of a file holds the serving lock."""
     clock = SteeredClock()
     tracker = create_tracker(settings, clock=clock)
-    async with tracker, Membership(tracker, clock, parts=parts) as membership:
+    async with tracker, membership_of(tracker, clock, parts=parts) as membership:
         yield tracker, membership
+
+
+def membership_of(
+    tracker: Tracker, clock: SteeredClock, *, parts: Collection[Part] = ALL, rhythm: Rhythm = RHYTHM
+) -> Membership:
+    """Make the membership of a tracker's process; ``clock`` is the tracker's."""
+    return Membership(
+        tracker.store,
+        tracker.submission.notes,
+        clock,
+        me=this_process(tracker.owner, parts),
+        margin=tracker.policy.lease_margin,
+        rhythm=rhythm,
+    )
+
+
+def relay_of(
+    tracker: Tracker,
+    sinks: Sequence[tuple[NewSink, Sink]],
+    *,
+    pace: Pace = PACE,
+    chance: Callable[[], float] | None = None,
+) -> Relay:
+    """Make the relay of a tracker's process."""
+    return Relay(tracker.store, tracker.feed, sinks, owner=tracker.owner, clock=tracker.clock, pace=pace, chance=chance)
 
 
 class Homing:
@@ -73,7 +101,7 @@ class Homing:
         self.lock = ServingLock(settings.database_file)
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
-        self._membership = Membership(self.tracker, clock, parts=parts, rhythm=rhythm)
+        self._membership = membership_of(self.tracker, clock, parts=parts, rhythm=rhythm)
         self.tracker.budget.follow(self._membership.share)
         self.local_key: LocalKey | None = None
         access = access or access_of(settings)
@@ -85,7 +113,7 @@ class Homing:
         self._relay: Relay | None = None
         if tells and Part.LOOPS in parts:
             # A sink that cannot be is known before anything is opened.
-            self._relay = Relay(self.tracker, sinks_of(settings, self.tracker, subscribers))
+            self._relay = relay_of(self.tracker, sinks_of(settings, self.tracker, subscribers))
         self._open = AsyncExitStack()
 
     @asynccontextmanager
@@ -133,9 +161,9 @@ class Homing:
         yield Reconciler(self.tracker, share=self._membership.share)
         if self._relay is not None:
             yield self._relay
-        yield Expiry(self.tracker)
+        yield Expiry(self.tracker.store, self.tracker.providers, self.tracker.feed, clock=self.tracker.clock)
         if self._settings.retention is not None:
-            yield Retention(self.tracker, keep=self._settings.retention)
+            yield Retention(self.tracker.store, clock=self.tracker.clock, keep=self._settings.retention)
 
 
 def _app(

@@ -14,7 +14,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from homing.serve import access_of
+from homing.serve import access_of, relay_of
 from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
@@ -23,7 +23,6 @@ from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
-from tracker.delivery.relay import Relay
 from tracker.loops.reconciler import Reconciler
 from tracker.model.changes import Work
 from tracker.model.task import SETTLED, Caller, Task
@@ -186,12 +185,12 @@ async def composed(
         app = create_receiver(tracker, replace(ReceiverSettings.from_settings(settings), **receiver), api)
         if not tracker.store.shared:
             # As whatever serves a file does: nobody else is asking about its tasks any more.
-            await tracker.take_over()
+            await tracker.store.release(owner=tracker.owner, margin=tracker.policy.lease_margin)
         reconciler = Reconciler(tracker)
         stop = asyncio.Event()
         running_beside = [asyncio.create_task(reconciler.run(stop))] if loops else []
         if loops and settings.sinks:
-            relay = Relay(tracker, sinks_of(settings, tracker))
+            relay = relay_of(tracker, sinks_of(settings, tracker))
             await relay.open()
             running_beside.append(asyncio.create_task(relay.run(stop)))
         try:
@@ -208,6 +207,7 @@ async def house(
     *,
     policy: Policy = SHORT,
     store: Store | None = None,
+    clock: Clock | None = None,
     loops: bool = True,
     callbacks: bool = True,
     **settings: Any,
@@ -217,7 +217,7 @@ async def house(
         listener = stack.enter_context(closing(listen("127.0.0.1", 0)))
         url = address(listener)
         chosen = settings_of(folder, provider_url, **({"public_url": url} if callbacks else {}), **settings)
-        clock = Clock()
+        clock = clock or Clock()
         tracker, reconciler, app = await stack.enter_async_context(
             composed(chosen, policy=policy, store=store, clock=clock, loops=loops)
         )

@@ -14,11 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from homing.serve import relay_of
 from tests.builders import NOW, a_task, writing
 from tests.databases import sqlite_url
 from tests.events import readable
 from tracker.app import create_tracker
-from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.timing import PACE
 from tracker.model.event import Told
@@ -120,7 +120,7 @@ class House:
         stop = asyncio.Event()
         new = NewSink(name="under test", address="the receiver of this test", beginning=True)
         # Little chance: what is tried again is tried soon.
-        relay = Relay(self.tracker, [(new, self.case.sink())], pace=PACE_HERE, chance=lambda: 0.03)
+        relay = relay_of(self.tracker, [(new, self.case.sink())], pace=PACE_HERE, chance=lambda: 0.03)
         running = asyncio.create_task(relay.run(stop))
         try:
             yield

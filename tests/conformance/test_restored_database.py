@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from homing.serve import membership_of
 from tests.acceptance.house import until
 from tests.backups import back_up
 from tests.builders import NOW, a_task, writing
@@ -21,7 +22,7 @@ from tests.postgres import Postgres, Standby
 from tests.postgres import running as running_postgres
 from tests.scripted_sink import ScriptedSink
 from tracker.errors import StoreUnavailable
-from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.loops.membership import Part, Rhythm
 from tracker.model.clock import SteeredClock
 from tracker.model.event import Told, attributes
 from tracker.model.task import Event, Status
@@ -231,7 +232,7 @@ async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[P
     """Serve as the only process does."""
     async with (
         relaying(url, folder, shop) as here,
-        Membership(here.tracker, SteeredClock(), parts=[Part.LOOPS], rhythm=QUICK),
+        membership_of(here.tracker, SteeredClock(), parts=[Part.LOOPS], rhythm=QUICK),
     ):
         yield here
 

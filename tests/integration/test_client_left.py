@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from homing.serve import membership_of
 from tests.acceptance.house import KIND, until
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, GatedStore
 from tests.postgres import Postgres
 from tracker.app import create_tracker
 from tracker.errors import CommitUnknown, StoreUnavailable
-from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.loops.membership import Rhythm
 from tracker.model.changes import Change, Known, Work, by_id
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.records import TaskFilter
@@ -174,7 +175,7 @@ async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, p
         clock = SteeredClock()
         settings = Settings(database_url=url, kling_api_key="made-up-key")
         tracker = await stack.enter_async_context(create_tracker(settings, store=each, clock=clock, transport=kling))
-        await stack.enter_async_context(Membership(tracker, clock, parts=frozenset(Part), rhythm=QUICK))
+        await stack.enter_async_context(membership_of(tracker, clock, rhythm=QUICK))
         replicas.append(tracker)
     await left(replicas[0], kling)
 

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 import psycopg
 import pytest
 
+from homing.serve import membership_of
 from tests.acceptance.house import ANYBODY, KIND
 from tests.fakes import Clock, FakeKling
 from tests.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.loops.membership import Rhythm
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.task import Task
 from tracker.providers.base import Account, Call, Reply
@@ -63,7 +64,7 @@ async def replica(stack: AsyncExitStack, url: str, kling: FakeKling, *, rhythm: 
     clock = SteeredClock()
     settings = Settings(database_url=url, kling_api_key="made-up-key")
     tracker = await stack.enter_async_context(create_tracker(settings, clock=clock, transport=kling))
-    await stack.enter_async_context(Membership(tracker, clock, parts=frozenset(Part), rhythm=rhythm))
+    await stack.enter_async_context(membership_of(tracker, clock, rhythm=rhythm))
     return tracker
 
 

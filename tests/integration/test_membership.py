@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from homing.serve import membership_of
 from tests.builders import NOW, a_task, writing
 from tests.conformance.store_case import read
 from tests.databases import sqlite_url
@@ -158,7 +159,7 @@ async def member(
 ) -> AsyncIterator[tuple[Tracker, Membership]]:
     clock = clock or SteeredClock()
     tracker = create_tracker(Settings(database_url=url), clock=clock)
-    async with tracker, Membership(tracker, clock, parts=parts, rhythm=rhythm) as membership:
+    async with tracker, membership_of(tracker, clock, parts=parts, rhythm=rhythm) as membership:
         yield tracker, membership
 
 

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from homing.serve import relay_of
 from homing.server.loops import looping
 from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
 from tests.postgres import Postgres
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.app import create_tracker
-from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.timing import PACE
 from tracker.errors import StoreUnavailable
@@ -73,7 +73,7 @@ async def relaying(
 ) -> AsyncIterator[Place]:
     async with place(url, folder, store) as tracker:
         named = [(NewSink(name=sink.name, address="x:", beginning=True), sink) for sink in sinks]
-        async with looping([Relay(tracker, named, pace=replace(BRISK, **pace))]):
+        async with looping([relay_of(tracker, named, pace=replace(BRISK, **pace))]):
             yield Place(tracker=tracker, sinks=sinks)
 
 
@@ -361,7 +361,7 @@ async def test_processes_that_start_together_share_the_sinks(postgres: Postgres,
     pace = replace(BRISK, look=timedelta(seconds=1))
     async with place(url, tmp_path) as here, place(url, tmp_path) as other:
         named = [(NewSink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
-        async with looping([Relay(tracker, named, pace=pace) for tracker in (here, other)]):
+        async with looping([relay_of(tracker, named, pace=pace) for tracker in (here, other)]):
 
             async def all_held() -> bool:
                 states = await here.store.outbox.states()

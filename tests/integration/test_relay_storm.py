@@ -12,11 +12,11 @@ from random import Random
 
 import pytest
 
+from homing.serve import relay_of
 from tests.acceptance.house import settings_of, until
 from tests.builders import a_task, an_event, writing
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
-from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.timing import PACE
 from tracker.model.clock import utc_now
@@ -97,7 +97,7 @@ async def test_each_task_is_told_in_order_and_nothing_is_lost(url: str, tmp_path
         named = [(NewSink(name=sink.name, address="x:", beginning=True), sink)]
 
         def relaying() -> asyncio.Task[None]:
-            relay = Relay(tracker, named, pace=HASTY, chance=lambda: dice.random() / 20)
+            relay = relay_of(tracker, named, pace=HASTY, chance=lambda: dice.random() / 20)
             return asyncio.create_task(relay.run(asyncio.Event()))
 
         story = asyncio.create_task(happening(tracker, dice))

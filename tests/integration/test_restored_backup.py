@@ -149,7 +149,7 @@ async def test_name_reused_after_retention_is_a_new_task(tmp_path: Path, kling_s
         first = await home.created(prompt="a dog", external_task_id="order-7")
         await home.seen(first, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
         home.clock.ahead += 2 * KEEP
-        assert (await Retention(home.tracker, keep=KEEP).run_once()).tasks == 1
+        assert (await Retention(home.tracker.store, clock=home.tracker.clock, keep=KEEP).run_once()).tasks == 1
 
         again = await home.created(prompt="a dog", external_task_id="order-7")
 

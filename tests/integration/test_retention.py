@@ -39,7 +39,7 @@ async def deleted(home: House, sandbox: RunningSandbox, **changes: Any) -> tuple
     await home.tracker.attach(ANYBODY, expected.task.id, theirs)
     task = await home.seen(expected.task.id, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
     home.clock.ahead += KEEP + timedelta(hours=1)
-    assert (await Retention(home.tracker, keep=KEEP).run_once()).tasks == 1
+    assert (await Retention(home.tracker.store, clock=home.tracker.clock, keep=KEEP).run_once()).tasks == 1
     assert (await home.client.get(f"/v1/tasks/{task.id}")).status_code == 404
     return expected.callback_url, task
 
@@ -141,7 +141,7 @@ async def is_empty(tracker: Tracker) -> bool:
 @asynccontextmanager
 async def retaining(tracker: Tracker) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    running = asyncio.create_task(Retention(tracker, keep=KEEP, idle=SOON).run(stop))
+    running = asyncio.create_task(Retention(tracker.store, clock=tracker.clock, keep=KEEP, idle=SOON).run(stop))
     try:
         yield
     finally:
@@ -216,7 +216,7 @@ async def test_a_database_that_fails_is_told_once_and_the_deleting_goes_on_when_
 
 async def test_whoever_writes_meanwhile_waits_for_one_step_at_most(tmp_path: Path) -> None:
     async with keeping(tmp_path) as tracker:
-        retention = Retention(tracker, keep=KEEP)
+        retention = Retention(tracker.store, clock=tracker.clock, keep=KEEP)
         gone = 0
 
         async def delete() -> None:

@@ -19,6 +19,7 @@ from tracker.delivery.sinks.base import Sink
 from tracker.delivery.timing import Pace
 from tracker.errors import HomingError
 from tracker.model.sinks import Settled, SinkState
+from tracker.service.repeat import Failures
 from tracker.storage.event_store import OutboxStore
 
 log: Final = logging.getLogger("homing.relay")
@@ -67,7 +68,11 @@ class LeasedSink:
         self._held_until = self.time() + pace.lease.total_seconds()
         self._writing = asyncio.Lock()
         self._lost = False
-        self._trouble = ""
+        self.failures = Failures(
+            log,
+            f"what the sink {sink.name} was told cannot be written down",
+            f"what the sink {sink.name} was told is written down again",
+        )
 
     @property
     def name(self) -> str:
@@ -146,14 +151,14 @@ class LeasedSink:
                 try:
                     ours = await self.outbox.settle(self.name, settled, owner=self._owner, now=self.clock())
                 except HomingError as error:
-                    self.say(error.detail)
+                    self.failures.note(error.detail)
                     if self.ended.is_set():
                         return
                     await self.until_end(self.pace.idle)
                     continue
                 # Again: whoever looked meanwhile may have come just before it was committed.
                 self._note_owing(owing)
-                self.say("")
+                self.failures.note("")
                 ledger.written(settled, at=self.time())
                 if not ours:
                     self.end(lost=True)
@@ -179,9 +184,3 @@ class LeasedSink:
         settled = ledger.settled(failures=sending.failures, retry_at=retry_at, off=off)
         # What turned the sink off counts more than what went wrong beside it.
         return structs.replace(settled, error=sending.gone) if off else settled
-
-    def say(self, trouble: str) -> None:
-        """Log what is wrong with the database, once."""
-        if trouble and trouble != self._trouble:
-            log.warning("what the sink %s was told cannot be written down: %s", self.name, trouble)
-        self._trouble = trouble

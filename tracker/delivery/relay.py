@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
@@ -17,8 +17,9 @@ from tracker.delivery.timing import PACE, Pace
 from tracker.delivery.worker import Teller
 from tracker.errors import HomingError
 from tracker.model.sinks import NewSink, SinkState
-from tracker.service.repeat import pause
-from tracker.service.tracker import Tracker
+from tracker.service.feed import Feed
+from tracker.service.repeat import Failures, pause
+from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.relay")
 
@@ -28,19 +29,25 @@ MANNERS: Final = timedelta(milliseconds=200)
 
 
 class Relay:
-    """Tells ``sinks``, each with what is written down of it, what happens in a tracker."""
+    """Delivers the events of a store to ``sinks``, each with what is recorded of it; ``owner`` is this process."""
 
     def __init__(
         self,
-        tracker: Tracker,
+        store: Store,
+        feed: Feed,
         sinks: Sequence[tuple[NewSink, Sink]],
         *,
+        owner: str,
+        clock: Callable[[], datetime],
         pace: Pace = PACE,
         chance: Callable[[], float] | None = None,
     ) -> None:
-        self._tracker = tracker
-        self._outbox = tracker.store.outbox
+        self._store = store
+        self._outbox = store.outbox
+        self._feed = feed
         self._sinks = sinks
+        self._owner = owner
+        self._clock = clock
         self._pace = pace
         self._chance = chance or Random().random  # noqa: S311 - spreads attempts, and hides nothing
         self._held = 0
@@ -50,14 +57,14 @@ class Relay:
 
     async def open(self) -> None:
         """Write the sinks down: what is committed from now on is for those that are new, too."""
-        continuity = self._tracker.store.continuity
+        continuity = self._store.continuity
         changes, first = continuity.changes, self._written_at is None
-        if first and not self._tracker.store.shared:
+        if first and not self._store.shared:
             # Whoever held them is gone: a file is served by one process.
             await self._outbox.release(None)
         # A sink that an older database does not know was told everything up to there.
         newest = None if first else continuity.left_at
-        await self._outbox.register([new for new, _ in self._sinks], now=self._tracker.clock(), newest=newest)
+        await self._outbox.register([new for new, _ in self._sinks], now=self._clock(), newest=newest)
         self._written_at = changes
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -67,58 +74,48 @@ class Relay:
         if not self._sinks:
             await stop.wait()
             return
-        deaf = self._tracker.store.continuity.listen(self._start_over)
+        deaf = self._store.continuity.listen(self._start_over)
         try:
             await asyncio.gather(*(self._keep(sink, stop) for _, sink in self._sinks))
         finally:
             deaf()
         with suppress(HomingError):
-            await self._outbox.release(self._tracker.owner)
+            await self._outbox.release(self._owner)
 
     async def _keep(self, sink: Sink, stop: asyncio.Event) -> None:
         """Tell one sink whenever it is ours and on; nothing that happens to it reaches another."""
-        trouble = ""
-        if self._tracker.store.shared:
+        failures = Failures(log, f"the sink {sink.name} cannot be told", f"the sink {sink.name} is told again")
+        if self._store.shared:
             # Processes that start together share the sinks.
             await pause(stop, self._pace.look * self._chance())
         while not stop.is_set():
-            said, wait = "", self._pace.look
-            try:
-                if self._written_at != self._tracker.store.continuity.changes:
+            wait = self._pace.look
+            with failures.survived():
+                if self._written_at != self._store.continuity.changes:
                     # The database may be older than a sink.
                     await self.open()
                 # A lease begins when it is asked for: whatever the answer takes, ours ends before the database's.
                 asked_at = asyncio.get_running_loop().time()
                 state = await self._claim(sink)
-                if self._written_at != self._tracker.store.continuity.changes:
+                if self._written_at != self._store.continuity.changes:
                     continue  # the claim may be of the state that is lost
                 if state is not None and state.on:
                     await self._hold(sink, state, asked_at, stop)
                 elif state is not None:
                     wait = self._pace.renew
-            except HomingError as error:
-                said = error.detail
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                # By type only: the message of a foreign exception may quote anything.
-                said = type(error).__name__
-            if said and said != trouble:
-                log.warning("the sink %s cannot be told: %s", sink.name, said)
-            trouble = said
             await pause(stop, wait + self._held * MANNERS)
 
     async def _claim(self, sink: Sink) -> SinkState | None:
-        return await self._outbox.claim(
-            sink.name, owner=self._tracker.owner, now=self._tracker.clock(), lease=self._pace.lease
-        )
+        return await self._outbox.claim(sink.name, owner=self._owner, now=self._clock(), lease=self._pace.lease)
 
     async def _hold(self, sink: Sink, state: SinkState, asked_at: float, stop: asyncio.Event) -> None:
         teller = Teller(
             self._outbox,
-            self._tracker.feed,
+            self._feed,
             sink,
             state,
-            owner=self._tracker.owner,
-            clock=self._tracker.clock,
+            owner=self._owner,
+            clock=self._clock,
             chance=self._chance,
             pace=self._pace,
         )

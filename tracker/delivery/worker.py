@@ -130,5 +130,5 @@ class Teller:
             try:
                 await step()
             except HomingError as error:
-                self._leased.say(error.detail)
+                self._leased.failures.note(error.detail)
                 await self._leased.until_end(self._leased.pace.idle)

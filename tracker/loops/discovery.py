@@ -1,6 +1,6 @@
 """Tasks that nobody told us about: orphans to look into, and the provider's list to page through."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,8 +10,9 @@ from tracker.model.records import Orphan
 from tracker.model.task import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
-from tracker.service.adoption import Particulars
-from tracker.service.tracker import Tracker
+from tracker.service.adoption import Adoption, Particulars
+from tracker.service.polling import Questions
+from tracker.storage.store import Store
 
 ORPHAN_CHECKS: Final = 3
 ORPHAN_GAP: Final = timedelta(seconds=30)
@@ -42,8 +43,20 @@ class Discovered:
 class Discovery:
     """Confirms tasks at the provider before it believes in them."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
+    def __init__(
+        self,
+        store: Store,
+        accounts: Mapping[str, Account],
+        questions: Questions,
+        adoption: Adoption,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._questions = questions
+        self._adoption = adoption
+        self._clock = clock
 
     async def check(self, account: Account, orphan: Orphan) -> bool:
         """Ask the provider whether an orphan is a task of this account, and adopt it if so.
@@ -58,7 +71,7 @@ class Discovery:
         names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
         absent = 0
         for name in names:
-            outcome = await self._tracker.questions.query(account, name, orphan.provider_task_id)
+            outcome = await self._questions.query(account, name, orphan.provider_task_id)
             if isinstance(outcome, Found):
                 return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
@@ -92,11 +105,11 @@ class Discovery:
         A listed task without an external id that could be one of our unresolved submits is left for the operator: the
         list shows nothing that would prove it. Raises ProviderUnavailable where a page cannot be read.
         """
-        account = self._tracker.providers[provider]
+        account = self._accounts[provider]
         result = Discovered()
-        unresolved = await self._tracker.store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        unresolved = await self._store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
         for page in range(1, LIST_PAGES + 1):
-            outcome = await self._tracker.questions.list_page(account, kind, page)
+            outcome = await self._questions.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
                 words = masked(_words(outcome), account.credential)
                 raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {words}")
@@ -127,7 +140,7 @@ class Discovery:
             return
         own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
         if own is not None:
-            await self._tracker.questions.record(own, account, found, asked_at=self._tracker.clock())
+            await self._questions.record(own, account, found, asked_at=self._clock())
             result.settled += 1
             return
         maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
@@ -142,10 +155,10 @@ class Discovery:
         self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
     ) -> Task:
         named = account.provider.kinds[kind]
-        return await self._tracker.adoption.take(caller, account, named, found, Particulars(origin=origin))
+        return await self._adoption.take(caller, account, named, found, Particulars(origin=origin))
 
     async def _known(self, account: Account, provider_task_id: str) -> Task | None:
-        task = await self._tracker.store.find_ref(provider_task_id, client=None, provider=account.provider.name)
+        task = await self._store.find_ref(provider_task_id, client=None, provider=account.provider.name)
         return task if task is not None and task.provider_task_id == provider_task_id else None
 
     async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
@@ -153,11 +166,11 @@ class Discovery:
         if provider_task_id is None:
             return False
         named = (account.provider.name, account.name, provider_task_id)
-        return await self._tracker.store.forgotten(*named) is not None
+        return await self._store.forgotten(*named) is not None
 
     async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
-        again = self._tracker.clock() + ORPHAN_GAP if state == "waiting" else None
-        await self._tracker.store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+        again = self._clock() + ORPHAN_GAP if state == "waiting" else None
+        await self._store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
 
 
 def _words(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:

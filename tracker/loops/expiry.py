@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.errors import HomingError
-from tracker.service.repeat import pause
-from tracker.service.tracker import Tracker
+from tracker.providers.base import Account
+from tracker.service.feed import Feed
+from tracker.service.repeat import Failures, pause
+from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.expiry")
 
@@ -22,39 +24,44 @@ class Expiry:
     ``notice`` is how long before their end results are warned of, ``idle`` how long to wait where there are none.
     """
 
-    def __init__(self, tracker: Tracker, *, notice: timedelta = NOTICE, idle: timedelta = IDLE) -> None:
-        self._tracker = tracker
+    def __init__(
+        self,
+        store: Store,
+        accounts: Mapping[str, Account],
+        feed: Feed,
+        *,
+        clock: Callable[[], datetime],
+        notice: timedelta = NOTICE,
+        idle: timedelta = IDLE,
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._feed = feed
+        self._clock = clock
         self._notice = notice
         self._idle = idle
-        self._trouble = ""
+        self._failures = Failures(log, "results cannot be looked at", "results are looked at again")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look until ``stop``; a look that fails is logged once, and taken again later."""
+        """Look until ``stop``; a look that fails is logged once, and repeated later."""
         while not stop.is_set():
-            said, found = "", 0
-            try:
+            found = 0
+            with self._failures.survived():
                 found = await self.run_once()
-            except HomingError as error:
-                said = error.detail
-            except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-                said = type(error).__name__
-            if said != self._trouble:
-                log.warning("results %s", f"cannot be looked at: {said}" if said else "are looked at again")
-                self._trouble = said
             if found < STEP:
                 await pause(stop, self._idle)
 
     async def run_once(self) -> int:
         """Warn of the next results of each provider that stop working soon, and count."""
         found = 0
-        for account in self._tracker.providers.values():
-            found += await self._tracker.store.warn_of_expiry(
+        for account in self._accounts.values():
+            found += await self._store.warn_of_expiry(
                 account.provider.name,
                 lifetime=account.provider.capabilities.result_lifetime,
                 notice=self._notice,
-                now=self._tracker.clock(),
+                now=self._clock(),
                 limit=STEP,
             )
         if found:
-            self._tracker.feed.hint()
+            self._feed.hint()
         return found

@@ -21,8 +21,9 @@ from typing import Final, Self
 from tracker.errors import HomingError
 from tracker.model.clock import SteeredClock
 from tracker.model.servers import Heartbeat, Server
-from tracker.service.repeat import pause
-from tracker.service.tracker import Tracker
+from tracker.service.notes import Notes
+from tracker.service.repeat import Failures, pause
+from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.membership")
 
@@ -46,22 +47,36 @@ class Rhythm:
 RHYTHM: Final = Rhythm()
 
 
+def this_process(owner: str, parts: Collection[Part]) -> Server:
+    """Return this process as the others see it."""
+    named = tuple(part.value for part in Part if part in parts)
+    return Server(owner=owner, host=socket.gethostname(), pid=os.getpid(), parts=named)
+
+
 class Membership:
     """``async with`` joins, keeps the membership alive, and leaves; inside it the tracker is ready for loops.
 
-    ``clock`` is the tracker's.
+    ``store``, ``notes`` and ``clock`` are the tracker's; ``margin`` is what is added to a lease of a dead process.
     """
 
     def __init__(
-        self, tracker: Tracker, clock: SteeredClock, *, parts: Collection[Part], rhythm: Rhythm = RHYTHM
+        self,
+        store: Store,
+        notes: Notes,
+        clock: SteeredClock,
+        *,
+        me: Server,
+        margin: timedelta,
+        rhythm: Rhythm = RHYTHM,
     ) -> None:
-        self._tracker = tracker
+        self._store = store
+        self._notes = notes
         self._clock = clock
+        self._me = me
+        self._margin = margin
         self._rhythm = rhythm
-        told = tuple(part.value for part in Part if part in parts)
-        self._me = Server(owner=tracker.owner, host=socket.gethostname(), pid=os.getpid(), parts=told)
         self._share = 1.0
-        self._trouble = ""
+        self._failures = Failures(log, "the heartbeat cannot be written", "the heartbeat works again")
         self._stop = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
 
@@ -70,14 +85,15 @@ class Membership:
         return self._share
 
     async def __aenter__(self) -> Self:
-        if not self._tracker.store.shared:
-            await self._tracker.store.continue_numbers()
-            await self._tracker.take_over()
+        if not self._store.shared:
+            await self._store.continue_numbers()
+            # Take up at once what an earlier process was asking about.
+            await self._store.release(owner=self._me.owner, margin=self._margin)
             return self
         heartbeat = await self._beat()
         if {server.owner for server in heartbeat.alive} == {self._me.owner}:
             # Nobody can tell whether the database was restored while no process was watching.
-            await self._tracker.store.continue_numbers()
+            await self._store.continue_numbers()
         self._hear(heartbeat)
         self._beating = asyncio.create_task(self._run(), name="homing membership")
         return self
@@ -91,29 +107,21 @@ class Membership:
         self._stop.set()
         await self._beating
         with suppress(HomingError):
-            await self._tracker.store.leave(self._me.owner, margin=self._tracker.policy.lease_margin)
+            await self._store.leave(self._me.owner, margin=self._margin)
 
     async def _run(self) -> None:
         """Say so again and again; a failure is logged once, and the next beat tries anew."""
         while not await pause(self._stop, self._rhythm.beat):
-            said = ""
-            try:
+            with self._failures.survived():
                 self._hear(await self._beat())
-            except HomingError as error:
-                said = error.detail
-            except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-                said = type(error).__name__
-            if said != self._trouble:
-                log.warning("the heartbeat %s", f"cannot be written: {said}" if said else "works again")
-                self._trouble = said
 
     async def _beat(self) -> Heartbeat:
         # Another process takes a beat to mean that rows tell which clients had left before it.
-        await self._tracker.submission.notes.flush()
-        return await self._tracker.store.beat(
+        await self._notes.flush()
+        return await self._store.beat(
             self._me,
             silence=self._rhythm.silence,
-            margin=self._tracker.policy.lease_margin,
+            margin=self._margin,
             own=self._clock.own,
         )
 

@@ -22,6 +22,7 @@ from tracker.rules import recovery, schedule
 from tracker.rules.recovery import Step
 from tracker.rules.submits import ORIGIN_SUBMIT
 from tracker.service.polling import BUSY_PAUSE, Answer
+from tracker.service.repeat import Failures
 from tracker.service.tracker import Tracker
 
 T = TypeVar("T")
@@ -67,12 +68,14 @@ class Reconciler:
 
     def __init__(self, tracker: Tracker, *, share: Callable[[], float] = lambda: 1.0) -> None:
         self._tracker = tracker
-        self._discovery = Discovery(tracker)
+        self._discovery = Discovery(
+            tracker.store, tracker.providers, tracker.questions, tracker.adoption, clock=tracker.clock
+        )
         self._budget = tracker.budget
         self._budget.follow(share)
         self._paused: dict[str, float] = {}
         self._looked_ahead_at, self._set_back = float("-inf"), 0
-        self._trouble = ""
+        self._failures = Failures(log, "the reconciler cannot work", "the reconciler works again")
         self._more = asyncio.Event()
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._silent: dict[str, int] = defaultdict(int)
@@ -96,18 +99,10 @@ class Reconciler:
         await asyncio.gather(learning, *rounds)
 
     async def _round(self, stop: asyncio.Event) -> None:
-        said = ""
-        try:
+        with self._failures.survived():
             counts = await self.run_once()
             while counts.claimed == CLAIM and counts.postponed == 0 and not stop.is_set():
                 counts = await self.run_once()
-        except HomingError as error:
-            said = error.detail
-        except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-            said = type(error).__name__
-        if said != self._trouble:
-            log.warning("the reconciler %s", f"cannot work: {said}" if said else "works again")
-            self._trouble = said
 
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""

@@ -6,13 +6,13 @@ otherwise slows the deleting down, never the other way round.
 
 import asyncio
 import logging
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.errors import HomingError
-from tracker.service.repeat import pause
-from tracker.service.tracker import Tracker
+from tracker.service.repeat import Failures, pause
 from tracker.storage.retention import Deleted, Place
+from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.retention")
 
@@ -31,13 +31,14 @@ class Retention:
     ``idle`` how long to wait where nothing is left to delete, or where the database fails.
     """
 
-    def __init__(self, tracker: Tracker, *, keep: timedelta, idle: timedelta = IDLE) -> None:
-        self._tracker = tracker
+    def __init__(self, store: Store, *, clock: Callable[[], datetime], keep: timedelta, idle: timedelta = IDLE) -> None:
+        self._store = store
+        self._clock = clock
         self._keep = keep
         self._idle = idle
         self._after: Place | None = None
         self._untold = 0
-        self._trouble = ""
+        self._failures = Failures(log, "retention cannot work", "retention works again")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do steps until ``stop``; one that fails is logged once, and tried again later."""
@@ -52,17 +53,16 @@ class Retention:
 
     async def run_once(self) -> Deleted:
         """Look at the next few tasks whose time is over, delete those that may go, and count."""
-        now = self._tracker.clock()
-        deleted = await self._tracker.store.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
+        now = self._clock()
+        deleted = await self._store.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
         self._after = deleted.after
         self._untold += deleted.tasks
         return deleted
 
     async def _step(self) -> bool:
         """Do one step, and tell whether there is more to do at once."""
-        said = ""
         more = False
-        try:
+        with self._failures.survived():
             deleted = await self.run_once()
             more = deleted.after is not None or STEP in {
                 deleted.orphans,
@@ -72,13 +72,6 @@ class Retention:
             }
             if not more or self._untold >= TOLD:
                 self._tell()
-        except HomingError as error:
-            said = error.detail
-        except Exception as error:  # noqa: BLE001 - the loop survives any single failure
-            said = type(error).__name__
-        if said != self._trouble:
-            log.warning("retention %s", f"cannot work: {said}" if said else "works again")
-            self._trouble = said
         return more
 
     def _tell(self) -> None:

@@ -8,13 +8,13 @@ are only hints, and a lost one costs a second. Nobody waits: nothing is read.
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, Protocol
 
-from tracker.errors import HomingError
 from tracker.model.event import Found
+from tracker.service.repeat import Failures
 
 log: Final = logging.getLogger("homing.feed")
 
@@ -73,7 +73,11 @@ class Feed:
         self._left_at = float("-inf")
         self._of_task: dict[str, set[asyncio.Event]] = {}
         self._running: list[asyncio.Task[None]] = []
-        self._trouble = ""
+        self._reading = Failures(log, "events cannot be read", "events are read again")
+        self._hearing = Failures(
+            log, "notices of other processes cannot be heard", "notices of other processes are heard again"
+        )
+        self._telling = Failures(log, "other processes cannot be told", "other processes are told again")
         self._dismissed = False
         # How often everything was forgotten, and whether it is still to be found out where to go on.
         self._restarts = 0
@@ -202,13 +206,15 @@ class Feed:
                 await self._wanted.wait()
                 # Who waits again and again is away for moments.
                 if now() - self._left_at > LOOK.total_seconds():
-                    await self._try("events cannot be read", self._catch_up)
+                    with self._reading.survived():
+                        await self._catch_up()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK.total_seconds()):
                     await self._hinted.wait()
             self._hinted.clear()
             before = len(self._kept)
-            await self._try("events cannot be read", self._look)
+            with self._reading.survived():
+                await self._look()
             much = len(self._kept) - before > MUCH
             await asyncio.sleep((SLOWER if much else PACE).total_seconds())
 
@@ -254,28 +260,17 @@ class Feed:
 
     async def _listen(self, notices: Notices) -> None:
         while True:
-            await self._try("notices of other processes cannot be heard", lambda: notices.listen(self._hinted.set))
+            with self._hearing.survived():
+                await notices.listen(self._hinted.set)
             await asyncio.sleep(LOOK.total_seconds())
 
     async def _announce(self, notices: Notices) -> None:
         while True:
             await self._unannounced.wait()
             self._unannounced.clear()
-            await self._try("other processes cannot be told", notices.announce)
+            with self._telling.survived():
+                await notices.announce()
             await asyncio.sleep(PACE.total_seconds())
-
-    async def _try(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
-        """Do something that may fail, and is tried again; what is wrong is logged once."""
-        said = ""
-        try:
-            await action()
-        except HomingError as error:
-            said = f"{what}: {error.detail}"
-        except Exception as error:  # noqa: BLE001 - the feed survives any single failure
-            said = f"{what}: {type(error).__name__}"
-        if said and said != self._trouble:
-            log.warning("%s", said)
-        self._trouble = said
 
     def _wake_all(self) -> None:
         for watching in self._of_task.values():

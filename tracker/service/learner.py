@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
-from tracker.errors import HomingError
 from tracker.model.clock import Monotonic
 from tracker.providers.base import Account
 from tracker.rules.learning import Habits, learn
 from tracker.rules.schedule import Policy
-from tracker.service.repeat import pause
+from tracker.service.repeat import Failures, pause
 from tracker.storage.store import Store
 
 log = logging.getLogger("homing.learner")
@@ -37,7 +36,7 @@ class Learner:
         self._clock = clock
         self._monotonic = monotonic
         self._learned_at = float("-inf")
-        self._trouble = ""
+        self._failures = Failures(log, "the schedule cannot learn", "the schedule learns again")
         self._first = Habits(
             usual={
                 (account.provider.name, kind.name): kind.usual
@@ -73,16 +72,8 @@ class Learner:
 
     async def refresh(self) -> None:
         """Learn; what fails is logged once, and what was learned before stays."""
-        trouble = ""
-        try:
+        with self._failures.survived():
             await self.learn()
-        except HomingError as error:
-            trouble = error.detail
-        except Exception as error:  # noqa: BLE001 - a schedule that learns nothing still asks
-            trouble = type(error).__name__
-        if trouble != self._trouble:
-            log.warning("the schedule %s", f"cannot learn: {trouble}" if trouble else "learns again")
-            self._trouble = trouble
 
     async def run(self, stop: asyncio.Event) -> None:
         """Renew the snapshot every ``policy.learn_every`` until ``stop``."""

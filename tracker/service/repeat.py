@@ -1,14 +1,53 @@
-"""The wait of every loop between two rounds, which ends at once where the loop is told to stop."""
+"""What every loop needs: a pause that ends when the loop is stopped, and failures that are survived and logged once."""
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+
+from tracker.errors import HomingError
 
 
 async def pause(stop: asyncio.Event, duration: timedelta) -> bool:
-    """Wait for ``duration``, or until ``stop``; tell whether to stop."""
+    """Wait for ``duration``, or until ``stop``; return whether to stop."""
     try:
         async with asyncio.timeout(duration.total_seconds()):
             await stop.wait()
     except TimeoutError:
         return False
     return True
+
+
+class Failures:
+    """The failures of one repeated action: a warning when it begins to fail, fails otherwise, or works again.
+
+    ``failing`` and ``working`` are the sentences of the log: "retention cannot work" and "retention works again".
+    """
+
+    def __init__(self, log: logging.Logger, failing: str, working: str) -> None:
+        self._log = log
+        self._failing = failing
+        self._working = working
+        self._reason = ""
+
+    @contextmanager
+    def survived(self) -> Iterator[None]:
+        """Let no exception of the body out. An exception that is not Homing's is named by its type alone."""
+        reason = ""
+        try:
+            yield
+        except HomingError as error:
+            reason = error.detail
+        except Exception as error:  # noqa: BLE001 - a loop survives any single failure
+            # The message of a foreign exception may quote anything.
+            reason = type(error).__name__
+        self.note(reason)
+
+    def note(self, reason: str) -> None:
+        """Log a change of the reason; empty where the action worked."""
+        if reason and reason != self._reason:
+            self._log.warning("%s: %s", self._failing, reason)
+        elif self._reason and not reason:
+            self._log.warning("%s", self._working)
+        self._reason = reason

@@ -262,10 +262,6 @@ class Tracker:
         decide = partial(callbacks.delivered, arrived=delivery, account=account.name, rules=self._rules)
         return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
 
-    async def take_over(self) -> None:
-        """Take up at once what an earlier process was asking about; only for the one process that serves a database."""
-        await self.store.release(owner=self.owner, margin=self.policy.lease_margin)
-
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
         task = await self.get(caller, ref)
