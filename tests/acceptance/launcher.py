@@ -25,7 +25,9 @@ from tracker.storage.store import Store
 
 # The dead do not answer: whoever looks for their submits waits for as long as this.
 BRISK = replace(SHORT, answer_within=timedelta(seconds=4), attempt=timedelta(seconds=3))
-POLICIES = {"short": BRISK, "silent": SILENT}
+# No question is given up while a slow machine takes long to notice that a process is dead.
+PATIENT = replace(SILENT, query=timedelta(minutes=1))
+POLICIES = {"short": BRISK, "silent": SILENT, "patient": PATIENT}
 
 
 async def serve(args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from tests.postgres import Postgres
 SandboxFactory = Callable[..., RunningSandbox]
 REPLICA = ("-m", "tests.acceptance.replica")
 SILENT = ("--policy", "silent")
+PATIENT = ("--policy", "patient")
 DUE = 60
 WAVE = 10
 SOON = 15.0
@@ -129,7 +130,7 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
         return await request.forward()
 
     sandbox = kling_sandbox_factory(held=True, intermediate=False, callback_attempts=1)
-    (killed, line), (survivor, other) = await replicas(stack, tmp_path, url, sandbox, 2, *SILENT)
+    (killed, line), (survivor, other) = await replicas(stack, tmp_path, url, sandbox, 2, *PATIENT)
     refs = [await (killed, survivor)[number % 2].sent(prompt=f"picture {number}") for number in range(DUE)]
     told, silent = refs[:20], refs[20:]
     for ref in told:

@@ -5,14 +5,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
 
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Between, Request, between
-from tests.acceptance.house import ANYBODY, KIND, SILENT, House, house
+from tests.acceptance.house import ANYBODY, KIND, SILENT, Clock, House, house
 
 OMNI = "/kling/v1/images/omni-image"
 # Enough for one batch of twenty ids.
@@ -21,13 +21,29 @@ MOST = 30
 WITHIN = 20
 
 
+class StandingClock(Clock):
+    """A clock that stands still: what was taken from a budget does not come back while a slow machine works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at, self._seconds = super().__call__(), super().monotonic()
+
+    def __call__(self) -> datetime:
+        return self._at + self.ahead
+
+    def monotonic(self) -> float:
+        return self._seconds + self.ahead.total_seconds()
+
+
 @asynccontextmanager
 async def bounded(
-    folder: Path, sandbox: RunningSandbox, *, callbacks: bool = False
+    folder: Path, sandbox: RunningSandbox, *, clock: Clock | None = None, callbacks: bool = False
 ) -> AsyncIterator[tuple[House, Between]]:
     async with (
         between(sandbox.base_url) as line,
-        house(folder, line.base_url, policy=BOUNDED, loops=False, callbacks=callbacks) as home,
+        house(
+            folder, line.base_url, policy=BOUNDED, clock=clock or StandingClock(), loops=False, callbacks=callbacks
+        ) as home,
     ):
         yield home, line
 
@@ -62,7 +78,7 @@ async def test_a_poll_shortly_after_another_gets_its_answer(
     tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
 ) -> None:
     # The provider holds the task: no callback of its own comes in between.
-    async with bounded(tmp_path, kling_sandbox_factory(held=True), callbacks=True) as (home, line):
+    async with bounded(tmp_path, kling_sandbox_factory(held=True), clock=Clock(), callbacks=True) as (home, line):
         ours = await home.created()
         first, second = [await home.client.post(f"/v1/tasks/{ours}/poll") for _ in range(2)]
         asked = polls(line)
@@ -81,7 +97,7 @@ async def test_a_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: Ru
     policy = replace(BOUNDED, fresh=timedelta())
     async with (
         between(kling_sandbox.base_url) as line,
-        house(tmp_path, line.base_url, policy=policy, loops=False, callbacks=False) as home,
+        house(tmp_path, line.base_url, policy=policy, clock=StandingClock(), loops=False, callbacks=False) as home,
     ):
         ours = (await home.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="mine")).task.id
         await home.client.post(f"/v1/tasks/{ours}/resolve", json={"provider_task_id": "nobody-1"})
