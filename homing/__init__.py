@@ -1,12 +1,98 @@
-"""Homing: receives the callbacks of asynchronous media tasks, and keeps one correct row for each task."""
+"""Homing receives the callbacks of asynchronous media tasks and keeps one correct row for each task.
+
+The names below are the public API. Each is imported when it is first used, so `import homing` costs nothing.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from homing.serve import Homing
+    from tracker.api import Access, create_api, routes
+    from tracker.delivery.sinks.subscriber import Subscriber
+    from tracker.errors import (
+        CallerError,
+        Conflict,
+        CredentialRefused,
+        HomingError,
+        InvalidRequest,
+        NotFound,
+        OurError,
+        Overloaded,
+        ProviderUnavailable,
+        Refused,
+        SettingsError,
+        StoreUnavailable,
+    )
+    from tracker.model.keys import NamedKey
+    from tracker.model.records import TaskFilter, TaskPage
+    from tracker.model.servers import Part
+    from tracker.model.task import Caller, Expected, Status, Task
+    from tracker.rules.schedule import Policy
+    from tracker.service.tracker import Tracker
+    from tracker.settings import Settings, load_settings
+
+__all__ = [
+    "Access",
+    "Caller",
+    "CallerError",
+    "Conflict",
+    "CredentialRefused",
+    "Expected",
+    "Homing",
+    "HomingError",
+    "InvalidRequest",
+    "NamedKey",
+    "NotFound",
+    "OurError",
+    "Overloaded",
+    "Part",
+    "Policy",
+    "ProviderUnavailable",
+    "Refused",
+    "Settings",
+    "SettingsError",
+    "Status",
+    "StoreUnavailable",
+    "Subscriber",
+    "Task",
+    "TaskFilter",
+    "TaskPage",
+    "Tracker",
+    "create_api",
+    "load_settings",
+    "routes",
+]
+
+# Where each public name is defined; those that are not here are in tracker.errors.
+ERRORS: Final = "tracker.errors"
+DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Access": "tracker.api",
+        "Caller": "tracker.model.task",
+        "Expected": "tracker.model.task",
+        "Homing": "homing.serve",
+        "NamedKey": "tracker.model.keys",
+        "Part": "tracker.loops.membership",
+        "Policy": "tracker.rules.schedule",
+        "Settings": "tracker.settings",
+        "Status": "tracker.model.task",
+        "Subscriber": "tracker.delivery.sinks.subscriber",
+        "Task": "tracker.model.task",
+        "TaskFilter": "tracker.model.records",
+        "TaskPage": "tracker.model.records",
+        "Tracker": "tracker.service.tracker",
+        "create_api": "tracker.api",
+        "load_settings": "tracker.settings",
+        "routes": "tracker.api",
+    }
+)
 
 # They are installed beside this package.
 PACKAGES: Final = ("tracker", "receiver")
@@ -51,5 +137,21 @@ def _file_of(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-if (reason := shadowing()) is not None:
-    sys.meta_path.insert(0, Shadowed(reason))
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    """Import a public name where it is first used. Raises ImportError where another module hides Homing's packages."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if HIDDEN is not None:
+        raise ImportError(HIDDEN)
+    value = getattr(import_module(DEFINED_IN.get(name, ERRORS)), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+HIDDEN: Final = shadowing()
+if HIDDEN is not None:
+    sys.meta_path.insert(0, Shadowed(HIDDEN))

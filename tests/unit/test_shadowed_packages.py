@@ -17,18 +17,19 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("file", ["tracker.py", "receiver.py", "tracker/__init__.py"])
 @pytest.mark.parametrize("first", ["", "import tracker, receiver; "], ids=["first", "after theirs"])
-def test_shadowing_file_is_named_in_one_line(tmp_path: Path, file: str, first: str) -> None:
+@pytest.mark.parametrize("line", ["from homing import Caller", "from homing.serve import Homing"])
+def test_shadowing_file_is_named_in_one_line(tmp_path: Path, file: str, first: str, line: str) -> None:
     shadow = tmp_path / file
     shadow.parent.mkdir(exist_ok=True)
     shadow.write_text("MINE = 1\n")
-    (tmp_path / "shop.py").write_text(f"{first}from homing.serve import Homing\n")
+    (tmp_path / "shop.py").write_text(f"{first}{line}\n")
 
     done = run(tmp_path, "shop.py")
 
     assert done.returncode == 1
     name = file.partition("/")[0].removesuffix(".py")
-    line = f"ImportError: {shadow} hides the package `{name}` of Homing: rename it, or start Python in another folder"
-    assert done.stderr.splitlines()[-1] == line
+    said = f"ImportError: {shadow} hides the package `{name}` of Homing: rename it, or start Python in another folder"
+    assert done.stderr.splitlines()[-1] == said
 
 
 def test_shadowing_file_is_named_by_the_command(tmp_path: Path) -> None:
