@@ -24,10 +24,11 @@ from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.delivery.timing import PACE, Pace
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
-from tracker.loops.membership import RHYTHM, Membership, Part, Rhythm, this_process
+from tracker.loops.membership import RHYTHM, Membership, Rhythm, this_process
 from tracker.loops.reconciler import Reconciler
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
+from tracker.model.servers import Part
 from tracker.model.sinks import NewSink
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker

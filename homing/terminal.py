@@ -17,6 +17,8 @@ from rich.text import Text
 
 from tracker.model.untrusted import JsonValue
 
+# The exit status of a command that was ended by Ctrl-C.
+INTERRUPTED: Final = 130
 # Beyond what JSON escapes by itself: DEL, the C1 controls, and whatever is not ASCII, of which some is no letter.
 _STEERING: Final = re.compile(r"[^\n -~]")
 PIPED_WIDTH: Final = 220

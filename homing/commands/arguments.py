@@ -8,24 +8,26 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
-from homing.commands.client import ApiClient
 from homing.terminal import complain
 from tracker import settings_syntax
 from tracker.errors import SettingsError
-from tracker.loops.membership import Part
-from tracker.settings import Settings, load_settings, strays
+from tracker.model.servers import Part
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from homing.commands.client import ApiClient
+    from tracker.settings import Settings
 
 USAGE: Final = 2
 ENV_FILE: Final = Path(".env")
 
 # A command over the API: gives the exit status. The other commands bring their own way to run.
-Data = Callable[[Namespace, ApiClient], Awaitable[int]]
+Data: TypeAlias = "Callable[[Namespace, ApiClient], Awaitable[int]]"
 Run = Callable[[Namespace], int]
 Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
 
@@ -37,19 +39,23 @@ class Source:
     environ: Mapping[str, str] | None
     env_file: Path | None
 
-    def read(self) -> Settings:
+    def read(self) -> "Settings":
         """Read the settings, and warn of variables that look like settings and are none."""
         settings = self.load()
         for sentence in self.strays():
             complain(sentence)
         return settings
 
-    def load(self) -> Settings:
+    def load(self) -> "Settings":
         """Read the settings without a word."""
+        from tracker.settings import load_settings  # noqa: PLC0415 - `homing --help` needs none
+
         return load_settings(self.environ, self.env_file)
 
     def strays(self) -> list[str]:
-        """Give a sentence for each variable that looks like a setting and is none."""
+        """Return a sentence for each variable that looks like a setting and is none."""
+        from tracker.settings import strays  # noqa: PLC0415 - as above
+
         return strays(self.environ, self.env_file)
 
 
@@ -83,11 +89,22 @@ def data_command(
     return parser
 
 
-def plain_command(commands: Commands, name: str, run: Run, sentence: str) -> ArgumentParser:
-    """Declare a command with a life of its own."""
+def plain_command(commands: Commands, name: str, run: Run | tuple[str, str], sentence: str) -> ArgumentParser:
+    """Declare a command that asks no API.
+
+    ``run`` is the function, or where it is: its module is then imported only when the command is used.
+    """
     parser = commands.add_parser(name, help=sentence, description=sentence)
-    parser.set_defaults(run=run)
+    if isinstance(run, tuple):
+        parser.set_defaults(run=_imported, later=run)
+    else:
+        parser.set_defaults(run=run)
     return parser
+
+
+def _imported(args: Namespace) -> int:
+    module, function = args.later
+    return int(getattr(import_module(module), function)(args))
 
 
 def duration(text: str) -> timedelta:

@@ -11,22 +11,22 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import httpx
-import jwt
 
-from homing.serve import Homing
 from homing.server.local_key import CLIENT, read_local_key
 from homing.server.serving_lock import Held, ServingLock
-from tracker.api.http.access import Access, is_loopback, url_host
 from tracker.errors import HomingError, SettingsError
-from tracker.loops.membership import Part
+from tracker.model.hosts import is_loopback, url_host
 from tracker.model.keys import NamedKey
+from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject, read_object
-from tracker.settings import Settings
 from tracker.storage.engine.database_file import exists
+
+if TYPE_CHECKING:
+    from tracker.settings import Settings
 
 TIMEOUT: Final = httpx.Timeout(30, connect=5)
 IN_PROCESS: Final = "http://127.0.0.1"
@@ -96,7 +96,7 @@ class ApiClient:
         raise (Lost if answer.status_code in LATER else Failed)(_problem(answer, document))
 
 
-def must_exist(settings: Settings) -> None:
+def must_exist(settings: "Settings") -> None:
     """Raise SettingsError where the settings name a SQLite file that is not there."""
     if settings.database_file is not None and not exists(settings.database_file):
         raise SettingsError(
@@ -111,7 +111,7 @@ def segment(text: str) -> str:
 
 
 @asynccontextmanager
-async def connect(settings: Settings, *, loops: bool = False, create: bool = True) -> AsyncIterator[ApiClient]:
+async def connect(settings: "Settings", *, loops: bool = False, create: bool = True) -> AsyncIterator[ApiClient]:
     """Reach the API: the one that HOMING_API_URL names, the one that serves our file, or one within this process.
 
     ``loops`` lets the reconciler run beside an API of our own, for a command that waits. Raises SettingsError where
@@ -128,23 +128,16 @@ async def connect(settings: Settings, *, loops: bool = False, create: bool = Tru
             remote = url == settings.api_url
             http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
         else:
-            parts = {Part.API, Part.LOOPS} if loops else {Part.API}
-            # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
-            key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
-            headers = authorization(settings, datetime.now(UTC), key)
-            # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
-            homing = Homing(settings, access=_ours(settings, key), parts=parts, tells=False)
-            homing.lock = lock
-            await stack.enter_async_context(homing)
-            transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
-            http = httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
+            http = await _in_process(settings, lock, stack, loops=loops)
         yield ApiClient(await stack.enter_async_context(http))
 
 
-def authorization(settings: Settings, now: datetime, otherwise: NamedKey | None = None) -> dict[str, str]:
+def authorization(settings: "Settings", now: datetime, otherwise: NamedKey | None = None) -> dict[str, str]:
     """Make the header with a key: the one that sees all, else the first, else a signed token, else ``otherwise``."""
     keys = sorted(settings.api_keys, key=lambda key: not key.sees_all)
     if not keys and settings.client_keys:
+        import jwt  # noqa: PLC0415 - few clients have a pair
+
         pair = settings.client_keys[0]
         claims = {"iss": pair.access, "nbf": now - timedelta(seconds=5), "exp": now + TOKEN_LIFE}
         return {"Authorization": f"Bearer {jwt.encode(claims, pair.secret, algorithm='HS256')}"}
@@ -152,7 +145,28 @@ def authorization(settings: Settings, now: datetime, otherwise: NamedKey | None 
     return {"Authorization": f"Bearer {key.key}"} if key is not None else {}
 
 
-def _stored_key(settings: Settings, url: str) -> NamedKey | None:
+async def _in_process(
+    settings: "Settings", lock: ServingLock, stack: AsyncExitStack, *, loops: bool
+) -> httpx.AsyncClient:
+    """Open the database here, behind an API that nobody else can reach; ``lock`` is held."""
+    from homing.serve import Homing  # noqa: PLC0415 - who speaks to a server loads none
+    from tracker.api import Access  # noqa: PLC0415 - as above
+
+    parts = {Part.API, Part.LOOPS} if loops else {Part.API}
+    # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
+    key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
+    # Whatever addresses a server would answer at.
+    access = Access(api_keys=settings.api_keys if key is None else (key,), client_keys=settings.client_keys)
+    # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
+    homing = Homing(settings, access=access, parts=parts, tells=False)
+    homing.lock = lock
+    await stack.enter_async_context(homing)
+    transport = httpx.ASGITransport(app=homing.app, raise_app_exceptions=False, client=("127.0.0.1", 0))
+    headers = authorization(settings, datetime.now(UTC), key)
+    return httpx.AsyncClient(base_url=IN_PROCESS, headers=headers, timeout=TIMEOUT, transport=transport)
+
+
+def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
     """Read the key beside our SQLite file. It is for servers of this machine, and goes nowhere else."""
     if settings.guarded or settings.database_file is None or not is_loopback(url_host(url)):
         return None
@@ -160,7 +174,7 @@ def _stored_key(settings: Settings, url: str) -> NamedKey | None:
     return stored.key if stored is not None else None
 
 
-async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack) -> str | None:
+async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStack) -> str | None:
     """Give the address of the server of our file, or take its lock and give None."""
     for _ in range(LOCK_LOOKS):
         try:
@@ -176,12 +190,6 @@ async def _serving(settings: Settings, lock: ServingLock, stack: AsyncExitStack)
         f"process {holder} works on {settings.database_name}; try again when it has ended, "
         "or set HOMING_API_URL if it is an app that Homing is mounted in"
     )
-
-
-def _ours(settings: Settings, key: NamedKey | None) -> Access:
-    """Return who may call the API within this process, whatever addresses a server would answer at."""
-    keys = settings.api_keys if key is None else (key,)
-    return Access(api_keys=keys, client_keys=settings.client_keys)
 
 
 def _document(answer: httpx.Response) -> JsonObject:

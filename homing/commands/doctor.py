@@ -1,5 +1,7 @@
 """`homing doctor`: the settings in force, with secrets masked, and what they lead to."""
 
+import asyncio
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,16 +18,18 @@ from pydantic import ValidationError
 
 from homing.serve import access_of
 from homing.server.local_key import key_file, read_local_key
+from homing.server.logs import set_up_logs
 from homing.server.serving_lock import Held, ServingLock
 from homing.terminal import print_json, print_line, print_table
 from tracker.api.health_schemas import ReadyShown
-from tracker.api.http.access import check_keys, is_loopback, url_host
+from tracker.api.http.access import check_keys
 from tracker.app import create_tracker
 from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.urls import check_sink
 from tracker.errors import HomingError, NotSent, ReplyLost, SettingsError
 from tracker.loops.membership import RHYTHM
 from tracker.model.clock import Reading, utc_now
+from tracker.model.hosts import is_loopback, url_host
 from tracker.model.targets import Allowed
 from tracker.model.task import Trust
 from tracker.model.untrusted import JsonObject, JsonValue
@@ -63,7 +67,13 @@ class Finding:
     detail: str
 
 
-async def run(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
+def run(args: Namespace) -> int:
+    """Run the command and return its exit status."""
+    set_up_logs("error")
+    return asyncio.run(report(args.source.load(), args.source.strays(), as_json=args.json))
+
+
+async def report(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
     """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
     findings = [callers(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
     findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]

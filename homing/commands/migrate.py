@@ -1,12 +1,21 @@
 """`homing migrate`: the tables of the database, made or brought up to date."""
 
+import asyncio
 from argparse import Namespace
 
 from homing.commands.client import Failed
+from homing.server.logs import set_up_logs
 from homing.server.serving_lock import Held, ServingLock
 from homing.terminal import print_json, print_line
 from tracker.settings import Settings
 from tracker.storage.store import Store
+
+
+def run(args: Namespace) -> int:
+    """Run the command and return its exit status."""
+    settings = args.source.read()
+    set_up_logs("error")
+    return asyncio.run(migrate(settings, args))
 
 
 async def migrate(settings: Settings, args: Namespace) -> int:

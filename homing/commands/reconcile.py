@@ -7,15 +7,23 @@ from dataclasses import asdict
 
 from homing.commands.client import Failed, must_exist
 from homing.serve import joined
+from homing.server.logs import set_up_logs
 from homing.server.serving_lock import Held, ServingLock
 from homing.server.web_server import Stop
 from homing.terminal import print_fields, print_json
 from tracker.errors import SettingsError
-from tracker.loops.membership import Part
 from tracker.loops.reconciler import Reconciler
+from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
+
+
+def run(args: Namespace) -> int:
+    """Run the command and return its exit status."""
+    settings = args.source.read()
+    set_up_logs(settings.log_level)
+    return asyncio.run(reconcile(settings, args))
 
 
 async def reconcile(settings: Settings, args: Namespace) -> int:

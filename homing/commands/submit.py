@@ -13,9 +13,8 @@ from homing.commands.arguments import Commands, Usage, always, count, data_comma
 from homing.commands.client import ApiClient, Failed, segment
 from homing.commands.show_task import show_task
 from homing.terminal import print_fields, print_json
-from tracker.api.gateway import TAGS
 from tracker.errors import Unreadable
-from tracker.model.task import SETTLED, Status
+from tracker.model.task import SETTLED, TAGS_HEADER, Status
 from tracker.model.untrusted import JsonObject, JsonValue, read_object
 
 GATEWAY: Final = "/kling/v1/images/omni-image"
@@ -68,7 +67,7 @@ def add(commands: Commands) -> None:
 
 async def run_submit(args: Namespace, api: ApiClient) -> int:
     """Submit through the gateway, as any Kling client does."""
-    headers = {TAGS.name: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
+    headers = {TAGS_HEADER: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
     envelope = await api.post(GATEWAY, _body(args), headers)
     data = envelope.get("data")
     if envelope.get("code") != 0 or not isinstance(data, dict):

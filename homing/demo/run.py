@@ -24,6 +24,7 @@ from homing.demo.account import Account, Document, account, as_json
 from homing.demo.screen import Screen, screen, summary
 from homing.sandbox import RunningSandbox, SandboxSettings, serve_in_thread
 from homing.serve import Homing
+from homing.server.logs import set_up_logs
 from homing.server.web_server import Stop, address, listen, running
 from homing.terminal import print_json, print_line
 from tracker.model.keys import NamedKey
@@ -31,8 +32,6 @@ from tracker.model.task import SETTLED
 from tracker.rules.schedule import Policy
 from tracker.settings import Settings
 
-SEED: Final = 7
-TASKS: Final = 40
 LIMIT: Final = 55.0
 PAUSE: Final = 0.25
 AT_ONCE: Final = 8
@@ -92,8 +91,13 @@ class Stage:
     prompts: Sequence[str]
 
 
-async def run(args: Namespace) -> int:
-    """Run the demo and give the exit status: 0 only where nothing was lost, doubled or wrong."""
+def run(args: Namespace) -> int:
+    """Run the demo and return the exit status: 0 only where nothing was lost, doubled or wrong."""
+    set_up_logs("error")
+    return asyncio.run(_run(args))
+
+
+async def _run(args: Namespace) -> int:
     prompts = [f"picture {number:02}" for number in range(1, args.tasks + 1)]
     secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
     key = NamedKey(name="demo", key=secrets.token_urlsafe(32), sees_all=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 
 from homing.sandbox.faults import FAULTS
-from homing.sandbox.server import Sandbox, SandboxServer, base_url, listen
 from homing.sandbox.settings import SandboxSettings, SandboxSettingsError
 
 _BAD_INPUT = 2
@@ -43,6 +42,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Exit status 0, or 2 with one line on stderr for settings that cannot be."""
+    # The web server is loaded to serve, not to print the help.
+    from homing.sandbox.server import Sandbox, SandboxServer, base_url, listen  # noqa: PLC0415 - see above
+
     try:
         settings = _settings(args)
         listening = listen(args.host, _port(args.port))

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from homing.server.connections import BACKLOG, BoundedConfig, Bounds
+from homing.terminal import INTERRUPTED
 from tracker.errors import SettingsError
 
 # The gateway answers within 20 s and compose.yaml gives 30 s to stop: what has begun is finished in between.
@@ -23,7 +24,6 @@ UNSENT_BYTES: Final = 128 * 1024
 # A client that vanished without a word acknowledges nothing; its streams give their places back after this time.
 UNACKNOWLEDGED: Final = timedelta(seconds=30)
 USUAL: Final = Bounds()
-INTERRUPTED: Final = 130
 FAILED: Final = 1
 # Addresses to listen on that are none to connect to.
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound

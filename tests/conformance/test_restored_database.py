@@ -22,9 +22,10 @@ from tests.postgres import Postgres, Standby
 from tests.postgres import running as running_postgres
 from tests.scripted_sink import ScriptedSink
 from tracker.errors import StoreUnavailable
-from tracker.loops.membership import Part, Rhythm
+from tracker.loops.membership import Rhythm
 from tracker.model.clock import SteeredClock
 from tracker.model.event import Told, attributes
+from tracker.model.servers import Part
 from tracker.model.task import Event, Status
 from tracker.storage.store import Store
 

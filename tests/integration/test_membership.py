@@ -20,9 +20,9 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock
 from tests.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.loops.membership import Membership, Part, Rhythm
+from tracker.loops.membership import Membership, Rhythm
 from tracker.model.clock import SteeredClock, utc_now
-from tracker.model.servers import Heartbeat, Server
+from tracker.model.servers import Heartbeat, Part, Server
 from tracker.model.task import Status, Task
 from tracker.service.budget import Budget
 from tracker.service.tracker import Tracker

@@ -16,7 +16,7 @@ from tests.builders import a_task, an_event, writing
 from tracker.delivery.sinks.function import AsyncHook, Hook
 from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.errors import SettingsError
-from tracker.loops.membership import Part
+from tracker.model.servers import Part
 from tracker.model.sinks import Again
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings

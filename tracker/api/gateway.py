@@ -40,7 +40,7 @@ from tracker.errors import (
     TooMany,
 )
 from tracker.model.records import TaskFilter
-from tracker.model.task import Status, Task
+from tracker.model.task import TAGS_HEADER, Status, Task
 from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, JsonValue, identifier, read_object
 from tracker.providers.base import Kind, Order, Provider
 from tracker.providers.kling import Kling
@@ -49,7 +49,7 @@ from tracker.providers.kling_gateway import legacy_created, legacy_envelope, leg
 GROUP: Final = "gateway"
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
 # Percent-encoded, 20 tags hardly ever need more.
-TAGS: Final = Header("Homing-Tags", 8192)
+TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
 # Nobody reads it: what the log says of a request whose client hung up.
 CLIENT_LEFT: Final = 499

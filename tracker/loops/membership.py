@@ -14,26 +14,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
 from tracker.errors import HomingError
 from tracker.model.clock import SteeredClock
-from tracker.model.servers import Heartbeat, Server
+from tracker.model.servers import Heartbeat, Part, Server
 from tracker.service.notes import Notes
 from tracker.service.repeat import Failures, pause
 from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.membership")
-
-
-class Part(StrEnum):
-    """What a process may run of the house."""
-
-    RECEIVER = "receiver"
-    API = "api"
-    LOOPS = "loops"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 from tracker.model.clock import Reading
+
+
+class Part(StrEnum):
+    """What a process may run."""
+
+    RECEIVER = "receiver"
+    API = "api"
+    LOOPS = "loops"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,9 @@ from tracker.model.untrusted import JsonObject, JsonValue
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
+# In this header the gateway takes a task's tags, percent-encoded and separated by commas.
+TAGS_HEADER: Final = "Homing-Tags"
+
 
 class Status(StrEnum):
     """Where a task is. The order between them is lifecycle's."""

@@ -6,17 +6,16 @@ There is no mode without keys. Where a request comes from proves nothing: a prox
 
 import hashlib
 import hmac
-import ipaddress
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 import jwt
 
 from tracker.errors import CallerError, NotAuthenticated, SettingsError
+from tracker.model.hosts import header_host, ip_of, is_loopback, url_host
 from tracker.model.keys import ClientKey, NamedKey, key_fault, secret_fault
 from tracker.model.task import Caller
 
@@ -96,30 +95,9 @@ def check_host(access: Access, header: str) -> None:
     if is_loopback(host) or host in _names(access):
         return
     # Bound to every address of the machine we answer to each; a numeric address cannot be rebound.
-    if access.host in WILDCARDS and _address(host) is not None:
+    if access.host in WILDCARDS and ip_of(host) is not None:
         return
     raise WrongHost("the Host header names none of this server's addresses; HOMING_ALLOWED_HOSTS can add one")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    address = _address(host)
-    return address is not None and address.is_loopback
-
-
-def header_host(header: str) -> str:
-    """Give the host of a Host header without its port, lower case; empty for anything that is no host."""
-    return url_host(f"//{header}") if header.isprintable() and not set(header) & set("/?#@\\ ") else ""
-
-
-def url_host(url: str) -> str:
-    """Give a URL's host, lower case; empty where there is none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 def _identify(access: Access, authorization: str, now: datetime) -> Caller:
@@ -197,10 +175,3 @@ def _names(access: Access) -> frozenset[str]:
     bound = {access.host.lower()} - WILDCARDS
     public = {url_host(access.public_url)} if access.public_url else set[str]()
     return frozenset({*bound, *public, *(header_host(host) for host in access.hosts)} - {""})
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

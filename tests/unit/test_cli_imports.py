@@ -1,0 +1,49 @@
+"""A command loads what it needs: neither the server nor the database to show a help text or to speak to a server."""
+
+import json
+import subprocess
+import sys
+from argparse import ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+
+from homing.cli import build_parser
+
+SERVER = {"sqlalchemy", "sqlmodel", "alembic", "starlette", "uvicorn", "uvloop"}
+MODULES = "import json, sys; {}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+
+
+def loaded(code: str) -> set[str]:
+    command = [sys.executable, "-c", MODULES.format(code)]
+    return set(json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout))
+
+
+def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    yield parser
+    for action in parser._actions:  # noqa: SLF001 - argparse lists its parsers nowhere else
+        if isinstance(action, _SubParsersAction):
+            for each in action.choices.values():
+                yield from parsers(each)
+
+
+def test_a_help_text_needs_no_settings_and_no_server() -> None:
+    assert loaded("from homing.cli import build_parser; build_parser()") & (SERVER | {"pydantic", "jwt"}) == set()
+
+
+def test_a_client_needs_no_server() -> None:
+    assert loaded("import homing.commands.client, tracker.settings") & SERVER == set()
+
+
+def test_each_command_has_what_it_runs() -> None:
+    runs = [each.get_default("later") for each in parsers(build_parser())]
+    named = [each for each in runs if each is not None]
+    assert named
+    for module, function in named:
+        assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("module", ["homing.commands.serve", "homing.sandbox.command"])
+def test_declaring_a_command_loads_no_server(module: str) -> None:
+    assert loaded(f"import {module}") & SERVER == set()
