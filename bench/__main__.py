@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
-    """Give what was measured, and why each part that failed did."""
+    """Return what was measured, and why each part that failed did."""
     rows: list[Row] = []
     failed: dict[str, str] = {}
     effort = Effort(rounds=args.rounds, seconds=args.seconds)
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
 
 @contextmanager
 def _noted(name: str, failed: dict[str, str]) -> Iterator[None]:
-    """Tell how long something took, and note why it failed: the others can still be measured."""
+    """Show how long something took, and note why it failed: the others can still be measured."""
     say(f"{name} …")
     began = perf_counter()
     try:

@@ -84,7 +84,7 @@ def _as_it_is(change: Change[None], _: Known) -> Change[None]:
 
 
 def count_of(url: str, query: str) -> int:
-    """Give the number that a query of one row and column gives, from outside of Homing."""
+    """Return the number that a query of one row and column gives, from outside of Homing."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:

@@ -34,7 +34,7 @@ def created_at(number: int) -> datetime:
 
 
 def task_id(number: int) -> str:
-    """Give our id of a task: ids sort as their numbers do."""
+    """Return our id of a task: ids sort as their numbers do."""
     return new_task_id(created_at(number), number.to_bytes(10, "big"))
 
 
@@ -43,7 +43,7 @@ def provider_id(number: int) -> str:
 
 
 def place_of(place: int) -> tuple[int, int]:
-    """Give the task's number and the step of the callback at a place of the order."""
+    """Return the task's number and the step of the callback at a place of the order."""
     block, within = divmod(place, BLOCK * len(STEPS))
     step, number = divmod(within, BLOCK)
     return block * BLOCK + number, step
@@ -55,12 +55,12 @@ def tasks_for(callbacks: int) -> int:
 
 
 def requests(first: int, count: int, *, now: datetime) -> Sequence[bytes]:
-    """Give the signed requests of the callbacks from place ``first`` on, as they go over the wire."""
+    """Return the signed requests of the callbacks from place ``first`` on, as they go over the wire."""
     return [_request(*place_of(place), timestamp=str(int(now.timestamp()))) for place in range(first, first + count)]
 
 
 def body(number: int, step: int) -> bytes:
-    """Give what the provider says of a task at a step, in its documented shape."""
+    """Return what the provider says of a task at a step, in its documented shape."""
     made = _EPOCH_MS + number
     told = shapes.legacy(
         provider_id(number),

@@ -76,7 +76,7 @@ def _event(task: Task, step: int) -> Event:
 
 
 def _named(number: int) -> dict[str, str]:
-    """Give the columns that tell a task from all others."""
+    """Return the columns that tell a task from all others."""
     own, order = deliveries.task_id(number), f"order-{number}"
     return {
         "id": own,

@@ -111,7 +111,7 @@ def _in_turns(name: str, ask: Callable[[int], float]) -> Asked:
 
 
 def _get(connection: socket.socket, path: str) -> float:
-    """Give how many milliseconds the answer took."""
+    """Return how many milliseconds the answer took."""
     head = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {servers.API_KEY}\r\n\r\n"
     began = perf_counter()
     connection.sendall(head.encode())

@@ -85,7 +85,7 @@ class _Load:
         self.ended = asyncio.Event()
 
     def take(self, now: float) -> bytes | None:
-        """Give the next request, None where it is time to end."""
+        """Return the next request, None where it is time to end."""
         return next(self.requests, None) if now < self.until else None
 
     def leave(self) -> None:
@@ -167,7 +167,7 @@ async def _connected(load: _Load) -> _Connection:
 
 
 def whole(received: bytes) -> bool:
-    """Tell whether what was received is a whole answer, head and body."""
+    """Return whether what was received is a whole answer, head and body."""
     head = received.find(HEAD_END)
     return head >= 0 and len(received) >= head + len(HEAD_END) + _length(received[:head])
 
@@ -201,7 +201,7 @@ async def _measure(plan: Plan) -> Outcome:
 
 
 def _share(ordered: Sequence[float], share: float) -> float:
-    """Give the value that a share of the values does not exceed."""
+    """Return the value that a share of the values does not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 

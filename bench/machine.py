@@ -12,7 +12,7 @@ GIB: Final = 1 << 30
 
 
 def described() -> str:
-    """Give cores, model of the CPU, memory, system and interpreter in one line."""
+    """Return cores, model of the CPU, memory, system and interpreter in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return (
         f"{os.cpu_count()} cores shared with the load ({_model()}), {memory:.0f} GiB, "

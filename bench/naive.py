@@ -56,7 +56,7 @@ class Callback(BaseModel):
 
 
 def engine_of(url: str) -> Engine:
-    """Give the engine: as the tutorial's, and on SQLite as durable as Homing's."""
+    """Return the engine: as the tutorial's, and on SQLite as durable as Homing's."""
     if not url.startswith("sqlite"):
         return create_engine(url)
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})

@@ -68,7 +68,7 @@ class PostgresDatabases:
 
 @contextmanager
 def running() -> Iterator[Databases]:
-    """Give the databases of the named server, or of one that runs meanwhile."""
+    """Yield the databases of the named server, or of one that runs meanwhile."""
     named = os.environ.get(VARIABLE)
     if named:
         databases = PostgresDatabases(named)

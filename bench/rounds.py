@@ -53,6 +53,6 @@ def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
 
 
 def say(line: str) -> None:
-    """Tell how far it is, on the error stream."""
+    """Show the progress on the error stream."""
     sys.stderr.write(f"  {line}\n")
     sys.stderr.flush()

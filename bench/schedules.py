@@ -103,7 +103,7 @@ class _Simulation:
         self._events: list[tuple[datetime, int, Action]] = []
 
     async def run(self) -> Sequence[Life]:
-        """Give the lives after those that the schedule learned from first."""
+        """Return the lives after those that the schedule learned from first."""
         at = self._clock.now
         for _ in range(WARM_UP + MEASURED):
             at += BETWEEN * self._random.expovariate(1)

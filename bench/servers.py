@@ -41,7 +41,7 @@ class Server:
     log: Path
 
     def memory(self) -> Memory:
-        """Give what the process has in memory."""
+        """Return what the process has in memory."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.is_file():  # no Linux: nobody knows the peak
             told = subprocess.run(["ps", "-o", "rss=", "-p", str(self.pid)], capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ class Server:
 
 
 def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
-    """Give the environment of a `homing serve` with every check switched on and nobody to ask."""
+    """Return the environment of a `homing serve` with every check switched on and nobody to ask."""
     usual = {
         "database_url": database_url,
         "host": "127.0.0.1",
@@ -75,7 +75,7 @@ def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Give this process's environment with no settings of Homing's but those given."""
+    """Return this process's environment with no settings of Homing's but those given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
     return kept | dict(settings)
 

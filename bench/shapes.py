@@ -8,7 +8,7 @@ SUCCEED: Final = "succeed"
 
 
 def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Give a task as callbacks and the single query tell it; times are Unix milliseconds."""
+    """Return a task as callbacks and the single query tell it; times are Unix milliseconds."""
     told: JsonObject = {
         "task_id": task_id,
         "task_status": word,
@@ -26,7 +26,7 @@ def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, update
 
 
 def new(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Give a task as the query for many tells it."""
+    """Return a task as the query for many tells it."""
     ended = word == SUCCEED
     return {
         "id": task_id,
@@ -41,7 +41,7 @@ def new(task_id: str, *, external_id: str, word: str, created_ms: int, updated_m
 
 
 def envelope(data: JsonValue) -> JsonObject:
-    """Give a reply that brings ``data``."""
+    """Return a reply that brings ``data``."""
     return {"code": 0, "message": "SUCCEED", "request_id": "CjMT7WdSwWcAAAAAALvB3g", "data": data}
 
 

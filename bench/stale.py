@@ -39,7 +39,7 @@ def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]
 
 
 def _round(databases: Databases, folder: Path) -> tuple[float, int]:
-    """Give how long it took and how many questions the provider got."""
+    """Return how long it took and how many questions the provider got."""
     url = migrated(databases, "stale")
     write(url, (Change(result=None, task=_silent(number)) for number in range(TASKS)))
     with servers.module(folder, "provider", "bench.provider") as provider:
@@ -78,7 +78,7 @@ def _settled(engine: Engine, due: datetime) -> float:
 
 
 def _silent(number: int) -> Task:
-    """Give a task that the provider took a minute ago, and that nobody has heard of since."""
+    """Return a task that the provider took a minute ago, and that nobody has heard of since."""
     at = datetime.now(UTC) - timedelta(minutes=1)
     return replace(
         subjects.expected(number),

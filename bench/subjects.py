@@ -122,7 +122,7 @@ def _named(number: int) -> dict[str, str]:
 
 
 def expected(number: int) -> Task:
-    """Give a task that was announced to Homing before its submit: its three callbacks each move it."""
+    """Return a task that was announced to Homing before its submit: its three callbacks each move it."""
     at = deliveries.created_at(number)
     own = deliveries.task_id(number)
     return Task(

@@ -115,7 +115,7 @@ async def _idle(server: servers.Server) -> tuple[float, float]:
 
 
 def _cpu(pid: int) -> float:
-    """Give the seconds of processor time that a process has used; Linux only."""
+    """Return the seconds of processor time that a process has used; Linux only."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.is_file():
         raise Broken("processor time is read from /proc, which this system does not have")

@@ -71,7 +71,7 @@ class World:
         return _reply(self._told(life, shapes.legacy))
 
     def callback(self, life: Life) -> bytes:
-        """Give what is posted to the task's address now."""
+        """Return what is posted to the task's address now."""
         return json.dumps(self._told(life, shapes.legacy)).encode()
 
     def _batch(self, asked: Sequence[Life]) -> Reply:
@@ -89,7 +89,7 @@ class World:
         return self.lives[theirs]
 
     def _told(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
-        """Tell of a task, and note whether that told its end."""
+        """Report a task, and note whether that was its end."""
         if life.known_at is None and self._clock.now >= life.ends_at:
             life.known_at = self._clock.now
         return self._shown(life, shape)

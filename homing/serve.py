@@ -192,7 +192,7 @@ def limits_of(settings: Settings, connections: int) -> Limits:
 
 
 def access_of(settings: Settings) -> Access:
-    """Give what the settings say about who may call and under which names."""
+    """Return what the settings say about who may call and under which names."""
     return Access(
         api_keys=settings.api_keys,
         client_keys=settings.client_keys,

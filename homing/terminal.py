@@ -26,7 +26,7 @@ STYLES: Final = {"succeeded": "green", "failed": "red", "rejected": "red", "expi
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Give a console on a stream; a pipe gets wide lines, so that nothing is cut for a terminal that is not there."""
+    """Return a console on a stream; a pipe gets wide lines, so that nothing is cut for a terminal that is not there."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
@@ -79,7 +79,7 @@ def complain(text: str) -> None:
 
 
 def cell(value: JsonValue) -> Text:
-    """Give a value as a person reads it; a status in its colour."""
+    """Return a value as a person reads it; a status in its colour."""
     if value is None:
         return Text("")
     if isinstance(value, bool):
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 
 
 def ago(moment: JsonValue, now: datetime) -> str:
-    """Give an ISO time as a distance from ``now``: ``3 min ago``, ``in 20 s``; empty where there is none."""
+    """Return an ISO time as a distance from ``now``: ``3 min ago``, ``in 20 s``; empty where there is none."""
     if not isinstance(moment, str):
         return ""
     seconds = (now - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
@@ -106,7 +106,7 @@ def ago(moment: JsonValue, now: datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """Give a length of time in its largest sensible unit."""
+    """Return a length of time in its largest sensible unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{round(seconds / length)} {unit}"

@@ -219,7 +219,7 @@ async def refuse_elsewhere(send: Send) -> None:
 
 
 def _kept(body: bytes, limit: int) -> bytes:
-    """Give what is stored of an unsigned body; the line about a cut one also tells apart what only begins alike."""
+    """Return what is stored of an unsigned body; the line about a cut one also tells apart what only begins alike."""
     if len(body) <= limit:
         return body
     cut = f"\n[cut by Homing: the first {limit} of {len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}]"
@@ -227,7 +227,7 @@ def _kept(body: bytes, limit: int) -> bytes:
 
 
 def _no_address() -> NotFound:
-    """Give the same error for everything that can be wrong with an address."""
+    """Return the same error for everything that can be wrong with an address."""
     return NotFound("no such callback address")
 
 

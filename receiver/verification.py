@@ -35,7 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
     def headers_named(self, names: Collection[bytes]) -> dict[bytes, bytes]:
-        """Give the values of those of ``names`` (lower case) that came.
+        """Return the values of those of ``names`` (lower case) that came.
 
         Raises NotProven where one came twice: which one was signed is a guess.
         """
@@ -102,7 +102,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now: datetime) -> Judgement:
-    """Give the trust of a delivery whose token is good. ``verifier`` is None where no secret is configured.
+    """Return the trust of a delivery whose token is good. ``verifier`` is None where no secret is configured.
 
     Then a task's own address is proof enough of its task, and a signature that came along adds nothing; a standing
     address names no task and proves nothing. A missing signature is kept as a hint and answered 2xx, since a refusal
@@ -121,7 +121,7 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
 
 
 def _any_equal(keys: Sequence[bytes], signed: bytes, given: Sequence[bytes]) -> bool:
-    """Whether one of ``given`` is what one of the keys makes of ``signed``.
+    """Return whether one of ``given`` is what one of the keys makes of ``signed``.
 
     Every pair is compared, each in constant time, without stopping at the first that matches.
     """

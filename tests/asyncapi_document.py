@@ -25,7 +25,7 @@ def messages(channel: str) -> dict[str, dict[str, Any]]:
 
 
 def faults(schema: Mapping[str, Any], instance: object) -> Iterator[str]:
-    """Tell what is wrong with an instance of one of the document's schemas."""
+    """Return what is wrong with an instance of one of the document's schemas."""
     validator = Draft7Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
     for error in validator.iter_errors(instance):
         yield f"{error.json_path}: {error.message[:200]}"
@@ -42,7 +42,7 @@ def types_of(channel: str, headers: Mapping[str, str], payload: object) -> list[
 
 
 def address_of(channel: str, kind: str) -> str:
-    """Give where a channel's messages of a type go."""
+    """Return where a channel's messages of a type go."""
     address: str = DOCUMENT["channels"][channel]["address"]
     return address.replace("{type}", kind)
 

@@ -50,14 +50,14 @@ def _postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres(_postgres: Postgres) -> Iterator[Postgres]:
-    """Give a PostgreSQL that all share and nobody stops; a test's databases are dropped as it ends."""
+    """Yield a PostgreSQL that all share and nobody stops; a test's databases are dropped as it ends."""
     yield _postgres
     _postgres.drop()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the address of a fresh database with all its tables: one test for each kind."""
+    """Return the address of a fresh database with all its tables: one test for each kind."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
     postgres: Postgres = request.getfixturevalue("postgres")

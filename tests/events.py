@@ -53,7 +53,7 @@ def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> Told:
 
 
 def readable(found: Iterable[Found]) -> list[Told]:
-    """Give events that can all be read."""
+    """Return events that can all be read."""
     told: list[Told] = []
     for event in found:
         assert isinstance(event, Told)

@@ -89,12 +89,12 @@ EXAMPLES: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def page(text: str) -> str:
-    """Give the page with its examples as they have to be."""
+    """Return the page with its examples as they have to be."""
     return BLOCK.sub(lambda found: found[1] + EXAMPLES[found[2]]() + found[4], text)
 
 
 def shown(text: str) -> list[str]:
-    """Give the names of the examples that a page has."""
+    """Return the names of the examples that a page has."""
     return [found[1] for found in BLOCK.findall(text)]
 
 

@@ -35,7 +35,7 @@ class Clock:
         self.now += by
 
     def monotonic(self) -> float:
-        """Give the seconds that have passed, however the clock was set."""
+        """Return the seconds that have passed, however the clock was set."""
         return self._passed.total_seconds()
 
 
@@ -106,7 +106,7 @@ class FakeKling:
         return [made for made in self.ledger if made.made_at <= self.clock()]
 
     def body(self, made: Made) -> bytes:
-        """Give what the provider posts to a callback address about a task."""
+        """Return what the provider posts to a callback address about a task."""
         return json.dumps(self._shown(made)).encode()
 
     async def _submit(self, body: dict[str, Any], within: timedelta) -> Reply:

@@ -55,7 +55,7 @@ class Postgres:
             self._admin(f"DROP DATABASE {self._made.pop()} WITH (FORCE)")
 
     def url(self, database: str) -> str:
-        """Give the address of a database on the server's socket."""
+        """Return the address of a database on the server's socket."""
         return f"postgresql://postgres@/{database}?host={self._server.get_postmaster_info().socket_dir}"
 
     @property

@@ -71,5 +71,5 @@ class ScriptedSink:
         return outcome
 
     def of(self, subject: str) -> list[int]:
-        """Give the sequences of a task's events that were taken, each when it first was."""
+        """Return the sequences of a task's events that were taken, each when it first was."""
         return list(dict.fromkeys(told.sequence for told in self.received if told.subject == subject))

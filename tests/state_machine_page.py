@@ -93,7 +93,7 @@ arrival may differ in how far they trust it. The provider's final answer makes t
 
 
 def page() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     return "".join([HEAD, ORDER, *_order(), FINALS, _diagram(), *_moves(), CONFLICTS, TRUST_HEAD, *_trusts(), TAIL])
 
 

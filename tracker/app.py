@@ -83,7 +83,7 @@ def sinks_of(
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Give the delays and bounds that the settings choose."""
+    """Return the delays and bounds that the settings choose."""
     return Policy(
         first_check=settings.first_check,
         deadline=settings.deadline,

@@ -114,12 +114,12 @@ class Settings(BaseModel):
 
     @property
     def guarded(self) -> bool:
-        """Whether callers have to show a key."""
+        """Return whether callers have to show a key."""
         return bool(self.api_keys or self.client_keys)
 
     @property
     def has_credential(self) -> bool:
-        """Whether there is something to authenticate at the provider with."""
+        """Return whether there is something to authenticate at the provider with."""
         return self.kling_api_key is not None or self.kling_access_key is not None
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
 
 
 def strays(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
-    """Give a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
+    """Return a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
     known = [field.upper() for field in Settings.model_fields]
     told = []
     names = sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file))
@@ -211,7 +211,7 @@ def strays(environ: Mapping[str, str] | None = None, env_file: str | Path | None
 
 
 def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -> dict[str, str]:
-    """Give the variables with our prefix that hold something; the environment wins over the file."""
+    """Return the variables with our prefix that hold something; the environment wins over the file."""
     found: dict[str, str | None] = {}
     if env_file is not None and Path(env_file).is_file():
         try:
@@ -225,7 +225,7 @@ def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -
 
 
 def _one_line(error: ValidationError) -> str:
-    """Tell the first thing that is wrong, in our words; anything pydantic would say might quote a secret."""
+    """Return the first error in Homing's words. A message of pydantic might quote a secret."""
     first = error.errors(include_input=False, include_url=False)[0]
     said = first.get("ctx", {}).get("error")
     sentence = str(said) if isinstance(said, ValueError) else "has a value of the wrong type"

@@ -175,7 +175,7 @@ def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
 
 
 async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStack) -> str | None:
-    """Give the address of the server of our file, or take its lock and give None."""
+    """Return the address of the server of our file, or take its lock and give None."""
     for _ in range(LOCK_LOOKS):
         try:
             stack.enter_context(lock)
@@ -200,7 +200,7 @@ def _document(answer: httpx.Response) -> JsonObject:
 
 
 def _problem(answer: httpx.Response, document: JsonObject) -> str:
-    """Give the sentence of a problem document, or the message of the gateway's envelope."""
+    """Return the sentence of a problem document, or the message of the gateway's envelope."""
     said = document.get("detail") or document.get("message")
     path = answer.request.url.path
     if answer.status_code == HTTPStatus.UNAUTHORIZED:

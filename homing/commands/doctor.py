@@ -90,7 +90,7 @@ async def report(settings: Settings, strays: Sequence[str], *, as_json: bool) ->
 
 
 def in_force(settings: Settings) -> JsonObject:
-    """Give each setting as a person may see it: a secret as the fact that it is set, a key as its name."""
+    """Return each setting as a person may see it: a secret as the fact that it is set, a key as its name."""
     shown: JsonObject = {}
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -115,7 +115,7 @@ def callers(settings: Settings) -> Finding:
 
 
 def trust(settings: Settings) -> list[Finding]:
-    """Whether what is asked of a callback's proof can be met."""
+    """Return whether what is asked of a callback's proof can be met."""
     signed, least = bool(settings.kling_webhook_secrets), settings.threshold
     if settings.public_url is None:
         detail = "no callback is asked for (HOMING_PUBLIC_URL is not set); every result is found by asking"
@@ -135,7 +135,7 @@ def trust(settings: Settings) -> list[Finding]:
 
 
 def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
-    """Tell what would surprise somebody: names that are no settings, a credential in the clear."""
+    """Return findings that may surprise: names that are no settings, a credential in the clear."""
     told = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in strays]
     told += [
         Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
@@ -162,7 +162,7 @@ def wide_targets(allowed: Allowed) -> list[str]:
 
 
 async def database(settings: Settings) -> list[Finding]:
-    """Whether rows can be written: tried, or asked of the process that has the file; who serves, and by which clock."""
+    """Return findings about the database: whether it can be written, who serves it, and by which clock."""
     file, name = settings.database_file, settings.database_name
     if file is not None and not exists(file):
         fine = file.parent.is_dir() and access(file.parent, W_OK)
@@ -181,7 +181,7 @@ async def database(settings: Settings) -> list[Finding]:
 
 
 async def public_address(settings: Settings) -> Finding:
-    """Whether the public address leads to a Homing; from here it is a hint only, the provider stands elsewhere."""
+    """Return whether the public URL leads to a Homing. The provider may see it differently from where it is."""
     url = settings.public_url
     if url is None:
         detail = "none: no callback is asked for and everything works by asking"
@@ -202,7 +202,7 @@ async def public_address(settings: Settings) -> Finding:
 
 
 async def credential(settings: Settings) -> list[Finding]:
-    """Whether the provider takes our credential: one page of its list is asked for, which changes nothing."""
+    """Return whether the provider takes our credential: one page of its list is asked for, which changes nothing."""
     if not settings.has_credential:
         detail = "none: set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
         return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
@@ -289,7 +289,7 @@ async def _noticed(url: str | None) -> list[Finding]:
 
 
 async def _shared(store: Store) -> list[Finding]:
-    """Tell what only a database that is a server can: whose clock is right, and who serves it."""
+    """Return what only a database server knows: whether the clocks agree, and which processes serve it."""
     clock = database_clock(await store.read_clock(utc_now))
     alive = [
         f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
@@ -299,7 +299,7 @@ async def _shared(store: Store) -> list[Finding]:
 
 
 def database_clock(reading: Reading) -> Finding:
-    """Whether the clock that all replicas go by agrees with this machine's."""
+    """Return whether the clock that all replicas go by agrees with this machine's."""
     apart = reading.ahead
     if abs(apart) <= DATABASE_SKEW + reading.error:
         return Finding(name="database clock", level=Level.OK, detail="agrees with ours")

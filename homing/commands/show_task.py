@@ -69,19 +69,19 @@ def show_change(args: Namespace, task: JsonObject) -> None:
 
 
 def came_home(task: JsonObject) -> str:
-    """Tell how the present status was learned."""
+    """Return how the present status was learned, in words."""
     home = task["home"]
     return f"{home['learned_from']} ({home['trust']})" if isinstance(home, dict) else ""
 
 
 def assets(task: JsonObject) -> list[str]:
-    """Give the addresses of the results."""
+    """Return the addresses of the results."""
     result = _object(task["result"])
     return [str(asset["url"]) for asset in documents(result.get("assets"))]
 
 
 def documents(value: JsonValue) -> list[JsonObject]:
-    """Give the objects of a list in a document."""
+    """Return the objects of a list in a document."""
     return [item for item in _list(value) if isinstance(item, dict)]
 
 

@@ -182,7 +182,7 @@ def _off(name: str, off: JsonObject, now: datetime) -> str:
 
 
 def _ahead(moment: JsonValue, now: datetime) -> str:
-    """Give when it is time: what is due already may have to wait for the receiver, or for its turn."""
+    """Return when it is time: what is due already may have to wait for the receiver, or for its turn."""
     distance = ago(moment, now)
     return "due" if distance.endswith(" ago") else distance
 

@@ -138,7 +138,7 @@ def _read_body(name: str) -> JsonObject:
 
 
 def _image(text: str) -> str:
-    """Give an address as it is and a file as Base64 without a data: prefix, as the provider documents it."""
+    """Return an address as it is and a file as Base64 without a data: prefix, as the provider documents it."""
     if text.startswith(("http://", "https://")):
         return text
     try:

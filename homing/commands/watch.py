@@ -68,7 +68,7 @@ async def run_watch(args: Namespace, api: ApiClient) -> int:
 
 
 async def followed(api: ApiClient, query: Params, *, after: int | None, forever: bool) -> AsyncIterator[JsonObject]:
-    """Give events from a cursor on (None: now); ``forever``, or as far as there are."""
+    """Yield events from a cursor on (None: now); ``forever``, or as far as there are."""
     if after is None:
         after = int(str((await api.get(EVENTS, {"limit": "1"}))["next"]))
     more = True

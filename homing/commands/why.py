@@ -106,7 +106,7 @@ def _conflict(task: JsonObject, now: datetime) -> str:
 
 
 def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
-    """Tell the last observation that moved nothing although it wanted to, where one exists."""
+    """Return a sentence about the last observation that changed nothing although it could have."""
     found = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"} and not _failed(entry)]
     if not found:
         return ""
@@ -115,7 +115,7 @@ def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
 
 
 def _failed(entry: JsonObject) -> bool:
-    """Whether an entry is about polls that brought no answer, or one that cannot be read."""
+    """Return whether an entry is about polls that brought no answer, or one that cannot be read."""
     return entry["source"] == "poll" and entry["word"] is None and entry["verdict"] in {"unreadable", "unanswered"}
 
 

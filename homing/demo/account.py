@@ -43,7 +43,7 @@ class Account:
 
     @property
     def clean(self) -> bool:
-        """Whether every order came home, once, with the truth."""
+        """Return whether every order came home, once, with the truth."""
         return not (self.lost or self.doubled or self.wrong or self.unfinished or self.timed_out)
 
     @property
@@ -91,7 +91,7 @@ def account(
 
 
 def as_json(told: Account) -> JsonObject:
-    """Give the account as a document."""
+    """Return the account as a document."""
     return {
         "orders": told.orders,
         "came_home": dict(told.came_home),
@@ -127,7 +127,7 @@ def _judge(rows: Sequence[Document], truth: Sequence[Document]) -> set[str]:
 
 
 def _agrees(row: Document, task: Document) -> bool:
-    """Whether a row says what is true: how the task ended, each result's address, and its id, once we learned one.
+    """Return whether a row is true: how the task ended, the URL of each result, and its provider ID if known.
 
     The provider's id is never taken from a callback: a task whose submit was not answered may come home without it.
     """

@@ -209,7 +209,7 @@ async def _judge(stage: Stage, *, seconds: float, timed_out: bool) -> Account:
 
 
 async def _tasks(stage: Stage) -> list[Document]:
-    """Give every task, oldest first, page by page."""
+    """Return every task, oldest first, page by page."""
     tasks: list[Document] = []
     page = await _get(stage, "/v1/tasks?limit=200")
     while True:

@@ -97,7 +97,7 @@ class Picture:
 
 @contextmanager
 def screen(total: int, *, as_json: bool) -> Iterator[Screen]:
-    """Give the screen that suits where the output goes."""
+    """Yield the screen that suits where the output goes."""
     if as_json:
         yield Silent()
     elif sys.stdout.isatty():
@@ -108,7 +108,7 @@ def screen(total: int, *, as_json: bool) -> Iterator[Screen]:
 
 
 def summary(told: Account) -> list[str]:
-    """Give the account in lines."""
+    """Return the account in lines."""
     sources = sorted(told.came_home.items(), key=lambda at: -at[1])
     home = ", ".join(f"{number} by {name}" for name, number in sources)
     strangers, requests = told.strangers, told.requests

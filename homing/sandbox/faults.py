@@ -71,7 +71,7 @@ class Faults:
         self._rates |= checked_rates(rates)
 
     def strike(self, name: str, index: int, occasion: str = "") -> Random | None:
-        """Whether the fault strikes the thing with this index (a task, or a request).
+        """Return whether the fault strikes the thing with this index (a task, or a request).
 
         If it does, the answer is the generator to choose the fault's variant with.
         """

@@ -41,6 +41,6 @@ def signature(key: bytes, name: str, expires: str) -> str:
 
 
 def is_right(key: bytes, name: str, expires: str, given: str, now: int) -> bool:
-    """Whether the address was signed here and is still good; `now` is in seconds."""
+    """Return whether the address was signed here and is still good; `now` is in seconds."""
     signed = hmac.compare_digest(signature(key, name, expires).encode(), given.encode())
     return signed and expires.isdigit() and int(expires) > now

@@ -33,7 +33,7 @@ UNREAD_BYTES: Final = 256 << 20
 
 
 def open_files() -> int:
-    """Give how many files the process may have open, raised to ``FILES`` where that is allowed."""
+    """Return how many files the process may have open, raised to ``FILES`` where that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -42,12 +42,12 @@ def open_files() -> int:
 
 
 def most_connections(files: int) -> int:
-    """Give how many connections may be open; the other half of the files is for those that are just being accepted."""
+    """Return how many connections may be open; the other half of the files is for those being accepted."""
     return max(1, min(CONNECTIONS, files // 2))
 
 
 def backlog(files: int) -> int:
-    """Give how many connections asyncio may accept in one go, before the first of them is counted."""
+    """Return how many connections asyncio may accept in one go, before the first of them is counted."""
     return max(1, min(BACKLOG, files // 8))
 
 

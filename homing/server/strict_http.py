@@ -32,7 +32,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def unambiguous(method: bytes, target: bytes, version: str, headers: Headers) -> bool:
-    """Tell whether a head that llhttp lets pass means one thing to everybody.
+    """Return whether a head that llhttp lets pass means one thing to everybody.
 
     That is one Host, the same in a target that is a whole address, at most one credential, and no transfer coding but
     one "chunked", which HTTP/1.0 does not know: RFC 9112, 3.2 and 6.1, RFC 9110, 11.6.2.
@@ -221,6 +221,6 @@ class StrictConnection(HttpToolsProtocol):
 
 
 def _leave(cycle: RequestResponseCycle) -> None:
-    """Tell the app that its client is gone."""
+    """Report to the application that its client is gone."""
     cycle.disconnected = True
     cycle.message_event.set()

@@ -67,7 +67,7 @@ def _bound_unread(listener: socket.socket) -> None:
 
 
 def address(listener: socket.socket) -> str:
-    """Give an address at which this machine reaches the listener."""
+    """Return an address at which this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
     host = WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -16,7 +16,7 @@ VERIFIERS: Final[Mapping[str, Callable[[Sequence[str]], Verifier]]] = MappingPro
 
 
 def verifiers(secrets: Mapping[str, Sequence[str]]) -> Mapping[str, Verifier | None]:
-    """Give every provider's verifier, None where it has no secret. Raises SettingsError that shows no secret."""
+    """Return every provider's verifier, None where it has no secret. Raises SettingsError that shows no secret."""
     if unknown := secrets.keys() - VERIFIERS.keys():
         raise SettingsError(f"webhook secrets for {min(unknown)!r}, but callbacks come from: {', '.join(VERIFIERS)}")
     return {name: _verifier(name, secrets.get(name, ())) for name in VERIFIERS}

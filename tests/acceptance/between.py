@@ -131,12 +131,12 @@ async def between(provider_url: str, script: Script = Request.forwarded) -> Asyn
 
 
 def refusal(status: int, code: int, message: str = "made up", **headers: str) -> Answer:
-    """Give an answer in the provider's envelope."""
+    """Return an answer in the provider's envelope."""
     body: dict[str, Any] = {"code": code, "message": message, "request_id": "made-up-request"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(status=status, body=json.dumps(body).encode(), headers={"content-type": "application/json"} | named)
 
 
 def page(status: int, text: str = "<html>Bad Gateway</html>") -> Answer:
-    """Give what a proxy on the way says by itself."""
+    """Return what a proxy on the way says by itself."""
     return Answer(status=status, body=text.encode(), headers={"content-type": "text/html"})

@@ -154,7 +154,7 @@ async def watched(stage: Stage, down: str, seconds: float) -> Sequence[dict[str,
 
 
 def lag(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> float:
-    """Give how far behind the last of these is, in seconds."""
+    """Return how far behind the last of these is, in seconds."""
     return max(sample[name]["lag"] or 0.0 for name in names)
 
 

@@ -103,13 +103,13 @@ async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery])
 
 
 def unwritten(url: str) -> set[tuple[str, int]]:
-    """Give the events, as task and sequence, of which nobody wrote down that they were told."""
+    """Return the events, as task and sequence, of which nobody wrote down that they were told."""
     beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'told')"
     return {(task_id, event_numbers.sequence(number, version)) for number, task_id, version in read(url, beyond)}
 
 
 def unmarked(kept: Sequence[Kept], url: str) -> set[str]:
-    """Give the ids of what a broker has and nobody wrote down."""
+    """Return the ids of what a broker has and nobody wrote down."""
     missing = unwritten(url)
     return {each.id for each in kept if (each.task, int(each.sequence)) in missing}
 

@@ -300,7 +300,7 @@ async def turned_away(senders: Senders, count: int) -> bool:
 
 
 def memory(pid: int) -> int:
-    """Give how many bytes of memory a process holds."""
+    """Return how many bytes of memory a process holds."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -69,7 +69,7 @@ async def running(
 
 
 def key_of(folder: Path) -> dict[str, str]:
-    """Give the header with the key that the first start made beside the database."""
+    """Return the header with the key that the first start made beside the database."""
     return {"authorization": f"Bearer {(folder / 'homing.db.key').read_text().strip()}"}
 
 

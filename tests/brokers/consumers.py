@@ -47,7 +47,7 @@ class Seen:
         self.ended = "cancelled" if running.cancelled() else repr(running.exception())
 
     def out_of_order(self) -> Sequence[Place]:
-        """Give what came although something newer of its task, or the same by another id, had come."""
+        """Return what came although something newer of its task, or the same by another id, had come."""
         newest: dict[str, int] = {}
         late: list[Place] = []
         for task, sequence in self.order:

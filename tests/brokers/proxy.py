@@ -108,7 +108,7 @@ class Proxy:
         back: asyncio.StreamReader,
         forth: asyncio.StreamWriter,
     ) -> bool:
-        """Whether what comes may go on; there may be something to say before."""
+        """Return whether what comes may go on; there may be something to say before."""
         del reader, writer, back, forth
         return True
 

@@ -102,7 +102,7 @@ def kafka(*more: str, advertised: int | None = None) -> Iterator[Server]:
 
 
 def rabbit_port() -> int:
-    """Give the port of the machine's RabbitMQ, or skip the test; in CI fail it."""
+    """Return the port of the machine's RabbitMQ, or skip the test; in CI fail it."""
     if not answers(RABBIT_PORT):
         reason = f"needs a RabbitMQ at {LOCALHOST}:{RABBIT_PORT} with its user guest"
         if os.environ.get("CI") == "true":

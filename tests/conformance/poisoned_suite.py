@@ -251,5 +251,5 @@ class PoisonedDeliveries:
 
 
 def make_all(group: Sequence[Task], make: Callable[[Task], dict[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Give one body for each task: about that task, bad in a way of its own."""
+    """Return one body for each task: about that task, bad in a way of its own."""
     return [list(make(task).items())[place] for place, task in enumerate(group)]

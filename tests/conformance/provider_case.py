@@ -89,7 +89,7 @@ def samples_of(case: ProviderCase, reading: str = "*") -> Iterator[Sample]:
 
 
 def readings(case: ProviderCase) -> Mapping[str, tuple[Callable[[Reply], object], tuple[type[object], ...]]]:
-    """Give each way to read a reply, and the types it may answer."""
+    """Return each way to read a reply, and the types it may answer."""
     provider = case.provider
     return {
         "submit": (lambda reply: provider.read_submit(reply, external_id=case.external_id), SUBMIT_OUTCOMES),

@@ -67,7 +67,7 @@ class SinkCase(ABC):
 
     @abstractmethod
     async def got(self) -> list[Got]:
-        """Give what arrived and was taken, in the order of arrival, with its repeats."""
+        """Return what arrived and was taken, in the order of arrival, with its repeats."""
 
     @abstractmethod
     def refuse(self, refuses: Callable[[Got], bool]) -> None:
@@ -82,7 +82,7 @@ class SinkCase(ABC):
 
     @abstractmethod
     def is_holding(self) -> bool:
-        """Whether something is on its way that a slow receiver has not answered."""
+        """Return whether something is on its way that a slow receiver has not answered."""
 
     def id_of(self, told: Told) -> str:
         return told.id
@@ -116,7 +116,7 @@ class House:
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator[None]:
-        """Tell the sink as long as the block lasts."""
+        """Deliver to the sink while the block runs."""
         stop = asyncio.Event()
         new = NewSink(name="under test", address="the receiver of this test", beginning=True)
         # Little chance: what is tried again is tried soon.

@@ -161,7 +161,7 @@ def _looked_up(key: Callable[[int], Key], many: int) -> Question:
 
 
 def questions(count: int) -> Iterator[tuple[str, Question]]:
-    """Give every question whose work must not follow from ``count``, how much is over."""
+    """Yield every question whose work must not follow from ``count``, how much is over."""
     known = over(AROUND + count - BACK + 1)
     wanted_of = filters(known)
     for name, wanted in wanted_of.items():
@@ -192,7 +192,7 @@ def questions(count: int) -> Iterator[tuple[str, Question]]:
 
 
 def _loops(known: Task) -> Iterator[tuple[str, Question]]:
-    """Give the questions of the loops, the history, and one end of a task."""
+    """Yield the questions of the loops, the history, and one end of a task."""
     now, zero, around = NOW, timedelta(), known.created_at
     yield "history", lambda store: store.history(known.id)
     yield "next due", lambda store: store.next_due()
@@ -223,7 +223,7 @@ def size(answer: Any) -> int:
 
 
 async def dear(little: Store, much: Store, asked: Asked) -> dict[str, tuple[int, int]]:
-    """Give the questions that are more work in the greater store, and how much in each."""
+    """Return the questions that are more work in the greater store, and how much in each."""
     found = {}
     for (name, of_little), (_, of_much) in zip(questions(LITTLE), questions(MUCH), strict=True):
         first, less = await asked(little, of_little)

@@ -69,7 +69,7 @@ async def replicas(url: str) -> AsyncIterator[tuple[Tracker, Tracker, FakeKling]
 
 
 def deadlocks(url: str) -> int:
-    """Give how often the server had to break one up; it waits a second before each."""
+    """Return how often the server had to break one up; it waits a second before each."""
     ((count,),) = read(url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     return int(count)
 

@@ -54,10 +54,10 @@ class VerifierSuite(ABC):
 
     @abstractmethod
     def sign(self, body: bytes, key: bytes, *, at: datetime = NOW) -> Headers:
-        """Give the headers that a sender with ``key`` adds to ``body``."""
+        """Return the headers that a sender with ``key`` adds to ``body``."""
 
     def replaced(self, value: bytes) -> Headers:
-        """Give a good sender's headers with another signature value."""
+        """Return a good sender's headers with another signature value."""
         return [(name, value if name == self.signature_header else old) for name, old in self.sign(BODY, NEW)]
 
     def refused(self, headers: Headers, body: bytes = BODY, *keys: bytes, now: datetime = NOW) -> NotProven:

@@ -20,7 +20,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLo
 
 @pytest.fixture
 async def on(tmp_path: Path) -> AsyncIterator[Stage]:
-    """Give a stage to tell one sink on, step by step."""
+    """Yield a stage to tell one sink on, step by step."""
     # What went well is written down where a test says so.
     pace = replace(PACE, grace=timedelta(milliseconds=50), settle=timedelta(hours=1))
     async with stage(sqlite_url(tmp_path), pace) as one:

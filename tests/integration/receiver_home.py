@@ -58,7 +58,7 @@ class Home:
         return (await self.tracker.get(ME, task.id)).status
 
     async def history(self, task: Task) -> list[HistoryEntry]:
-        """Give the kept deliveries only."""
+        """Return the kept deliveries only."""
         return [each for each in (await self.tracker.history(ME, task.id))[1] if each.source == "callback"]
 
     async def alarms(self) -> set[Alarm]:

@@ -54,7 +54,7 @@ async def test_a_broker_is_sent_what_is_documented(name: str) -> None:
 
 
 def documented(name: str) -> str:
-    """Give the header that holds the type."""
+    """Return the header that holds the type."""
     (header,) = {channel.encoding.header("type") for channel in CHANNELS if channel.name == name}
     assert header is not None
     return header

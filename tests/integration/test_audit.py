@@ -42,7 +42,7 @@ async def expected(client: httpx.AsyncClient, **headers: str) -> str:
 
 
 async def recorded(http: httpx.AsyncClient, **query: str) -> list[tuple[str, ...]]:
-    """Give the entries, oldest first."""
+    """Return the entries, oldest first."""
     page = await http.get("/v1/audit", params=query)
     entries: list[dict[str, Any]] = page.json()["entries"]
     return [tuple(entry[name] for name in ("client", "action", "object", "detail")) for entry in reversed(entries)]

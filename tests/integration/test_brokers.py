@@ -232,7 +232,7 @@ def ours(tasks: set["asyncio.Task[None]"]) -> list[str]:
 
 
 async def told_until_delivered(sink: Sink, wave: Sequence[Told]) -> int:
-    """Tell a wave as the relay does: what failed is told again until it is delivered. Gives how often it failed."""
+    """Send events as the relay does: retry failed ones until they are delivered. Return how often they failed."""
     failures = 0
     async with asyncio.timeout(60):
         while wave:

@@ -82,7 +82,7 @@ async def test_who_speaks_in_the_clear_hears_no_password_and_no_event(
 
 
 async def refused(broker: BrokerCase, *options: str) -> None:
-    """Tell one event: that it is not believed is said in one line, and nothing arrives."""
+    """Send one event: the error says in one line that the broker is not trusted, and nothing arrives."""
     told = broker.sink("timeout=1", *options)
     (outcome,) = await told.send([an_event()])
     await told.close()

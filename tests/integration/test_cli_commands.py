@@ -27,7 +27,7 @@ def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
 
 
 def another(shell: Shell) -> Shell:
-    """Give a second Homing with the same provider and a database of its own."""
+    """Return a second Homing with the same provider and a database of its own."""
     settings = {name: value for name, value in shell.settings.items() if name != "database_url"}
     return Shell(shell.directory / "elsewhere", settings)
 

@@ -30,7 +30,7 @@ async def homing(url: str) -> AsyncIterator[Watched]:
 
 
 def unchunked(heard: bytes) -> bytes:
-    """Give the body of a chunked answer, as far as it was heard."""
+    """Return the body of a chunked answer, as far as it was heard."""
     body, rest = b"", heard.partition(b"\r\n\r\n")[2]
     while rest:
         size, _, rest = rest.partition(b"\r\n")

@@ -43,7 +43,7 @@ def sent_id(request: Request) -> str:
 
 
 def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
-    """Give the tasks that the provider truly has for a wish."""
+    """Return the tasks that the provider truly has for a wish."""
     return [task for task in sandbox.ledger["tasks"] if task["prompt"] == prompt]
 
 

@@ -21,7 +21,7 @@ def settings(url: str, sinks: str = SINKS) -> Settings:
 
 @pytest.fixture
 async def tracker(url: str) -> AsyncIterator[Tracker]:
-    """Give a tracker whose sinks have been told of three ends: two of a studio's, one of another's."""
+    """Yield a tracker whose sinks have been told of three ends: two of a studio's, one of another's."""
     chosen = settings(url)
     async with create_tracker(chosen) as tracker:
         for number, client in enumerate(("studio", "studio", "other"), start=1):

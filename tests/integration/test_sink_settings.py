@@ -19,7 +19,7 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def checks(shell: Shell, **settings: str) -> dict[str, Any]:
-    """Give what doctor found about each sink, and the settings in force."""
+    """Return what doctor found about each sink, and the settings in force."""
     said = shell.run("doctor", "--json", **settings)
     assert SECRET not in said.out + said.err
     document = said.document

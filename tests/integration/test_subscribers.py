@@ -63,7 +63,7 @@ async def told(seen: Seen, count: int) -> None:
 
 
 def held(folder: Path) -> bool:
-    """Whether somebody is telling a sink."""
+    """Return whether somebody is telling a sink."""
     with closing(sqlite3.connect(folder / "homing.db")) as database:
         return bool(database.execute("SELECT count(lease_owner) FROM sinks").fetchone()[0])
 

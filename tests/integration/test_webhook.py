@@ -71,7 +71,7 @@ async def opened(
 
 
 async def outcome(answer: Answer, told: Told | None = None) -> Outcome:
-    """Give what becomes of one event at a receiver that answers so."""
+    """Return what becomes of one event at a receiver that answers so."""
     async with WebReceiver(answer=answer) as receiver, opened(f"{receiver.url}#name=shop") as sinks:
         (found,) = await sinks["shop"].send([told or an_event(a_success())])
         return found

@@ -52,7 +52,7 @@ async def post(poster: Poster, url: str, within: timedelta = SECOND) -> Answer:
 
 
 def served_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Give the server's side and the client's of a certificate for hooks.test."""
+    """Return the server's side and the client's of a certificate for hooks.test."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(TLS / "hooks.test.pem", TLS / "hooks.test.key")
     return server, ssl.create_default_context(cafile=str(TLS / "hooks.test.pem"))

@@ -54,7 +54,7 @@ async def populate(url: str) -> None:
 
 
 def rows(url: str) -> dict[str, Rows]:
-    """Give what is in each table."""
+    """Return what is in each table."""
     engine = create_engine(url)
     found = MetaData()
     found.reflect(engine)
@@ -68,7 +68,7 @@ def rows(url: str) -> dict[str, Rows]:
 
 
 def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
-    """Tell whether every row of before is still there, in the columns that there were."""
+    """Return whether every row of before is still there, in the columns that there were."""
     del before[migrate.VERSION_TABLE]
     return all(
         [{name: row[RENAMED.get(name, name)] for name in was} for was, row in zip(table, after[name], strict=True)]

@@ -39,7 +39,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def schema(connection: Connection) -> str:
-    """Give the statements that made the tables and indexes, as the database keeps them."""
+    """Return the statements that made the tables and indexes, as the database keeps them."""
     made = connection.execute(
         text(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'homing_schema_version'"

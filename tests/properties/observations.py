@@ -122,5 +122,5 @@ def told_in_turn(task: Task, said: Sequence[Observation], threshold: Trust) -> T
 
 
 def belief(task: Task) -> tuple[Status, Mapping[str, Fact], tuple[Asset, ...], JsonValue]:
-    """Give what no order may change: the status and the facts, stored and shown."""
+    """Return what no order may change: the status and the facts, stored and shown."""
     return task.status, dict(task.facts), facts.assets(task), facts.price(task)

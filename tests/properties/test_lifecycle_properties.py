@@ -37,7 +37,7 @@ finals = st.sampled_from(sorted(FINAL))
 def retellings(
     draw: st.DrawFn, ids: Sequence[tuple[str | None, str | None]]
 ) -> tuple[list[Observation], list[Observation]]:
-    """Give some observations, and the same ones in another order with some of them repeated."""
+    """Return some observations, and the same ones in another order with some of them repeated."""
     said = draw(st.lists(anything(ids), max_size=7))
     repeated = said + draw(st.lists(st.sampled_from(said), max_size=4)) if said else []
     return said, draw(st.permutations(repeated))
@@ -119,7 +119,7 @@ def test_belief_only_grows_and_moves_only_where_the_table_says(
 
 @given(said=st.lists(anything(ANY_IDS), max_size=8), threshold=THRESHOLDS)
 def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], threshold: Trust) -> None:
-    """Tell the order a second time, in other words than the code's: the finals first, then the rest by rank."""
+    """State the precedence a second time, independently of the code: the finals first, then the rest by rank."""
     ended = told_in_turn(KNOWN, said, threshold)
     proven = [each for each in said if believed(KNOWN, each, threshold)]
     last = [each for each in proven if each.claim.status in FINAL]

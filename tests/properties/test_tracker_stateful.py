@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 def picked(things: Iterable[T], pick: int) -> list[T]:
-    """Give the one of the things that a number picks, or none where there are none."""
+    """Return the one of the things that a number picks, or none where there are none."""
     every = list(things)
     return [every[pick % len(every)]] if every else []
 
@@ -365,7 +365,7 @@ class World(RuleBasedStateMachine):
         self.check_events()
 
     async def last_word_is_the_operators(self, task: Task) -> bool:
-        """Tell whether nobody has said a word of a task since the operator ended it: it is not asked about."""
+        """Return whether nobody has said a word of a task since the operator ended it: it is not asked about."""
         _, history = await self.tracker.history(OPERATOR, task.id)
         return task.status is Status.REJECTED and history[-1].source is Source.OPERATOR
 

@@ -10,7 +10,7 @@ from tracker.model.task import Status, Trust
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Give a world whose provider was seen to look tasks up by our ids; what it ends as is checked by the world."""
+    """Yield a world whose provider was seen to look tasks up by our ids; what it ends as is checked by the world."""
     world = World()
     world.submit(CLIENTS[0], "nothing", 0, [])
     yield world

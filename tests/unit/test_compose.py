@@ -33,7 +33,7 @@ CHOSEN = {"POSTGRES_PASSWORD": "chosenforthetest", "NATS_TOKEN": "anotherforthet
 
 
 def services(way: list[str]) -> dict[str, dict[str, Any]]:
-    """Give the services of some files, merged as compose does it, as far as these files need it."""
+    """Return the services of some files, merged as compose does it, as far as these files need it."""
     merged: dict[str, dict[str, Any]] = {}
     for file in way:
         for name, more in yaml.safe_load((ROOT / file).read_text())["services"].items():

@@ -29,7 +29,7 @@ def weighed(task: Task, observation: Observation, threshold: Trust = Trust.TOKEN
 
 
 def at(status: Status) -> Task:
-    """Give the task as it stands at ``status``."""
+    """Return the task as it stands at ``status``."""
     if status is Status.PENDING:
         return PENDING
     if status is Status.REJECTED:

@@ -242,7 +242,7 @@ def test_each_setting_that_the_example_offers_is_accepted_when_it_is_switched_on
 
 
 def edited_example() -> str:
-    """Give the example with every line switched on, and a value of one's own for each that stands in the repository."""
+    """Return the example with every line switched on, and an own value for each that stands in the repository."""
     text = (ROOT / ".env.example").read_text().replace("#HOMING_KLING_API_KEY=", "##")
     for number, secret in enumerate(sorted(PUBLISHED, key=len, reverse=True)):
         own = written_key(bytes([number]) * 32) if secret.startswith("whsec_") else f"{number:02}" * 20
@@ -278,7 +278,7 @@ def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
 
 
 def image_environment(folder: Path, **chosen: str) -> dict[str, str]:
-    """Give the settings of the image, with its database in `folder` and no provider but a closed port."""
+    """Return the settings of the image, with its database in `folder` and no provider but a closed port."""
     settings = dict(re.findall(r"(HOMING_\w+)=(\S+)", "\n".join(instructions("ENV"))))
     assert settings.pop("HOMING_DATABASE_URL") == f"sqlite:///{instructions('WORKDIR')[-1]}/homing.db"
     local = {"HOMING_DATABASE_URL": f"sqlite:///{folder}/homing.db", "HOMING_KLING_BASE_URL": "http://127.0.0.1:9"}

@@ -35,7 +35,7 @@ BESIDE = {
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    """Give each setting that the example offers, switched on or off, with its value."""
+    """Yield each setting that the example offers, switched on or off, with its value."""
     yield from re.findall(r"^#?(HOMING_\w+)=(\S+)", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 

@@ -23,7 +23,7 @@ EVENTS = [
 
 
 def taken(**options: Any) -> list[int]:
-    """Give which of the events a filter takes."""
+    """Return which of the events a filter takes."""
     chosen = read_filter({name: [value] if isinstance(value, str) else value for name, value in options.items()})
     return [number for number, told in enumerate(EVENTS) if chosen.takes(told)]
 

@@ -49,7 +49,7 @@ def guarded_routes(tracker: Verbs, guard: AccessGuard, *, limits: Limits = DEFAU
 
 
 def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
-    """Give the routes that tell how we are, without ``ready`` only that we answer; to be put last as well."""
+    """Return the routes that tell how we are, without ``ready`` only that we answer; to be put last as well."""
     paths = {"/healthz", "/readyz"} if ready else {"/healthz"}
     told = [endpoint for endpoint in OPERATIONS if endpoint.path in paths]
     return _placed(told, (), tracker, AccessGuard(Access()), DEFAULT_LIMITS)
@@ -78,7 +78,7 @@ def _placed(
 
 
 def endpoints() -> tuple[AnyEndpoint, ...]:
-    """Give every endpoint there is, /openapi.json and /asyncapi.json among them."""
+    """Return every endpoint there is, /openapi.json and /asyncapi.json among them."""
     told = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY)
     events = document_endpoint(
         "asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown

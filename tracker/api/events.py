@@ -81,7 +81,7 @@ def _waits(ask: Asked) -> bool:
 
 
 async def _start(ask: Asked, newest: int) -> int:
-    """Give the cursor to go on from: the one that a client comes back with, the one it asked for, or now."""
+    """Return the cursor to go on from: the one that a client comes back with, the one it asked for, or now."""
     feed, told, after = ask.tracker.feed, ask.request.headers.get(LAST_EVENT_ID.name), ask.query.after
     if told:
         if not (told.isascii() and told.isdecimal() and len(told) < LAST_EVENT_ID.longest):
@@ -128,7 +128,7 @@ async def _wanted(ask: Asked) -> Takes:
 async def pieces(
     feed: Feed, takes: Takes, source: str, *, after: int, heartbeat: timedelta = HEARTBEAT
 ) -> AsyncIterator[bytes]:
-    """Give what to send, the first piece at once: our server holds an answer's head until then.
+    """Yield what to send, the first piece at once: our server holds an answer's head until then.
 
     An id without data is no event, and moves the cursor that the client comes back with past what was not for it.
     """
@@ -169,7 +169,7 @@ async def _page(ask: Asked, takes: Takes, *, after: int, newest: int) -> Respons
 
 
 async def _look(ask: Asked, takes: Takes, *, after: int, newest: int) -> tuple[list[Told], int, bool]:
-    """Give the events of a page, the cursor behind it, and whether there may be more."""
+    """Return the events of a page, the cursor behind it, and whether there may be more."""
     feed, now = ask.tracker.feed, asyncio.get_running_loop().time
     end = now() + (ask.query.wait or 0)
     found: list[Told] = []

@@ -135,7 +135,7 @@ async def _batch(ask: Ask[BatchQuery, Nothing]) -> Response:
 
 
 def _ids(query: BatchQuery) -> Sequence[str]:
-    """Give the ids of whichever field has them, each once."""
+    """Return the ids of whichever field has them, each once."""
     told = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
     if len(told) != 1:
         raise InvalidRequest("give exactly one of task_ids and external_task_ids")

@@ -73,7 +73,7 @@ CODES: Final[dict[type[HomingError], Told]] = {
 
 
 def told(error: type[HomingError]) -> Told:
-    """Give status and code of an error type."""
+    """Return status and code of an error type."""
     return next((CODES[ancestor] for ancestor in error.__mro__ if ancestor in CODES), CODES[HomingError])
 
 

@@ -51,7 +51,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
 
 
 def body_text(body: bytes) -> str | None:
-    """Give the beginning of a kept body as text with our addresses masked; None where it is no UTF-8."""
+    """Return the beginning of a kept body as text with our addresses masked; None where it is no UTF-8."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

@@ -54,7 +54,7 @@ async def _list(ask: Ask[TaskQuery, Nothing]) -> Response:
 
 
 async def _get(ask: Ask[WaitQuery, Nothing]) -> Response:
-    """Tell a task now, or once it changes; a client that knows its version may say so as an ETag as well."""
+    """Return a task now, or once it changes. A client may also send the version it knows as an ETag."""
     known = _known(ask.request)
     since = known if ask.query.version is None else ask.query.version
     if ask.query.wait:
@@ -74,7 +74,7 @@ async def _get(ask: Ask[WaitQuery, Nothing]) -> Response:
 
 
 def _known(request: Request) -> int | None:
-    """Give the version that ``If-None-Match`` names, where it is a tag of ours."""
+    """Return the version that ``If-None-Match`` names, where it is a tag of ours."""
     found = ETAG.fullmatch(request.headers.get(IF_NONE_MATCH.name, ""))
     return int(found[1]) if found is not None else None
 

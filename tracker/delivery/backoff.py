@@ -15,7 +15,7 @@ ATTEMPTS: Final = 20
 
 
 def again_in(attempts: int, *, chance: float, asked: timedelta | None = None) -> timedelta:
-    """Give how long an event waits after so many attempts: up to 1 s, 2 s, 4 s … 1 h, spread over all of it.
+    """Return how long an event waits after so many attempts: up to 1 s, 2 s, 4 s … 1 h, spread over all of it.
 
     ``chance`` is in [0, 1). The receiver's own wish is heard, but never for longer than the most.
     Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -24,12 +24,12 @@ def again_in(attempts: int, *, chance: float, asked: timedelta | None = None) ->
 
 
 def lane_in(refusals: int, *, chance: float, asked: timedelta | None = None) -> timedelta:
-    """Give how long a receiver is left alone that refused so many probes in a row: about 1 s, 2 s, 4 s … 60 s."""
+    """Return how long a receiver is left alone that refused so many probes in a row: about 1 s, 2 s, 4 s … 60 s."""
     return max(_doubled(refusals, LANE_MOST) * (0.5 + chance / 2), _heard(asked))
 
 
 def aside_in(*, closed_for: timedelta, slow_for: timedelta, chance: float) -> timedelta:
-    """Give for how long to put aside what is for a receiver that has been down, or slow, for so long.
+    """Return for how long to put aside what is for a receiver that has been down, or slow, for so long.
 
     Each time longer, so that the many rows of one that stays down are not touched again and again.
     """
@@ -37,7 +37,7 @@ def aside_in(*, closed_for: timedelta, slow_for: timedelta, chance: float) -> ti
 
 
 def spent(attempts: int, *, first_at: datetime, delivered_at: datetime | None, now: datetime) -> bool:
-    """Tell whether an event was tried for long enough.
+    """Return whether an event was tried for long enough.
 
     As long as its sink takes nothing at all, that is down, and no event is to blame.
     """
@@ -46,7 +46,7 @@ def spent(attempts: int, *, first_at: datetime, delivered_at: datetime | None, n
 
 
 def in_vain(*, first_at: datetime, closed_at: datetime | None, delivered_at: datetime | None, now: datetime) -> bool:
-    """Tell whether an event was owed for long enough to one receiver of many, which takes nothing and others do.
+    """Return whether an event was owed for long enough to one receiver of many, which takes nothing and others do.
 
     Few of its events are ever tried while it is down, so that attempts say nothing; and it has not only just gone.
     """

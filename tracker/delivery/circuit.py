@@ -53,22 +53,22 @@ class Lane:
 
     @property
     def failing(self) -> bool:
-        """Whether it took nothing for several attempts, of whatever events."""
+        """Return whether it took nothing for several attempts, of whatever events."""
         return self.failures >= CLOSING
 
     @property
     def prompt(self) -> bool:
-        """Whether it took something, and lets nobody wait now."""
+        """Return whether it took something, and lets nobody wait now."""
         return self.proven and self.slow_at is None
 
     def ready_at(self, turn: Turn) -> datetime | None:
-        """Give from when on a closed lane may be probed; whoever did so last lets the other go first."""
+        """Return from when on a closed lane may be probed; whoever did so last lets the other go first."""
         if self.retry_at is None or turn is not self.probed_by:
             return self.retry_at
         return self.retry_at + min(self.wait, backoff.LANE_MOST) / 4
 
     def room(self, turn: Turn, now: datetime) -> int:
-        """Give how many events may be sent now: of one that is in doubt, only one at a time."""
+        """Return how many events may be sent now: of one that is in doubt, only one at a time."""
         ready_at = self.ready_at(turn)
         # A clock that was set back since is not waited for.
         if self.retry_at is not None and ready_at is not None and self.retry_at - self.wait <= now < ready_at:
@@ -142,7 +142,7 @@ class Lanes:
         return False
 
     def probe_by(self, name: str) -> datetime | None:
-        """Give when an event that a closed lane refused is to come again, so that there is one to probe with.
+        """Return when an event that a closed lane refused is to come again, so that there is one to probe with.
 
         It lets another go first, where one is due. None where the lane is open: then the event has to wait by itself.
         """
@@ -151,7 +151,7 @@ class Lanes:
         return None if ready_at is None else ready_at + lane.wait
 
     def aside_until(self, name: str, now: datetime) -> datetime:
-        """Give until when to put aside what a lane has no room for."""
+        """Return until when to put aside what a lane has no room for."""
         lane = self.of(name)
         wait = backoff.aside_in(
             closed_for=now - (lane.closed_at or now), slow_for=now - (lane.slow_at or now), chance=self._chance()
@@ -160,5 +160,5 @@ class Lanes:
 
     @property
     def retry_at(self) -> datetime | None:
-        """Give when the first closed lane is tried again."""
+        """Return when the first closed lane is tried again."""
         return min((one.retry_at for one in self._lanes.values() if one.retry_at is not None), default=None)

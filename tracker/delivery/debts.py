@@ -21,7 +21,7 @@ class Debts:
         self.ledger = Ledger(None, at=leased.time())
 
     async def step(self) -> None:
-        """Tell what is due, or wait until something is."""
+        """Deliver what is due, or wait until something is."""
         leased = self._leased
         await self.hurry()
         closed = leased.closed_for(Turn.OWED)
@@ -62,7 +62,7 @@ class Debts:
             self._seen = page[-1].cursor
 
     async def tell(self) -> bool:
-        """Tell what is due. False where there is none, or none may be told."""
+        """Deliver what is due. Return False if nothing is due or may be sent."""
         leased = self._leased
         # What is still on its way, although its round is over, is written down when it arrives, and not before.
         flying = set(leased.sending.flying)

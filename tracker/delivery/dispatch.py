@@ -95,7 +95,7 @@ class Sending:
             await self._side_by_side(now, groups)
 
     async def _side_by_side(self, now: Round, groups: Mapping[str, Sequence[Told]]) -> None:
-        """Give each lane its share of the width, and leave behind those that take too long."""
+        """Return each lane its share of the width, and leave behind those that take too long."""
         width = self._sink.width
         while len(self.late) >= width:
             await asyncio.wait(self.late, return_when=asyncio.FIRST_COMPLETED)

@@ -89,7 +89,7 @@ class LeasedSink:
         self._held_until = until
 
     def may(self) -> bool:
-        """Tell whether something may still be sent."""
+        """Return whether something may still be sent."""
         if self.time() >= self._held_until:
             self.end(lost=True)
         return not self.ended.is_set()
@@ -103,7 +103,7 @@ class LeasedSink:
     # ---- waiting
 
     def closed_for(self, turn: Turn) -> timedelta | None:
-        """Give how long a sink as a whole is to be left alone, None where it may be told something."""
+        """Return how long a sink as a whole is to be left alone, None where it may be told something."""
         lane = self.sending.lanes.of(self.name)
         now = self.clock()
         if lane.room(turn, now):

@@ -38,7 +38,7 @@ class Ledger:
 
     @property
     def worth_writing(self) -> bool:
-        """Whether there is more to write down than how far the cursor is."""
+        """Return whether there is more to write down than how far the cursor is."""
         return bool(self.told or self.delivered or self.failed or self.error)
 
     @property
@@ -72,11 +72,11 @@ class Ledger:
         self.fail(Failure(cursor=told.cursor, task_id=told.task_id, attempts=attempts, error="", next_at=until))
 
     def passed_over(self) -> list[Told]:
-        """Give what is open and lies before something that is done already."""
+        """Return what is open and lies before something that is done already."""
         return [told for cursor, told in self.open.items() if cursor < self._last]
 
     def settled(self, *, failures: int, retry_at: datetime | None, off: bool) -> Settled:
-        """Give what may be written down now."""
+        """Return what may be written down now."""
         cursor = self.cursor
         failed = tuple(one for one in self.failed.values() if cursor is None or one.cursor <= cursor)
         return Settled(

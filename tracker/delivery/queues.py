@@ -23,7 +23,7 @@ class News:
         self.ledger = Ledger(cursor, at=leased.time())
 
     async def step(self) -> None:
-        """Tell a page, or wait for one."""
+        """Deliver a page of events, or wait for one."""
         leased, pace, ledger = self._leased, self._leased.pace, self.ledger
         began = leased.time()
         closed = leased.closed_for(Turn.FRESH)
@@ -40,7 +40,7 @@ class News:
             await leased.write_if_due(ledger)
 
     async def tell(self) -> int:
-        """Tell the next page of what is new, and give how many that were: 0 where there are none."""
+        """Deliver the next page of new events, and return how many there were."""
         page = await self._feed.read(self.cursor, limit=self._leased.pace.page)
         if not page:
             return 0

@@ -68,7 +68,7 @@ class Relay:
         self._written_at = changes
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell every sink until ``stop``; then finish what is being sent, and give the sinks back."""
+        """Deliver to every sink until ``stop``. Then finish what is being sent, and release the sinks."""
         if self._written_at is None:
             await self.open()
         if not self._sinks:
@@ -83,7 +83,7 @@ class Relay:
             await self._outbox.release(self._owner)
 
     async def _keep(self, sink: Sink, stop: asyncio.Event) -> None:
-        """Tell one sink whenever it is ours and on; nothing that happens to it reaches another."""
+        """Deliver to one sink whenever this process holds it and it is on. A failure here affects no other sink."""
         failures = Failures(log, f"the sink {sink.name} cannot be told", f"the sink {sink.name} is told again")
         if self._store.shared:
             # Processes that start together share the sinks.

@@ -85,7 +85,7 @@ class Teller:
                 return
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell the sink until ``stop``, or until it is lost or off; finish what is being sent, and write it down."""
+        """Deliver until ``stop``, or until the lease is lost or the sink is off. Then finish what is being sent."""
         late = self._leased.sending.late
         loops = [
             asyncio.create_task(self._loop(self._news.step), name=f"new events for {self._sink.name}"),
@@ -113,11 +113,11 @@ class Teller:
                 await self._leased.write(ledger)
 
     async def tell_new(self) -> int:
-        """Tell the next page of what is new, and give how many that were: 0 where there are none."""
+        """Deliver the next page of new events, and return how many there were."""
         return await self._news.tell()
 
     async def tell_owed(self) -> bool:
-        """Tell what is due. False where there is none, or none may be told."""
+        """Deliver what is due. Return False if nothing is due or may be sent."""
         return await self._debts.tell()
 
     async def hurry(self) -> None:

@@ -162,7 +162,7 @@ class Discovery:
         return task if task is not None and task.provider_task_id == provider_task_id else None
 
     async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
-        """Tell whether retention has deleted a task: what comes of it later is not taken for a new one."""
+        """Return whether retention has deleted a task: what comes of it later is not taken for a new one."""
         if provider_task_id is None:
             return False
         named = (account.provider.name, account.name, provider_task_id)

@@ -72,7 +72,7 @@ class Membership:
         self._beating: asyncio.Task[None] | None = None
 
     def share(self) -> float:
-        """Give the part of the house's requests that is this process's to send: 1.0 where it is alone."""
+        """Return the part of the house's requests that is this process's to send: 1.0 where it is alone."""
         return self._share
 
     async def __aenter__(self) -> Self:

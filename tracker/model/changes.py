@@ -73,13 +73,13 @@ class Known:
             self._index[key].add(task.id)
 
     def get(self, key: Key) -> Task | None:
-        """Give the row that answers to ``key``; of several the one that is not released, then the newest."""
+        """Return the row that answers to ``key``; of several the one that is not released, then the newest."""
         if key.by == "id":
             return self._tasks.get(key.value)
         return min(self.every(key), key=lambda task: task.released, default=None)
 
     def every(self, key: Key) -> Sequence[Task]:
-        """Give all rows that answer to ``key``, newest first; keys that are not unique have several."""
+        """Return all rows that answer to ``key``, newest first; keys that are not unique have several."""
         if key.by == "id":
             return [self._tasks[key.value]] if key.value in self._tasks else []
         if self._index is None:
@@ -91,7 +91,7 @@ class Known:
 
 
 def keys_of(task: Task) -> Iterable[Key]:
-    """Give every key, besides its id, that a row answers to."""
+    """Yield every key, besides its id, that a row answers to."""
     if task.provider_task_id is not None:
         yield by_provider_id(task.provider, task.account, task.provider_task_id)
     if task.sent_external_id is not None:

@@ -132,7 +132,7 @@ Found = Told | UnreadableEvent
 
 
 def attributes(told: Told, source: str) -> dict[str, str]:
-    """Give an event's attributes without its data: what the binary mode of a binding writes as headers."""
+    """Return an event's attributes without its data: what the binary mode of a binding writes as headers."""
     task = told.task is not None
     return {
         "specversion": "1.0",
@@ -158,12 +158,12 @@ def structured(told: Told, source: str) -> bytes:
 
 
 def as_dict(told: Told, source: str) -> dict[str, Any]:
-    """Give a whole event as what its JSON document would be read as; the dict is the caller's own."""
+    """Return a whole event as what its JSON document would be read as; the dict is the caller's own."""
     return {**attributes(told, source), "data": msgspec.to_builtins(told.data)}
 
 
 def task_data(task: Task) -> dict[str, Any]:
-    """Give a task as everybody is shown it; times are datetimes still."""
+    """Return a task as everybody is shown it; times are datetimes still."""
     return {
         "id": task.id,
         "provider": task.provider,
@@ -197,7 +197,7 @@ def task_data(task: Task) -> dict[str, Any]:
 
 
 def alarm_data(alarm: AlarmCount) -> dict[str, Any]:
-    """Give an alarm; it was raised at least once within the hour, and /v1/stats goes on counting it."""
+    """Return an alarm; it was raised at least once within the hour, and /v1/stats goes on counting it."""
     return {
         "kind": alarm.kind.value,
         "provider": alarm.provider,

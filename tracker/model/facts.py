@@ -26,7 +26,7 @@ INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
 
 
 def assets(task: Task) -> tuple[Asset, ...]:
-    """Give the believed result files; none unless the task succeeded."""
+    """Return the believed result files; none unless the task succeeded."""
     fact = task.facts.get("assets")
     if task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
         return ()
@@ -34,19 +34,19 @@ def assets(task: Task) -> tuple[Asset, ...]:
 
 
 def has_assets(task: Task) -> bool:
-    """Whether ``assets`` gives any."""
+    """Return whether ``assets`` gives any."""
     fact = task.facts.get("assets")
     return task.status is Status.SUCCEEDED and fact is not None and bool(fact.value)
 
 
 def price(task: Task) -> JsonObject:
-    """Give the believed price fields, under the provider's names."""
+    """Return the believed price fields, under the provider's names."""
     fact = task.facts.get("price")
     return fact.value if fact is not None and isinstance(fact.value, dict) else {}
 
 
 def message(task: Task) -> str:
-    """Give the provider's believed message, or our own reason where the status is our inference."""
+    """Return the provider's believed message, or our own reason where the status is our inference."""
     fact = task.facts.get("message")
     told = fact.value if fact is not None and isinstance(fact.value, str) else ""
     if fact is not None and task.status in FINAL:
@@ -57,7 +57,7 @@ def message(task: Task) -> str:
 
 
 def asset_to_json(asset: Asset) -> JsonObject:
-    """Give an asset as JSON; absent fields are left out."""
+    """Return an asset as JSON; absent fields are left out."""
     value: JsonObject = {"kind": asset.kind, "url": asset.url, "index": asset.index, "group": asset.group}
     for name in ("watermark_url", "duration", "provider_asset_id"):
         if (told := getattr(asset, name)) is not None:

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     address = ip_of(host)
@@ -13,12 +13,12 @@ def is_loopback(host: str) -> bool:
 
 
 def header_host(header: str) -> str:
-    """Give the host of a Host header without its port, lower case; empty for anything that is no host."""
+    """Return the host of a Host header without its port, lower case; empty for anything that is no host."""
     return url_host(f"//{header}") if header.isprintable() and not set(header) & set("/?#@\\ ") else ""
 
 
 def url_host(url: str) -> str:
-    """Give a URL's host, lower case; empty where there is none."""
+    """Return a URL's host, lower case; empty where there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

@@ -46,7 +46,7 @@ class SinkState:
 
     @property
     def refused(self) -> bool:
-        """Whether its receiver turned it off: with ``last_error``, at ``last_error_at``."""
+        """Return whether its receiver turned it off: with ``last_error``, at ``last_error_at``."""
         return not self.on and self.failures > 0
 
 

@@ -50,11 +50,11 @@ class Allowed:
         return ", ".join([*map(str, self.networks), *sorted(self.hosts)])
 
     def names(self, host: str) -> bool:
-        """Whether a host is allowed by its name, whatever its addresses are."""
+        """Return whether a host is allowed by its name, whatever its addresses are."""
         return plain_host(host) in self.hosts
 
     def holds(self, address: IPAddress) -> bool:
-        """Whether an address is in an allowed network."""
+        """Return whether an address is in an allowed network."""
         return any(address in network for network in self.networks)
 
 
@@ -92,7 +92,7 @@ def refusal(host: str, address: str, allowed: Allowed, *, encrypted: bool) -> st
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is one of the public internet, and so are those that it stands for."""
+    """Return whether an address is one of the public internet, and so are those that it stands for."""
     if any(address in network for network in NOT_PUBLIC):
         return False
     if isinstance(address, ipaddress.IPv4Address):
@@ -137,7 +137,7 @@ def inward(host: str, allowed: Allowed, *, encrypted: bool) -> str | None:
 
 
 def plain_host(host: str) -> str:
-    """Give a host's name as resolvers take it: lower case, compatible letters folded, no brackets, no root dot."""
+    """Return a host's name as resolvers take it: lower case, compatible letters folded, no brackets, no root dot."""
     return unicodedata.normalize("NFKC", host).strip("[]").lower().rstrip(".")
 
 
@@ -168,7 +168,7 @@ def _numeric(host: str) -> IPAddress | None:
 
 
 def _unwrapped(address: IPAddress) -> IPAddress:
-    """Give the IPv4 address that an IPv6 one is dialed as, where it is mapped or translated."""
+    """Return the IPv4 address that an IPv6 one is dialed as, where it is mapped or translated."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -177,7 +177,7 @@ def _unwrapped(address: IPAddress) -> IPAddress:
 
 
 def _ascii(host: str) -> str:
-    """Give a name in the letters of the resolvers; what cannot be written so comes back as it is."""
+    """Return a name in the letters of the resolvers; what cannot be written so comes back as it is."""
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:

@@ -269,7 +269,7 @@ if TYPE_CHECKING:
 else:
 
     def changed(task: Task, /, **changes: object) -> Task:
-        """Give a copy of ``task`` with some fields changed, as ``dataclasses.replace`` would in ten times the time.
+        """Return a copy of ``task`` with some fields changed, as ``dataclasses.replace`` would in ten times the time.
 
         Every delivery copies its task several times, and a task has nearly fifty fields.
         """

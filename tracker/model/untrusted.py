@@ -69,7 +69,7 @@ def read_object(raw: bytes) -> JsonObject:
 
 
 def identifier(value: object) -> str | None:
-    """Give an id as bounded text (some senders write numbers), or None where there is none to be had."""
+    """Return an id as bounded text (some senders write numbers), or None where there is none to be had."""
     if not isinstance(value, str):
         if not isinstance(value, int) or isinstance(value, bool):
             return None
@@ -79,12 +79,12 @@ def identifier(value: object) -> str | None:
 
 
 def text(value: object, limit: int = TEXT_LENGTH) -> str:
-    """Give a free text, cut at ``limit`` characters; anything that is no text is the empty one."""
+    """Return a free text, cut at ``limit`` characters; anything that is no text is the empty one."""
     return value[:limit] if isinstance(value, str) else ""
 
 
 def from_milliseconds(value: object) -> datetime | None:
-    """Give an aware UTC time for Unix milliseconds (number or digits) in sane years, else None."""
+    """Return an aware UTC time for Unix milliseconds (number or digits) in sane years, else None."""
     if isinstance(value, str):
         value = int(value) if len(value) <= MOST_DIGITS and value.isascii() and value.isdigit() else None
     # The exact types: a bool is an int too.
@@ -98,7 +98,7 @@ def from_milliseconds(value: object) -> datetime | None:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Give Unix milliseconds."""
+    """Return Unix milliseconds."""
     return int(moment.timestamp() * 1000)
 
 

@@ -9,7 +9,7 @@ SHORTEST_KEY: Final = 16  # bytes; the convention (standardwebhooks.com) asks fo
 
 
 def webhook_key(secret: str) -> bytes:
-    """Give the key of a ``whsec_`` secret. Raises ValueError that says what to do and never shows the secret."""
+    """Return the key of a ``whsec_`` secret. Raises ValueError that says what to do and never shows the secret."""
     encoded = secret.removeprefix(PREFIX)
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)

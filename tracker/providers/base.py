@@ -215,7 +215,7 @@ class Provider(Protocol):
         """Validate a caller's submit body. Raises InvalidRequest naming the field and its bound."""
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
-        """Give the headers that carry the credential."""
+        """Return the headers that carry the credential."""
 
     def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call: ...
 

@@ -151,7 +151,7 @@ def _external_id(task: JsonObject) -> str | None:
 
 
 def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
-    """Give the first field that is there and not null."""
+    """Return the first field that is there and not null."""
     for name in names:
         if (found := fields.get(name)) is not None:
             return found
@@ -201,7 +201,7 @@ def _count(left_out: dict[str, int], entry: JsonValue) -> None:
 
 
 def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:
-    """Give the names that are among the fields, in the order of ``names``; nearly always that is one."""
+    """Return the names that are among the fields, in the order of ``names``; nearly always that is one."""
     there = names & fields.keys()
     return [name for name in names if name in there] if len(there) > 1 else there
 
@@ -252,7 +252,7 @@ def _keep(
 
 
 def _address(value: JsonValue) -> str | None:
-    """Give a web address that is fit to keep and to show; a dashboard makes links of them."""
+    """Return a web address that is fit to keep and to show; a dashboard makes links of them."""
     if not isinstance(value, str) or len(value) > URL_LENGTH or not value.isprintable():
         return None
     scheme, _, rest = value.partition("://")
@@ -262,7 +262,7 @@ def _address(value: JsonValue) -> str | None:
 
 
 def _index(value: JsonValue, position: int) -> int:
-    """Give the provider's index; the new dialect has none, and some copies write the placeholder "int"."""
+    """Return the provider's index; the new dialect has none, and some copies write the placeholder "int"."""
     # The exact type, here and below: a bool is an int too.
     return value if type(value) is int and 0 <= value <= HIGHEST_INDEX else position
 

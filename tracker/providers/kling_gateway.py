@@ -102,7 +102,7 @@ def new_task(task: Task) -> JsonObject:
 
 
 def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
-    """Give a price in the legacy fields; ``billing`` is added up by what was paid with."""
+    """Return a price in the legacy fields; ``billing`` is added up by what was paid with."""
     if "billing" not in price:
         return {name: value for name, value in price.items() if name.startswith("final_")}
     paid = list(_charges(price["billing"]))
@@ -118,7 +118,7 @@ def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
 
 
 def new_price(price: Mapping[str, JsonValue], package: str | None) -> list[JsonValue]:
-    """Give a price as ``billing``; the legacy fields say neither currency nor kind of balance, so those are absent."""
+    """Return a price as ``billing``. The legacy fields have no currency and no kind of balance, so those are absent."""
     if "billing" in price:
         return list(_charges(price["billing"]))
     billing: list[JsonValue] = []
@@ -195,7 +195,7 @@ def _legacy_file(file: Asset) -> JsonObject:
 
 
 def _legacy_id(asset: Asset) -> JsonValue:
-    """Give an element's id as the number that it is in the legacy dialect."""
+    """Return an element's id as the number that it is in the legacy dialect."""
     told = asset.provider_asset_id or ""
     return int(told) if asset.kind == "element" and told.isascii() and told.isdigit() else told
 

@@ -138,7 +138,7 @@ def _canonical(body: JsonObject) -> str:
 
 
 def _kept(body: JsonObject) -> JsonObject:
-    """Give what is kept of a request: the fields that there is room for, of the others digest and size together."""
+    """Return what is kept of a request: the fields that there is room for, of the others digest and size together."""
     kept: JsonObject = {}
     others: JsonObject = {}
     room = MOST_SHOWN
@@ -167,7 +167,7 @@ def _shown(name: str, value: JsonValue) -> JsonValue:
 
 
 def _digest(value: str) -> JsonObject:
-    """Give digest and size of what a Base64 text (with or without a ``data:`` prefix) holds, else of the text."""
+    """Return digest and size of what a Base64 text (with or without a ``data:`` prefix) holds, else of the text."""
     encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
     try:
         content = base64.b64decode(encoded, validate=True)

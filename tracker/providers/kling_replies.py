@@ -91,7 +91,7 @@ class Envelope:
 
 
 def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
-    """Tell what a single query about ``task_id`` brought; ``external`` where that is an external id."""
+    """Return the outcome of a query about ``task_id``; ``external`` if that is an external ID."""
     envelope = open_envelope(reply)
     if _says_missing(envelope, task_id):
         return Missing(message=envelope.message)
@@ -115,7 +115,7 @@ def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
 
 
 def read_many(reply: Reply) -> ManyOutcome:
-    """Tell which tasks a ``/tasks`` query or a page of a list holds; an entry that cannot be read is left out."""
+    """Return the tasks of a ``/tasks`` query or of a list page. An entry that cannot be read is left out."""
     envelope = open_envelope(reply)
     if envelope.fine:
         listed = _list_in(envelope.body)

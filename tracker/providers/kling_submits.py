@@ -166,7 +166,7 @@ def _word(value: JsonValue) -> str:
 
 
 def _is_about_a_model(error: GatewayError | None) -> bool:
-    """Whether an error means what was asked for, and not the path: 404 is written for both."""
+    """Return whether an error means what was asked for, and not the path: 404 is written for both."""
     return error is not None and any("model" in part.lower() for part in (error.code, error.message))
 
 

@@ -37,7 +37,7 @@ def mint(secrets: Sequence[bytes], *, provider: str, task_id: str) -> str:
 
 
 def check(token: str, secrets: Sequence[bytes], *, provider: str) -> str | None:
-    """Give the task id that ``token`` proves at ``provider``, or None. Never raises, whatever the text."""
+    """Return the task id that ``token`` proves at ``provider``, or None. Never raises, whatever the text."""
     if not token.isascii():
         return None
     raw = token.encode()
@@ -55,7 +55,7 @@ def check(token: str, secrets: Sequence[bytes], *, provider: str) -> str | None:
 
 
 def address(public_url: str, *, provider: str, token: str) -> str:
-    """Give the callback address for a token below ``public_url`` (no trailing slash)."""
+    """Return the callback address for a token below ``public_url`` (no trailing slash)."""
     return f"{public_url}/callbacks/{provider}/{token}"
 
 
@@ -65,7 +65,7 @@ def standing_token(random: bytes) -> str:
 
 
 def standing_hash(token: str) -> str:
-    """Give what the store keeps of a standing token: enough to recognise it, useless to use it."""
+    """Return what the store keeps of a standing token: enough to recognise it, useless to use it."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
@@ -77,7 +77,7 @@ def key_id(secret: bytes) -> str:
 
 @lru_cache(maxsize=KEYS)
 def _before(secret: bytes, provider: str) -> tuple[bytes, bytes]:
-    """Give what stands before the task id: in the token, and in what the MAC covers."""
+    """Return what stands before the task id: in the token, and in what the MAC covers."""
     key = key_id(secret)
     # None of the fields can hold a line feed (the token's shape and the registry of providers see to it), so the
     # joined text is unambiguous.

@@ -96,7 +96,7 @@ def _kept(task: Task, transition: Transition, observation: Observation) -> tuple
 
 
 def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
-    """Whether a delivery should bring the next question forward.
+    """Return whether a delivery should bring the next question forward.
 
     A final that the provider itself gave needs no more questions. One that came home by a delivery does, where another
     delivery contradicts it, proven or not, before or after: a hint is not believed, yet it may be the true one.

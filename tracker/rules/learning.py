@@ -104,7 +104,7 @@ class Habits:
     losses: Mapping[Group, Loss] = field(default_factory=dict)
 
     def outlook(self, task: Task) -> Outlook:
-        """Tell what to expect of a task, by the narrowest group that enough is known of."""
+        """Return what to expect of a task, from the narrowest group with enough finished tasks."""
         for group in (Group(task.provider, task.kind, task.model), Group(task.provider, task.kind)):
             known = self.run_times.get(group)
             if known is not None and len(known.seconds) >= ENOUGH:
@@ -157,7 +157,7 @@ def learn(before: Habits, completions: Iterable[Completion]) -> Habits:
 
 
 def quantiles(seconds: Sequence[float]) -> Edges:
-    """Give the run times at LEVELS, smoothed; ``seconds`` are positive and at least one."""
+    """Return the run times at LEVELS, smoothed; ``seconds`` are positive and at least one."""
     ordered = sorted(seconds)
     count = len(ordered)
     sums = [0.0, *accumulate(ordered)]
@@ -185,7 +185,7 @@ def loss(callbacks: Sequence[bool]) -> Loss:
 
 
 def _interval(hits: int, trials: int) -> tuple[float, float]:
-    """Give Wilson's interval for the share that ``hits`` of ``trials`` are a sample of."""
+    """Return Wilson's interval for the share that ``hits`` of ``trials`` are a sample of."""
     if trials == 0:
         return 0.0, 1.0
     share, squared = hits / trials, CONFIDENCE**2 / trials
@@ -198,7 +198,7 @@ def _interval(hits: int, trials: int) -> tuple[float, float]:
 
 
 def _since_change(callbacks: Sequence[bool]) -> Sequence[bool]:
-    """Give the newest callbacks, back to the likeliest point where their rate changed, if it did (again and again)."""
+    """Return the newest callbacks, back to the likeliest point where their rate last changed."""
     count = len(callbacks)
     lost = [0, *accumulate(not came for came in reversed(callbacks))]
     steady = _likelihood(lost[count], count)
@@ -211,7 +211,7 @@ def _since_change(callbacks: Sequence[bool]) -> Sequence[bool]:
 
 
 def _likelihood(lost: int, tasks: int) -> float:
-    """Give the logarithm of the chance of this many lost ones, in their order, at the rate that makes it greatest."""
+    """Return the logarithm of the chance of this many lost ones, in their order, at the rate that makes it greatest."""
     return sum(part * math.log(part / tasks) for part in (lost, tasks - lost) if part)
 
 

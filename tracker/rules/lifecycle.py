@@ -108,7 +108,7 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
 
 
 def ids_agree(task: Task, claim: Claim) -> bool:
-    """Tell whether the ids in a body are those of the row; absent counts as different."""
+    """Return whether the ids in a body are those of the row; absent counts as different."""
     if task.provider_task_id is not None:
         return claim.provider_task_id == task.provider_task_id
     return task.sent_external_id is not None and claim.external_id == task.sent_external_id
@@ -283,7 +283,7 @@ def _disagreement(task: Task, claim: Claim) -> str:
 
 
 def _shown(task: Task) -> tuple[object, ...]:
-    """Give what a reader of the task sees of its facts: only a change of that is a change."""
+    """Return what a reader of the task sees of its facts: only a change of that is a change."""
     return (assets(task), price(task), message(task), task.provider_task_id)
 
 

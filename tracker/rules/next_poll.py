@@ -38,7 +38,7 @@ Edges = tuple[float, ...]
 
 
 def next_look(edges: Edges, *, lost: float, age: float, gap: float, random: float) -> float | None:
-    """Give the age at which to look next, in seconds, at the earliest ``age + gap``; None beyond what is learned.
+    """Return the age at which to look next, in seconds, at the earliest ``age + gap``; None beyond what is learned.
 
     ``edges`` are the run times at LEVELS, ``lost`` is the chance that no callback tells the end, 0 ≤ ``random`` < 1.
     """
@@ -55,7 +55,7 @@ def next_look(edges: Edges, *, lost: float, age: float, gap: float, random: floa
 
 @lru_cache(maxsize=256)
 def _plan(edges: Edges, lost: float, gap: float, price: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give ages, and the best next look from each: a millisecond or two, remembered while nothing new is learned."""
+    """Return ages, and the best next look from each: a millisecond or two, remembered while nothing new is learned."""
     ages, ended = _grid(edges)
     last = len(ages) - 1
     # A callback may be a moment behind the end that it tells: as much as lies between two looks at the least.
@@ -76,7 +76,7 @@ def _plan(edges: Edges, lost: float, gap: float, price: float) -> tuple[tuple[fl
 
 
 def _grid(edges: Edges) -> tuple[list[float], list[float]]:
-    """Give the ages at which a look may fall, and the share of the tasks that ended before each."""
+    """Return the ages at which a look may fall, and the share of the tasks that ended before each."""
     ages, ended = [0.0, edges[0]], [0.0, 0.0]
     for (low, high), (before, after) in zip(pairwise(edges), pairwise(LEVELS), strict=True):
         for part in range(1, PARTS + 1):

@@ -28,7 +28,7 @@ class Rules:
 
 
 def existing(known: Known, task_id: str) -> Task:
-    """Give a task's row, or raise NotFound."""
+    """Return a task's row, or raise NotFound."""
     task = known.get(by_id(task_id))
     if task is None:
         raise NotFound(f"no task {task_id}")
@@ -89,7 +89,7 @@ def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
 
 
 def given_back(task: Task, rules: Rules) -> Task:
-    """Give a lease back: our own, or any that covers a task that is settled. Another process keeps the one it holds."""
+    """Release a lease: this process's own, or any lease of a finished task. Another process keeps the one it holds."""
     if task.lease_owner in {None, rules.owner} or task.status in SETTLED:
         return changed(task, lease_owner=None, lease_until=None)
     return task

@@ -262,7 +262,7 @@ def _asked(
 
 
 def under_way(task: Task, now: datetime, policy: Policy) -> bool:
-    """Whether a submit of the task may be under way: its lease is not for others to give back."""
+    """Return whether a submit of the task may be under way: its lease is not for others to give back."""
     return (
         task.status is Status.PENDING
         and task.lease_until is not None

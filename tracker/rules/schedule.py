@@ -164,7 +164,7 @@ def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta |
 
 
 def lacks_result(task: Task) -> bool:
-    """Whether the task succeeded but its files are not known yet."""
+    """Return whether the task succeeded but its files are not known yet."""
     return task.status is Status.SUCCEEDED and not facts.has_assets(task)
 
 
@@ -194,7 +194,7 @@ def _growing(age: timedelta, policy: Policy, share: float = AGE_SHARE) -> timede
 
 
 def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) -> timedelta | None:
-    """Give the age at which the next look pays; None beyond what is known of such tasks.
+    """Return the age at which the next look pays; None beyond what is known of such tasks.
 
     The first look is the operator's, where one was told; it stays where it is if a hint had us ask before.
     """

@@ -89,7 +89,7 @@ def given_up(known: Known, task_id: str, *, why: str, now: datetime, rules: Rule
 
 
 def _absent(known: Known, task_id: str, now: datetime, rules: Rules) -> Task:
-    """Give the row if, as it is now, it proves that the provider has no such task and that nobody else submits it.
+    """Return the row if, as it is now, it proves that the provider has no such task and that nobody else submits it.
 
     Whoever chose what to do about it chose by an older one.
     """
@@ -158,7 +158,7 @@ def _accepted_as_another(task: Task, why: str, body: bytes, *, now: datetime, ru
 
 
 def _hinted_for(task: Task, claim: Claim) -> datetime | None:
-    """Give when a hint that came before the submit's reply wants the task asked about, if one came.
+    """Return when a hint that came before the submit's reply wants the task asked about, if one came.
 
     A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
     the reply names, and told no end of it, the reply is its answer.

@@ -166,7 +166,7 @@ def _trouble(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> Trouble | No
 
 
 def _is_good(outcome: object) -> bool:
-    """Whether an answer shows that the account works. A refusal for now, or of a call, shows nothing."""
+    """Return whether an answer shows that the account works. A refusal for now, or of a call, shows nothing."""
     return isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple)
 
 

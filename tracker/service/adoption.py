@@ -207,7 +207,7 @@ def _claimed(found: Found) -> str:
 
 
 def bounded(value: str, name: str) -> str:
-    """Give an id from a caller, or raise InvalidRequest naming its field."""
+    """Return an id from a caller, or raise InvalidRequest naming its field."""
     told = identifier(value)
     if told is None:
         raise InvalidRequest(f"{name}: 1 to 200 printable characters")
@@ -215,7 +215,7 @@ def bounded(value: str, name: str) -> str:
 
 
 def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Give a caller's tags without repeats, or raise InvalidRequest."""
+    """Return a caller's tags without repeats, or raise InvalidRequest."""
     if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
         raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
     return tuple(dict.fromkeys(tags))

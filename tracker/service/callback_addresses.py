@@ -28,7 +28,7 @@ class Addresses:
 
     @property
     def asked(self) -> bool:
-        """Whether callbacks can be asked for."""
+        """Return whether callbacks can be asked for."""
         return self._public_url is not None
 
     async def open(self) -> None:
@@ -38,18 +38,18 @@ class Addresses:
             self._secrets = (await self._store.generated_secret(GENERATED, fresh),)
 
     def of_task(self, task: Task) -> str | None:
-        """Give a task's own address, or None without a public URL."""
+        """Return a task's own address, or None without a public URL."""
         if self._public_url is None:
             return None
         token = callback_tokens.mint(self._secrets, provider=task.provider, task_id=task.id)
         return callback_tokens.address(self._public_url, provider=task.provider, token=token)
 
     def task_of(self, provider: str, token: str) -> str | None:
-        """Give the task that a token proves, or None."""
+        """Return the task that a token proves, or None."""
         return callback_tokens.check(token, self._secrets, provider=provider)
 
     async def standing(self, provider: str, token: str) -> StandingAddress | None:
-        """Give the live standing address of a token, or None."""
+        """Return the live standing address of a token, or None."""
         if not token.startswith(callback_tokens.STANDING_PREFIX):
             return None
         return await self._store.address_of(provider, callback_tokens.standing_hash(token))
@@ -74,7 +74,7 @@ class Addresses:
         return kept, callback_tokens.address(self._public_url, provider=provider, token=token)
 
     async def every(self) -> Sequence[StandingAddress]:
-        """Give all standing addresses, the revoked ones too."""
+        """Return all standing addresses, the revoked ones too."""
         return await self._store.addresses()
 
     async def revoke(self, address_id: int, *, by: str) -> StandingAddress:

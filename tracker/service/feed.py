@@ -121,11 +121,11 @@ class Feed:
         return self._latest
 
     async def now(self) -> int:
-        """Give the cursor behind everything that is committed."""
+        """Return the cursor behind everything that is committed."""
         return await self._events.latest()
 
     async def horizon(self) -> int:
-        """Give the cursor before which events have been deleted: a reader that stopped before it missed something."""
+        """Return the cursor before which events have been deleted: a reader that stopped before it missed something."""
         return await self._events.horizon()
 
     async def given(self) -> int:
@@ -144,7 +144,7 @@ class Feed:
         self._news = asyncio.Event()
 
     async def reaches(self, after: int) -> bool:
-        """Tell whether everything after a cursor is still there to be read; ask once it was read."""
+        """Return whether everything after a cursor is still there to be read; ask once it was read."""
         return after >= self._floor or after >= await self._events.horizon()
 
     def hint(self) -> None:
@@ -153,7 +153,7 @@ class Feed:
         self._unannounced.set()
 
     async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Found]:
-        """Give the next events after a cursor, none where there are none yet."""
+        """Return the next events after a cursor, none where there are none yet."""
         if after < self._floor:
             return await self._events.events(after=after, limit=limit)
         start = bisect_right(self._kept, after, key=lambda event: event.cursor)
@@ -169,7 +169,7 @@ class Feed:
 
     @asynccontextmanager
     async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
-        """Give an Event that is set when the task may have changed since; look at the task only after entering.
+        """Yield an Event that is set when the task may have changed since; look at the task only after entering.
 
         Once the feed is dismissed nothing sets it.
         """

@@ -177,7 +177,7 @@ class Intake:
         _forget(self._left, body_key, task_id)
 
     def is_sending(self, task_id: str) -> bool:
-        """Tell whether a submit of the task is under way in this process."""
+        """Return whether a submit of the task is under way in this process."""
         return task_id in self._sending
 
     async def finish(self) -> None:
@@ -335,5 +335,5 @@ def _missing_credential(account: Account) -> CredentialMissing:
 
 
 def kept_body(order: Order) -> bytes:
-    """Give what is kept of an order until the provider has it."""
+    """Return what is kept of an order until the provider has it."""
     return json.dumps(order.body, ensure_ascii=False).encode()

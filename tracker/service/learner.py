@@ -65,7 +65,7 @@ class Learner:
         self._learned_at = self._monotonic()
 
     async def lately(self) -> Habits:
-        """Give what is learned, no older than it would be where ``run`` runs. Raises StoreUnavailable."""
+        """Return what is learned, no older than it would be where ``run`` runs. Raises StoreUnavailable."""
         if self._monotonic() - self._learned_at >= self._policy.learn_every.total_seconds():
             await self.learn()
         return self.habits

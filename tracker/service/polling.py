@@ -144,7 +144,7 @@ class Questions:
         return await self._told(task, account, outcome, asked_at=asked_at, forget=forget)
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
-        """Whether the id that a hint named may be asked about.
+        """Return whether the id that a hint named may be asked about.
 
         Not while a submit is under way, whose reply tells the id; nor where the provider finds tasks by the external id
         that we gave: there its answer to that id is the better one, and a hint could only name somebody else's task.
@@ -236,7 +236,7 @@ class Questions:
         return outcome
 
     async def batches(self, account: Account) -> bool:
-        """Tell whether the address takes many ids in one query, as far as it is known."""
+        """Return whether the address takes many ids in one query, as far as it is known."""
         if account.provider.capabilities.batch_size == 0:
             return False
         seen = await self._store.capability(account.base_url, "", polls.BATCH_QUERY)
@@ -288,7 +288,7 @@ class Questions:
                 assert_never(outcome)
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> Answer:
-        """Give a claimed task back without asking."""
+        """Return a claimed task back without asking."""
         lifetime = account.provider.capabilities.result_lifetime
         return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
 

@@ -50,7 +50,7 @@ class Readiness:
         self._looking: asyncio.Task[list[Check]] | None = None
 
     async def check(self) -> list[Check]:
-        """Tell whether the parts work, as was seen just now or is being seen."""
+        """Return whether the parts work, as was seen just now or is being seen."""
         now = self._clock()
         if self._seen is not None and timedelta() <= now - self._seen[0] < KEPT:
             return self._seen[1]

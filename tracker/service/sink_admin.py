@@ -17,10 +17,10 @@ class NamedSink(Protocol):
     """A sink that the settings name, as far as an operator needs it."""
 
     def takes(self, told: Told) -> bool:
-        """Tell whether an event is for it."""
+        """Return whether an event is for it."""
 
     async def secrets(self, client: str | None) -> Sequence[str]:
-        """Give what its signatures are proven with, the signing one first; none where it signs nothing.
+        """Return what its signatures are proven with, the signing one first; none where it signs nothing.
 
         ``client`` says whose, where each client has another. Raises InvalidRequest where it has to be said, and where
         it must not.
@@ -54,13 +54,13 @@ class Switchboard:
         return frozenset(self._named)
 
     async def sinks(self) -> Sequence[SinkState]:
-        """Give every sink that was ever named and not forgotten."""
+        """Return every sink that was ever named and not forgotten."""
         return await self._outbox.states()
 
     # ``by`` is the client whose name the audit gets.
 
     async def pause(self, name: str, *, by: str = IN_PROCESS) -> None:
-        """Tell a sink nothing more until it is resumed; what happens meanwhile is kept for it. Raises NotFound."""
+        """Stop deliveries to a sink until it is resumed. Its events are kept. Raises NotFound."""
         audit = self._entry(by, Action.PAUSE_SINK, name)
         _found(await self._outbox.switch(name, on=False, now=audit.at, audit=audit))
 
@@ -98,11 +98,11 @@ class Switchboard:
         after: tuple[int, str] | None = None,
         limit: int,
     ) -> Sequence[Delivery]:
-        """Give what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
+        """Return what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
         return await self._outbox.deliveries(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
     async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = IN_PROCESS) -> int:
-        """Tell a sink again what is for it; how many that are, or would be. Raises NotFound and Conflict."""
+        """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
         takes = self._here(name).takes
         if all(state.name != name for state in await self._outbox.states()):
             raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
@@ -127,7 +127,7 @@ class Switchboard:
         dry_run: bool,
         by: str = IN_PROCESS,
     ) -> int:
-        """Give up what sinks are owed, so that it holds back nothing; how many deliveries that are, or would be.
+        """Dead-letter pending deliveries, and return how many there are, or would be.
 
         What is given narrows. Raises NotFound where there is no such sink.
         """

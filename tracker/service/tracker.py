@@ -314,15 +314,15 @@ class Tracker:
         return await self._polling.fetch_many(caller, account, self._kind(account, kind), refs)
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
-        """Give a page of the caller's tasks, newest first."""
+        """Return a page of the caller's tasks, newest first."""
         return await self.store.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
 
     async def find_numbered(self, wanted: TaskFilter, *, caller: Caller, offset: int, limit: int) -> Sequence[Task]:
-        """Give a numbered page of the caller's tasks, newest first."""
+        """Return a numbered page of the caller's tasks, newest first."""
         return await self.store.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
 
     async def history(self, caller: Caller, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
-        """Give a task and its kept observations, oldest first."""
+        """Return a task and its kept observations, oldest first."""
         task = await self.get(caller, ref)
         return task, await self.store.history(task.id)
 
@@ -342,23 +342,23 @@ class Tracker:
         return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
 
     async def habits(self, caller: Caller) -> Habits:
-        """Give what the schedule has learned; it belongs to no client, so one that does not see all gets none of it."""
+        """Return what the schedule has learned. It belongs to no client: only keys that see all clients get it."""
         return await self.learner.lately() if caller.sees_all else Habits()
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
-        """Give the deliveries about tasks that nobody told us of, latest first."""
+        """Return the deliveries about tasks that nobody told us of, latest first."""
         return await self.store.orphans(limit=limit)
 
     async def check(self) -> list[Check]:
-        """Tell whether the parts that a delivery needs are working."""
+        """Return whether the parts that a delivery needs are working."""
         return await self._readiness.check()
 
     def task_of_token(self, provider: str, token: str) -> str | None:
-        """Give the task that a token proves, or None."""
+        """Return the task that a token proves, or None."""
         return self._addresses.task_of(provider, token)
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
-        """Give the live standing address of a token, or None."""
+        """Return the live standing address of a token, or None."""
         return await self._addresses.standing(provider, token)
 
     async def create_address(
@@ -371,7 +371,7 @@ class Tracker:
         return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
 
     async def addresses(self) -> Sequence[StandingAddress]:
-        """Give all standing addresses, the revoked ones too."""
+        """Return all standing addresses, the revoked ones too."""
         return await self._addresses.every()
 
     async def revoke_address(self, address_id: int, *, by: str = IN_PROCESS) -> StandingAddress:

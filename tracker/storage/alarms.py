@@ -52,7 +52,7 @@ def _rung(statement: Insert) -> Insert:
 
 
 def tell(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
-    """Tell of those that, just counted, are the first of their hour; under the lock of the events' order."""
+    """Make events for the alarms that are the first of their hour, under the lock that orders events."""
     for alarm in alarms:
         yield _of(dialect, alarm)
 

@@ -41,7 +41,7 @@ class OutboxStore:
             self._continuity.see(written.events[-1].cursor)
 
     async def events(self, *, after: int, limit: int) -> Sequence[Found]:
-        """Give the events after a cursor, in order."""
+        """Return the events after a cursor, in order."""
         found: Sequence[Found] | None = self.recent.after(after, limit=limit)
         if found is None:
             found = await self._database.read(events.read, after=after, limit=limit, recent=self.recent)
@@ -51,7 +51,7 @@ class OutboxStore:
         return found
 
     async def latest(self) -> int:
-        """Give the cursor of the newest event."""
+        """Return the cursor of the newest event."""
         newest = await self._database.read(events.latest)
         self._continuity.see(newest)
         return newest
@@ -61,7 +61,7 @@ class OutboxStore:
         return await self._database.read(given)
 
     async def horizon(self) -> int:
-        """Give the cursor before which events have been deleted: whoever stopped before it missed something."""
+        """Return the cursor before which events have been deleted: whoever stopped before it missed something."""
         return await self._database.read(events.horizon)
 
     # ---- for the relay: what takes ``owner`` does nothing unless that holds the sink's lease
@@ -75,7 +75,7 @@ class OutboxStore:
         return await self._database.write(sink_progress.claim, name, owner=owner, now=now, lease=lease)
 
     async def release(self, owner: str | None) -> None:
-        """Give back every lease of a process; None: of all, for the one process that serves a database alone."""
+        """Release all leases held by ``owner``, or every lease if it is None (single-process SQLite)."""
         await self._database.write(sink_progress.release, owner)
 
     async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
@@ -83,13 +83,13 @@ class OutboxStore:
         return await self._database.write(sink_progress.settle, name, settled, owner=owner, now=now)
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[Owed]:
-        """Give the deliveries that are due, longest due first; of a task only the first that waits."""
+        """Return the deliveries that are due, longest due first; of a task only the first that waits."""
         owed = await self._database.read(sink_progress.due, name, now=now, limit=limit)
         self._say(one.event for one in owed)
         return owed
 
     async def next_due(self, name: str) -> datetime | None:
-        """Give when the next delivery is due, of those that wait behind no other."""
+        """Return when the next delivery is due, of those that wait behind no other."""
         return await self._database.read(sink_progress.next_due, name)
 
     async def waiting(self, name: str, tasks: Collection[str]) -> dict[str, datetime]:
@@ -97,7 +97,7 @@ class OutboxStore:
         return await self._database.read(sink_progress.waiting, name, tasks)
 
     async def later(self, name: str, *, now: datetime, after: int, limit: int) -> Sequence[Found]:
-        """Give the events of deliveries that are due later, in their order, those after a cursor."""
+        """Return the events of deliveries that are due later, in their order, those after a cursor."""
         return await self._database.read(sink_progress.later, name, now=now, after=after, limit=limit)
 
     async def hurry(self, name: str, *, now: datetime, events: Sequence[int] | None = None) -> None:
@@ -107,7 +107,7 @@ class OutboxStore:
     # ---- for the operator
 
     async def states(self) -> Sequence[SinkState]:
-        """Give every sink, by name."""
+        """Return every sink, by name."""
         return await self._database.read(sink_admin.states)
 
     async def deliveries(
@@ -119,7 +119,7 @@ class OutboxStore:
         after: tuple[int, str] | None = None,
         limit: int,
     ) -> Sequence[Delivery]:
-        """Give deliveries that are owed or dead, by event and sink, those after a place (event's cursor, sink)."""
+        """Return deliveries that are owed or dead, by event and sink, those after a place (event's cursor, sink)."""
         return await self._database.read(
             sink_admin.deliveries, sink=sink, task_id=task_id, dead=dead, after=after, limit=limit
         )

@@ -74,14 +74,14 @@ _of: Final = attrgetter(*Then.__struct_fields__)
 
 
 def columns(event: Event, after: Task | None) -> tuple[Any, ...]:
-    """Give an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
+    """Return an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
     task = subject(event, after)
     kept = dict(zip(Then.__struct_fields__, _of(task), strict=True))
     return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(kept))
 
 
 def subject(event: Event, after: Task | None) -> Task:
-    """Give the task that an event tells of, as it then was."""
+    """Return the task that an event tells of, as it then was."""
     told = event.task
     return after if after is not None and after.id == told.id and after.version == event.sequence else told
 
@@ -101,7 +101,7 @@ def last(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequen
 
 
 def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
-    """Give the events of some changes as readers get them, numbered on from a cursor."""
+    """Return the events of some changes as readers get them, numbered on from a cursor."""
     numbers = count(after + 1)
     return [
         Told(
@@ -117,7 +117,7 @@ def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
 
 
 def read(connection: Connection, *, after: int, limit: int, recent: Recent = NONE) -> list[Found]:
-    """Give the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
+    """Return the events after a cursor, in order; where most are ``recent``, only the others are read as a whole."""
     if recent and (found := _read_recent(connection, after, limit, recent)) is not None:
         return found
     return _read(connection, EVENTS.c.id > after, limit)
@@ -141,7 +141,7 @@ def _read_recent(connection: Connection, after: int, limit: int, recent: Recent)
 
 
 def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | None:
-    """Give an event whose task is at hand as it then was; None also where it is damaged, which reading it will tell."""
+    """Return an event whose task is at hand as it then was; None also where it is damaged, which its reader reports."""
     cursor, kind, sequence, at, task_id = head
     if task_id is None:
         return None
@@ -154,7 +154,7 @@ def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | 
 
 
 def pick(connection: Connection, ids: Sequence[int]) -> list[Found]:
-    """Give some events by their cursors, in order."""
+    """Return some events by their cursors, in order."""
     return _read(connection, EVENTS.c.id.in_(ids))
 
 
@@ -191,13 +191,13 @@ def _read_one(connection: Connection, cursor: int) -> Found:
 
 
 def latest(connection: Connection) -> int:
-    """Give the cursor of the newest event, 0 where there never was one."""
+    """Return the cursor of the newest event, 0 where there never was one."""
     newest: int | None = connection.execute(select(func.max(EVENTS.c.id))).scalar_one()
     return max(newest or 0, horizon(connection))
 
 
 def horizon(connection: Connection) -> int:
-    """Give the cursor before which events have been deleted."""
+    """Return the cursor before which events have been deleted."""
     found = connection.execute(select(COUNTERS.c.value).where(COUNTERS.c.name == HORIZON)).scalar_one_or_none()
     return found or 0
 

@@ -36,7 +36,7 @@ Words = tuple[str, ...]
 def find(
     connection: Connection, wanted: TaskFilter, *, limit: int, before: str | None = None, offset: int = 0
 ) -> list[Task]:
-    """Give at most ``limit`` tasks below the id ``before``, after skipping ``offset``."""
+    """Return at most ``limit`` tasks below the id ``before``, after skipping ``offset``."""
     columns, ranges = _ranges(connection, wanted)
     if not ranges:
         return []
@@ -80,7 +80,7 @@ def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, 
 
 
 def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Words, Sequence[Words]]:
-    """Give the columns of the index to read, and the values of each range; without a filter the one range is all."""
+    """Return the columns of the index to read, and the values of each range; without a filter the one range is all."""
     if (wanted.client, wanted.provider, wanted.kind, wanted.statuses) == (None, None, None, ()):
         return (), [()]
     columns, scope = (BY_KIND, ()) if wanted.client is None else (BY_CLIENT, (wanted.client,))
@@ -105,7 +105,7 @@ def _kinds(connection: Connection, wanted: TaskFilter, columns: Words, scope: Wo
 
 
 def _window(wanted: TaskFilter, before: str | None) -> dict[str, Any]:
-    """Give the bounds of ids and times. Ids begin with the millisecond in which they were made."""
+    """Return the bounds of ids and times. Ids begin with the millisecond in which they were made."""
     after, until = wanted.created_after, wanted.created_before
     last = END if until is None else new_task_id(until + MILLISECOND, LEAST)
     return {

@@ -64,7 +64,7 @@ class Recent:
                 del self._tail[:-MOST]
 
     def after(self, cursor: int, *, limit: int) -> Sequence[Told] | None:
-        """Give the next events after a cursor; None where they have to be read, also those of somebody else."""
+        """Return the next events after a cursor; None where they have to be read, also those of somebody else."""
         if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
             return None
         start = bisect_right(self._tail, cursor, key=lambda told: told.cursor)

@@ -67,7 +67,7 @@ def delete_old(connection: Connection, *, until: datetime, now: datetime, after:
 
 
 def forgotten(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
-    """Give the id that a deleted task had."""
+    """Return the id that a deleted task had."""
     named = (FORGOTTEN.c.provider, FORGOTTEN.c.account, FORGOTTEN.c.provider_task_id)
     statement = select(FORGOTTEN.c.task_id).where(tuple_(*named) == tuple_(provider, account, provider_task_id))
     return connection.execute(statement).scalar_one_or_none()
@@ -145,6 +145,6 @@ def _waited_for(now: datetime) -> ColumnElement[bool]:
 
 
 def _told_everywhere(connection: Connection, *, now: datetime) -> int:
-    """Give the cursor up to which every sink that is waited for has been told, but for deliveries."""
+    """Return the cursor up to which every sink that is waited for has been told, but for deliveries."""
     slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
     return events.latest(connection) if slowest is None else slowest

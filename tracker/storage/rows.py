@@ -74,7 +74,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def stamp(moment: datetime) -> int:
-    """Give whole microseconds since 1970."""
+    """Return whole microseconds since 1970."""
     return (moment - EPOCH) // MICROSECOND
 
 
@@ -145,7 +145,7 @@ def changed_columns(versions: Iterable[tuple[Task, Task]]) -> list[str]:
 
 
 def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Give the values of some columns, a tuple for each task."""
+    """Return the values of some columns, a tuple for each task."""
     return list(zip(*(map(COLUMNS[name], tasks) for name in columns), strict=True))
 
 
@@ -208,7 +208,7 @@ ENTRY: Final = (
 
 
 def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[Any, ...]:
-    """Give the columns ``ENTRY`` of a kept observation."""
+    """Return the columns ``ENTRY`` of a kept observation."""
     return (
         entry.task_id,
         dedupe_key,
@@ -288,7 +288,7 @@ ORPHAN: Final = (
 
 
 def orphan_columns(orphan: Orphan) -> tuple[Any, ...]:
-    """Give the columns ``ORPHAN`` of an orphan."""
+    """Return the columns ``ORPHAN`` of an orphan."""
     values = (getattr(orphan, name) for name in ORPHAN)
     return tuple(stamp(value) if isinstance(value, datetime) else value for value in values)
 
@@ -309,7 +309,7 @@ ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "deta
 
 
 def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
-    """Give the columns ``ALARM`` of an hour's alarms."""
+    """Return the columns ``ALARM`` of an hour's alarms."""
     return (
         alarm.kind.value,
         alarm.provider,

@@ -36,19 +36,19 @@ def beat(
 
 
 def leave(connection: Connection, owner: str, *, margin: timedelta) -> None:
-    """Give back what ``owner`` was asking about, and forget it."""
+    """Release the tasks that ``owner`` was polling, and delete its row."""
     due_tasks.release(connection, TASKS.c.lease_owner == owner, margin=margin)
     connection.execute(delete(SERVERS).where(SERVERS.c.owner == owner))
 
 
 def alive(connection: Connection, *, silence: timedelta) -> tuple[Server, ...]:
-    """Give the processes that were heard lately, the oldest first."""
+    """Return the processes that were heard lately, the oldest first."""
     statement = select(SERVERS).where(~_silent(silence)).order_by(SERVERS.c.started_at)
     return tuple(_server(row) for row in connection.execute(statement).mappings())
 
 
 def last_seen(connection: Connection, owner: str) -> datetime | None:
-    """Give when a process was heard last, None where it has left or was declared dead."""
+    """Return when a process was heard last, None where it has left or was declared dead."""
     seen = connection.execute(select(SERVERS.c.seen_at).where(SERVERS.c.owner == owner)).scalar_one_or_none()
     return None if seen is None else rows.moment(seen)
 
@@ -82,7 +82,7 @@ def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin
 
 
 def _silent(silence: timedelta) -> ColumnElement[bool]:
-    """Whether a process was heard too long ago, or at a time to come: the database's clock was set back since."""
+    """Return whether the last heartbeat is too old, or in the future because the clock was set back."""
     seen = SERVERS.c.seen_at
     return or_(seen <= NOW - _microseconds(silence), seen > NOW + _microseconds(silence))
 

@@ -22,7 +22,7 @@ GIVEN_UP: Final = "given up by an operator"
 
 
 def states(connection: Connection) -> list[SinkState]:
-    """Give every sink, by name."""
+    """Return every sink, by name."""
     return [_counted(connection, row) for row in connection.execute(select(SINKS).order_by(SINKS.c.name)).mappings()]
 
 
@@ -35,7 +35,7 @@ def deliveries(
     after: tuple[int, str] | None,
     limit: int,
 ) -> list[Delivery]:
-    """Give the deliveries that are owed or dead, in the order of their events, those after a place (event, sink)."""
+    """Return the deliveries that are owed or dead, in the order of their events, those after a place (event, sink)."""
     column = DELIVERIES.c
     wanted: list[ColumnElement[bool]] = []
     if sink is not None:

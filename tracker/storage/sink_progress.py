@@ -65,7 +65,7 @@ def claim(connection: Connection, name: str, *, owner: str, now: datetime, lease
 
 
 def release(connection: Connection, owner: str | None) -> None:
-    """Give back every lease of a process; None: of all."""
+    """Release all leases held by ``owner``, or every lease if it is None."""
     leased = SINKS.c.lease_owner.is_not(None) if owner is None else SINKS.c.lease_owner == owner
     connection.execute(update(SINKS).where(leased).values(lease_owner=None, lease_until=None))
 
@@ -122,7 +122,7 @@ def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list
 
 
 def next_due(connection: Connection, name: str) -> datetime | None:
-    """Give when the next delivery is due, of those that wait behind no other."""
+    """Return when the next delivery is due, of those that wait behind no other."""
     column = DELIVERIES.c
     waits = select(column.next_at).where(column.sink == name, WAITING, ~_behind(name))
     first = connection.execute(waits.order_by(column.next_at).limit(1)).scalar_one_or_none()
@@ -141,7 +141,7 @@ def waiting(connection: Connection, name: str, tasks: Collection[str]) -> dict[s
 
 
 def later(connection: Connection, name: str, *, now: datetime, after: int, limit: int) -> list[Found]:
-    """Give the events of deliveries that are due later, in their order, those after a cursor."""
+    """Return the events of deliveries that are due later, in their order, those after a cursor."""
     column = DELIVERIES.c
     waits = and_(column.sink == name, column.next_at > rows.stamp(now), column.event_id > after)
     found = connection.execute(select(column.event_id).where(waits).order_by(column.event_id).limit(limit))

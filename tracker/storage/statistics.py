@@ -91,7 +91,7 @@ def _whole(connection: Connection) -> _Whole:
 def completions(
     connection: Connection, *, after: tuple[datetime, str] | None, until: datetime, limit: int
 ) -> list[Completion]:
-    """Give finished tasks in the order of (finished_at, id): those after the cursor, else the newest ``limit``."""
+    """Return finished tasks in the order of (finished_at, id): those after the cursor, else the newest ``limit``."""
     column = TASKS.c
     ended = and_(column.status.in_(ENDED), column.submitted_at.is_not(None), column.finished_at <= rows.stamp(until))
     chosen = select(

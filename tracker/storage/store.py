@@ -81,7 +81,7 @@ class Store:
 
     @property
     def shared(self) -> bool:
-        """Whether several processes may serve the database at once."""
+        """Return whether several processes may serve the database at once."""
         return self._database.backend.shared
 
     @property
@@ -96,7 +96,7 @@ class Store:
 
     @property
     def continuity(self) -> Continuity:
-        """Whether the database is still in a state that follows what this process has seen of it."""
+        """Return whether the database is still in a state that follows what this process has seen of it."""
         return self._database.backend.continuity
 
     @property
@@ -156,27 +156,27 @@ class Store:
         return await self._database.read(_find_ref, ref, client=client, provider=provider, kind=kind)
 
     async def page(self, wanted: TaskFilter, *, limit: int, cursor: str | None) -> TaskPage:
-        """Give one page, newest first; the cursor is the last id shown."""
+        """Return one page, newest first; the cursor is the last id shown."""
         found = await self._database.read(pages.find, wanted, limit=limit + 1, before=cursor)
         shown = found[:limit]
         return TaskPage(tasks=tuple(shown), next_cursor=shown[-1].id if len(found) > limit else None)
 
     async def numbered_page(self, wanted: TaskFilter, *, offset: int, limit: int) -> Sequence[Task]:
-        """Give one numbered page, newest first, for the provider-shaped list."""
+        """Return one numbered page, newest first, for the provider-shaped list."""
         return await self._database.read(pages.find, wanted, limit=limit, offset=offset)
 
     async def history(self, task_id: str) -> Sequence[HistoryEntry]:
-        """Give the newest kept observations of a task, at most ``HISTORY_LIMIT``, oldest first."""
+        """Return the newest kept observations of a task, at most ``HISTORY_LIMIT``, oldest first."""
         return await self._database.read(_history, task_id)
 
     async def submission(self, task_id: str) -> bytes | None:
-        """Give the kept body of a submit that the provider does not provably have."""
+        """Return the kept body of a submit that the provider does not provably have."""
         statement = select(SUBMISSIONS.c.body).where(SUBMISSIONS.c.task_id == task_id)
         found: bytes | None = await self._database.read(_scalar, statement)
         return found
 
     async def is_due(self, now: datetime, *, lease: timedelta, orphans: bool = True) -> bool:
-        """Tell whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
+        """Return whether a task that nobody has leased, or an orphan, is due: a look that writes nothing."""
         return await self._database.read(due_tasks.is_due, now=now, lease=lease, orphans=orphans)
 
     async def bring_forward(self, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
@@ -199,15 +199,15 @@ class Store:
         return await self._database.write(servers.beat, me, silence=silence, margin=margin, own=own)
 
     async def leave(self, owner: str, *, margin: timedelta) -> None:
-        """Give back the leases of ``owner``, and forget that it served."""
+        """Release the leases of ``owner``, and delete its row among the servers."""
         await self._database.write(servers.leave, owner, margin=margin)
 
     async def servers(self, *, silence: timedelta) -> Sequence[Server]:
-        """Give the processes that serve a shared database."""
+        """Return the processes that serve a shared database."""
         return await self._database.read(servers.alive, silence=silence)
 
     async def last_seen(self, owner: str) -> datetime | None:
-        """Give when a process that serves a shared database was heard last, None where it is gone."""
+        """Return when a process that serves a shared database was heard last, None where it is gone."""
         return await self._database.read(servers.last_seen, owner)
 
     async def read_clock(self, own: Callable[[], datetime]) -> Reading:
@@ -215,11 +215,11 @@ class Store:
         return await self._database.read(servers.read_clock, own)
 
     async def revision(self) -> str | None:
-        """Give the revision of the schema."""
+        """Return the revision of the schema."""
         return await self._database.read(migrate.revision)
 
     async def unresolved(self, *, provider: str, kind: str, limit: int) -> Sequence[Task]:
-        """Give the pending tasks of a kind whose submit may have been lost, oldest first."""
+        """Return the pending tasks of a kind whose submit may have been lost, oldest first."""
         pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.provider == provider, TASKS.c.kind == kind)
         statement = select(TASKS).where(pending, TASKS.c.attempts > 0).order_by(TASKS.c.id).limit(limit)
         return await self._database.read(_tasks, statement)
@@ -233,7 +233,7 @@ class Store:
         return await self._database.read(sent.id_used, provider, account, external_id)
 
     async def next_due(self) -> datetime | None:
-        """Give when the next task is due, leases aside."""
+        """Return when the next task is due, leases aside."""
         due = TASKS.c.next_poll_at
         first = await self._database.read(_scalar, select(func.min(due)).where(due.is_not(None)))
         return None if first is None else rows.moment(first)
@@ -241,7 +241,7 @@ class Store:
     async def completions(
         self, *, after: tuple[datetime, str] | None, until: datetime, limit: int
     ) -> Sequence[Completion]:
-        """Give tasks that finished by ``until``, by (finished_at, id): those after the cursor, else the newest."""
+        """Return tasks that finished by ``until``, by (finished_at, id): those after the cursor, else the newest."""
         return await self._database.read(statistics.completions, after=after, until=until, limit=limit)
 
     async def delete_old(
@@ -269,7 +269,7 @@ class Store:
         return await self._database.read(orphans.due, now=now, limit=limit)
 
     async def orphans(self, *, limit: int) -> Sequence[Orphan]:
-        """Give the orphans, latest delivery first."""
+        """Return the orphans, latest delivery first."""
         return await self._database.read(_orphans, select(ORPHANS).order_by(ORPHANS.c.last_at.desc()).limit(limit))
 
     async def settle_orphan(
@@ -281,7 +281,7 @@ class Store:
         )
 
     async def capability(self, base_url: str, kind: str, name: str) -> tuple[bool, datetime] | None:
-        """Tell whether an address was seen to do something, and when; None where it was never tried."""
+        """Return whether an address was seen to do something, and when; None where it was never tried."""
         table = CAPABILITIES
         statement = select(table.c.present, table.c.at).where(
             table.c.base_url == base_url, table.c.kind == kind, table.c.name == name
@@ -294,7 +294,7 @@ class Store:
         return await self._database.read(accounts.states)
 
     async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        """Give the secret kept under ``name``, keeping ``fresh`` if there is none yet."""
+        """Return the secret kept under ``name``, keeping ``fresh`` if there is none yet."""
         return await self.secrets.get(name, fresh)
 
     async def add_address(self, address: StandingAddress, token_hash: str) -> StandingAddress:

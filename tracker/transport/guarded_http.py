@@ -202,7 +202,7 @@ class _Guarded(httpcore.AsyncNetworkBackend):
 
 
 async def _checked(host: str, port: int, allowed: Allowed, resolve: Resolve, *, encrypted: bool) -> Sequence[str]:
-    """Give a host's addresses, all of which may be dialed. Raises TargetRefused where one may not."""
+    """Return a host's addresses, all of which may be dialed. Raises TargetRefused where one may not."""
     try:
         addresses = list(dict.fromkeys(await resolve(host, port)))
     except (OSError, UnicodeError) as error:
@@ -231,7 +231,7 @@ async def _read_little(response: httpcore.Response) -> None:
 
 
 def _basic(target: httpx.URL) -> Mapping[str, str]:
-    """Give the credential that an operator wrote into an address, as a header."""
+    """Return the credential that an operator wrote into an address, as a header."""
     if not target.userinfo:
         return {}
     user, _, password = target.userinfo.decode().partition(":")
@@ -251,7 +251,7 @@ def _in_words(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Give an error and what it came from, the root first."""
+    """Return an error and what it came from, the root first."""
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)

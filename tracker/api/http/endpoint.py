@@ -100,7 +100,7 @@ class Endpoint(Generic[QueryT, BodyT]):
 
     @property
     def takes_body(self) -> bool:
-        """Whether a JSON body is read for it before it is asked."""
+        """Return whether a JSON body is read for it before it is asked."""
         return self.body is not Nothing
 
 

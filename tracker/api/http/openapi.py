@@ -53,7 +53,7 @@ def describe(endpoints: Sequence[AnyEndpoint]) -> JsonObject:
 
 
 def errors_of(endpoint: AnyEndpoint) -> tuple[type[HomingError], ...]:
-    """Give every error type that an endpoint may answer with."""
+    """Return every error type that an endpoint may answer with."""
     told = endpoint.errors
     if endpoint.secured:
         told = (*told, *AT_ADMISSION)
@@ -144,7 +144,7 @@ def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
 
 
 def _schemas(endpoints: Sequence[AnyEndpoint]) -> dict[str, JsonValue]:
-    """Give the schema of every model that an operation names, and of whatever those name."""
+    """Return the schema of every model that an operation names, and of whatever those name."""
     models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
     for endpoint in endpoints:
         for shown in (endpoint.reply, endpoint.dialect.schema):

@@ -39,18 +39,18 @@ def refuse(error: HomingError, request_id: str) -> Response:
 
 
 def detail_of(error: HomingError) -> str:
-    """Give an error's sentence; the provider's own words about the operator's credential are not for clients."""
+    """Return an error's sentence; the provider's own words about the operator's credential are not for clients."""
     theirs = isinstance(error, CredentialRefused) and not isinstance(error, CredentialMissing)
     return CREDENTIAL if theirs else error.detail
 
 
 def status_of(error: HomingError) -> int:
-    """Give the HTTP status that an error is answered with."""
+    """Return the HTTP status that an error is answered with."""
     return error.http_status if isinstance(error, Refused) else error.status
 
 
 def headers_of(error: HomingError) -> dict[str, str]:
-    """Give the headers that belong to an error, whatever the dialect of its body."""
+    """Return the headers that belong to an error, whatever the dialect of its body."""
     headers: dict[str, str] = {}
     wait = error.retry_after or (RETRY_AFTER if error.status == OurError.status else None)
     if wait is not None:

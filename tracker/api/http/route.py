@@ -199,7 +199,7 @@ class Desk:
 
 
 def _parameters(model: type[BaseModel], query: QueryParams) -> dict[str, object]:
-    """Give the query as values: a list for a field that is one, an error for any other field that comes twice."""
+    """Return the query as values: a list for a field that is one, an error for any other field that comes twice."""
     values: dict[str, object] = {}
     for name in query:
         told = query.getlist(name)

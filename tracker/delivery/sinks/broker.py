@@ -80,7 +80,7 @@ class Wire(Protocol):
 
     @property
     def sound(self) -> bool:
-        """Whether there is a connection on which nothing is in doubt."""
+        """Return whether there is a connection on which nothing is in doubt."""
 
     async def dial(self) -> None:
         """Make a connection, and what is to be there before events can be published; raises what the client does."""
@@ -177,7 +177,7 @@ def too_large(size: int, most: int) -> Outcome:
 
 
 def said(error: BaseException) -> str:
-    """Give an error as one line for the operator."""
+    """Return an error as one line for the operator."""
     if isinstance(error, TimeoutError) and not str(error):
         return f"no connection within {DIALLING} s"
     if isinstance(error, OSError) and error.strerror:
@@ -221,7 +221,7 @@ class Endpoint:
         return f"{self.scheme}://{self.place()}" + (f"/{self.path}" if self.path else "")
 
     def place(self, default: int | None = None) -> str:
-        """Give the host and the port, in the form that addresses have."""
+        """Return the host and the port, in the form that addresses have."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = self.port or default
         return f"{host}:{port}" if port else host

@@ -52,7 +52,7 @@ class NamedCallbacks:
 
 
 def named_sinks(specs: Sequence[SinkSpec], secrets: SinkSecrets) -> Mapping[str, NamedSink]:
-    """Give every sink that the settings name, that of the callers' callbacks among them."""
+    """Return every sink that the settings name, that of the callers' callbacks among them."""
     signing = signing_names(specs)
     named: dict[str, NamedSink] = {CALLBACKS: NamedCallbacks(secrets)}
     for spec in specs:

@@ -30,7 +30,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     tags: frozenset[str] = frozenset()
 
     def takes(self, told: Told) -> bool:
-        """Whether the sink is to be told of an event."""
+        """Return whether the sink is to be told of an event."""
         return (
             (not self.types or told.type in self.types)
             and (not self.providers or told.provider in self.providers)
@@ -62,7 +62,7 @@ def read_filter(options: Mapping[str, Sequence[str]]) -> Filter:
 
 
 def event_types(written: str) -> Sequence[str]:
-    """Give the types that a name or a pattern means: ``succeeded``, ``homing.alarm.*``. Raises ValueError for none."""
+    """Return the types that a name or pattern means: ``succeeded``, ``homing.alarm.*``. Raises ValueError for none."""
     # Not fnmatch itself, which keeps tens of thousands of the patterns that strangers may send.
     means = re.compile(translate(written)).match
     found = [name for short, name in _SHORT.items() if means(name) or means(short)]

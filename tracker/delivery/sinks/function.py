@@ -97,7 +97,7 @@ class Function:
 
 
 def is_written(text: str) -> bool:
-    """Whether a text has the form of ``module:callable``."""
+    """Return whether a text has the form of ``module:callable``."""
     return _WRITTEN.fullmatch(text) is not None
 
 

@@ -233,7 +233,7 @@ class JetStreamWire:
         self._trouble = error
 
     def _heard(self, error: BaseException) -> BaseException:
-        """Give what the client said meanwhile, which tells more than that it has no connection."""
+        """Return what the client said meanwhile, which tells more than that it has no connection."""
         return self._trouble or error
 
     async def _hear_close(self) -> None:
@@ -263,7 +263,7 @@ class _Encrypted(Client):
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Give what the client connects with. It makes no second connection by itself."""
+    """Return what the client connects with. It makes no second connection by itself."""
     servers = [endpoint.place(PORT), *endpoint.all("server")]
     options: dict[str, Any] = {
         "servers": [f"{endpoint.scheme}://{server}" for server in servers],

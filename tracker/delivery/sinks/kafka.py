@@ -127,7 +127,7 @@ class KafkaWire:
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Give what the producer is made with: https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html."""
+    """Return what the producer is made with: https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html."""
     options: dict[str, Any] = {
         "bootstrap.servers": ",".join([endpoint.place(PORT), *endpoint.all("server")]),
         "client.id": "homing",

@@ -136,7 +136,7 @@ class _Line:
 
     @property
     def sound(self) -> bool:
-        """Whether it stands and nothing that was put is in doubt."""
+        """Return whether it stands and nothing that was put is in doubt."""
         return not (self._doubt or self._ended.done())
 
     @property
@@ -180,11 +180,11 @@ class _Line:
             self._doubt = bool(self._waiting)
 
     def has(self, event_id: str) -> bool:
-        """Tell whether the broker confirmed it and did not refuse it."""
+        """Return whether the broker confirmed it and did not refuse it."""
         return event_id in self._taken and event_id not in self._refused
 
     def refused(self, event_id: str) -> object | None:
-        """Give what it was refused with."""
+        """Return what it was refused with."""
         return self._refused.get(event_id)
 
     async def close(self) -> None:
@@ -248,7 +248,7 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """Give what a client's chain of errors began with, in words: the broker's own where it said any."""
+    """Return what a client's chain of errors began with, in words: the broker's own where it said any."""
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner
@@ -259,7 +259,7 @@ def _words(error: BaseException) -> str:
 
 
 def _parameters(endpoint: Endpoint) -> ConnectionParameters:
-    """Give the address as the client takes it. Without a user it is the broker's own guest."""
+    """Return the address as the client takes it. Without a user it is the broker's own guest."""
     user = ConnectionParameters.DEFAULT_CREDENTIALS
     if endpoint.user is not None:
         user = PlainCredentials(endpoint.user, endpoint.password or "")

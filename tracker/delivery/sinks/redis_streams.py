@@ -87,7 +87,7 @@ class RedisWire:
             await client.connection_pool.disconnect()
 
     async def _execute(self, pipeline: Pipeline, count: int) -> Sequence[object]:
-        """Give a reply or an error for each command, within the time that there is."""
+        """Return a reply or an error for each command, within the time that there is."""
         sending = asyncio.create_task(pipeline.execute(raise_on_error=False))
         sending.add_done_callback(forget)
         late = True
@@ -116,7 +116,7 @@ class RedisWire:
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Give what the client connects with. It tries nothing twice by itself."""
+    """Return what the client connects with. It tries nothing twice by itself."""
     options: dict[str, Any] = {
         "host": endpoint.host,
         "port": endpoint.port or PORT,

@@ -37,18 +37,18 @@ class SinkSecrets:
         self._keys = {name: tuple(webhook_key(secret) for secret in told) for name, told in configured.items()}
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
-        """Give the keys that a sink's webhooks are signed with."""
+        """Return the keys that a sink's webhooks are signed with."""
         if keys := self._keys.get(name):
             return keys
         return (await self._kept.generated_secret(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
 
     async def of_client(self, client: str) -> tuple[bytes, ...]:
-        """Give the keys of the callbacks to one client: its own, made of the secret of all, so that no list is kept."""
+        """Return the keys for callbacks to one client: derived from the common secret, so that no list is kept."""
         return tuple(hmac.digest(key, _CLIENT + client.encode(), "sha256") for key in await self.of_sink(CALLBACKS))
 
 
 def signature_headers(keys: Sequence[bytes], *, webhook_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """Give the three headers that prove a body, with one signature for each key."""
+    """Return the three headers that prove a body, with one signature for each key."""
     seconds = str(int(at.timestamp()))
     signed = b".".join((webhook_id.encode(), seconds.encode(), body))
     signatures = [written_signature(hmac.digest(key, signed, "sha256")).decode() for key in keys]

@@ -74,7 +74,7 @@ class Subscriber:
 
 
 def joined(named: Sequence[SinkSpec], subscribers: Sequence[Subscriber]) -> list[SinkSpec]:
-    """Give the sinks that the settings name and the subscribers. Raises SettingsError where two have one name."""
+    """Return the sinks that the settings name and the subscribers. Raises SettingsError where two have one name."""
     specs = [*named, *(subscriber.spec for subscriber in subscribers)]
     taken = {CALLBACKS}
     for spec in specs:

@@ -32,7 +32,7 @@ class Threaded(Generic[T]):
         self._one = asyncio.Lock()
 
     async def run(self, items: Sequence[T]) -> list[Outcome]:
-        """Tell the items in turn and give each one's outcome; those that time was too short for have failed.
+        """Send the items in turn and return the outcome of each. Items that time was too short for have failed.
 
         Waves that come at once go one after the other.
         """

@@ -103,7 +103,7 @@ def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[N
 
 
 def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
-    """Give the names of the sinks that sign with a secret."""
+    """Return the names of the sinks that sign with a secret."""
     return frozenset({CALLBACKS, *(spec.name for spec in specs if SCHEMES[spec.scheme].signs)})
 
 

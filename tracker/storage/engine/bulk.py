@@ -114,7 +114,7 @@ def lock_rows(dialect: str, table: Table, columns: tuple[str, ...], ids: Iterabl
 def find_ids(
     dialect: str, table: Table, named: Mapping[str, str | None], by: str, wanted: Iterable[str]
 ) -> Iterator[Statement]:
-    """Give the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``."""
+    """Yield the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``."""
     given = tuple(value for value in named.values() if value is not None)
     empty = frozenset(name for name, value in named.items() if value is None)
     for some in _groups(sorted(wanted)):
@@ -215,24 +215,24 @@ def _one_of(by: str, size: int) -> list[BindParameter[str]]:
 
 
 def _repeated(name: str, statement: ClauseElement, columns: Sequence[str], size: int) -> str:
-    """Give the text for ``size`` rows of a statement for one."""
+    """Return the text for ``size`` rows of a statement for one."""
     text = _sql(name, statement, list(columns))
     return _numbered(name, VALUES.sub(lambda found: "VALUES " + ", ".join([found[1]] * size), text, count=1))
 
 
 def _numbered(name: str, text: str) -> str:
-    """Give numbers to the places for values, where the driver wants them."""
+    """Return numbers to the places for values, where the driver wants them."""
     numbers = count(1)
     return text if name == SQLITE else PLACE.sub(lambda _: f"${next(numbers)}", text)
 
 
 def text_of(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
-    """Give the text as the driver takes it, with its values in ``order``."""
+    """Return the text as the driver takes it, with its values in ``order``."""
     return _numbered(name, _sql(name, statement, order))
 
 
 def _sql(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
-    """Give the text, after making sure that it takes its values in ``order``."""
+    """Return the text, after making sure that it takes its values in ``order``."""
     compiled = statement.compile(dialect=DIALECTS[name])
     assert isinstance(compiled, SQLCompiler)
     assert compiled.positiontup == order, "the values would go elsewhere"

@@ -27,7 +27,7 @@ LOCK_ORDER: Final = text(f"SELECT pg_advisory_xact_lock(:order # {bulk.SALT})")
 
 
 def is_shared(connection: Connection) -> bool:
-    """Whether other processes may write at the same time."""
+    """Return whether other processes may write at the same time."""
     return connection.dialect.name == SHARED
 
 

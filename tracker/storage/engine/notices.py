@@ -45,7 +45,7 @@ class PostgresNotices:
             await connection.close()
 
     async def announce(self) -> None:
-        """Tell the others; raises the driver's errors."""
+        """Notify the other processes. Raises the driver's errors."""
         if self._telling is None or self._telling.closed:
             self._telling = await self._connect()
             self._own = self._telling.info.backend_pid

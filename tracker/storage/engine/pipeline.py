@@ -130,7 +130,7 @@ class Line:
 
     @property
     def spent(self) -> bool:
-        """Whether it is not worth keeping."""
+        """Return whether it is not worth keeping."""
         return self.lost or len(self._names) > STATEMENTS
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ class Line:
 
 
 def _is_error(result: PGresult) -> bool:
-    """Whether the server says so; the driver's own word is that the connection is gone."""
+    """Return whether the server says so; the driver's own word is that the connection is gone."""
     return result.status == ExecStatus.FATAL_ERROR and result.error_field(DiagnosticField.SQLSTATE) is not None
 
 

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def aside(column: ColumnElement[T]) -> ColumnElement[T]:
-    """Give a column's value in a form that no planner knows anything about.
+    """Return a column's value in a form that no planner knows anything about.
 
     For a condition beside the one that leads to few rows: the planner then neither looks for another index because of
     it nor believes to know how many rows it leaves.

@@ -44,7 +44,7 @@ class Backend(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether several processes may serve the database at once."""
+        """Return whether several processes may serve the database at once."""
 
     @property
     def file(self) -> Path | None:
@@ -73,10 +73,10 @@ class Backend(Protocol):
         """Say what is wrong with the database and what to do; None where the statement is to blame."""
 
     def moved(self, error: DBAPIError) -> bool:
-        """Whether the connection leads to other tables than it knows: a new connection has to be made."""
+        """Return whether the connection leads to other tables than it knows: a new connection has to be made."""
 
     def passing(self, error: DBAPIError) -> bool:
-        """Whether the same transaction, run again at once, may succeed."""
+        """Return whether the same transaction, run again at once, may succeed."""
 
 
 class Threads:
@@ -174,7 +174,7 @@ class Threads:
         return None if reason is None else StoreUnavailable(reason)
 
     def _connection(self) -> Connection:
-        """Give the thread's connection: one that died is made anew when it is next used."""
+        """Return the thread's connection: one that died is made anew when it is next used."""
         connection: Connection | None = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = self._engine.connect()

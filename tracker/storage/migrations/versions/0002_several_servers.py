@@ -76,7 +76,7 @@ def upgrade() -> None:
 
 
 def _number_events_for_good() -> None:
-    """Give no event's id again, also where the last event is deleted: a server's sequence is so anyway."""
+    """Return no event's id again, also where the last event is deleted: a server's sequence is so anyway."""
     op.create_table(
         "events_numbered",
         sa.Column("id", sa.Integer(), nullable=False),
