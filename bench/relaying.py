@@ -98,7 +98,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Delivered:
     """How long a relay took for all events, and how much of a processor: what it waited for is not in there."""
 
     seconds: float
@@ -113,7 +113,7 @@ class Told:
         return f"{self.processor_seconds / EVENTS * 1e6:.0f} µs of processor each"
 
 
-def _row(databases: Databases, key: str, receiver: str, told: Told, *, must: float) -> Row:
+def _row(databases: Databases, key: str, receiver: str, told: Delivered, *, must: float) -> Row:
     say(f"{databases.name}: {receiver}: {told.per_second:,.0f} events/s, {told.processor}")
     return Row(
         key=_key(databases, key),
@@ -130,12 +130,14 @@ def _key(databases: Databases, key: str) -> str:
     return key if databases.name == "sqlite" else f"{key}_{databases.name}"
 
 
-def _tell(url: str, name: str, address: str) -> Told:
+def _tell(url: str, name: str, address: str) -> Delivered:
     """Run a relay with one sink from the beginning of the outbox; give how long it took."""
-    return apart.ask("bench.relaying", Plan(url=url, name=name, address=address), Told, within=EVENTS / SLOWEST + 120)
+    return apart.ask(
+        "bench.relaying", Plan(url=url, name=name, address=address), Delivered, within=EVENTS / SLOWEST + 120
+    )
 
 
-async def _relay(plan: Plan) -> Told:
+async def _relay(plan: Plan) -> Delivered:
     options = f"name={plan.name}&from=beginning"
     environ = servers.homing_settings(plan.url, sinks=f"{plan.address}#{options}")
     settings = load_settings(environ=environ, env_file=None)
@@ -151,7 +153,7 @@ async def _relay(plan: Plan) -> Told:
             state = await _until(tracker, plan.name, lambda state: state.delivered >= EVENTS, every=SELDOM_SECONDS)
             assert state.delivered_at is not None
             seconds = (state.delivered_at - began).total_seconds()
-            told = Told(seconds=seconds, processor_seconds=process_time() - used)
+            told = Delivered(seconds=seconds, processor_seconds=process_time() - used)
         finally:
             stop.set()
             await relaying

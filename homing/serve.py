@@ -21,7 +21,7 @@ from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
 from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.subscriber import Subscriber
-from tracker.delivery.timing import PACE, Pace
+from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
 from tracker.loops.membership import RHYTHM, Membership, Rhythm, this_process
@@ -64,11 +64,13 @@ def relay_of(
     tracker: Tracker,
     sinks: Sequence[tuple[NewSink, Sink]],
     *,
-    pace: Pace = PACE,
+    timing: RelayTiming = RELAY_TIMING,
     chance: Callable[[], float] | None = None,
 ) -> Relay:
     """Make the relay of a tracker's process."""
-    return Relay(tracker.store, tracker.feed, sinks, owner=tracker.owner, clock=tracker.clock, pace=pace, chance=chance)
+    return Relay(
+        tracker.store, tracker.feed, sinks, owner=tracker.owner, clock=tracker.clock, timing=timing, chance=chance
+    )
 
 
 class Homing:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import NOW, PICTURE, a_task
-from tracker.model.event import TASK_TYPES, Found, Told
+from tracker.model.event import TASK_TYPES, Found, PublishedEvent
 from tracker.model.facts import asset_to_json
 from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Fact, Source, Standing, Status, Task, Trust
@@ -33,35 +33,35 @@ def a_success(number: int = 1, **changes: Any) -> Task:
     return a_task(number, **(values | changes))
 
 
-def an_event(task: Task, name: str | None = None, *, cursor: int = 1) -> Told:
+def an_event(task: Task, name: str | None = None, *, cursor: int = 1) -> PublishedEvent:
     """Make the event that tells a task as it is; ``name`` where that is not its status."""
     kind = f"homing.task.{name or task.status.value}"
-    return Told(cursor=cursor, type=kind, sequence=task.version, at=NOW, task=task)
+    return PublishedEvent(cursor=cursor, type=kind, sequence=task.version, at=NOW, task=task)
 
 
-def events_of(number: int, *, upto: int, first: int = 1, **changes: Any) -> list[Told]:
+def events_of(number: int, *, upto: int, first: int = 1, **changes: Any) -> list[PublishedEvent]:
     """Make the first events of one task, their cursors from ``first`` on."""
     task = a_task(number, status=Status.PROCESSING, **changes)
     return [an_event(replace(task, version=at), cursor=first + at - 1) for at in range(1, upto + 1)]
 
 
-def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> Told:
+def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> PublishedEvent:
     count = AlarmCount(
         kind=kind, provider="kling", hour=NOW, count=1, last_at=NOW + timedelta(minutes=3), task_id=None, detail="odd"
     )
-    return Told(cursor=cursor, type=f"homing.alarm.{kind.value}", sequence=1, at=NOW, alarm=count)
+    return PublishedEvent(cursor=cursor, type=f"homing.alarm.{kind.value}", sequence=1, at=NOW, alarm=count)
 
 
-def readable(found: Iterable[Found]) -> list[Told]:
+def readable(found: Iterable[Found]) -> list[PublishedEvent]:
     """Return events that can all be read."""
-    told: list[Told] = []
+    told: list[PublishedEvent] = []
     for event in found:
-        assert isinstance(event, Told)
+        assert isinstance(event, PublishedEvent)
         told.append(event)
     return told
 
 
-def every_event() -> list[Told]:
+def every_event() -> list[PublishedEvent]:
     """Make one event of each type there is; what is no status is told of a success."""
     named = [kind.rpartition(".")[2] for kind in TASK_TYPES]
     statuses = [Status(name) if name in {*Status} else Status.SUCCEEDED for name in named]

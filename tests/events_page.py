@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.builders import NOW
 from tracker.api.events import frame
-from tracker.model.event import Told, structured
+from tracker.model.event import PublishedEvent, structured
 from tracker.model.facts import asset_to_json
 from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Asset, Fact, Source, Standing, Status, Task, Trust
@@ -48,8 +48,8 @@ TASK: Final = Task(
     learned_trust=Trust.SIGNED,
     callback_asked=True,
 )
-SUCCEEDED: Final = Told(cursor=4711, type="homing.task.succeeded", sequence=3, at=NOW, task=TASK)
-SOUNDED: Final = Told(
+SUCCEEDED: Final = PublishedEvent(cursor=4711, type="homing.task.succeeded", sequence=3, at=NOW, task=TASK)
+SOUNDED: Final = PublishedEvent(
     cursor=4712,
     type="homing.alarm.mismatch",
     sequence=1,
@@ -66,7 +66,7 @@ SOUNDED: Final = Told(
 )
 
 
-def _document(told: Told) -> str:
+def _document(told: PublishedEvent) -> str:
     return json.dumps(json.loads(structured(told, SOURCE)), indent=2) + "\n"
 
 

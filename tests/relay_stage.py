@@ -10,9 +10,9 @@ from tests.builders import a_task, an_event, writing
 from tests.events import readable
 from tests.fakes import Clock
 from tests.scripted_sink import ScriptedSink
-from tracker.delivery.timing import PACE, Pace
-from tracker.delivery.worker import Teller
-from tracker.model.event import Told
+from tracker.delivery.timing import RELAY_TIMING, RelayTiming
+from tracker.delivery.worker import SinkWorker
+from tracker.model.event import PublishedEvent
 from tracker.model.sinks import Delivery, NewSink, SinkState
 from tracker.model.task import Status
 from tracker.service.feed import Feed
@@ -30,11 +30,11 @@ class Stage:
     store: Store
     feed: Feed
     clock: Clock
-    pace: Pace = PACE
+    timing: RelayTiming = RELAY_TIMING
     chance: Callable[[], float] = lambda: 0.5
     versions: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
 
-    async def happen(self, *tasks: int) -> list[Told]:
+    async def happen(self, *tasks: int) -> list[PublishedEvent]:
         """Let one event after the other happen, each to a task by its number; give them."""
         before = await self.store.outbox.latest()
         for number in tasks:
@@ -45,14 +45,14 @@ class Stage:
         self.feed.hint()
         return readable(await self.store.outbox.events(after=before, limit=10_000))
 
-    async def teller(self, sink: ScriptedSink, owner: str = "me") -> Teller:
+    async def teller(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:
         """Claim the sink, and give who tells it."""
         address = f"https://{sink.name}.example"
         new = NewSink(name=sink.name, address=address, beginning=True)
         await self.store.outbox.register([new], now=self.clock())
-        state = await self.store.outbox.claim(sink.name, owner=owner, now=self.clock(), lease=self.pace.lease)
+        state = await self.store.outbox.claim(sink.name, owner=owner, now=self.clock(), lease=self.timing.lease)
         assert state is not None
-        return Teller(
+        return SinkWorker(
             self.store.outbox,
             self.feed,
             sink,
@@ -60,16 +60,16 @@ class Stage:
             owner=owner,
             clock=self.clock,
             chance=self.chance,
-            pace=self.pace,
+            timing=self.timing,
         )
 
-    async def new(self, teller: Teller) -> int:
+    async def new(self, teller: SinkWorker) -> int:
         """Let it tell one page of what is new, where there is some."""
         if await self.store.outbox.latest() > teller.cursor:
             assert await self.feed.beyond(teller.cursor, within=SOON)
-        return await teller.tell_new()
+        return await teller.deliver_new()
 
-    async def all_new(self, teller: Teller) -> None:
+    async def all_new(self, teller: SinkWorker) -> None:
         """Let it tell what is new, as far as it goes."""
         while True:
             before = teller.cursor
@@ -77,9 +77,9 @@ class Stage:
             if teller.cursor == before:
                 return
 
-    async def all_owed(self, teller: Teller) -> None:
+    async def all_owed(self, teller: SinkWorker) -> None:
         """Let it tell what is due, until nothing is."""
-        while await teller.tell_owed():
+        while await teller.deliver_pending():
             pass
 
     async def state(self, name: str = "shop") -> SinkState:
@@ -93,13 +93,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(url: str, pace: Pace = PACE) -> AsyncIterator[Stage]:
+async def stage(url: str, timing: RelayTiming = RELAY_TIMING) -> AsyncIterator[Stage]:
     store = Store(url)
     await store.open()
     feed = Feed(store.outbox)
     await feed.open()
     try:
-        yield Stage(store=store, feed=feed, clock=Clock(), pace=pace)
+        yield Stage(store=store, feed=feed, clock=Clock(), timing=timing)
     finally:
         await feed.close()
         await store.close()

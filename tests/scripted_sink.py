@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 NO = Outcome(delivered=False, error="refused")
 
 
-def taken(_: Told) -> Outcome:
+def taken(_: PublishedEvent) -> Outcome:
     return DELIVERED
 
 
-def refused(_: Told) -> Outcome:
+def refused(_: PublishedEvent) -> Outcome:
     return NO
 
 
@@ -27,16 +27,16 @@ class ScriptedSink:
 
     name: str = "shop"
     width: int = 10
-    answer: Callable[[Told], Outcome] = taken
-    where: Callable[[Told], str | None] | None = None
-    held: Callable[[Told], asyncio.Event | None] = lambda _: None
+    answer: Callable[[PublishedEvent], Outcome] = taken
+    where: Callable[[PublishedEvent], str | None] | None = None
+    held: Callable[[PublishedEvent], asyncio.Event | None] = lambda _: None
     broken: Exception | None = None
-    sent: list[Told] = field(default_factory=list)
-    received: list[Told] = field(default_factory=list)
+    sent: list[PublishedEvent] = field(default_factory=list)
+    received: list[PublishedEvent] = field(default_factory=list)
     waves: list[int] = field(default_factory=list)
     opened: int = 0
     closed: int = 0
-    flying: int = 0
+    in_flight: int = 0
     most: int = 0
 
     async def open(self) -> None:
@@ -47,20 +47,20 @@ class ScriptedSink:
     async def close(self) -> None:
         self.closed += 1
 
-    def lane(self, told: Told) -> str | None:
+    def endpoint(self, told: PublishedEvent) -> str | None:
         return self.name if self.where is None else self.where(told)
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert len({told.subject for told in events}) == len(events), "a task twice at once"
         self.waves.append(len(events))
-        self.flying += len(events)
-        self.most = max(self.most, self.flying)
+        self.in_flight += len(events)
+        self.most = max(self.most, self.in_flight)
         try:
             return await asyncio.gather(*map(self._send, events))
         finally:
-            self.flying -= len(events)
+            self.in_flight -= len(events)
 
-    async def _send(self, told: Told) -> Outcome:
+    async def _send(self, told: PublishedEvent) -> Outcome:
         self.sent.append(told)
         held = self.held(told)
         if held is not None:

@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracker.model.changes import Work
-from tracker.model.sinks import Settled
+from tracker.model.sinks import ProgressUpdate
 from tracker.storage import batch
 from tracker.storage.engine.bulk import play
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 from tracker.storage.store import Store
 
 BEFORE: Final = "before"  # nothing of the batch has reached the database
@@ -75,14 +75,14 @@ class UnmarkedStore(Store):
         self.outbox = _Unmarked(self, fatal)
 
 
-class _Unmarked(OutboxStore):
+class _Unmarked(EventStore):
     def __init__(self, store: Store, fatal: int) -> None:
         super().__init__(store._database)  # noqa: SLF001 - the same database
         self._left = fatal
 
-    async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
-        self._left -= settled.told
-        if settled.told and self._left <= 0:
+    async def settle(self, name: str, settled: ProgressUpdate, *, owner: str, now: datetime) -> bool:
+        self._left -= settled.delivered_count
+        if settled.delivered_count and self._left <= 0:
             die()
         return await super().settle(name, settled, owner=owner, now=now)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.builders import NOW, a_task
-from tracker.model.event import TASK_TYPE, Told
+from tracker.model.event import TASK_TYPE, PublishedEvent
 from tracker.model.task import Status
 
 SOURCE: Final = "urn:homing:test"
@@ -12,18 +12,20 @@ SOURCE: Final = "urn:homing:test"
 STEPS: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 
 
-def an_event(number: int = 1, version: int = 1, **changes: Any) -> Told:
+def an_event(number: int = 1, version: int = 1, **changes: Any) -> PublishedEvent:
     """Make the event of a task; ``number`` tells tasks apart."""
     status = STEPS[min(version, len(STEPS)) - 1]
     task = a_task(number, version=version, status=status, **changes)
-    return Told(cursor=number * 100 + version, type=TASK_TYPE + status.value, sequence=version, at=NOW, task=task)
+    return PublishedEvent(
+        cursor=number * 100 + version, type=TASK_TYPE + status.value, sequence=version, at=NOW, task=task
+    )
 
 
-def a_large_event(number: int, size: int) -> Told:
+def a_large_event(number: int, size: int) -> PublishedEvent:
     """Make an event of about ``size`` bytes."""
     return an_event(number, request={"prompt": "x" * size})
 
 
-def waves(tasks: int, versions: int = len(STEPS)) -> Sequence[Sequence[Told]]:
+def waves(tasks: int, versions: int = len(STEPS)) -> Sequence[Sequence[PublishedEvent]]:
     """Make what a relay hands over: each wave has one event of each task."""
     return [[an_event(number, version) for number in range(1, tasks + 1)] for version in range(1, versions + 1)]

@@ -20,8 +20,8 @@ from tests.databases import sqlite_url
 from tests.events import readable
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.timing import PACE
-from tracker.model.event import Told
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.model.event import PublishedEvent
 from tracker.model.sinks import NewSink
 from tracker.model.task import Event, Status
 from tracker.service.tracker import Tracker
@@ -29,7 +29,7 @@ from tracker.settings import Settings
 
 LIMIT = 30.0
 # What was on its way when a relay ended is sent again once nobody can be sending it any more.
-PACE_HERE = replace(PACE, send=timedelta(seconds=5), finish=timedelta(seconds=1))
+PACE_HERE = replace(RELAY_TIMING, send=timedelta(seconds=5), finish=timedelta(seconds=1))
 WORDS = ("submitted", "processing", "succeeded", "updated")
 
 
@@ -84,7 +84,7 @@ class SinkCase(ABC):
     def is_holding(self) -> bool:
         """Return whether something is on its way that a slow receiver has not answered."""
 
-    def id_of(self, told: Told) -> str:
+    def id_of(self, told: PublishedEvent) -> str:
         return told.id
 
 
@@ -97,7 +97,7 @@ class House:
     happened: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     versions: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
 
-    async def happen(self, *tasks: int) -> list[Told]:
+    async def happen(self, *tasks: int) -> list[PublishedEvent]:
         """Let one event after the other happen, each to a task by its number."""
         outbox = self.tracker.store.outbox
         before = await outbox.latest()
@@ -120,7 +120,7 @@ class House:
         stop = asyncio.Event()
         new = NewSink(name="under test", address="the receiver of this test", beginning=True)
         # Little chance: what is tried again is tried soon.
-        relay = relay_of(self.tracker, [(new, self.case.sink())], pace=PACE_HERE, chance=lambda: 0.03)
+        relay = relay_of(self.tracker, [(new, self.case.sink())], timing=PACE_HERE, chance=lambda: 0.03)
         running = asyncio.create_task(relay.run(stop))
         try:
             yield

@@ -53,7 +53,7 @@ class SinkSuite:
     async def test_what_is_sent_arrives_with_its_id(self, home: House) -> None:
         sink, wave = home.case.sink(), [an_event(a_success(n, **home.case.task), cursor=n) for n in (1, 2, 3)]
         await sink.open()
-        assert [sink.lane(told) is None for told in wave] == [False] * 3
+        assert [sink.endpoint(told) is None for told in wave] == [False] * 3
         assert await sink.send(wave) == [DELIVERED] * 3
         await sink.close()
         got = sorted(await home.case.got(), key=lambda one: one.subject)
@@ -71,7 +71,7 @@ class SinkSuite:
     async def test_an_alarm_arrives_where_the_sink_takes_any(self, home: House) -> None:
         sink, told = home.case.sink(), an_alarm()
         await sink.open()
-        assert (sink.lane(told) is not None) == home.case.alarms
+        assert (sink.endpoint(told) is not None) == home.case.alarms
         if home.case.alarms:
             assert await sink.send([told]) == [DELIVERED]
             assert [got.id for got in await home.case.got()] == [told.id]

@@ -10,10 +10,10 @@ from sqlalchemy.exc import DBAPIError
 from tests.builders import NOW, a_task, an_event, writing
 from tests.conformance.store_case import alarm
 from tests.events import a_success, readable
-from tracker.model.event import Told
-from tracker.model.sinks import Again, Failure, NewSink, Settled, SinkState
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import Failure, NewSink, ProgressUpdate, ReplayFilter, SinkState
 from tracker.model.task import Event, Status
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 from tracker.storage.store import Store
 
 SECOND = timedelta(seconds=1)
@@ -22,7 +22,7 @@ SHOP = NewSink(name="shop", address="https://shop.example", beginning=True)
 NAMES = ("submitted", "processing", "succeeded")
 
 
-async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1) -> list[Told]:
+async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1) -> list[PublishedEvent]:
     """Let tasks have events, those of one task one after the other, and give all that there are."""
     for number in range(first, first + tasks):
         task = a_task(number, status=Status.SUCCEEDED, version=events + 1)
@@ -31,7 +31,7 @@ async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1)
     return readable(await store.outbox.events(after=0, limit=1_000))
 
 
-def failure(told: Told, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
+def failure(told: PublishedEvent, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
     values = {"cursor": told.cursor, "task_id": told.task_id, "attempts": attempts, "error": "no", "next_at": next_at}
     return Failure(**(values | changes))
 
@@ -44,10 +44,10 @@ async def held(store: Store, owner: str = "me", *, now: datetime = NOW) -> SinkS
 
 
 async def settled(store: Store, *, owner: str = "me", now: datetime = NOW, **changes: Any) -> bool:
-    return await store.outbox.settle("shop", Settled(**changes), owner=owner, now=now)
+    return await store.outbox.settle("shop", ProgressUpdate(**changes), owner=owner, now=now)
 
 
-async def due(outbox: OutboxStore, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
+async def due(outbox: EventStore, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
     return [(owed.event.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
 
 
@@ -71,7 +71,7 @@ class StoreOutbox:
     async def test_a_sink_that_is_named_again_keeps_its_place_and_gets_its_new_address(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
-        await settled(store, cursor=events[1].cursor, told=2)
+        await settled(store, cursor=events[1].cursor, delivered_count=2)
         await store.outbox.register([replace(SHOP, address="https://new.example")], now=NOW + SECOND)
         state = await state_of(store)
         assert (state.address, state.cursor, state.delivered) == ("https://new.example", events[1].cursor, 2)
@@ -175,7 +175,12 @@ class StoreOutbox:
         events = await happened(store, 1)
         await held(store)
         await held(store, "other", now=NOW + LEASE)
-        fresh: dict[str, Any] = {"cursor": events[0].cursor, "failed": (failure(events[0]),), "told": 1, "off": True}
+        fresh: dict[str, Any] = {
+            "cursor": events[0].cursor,
+            "failed": (failure(events[0]),),
+            "delivered_count": 1,
+            "off": True,
+        }
         assert not await settled(store, **fresh)
         state = await state_of(store)
         assert (state.cursor, state.waiting, state.delivered, state.on) == (0, 0, 0, True)
@@ -185,7 +190,7 @@ class StoreOutbox:
         events = await happened(store, 1)
         await held(store)
         assert await settled(store, cursor=events[2].cursor)
-        assert not await settled(store, cursor=events[1].cursor, told=1)
+        assert not await settled(store, cursor=events[1].cursor, delivered_count=1)
         assert (await state_of(store)).cursor == events[2].cursor
         assert (await state_of(store)).delivered == 0
 
@@ -194,7 +199,7 @@ class StoreOutbox:
     async def test_what_went_well_costs_no_row(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
-        await settled(store, cursor=events[-1].cursor, told=6)
+        await settled(store, cursor=events[-1].cursor, delivered_count=6)
         assert await store.outbox.deliveries(limit=10) == []
         state = await state_of(store)
         assert (state.behind, state.waiting, state.dead, state.delivered, state.delivered_at) == (0, 0, 0, 6, NOW)
@@ -205,13 +210,18 @@ class StoreOutbox:
         await held(store)
         later = NOW + 5 * SECOND
         await settled(
-            store, cursor=second.cursor, failed=(failure(first, next_at=later),), error="HTTP 500", failures=1, told=1
+            store,
+            cursor=second.cursor,
+            failed=(failure(first, next_at=later),),
+            error="HTTP 500",
+            failures=1,
+            delivered_count=1,
         )
         [delivery] = await store.outbox.deliveries(limit=10)
         assert (delivery.event_id, delivery.error, delivery.attempts, delivery.next_at) == (first.id, "no", 1, later)
         state = await state_of(store)
         assert (state.failures, state.last_error, state.last_error_at, state.waiting) == (1, "HTTP 500", NOW, 1)
-        await settled(store, delivered=(first.cursor,), told=1, now=later)
+        await settled(store, delivered=(first.cursor,), delivered_count=1, now=later)
         state = await state_of(store)
         assert (state.failures, state.last_error, state.waiting, state.delivered) == (0, "HTTP 500", 0, 2)
 
@@ -241,7 +251,7 @@ class StoreOutbox:
         await held(store)
         await settled(store, cursor=told.cursor, failed=(failure(told, attempts=20, next_at=None),))
         later = NOW + timedelta(days=9)
-        await store.outbox.replay("shop", Again(dead=True), lambda _: True, now=later, dry_run=False)
+        await store.outbox.replay("shop", ReplayFilter(dead=True), lambda _: True, now=later, dry_run=False)
         (owed,) = await store.outbox.due("shop", now=later, limit=10)
         assert (owed.attempts, owed.first_at) == (0, later)
 
@@ -349,7 +359,7 @@ class StoreOutbox:
         other = NewSink(name="other", address="stdout:", beginning=True)
         await store.outbox.register([other], now=NOW)
         await store.outbox.claim("other", owner="me", now=NOW, lease=LEASE)
-        await store.outbox.settle("other", Settled(failed=(failure(first),)), owner="me", now=NOW)
+        await store.outbox.settle("other", ProgressUpdate(failed=(failure(first),)), owner="me", now=NOW)
         await held(store)
         await settled(store, failed=(failure(second),))
         assert await due(store.outbox) == [(second.cursor, 1)]

@@ -11,7 +11,7 @@ from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm, looking, read
 from tracker.model.changes import by_external_id, by_idempotency_key
 from tracker.model.records import Action, AuditEntry, TaskFilter
-from tracker.model.sinks import Failure, NewSink, Settled
+from tracker.model.sinks import Failure, NewSink, ProgressUpdate
 from tracker.model.task import Source, Status, Task
 from tracker.storage.retention import REMEMBERED, Deleted
 from tracker.storage.store import Store
@@ -204,10 +204,10 @@ class StoreRetention:
         await store.outbox.claim("shop", owner="me", now=LATER, lease=DAY)
         late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
         given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
-        await store.outbox.settle("shop", Settled(cursor=second, failed=(late, given_up)), owner="me", now=LATER)
+        await store.outbox.settle("shop", ProgressUpdate(cursor=second, failed=(late, given_up)), owner="me", now=LATER)
         await delete_all(store)
         assert await left(store) == [over(1).id, over(3).id]
-        await store.outbox.settle("shop", Settled(cursor=third, delivered=(first,)), owner="me", now=LATER)
+        await store.outbox.settle("shop", ProgressUpdate(cursor=third, delivered=(first,)), owner="me", now=LATER)
         await delete_all(store)
         assert await left(store) == []
 
@@ -219,7 +219,7 @@ class StoreRetention:
         (told,) = await store.outbox.events(after=0, limit=10)
         await store.outbox.claim("shop", owner="me", now=NOW, lease=DAY)
         owed = Failure(cursor=told.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
-        await store.outbox.settle("shop", Settled(failed=(owed,)), owner="me", now=NOW)
+        await store.outbox.settle("shop", ProgressUpdate(failed=(owed,)), owner="me", now=NOW)
         await delete_all(store, now=soon)
         assert await left(store) == [over().id]
         if gone == "off":

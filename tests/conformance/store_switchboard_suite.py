@@ -6,8 +6,8 @@ from typing import Any
 from tests.builders import NOW, writing
 from tests.conformance.store_case import alarm
 from tests.conformance.store_outbox_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
-from tracker.model.event import Told
-from tracker.model.sinks import Again
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import ReplayFilter
 from tracker.storage.store import Store
 
 
@@ -65,14 +65,14 @@ class StoreSwitchboard:
 
     # ---- again
 
-    async def told_all(self, store: Store, tasks: int = 2) -> Sequence[Told]:
+    async def told_all(self, store: Store, tasks: int = 2) -> Sequence[PublishedEvent]:
         events = await happened(store, tasks)
         await held(store)
-        await settled(store, cursor=events[-1].cursor, told=len(events))
+        await settled(store, cursor=events[-1].cursor, delivered_count=len(events))
         return events
 
     async def replayed(self, store: Store, *, dry_run: bool = False, **again: Any) -> int:
-        return await store.outbox.replay("shop", Again(**again), lambda _: True, now=NOW, dry_run=dry_run)
+        return await store.outbox.replay("shop", ReplayFilter(**again), lambda _: True, now=NOW, dry_run=dry_run)
 
     async def test_a_replay_owes_once_more_what_was_told(self, store: Store) -> None:
         events = await self.told_all(store)
@@ -89,7 +89,7 @@ class StoreSwitchboard:
         assert await self.replayed(store, since=NOW, dry_run=True) == 6
         assert await self.replayed(store, since=NOW, until=NOW, dry_run=True) == 0
         assert await self.replayed(store, since=NOW + SECOND, dry_run=True) == 0
-        assert await store.outbox.replay("nobody", Again(), lambda _: True, now=NOW, dry_run=False) == 0
+        assert await store.outbox.replay("nobody", ReplayFilter(), lambda _: True, now=NOW, dry_run=False) == 0
 
     async def test_a_replay_of_the_dead_brings_back_only_them(self, store: Store) -> None:
         events = await self.told_all(store)
@@ -101,7 +101,9 @@ class StoreSwitchboard:
     async def test_a_replay_leaves_out_what_the_sink_does_not_take(self, store: Store) -> None:
         events = await self.told_all(store)
         wanted = events[0].subject
-        count = await store.outbox.replay("shop", Again(), lambda told: told.subject == wanted, now=NOW, dry_run=False)
+        count = await store.outbox.replay(
+            "shop", ReplayFilter(), lambda told: told.subject == wanted, now=NOW, dry_run=False
+        )
         assert count == 3
         assert {each.task_id for each in await store.outbox.deliveries(limit=10)} == {wanted}
 

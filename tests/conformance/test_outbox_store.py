@@ -12,7 +12,7 @@ from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, h
 from tests.conformance.store_switchboard_suite import StoreSwitchboard
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
-from tracker.model.sinks import Again
+from tracker.model.sinks import ReplayFilter
 from tracker.storage.store import Store
 
 LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -37,7 +37,7 @@ class TestPostgres(StoreOutbox, StoreSwitchboard):
             lambda store: store.outbox.switch("shop", on=True, now=NOW, from_now=True),
             lambda store: store.outbox.remove("shop"),
             lambda store: store.outbox.give_up("shop", now=NOW, dry_run=False),
-            lambda store: store.outbox.replay("shop", Again(since=NOW), lambda _: True, now=NOW, dry_run=False),
+            lambda store: store.outbox.replay("shop", ReplayFilter(since=NOW), lambda _: True, now=NOW, dry_run=False),
         ],
         ids=["hurry", "switch", "remove", "give up", "replay"],
     )

@@ -24,7 +24,7 @@ from tests.scripted_sink import ScriptedSink
 from tracker.errors import StoreUnavailable
 from tracker.loops.membership import Rhythm
 from tracker.model.clock import SteeredClock
-from tracker.model.event import Told, attributes
+from tracker.model.event import PublishedEvent, attributes
 from tracker.model.servers import Part
 from tracker.model.task import Event, Status
 from tracker.storage.store import Store
@@ -42,7 +42,7 @@ class Consumer:
     known: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
 
-    def take(self, events: Sequence[Told]) -> "Consumer":
+    def take(self, events: Sequence[PublishedEvent]) -> "Consumer":
         for told in events:
             sequence = attributes(told, "x")["sequence"]
             if told.task is not None and sequence > self.known.get(told.subject, ""):
@@ -141,7 +141,9 @@ async def test_stream_of_a_restored_database_shows_only_its_events(relay: Place,
     feed.hint()
     assert await feed.beyond(lost.cursor, within=SOON)
 
-    found = [told for told in await feed.read(lost.cursor) if isinstance(told, Told) and told.task is not None]
+    found = [
+        told for told in await feed.read(lost.cursor) if isinstance(told, PublishedEvent) and told.task is not None
+    ]
     assert [told.task.status for told in found if told.task is not None] == [Status.FAILED]
     everything = [told.id for told in await store.outbox.events(after=0, limit=100)]
     assert lost.id not in everything

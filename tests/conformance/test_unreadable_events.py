@@ -15,7 +15,7 @@ from tests.scripted_sink import NO, ScriptedSink
 from tracker.api.events import pieces
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.model.event import UnreadableEvent
-from tracker.model.sinks import Again
+from tracker.model.sinks import ReplayFilter
 from tracker.model.task import Status
 from tracker.storage.store import Store
 
@@ -145,7 +145,7 @@ class UnreadableEvents:
             await teller.finish()
             assert [owed.cursor for owed in await here.owed()] == [5, 6]
             change(written, DAMAGES["no JSON"])
-            here.clock.now = NOW + here.pace.hurry
+            here.clock.now = NOW + here.timing.hurry
             teller = await here.teller(sink)
             await here.all_owed(teller)
             assert sink.of(TWO) == [2, 4]
@@ -187,7 +187,7 @@ class UnreadableEvents:
 
     async def test_once_it_can_be_read_it_can_be_told_again(self, written: str) -> None:
         sink = ScriptedSink()
-        again = Again(dead=True)
+        again = ReplayFilter(dead=True)
         async with begun(written, DAMAGES["no JSON"]) as here:
             teller = await here.teller(sink)
             await here.all_new(teller)

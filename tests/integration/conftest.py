@@ -11,7 +11,7 @@ import uvloop
 
 from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
-from tracker.delivery.timing import PACE
+from tracker.delivery.timing import RELAY_TIMING
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:
@@ -22,6 +22,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLo
 async def on(tmp_path: Path) -> AsyncIterator[Stage]:
     """Yield a stage to tell one sink on, step by step."""
     # What went well is written down where a test says so.
-    pace = replace(PACE, grace=timedelta(milliseconds=50), settle=timedelta(hours=1))
-    async with stage(sqlite_url(tmp_path), pace) as one:
+    timing = replace(RELAY_TIMING, grace=timedelta(milliseconds=50), settle=timedelta(hours=1))
+    async with stage(sqlite_url(tmp_path), timing) as one:
         yield one

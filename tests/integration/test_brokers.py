@@ -15,7 +15,7 @@ from tests.brokers.readers import Kept
 from tests.brokers.servers import rabbit_port
 from tracker.delivery.sinks.base import DELIVERED, Outcome, Sink
 from tracker.delivery.sinks.broker import DIALLING, HANGING_UP
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 # Of a sink that waits one second for confirmations.
 AT_MOST = DIALLING + 1 + 2 * HANGING_UP + 5
@@ -222,8 +222,8 @@ async def test_closing_while_it_sends_ends_soon_and_leaves_nothing_running(broke
 
 async def test_an_event_that_the_filter_does_not_take_has_no_lane(broker: BrokerCase) -> None:
     sink = broker.sink(behind="&type=succeeded")
-    assert sink.lane(an_event(1, 1)) is None
-    assert sink.lane(an_event(1, 3)) == sink.name == "told"
+    assert sink.endpoint(an_event(1, 1)) is None
+    assert sink.endpoint(an_event(1, 3)) == sink.name == "told"
 
 
 def ours(tasks: set["asyncio.Task[None]"]) -> list[str]:
@@ -231,7 +231,7 @@ def ours(tasks: set["asyncio.Task[None]"]) -> list[str]:
     return [str(task.get_coro()) for task in tasks if "Proxy" not in str(task.get_coro())]
 
 
-async def told_until_delivered(sink: Sink, wave: Sequence[Told]) -> int:
+async def told_until_delivered(sink: Sink, wave: Sequence[PublishedEvent]) -> int:
     """Send events as the relay does: retry failed ones until they are delivered. Return how often they failed."""
     failures = 0
     async with asyncio.timeout(60):

@@ -15,7 +15,7 @@ from tests.brokers.events import an_event
 from tests.brokers.servers import LOCALHOST
 from tests.events import an_alarm
 from tracker.delivery.sinks.base import DELIVERED
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 PAGES = Path(__file__).parents[2] / "docs" / "consuming"
 PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}
@@ -89,7 +89,7 @@ def environment(broker: BrokerCase) -> Mapping[str, str]:
     }
 
 
-def line_of(told: Told) -> str:
+def line_of(told: PublishedEvent) -> str:
     return f"{told.type} {told.subject} {told.sequence}\n"
 
 

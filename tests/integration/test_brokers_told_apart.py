@@ -16,7 +16,7 @@ from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.sinks.broker import BrokerSink, read
 from tracker.delivery.sinks.urls import check_sink, parse_sinks
 from tracker.errors import NotSent, SettingsError
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.targets import NOWHERE
 
 SECRET = "made-up%2Fsecret"
@@ -133,7 +133,7 @@ class Talkative:
     async def dial(self) -> None:
         raise ConnectionError(f"cannot reach\namqp://homing:{SPOKEN}@broker.example")
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         raise NotImplementedError
 
     async def hang_up(self) -> None:

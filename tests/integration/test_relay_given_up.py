@@ -6,7 +6,7 @@ from datetime import timedelta
 from tests.relay_stage import ONE, Stage
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.delivery.sinks.base import DELIVERED
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 
 async def test_the_later_events_of_a_task_stay_behind_one_that_is_given_up_while_it_is_sent(on: Stage) -> None:
@@ -21,14 +21,14 @@ async def test_the_later_events_of_a_task_stay_behind_one_that_is_given_up_while
     on.clock.advance(timedelta(hours=1))
     teller.hold(float("inf"))
 
-    def held(told: Told) -> asyncio.Event | None:
+    def held(told: PublishedEvent) -> asyncio.Event | None:
         if (told.subject, told.sequence) != (ONE, 2):
             return None
         leaves.set()
         return arrives
 
     sink.answer, sink.held = lambda _: DELIVERED, held
-    sending = asyncio.create_task(teller.tell_owed())
+    sending = asyncio.create_task(teller.deliver_pending())
     async with asyncio.timeout(10):
         await leaves.wait()
     assert await on.store.outbox.give_up("shop", now=on.clock(), task_id=ONE, dry_run=False)

@@ -12,24 +12,24 @@ from tests.databases import sqlite_url
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import NO, ScriptedSink, taken
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.timing import PACE
-from tracker.delivery.worker import Teller
-from tracker.model.event import Told
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.delivery.worker import SinkWorker
+from tracker.model.event import PublishedEvent
 
 BUSY = Outcome(delivered=False, error="503", retry_after=timedelta(hours=1))
 # Those whose receiver is another one.
 ASKS_FOR_TIME = frozenset(a_task(number).id for number in (1, 2))
 
 
-def where(told: Told) -> str:
+def where(told: PublishedEvent) -> str:
     return "asks for time" if told.subject in ASKS_FOR_TIME else "was down"
 
 
 @pytest.fixture
 async def on(tmp_path: Path) -> AsyncIterator[Stage]:
     # Pages that are shorter than what waits.
-    pace = replace(PACE, grace=timedelta(milliseconds=50), page=3)
-    async with stage(sqlite_url(tmp_path), pace) as one:
+    timing = replace(RELAY_TIMING, grace=timedelta(milliseconds=50), page=3)
+    async with stage(sqlite_url(tmp_path), timing) as one:
         yield one
 
 
@@ -53,7 +53,7 @@ async def test_one_that_is_up_again_hurries_nothing_of_one_that_asked_for_time(o
     assert await on.owed() == []
 
 
-async def minutes(on: Stage, teller: Teller, count: int) -> None:
+async def minutes(on: Stage, teller: SinkWorker, count: int) -> None:
     for _ in range(count):
         on.clock.advance(timedelta(minutes=1))
         teller.hold(float("inf"))

@@ -10,7 +10,7 @@ from tests.databases import sqlite_url
 from tests.relay_stage import stage
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 GONE = Outcome(delivered=False, error="410 Gone", gone=True)
 ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))
@@ -23,7 +23,7 @@ async def test_what_turned_a_sink_off_counts_more_than_what_went_wrong_or_well_b
 ) -> None:
     outcomes = {ONE: GONE, TWO: NO, THREE: DELIVERED}
 
-    def where(told: Told) -> str:
+    def where(told: PublishedEvent) -> str:
         return told.subject if lanes else "shop"
 
     sink = ScriptedSink(answer=lambda told: outcomes[told.subject], where=where)

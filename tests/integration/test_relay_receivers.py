@@ -11,7 +11,7 @@ from tests.builders import a_task
 from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 SECOND = timedelta(seconds=1)
 
@@ -19,7 +19,7 @@ SECOND = timedelta(seconds=1)
 ODD = frozenset(a_task(number).id for number in range(1, 61, 2))
 
 
-def even(told: Told) -> str:
+def even(told: PublishedEvent) -> str:
     """Name one of two receivers, by the task's number."""
     return "odd" if told.subject in ODD else "even"
 
@@ -104,7 +104,7 @@ async def test_many_receivers_that_never_answer_keep_no_other_out(on: Stage) -> 
     await on.happen(*range(2, 5 * sink.width), 1)
     await on.new(teller)
     assert sink.of(a_task(1).id) == [2, 3]
-    assert sink.flying <= sink.width
+    assert sink.in_flight <= sink.width
     never.set()
 
 
@@ -131,7 +131,7 @@ async def test_a_slow_receiver_lets_no_other_wait(on: Stage) -> None:
     assert sink.of(a_task(4).id) == [2, 3]
     on.clock.advance(5 * SECOND)
     await on.all_owed(teller)
-    assert sink.flying == 1, "what is on its way is not sent again, and nothing else where it is slow"
+    assert sink.in_flight == 1, "what is on its way is not sent again, and nothing else where it is slow"
     gate.set()
     for _ in range(10):
         await asyncio.sleep(0.01)
@@ -157,7 +157,7 @@ async def test_a_receiver_that_becomes_slow_gets_nothing_more_until_it_has_answe
         teller.hold(float("inf"))
         await on.all_owed(teller)
     assert len(sink.received) == 16
-    assert (sink.flying, sink.most) == (1, 2)
+    assert (sink.in_flight, sink.most) == (1, 2)
     gate.set()
 
     async def written() -> bool:
@@ -183,7 +183,7 @@ async def test_no_more_is_sent_at_once_than_the_sink_takes(on: Stage) -> None:
 
 
 async def test_a_sink_that_breaks_has_failed_and_its_words_are_kept_from_everybody(on: Stage) -> None:
-    def breaks(_: Told) -> Outcome:
+    def breaks(_: PublishedEvent) -> Outcome:
         raise RuntimeError("made-up-secret")
 
     sink = ScriptedSink(answer=breaks)
@@ -195,13 +195,13 @@ async def test_a_sink_that_breaks_has_failed_and_its_words_are_kept_from_everybo
 
 
 async def test_a_sink_that_never_answers_has_failed_in_time(on: Stage) -> None:
-    on.pace = replace(on.pace, send=timedelta(milliseconds=20))
+    on.timing = replace(on.timing, send=timedelta(milliseconds=20))
     sink = ScriptedSink(held=lambda _: asyncio.Event())
     await on.happen(1)
     teller = await on.teller(sink)
     await on.all_new(teller)
     (delivery,) = await on.owed()
-    assert (delivery.error, delivery.attempts, sink.flying) == ("no answer in time", 1, 0)
+    assert (delivery.error, delivery.attempts, sink.in_flight) == ("no answer in time", 1, 0)
 
 
 async def test_a_sink_that_tells_too_little_has_failed(on: Stage) -> None:
@@ -213,11 +213,11 @@ async def test_a_sink_that_tells_too_little_has_failed(on: Stage) -> None:
     await on.happen(1)
     await on.all_new(await on.teller(Silent()))
     (delivery,) = await on.owed()
-    assert delivery.error == "it told of 0 of 1 events what became of them"
+    assert delivery.error == "it returned outcomes for 0 of 1 events"
 
 
 async def test_an_event_that_a_sink_cannot_read_is_dead_and_holds_up_no_other(on: Stage) -> None:
-    def where(told: Told) -> str:
+    def where(told: PublishedEvent) -> str:
         if told.subject == ONE:
             raise KeyError("made-up-secret")
         return "shop"

@@ -16,18 +16,18 @@ from tests.postgres import Postgres
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.timing import PACE
+from tracker.delivery.timing import RELAY_TIMING
 from tracker.errors import StoreUnavailable
 from tracker.model.clock import utc_now
-from tracker.model.event import Told
-from tracker.model.sinks import Again, NewSink, Settled, SinkState
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import NewSink, ProgressUpdate, ReplayFilter, SinkState
 from tracker.model.task import Status
 from tracker.service.tracker import Tracker
 from tracker.storage.store import Store
 
 NOBODY = "http://127.0.0.1:9"
 BRISK = replace(
-    PACE,
+    RELAY_TIMING,
     lease=timedelta(seconds=1.5),
     renew=timedelta(seconds=0.3),
     look=timedelta(seconds=0.1),
@@ -69,11 +69,11 @@ async def place(url: str, folder: Path, store: Store | None = None) -> AsyncIter
 
 @asynccontextmanager
 async def relaying(
-    url: str, folder: Path, *sinks: ScriptedSink, store: Store | None = None, **pace: Any
+    url: str, folder: Path, *sinks: ScriptedSink, store: Store | None = None, **timing: Any
 ) -> AsyncIterator[Place]:
     async with place(url, folder, store) as tracker:
         named = [(NewSink(name=sink.name, address="x:", beginning=True), sink) for sink in sinks]
-        async with looping([relay_of(tracker, named, pace=replace(BRISK, **pace))]):
+        async with looping([relay_of(tracker, named, timing=replace(BRISK, **timing))]):
             yield Place(tracker=tracker, sinks=sinks)
 
 
@@ -143,10 +143,10 @@ async def test_the_end_waits_for_what_is_being_sent_and_nothing_is_repeated(url:
     async with relaying(url, tmp_path, sink, finish=timedelta(seconds=30)) as here:
         await here.happen(range(1, 21), versions=1)
 
-        async def flying() -> bool:
-            return sink.flying == 1
+        async def in_flight() -> bool:
+            return sink.in_flight == 1
 
-        await until(flying)
+        await until(in_flight)
         asyncio.get_running_loop().call_later(0.2, gate.set)
     assert len(sink.received) == len(sink.sent) == 1
     async with relaying(url, tmp_path, sink):
@@ -160,11 +160,11 @@ async def test_the_end_does_not_wait_for_ever_and_what_hung_comes_again(url: str
     async with relaying(url, tmp_path, sink) as here:
         await here.happen([1, 2])
 
-        async def flying() -> bool:
-            return sink.flying > 0
+        async def in_flight() -> bool:
+            return sink.in_flight > 0
 
-        await until(flying)
-    assert (sink.flying, sink.closed, sink.received) == (0, 1, [])
+        await until(in_flight)
+    assert (sink.in_flight, sink.closed, sink.received) == (0, 1, [])
     sink.held = lambda _: None
     async with relaying(url, tmp_path, sink):
         await got(sink, 6)
@@ -200,7 +200,7 @@ async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) 
             return (await here.state()).behind == 0
 
         await until(known)
-        outbox, again = here.tracker.store.outbox, Again(task_id=a_task(1).id)
+        outbox, again = here.tracker.store.outbox, ReplayFilter(task_id=a_task(1).id)
         assert await outbox.replay("shop", again, lambda _: True, now=utc_now(), dry_run=False) == 3
 
         async def repeated() -> bool:
@@ -213,7 +213,7 @@ async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) 
 async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url: str, tmp_path: Path) -> None:
     failing = {f"{a_task(number).id}-2" for number in range(1, 6)}
 
-    def answer(told: Told) -> Outcome:
+    def answer(told: PublishedEvent) -> Outcome:
         if told.id in failing:
             failing.discard(told.id)
             return NO
@@ -236,7 +236,7 @@ class AwayStore(Store):
         super().__init__(database_url)
         real = self.outbox.settle
 
-        async def settle(name: str, settled: Settled, **more: Any) -> bool:
+        async def settle(name: str, settled: ProgressUpdate, **more: Any) -> bool:
             if self.away:
                 raise StoreUnavailable("away")
             return await real(name, settled, **more)
@@ -270,7 +270,7 @@ class LateStore(Store):
         self.writing = asyncio.Event()
         self.looked = asyncio.Event()
 
-        async def late(name: str, settled: Settled, **more: Any) -> bool:
+        async def late(name: str, settled: ProgressUpdate, **more: Any) -> bool:
             if settled.failed:
                 self.writing.set()
                 await self.looked.wait()
@@ -331,10 +331,10 @@ async def test_who_wakes_up_after_its_lease_writes_nothing_and_the_order_is_kept
     async with relaying(url, tmp_path, sleeper, renew=timedelta(hours=1), finish=timedelta(seconds=30)) as here:
         await here.happen(range(1, 6))
 
-        async def flying() -> bool:
-            return sleeper.flying > 0
+        async def in_flight() -> bool:
+            return sleeper.in_flight > 0
 
-        await until(flying)
+        await until(in_flight)
         async with relaying(url, tmp_path, heir) as other:
             await got(heir, 15)
             await until(lambda: _known(other))
@@ -358,10 +358,10 @@ async def _known(here: Place) -> bool:
 async def test_processes_that_start_together_share_the_sinks(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
     names = [f"sink{number}" for number in range(12)]
-    pace = replace(BRISK, look=timedelta(seconds=1))
+    timing = replace(BRISK, look=timedelta(seconds=1))
     async with place(url, tmp_path) as here, place(url, tmp_path) as other:
         named = [(NewSink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
-        async with looping([relay_of(tracker, named, pace=pace) for tracker in (here, other)]):
+        async with looping([relay_of(tracker, named, timing=timing) for tracker in (here, other)]):
 
             async def all_held() -> bool:
                 states = await here.store.outbox.states()

@@ -12,14 +12,14 @@ from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.delivery import backoff
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.timing import PACE
-from tracker.delivery.worker import Teller
-from tracker.model.event import Told
-from tracker.model.sinks import Again, NewSink
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.delivery.worker import SinkWorker
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import NewSink, ReplayFilter
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-LEASE = PACE.lease
+LEASE = RELAY_TIMING.lease
 
 
 def poison(*subjects: str, outcome: Outcome = NO, sequence: int = 2) -> "Poison":
@@ -34,7 +34,7 @@ class Poison:
         self.outcome = outcome
         self.sequence = sequence
 
-    def __call__(self, told: Told) -> Outcome:
+    def __call__(self, told: PublishedEvent) -> Outcome:
         return self.outcome if told.subject in self.subjects and told.sequence == self.sequence else DELIVERED
 
 
@@ -130,7 +130,7 @@ async def test_the_receivers_own_wish_is_heard_within_bounds(on: Stage, asked: t
     assert delivery.next_at == NOW + given
 
 
-async def patience(on: Stage, teller: Teller, *, meanwhile: int | None) -> None:
+async def patience(on: Stage, teller: SinkWorker, *, meanwhile: int | None) -> None:
     """Let three days go by, in which a task has an event now and then."""
     end = on.clock() + backoff.PATIENCE + HOUR
     while on.clock() < end:
@@ -189,7 +189,7 @@ async def test_a_dead_one_that_is_told_again_keeps_its_sequence(on: Stage) -> No
     teller = await on.teller(sink)
     await on.all_new(teller)
     sink.answer = taken
-    assert await on.store.outbox.replay("shop", Again(dead=True), lambda _: True, now=NOW, dry_run=False) == 1
+    assert await on.store.outbox.replay("shop", ReplayFilter(dead=True), lambda _: True, now=NOW, dry_run=False) == 1
     await on.all_owed(teller)
     assert [told.sequence for told in sink.received] == [3, 2]
     assert await on.dead() == []
@@ -317,7 +317,7 @@ async def test_a_sink_that_wants_no_more_is_off_and_gets_the_rest_when_it_is_tur
 
 
 async def test_who_lost_the_sink_stops_at_once_and_writes_nothing(on: Stage) -> None:
-    on.pace = replace(on.pace, page=1)
+    on.timing = replace(on.timing, page=1)
     sink = ScriptedSink(answer=poison(ONE))
     await on.happen(1, 2, 3, 4)
     sleeper = await on.teller(sink)
@@ -373,12 +373,12 @@ async def test_failing_sink_is_logged_once_until_it_works(on: Stage, caplog: pyt
     await on.new(teller)
     for _ in range(8):
         on.clock.advance(HOUR)
-        await teller.tell_owed()
+        await teller.deliver_pending()
     assert said_of(caplog) == ["sink shop fails, and is tried again"]
 
     sink.answer = taken
     on.clock.advance(HOUR)
-    await teller.tell_owed()
+    await teller.deliver_pending()
     await on.happen(1)
     await on.new(teller)
 

@@ -18,9 +18,9 @@ from tests.builders import a_task, an_event, writing
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.timing import PACE
+from tracker.delivery.timing import RELAY_TIMING
 from tracker.model.clock import utc_now
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.sinks import NewSink
 from tracker.model.task import Status
 from tracker.service.tracker import Tracker
@@ -30,7 +30,7 @@ STORMS = int(os.environ.get("HOMING_STORMS", "5"))
 TASKS = range(1, 13)
 VERSIONS = range(2, 14)
 HASTY = replace(
-    PACE,
+    RELAY_TIMING,
     lease=timedelta(seconds=0.4),
     renew=timedelta(seconds=0.1),
     look=timedelta(seconds=0.02),
@@ -55,14 +55,14 @@ class Moody(ScriptedSink):
         self.calm = False
         self.badly = 0.2
 
-    def one_of(self, told: Told) -> str:
+    def one_of(self, told: PublishedEvent) -> str:
         return self.name if self.lanes == 1 else f"lane {SUBJECTS[told.subject] % self.lanes}"
 
-    def moody(self, told: Told) -> Outcome:
+    def moody(self, told: PublishedEvent) -> Outcome:
         del told
         return NO if not self.calm and self.dice.random() < self.badly else DELIVERED
 
-    async def _send(self, told: Told) -> Outcome:
+    async def _send(self, told: PublishedEvent) -> Outcome:
         if not self.calm:
             await asyncio.sleep(self.dice.choice([0, 0, 0.001, 0.005, 0.03]))
         return await super()._send(told)
@@ -97,7 +97,7 @@ async def test_each_task_is_told_in_order_and_nothing_is_lost(url: str, tmp_path
         named = [(NewSink(name=sink.name, address="x:", beginning=True), sink)]
 
         def relaying() -> asyncio.Task[None]:
-            relay = relay_of(tracker, named, pace=HASTY, chance=lambda: dice.random() / 20)
+            relay = relay_of(tracker, named, timing=HASTY, chance=lambda: dice.random() / 20)
             return asyncio.create_task(relay.run(asyncio.Event()))
 
         story = asyncio.create_task(happening(tracker, dice))

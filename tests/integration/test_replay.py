@@ -8,7 +8,7 @@ from tests.builders import NOW, an_event, writing
 from tests.integration.watched import a_number
 from tracker.app import create_tracker, sinks_of
 from tracker.errors import Conflict, InvalidRequest, NotFound
-from tracker.model.sinks import Again
+from tracker.model.sinks import ReplayFilter
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
@@ -34,40 +34,40 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
 
 async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_nothing(tracker: Tracker) -> None:
     board = tracker.switchboard
-    assert await board.replay("shop", Again(since=NOW), dry_run=True) == 2
-    assert await board.replay("lines", Again(since=NOW), dry_run=True) == 6
-    assert await board.replay("shop", Again(task_id=a_number(3).id), dry_run=True) == 0
+    assert await board.replay("shop", ReplayFilter(since=NOW), dry_run=True) == 2
+    assert await board.replay("lines", ReplayFilter(since=NOW), dry_run=True) == 6
+    assert await board.replay("shop", ReplayFilter(task_id=a_number(3).id), dry_run=True) == 0
     assert await board.deliveries(limit=10) == []
-    assert await board.replay("shop", Again(task_id=a_number(2).id), dry_run=False) == 1
+    assert await board.replay("shop", ReplayFilter(task_id=a_number(2).id), dry_run=False) == 1
     (owed,) = await board.deliveries(limit=10)
     assert (owed.sink, owed.event_id, owed.attempts) == ("shop", f"{a_number(2).id}-2", 0)
 
 
 async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Tracker) -> None:
-    assert await tracker.switchboard.replay("callbacks", Again(since=NOW), dry_run=True) == 0
+    assert await tracker.switchboard.replay("callbacks", ReplayFilter(since=NOW), dry_run=True) == 0
     asking = a_number(9, caller_callback_url="https://shop.example/back")
     event = an_event(asking, 2, "succeeded")
     await tracker.store.apply([writing(event.task, events=(event,))])
     await tracker.switchboard.resume("callbacks", from_now=True)
-    assert await tracker.switchboard.replay("callbacks", Again(task_id=asking.id), dry_run=True) == 1
+    assert await tracker.switchboard.replay("callbacks", ReplayFilter(task_id=asking.id), dry_run=True) == 1
 
 
 async def test_only_what_is_named_here_is_replayed_and_only_what_is_not_is_forgotten(
     tracker: Tracker, url: str
 ) -> None:
     with pytest.raises(Conflict, match="callbacks, lines, shop"):
-        await tracker.switchboard.replay("elsewhere", Again(dead=True), dry_run=True)
+        await tracker.switchboard.replay("elsewhere", ReplayFilter(dead=True), dry_run=True)
     with pytest.raises(Conflict, match="HOMING_SINKS"):
         await tracker.switchboard.forget("shop")
     other = create_tracker(settings(url, "stdout:#name=lines"), store=tracker.store)
     with pytest.raises(Conflict, match="no sink 'shop'"):
-        await other.switchboard.replay("shop", Again(dead=True), dry_run=True)
+        await other.switchboard.replay("shop", ReplayFilter(dead=True), dry_run=True)
     await other.switchboard.forget("shop")
     assert {state.name for state in await other.switchboard.sinks()} == {"callbacks", "lines"}
     with pytest.raises(NotFound):
         await other.switchboard.forget("shop")
     with pytest.raises(NotFound, match="nothing yet"):
-        await tracker.switchboard.replay("shop", Again(dead=True), dry_run=True)
+        await tracker.switchboard.replay("shop", ReplayFilter(dead=True), dry_run=True)
 
 
 async def test_a_paused_sink_is_off_until_it_is_resumed(tracker: Tracker) -> None:

@@ -17,7 +17,7 @@ from tracker.delivery.sinks.function import AsyncHook, Hook
 from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.errors import SettingsError
 from tracker.model.servers import Part
-from tracker.model.sinks import Again
+from tracker.model.sinks import ReplayFilter
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
@@ -124,10 +124,10 @@ async def test_an_operator_meets_it_like_any_other(tmp_path: Path) -> None:
         assert "ends" in switchboard.named
 
         async def written_down() -> bool:
-            return await switchboard.replay("ends", Again(), dry_run=True) == 1
+            return await switchboard.replay("ends", ReplayFilter(), dry_run=True) == 1
 
         await until(written_down)
-        await switchboard.replay("ends", Again(), dry_run=False)
+        await switchboard.replay("ends", ReplayFilter(), dry_run=False)
         await told(seen, 2)
     assert len(set(seen.ids)) == 1
 

@@ -26,7 +26,7 @@ from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.urls import SinkParts, create_sinks, parse_sinks
 from tracker.errors import StoreUnavailable
 from tracker.model.clock import utc_now
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.targets import NOWHERE, Allowed, read_allowed
 from tracker.model.task import Status
 from tracker.model.webhook_keys import webhook_key, written_key
@@ -70,7 +70,7 @@ async def opened(
             await sink.close()
 
 
-async def outcome(answer: Answer, told: Told | None = None) -> Outcome:
+async def outcome(answer: Answer, told: PublishedEvent | None = None) -> Outcome:
     """Return what becomes of one event at a receiver that answers so."""
     async with WebReceiver(answer=answer) as receiver, opened(f"{receiver.url}#name=shop") as sinks:
         (found,) = await sinks["shop"].send([told or an_event(a_success())])
@@ -92,7 +92,9 @@ def signatures(request: Request) -> list[str]:
 
 
 @pytest.mark.parametrize("told", [an_event(a_success(tags=("paid", "ü"))), an_alarm()], ids=["task", "alarm"])
-async def test_a_webhook_is_verified_by_the_public_library_and_its_event_read_by_the_public_sdk(told: Told) -> None:
+async def test_a_webhook_is_verified_by_the_public_library_and_its_event_read_by_the_public_sdk(
+    told: PublishedEvent,
+) -> None:
     async with WebReceiver() as receiver, opened(f"{receiver.url}#name=shop") as sinks:
         assert await sinks["shop"].send([told]) == [DELIVERED]
         (request,) = receiver.got
@@ -255,18 +257,18 @@ async def test_without_its_secret_nothing_is_sent_unsigned() -> None:
 # ---- callbacks
 
 
-async def called_back(told: Told, status: int = 204) -> tuple[Outcome, Request]:
+async def called_back(told: PublishedEvent, status: int = 204) -> tuple[Outcome, Request]:
     async with WebReceiver(answer=answering(status)) as receiver, opened("") as sinks:
         assert told.task is not None
         task = told.task
-        moved = Told(
+        moved = PublishedEvent(
             cursor=told.cursor,
             type=told.type,
             sequence=told.sequence,
             at=told.at,
             task=a_task(**{**vars(task), "caller_callback_url": receiver.url}),
         )
-        assert sinks["callbacks"].lane(moved) == f"http://127.0.0.1:{receiver.port}"
+        assert sinks["callbacks"].endpoint(moved) == f"http://127.0.0.1:{receiver.port}"
         (found,) = await sinks["callbacks"].send([moved])
         return found, receiver.got[0]
 
@@ -342,11 +344,11 @@ async def test_a_callback_that_turns_out_to_point_inward_is_hopeless() -> None:
 
 async def test_who_is_called_back_about_what() -> None:
     async with opened("") as sinks:
-        lane = sinks["callbacks"].lane
+        endpoint = sinks["callbacks"].endpoint
         url = "https://user:made-up-secret@client.example.com/done"
         for name in (None, "updated", "corrected"):
-            assert lane(an_event(a_success(caller_callback_url=url), name)) == "https://client.example.com:443"
-        assert lane(an_event(a_success())) is None
-        assert lane(an_event(a_success(caller_callback_url=url, provider="another"))) is None
-        assert lane(an_event(a_task(status=Status.PROCESSING, caller_callback_url=url), "updated")) is None
-        assert lane(an_alarm()) is None
+            assert endpoint(an_event(a_success(caller_callback_url=url), name)) == "https://client.example.com:443"
+        assert endpoint(an_event(a_success())) is None
+        assert endpoint(an_event(a_success(caller_callback_url=url, provider="another"))) is None
+        assert endpoint(an_event(a_task(status=Status.PROCESSING, caller_callback_url=url), "updated")) is None
+        assert endpoint(an_alarm()) is None

@@ -16,7 +16,7 @@ from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.webhook import Webhook
 from tracker.model.clock import utc_now
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.targets import read_allowed
 from tracker.transport import Poster
 
@@ -74,7 +74,7 @@ def webhook(port: int, secret: str) -> Webhook:
     )
 
 
-def told(number: int, version: int) -> Told:
+def told(number: int, version: int) -> PublishedEvent:
     return an_event(a_task(number, version=version), cursor=version)
 
 

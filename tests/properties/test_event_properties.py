@@ -19,7 +19,7 @@ from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
 from tracker.api import rendering
 from tracker.api.schemas import TaskShown
 from tracker.delivery.sinks.signing import signature_headers
-from tracker.model.event import STRUCTURED_TYPE, TASK_TYPES, Told, as_dict, structured
+from tracker.model.event import STRUCTURED_TYPE, TASK_TYPES, PublishedEvent, as_dict, structured
 from tracker.model.task import Status, Task, Trust
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import legacy_callback
@@ -78,7 +78,7 @@ def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
 
 @given(tasks(), st.sampled_from(TASK_TYPES))
 def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task, kind: str) -> None:
-    event = Told(cursor=1, type=kind, sequence=task.version, at=NOW, task=task)
+    event = PublishedEvent(cursor=1, type=kind, sequence=task.version, at=NOW, task=task)
     written = json.loads(structured(event, "urn:homing"))
     others = [name for name in TASK_TYPES if name != kind][:1]
     assert is_of(messages("stream")[kind], {}, written)
@@ -92,7 +92,7 @@ def test_a_function_is_given_what_the_document_would_be_read_as(task: Task) -> N
 
 
 @pytest.mark.parametrize("event", every_event(), ids=lambda event: event.type)
-def test_event_id_of_any_type_is_a_valid_webhook_id(event: Told) -> None:
+def test_event_id_of_any_type_is_a_valid_webhook_id(event: PublishedEvent) -> None:
     headers = signature_headers([b"k" * 32], webhook_id=event.id, at=NOW, body=event.body)
     delivered = [(name.encode(), value.encode()) for name, value in headers.items()]
 

@@ -23,9 +23,9 @@ from tests.examples import examples
 from tests.relay_stage import Stage, stage
 from tests.scripted_sink import ScriptedSink
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.timing import PACE
-from tracker.delivery.worker import Teller
-from tracker.model.event import Told
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.delivery.worker import SinkWorker
+from tracker.model.event import PublishedEvent
 
 TASKS = 6
 HOPELESS = Outcome(delivered=False, error="never", hopeless=True)
@@ -45,29 +45,31 @@ class World(RuleBasedStateMachine):
         self.open = AsyncExitStack()
         self.down: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
-        self.happened: list[Told] = []
+        self.happened: list[PublishedEvent] = []
         self.lives = 0
-        self.sleepers: list[Teller] = []
-        self.sink = ScriptedSink(width=4, where=self.lane, answer=self.answer)
+        self.sleepers: list[SinkWorker] = []
+        self.sink = ScriptedSink(width=4, where=self.endpoint, answer=self.answer)
         self.runner.run(self.start())
 
     async def start(self) -> None:
-        pace = replace(PACE, page=7, hurry=timedelta(), settle=timedelta(hours=1), grace=timedelta(seconds=20))
-        self.stage: Stage = await self.open.enter_async_context(stage(sqlite_url(Path(self.folder.name)), pace))
+        timing = replace(
+            RELAY_TIMING, page=7, hurry=timedelta(), settle=timedelta(hours=1), grace=timedelta(seconds=20)
+        )
+        self.stage: Stage = await self.open.enter_async_context(stage(sqlite_url(Path(self.folder.name)), timing))
         self.teller = await self.claimed()
 
-    async def claimed(self) -> Teller:
+    async def claimed(self) -> SinkWorker:
         self.lives += 1
         teller = await self.stage.teller(self.sink, f"life {self.lives}")
         teller.hold(float("inf"))
         return teller
 
-    def lane(self, told: Told) -> str | None:
+    def endpoint(self, told: PublishedEvent) -> str | None:
         del told
         return self.sink.name
 
-    def answer(self, told: Told) -> Outcome:
-        if self.lane(told) in self.down:
+    def answer(self, told: PublishedEvent) -> Outcome:
+        if self.endpoint(told) in self.down:
             return DOWN
         return self.outcomes.get(told.id, DELIVERED)
 
@@ -107,7 +109,7 @@ class World(RuleBasedStateMachine):
 
     async def owed(self) -> None:
         await self.teller.hurry()
-        await self.teller.tell_owed()
+        await self.teller.deliver_pending()
 
     @rule()
     def it_is_written_down(self) -> None:
@@ -119,7 +121,7 @@ class World(RuleBasedStateMachine):
 
     async def die(self) -> None:
         """Be forgotten in the middle of whatever it was, and be followed by another."""
-        self.stage.clock.advance(PACE.lease)
+        self.stage.clock.advance(RELAY_TIMING.lease)
         self.teller = await self.claimed()
 
     @rule()
@@ -136,9 +138,9 @@ class World(RuleBasedStateMachine):
         self.runner.run(self.wake(sleeper, owed=owed))
         assert self.runner.run(self.stage.state()) == before
 
-    async def wake(self, sleeper: Teller, *, owed: bool) -> None:
+    async def wake(self, sleeper: SinkWorker, *, owed: bool) -> None:
         if owed:
-            await sleeper.tell_owed()
+            await sleeper.deliver_pending()
         else:
             await self.stage.new(sleeper)
         await sleeper.finish()
@@ -190,15 +192,15 @@ class World(RuleBasedStateMachine):
         assert received | dead == {told.id for told in self.happened}
 
 
-class Lanes(World):
+class Circuits(World):
     """One sink with two receivers."""
 
-    def lane(self, told: Told) -> str | None:
+    def endpoint(self, told: PublishedEvent) -> str | None:
         return "odd" if told.subject in ODD else "even"
 
 
 World.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)
-Lanes.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)
+Circuits.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)
 # Passing takes seconds; making a failure small takes minutes, and is worth them.
 TestOneReceiver = pytest.mark.timeout(900)(World.TestCase)
-TestTwoReceivers = pytest.mark.timeout(900)(Lanes.TestCase)
+TestTwoReceivers = pytest.mark.timeout(900)(Circuits.TestCase)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from tests.keys import LOCAL_HEADERS
 from tests.unit.sinks_stand_in import SinksStandIn
 from tracker.errors import Conflict, HomingError, InvalidRequest, NotFound
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.facts import asset_to_json
 from tracker.model.records import (
     AccountState,
@@ -203,7 +203,7 @@ class StandIn:
     left: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
-    told: list[Told] = field(default_factory=list)
+    told: list[PublishedEvent] = field(default_factory=list)
     switchboard: SinksStandIn = field(default_factory=SinksStandIn)
     audit: AuditStandIn = field(default_factory=AuditStandIn)
     watch: AccountsStandIn = field(default_factory=AccountsStandIn)
@@ -214,7 +214,7 @@ class StandIn:
     def __post_init__(self) -> None:
         self.feed = Feed(self)
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Told]:
+    async def events(self, *, after: int, limit: int) -> Sequence[PublishedEvent]:
         return [told for told in self.told if told.cursor > after][:limit]
 
     async def latest(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tracker.errors import Conflict, NotFound
-from tracker.model.sinks import Again, Delivery, SinkState
+from tracker.model.sinks import Delivery, ReplayFilter, SinkState
 
 THEN = datetime(2026, 11, 23, 11, 59, tzinfo=UTC)
 SHOP = SinkState(
@@ -87,7 +87,7 @@ class SinksStandIn:
         self.done.append(("deliveries", sink, task_id, dead, after))
         return [one for one in self.owed if after is None or (one.cursor, one.sink) > after][:limit]
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = "") -> int:
+    async def replay(self, name: str, again: ReplayFilter, *, dry_run: bool, by: str = "") -> int:
         self._fail()
         self.by.append(by)
         if name not in self.named:

@@ -17,7 +17,7 @@ from tests.unit.api_stand_in import ALARM, NOW, StandIn, a_task, asking
 from tracker.api import Access, create_api
 from tracker.api.events import PIECE, frame, pieces
 from tracker.errors import NotFound
-from tracker.model.event import Told, structured
+from tracker.model.event import PublishedEvent, structured
 from tracker.model.keys import NamedKey
 from tracker.service.feed import Feed
 
@@ -27,12 +27,12 @@ PAGE = {"accept": "application/json"}
 SOURCE = "urn:homing"
 
 
-def told(cursor: int, client: str | None = "studio", sequence: int = 1) -> Told:
+def told(cursor: int, client: str | None = "studio", sequence: int = 1) -> PublishedEvent:
     """Make an event of a client's task, or an alarm."""
     if client is None:
-        return Told(cursor=cursor, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
+        return PublishedEvent(cursor=cursor, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
     task = replace(a_task(cursor, client=client), version=sequence)
-    return Told(cursor=cursor, type="homing.task.processing", sequence=sequence, at=NOW, task=task)
+    return PublishedEvent(cursor=cursor, type="homing.task.processing", sequence=sequence, at=NOW, task=task)
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ async def test_a_connection_reads_no_further_than_its_client() -> None:
     looks: list[int] = []
 
     class Counted(StandIn):
-        async def events(self, *, after: int, limit: int) -> list[Told]:
+        async def events(self, *, after: int, limit: int) -> list[PublishedEvent]:
             looks.append(after)
             return list(await tracker.events(after=after, limit=limit))
 

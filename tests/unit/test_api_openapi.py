@@ -19,7 +19,7 @@ from tracker.api.http.body import JSON
 from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import Place, PlaceIndex
 from tracker.errors import StoreUnavailable
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.providers.kling import Kling
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
@@ -80,8 +80,8 @@ def check(instance: object, schema: dict[str, Any]) -> None:
 
 def a_tracker(path: str = "") -> StandIn:
     task = a_success(external_id="mine-1", tags=("spring",), kind=KIND_OF.get(path, OMNI))
-    told = Told(cursor=1, type="homing.task.succeeded", sequence=1, at=NOW, task=task)
-    alarm = Told(cursor=2, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
+    told = PublishedEvent(cursor=1, type="homing.task.succeeded", sequence=1, at=NOW, task=task)
+    alarm = PublishedEvent(cursor=2, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
     return StandIn(tasks=[task], entries=[an_entry()], told=[told, alarm])
 
 

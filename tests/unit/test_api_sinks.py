@@ -10,7 +10,7 @@ from tests.unit.api_stand_in import NOW, StandIn, a_task, asking
 from tests.unit.sinks_stand_in import OWED, SHOP
 from tracker.api import Access, create_api
 from tracker.model.keys import NamedKey
-from tracker.model.sinks import Again
+from tracker.model.sinks import ReplayFilter
 
 KEYED = Access(api_keys=(NamedKey(name="studio", key="made-up-studio-key"),))
 TASK = a_task(external_id="mine-1")
@@ -95,8 +95,8 @@ async def test_each_wish_reaches_the_switchboard_as_it_was_meant() -> None:
         ("resume", "shop", True),
         ("forget", "shop"),
         ("secrets", "shop", "studio"),
-        ("replay", "shop", Again(task_id=TASK.id, since=NOW), True),
-        ("replay", "shop", Again(dead=True), False),
+        ("replay", "shop", ReplayFilter(task_id=TASK.id, since=NOW), True),
+        ("replay", "shop", ReplayFilter(dead=True), False),
         ("give up", None, TASK.id, "hm1-2", True),
         ("give up", "shop", None, None, False),
     ]

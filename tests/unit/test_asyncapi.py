@@ -21,7 +21,7 @@ from tracker.delivery.sinks.kafka import TOPIC
 from tracker.delivery.sinks.rabbitmq import EXCHANGE
 from tracker.delivery.sinks.redis_streams import STREAM
 from tracker.delivery.sinks.urls import SCHEMES
-from tracker.model.event import TYPES, Told, attributes, structured
+from tracker.model.event import TYPES, PublishedEvent, attributes, structured
 from tracker.model.task import Status
 from tracker.providers.kling_gateway import legacy_callback
 
@@ -80,13 +80,13 @@ def test_the_names_at_the_brokers_are_those_that_the_sinks_use() -> None:
 
 @pytest.mark.parametrize("channel", STRUCTURED)
 @pytest.mark.parametrize("told", EVENTS, ids=[told.type for told in EVENTS])
-def test_an_event_is_the_message_of_its_type_and_of_no_other(channel: str, told: Told) -> None:
+def test_an_event_is_the_message_of_its_type_and_of_no_other(channel: str, told: PublishedEvent) -> None:
     event = json.loads(structured(told, "urn:homing"))
     assert types_of(channel, SIGNED, event) == [told.type]
 
 
 @pytest.mark.parametrize("told", [EVENTS[0], EVENTS[-1]], ids=["a task", "an alarm"])
-def test_nothing_is_told_that_is_not_documented(told: Told) -> None:
+def test_nothing_is_told_that_is_not_documented(told: PublishedEvent) -> None:
     assert [*attributes(told, "urn:homing")] == [*ATTRIBUTES]
     schemas = DOCUMENT["components"]["schemas"]
     assert set(json.loads(told.body)) == set(schemas["AlarmTold" if told.task is None else "TaskShown"]["properties"])

@@ -14,7 +14,7 @@ from tests.events import a_success, an_alarm, an_event
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.delivery.sinks.filters import read_filter
 from tracker.delivery.sinks.function import AsyncHook, Function, Hook
-from tracker.model.event import Told, structured
+from tracker.model.event import PublishedEvent, structured
 
 SHORT = timedelta(seconds=0.2)
 SOURCE = "urn:homing"
@@ -47,7 +47,7 @@ class Called(Seen):
 
 
 @pytest.mark.parametrize("told", [WAVE[0], an_alarm()], ids=["task", "alarm"])
-async def test_it_is_called_with_the_event_as_plain_json_values(told: Told) -> None:
+async def test_it_is_called_with_the_event_as_plain_json_values(told: PublishedEvent) -> None:
     seen = Seen()
     assert await sink(seen.plain).send([told]) == [DELIVERED]
     assert await sink(seen.on_the_loop).send([told]) == [DELIVERED]
@@ -158,8 +158,8 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 async def test_it_is_asked_only_about_what_it_takes() -> None:
     picky = sink(print, takes=read_filter({"type": ["failed"]}))
-    assert picky.lane(WAVE[0]) is None
-    assert sink(print).lane(WAVE[0]) == "hook"
+    assert picky.endpoint(WAVE[0]) is None
+    assert sink(print).endpoint(WAVE[0]) == "hook"
 
 
 def test_a_thread_that_hangs_does_not_keep_the_process() -> None:

@@ -92,7 +92,7 @@ async def test_what_cannot_be_written_at_all_is_said(pipe: tuple[int, int]) -> N
 
 def test_it_is_asked_only_about_what_it_takes() -> None:
     sink = Lines(name="alarms", source=SOURCE, takes=read_filter({"type": ["homing.alarm.*"]}))
-    assert [sink.lane(told) for told in WAVE] == [None, None, "alarms"]
+    assert [sink.endpoint(told) for told in WAVE] == [None, None, "alarms"]
 
 
 @pytest.mark.parametrize("source", ["body", "data", "task"])

@@ -22,7 +22,7 @@ from tracker.api.http.schemas import Nothing
 from tracker.api.sink_schemas import EventQuery, EventsShown
 from tracker.delivery.sinks.filters import read_filter
 from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
-from tracker.model.event import JSON_TYPE, Told, structured
+from tracker.model.event import JSON_TYPE, PublishedEvent, structured
 from tracker.service.feed import LOOK, Feed
 
 GROUP: Final = "events"
@@ -38,7 +38,7 @@ PAGE: Final = 100
 LOOKS: Final = 50
 NONE: Final = timedelta()
 
-Takes = Callable[[Told], bool]
+Takes = Callable[[PublishedEvent], bool]
 Asked = Ask[EventQuery, Nothing]
 
 
@@ -141,7 +141,7 @@ async def pieces(
         if not await feed.reaches(cursor):
             return  # slower than events are deleted: it comes back, and is told so
         cursor = page[-1].cursor if page else cursor
-        found = [event for event in page if isinstance(event, Told) and takes(event)]
+        found = [event for event in page if isinstance(event, PublishedEvent) and takes(event)]
         if found:
             known = found[-1].cursor
             yield b"".join(frame(told, source) for told in found)
@@ -155,7 +155,7 @@ async def pieces(
         due = now() + heartbeat.total_seconds()
 
 
-def frame(told: Told, source: str) -> bytes:
+def frame(told: PublishedEvent, source: str) -> bytes:
     """Write one event of a stream."""
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (told.cursor, told.type.encode(), structured(told, source))
 
@@ -168,18 +168,18 @@ async def _page(ask: Asked, takes: Takes, *, after: int, newest: int) -> Respons
     )
 
 
-async def _look(ask: Asked, takes: Takes, *, after: int, newest: int) -> tuple[list[Told], int, bool]:
+async def _look(ask: Asked, takes: Takes, *, after: int, newest: int) -> tuple[list[PublishedEvent], int, bool]:
     """Return the events of a page, the cursor behind it, and whether there may be more."""
     feed, now = ask.tracker.feed, asyncio.get_running_loop().time
     end = now() + (ask.query.wait or 0)
-    found: list[Told] = []
+    found: list[PublishedEvent] = []
     for _ in range(LOOKS):
         page = await feed.read(after, limit=PIECE)
         if not await feed.reaches(after):
             raise _gone(after)
         for event in page:
             after = event.cursor
-            if isinstance(event, Told) and takes(event):
+            if isinstance(event, PublishedEvent) and takes(event):
                 found.append(event)
             if len(found) == (ask.query.limit or PAGE):
                 return found, after, True

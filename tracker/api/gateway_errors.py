@@ -39,7 +39,7 @@ SUPPORTED: Final = (
 )
 
 
-class Told(NamedTuple):
+class EnvelopeCode(NamedTuple):
     """The HTTP status and the provider's code of an error."""
 
     status: int
@@ -47,32 +47,32 @@ class Told(NamedTuple):
 
 
 # The nearest type along an error's own line of ancestors decides.
-CODES: Final[dict[type[HomingError], Told]] = {
-    HomingError: Told(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
-    OurError: Told(HTTPStatus.SERVICE_UNAVAILABLE, 5001),
-    SettingsError: Told(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
-    KeyMissing: Told(HTTPStatus.UNAUTHORIZED, 1001),
-    NotAuthenticated: Told(HTTPStatus.UNAUTHORIZED, 1002),
-    KeyTooEarly: Told(HTTPStatus.UNAUTHORIZED, 1003),
-    KeyExpired: Told(HTTPStatus.UNAUTHORIZED, 1004),
-    Forbidden: Told(HTTPStatus.FORBIDDEN, 1103),
-    WrongHost: Told(HTTPStatus.MISDIRECTED_REQUEST, 1103),
+CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
+    HomingError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
+    OurError: EnvelopeCode(HTTPStatus.SERVICE_UNAVAILABLE, 5001),
+    SettingsError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
+    KeyMissing: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1001),
+    NotAuthenticated: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1002),
+    KeyTooEarly: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1003),
+    KeyExpired: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1004),
+    Forbidden: EnvelopeCode(HTTPStatus.FORBIDDEN, 1103),
+    WrongHost: EnvelopeCode(HTTPStatus.MISDIRECTED_REQUEST, 1103),
     # A body as a whole is 1200, a field or an id of it 1201; so are a task that is not there and an id that is taken.
-    Unreadable: Told(HTTPStatus.BAD_REQUEST, 1200),
-    Truncated: Told(HTTPStatus.BAD_REQUEST, 1200),
-    TooSlow: Told(HTTPStatus.REQUEST_TIMEOUT, 1200),
-    TooLarge: Told(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 1200),
-    WrongMediaType: Told(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 1200),
-    InvalidRequest: Told(HTTPStatus.BAD_REQUEST, 1201),
-    NotFound: Told(HTTPStatus.BAD_REQUEST, 1201),
-    Conflict: Told(HTTPStatus.BAD_REQUEST, 1201),
-    NotAllowed: Told(HTTPStatus.NOT_FOUND, 1202),
-    NothingHere: Told(HTTPStatus.NOT_FOUND, 1203),
-    TooMany: Told(HTTPStatus.TOO_MANY_REQUESTS, 1302),
+    Unreadable: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1200),
+    Truncated: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1200),
+    TooSlow: EnvelopeCode(HTTPStatus.REQUEST_TIMEOUT, 1200),
+    TooLarge: EnvelopeCode(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 1200),
+    WrongMediaType: EnvelopeCode(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 1200),
+    InvalidRequest: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1201),
+    NotFound: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1201),
+    Conflict: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1201),
+    NotAllowed: EnvelopeCode(HTTPStatus.NOT_FOUND, 1202),
+    NothingHere: EnvelopeCode(HTTPStatus.NOT_FOUND, 1203),
+    TooMany: EnvelopeCode(HTTPStatus.TOO_MANY_REQUESTS, 1302),
 }
 
 
-def told(error: type[HomingError]) -> Told:
+def told(error: type[HomingError]) -> EnvelopeCode:
     """Return status and code of an error type."""
     return next((CODES[ancestor] for ancestor in error.__mro__ if ancestor in CODES), CODES[HomingError])
 

@@ -13,7 +13,7 @@ from tracker.api.operations import all_seeing
 from tracker.api.schemas import LARGEST
 from tracker.api.sink_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
 from tracker.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from tracker.model.sinks import Again, Delivery, SinkState
+from tracker.model.sinks import Delivery, ReplayFilter, SinkState
 from tracker.model.untrusted import identifier
 
 GROUP: Final = "sinks"
@@ -68,7 +68,7 @@ async def _deliveries(ask: Ask[DeliveryQuery, Nothing]) -> Response:
 async def _replay(ask: Ask[Nothing, ReplayBody]) -> Response:
     all_seeing(ask)
     body = ask.body
-    again = Again(task_id=await _task_id(ask, body.task), since=body.since, until=body.until, dead=body.dead)
+    again = ReplayFilter(task_id=await _task_id(ask, body.task), since=body.since, until=body.until, dead=body.dead)
     count = await ask.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run, by=ask.caller.name)
     return shown(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 

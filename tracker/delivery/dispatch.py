@@ -1,7 +1,8 @@
-"""Sending the events of one round: in waves in which no task comes twice, each lane by itself."""
+"""Sends the events of one round: each endpoint by itself, in waves that hold each task at most once."""
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -9,48 +10,48 @@ from datetime import datetime
 from typing import Final
 
 from tracker.delivery import backoff
-from tracker.delivery.circuit import Lanes, Turn
-from tracker.delivery.progress import Ledger
+from tracker.delivery.circuit import Circuits, Turn
+from tracker.delivery.progress import Progress
 from tracker.delivery.sinks.base import Outcome, Sink
-from tracker.delivery.timing import Pace
-from tracker.model.event import Told
+from tracker.delivery.timing import RelayTiming
+from tracker.model.event import Found, PublishedEvent, UnreadableEvent
 from tracker.model.sinks import Failure
-from tracker.storage.sink_progress import Owed
+from tracker.storage.sink_progress import PendingDelivery
 
 log: Final = logging.getLogger("homing.relay")
 
 
 @dataclass(slots=True, kw_only=True)
 class Round:
-    """What one loop sends now.
+    """The events that one queue sends now.
 
-    ``behind`` are tasks that have a delivery waiting, and until when. ``sending`` is what is on its way in a lane that
-    may be left behind; once the round is ``over``, its outcome goes into accounts of its own.
+    ``behind`` maps tasks with a pending delivery to when that is due. ``sending`` holds the events in flight at
+    endpoints that the round need not wait for; once the round is ``over``, their outcomes are recorded separately.
     """
 
     turn: Turn
-    ledger: Ledger
-    owed: Mapping[int, Owed] = field(default_factory=dict)
+    progress: Progress
+    pending: Mapping[int, PendingDelivery] = field(default_factory=dict)
     behind: dict[str, datetime] = field(default_factory=dict)
     sending: set[int] = field(default_factory=set)
     over: bool = False
 
-    def attempts(self, told: Told) -> int:
-        owed = self.owed.get(told.cursor)
-        return 0 if owed is None else owed.attempts
+    def attempts(self, event: PublishedEvent) -> int:
+        delivery = self.pending.get(event.cursor)
+        return 0 if delivery is None else delivery.attempts
 
-    def put_aside(self, told: Told, until: datetime) -> None:
-        """Leave an event to later, and those of its task that come after it too."""
-        self.ledger.put_aside(told, until=until, attempts=self.attempts(told))
-        if told.task is not None:
-            self.behind[told.task.id] = until
+    def put_aside(self, event: PublishedEvent, until: datetime) -> None:
+        """Make an event a pending delivery, and with it the later events of its task."""
+        self.progress.put_aside(event, until=until, attempts=self.attempts(event))
+        if event.task is not None:
+            self.behind[event.task.id] = until
 
 
-class Sending:
-    """Sends to one sink, and keeps what is known of it.
+class Dispatcher:
+    """Sends to one sink, and knows the state of its endpoints.
 
-    ``may`` says whether something may still be sent, ``write`` writes accounts down, ``chance`` gives numbers in
-    [0, 1). ``failures`` counts those since the last success.
+    ``may`` returns whether this process may still send, ``write`` records progress, ``chance`` returns numbers in
+    [0, 1). ``failures`` counts the failures since the last success.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class Sending:
         sink: Sink,
         *,
         may: Callable[[], bool],
-        write: Callable[[Ledger], Awaitable[None]],
+        write: Callable[[Progress], Awaitable[None]],
         time: Callable[[], float],
         clock: Callable[[], datetime],
         chance: Callable[[], float],
-        pace: Pace,
+        timing: RelayTiming,
     ) -> None:
         self._sink = sink
         self._may = may
@@ -70,22 +71,22 @@ class Sending:
         self._time = time
         self._clock = clock
         self._chance = chance
-        self._pace = pace
-        self.lanes = Lanes(chance)
-        # What was left behind by its round, and its events, until that is written down.
+        self._timing = timing
+        self.circuits = Circuits(chance)
+        # Calls that outlived their round, and the events in them until their outcome is recorded.
         self.late: set[asyncio.Task[None]] = set()
-        self.flying: set[int] = set()
+        self.in_flight: set[int] = set()
         self.failures = 0
         self.delivered_at: datetime | None = None
-        # Lanes that were closed and took something, until what waits for them is made due.
-        self.opened: set[str] = set()
-        # Why the receiver wants no more, once it does not.
+        # Endpoints that work again, until their pending deliveries are made due.
+        self.recovered: set[str] = set()
+        # Why the receiver wants no more events, once that is known.
         self.gone = ""
 
-    async def send(self, now: Round, groups: Mapping[str, Sequence[Told]]) -> None:
-        """Send events, in their order, to the lanes that they are grouped by.
+    async def send(self, now: Round, groups: Mapping[str, Sequence[PublishedEvent]]) -> None:
+        """Send events in order to the endpoints that they are grouped by.
 
-        What cannot be sent is put aside; only where the lane is the sink as a whole, it stays open.
+        What cannot be sent becomes a pending delivery. If the endpoint is the whole sink, it stays behind the cursor.
         """
         if not groups:
             return
@@ -94,39 +95,42 @@ class Sending:
         else:
             await self._side_by_side(now, groups)
 
-    async def _side_by_side(self, now: Round, groups: Mapping[str, Sequence[Told]]) -> None:
-        """Return each lane its share of the width, and leave behind those that take too long."""
+    async def _side_by_side(self, now: Round, groups: Mapping[str, Sequence[PublishedEvent]]) -> None:
+        """Share the width among the endpoints, and do not wait for those that take too long."""
         width = self._sink.width
         while len(self.late) >= width:
             await asyncio.wait(self.late, return_when=asyncio.FIRST_COMPLETED)
         share = max(width // len(groups), 1)
         room = width // share
-        # Where there are more, those who have yet to show that they answer share half of it: many who never do keep
-        # nobody else out.
+        # If there are more, endpoints that have not answered yet share half of it, so that many silent ones
+        # cannot keep the others out.
         few = room if len(groups) + len(self.late) <= room else max(room // 2 - len(self.late), 1)
         turns = (asyncio.Semaphore(few), asyncio.Semaphore(room))
-        running = {lane: asyncio.create_task(self._slotted(turns, now, lane, groups[lane], share)) for lane in groups}
+        running = {
+            endpoint: asyncio.create_task(self._slotted(turns, now, endpoint, groups[endpoint], share))
+            for endpoint in groups
+        }
         try:
-            await asyncio.wait(running.values(), timeout=self._pace.grace.total_seconds())
+            await asyncio.wait(running.values(), timeout=self._timing.grace.total_seconds())
         except asyncio.CancelledError:
             await _cancelled(running.values())
             raise
-        done = {lane: task for lane, task in running.items() if task.done()}
-        for lane, task in running.items() - done.items():
+        done = {endpoint: task for endpoint, task in running.items() if task.done()}
+        for endpoint, task in running.items() - done.items():
             now.over = True
-            self._leave_behind(task, {told.cursor for told in groups[lane]} & now.sending)
-        for lane, task in running.items():
-            self.lanes.pace(lane, slow=task in self.late, now=self._clock())
+            self._leave_behind(task, {event.cursor for event in groups[endpoint]} & now.sending)
+        for endpoint, task in running.items():
+            self.circuits.note_speed(endpoint, slow=task in self.late, now=self._clock())
         for task in done.values():
             task.result()
 
-    def _leave_behind(self, task: asyncio.Task[None], flying: set[int]) -> None:
-        if flying:
-            self.flying |= flying
+    def _leave_behind(self, task: asyncio.Task[None], in_flight: set[int]) -> None:
+        if in_flight:
+            self.in_flight |= in_flight
             self.late.add(task)
             task.add_done_callback(self._caught_up)
         else:
-            # It had no turn: its events are left to another round.
+            # It had no turn. Another round sends its events.
             task.cancel()
 
     def _caught_up(self, task: asyncio.Task[None]) -> None:
@@ -138,57 +142,57 @@ class Sending:
         self,
         turns: tuple[asyncio.Semaphore, asyncio.Semaphore],
         now: Round,
-        lane: str,
-        events: Sequence[Told],
+        endpoint: str,
+        events: Sequence[PublishedEvent],
         width: int,
     ) -> None:
         few, slots = turns
-        async with nullcontext() if self.lanes.of(lane).prompt else few, slots:
-            await self._chain(now, lane, events, width)
+        async with nullcontext() if self.circuits.of(endpoint).prompt else few, slots:
+            await self._chain(now, endpoint, events, width)
 
-    async def _chain(self, now: Round, lane: str, events: Sequence[Told], width: int) -> None:
-        whole = lane == self._sink.name
+    async def _chain(self, now: Round, endpoint: str, events: Sequence[PublishedEvent], width: int) -> None:
+        whole = endpoint == self._sink.name
         pending = events
         while pending and self._goes_on(now):
-            room = min(self.lanes.of(lane).room(now.turn, self._clock()), width)
+            room = min(self.circuits.of(endpoint).room(now.turn, self._clock()), width)
             if not room:
                 break
             wave, pending = _wave(now, pending, room)
             if not wave:
                 return
-            now.sending.update(told.cursor for told in wave)
-            outcomes = await self._sent(lane, wave)
-            now.sending.difference_update(told.cursor for told in wave)
+            now.sending.update(event.cursor for event in wave)
+            outcomes = await self._sent(endpoint, wave)
+            now.sending.difference_update(event.cursor for event in wave)
             if now.over:
-                await self._note_late(now, lane, wave, outcomes)
+                await self._note_late(now, endpoint, wave, outcomes)
                 return
-            self._note(now, lane, wave, outcomes)
-            if whole and pending and self._time() - now.ledger.at >= self._pace.settle.total_seconds():
-                await self._write(now.ledger)
+            self._note(now, endpoint, wave, outcomes)
+            if whole and pending and self._time() - now.progress.at >= self._timing.settle.total_seconds():
+                await self._write(now.progress)
         if not whole and self._goes_on(now):
-            self._leave(now, lane, pending)
+            self._leave(now, endpoint, pending)
 
-    def _leave(self, now: Round, lane: str, events: Sequence[Told]) -> None:
-        """Put aside what a lane has no room for; where it is down for days, give up what was owed so long."""
+    def _leave(self, now: Round, endpoint: str, events: Sequence[PublishedEvent]) -> None:
+        """Make pending deliveries of what an endpoint has no room for. Dead-letter old ones if it is down for days."""
         at = self._clock()
-        until = self.lanes.aside_until(lane, at)
-        closed_at = self.lanes.of(lane).closed_at
-        for told in events:
-            owed = now.owed.get(told.cursor)
-            if owed is not None and backoff.in_vain(
-                first_at=owed.first_at, closed_at=closed_at, delivered_at=self.delivered_at, now=at
+        until = self.circuits.aside_until(endpoint, at)
+        open_since = self.circuits.of(endpoint).open_since
+        for event in events:
+            delivery = now.pending.get(event.cursor)
+            if delivery is not None and backoff.in_vain(
+                first_at=delivery.first_at, open_since=open_since, delivered_at=self.delivered_at, now=at
             ):
-                now.ledger.fail(_given_up(owed))
+                now.progress.fail(_given_up(delivery))
             else:
-                now.put_aside(told, until)
+                now.put_aside(event, until)
 
     def _goes_on(self, now: Round) -> bool:
         return self._may() and not (now.over or self.gone)
 
-    async def _sent(self, lane: str, wave: Sequence[Told]) -> Sequence[Outcome]:
-        """Send one wave; whatever a sink does, within limits there is an outcome for each event."""
-        self.lanes.sending(lane, len(wave))
-        limit = asyncio.timeout(self._pace.send.total_seconds())
+    async def _sent(self, endpoint: str, wave: Sequence[PublishedEvent]) -> Sequence[Outcome]:
+        """Send one wave. Whatever the sink does, each event has an outcome within a bounded time."""
+        self.circuits.sending(endpoint, len(wave))
+        limit = asyncio.timeout(self._timing.send.total_seconds())
         try:
             async with limit:
                 outcomes = await self._sink.send(wave)
@@ -196,89 +200,128 @@ class Sending:
             # By type only: the message of a foreign exception may quote anything.
             said = "no answer in time" if limit.expired() else f"it broke with {type(error).__name__}"
         except BaseException:
-            self.lanes.sending(lane, -len(wave))
+            self.circuits.sending(endpoint, -len(wave))
             raise
         else:
             if len(outcomes) == len(wave):
                 return outcomes
-            said = f"it told of {len(outcomes)} of {len(wave)} events what became of them"
+            said = f"it returned outcomes for {len(outcomes)} of {len(wave)} events"
         return [Outcome(delivered=False, error=said)] * len(wave)
 
-    async def _note_late(self, now: Round, lane: str, wave: Sequence[Told], outcomes: Sequence[Outcome]) -> None:
-        """Note what came after its round was over: those events have rows of their own by now."""
-        own = Round(turn=now.turn, ledger=Ledger(None, at=self._time()), owed=now.owed)
-        self._note(own, lane, wave, outcomes, owed=True)
+    async def _note_late(
+        self, now: Round, endpoint: str, wave: Sequence[PublishedEvent], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Record outcomes that came after the round was over. Those events are pending deliveries by now."""
+        own = Round(turn=now.turn, progress=Progress(None, at=self._time()), pending=now.pending)
+        self._note(own, endpoint, wave, outcomes, was_pending=True)
         try:
-            await self._write(own.ledger)
+            await self._write(own.progress)
         finally:
-            # What could not be written down is sent again.
-            self.flying.difference_update(told.cursor for told in wave)
+            # What could not be recorded is sent again.
+            self.in_flight.difference_update(event.cursor for event in wave)
 
     def _note(
-        self, now: Round, lane: str, wave: Sequence[Told], outcomes: Sequence[Outcome], *, owed: bool | None = None
+        self,
+        now: Round,
+        endpoint: str,
+        wave: Sequence[PublishedEvent],
+        outcomes: Sequence[Outcome],
+        *,
+        was_pending: bool | None = None,
     ) -> None:
         at = self._clock()
-        failed_before = self.lanes.of(lane).failing
-        cursors = [told.cursor for told in wave]
-        if self.lanes.note(lane, cursors, outcomes, turn=now.turn, now=at):
-            self.opened.add(lane)
-        delivered = [told.cursor for told, outcome in zip(wave, outcomes, strict=True) if outcome.delivered]
-        now.ledger.deliver(delivered, owed=now.turn is Turn.OWED if owed is None else owed)
+        failed_before = self.circuits.of(endpoint).failing
+        cursors = [event.cursor for event in wave]
+        if self.circuits.note(endpoint, cursors, outcomes, turn=now.turn, now=at):
+            self.recovered.add(endpoint)
+        delivered = [event.cursor for event, outcome in zip(wave, outcomes, strict=True) if outcome.delivered]
+        now.progress.deliver(delivered, was_pending=now.turn is Turn.PENDING if was_pending is None else was_pending)
         if delivered:
             self.failures, self.delivered_at = 0, at
         if len(delivered) < len(wave):
-            for told, outcome in zip(wave, outcomes, strict=True):
+            for event, outcome in zip(wave, outcomes, strict=True):
                 if not outcome.delivered:
-                    self._fail(now, told, outcome, at, self.lanes.probe_by(lane))
-        if failed_before is not self.lanes.of(lane).failing:
-            state = "works again" if failed_before else f"fails, and is tried again: {now.ledger.error}"
-            log.warning("sink %s%s %s", self._sink.name, "" if lane == self._sink.name else f" ({lane})", state)
+                    self._fail(now, event, outcome, at, self.circuits.probe_by(endpoint))
+        if failed_before is not self.circuits.of(endpoint).failing:
+            state = "works again" if failed_before else f"fails, and is tried again: {now.progress.error}"
+            log.warning("sink %s%s %s", self._sink.name, "" if endpoint == self._sink.name else f" ({endpoint})", state)
 
-    def _fail(self, now: Round, told: Told, outcome: Outcome, at: datetime, probe_by: datetime | None) -> None:
-        owed = now.owed.get(told.cursor)
-        attempts = now.attempts(told) + 1
-        first_at = owed.first_at if owed is not None and owed.attempts else at
-        task_id = told.task_id
+    def _fail(
+        self, now: Round, event: PublishedEvent, outcome: Outcome, at: datetime, probe_by: datetime | None
+    ) -> None:
+        delivery = now.pending.get(event.cursor)
+        attempts = now.attempts(event) + 1
+        first_at = delivery.first_at if delivery is not None and delivery.attempts else at
+        task_id = event.task_id
         self.failures += 1
         next_at: datetime | None = at
         if outcome.hopeless or backoff.spent(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
             next_at = None
         elif not outcome.gone:
-            next_at = at + backoff.again_in(attempts, chance=self._chance(), asked=outcome.retry_after)
+            next_at = at + backoff.retry_in(attempts, chance=self._chance(), asked=outcome.retry_after)
             next_at = next_at if probe_by is None else min(next_at, probe_by)
         error = outcome.error or "it was not taken"
         if outcome.gone:
             self.gone = error
-        now.ledger.fail(Failure(cursor=told.cursor, task_id=task_id, attempts=attempts, error=error, next_at=next_at))
+        now.progress.fail(
+            Failure(cursor=event.cursor, task_id=task_id, attempts=attempts, error=error, next_at=next_at)
+        )
         if next_at is not None and task_id is not None:
             now.behind[task_id] = next_at
 
 
-def _wave(now: Round, pending: Sequence[Told], room: int) -> tuple[list[Told], list[Told]]:
-    """Take the next events, each of another task; put aside what waits behind another, and give the rest too."""
-    wave: list[Told] = []
-    left: list[Told] = []
+def by_endpoint(sink: Sink, events: Sequence[Found]) -> tuple[dict[str, list[PublishedEvent]], list[Failure]]:
+    """Group events by endpoint, without those that are not for the sink.
+
+    An event that cannot be read, or whose endpoint the sink cannot tell, is dead-lettered and holds up no other.
+    """
+    groups: dict[str, list[PublishedEvent]] = defaultdict(list)
+    broken: list[Failure] = []
+    for event in events:
+        if isinstance(event, UnreadableEvent):
+            broken.append(_unsendable(event, f"the event cannot be read: {event.why}"))
+            continue
+        try:
+            endpoint = sink.endpoint(event)
+        except Exception as error:  # noqa: BLE001 - a sink that breaks would break again
+            broken.append(_unsendable(event, f"it broke with {type(error).__name__} when asked where this goes"))
+        else:
+            if endpoint is not None:
+                groups[endpoint].append(event)
+    return groups, broken
+
+
+def _unsendable(event: Found, error: str) -> Failure:
+    return Failure(cursor=event.cursor, task_id=event.task_id, attempts=1, error=error, next_at=None)
+
+
+def _wave(
+    now: Round, pending: Sequence[PublishedEvent], room: int
+) -> tuple[list[PublishedEvent], list[PublishedEvent]]:
+    """Return the next events, each of another task, and the rest. Events that wait for an earlier one are put aside."""
+    wave: list[PublishedEvent] = []
+    left: list[PublishedEvent] = []
     tasks: set[str] = set()
-    for place, told in enumerate(pending):
+    for place, event in enumerate(pending):
         if len(wave) == room:
             left.extend(pending[place:])
             break
-        task_id = told.task_id
+        task_id = event.task_id
         if task_id is None:
-            wave.append(told)
+            wave.append(event)
         elif (until := now.behind.get(task_id)) is not None:
-            now.put_aside(told, until)
+            now.put_aside(event, until)
         elif task_id in tasks:
-            left.append(told)
+            left.append(event)
         else:
             tasks.add(task_id)
-            wave.append(told)
+            wave.append(event)
     return wave, left
 
 
-def _given_up(owed: Owed) -> Failure:
-    event, error = owed.event, "its receiver has taken nothing for days"
-    return Failure(cursor=event.cursor, task_id=event.task_id, attempts=owed.attempts, error=error, next_at=None)
+def _given_up(delivery: PendingDelivery) -> Failure:
+    event, error = delivery.event, "its receiver has taken nothing for days"
+    return Failure(cursor=event.cursor, task_id=event.task_id, attempts=delivery.attempts, error=error, next_at=None)
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:

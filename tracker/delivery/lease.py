@@ -1,7 +1,7 @@
-"""A sink while its lease is ours: what is sent to it, and what became of that, written down.
+"""A sink while this process holds its lease: its dispatcher, and the record of its progress.
 
-It is written down seldom while it goes well, and at once where something is owed; whatever was sent and not yet written
-down is sent again by whoever tells the sink next, with the same ids.
+Progress is recorded seldom while deliveries succeed, and at once when one fails. The next process to hold the sink
+sends again, with the same event IDs, whatever was sent and not yet recorded.
 """
 
 import asyncio
@@ -13,65 +13,65 @@ from typing import Final
 from msgspec import structs
 
 from tracker.delivery.circuit import Turn
-from tracker.delivery.dispatch import Sending
-from tracker.delivery.progress import Ledger
+from tracker.delivery.dispatch import Dispatcher
+from tracker.delivery.progress import Progress
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.timing import Pace
+from tracker.delivery.timing import RelayTiming
 from tracker.errors import HomingError
-from tracker.model.sinks import Settled, SinkState
+from tracker.model.sinks import ProgressUpdate, SinkState
 from tracker.service.repeat import Failures
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 
 log: Final = logging.getLogger("homing.relay")
 
-# What has to be written although nothing was told is only the cursor, and may be behind.
+# Where nothing was delivered, only the cursor has to be recorded. That may be late.
 PASSED_OVER: Final = timedelta(seconds=2)
 
 
 class LeasedSink:
-    """One sink, as long as nobody else may tell it. ``state`` is what its claim gave.
+    """One sink while no other process may deliver to it. ``state`` is what the claim returned.
 
-    ``owing``: whether rows may be waiting; ``owings``: how often some were written, so that a look in between is not
-    believed. ``underway``: the tasks of which something that was owed is being sent. ``ended`` is set once nothing more
-    may be sent.
+    ``has_pending``: whether there may be pending deliveries. ``pending_writes`` counts how often some were recorded, so
+    that a query that began before is not trusted. ``tasks_in_flight``: the tasks whose pending deliveries are being
+    sent. ``ended`` is set once nothing more may be sent.
     """
 
     def __init__(
         self,
-        outbox: OutboxStore,
+        outbox: EventStore,
         sink: Sink,
         state: SinkState,
         *,
         owner: str,
         clock: Callable[[], datetime],
         chance: Callable[[], float],
-        pace: Pace,
+        timing: RelayTiming,
     ) -> None:
         self.outbox = outbox
         self.sink = sink
         self.clock = clock
-        self.pace = pace
+        self.timing = timing
         self.time = asyncio.get_running_loop().time
         self._owner = owner
-        self.sending = Sending(
-            sink, may=self.may, write=self.write, time=self.time, clock=clock, chance=chance, pace=pace
+        self.dispatcher = Dispatcher(
+            sink, may=self.may, write=self.write, time=self.time, clock=clock, chance=chance, timing=timing
         )
-        self.sending.failures = state.failures
-        self.sending.delivered_at = state.delivered_at
-        # When a sink that cannot be opened is tried again.
+        self.dispatcher.failures = state.failures
+        self.dispatcher.delivered_at = state.delivered_at
+        # When the next attempt to open the sink is, while it cannot be opened.
         self.opening_at: datetime | None = None
-        self.owing = True
-        self.owings = 0
-        self.underway: set[str] = set()
+        self.has_pending = True
+        self.pending_writes = 0
+        self.tasks_in_flight: set[str] = set()
         self.ended = asyncio.Event()
         self.wakes = {turn: asyncio.Event() for turn in Turn}
-        self._held_until = self.time() + pace.lease.total_seconds()
+        self._held_until = self.time() + timing.lease.total_seconds()
         self._writing = asyncio.Lock()
         self._lost = False
         self.failures = Failures(
             log,
-            f"what the sink {sink.name} was told cannot be written down",
-            f"what the sink {sink.name} was told is written down again",
+            f"the progress of the sink {sink.name} cannot be recorded",
+            f"the progress of the sink {sink.name} is recorded again",
         )
 
     @property
@@ -81,40 +81,40 @@ class LeasedSink:
     # ---- the lease
 
     def hold(self, until: float) -> None:
-        """Note until when, by the event loop's clock, the lease is ours, if it was all the time.
+        """Extend the lease to ``until``, by the event loop's clock. If it has expired before, it stays lost.
 
-        Where it was not, somebody else may have told the sink meanwhile: what we know of it is worth nothing.
+        Another process may have delivered meanwhile, so that what this one knows of the sink is out of date.
         """
         self.may()
         self._held_until = until
 
     def may(self) -> bool:
-        """Return whether something may still be sent."""
+        """Return whether this process may still send. If the lease has expired, mark it as lost."""
         if self.time() >= self._held_until:
             self.end(lost=True)
         return not self.ended.is_set()
 
     def end(self, *, lost: bool = False) -> None:
-        """Send nothing more; ``lost``: write nothing more either."""
+        """Stop sending. If ``lost``, record nothing more either."""
         self._lost = self._lost or lost
         self.ended.set()
         self._stir()
 
     # ---- waiting
 
-    def closed_for(self, turn: Turn) -> timedelta | None:
-        """Return how long a sink as a whole is to be left alone, None where it may be told something."""
-        lane = self.sending.lanes.of(self.name)
+    def blocked_for(self, turn: Turn) -> timedelta | None:
+        """Return how long the circuit of the whole sink blocks it, None if it does not."""
+        circuit = self.dispatcher.circuits.of(self.name)
         now = self.clock()
-        if lane.room(turn, now):
+        if circuit.room(turn, now):
             return None
-        ready_at = lane.ready_at(turn)
-        return self.pace.idle if ready_at is None or ready_at <= now else ready_at - now
+        ready_at = circuit.ready_at(turn)
+        return self.timing.idle if ready_at is None or ready_at <= now else ready_at - now
 
     async def pause(self, turn: Turn, most: timedelta) -> None:
-        """Wait, but look again soon: clocks may be set."""
+        """Wait for at most ``most`` or until woken. The wait is short, because clocks may be set."""
         wake = self.wakes[turn]
-        seconds = min(most, self.pace.idle).total_seconds()
+        seconds = min(most, self.timing.idle).total_seconds()
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -134,53 +134,53 @@ class LeasedSink:
         for wake in self.wakes.values():
             wake.set()
 
-    # ---- writing down
+    # ---- recording
 
-    async def write_if_due(self, ledger: Ledger) -> None:
-        rest = self.pace.settle if ledger.worth_writing else PASSED_OVER
-        if ledger.failed or (ledger.unwritten and self.time() - ledger.at >= rest.total_seconds()):
-            await self.write(ledger)
+    async def write_if_due(self, progress: Progress) -> None:
+        rest = self.timing.settle if progress.worth_writing else PASSED_OVER
+        if progress.failed or (progress.unwritten and self.time() - progress.at >= rest.total_seconds()):
+            await self.write(progress)
 
-    async def write(self, ledger: Ledger) -> None:
-        """Write accounts down, once the database lets us, unless the sink is lost meanwhile."""
+    async def write(self, progress: Progress) -> None:
+        """Record progress. Retry until the database takes it or the sink is lost."""
         async with self._writing:
             while not self._lost:
-                settled = self._settled(ledger)
-                owing = any(failure.next_at is not None for failure in settled.failed)
-                self._note_owing(owing)
+                settled = self._settled(progress)
+                has_pending = any(failure.next_at is not None for failure in settled.failed)
+                self._note_pending(has_pending)
                 try:
                     ours = await self.outbox.settle(self.name, settled, owner=self._owner, now=self.clock())
                 except HomingError as error:
                     self.failures.note(error.detail)
                     if self.ended.is_set():
                         return
-                    await self.until_end(self.pace.idle)
+                    await self.until_end(self.timing.idle)
                     continue
-                # Again: whoever looked meanwhile may have come just before it was committed.
-                self._note_owing(owing)
+                # Again, because a query in between may have run just before the commit.
+                self._note_pending(has_pending)
                 self.failures.note("")
-                ledger.written(settled, at=self.time())
+                progress.written(settled, at=self.time())
                 if not ours:
                     self.end(lost=True)
                 given_up = sum(failure.next_at is None for failure in settled.failed)
                 if ours and given_up:
                     log.warning("sink %s: %d given up, see homing deliveries --dead", self.name, given_up)
-                if self.sending.gone:
+                if self.dispatcher.gone:
                     log.warning("sink %s wants no more and is off: %s", self.name, settled.error)
                     self.end()
-                if settled.failed or self.sending.opened:
+                if settled.failed or self.dispatcher.recovered:
                     self._stir()
                 return
 
-    def _note_owing(self, owing: bool) -> None:  # noqa: FBT001 - what was found
-        if owing:
-            self.owing = True
-            self.owings += 1
+    def _note_pending(self, has_pending: bool) -> None:  # noqa: FBT001 - what was found
+        if has_pending:
+            self.has_pending = True
+            self.pending_writes += 1
 
-    def _settled(self, ledger: Ledger) -> Settled:
-        sending = self.sending
-        off = bool(sending.gone)
-        retry_at = sending.lanes.retry_at if self.opening_at is None else self.opening_at
-        settled = ledger.settled(failures=sending.failures, retry_at=retry_at, off=off)
-        # What turned the sink off counts more than what went wrong beside it.
-        return structs.replace(settled, error=sending.gone) if off else settled
+    def _settled(self, progress: Progress) -> ProgressUpdate:
+        dispatcher = self.dispatcher
+        off = bool(dispatcher.gone)
+        retry_at = dispatcher.circuits.retry_at if self.opening_at is None else self.opening_at
+        settled = progress.settled(failures=dispatcher.failures, retry_at=retry_at, off=off)
+        # The reason why the sink is off matters more than other errors.
+        return structs.replace(settled, error=dispatcher.gone) if off else settled

@@ -1,16 +1,16 @@
-"""What became of events since it was last written down, and how far that lets a sink's cursor go. Pure."""
+"""The outcomes since the last record, and how far they let a sink's cursor go. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime
 
-from tracker.model.event import Told
-from tracker.model.sinks import Failure, Settled
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import Failure, ProgressUpdate
 
 
-class Ledger:
-    """The accounts of one loop.
+class Progress:
+    """The progress of one queue.
 
-    The cursor goes up to the first event that is still open; what is owed of later ones is written down with them.
+    The cursor goes up to the first event without an outcome. Failures of later events are recorded with those.
     """
 
     def __init__(self, cursor: int | None, *, at: float) -> None:
@@ -18,42 +18,42 @@ class Ledger:
         self._written = cursor
         self._last = 0
         # In the order of their cursors.
-        self.open: dict[int, Told] = {}
-        self.told = 0
+        self.open: dict[int, PublishedEvent] = {}
+        self.delivered_count = 0
         self.delivered: list[int] = []
         self.failed: dict[int, Failure] = {}
         self.error = ""
         self.at = at
 
-    def take(self, events: Iterable[Told], *, upto: int) -> None:
-        """Begin with new events; ``upto`` is the last of the page that they came with."""
-        self.open = {told.cursor: told for told in events}
+    def take(self, events: Iterable[PublishedEvent], *, upto: int) -> None:
+        """Begin with new events; ``upto`` is the last of their page."""
+        self.open = {event.cursor: event for event in events}
         self._upto = upto
         self._last = 0
 
     @property
     def cursor(self) -> int | None:
-        """The last event before which nothing is open; None in accounts of what is owed."""
+        """The last event before which all have an outcome; None for pending deliveries."""
         return next(iter(self.open)) - 1 if self.open else self._upto
 
     @property
     def worth_writing(self) -> bool:
-        """Return whether there is more to write down than how far the cursor is."""
-        return bool(self.told or self.delivered or self.failed or self.error)
+        """Return whether there is more to record than the cursor."""
+        return bool(self.delivered_count or self.delivered or self.failed or self.error)
 
     @property
     def unwritten(self) -> bool:
         return self.worth_writing or self.cursor != self._written
 
-    def deliver(self, cursors: Iterable[int], *, owed: bool) -> None:
+    def deliver(self, cursors: Iterable[int], *, was_pending: bool) -> None:
         for cursor in cursors:
-            self.told += 1
+            self.delivered_count += 1
             self._done(cursor)
-            if owed:
+            if was_pending:
                 self.delivered.append(cursor)
 
     def drop(self, cursor: int) -> None:
-        """Forget an event that was owed, and is for this sink no more."""
+        """Forget a pending delivery that is for this sink no more."""
         self.delivered.append(cursor)
 
     def fail(self, failure: Failure) -> None:
@@ -63,37 +63,37 @@ class Ledger:
         self._done(failure.cursor)
 
     def give_up(self, failure: Failure) -> None:
-        """Note an event that was never to be sent; unlike one that was, it says nothing of those before it."""
+        """Dead-letter an event that cannot be sent. Unlike a sent one, it says nothing about those before it."""
         self.failed[failure.cursor] = failure
         self.error = failure.error
 
-    def put_aside(self, told: Told, *, until: datetime, attempts: int = 0) -> None:
-        """Owe an event that was not tried now; what was wrong with it before is still to be read."""
-        self.fail(Failure(cursor=told.cursor, task_id=told.task_id, attempts=attempts, error="", next_at=until))
+    def put_aside(self, event: PublishedEvent, *, until: datetime, attempts: int = 0) -> None:
+        """Make an untried event a pending delivery. An earlier error of it stays readable."""
+        self.fail(Failure(cursor=event.cursor, task_id=event.task_id, attempts=attempts, error="", next_at=until))
 
-    def passed_over(self) -> list[Told]:
-        """Return what is open and lies before something that is done already."""
-        return [told for cursor, told in self.open.items() if cursor < self._last]
+    def passed_over(self) -> list[PublishedEvent]:
+        """Return the events without an outcome that lie before one with an outcome."""
+        return [event for cursor, event in self.open.items() if cursor < self._last]
 
-    def settled(self, *, failures: int, retry_at: datetime | None, off: bool) -> Settled:
-        """Return what may be written down now."""
+    def settled(self, *, failures: int, retry_at: datetime | None, off: bool) -> ProgressUpdate:
+        """Return what may be recorded now."""
         cursor = self.cursor
         failed = tuple(one for one in self.failed.values() if cursor is None or one.cursor <= cursor)
-        return Settled(
+        return ProgressUpdate(
             cursor=cursor,
             delivered=tuple(self.delivered),
             failed=failed,
-            told=self.told,
+            delivered_count=self.delivered_count,
             failures=failures,
             error=self.error,
             retry_at=retry_at,
             off=off,
         )
 
-    def written(self, settled: Settled, *, at: float) -> None:
-        """Strike what was written down."""
+    def written(self, settled: ProgressUpdate, *, at: float) -> None:
+        """Forget what was recorded."""
         self._written = settled.cursor
-        self.told -= settled.told
+        self.delivered_count -= settled.delivered_count
         del self.delivered[: len(settled.delivered)]
         for failure in settled.failed:
             del self.failed[failure.cursor]

@@ -1,83 +1,82 @@
-"""Telling a sink what is new, in pages behind its cursor."""
+"""The two queues of a sink: new events, in pages after its cursor, and pending deliveries, when they are due."""
 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tracker.delivery.circuit import Turn
-from tracker.delivery.dispatch import Round
-from tracker.delivery.grouping import by_lane
+from tracker.delivery.dispatch import Round, by_endpoint
 from tracker.delivery.lease import LeasedSink
-from tracker.delivery.progress import Ledger
-from tracker.model.event import Told
+from tracker.delivery.progress import Progress
+from tracker.model.event import PublishedEvent
 from tracker.service.feed import Feed
 
 
-class News:
-    """What happens after ``cursor``, to one sink."""
+class NewEvents:
+    """The events after ``cursor``, for one sink."""
 
     def __init__(self, leased: LeasedSink, feed: Feed, *, cursor: int) -> None:
         self._leased = leased
         self._feed = feed
         self.cursor = cursor
-        self.ledger = Ledger(cursor, at=leased.time())
+        self.progress = Progress(cursor, at=leased.time())
 
     async def step(self) -> None:
         """Deliver a page of events, or wait for one."""
-        leased, pace, ledger = self._leased, self._leased.pace, self.ledger
+        leased, timing, progress = self._leased, self._leased.timing, self.progress
         began = leased.time()
-        closed = leased.closed_for(Turn.FRESH)
-        if closed is not None:
-            await leased.pause(Turn.FRESH, closed)
-        elif read := await self.tell():
-            left = pace.gather - timedelta(seconds=leased.time() - began)
-            if read < pace.page and left > timedelta():
-                await leased.pause(Turn.FRESH, left)
+        blocked = leased.blocked_for(Turn.NEW)
+        if blocked is not None:
+            await leased.pause(Turn.NEW, blocked)
+        elif read := await self.deliver():
+            left = timing.gather - timedelta(seconds=leased.time() - began)
+            if read < timing.page and left > timedelta():
+                await leased.pause(Turn.NEW, left)
         else:
-            rest = pace.settle.total_seconds() - (leased.time() - ledger.at)
-            within = timedelta(seconds=max(rest, 0.001)) if ledger.worth_writing else pace.idle
+            rest = timing.settle.total_seconds() - (leased.time() - progress.at)
+            within = timedelta(seconds=max(rest, 0.001)) if progress.worth_writing else timing.idle
             await self._more(within)
-            await leased.write_if_due(ledger)
+            await leased.write_if_due(progress)
 
-    async def tell(self) -> int:
+    async def deliver(self) -> int:
         """Deliver the next page of new events, and return how many there were."""
-        page = await self._feed.read(self.cursor, limit=self._leased.pace.page)
+        page = await self._feed.read(self.cursor, limit=self._leased.timing.page)
         if not page:
             return 0
-        groups, broken = by_lane(self._leased.sink, page)
-        mine = [told for group in groups.values() for told in group]
+        groups, broken = by_endpoint(self._leased.sink, page)
+        mine = [event for group in groups.values() for event in group]
         if len(groups) > 1:
-            mine.sort(key=lambda told: told.cursor)
-        now = Round(turn=Turn.FRESH, ledger=self.ledger, behind=await self._behind(mine))
-        self.ledger.take(mine, upto=page[-1].cursor)
+            mine.sort(key=lambda event: event.cursor)
+        now = Round(turn=Turn.NEW, progress=self.progress, behind=await self._behind(mine))
+        self.progress.take(mine, upto=page[-1].cursor)
         for failure in broken:
-            self.ledger.give_up(failure)
-        await self._leased.sending.send(now, groups)
+            self.progress.give_up(failure)
+        await self._leased.dispatcher.send(now, groups)
         self._put_aside_the_rest(now)
-        self.cursor = max(self.cursor, self.ledger.cursor or 0)
-        await self._leased.write_if_due(self.ledger)
+        self.cursor = max(self.cursor, self.progress.cursor or 0)
+        await self._leased.write_if_due(self.progress)
         return len(page)
 
     def _put_aside_the_rest(self, now: Round) -> None:
-        """Owe what is open still and would hold up the cursor: all of it where lanes were too slow for the round."""
+        """Make pending deliveries of events that would hold up the cursor: of all if endpoints were too slow."""
         at = self._leased.clock()
-        for told in list(now.ledger.open.values()) if now.over else now.ledger.passed_over():
-            # What is on its way comes again soon only where we come to an end before it does.
-            now.put_aside(told, at + self._leased.pace.finish if told.cursor in now.sending else at)
+        for event in list(now.progress.open.values()) if now.over else now.progress.passed_over():
+            # An event in flight is sent again soon only if this process ends before its outcome arrives.
+            now.put_aside(event, at + self._leased.timing.finish if event.cursor in now.sending else at)
 
-    async def _behind(self, events: Sequence[Told]) -> dict[str, datetime]:
-        if not self._leased.owing or not events:
+    async def _behind(self, events: Sequence[PublishedEvent]) -> dict[str, datetime]:
+        if not self._leased.has_pending or not events:
             return {}
-        tasks = {told.task.id for told in events if told.task is not None}
+        tasks = {event.task.id for event in events if event.task is not None}
         waiting = await self._leased.outbox.waiting(self._leased.name, tasks)
-        # What is being sent may have been given up meanwhile, and waits no more; the later ones stay behind it.
-        return dict.fromkeys(tasks & self._leased.underway, self._leased.clock()) | waiting
+        # A delivery in flight may have been dead-lettered and is pending no more. Later events still wait for it.
+        return dict.fromkeys(tasks & self._leased.tasks_in_flight, self._leased.clock()) | waiting
 
     async def _more(self, within: timedelta) -> None:
         """Wait for more events."""
-        wake = self._leased.wakes[Turn.FRESH]
+        wake = self._leased.wakes[Turn.NEW]
         if self._feed.dismissed:
-            await self._leased.pause(Turn.FRESH, within)
+            await self._leased.pause(Turn.NEW, within)
             return
         waits = [
             asyncio.create_task(self._feed.beyond(self.cursor, within=within)),
@@ -90,3 +89,87 @@ class News:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         wake.clear()
+
+
+class PendingDeliveries:
+    """The deliveries of one sink that did not succeed at once."""
+
+    def __init__(self, leased: LeasedSink) -> None:
+        self._leased = leased
+        self._hurried_at = float("-inf")
+        # Endpoints that work again, and up to which event their pending deliveries were looked through.
+        self._recovered: set[str] = set()
+        self._seen = 0
+        self.progress = Progress(None, at=leased.time())
+
+    async def step(self) -> None:
+        """Deliver what is due, or wait until something is."""
+        leased = self._leased
+        await self.hurry()
+        blocked = leased.blocked_for(Turn.PENDING)
+        if (blocked is None and await self.deliver()) or self._recovered:
+            return
+        writes = leased.pending_writes
+        due = await leased.outbox.next_due(leased.name)
+        if due is None and writes == leased.pending_writes:
+            leased.has_pending = False
+        least = leased.timing.idle if leased.dispatcher.in_flight else leased.timing.settle
+        wait = leased.timing.idle if due is None else max(due - leased.clock(), least)
+        await leased.pause(Turn.PENDING, max(wait, blocked or timedelta()))
+
+    async def hurry(self) -> None:
+        """Make the pending deliveries of endpoints that work again due now, and none of other endpoints.
+
+        Each call handles one page, so that deliveries that are due are sent in between.
+        """
+        leased = self._leased
+        if not self._recovered:
+            if (
+                not leased.dispatcher.recovered
+                or leased.time() - self._hurried_at < leased.timing.hurry.total_seconds()
+            ):
+                return
+            self._recovered, leased.dispatcher.recovered = leased.dispatcher.recovered, set()
+            self._hurried_at, self._seen = leased.time(), 0
+        if self._recovered == {leased.name}:
+            await leased.outbox.hurry(leased.name, now=leased.clock())
+            self._recovered = set()
+            return
+        limit = leased.timing.page
+        page = await leased.outbox.later(leased.name, now=leased.clock(), after=self._seen, limit=limit)
+        groups, _ = by_endpoint(leased.sink, page)
+        theirs = [event.cursor for endpoint in self._recovered for event in groups.get(endpoint, ())]
+        if theirs:
+            await leased.outbox.hurry(leased.name, now=leased.clock(), events=theirs)
+        if len(page) < limit:
+            self._recovered = set()
+        else:
+            self._seen = page[-1].cursor
+
+    async def deliver(self) -> bool:
+        """Deliver what is due. Return False if nothing is due or may be sent."""
+        leased = self._leased
+        # An event in flight after its round is recorded when its outcome arrives, and not before.
+        in_flight = set(leased.dispatcher.in_flight)
+        due = await leased.outbox.due(leased.name, now=leased.clock(), limit=leased.timing.page)
+        due = [each for each in due if each.event.cursor not in in_flight]
+        if not due:
+            return False
+        events = [each.event for each in due]
+        groups, broken = by_endpoint(leased.sink, events)
+        now = Round(turn=Turn.PENDING, progress=self.progress, pending={each.event.cursor: each for each in due})
+        for failure in broken:
+            self.progress.fail(failure)
+        wanted = {event.cursor for group in groups.values() for event in group} | {one.cursor for one in broken}
+        for event in events:
+            if event.cursor not in wanted:
+                self.progress.drop(event.cursor)
+        leased.tasks_in_flight = {event.task_id for event in events if event.task_id is not None}
+        try:
+            await leased.dispatcher.send(now, groups)
+        finally:
+            leased.tasks_in_flight = set()
+        worked = self.progress.worth_writing
+        if worked:
+            await leased.write(self.progress)
+        return worked

@@ -1,4 +1,4 @@
-"""How the relay works: how much at once, how often, and for how long."""
+"""The durations and sizes that the relay works with."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,15 +6,15 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """The relay's numbers.
+class RelayTiming:
+    """The relay's durations and sizes.
 
-    ``lease``: how long a silent process keeps a sink; ``renew``: how often it says that it lives; ``look``: how often
-    the others ask. ``page``: how many events are taken at once. ``settle``: how often, at most, is written down what
-    goes well; ``gather``: how long from the beginning of a page that was not full until the next. ``send``: the hard
-    limit of one call of a sink, ``grace``: how long a page waits for slow lanes, ``finish``: how long the end waits for
-    what is being sent. ``idle``: how often to look for what nobody tells us of. ``hurry``: how often, at most, a
-    receiver that is up again makes due what waits.
+    ``lease``: how long a sink stays with a silent process; ``renew``: how often it renews; ``look``: how often
+    other processes try to claim. ``page``: how many events are read at once. ``settle``: the least time between two
+    records of success; ``gather``: the least time between the beginnings of two pages that are not full. ``send``:
+    the limit of one call of a sink; ``grace``: how long a page waits for slow endpoints; ``finish``: how long a
+    stop waits for events in flight. ``idle``: how often to look for events without a notice. ``hurry``: the least
+    time between two times that an endpoint's pending deliveries are made due because it works again.
     """
 
     lease: timedelta = timedelta(seconds=10)
@@ -30,4 +30,4 @@ class Pace:
     hurry: timedelta = timedelta(minutes=1)
 
 
-PACE: Final = Pace()
+RELAY_TIMING: Final = RelayTiming()

@@ -41,7 +41,7 @@ TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One event as readers get it: of a task, as it was then, or of an alarm, the first of its kind in an hour.
 
     ``cursor`` is its place in the order of commits, which readers resume from; ``sequence`` is the task's version.
@@ -128,10 +128,10 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # An event as it is found.
-Found = Told | UnreadableEvent
+Found = PublishedEvent | UnreadableEvent
 
 
-def attributes(told: Told, source: str) -> dict[str, str]:
+def attributes(told: PublishedEvent, source: str) -> dict[str, str]:
     """Return an event's attributes without its data: what the binary mode of a binding writes as headers."""
     task = told.task is not None
     return {
@@ -148,7 +148,7 @@ def attributes(told: Told, source: str) -> dict[str, str]:
     }
 
 
-def structured(told: Told, source: str) -> bytes:
+def structured(told: PublishedEvent, source: str) -> bytes:
     """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all who are told of it."""
     kept, name = vars(told), f"from {source}"
     written: bytes | None = kept.get(name)
@@ -157,7 +157,7 @@ def structured(told: Told, source: str) -> bytes:
     return written
 
 
-def as_dict(told: Told, source: str) -> dict[str, Any]:
+def as_dict(told: PublishedEvent, source: str) -> dict[str, Any]:
     """Return a whole event as what its JSON document would be read as; the dict is the caller's own."""
     return {**attributes(told, source), "data": msgspec.to_builtins(told.data)}
 

@@ -79,17 +79,17 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     next_at: datetime | None
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """What became of some events at one sink.
 
     ``cursor`` moves only forward, None leaves it. ``delivered`` are events that had a Delivery and need none any more;
-    ``told`` counts all that were delivered. The rest is the sink's state from now on (see SinkState).
+    ``delivered_count`` counts all that were delivered. The rest is the sink's state from now on (see SinkState).
     """
 
     cursor: int | None = None
     delivered: tuple[int, ...] = ()
     failed: tuple[Failure, ...] = ()
-    told: int = 0
+    delivered_count: int = 0
     failures: int = 0
     error: str = ""
     retry_at: datetime | None = None
@@ -97,7 +97,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class ReplayFilter:
     """Which events to tell a sink again: those of a task, of a time, or the ``dead`` ones; what is given narrows."""
 
     task_id: str | None = None

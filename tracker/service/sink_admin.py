@@ -6,17 +6,17 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from tracker.errors import Conflict, NotFound
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.records import IN_PROCESS, Action, AuditEntry
-from tracker.model.sinks import Again, Delivery, SinkState
+from tracker.model.sinks import Delivery, ReplayFilter, SinkState
 from tracker.storage.audit import AuditStore
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 
 
 class NamedSink(Protocol):
     """A sink that the settings name, as far as an operator needs it."""
 
-    def takes(self, told: Told) -> bool:
+    def takes(self, told: PublishedEvent) -> bool:
         """Return whether an event is for it."""
 
     async def secrets(self, client: str | None) -> Sequence[str]:
@@ -35,7 +35,7 @@ class Switchboard:
 
     def __init__(
         self,
-        outbox: OutboxStore,
+        outbox: EventStore,
         audit: AuditStore,
         *,
         named: Mapping[str, NamedSink],
@@ -101,7 +101,7 @@ class Switchboard:
         """Return what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
         return await self._outbox.deliveries(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = IN_PROCESS) -> int:
+    async def replay(self, name: str, again: ReplayFilter, *, dry_run: bool, by: str = IN_PROCESS) -> int:
         """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
         takes = self._here(name).takes
         if all(state.name != name for state in await self._outbox.states()):

@@ -9,7 +9,7 @@ from tracker.storage import audit, batch
 from tracker.storage.alarm_log import AlarmLog
 from tracker.storage.engine.continuity import WENT_BACK, WentBack, continue_numbers
 from tracker.storage.engine.database import Database
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 from tracker.storage.recent import Written
 
 # A database that went back is noticed by the first, and written by the second.
@@ -19,7 +19,7 @@ RUNS: Final = 2
 class BatchStore:
     """The verb that everything goes through that follows from a decision. Part of the store."""
 
-    def __init__(self, database: Database, outbox: OutboxStore) -> None:
+    def __init__(self, database: Database, outbox: EventStore) -> None:
         self._database = database
         self._outbox = outbox
         self._continuity = database.backend.continuity

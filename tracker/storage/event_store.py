@@ -6,22 +6,22 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from tracker.model.event import Found, Told, UnreadableEvent
+from tracker.model.event import Found, PublishedEvent, UnreadableEvent
 from tracker.model.records import AuditEntry
-from tracker.model.sinks import Again, Delivery, NewSink, Settled, SinkState
+from tracker.model.sinks import Delivery, NewSink, ProgressUpdate, ReplayFilter, SinkState
 from tracker.storage import events, sink_admin, sink_progress
 from tracker.storage.audit import AuditStore
 from tracker.storage.engine.continuity import given
 from tracker.storage.engine.database import Database
 from tracker.storage.recent import Recent, Written
-from tracker.storage.sink_progress import Owed
+from tracker.storage.sink_progress import PendingDelivery
 
 log: Final = logging.getLogger("homing.events")
 # Of so many events it is remembered that it was said that they cannot be read.
 SAID: Final = 10_000
 
 
-class OutboxStore:
+class EventStore:
     """Events in the order of their commits, and how far each sink is told of them."""
 
     def __init__(self, database: Database) -> None:
@@ -78,11 +78,11 @@ class OutboxStore:
         """Release all leases held by ``owner``, or every lease if it is None (single-process SQLite)."""
         await self._database.write(sink_progress.release, owner)
 
-    async def settle(self, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
+    async def settle(self, name: str, settled: ProgressUpdate, *, owner: str, now: datetime) -> bool:
         """Write down what became of some events; False, and nothing, where the lease is not ours any more."""
         return await self._database.write(sink_progress.settle, name, settled, owner=owner, now=now)
 
-    async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[Owed]:
+    async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:
         """Return the deliveries that are due, longest due first; of a task only the first that waits."""
         owed = await self._database.read(sink_progress.due, name, now=now, limit=limit)
         self._say(one.event for one in owed)
@@ -140,8 +140,8 @@ class OutboxStore:
     async def replay(
         self,
         name: str,
-        again: Again,
-        takes: Callable[[Told], bool],
+        again: ReplayFilter,
+        takes: Callable[[PublishedEvent], bool],
         *,
         now: datetime,
         dry_run: bool,

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 from sqlalchemy.exc import DBAPIError
 
 from tracker.model.changes import Change
-from tracker.model.event import Found, Told, UnreadableEvent
+from tracker.model.event import Found, PublishedEvent, UnreadableEvent
 from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
 from tracker.storage import rows
@@ -100,11 +100,11 @@ def last(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequen
     return number
 
 
-def of(changes: Iterable[Change[Any]], *, after: int) -> list[Told]:
+def of(changes: Iterable[Change[Any]], *, after: int) -> list[PublishedEvent]:
     """Return the events of some changes as readers get them, numbered on from a cursor."""
     numbers = count(after + 1)
     return [
-        Told(
+        PublishedEvent(
             cursor=next(numbers),
             type=event.type,
             sequence=event.sequence,
@@ -140,7 +140,7 @@ def _read_recent(connection: Connection, after: int, limit: int, recent: Recent)
     return [one for one in found.values() if one is not None]
 
 
-def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | None:
+def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> PublishedEvent | None:
     """Return an event whose task is at hand as it then was; None also where it is damaged, which its reader reports."""
     cursor, kind, sequence, at, task_id = head
     if task_id is None:
@@ -150,7 +150,7 @@ def _known(head: Row[int, str, int, int, str | None], recent: Recent) -> Told | 
     except (OverflowError, TypeError):
         return None
     task = recent.get(task_id, sequence, moment)
-    return None if task is None else Told(cursor=cursor, type=kind, sequence=sequence, at=moment, task=task)
+    return None if task is None else PublishedEvent(cursor=cursor, type=kind, sequence=sequence, at=moment, task=task)
 
 
 def pick(connection: Connection, ids: Sequence[int]) -> list[Found]:
@@ -226,13 +226,13 @@ def told(row: Row[Any]) -> Found:
         return UnreadableEvent(cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=type(error).__name__)
 
 
-def _told(row: Row[Any]) -> Told:
+def _told(row: Row[Any]) -> PublishedEvent:
     cursor, kind, sequence, at, data, task_id, *task = tuple[Any, ...](row)
     moment = rows.moment(at)
     if task_id is None:
-        return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, alarm=_alarm(_kept(data)))
+        return PublishedEvent(cursor=cursor, type=kind, sequence=sequence, at=moment, alarm=_alarm(_kept(data)))
     was = _as_it_was(rows.task_from_columns(task), sequence, _then(data))
-    return Told(cursor=cursor, type=kind, sequence=sequence, at=moment, task=was)
+    return PublishedEvent(cursor=cursor, type=kind, sequence=sequence, at=moment, task=was)
 
 
 def _as_it_was(task: Task, version: int, then: Then) -> Task:

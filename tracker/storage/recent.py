@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.records import AlarmCount, AuditEntry
 from tracker.model.task import Task
 
@@ -23,7 +23,7 @@ class Written:
     """
 
     highest: int = 0
-    events: Sequence[Told] = ()
+    events: Sequence[PublishedEvent] = ()
     numbered: bool = False
     alarms: Sequence[AlarmCount] = ()
     audits: Sequence[AuditEntry] = ()
@@ -38,7 +38,7 @@ class Recent:
 
     def __init__(self) -> None:
         # Where ids are given one after the other: every event after ``_floor`` up to the last of ours.
-        self._tail: list[Told] = []
+        self._tail: list[PublishedEvent] = []
         self._floor: int | None = None
         # Where others do: the tasks of events, as they then were, by id and version, and when each event happened.
         self._tasks: dict[tuple[str, int], tuple[datetime, Task]] = {}
@@ -63,7 +63,7 @@ class Recent:
                 self._floor = self._tail[-MOST - 1].cursor
                 del self._tail[:-MOST]
 
-    def after(self, cursor: int, *, limit: int) -> Sequence[Told] | None:
+    def after(self, cursor: int, *, limit: int) -> Sequence[PublishedEvent] | None:
         """Return the next events after a cursor; None where they have to be read, also those of somebody else."""
         if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
             return None
@@ -81,7 +81,7 @@ class Recent:
     def __bool__(self) -> bool:
         return bool(self._tasks)
 
-    def _keep_tasks(self, events: Sequence[Told]) -> None:
+    def _keep_tasks(self, events: Sequence[PublishedEvent]) -> None:
         self._tasks.update(
             ((told.task.id, told.sequence), (told.at, told.task)) for told in events if told.task is not None
         )

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
 
-from tracker.model.event import Found, Told
-from tracker.model.sinks import Again, Delivery, Failure, SinkState
+from tracker.model.event import Found, PublishedEvent
+from tracker.model.sinks import Delivery, Failure, ReplayFilter, SinkState
 from tracker.storage import events, rows, sink_progress
 from tracker.storage.sink_progress import WAITING
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
@@ -76,8 +76,8 @@ def remove(connection: Connection, name: str) -> bool:
 def replay(
     connection: Connection,
     name: str,
-    again: Again,
-    takes: Callable[[Told], bool],
+    again: ReplayFilter,
+    takes: Callable[[PublishedEvent], bool],
     *,
     now: datetime,
     after: int,
@@ -103,7 +103,7 @@ def replay(
         wanted.append(given_up)
     statement = events.READING.where(*wanted).order_by(EVENTS.c.id).limit(PIECE)
     found = [events.told(row) for row in connection.execute(statement)]
-    owed = [told for told in found if isinstance(told, Told) and takes(told)]
+    owed = [told for told in found if isinstance(told, PublishedEvent) and takes(told)]
     if not dry_run:
         sink_progress.hold(connection, name)
         once_more = [

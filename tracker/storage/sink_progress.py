@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, exists, func, or_, select, update
 
 from tracker.model.event import Found
-from tracker.model.sinks import Failure, NewSink, Settled, SinkState
+from tracker.model.sinks import Failure, NewSink, ProgressUpdate, SinkState
 from tracker.storage import events, rows
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
@@ -24,7 +24,7 @@ WAITING: Final = DELIVERIES.c.next_at.is_not(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owed:
+class PendingDelivery:
     """An event whose next attempt is due, how many there were, and when the first was."""
 
     event: Found
@@ -70,7 +70,7 @@ def release(connection: Connection, owner: str | None) -> None:
     connection.execute(update(SINKS).where(leased).values(lease_owner=None, lease_until=None))
 
 
-def settle(connection: Connection, name: str, settled: Settled, *, owner: str, now: datetime) -> bool:
+def settle(connection: Connection, name: str, settled: ProgressUpdate, *, owner: str, now: datetime) -> bool:
     """Write down what became of some events; False, and nothing, where the lease is not ours any more."""
     stamp = rows.stamp(now)
     # What an operator turned off meanwhile keeps none: they say that it was the receiver (see SinkState).
@@ -78,8 +78,8 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
     values: dict[str, Any] = {"failures": failures, "retry_at": rows.optional_stamp(settled.retry_at)}
     if settled.cursor is not None:
         values["cursor"] = settled.cursor
-    if settled.told:
-        values |= {"delivered": SINKS.c.delivered + settled.told, "delivered_at": stamp}
+    if settled.delivered_count:
+        values |= {"delivered": SINKS.c.delivered + settled.delivered_count, "delivered_at": stamp}
     if settled.error:
         values |= {"last_error": settled.error, "last_error_at": stamp}
     if settled.off:
@@ -100,7 +100,7 @@ def settle(connection: Connection, name: str, settled: Settled, *, owner: str, n
     return True
 
 
-def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list[Owed]:
+def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list[PendingDelivery]:
     """Return the due deliveries, longest due first; of each task only the first pending one.
 
     One that is planned further away than it can be was planned by a clock that was set back since.
@@ -115,7 +115,7 @@ def due(connection: Connection, name: str, *, now: datetime, limit: int) -> list
     ).all()
     readable = {one.cursor: one for one in events.pick(connection, [row.event_id for row in found])} if found else {}
     return [
-        Owed(event=readable[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
+        PendingDelivery(event=readable[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
         for row in found
         if row.event_id in readable
     ]

@@ -50,7 +50,7 @@ from tracker.storage.engine.continuity import Continuity
 from tracker.storage.engine.database import BUSY, Database
 from tracker.storage.engine.notices import PostgresNotices
 from tracker.storage.engine.plans import aside
-from tracker.storage.event_store import OutboxStore
+from tracker.storage.event_store import EventStore
 from tracker.storage.generated_secrets import GeneratedSecrets
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.rehearsal import rehearse
@@ -70,7 +70,7 @@ class Store:
     def __init__(self, database_url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
         self._database = Database(database_url, busy=busy, schema=schema)
         self.audit = AuditStore(self._database)
-        self.outbox = OutboxStore(self._database)
+        self.outbox = EventStore(self._database)
         self._batches = BatchStore(self._database, self.outbox)
         self.secrets = GeneratedSecrets(self._database)
 

@@ -19,7 +19,7 @@ from tracker.model.records import (
     TaskFilter,
     TaskPage,
 )
-from tracker.model.sinks import Again, Delivery, SinkState
+from tracker.model.sinks import Delivery, ReplayFilter, SinkState
 from tracker.model.task import Caller, Expected, Status, Task
 from tracker.providers.base import Account, Order
 from tracker.rules.learning import Habits
@@ -62,7 +62,7 @@ class SinkVerbs(Protocol):
         by: str = ...,
     ) -> int: ...
 
-    async def replay(self, name: str, again: Again, *, dry_run: bool, by: str = ...) -> int: ...
+    async def replay(self, name: str, again: ReplayFilter, *, dry_run: bool, by: str = ...) -> int: ...
 
 
 class AccountVerbs(Protocol):

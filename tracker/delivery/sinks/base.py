@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,14 +46,14 @@ class Sink(Protocol):
     async def close(self) -> None:
         """Let go, within seconds; what is being sent may fail."""
 
-    def lane(self, told: Told) -> str | None:
+    def endpoint(self, event: PublishedEvent) -> str | None:
         """Name the receiver of an event, None where it is not for this sink; trouble in one lane delays no other.
 
         All events of a task go the same way. A sink with one receiver gives its own name: while that is down, what
         happens waits where it is, and not in a row for each event.
         """
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         """Send events of different tasks and give each one's outcome, in their order, within a bounded time.
 
         It may be called again meanwhile, with other tasks. Where it is cancelled or raises, all are sent again.

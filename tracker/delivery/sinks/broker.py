@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tracker.delivery.sinks.base import Outcome
 from tracker.delivery.sinks.spec import SinkSpec
 from tracker.errors import NotSent, SettingsError
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 
 # How many events are on their way at once. More was measured to be no faster with any of them.
 WIDTH: Final = 500
@@ -85,7 +85,7 @@ class Wire(Protocol):
     async def dial(self) -> None:
         """Make a connection, and what is to be there before events can be published; raises what the client does."""
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         """Publish them all, then wait until each is confirmed or the endpoint's ``within`` has passed."""
 
     async def hang_up(self) -> None:
@@ -116,10 +116,10 @@ class BrokerSink:
         async with self._turn:
             await self._hang_up()
 
-    def lane(self, told: Told) -> str | None:
-        return self.name if self._takes(told) else None
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return self.name if self._takes(event) else None
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         async with self._turn:
             certain = False
             try:

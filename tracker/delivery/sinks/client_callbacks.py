@@ -17,7 +17,7 @@ from tracker.delivery.sinks.base import Outcome
 from tracker.delivery.sinks.http_post import WIDTH, Letter, post
 from tracker.delivery.sinks.signing import CALLBACKS, SinkSecrets
 from tracker.errors import HomingError
-from tracker.model.event import CHANGES, TASK_TYPE, Told
+from tracker.model.event import CHANGES, TASK_TYPE, PublishedEvent
 from tracker.model.task import SETTLED, Task
 from tracker.model.untrusted import JsonObject
 from tracker.providers.kling_gateway import legacy_callback
@@ -49,34 +49,34 @@ class Callbacks:
     async def close(self) -> None:
         await self._poster.close()
 
-    def lane(self, told: Told) -> str | None:
-        task = told.task
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        task = event.task
         if task is None or task.caller_callback_url is None or task.provider not in SHAPES:
             return None
         # A provider calls back about a status. What else changed about a task is told once there is a result.
-        if told.type in _CHANGED and task.status not in SETTLED:
+        if event.type in _CHANGED and task.status not in SETTLED:
             return None
         return _origin(task.caller_callback_url)
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         return await asyncio.gather(*map(self._send, events))
 
-    async def _send(self, told: Told) -> Outcome:
-        task = told.task
+    async def _send(self, event: PublishedEvent) -> Outcome:
+        task = event.task
         assert task is not None
         try:
             keys = await self._secrets.of_client(task.client)
         except HomingError as error:
             return Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")
-        outcome = await post(self._poster, _letter(told, task, keys), now=self._clock())
+        outcome = await post(self._poster, _letter(event, task, keys), now=self._clock())
         # 410 speaks for this one address, which is not asked again about this event.
         return structs.replace(outcome, gone=False, hopeless=True) if outcome.gone else outcome
 
 
-def _letter(told: Told, task: Task, keys: tuple[bytes, ...]) -> Letter:
+def _letter(event: PublishedEvent, task: Task, keys: tuple[bytes, ...]) -> Letter:
     return Letter(
         url=task.caller_callback_url or "",
-        webhook_id=told.id,
+        webhook_id=event.id,
         content_type=CONTENT_TYPE,
         body=_encode(SHAPES[task.provider](task)),
         keys=keys,

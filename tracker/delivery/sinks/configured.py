@@ -8,7 +8,7 @@ from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.urls import signing_names
 from tracker.errors import InvalidRequest
 from tracker.model.clock import utc_now
-from tracker.model.event import Told
+from tracker.model.event import PublishedEvent
 from tracker.model.targets import NOWHERE
 from tracker.model.webhook_keys import written_key
 from tracker.service.sink_admin import NamedSink
@@ -23,8 +23,8 @@ class Named:
         self._secrets = secrets
         self._signs = signs
 
-    def takes(self, told: Told) -> bool:
-        return self._spec.filter.takes(told)
+    def takes(self, event: PublishedEvent) -> bool:
+        return self._spec.filter.takes(event)
 
     async def secrets(self, client: str | None) -> Sequence[str]:
         if client is not None:
@@ -40,8 +40,8 @@ class NamedCallbacks:
         # Only asked what is for it, and never opened.
         self._sink = Callbacks(secrets=secrets, poster=Poster(NOWHERE), clock=utc_now)
 
-    def takes(self, told: Told) -> bool:
-        return self._sink.lane(told) is not None
+    def takes(self, event: PublishedEvent) -> bool:
+        return self._sink.endpoint(event) is not None
 
     async def secrets(self, client: str | None) -> Sequence[str]:
         if client is None:

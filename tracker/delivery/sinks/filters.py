@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from tracker.model.event import TASK_TYPE, TYPES, Told
+from tracker.model.event import TASK_TYPE, TYPES, PublishedEvent
 
 FIELDS: Final = ("type", "provider", "kind", "client", "tag")
 # Names as people may write them: whole, or a task's change alone.
@@ -29,14 +29,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     clients: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
 
-    def takes(self, told: Told) -> bool:
+    def takes(self, event: PublishedEvent) -> bool:
         """Return whether the sink is to be told of an event."""
         return (
-            (not self.types or told.type in self.types)
-            and (not self.providers or told.provider in self.providers)
-            and (not self.clients or told.client in self.clients)
-            and (not self.tags or not self.tags.isdisjoint(told.tags))
-            and (not self.kinds or (told.kind is not None and self._kind(told.kind) is not None))
+            (not self.types or event.type in self.types)
+            and (not self.providers or event.provider in self.providers)
+            and (not self.clients or event.client in self.clients)
+            and (not self.tags or not self.tags.isdisjoint(event.tags))
+            and (not self.kinds or (event.kind is not None and self._kind(event.kind) is not None))
         )
 
     @cached_property

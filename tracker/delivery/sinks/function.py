@@ -19,7 +19,7 @@ from tracker.delivery.sinks.filters import EVERYTHING, Filter
 from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.threaded import Threaded
 from tracker.errors import SettingsError
-from tracker.model.event import Told, as_dict
+from tracker.model.event import PublishedEvent, as_dict
 
 Hook = Callable[[dict[str, Any]], object]
 AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
@@ -65,11 +65,11 @@ class Function:
         for task in self._running:
             task.cancel()
 
-    def lane(self, told: Told) -> str | None:
-        return self.name if self._takes(told) else None
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return self.name if self._takes(event) else None
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
-        items = [as_dict(told, self._source) for told in events]
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
+        items = [as_dict(event, self._source) for event in events]
         hook = self._hook
         if not _is_async(hook):
             return await self._threaded.run(items)

@@ -27,7 +27,7 @@ from tracker.delivery.sinks.broker import (
     said,
     too_large,
 )
-from tracker.model.event import TASK_TYPE, Told, attributes
+from tracker.model.event import TASK_TYPE, PublishedEvent, attributes
 
 PORT: Final = 4222
 STREAM: Final = "HOMING"
@@ -89,9 +89,9 @@ class JetStreamWire:
         if self._create:
             await self._have_stream(self._context)
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         outcomes = list(await self._publish(events))
-        context, missed = self._context, [place for place, told in enumerate(events) if told.cursor in self._homeless]
+        context, missed = self._context, [place for place, event in enumerate(events) if event.cursor in self._homeless]
         if not (self._create and missed and context is not None and self.sound):
             return outcomes
         # The stream was deleted beneath the connection.
@@ -108,7 +108,7 @@ class JetStreamWire:
             outcomes[place] = outcome
         return outcomes
 
-    async def _publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def _publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._client is not None
         assert self._context is not None
         self._homeless = set()
@@ -136,8 +136,8 @@ class JetStreamWire:
                 ack.cancel()
             self._waited = []
         outcomes = [
-            each if isinstance(each, Outcome) else self._outcome(each, told)
-            for each, told in zip(put, events, strict=False)
+            each if isinstance(each, Outcome) else self._outcome(each, event)
+            for each, event in zip(put, events, strict=False)
         ]
         return outcomes + [rest] * (len(events) - len(put))
 
@@ -183,34 +183,34 @@ class JetStreamWire:
             client._reading_task.add_done_callback(ended)  # noqa: SLF001 - the same
 
     async def _put_all(
-        self, client: Client, context: JetStreamContext, events: Sequence[Told], put: list[_Ack | Outcome]
+        self, client: Client, context: JetStreamContext, events: Sequence[PublishedEvent], put: list[_Ack | Outcome]
     ) -> None:
-        for told in events:
-            put.append(await self._put(client, context, told))  # noqa: PERF401 - what was put so far counts
+        for event in events:
+            put.append(await self._put(client, context, event))  # noqa: PERF401 - what was put so far counts
 
-    async def _put(self, client: Client, context: JetStreamContext, told: Told) -> _Ack | Outcome:
-        headers = {f"ce-{name}": value for name, value in attributes(told, self._source).items()}
+    async def _put(self, client: Client, context: JetStreamContext, event: PublishedEvent) -> _Ack | Outcome:
+        headers = {f"ce-{name}": value for name, value in attributes(event, self._source).items()}
         headers["content-type"] = headers.pop("ce-datacontenttype")
-        headers[Header.MSG_ID] = told.id
-        size = len(told.body) + AROUND_HEADERS
+        headers[Header.MSG_ID] = event.id
+        size = len(event.body) + AROUND_HEADERS
         size += sum(len(name) + len(value.encode()) + AROUND_HEADER for name, value in headers.items())
         # The server would end the connection, and so fail the whole wave.
         if size > client.max_payload:
             return too_large(size, client.max_payload)
-        ack = await context.publish_async(self._prefix + told.type, told.body, stream=self._stream, headers=headers)
+        ack = await context.publish_async(self._prefix + event.type, event.body, stream=self._stream, headers=headers)
         ack.add_done_callback(forget)
         self._waited.append(ack)
         return ack
 
-    def _outcome(self, ack: _Ack, told: Told) -> Outcome:
+    def _outcome(self, ack: _Ack, event: PublishedEvent) -> Outcome:
         if ack.cancelled():
             return failed(UNCONFIRMED)
         error = ack.exception()
         if error is None:
             return DELIVERED
         if isinstance(error, NoStreamResponseError):
-            self._homeless.add(told.cursor)
-            return failed(f"no stream takes {self._prefix}{told.type}: make one, or add create=true to the address")
+            self._homeless.add(event.cursor)
+            return failed(f"no stream takes {self._prefix}{event.type}: make one, or add create=true to the address")
         if isinstance(error, APIError):
             return Outcome(
                 delivered=False, error=error.description or said(error), hopeless=error.err_code == TOO_LARGE

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.sinks.broker import DIALLING, UNCONFIRMED, WIDTH, Endpoint, failed, said
-from tracker.model.event import Told, attributes
+from tracker.model.event import PublishedEvent, attributes
 
 log: Final = logging.getLogger("homing.kafka")
 
@@ -62,12 +62,12 @@ class KafkaWire:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._look, producer)
         self._doubt = False
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._producer is not None
         producer = self._producer
         outcomes: list[Outcome | None] = [None] * len(events)
-        for index, told in enumerate(events):
-            outcomes[index] = self._produce(producer, told, index, outcomes)
+        for index, event in enumerate(events):
+            outcomes[index] = self._produce(producer, event, index, outcomes)
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(self._thread, producer.flush, self._within + LONGER):
             self._doubt = True
@@ -95,16 +95,18 @@ class KafkaWire:
                 raise ConnectionError(self._trouble) from None
             raise
 
-    def _produce(self, producer: Producer, told: Told, index: int, outcomes: list[Outcome | None]) -> Outcome | None:
+    def _produce(
+        self, producer: Producer, event: PublishedEvent, index: int, outcomes: list[Outcome | None]
+    ) -> Outcome | None:
         """Hand over one event; what becomes of it is put at its index, at once where it is not even taken."""
 
         def settle(error: KafkaError | None, _: Message) -> None:
             outcomes[index] = DELIVERED if error is None else self._outcome(error)
 
-        headers = {f"ce_{name}": value for name, value in attributes(told, self._source).items()}
+        headers = {f"ce_{name}": value for name, value in attributes(event, self._source).items()}
         headers["content-type"] = headers.pop("ce_datacontenttype")
         try:
-            producer.produce(self._topic, told.body, key=told.subject, headers=[*headers.items()], on_delivery=settle)
+            producer.produce(self._topic, event.body, key=event.subject, headers=[*headers.items()], on_delivery=settle)
         except KafkaException as error:
             return self._outcome(error.args[0])
         except BufferError as error:

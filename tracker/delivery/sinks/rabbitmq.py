@@ -20,7 +20,7 @@ from pika.spec import Basic
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.sinks.broker import DIALLING, UNCONFIRMED, Endpoint, failed, said, too_large
-from tracker.model.event import JSON_TYPE, Told, attributes
+from tracker.model.event import JSON_TYPE, PublishedEvent, attributes
 
 EXCHANGE: Final = "homing"
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
@@ -66,48 +66,48 @@ class RabbitWire:
         self._line = _Line(self._parameters)
         await self._line.open(self._exchange if self._declare else None)
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         line = self._line
         assert line is not None
         line.begin()
-        fitting = [told for told in events if self._largest is None or len(told.body) <= self._largest]
+        fitting = [event for event in events if self._largest is None or len(event.body) <= self._largest]
         for start in range(0, len(fitting), PIECE):
             if line.lost:
                 break
-            for told in fitting[start : start + PIECE]:
-                line.put(told, self._properties(told), exchange=self._exchange, mandatory=self._mandatory)
+            for event in fitting[start : start + PIECE]:
+                line.put(event, self._properties(event), exchange=self._exchange, mandatory=self._mandatory)
             await asyncio.sleep(0)
         await line.confirmed(within=self._within)
-        return [self._outcome(told, line) for told in events]
+        return [self._outcome(event, line) for event in events]
 
     async def hang_up(self) -> None:
         line, self._line = self._line, None
         if line is not None:
             await line.close()
 
-    def _properties(self, told: Told) -> BasicProperties:
-        headers = {self._prefix + name: value for name, value in attributes(told, self._source).items()}
+    def _properties(self, event: PublishedEvent) -> BasicProperties:
+        headers = {self._prefix + name: value for name, value in attributes(event, self._source).items()}
         del headers[f"{self._prefix}datacontenttype"]
         return BasicProperties(
             content_type=JSON_TYPE,
             delivery_mode=PERSISTENT,
-            message_id=told.id,
-            type=told.type,
-            timestamp=int(told.at.timestamp()),
+            message_id=event.id,
+            type=event.type,
+            timestamp=int(event.at.timestamp()),
             headers=headers,
         )
 
-    def _outcome(self, told: Told, line: "_Line") -> Outcome:
-        if line.has(told.id):
+    def _outcome(self, event: PublishedEvent, line: "_Line") -> Outcome:
+        if line.has(event.id):
             return DELIVERED
-        if (why := line.refused(told.id)) is not None:
+        if (why := line.refused(event.id)) is not None:
             if isinstance(why, Basic.Return):
-                return failed(f"no queue is bound to exchange {self._exchange} for {told.type}")
+                return failed(f"no queue is bound to exchange {self._exchange} for {event.type}")
             return failed("refused by a queue, which may be full")
         if line.lost and (limit := _LIMIT.search(line.lost)):
             self._largest = int(limit[1])
-        if self._largest is not None and len(told.body) > self._largest:
-            return too_large(len(told.body), self._largest)
+        if self._largest is not None and len(event.body) > self._largest:
+            return too_large(len(event.body), self._largest)
         return failed(line.lost or UNCONFIRMED)
 
 
@@ -161,13 +161,13 @@ class _Line:
         self._refused.clear()
         self._settled.set()
 
-    def put(self, told: Told, properties: BasicProperties, *, exchange: str, mandatory: bool) -> None:
+    def put(self, event: PublishedEvent, properties: BasicProperties, *, exchange: str, mandatory: bool) -> None:
         """Hand a message to the client, which sends it soon."""
         assert self._channel is not None
         self._settled.clear()
         self._doubt = True
-        self._channel.basic_publish(exchange, told.type, told.body, properties, mandatory)
-        self._waiting[next(self._tags)] = told.id
+        self._channel.basic_publish(exchange, event.type, event.body, properties, mandatory)
+        self._waiting[next(self._tags)] = event.id
 
     async def confirmed(self, *, within: float) -> None:
         """Wait until all that was put is confirmed or refused, or the line has ended; else it is in doubt."""
@@ -198,7 +198,7 @@ class _Line:
 
     async def _asked(self, ask: Callable[[Callable[[object], None]], object]) -> Any:  # noqa: ANN401 - the client's own
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        ask(lambda told: _settle(answer, told))
+        ask(lambda frame: _settle(answer, frame))
         return await self._answer(answer)
 
     async def _answer(self, answer: asyncio.Future[object]) -> object:
@@ -209,17 +209,17 @@ class _Line:
         return answer.result()
 
     def _confirm(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
-        told = frame.method
+        method = frame.method
         # It confirms in any order, and where it says "multiple", all up to one.
-        upto = [told.delivery_tag]
-        if told.multiple:
-            upto = list(takewhile(lambda tag: tag <= told.delivery_tag, self._waiting))
+        upto = [method.delivery_tag]
+        if method.multiple:
+            upto = list(takewhile(lambda tag: tag <= method.delivery_tag, self._waiting))
         for tag in upto:
             event_id = self._waiting.pop(tag, None)
             if event_id is None:
                 continue
-            if isinstance(told, Basic.Nack):
-                self._refuse(event_id, told)
+            if isinstance(method, Basic.Nack):
+                self._refuse(event_id, method)
             else:
                 self._taken.add(event_id)
         if not self._waiting:

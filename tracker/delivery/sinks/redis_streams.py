@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.sinks.broker import DIALLING, HANGING_UP, UNCONFIRMED, Endpoint, failed, forget, said, too_large
-from tracker.model.event import Told, attributes
+from tracker.model.event import PublishedEvent, attributes
 
 PORT: Final = 6379
 STREAM: Final = "homing:events"
@@ -65,17 +65,17 @@ class RedisWire:
             self._largest = LARGEST
         self._doubt = False
 
-    async def publish(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._client is not None
         pipeline = self._client.pipeline(transaction=False)
         # A value beyond the limit would end the connection, and so fail the whole wave.
-        fitting = [told for told in events if len(told.body) <= self._largest]
-        for told in fitting:
-            fields: dict[Any, Any] = {**attributes(told, self._source), "data": told.body}
+        fitting = [event for event in events if len(event.body) <= self._largest]
+        for event in fitting:
+            fields: dict[Any, Any] = {**attributes(event, self._source), "data": event.body}
             pipeline.xadd(self._stream, fields, maxlen=self._maxlen, approximate=True)
         replies = await self._execute(pipeline, len(fitting)) if fitting else []
-        of = {told.id: self._outcome(reply) for told, reply in zip(fitting, replies, strict=True)}
-        return [of.get(told.id) or too_large(len(told.body), self._largest) for told in events]
+        of = {event.id: self._outcome(reply) for event, reply in zip(fitting, replies, strict=True)}
+        return [of.get(event.id) or too_large(len(event.body), self._largest) for event in events]
 
     async def hang_up(self) -> None:
         client, self._client = self._client, None

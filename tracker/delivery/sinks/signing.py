@@ -34,7 +34,7 @@ class SinkSecrets:
 
     def __init__(self, kept: KeptSecrets, configured: Mapping[str, Sequence[str]]) -> None:
         self._kept = kept
-        self._keys = {name: tuple(webhook_key(secret) for secret in told) for name, told in configured.items()}
+        self._keys = {name: tuple(webhook_key(secret) for secret in secrets) for name, secrets in configured.items()}
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
         """Return the keys that a sink's webhooks are signed with."""

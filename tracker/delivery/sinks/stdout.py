@@ -9,7 +9,7 @@ from typing import Final
 from tracker.delivery.sinks.base import Outcome
 from tracker.delivery.sinks.filters import EVERYTHING, Filter
 from tracker.delivery.sinks.threaded import Threaded
-from tracker.model.event import Told, structured
+from tracker.model.event import PublishedEvent, structured
 
 WIDTH: Final = 256
 WITHIN: Final = timedelta(seconds=15)
@@ -43,11 +43,11 @@ class Lines:
     async def close(self) -> None:
         """There is nothing to let go."""
 
-    def lane(self, told: Told) -> str | None:
-        return self.name if self._takes(told) else None
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return self.name if self._takes(event) else None
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
-        return await self._threaded.run([structured(told, self._source) + b"\n" for told in events])
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
+        return await self._threaded.run([structured(event, self._source) + b"\n" for event in events])
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)

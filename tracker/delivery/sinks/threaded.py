@@ -49,7 +49,7 @@ class Threaded(Generic[T]):
             for item in items:
                 if left.is_set():
                     return
-                outcomes.append(self._told(item))
+                outcomes.append(self._outcome(item))
             # The loop may be gone: then nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(ended.set)
@@ -70,7 +70,7 @@ class Threaded(Generic[T]):
         late = Outcome(delivered=False, error=f"no end within {self._within.total_seconds():g} s")
         return done + [late] * (len(items) - len(done))
 
-    def _told(self, item: T) -> Outcome:
+    def _outcome(self, item: T) -> Outcome:
         try:
             self._tell(item)
         except BaseException as error:  # noqa: BLE001 - what others' code raises must not end the thread

@@ -10,7 +10,7 @@ from tracker.delivery.sinks.http_post import WIDTH, Letter, post_all
 from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.spec import SinkSpec
 from tracker.errors import HomingError
-from tracker.model.event import STRUCTURED_TYPE, Told, structured
+from tracker.model.event import STRUCTURED_TYPE, PublishedEvent, structured
 from tracker.transport import Poster
 
 
@@ -36,24 +36,24 @@ class Webhook:
     async def close(self) -> None:
         await self._poster.close()
 
-    def lane(self, told: Told) -> str | None:
-        return self.name if self._takes(told) else None
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return self.name if self._takes(event) else None
 
-    async def send(self, events: Sequence[Told]) -> Sequence[Outcome]:
+    async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         try:
             keys = await self._secrets.of_sink(self.name)
         except HomingError as error:
             return [Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")] * len(events)
-        letters = [self._letter(told, keys) for told in events]
+        letters = [self._letter(event, keys) for event in events]
         # The operator can allow a target that is refused, so nothing is hopeless here.
         return [_again(outcome) for outcome in await post_all(self._poster, letters, now=self._clock())]
 
-    def _letter(self, told: Told, keys: tuple[bytes, ...]) -> Letter:
+    def _letter(self, event: PublishedEvent, keys: tuple[bytes, ...]) -> Letter:
         return Letter(
             url=self._url,
-            webhook_id=told.id,
+            webhook_id=event.id,
             content_type=STRUCTURED_TYPE,
-            body=structured(told, self._source),
+            body=structured(event, self._source),
             keys=keys,
         )
 
