@@ -144,7 +144,7 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
         sandbox.finish(ref, notify=False)
     # The survivor stands still, long enough to be taken for dead itself; the other asks, and waits for answers.
     line.script = unanswered
-    os.kill(survivor.lives[-1].pid, signal.SIGSTOP)
+    await stopped_outside_transactions(url, survivor.lives[-1].pid)
     make_due(url, silent)
     await leased(url, len(silent))
     await until(lambda: _alone(url))
@@ -157,6 +157,22 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
     assert homes == {"callback": len(told), "poll": len(silent)}
     assert asked([other], sandbox) == Counter(sandbox.task(ref)["id"] for ref in silent)
     assert sandbox.ledger["requests"]["create"] == DUE
+
+
+async def stopped_outside_transactions(url: str, pid: int) -> None:
+    """Stop a process while it holds no lock: a transaction that stands still would block the others for long."""
+    busy = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        waiting = set(read(url, busy))
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            waiting &= set(read(url, busy))
+        if not waiting:
+            return
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(0.05)
+    raise AssertionError("the process was in a transaction each time")
 
 
 async def _alone(url: str) -> bool:

@@ -1,7 +1,7 @@
 """The task state API over real HTTP: Homing's own server, its real tracker on SQLite, and the sandbox."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,25 @@ async def shown(client: httpx.AsyncClient, ref: str) -> dict[str, Any]:
     return dict(reply.json())
 
 
-async def test_an_expected_task_comes_home_by_its_own_address(homing: Served, kling_sandbox: RunningSandbox) -> None:
+async def test_an_expected_task_finishes_by_its_own_callback_url(
+    tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
+) -> None:
+    # The poll that confirms the attached ID must not be the first to see the end.
+    sandbox = kling_sandbox_factory(held=True)
+    async with served(tmp_path, sandbox) as homing:
+        await expected_task_finishes(homing, sandbox)
+
+
+async def expected_task_finishes(homing: Served, sandbox: RunningSandbox) -> None:
     client = homing.client
     expected = await client.post("/v1/tasks/expect", json=EXPECT | {"external_id": "mine/1", "tags": ["spring"]})
     assert expected.status_code == 201
     task, address = expected.json()["task"], expected.json()["callback_url"]
     assert address.startswith(f"{homing.url}/callbacks/kling/")
-    theirs = await at_the_provider(kling_sandbox, external_task_id="mine/1", callback_url=address)
+    theirs = await at_the_provider(sandbox, external_task_id="mine/1", callback_url=address)
     patched = await client.patch(f"/v1/tasks/{task['id']}", json={"provider_task_id": theirs})
     assert patched.json()["provider_task_id"] == theirs
+    sandbox.finish(theirs)
 
     async def home() -> bool:
         return bool((await shown(client, task["id"]))["status"] == "succeeded")
@@ -53,7 +63,7 @@ async def test_an_expected_task_comes_home_by_its_own_address(homing: Served, kl
         told = await shown(client, ref)
         assert told["id"] == task["id"]
         assert told["home"] == {"learned_from": "callback", "trust": "token"}
-        assert [asset["url"] for asset in told["result"]["assets"]] == kling_sandbox.task(theirs)["result_urls"]
+        assert [asset["url"] for asset in told["result"]["assets"]] == sandbox.task(theirs)["result_urls"]
         assert told["result"]["assets"][0]["expires_at"] is not None
     history = (await client.get(f"/v1/tasks/{task['id']}/history")).json()["entries"]
     assert {"callback"} <= {entry["source"] for entry in history}
