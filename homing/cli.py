@@ -3,10 +3,11 @@
 import asyncio
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from homing.commands import operate, serve, sinks, submit, tasks, watch
@@ -17,6 +18,15 @@ from homing.terminal import INTERRUPTED, complain
 from tracker.errors import HomingError, SettingsError
 
 FAILED: Final = 1
+GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
+    {
+        "Try and run": ("demo", "sandbox", "serve", "reconcile", "migrate", "doctor"),
+        "Tasks": ("submit", "expect", "adopt", "tasks", "why"),
+        "Events and sinks": ("events", "sinks", "deliveries", "give-up", "replay"),
+        "Operate": ("stats", "orphans", "callback-url", "key", "audit"),
+        "Documents": ("openapi", "asyncapi"),
+    }
+)
 
 
 def main(
@@ -45,9 +55,15 @@ def main(
 
 def build_parser() -> ArgumentParser:
     """Declare every command."""
-    parser: ArgumentParser = Parser(prog="homing", description="Every task that you send out comes home.")
+    parser: ArgumentParser = Parser(
+        prog="homing",
+        usage="homing COMMAND ...",
+        description="Receive the callbacks of image and video APIs, and track every task.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"homing {version('homing')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    # The groups below take the place of the one long list.
+    commands = parser.add_subparsers(prog="homing", metavar="COMMAND", required=True, help=SUPPRESS)
     serve.add(commands)
     sandbox.add_parser(commands)
     submit.add(commands)
@@ -55,7 +71,17 @@ def build_parser() -> ArgumentParser:
     watch.add(commands)
     sinks.add(commands)
     operate.add(commands)
+    parser.epilog = _overview({name: each.description or "" for name, each in commands.choices.items()})
     return parser
+
+
+def _overview(sentences: Mapping[str, str]) -> str:
+    """Return the help text's groups of commands, each with its sentence."""
+    width = max(map(len, sentences)) + 2
+    lines: list[str] = []
+    for title, names in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:{width}}{sentences[name]}" for name in names), ""]
+    return "\n".join([*lines, "homing COMMAND --help explains each."])
 
 
 async def _over_api(args: Namespace) -> int:

@@ -1,10 +1,10 @@
-"""`homing callback-url | orphans | stats`: what an operator does now and then."""
+"""`homing callback-url | orphans | stats | audit`: for operators."""
 
 from argparse import Namespace
 from datetime import UTC, datetime
 from typing import Final
 
-from homing.commands.arguments import Commands, Usage, count, data_command
+from homing.commands.arguments import Commands, always, count, data_command
 from homing.commands.client import ApiClient
 from homing.commands.show_task import documents
 from homing.terminal import ago, print_fields, print_json, print_line, print_table
@@ -16,22 +16,27 @@ ADDRESSES: Final = "/v1/callback-addresses"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
+    urls = data_command(commands, "callback-url", run_list_urls, "Create, list or revoke shared callback URLs.")
+    verbs = urls.add_subparsers(metavar="VERB")
     url = data_command(
-        commands,
-        "callback-url",
-        run_address,
-        "Make a standing callback address; list or revoke them.",
-        creates=lambda args: args.provider not in {"list", "revoke"},
+        verbs,
+        "create",
+        run_create_url,
+        "Create a shared callback URL. It is shown once: homing callback-url create kling",
+        verb=True,
+        creates=always,
     )
-    url.add_argument("provider", metavar="PROVIDER|list|revoke", help="such as kling, for a new address")
-    url.add_argument("id", nargs="?", type=count, help="the number of the address to revoke")
-    url.add_argument("--kind", help="the only kind that is expected there, such as images/omni-image")
-    url.add_argument("--label", default="", help="a word for yourself")
-    orphans = data_command(commands, "orphans", run_orphans, "List callbacks about tasks that nobody told us of.")
+    url.add_argument("provider", metavar="PROVIDER", help="for example kling")
+    url.add_argument("--kind", help="accept only this kind, for example images/omni-image")
+    url.add_argument("--label", default="", help="a note for yourself")
+    data_command(verbs, "list", run_list_urls, "List shared callback URLs.", verb=True)
+    revoke = data_command(verbs, "revoke", run_revoke_url, "Revoke a shared callback URL.", verb=True)
+    revoke.add_argument("id", metavar="NUMBER", type=count, help="as `homing callback-url list` shows it")
+    orphans = data_command(commands, "orphans", run_orphans, "List callbacks for unknown tasks.")
     orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
     data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
     audit = data_command(
-        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and the like."
+        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and others."
     )
     audit.add_argument("--client", help="only entries of this client")
     audit.add_argument("--action", choices=[action.value for action in Action], help="only entries of this action")
@@ -53,14 +58,7 @@ async def run_audit(args: Namespace, api: ApiClient) -> int:
     return 0
 
 
-async def run_address(args: Namespace, api: ApiClient) -> int:
-    """Make an address, unless the word in the provider's place is one of two verbs."""
-    if args.provider == "list":
-        return await _list(args, api)
-    if args.provider == "revoke":
-        return await _revoke(args, api)
-    if args.id is not None:
-        raise Usage("a new address takes no number; `homing callback-url revoke NUMBER` revokes one")
+async def run_create_url(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"provider": args.provider, "label": args.label}
     if args.kind:
         body["kind"] = args.kind
@@ -69,7 +67,7 @@ async def run_address(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     print_line(str(document["callback_url"]))
-    print_line("It is shown once and not kept: register it now.")
+    print_line("Homing shows this URL only once. Register it now.")
     return 0
 
 
@@ -155,7 +153,7 @@ def _percent(value: JsonValue) -> str:
     return f"{value:.1%}" if isinstance(value, float | int) else ""
 
 
-async def _list(args: Namespace, api: ApiClient) -> int:
+async def run_list_urls(args: Namespace, api: ApiClient) -> int:
     document = await api.get(ADDRESSES)
     if args.json:
         print_json(document)
@@ -170,18 +168,16 @@ async def _list(args: Namespace, api: ApiClient) -> int:
         ]
         for address in documents(document["addresses"])
     ]
-    print_table(columns, rows, empty="no standing addresses; `homing callback-url kling` makes one")
+    print_table(columns, rows, empty="no shared callback URLs; `homing callback-url create kling` makes one")
     return 0
 
 
-async def _revoke(args: Namespace, api: ApiClient) -> int:
-    if args.id is None:
-        raise Usage("name the address's number: `homing callback-url list` shows them")
+async def run_revoke_url(args: Namespace, api: ApiClient) -> int:
     document = await api.delete(f"{ADDRESSES}/{args.id}")
     if args.json:
         print_json(document)
         return 0
-    print_line(f"address {args.id} is revoked: what comes there is answered 404")
+    print_line(f"callback URL {args.id} is revoked. Requests to it get 404")
     return 0
 
 

@@ -13,39 +13,43 @@ KEY_BYTES: Final = 32
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    house = plain_command(
+    server = plain_command(
         commands,
         "serve",
         ("homing.commands.serving", "run"),
-        "Serve the gateway, the API, the callbacks and the loops.",
+        "Run the gateway, the API, the callback receiver and the loops.",
     )
-    house.add_argument(
+    server.add_argument(
         "--only",
         type=parts,
         action="append",
         metavar="PART",
-        help="only a part, receiver (the callbacks), api (with the gateway) or loops; repeatable (default: all)",
+        help="run only receiver (the callbacks), api (with the gateway) or loops; repeatable (default: all)",
     )
     schema = plain_command(
-        commands, "migrate", ("homing.commands.migrate", "run"), "Make the database's tables, or bring them up to date."
+        commands, "migrate", ("homing.commands.migrate", "run"), "Create the database tables, or update them."
     )
     once = plain_command(
-        commands, "reconcile", ("homing.commands.reconcile", "run"), "Ask the provider about due tasks, until stopped."
+        commands, "reconcile", ("homing.commands.reconcile", "run"), "Poll the provider about due tasks until stopped."
     )
-    once.add_argument("--once", action="store_true", help="ask about what is due now, print what came of it, and end")
-    once.add_argument(
-        "--discover", action="store_true", help="adopt tasks of the provider's list that nobody told us of"
-    )
-    once.add_argument("--kind", help="with --discover: which kind (default: those that we submit)")
+    once.add_argument("--once", action="store_true", help="poll what is due now, print the counts, and end")
+    once.add_argument("--discover", action="store_true", help="adopt unknown tasks from the provider's list")
+    once.add_argument("--kind", help="with --discover: only this kind (default: all that Homing submits)")
     show = plain_command(
-        commands, "demo", ("homing.demo.run", "run"), "Send tasks through a sandbox full of faults; see each come home."
+        commands,
+        "demo",
+        ("homing.demo.run", "run"),
+        "Run tasks through a sandbox full of faults and watch each finish.",
     )
     show.add_argument("--seed", type=int, default=SEED, help="the seed of the faults (default %(default)s)")
     show.add_argument("--tasks", type=count, default=TASKS, help="how many tasks (default %(default)s)")
     show.add_argument("--port", type=port, default=0, help="the server's port (default: a free one)")
-    show.add_argument("--keep-open", action="store_true", help="leave it running afterwards, to look at")
+    show.add_argument("--keep-open", action="store_true", help="keep it running afterwards")
     check = plain_command(
-        commands, "doctor", ("homing.commands.doctor", "run"), "Show the settings in force and check what they lead to."
+        commands,
+        "doctor",
+        ("homing.commands.doctor", "run"),
+        "Show the settings in force and check what follows from them.",
     )
     document = plain_command(
         commands,
@@ -59,18 +63,18 @@ def add(commands: Commands) -> None:
         ("homing.commands.documents", "asyncapi"),
         "Print the AsyncAPI document of the events.",
     )
-    key = plain_command(commands, "key", run_key, "Make a key for HOMING_API_KEYS.")
+    key = plain_command(commands, "key", run_key, "Generate a key for HOMING_API_KEYS.")
     for parser in (schema, once, show, check, document, events, key):
         parser.add_argument("--json", action="store_true", help="print one JSON document")
     key.add_argument("name", nargs="?", default="me", help="the client's name (default %(default)s)")
-    key.add_argument("--sees-all", action="store_true", help="let it see every client's tasks")
+    key.add_argument("--all-clients", action="store_true", help="give access to the tasks of all clients")
 
 
 def run_key(args: Namespace) -> int:
-    star = "*" if args.sees_all else ""
+    star = "*" if args.all_clients else ""
     key = secrets.token_urlsafe(KEY_BYTES)
     if args.json:
-        print_json({"name": args.name, "sees_all": args.sees_all, "key": key})
+        print_json({"name": args.name, "sees_all": args.all_clients, "key": key})
     else:
         print_line(f"HOMING_API_KEYS={args.name}{star}:{key}")
     return 0

@@ -15,40 +15,43 @@ SINKS: Final = "/v1/sinks"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    sinks = data_command(commands, "sinks", run_sinks, "Tell how far each sink is; pause, resume or forget one.")
+    sinks = data_command(commands, "sinks", run_sinks, "Show the progress of each sink. Pause, resume or delete one.")
     verbs = sinks.add_subparsers(metavar="VERB")
     one = {
-        "pause": (run_pause, "Tell a sink nothing until it is resumed; what happens meanwhile is kept for it."),
-        "resume": (run_resume, "Go on telling a sink, also one whose receiver asked for no more."),
-        "forget": (run_forget, "Forget a sink that HOMING_SINKS does not name any more."),
-        "secret": (run_secret, "Show what the receiver of a sink proves our signature with."),
+        "pause": (run_pause, "Stop deliveries to a sink until it is resumed. Its events are kept."),
+        "resume": (run_resume, "Resume deliveries to a sink, also if its receiver had asked for no more."),
+        "delete": (run_delete, "Delete a sink that HOMING_SINKS does not name any more."),
+        "secret": (run_secret, "Show the secrets that a receiver verifies Homing's signature with."),
     }
     parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
     for parser in parsers.values():
         parser.add_argument("sink", metavar="NAME", help="as `homing sinks` shows it")
-    parsers["resume"].add_argument("--from-now", action="store_true", help="forget what it has missed")
-    parsers["secret"].add_argument("--client", help="whose, where each client has another: the sink callbacks")
+    parsers["resume"].add_argument("--from-now", action="store_true", help="skip the events since it was paused")
+    parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
 
-    owed = data_command(commands, "deliveries", run_deliveries, "List what sinks could not be told.")
+    owed = data_command(
+        commands, "deliveries", run_deliveries, "List events that a sink has not accepted yet, or never will."
+    )
     state = owed.add_mutually_exclusive_group()
-    for name, sentence in (("dead", "only what was given up"), ("waiting", "only what is tried again")):
+    for name, sentence in (
+        ("dead", "only deliveries that are not retried any more"),
+        ("waiting", "only deliveries that will be retried"),
+    ):
         state.add_argument(f"--{name}", action="store_const", const=name, dest="state", help=sentence)
     owed.add_argument("--sink", metavar="NAME")
-    owed.add_argument("--task", help="any of its ids")
+    owed.add_argument("--task", help="only events of this task, by any of its IDs")
     owed.add_argument("--limit", type=count, help="how many at most (default 50)")
-    owed.add_argument("--cursor", help="where the page before ended")
+    owed.add_argument("--cursor", help="the cursor that the previous page ended with")
 
-    poison = data_command(commands, "give-up", run_give_up, "Give up what sinks are owed; without --yes only count it.")
-    poison.add_argument("--sink", metavar="NAME", help="only what this one is owed")
-    poison.add_argument("--task", help="only what happened to this task, any of its ids")
+    poison = data_command(commands, "give-up", run_give_up, "Stop retrying deliveries. Dry run unless you pass --yes.")
+    poison.add_argument("--sink", metavar="NAME", help="only deliveries to this sink")
+    poison.add_argument("--task", help="only events of this task, by any of its IDs")
     poison.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
-    poison.add_argument("--yes", action="store_true", help="do it")
+    poison.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
-    again = data_command(
-        commands, "replay", run_replay, "Tell a sink again what it was told; without --yes only count it."
-    )
+    again = data_command(commands, "replay", run_replay, "Replay past events to a sink. Dry run unless you pass --yes.")
     again.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
-    again.add_argument("--task", help="what happened to this task")
+    again.add_argument("--task", help="only events of this task")
     again.add_argument(
         "--since",
         metavar="TIME",
@@ -56,8 +59,8 @@ def add(commands: Commands) -> None:
         help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
     )
     again.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
-    again.add_argument("--dead", action="store_true", help="what was given up")
-    again.add_argument("--yes", action="store_true", help="do it")
+    again.add_argument("--dead", action="store_true", help="only deliveries that are not retried any more")
+    again.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
 
 async def run_sinks(args: Namespace, api: ApiClient) -> int:
@@ -89,19 +92,21 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
 
 async def run_pause(args: Namespace, api: ApiClient) -> int:
     document = await api.post(f"{SINKS}/{segment(args.sink)}/pause")
-    return _done(args, document, f"{args.sink} is paused: what happens is kept for it until it is resumed")
+    return _done(args, document, f"{args.sink} is paused. Its events are kept until it is resumed")
 
 
 async def run_resume(args: Namespace, api: ApiClient) -> int:
     how = "?from_now=true" if args.from_now else ""
     document = await api.post(f"{SINKS}/{segment(args.sink)}/resume{how}")
-    missed = "what it has missed is forgotten" if args.from_now else "beginning with what it has missed"
-    return _done(args, document, f"{args.sink} is told again, {missed}")
+    missed = (
+        "without the events that it has missed" if args.from_now else "beginning with the events that it has missed"
+    )
+    return _done(args, document, f"deliveries to {args.sink} are resumed, {missed}")
 
 
-async def run_forget(args: Namespace, api: ApiClient) -> int:
+async def run_delete(args: Namespace, api: ApiClient) -> int:
     document = await api.delete(f"{SINKS}/{segment(args.sink)}")
-    return _done(args, document, f"{args.sink} is forgotten; named again it is a new sink")
+    return _done(args, document, f"{args.sink} is deleted. If HOMING_SINKS names it again, it is a new sink")
 
 
 async def run_secret(args: Namespace, api: ApiClient) -> int:

@@ -38,22 +38,26 @@ def add(commands: Commands) -> None:
     submit.add_argument("--model", help="the provider's model name")
     submit.add_argument("--n", type=count, help="how many images")
     submit.add_argument("--aspect-ratio", help="such as 16:9")
-    submit.add_argument("--image", action="append", default=[], help="an input image: an address or a file; repeatable")
+    submit.add_argument("--image", action="append", default=[], help="an input image: a URL or a file; repeatable")
     submit.add_argument("--external-id", help="your own id: the same id with the same body is the same task")
     submit.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
-    submit.add_argument("--body", metavar="FILE", help="the provider's JSON body, - for standard input; options win")
-    submit.add_argument("--wait", action="store_true", help="wait for the end; exit status 1 unless it succeeded")
+    submit.add_argument(
+        "--body", metavar="FILE", help="the provider's JSON body, - for standard input; options override it"
+    )
+    submit.add_argument(
+        "--wait", action="store_true", help="wait until it is finished; exit status 1 unless it succeeded"
+    )
     submit.add_argument("--timeout", type=duration, default=PATIENCE, help="how long --wait waits (default 15m)")
 
     expect = data_command(
         commands,
         "expect",
         run_expect,
-        "Write a task down before you submit it; get its callback address.",
+        "Announce a task before you submit it, and get its callback URL.",
         creates=always,
     )
     adopt = data_command(
-        commands, "adopt", run_adopt, "Track a task that is already running at the provider.", creates=always
+        commands, "adopt", run_adopt, "Track a task that already runs at the provider.", creates=always
     )
     for parser in (expect, adopt):
         parser.add_argument("provider", help="such as kling")

@@ -18,21 +18,23 @@ FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    tasks = data_command(commands, "tasks", run_list, "List, show and settle tasks; alone it lists the newest.")
+    tasks = data_command(
+        commands, "tasks", run_list, "List, show, poll and resolve tasks. Without a verb: list the newest."
+    )
     _filters(tasks)
     verbs = tasks.add_subparsers(metavar="VERB")
     _filters(data_command(verbs, "list", run_list, "List tasks, newest first.", verb=True), default=SUPPRESS)
     one = {
         "show": (run_show, "Show one task."),
-        "history": (run_history, "Show each observation of a task: who said what, how far it was believed, and why."),
-        "poll": (run_poll, "Ask the provider about a task now."),
-        "attach": (run_attach, "Tell the provider's id of a task that was expected."),
-        "resolve": (run_resolve, "Settle by your own word a task that cannot be settled by asking."),
+        "history": (run_history, "Show each observation of a task: its source, its trust level and its effect."),
+        "poll": (run_poll, "Poll the provider about a task now."),
+        "attach": (run_attach, "Attach the provider's ID to an expected task."),
+        "resolve": (run_resolve, "Decide the status of a task that polling cannot decide."),
     }
     parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
-    parsers["why"] = data_command(commands, "why", run_why, "Say why a task is where it is and what would unblock it.")
+    parsers["why"] = data_command(commands, "why", run_why, "Explain the status of a task, and what would change it.")
     for parser in parsers.values():
-        parser.add_argument("task", metavar="TASK", help="our id, the provider's, or your own external id")
+        parser.add_argument("task", metavar="TASK", help="Homing's ID, the provider's ID, or your external ID")
     parsers["attach"].add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
     word = parsers["resolve"].add_mutually_exclusive_group(required=True)
     word.add_argument(
@@ -40,7 +42,7 @@ def add(commands: Commands) -> None:
         choices=("rejected", "expired", "succeeded", "failed"),
         help="how it ended; succeeded and failed decide a conflict",
     )
-    word.add_argument("--provider-task-id", metavar="ID", help="the provider's id, which is then asked about")
+    word.add_argument("--provider-task-id", metavar="ID", help="the provider's ID, which is then polled")
     parsers["resolve"].add_argument("--note", default="", help="why, for the history")
     watch.add_watch(verbs)
 
@@ -51,12 +53,12 @@ def _filters(parser: ArgumentParser, *, default: str | None = None) -> None:
     )
     parser.add_argument("--provider", default=default, help="such as kling")
     parser.add_argument("--kind", default=default, help="such as images/omni-image")
-    parser.add_argument("--client", default=default, help="for keys that see all")
+    parser.add_argument("--client", default=default, help="only with a key for all clients")
     parser.add_argument("--tag", default=default)
     parser.add_argument("--created-after", default=default, metavar="TIME", help="such as 2026-11-23T00:00:00Z")
     parser.add_argument("--created-before", default=default, metavar="TIME")
     parser.add_argument("--limit", type=count, default=default, help="how many at most (default 50)")
-    parser.add_argument("--cursor", default=default, help="where the page before ended")
+    parser.add_argument("--cursor", default=default, help="the cursor that the previous page ended with")
 
 
 async def run_list(args: Namespace, api: ApiClient) -> int:

@@ -24,30 +24,31 @@ FILTERS: Final = ("type", "provider", "kind", "client", "tag")
 def add(commands: Commands) -> None:
     """Declare `homing events`."""
     events = data_command(
-        commands, "events", run_events, "Print events, one a line: those that are kept, or as they come."
+        commands, "events", run_events, "Print events, one per line: those that are kept, or new ones as they come."
     )
     events.add_argument(
-        "--type", action="append", help="such as succeeded or homing.alarm.*; repeatable, like the next"
+        "--type", action="append", help="for example succeeded or homing.alarm.*; repeatable, like the next ones"
     )
     events.add_argument("--provider", action="append", help="such as kling")
     events.add_argument("--kind", action="append", help="such as images/*")
-    events.add_argument("--client", action="append", help="for keys that see all")
+    events.add_argument("--client", action="append", help="only with a key for all clients")
     events.add_argument("--tag", action="append")
-    events.add_argument("--task", help="only this task's")
+    events.add_argument("--task", help="only events of this task")
     events.add_argument(
-        "--after", type=cursor, metavar="N", help="go on from this cursor (default: the beginning; with --follow: now)"
+        "--after",
+        type=cursor,
+        metavar="N",
+        help="continue after this cursor (default: the beginning; with --follow: now)",
     )
     # Whoever follows waits, and where no server runs the loops must run beside it.
-    events.add_argument("--follow", action="store_true", dest="loops", help="go on until Ctrl-C")
+    events.add_argument("--follow", action="store_true", dest="loops", help="continue until Ctrl-C")
 
 
 def add_watch(verbs: Commands) -> None:
     """Declare `homing tasks watch`."""
-    sentence = (
-        "Print each change as it comes; named tasks until their end. Exit status 0 only if all of them succeeded."
-    )
+    sentence = "Print each change as it comes, of named tasks until they finish. Exit status 0 only if all succeeded."
     watch: ArgumentParser = data_command(verbs, "watch", run_watch, sentence, loops=True, verb=True)
-    watch.add_argument("task", nargs="*", metavar="TASK", help="all of them where none is named")
+    watch.add_argument("task", nargs="*", metavar="TASK", help="all tasks if none is named")
 
 
 async def run_events(args: Namespace, api: ApiClient) -> int:

@@ -16,8 +16,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `sandbox` and its arguments; the parsed namespace gets `run`, which takes it and returns an exit status."""
     parser = subparsers.add_parser(
         "sandbox",
-        help="Serve a stand-in for Kling, with faults on request.",
-        description="Serve a stand-in for Kling over HTTP, for trying things out, drills and tests.",
+        help="Run a stand-in for Kling, with faults on request.",
+        description="Run a stand-in for Kling, with faults on request.",
         epilog="faults: " + "; ".join(f"{name}: {what}" for name, what in FAULTS.items()),
     )
     parser.set_defaults(run=run)

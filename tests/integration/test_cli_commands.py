@@ -140,8 +140,8 @@ def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell)
         (("tasks", "show", "nope"), 1, "no such task"),
         (("tasks", "show", "../v1/stats"), 1, "no such task"),
         (("tasks", "list", "--created-after", "yesterday"), 1, "created_after"),
-        (("callback-url", "kling"), 1, "HOMING_PUBLIC_URL"),
-        (("callback-url", "revoke"), 2, "callback-url list"),
+        (("callback-url", "create", "kling"), 1, "HOMING_PUBLIC_URL"),
+        (("callback-url", "revoke"), 2, "NUMBER"),
         (("submit",), 2, "--prompt"),
         (("submit", "--body", "absent.json"), 2, "absent.json"),
         (("submit", "--prompt", "x", "--image", "absent.png"), 2, "absent.png"),
@@ -233,7 +233,7 @@ def test_the_documents_and_a_key_are_printed(tmp_path: Path) -> None:
     document = shell.run("openapi").document
     assert "/v1/tasks/{ref}" in document["paths"]
     before = list(tmp_path.iterdir())
-    made = shell.run("key", "studio", "--sees-all").out
+    made = shell.run("key", "studio", "--all-clients").out
     assert made.startswith("HOMING_API_KEYS=studio*:")
     assert len(made.split(":")[1]) > 40
     assert shell.run("openapi", "--json").document == document

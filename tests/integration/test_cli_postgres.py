@@ -125,7 +125,7 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
     ):
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", api_url=api.url).document
         assert (task["status"], task["home"]["learned_from"]) == ("succeeded", "callback")
-        address = shell.run("callback-url", "kling", "--json", api_url=api.url).document["callback_url"]
+        address = shell.run("callback-url", "create", "kling", "--json", api_url=api.url).document["callback_url"]
         path = address.removeprefix(public)
         body = {"task_id": "stranger-1", "task_status": "submitted", "task_result": {}}
         with httpx.Client(trust_env=False, headers=LOCAL_HEADERS) as http:

@@ -139,7 +139,7 @@ def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
         assert task["status"] == "succeeded"
         assert task["home"] == {"learned_from": "callback", "trust": "token"}
         assert task["callback_asked"] is True
-        made = shell.run("callback-url", "kling", "--label", "console", "--json", port=str(port)).document
+        made = shell.run("callback-url", "create", "kling", "--label", "console", "--json", port=str(port)).document
         assert made["callback_url"].startswith(f"http://127.0.0.1:{port}/callbacks/kling/s")
         listed = shell.run("callback-url", "list", "--json").document["addresses"]
         assert [address["label"] for address in listed] == ["console"]

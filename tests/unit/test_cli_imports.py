@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from homing.cli import build_parser
+from homing.cli import GROUPS, build_parser
 
 SERVER = {"sqlalchemy", "sqlmodel", "alembic", "starlette", "uvicorn", "uvloop"}
 MODULES = "import json, sys; {}; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
@@ -29,7 +29,9 @@ def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
 
 
 def test_a_help_text_needs_no_settings_and_no_server() -> None:
-    assert loaded("from homing.cli import build_parser; build_parser()") & (SERVER | {"pydantic", "jwt"}) == set()
+    assert (
+        loaded("from homing.cli import GROUPS, build_parser; build_parser()") & (SERVER | {"pydantic", "jwt"}) == set()
+    )
 
 
 def test_a_client_needs_no_server() -> None:
@@ -42,6 +44,12 @@ def test_each_command_has_what_it_runs() -> None:
     assert named
     for module, function in named:
         assert callable(getattr(import_module(module), function))
+
+
+def test_each_command_is_in_one_group_of_the_help() -> None:
+    (commands,) = [each for each in build_parser()._actions if isinstance(each, _SubParsersAction)]  # noqa: SLF001
+
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(commands.choices)
 
 
 @pytest.mark.parametrize("module", ["homing.commands.serve", "homing.sandbox.command"])

@@ -208,7 +208,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         "reconcile",
         "doctor",
     ):
-        assert f"\n    {command} " in shown
+        assert f"\n  {command} " in shown
 
 
 @pytest.mark.parametrize(
