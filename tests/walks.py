@@ -1,0 +1,137 @@
+"""How far a reader has to go: how many files and functions one request enters. Run ``python -m tests.walks``.
+
+Each walk is one real request on a real SQLite file, over HTTP where it comes or goes by HTTP. The count is of functions
+of ``receiver``, ``tracker`` and ``homing`` (without the sandbox) that are entered meanwhile, in whatever thread.
+Expressions that Python runs as functions, such as comprehensions, do not count.
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Final
+
+from homing.sandbox import SandboxSettings, serve_in_thread
+from tests.acceptance.house import ANYBODY, KIND, SILENT, House, house
+from tests.web_receiver import WebReceiver
+from tracker.app import sinks_of
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.delivery.worker import SinkWorker
+from tracker.settings import Settings
+
+ROOT: Final = Path(__file__).parents[1]
+PACKAGES: Final = ("receiver", "tracker", "homing")
+
+
+@dataclass(slots=True)
+class Walk:
+    """What was entered; ``moves`` counts how often the next function was in another file."""
+
+    files: set[str] = field(default_factory=set)
+    functions: set[tuple[str, str]] = field(default_factory=set)
+    moves: int = 0
+    walking: bool = False
+    last: str = ""
+
+    def step(self, frame: FrameType, event: str, _argument: object) -> None:
+        """Note a call; this is a profile function (``sys.setprofile``)."""
+        if not self.walking or event != "call":
+            return
+        code = frame.f_code
+        file = code.co_filename.removeprefix(f"{ROOT}/")
+        counts = file.partition("/")[0] in PACKAGES and not file.startswith("homing/sandbox")
+        if counts and not code.co_name.startswith("<"):
+            self.files.add(file)
+            self.functions.add((file, code.co_qualname))
+            self.moves += file != self.last
+            self.last = file
+
+    @contextmanager
+    def walked(self) -> Iterator[None]:
+        """Note what the block enters."""
+        self.files, self.functions, self.moves, self.walking = set(), set(), 0, True
+        try:
+            yield
+        finally:
+            self.walking = False
+
+
+async def callback(home: House, walk: Walk) -> None:
+    expected = await home.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="walk")
+    body = {"task_id": "theirs", "task_status": "processing", "task_info": {"external_task_id": "walk"}}
+    with walk.walked():
+        answer = await home.client.post(str(expected.callback_url), json=body)
+    assert answer.is_success, answer.text
+
+
+async def submission(home: House, walk: Walk) -> None:
+    with walk.walked():
+        await home.created()
+
+
+async def delivery(home: House, walk: Walk) -> None:
+    async with WebReceiver() as receiver:
+        address = f"{receiver.url}#name=shop&from=beginning"
+        settings = Settings.model_validate({"sinks": address, "allowed_targets": "127.0.0.1/32"})
+        ((new, sink),) = [each for each in sinks_of(settings, home.tracker) if each[0].name == "shop"]
+        events, clock = home.tracker.store.outbox, home.tracker.clock
+        await events.register([new], now=clock())
+        state = await events.claim(new.name, owner="walk", now=clock(), lease=RELAY_TIMING.lease)
+        assert state is not None
+        worker = SinkWorker(
+            events, home.tracker.feed, sink, state, owner="walk", clock=clock, chance=lambda: 0.5, timing=RELAY_TIMING
+        )
+        await worker.open(asyncio.Event())
+        await home.created()
+        assert await home.tracker.feed.beyond(worker.cursor, within=timedelta(seconds=10))
+        with walk.walked():
+            await worker.deliver_new()
+            await worker.finish()
+        assert receiver.got
+        await sink.close()
+
+
+async def reconciler_round(home: House, walk: Walk) -> None:
+    for _ in range(2):
+        await home.created()
+    home.clock.ahead += timedelta(hours=2)
+    with walk.walked():
+        counts = await home.reconciler.run_once()
+    assert counts.claimed > 1
+
+
+WALKS: Final[dict[str, Callable[[House, Walk], Awaitable[None]]]] = {
+    "one callback": callback,
+    "one submission": submission,
+    "one webhook delivery": delivery,
+    "one reconciler round, two stale tasks": reconciler_round,
+}
+
+
+async def measured(walk: Walk) -> None:
+    """Print a line for each walk."""
+    sys.stdout.write(f"{'walk':40}{'files':>7}{'functions':>11}{'moves':>7}\n")
+    for name, go in WALKS.items():
+        with TemporaryDirectory() as folder, serve_in_thread(SandboxSettings(held=True, callbacks=False)) as sandbox:
+            async with house(Path(folder), sandbox.base_url, policy=SILENT, loops=False) as home:
+                await home.created()  # what is done once only, is done
+                await go(home, walk)
+        sys.stdout.write(f"{name:40}{len(walk.files):>7}{len(walk.functions):>11}{walk.moves:>7}\n")
+
+
+def main() -> None:
+    walk = Walk()
+    # Before any thread begins: a profile function is a thread's own.
+    threading.setprofile(walk.step)
+    sys.setprofile(walk.step)
+    asyncio.run(measured(walk))
+
+
+if __name__ == "__main__":
+    main()
