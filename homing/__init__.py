@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         SettingsError,
         StoreUnavailable,
     )
-    from tracker.model.keys import NamedKey
+    from tracker.model.keys import ClientKey, NamedKey
     from tracker.model.records import TaskFilter, TaskPage
     from tracker.model.servers import Part
     from tracker.model.task import Caller, Expected, Status, Task
@@ -42,6 +42,7 @@ __all__ = [
     "Access",
     "Caller",
     "CallerError",
+    "ClientKey",
     "Conflict",
     "CredentialRefused",
     "Expected",
@@ -76,10 +77,11 @@ DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "Access": "tracker.api",
         "Caller": "tracker.model.task",
+        "ClientKey": "tracker.model.keys",
         "Expected": "tracker.model.task",
         "Homing": "homing.serve",
         "NamedKey": "tracker.model.keys",
-        "Part": "tracker.loops.membership",
+        "Part": "tracker.model.servers",
         "Policy": "tracker.rules.schedule",
         "Settings": "tracker.settings",
         "Status": "tracker.model.task",

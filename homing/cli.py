@@ -12,6 +12,7 @@ from typing import Final
 
 from homing.commands import operate, serve, sinks, submit, tasks, watch
 from homing.commands.arguments import ENV_FILE, USAGE, Parser, Source
+from homing.commands.client import connect
 from homing.sandbox import command as sandbox
 from homing.server.logs import set_up_logs
 from homing.terminal import INTERRUPTED, complain
@@ -87,7 +88,5 @@ def _overview(sentences: Mapping[str, str]) -> str:
 async def _over_api(args: Namespace) -> int:
     settings = args.source.read()
     set_up_logs("error")
-    from homing.commands.client import connect  # noqa: PLC0415 - `homing --help` needs none
-
     async with connect(settings, loops=args.loops, create=args.creates(args)) as api:
         return int(await args.data(args, api))

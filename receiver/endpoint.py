@@ -37,7 +37,7 @@ logger: Final = logging.getLogger("homing.receiver")
 
 
 class CallbackTracker(Protocol):
-    """The part of ``tracker.service.Tracker`` that the receiver uses."""
+    """The part of ``tracker.service.tracker.Tracker`` that the receiver uses."""
 
     @property
     def providers(self) -> Mapping[str, Account]: ...

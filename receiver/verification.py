@@ -1,6 +1,6 @@
 """Decides whether a delivery is what its signature says, and what it is worth. Pure: the time is an argument.
 
-The address has already been proven by its token (``tracker.callback_url``). A verifier looks at headers and raw bytes
+The URL was already verified by its token (``rules.callback_tokens``). A verifier looks at headers and raw bytes
 and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is the table of trust.
 """
 

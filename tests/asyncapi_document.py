@@ -25,7 +25,7 @@ def messages(channel: str) -> dict[str, dict[str, Any]]:
 
 
 def faults(schema: Mapping[str, Any], instance: object) -> Iterator[str]:
-    """Return what is wrong with an instance of one of the document's schemas."""
+    """Yield what is wrong with an instance of one of the document's schemas."""
     validator = Draft7Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
     for error in validator.iter_errors(instance):
         yield f"{error.json_path}: {error.message[:200]}"

@@ -26,8 +26,8 @@ TRUSTS: Final = {
 HEAD: Final = """\
 # What moves a task
 
-This page is made from the tables in `tracker/rules/lifecycle.py` by `python -m tests.state_machine_page`; a test
-compares them. Change the tables, not the page.
+`python -m tests.state_machine_page` makes this page from the tables in `tracker/model/facts.py` and
+`tracker/rules/lifecycle.py`; a test compares them. Change the tables, not the page.
 
 A task's status is the **greatest word ever proven** in one total order, never the first to arrive. So observations may
 come in any order, twice, late or never: after the same ones a task stands the same, in status and in facts.

@@ -203,6 +203,8 @@ class CredentialMissing(CredentialRefused):
     title = "Credential missing"
 
 
+# How a call to a provider ends without an answer. For a submit the difference is all that matters: may the provider
+# have it?
 class NotSent(OurError):
     """The request never reached the provider: nothing can have come of it."""
 

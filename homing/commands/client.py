@@ -155,7 +155,7 @@ async def _in_process(
     parts = {Part.API, Part.LOOPS} if loops else {Part.API}
     # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
     key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
-    # Whatever addresses a server would answer at.
+    # Only these keys may call, whatever addresses a server would answer at.
     access = Access(api_keys=settings.api_keys if key is None else (key,), client_keys=settings.client_keys)
     # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
     homing = Homing(settings, access=access, parts=parts, tells=False)
@@ -175,7 +175,7 @@ def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
 
 
 async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStack) -> str | None:
-    """Return the address of the server of our file, or take its lock and give None."""
+    """Return the address of the server of our file, or take its lock and return None."""
     for _ in range(LOCK_LOOKS):
         try:
             stack.enter_context(lock)

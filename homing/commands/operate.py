@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         verbs,
         "create",
         run_create_url,
-        "Create a shared callback URL. It is shown once: homing callback-url create kling",
+        "Create a shared callback URL. It is shown only once. Example: homing callback-url create kling",
         verb=True,
         creates=always,
     )

@@ -1,4 +1,4 @@
-"""`homing serve | migrate | reconcile | demo | doctor | openapi | asyncapi | key`: what needs no server to talk to."""
+"""Declares `homing serve | migrate | reconcile | demo | doctor | openapi | asyncapi | key`: they ask no server."""
 
 import secrets
 from argparse import Namespace

@@ -26,7 +26,9 @@ def add(commands: Commands) -> None:
     parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
     for parser in parsers.values():
         parser.add_argument("sink", metavar="NAME", help="as `homing sinks` shows it")
-    parsers["resume"].add_argument("--from-now", action="store_true", help="skip the events since it was paused")
+    parsers["resume"].add_argument(
+        "--from-now", action="store_true", help="skip all events until now, and drop its pending and dead deliveries"
+    )
     parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
 
     owed = data_command(
@@ -164,9 +166,9 @@ async def run_replay(args: Namespace, api: ApiClient) -> int:
     number = document["count"]
     events = "1 event" if number == 1 else f"{number} events"
     if args.yes:
-        return _done(args, document, f"{events} {'is' if number == 1 else 'are'} told to {args.sink} again")
+        return _done(args, document, f"{events} {'is' if number == 1 else 'are'} replayed to {args.sink}")
     more = "; add --yes to do it" if number else ""
-    return _done(args, document, f"{events} would be told to {args.sink} again{more}")
+    return _done(args, document, f"{events} would be replayed to {args.sink}{more}")
 
 
 def _done(args: Namespace, document: JsonObject, sentence: str) -> int:

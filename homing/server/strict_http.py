@@ -221,6 +221,6 @@ class StrictConnection(HttpToolsProtocol):
 
 
 def _leave(cycle: RequestResponseCycle) -> None:
-    """Report to the application that its client is gone."""
+    """Tell the application that its client is gone."""
     cycle.disconnected = True
     cycle.message_event.set()

@@ -1,14 +1,17 @@
 """The feed over real databases: everything once and in order, no query for who waits, and no hint that is needed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.builders import a_task, an_event, writing
+from tests.databases import sqlite_url
 from tests.postgres import Postgres
+from tracker.errors import StoreUnavailable
 from tracker.model.event import Found
 from tracker.model.task import Task
 from tracker.service.feed import KEPT, PAGE, Feed
@@ -196,3 +199,40 @@ class TestSeveralProcesses:
         await tell(store, TASK, 2)
         assert await waiting
         await feed.close()
+
+
+async def test_each_outage_of_the_notices_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaking:
+        """Notices whose connection breaks as soon as it listens."""
+
+        calls = 0
+        third = asyncio.Event()
+
+        async def listen(self, heard: Callable[[], None]) -> None:
+            heard()
+            self.calls += 1
+            if self.calls > 2:
+                self.third.set()
+            raise StoreUnavailable("the connection broke")
+
+        async def announce(self) -> None:
+            pass
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("tracker.service.feed.LOOK", timedelta(milliseconds=10))
+    store = Store(sqlite_url(tmp_path))
+    await store.open()
+    notices = Breaking()
+    feed = Feed(store.outbox, notices=notices)
+    await feed.open()
+
+    await asyncio.wait_for(notices.third.wait(), 20)
+
+    assert sum("cannot be heard: the connection broke" in message for message in caplog.messages) > 1
+    assert "notices of other processes are heard again" in caplog.messages
+    await feed.close()
+    await store.close()

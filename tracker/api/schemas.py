@@ -119,7 +119,7 @@ class ResolveBody(Taken):
 
 
 class AddressBody(Taken):
-    """A standing callback address to make."""
+    """A shared callback URL to create."""
 
     provider: Identifier
     kind: Identifier | None = None
@@ -333,7 +333,7 @@ class OrphansShown(Shown):
 
 
 class AddressShown(Shown):
-    """A standing callback address, without its token."""
+    """A shared callback URL, without its token."""
 
     id: int
     provider: str
@@ -345,14 +345,14 @@ class AddressShown(Shown):
 
 
 class NewAddressShown(Shown):
-    """A new standing address. `callback_url` is shown here and never again."""
+    """A new shared callback URL. `callback_url` is shown here and never again."""
 
     address: AddressShown
     callback_url: str
 
 
 class AddressesShown(Shown):
-    """Every standing address, revoked ones among them."""
+    """All shared callback URLs, revoked ones among them."""
 
     addresses: list[AddressShown]
 

@@ -24,8 +24,8 @@ UNLIMITED: Final = 1 << 30
 class Turn(StrEnum):
     """Which queue sends: new events or pending deliveries. They take turns at probing."""
 
-    NEW = "fresh"
-    PENDING = "owed"
+    NEW = "new"
+    PENDING = "pending"
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Circuit:
     """The state of one endpoint.
 
     ``proven`` once it accepted an event; ``slow_at`` since when it makes others wait; ``retry_at`` while it is open.
-    ``failures`` counts the attempts since the last success, which may all be of one event.
+    ``failures`` counts the failed attempts since the last success, which may all be of one event.
     """
 
     proven: bool = False

@@ -273,7 +273,7 @@ class Dispatcher:
 def by_endpoint(sink: Sink, events: Sequence[Found]) -> tuple[dict[str, list[PublishedEvent]], list[Failure]]:
     """Group events by endpoint, without those that are not for the sink.
 
-    An event that cannot be read, or whose endpoint the sink cannot tell, is dead-lettered and holds up no other.
+    An event that cannot be read, or whose endpoint the sink cannot name, is dead-lettered and holds up no other.
     """
     groups: dict[str, list[PublishedEvent]] = defaultdict(list)
     broken: list[Failure] = []

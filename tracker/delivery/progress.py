@@ -33,7 +33,7 @@ class Progress:
 
     @property
     def cursor(self) -> int | None:
-        """The last event before which all have an outcome; None for pending deliveries."""
+        """The last event up to which all have an outcome; None for pending deliveries."""
         return next(iter(self.open)) - 1 if self.open else self._upto
 
     @property
@@ -53,7 +53,7 @@ class Progress:
                 self.delivered.append(cursor)
 
     def drop(self, cursor: int) -> None:
-        """Forget a pending delivery that is for this sink no more."""
+        """Drop a pending delivery whose event is not for this sink any more."""
         self.delivered.append(cursor)
 
     def fail(self, failure: Failure) -> None:

@@ -51,7 +51,7 @@ class Relay:
         self._timing = timing
         self._chance = chance or Random().random  # noqa: S311 - spreads attempts, and hides nothing
         self._held = 0
-        # The count of the database's restorations when the sinks were recorded; None before they were.
+        # How often the database had come back in another state when the sinks were recorded; None before they were.
         self._written_at: int | None = None
         self._workers: set[SinkWorker] = set()
 
@@ -84,7 +84,7 @@ class Relay:
 
     async def _keep(self, sink: Sink, stop: asyncio.Event) -> None:
         """Deliver to one sink whenever this process holds it and it is on. A failure here affects no other sink."""
-        failures = Failures(log, f"the sink {sink.name} cannot be delivered to", f"the sink {sink.name} works again")
+        failures = Failures(log, f"the sink {sink.name} cannot be delivered to")
         if self._store.shared:
             # Processes that start together share the sinks.
             await pause(stop, self._timing.look * self._chance())

@@ -17,7 +17,7 @@ from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.errors import HomingError
 from tracker.model.sinks import SinkState
 from tracker.service.feed import Feed
-from tracker.service.repeat import pause
+from tracker.service.repeat import Failures, pause
 from tracker.storage.event_store import EventStore
 
 log: Final = logging.getLogger("homing.relay")
@@ -125,9 +125,15 @@ class SinkWorker:
 
     async def _loop(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take step after step until the end. If the database is away, wait for it."""
+        name = self._sink.name
+        reading = Failures(
+            log, f"events for the sink {name} cannot be read", f"events for the sink {name} are read again"
+        )
         while not self._leased.ended.is_set():
             try:
                 await step()
             except HomingError as error:
-                self._leased.failures.note(error.detail)
+                reading.note(error.detail)
                 await self._leased.until_end(self._leased.timing.idle)
+            else:
+                reading.note("")

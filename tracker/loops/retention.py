@@ -60,7 +60,7 @@ class Retention:
         return deleted
 
     async def _step(self) -> bool:
-        """Do one step, and tell whether there is more to do at once."""
+        """Do one step, and return whether there is more to do at once."""
         more = False
         with self._failures.survived():
             deleted = await self.run_once()

@@ -23,7 +23,7 @@ TAGS_HEADER: Final = "Homing-Tags"
 
 
 class Status(StrEnum):
-    """Where a task is. The order between them is lifecycle's."""
+    """Where a task is. The order between them is ``facts.RANK``."""
 
     PENDING = "pending"
     SUBMITTED = "submitted"

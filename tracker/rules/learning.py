@@ -198,7 +198,7 @@ def _interval(hits: int, trials: int) -> tuple[float, float]:
 
 
 def _since_change(callbacks: Sequence[bool]) -> Sequence[bool]:
-    """Return the newest callbacks, back to the likeliest point where their rate last changed."""
+    """Return the newest callbacks, back to where their rate most likely changed last; all if it never did."""
     count = len(callbacks)
     lost = [0, *accumulate(not came for came in reversed(callbacks))]
     steady = _likelihood(lost[count], count)

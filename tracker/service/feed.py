@@ -77,7 +77,7 @@ class Feed:
         self._hearing = Failures(
             log, "notices of other processes cannot be heard", "notices of other processes are heard again"
         )
-        self._telling = Failures(log, "other processes cannot be told", "other processes are told again")
+        self._telling = Failures(log, "other processes cannot be notified", "other processes are notified again")
         self._dismissed = False
         # How often everything was forgotten, and whether it is still to be found out where to go on.
         self._restarts = 0
@@ -261,8 +261,13 @@ class Feed:
     async def _listen(self, notices: Notices) -> None:
         while True:
             with self._hearing.survived():
-                await notices.listen(self._hinted.set)
+                await notices.listen(self._heard)
             await asyncio.sleep(LOOK.total_seconds())
+
+    def _heard(self) -> None:
+        # Listening ends only by a failure, so the first notice is what shows that it works.
+        self._hearing.note("")
+        self._hinted.set()
 
     async def _announce(self, notices: Notices) -> None:
         while True:

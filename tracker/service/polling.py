@@ -288,7 +288,7 @@ class Questions:
                 assert_never(outcome)
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> Answer:
-        """Return a claimed task back without asking."""
+        """Release a claimed task without asking."""
         lifetime = account.provider.capabilities.result_lifetime
         return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
 

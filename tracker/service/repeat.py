@@ -23,9 +23,10 @@ class Failures:
     """The failures of one repeated action: a warning when it begins to fail, fails otherwise, or works again.
 
     ``failing`` and ``working`` are the sentences of the log: "retention cannot work" and "retention works again".
+    ``working`` is empty if the end of the action does not show that it works.
     """
 
-    def __init__(self, log: logging.Logger, failing: str, working: str) -> None:
+    def __init__(self, log: logging.Logger, failing: str, working: str = "") -> None:
         self._log = log
         self._failing = failing
         self._working = working
@@ -48,6 +49,6 @@ class Failures:
         """Log a change of the reason; empty where the action worked."""
         if reason and reason != self._reason:
             self._log.warning("%s: %s", self._failing, reason)
-        elif self._reason and not reason:
+        elif self._reason and not reason and self._working:
             self._log.warning("%s", self._working)
         self._reason = reason

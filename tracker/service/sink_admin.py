@@ -74,7 +74,7 @@ class Switchboard:
         """Forget how far a sink was told; named again it is a new one. Raises NotFound."""
         if name in self._named:
             raise Conflict(
-                f"{name} is still named: take it out of HOMING_SINKS, start again, and then forget it; or pause it"
+                f"{name} is still configured. Remove it from HOMING_SINKS and restart before you delete it, or pause it"
             )
         _found(await self._outbox.remove(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 

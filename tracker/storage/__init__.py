@@ -1,1 +1,1 @@
-"""The store: all SQL, on SQLite now and PostgreSQL later."""
+"""The store: all SQL, on SQLite and PostgreSQL."""

@@ -52,7 +52,7 @@ def _rung(statement: Insert) -> Insert:
 
 
 def tell(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
-    """Make events for the alarms that are the first of their hour, under the lock that orders events."""
+    """Yield statements that make events for the first alarms of an hour, under the lock that orders events."""
     for alarm in alarms:
         yield _of(dialect, alarm)
 

@@ -89,7 +89,7 @@ def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Words, Sequence
 
 
 def _kinds(connection: Connection, wanted: TaskFilter, columns: Words, scope: Words) -> Iterator[Words]:
-    """Give (the client,) provider and kind wherever there are tasks; each takes one look into the index."""
+    """Yield (the client,) provider and kind wherever there are tasks; each takes one look into the index."""
     if wanted.provider is not None and wanted.kind is not None:
         yield (*scope, wanted.provider, wanted.kind)
         return

@@ -96,7 +96,7 @@ class Store:
 
     @property
     def continuity(self) -> Continuity:
-        """Return whether the database is still in a state that follows what this process has seen of it."""
+        """What notices whether the database still follows what this process has seen of it."""
         return self._database.backend.continuity
 
     @property

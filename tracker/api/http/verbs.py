@@ -1,4 +1,4 @@
-"""What the API needs of a tracker: the verbs that ``tracker.service.Tracker`` has.
+"""What the API needs of a tracker: the verbs that ``service.tracker.Tracker`` has.
 
 A Protocol, so that what the API may do with the memory can be read here, and so that its tests can stand in for it.
 """
@@ -27,7 +27,7 @@ from tracker.service.feed import Feed
 
 
 class SinkVerbs(Protocol):
-    """What an operator does about sinks: ``tracker.switchboard.Switchboard`` has it."""
+    """What an operator does about sinks: ``service.sink_admin.Switchboard`` has it."""
 
     @property
     def named(self) -> Collection[str]: ...
@@ -66,7 +66,7 @@ class SinkVerbs(Protocol):
 
 
 class AccountVerbs(Protocol):
-    """What is known of accounts: ``tracker.account_watch.AccountWatch`` has it."""
+    """What is known of accounts: ``service.account_watch.AccountWatch`` has it."""
 
     async def state(self, provider: str, account: str) -> AccountState | None: ...
 

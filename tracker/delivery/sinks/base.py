@@ -38,7 +38,7 @@ class Sink(Protocol):
 
     @property
     def width(self) -> int:
-        """How many events it takes at once; twice as many may be on their way, new ones beside some that are owed."""
+        """How many events it takes at once. Twice as many may be in flight: new ones beside pending ones."""
 
     async def open(self) -> None:
         """Get ready. Whatever the receiver lacks is no error yet: it may come up later."""
@@ -47,14 +47,14 @@ class Sink(Protocol):
         """Let go, within seconds; what is being sent may fail."""
 
     def endpoint(self, event: PublishedEvent) -> str | None:
-        """Name the receiver of an event, None where it is not for this sink; trouble in one lane delays no other.
+        """Return the endpoint of an event, None if it is not for this sink. A failing endpoint delays no other.
 
         All events of a task go the same way. A sink with one receiver gives its own name: while that is down, what
         happens waits where it is, and not in a row for each event.
         """
 
     async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
-        """Send events of different tasks and give each one's outcome, in their order, within a bounded time.
+        """Send events of different tasks and return the outcome of each, in their order, within a bounded time.
 
         It may be called again meanwhile, with other tasks. Where it is cancelled or raises, all are sent again.
         """

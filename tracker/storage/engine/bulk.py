@@ -221,7 +221,7 @@ def _repeated(name: str, statement: ClauseElement, columns: Sequence[str], size:
 
 
 def _numbered(name: str, text: str) -> str:
-    """Return numbers to the places for values, where the driver wants them."""
+    """Return the statement with numbered placeholders, where the driver wants those."""
     numbers = count(1)
     return text if name == SQLITE else PLACE.sub(lambda _: f"${next(numbers)}", text)
 

@@ -76,7 +76,7 @@ def upgrade() -> None:
 
 
 def _number_events_for_good() -> None:
-    """Return no event's id again, also where the last event is deleted: a server's sequence is so anyway."""
+    """Never use an event's id again, even if the last event is deleted. A server's sequence does so anyway."""
     op.create_table(
         "events_numbered",
         sa.Column("id", sa.Integer(), nullable=False),

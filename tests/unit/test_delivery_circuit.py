@@ -50,7 +50,7 @@ def test_a_failure_makes_it_doubtful_and_a_success_clears_that(play: Play) -> No
     assert play.room() == UNLIMITED
 
 
-def test_several_different_failures_close_it_and_one_success_opens_it(play: Play) -> None:
+def test_several_failures_open_the_circuit_and_one_success_closes_it(play: Play) -> None:
     assert not play.sent(*[NO] * FAILURES_TO_OPEN)
     assert play.room() == play.room(Turn.PENDING) == 0
     assert play.lanes.retry_at == NOW + SECOND * 0.75
@@ -62,12 +62,12 @@ def test_several_different_failures_close_it_and_one_success_opens_it(play: Play
     assert play.lanes.retry_at is None
 
 
-def test_a_wave_in_which_something_was_taken_closes_nothing(play: Play) -> None:
+def test_a_wave_with_one_success_opens_no_circuit(play: Play) -> None:
     play.sent(*[NO] * 20, DELIVERED)
     assert play.room() == UNLIMITED
 
 
-def test_one_event_that_fails_again_and_again_closes_nothing(play: Play) -> None:
+def test_one_event_that_fails_again_and_again_opens_no_circuit(play: Play) -> None:
     play.sent(DELIVERED)
     for _ in range(50):
         play.sent(NO, first=2)
@@ -134,7 +134,7 @@ def test_only_so_many_are_remembered_first_of_all_those_in_trouble() -> None:
     assert len(play.lanes) <= 10
 
 
-def test_a_clock_that_is_set_back_keeps_nothing_closed(play: Play) -> None:
+def test_a_clock_that_is_set_back_keeps_no_endpoint_blocked(play: Play) -> None:
     play.sent(*[NO] * FAILURES_TO_OPEN)
     play.now -= timedelta(hours=5)
     assert (play.room(), play.room(Turn.PENDING)) == (1, 1)

@@ -1,0 +1,45 @@
+"""Failures of a repeated action are survived, and logged when they begin, change and end."""
+
+import logging
+
+import pytest
+
+from tracker.errors import StoreUnavailable
+from tracker.service.repeat import Failures
+
+LOG = logging.getLogger("homing.made_up")
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, logger=LOG.name)
+    return caplog
+
+
+def fail(failures: Failures, error: Exception | None) -> None:
+    with failures.survived():
+        if error is not None:
+            raise error
+
+
+def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
+    failures = Failures(LOG, "it cannot work", "it works again")
+
+    for error in (None, StoreUnavailable("away"), StoreUnavailable("away"), KeyError("secret"), None, None):
+        fail(failures, error)
+
+    assert lines.messages == ["it cannot work: away", "it cannot work: KeyError", "it works again"]
+
+
+def test_without_a_sentence_the_end_is_silent_and_the_next_failure_is_not(lines: pytest.LogCaptureFixture) -> None:
+    failures = Failures(LOG, "it cannot work")
+
+    for error in (StoreUnavailable("away"), None, StoreUnavailable("away")):
+        fail(failures, error)
+
+    assert lines.messages == ["it cannot work: away"] * 2
+
+
+def test_cancellation_is_no_failure() -> None:
+    with pytest.raises(KeyboardInterrupt), Failures(LOG, "it cannot work").survived():
+        raise KeyboardInterrupt
