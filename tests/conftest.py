@@ -28,6 +28,13 @@ settings.load_profile("homing")
 restore_defaults_for_children()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a PostgreSQL server, so that ``-k "not postgres"`` leaves them out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "postgres" in item.fixturenames:
+            item.add_marker(pytest.mark.postgres)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_context() -> Iterator[None]:
     """Let all HTTP clients share what they trust: reading the usual authorities takes longer than most tests."""
