@@ -43,18 +43,18 @@ def rates(databases: Databases, folder: Path) -> Iterator[Row]:
         home.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
         home.verify()
         url = home.url
-    told = _tell(url, "process", PROCESS)
-    yield _row(databases, "relay_events_per_s", "a function in the same process", told, must=5_000)
+    speed = _tell(url, "process", PROCESS)
+    yield _row(databases, "relay_events_per_s", "a function in the same process", speed, must=5_000)
     for kind, running in BROKERS.items():
         if kind == "rabbitmq" and not brokers.answers(brokers.RABBITMQ_PORT):
             say(f"{kind}: skipped, there is none at {brokers.LOCALHOST}:{brokers.RABBITMQ_PORT}")
             continue
         with running() as broker:
-            told = _tell(url, kind, broker.address)
+            speed = _tell(url, kind, broker.address)
             held = asyncio.run(broker.count(EVENTS))
         if held != EVENTS:
             raise Broken(f"{kind}: {EVENTS} events were confirmed, but there are {held}")
-        yield _row(databases, f"relay_{kind}_per_s", kind, told, must=MUST[kind])
+        yield _row(databases, f"relay_{kind}_per_s", kind, speed, must=MUST[kind])
 
 
 def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
@@ -98,7 +98,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
+class RelaySpeed:
     """How long a relay took for all events, and how much of a processor: what it waited for is not in there."""
 
     seconds: float
@@ -113,16 +113,16 @@ class Delivered:
         return f"{self.processor_seconds / EVENTS * 1e6:.0f} µs of processor each"
 
 
-def _row(databases: Databases, key: str, receiver: str, told: Delivered, *, must: float) -> Row:
-    say(f"{databases.name}: {receiver}: {told.per_second:,.0f} events/s, {told.processor}")
+def _row(databases: Databases, key: str, receiver: str, speed: RelaySpeed, *, must: float) -> Row:
+    say(f"{databases.name}: {receiver}: {speed.per_second:,.0f} events/s, {speed.processor}")
     return Row(
         key=_key(databases, key),
         what=f"relay to {receiver}, one process, {EVENTS:,} events in the outbox, {databases.name}",
-        rounds=[told.per_second],
+        rounds=[speed.per_second],
         unit="/s",
         must=must,
         more=True,
-        note=told.processor,
+        note=speed.processor,
     )
 
 
@@ -130,14 +130,14 @@ def _key(databases: Databases, key: str) -> str:
     return key if databases.name == "sqlite" else f"{key}_{databases.name}"
 
 
-def _tell(url: str, name: str, address: str) -> Delivered:
+def _tell(url: str, name: str, address: str) -> RelaySpeed:
     """Run a relay with one sink from the beginning of the outbox; give how long it took."""
     return apart.ask(
-        "bench.relaying", Plan(url=url, name=name, address=address), Delivered, within=EVENTS / SLOWEST + 120
+        "bench.relaying", Plan(url=url, name=name, address=address), RelaySpeed, within=EVENTS / SLOWEST + 120
     )
 
 
-async def _relay(plan: Plan) -> Delivered:
+async def _relay(plan: Plan) -> RelaySpeed:
     options = f"name={plan.name}&from=beginning"
     environ = servers.homing_settings(plan.url, sinks=f"{plan.address}#{options}")
     settings = load_settings(environ=environ, env_file=None)
@@ -153,13 +153,13 @@ async def _relay(plan: Plan) -> Delivered:
             state = await _until(tracker, plan.name, lambda state: state.delivered >= EVENTS, every=SELDOM_SECONDS)
             assert state.delivered_at is not None
             seconds = (state.delivered_at - began).total_seconds()
-            told = Delivered(seconds=seconds, processor_seconds=process_time() - used)
+            speed = RelaySpeed(seconds=seconds, processor_seconds=process_time() - used)
         finally:
             stop.set()
             await relaying
     if state.waiting or state.dead:
         raise Broken(f"{plan.name}: {state.waiting} events wait and {state.dead} are dead: {state.last_error}")
-    return told
+    return speed
 
 
 async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool], *, every: float) -> SinkState:

@@ -8,7 +8,7 @@ SUCCEED: Final = "succeed"
 
 
 def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Return a task as callbacks and the single query tell it; times are Unix milliseconds."""
+    """Return a task as callbacks and the query for one task show it; times are Unix milliseconds."""
     told: JsonObject = {
         "task_id": task_id,
         "task_status": word,
@@ -26,7 +26,7 @@ def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, update
 
 
 def new(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Return a task as the query for many tells it."""
+    """Return a task as the query for many tasks shows it."""
     ended = word == SUCCEED
     return {
         "id": task_id,

@@ -148,16 +148,16 @@ def authorization(settings: "Settings", now: datetime, otherwise: NamedKey | Non
 async def _in_process(
     settings: "Settings", lock: ServingLock, stack: AsyncExitStack, *, loops: bool
 ) -> httpx.AsyncClient:
-    """Open the database here, behind an API that nobody else can reach; ``lock`` is held."""
+    """Open the database in this process, behind an API that no other process can reach. ``lock`` is held."""
     from homing.serve import Homing  # noqa: PLC0415 - who speaks to a server loads none
     from tracker.api import Access  # noqa: PLC0415 - as above
 
     parts = {Part.API, Part.LOOPS} if loops else {Part.API}
-    # Whoever may open the database is its user: where no key is configured, one that nobody else knows will do.
+    # Who may open the database may use it. If no key is configured, a random one is used.
     key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
     # Only these keys may call, whatever addresses a server would answer at.
     access = Access(api_keys=settings.api_keys if key is None else (key,), client_keys=settings.client_keys)
-    # Sinks are told by servers: not by whoever happens to wait, and for as long as that.
+    # Only servers deliver to sinks: a command would stop in the middle of it.
     homing = Homing(settings, access=access, parts=parts, tells=False)
     homing.lock = lock
     await stack.enter_async_context(homing)

@@ -1,4 +1,4 @@
-"""`homing sinks | deliveries | give-up | replay`: who is told, what could not be told, and what becomes of that."""
+"""`homing sinks | deliveries | give-up | replay`: the progress of sinks, and their pending and dead deliveries."""
 
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -31,38 +31,40 @@ def add(commands: Commands) -> None:
     )
     parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
 
-    owed = data_command(
+    deliveries = data_command(
         commands, "deliveries", run_deliveries, "List events that a sink has not accepted yet, or never will."
     )
-    state = owed.add_mutually_exclusive_group()
+    state = deliveries.add_mutually_exclusive_group()
     for name, sentence in (
         ("dead", "only deliveries that are not retried any more"),
         ("waiting", "only deliveries that will be retried"),
     ):
         state.add_argument(f"--{name}", action="store_const", const=name, dest="state", help=sentence)
-    owed.add_argument("--sink", metavar="NAME")
-    owed.add_argument("--task", help="only events of this task, by any of its IDs")
-    owed.add_argument("--limit", type=count, help="how many at most (default 50)")
-    owed.add_argument("--cursor", help="the cursor that the previous page ended with")
+    deliveries.add_argument("--sink", metavar="NAME")
+    deliveries.add_argument("--task", help="only events of this task, by any of its IDs")
+    deliveries.add_argument("--limit", type=count, help="how many at most (default 50)")
+    deliveries.add_argument("--cursor", help="the cursor that the previous page ended with")
 
-    poison = data_command(commands, "give-up", run_give_up, "Stop retrying deliveries. Dry run unless you pass --yes.")
-    poison.add_argument("--sink", metavar="NAME", help="only deliveries to this sink")
-    poison.add_argument("--task", help="only events of this task, by any of its IDs")
-    poison.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
-    poison.add_argument("--yes", action="store_true", help="do it, instead of counting only")
+    give_up = data_command(commands, "give-up", run_give_up, "Stop retrying deliveries. Dry run unless you pass --yes.")
+    give_up.add_argument("--sink", metavar="NAME", help="only deliveries to this sink")
+    give_up.add_argument("--task", help="only events of this task, by any of its IDs")
+    give_up.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
+    give_up.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
-    again = data_command(commands, "replay", run_replay, "Replay past events to a sink. Dry run unless you pass --yes.")
-    again.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
-    again.add_argument("--task", help="only events of this task")
-    again.add_argument(
+    replay = data_command(
+        commands, "replay", run_replay, "Replay past events to a sink. Dry run unless you pass --yes."
+    )
+    replay.add_argument("sink", metavar="SINK", help="as `homing sinks` shows it")
+    replay.add_argument("--task", help="only events of this task")
+    replay.add_argument(
         "--since",
         metavar="TIME",
         type=moment,
         help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
     )
-    again.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
-    again.add_argument("--dead", action="store_true", help="only deliveries that are not retried any more")
-    again.add_argument("--yes", action="store_true", help="do it, instead of counting only")
+    replay.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
+    replay.add_argument("--dead", action="store_true", help="only deliveries that are not retried any more")
+    replay.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
 
 async def run_sinks(args: Namespace, api: ApiClient) -> int:

@@ -172,7 +172,7 @@ class Desk:
         return self._strike(task, "callback_forged")
 
     def _forges_early(self, task: Task, dice: Random) -> bool:
-        """Return whether the stranger writes while the task is processed; if not, after its end."""
+        """Return whether a forged callback is sent while the task runs, or else after its end."""
         while_processed = dice.random() < _EVEN
         return while_processed and any(state.status == PROCESSING for state in task.states)
 

@@ -25,7 +25,7 @@ from tracker.storage.store import Store
 
 # The dead do not answer: whoever looks for their submits waits for as long as this.
 BRISK = replace(SHORT, answer_within=timedelta(seconds=4), attempt=timedelta(seconds=3))
-# No question is given up while a slow machine takes long to notice that a process is dead.
+# A poll lasts longer than a slow machine needs to notice that a process is dead.
 PATIENT = replace(SILENT, query=timedelta(minutes=1))
 POLICIES = {"short": BRISK, "silent": SILENT, "patient": PATIENT}
 

@@ -103,13 +103,13 @@ async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery])
 
 
 def unwritten(url: str) -> set[tuple[str, int]]:
-    """Return the events, as task and sequence, of which nobody wrote down that they were told."""
+    """Return the events, as task and sequence, whose delivery is not recorded."""
     beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'told')"
     return {(task_id, event_numbers.sequence(number, version)) for number, task_id, version in read(url, beyond)}
 
 
 def unmarked(kept: Sequence[Kept], url: str) -> set[str]:
-    """Return the ids of what a broker has and nobody wrote down."""
+    """Return the IDs of the events that a broker has and that are not recorded."""
     missing = unwritten(url)
     return {each.id for each in kept if (each.task, int(each.sequence)) in missing}
 

@@ -84,8 +84,8 @@ class SinkCase(ABC):
     def is_holding(self) -> bool:
         """Return whether something is on its way that a slow receiver has not answered."""
 
-    def id_of(self, told: PublishedEvent) -> str:
-        return told.id
+    def id_of(self, event: PublishedEvent) -> str:
+        return event.id
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Failures of a repeated action are survived, and logged when they begin, change and end."""
 
+import asyncio
 import logging
 
 import pytest
@@ -41,5 +42,5 @@ def test_without_a_sentence_the_end_is_silent_and_the_next_failure_is_not(lines:
 
 
 def test_cancellation_is_no_failure() -> None:
-    with pytest.raises(KeyboardInterrupt), Failures(LOG, "it cannot work").survived():
-        raise KeyboardInterrupt
+    with pytest.raises(asyncio.CancelledError), Failures(LOG, "it cannot work").survived():
+        raise asyncio.CancelledError

@@ -90,7 +90,7 @@ def _operation(channel: Channel) -> JsonObject:
 
 
 def _callbacks() -> JsonObject:
-    """Return the only channel that we are told on."""
+    """Return the only channel on which Homing receives."""
     return {
         "address": "/callbacks/{provider}/{token}",
         "title": "Callbacks of the providers",

@@ -72,14 +72,14 @@ CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
 }
 
 
-def told(error: type[HomingError]) -> EnvelopeCode:
+def envelope_code(error: type[HomingError]) -> EnvelopeCode:
     """Return status and code of an error type."""
     return next((CODES[ancestor] for ancestor in error.__mro__ if ancestor in CODES), CODES[HomingError])
 
 
 def refuse(error: HomingError, request_id: str) -> Response:
     """Answer in the provider's envelope."""
-    status, code = told(type(error))
+    status, code = envelope_code(type(error))
     if isinstance(error, Refused):
         status, code = error.http_status, error.code
     body = error_envelope(code, detail_of(error), request_id=request_id)
@@ -89,7 +89,7 @@ def refuse(error: HomingError, request_id: str) -> Response:
 ENVELOPE: Final = Dialect(
     schema=RefusalShown,
     media_type="application/json",
-    status=lambda error: told(error).status,
+    status=lambda error: envelope_code(error).status,
     refuse=refuse,
     nothing_here=SUPPORTED,
 )

@@ -46,7 +46,7 @@ def spent(attempts: int, *, first_at: datetime, delivered_at: datetime | None, n
 
 
 def in_vain(*, first_at: datetime, open_since: datetime | None, delivered_at: datetime | None, now: datetime) -> bool:
-    """Return whether an event was owed for long enough to one receiver of many, which takes nothing and others do.
+    """Return whether an event was pending long enough for one endpoint of many, which accepts nothing while others do.
 
     Few of its events are ever tried while it is down, so that attempts say nothing; and it has not only just gone.
     """

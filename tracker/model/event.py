@@ -1,4 +1,4 @@
-"""What the outside is told: the one shape of a task and of an event, whoever shows it.
+"""The one shape of a task and of an event, wherever they are shown.
 
 An event is a CloudEvent (https://github.com/cloudevents/spec, 1.0.2): ``id`` stays the same however often it is sent,
 ``subject`` is the task, ``sequence`` grows with the task's versions (see ``event_numbers``), as digits that compare as
@@ -20,7 +20,7 @@ from tracker.model.task import Alarm, Status, Task, Trust
 
 TASK_TYPE: Final = "homing.task."
 ALARM_TYPE: Final = "homing.alarm."
-# What is told of a task besides that it reached a status. Nothing is told of a pending one: it is only written down.
+# The events of a task besides those of its statuses. A pending task has no event: it is only recorded.
 CHANGES: Final = ("updated", "corrected")
 TASK_TYPES: Final = tuple(
     TASK_TYPE + name for name in (*(status.value for status in Status if status is not Status.PENDING), *CHANGES)
@@ -93,7 +93,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What is told, as JSON but for its times."""
+        """The data of the event, as JSON but for its times."""
         if self.task is not None:
             return task_data(self.task)
         assert self.alarm is not None
@@ -108,7 +108,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event that is there, but cannot be read: its row is damaged, or has words of a newer version.
 
-    Nobody can be told of it; readers pass over it. ``why`` is the kind of the error, never what the row holds.
+    It cannot be delivered, and readers pass over it. ``why`` is the kind of the error, never what the row holds.
     """
 
     cursor: int
@@ -131,35 +131,35 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
 Found = PublishedEvent | UnreadableEvent
 
 
-def attributes(told: PublishedEvent, source: str) -> dict[str, str]:
+def attributes(event: PublishedEvent, source: str) -> dict[str, str]:
     """Return an event's attributes without its data: what the binary mode of a binding writes as headers."""
-    task = told.task is not None
+    task = event.task is not None
     return {
         "specversion": "1.0",
-        "id": told.id,
+        "id": event.id,
         "source": source,
-        "type": told.type,
-        "subject": told.subject,
-        "time": msgspec.json.decode(_encode(told.at)),
+        "type": event.type,
+        "subject": event.subject,
+        "time": msgspec.json.decode(_encode(event.at)),
         "datacontenttype": JSON_TYPE,
         "dataschema": TASK_SCHEMA if task else ALARM_SCHEMA,
-        "sequence": event_numbers.written(event_numbers.sequence(told.cursor, told.sequence)),
-        "partitionkey": told.subject,
+        "sequence": event_numbers.written(event_numbers.sequence(event.cursor, event.sequence)),
+        "partitionkey": event.subject,
     }
 
 
-def structured(told: PublishedEvent, source: str) -> bytes:
-    """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all who are told of it."""
-    kept, name = vars(told), f"from {source}"
+def structured(event: PublishedEvent, source: str) -> bytes:
+    """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all readers."""
+    kept, name = vars(event), f"from {source}"
     written: bytes | None = kept.get(name)
     if written is None:
-        written = kept[name] = _encode({**attributes(told, source), "data": msgspec.Raw(told.body)})
+        written = kept[name] = _encode({**attributes(event, source), "data": msgspec.Raw(event.body)})
     return written
 
 
-def as_dict(told: PublishedEvent, source: str) -> dict[str, Any]:
+def as_dict(event: PublishedEvent, source: str) -> dict[str, Any]:
     """Return a whole event as what its JSON document would be read as; the dict is the caller's own."""
-    return {**attributes(told, source), "data": msgspec.to_builtins(told.data)}
+    return {**attributes(event, source), "data": msgspec.to_builtins(event.data)}
 
 
 def task_data(task: Task) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is known of a sink, and of the events that it was not told."""
+"""The progress of a sink, and its pending and dead deliveries."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSink:
-    """A sink that the settings name. ``address`` holds no secret; ``beginning``: told all that is still kept."""
+    """A sink that the settings name. ``address`` holds no secret; ``beginning``: it gets all kept events."""
 
     name: str
     address: str
@@ -17,13 +17,13 @@ class NewSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkState:
-    """How far one sink is told.
+    """The progress of one sink.
 
     Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
     ``behind`` counts those after it; ``at_least``: there may be more. ``waiting`` and ``dead`` count Deliveries.
-    ``oldest_at`` is when the first event that it was not told happened. ``failures`` counts the failures since the last
+    ``oldest_at`` is when its first undelivered event happened. ``failures`` counts the failures since the last
     success. Off: its receiver asked for no more, and then there are failures, or an operator did, and then there are
-    none. ``owner`` is the process that tells it, until ``lease_until``.
+    none. ``owner`` is the process that delivers to it, until ``lease_until``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class SinkState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One event that a sink could not be told at once: it is tried again at ``next_at``, or dead where that is None.
+    """One event that a sink did not accept at once. It is retried at ``next_at``, or is a dead letter if that is None.
 
     ``cursor`` is the event's; ``attempts`` is 0 where it waits behind an earlier event of its task.
     """
@@ -70,7 +70,7 @@ class Delivery:
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a sink was not told: when to try again, None to give up. ``attempts`` are all so far."""
+    """An event that a sink did not accept: when to retry, None for never. ``attempts`` counts all so far."""
 
     cursor: int
     task_id: str | None

@@ -331,10 +331,7 @@ class Tracker:
         return await self._waiting.settled(caller, ref, most=timeout)
 
     async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
-        """Wait until a task has another version than ``since``, at ``most`` so long; give it as it then is.
-
-        None is the version that it has now; one that is settled is then given at once.
-        """
+        """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
         return await self._waiting.changed(caller, ref, since=since, most=most)
 
     async def stats(self, caller: Caller) -> Stats:
@@ -346,11 +343,11 @@ class Tracker:
         return await self.learner.lately() if caller.sees_all else Habits()
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
-        """Return the deliveries about tasks that nobody told us of, latest first."""
+        """Return the callbacks for unknown tasks, latest first."""
         return await self.store.orphans(limit=limit)
 
     async def check(self) -> list[Check]:
-        """Return whether the parts that a delivery needs are working."""
+        """Return a check of each part that recording a callback needs."""
         return await self._readiness.check()
 
     def task_of_token(self, provider: str, token: str) -> str | None:
@@ -358,24 +355,24 @@ class Tracker:
         return self._addresses.task_of(provider, token)
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
-        """Return the live standing address of a token, or None."""
+        """Return the shared callback URL that a token belongs to, None if there is none or it was revoked."""
         return await self._addresses.standing(provider, token)
 
     async def create_address(
         self, caller: Caller, *, provider: str, kind: str | None = None, label: str = ""
     ) -> tuple[StandingAddress, str]:
-        """Make a standing address; the URL is given this once and cannot be given again."""
+        """Create a shared callback URL. The URL is returned this once and cannot be read again."""
         account = self._account(provider)
         if kind is not None:
             self._kind(account, kind)
         return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
 
     async def addresses(self) -> Sequence[StandingAddress]:
-        """Return all standing addresses, the revoked ones too."""
+        """Return all shared callback URLs, revoked ones too."""
         return await self._addresses.every()
 
     async def revoke_address(self, address_id: int, *, by: str = IN_PROCESS) -> StandingAddress:
-        """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
+        """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
         return await self._addresses.revoke(address_id, by=by)
 
     def _account(self, provider: str) -> Account:

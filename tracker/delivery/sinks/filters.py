@@ -30,7 +30,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     tags: frozenset[str] = frozenset()
 
     def takes(self, event: PublishedEvent) -> bool:
-        """Return whether the sink is to be told of an event."""
+        """Return whether the sink takes an event."""
         return (
             (not self.types or event.type in self.types)
             and (not self.providers or event.provider in self.providers)
