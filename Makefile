@@ -46,7 +46,7 @@ test: $(DEV) ## Run the tests, in parallel (WORKERS=2 limits that)
 	$(PYTEST) $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(DEV) ## Run what needs no server, in under a minute: unit tests, properties, the suites on SQLite
+test-fast: $(DEV) ## Run what needs no server, in about a minute: unit tests, properties, the suites on SQLite
 	$(PYTEST) $(QUICK) $(ARGS)
 
 .PHONY: nightly
