@@ -1,6 +1,6 @@
-"""The AsyncAPI 3.0 document: where events go, and what each message there looks like.
+"""The AsyncAPI 3.0 document: a channel for each way that an event can take, a message for each type of event.
 
-Types, attributes and schemas are those of the code (``model.event``, the API's models); ``channels`` says where.
+Types, attributes and schemas are those of the code. Tests compare each channel with what is really sent there.
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
@@ -9,34 +9,90 @@ from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from tracker.api.channels import CHANNELS, HTTP_BINDING, POST, SERVERS, SIGNATURE, Channel
 from tracker.api.gateway_schemas import TaskData
 from tracker.api.http.openapi import REF_TEMPLATE
 from tracker.api.schemas import TaskShown
-from tracker.api.sink_schemas import AlarmTold, EventShown
-from tracker.model.event import ALARM_SCHEMA, ALARM_TYPE, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
+from tracker.api.sink_schemas import AlarmTold, EventQuery, EventShown
+from tracker.model.event import ALARM_SCHEMA, ALARM_TYPES, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
 from tracker.model.event_numbers import LONG_DIGITS, SHORT_DIGITS
-from tracker.model.untrusted import JsonObject, JsonValue
 
+Document = dict[str, Any]
 INTRODUCTION: Final = (
-    "What Homing tells others, and what it hears. Every accepted change of a task is one event, told at least once and "
-    "in order per task: drop what is not greater than the `sequence` that you know of its `subject`. `HOMING_SINKS` "
-    "says which of these channels there are, by the schemes of its addresses (`x-schemes`)."
+    "Every accepted change of a task is one event. Homing delivers it at least once and in order per task: drop an "
+    "event whose `sequence` is not greater than the last one of its `subject`. `HOMING_SINKS` decides which of these "
+    "channels exist, by the schemes of its addresses (`x-schemes`)."
 )
+# Name, protocol and an example. The settings decide where each server is.
+SERVERS: Final = (
+    ("homing", "http", "127.0.0.1:8000"),
+    ("receiver", "https", "shop.example"),
+    ("caller", "https", "caller.example"),
+    ("nats", "nats", "nats.example:4222"),
+    ("kafka", "kafka", "kafka.example:9092"),
+    ("rabbitmq", "amqp", "rabbit.example:5672"),
+    ("redis", "redis", "redis.example:6379"),
+)
+# Name, operation, server, address, schemes in HOMING_SINKS, title and description.
+CHANNELS: Final[tuple[tuple[str, str, str | None, str | None, list[str], str, str], ...]] = (
+    ("callbacks", "receiveCallbacks", "homing", "/callbacks/{provider}/{token}", [],
+        "Callbacks of the providers", "A task callback URL, or a shared one. 200 once the callback is committed."),
+    ("callers", "callBack", "caller", None, [],
+        "Callbacks to the clients", "The `callback_url` of a create request gets what the provider would send there."),
+    ("webhooks", "postEvents", "receiver", None, ["https", "http"],
+        "Webhooks", "The address of the sink. Any 2xx takes the event; 410 asks for no more."),
+    ("stream", "streamEvents", "homing", "/v1/events", [],
+        "Server-Sent Events", "An event is a `data:` line, with its type as `event:` and its cursor as `id:`."),
+    ("function", "callFunction", None, None, ["python"],
+        "A function in the process", "`python:module:callable` takes the event, a dict, by returning."),
+    ("stdout", "printEvents", None, None, ["stdout"], "The standard output", "One event a line."),
+    ("jetstream", "publishToJetStream", "nats", "{type}", ["nats", "tls"],
+        "NATS JetStream", "A subject per type, behind the path of the sink's address and a dot where it has one."),
+    ("kafka", "publishToKafka", "kafka", "homing", ["kafka"],
+        "Kafka", "The topic is the path of the sink's address, `homing` where it has none."),
+    ("rabbitmq", "publishToRabbitMq", "rabbitmq", "{type}", ["amqp", "amqps"],
+        "RabbitMQ", "A routing key per type. `exchange=`, `headers=` and `mandatory=` of the address change it."),
+    ("redis", "addToRedis", "redis", "homing:events", ["redis", "rediss"],
+        "Redis Streams", "The key of the stream; `stream=` sets another. Its field `data` is the payload."),
+)  # fmt: skip
 ATTRIBUTES: Final = tuple(name for name in EventShown.model_fields if name != "data")
-STANDARD: Final = "Standard Webhooks: https://www.standardwebhooks.com"
+# The channels whose attributes are headers, and the headers' names. Elsewhere an event is one JSON document.
+HEADERS: Final = {
+    "jetstream": {name: f"ce-{name}" for name in ATTRIBUTES} | {"datacontenttype": "content-type"},
+    "kafka": {name: f"ce_{name}" for name in ATTRIBUTES} | {"datacontenttype": "content-type"},
+    "rabbitmq": {name: f"ce-{name}" for name in ATTRIBUTES if name != "datacontenttype"},
+    "redis": {name: name for name in ATTRIBUTES},
+}
+TEXT: Final = {"type": "string"}
+SIGNATURE: Final[Document] = {
+    "type": "object",
+    "properties": dict.fromkeys(("webhook-id", "webhook-timestamp", "webhook-signature"), TEXT),
+    "description": "Standard Webhooks: https://www.standardwebhooks.com",
+}
+SIGNED: Final[Document] = {**SIGNATURE, "required": [*SIGNATURE["properties"]]}
 
 
-def describe_events() -> JsonObject:
-    """Make the document."""
-    channels: dict[str, JsonValue] = {"callbacks": _callbacks(), "callers": _callers()}
-    operations: dict[str, JsonValue] = {
-        "receiveCallbacks": {"action": "receive", "channel": _to("channels", "callbacks"), "bindings": {**POST}},
-        "callBack": {"action": "send", "channel": _to("channels", "callers"), "bindings": {**POST}},
-    }
-    for channel in CHANNELS:
-        channels[channel.name] = _channel(channel)
-        operations[channel.operation] = _operation(channel)
+def describe_events() -> Document:
+    """Return the document."""
+    channels: Document = {}
+    operations: Document = {}
+    for name, operation, server, address, schemes, title, description in CHANNELS:
+        channels[name] = {"address": address, "title": title, "description": description, "x-schemes": schemes}
+        channels[name]["messages"] = _messages(name)
+        if server is not None:
+            channels[name]["servers"] = [_to("servers", server)]
+        action = "receive" if name == "callbacks" else "send"
+        operations[operation] = {"action": action, "channel": _to("channels", name)}
+    for name in ("receiveCallbacks", "callBack", "postEvents"):
+        operations[name] |= _http("POST")
+    operations["streamEvents"] |= _http("GET", query=EventQuery.model_json_schema(ref_template=REF_TEMPLATE))
+    operations["streamEvents"]["security"] = [_to("components", "securitySchemes", "key")]
+    operations["publishToRabbitMq"] |= _amqp(deliveryMode=2, mandatory=True, timestamp=True)
+    exchange = {"name": "homing", "type": "topic", "durable": True, "vhost": "/"}
+    channels["rabbitmq"] |= _amqp(exchange=exchange, **{"is": "routingKey"})
+    token = {"description": "A secret: whoever knows it can report about the task."}
+    channels["callbacks"]["parameters"] = {"provider": {}, "token": token}
+    for name in ("jetstream", "rabbitmq"):
+        channels[name]["parameters"] = {"type": {"enum": [*TYPES], "location": "$message.header#/ce-type"}}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -46,152 +102,75 @@ def describe_events() -> JsonObject:
             "license": {"name": "MIT"},
         },
         "defaultContentType": JSON_TYPE,
-        "servers": {name: _server(*told) for name, told in SERVERS.items()},
+        "servers": {name: _server(protocol, example) for name, protocol, example in SERVERS},
         "channels": channels,
         "operations": operations,
-        "components": {
-            "schemas": _schemas(),
-            "messages": _messages(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
+        "components": {"schemas": _schemas(), "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
 
 
-def _server(protocol: str, example: str) -> JsonObject:
-    return {"host": "{host}", "protocol": protocol, "variables": {"host": {"default": example}}}
+def _messages(channel: str) -> Document:
+    if channel == "callbacks":
+        payload = {"description": "What the provider writes, in any of its dialects."}
+        return {"callback": {"contentType": JSON_TYPE, "headers": SIGNATURE, "payload": payload}}
+    if channel == "callers":
+        payload = _schema(TaskData.__name__)
+        return {"callback": {"contentType": f"{JSON_TYPE}; charset=utf-8", "headers": SIGNED, "payload": payload}}
+    return {kind: _message(channel, kind) for kind in TYPES}
 
 
-def _channel(channel: Channel) -> JsonObject:
-    told: JsonObject = {
-        "address": channel.address,
-        "title": channel.title,
-        "description": channel.description,
-        "messages": {kind: _to("components/messages", _named(kind, channel)) for kind in TYPES},
-        "x-schemes": [*channel.schemes],
-    }
-    if channel.server is not None:
-        told["servers"] = [_to("servers", channel.server)]
-    if channel.typed:
-        told["parameters"] = {"type": {"enum": [*TYPES], "location": channel.typed}}
-    if channel.binding:
-        told["bindings"] = {**channel.binding}
-    return told
-
-
-def _operation(channel: Channel) -> JsonObject:
-    told: JsonObject = {"action": "send", "channel": _to("channels", channel.name)}
-    if channel.sending:
-        told["bindings"] = {**channel.sending}
-    if channel.query is not None:
-        query: JsonObject = channel.query.model_json_schema(ref_template=REF_TEMPLATE)
-        told["bindings"] = {"http": {"method": "GET", "query": query, "bindingVersion": HTTP_BINDING}}
-        told["security"] = [_to("components/securitySchemes", "key")]
-    return told
-
-
-def _callbacks() -> JsonObject:
-    """Return the only channel on which Homing receives."""
-    return {
-        "address": "/callbacks/{provider}/{token}",
-        "title": "Callbacks of the providers",
-        "description": "A task's own address, or a standing one. 200 once it is committed.",
-        "servers": [_to("servers", "homing")],
-        "parameters": {"provider": {}, "token": {"description": "A secret: whoever knows it may tell of the task."}},
-        "messages": {
-            "callback": {
-                "contentType": JSON_TYPE,
-                "headers": {"type": "object", "properties": _signature(), "description": STANDARD},
-                "payload": {"description": "What the provider writes, in any of its dialects."},
-            }
-        },
-    }
-
-
-def _callers() -> JsonObject:
-    return {
-        "address": None,
-        "title": "Callbacks to the callers",
-        "description": "The `callback_url` of a submit is told what the provider would tell it, with our task id.",
-        "servers": [_to("servers", "caller")],
-        "messages": {
-            "callback": {
-                "contentType": f"{JSON_TYPE}; charset=utf-8",
-                "headers": _signed_headers(),
-                "payload": _schema(TaskData.__name__),
-            }
-        },
-    }
-
-
-def _messages() -> dict[str, JsonValue]:
-    told: dict[str, JsonValue] = {}
-    for channel in CHANNELS:
-        for kind in TYPES:
-            told[_named(kind, channel)] = _message(kind, channel)
-    return told
-
-
-def _named(kind: str, channel: Channel) -> str:
-    return f"{kind}.{channel.encoding.name}"
-
-
-def _message(kind: str, channel: Channel) -> JsonObject:
-    encoding = channel.encoding
-    # What is the same in every event of the type.
-    fixed: dict[str, JsonValue] = {"type": kind, "dataschema": ALARM_SCHEMA if _is_alarm(kind) else TASK_SCHEMA}
-    data = _schema(AlarmTold.__name__ if _is_alarm(kind) else TaskShown.__name__)
-    told: JsonObject = {"name": kind, "title": kind}
-    if encoding.prefix is None:
-        properties: dict[str, JsonValue] = {name: {"const": value} for name, value in fixed.items()}
-        told["contentType"] = STRUCTURED_TYPE
-        told["payload"] = {"allOf": [_schema(EventShown.__name__), {"properties": {**properties, "data": data}}]}
-        if encoding.more:
-            told["headers"] = _signed_headers()
+def _message(channel: str, kind: str) -> Document:
+    """Return how a channel writes an event of a type."""
+    alarm = kind in ALARM_TYPES
+    data = _schema(AlarmTold.__name__ if alarm else TaskShown.__name__)
+    fixed = {"type": {"const": kind}, "dataschema": {"const": ALARM_SCHEMA if alarm else TASK_SCHEMA}}
+    message: Document = {"name": kind, "title": kind}
+    if names := HEADERS.get(channel):
+        properties = {names[attribute]: value for attribute, value in fixed.items()}
+        headers = {"type": "object", "allOf": [_schema(f"{channel}.headers"), {"properties": properties}]}
+        message |= {"contentType": JSON_TYPE, "headers": headers, "payload": data}
     else:
-        properties = {f"{encoding.prefix}{name}": {"const": value} for name, value in fixed.items()}
-        told["contentType"] = JSON_TYPE
-        told["headers"] = {"type": "object", "allOf": [_schema(f"{encoding.name}.headers"), {"properties": properties}]}
-        told["payload"] = data
-    if bindings := channel.bound(kind):
-        told["bindings"] = bindings
-    return told
+        whole = {"allOf": [_schema(EventShown.__name__), {"properties": {**fixed, "data": data}}]}
+        message |= {"contentType": STRUCTURED_TYPE, "payload": whole}
+    if channel == "webhooks":
+        message["headers"] = SIGNED
+    if channel == "kafka":
+        key = {**TEXT, "description": "The subject."}
+        message["bindings"] = {"kafka": {"key": key, "bindingVersion": "0.5.0"}}
+    if channel == "rabbitmq":
+        message |= _amqp(messageType=kind)
+    return message
 
 
-def _schemas() -> dict[str, JsonValue]:
-    _, made = models_json_schema(
-        [(EventShown, "serialization"), (TaskData, "serialization")], ref_template=REF_TEMPLATE
-    )
-    schemas: dict[str, Any] = made["$defs"]
+def _schemas() -> Document:
+    """Return the schemas of the payloads, and of the headers that hold attributes."""
+    models = models_json_schema([(EventShown, "serialization"), (TaskData, "serialization")], ref_template=REF_TEMPLATE)
+    schemas: Document = models[1]["$defs"]
     attributes = schemas[EventShown.__name__]["properties"]
     attributes["sequence"]["pattern"] = f"^[0-9]{{{SHORT_DIGITS}}}([0-9]{{{LONG_DIGITS - SHORT_DIGITS}}})?$"
-    for encoding in {channel.encoding.name: channel.encoding for channel in CHANNELS}.values():
-        if encoding.prefix is not None:
-            named = {encoding.header(name): attributes[name] for name in ATTRIBUTES}
-            headers = {name: told for name, told in named.items() if name is not None}
-            headers |= {name: {"type": "string", "description": "The event's id."} for name in encoding.more}
-            schemas[f"{encoding.name}.headers"] = {
-                "type": "object",
-                "properties": headers,
-                "required": [*headers],
-            }
+    for channel, names in HEADERS.items():
+        headers = {header: attributes[attribute] for attribute, header in names.items()}
+        if channel == "jetstream":
+            headers["Nats-Msg-Id"] = {**TEXT, "description": "The event's ID."}
+        schemas[f"{channel}.headers"] = {"type": "object", "properties": headers, "required": [*headers]}
     return schemas
 
 
-def _signed_headers() -> JsonObject:
-    return {"type": "object", "properties": _signature(), "required": [*SIGNATURE], "description": STANDARD}
+def _to(*steps: str) -> Document:
+    return {"$ref": "/".join(("#", *steps))}
 
 
-def _signature() -> JsonObject:
-    return {name: {"type": "string"} for name in SIGNATURE}
-
-
-def _is_alarm(kind: str) -> bool:
-    return kind.startswith(ALARM_TYPE)
-
-
-def _schema(name: str) -> JsonObject:
+def _schema(name: str) -> Document:
     return {"$ref": REF_TEMPLATE.format(model=name)}
 
 
-def _to(where: str, name: str) -> JsonObject:
-    return {"$ref": f"#/{where}/{name}"}
+def _server(protocol: str, example: str) -> Document:
+    return {"host": "{host}", "protocol": protocol, "variables": {"host": {"default": example}}}
+
+
+def _http(method: str, **more: object) -> Document:
+    return {"bindings": {"http": {"method": method, "bindingVersion": "0.3.0", **more}}}
+
+
+def _amqp(**more: object) -> Document:
+    return {"bindings": {"amqp": {"bindingVersion": "0.3.0", **more}}}
