@@ -5,7 +5,6 @@ from argparse import Namespace
 from typing import Final
 
 from homing.commands.arguments import Commands, count, parts, plain_command, port
-from homing.demo import SEED, TASKS
 from homing.terminal import print_json, print_line
 
 KEY_BYTES: Final = 32
@@ -41,8 +40,8 @@ def add(commands: Commands) -> None:
         ("homing.demo.run", "run"),
         "Run tasks through a sandbox full of faults and watch each finish.",
     )
-    show.add_argument("--seed", type=int, default=SEED, help="the seed of the faults (default %(default)s)")
-    show.add_argument("--tasks", type=count, default=TASKS, help="how many tasks (default %(default)s)")
+    show.add_argument("--seed", type=int, default=7, help="the seed of the faults (default %(default)s)")
+    show.add_argument("--tasks", type=count, default=40, help="how many tasks (default %(default)s)")
     show.add_argument("--port", type=port, default=0, help="the server's port (default: a free one)")
     show.add_argument("--keep-open", action="store_true", help="keep it running afterwards")
     check = plain_command(
