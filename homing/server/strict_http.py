@@ -3,6 +3,9 @@
 llhttp, below httptools, is strict about bytes (bare line feeds, folded headers, lengths told twice). Here is what it
 leaves open, and what uvicorn loses around it: the body of a request that offers an upgrade, the order of answers where
 a later request is bad, a client that leaves while it has several requests waiting.
+
+uvicorn has no public class for this, so ``StrictConnection`` builds on its private ones. ``pyproject.toml`` allows the
+versions that were tested, and a test fails when the source of one of these classes changes.
 """
 
 import asyncio
