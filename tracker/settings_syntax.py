@@ -1,7 +1,11 @@
 """How the values of settings are written: lists, durations, sizes, addresses and keys.
 
-Every function takes the text of one setting and gives its value, or raises ValueError with a sentence that continues
+Every function takes the text of one setting and returns its value, or raises ValueError with a sentence that continues
 "HOMING_…: " and says what to write instead. Several of these texts are secrets, so no sentence repeats its text.
+
+pydantic's types are no replacement. Its durations read neither ``90s`` nor ``24h``, its URLs rewrite what they read,
+and for the other types its messages would have to be replaced one by one. The commands read their arguments with these
+functions too, without importing pydantic.
 """
 
 import re
