@@ -6,6 +6,9 @@ others where to go: the process id and, for a server, its address. A database th
 The lock lies beside the file that SQLite opens, where SQLite keeps its write-ahead log too: symbolic links are
 resolved. A file with a second name that leads elsewhere (a hard link, a mount of the file alone) is refused: SQLite
 would keep a second log there, and lose commits.
+
+The package ``filelock`` is no replacement. It creates missing folders, and where a file system has no ``flock`` it
+falls back to a file that stays behind after a crash.
 """
 
 import fcntl
