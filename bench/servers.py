@@ -70,7 +70,7 @@ def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
         "kling_webhook_secrets": deliveries.WEBHOOK_SECRET,
         "kling_base_url": NOWHERE,
         "kling_api_key": "made-up-key-at-the-provider",
-        # The tasks of the bench are planned ten years ahead. Without this such a plan counts as the work of a wrong clock.
+        # The tasks of the bench are planned ten years ahead, which would count as the work of a wrong clock.
         "first_check": "3650d",
     }
     return {f"HOMING_{name.upper()}": value for name, value in (usual | changes).items()}
