@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from bench import acks, growth, latency, memory, relaying, schedules, stale, telling
+from bench import acks, growth, latency, memory, relaying, schedule_cases, schedules, stale, telling
 from bench.databases import Databases
 from bench.results import Row
 from bench.rounds import Effort
@@ -49,6 +49,11 @@ def _lost(bench: Bench) -> Iterator[Row]:
     return schedules.lost(bench.folder)
 
 
+def _schedule(bench: Bench) -> Iterator[Row]:
+    del bench
+    return schedule_cases.measure()
+
+
 def _growth(bench: Bench) -> Iterator[Row]:
     return growth.measure(bench.databases[0], bench.folder)
 
@@ -77,6 +82,7 @@ PARTS: Final[Mapping[str, Part]] = MappingProxyType(
         "stale": _stale,
         "healthy": _healthy,
         "lost": _lost,
+        "schedule": _schedule,
         "growth": _growth,
         "memory": _memory,
         "events": _events,
