@@ -1,7 +1,7 @@
 """How often a task is polled, and how late a lost callback is noticed: many sorts of tasks, in virtual time.
 
-Only the rule is real: there is no database, no provider and no poll budget. A case submits one task every ten seconds
-on average. Each round is a seed of its own.
+Only the rules of the schedule are real: there is no database, no provider and no poll budget. A case submits one task
+every ten seconds on average. Each round is a seed of its own.
 """
 
 import heapq
@@ -15,10 +15,9 @@ from itertools import count
 from multiprocessing import get_context
 from random import Random
 from statistics import mean
-from typing import Final, Protocol
+from typing import Final
 
 from bench import deliveries
-from bench.quantile_rule import QuantileRule
 from bench.results import Row
 from tracker.model.records import Completion
 from tracker.model.task import Status, Task
@@ -45,20 +44,8 @@ RunTime = Callable[[Random, float], float]
 LossRate = Callable[[float], float]
 
 
-class Rule(Protocol):
-    """Decides when to poll one task after another of the same model."""
-
-    def learn(self, completions: Sequence[Completion]) -> None:
-        """Take in finished tasks, in the order in which they finished."""
-        ...
-
-    def next_poll(self, age: float, random: float) -> float:
-        """Return the age in seconds at which to poll a task next that runs at ``age``; 0 ≤ ``random`` < 1."""
-        ...
-
-
-class InductionRule:
-    """The schedule of the tracker: the cheapest polls by backward induction over the learned run times."""
+class Schedule:
+    """The schedule of one model, in seconds since each task's submission."""
 
     def __init__(self) -> None:
         self._habits = Habits(usual={(deliveries.PROVIDER, deliveries.KIND): timedelta(seconds=EXPECTED_RUN_SECONDS)})
@@ -79,9 +66,11 @@ class InductionRule:
         )
 
     def learn(self, completions: Sequence[Completion]) -> None:
+        """Take in finished tasks, in the order in which they finished."""
         self._habits = learn(self._habits, completions)
 
     def next_poll(self, age: float, random: float) -> float:
+        """Return the age at which to poll a task next that runs at ``age``; 0 ≤ ``random`` < 1."""
         now = EPOCH + timedelta(seconds=age)
         if age == 0:
             at = schedule.first_check(self._task, now=now, policy=POLICY, habits=self._habits, random=random)
@@ -92,12 +81,6 @@ class InductionRule:
             assert planned is not None
             at = planned
         return (at - EPOCH).total_seconds()
-
-
-RULES: Final[dict[str, Callable[[], Rule]]] = {
-    "induction": InductionRule,
-    "quantiles": lambda: QuantileRule(expected_run_seconds=EXPECTED_RUN_SECONDS),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +147,9 @@ class Life:
 
 @dataclass(slots=True, kw_only=True)
 class _Simulation:
-    """Runs the events in order: a submission, a poll, a callback, or a lesson for the rule."""
+    """Runs the events in order: a submission, a poll, a callback, or a lesson for the schedule."""
 
-    rule: Rule
+    schedule: Schedule
     lives: Sequence[Life]
     random: Random
     events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
@@ -189,7 +172,7 @@ class _Simulation:
         heapq.heappush(self.events, (at, next(self.numbers), action))
 
     def _poll_later(self, life: Life, now: float) -> None:
-        at = life.submitted_at + self.rule.next_poll(now - life.submitted_at, self.random.random())
+        at = life.submitted_at + self.schedule.next_poll(now - life.submitted_at, self.random.random())
         self._at(at, partial(self._poll, life))
 
     def _poll(self, life: Life, now: float) -> None:
@@ -215,7 +198,7 @@ class _Simulation:
         until = now - POLICY.callback_grace.total_seconds()
         ready = [life for life in self.unlearned if life.known_at is not None and life.known_at <= until]
         self.unlearned = self.unlearned[len(ready) :]
-        self.rule.learn([_completion(life) for life in ready])
+        self.schedule.learn([_completion(life) for life in ready])
         self._at(now + POLICY.learn_every.total_seconds(), self._learn)
 
 
@@ -237,7 +220,7 @@ def _moment(seconds: float) -> datetime:
     return EPOCH + timedelta(seconds=seconds)
 
 
-def simulate(case: Case, rule: Rule, seed: int) -> Sequence[Life]:
+def simulate(case: Case, seed: int) -> Sequence[Life]:
     """Return the measured tasks of a case, each finished."""
     random = Random(seed)
     run_time, loss_rate = RUN_TIMES[case.run_time], LOSS_RATES[case.loss]
@@ -250,21 +233,16 @@ def simulate(case: Case, rule: Rule, seed: int) -> Sequence[Life]:
         callback_at = ends_at + random.uniform(*CALLBACK_SECONDS)
         lost = random.random() < loss_rate(progress)
         lives.append(Life(submitted_at=at, ends_at=ends_at, callback_at=None if lost else callback_at))
-    # The polls draw from their own source, so that both rules meet the same tasks.
-    _Simulation(rule=rule, lives=lives, random=Random(-seed - 1)).run()
+    # The polls draw from their own source, so that another schedule meets the same tasks.
+    _Simulation(schedule=Schedule(), lives=lives, random=Random(-seed - 1)).run()
     return lives[case.warm_up :]
 
 
 def measure() -> Iterator[Row]:
-    """Measure each case with each rule."""
+    """Measure each case."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
         for case in CASES:
-            for rule in RULES:
-                yield from _rows(f"{rule}_{case.name}_{case.loss}", list(workers.map(_measured, *_jobs(case, rule))))
-
-
-def _jobs(case: Case, rule: str) -> tuple[list[Case], list[str], Sequence[int]]:
-    return [case] * len(SEEDS), [rule] * len(SEEDS), SEEDS
+            yield from _rows(f"{case.name}_{case.loss}", list(workers.map(partial(_measured, case), SEEDS)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,8 +253,8 @@ class Outcome:
     delays: Sequence[float]
 
 
-def _measured(case: Case, rule: str, seed: int) -> Outcome:
-    lives = simulate(case, RULES[rule](), seed)
+def _measured(case: Case, seed: int) -> Outcome:
+    lives = simulate(case, seed)
     return Outcome(
         polls=mean(life.polls for life in lives),
         delays=sorted(life.extra_delay for life in lives if life.callback_at is None),

@@ -126,27 +126,17 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
 
 
 def _print_learned(document: JsonObject) -> None:
-    """Print what the schedule goes by, where it has learned anything."""
+    """Print what the schedule has learned, if it has learned anything."""
     losses, times = documents(document.get("callback_loss")), documents(document.get("run_times"))
     if losses:
-        columns = ("callbacks of", "kind", "lost", "likely between", "of tasks")
-        rows = [
-            [
-                *(loss[name] for name in ("provider", "kind")),
-                _percent(loss["rate"]),
-                f"{_percent(loss['low'])} and {_percent(loss['high'])}",
-                loss["tasks"],
-            ]
-            for loss in losses
-        ]
-        print_table(columns, rows, empty="")
+        rows = [[loss["provider"], loss["kind"], _percent(loss["rate"]), loss["tasks"]] for loss in losses]
+        print_table(("callbacks of", "kind", "lost", "of tasks"), rows, empty="")
     if times:
-        columns = ("run times of", "kind", "model", "median", "of tasks")
         rows = [
             [*(one[name] for name in ("provider", "kind", "model")), f"{one['median']:.1f} s", one["tasks"]]
             for one in times
         ]
-        print_table(columns, rows, empty="")
+        print_table(("run times of", "kind", "model", "median", "of tasks"), rows, empty="")
 
 
 def _percent(value: JsonValue) -> str:

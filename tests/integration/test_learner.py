@@ -24,7 +24,7 @@ from tracker.providers.kling import Kling
 from tracker.rules import callbacks
 from tracker.rules.learning import Group
 from tracker.rules.schedule import Policy
-from tracker.service.learner import PAGE, Learner
+from tracker.service.learner import MAX_COMPLETIONS, Learner
 from tracker.service.lookups import lookup_seen
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
@@ -95,7 +95,7 @@ async def test_what_came_home_decides_when_the_next_task_is_asked_about(tmp_path
         assert after.next_poll_at is not None
         assert RUN * 0.9 < after.next_poll_at - clock() < RUN * 1.1
         assert (await tracker.get(STUDIO, after.id)).model == MODEL
-        loss = (await tracker.habits(OPERATOR)).losses[KIND]
+        loss = (await tracker.habits(OPERATOR)).callbacks[KIND]
         assert (loss.tasks, loss.lost) == (12, 12)
 
 
@@ -105,14 +105,14 @@ async def test_a_callback_that_comes_just_behind_a_poll_was_not_lost(tmp_path: P
     async with tracking(tmp_path, kling, clock) as tracker:
         await came_home(tracker, kling, clock, heard_after=timedelta(seconds=30))
         await tracker.learner.learn()
-        assert tracker.learner.habits.losses == {}
+        assert tracker.learner.habits.callbacks == {}
         clock.advance(POLICY.callback_grace)
         await tracker.learner.learn()
-        loss = tracker.learner.habits.losses[KIND]
+        loss = tracker.learner.habits.callbacks[KIND]
         assert (loss.tasks, loss.lost) == (12, 0)
         after = await sent(tracker)
         assert after.next_poll_at is not None
-        assert after.next_poll_at - clock() > RUN * 1.1
+        assert after.next_poll_at - clock() > RUN + POLICY.least_gap * 0.9
 
 
 async def test_two_processes_learn_the_same_from_one_database(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ async def test_what_is_shown_is_fresh_without_any_loop_and_only_for_those_who_se
     async with tracking(tmp_path, kling, clock) as tracker:
         await came_home(tracker, kling, clock, heard_after=None)
         clock.advance(POLICY.callback_grace)
-        assert (await tracker.habits(STUDIO)).losses == {}
-        assert (await tracker.habits(OPERATOR)).losses[KIND].tasks == 12
+        assert (await tracker.habits(STUDIO)).callbacks == {}
+        assert (await tracker.habits(OPERATOR)).callbacks[KIND].tasks == 12
 
 
 async def test_the_reconciler_s_loop_learns_and_goes_on_learning(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def learner(rows: Rows, policy: Policy = POLICY) -> Learner:
 async def test_however_much_came_home_the_newest_of_it_is_read_and_no_more() -> None:
     rows = Rows()
     learning = learner(rows)
-    rows.rows = [a_completion(number) for number in range(3 * PAGE)]
+    rows.rows = [a_completion(number) for number in range(3 * MAX_COMPLETIONS)]
     await learning.learn()
-    rows.rows += [a_completion(number, model="new") for number in range(3 * PAGE, 6 * PAGE)]
+    rows.rows += [a_completion(number, model="new") for number in range(3 * MAX_COMPLETIONS, 6 * MAX_COMPLETIONS)]
     rows.asked = 0
     await learning.learn()
     assert rows.asked <= 2

@@ -1,7 +1,6 @@
-"""Whatever tasks have done before, the schedule goes on looking, neither too soon nor too late nor too often."""
+"""Whatever was learned, each task is polled until its deadline, neither too soon nor too late nor too often."""
 
 from datetime import timedelta
-from itertools import pairwise
 from typing import Final
 
 from hypothesis import example, given
@@ -11,25 +10,14 @@ from tests.builders import NOW, OMNI, a_completion, a_task
 from tracker.model.records import Completion
 from tracker.model.task import Status
 from tracker.rules import next_poll, schedule
-from tracker.rules.learning import (
-    ENOUGH,
-    GROUPS,
-    LEAST_LOST,
-    LONGER,
-    OUTCOMES,
-    RUN_TIMES,
-    SHORTER,
-    Habits,
-    learn,
-    loss,
-    quantiles,
-)
+from tracker.rules.learning import MAX_CALLBACKS, MAX_GROUPS, MAX_RUN_TIMES, MIN_TASKS, Callbacks, Habits, learn
 from tracker.rules.schedule import Policy
 
 POLICY: Final = Policy()
 SECONDS = st.floats(0.001, 1e6) | st.sampled_from([1.0, 24.0, 24.000001])
-RUNS = st.lists(SECONDS, min_size=ENOUGH, max_size=60)
-LOST = st.floats(LEAST_LOST, 1.0)
+RUNS = st.lists(SECONDS, min_size=MIN_TASKS, max_size=60)
+LOST = st.floats(0.001, 1.0)
+AGE = st.floats(0, 1e7)
 RANDOM = st.floats(0, 1, exclude_max=True)
 
 
@@ -54,30 +42,42 @@ def completions(draw: st.DrawFn) -> list[Completion]:
     ]
 
 
-@given(runs=st.lists(SECONDS, min_size=1, max_size=60))
-def test_quantiles_rise_from_a_little_less_than_the_least_to_a_little_more_than_the_greatest(runs: list[float]) -> None:
-    edges = quantiles(runs)
-    assert len(edges) == len(next_poll.LEVELS)
-    assert all(low <= high for low, high in pairwise(edges))
-    assert edges[0] == min(runs) * SHORTER
-    assert edges[-1] == max(runs) * LONGER
+@given(runs=RUNS, lost=LOST, age=AGE)
+@example(runs=[1.0] * 10 + [2.0], lost=1.0, age=1.0)
+def test_next_poll_exists_exactly_while_longer_runs_are_known(runs: list[float], lost: float, age: float) -> None:
+    planned = next_poll.next_poll_age(sorted(runs), lost=lost, age=age)
+
+    assert (planned is None) == (age >= max(runs))
 
 
-@given(runs=RUNS, lost=LOST, age=st.floats(0, 1e7), gap=st.floats(0.01, 100), random=RANDOM)
-@example(runs=[1.0] * 10 + [2.0], lost=1.0, age=1.0, gap=1.0, random=0.0)
-def test_a_look_keeps_the_gap_and_does_not_lie_beyond_what_is_known(
-    runs: list[float], lost: float, age: float, gap: float, random: float
-) -> None:
-    edges = quantiles(runs)
-    look = next_poll.next_look(edges, lost=lost, age=age, gap=gap, random=random)
-    if look is None:
-        assert age >= edges[-1]
-    else:
-        assert age + gap <= look <= max(edges[-1], age + gap)
+@given(runs=RUNS, lost=LOST, age=AGE)
+def test_next_poll_is_later_and_within_its_bounds(runs: list[float], lost: float, age: float) -> None:
+    planned = next_poll.next_poll_age(sorted(runs), lost=lost, age=age)
+
+    if planned is not None:
+        assert age < planned <= max(*runs, age * next_poll.MIN_AGE_GROWTH)
+        first = next_poll.MAX_FIRST_PER_MEAN * sum(runs) / len(runs)
+        assert planned <= max(first * (1 + 1e-9), age * next_poll.MAX_AGE_GROWTH)
+
+
+@given(runs=RUNS, lost=LOST, ages=st.tuples(AGE, AGE))
+def test_next_poll_of_an_older_task_is_not_sooner(runs: list[float], lost: float, ages: tuple[float, float]) -> None:
+    younger, older = (next_poll.next_poll_age(sorted(runs), lost=lost, age=age) for age in sorted(ages))
+
+    assert younger is None or older is None or younger <= older
+
+
+@given(runs=RUNS, rates=st.tuples(LOST, LOST))
+def test_first_poll_is_not_later_when_more_callbacks_are_lost(runs: list[float], rates: tuple[float, float]) -> None:
+    fewer, more = (next_poll.next_poll_age(sorted(runs), lost=lost, age=0) for lost in sorted(rates))
+
+    assert fewer is not None
+    assert more is not None
+    assert more <= fewer
 
 
 @given(runs=RUNS, heard=st.booleans(), asked=st.booleans(), hours=st.floats(0.001, 48), random=RANDOM)
-def test_there_is_always_a_next_look_until_the_deadline_and_there_are_not_too_many(
+def test_polls_follow_until_the_deadline_and_are_few(
     *, runs: list[float], heard: bool, asked: bool, hours: float, random: float
 ) -> None:
     habits = learn(Habits(), [a_completion(n, timedelta(seconds=run), heard=heard) for n, run in enumerate(runs)])
@@ -89,23 +89,23 @@ def test_there_is_always_a_next_look_until_the_deadline_and_there_are_not_too_ma
         callback_asked=asked,
         model="kling-v3-omni",
     )
-    now, looks = NOW, 0
+    now, polls = NOW, 0
     again = schedule.first_check(task, now=now, policy=POLICY, habits=habits, random=random)
     while again < deadline:
         assert now + POLICY.least_gap <= again
-        now, looks = again, looks + 1
+        now, polls = again, polls + 1
         following = schedule.after_poll(
             task, now=now, policy=POLICY, habits=habits, lifetime=timedelta(days=30), random=random
         )
         assert following is not None
         again = following
     assert again <= max(deadline, now + POLICY.least_gap)
-    # Every ten minutes at the least, which is what an age of hours leads to, and a few around each known run time.
-    assert looks <= 6 * 48 * 1.25 + 2 * len(next_poll.LEVELS)
+    # One every ten minutes is what an age of hours leads to; before that, the age grows by a tenth with each poll.
+    assert polls <= 6 * 48 * 1.25 + 100
 
 
 @given(every=completions(), cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_it_does_not_matter_how_what_came_home_is_cut_into_readings(every: list[Completion], cuts: list[int]) -> None:
+def test_learning_does_not_depend_on_the_batches(every: list[Completion], cuts: list[int]) -> None:
     ordered = sorted(every, key=lambda one: (one.finished_at, one.task_id))
     bit_by_bit = Habits()
     for end in [*sorted(cuts), len(ordered)]:
@@ -114,18 +114,20 @@ def test_it_does_not_matter_how_what_came_home_is_cut_into_readings(every: list[
 
 
 @given(every=completions())
-def test_what_is_learned_is_bounded(every: list[Completion]) -> None:
+def test_snapshot_is_bounded(every: list[Completion]) -> None:
     habits = learn(Habits(), every)
-    assert max(len(habits.run_times), len(habits.callbacks), len(habits.losses)) <= GROUPS
-    assert all(len(known.seconds) <= RUN_TIMES for known in habits.run_times.values())
-    assert all(len(came) <= OUTCOMES for came in habits.callbacks.values())
-    assert LEAST_LOST <= habits.outlook(a_task(kind=OMNI, callback_asked=True)).lost <= 1
+
+    assert max(len(habits.run_times), len(habits.callbacks)) <= MAX_GROUPS
+    assert all(len(known.seconds) <= MAX_RUN_TIMES for known in habits.run_times.values())
+    assert all(known.tasks <= MAX_CALLBACKS for known in habits.callbacks.values())
+    assert 0 < habits.outlook(a_task(kind=OMNI, callback_asked=True)).lost < 1
 
 
-@given(came=st.lists(st.booleans(), max_size=OUTCOMES))
-@example(came=[False] * 12)
-def test_the_measured_loss_lies_within_its_own_bounds(came: list[bool]) -> None:
-    measured = loss(came)
-    assert 0 <= measured.low <= measured.rate <= measured.high <= 1
-    assert 0 <= measured.lost <= measured.tasks <= len(came)
-    assert (measured.tasks == 0) == (not came)
+@given(arrived=st.lists(st.booleans(), max_size=MAX_CALLBACKS))
+def test_expected_loss_lies_between_the_measured_and_one_half(arrived: list[bool]) -> None:
+    known = Callbacks(tuple(arrived))
+
+    assert known.lost + arrived.count(True) == known.tasks
+    if arrived:
+        low, high = sorted((known.loss_rate, 0.5))
+        assert low <= known.expected_loss <= high

@@ -11,7 +11,7 @@ from tests.builders import NOW, OMNI, PICTURE, THEIR_ID, a_claim, a_completion, 
 from tests.properties.observations import told_in_turn
 from tracker.model.task import Status, Task, Trust
 from tracker.rules import schedule
-from tracker.rules.learning import LONGER, Habits, learn
+from tracker.rules.learning import Habits, learn
 from tracker.rules.schedule import Policy
 
 POLICY = Policy()
@@ -68,31 +68,31 @@ def test_the_operator_s_first_check_is_the_first_whatever_was_learned(*, heard: 
     assert after_poll(SUBMITTED, NOW + seconds(301), habits=habits, policy=policy) != NOW + seconds(300)
 
 
-def test_while_callbacks_get_lost_a_task_is_asked_about_around_the_time_when_such_tasks_end() -> None:
-    now, looks = NOW, []
+def test_lost_callbacks_lead_to_polls_around_the_usual_end() -> None:
+    now, polls = NOW, []
     while now < NOW + seconds(50):
         again = after_poll(LISTENING, now, habits=taught(RUNS, heard=False), random=0.0)
         assert again is not None
-        looks.append((again - NOW).total_seconds())
+        polls.append((again - NOW).total_seconds())
         now = again
+
     # They take 16 to 24 seconds.
-    assert 16 <= looks[0] <= 20
-    assert len([look for look in looks if look <= 25]) >= 2
+    assert 16 <= polls[0] <= 20
+    assert len([age for age in polls if age <= 25]) >= 2
 
 
-def test_while_callbacks_come_a_task_is_left_alone_until_its_silence_says_something() -> None:
+def test_arriving_callbacks_delay_the_first_poll() -> None:
     habits = taught(RUNS, heard=True)
-    first = first_check(LISTENING, habits=habits)
-    assert seconds(24) <= first <= seconds(24) * LONGER
-    assert first_check(replace(LISTENING, callback_asked=False), habits=habits) < seconds(24)
+
+    assert seconds(24) <= first_check(LISTENING, habits=habits) <= seconds(24) + POLICY.least_gap
+    assert first_check(replace(LISTENING, callback_asked=False), habits=habits) < seconds(20)
 
 
-def test_beyond_all_that_was_seen_the_gap_grows_with_the_age_and_faster_where_callbacks_come() -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_gap_beyond_all_known_run_times_grows_with_the_age(*, heard: bool) -> None:
     now = NOW + seconds(100)
-    assert after_poll(LISTENING, now, habits=taught(RUNS, heard=True)) == now + seconds(100)
-    lost = after_poll(LISTENING, now, habits=taught(RUNS, heard=False))
-    assert lost is not None
-    assert now + seconds(25) <= lost < now + seconds(26)
+
+    assert after_poll(LISTENING, now, habits=taught(RUNS, heard=heard)) == now + seconds(25)
 
 
 @pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])

@@ -81,20 +81,18 @@ def stats(stats: Stats, habits: Habits) -> schemas.StatsShown:
 
 
 def _callback_loss(habits: Habits) -> list[schemas.CallbackLossShown]:
-    told = [
+    shown = [
         schemas.CallbackLossShown(
             provider=group.provider,
             kind=group.kind,
-            rate=loss.rate,
-            low=loss.low,
-            high=loss.high,
-            lost=loss.lost,
-            tasks=loss.tasks,
+            rate=known.loss_rate,
+            lost=known.lost,
+            tasks=known.tasks,
         )
-        for group, loss in habits.losses.items()
+        for group, known in habits.callbacks.items()
         if group.kind is not None
     ]
-    return sorted(told, key=lambda one: (one.provider, one.kind))
+    return sorted(shown, key=lambda one: (one.provider, one.kind))
 
 
 def _run_times(habits: Habits) -> list[schemas.RunTimesShown]:

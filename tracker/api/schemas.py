@@ -260,17 +260,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CallbackLossShown(Shown):
-    """How many of the callbacks that were asked for never came: the share of `tasks`, the last that finished.
-
-    The true share is between `low` and `high` with 95 % confidence. Where it visibly changed, only tasks since then
-    count.
-    """
+    """How many of the requested callbacks were lost: the share of `tasks`, the latest that finished, at most 50."""
 
     provider: str
     kind: str
     rate: Share
-    low: Share
-    high: Share
     lost: int
     tasks: int
 

@@ -198,10 +198,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """How one task came home: what the schedule learns from.
+    """A finished task, as the schedule learns from it.
 
-    ``took`` runs from its submit to its end. ``asked`` where a callback was asked for, ``heard`` where one told a word
-    at or after the end.
+    ``took`` is the time from its submission to its end. ``asked`` says whether a callback was requested, ``heard``
+    whether one arrived at or after the end.
     """
 
     task_id: str

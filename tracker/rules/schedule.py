@@ -1,18 +1,14 @@
-"""When to look again: pure functions of a task, a time, a policy, what was learned, and a random number passed in.
+"""When to poll a task: pure functions of the task, the time, a policy, what was learned, and a random number.
 
-Where enough such tasks were seen to end, each look falls where it pays most (``next_poll``): densely around the usual
-run time while callbacks get lost, once and late while they come. Where nothing is known, a task is first asked about
-when such tasks usually end. Beyond what is known it is asked about after a growing share of its age, so that the extra
-delay stays a fraction of the run time and the number of questions grows with its logarithm.
+After enough tasks of a model have finished, ``next_poll`` places each poll by their run times and by the share of lost
+callbacks. Before that, a task is first polled when the provider's documentation says that such tasks end. Beyond all
+known run times, each gap is a share of the task's age: the extra delay stays a fraction of the run time, and the number
+of polls grows with its logarithm.
 
-A plan is kept even if callbacks begin to get lost: the look that silence leads to comes soon after the longest run
-times that were learned, and that is what bounds the delay of the tasks that were out by then.
-
-Hints bring the next question forward, but never closer to the last one than a gap that itself grows: twenty hints cost
-one request. After it the task is asked about when it would have been without any hint.
+An unverified callback brings the next poll forward, but not closer to the last poll than a gap that itself grows:
+twenty of them cost one request. The poll after that is planned as if there had been none.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,7 +20,7 @@ from tracker.rules import next_poll
 from tracker.rules.learning import Habits, Outlook
 
 JITTER: Final = 0.2
-# A look that was chosen with care is moved only as far as keeps tasks that began together apart.
+# A learned poll moves only as far as keeps apart tasks that began together.
 LEARNED_JITTER: Final = 0.05
 AGE_SHARE: Final = 0.25
 EMPTY_RESULT_CHECKS: Final = 7
@@ -132,7 +128,7 @@ def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
 def furthest(policy: Policy, habits: Habits) -> timedelta:
     """Return how far away the next poll of a task with an ID can be planned; of an expired one ``expired_gap``."""
     usual = max(habits.usual.values(), default=timedelta())
-    learned = max((known.edges[-1] for known in habits.run_times.values() if known.edges), default=0.0)
+    learned = max((known.ascending[-1] for known in habits.run_times.values()), default=0.0)
     first = max(policy.first_check or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
     return max(first, policy.greatest_gap * (1 + JITTER), policy.conflict_gap) + policy.answer_within
 
@@ -180,31 +176,25 @@ def _gap(task: Task, now: datetime, policy: Policy, habits: Habits, random: floa
     if not answered or (task.status is Status.PENDING and task.attempts > 0):
         # Nothing was learned of the task's end: it is asked about again, not when it may have ended.
         return max(_growing(age, policy), policy.absence_gap) * swing
-    outlook = habits.outlook(task)
-    planned = _planned(outlook, age, policy, random)
-    if planned is not None:
-        return planned - age
-    # Longer than any that was seen, as the provider has just said: the surer the callback, the less is worth asking.
-    share = AGE_SHARE if not outlook.edges else min(AGE_SHARE / math.sqrt(outlook.lost), 1.0)
-    return _growing(age, policy, share) * swing
+    planned = _planned(habits.outlook(task), age, policy, random)
+    return planned - age if planned is not None else _growing(age, policy) * swing
 
 
-def _growing(age: timedelta, policy: Policy, share: float = AGE_SHARE) -> timedelta:
-    return min(age * share, policy.greatest_gap)
+def _growing(age: timedelta, policy: Policy) -> timedelta:
+    return min(age * AGE_SHARE, policy.greatest_gap)
 
 
 def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) -> timedelta | None:
-    """Return the age at which the next look pays; None beyond what is known of such tasks.
+    """Return the age at which to poll next; None beyond what is known of such tasks.
 
-    The first look is the operator's, where one was told; it stays where it is if a hint had us ask before.
+    The operator's own first delay wins, also after an unverified callback caused an earlier poll.
     """
-    first = policy.first_check or (None if outlook.edges else outlook.usual)
+    first = policy.first_check or (None if outlook.run_times else outlook.usual)
     if first is not None and age < first:
         return first * (1 + JITTER * random)
-    if not outlook.edges:
+    planned = next_poll.next_poll_age(outlook.run_times, lost=outlook.lost, age=age.total_seconds())
+    if planned is None:
         return None
-    past = age.total_seconds()
-    look = next_poll.next_look(
-        outlook.edges, lost=outlook.lost, age=past, gap=policy.least_gap.total_seconds(), random=random
-    )
-    return None if look is None else timedelta(seconds=past + (look - past) * (1 + LEARNED_JITTER * random))
+    # A callback arrives a moment after the end: the surer it is, the less a poll may overtake it.
+    later = timedelta(seconds=planned) + policy.least_gap * (1 - outlook.lost)
+    return age + (later - age) * (1 + LEARNED_JITTER * random)

@@ -1,4 +1,4 @@
-"""Keeps what the schedule has learned up to date, from the rows: every process learns the same from one database."""
+"""Keeps what the schedule has learned up to date. Every process learns the same from one database."""
 
 import asyncio
 import logging
@@ -15,12 +15,12 @@ from tracker.storage.store import Store
 
 log = logging.getLogger("homing.learner")
 
-# More than this is not read at once: of so many the newest tell as much as all.
-PAGE: Final = 2_000
+# If more tasks finished since the last time, only the newest are read: they teach as much as all.
+MAX_COMPLETIONS: Final = 2_000
 
 
 class Learner:
-    """``habits`` is the present snapshot; ``run`` renews it until told to stop."""
+    """``habits`` is the present snapshot; ``run`` renews it."""
 
     def __init__(
         self,
@@ -47,31 +47,37 @@ class Learner:
         self.habits = self._first
 
     def forget(self) -> None:
-        """Learn everything anew: the database is in another state."""
+        """Drop everything learned, because the database returned to an older state."""
         self.habits, self._learned_at = self._first, float("-inf")
 
     async def learn(self) -> None:
-        """Learn from the tasks that came home since the last time. Raises StoreUnavailable."""
+        """Learn from the tasks that finished since the last time.
+
+        Raises: StoreUnavailable.
+        """
         now = self._clock()
-        # A callback that comes just behind a poll was not lost.
+        # A callback that arrives shortly after a poll was not lost.
         until = now - self._policy.callback_grace
         if self.habits.upto is not None and self.habits.upto[0] > now:
-            # The clock was set back. What ends from now on would come before all that was learned: begin anew.
+            # The clock was set back, so tasks that finish now are earlier than those already learned. Start over.
             self.habits = self._first
-        found = await self._store.completions(after=self.habits.upto, until=until, limit=PAGE)
-        if len(found) == PAGE:
-            found = await self._store.completions(after=None, until=until, limit=PAGE)
+        found = await self._store.completions(after=self.habits.upto, until=until, limit=MAX_COMPLETIONS)
+        if len(found) == MAX_COMPLETIONS:
+            found = await self._store.completions(after=None, until=until, limit=MAX_COMPLETIONS)
         self.habits = learn(self.habits, found)
         self._learned_at = self._monotonic()
 
     async def lately(self) -> Habits:
-        """Return what is learned, no older than it would be where ``run`` runs. Raises StoreUnavailable."""
+        """Return a snapshot that is at most ``policy.learn_every`` old.
+
+        Raises: StoreUnavailable.
+        """
         if self._monotonic() - self._learned_at >= self._policy.learn_every.total_seconds():
             await self.learn()
         return self.habits
 
     async def refresh(self) -> None:
-        """Learn; what fails is logged once, and what was learned before stays."""
+        """Learn. On a failure, log it once and keep the present snapshot."""
         with self._failures.survived():
             await self.learn()
 

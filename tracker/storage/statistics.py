@@ -1,4 +1,4 @@
-"""Counts over the whole store, or one client's share of it; and how tasks came home, for the schedule to learn from."""
+"""Counts over the whole store or over one client's tasks, and the finished tasks that the schedule learns from."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -115,9 +115,9 @@ def completions(
 
 def _completion(row: RowMapping) -> Completion:
     submitted_at, finished_at = row["submitted_at"], row["finished_at"]
-    # The provider's own word for when it ended, where that makes sense: we may have asked much later.
-    told = row["standing_updated_at"]
-    ended_at = told if submitted_at < told < finished_at else finished_at
+    # The provider's own time of the end is better than Homing's, which may have polled much later.
+    reported_at = row["standing_updated_at"]
+    ended_at = reported_at if submitted_at < reported_at < finished_at else finished_at
     return Completion(
         task_id=row["id"],
         provider=row["provider"],
