@@ -66,7 +66,7 @@ class World:
             return _reply(self._shown(self._begin(json.loads(call.body)["external_task_id"]), shapes.legacy))
         if call.path == "/tasks":
             return self._batch([self.lives[each] for each in call.query["task_ids"].split(",")])
-        life = self.lives[call.path.rsplit("/", maxsplit=1)[1]]
+        life = self._life(call.path.rsplit("/", maxsplit=1)[1])
         life.reads += 1
         return _reply(self._told(life, shapes.legacy))
 
@@ -80,6 +80,11 @@ class World:
         if not self._batches:
             return Reply(status=404, body=json.dumps(NO_SUCH_CALL).encode())
         return _reply([self._told(life, shapes.new) for life in asked])
+
+    def _life(self, either_id: str) -> Life:
+        """Return a task by its ID or by its external ID, as the provider's single query takes both."""
+        known = self.lives.get(either_id)
+        return known or next(life for life in self.lives.values() if life.external_id == either_id)
 
     def _begin(self, external_id: str) -> Life:
         run_time = timedelta(seconds=self._random.lognormvariate(math.log(MEDIAN.total_seconds()), SIGMA))
