@@ -78,12 +78,12 @@ class Policy:
 
 
 def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
-    """How long we wait for a task of ``kind`` before it counts as expired; ``usual`` is the provider's."""
+    """Return after how long a task of ``kind`` expires; ``usual`` is the provider's own deadline."""
     return policy.deadlines.get(kind) or policy.deadline or usual
 
 
 def first_check(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
-    """When to ask first about a task that begins now; 0 ≤ ``random`` < 1."""
+    """Return when to poll a task first that begins now; 0 ≤ ``random`` < 1."""
     first = _planned(habits.outlook(task), timedelta(), policy, random)
     return _in_time(task, now, policy, timedelta() if first is None else first)
 
@@ -98,10 +98,10 @@ def after_poll(
     random: float,
     answered: bool = True,
 ) -> datetime | None:
-    """When to ask again after a question that did not settle it; None where nothing is left to ask.
+    """Return when to poll a task again; None if nothing is left to learn.
 
-    ``lifetime`` is how long the provider keeps results: an expired task could still bring some until then.
-    ``answered`` is false where the question itself failed: even a task that needs no more answers had a reason to ask.
+    ``lifetime`` is how long the provider keeps results: an expired task can still bring some until then. ``answered``
+    is false if the poll failed: even a finished task was polled for a reason.
     """
     if facts.in_conflict(task):
         return conflict_due(task, now=now, policy=policy)
@@ -117,7 +117,7 @@ def after_poll(
 
 
 def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
-    """When to ask because of a hint: soon, unless it was asked just now or is asked sooner anyway."""
+    """Return when to poll because of an unverified callback: soon, but not right after another poll."""
     soon = now + policy.hint_delay
     if task.polled_at is not None and task.polled_at <= now:
         gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
@@ -126,7 +126,7 @@ def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
 
 
 def furthest(policy: Policy, habits: Habits) -> timedelta:
-    """Return how far away the next poll of a task with an ID can be planned; of an expired one ``expired_gap``."""
+    """Return how far away the next poll of a task can be planned. Expired tasks have ``expired_gap`` instead."""
     usual = max(habits.usual.values(), default=timedelta())
     learned = max((known.ascending[-1] for known in habits.run_times.values()), default=0.0)
     first = max(policy.first_check or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
@@ -134,27 +134,27 @@ def furthest(policy: Policy, habits: Habits) -> timedelta:
 
 
 def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | None:
-    """Return when a task that is in conflict wants the provider asked next; None once that has been tried for long.
+    """Return when to poll a task in conflict; None after ``conflict_patience``.
 
-    It is given up after ``conflict_patience``, but not before it was asked ``REPEATS`` times (this process may have
-    been down), and after twice as long in any case (there may be no way to ask).
+    The polls end later if there were fewer than ``REPEATS`` (Homing may have been down), but after twice that time in
+    any case (there may be no way to poll).
     """
     age = now - (task.conflict_at or now)
     tried = task.quiet_polls >= REPEATS or age >= 2 * policy.conflict_patience
     if age >= policy.conflict_patience and tried:
         return None
-    # Where the clock was set back since, it is behind that moment: the further away, the less often.
+    # If the clock was set back, the age is negative: the further back, the longer the gap.
     return now + min(max(abs(age) * AGE_SHARE, policy.least_gap), policy.conflict_gap)
 
 
 def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:
-    """How long to wait before the ``attempt``-th repeat (from 1) of a refused-for-now submit, with full jitter."""
+    """Return the delay before the ``attempt``-th resubmission (from 1) after the provider was busy, with jitter."""
     own = policy.busy_delay * (1 << (attempt - 1))
     return max(own * (0.5 + random / 2), told or timedelta())
 
 
 def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta | None) -> timedelta:
-    """How long until a submit that its client was told of is repeated, after the provider refused it for now."""
+    """Return the delay before an accepted task is resubmitted, after the provider was busy."""
     own = max((now - task.created_at) * AGE_SHARE, policy.busy_delay, told or timedelta())
     return min(own, policy.greatest_gap)
 
@@ -165,16 +165,16 @@ def lacks_result(task: Task) -> bool:
 
 
 def _in_time(task: Task, now: datetime, policy: Policy, gap: timedelta) -> datetime:
-    """Keep the least gap, and let the last question before the deadline fall on it."""
+    """Return now plus ``gap``, at least ``least_gap`` and at most up to the deadline."""
     return min(now + max(gap, policy.least_gap), max(task.deadline_at, now + policy.least_gap))
 
 
 def _gap(task: Task, now: datetime, policy: Policy, habits: Habits, random: float, *, answered: bool) -> timedelta:
-    # Where the clock was set back meanwhile, the task is as good as new.
+    # If the clock was set back, the task counts as new.
     age = max(now - (task.submitted_at or task.created_at), timedelta())
     swing = 1 + JITTER * (2 * random - 1)
     if not answered or (task.status is Status.PENDING and task.attempts > 0):
-        # Nothing was learned of the task's end: it is asked about again, not when it may have ended.
+        # The poll said nothing about the task, so the learned run times do not apply.
         return max(_growing(age, policy), policy.absence_gap) * swing
     planned = _planned(habits.outlook(task), age, policy, random)
     return planned - age if planned is not None else _growing(age, policy) * swing
