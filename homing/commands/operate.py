@@ -129,8 +129,16 @@ def _print_learned(document: JsonObject) -> None:
     """Print what the schedule has learned, if it has learned anything."""
     losses, times = documents(document.get("callback_loss")), documents(document.get("run_times"))
     if losses:
-        rows = [[loss["provider"], loss["kind"], _percent(loss["rate"]), loss["tasks"]] for loss in losses]
-        print_table(("callbacks of", "kind", "lost", "of tasks"), rows, empty="")
+        rows = [
+            [
+                *(loss[name] for name in ("provider", "kind")),
+                _percent(loss["rate"]),
+                f"{_percent(loss['low'])} and {_percent(loss['high'])}",
+                loss["tasks"],
+            ]
+            for loss in losses
+        ]
+        print_table(("callbacks of", "kind", "lost", "likely between", "of tasks"), rows, empty="")
     if times:
         rows = [
             [*(one[name] for name in ("provider", "kind", "model")), f"{one['median']:.1f} s", one["tasks"]]

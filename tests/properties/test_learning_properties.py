@@ -131,3 +131,13 @@ def test_expected_loss_lies_between_the_measured_and_one_half(arrived: list[bool
     if arrived:
         low, high = sorted((known.loss_rate, 0.5))
         assert low <= known.expected_loss <= high
+
+
+@given(arrived=st.lists(st.booleans(), max_size=MAX_CALLBACKS))
+def test_measured_loss_lies_within_its_bounds(arrived: list[bool]) -> None:
+    known = Callbacks(tuple(arrived))
+
+    low, high = known.loss_bounds
+
+    assert 0 <= low <= known.loss_rate <= high <= 1 or not arrived
+    assert high - low < 1 or not arrived

@@ -41,6 +41,7 @@ async def test_stats_show_what_was_learned_to_keys_that_see_all() -> None:
     (loss,) = shown["callback_loss"]
     assert (loss["provider"], loss["kind"], loss["rate"], loss["tasks"]) == ("kling", "images/omni-image", 0.2, 5)
     assert loss["lost"] == 1
+    assert 0 < loss["low"] < 0.2 < loss["high"] < 1
     (times,) = shown["run_times"]
     assert (times["model"], times["median"], times["tasks"]) == ("kling-v3-omni", 22.0, 5)
     async with keyed("made-up-studio-key") as client:

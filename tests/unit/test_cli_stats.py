@@ -17,7 +17,7 @@ async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
     async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
         assert await run_stats(Namespace(json=False), ApiClient(client)) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["kling", "images/omni-image", "20.0%", "5"] in lines
+    assert ["kling", "images/omni-image", "20.0%", "3.6%", "and", "62.4%", "5"] in lines
     assert ["kling", "images/omni-image", "kling-v3-omni", "22.0", "s", "5"] in lines
 
 

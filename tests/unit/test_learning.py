@@ -259,3 +259,11 @@ def test_few_finished_tasks_already_shorten_the_delay(count: int) -> None:
 
     assert median(delays) < 0.15
     assert mean(reads) < 3.5
+
+
+def test_loss_bounds_are_those_of_wilson() -> None:
+    """The example of a public table: 1 of 10 is between 1.8 % and 40.4 %."""
+    low, high = Callbacks((True,) * 9 + (False,)).loss_bounds
+
+    assert (round(low, 3), round(high, 3)) == (0.018, 0.404)
+    assert Callbacks().loss_bounds == (0.0, 1.0)

@@ -86,6 +86,8 @@ def _callback_loss(habits: Habits) -> list[schemas.CallbackLossShown]:
             provider=group.provider,
             kind=group.kind,
             rate=known.loss_rate,
+            low=known.loss_bounds[0],
+            high=known.loss_bounds[1],
             lost=known.lost,
             tasks=known.tasks,
         )

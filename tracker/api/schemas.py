@@ -260,11 +260,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CallbackLossShown(Shown):
-    """How many of the requested callbacks were lost: the share of `tasks`, the latest that finished, at most 50."""
+    """How many of the requested callbacks were lost: the share of `tasks`, the latest that finished, at most 50.
+
+    The true share is between `low` and `high` with 95 % confidence.
+    """
 
     provider: str
     kind: str
     rate: Share
+    low: Share
+    high: Share
     lost: int
     tasks: int
 

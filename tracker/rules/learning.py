@@ -4,6 +4,7 @@
 latest callbacks of a limited number of groups.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ MAX_CALLBACKS: Final = 50
 MAX_GROUPS: Final = 200
 # Fewer finished tasks than these say less than those of the wider group.
 MIN_TASKS: Final = 10
+# Standard deviations on each side of a measured share: 95 % confidence.
+CONFIDENCE: Final = 1.96
 
 V = TypeVar("V")
 K = TypeVar("K")
@@ -66,6 +69,17 @@ class Callbacks:
     def loss_rate(self) -> float:
         """The measured share of lost callbacks, 0 without any task."""
         return self.lost / self.tasks if self.tasks else 0.0
+
+    @property
+    def loss_bounds(self) -> tuple[float, float]:
+        """The true loss rate lies between these with 95 % confidence (Wilson's interval); 0 and 1 without any task."""
+        if not self.tasks:
+            return 0.0, 1.0
+        rate, spread = self.loss_rate, CONFIDENCE**2 / self.tasks
+        center = (rate + spread / 2) / (1 + spread)
+        reach = math.sqrt(spread * (rate * (1 - rate) + spread / 4)) / (1 + spread)
+        # Rounding must not place the measured rate outside.
+        return min(rate, max(center - reach, 0.0)), max(rate, min(center + reach, 1.0))
 
     @property
     def expected_loss(self) -> float:
