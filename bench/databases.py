@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Final, Protocol
 
 from sqlalchemy import create_engine, text
 
-from tracker.model.changes import Change, Known, Work
+from tracker.model.changes import Change, RecordChange, Work
 from tracker.storage.store import Store
 
 CHUNK: Final = 1_000
@@ -62,7 +61,7 @@ async def _write(url: str, changes: Iterator[Change[None]]) -> None:
     try:
         async with asyncio.TaskGroup() as writing:
             last = writing.create_task(asyncio.sleep(0))
-            while works := [_work(change) for change in islice(changes, CHUNK)]:
+            while works := [RecordChange(change) for change in islice(changes, CHUNK)]:
                 await last
                 # Written in a thread of the store's, while the next ones are made here.
                 last = writing.create_task(_apply(store, works))
@@ -73,14 +72,6 @@ async def _write(url: str, changes: Iterator[Change[None]]) -> None:
 
 async def _apply(store: Store, works: Sequence[Work[None]]) -> None:
     await store.apply(works)
-
-
-def _work(change: Change[None]) -> Work[None]:
-    return Work(keys=frozenset(), decide=partial(_as_it_is, change))
-
-
-def _as_it_is(change: Change[None], _: Known) -> Change[None]:
-    return change
 
 
 def count_of(url: str, query: str) -> int:

@@ -1,12 +1,16 @@
 """Small makers of the values that the tests speak about; every field that a test does not name is a harmless one."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from tracker.model.changes import Change, Entry, Key, Work, by_id
+from tracker.model.changes import Change, Entry, Key, Known, RecordChange, Work, by_id
 from tracker.model.records import Completion, HistoryEntry, Orphan
 from tracker.model.task import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
+from tracker.rules.submits import RecordLate
+
+T = TypeVar("T")
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OMNI = "images/omni-image"
@@ -125,4 +129,17 @@ def a_completion(number: int = 1, took: timedelta = timedelta(seconds=20), **cha
 def writing(task: Task | None = None, *keys: Key, **parts: Any) -> Work[Any]:
     """Make a piece of work that writes ``task`` and whatever else is given as the parts of a Change."""
     change: Change[Any] = Change(**({"result": task, "task": task} | parts))
-    return Work(keys=frozenset(keys or ({by_id(task.id)} if task is not None else set())), decide=lambda _: change)
+    return RecordChange(change, keys=frozenset(keys or ({by_id(task.id)} if task is not None else set())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding(Generic[T]):
+    """Work whose decision is a function of the test's own."""
+
+    keys: frozenset[Key]
+    decide: Callable[[Known], Change[T]]
+
+
+def name_of(work: Work[Any]) -> str:
+    """Return the class of a piece of work; of a late outcome that of the outcome."""
+    return type(work.outcome if isinstance(work, RecordLate) else work).__name__

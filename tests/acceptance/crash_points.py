@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.builders import name_of
 from tracker.model.changes import Work
 from tracker.model.sinks import ProgressUpdate
 from tracker.storage import batch
@@ -52,7 +53,7 @@ class CrashingStore(Store):
         self._left = crash.nth
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
-        pieces = sum(_name(work) == self._crash.piece for work in works)
+        pieces = sum(name_of(work) == self._crash.piece for work in works)
         self._left -= pieces
         when = self._crash.when if self._left <= 0 and pieces >= self._crash.least else None
         if when == BEFORE:
@@ -118,7 +119,3 @@ def die() -> None:
 def _write_and_die(connection: Connection, works: Sequence[Work[Any]]) -> None:
     play(connection, batch.apply(connection.dialect.name, works))
     die()
-
-
-def _name(work: Work[Any]) -> str:
-    return work.decide.func.__name__ if isinstance(work.decide, partial) else ""

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
 from tracker.app import create_tracker, sinks_of
 from tracker.loops.reconciler import Reconciler
-from tracker.model.changes import Work
+from tracker.model.changes import Change, RecordChange
 from tracker.model.task import SETTLED, Caller, Task
 from tracker.model.untrusted import JsonObject
-from tracker.rules import callbacks
 from tracker.rules.schedule import Policy
 from tracker.service.lookups import lookup_seen
 from tracker.service.tracker import Tracker
@@ -135,7 +133,7 @@ class House:
     async def know_lookups(self) -> None:
         """Make known that lookups work here, as they are after the first task of an address."""
         seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
-        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
+        await self.tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
 
     async def alarms(self) -> dict[str, int]:
         stats = await self.tracker.stats(ANYBODY)

@@ -45,7 +45,7 @@ class Life:
     def arguments(self) -> Sequence[str]:
         if self.when == ANYTIME:
             return ("--policy", "silent")
-        batch = ("--piece", "delivered", "--nth", str(self.nth), "--least", str(LEAST))
+        batch = ("--piece", "RecordCallback", "--nth", str(self.nth), "--least", str(LEAST))
         return ("--policy", "silent", "--when", self.when, *batch)
 
 

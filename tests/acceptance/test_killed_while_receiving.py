@@ -50,7 +50,7 @@ async def outlived(homing: Server, sandbox: RunningSandbox) -> list[int]:
 
 async def test_killed_between_the_commit_and_the_answer(tmp_path: Path, sandbox: RunningSandbox) -> None:
     async with server(tmp_path, sandbox.base_url) as homing:
-        await homing.start("--policy", "silent", "--when", "after", "--piece", "delivered", "--nth", "2")
+        await homing.start("--policy", "silent", "--when", "after", "--piece", "RecordCallback", "--nth", "2")
         repeats = await outlived(homing, sandbox)
     # At least the one that was committed and not answered came again, and was recognised.
     assert sum(repeats) >= 1
@@ -58,6 +58,6 @@ async def test_killed_between_the_commit_and_the_answer(tmp_path: Path, sandbox:
 
 async def test_killed_before_the_commit(tmp_path: Path, sandbox: RunningSandbox) -> None:
     async with server(tmp_path, sandbox.base_url) as homing:
-        await homing.start("--policy", "silent", "--when", "before", "--piece", "delivered", "--nth", "2")
+        await homing.start("--policy", "silent", "--when", "before", "--piece", "RecordCallback", "--nth", "2")
         repeats = await outlived(homing, sandbox)
     assert repeats == [0] * TASKS

@@ -69,7 +69,7 @@ async def survived(homing: Server, sandbox: RunningSandbox, line: Between) -> No
 
 async def test_killed_before_an_intent_is_written(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with between(kling_sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
-        await homing.start("--when", "before", "--piece", "intended", "--nth", "2")
+        await homing.start("--when", "before", "--piece", "RecordSubmission", "--nth", "2")
         await proven(homing)
         await survived(homing, kling_sandbox, line)
 
@@ -81,7 +81,7 @@ async def test_killed_between_the_intent_and_the_submit(tmp_path: Path, kling_sa
         return await request.forward()
 
     async with between(kling_sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
-        await homing.start("--when", "after", "--piece", "intended", "--nth", "4")
+        await homing.start("--when", "after", "--piece", "RecordSubmission", "--nth", "4")
         await proven(homing)
         line.script = hold
         await survived(homing, kling_sandbox, line)
@@ -120,12 +120,12 @@ async def test_killed_between_the_replys_commit_and_the_clients_answer(
     """Three deaths, one for each way to name a wish."""
     answers: dict[str, str] = {}
     async with server(tmp_path, kling_sandbox.base_url) as homing:
-        await homing.start("--when", "after", "--piece", "accepted", "--nth", "2")
+        await homing.start("--when", "after", "--piece", "RecordAccepted", "--nth", "2")
         await proven(homing)
         for mode in MODES:
             client = asyncio.create_task(wish(homing, mode))
             await homing.dead()
-            await homing.start("--when", "after", "--piece", "accepted")
+            await homing.start("--when", "after", "--piece", "RecordAccepted")
             answers[mode] = await client
         await told_the_truth(homing, kling_sandbox, answers)
     assert kling_sandbox.ledger["requests"]["create"] == 1 + len(MODES)
@@ -134,12 +134,12 @@ async def test_killed_between_the_replys_commit_and_the_clients_answer(
 async def test_killed_again_before_the_re_sent_one_is_answered(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     """The second process joins the first one's task and dies before it can tell its client."""
     async with server(tmp_path, kling_sandbox.base_url) as homing:
-        await homing.start("--when", "after", "--piece", "accepted", "--nth", "2")
+        await homing.start("--when", "after", "--piece", "RecordAccepted", "--nth", "2")
         await proven(homing)
         client = asyncio.create_task(wish(homing, "neither"))
         await homing.dead()
         # It may die before we see it answer: the client knocks already.
-        homing.begin("--when", "after", "--piece", "intended")
+        homing.begin("--when", "after", "--piece", "RecordSubmission")
         await homing.dead()
         await homing.start()
         await told_the_truth(homing, kling_sandbox, {"neither": await client})

@@ -17,7 +17,7 @@ from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.acceptance.house import until
 from tests.acceptance.senders import CALLBACK_SECRET, WEBHOOK_SECRET, Delivery, Senders, deliveries, tasks
-from tests.builders import a_task, an_entry, an_event, writing
+from tests.builders import Deciding, a_task, an_entry, an_event, writing
 from tests.conformance.store_case import refusing
 from tests.fakes import GatedStore
 from tracker.app import create_tracker
@@ -36,7 +36,7 @@ def raising(error: Exception) -> Work[Any]:
     def decide(_: Known) -> Change[Any]:
         raise error
 
-    return Work(keys=frozenset(), decide=decide)
+    return Deciding(keys=frozenset(), decide=decide)
 
 
 NOTHING: Any = None
@@ -52,7 +52,7 @@ REFUSED: dict[str, Callable[[Task], Work[Any]]] = {
     "no value where there must be one": lambda task: writing(replace(task, kind=NOTHING)),
     "a decision that breaks": lambda _: raising(RuntimeError("a bug")),
     "a decision without an end": lambda _: raising(RecursionError()),
-    "a decision that gives nothing": lambda _: Work(keys=frozenset(), decide=lambda _: NOTHING),
+    "a decision that gives nothing": lambda _: Deciding(keys=frozenset(), decide=lambda _: NOTHING),
 }
 # What one database refuses and the other may hold.
 PARTLY: dict[str, Callable[[Task], Work[Any]]] = {

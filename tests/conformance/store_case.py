@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, text
 
-from tests.builders import NOW
+from tests.builders import NOW, Deciding
 from tracker.errors import Conflict
 from tracker.model.changes import Change, Key, Known, RaisedAlarm, Work, by_id
 from tracker.model.task import Alarm, Task
@@ -28,7 +28,7 @@ def changing(task: Task, **changes: Any) -> Work[Any]:
         after = replace(row, **changes)
         return Change(result=row, task=after)
 
-    return Work(keys=frozenset({by_id(task.id)}), decide=decide)
+    return Deciding(keys=frozenset({by_id(task.id)}), decide=decide)
 
 
 def looking(*keys: Key) -> Work[Any]:
@@ -38,14 +38,14 @@ def looking(*keys: Key) -> Work[Any]:
         found = [known.get(key) for key in keys]
         return Change(result=[None if task is None else task.id for task in found])
 
-    return Work(keys=frozenset(keys), decide=decide)
+    return Deciding(keys=frozenset(keys), decide=decide)
 
 
 def refusing() -> Work[Any]:
     def decide(_: Known) -> Change[Any]:
         raise Conflict("no")
 
-    return Work(keys=frozenset(), decide=decide)
+    return Deciding(keys=frozenset(), decide=decide)
 
 
 def read(url: str, statement: str) -> list[tuple[Any, ...]]:

@@ -1,14 +1,12 @@
 """What is noticed about an account is one row, on both databases."""
 
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from tests.builders import NOW
-from tracker.model.changes import Work
+from tracker.model.changes import Change, RecordChange
 from tracker.model.records import AccountNote, AccountState
 from tracker.model.task import Trouble
-from tracker.rules import callbacks
 from tracker.storage.store import Store
 
 MINUTE = timedelta(minutes=1)
@@ -17,9 +15,7 @@ MINUTE = timedelta(minutes=1)
 async def noted(store: Store, *minutes: int, **values: Any) -> AccountState:
     """Record a note of each of these minutes in one batch, and return what is then known."""
     notes = [AccountNote(provider="kling", account="default", at=NOW + MINUTE * number, **values) for number in minutes]
-    await store.apply(
-        [Work(keys=frozenset(), decide=partial(callbacks.watched, note=note, alarms=())) for note in notes]
-    )
+    await store.apply([RecordChange(Change(result=None, account=note)) for note in notes])
     (state,) = await store.account_states()
     return state
 

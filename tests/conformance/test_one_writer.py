@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine.base import RootTransaction
 
-from tests.builders import a_task, writing
+from tests.builders import Deciding, a_task, writing
 from tests.databases import sqlite_url
 from tracker.model.changes import Change, Known, Work
 from tracker.storage.engine.sqlite import SLOW
@@ -36,7 +36,7 @@ def where(*, pause: float = 0.0) -> Work[str]:
         time.sleep(pause)
         return Change(result=threading.current_thread().name)
 
-    return Work(keys=frozenset(), decide=decide)
+    return Deciding(keys=frozenset(), decide=decide)
 
 
 async def test_a_batch_is_decided_on_the_loop_until_the_disk_is_slow(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_what_fails_on_the_loop_is_rolled_back(tmp_path: Path) -> None:
 
     async with opened(tmp_path) as store:
         with pytest.raises(RuntimeError):
-            await store.apply([writing(a_task()), Work(keys=frozenset(), decide=fail)])
+            await store.apply([writing(a_task()), Deciding(keys=frozenset(), decide=fail)])
         with pytest.raises(Exception, match="UNIQUE"):
             await store.apply([writing(a_task(3, external_id="x")), writing(a_task(4, external_id="x"))])
         await store.apply([writing(a_task(2))])

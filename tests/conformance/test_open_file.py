@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_task, writing
+from tests.builders import Deciding, a_task, writing
 from tests.integration.served import until
 from tracker.errors import StoreUnavailable
-from tracker.model.changes import Change, Known, Work
+from tracker.model.changes import Change, Known
 from tracker.storage.store import Store
 
 
@@ -120,7 +120,7 @@ async def test_file_lost_during_a_commit_is_not_acknowledged(place: Place) -> No
         return work.decide(known)
 
     with pytest.raises(StoreUnavailable, match="deleted or moved"):
-        await place.store.apply([Work(keys=work.keys, decide=decide)])
+        await place.store.apply([Deciding(keys=work.keys, decide=decide)])
 
 
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]])

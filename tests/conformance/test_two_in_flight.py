@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.cable import Cable, cable
 from tests.acceptance.house import until
-from tests.builders import a_task, an_entry, an_event, writing
+from tests.builders import Deciding, a_task, an_entry, an_event, writing
 from tests.conformance.store_case import read
 from tests.postgres import Postgres
 from tracker.errors import CommitUnknown
@@ -83,7 +83,7 @@ class Counting:
             self.decided.append(after.version)
             return Change(result=after.version, task=after, events=(an_event(after, after.version),))
 
-        return Work(keys=frozenset({by_id(task.id)}), decide=decide)
+        return Deciding(keys=frozenset({by_id(task.id)}), decide=decide)
 
 
 async def test_batches_about_one_task_are_decided_in_the_order_in_which_they_came(url: str) -> None:
@@ -191,7 +191,7 @@ async def test_a_decision_that_breaks_gives_its_rows_and_its_connection_back(url
     async with opened(url) as store:
         for _ in range(2 * BATCHES):
             with pytest.raises(RuntimeError):
-                await store.apply([Counting()(), Work(keys=frozenset({by_id(OTHER.id)}), decide=broken)])
+                await store.apply([Counting()(), Deciding(keys=frozenset({by_id(OTHER.id)}), decide=broken)])
         assert await store.apply([Counting()()]) == [2]
         assert len(read(url, f"SELECT pid FROM pg_stat_activity WHERE {OURS} AND state <> 'active'")) <= BATCHES + 2
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from tests.acceptance.follower import following
 from tests.acceptance.house import ANYBODY, CAT, KIND
 from tests.acceptance.troubled_stores import DawdlingStore
-from tests.builders import NOW, a_claim, a_task, an_entry, an_event, told, writing
+from tests.builders import NOW, Deciding, a_claim, a_task, an_entry, an_event, told, writing
 from tests.conformance.store_case import LEASE, alarm, read
 from tests.fakes import Clock, FakeKling, Made
 from tests.postgres import Postgres
@@ -105,7 +105,7 @@ def counting(key: Key) -> Work[int]:
             counts={"polls": 1, f"of {after.id[-1]}": 1},
         )
 
-    return Work(keys=frozenset({key}), decide=decide)
+    return Deciding(keys=frozenset({key}), decide=decide)
 
 
 async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_lose_nothing(

@@ -12,6 +12,7 @@ import pytest
 
 from homing.serve import membership_of
 from tests.acceptance.house import KIND, until
+from tests.builders import Deciding, name_of
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, GatedStore
 from tests.postgres import Postgres
@@ -23,6 +24,7 @@ from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.records import TaskFilter
 from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
+from tracker.rules.intents import RecordSubmission
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
@@ -41,7 +43,7 @@ class RefusingStore(Store):
         self.refused = 0
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
-        if self.refusing and any(piece in str(work.decide) for work in works for piece in self.pieces):
+        if self.refusing and any(name_of(work) in self.pieces for work in works):
             self.refused += 1
             raise StoreUnavailable("the database is locked")
         return await super().apply(works)
@@ -92,7 +94,7 @@ async def left(tracker: Tracker, kling: Slow) -> None:
 
 
 async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(sqlite_url(tmp_path), "abandoned")
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
 
@@ -112,7 +114,7 @@ async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path
 
 
 async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(sqlite_url(tmp_path), "abandoned")
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
     kling.told.set()
@@ -135,7 +137,7 @@ async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitSta
     notes = tracker.submission.notes
     ends: list[str] = []
     notes.keep(
-        "one", Work(keys=frozenset(), decide=lambda _: Change(result=None)), written=lambda: ends.append("written")
+        "one", Deciding(keys=frozenset(), decide=lambda _: Change(result=None)), written=lambda: ends.append("written")
     )
     await store.waiting.wait()
 
@@ -169,7 +171,7 @@ async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStac
 async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, postgres: Postgres, kling: Slow) -> None:
     """No heartbeat goes out before the notes that are older: another replica waits for it before it decides."""
     url = postgres.fresh()
-    store = RefusingStore(url, "abandoned")
+    store = RefusingStore(url, "NoteAbandoned")
     replicas = []
     for each in (store, Store(url)):
         clock = SteeredClock()
@@ -191,7 +193,7 @@ async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, p
 
 
 async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
-    store = RefusingStore(sqlite_url(tmp_path), "function answered")
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAnswered")
     tracker = await opened(stack, store, kling)
     kling.told.set()
     task = await wish(tracker)
@@ -216,7 +218,7 @@ async def test_unwritten_outcome_is_written_later(
 ) -> None:
     """At a reseller that looks nothing up, only this process knows what came of the submit."""
     kling = FakeKling(clock=Clock(utc_now()), echoes=False, looks_up=False, plan=[ending])
-    store = RefusingStore(sqlite_url(tmp_path), "accepted", "refused", "sounded")
+    store = RefusingStore(sqlite_url(tmp_path), "RecordAccepted", "RecordRefused", "RecordChange")
     tracker = await opened(stack, store, kling)
     # Whatever it is, it is no error before it is written down.
     ours = (await wish(tracker)).id
@@ -239,7 +241,7 @@ class UnsureStore(Store):
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         results = await super().apply(works)
-        if self.unsure and any("intended" in str(work.decide) for work in works):
+        if self.unsure and any(isinstance(work, RecordSubmission) for work in works):
             self.unsure = False
             raise CommitUnknown("the server closed the connection")
         return results
@@ -264,7 +266,7 @@ async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp
 
 async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:
     kling = FakeKling(clock=Clock(utc_now()), plan=["refused"])
-    store = RefusingStore(sqlite_url(tmp_path), "refused")
+    store = RefusingStore(sqlite_url(tmp_path), "RecordRefused")
     tracker = await opened(stack, store, kling)
     ours = await wish(tracker)
     with pytest.raises(StoreUnavailable):
@@ -284,4 +286,4 @@ def _absent(task_id: str) -> Work[None]:
         assert task is not None
         return Change(result=None, task=replace(task, not_found=2, lease_owner=None, lease_until=None))
 
-    return Work(keys=frozenset({by_id(task_id)}), decide=decide)
+    return Deciding(keys=frozenset({by_id(task_id)}), decide=decide)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,10 @@ from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker
 from tracker.errors import StoreUnavailable
 from tracker.loops.reconciler import Reconciler
-from tracker.model.changes import Work
+from tracker.model.changes import Change, RecordChange
 from tracker.model.records import Arrived, Completion
 from tracker.model.task import Caller, Observation, Source, Task, Trust
 from tracker.providers.kling import Kling
-from tracker.rules import callbacks
 from tracker.rules.learning import Group
 from tracker.rules.schedule import Policy
 from tracker.service.learner import MAX_COMPLETIONS, Learner
@@ -51,7 +49,7 @@ async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Poli
     ) as tracker:
         # The first task of an address is polled early, to find out whether lookups work there.
         seen = lookup_seen(tracker.providers["kling"], OMNI, clock(), found=True)
-        await tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
+        await tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
         yield tracker
 
 

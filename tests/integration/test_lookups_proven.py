@@ -11,9 +11,8 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import KIND, SHORT, House, house
-from tracker.model.changes import Seen, Work
+from tracker.model.changes import Change, RecordChange, Seen
 from tracker.model.task import Status, Task
-from tracker.rules import callbacks
 from tracker.service.lookups import TRUSTED_FOR
 
 SandboxFactory = Callable[..., RunningSandbox]
@@ -73,7 +72,7 @@ async def test_capability_learned_from_an_echo_proves_nothing(tmp_path: Path, kl
     async with house(tmp_path, kling_sandbox.base_url, callbacks=False, loops=False) as home:
         account = home.tracker.providers["kling"]
         echoed = Seen(base_url=account.base_url, kind=KIND, name="lookup by external id", present=True, at=home.clock())
-        work = Work(keys=frozenset(), decide=lambda known: callbacks.noticed(known, echoed))
+        work = RecordChange(Change(result=None, seen=(echoed,)))
         await home.tracker.store.apply([work])
 
         assert not await is_proven(home)

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from tests.fakes import Clock
 from tracker.app import create_tracker
 from tracker.errors import Refused, ReplyLost
 from tracker.loops.reconciler import Reconciler
-from tracker.model.changes import Work
+from tracker.model.changes import Change, RecordChange
 from tracker.model.facts import assets
 from tracker.model.records import Arrived, StandingAddress
 from tracker.model.task import Caller, Flaw, Observation, Recorded, Source, Status, Task, Trust
 from tracker.model.untrusted import milliseconds
 from tracker.providers.base import Account, Call, Reply
-from tracker.rules import callbacks
 from tracker.service.lookups import lookup_seen
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
@@ -114,7 +112,7 @@ class House:
     async def know_lookups(self) -> None:
         """Make known that lookups by external ID work at this address, so that denials count."""
         seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
-        await self.tracker.store.apply([Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen))])
+        await self.tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
 
     async def only(self) -> Task:
         rows = await self.tracker.store.unresolved(provider="kling", kind=KIND, limit=2)

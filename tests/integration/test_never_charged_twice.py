@@ -17,6 +17,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, CAT, CREATE, KIND, SHORT, House, house, until
+from tests.builders import name_of
 from tests.databases import sqlite_url
 from tracker.errors import ProviderUnavailable, StoreUnavailable
 from tracker.model.changes import Work
@@ -510,7 +511,7 @@ class FailingStore(Store):
         self.failing = True
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
-        if self.failing and any(self.piece in str(work.decide) for work in works):
+        if self.failing and any(name_of(work) == self.piece for work in works):
             raise self.error
         return await super().apply(works)
 
@@ -520,7 +521,7 @@ BROKEN = RuntimeError("nobody expected this")
 
 
 @pytest.mark.parametrize("error", [FULL, BROKEN], ids=["full", "broken"])
-@pytest.mark.parametrize("piece", ["accepted", "unanswered"])
+@pytest.mark.parametrize("piece", ["RecordAccepted", "RecordUnanswered"])
 async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_client(
     tmp_path: Path, kling_sandbox: RunningSandbox, piece: str, error: Exception
 ) -> None:
@@ -529,7 +530,7 @@ async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_cli
 
     async def script(request: Request) -> Answer | None:
         reply = await request.forward()
-        return None if request.creates and piece == "unanswered" and wish(request) == "a dog" else reply
+        return None if request.creates and piece == "RecordUnanswered" and wish(request) == "a dog" else reply
 
     async with (
         between(kling_sandbox.base_url, script) as line,
@@ -553,7 +554,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
 
     It is written as soon as the database takes it, so that what was refused is not sent later.
     """
-    store = FailingStore(sqlite_url(tmp_path), "refused", FULL)
+    store = FailingStore(sqlite_url(tmp_path), "RecordRefused", FULL)
 
     async def script(request: Request) -> Answer | None:
         refused = request.creates and wish(request) == "a dog" and store.failing
@@ -572,7 +573,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
 
 
 async def test_without_a_database_nothing_is_sent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    store = FailingStore(sqlite_url(tmp_path), "intended", FULL)
+    store = FailingStore(sqlite_url(tmp_path), "RecordSubmission", FULL)
     async with house(tmp_path, kling_sandbox.base_url, store=store) as home:
         reply = await home.create()
         assert (reply.status_code, reply.json()["code"]) == (503, 5001)

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine, MetaData, create_engine, insert, select
 
-from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
+from tests.builders import NOW, Deciding, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm
-from tracker.model.changes import Change, Known, Work, by_id
+from tracker.model.changes import Change, Known, by_id
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task
 from tracker.storage import migrate
@@ -41,7 +41,7 @@ async def populate(url: str) -> None:
         newest = f"sqlite:///{Path(folder) / 'newest.db'}"
         store = Store(newest)
         await store.open()
-        await store.apply([Work(keys=frozenset({by_id(TASK.id)}), decide=_everything)])
+        await store.apply([Deciding(keys=frozenset({by_id(TASK.id)}), decide=_everything)])
         await store.close()
         engine = create_engine(url)
         with engine.begin() as connection:

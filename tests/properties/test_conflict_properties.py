@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -20,9 +19,9 @@ from tracker.model import event, facts
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import FINAL, Alarm, Observation, Source, Status, Task, Trust
-from tracker.rules import callbacks as arriving
-from tracker.rules import polls, submits
-from tracker.rules.identity import Asked
+from tracker.rules.callbacks import RecordCallback
+from tracker.rules.polls import PollResult, RecordPoll, Resolve
+from tracker.rules.submits import RecordAccepted, RecordRefused, RecordUnanswered
 
 ENDS = sorted(FINAL)
 IDS = [*BOTH_IDS * 6, *OTHER_IDS, *HALF_IDS]
@@ -57,7 +56,7 @@ def callback(said: Observation) -> Step:
         if said.claim.flaw is None and said.claim.status in FINAL:
             story.reported.add(said.claim.status)
         arrived = Arrived(provider="kling", observation=structs.replace(said, at=story.now), task_id=story.task.id)
-        story.take(arriving.delivered(Known([story.task]), arrived, account="default", rules=RULES))
+        story.take(RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([story.task])))
 
     return step
 
@@ -65,40 +64,33 @@ def callback(said: Observation) -> Step:
 def reply(status: Status) -> Step:
     def step(story: Story) -> None:
         story.reported |= {status} & FINAL
-        known, claim = Known([story.task]), a_claim(status)
-        story.take(submits.accepted(known, story.task.id, claim, b"", now=story.now, prove_lookups=False, rules=RULES))
+        task, claim = story.task, a_claim(status)
+        work = RecordAccepted(sent=task, claim=claim, now=story.now, prove_lookups=False, rules=RULES)
+        story.take(work.decide(Known([task])))
 
     return step
 
 
 def lost_reply(story: Story) -> None:
-    known = Known([story.task])
-    story.take(
-        submits.unanswered(
-            known, story.task.id, why="lost", now=story.now, ended_at=story.now, reason="lost", rules=RULES
-        )
-    )
+    work = RecordUnanswered(sent=story.task, why="lost", now=story.now, ended_at=story.now, reason="lost", rules=RULES)
+    story.take(work.decide(Known([story.task])))
 
 
 def refusal(story: Story) -> None:
-    story.take(submits.refused(Known([story.task]), story.task.id, why="no", now=story.now, rules=RULES))
+    work = RecordRefused(sent=story.task, why="no", now=story.now, rules=RULES)
+    story.take(work.decide(Known([story.task])))
+
+
+def settle(story: Story, result: PollResult) -> Change[Any]:
+    work = RecordPoll(polled=story.task, result=result, now=story.now, lifetime=LIFETIME, rules=RULES)
+    return work.decide(Known([story.task]))
 
 
 def poll(status: Status) -> Step:
     def step(story: Story) -> None:
         story.answered |= status in FINAL
         observation = asked(a_claim(status, assets=(PICTURE,)), at=story.now)
-        story.take(
-            polls.polled(
-                Known([story.task]),
-                story.task.id,
-                observation,
-                asked=Asked.PROVIDER_ID,
-                lifetime=LIFETIME,
-                seen=(),
-                rules=RULES,
-            )
-        )
+        story.take(settle(story, PollResult(observation=observation)))
 
     return step
 
@@ -109,31 +101,22 @@ def silence(**how: Any) -> Step:
     def step(story: Story) -> None:
         wait = how.get("wait")
         again_at = None if wait is None else story.now + wait
-        story.take(
-            polls.unsettled(
-                Known([story.task]),
-                story.task.id,
-                "no news",
-                now=story.now,
-                lifetime=LIFETIME,
-                rules=RULES,
-                again_at=again_at,
-                asked=how.get("asked", True),
-            )
-        )
+        result = PollResult(why="no news", again_at=again_at, sent=how.get("sent", True))
+        story.take(settle(story, result))
 
     return step
 
 
 def resolution(status: Status) -> Step:
     def step(story: Story) -> None:
-        resolve = partial(polls.resolved, Known([story.task]), story.task.id, status, note="", now=story.now)
+        known = Known([story.task])
+        work = Resolve(task_id=story.task.id, status=status, note="", now=story.now, lifetime=LIFETIME, rules=RULES)
         if status in FINAL and not story.open:
             with pytest.raises(Conflict):
-                resolve(lifetime=LIFETIME, rules=RULES)
+                work.decide(known)
             return
         try:
-            story.take(resolve(lifetime=LIFETIME, rules=RULES))
+            story.take(work.decide(known))
         except Conflict:
             assert story.task.status not in {Status.REJECTED, Status.EXPIRED}
             return
@@ -153,7 +136,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
             refusal,
             silence(),
             silence(wait=timedelta(minutes=10)),
-            silence(wait=timedelta(days=1), asked=False),
+            silence(wait=timedelta(days=1), sent=False),
             *map(resolution, (*ENDS, Status.EXPIRED, Status.REJECTED)),
         ]
     ),
@@ -200,7 +183,7 @@ def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
         assert facts.in_conflict(told_in_turn(task, order, Trust.TOKEN))
 
 
-@pytest.mark.parametrize("how", [{}, {"asked": False, "wait": timedelta(days=1)}])
+@pytest.mark.parametrize("how", [{}, {"sent": False, "wait": timedelta(days=1)}])
 def test_a_conflict_that_nobody_decides_ends_as_a_lasting_alarm(how: dict[str, Any]) -> None:
     story = Story()
     for step in BOTH_ENDS:

@@ -12,8 +12,10 @@ from tests.unit.deciding import LIFETIME, RULES
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Claim, Flaw, IdSource, Observation, Source, Status, Task, Trust
-from tracker.rules import callbacks, polls, submits
+from tracker.rules.callbacks import RecordCallback
 from tracker.rules.identity import Asked
+from tracker.rules.polls import PollResult, RecordPoll
+from tracker.rules.submits import RecordAccepted
 
 # The row that the reports are about: its provider id is proven.
 TRUE = a_task(1, provider_task_id=THEIR_ID, client="victim", status=Status.PROCESSING, attempts=1)
@@ -53,13 +55,14 @@ reports = st.builds(
 def polled(asked: Asked) -> Reporting:
     def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
         said = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW, body=b"the body")
-        return polls.polled(known, task.id, said, asked=asked, lifetime=LIFETIME, seen=(), rules=RULES)
+        result = PollResult(observation=said, asked=asked)
+        return RecordPoll(polled=task, result=result, now=NOW, lifetime=LIFETIME, rules=RULES).decide(known)
 
     return report
 
 
 def accepted(known: Known, task: Task, claim: Claim) -> Change[Any]:
-    return submits.accepted(known, task.id, claim, b"", now=NOW, prove_lookups=False, rules=RULES)
+    return RecordAccepted(sent=task, claim=claim, now=NOW, prove_lookups=False, rules=RULES).decide(known)
 
 
 def called_back(trust: Trust) -> Reporting:
@@ -67,7 +70,7 @@ def called_back(trust: Trust) -> Reporting:
         flaw = Flaw.UNSIGNED if trust is Trust.HINT else None
         said = Observation(source=Source.CALLBACK, trust=trust, claim=claim, at=NOW, body=b"the body", flaw=flaw)
         arrived = Arrived(provider="kling", observation=said, task_id=task.id)
-        return callbacks.delivered(known, arrived, account="default", rules=RULES)
+        return RecordCallback(arrived=arrived, account="default", rules=RULES).decide(known)
 
     return report
 

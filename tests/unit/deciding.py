@@ -1,6 +1,6 @@
 """Calls of the decisions with everything that a test does not speak about."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.builders import NOW, OMNI, a_claim, a_task, asked
@@ -8,12 +8,14 @@ from tests.properties.observations import told_in_turn
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived, StandingAddress
 from tracker.model.task import Claim, Observation, Recorded, Status, Task, Trust
-from tracker.rules import callbacks, intents, polls, submits
+from tracker.rules.callbacks import RecordCallback
 from tracker.rules.identity import Asked
-from tracker.rules.intents import Intent
+from tracker.rules.intents import Intent, RecordSubmission
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
+from tracker.rules.polls import PollResult, RecordPoll
 from tracker.rules.schedule import Policy
+from tracker.rules.submits import RecordAccepted
 
 POLICY = Policy()
 HABITS = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
@@ -28,7 +30,7 @@ STANDING = StandingAddress(
 
 
 def intended(new: Task, *before: Task) -> Intent:
-    return intents.intended(Known(before), new, body=b"{}", policy=POLICY).result
+    return RecordSubmission(task=new, body=b"{}", policy=POLICY).decide(Known(before)).result
 
 
 def in_flight(**changes: Any) -> Task:
@@ -48,26 +50,27 @@ def in_flight(**changes: Any) -> Task:
 
 
 def accepted(task: Task, claim: Claim, *others: Task, prove_lookups: bool = False) -> Change[Task]:
-    return submits.accepted(
-        Known([task, *others]), task.id, claim, b"", now=NOW + SOON, prove_lookups=prove_lookups, rules=RULES
-    )
+    work = RecordAccepted(sent=task, claim=claim, now=NOW + SOON, prove_lookups=prove_lookups, rules=RULES)
+    return work.decide(Known([task, *others]))
 
 
 def delivered(task: Task, observation: Observation, *others: Task) -> Change[Recorded]:
     arrived = Arrived(provider="kling", observation=observation, task_id=task.id)
-    return callbacks.delivered(Known([task, *others]), arrived, account="default", rules=RULES)
+    return RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([task, *others]))
 
 
 def polled(task: Task, observation: Observation, *others: Task, asked: Asked = Asked.EXTERNAL_ID) -> Change[Any]:
-    return polls.polled(
-        Known([task, *others]),
-        task.id,
-        observation,
-        asked=asked,
-        lifetime=LIFETIME,
-        seen=(),
-        rules=RULES,
-    )
+    return settle(task, PollResult(observation=observation, asked=asked), *others, now=observation.at)
+
+
+def unanswered(task: Task, why: str, *, now: datetime = NOW, **brought: Any) -> Change[Any]:
+    """Record a poll that brought no observation."""
+    return settle(task, PollResult(why=why, **brought), now=now)
+
+
+def settle(task: Task, result: PollResult, *others: Task, now: datetime) -> Change[Any]:
+    work = RecordPoll(polled=task, result=result, now=now, lifetime=LIFETIME, rules=RULES)
+    return work.decide(Known([task, *others]))
 
 
 def row(change: Change[Any]) -> Task:

@@ -10,11 +10,19 @@ from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
 from tests.properties.observations import told_in_turn
 from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
 from tracker.errors import Conflict
-from tracker.model.changes import Change, Known
+from tracker.model.changes import Change, Known, by_id
 from tracker.model.task import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
-from tracker.rules import identity, intents, recovery, submits
-from tracker.rules.identity import Asked
-from tracker.rules.intents import Intent
+from tracker.rules import identity, recovery
+from tracker.rules.identity import Asked, Attach
+from tracker.rules.intents import Intent, NoteAbandoned, NoteAnswered, RecordSubmission
+from tracker.rules.submits import (
+    BeginAttempt,
+    GiveUp,
+    RecordExpected,
+    RecordNotMade,
+    RecordRefused,
+    RecordUnanswered,
+)
 
 # ---- intents
 
@@ -38,12 +46,12 @@ def test_the_name_of_a_rejected_submit_is_free_again(name: str) -> None:
 
 
 def test_a_fresh_submit_keeps_its_body() -> None:
-    change = intents.intended(Known(), a_task(), body=b"the body", policy=POLICY)
+    change = RecordSubmission(task=a_task(), body=b"the body", policy=POLICY).decide(Known())
     assert (change.submission, change.task) == (b"the body", a_task())
 
 
 def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
-    change = intents.intended(Known(), a_task(), body=b"the body", policy=POLICY, sendable=False)
+    change = RecordSubmission(task=a_task(), body=b"the body", policy=POLICY, sendable=False).decide(Known())
     assert change.result == Intent(task=a_task(), fresh=True)
     assert (change.submission, change.task) == (None, None)
 
@@ -51,7 +59,7 @@ def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
 def test_where_nothing_can_be_sent_a_task_that_is_there_is_still_given() -> None:
     before = a_task(1, request_hash="h", idempotency_key="x")
     again = a_task(2, request_hash="h", idempotency_key="x")
-    change = intents.intended(Known([before]), again, body=b"", policy=POLICY, sendable=False)
+    change = RecordSubmission(task=again, body=b"", policy=POLICY, sendable=False).decide(Known([before]))
     assert change.result == Intent(task=before, fresh=False)
 
 
@@ -88,7 +96,8 @@ def test_two_equal_submits_that_were_never_answered_are_joined_one_by_one() -> N
     known = Known([a_task(n, taken_by="dead", request_hash="h") for n in (2, 1)])
     joined = []
     for number in (3, 4, 5):
-        change = intents.intended(known, a_task(number, taken_by="us", request_hash="h"), body=b"", policy=POLICY)
+        again = a_task(number, taken_by="us", request_hash="h")
+        change = RecordSubmission(task=again, body=b"", policy=POLICY).decide(known)
         known.put(row(change))
         joined.append(change.result.task.id)
     assert joined == [a_task(n).id for n in (1, 2, 5)]
@@ -106,23 +115,26 @@ def test_a_rejected_submit_does_not_hide_one_that_may_have_been_made() -> None:
 @pytest.mark.parametrize("name", ["external_id", "sent_external_id", "provider_task_id"])
 def test_a_task_that_is_known_under_one_of_its_ids_is_not_written_down_again(name: str) -> None:
     with pytest.raises(Conflict, match="already known"):
-        submits.written_down(Known([a_task(1, **{name: "x"})]), a_task(2, **{name: "x"}))
+        RecordExpected(task=a_task(2, **{name: "x"})).decide(Known([a_task(1, **{name: "x"})]))
 
 
 def test_what_a_rejected_task_was_called_may_be_announced_again() -> None:
     names = {"external_id": "x", "sent_external_id": "x"}
     rejected = a_task(1, status=Status.REJECTED, released=True, **names)
-    assert submits.written_down(Known([rejected]), a_task(2, **names)).result == a_task(2, **names)
+    assert RecordExpected(task=a_task(2, **names)).decide(Known([rejected])).result == a_task(2, **names)
 
 
 def test_the_provider_id_of_a_rejected_task_is_still_its_own() -> None:
     rejected = a_task(1, status=Status.REJECTED, released=True, provider_task_id="p")
     with pytest.raises(Conflict):
-        submits.written_down(Known([rejected]), a_task(2, provider_task_id="p"))
+        RecordExpected(task=a_task(2, provider_task_id="p")).decide(Known([rejected]))
 
 
 def attached(known: Known, task_id: str, provider_task_id: str, *, confirmable: bool = True) -> Change[Task]:
-    return identity.attached(known, task_id, provider_task_id, now=NOW, confirmable=confirmable, rules=RULES)
+    task = known.get(by_id(task_id))
+    assert task is not None
+    work = Attach(task=task, provider_task_id=provider_task_id, now=NOW, confirmable=confirmable, rules=RULES)
+    return work.decide(known)
 
 
 def test_an_attached_id_is_a_candidate_until_a_poll_confirms_it() -> None:
@@ -229,7 +241,7 @@ def test_a_callback_before_the_reply_is_not_undone_by_it() -> None:
 
 def test_a_refused_submit_is_rejected_and_its_names_are_free() -> None:
     task = in_flight(external_id="x")
-    change = submits.refused(Known([task]), task.id, why="no such model", now=NOW, rules=RULES)
+    change = RecordRefused(sent=task, why="no such model", now=NOW, rules=RULES).decide(Known([task]))
     after = row(change)
     assert (after.status, after.released, after.next_poll_at, after.lease_owner) == (Status.REJECTED, True, None, None)
     assert change.drop_submission
@@ -239,16 +251,16 @@ def test_a_refused_submit_is_rejected_and_its_names_are_free() -> None:
 def test_a_task_that_a_callback_proved_is_not_rejected_by_a_refusal() -> None:
     task = replace(in_flight(external_id="x"), status=Status.PENDING)
     proven = row(delivered(task, told(a_claim(Status.PROCESSING))))
-    change = submits.refused(Known([proven]), task.id, why="no", now=NOW, rules=RULES)
+    change = RecordRefused(sent=task, why="no", now=NOW, rules=RULES).decide(Known([proven]))
     assert (row(change).status, row(change).released) == (Status.PROCESSING, False)
     assert not change.drop_submission
 
 
 def test_a_lost_answer_leaves_the_task_pending_and_its_body_kept() -> None:
     task = in_flight()
-    change = submits.unanswered(
-        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW + SOON, reason=recovery.LOOKING_UP, rules=RULES
-    )
+    change = RecordUnanswered(
+        sent=task, why="lost", now=NOW, ended_at=NOW + SOON, reason=recovery.LOOKING_UP, rules=RULES
+    ).decide(Known([task]))
     after = row(change)
     assert (after.status, after.reason, after.lease_owner) == (Status.PENDING, recovery.LOOKING_UP, None)
     assert (after.attempt_deadline_at, after.next_poll_at) == (NOW + SOON, NOW + POLICY.first_lookup)
@@ -263,29 +275,29 @@ def test_a_lost_answer_leaves_the_task_pending_and_its_body_kept() -> None:
 def test_a_submit_is_repeated_only_while_the_row_proves_that_it_was_never_made(changes: dict[str, Any]) -> None:
     task = a_task(**({"attempts": 1, "not_found": 2} | changes))
     with pytest.raises(Conflict):
-        submits.attempted(Known([task]), task.id, now=NOW, until=NOW, rules=RULES)
+        BeginAttempt(task_id=task.id, now=NOW, until=NOW, rules=RULES).decide(Known([task]))
 
 
 def test_a_repeated_submit_takes_the_lease_so_that_a_second_one_cannot_follow() -> None:
     task = a_task(attempts=1, not_found=2)
     until = NOW + POLICY.attempt
     known = Known([task])
-    after = row(submits.attempted(known, task.id, now=NOW, until=until, rules=RULES))
+    after = row(BeginAttempt(task_id=task.id, now=NOW, until=until, rules=RULES).decide(known))
     assert (after.attempts, after.not_found, after.attempt_deadline_at) == (2, 0, until)
     assert after.lease_until == until + POLICY.lease_margin
     known.put(after)
     with pytest.raises(Conflict):
-        submits.attempted(known, task.id, now=NOW, until=until, rules=replace(RULES, owner="another"))
+        BeginAttempt(task_id=task.id, now=NOW, until=until, rules=replace(RULES, owner="another")).decide(known)
 
 
 def test_what_another_process_is_looking_after_is_neither_submitted_again_nor_given_up() -> None:
     held = a_task(attempts=1, not_found=2, lease_owner="another", lease_until=NOW + SOON)
     with pytest.raises(Conflict, match="another process"):
-        submits.attempted(Known([held]), held.id, now=NOW, until=NOW, rules=RULES)
+        BeginAttempt(task_id=held.id, now=NOW, until=NOW, rules=RULES).decide(Known([held]))
     with pytest.raises(Conflict, match="another process"):
-        submits.given_up(Known([held]), held.id, why="", now=NOW, rules=RULES)
+        GiveUp(task_id=held.id, why="", now=NOW, rules=RULES).decide(Known([held]))
     over = replace(held, lease_until=NOW)
-    assert row(submits.attempted(Known([over]), over.id, now=NOW, until=NOW, rules=RULES)).lease_owner == "us"
+    assert row(BeginAttempt(task_id=over.id, now=NOW, until=NOW, rules=RULES).decide(Known([over]))).lease_owner == "us"
 
 
 @pytest.mark.parametrize(
@@ -296,22 +308,22 @@ def test_a_task_is_given_up_only_while_the_row_proves_that_it_was_never_made(cha
     """Whoever gives it up saw an older row: it may have been submitted again since."""
     task = a_task(**({"attempts": 5, "not_found": 2} | changes))
     with pytest.raises(Conflict):
-        submits.given_up(Known([task]), task.id, why="", now=NOW, rules=RULES)
+        GiveUp(task_id=task.id, why="", now=NOW, rules=RULES).decide(Known([task]))
 
 
 @pytest.mark.parametrize("attempts", [1, 5])
 def test_what_is_proven_absent_may_be_given_up(attempts: int) -> None:
     task = a_task(attempts=attempts, not_found=2, external_id="x")
-    after = row(submits.given_up(Known([task]), task.id, why="never made", now=NOW, rules=RULES))
+    after = row(GiveUp(task_id=task.id, why="never made", now=NOW, rules=RULES).decide(Known([task])))
     assert (after.status, after.released) == (Status.REJECTED, True)
 
 
 def test_a_submit_s_outcome_leaves_alone_the_lease_that_another_process_took_meanwhile() -> None:
     task = in_flight(lease_owner="another")
-    lost = submits.unanswered(
-        Known([task]), task.id, why="lost", now=NOW, ended_at=NOW, reason=recovery.LOOKING_UP, rules=RULES
-    )
-    busy = submits.not_made(Known([task]), task.id, why="busy", again_at=NOW, rules=RULES)
+    lost = RecordUnanswered(
+        sent=task, why="lost", now=NOW, ended_at=NOW, reason=recovery.LOOKING_UP, rules=RULES
+    ).decide(Known([task]))
+    busy = RecordNotMade(sent=task, why="busy", again_at=NOW, rules=RULES).decide(Known([task]))
     made = accepted(task, a_claim(Status.SUBMITTED))
     assert [row(change).lease_owner for change in (lost, busy, made)] == ["another"] * 3
     assert row(accepted(task, a_claim())).lease_owner is None
@@ -319,7 +331,7 @@ def test_a_submit_s_outcome_leaves_alone_the_lease_that_another_process_took_mea
 
 def test_a_repeat_that_provably_made_nothing_is_repeated_without_a_lookup() -> None:
     task = a_task(attempts=5, lease_owner="us")
-    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=NOW + SOON, rules=RULES))
+    after = row(RecordNotMade(sent=task, why="busy", again_at=NOW + SOON, rules=RULES).decide(Known([task])))
     assert recovery.next_step(after, policy=POLICY) is recovery.Step.SUBMIT_AGAIN
     assert (after.next_poll_at, after.lease_owner) == (NOW + SOON, None)
 
@@ -329,7 +341,7 @@ def test_a_busy_reply_says_nothing_of_a_task_that_exists(status: Status) -> None
     """A callback came while a repeated submit was under way: the first one had made the task after all."""
     task = delivered(in_flight(attempts=2), told(a_claim(status))).task
     assert task is not None
-    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=LATE, rules=RULES))
+    after = row(RecordNotMade(sent=task, why="busy", again_at=LATE, rules=RULES).decide(Known([task])))
     assert (after.status, after.reason, after.not_found, after.lease_owner) == (status, None, 0, None)
     assert after.next_poll_at == task.next_poll_at
 
@@ -338,20 +350,20 @@ def test_a_callback_during_a_busy_repeat_has_it_looked_up() -> None:
     said = told(Claim(flaw="not JSON"), Trust.HINT, flaw=Flaw.UNSIGNED)
     task = delivered(in_flight(attempts=2, heard_at=NOW - SOON), said).task
     assert task is not None
-    after = row(submits.not_made(Known([task]), task.id, why="busy", again_at=LATE, rules=RULES))
+    after = row(RecordNotMade(sent=task, why="busy", again_at=LATE, rules=RULES).decide(Known([task])))
     assert recovery.next_step(after, policy=POLICY) is recovery.Step.LOOK_UP
 
 
 def test_what_a_client_that_left_sends_again_is_the_same_wish() -> None:
-    left = row(intents.abandoned(Known([in_flight()]), in_flight().id))
+    left = row(NoteAbandoned(task_id=in_flight().id).decide(Known([in_flight()])))
     assert not intended(in_flight(id="hm2"), left).fresh
     answered = in_flight(answered_at=NOW)
-    assert intents.abandoned(Known([answered]), answered.id).task is None
+    assert NoteAbandoned(task_id=answered.id).decide(Known([answered])).task is None
 
 
 def test_what_is_answered_once_is_not_answered_again() -> None:
     task = in_flight()
-    first = intents.answered(Known([task]), task.id, now=NOW)
+    first = NoteAnswered(task_id=task.id, now=NOW).decide(Known([task]))
     assert row(first).answered_at == NOW
-    assert intents.answered(Known([row(first)]), task.id, now=LATE).task is None
-    assert intents.answered(Known(), "hm0", now=NOW).task is None
+    assert NoteAnswered(task_id=task.id, now=LATE).decide(Known([row(first)])).task is None
+    assert NoteAnswered(task_id="hm0", now=NOW).decide(Known()).task is None

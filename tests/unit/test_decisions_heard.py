@@ -20,14 +20,22 @@ from tests.unit.deciding import (
     in_flight,
     polled,
     row,
+    unanswered,
 )
 from tracker.errors import Conflict, NotFound
-from tracker.model.changes import Known
+from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Claim, Flaw, Observation, Status, Task, Trust, Verdict
-from tracker.rules import callbacks, polls, submits
-from tracker.rules.callbacks import UNSIGNED_ENTRIES
+from tracker.rules.callbacks import UNSIGNED_ENTRIES, RecordCallback
 from tracker.rules.identity import Asked
+from tracker.rules.polls import Resolve
+from tracker.rules.submits import RecordRefused
+
+
+def resolve(task: Task, status: Status) -> Change[Task]:
+    work = Resolve(task_id=task.id, status=status, note="", now=NOW, lifetime=LIFETIME, rules=RULES)
+    return work.decide(Known([task]))
+
 
 # ---- answers
 
@@ -44,7 +52,7 @@ def test_an_answer_leaves_alone_the_lease_that_another_process_holds_unless_it_s
     task = replace(SUBMITTED, lease_owner="another", lease_until=LATE)
     after = row(polled(task, asked(a_claim(Status.SUBMITTED))))
     assert (after.lease_owner, after.lease_until, after.polls) == ("another", LATE, 1)
-    down = polls.unsettled(Known([task]), task.id, "down", now=NOW, lifetime=LIFETIME, rules=RULES)
+    down = unanswered(task, "down")
     assert row(down).lease_owner == "another"
     home = row(polled(task, asked(a_claim(assets=(PICTURE,)))))
     assert (home.status, home.lease_owner, home.lease_until) == (Status.SUCCEEDED, None, None)
@@ -88,23 +96,13 @@ def test_a_final_answer_after_the_deadline_is_believed() -> None:
 
 
 def test_silence_past_the_deadline_expires_the_task_too() -> None:
-    change = polls.unsettled(Known([SUBMITTED]), SUBMITTED.id, "down", now=LATE, lifetime=LIFETIME, rules=RULES)
+    change = unanswered(SUBMITTED, "down", now=LATE)
     assert row(change).status is Status.EXPIRED
     assert [entry.shown.verdict for entry in change.entries] == [Verdict.MOVED]
 
 
 def test_a_pause_overrides_the_schedule_and_an_unasked_question_is_not_counted() -> None:
-    change = polls.unsettled(
-        Known([SUBMITTED]),
-        SUBMITTED.id,
-        "busy",
-        now=NOW,
-        lifetime=LIFETIME,
-        rules=RULES,
-        again_at=LATE,
-        alarm=Alarm.CREDENTIAL,
-        asked=False,
-    )
+    change = unanswered(SUBMITTED, "busy", again_at=LATE, alarm=Alarm.CREDENTIAL, sent=False)
     assert (row(change).next_poll_at, row(change).polls, row(change).polled_at) == (LATE, 0, None)
     assert [alarm.kind for alarm in change.alarms] == [Alarm.CREDENTIAL]
 
@@ -131,21 +129,19 @@ def test_a_guessed_id_that_the_provider_confirms_is_learned(claim: Claim) -> Non
 
 def test_the_operator_waits_for_a_submit_that_is_under_way() -> None:
     with pytest.raises(Conflict, match="under way"):
-        polls.resolved(
-            Known([in_flight()]), in_flight().id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES
-        )
+        resolve(in_flight(), Status.REJECTED)
 
 
 def test_a_question_in_the_middle_of_a_submit_leaves_its_lease_alone() -> None:
     task = in_flight()
-    change = polls.unsettled(Known([task]), task.id, "not found", now=NOW, lifetime=LIFETIME, rules=RULES, again_at=NOW)
+    change = unanswered(task, "not found", again_at=NOW)
     after = row(change)
     assert (after.lease_owner, after.lease_until, after.next_poll_at) == ("us", task.lease_until, task.next_poll_at)
 
 
 def test_the_operator_settles_what_nobody_proved() -> None:
     lost = in_flight(attempt_deadline_at=NOW)
-    change = polls.resolved(Known([lost]), lost.id, Status.REJECTED, note="", now=NOW, lifetime=LIFETIME, rules=RULES)
+    change = resolve(lost, Status.REJECTED)
     after = row(change)
     assert (after.status, after.released, after.lease_owner, after.next_poll_at) == (Status.REJECTED, True, None, None)
     assert change.drop_submission
@@ -156,12 +152,12 @@ def test_the_operator_settles_what_nobody_proved() -> None:
 def test_the_operator_cannot_undo_what_the_provider_proved(status: Status) -> None:
     home = row(polled(SUBMITTED, asked(a_claim())))
     with pytest.raises(Conflict, match="succeeded"):
-        polls.resolved(Known([home]), home.id, status, note="", now=NOW, lifetime=LIFETIME, rules=RULES)
+        resolve(home, status)
 
 
 def test_a_row_that_is_gone_is_not_found() -> None:
     with pytest.raises(NotFound):
-        submits.refused(Known(), "hm0", why="", now=NOW, rules=RULES)
+        RecordRefused(sent=a_task(), why="", now=NOW, rules=RULES).decide(Known())
 
 
 # ---- deliveries
@@ -192,7 +188,7 @@ def test_an_unreadable_delivery_brings_the_next_question_forward_with_its_bytes_
 
 
 def test_an_expired_task_is_asked_about_on_each_hint() -> None:
-    expired = row(polls.unsettled(Known([SUBMITTED]), SUBMITTED.id, "", now=LATE, lifetime=LIFETIME, rules=RULES))
+    expired = row(unanswered(SUBMITTED, "", now=LATE))
     hint = told(a_claim(), Trust.HINT, at=LATE + timedelta(hours=1))
     assert row(delivered(expired, hint)).next_poll_at == LATE + timedelta(hours=1) + POLICY.hint_delay
 
@@ -250,13 +246,13 @@ def test_a_standing_address_finds_the_task_by_the_ids_in_the_body(changes: dict[
     task = a_task(2, **changes)
     observation = told(a_claim(external_id="theirs"), Trust.SIGNED)
     arrived = Arrived(provider="kling", observation=observation, standing=STANDING)
-    change = callbacks.delivered(Known([task]), arrived, account="default", rules=RULES)
+    change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([task]))
     assert (change.result.task_id, change.result.verdict) == (task.id, Verdict.MOVED)
 
 
 def test_what_nobody_told_us_of_is_an_orphan_to_be_looked_into() -> None:
     arrived = Arrived(provider="kling", observation=told(a_claim(), Trust.HINT), standing=STANDING)
-    change = callbacks.delivered(Known([a_task(2)]), arrived, account="default", rules=RULES)
+    change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([a_task(2)]))
     assert change.result.orphan
     assert change.task is None
     assert [alarm.kind for alarm in change.alarms] == [Alarm.ORPHAN]
@@ -266,7 +262,7 @@ def test_what_nobody_told_us_of_is_an_orphan_to_be_looked_into() -> None:
 
 def test_an_orphan_without_any_id_is_kept_and_never_asked_about() -> None:
     arrived = Arrived(provider="kling", observation=told(Claim(flaw="not JSON"), body=b"x"), standing=STANDING)
-    change = callbacks.delivered(Known(), arrived, account="default", rules=RULES)
+    change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known())
     assert change.orphan is not None
     assert (change.orphan.state, change.orphan.next_check_at, change.orphan.body) == ("orphan", None, b"x")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_task, writing
+from tests.builders import Deciding, a_task, writing
 from tests.databases import sqlite_url
 from tests.fakes import GatedStore
 from tracker.errors import Conflict, OurError, Overloaded, StoreUnavailable
@@ -161,7 +161,7 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
         store.gate.set()
         recorder = Recorder(store)
         await recorder.open()
-        piece: Work[None] = Work(keys=frozenset(), decide=broken)
+        piece: Work[None] = Deciding(keys=frozenset(), decide=broken)
         answers = await asyncio.gather(
             recorder.apply(writing(a_task(1))), recorder.apply(piece), return_exceptions=True
         )
@@ -199,7 +199,7 @@ async def test_a_caller_s_error_reaches_its_caller_as_it_was_raised(tmp_path: Pa
         store.gate.set()
         recorder = Recorder(store)
         await recorder.open()
-        piece: Work[None] = Work(keys=frozenset(), decide=refusing)
+        piece: Work[None] = Deciding(keys=frozenset(), decide=refusing)
         with pytest.raises(Conflict, match="taken"):
             await recorder.apply(piece)
         await recorder.close()

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import NOW, a_task
 from tracker.model.task import Status, Task
 from tracker.rules import recovery
-from tracker.rules.recovery import Step
+from tracker.rules.recovery import Denial, Step
 from tracker.rules.schedule import Policy
 
 POLICY = Policy()
@@ -18,7 +18,7 @@ DUE = NOW + timedelta(seconds=30)
 
 
 def not_found(task: Task, *, at: timedelta = timedelta(seconds=30), proven: bool = True) -> Task:
-    return recovery.not_found(task, now=NOW + at, proven=proven, policy=POLICY)
+    return recovery.not_found(task, Denial(at=NOW + at, proven=proven), POLICY)
 
 
 def test_two_exact_not_found_answers_prove_that_the_provider_never_had_it() -> None:

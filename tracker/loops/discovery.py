@@ -11,7 +11,7 @@ from tracker.model.task import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
 from tracker.service.adoption import Adoption, Particulars
-from tracker.service.polling import Questions
+from tracker.service.polling import Poll, Questions
 from tracker.storage.store import Store
 
 ORPHAN_CHECKS: Final = 3
@@ -140,7 +140,7 @@ class Discovery:
             return
         own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
         if own is not None:
-            await self._questions.record(own, account, found, asked_at=self._clock())
+            await self._questions.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1
             return
         maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]

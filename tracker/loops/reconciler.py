@@ -21,7 +21,7 @@ from tracker.providers.base import Account, Busy, Found, Unknown
 from tracker.rules import recovery, schedule
 from tracker.rules.recovery import Step
 from tracker.rules.submits import ORIGIN_SUBMIT
-from tracker.service.polling import BUSY_PAUSE, Answer
+from tracker.service.polling import BUSY_PAUSE, Answer, Poll
 from tracker.service.repeat import Failures
 from tracker.service.tracker import Tracker
 
@@ -201,7 +201,7 @@ class Reconciler:
         self, account: Account, task: Task, outcome: Found | Unknown, asked_at: datetime, counts: Counts
     ) -> None:
         try:
-            answer = await self._tracker.questions.record(task, account, outcome, asked_at=asked_at)
+            answer = await self._tracker.questions.record(Poll(task=task, account=account, at=asked_at), outcome)
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)

@@ -1,19 +1,19 @@
 """What the recorder hands to the store: pieces of work that become one transaction.
 
-A piece of work names the rows it needs by keys; the store loads them for the whole batch and calls ``decide`` of each
-in arrival order with what is known so far, so that several pieces about one task fold in memory. ``decide`` is pure: it
-gives a Change, or raises a CallerError, which then goes to its caller alone.
+A piece of work names the rows it needs by keys. The store loads them for the whole batch. It calls ``decide`` of each
+piece in arrival order with the rows as they are by then, so that several pieces about one task fold in memory.
+``decide`` is pure: it returns a Change, or raises a CallerError, which then goes to its caller alone.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from tracker.model.records import AccountNote, AuditEntry, HistoryEntry, Orphan
+from tracker.model.records import AccountNote, Action, AuditEntry, HistoryEntry, Orphan
 from tracker.model.task import Alarm, Event, Task
 
 T_co = TypeVar("T_co", covariant=True)
@@ -153,18 +153,43 @@ class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One piece: the rows it needs and its decision."""
+class Work(Protocol[T_co]):
+    """One piece: the rows it needs, and its decision. Each verb has a class of its own, mostly in ``rules``."""
 
-    keys: frozenset[Key]
-    decide: Callable[[Known], Change[T]]
+    @property
+    def keys(self) -> frozenset[Key]:
+        """The rows to load and lock, by every name that the decision looks at."""
+
+    def decide(self, known: Known) -> Change[T_co]:
+        """Return what to write, or raise a CallerError. Pure: it may run again."""
 
 
-def audited(decide: Callable[[Known], Change[T]], entry_of: Callable[[T], AuditEntry]) -> Callable[[Known], Change[T]]:
-    """Add to a decision that it is recorded in the audit, once it is committed; ``entry_of`` gets its result."""
+class RecordChange(msgspec.Struct, Generic[T], frozen=True):
+    """Write a change that depends on no row."""
 
-    def decided(known: Known) -> Change[T]:
-        change = decide(known)
-        return msgspec.structs.replace(change, audits=(entry_of(change.result),))
+    change: Change[T]
+    keys: frozenset[Key] = frozenset()
 
-    return decided
+    def decide(self, _known: Known) -> Change[T]:
+        return self.change
+
+
+class Audited(msgspec.Struct, frozen=True, kw_only=True):
+    """Work on one task that the audit records when it is committed; ``client`` did it."""
+
+    work: Work[Task]
+    at: datetime
+    client: str
+    action: Action
+    detail: str
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return self.work.keys
+
+    def decide(self, known: Known) -> Change[Task]:
+        change = self.work.decide(known)
+        entry = AuditEntry(
+            at=self.at, client=self.client, action=self.action, object=change.result.id, detail=self.detail
+        )
+        return msgspec.structs.replace(change, audits=(entry,))

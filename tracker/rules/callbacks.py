@@ -1,18 +1,19 @@
-"""Decisions about what arrives at callback addresses.
+"""Decisions about what arrives at callback URLs.
 
-One delivery, followed: ``delivered`` finds the row, ``lifecycle.advance`` weighs the observation, ``schedule`` says
-when to look again, and the Change carries the task, the history entry, the events and the alarms into one transaction.
+One callback, followed: ``RecordCallback`` finds the row, ``lifecycle.advance`` weighs the observation, ``schedule``
+says when to poll next. The Change carries the task, its history entry, events and alarms into one transaction.
 """
 
 import hashlib
 from datetime import timedelta
 from typing import Final
 
+import msgspec
 from msgspec import structs
 
 from tracker.model import facts
-from tracker.model.changes import Change, Entry, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
-from tracker.model.records import AccountNote, Arrived, Orphan
+from tracker.model.changes import Change, Entry, Key, Known, RaisedAlarm, by_id, by_provider_id, by_sent_id
+from tracker.model.records import Arrived, Orphan
 from tracker.model.task import (
     FINAL,
     SETTLED,
@@ -38,49 +39,70 @@ NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
 UNSIGNED_ENTRIES: Final = 100
 
 
-def delivered(known: Known, arrived: Arrived, *, account: str, rules: Rules) -> Change[Recorded]:
-    """Record one delivery: on the task that its address or its ids name, else as an orphan."""
-    observation = arrived.observation
-    counts = {"deliveries": 1}
-    task = _addressed(known, arrived, account)
-    if task is None:
-        return _orphaned(arrived, counts)
-    if other_holder(known, task, observation.claim) is not None:
-        observation = structs.replace(observation, mismatch=OF_ANOTHER)
-    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    after = transition.task
-    if after.candidate_id != task.candidate_id:
-        after = changed(after, unproven_id_from=IdSource.CALLBACK)
-    if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
-        # Another row has it: it cannot be this task's.
-        after = changed(after, candidate_id=None, unproven_id_from=None)
-    news = transition.verdict in NEWS
-    # A new id to ask about is a new question, however often the old one was asked.
-    fresh = news or after.candidate_id != task.candidate_id
-    after = changed(
-        after,
-        # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
-        not_found=0,
-        quiet_polls=0 if fresh else after.quiet_polls,
-    )
-    if news and after.status in FINAL:
-        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-    if _worth_asking(after, transition, observation.claim):
-        after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
-    if after.status not in SETTLED and after.next_poll_at is None:
-        after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-    if transition.trust is Trust.HINT:
-        counts["hints"] = 1
-    after, entry = _kept(after, transition, observation)
-    return Change(
-        result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
-        task=after,
-        entries=(entry,),
-        events=transition.events,
-        alarms=alarms_of(transition, observation),
-        drop_submission=after.status in FINAL,
-        counts=counts,
-    )
+class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
+    """Record a callback: on the task that its URL or its IDs name, else as an orphan. ``account`` is the receiver's."""
+
+    arrived: Arrived
+    account: str
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        arrived = self.arrived
+        claim = arrived.observation.claim
+        keys: list[Key] = []
+        if arrived.task_id is not None:
+            keys.append(by_id(arrived.task_id))
+        elif claim.external_id is not None:
+            keys.append(by_sent_id(arrived.provider, self.account, claim.external_id))
+        if claim.provider_task_id is not None:
+            # At a task's own callback URL too: an ID that another row has cannot be this task's.
+            keys.append(by_provider_id(arrived.provider, self.account, claim.provider_task_id))
+        return frozenset(keys)
+
+    def decide(self, known: Known) -> Change[Recorded]:
+        arrived, account, rules = self.arrived, self.account, self.rules
+        observation = arrived.observation
+        counts = {"deliveries": 1}
+        task = _addressed(known, arrived, account)
+        if task is None:
+            return _orphaned(arrived, counts)
+        if other_holder(known, task, observation.claim) is not None:
+            observation = structs.replace(observation, mismatch=OF_ANOTHER)
+        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        after = transition.task
+        if after.candidate_id != task.candidate_id:
+            after = changed(after, unproven_id_from=IdSource.CALLBACK)
+        if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
+            # Another row has it: it cannot be this task's.
+            after = changed(after, candidate_id=None, unproven_id_from=None)
+        news = transition.verdict in NEWS
+        # A new id to ask about is a new question, however often the old one was asked.
+        fresh = news or after.candidate_id != task.candidate_id
+        after = changed(
+            after,
+            # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
+            not_found=0,
+            quiet_polls=0 if fresh else after.quiet_polls,
+        )
+        if news and after.status in FINAL:
+            after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+        if _worth_asking(after, transition, observation.claim):
+            after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+        if after.status not in SETTLED and after.next_poll_at is None:
+            after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
+        if transition.trust is Trust.HINT:
+            counts["hints"] = 1
+        after, entry = _kept(after, transition, observation)
+        return Change(
+            result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
+            task=after,
+            entries=(entry,),
+            events=transition.events,
+            alarms=alarms_of(transition, observation),
+            drop_submission=after.status in FINAL,
+            counts=counts,
+        )
 
 
 def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:
@@ -152,18 +174,3 @@ def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
     )
     recorded = Recorded(task_id=None, verdict=Verdict.HINTED, why=why, orphan=True)
     return Change(result=recorded, orphan=orphan, alarms=(alarm,), counts=counts)
-
-
-def noticed(_known: Known, seen: Seen) -> Change[None]:
-    """Record what an address was seen to do."""
-    return Change(result=None, seen=(seen,))
-
-
-def sounded(_known: Known, alarm: RaisedAlarm) -> Change[None]:
-    """Count an alarm that no task's change carries."""
-    return Change(result=None, alarms=(alarm,))
-
-
-def watched(_known: Known, note: AccountNote | None, alarms: tuple[RaisedAlarm, ...]) -> Change[None]:
-    """Record what was noticed about an account."""
-    return Change(result=None, account=note, alarms=alarms)

@@ -13,11 +13,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, TypeVar
 
+import msgspec
 from msgspec import structs
 
 from tracker.errors import Conflict
 from tracker.model import facts
-from tracker.model.changes import Change, Entry, Known, RaisedAlarm, by_provider_id, by_sent_id
+from tracker.model.changes import Change, Entry, Key, Known, RaisedAlarm, by_id, by_provider_id, by_sent_id
 from tracker.model.records import HistoryEntry
 from tracker.model.task import (
     FINAL,
@@ -147,34 +148,46 @@ def taking(change: Change[T], identity: Identity, *, now: datetime, rules: Rules
     )
 
 
-def attached(
-    known: Known, task_id: str, provider_task_id: str, *, now: datetime, confirmable: bool, rules: Rules
-) -> Change[Task]:
-    """Take a provider ID from the task's owner: a candidate until a poll confirms it, which is asked for soon.
+class Attach(msgspec.Struct, frozen=True, kw_only=True):
+    """Take a provider ID from the task's owner: a candidate until a poll confirms it, which is due soon.
 
-    Where the provider cannot be asked (not ``confirmable``) it counts at once, and stays unproven. Raises Conflict
+    Where the provider cannot be polled (not ``confirmable``) it counts at once, and stays unproven. Raises Conflict
     where it cannot be the task's.
     """
-    task = existing(known, task_id)
-    attached_before = task.candidate_id == provider_task_id and task.unproven_id_from is IdSource.OWNER
-    if task.provider_task_id == provider_task_id or attached_before:
-        return Change(result=task)
-    if task.provider_task_id is not None:
-        raise Conflict("the task already has another id at the provider")
-    if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
-        raise Conflict(f"a task with the id {provider_task_id} is already known")
-    after = changed(
-        task,
-        provider_task_id=None if confirmable else provider_task_id,
-        candidate_id=provider_task_id if confirmable else None,
-        unproven_id_from=IdSource.OWNER,
-        not_found=0,
-        version=task.version + 1,
-        updated_at=now,
-        reason=f"the provider has to confirm the ID {provider_task_id}" if confirmable else None,
-        next_poll_at=schedule.after_hint(task, now=now, policy=rules.policy),
-    )
-    return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),))
+
+    task: Task
+    provider_task_id: str
+    now: datetime
+    confirmable: bool
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        task = self.task
+        return frozenset({by_id(task.id), by_provider_id(task.provider, task.account, self.provider_task_id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        provider_task_id, now = self.provider_task_id, self.now
+        task = existing(known, self.task.id)
+        attached_before = task.candidate_id == provider_task_id and task.unproven_id_from is IdSource.OWNER
+        if task.provider_task_id == provider_task_id or attached_before:
+            return Change(result=task)
+        if task.provider_task_id is not None:
+            raise Conflict("the task already has another id at the provider")
+        if known.get(by_provider_id(task.provider, task.account, provider_task_id)) is not None:
+            raise Conflict(f"a task with the id {provider_task_id} is already known")
+        after = changed(
+            task,
+            provider_task_id=None if self.confirmable else provider_task_id,
+            candidate_id=provider_task_id if self.confirmable else None,
+            unproven_id_from=IdSource.OWNER,
+            not_found=0,
+            version=task.version + 1,
+            updated_at=now,
+            reason=f"the provider has to confirm the ID {provider_task_id}" if self.confirmable else None,
+            next_poll_at=schedule.after_hint(task, now=now, policy=self.rules.policy),
+        )
+        return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),))
 
 
 def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:

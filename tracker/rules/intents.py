@@ -5,8 +5,19 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import msgspec
+
 from tracker.errors import Conflict
-from tracker.model.changes import Change, Known, by_external_id, by_id, by_idempotency_key, by_sent_id, by_unanswered
+from tracker.model.changes import (
+    Change,
+    Key,
+    Known,
+    by_external_id,
+    by_id,
+    by_idempotency_key,
+    by_sent_id,
+    by_unanswered,
+)
 from tracker.model.task import Status, Task, is_derived
 from tracker.rules import lifecycle
 from tracker.rules.schedule import Policy
@@ -26,52 +37,77 @@ class Intent:
     repeated: bool = False
 
 
-def intended(
-    known: Known,
-    task: Task,
-    *,
-    body: bytes,
-    policy: Policy,
-    gone: Mapping[str, bool] | None = None,
-    left: AbstractSet[str] = frozenset(),
-    sendable: bool = True,
-) -> Change[Intent]:
-    """Write a submit down before the provider is called, or find the row that has it already.
+class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
+    """Record a create request before the provider is called, or find the row that has it already.
 
-    ``gone`` tells of other processes whether they are, as far as that is known; None where all others are. ``left`` are
+    ``gone`` says of other processes whether they are, as far as that is known; None where all others are. ``left`` are
     tasks of this process whose clients hung up, although their rows do not say so yet. A fresh one that is not
-    ``sendable`` is not written down. Raises Conflict where the client used its external id or idempotency
-    key with another body.
+    ``sendable`` is not recorded. Raises Conflict where the client used its external ID or idempotency key with another
+    body.
     """
-    for before, what in (
-        (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
-        (
-            task.idempotency_key and known.get(by_idempotency_key(task.client, task.idempotency_key)),
-            "Idempotency-Key",
-        ),
-    ):
-        if before:
-            if before.request_hash == task.request_hash:
-                return Change(result=Intent(task=before, fresh=False))
-            name = task.external_id if what == "External_task_id" else task.idempotency_key
-            raise Conflict(f"{what} {name} already exists")
-    unanswered = _resent(known, task, policy, gone, left)
-    if isinstance(unanswered, str):
-        return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
-    if unanswered is not None:
-        # It counts as answered once this answer is out, and not before: this process may die too.
-        joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
-        return Change(result=Intent(task=joined, fresh=False), task=joined)
-    if (holder := _holder(known, task)) is not None:
-        return _came_back(holder, task)
-    intent = Intent(task=task, fresh=True)
-    return Change(result=intent, task=task, submission=body) if sendable else Change(result=intent)
+
+    task: Task
+    body: bytes
+    policy: Policy
+    gone: Mapping[str, bool] | None = None
+    left: AbstractSet[str] = frozenset()
+    sendable: bool = True
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        task = self.task
+        keys = request_names(task)
+        if is_named(task) and task.sent_external_id is not None:
+            keys |= {by_sent_id(task.provider, task.account, task.sent_external_id)}
+        return keys
+
+    def decide(self, known: Known) -> Change[Intent]:
+        task = self.task
+        for before, what in (
+            (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
+            (
+                task.idempotency_key and known.get(by_idempotency_key(task.client, task.idempotency_key)),
+                "Idempotency-Key",
+            ),
+        ):
+            if before:
+                if before.request_hash == task.request_hash:
+                    return Change(result=Intent(task=before, fresh=False))
+                name = task.external_id if what == "External_task_id" else task.idempotency_key
+                raise Conflict(f"{what} {name} already exists")
+        unanswered = _resent(known, task, self.policy, self.gone, self.left)
+        if isinstance(unanswered, str):
+            return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
+        if unanswered is not None:
+            # It counts as answered once this answer is out, and not before: this process may die too.
+            joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
+            return Change(result=Intent(task=joined, fresh=False), task=joined)
+        if (holder := _holder(known, task)) is not None:
+            return _came_back(holder, task)
+        intent = Intent(task=task, fresh=True)
+        return Change(result=intent, task=task, submission=self.body) if self.sendable else Change(result=intent)
+
+
+def request_names(task: Task) -> frozenset[Key]:
+    """Return the names under which a create request may have been recorded before."""
+    keys = [by_id(task.id)]
+    if task.external_id is not None:
+        keys.append(by_external_id(task.client, task.external_id))
+    if task.idempotency_key is not None:
+        keys.append(by_idempotency_key(task.client, task.idempotency_key))
+    if task.request_hash is not None:
+        keys.append(by_unanswered(task.client, task.request_hash))
+    return frozenset(keys)
+
+
+def is_named(task: Task) -> bool:
+    """Return whether the client named its request, which decides the external ID that the provider gets."""
+    return task.external_id is not None or task.idempotency_key is not None
 
 
 def _holder(known: Known, task: Task) -> Task | None:
     """Return the row that has the derived external id of a submit already."""
-    named = task.external_id is not None or task.idempotency_key is not None
-    if not named or not is_derived(task) or task.sent_external_id is None:
+    if not is_named(task) or not is_derived(task) or task.sent_external_id is None:
         return None
     return known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
 
@@ -110,13 +146,12 @@ def _resent(
     That client hung up, or a dead process took it. Gives the process where it is not known whether it is dead: a living
     one has a client of its own.
     """
-    if task.request_hash is None or task.external_id is not None or task.idempotency_key is not None:
+    if task.request_hash is None or is_named(task):
         return None
     # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
     for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
-        named = before.external_id is not None or before.idempotency_key is not None
         recent = task.created_at - before.created_at < policy.resend_window
-        if not recent or named or before.status is Status.REJECTED:
+        if not recent or is_named(before) or before.status is Status.REJECTED:
             continue
         if before.id in left:
             return before
@@ -131,17 +166,34 @@ def _resent(
     return None
 
 
-def abandoned(known: Known, task_id: str) -> Change[None]:
+class NoteAbandoned(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the client of a submit left without its answer: the same body, sent again, is the same submit."""
-    task = known.get(by_id(task_id))
-    if task is None or task.answered_at is not None:
-        return Change(result=None)
-    return Change(result=None, task=replace(task, taken_by=None))
+
+    task_id: str
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.task_id)})
+
+    def decide(self, known: Known) -> Change[None]:
+        task = known.get(by_id(self.task_id))
+        if task is None or task.answered_at is not None:
+            return Change(result=None)
+        return Change(result=None, task=replace(task, taken_by=None))
 
 
-def answered(known: Known, task_id: str, *, now: datetime) -> Change[None]:
+class NoteAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the answer to a submit was on its way."""
-    task = known.get(by_id(task_id))
-    if task is None or task.answered_at is not None:
-        return Change(result=None)
-    return Change(result=None, task=replace(task, answered_at=now))
+
+    task_id: str
+    now: datetime
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.task_id)})
+
+    def decide(self, known: Known) -> Change[None]:
+        task = known.get(by_id(self.task_id))
+        if task is None or task.answered_at is not None:
+            return Change(result=None)
+        return Change(result=None, task=replace(task, answered_at=self.now))

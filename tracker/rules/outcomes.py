@@ -13,7 +13,7 @@ from tracker.rules import schedule
 from tracker.rules.learning import Habits
 from tracker.rules.schedule import Policy
 
-NO_NEWS: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
+UNCHANGED: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

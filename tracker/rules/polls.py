@@ -1,7 +1,6 @@
-"""Decisions about what the provider answers when asked, and what the operator says."""
+"""Decisions about what a poll of the provider brought, and about manual resolutions."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,7 +10,7 @@ from msgspec import structs
 
 from tracker.errors import Conflict
 from tracker.model import facts
-from tracker.model.changes import Change, Entry, Known, RaisedAlarm, Seen
+from tracker.model.changes import Change, Entry, Key, Known, RaisedAlarm, Seen, by_id, by_provider_id, by_sent_id
 from tracker.model.records import HistoryEntry
 from tracker.model.task import (
     FINAL,
@@ -29,13 +28,13 @@ from tracker.model.task import (
 )
 from tracker.rules import lifecycle, schedule
 from tracker.rules.identity import FORMER_TASK, Asked, Identity, identified, identify, superseded, taking, withdrawn
-from tracker.rules.outcomes import NO_NEWS, Rules, alarms_of, entry_of, existing, given_back, replanned
-from tracker.rules.recovery import UNRESOLVED
+from tracker.rules.outcomes import UNCHANGED, Rules, alarms_of, entry_of, existing, given_back, replanned
+from tracker.rules.recovery import UNRESOLVED, Denial, not_found
 from tracker.rules.schedule import Policy
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that brought no answer, for the history: one entry for each ``sort``, which counts and shows the last.
+    """A poll that brought no answer, for the history: one entry for each ``sort``, which counts and shows the last.
 
     ``body`` is what came instead, cut and masked; only keys that see all clients are shown it.
     """
@@ -49,119 +48,175 @@ BATCH_QUERY: Final = "batch query"
 UNDECIDED: Final = "contradictory reports of success and failure; the provider does not say which is true"
 
 
-def polled(
-    known: Known,
-    task_id: str,
-    observation: Observation,
-    *,
-    asked: Asked,
-    lifetime: timedelta,
-    seen: tuple[Seen, ...],
-    rules: Rules,
-) -> Change[tuple[Task, Verdict, str]]:
-    """Record the provider's own answer about a task, and expire the task if its time is over."""
-    task = existing(known, task_id)
-    identity = identify(known, task, observation.claim, asked, rules.policy)
-    if identity.mismatch:
-        return _of_another(task, observation, identity, asked, lifetime, rules)
-    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    news = transition.verdict not in NO_NEWS
-    after = identified(task, replace(transition.task, not_found=0), identity)
-    if transition.verdict is Verdict.MOVED:
-        after = replace(after, quiet_polls=0)
-    # An answer from before the end, which came late, decides nothing about an end that was told.
-    answered = not after.conflict_claims
-    change = _asked(after, transition.verdict, transition.why, observation.at, lifetime, rules, answered=answered)
-    assert change.task is not None
-    alarms = alarms_of(transition, observation) + change.alarms + superseded(task, after, observation.at)
-    if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
-        why = "it succeeded without results, however often the provider was asked"
-        empty = RaisedAlarm(
-            kind=Alarm.EMPTY_RESULT, provider=task.provider, at=observation.at, task_id=task.id, detail=why
+class PollResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one poll of a task brought: the provider's ``observation``, or ``why`` there is none.
+
+    ``asked`` says by which ID the provider was asked, ``sent`` is false where it was not asked at all. ``again_at``
+    overrides the schedule, ``denial`` is weighed for a submit whose outcome is not known, ``forget`` drops a candidate
+    ID that led to nothing, ``failure`` is kept in the history, and ``seen`` is what the address was seen to do.
+    """
+
+    observation: Observation | None = None
+    asked: Asked = Asked.PROVIDER_ID
+    why: str = ""
+    again_at: datetime | None = None
+    denial: Denial | None = None
+    alarm: Alarm | None = None
+    failure: Failure | None = None
+    sent: bool = True
+    forget: bool = False
+    seen: tuple[Seen, ...] = ()
+
+
+class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
+    """Record what a poll brought, and expire the task if its time is over.
+
+    ``polled`` is the row as it was then, ``lifetime`` is how long the provider keeps results.
+    """
+
+    polled: Task
+    result: PollResult
+    now: datetime
+    lifetime: timedelta
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        polled, observation = self.polled, self.result.observation
+        keys = [by_id(polled.id)]
+        if observation is not None:
+            claim = observation.claim
+            if claim.provider_task_id is not None:
+                keys.append(by_provider_id(polled.provider, polled.account, claim.provider_task_id))
+            if claim.external_id is not None and claim.external_id != polled.sent_external_id:
+                keys.append(by_sent_id(polled.provider, polled.account, claim.external_id))
+        return frozenset(keys)
+
+    def decide(self, known: Known) -> Change[tuple[Task, Verdict, str]]:
+        task = existing(known, self.polled.id)
+        observation = self.result.observation
+        if observation is None:
+            return self._unanswered(task)
+        identity = identify(known, task, observation.claim, self.result.asked, self.rules.policy)
+        if identity.mismatch:
+            return self._of_another(task, observation, identity)
+        transition = lifecycle.advance(task, observation, threshold=self.rules.threshold)
+        after = identified(task, replace(transition.task, not_found=0), identity)
+        if transition.verdict is Verdict.MOVED:
+            after = replace(after, quiet_polls=0)
+        # An answer from before the end, which came late, decides nothing about an end that was reported.
+        change = self._closed(after, transition.verdict, transition.why, answered=not after.conflict_claims)
+        assert change.task is not None
+        alarms = alarms_of(transition, observation) + change.alarms + superseded(task, after, self.now)
+        if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
+            why = "it succeeded without results, however often the provider was asked"
+            alarms = (*alarms, _alarm(Alarm.EMPTY_RESULT, task, self.now, why))
+        entries: tuple[Entry, ...] = ()
+        if transition.verdict not in UNCHANGED:
+            digest = hashlib.sha256(observation.body).hexdigest()
+            entries = (entry_of(transition, observation, f"poll|{task.version}|{digest}"),)
+        change = structs.replace(
+            change,
+            entries=entries + change.entries,
+            events=transition.events + change.events,
+            alarms=alarms,
+            drop_submission=change.drop_submission or after.provider_task_id is not None,
+            seen=self.result.seen,
         )
-        alarms = (*alarms, empty)
-    digest = hashlib.sha256(observation.body).hexdigest()
-    entry = entry_of(transition, observation, f"poll|{task.version}|{digest}")
-    change = structs.replace(
-        change,
-        entries=((entry,) if news else ()) + change.entries,
-        events=transition.events + change.events,
-        alarms=alarms,
-        drop_submission=change.drop_submission or after.provider_task_id is not None,
-        seen=seen,
-    )
-    return taking(change, identity, now=observation.at, rules=rules)
+        return taking(change, identity, now=self.now, rules=self.rules)
 
+    def _of_another(
+        self, task: Task, observation: Observation, identity: Identity
+    ) -> Change[tuple[Task, Verdict, str]]:
+        """Record an answer about another task: it says nothing of this one, and what was asked is still open.
 
-def _of_another(
-    task: Task, observation: Observation, identity: Identity, asked: Asked, lifetime: timedelta, rules: Rules
-) -> Change[tuple[Task, Verdict, str]]:
-    """Record an answer that is about another task: it says nothing of this one, and what was asked is still open.
+        The history of this task shows nothing of the other one, which may be another client's.
+        """
+        about = structs.replace(observation, mismatch=identity.mismatch, claim=Claim())
+        transition = lifecycle.advance(task, about, threshold=self.rules.threshold)
+        digest = hashlib.sha256(observation.body).hexdigest()
+        entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
+        events = transition.events
+        after = transition.task
+        if self.result.asked is Asked.CANDIDATE and after.provider_task_id is None:
+            after = replace(after, candidate_id=None, unproven_id_from=None)
+            if task.unproven_id_from is IdSource.OWNER:
+                after = replace(
+                    after, reason=f"the provider ID {task.candidate_id} is another task's; attach the right one"
+                )
+        if identity.mismatch == FORMER_TASK and after.status is Status.PENDING:
+            after = replace(after, reason=UNRESOLVED)
+        if identity.wrong:
+            lost = withdrawn(after, now=self.now, rules=self.rules)
+            after, events, entries = lost.task, (*events, lost.event), (*entries, lost.entry)
+        change = self._closed(after, transition.verdict, transition.why, answered=False)
+        return structs.replace(
+            change,
+            entries=entries + change.entries,
+            events=events + change.events,
+            alarms=alarms_of(transition, about) + change.alarms,
+        )
 
-    The history of this task shows no word of the other one, which may be another client's.
-    """
-    now = observation.at
-    about = structs.replace(observation, mismatch=identity.mismatch, claim=Claim())
-    transition = lifecycle.advance(task, about, threshold=rules.threshold)
-    digest = hashlib.sha256(observation.body).hexdigest()
-    entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
-    alarms, events = alarms_of(transition, about), transition.events
-    after = transition.task
-    if asked is Asked.CANDIDATE and after.provider_task_id is None:
-        after = replace(after, candidate_id=None, unproven_id_from=None)
-        if task.unproven_id_from is IdSource.OWNER:
-            after = replace(
-                after, reason=f"the provider ID {task.candidate_id} is another task's; attach the right one"
+    def _unanswered(self, task: Task) -> Change[tuple[Task, Verdict, str]]:
+        """Record that the poll brought no observation."""
+        result, now, policy = self.result, self.now, self.rules.policy
+        after = task if result.denial is None else not_found(task, result.denial, policy)
+        if result.forget:
+            after = replace(after, candidate_id=None, unproven_id_from=None)
+        change = self._closed(after, Verdict.CONFIRMED, result.why, answered=False)
+        again_at, planned = result.again_at, change.task
+        if again_at is not None and planned is not None and planned.next_poll_at is not None:
+            if facts.in_conflict(planned):
+                again_at = min(again_at, now + policy.conflict_gap)
+            if not under_way(task, now, policy):
+                planned = replace(planned, next_poll_at=again_at)
+                change = structs.replace(change, task=planned, result=(planned, Verdict.CONFIRMED, result.why))
+        entries, alarms = change.entries, change.alarms
+        if result.failure is not None:
+            entries = (_failed(task, result.failure, result.why, now), *entries)
+        if result.alarm is not None:
+            alarms = (*alarms, _alarm(result.alarm, task, now, result.why))
+        return structs.replace(change, entries=entries, alarms=alarms, seen=result.seen)
+
+    def _closed(self, task: Task, verdict: Verdict, why: str, *, answered: bool) -> Change[tuple[Task, Verdict, str]]:
+        """Count the poll, give the lease back, expire the task if it is time, and plan the next poll."""
+        now, rules = self.now, self.rules
+        entries: tuple[Entry, ...] = ()
+        transition: Transition | None = None
+        if task.status not in SETTLED and now >= task.deadline_at:
+            clock = Observation(
+                source=Source.CLOCK,
+                trust=Trust.PROVIDER,
+                claim=Claim(status=Status.EXPIRED),
+                at=now,
+                note="the deadline passed without an answer",
             )
-    if identity.mismatch == FORMER_TASK and after.status is Status.PENDING:
-        after = replace(after, reason=UNRESOLVED)
-    if identity.wrong:
-        lost = withdrawn(after, now=now, rules=rules)
-        after, events, entries = lost.task, (*events, lost.event), (*entries, lost.entry)
-    change = _asked(after, transition.verdict, transition.why, now, lifetime, rules, answered=False)
-    return structs.replace(
-        change, entries=entries + change.entries, events=events + change.events, alarms=alarms + change.alarms
-    )
+            transition = lifecycle.advance(task, clock, threshold=rules.threshold)
+            entries = (entry_of(transition, clock, f"clock|{task.version}"),)
+            task, verdict, why = transition.task, transition.verdict, transition.why
+        count = int(self.result.sent)
+        after = replace(task, polls=task.polls + count, polled_at=now if count else task.polled_at)
+        if not under_way(task, now, rules.policy):
+            after = given_back(after, rules)
+            after = replanned(after, now=now, rules=rules, lifetime=self.lifetime, answered=answered)
+        after = replace(after, quiet_polls=after.quiet_polls + count)
+        alarms: tuple[RaisedAlarm, ...] = ()
+        if facts.in_conflict(after) and after.next_poll_at is None and task.next_poll_at is not None:
+            alarms = (_alarm(Alarm.CONFLICT, task, now, UNDECIDED),)
+        return Change(
+            result=(after, verdict, why),
+            task=after,
+            entries=entries,
+            events=transition.events if transition is not None else (),
+            alarms=alarms,
+            # An expired task is asked about, but never submitted again.
+            drop_submission=after.status is Status.EXPIRED,
+            counts={"polls": count},
+        )
 
 
-def unsettled(
-    known: Known,
-    task_id: str,
-    why: str,
-    *,
-    now: datetime,
-    lifetime: timedelta,
-    rules: Rules,
-    again_at: datetime | None = None,
-    reconsider: Callable[[Task], Task] | None = None,
-    alarm: Alarm | None = None,
-    asked: bool = True,
-    forget: bool = False,
-    seen: tuple[Seen, ...] = (),
-    failure: Failure | None = None,
-) -> Change[tuple[Task, Verdict, str]]:
-    """Record that a question brought no news.
-
-    ``again_at`` overrides the schedule, ``reconsider`` weighs the answer, ``forget`` drops a candidate that led to
-    nothing, ``failure`` is kept in the history.
-    """
-    task = existing(known, task_id)
-    after = task if reconsider is None else reconsider(task)
-    if forget:
-        after = replace(after, candidate_id=None, unproven_id_from=None)
-    change = _asked(after, Verdict.CONFIRMED, why, now, lifetime, rules, asked=asked, answered=False)
-    planned = change.task is not None and change.task.next_poll_at is not None
-    if again_at is not None and change.task is not None and planned and not under_way(task, now, rules.policy):
-        if facts.in_conflict(change.task):
-            again_at = min(again_at, now + rules.policy.conflict_gap)
-        later = replace(change.task, next_poll_at=again_at)
-        change = structs.replace(change, task=later, result=(later, Verdict.CONFIRMED, why))
-    if failure is not None:
-        change = structs.replace(change, entries=(_failed(task, failure, why, now), *change.entries))
-    if alarm is not None:
-        raised = RaisedAlarm(kind=alarm, provider=task.provider, at=now, task_id=task.id, detail=why)
-        change = structs.replace(change, alarms=(*change.alarms, raised))
-    return structs.replace(change, seen=seen) if seen else change
+def _alarm(kind: Alarm, task: Task, now: datetime, why: str) -> RaisedAlarm:
+    return RaisedAlarm(kind=kind, provider=task.provider, at=now, task_id=task.id, detail=why)
 
 
 def _failed(task: Task, failure: Failure, why: str, now: datetime) -> Entry:
@@ -181,84 +236,51 @@ def _failed(task: Task, failure: Failure, why: str, now: datetime) -> Entry:
     return Entry(dedupe_key=f"poll|{failure.sort}", shown=shown)
 
 
-def resolved(
-    known: Known, task_id: str, status: Status, *, note: str, now: datetime, lifetime: timedelta, rules: Rules
-) -> Change[Task]:
+class Resolve(msgspec.Struct, frozen=True, kw_only=True):
     """Record a manual resolution: rejected or expired; of an open conflict the final that is true.
 
-    Raises Conflict where a stronger word is known.
+    Raises Conflict where the provider verifiably said something stronger.
     """
-    task = existing(known, task_id)
-    if under_way(task, now, rules.policy):
-        raise Conflict("its submit is under way; wait for the outcome")
-    if status in FINAL and not facts.in_conflict(task):
-        raise Conflict(f"the task is {task.status.value} and has no open conflict; only the provider can change it")
-    observation = Observation(
-        source=Source.OPERATOR,
-        trust=Trust.PROVIDER,
-        claim=Claim(status=status),
-        at=now,
-        note=note or f"{status.value}, says the operator",
-    )
-    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    if transition.task.status is not status:
-        raise Conflict(f"the task is {task.status.value}, which the provider proved: {status.value} cannot undo it")
-    after = replanned(transition.task, now=now, rules=rules, lifetime=lifetime)
-    if status is Status.REJECTED:
-        after = replace(after, released=True)
-    after = replace(after, lease_owner=None, lease_until=None)
-    return Change(
-        result=after,
-        task=after,
-        entries=(entry_of(transition, observation, f"operator|{task.version}", why=note),),
-        events=transition.events,
-        drop_submission=status is Status.REJECTED,
-    )
 
+    task_id: str
+    status: Status
+    note: str
+    now: datetime
+    lifetime: timedelta
+    rules: Rules
 
-def _asked(
-    task: Task,
-    verdict: Verdict,
-    why: str,
-    now: datetime,
-    lifetime: timedelta,
-    rules: Rules,
-    *,
-    asked: bool = True,
-    answered: bool = True,
-) -> Change[tuple[Task, Verdict, str]]:
-    """Close one question: count it, give the lease back, expire the task if it is time, and plan the next one."""
-    entries: tuple[Entry, ...] = ()
-    transition: Transition | None = None
-    if task.status not in SETTLED and now >= task.deadline_at:
-        clock = Observation(
-            source=Source.CLOCK,
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.task_id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        status, note, now, rules = self.status, self.note, self.now, self.rules
+        task = existing(known, self.task_id)
+        if under_way(task, now, rules.policy):
+            raise Conflict("its submit is under way; wait for the outcome")
+        if status in FINAL and not facts.in_conflict(task):
+            raise Conflict(f"the task is {task.status.value} and has no open conflict; only the provider can change it")
+        observation = Observation(
+            source=Source.OPERATOR,
             trust=Trust.PROVIDER,
-            claim=Claim(status=Status.EXPIRED),
+            claim=Claim(status=status),
             at=now,
-            note="the deadline passed without an answer",
+            note=note or f"{status.value}, says the operator",
         )
-        transition = lifecycle.advance(task, clock, threshold=rules.threshold)
-        entries = (entry_of(transition, clock, f"clock|{task.version}"),)
-        task, verdict, why = transition.task, transition.verdict, transition.why
-    count = int(asked)
-    after = replace(task, polls=task.polls + count, polled_at=now if asked else task.polled_at)
-    if not under_way(task, now, rules.policy):
-        after = replanned(given_back(after, rules), now=now, rules=rules, lifetime=lifetime, answered=answered)
-    after = replace(after, quiet_polls=after.quiet_polls + count)
-    alarms: tuple[RaisedAlarm, ...] = ()
-    if facts.in_conflict(after) and after.next_poll_at is None and task.next_poll_at is not None:
-        alarms = (RaisedAlarm(kind=Alarm.CONFLICT, provider=task.provider, at=now, task_id=task.id, detail=UNDECIDED),)
-    return Change(
-        result=(after, verdict, why),
-        task=after,
-        entries=entries,
-        events=transition.events if transition is not None else (),
-        alarms=alarms,
-        # An expired task is asked about, but never submitted again.
-        drop_submission=after.status is Status.EXPIRED,
-        counts={"polls": count},
-    )
+        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        if transition.task.status is not status:
+            raise Conflict(f"the task is {task.status.value}, which the provider proved: {status.value} cannot undo it")
+        after = replanned(transition.task, now=now, rules=rules, lifetime=self.lifetime)
+        if status is Status.REJECTED:
+            after = replace(after, released=True)
+        after = replace(after, lease_owner=None, lease_until=None)
+        return Change(
+            result=after,
+            task=after,
+            entries=(entry_of(transition, observation, f"operator|{task.version}", why=note),),
+            events=transition.events,
+            drop_submission=status is Status.REJECTED,
+        )
 
 
 def under_way(task: Task, now: datetime, policy: Policy) -> bool:
@@ -268,6 +290,6 @@ def under_way(task: Task, now: datetime, policy: Policy) -> bool:
         and task.lease_until is not None
         and task.attempt_deadline_at is not None
         and now < task.attempt_deadline_at
-        # A question's lease is longer than a submit's by all the questions of its round.
+        # A poll's lease is longer than a submit's by all the polls of its round.
         and task.lease_until <= task.attempt_deadline_at + policy.lease_margin
     )

@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from tracker.model.task import Status, Task
 from tracker.rules.schedule import Policy
 
@@ -40,16 +42,25 @@ def next_step(task: Task, *, policy: Policy) -> Step:
     return Step.SUBMIT_AGAIN if task.attempts < policy.attempts else Step.GIVE_UP
 
 
-def not_found(task: Task, *, now: datetime, proven: bool, policy: Policy, steady: bool = True) -> Task:
-    """Weigh one exact not-found answer to a lookup by external id that was asked at ``now`` or later.
+class Denial(msgspec.Struct, frozen=True, kw_only=True):
+    """One exact not-found answer to a lookup by external ID that was sent at ``at`` or later.
 
-    It does not count unless the clock was ``steady`` for a while: else the attempt may have ended just now.
+    ``proven`` where such a lookup found its task before. Unless the clock was ``steady`` for a while, the denial does
+    not count: the attempt may have ended just now.
     """
+
+    at: datetime
+    proven: bool
+    steady: bool = True
+
+
+def not_found(task: Task, denial: Denial, policy: Policy) -> Task:
+    """Weigh a denial for a submit whose outcome is not known."""
     if task.status is not Status.PENDING or task.attempts == 0:
         return task
-    if not proven or task.duplicate_at is not None:
+    if not denial.proven or task.duplicate_at is not None:
         return replace(task, reason=UNRESOLVED)
-    count = task.not_found + 1 if steady and is_over(task, now, policy) else 0
+    count = task.not_found + 1 if denial.steady and is_over(task, denial.at, policy) else 0
     return replace(task, not_found=count, reason=ABSENT if count >= policy.absences else LOOKING_UP)
 
 

@@ -1,12 +1,23 @@
 """Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from tracker.errors import Conflict
-from tracker.model.changes import Change, Entry, Known, RaisedAlarm, by_external_id, by_provider_id, by_sent_id
+from tracker.model.changes import (
+    Change,
+    Entry,
+    Key,
+    Known,
+    RaisedAlarm,
+    by_external_id,
+    by_id,
+    by_provider_id,
+    by_sent_id,
+)
 from tracker.model.records import HistoryEntry
 from tracker.model.task import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle, recovery
@@ -16,76 +27,118 @@ from tracker.rules.outcomes import Rules, alarms_of, begun, entry_of, existing, 
 ORIGIN_SUBMIT: Final = "submit"
 
 
-def written_down(known: Known, task: Task) -> Change[Task]:
-    """Write down a task that we do not submit ourselves. Raises Conflict where a row has one of its ids."""
-    named_here = {task.external_id, task.provider_task_id}
-    for key, what in (
-        (task.external_id and by_external_id(task.client, task.external_id), task.external_id),
-        (
-            task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
-            task.sent_external_id,
-        ),
-        (
-            task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
-            task.provider_task_id,
-        ),
-    ):
-        before = known.get(key) if key else None
-        # A rejected row has given up what its client named it; the provider's own id is never another task's.
-        if before is not None and key and not (before.released and key.by != "provider_task_id"):
-            # The provider may name an ID of another client's task: show only an ID that this client gave.
-            known_as = f"the id {what}" if what in named_here else "its id"
-            raise Conflict(f"a task with {known_as} is already known")
-    return Change(result=task, task=task)
+class RecordExpected(msgspec.Struct, frozen=True, kw_only=True):
+    """Record a task that Homing does not submit itself. Raises Conflict where a row has one of its IDs."""
+
+    task: Task
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return names_of(self.task)
+
+    def decide(self, known: Known) -> Change[Task]:
+        task = self.task
+        named_here = {task.external_id, task.provider_task_id}
+        for key, what in (
+            (task.external_id and by_external_id(task.client, task.external_id), task.external_id),
+            (
+                task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
+                task.sent_external_id,
+            ),
+            (
+                task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
+                task.provider_task_id,
+            ),
+        ):
+            before = known.get(key) if key else None
+            # A rejected row has given up what its client named it; the provider's own id is never another task's.
+            if before is not None and key and not (before.released and key.by != "provider_task_id"):
+                # The provider may name an ID of another client's task: show only an ID that this client gave.
+                known_as = f"the id {what}" if what in named_here else "its id"
+                raise Conflict(f"a task with {known_as} is already known")
+        return Change(result=task, task=task)
 
 
-def confirmed(known: Known, task: Task, *, named: bool) -> Change[Task]:
-    """Write down a task that the provider has just confirmed, or give the row that it belongs to already.
+class RecordConfirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """Record a task that the provider has just confirmed, or return the row that it belongs to already.
 
-    That is the row with its provider id, or one that waits for it under the external id that the provider tells.
-    ``named`` where the caller chose the external id; Raises Conflict where a row of the caller's has that.
+    That is the row with its provider ID, or one that waits for it under the external ID that the provider names.
+    ``named`` where the client chose the external ID. Raises Conflict where a row of the client's has that.
     """
-    for key in (
-        task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
-        task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
-    ):
-        before = known.get(key) if key else None
-        if before is not None and before.provider_task_id in {None, task.provider_task_id}:
-            return Change(result=before)
-    if not named and task.external_id and known.get(by_external_id(task.client, task.external_id)) is not None:
-        # The provider's word for it, and our client's for another task of its own.
-        task = replace(task, external_id=None)
-    return written_down(known, task)
+
+    task: Task
+    named: bool
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return names_of(self.task)
+
+    def decide(self, known: Known) -> Change[Task]:
+        task = self.task
+        for key in (
+            task.provider_task_id and by_provider_id(task.provider, task.account, task.provider_task_id),
+            task.sent_external_id and by_sent_id(task.provider, task.account, task.sent_external_id),
+        ):
+            before = known.get(key) if key else None
+            if before is not None and before.provider_task_id in {None, task.provider_task_id}:
+                return Change(result=before)
+        if not self.named and task.external_id and known.get(by_external_id(task.client, task.external_id)) is not None:
+            # The provider's word for it, and our client's for another task of its own.
+            task = replace(task, external_id=None)
+        return RecordExpected(task=task).decide(known)
 
 
-def attempted(known: Known, task_id: str, *, now: datetime, until: datetime, rules: Rules) -> Change[Task]:
+class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """Take the lease for one more attempt to submit; from here on the provider may have the task.
 
     Raises Conflict where the row no longer proves that the provider has no such task.
     """
-    task = _absent(known, task_id, now, rules)
-    if recovery.next_step(task, policy=rules.policy) is not recovery.Step.SUBMIT_AGAIN:
-        raise Conflict("it was submitted often enough; it is not submitted again")
-    after = replace(
-        task,
-        attempts=task.attempts + 1,
-        not_found=0,
-        attempt_deadline_at=until,
-        lease_owner=rules.owner,
-        lease_until=until + rules.policy.lease_margin,
-        next_poll_at=until + rules.policy.lease_margin,
-        updated_at=now,
-    )
-    return Change(result=after, task=after)
+
+    task_id: str
+    now: datetime
+    until: datetime
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.task_id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        now, until, rules = self.now, self.until, self.rules
+        task = _absent(known, self.task_id, now, rules)
+        if recovery.next_step(task, policy=rules.policy) is not recovery.Step.SUBMIT_AGAIN:
+            raise Conflict("it was submitted often enough; it is not submitted again")
+        after = replace(
+            task,
+            attempts=task.attempts + 1,
+            not_found=0,
+            attempt_deadline_at=until,
+            lease_owner=rules.owner,
+            lease_until=until + rules.policy.lease_margin,
+            next_poll_at=until + rules.policy.lease_margin,
+            updated_at=now,
+        )
+        return Change(result=after, task=after)
 
 
-def given_up(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:
+class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the provider never made the task, which is not submitted again either.
 
     Raises Conflict where the row no longer proves that: it may have been submitted again meanwhile.
     """
-    _absent(known, task_id, now, rules)
-    return refused(known, task_id, why=why, now=now, rules=rules)
+
+    task_id: str
+    why: str
+    now: datetime
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.task_id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        task = _absent(known, self.task_id, self.now, self.rules)
+        return RecordRefused(sent=task, why=self.why, now=self.now, rules=self.rules).decide(known)
 
 
 def _absent(known: Known, task_id: str, now: datetime, rules: Rules) -> Task:
@@ -101,48 +154,58 @@ def _absent(known: Known, task_id: str, now: datetime, rules: Rules) -> Task:
     return task
 
 
-def accepted(
-    known: Known,
-    task_id: str,
-    claim: Claim,
-    body: bytes,
-    *,
-    now: datetime,
-    prove_lookups: bool,
-    rules: Rules,
-) -> Change[Task]:
+class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the provider made the task. ``prove_lookups`` polls it soon, to find out what lookups prove here."""
-    task = existing(known, task_id)
-    identity = identify(known, task, claim, Asked.SUBMIT, rules.policy)
-    if identity.mismatch:
-        return _accepted_as_another(task, identity.mismatch, body, now=now, rules=rules)
-    before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
-    observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now, body=body)
-    transition = lifecycle.advance(before.task if before else task, observation, threshold=rules.threshold)
-    after = identified(task, replace(given_back(transition.task, rules), not_found=0), identity)
-    if after.status in FINAL:
-        after = replanned(after, now=now, rules=rules, lifetime=timedelta())
-    else:
-        after = begun(after, now=now, rules=rules)
-        hinted = _hinted_for(task, claim)
-        if hinted is not None and after.next_poll_at is not None:
-            after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
-        if prove_lookups and after.next_poll_at is not None:
-            after = replace(after, next_poll_at=min(now + rules.policy.first_lookup, after.next_poll_at))
-    change = Change(
-        result=after,
-        task=after,
-        entries=(*((before.entry,) if before else ()), entry_of(transition, observation, f"submit|{task.attempts}")),
-        events=(*((before.event,) if before else ()), *transition.events),
-        alarms=(*alarms_of(transition, observation), *superseded(task, after, now)),
-        drop_submission=True,
-    )
-    return taking(change, identity, now=now, rules=rules)
+
+    sent: Task
+    claim: Claim
+    now: datetime
+    prove_lookups: bool
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        keys = [by_id(self.sent.id)]
+        if self.claim.provider_task_id is not None:
+            keys.append(by_provider_id(self.sent.provider, self.sent.account, self.claim.provider_task_id))
+        return frozenset(keys)
+
+    def decide(self, known: Known) -> Change[Task]:
+        claim, now, rules = self.claim, self.now, self.rules
+        task = existing(known, self.sent.id)
+        identity = identify(known, task, claim, Asked.SUBMIT, rules.policy)
+        if identity.mismatch:
+            return _accepted_as_another(task, identity.mismatch, now=now, rules=rules)
+        before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
+        observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now)
+        transition = lifecycle.advance(before.task if before else task, observation, threshold=rules.threshold)
+        after = identified(task, replace(given_back(transition.task, rules), not_found=0), identity)
+        if after.status in FINAL:
+            after = replanned(after, now=now, rules=rules, lifetime=timedelta())
+        else:
+            after = begun(after, now=now, rules=rules)
+            hinted = _hinted_for(task, claim)
+            if hinted is not None and after.next_poll_at is not None:
+                after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
+            if self.prove_lookups and after.next_poll_at is not None:
+                after = replace(after, next_poll_at=min(now + rules.policy.first_lookup, after.next_poll_at))
+        change = Change(
+            result=after,
+            task=after,
+            entries=(
+                *((before.entry,) if before else ()),
+                entry_of(transition, observation, f"submit|{task.attempts}"),
+            ),
+            events=(*((before.event,) if before else ()), *transition.events),
+            alarms=(*alarms_of(transition, observation), *superseded(task, after, now)),
+            drop_submission=True,
+        )
+        return taking(change, identity, now=now, rules=rules)
 
 
-def _accepted_as_another(task: Task, why: str, body: bytes, *, now: datetime, rules: Rules) -> Change[Task]:
+def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -> Change[Task]:
     """Record a reply that names another task: what became of the submit is as open as if no reply had come."""
-    said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=Claim(), at=now, body=body, mismatch=why)
+    said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=Claim(), at=now, mismatch=why)
     transition = lifecycle.advance(task, said, threshold=rules.threshold)
     after = given_back(transition.task, rules)
     if task.status is Status.PENDING:
@@ -170,102 +233,158 @@ def _hinted_for(task: Task, claim: Claim) -> datetime | None:
     return task.next_poll_at
 
 
-def refused(known: Known, task_id: str, *, why: str, now: datetime, rules: Rules) -> Change[Task]:
-    """Record that the provider provably made no task; the client's ids are free again."""
-    task = existing(known, task_id)
-    observation = Observation(
-        source=Source.SUBMIT,
-        trust=Trust.PROVIDER,
-        claim=Claim(status=Status.REJECTED),
-        at=now,
-        note=why,
-    )
-    transition = lifecycle.advance(task, observation, threshold=rules.threshold)
-    after = given_back(transition.task, rules)
-    rejected = after.status is Status.REJECTED
-    if rejected:
-        after = replace(after, released=True, next_poll_at=None)
-    return Change(
-        result=after,
-        task=after,
-        entries=(entry_of(transition, observation, f"refused|{task.attempts}", why=why),),
-        events=transition.events,
-        alarms=alarms_of(transition, observation),
-        drop_submission=rejected,
-    )
+class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """Record that the provider verifiably made no task; the client's IDs are free again."""
+
+    sent: Task
+    why: str
+    now: datetime
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.sent.id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        now, rules = self.now, self.rules
+        task = existing(known, self.sent.id)
+        observation = Observation(
+            source=Source.SUBMIT,
+            trust=Trust.PROVIDER,
+            claim=Claim(status=Status.REJECTED),
+            at=now,
+            note=self.why,
+        )
+        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        after = given_back(transition.task, rules)
+        rejected = after.status is Status.REJECTED
+        if rejected:
+            after = replace(after, released=True, next_poll_at=None)
+        return Change(
+            result=after,
+            task=after,
+            entries=(entry_of(transition, observation, f"refused|{task.attempts}", why=self.why),),
+            events=transition.events,
+            alarms=alarms_of(transition, observation),
+            drop_submission=rejected,
+        )
 
 
-def unanswered(
-    known: Known,
-    task_id: str,
-    *,
-    why: str,
-    now: datetime,
-    ended_at: datetime,
-    reason: str,
-    duplicate: bool = False,
-    words: str = "",
-    rules: Rules,
-) -> Change[Task]:
+class RecordUnanswered(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the outcome of a submit is not known; recovery goes on from here.
 
-    ``words`` are those of the answer, for the operator, with credentials masked. ``duplicate`` where the provider has a
-    task under our external id: it is looked up, and never sent again.
+    ``text`` is from the answer, for the operator, with credentials masked. ``duplicate`` where the provider has a task
+    under Homing's external ID: it is looked up, and never sent again.
     """
-    task = existing(known, task_id)
-    after = replace(given_back(task, rules), attempt_deadline_at=ended_at)
-    if duplicate:
-        after = replace(after, duplicate_at=task.duplicate_at or now, not_found=0)
-    if task.status is Status.PENDING:
-        after = replace(after, reason=reason)
-    if task.status not in FINAL:
-        after = replace(after, next_poll_at=now + rules.policy.first_lookup)
-    entry = HistoryEntry(
-        id=0,
-        task_id=task_id,
-        at=now,
-        source=Source.SUBMIT,
-        trust=Trust.HINT,
-        word=None,
-        status=None,
-        verdict=Verdict.UNANSWERED,
-        why=why,
-        provider_updated_at=None,
-        body=words.encode(),
-    )
-    alarms: tuple[RaisedAlarm, ...] = ()
-    if after.reason == recovery.UNRESOLVED:
-        detail = f"{why}: {words}" if words else why
-        alarms = (RaisedAlarm(kind=Alarm.UNRESOLVED, provider=task.provider, at=now, task_id=task_id, detail=detail),)
-    entries = (Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),)
-    return Change(result=after, task=after, entries=entries, alarms=alarms)
+
+    sent: Task
+    why: str
+    now: datetime
+    ended_at: datetime
+    reason: str
+    rules: Rules
+    duplicate: bool = False
+    text: str = ""
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.sent.id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        why, now = self.why, self.now
+        task = existing(known, self.sent.id)
+        after = replace(given_back(task, self.rules), attempt_deadline_at=self.ended_at)
+        if self.duplicate:
+            after = replace(after, duplicate_at=task.duplicate_at or now, not_found=0)
+        if task.status is Status.PENDING:
+            after = replace(after, reason=self.reason)
+        if task.status not in FINAL:
+            after = replace(after, next_poll_at=now + self.rules.policy.first_lookup)
+        entry = HistoryEntry(
+            id=0,
+            task_id=task.id,
+            at=now,
+            source=Source.SUBMIT,
+            trust=Trust.HINT,
+            word=None,
+            status=None,
+            verdict=Verdict.UNANSWERED,
+            why=why,
+            provider_updated_at=None,
+            body=self.text.encode(),
+        )
+        alarms: tuple[RaisedAlarm, ...] = ()
+        if after.reason == recovery.UNRESOLVED:
+            detail = f"{why}: {self.text}" if self.text else why
+            alarms = (
+                RaisedAlarm(kind=Alarm.UNRESOLVED, provider=task.provider, at=now, task_id=task.id, detail=detail),
+            )
+        entries = (Entry(dedupe_key=f"unanswered|{task.attempts}", shown=entry),)
+        return Change(result=after, task=after, entries=entries, alarms=alarms)
 
 
-def not_made(known: Known, task_id: str, *, why: str, again_at: datetime, rules: Rules) -> Change[Task]:
-    """Record that a repeated submit provably made nothing yet: it is repeated at ``again_at`` without a lookup.
+class RecordNotMade(msgspec.Struct, frozen=True, kw_only=True):
+    """Record that a resubmission verifiably made nothing yet: it is repeated at ``again_at`` without a lookup.
 
-    It does not count as an attempt: a client that was told success is not given up for a provider that is busy. It says
-    nothing of a task that an earlier attempt made after all; and where a callback came since this one began, that one
+    It does not count as an attempt: a client that got success is not given up for a provider that is busy. It says
+    nothing of a task that an earlier attempt made after all. Where a callback came since this attempt began, the task
     is looked up again first.
     """
-    task = existing(known, task_id)
-    after = given_back(task, rules)
-    if task.status is not Status.PENDING or task.provider_task_id is not None:
+
+    sent: Task
+    why: str
+    again_at: datetime
+    rules: Rules
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return frozenset({by_id(self.sent.id)})
+
+    def decide(self, known: Known) -> Change[Task]:
+        rules = self.rules
+        task = existing(known, self.sent.id)
+        after = given_back(task, rules)
+        if task.status is not Status.PENDING or task.provider_task_id is not None:
+            return Change(result=after, task=after)
+        heard = task.heard_at is not None and task.heard_at >= task.updated_at
+        after = replace(
+            after,
+            attempts=task.attempts - 1,
+            not_found=0 if heard else rules.policy.absences,
+            next_poll_at=self.again_at,
+            reason=self.why,
+        )
         return Change(result=after, task=after)
-    heard = task.heard_at is not None and task.heard_at >= task.updated_at
-    after = replace(
-        after,
-        attempts=task.attempts - 1,
-        not_found=0 if heard else rules.policy.absences,
-        next_poll_at=again_at,
-        reason=why,
-    )
-    return Change(result=after, task=after)
 
 
-def late(known: Known, task_id: str, *, attempts: int, decide: Callable[[Known], Change[Task]]) -> Change[Task]:
-    """Record an outcome that could not be written when it came, unless the row has gone on meanwhile."""
-    task = existing(known, task_id)
-    if task.status is not Status.PENDING or task.attempts != attempts or task.provider_task_id is not None:
-        return Change(result=task)
-    return decide(known)
+class RecordLate(msgspec.Struct, frozen=True, kw_only=True):
+    """Record an outcome that could not be recorded when it came, unless the row has gone on meanwhile.
+
+    ``others`` are further names of the row, whose commits this one has to wait for.
+    """
+
+    outcome: RecordRefused | RecordUnanswered | RecordNotMade
+    others: frozenset[Key] = frozenset()
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        return self.outcome.keys | self.others
+
+    def decide(self, known: Known) -> Change[Task]:
+        sent = self.outcome.sent
+        task = existing(known, sent.id)
+        if task.status is not Status.PENDING or task.attempts != sent.attempts or task.provider_task_id is not None:
+            return Change(result=task)
+        return self.outcome.decide(known)
+
+
+def names_of(task: Task) -> frozenset[Key]:
+    """Return every name of a task that another row may have: its own ID, and those of its client and its provider."""
+    keys = [by_id(task.id)]
+    if task.external_id is not None:
+        keys.append(by_external_id(task.client, task.external_id))
+    if task.sent_external_id is not None:
+        keys.append(by_sent_id(task.provider, task.account, task.sent_external_id))
+    if task.provider_task_id is not None:
+        keys.append(by_provider_id(task.provider, task.account, task.provider_task_id))
+    return frozenset(keys)

@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from tracker.errors import HomingError
-from tracker.model.changes import RaisedAlarm, Work
+from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.records import AccountNote, AccountState
 from tracker.model.task import Alarm, Trouble
 from tracker.providers.base import (
@@ -28,7 +27,6 @@ from tracker.providers.base import (
     SubmitOutcome,
     Unknown,
 )
-from tracker.rules import callbacks
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
@@ -147,9 +145,8 @@ class AccountWatch:
         recording.add_done_callback(self._recording.discard)
 
     async def _commit(self, note: AccountNote | None, alarms: tuple[RaisedAlarm, ...]) -> None:
-        decide = partial(callbacks.watched, note=note, alarms=alarms)
         try:
-            await self._recorder.apply(Work(keys=frozenset(), decide=decide))
+            await self._recorder.apply(RecordChange(Change(result=None, account=note, alarms=alarms)))
         except HomingError:
             # The database says so elsewhere; the next answer is noted again.
             if note is not None:

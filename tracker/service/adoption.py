@@ -5,20 +5,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
-from tracker.model.changes import Change, Key, Known, Work, audited, by_external_id, by_id, by_provider_id, by_sent_id
+from tracker.model.changes import Audited, Work
 from tracker.model.clock import Monotonic
-from tracker.model.records import Action, AuditEntry
+from tracker.model.records import Action
 from tracker.model.task import Caller, Expected, IdSource, Status, Task, new_task_id
 from tracker.model.untrusted import identifier
 from tracker.providers.base import Account, Found, Kind, Missing
-from tracker.rules import identity, polls, schedule, submits
+from tracker.rules import schedule
+from tracker.rules.identity import Attach
 from tracker.rules.outcomes import Rules, begun
+from tracker.rules.polls import Resolve
+from tracker.rules.submits import RecordConfirmed, RecordExpected
 from tracker.service.callback_addresses import Addresses
-from tracker.service.polling import Questions
+from tracker.service.polling import Poll, Questions
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
@@ -64,7 +66,7 @@ class Adoption:
     async def expect(self, caller: Caller, account: Account, kind: Kind, said: Particulars) -> Expected:
         """Write down a task that is about to be submitted. Raises Conflict where a row has its external id."""
         task = self._row(caller, account, kind, said)
-        written = await self._recorder.apply(Work(keys=_keys(task), decide=partial(submits.written_down, task=task)))
+        written = await self._recorder.apply(RecordExpected(task=task))
         return Expected(task=written, callback_url=self._addresses.of_task(written))
 
     async def found(self, caller: Caller, account: Account, ref: str, *, kind: str | None = None) -> Task | None:
@@ -117,13 +119,12 @@ class Adoption:
         Gives the row that waits for it where there is one, whoever its client is.
         """
         task = self._row(caller, account, kind, said, found)
-        decide: Callable[[Known], Change[Task]] = partial(
-            submits.confirmed, task=task, named=said.external_id is not None
-        )
+        work: Work[Task] = RecordConfirmed(task=task, named=said.external_id is not None)
         if caller.sees_all and said.origin == ADOPT:
-            decide = audited(decide, partial(self._entry, caller, Action.ADOPT, detail=_claimed(found)))
-        written = await self._recorder.apply(Work(keys=_keys(task), decide=decide))
-        answer = await self._questions.record(written, account, found, asked_at=self._clock())
+            detail = f"provider_task_id={found.claim.provider_task_id or ''}"
+            work = self._audited(work, caller, Action.ADOPT, detail)
+        written = await self._recorder.apply(work)
+        answer = await self._questions.record(Poll(task=written, account=account, at=self._clock()), found)
         return answer.task
 
     async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
@@ -133,26 +134,18 @@ class Adoption:
         another task has this one.
         """
         value = bounded(provider_task_id, "provider_task_id")
-        keys = frozenset({by_id(task.id), by_provider_id(task.provider, task.account, value)})
         confirmable = account.credential is not None
-        decide: Callable[[Known], Change[Task]] = partial(
-            identity.attached,
-            task_id=task.id,
-            provider_task_id=value,
-            now=self._clock(),
-            confirmable=confirmable,
-            rules=self._rules,
+        work: Work[Task] = Attach(
+            task=task, provider_task_id=value, now=self._clock(), confirmable=confirmable, rules=self._rules
         )
         if caller.sees_all:
-            detail = f"provider_task_id={value}"
-            decide = audited(decide, partial(self._entry, caller, Action.ATTACH, detail=detail))
-        attached = await self._recorder.apply(Work(keys=keys, decide=decide))
+            work = self._audited(work, caller, Action.ATTACH, f"provider_task_id={value}")
+        attached = await self._recorder.apply(work)
         return (await self._questions.ask(attached, account)).task if confirmable else attached
 
     async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
         """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
-        decide = partial(
-            polls.resolved,
+        work = Resolve(
             task_id=task.id,
             status=status,
             note=note,
@@ -160,11 +153,10 @@ class Adoption:
             lifetime=account.provider.capabilities.result_lifetime,
             rules=self._rules,
         )
-        entry = partial(self._entry, caller, Action.RESOLVE, detail=f"status={status.value}")
-        return await self._recorder.apply(Work(keys=frozenset({by_id(task.id)}), decide=audited(decide, entry)))
+        return await self._recorder.apply(self._audited(work, caller, Action.RESOLVE, f"status={status.value}"))
 
-    def _entry(self, caller: Caller, action: Action, task: Task, *, detail: str) -> AuditEntry:
-        return AuditEntry(at=self._clock(), client=caller.name, action=action, object=task.id, detail=detail)
+    def _audited(self, work: Work[Task], caller: Caller, action: Action, detail: str) -> Audited:
+        return Audited(work=work, at=self._clock(), client=caller.name, action=action, detail=detail)
 
     def _row(self, caller: Caller, account: Account, kind: Kind, said: Particulars, found: Found | None = None) -> Task:
         now = self._clock()
@@ -202,10 +194,6 @@ class Adoption:
             self._absent.popitem(last=False)
 
 
-def _claimed(found: Found) -> str:
-    return f"provider_task_id={found.claim.provider_task_id or ''}"
-
-
 def bounded(value: str, name: str) -> str:
     """Return an id from a caller, or raise InvalidRequest naming its field."""
     told = identifier(value)
@@ -219,14 +207,3 @@ def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
     if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
         raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
     return tuple(dict.fromkeys(tags))
-
-
-def _keys(task: Task) -> frozenset[Key]:
-    keys: set[Key] = {by_id(task.id)}
-    if task.external_id is not None:
-        keys.add(by_external_id(task.client, task.external_id))
-    if task.sent_external_id is not None:
-        keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
-    if task.provider_task_id is not None:
-        keys.add(by_provider_id(task.provider, task.account, task.provider_task_id))
-    return frozenset(keys)

@@ -71,8 +71,3 @@ def external_id(secret: bytes, task: Task, generation: int) -> str:
     )
     digest = hmac.digest(secret, json.dumps(parts).encode(), hashlib.sha256)
     return "hm" + crockford(int.from_bytes(digest[:16], "big"))
-
-
-def is_named(task: Task) -> bool:
-    """Return whether a client named its submit, so that it is recognized when it comes again."""
-    return task.external_id is not None or task.idempotency_key is not None

@@ -11,16 +11,16 @@ from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
-from tracker.model.changes import Key, Work, by_external_id, by_id, by_idempotency_key, by_sent_id, by_unanswered
 from tracker.model.clock import Deadline
 from tracker.model.rooms import Room
 from tracker.model.task import Caller, Task, new_task_id
 from tracker.providers.base import Account, Kind, Order
-from tracker.rules import intents, schedule, submits
-from tracker.rules.intents import Intent
+from tracker.rules import schedule
+from tracker.rules.intents import Intent, NoteAbandoned, NoteAnswered, RecordSubmission, is_named, request_names
 from tracker.rules.outcomes import Rules
+from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
 from tracker.service.adoption import bounded, distinct_tags
-from tracker.service.external_ids import ExternalIds, is_named
+from tracker.service.external_ids import ExternalIds
 from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission
 from tracker.storage.store import Store
@@ -125,13 +125,12 @@ class Intake:
 
     def _withdraw(self, task: Task) -> None:
         """Reject a row of which nobody knows whether it is committed: its client is told that nothing was sent."""
-        refused = partial(submits.refused, task_id=task.id, why=UNSENT, now=self._clock(), rules=self._rules)
-        decide = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=refused)
+        refused = RecordRefused(sent=task, why=UNSENT, now=self._clock(), rules=self._rules)
         # Its other names have this wait for a commit that is still under way.
-        keys = frozenset(self._names(task))
+        work = RecordLate(outcome=refused, others=request_names(task))
         self._unsure.setdefault(_body_key(task), set()).add(task.id)
         written = partial(_forget, self._unsure, _body_key(task), task.id)
-        self._notes.keep(_intent_of(task.id), Work(keys=keys, decide=decide), written=written)
+        self._notes.keep(_intent_of(task.id), work, written=written)
 
     async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
         state.row_id = intent.task.id
@@ -154,8 +153,7 @@ class Intake:
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
-        decide = partial(intents.answered, task_id=task_id, now=self._clock())
-        self._notes.keep(_note_of(task_id), Work(keys=frozenset({by_id(task_id)}), decide=decide))
+        self._notes.keep(_note_of(task_id), NoteAnswered(task_id=task_id, now=self._clock()))
         await self._notes.attempt(_note_of(task_id))
 
     async def abandoned(self, task: Task) -> None:
@@ -168,8 +166,7 @@ class Intake:
 
     def _leave(self, body_key: BodyKey, task_id: str) -> None:
         self._left.setdefault(body_key, set()).add(task_id)
-        decide = partial(intents.abandoned, task_id=task_id)
-        work = Work(keys=frozenset({by_id(task_id)}), decide=decide)
+        work = NoteAbandoned(task_id=task_id)
         self._notes.keep(_note_of(task_id), work, written=partial(self._returned, body_key, task_id))
 
     def _returned(self, body_key: BodyKey, task_id: str) -> None:
@@ -198,7 +195,7 @@ class Intake:
             kind=kind.name,
             account=account.name,
             client=caller.name,
-            origin=submits.ORIGIN_SUBMIT,
+            origin=ORIGIN_SUBMIT,
             created_at=now,
             updated_at=now,
             deadline_at=now + (wishes.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
@@ -242,7 +239,6 @@ class Intake:
                     self._leave(body_key, task_id)
 
     async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
-        keys = self._names(task)
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_body_key(task), ()))
@@ -252,35 +248,16 @@ class Intake:
         while True:
             if named:
                 task = replace(task, sent_external_id=await self._external_ids.of(task, generation))
-                assert task.sent_external_id is not None
-                keys.add(by_sent_id(task.provider, task.account, task.sent_external_id))
-            decide = partial(
-                intents.intended,
-                task=task,
-                body=body,
-                policy=self._rules.policy,
-                gone=gone,
-                left=left,
-                sendable=sendable,
+            work = RecordSubmission(
+                task=task, body=body, policy=self._rules.policy, gone=gone, left=left, sendable=sendable
             )
-            intent = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+            intent = await self._recorder.apply(work)
             if intent.repeated:
                 generation = await self._external_ids.next_generation(task, generation + 1)
                 continue
             if intent.doubt is None or gone is None:
                 return intent
             gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)
-
-    @staticmethod
-    def _names(task: Task) -> set[Key]:
-        keys: set[Key] = {by_id(task.id)}
-        if task.external_id is not None:
-            keys.add(by_external_id(task.client, task.external_id))
-        if task.idempotency_key is not None:
-            keys.add(by_idempotency_key(task.client, task.idempotency_key))
-        if task.request_hash is not None:
-            keys.add(by_unanswered(task.client, task.request_hash))
-        return keys
 
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
         """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""

@@ -6,8 +6,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar, assert_never
 
+import msgspec
+
 from tracker.errors import NotSent, ReplyLost
-from tracker.model.changes import Key, Seen, Work, by_id, by_provider_id, by_sent_id
+from tracker.model.changes import Change, RecordChange, Seen
 from tracker.model.clock import ClockSettings, Monotonic
 from tracker.model.task import Alarm, IdSource, Observation, Source, Status, Task, Trust, Verdict
 from tracker.providers.base import (
@@ -24,10 +26,11 @@ from tracker.providers.base import (
     Unsupported,
 )
 from tracker.providers.masking import excerpt, masked
-from tracker.rules import callbacks, polls, recovery
+from tracker.rules import recovery
 from tracker.rules.identity import Asked
 from tracker.rules.outcomes import Rules
-from tracker.rules.polls import Failure
+from tracker.rules.polls import BATCH_QUERY, Failure, PollResult, RecordPoll
+from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
 from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
 from tracker.service.recorder import Recorder
@@ -53,6 +56,21 @@ class Answer:
     pause: timedelta | None = None
     credential_refused: bool = False
     requests: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """One poll of a task: ``asked`` says by which ID, ``at`` when.
+
+    ``forget`` drops the task's candidate ID if the poll leads to nothing. ``seen`` is what the address was seen to do.
+    """
+
+    task: Task
+    account: Account
+    at: datetime
+    asked: Asked = Asked.PROVIDER_ID
+    forget: bool = False
+    seen: tuple[Seen, ...] = ()
 
 
 class Questions:
@@ -98,50 +116,44 @@ class Questions:
 
         Where it does not, the task is asked about by the provider's id: one more request.
         """
-        asked_at = self._clock()
+        poll = Poll(task=task, account=account, at=self._clock())
         assert task.sent_external_id is not None
         assert task.provider_task_id is not None
         outcome = await self.query(account, task.kind, task.sent_external_id, external=True)
         if isinstance(outcome, Found) and outcome.claim.provider_task_id == task.provider_task_id:
-            seen = (lookup_seen(account, task.kind, asked_at, found=True),)
-            return await self.record(task, account, outcome, asked_at=asked_at, seen=seen)
+            seen = (lookup_seen(account, task.kind, poll.at, found=True),)
+            return await self.record(replace(poll, seen=seen), outcome)
         if isinstance(outcome, Busy | BadCredential):
-            return await self.record(task, account, outcome, asked_at=asked_at)
+            return await self.record(poll, outcome)
         denied = isinstance(outcome, Missing)
         outcome = await self.query(account, task.kind, task.provider_task_id)
-        if not denied or not isinstance(outcome, Found):
-            # Where it is nowhere, the provider may just be late.
-            return replace(await self.record(task, account, outcome, asked_at=asked_at), requests=2)
-        seen = (lookup_seen(account, task.kind, asked_at, found=False),)
-        return replace(await self.record(task, account, outcome, asked_at=asked_at, seen=seen), requests=2)
+        if denied and isinstance(outcome, Found):
+            poll = replace(poll, seen=(lookup_seen(account, task.kind, poll.at, found=False),))
+        # Where it is nowhere, the provider may just be late.
+        return replace(await self.record(poll, outcome), requests=2)
 
     async def ask(self, task: Task, account: Account) -> Answer:
         """Ask about one task, by the best id there is, and record the answer."""
-        asked_at = self._clock()
+        poll = Poll(task=task, account=account, at=self._clock())
         own = task.provider_task_id or task.sent_external_id
         outcome: PollOutcome | None = None
         if own is not None:
             outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
-        if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, asked_at):
-            return await self._told(task, account, outcome, asked_at=asked_at)
+        if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, poll.at):
+            return await self._record_own(poll, outcome)
         assert task.candidate_id is not None
         guess = await self.query(account, task.kind, task.candidate_id)
-        answer = await self._guessed(task, account, outcome, guess, asked_at=asked_at)
+        answer = await self._guessed(poll, outcome, guess)
         return answer if outcome is None else replace(answer, requests=2)
 
-    async def _guessed(
-        self, task: Task, account: Account, outcome: PollOutcome | None, guess: PollOutcome, *, asked_at: datetime
-    ) -> Answer:
+    async def _guessed(self, poll: Poll, outcome: PollOutcome | None, guess: PollOutcome) -> Answer:
         """Record what came of asking by the id that somebody named; ``outcome`` is that of the task's own id."""
-        if isinstance(guess, Found):
-            return await self.record(task, account, guess, asked_at=asked_at, asked=Asked.CANDIDATE)
-        attached = task.unproven_id_from is IdSource.OWNER
-        if attached and outcome is None:
-            # The provider may only be late to know the task: its owner's word is kept.
-            return await self.record(task, account, guess, asked_at=asked_at, asked=Asked.CANDIDATE)
-        # What else the provider says of a guessed id tells nothing about ours.
-        forget = isinstance(guess, Missing) and not attached
-        return await self._told(task, account, outcome, asked_at=asked_at, forget=forget)
+        attached = poll.task.unproven_id_from is IdSource.OWNER
+        # Where the owner named it, the provider may only be late to know the task: the ID is kept.
+        if isinstance(guess, Found) or (attached and outcome is None):
+            return await self.record(replace(poll, asked=Asked.CANDIDATE), guess)
+        # What else the provider says of a guessed id says nothing about ours.
+        return await self._record_own(replace(poll, forget=isinstance(guess, Missing) and not attached), outcome)
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Return whether the id that a hint named may be asked about.
@@ -158,42 +170,24 @@ class Questions:
             return True
         return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
 
-    async def _told(
-        self, task: Task, account: Account, outcome: PollOutcome | None, *, asked_at: datetime, forget: bool = False
-    ) -> Answer:
+    async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> Answer:
+        """Record the outcome of asking by the task's own ID, None where it has none."""
+        task = poll.task
         if outcome is not None:
-            by_external_id = task.provider_task_id is None
-            seen = self._found_by_external_id(task, account, outcome, asked_at) if by_external_id else ()
-            asked = Asked.EXTERNAL_ID if by_external_id else Asked.PROVIDER_ID
-            return await self.record(task, account, outcome, asked_at=asked_at, asked=asked, forget=forget, seen=seen)
-        return await self._unsettled(
-            task,
-            "there is no id to ask by: waiting for its callback, or for its id at the provider",
-            account.provider.capabilities.result_lifetime,
-            again_at=task.deadline_at,
-            asked=forget,
-            forget=forget,
-        )
+            return await self.record(
+                poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
+            )
+        why = "there is no id to ask by: waiting for its callback, or for its id at the provider"
+        unanswered = PollResult(why=why, again_at=task.deadline_at, sent=poll.forget, forget=poll.forget)
+        return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> Answer | None:
         """Look a submitted task up by its external id, once, and record it if it is found."""
         if task.sent_external_id is None:
             return None
-        asked_at = self._clock()
+        poll = Poll(task=task, account=account, at=self._clock())
         outcome = await self.query(account, task.kind, task.sent_external_id, external=True, within=within)
-        if not isinstance(outcome, Found):
-            return None
-        seen = self._found_by_external_id(task, account, outcome, asked_at)
-        return await self.record(task, account, outcome, asked_at=asked_at, asked=Asked.EXTERNAL_ID, seen=seen)
-
-    @staticmethod
-    def _found_by_external_id(
-        task: Task, account: Account, outcome: PollOutcome, asked_at: datetime
-    ) -> tuple[Seen, ...]:
-        """Record that lookups work, if this query by an external id that Homing sent returned that very task."""
-        if not isinstance(outcome, Found) or task.attempts == 0 or outcome.claim.external_id != task.sent_external_id:
-            return ()
-        return (lookup_seen(account, task.kind, asked_at, found=True),)
+        return await self.record(_by_external_id(poll, outcome), outcome) if isinstance(outcome, Found) else None
 
     async def query(
         self,
@@ -215,7 +209,8 @@ class Questions:
         call = account.provider.query_many([task.provider_task_id or "" for task in tasks])
         outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
         if isinstance(outcome, Unsupported):
-            await self._see(account, polls.BATCH_QUERY, present=False)
+            seen = Seen(base_url=account.base_url, kind="", name=BATCH_QUERY, present=False, at=self._clock())
+            await self._recorder.apply(RecordChange(Change(result=None, seen=(seen,))))
         return outcome
 
     async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
@@ -239,151 +234,102 @@ class Questions:
         """Return whether the address takes many ids in one query, as far as it is known."""
         if account.provider.capabilities.batch_size == 0:
             return False
-        seen = await self._store.capability(account.base_url, "", polls.BATCH_QUERY)
+        seen = await self._store.capability(account.base_url, "", BATCH_QUERY)
         return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
-    async def record(
-        self,
-        task: Task,
-        account: Account,
-        outcome: PollOutcome,
-        *,
-        asked_at: datetime,
-        asked: Asked = Asked.PROVIDER_ID,
-        forget: bool = False,
-        seen: tuple[Seen, ...] = (),
-    ) -> Answer:
+    async def record(self, poll: Poll, outcome: PollOutcome) -> Answer:
         """Record one outcome, and what was seen of the address. A task that is gone meanwhile raises NotFound."""
-        lifetime = account.provider.capabilities.result_lifetime
+        account = poll.account
+        pause: timedelta | None = None
         match outcome:
             case Found():
-                return await self._found(task, account, outcome, asked=asked, seen=seen)
+                observation = Observation(
+                    source=Source.POLL,
+                    trust=Trust.PROVIDER,
+                    claim=outcome.claim,
+                    at=self._clock(),
+                    body=outcome.body,
+                )
+                result = PollResult(observation=observation, asked=poll.asked, seen=poll.seen)
             case Missing():
-                return await self._missing(task, account, outcome, asked_at=asked_at, forget=forget)
+                result = await self._missing(poll, outcome)
             case Busy():
                 # A provider that asks for a day must not silence the tasks of a day.
                 pause = min(outcome.retry_after or BUSY_PAUSE, self._rules.policy.greatest_gap)
-                return await self._unsettled(
-                    task, f"busy: {masked(outcome.message, account.credential)}", lifetime, pause=pause
-                )
+                result = PollResult(why=f"busy: {masked(outcome.message, account.credential)}")
             case BadCredential():
-                return await self._unsettled(
-                    task,
-                    CREDENTIAL_REFUSED,
-                    lifetime,
-                    pause=CREDENTIAL_PAUSE,
-                    alarm=Alarm.CREDENTIAL,
-                    failure=self._failure(account, "credential", f"{outcome.message} ({outcome.code})"),
-                )
+                pause = CREDENTIAL_PAUSE
+                failure = _failure(account, "credential", f"{outcome.message} ({outcome.code})")
+                result = PollResult(why=CREDENTIAL_REFUSED, alarm=Alarm.CREDENTIAL, failure=failure)
             case Unknown() if outcome.unreadable:
                 why = f"the answer cannot be read: {outcome.why}"
-                failure = self._failure(account, "unreadable", outcome.excerpt, verdict=Verdict.UNREADABLE)
-                return await self._unsettled(task, why, lifetime, forget=forget, failure=failure)
+                failure = _failure(account, "unreadable", outcome.excerpt, verdict=Verdict.UNREADABLE)
+                result = PollResult(why=why, forget=poll.forget, failure=failure)
             case Unknown() | Unsupported():
                 of_another = isinstance(outcome, Unknown) and outcome.mismatch
                 alarm = Alarm.MISMATCH if of_another else None
-                failure = self._failure(account, "mismatch" if of_another else "silence", "")
-                return await self._unsettled(task, outcome.why, lifetime, forget=forget, alarm=alarm, failure=failure)
+                failure = _failure(account, "mismatch" if of_another else "silence", "")
+                result = PollResult(why=outcome.why, forget=poll.forget, alarm=alarm, failure=failure)
             case _:
                 assert_never(outcome)
+        return await self._record(poll, result, pause=pause)
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> Answer:
         """Release a claimed task without asking."""
-        lifetime = account.provider.capabilities.result_lifetime
-        return await self._unsettled(task, why, lifetime, pause=until - self._clock(), asked=False)
-
-    def _failure(self, account: Account, sort: str, text: str, *, verdict: Verdict = Verdict.UNANSWERED) -> Failure:
-        """Make what the history says of a question without an answer. Credentials in ``text`` are masked."""
-        return Failure(sort=sort, verdict=verdict, body=excerpt(text, account.credential).encode())
-
-    async def _found(
-        self, task: Task, account: Account, found: Found, *, asked: Asked, seen: tuple[Seen, ...]
-    ) -> Answer:
         now = self._clock()
-        claim = found.claim
-        keys = {by_id(task.id)}
-        if claim.provider_task_id is not None:
-            keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
-        if claim.external_id not in {None, task.sent_external_id}:
-            keys.add(by_sent_id(task.provider, task.account, claim.external_id))
-        observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=now, body=found.body)
-        decide = partial(
-            polls.polled,
-            task_id=task.id,
-            observation=observation,
-            asked=asked,
-            lifetime=account.provider.capabilities.result_lifetime,
-            seen=seen,
-            rules=self._rules,
-        )
-        after, verdict, why = await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
-        return Answer(task=after, verdict=verdict, why=why)
+        poll = Poll(task=task, account=account, at=now)
+        return await self._record(poll, PollResult(why=why, sent=False), pause=until - now)
 
-    async def _missing(
-        self, task: Task, account: Account, missing: Missing, *, asked_at: datetime, forget: bool
-    ) -> Answer:
-        policy = self._rules.policy
+    async def _record(self, poll: Poll, result: PollResult, *, pause: timedelta | None = None) -> Answer:
+        now = self._clock() if result.observation is None else result.observation.at
+        if pause is not None:
+            result = msgspec.structs.replace(result, again_at=now + pause)
+        after, verdict, why = await self._recorder.apply(
+            RecordPoll(
+                polled=poll.task,
+                result=result,
+                now=now,
+                lifetime=poll.account.provider.capabilities.result_lifetime,
+                rules=self._rules,
+            )
+        )
+        refused = result.alarm is Alarm.CREDENTIAL
+        return Answer(task=after, verdict=verdict, why=why, pause=pause, credential_refused=refused)
+
+    async def _missing(self, poll: Poll, missing: Missing) -> PollResult:
+        task, account, policy = poll.task, poll.account, self._rules.policy
         # While the clock may just have been set, nobody knows how long ago an attempt ended: no denial counts.
         steady = self.clock_settings.steady_for(policy.absence_wait)
         proven = await self.lookups.proven(account, task.kind)
-        lifetime = account.provider.capabilities.result_lifetime
         ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
         # A provider that refused our id as taken has the task, whatever it says of it now.
         absent = proven and task.duplicate_at is None
-        again_at = self._clock() + policy.absence_gap if ours and absent else None
         unresolved = ours and not absent and task.reason != recovery.UNRESOLVED
-        hidden = ours and task.duplicate_at is not None and recovery.is_over(task, asked_at, policy)
-        return await self._unsettled(
-            task,
-            f"the provider says: {missing.message}",
-            lifetime,
-            again_at=again_at,
-            reconsider=partial(recovery.not_found, now=asked_at, proven=proven, steady=steady, policy=policy)
-            if ours
-            else None,
+        hidden = ours and task.duplicate_at is not None and recovery.is_over(task, poll.at, policy)
+        return PollResult(
+            why=f"the provider says: {missing.message}",
+            again_at=self._clock() + policy.absence_gap if ours and absent else None,
+            denial=Denial(at=poll.at, proven=proven, steady=steady) if ours else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
-            forget=forget,
+            forget=poll.forget,
             # It is there and cannot be found: denials prove nothing here, for no task.
-            seen=(lookup_seen(account, task.kind, asked_at, found=False),) if hidden else (),
-            failure=self._failure(account, "missing", ""),
+            seen=(lookup_seen(account, task.kind, poll.at, found=False),) if hidden else (),
+            failure=_failure(account, "missing", ""),
         )
 
-    async def _unsettled(
-        self,
-        task: Task,
-        why: str,
-        lifetime: timedelta,
-        *,
-        again_at: datetime | None = None,
-        pause: timedelta | None = None,
-        reconsider: Callable[[Task], Task] | None = None,
-        alarm: Alarm | None = None,
-        asked: bool = True,
-        forget: bool = False,
-        seen: tuple[Seen, ...] = (),
-        failure: Failure | None = None,
-    ) -> Answer:
-        now = self._clock()
-        decide = partial(
-            polls.unsettled,
-            task_id=task.id,
-            why=why,
-            now=now,
-            lifetime=lifetime,
-            rules=self._rules,
-            again_at=now + pause if pause is not None else again_at,
-            reconsider=reconsider,
-            alarm=alarm,
-            asked=asked,
-            forget=forget,
-            seen=seen,
-            failure=failure,
-        )
-        keys: frozenset[Key] = frozenset({by_id(task.id)})
-        after, verdict, reason = await self._recorder.apply(Work(keys=keys, decide=decide))
-        refused = alarm is Alarm.CREDENTIAL
-        return Answer(task=after, verdict=verdict, why=reason, pause=pause, credential_refused=refused)
 
-    async def _see(self, account: Account, name: str, *, present: bool) -> None:
-        seen = Seen(base_url=account.base_url, kind="", name=name, present=present, at=self._clock())
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(callbacks.noticed, seen=seen)))
+def _by_external_id(poll: Poll, outcome: PollOutcome) -> Poll:
+    """Note that a task was asked about by the external ID that it has, and whether that shows that lookups work.
+
+    They do if this query by an external ID that Homing sent returned that very task.
+    """
+    poll = replace(poll, asked=Asked.EXTERNAL_ID)
+    task = poll.task
+    if not isinstance(outcome, Found) or task.attempts == 0 or outcome.claim.external_id != task.sent_external_id:
+        return poll
+    return replace(poll, seen=(lookup_seen(poll.account, task.kind, poll.at, found=True),))
+
+
+def _failure(account: Account, sort: str, text: str, *, verdict: Verdict = Verdict.UNANSWERED) -> Failure:
+    """Make what the history says of a poll without an answer. Credentials in ``text`` are masked."""
+    return Failure(sort=sort, verdict=verdict, body=excerpt(text, account.credential).encode())

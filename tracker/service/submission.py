@@ -6,14 +6,13 @@ once the provider may have the task, the client is told success; an error means 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final, assert_never
 
 from tracker.errors import CredentialRefused, HomingError, NotSent, OurError, ProviderUnavailable, Refused, ReplyLost
-from tracker.model.changes import Change, Key, Known, RaisedAlarm, Work, by_id, by_provider_id
+from tracker.model.changes import Change, RaisedAlarm, RecordChange, Work
 from tracker.model.clock import Deadline, Monotonic
 from tracker.model.task import Alarm, Status, Task
 from tracker.model.untrusted import read_object
@@ -31,8 +30,17 @@ from tracker.providers.base import (
     Unknown,
 )
 from tracker.providers.masking import excerpt, masked
-from tracker.rules import callbacks, recovery, schedule, submits
+from tracker.rules import recovery, schedule
 from tracker.rules.outcomes import Rules
+from tracker.rules.submits import (
+    BeginAttempt,
+    GiveUp,
+    RecordAccepted,
+    RecordLate,
+    RecordNotMade,
+    RecordRefused,
+    RecordUnanswered,
+)
 from tracker.service.account_watch import CREDENTIAL_REFUSED
 from tracker.service.notes import Notes
 from tracker.service.polling import CREDENTIAL_PAUSE, Questions
@@ -131,8 +139,7 @@ class Submission:
         policy = self._rules.policy
         now = self._clock()
         until, deadline = now + policy.attempt, Deadline(self.monotonic, policy.attempt)
-        attempt = partial(submits.attempted, task_id=task.id, now=now, until=until, rules=self._rules)
-        task = await self._apply(task, attempt)
+        task = await self._recorder.apply(BeginAttempt(task_id=task.id, now=now, until=until, rules=self._rules))
         outcome = await self._call(task, order, account, deadline)
         match outcome:
             case Accepted():
@@ -154,8 +161,7 @@ class Submission:
 
         Raises Conflict where the row no longer proves that.
         """
-        decide = partial(submits.given_up, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
-        return await self._apply(task, decide)
+        return await self._recorder.apply(GiveUp(task_id=task.id, why=why, now=self._clock(), rules=self._rules))
 
     async def _call(self, task: Task, order: Order, account: Account, deadline: Deadline) -> SubmitOutcome | NotSent:
         assert task.sent_external_id is not None
@@ -177,39 +183,26 @@ class Submission:
 
     async def _accepted(self, task: Task, account: Account, outcome: Accepted) -> Task:
         now = self._clock()
-        claim = outcome.claim
-        keys = {by_id(task.id)}
         prove = await self._questions.lookups.due(account, task.kind, "plan")
-        if claim.provider_task_id is not None:
-            keys.add(by_provider_id(task.provider, task.account, claim.provider_task_id))
-        decide = partial(
-            submits.accepted,
-            task_id=task.id,
-            claim=claim,
-            body=b"",
-            now=now,
-            prove_lookups=prove,
-            rules=self._rules,
-        )
-        return await self._outcome(task, keys, decide)
+        accepted = RecordAccepted(sent=task, claim=outcome.claim, now=now, prove_lookups=prove, rules=self._rules)
+        return await self._outcome(accepted)
 
     async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, deadline: Deadline) -> Task:
         now = self._clock()
         answered = isinstance(outcome, Duplicate) or outcome.unavailable
         proven = await self._questions.lookups.proven(account, task.kind)
-        decide = partial(
-            submits.unanswered,
-            task_id=task.id,
+        unanswered = RecordUnanswered(
+            sent=task,
             why=outcome.why,
             now=now,
             # An answered attempt is over; one that was not may still be under way at the provider.
             ended_at=now if answered else now + max(deadline.left, timedelta()),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
-            duplicate=isinstance(outcome, Duplicate),
-            words="" if isinstance(outcome, Duplicate) else outcome.excerpt,
             rules=self._rules,
+            duplicate=isinstance(outcome, Duplicate),
+            text="" if isinstance(outcome, Duplicate) else outcome.excerpt,
         )
-        after = await self._outcome(task, {by_id(task.id)}, decide, guarded=not isinstance(outcome, Duplicate))
+        after = await self._outcome(unanswered)
         if answered and deadline.left > timedelta():
             answer = await self._questions.look_up(after, account, within=deadline.left)
             return after if answer is None else answer.task
@@ -223,8 +216,7 @@ class Submission:
         return after
 
     async def _refused(self, task: Task, why: str) -> Task:
-        decide = partial(submits.refused, task_id=task.id, why=why, now=self._clock(), rules=self._rules)
-        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
+        return await self._outcome(RecordRefused(sent=task, why=why, now=self._clock(), rules=self._rules))
 
     async def _not_made(self, task: Task, why: str, told: timedelta | None) -> Task:
         """Repeat a submit later that the provider will not take for now; not for so long that its client forgets it."""
@@ -233,8 +225,7 @@ class Submission:
         if now >= end:
             return await self._refused(task, f"{why}; the provider did not accept it")
         again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
-        decide = partial(submits.not_made, task_id=task.id, why=why, again_at=again_at, rules=self._rules)
-        return await self._outcome(task, {by_id(task.id)}, decide, guarded=True)
+        return await self._outcome(RecordNotMade(sent=task, why=why, again_at=again_at, rules=self._rules))
 
     async def _wrongly_set(self, task: Task, account: Account, outcome: BadCredential | NoSuchCall) -> str:
         """Raise the alarm about what the operator has to set right; return what a client may read of it."""
@@ -246,27 +237,25 @@ class Submission:
         detail = f"{why}: {words}"
         alarm = RaisedAlarm(kind=kind, provider=task.provider, at=self._clock(), task_id=task.id, detail=detail)
         name = f"alarm {kind.value} of {task.id}"
-        self.notes.keep(name, Work(keys=frozenset(), decide=partial(callbacks.sounded, alarm=alarm)))
+        self.notes.keep(name, RecordChange(Change(result=None, alarms=(alarm,))))
         await self.notes.attempt(name)
         return why
 
-    async def _outcome(
-        self, task: Task, keys: Iterable[Key], decide: Callable[[Known], Change[Task]], *, guarded: bool = False
-    ) -> Task:
-        """Write an outcome down, and if that fails again and again until it is; raises what the first try raised.
+    async def _outcome(self, outcome: RecordAccepted | RecordRefused | RecordUnanswered | RecordNotMade) -> Task:
+        """Record an outcome, and if that fails again and again until it is; raises what the first try raised.
 
-        ``guarded`` where a later attempt of the row, or what was learned of it meanwhile, makes the outcome stale.
+        A later attempt of the row, or what was learned of it meanwhile, makes stale what does not prove that the
+        provider has the task.
         """
         try:
-            return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+            return await self._recorder.apply(outcome)
         except OurError:
-            late = partial(submits.late, task_id=task.id, attempts=task.attempts, decide=decide) if guarded else decide
-            self.notes.keep(f"outcome {task.attempts} of {task.id}", Work(keys=frozenset(keys), decide=late))
+            late: Work[Task] = outcome
+            duplicate = isinstance(outcome, RecordUnanswered) and outcome.duplicate
+            if not duplicate and not isinstance(outcome, RecordAccepted):
+                late = RecordLate(outcome=outcome)
+            self.notes.keep(f"outcome {outcome.sent.attempts} of {outcome.sent.id}", late)
             raise
-
-    async def _apply(self, task: Task, decide: Callable[[Known], Change[Task]]) -> Task:
-        keys: frozenset[Key] = frozenset({by_id(task.id)})
-        return await self._recorder.apply(Work(keys=keys, decide=decide))
 
 
 def restored(task: Task, body: bytes) -> Order:

@@ -8,13 +8,12 @@ import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Self
 
 from tracker.errors import InvalidRequest, NotFound
-from tracker.model.changes import Key, RaisedAlarm, Work, by_id, by_provider_id, by_sent_id
+from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.clock import Monotonic
 from tracker.model.event import NO_SOURCE
 from tracker.model.records import (
@@ -31,7 +30,7 @@ from tracker.model.records import (
 from tracker.model.task import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, identifier
 from tracker.providers.base import Account, Kind, Order
-from tracker.rules import callbacks
+from tracker.rules.callbacks import RecordCallback
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
@@ -250,17 +249,7 @@ class Tracker:
     async def record(self, delivery: Arrived) -> Recorded:
         """Record one delivery; committed when it returns."""
         account = self._account(delivery.provider)
-        claim = delivery.observation.claim
-        keys: set[Key] = set()
-        if delivery.task_id is not None:
-            keys.add(by_id(delivery.task_id))
-        elif claim.external_id is not None:
-            keys.add(by_sent_id(delivery.provider, account.name, claim.external_id))
-        if claim.provider_task_id is not None:
-            # On a task's own address too: an id that another row has cannot be this task's.
-            keys.add(by_provider_id(delivery.provider, account.name, claim.provider_task_id))
-        decide = partial(callbacks.delivered, arrived=delivery, account=account.name, rules=self._rules)
-        return await self._recorder.apply(Work(keys=frozenset(keys), decide=decide))
+        return await self._recorder.apply(RecordCallback(arrived=delivery, account=account.name, rules=self._rules))
 
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
@@ -291,7 +280,7 @@ class Tracker:
     async def alarm(self, kind: Alarm, *, provider: str, task_id: str | None = None, detail: str) -> None:
         """Count an alarm that belongs to no delivery."""
         raised = RaisedAlarm(kind=kind, provider=provider, at=self.clock(), task_id=task_id, detail=detail)
-        await self._recorder.apply(Work(keys=frozenset(), decide=partial(callbacks.sounded, alarm=raised)))
+        await self._recorder.apply(RecordChange(Change(result=None, alarms=(raised,))))
 
     async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task:
         """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""

@@ -84,11 +84,12 @@ def changed_tasks(change: Change[Any]) -> tuple[Task, ...]:
 
 
 def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statement], Sequence[Rows], list[Task]]:
-    keys = {key for work in works for key in work.keys}
+    needed = [work.keys for work in works]
+    keys = frozenset().union(*needed)
     ids = {key.value for key in keys if key.by == "id"}
     names = [key for key in keys if key.by != "id"]
     # Where every piece tells an id too, its names are of the same row, or somebody's mistake: one round trip.
-    told = all(any(key.by == "id" for key in work.keys) for work in works)
+    told = all(any(key.by == "id" for key in names) for names in needed)
     holding = list(locks.hold_names(dialect, names))
     finding = list(_find(dialect, names))
     locking = list(bulk.lock_rows(dialect, TASKS, rows.READ, ids if told else ()))
