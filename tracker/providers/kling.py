@@ -17,25 +17,11 @@ import jwt
 
 from tracker.errors import InvalidRequest
 from tracker.model.targets import NOWHERE, Allowed
-from tracker.model.task import Claim
 from tracker.model.untrusted import JsonObject
-from tracker.providers.base import (
-    ApiKey,
-    Call,
-    Capabilities,
-    Credential,
-    KeyPair,
-    Kind,
-    ManyOutcome,
-    Order,
-    PollOutcome,
-    Reply,
-    SubmitOutcome,
-)
+from tracker.providers import kling_replies, kling_submits
+from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
 from tracker.providers.kling_claims import RESULT_LIFETIME
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
-from tracker.providers.kling_replies import read_batch, read_callback, read_many, read_query
-from tracker.providers.kling_submits import read_submit
 
 DEADLINE: Final = timedelta(hours=24)
 
@@ -125,31 +111,25 @@ class Kling:
             body[CALLBACK_URL] = callback_url
         return Call(method="POST", path=f"/v1/{order.kind}", body=json.dumps(body, separators=(",", ":")).encode())
 
-    def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome:
-        return read_submit(reply, external_id=external_id)
+    read_submit = staticmethod(kling_submits.read_submit)
 
     def query(self, kind: str, task_id: str) -> Call:
         """Shape the single query: "task_id or external_task_id, choose one", in the same place of the path."""
         return Call(method="GET", path=f"/v1/{kind}/{quote(task_id, safe='')}")
 
-    def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
-        return read_query(reply, task_id=task_id, external=external)
+    read_query = staticmethod(kling_replies.read_query)
 
     def query_many(self, task_ids: Sequence[str]) -> Call:
         """Shape ``GET /tasks``, which also tells of tasks made on legacy paths (live). Commas separate the ids."""
         return Call(method="GET", path="/tasks", query={"task_ids": ",".join(i for i in task_ids if "," not in i)})
 
-    def read_query_many(self, reply: Reply) -> ManyOutcome:
-        return read_batch(reply)
+    read_query_many = staticmethod(kling_replies.read_batch)
 
     def list_page(self, kind: str, page: int) -> Call:
         return Call(method="GET", path=f"/v1/{kind}", query={"pageNum": str(page), "pageSize": str(PAGE)})
 
-    def read_list(self, reply: Reply) -> ManyOutcome:
-        return read_many(reply)
-
-    def read_callback(self, body: bytes) -> Claim:
-        return read_callback(body)
+    read_list = staticmethod(kling_replies.read_many)
+    read_callback = staticmethod(kling_replies.read_callback)
 
 
 def _token(pair: KeyPair, now: datetime) -> str:

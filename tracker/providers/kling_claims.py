@@ -103,7 +103,7 @@ def tasks_in(value: JsonValue) -> list[JsonObject]:
     for _ in range(NESTING):
         if not isinstance(value, dict):
             break
-        if _names_task(value):
+        if _ids(value) != (None, None):
             found.append(value)
         value = value.get("data")
     return found
@@ -111,19 +111,21 @@ def tasks_in(value: JsonValue) -> list[JsonObject]:
 
 def read_claim(task: JsonObject) -> Claim:
     """Read a task's own object; ``flaw`` where it names no task."""
-    task_id, external_id = _task_id(task), _external_id(task)
+    task_id, external_id = _ids(task)
     if task_id is None and external_id is None:
         return Claim(flaw="it names no task")
     word = _first(task, _WORD)
     word = word[:WORD_LENGTH] if isinstance(word, str) else None
+    # Whatever its case, and the blanks around it.
+    status = None if word is None else STATUS_WORDS.get(word) or STATUS_WORDS.get(word.strip().lower())
     updated_at = from_milliseconds(_first(task, _UPDATED_AT))
     assets, left_out = _assets(task, updated_at + RESULT_LIFETIME if updated_at else None)
     return Claim(
         provider_task_id=task_id,
         external_id=external_id,
-        status=status_of(word) if word is not None else None,
+        status=status,
         word=word,
-        message=_message(_told(task), left_out),
+        message=_message(task, left_out),
         assets=assets,
         price=_price(task),
         created_at=from_milliseconds(_first(task, _CREATED_AT)),
@@ -131,23 +133,11 @@ def read_claim(task: JsonObject) -> Claim:
     )
 
 
-def status_of(word: str) -> Status | None:
-    """Return the status that a word of the provider means, whatever its case and the blanks around it."""
-    return STATUS_WORDS.get(word) or STATUS_WORDS.get(word.strip().lower())
-
-
-def _names_task(value: JsonObject) -> bool:
-    return _task_id(value) is not None or _external_id(value) is not None
-
-
-def _task_id(task: JsonObject) -> str | None:
-    return identifier(_first(task, _TASK_ID))
-
-
-def _external_id(task: JsonObject) -> str | None:
+def _ids(task: JsonObject) -> tuple[str | None, str | None]:
+    """Return the provider's ID of a task, and its external ID."""
     info = task.get("task_info")
-    told = info.get("external_task_id") if isinstance(info, dict) else None
-    return identifier(told) or identifier(task.get("external_id"))
+    external_id = identifier(info.get("external_task_id")) if isinstance(info, dict) else None
+    return identifier(_first(task, _TASK_ID)), external_id or identifier(task.get("external_id"))
 
 
 def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
@@ -158,14 +148,12 @@ def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
     return None
 
 
-def _told(task: JsonObject) -> JsonValue:
-    """Find what a task says of its status; beside a ``code``, ``message`` is the envelope's and says nothing of it."""
-    told = task.get("task_status_msg")
-    return told if told or "code" in task else task.get("message")
-
-
-def _message(told: JsonValue, left_out: Mapping[str, int]) -> str:
-    message = text(told, MESSAGE_LENGTH)
+def _message(task: JsonObject, left_out: Mapping[str, int]) -> str:
+    found = task.get("task_status_msg")
+    if not found and "code" not in task:
+        # Beside a code, the message is the envelope's and says nothing of the task.
+        found = task.get("message")
+    message = text(found, MESSAGE_LENGTH)
     if not left_out:
         return message
     # Said where a person looks: a result that we do not keep must not look like one that was never made.
@@ -181,10 +169,12 @@ def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset,
     result = task.get("task_result")  # empty (live), null or absent before the success
     if isinstance(result, dict):
         for name in _named(_RESULT_NAMES, result):
-            for entry in _list(result[name]):
+            entries = result[name]
+            for entry in entries if isinstance(entries, list) else ():
                 if not _keep(entry, _RESULT_LISTS[name], counts, kept, expires_at):
                     _count(left_out, entry)
-    for entry in _list(task.get("outputs")):
+    outputs = task.get("outputs")
+    for entry in outputs if isinstance(outputs, list) else ():
         if not _keep(entry, _like(entry), counts, kept, expires_at):
             _count(left_out, entry)
     if len(kept) > ASSETS:
@@ -204,10 +194,6 @@ def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:
     """Return the names that are among the fields, in the order of ``names``; nearly always that is one."""
     there = names & fields.keys()
     return [name for name in names if name in there] if len(there) > 1 else there
-
-
-def _list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else []
 
 
 def _like(output: JsonValue) -> _Like:
@@ -273,12 +259,12 @@ def _duration(value: JsonValue) -> str | None:
 
 
 def _price(task: JsonObject) -> dict[str, JsonValue]:
-    """Keep the price fields as they are; empty ones tell nothing, and what is absurdly long is no price."""
-    told: dict[str, JsonValue] = {}
+    """Return the price fields as they are, without empty ones, and without a value that is absurdly long."""
+    price: dict[str, JsonValue] = {}
     for name in _PRICE_FIELDS:
         if value := task.get(name):
-            told[name] = value
-    # One quick look at all of them is enough for every real price.
-    if len(_encode(told)) * PRICE_GROWTH <= PRICE_LENGTH:
-        return told
-    return {name: value for name, value in told.items() if len(json.dumps(value)) <= PRICE_LENGTH}
+            price[name] = value
+    # For every real price it is enough to measure all of them together.
+    if len(_encode(price)) * PRICE_GROWTH <= PRICE_LENGTH:
+        return price
+    return {name: value for name, value in price.items() if len(json.dumps(value)) <= PRICE_LENGTH}

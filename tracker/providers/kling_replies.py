@@ -90,19 +90,20 @@ class Envelope:
         return f"HTTP {self.status}, code {self.code}"
 
 
-def read_query(reply: Reply, *, task_id: str, external: bool) -> PollOutcome:
+def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
     """Return the outcome of a query about ``task_id``; ``external`` if that is an external ID."""
     envelope = open_envelope(reply)
-    if _says_missing(envelope, task_id):
+    denial = (envelope.status, envelope.code, envelope.message.strip())
+    if denial == (HTTPStatus.BAD_REQUEST, NO_SUCH_KEY_VALUE, NOT_FOUND.format(id=task_id)):
         return Missing(message=envelope.message)
-    told = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
-    claims = [(read_claim(task), task) for task in reversed(told)]
+    tasks = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
+    claims = [(read_claim(task), task) for task in reversed(tasks)]
     for claim, task in claims:
         if task_id == claim.external_id or (task_id == claim.provider_task_id and not external):
             return _found(claim, task)
     if not envelope.fine:
-        denial = "" if envelope.code is None else ": not the documented not-found answer"
-        return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, envelope.outline + denial)
+        why = envelope.outline + ("" if envelope.code is None else ": not the documented not-found answer")
+        return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, why)
     if not claims:
         return unreadable_reply(reply, f"{envelope.outline}, but no task")
     claim, task = claims[0]
@@ -137,7 +138,7 @@ def read_batch(reply: Reply) -> ManyOutcome:
 
 
 def read_callback(body: bytes) -> Claim:
-    """Read a delivery: the bare task (documented), or the same in the reply's envelope (as some receivers report)."""
+    """Read a callback: the bare task (documented), or the same in the reply's envelope (as some receivers report)."""
     try:
         value = read_object(body)
     except Unreadable as error:
@@ -154,20 +155,16 @@ def open_envelope(reply: Reply) -> Envelope:
     try:
         body = read_object(reply.body)
     except Unreadable as error:
-        return Envelope(status=reply.status, code=None, message=_form(reply) or error.detail, body={})
+        message = "a web page, not JSON" if _is_page(reply) else error.detail
+        if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
+            message = "a redirect"
+        return Envelope(status=reply.status, code=None, message=message, body={})
     code = _code(body.get("code"))
     if code is None:
         return Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
     message = text(body.get("message"), MESSAGE_LENGTH)
     signed_off = identifier(body.get("request_id")) is not None
     return Envelope(status=reply.status, code=code, message=message, body=body, signed_off=signed_off)
-
-
-def _form(reply: Reply) -> str:
-    """Name what is no JSON, where its form is a common one."""
-    if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
-        return "a redirect"
-    return "a web page, not JSON" if _is_page(reply) else ""
 
 
 def _is_page(reply: Reply) -> bool:
@@ -177,8 +174,8 @@ def _is_page(reply: Reply) -> bool:
 def unreadable_reply(reply: Reply, why: str) -> Unknown:
     """Return the outcome for an unreadable answer, with its beginning; for a redirect, with its target."""
     target = reply.headers.get("location", "")
-    told = f"location: {target} " if target else ""
-    text = told + reply.body[:EXCERPT_LENGTH].decode(errors="replace")
+    location = f"location: {target} " if target else ""
+    text = location + reply.body[:EXCERPT_LENGTH].decode(errors="replace")
     return Unknown(why=why, unreadable=True, excerpt=text[:EXCERPT_LENGTH])
 
 
@@ -197,11 +194,6 @@ def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> 
     if query and envelope.status == HTTPStatus.UNAUTHORIZED:
         return BadCredential(code=code or 0, message=message)
     return None
-
-
-def _says_missing(envelope: Envelope, task_id: str) -> bool:
-    exact = envelope.message.strip() == NOT_FOUND.format(id=task_id)
-    return exact and envelope.status == HTTPStatus.BAD_REQUEST and envelope.code == NO_SUCH_KEY_VALUE
 
 
 def _absent_call(reply: Reply, envelope: Envelope) -> Unsupported | None:
@@ -254,9 +246,6 @@ def _code(value: JsonValue) -> int | None:
     """Read a reply's code: 0 for every way to write a success, None where there is no number."""
     if isinstance(value, str):
         return 0 if value.strip().lower() in SUCCESS_WORDS else None
-    code = _integer(value)
-    return 0 if code == HTTPStatus.OK else code
-
-
-def _integer(value: JsonValue) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return 0 if value == HTTPStatus.OK else value
