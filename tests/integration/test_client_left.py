@@ -24,7 +24,7 @@ from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.records import TaskFilter
 from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
-from tracker.rules.intents import RecordSubmission
+from tracker.rules.create_requests import RecordSubmission
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store

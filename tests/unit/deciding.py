@@ -9,8 +9,8 @@ from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived, StandingAddress
 from tracker.model.task import Claim, Observation, Recorded, Status, Task, Trust
 from tracker.rules.callbacks import RecordCallback
+from tracker.rules.create_requests import RecordSubmission, SubmitDecision
 from tracker.rules.identity import Asked
-from tracker.rules.intents import Intent, RecordSubmission
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.polls import PollResult, RecordPoll
@@ -29,7 +29,7 @@ STANDING = StandingAddress(
 )
 
 
-def intended(new: Task, *before: Task) -> Intent:
+def intended(new: Task, *before: Task) -> SubmitDecision:
     return RecordSubmission(task=new, body=b"{}", policy=POLICY).decide(Known(before)).result
 
 

@@ -13,8 +13,8 @@ from tracker.errors import Conflict
 from tracker.model.changes import Change, Known, by_id
 from tracker.model.task import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
 from tracker.rules import identity, recovery
+from tracker.rules.create_requests import NoteAbandoned, NoteAnswered, RecordSubmission, SubmitDecision
 from tracker.rules.identity import Asked, Attach
-from tracker.rules.intents import Intent, NoteAbandoned, NoteAnswered, RecordSubmission
 from tracker.rules.submits import (
     BeginAttempt,
     GiveUp,
@@ -30,7 +30,7 @@ from tracker.rules.submits import (
 @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
 def test_a_named_submit_with_the_same_body_gets_the_task_that_has_it(name: str) -> None:
     before = a_task(1, request_hash="h", **{name: "x"})
-    assert intended(a_task(2, request_hash="h", **{name: "x"}), before) == Intent(task=before, fresh=False)
+    assert intended(a_task(2, request_hash="h", **{name: "x"}), before) == SubmitDecision(task=before)
 
 
 @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
@@ -42,7 +42,7 @@ def test_a_named_submit_with_another_body_is_a_conflict(name: str) -> None:
 @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
 def test_the_name_of_a_rejected_submit_is_free_again(name: str) -> None:
     rejected = a_task(1, request_hash="h", status=Status.REJECTED, released=True, **{name: "x"})
-    assert intended(a_task(2, request_hash="h", **{name: "x"}), rejected).fresh
+    assert intended(a_task(2, request_hash="h", **{name: "x"}), rejected).send
 
 
 def test_a_fresh_submit_keeps_its_body() -> None:
@@ -52,7 +52,7 @@ def test_a_fresh_submit_keeps_its_body() -> None:
 
 def test_a_fresh_submit_that_cannot_be_sent_is_not_written_down() -> None:
     change = RecordSubmission(task=a_task(), body=b"the body", policy=POLICY, sendable=False).decide(Known())
-    assert change.result == Intent(task=a_task(), fresh=True)
+    assert change.result == SubmitDecision(task=a_task(), send=True)
     assert (change.submission, change.task) == (None, None)
 
 
@@ -60,13 +60,13 @@ def test_where_nothing_can_be_sent_a_task_that_is_there_is_still_given() -> None
     before = a_task(1, request_hash="h", idempotency_key="x")
     again = a_task(2, request_hash="h", idempotency_key="x")
     change = RecordSubmission(task=again, body=b"", policy=POLICY, sendable=False).decide(Known([before]))
-    assert change.result == Intent(task=before, fresh=False)
+    assert change.result == SubmitDecision(task=before)
 
 
 def test_a_submit_that_a_dead_process_never_answered_is_joined_when_it_is_sent_again() -> None:
     dead = in_flight(taken_by="dead")
     intent = intended(in_flight(id="hm2"), dead)
-    assert not intent.fresh
+    assert not intent.send
     assert (intent.task.id, intent.task.taken_by) == (dead.id, "us")
 
 
@@ -84,12 +84,12 @@ def test_a_submit_that_a_dead_process_never_answered_is_joined_when_it_is_sent_a
     ],
 )
 def test_no_other_submit_is_joined(changes: dict[str, Any]) -> None:
-    assert intended(in_flight(id="hm2"), in_flight(**({"taken_by": "dead"} | changes))).fresh
+    assert intended(in_flight(id="hm2"), in_flight(**({"taken_by": "dead"} | changes))).send
 
 
 @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
 def test_a_named_submit_joins_no_unnamed_one(name: str) -> None:
-    assert intended(in_flight(id="hm2", sent_external_id="hm3", **{name: "x"}), in_flight(taken_by="dead")).fresh
+    assert intended(in_flight(id="hm2", sent_external_id="hm3", **{name: "x"}), in_flight(taken_by="dead")).send
 
 
 def test_two_equal_submits_that_were_never_answered_are_joined_one_by_one() -> None:
@@ -356,7 +356,7 @@ def test_a_callback_during_a_busy_repeat_has_it_looked_up() -> None:
 
 def test_what_a_client_that_left_sends_again_is_the_same_wish() -> None:
     left = row(NoteAbandoned(task_id=in_flight().id).decide(Known([in_flight()])))
-    assert not intended(in_flight(id="hm2"), left).fresh
+    assert not intended(in_flight(id="hm2"), left).send
     answered = in_flight(answered_at=NOW)
     assert NoteAbandoned(task_id=answered.id).decide(Known([answered])).task is None
 

@@ -1,57 +1,53 @@
-"""Taking submits in: the row first, one submit per row, and never a second row for the same wish."""
+"""Accepting create requests: the row first, one submission per row, and never a second row for the same request."""
 
 import asyncio
 import json
 import secrets as random_secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
 from tracker.model.clock import Deadline
 from tracker.model.rooms import Room
-from tracker.model.task import Caller, Task, new_task_id
-from tracker.providers.base import Account, Kind, Order
+from tracker.model.task import Task, new_task_id
+from tracker.providers.base import Account
 from tracker.rules import schedule
-from tracker.rules.intents import Intent, NoteAbandoned, NoteAnswered, RecordSubmission, is_named, request_names
+from tracker.rules.create_requests import (
+    NoteAbandoned,
+    NoteAnswered,
+    RecordSubmission,
+    SubmitDecision,
+    is_named,
+    request_names,
+)
 from tracker.rules.outcomes import Rules
 from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
 from tracker.service.adoption import bounded, distinct_tags
 from tracker.service.external_ids import ExternalIds
 from tracker.service.recorder import Recorder
-from tracker.service.submission import RETRY_LATER, Submission
+from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
 from tracker.storage.store import Store
 
-T = TypeVar("T")
 # What two equal submits of a client have in common.
 BodyKey = tuple[str, str | None]
 # A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
-# How many rows may be in doubt before nothing more is written: a full disk must not fill the memory too.
-IN_DOUBT: Final = 200
+# How many rows may or may not exist before nothing more is recorded: a full disk must not fill the memory too.
+MOST_UNSURE: Final = 200
 UNSENT: Final = "the database did not say whether this was written down, so nothing was sent"
 FULL: Final = "too many large tasks wait for the provider's answer; nothing was sent to it"
 # Whoever has been silent for so long is gone, also where nobody is left to say so.
 LONG_SILENT: Final = timedelta(seconds=15)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a caller may say about a submit besides its order."""
-
-    tags: Sequence[str] = ()
-    idempotency_key: str | None = None
-    deadline: timedelta | None = None
-    answered_later: bool = False
-
-
 @dataclass(slots=True, kw_only=True)
-class _Taking:
-    """One submit on its way in: which row it got, once that is known, and whether its client left."""
+class _Client:
+    """The client of a request on its way in: which row it got, once that is known, and whether it left."""
 
     row_id: str | None = None
     left: bool = False
@@ -95,61 +91,59 @@ class Intake:
         """Read the secret that external ids are derived with; the first start makes it, so that every backup has it."""
         await self._external_ids.open()
 
-    async def submit(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
-        """Write the submit down, send it, and give its task; see ``Tracker.submit`` for what it raises.
+    async def submit(self, request: SubmitRequest) -> Task:
+        """Record the request, send it, and return its task; see ``Tracker.submit`` for what it raises.
 
-        Both run on by themselves if the caller stops waiting: what is written down is sent.
+        Both run on by themselves if the caller stops waiting: what is recorded is sent.
         """
-        task = self._row(caller, account, kind, order, wishes)
-        state = _Taking()
-        taking = self._spawn(self._take(task, account, order, state))
+        task = self._row(request)
+        client = _Client()
+        accepting = asyncio.create_task(self._accept(request, task, client))
+        self._under_way.add(accepting)
+        accepting.add_done_callback(self._accepted)
         try:
-            return await asyncio.shield(taking)
+            return await asyncio.shield(accepting)
         except asyncio.CancelledError:
-            state.left = True
-            self._leave(_body_key(task), task.id if state.row_id is None else state.row_id)
+            client.left = True
+            self._leave(_body_key(task), task.id if client.row_id is None else client.row_id)
             raise
 
-    async def _take(self, task: Task, account: Account, order: Order, state: _Taking) -> Task:
-        body = kept_body(order)
+    async def _accept(self, request: SubmitRequest, task: Task, client: _Client) -> Task:
+        """Record a request, and send it unless a row has it already."""
+        body = json.dumps(request.order.body, ensure_ascii=False).encode()
         with self._bodies.holding(task.client, len(body)):
-            # What is there already is given all the same: an error would say that nothing was created.
-            writing = self._write(task, body, sendable=account.credential is not None)
+            # What is there already is returned all the same: an error would say that nothing was created.
+            recording = self._record(task, body, sendable=request.account.credential is not None)
             del body
             try:
-                intent = await writing
+                decision = await recording
             except CommitUnknown:
                 self._withdraw(task)
                 raise
-            return await self._send(task, intent, account, order, state)
+            found = decision.task
+            client.row_id = found.id
+            if not decision.send:
+                if client.left:
+                    # It was noted of a row that did not come to be.
+                    self._returned(_body_key(task), task.id)
+                    self._leave(_body_key(task), found.id)
+                sending = self._sending.get(found.id)
+                return found if sending is None else await sending
+            if request.account.credential is None:
+                raise _missing_credential(request.account)
+            sending = asyncio.create_task(self._submission.first(found, request))
+            self._sending[task.id] = sending
+            sending.add_done_callback(lambda _: self._sending.pop(task.id, None))
+            return await sending
 
     def _withdraw(self, task: Task) -> None:
-        """Reject a row of which nobody knows whether it is committed: its client is told that nothing was sent."""
+        """Reject a row that may or may not be committed: its client gets the error that nothing was sent."""
         refused = RecordRefused(sent=task, why=UNSENT, now=self._clock(), rules=self._rules)
         # Its other names have this wait for a commit that is still under way.
         work = RecordLate(outcome=refused, others=request_names(task))
         self._unsure.setdefault(_body_key(task), set()).add(task.id)
         written = partial(_forget, self._unsure, _body_key(task), task.id)
-        self._notes.keep(_intent_of(task.id), work, written=written)
-
-    async def _send(self, task: Task, intent: Intent, account: Account, order: Order, state: _Taking) -> Task:
-        state.row_id = intent.task.id
-        if state.left and not intent.fresh:
-            # It was noted of a row that did not come to be.
-            self._returned(_body_key(task), task.id)
-            self._leave(_body_key(task), intent.task.id)
-        if not intent.fresh:
-            sending = self._sending.get(intent.task.id)
-            return intent.task if sending is None else await sending
-        if account.credential is None:
-            raise _missing_credential(account)
-        assert task.attempt_deadline_at is not None
-        sending = asyncio.create_task(
-            self._submission.first(intent.task, order, account, until=task.attempt_deadline_at)
-        )
-        self._sending[task.id] = sending
-        sending.add_done_callback(lambda _: self._sending.pop(task.id, None))
-        return await sending
+        self._notes.keep(_request_of(task.id), work, written=written)
 
     async def answered(self, task_id: str) -> None:
         """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
@@ -157,7 +151,7 @@ class Intake:
         await self._notes.attempt(_note_of(task_id))
 
     async def abandoned(self, task: Task) -> None:
-        """Note that the client of a submit left without its answer: the same body, sent again, is the same wish.
+        """Note that the client of a submit left without its answer: the same body, sent again, is the same request.
 
         It is known here at once. Returns after the first try to write it; what fails is tried again.
         """
@@ -183,22 +177,23 @@ class Intake:
             await asyncio.wait(self._under_way)
         await self._notes.close()
 
-    def _row(self, caller: Caller, account: Account, kind: Kind, order: Order, wishes: Wishes) -> Task:
+    def _row(self, request: SubmitRequest) -> Task:
         now = self._clock()
         policy = self._rules.policy
         until = now + policy.answer_within
         task_id = new_task_id(now, random_secrets.token_bytes(10))
-        key = wishes.idempotency_key
+        key = request.idempotency_key
+        account, kind, order = request.account, request.kind, request.order
         return Task(
             id=task_id,
             provider=account.provider.name,
             kind=kind.name,
             account=account.name,
-            client=caller.name,
+            client=request.caller.name,
             origin=ORIGIN_SUBMIT,
             created_at=now,
             updated_at=now,
-            deadline_at=now + (wishes.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=order.external_id,
             sent_external_id=task_id,
             idempotency_key=None if key is None else bounded(key, "Idempotency-Key"),
@@ -207,38 +202,39 @@ class Intake:
             model=order.model,
             caller_callback_url=order.callback_url,
             callback_asked=self._callbacks,
-            tags=distinct_tags(wishes.tags),
+            tags=distinct_tags(request.tags),
             attempts=1,
             attempt_deadline_at=until,
             lease_owner=self._rules.owner,
             lease_until=until + policy.lease_margin,
             next_poll_at=until + policy.lease_margin,
             taken_by=self._rules.owner,
-            answered_at=None if wishes.answered_later else now,
+            answered_at=None if request.answered_later else now,
         )
 
-    async def _write(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
+    async def _record(self, task: Task, body: bytes, *, sendable: bool) -> SubmitDecision:
         body_key = _body_key(task)
         for task_id in tuple(self._unsure.get(body_key, ())):
-            if not await self._notes.attempt(_intent_of(task_id)):
+            if not await self._notes.attempt(_request_of(task_id)):
                 raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
-        if len(self._unsure) >= IN_DOUBT:
+        if len(self._unsure) >= MOST_UNSURE:
             raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
         if not self._left.get(body_key):
-            return await self._intend(task, body, sendable=sendable)
+            return await self._decide(task, body, sendable=sendable)
         # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
         async with self._resending.setdefault(body_key, asyncio.Lock()):
             for task_id in list(self._left.get(body_key, ())):
                 await self._notes.drop(_note_of(task_id))
             try:
-                intent = await self._intend(task, body, sendable=sendable)
-                self._returned(body_key, intent.task.id)
-                return intent
+                decision = await self._decide(task, body, sendable=sendable)
+                self._returned(body_key, decision.task.id)
+                return decision
             finally:
                 for task_id in list(self._left.get(body_key, ())):
                     self._leave(body_key, task_id)
 
-    async def _intend(self, task: Task, body: bytes, *, sendable: bool) -> Intent:
+    async def _decide(self, task: Task, body: bytes, *, sendable: bool) -> SubmitDecision:
+        """Record the request once it is known which other processes live, under an external ID that no row has."""
         # The one process that serves a file knows that no other lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_body_key(task), ()))
@@ -251,13 +247,13 @@ class Intake:
             work = RecordSubmission(
                 task=task, body=body, policy=self._rules.policy, gone=gone, left=left, sendable=sendable
             )
-            intent = await self._recorder.apply(work)
-            if intent.repeated:
+            decision = await self._recorder.apply(work)
+            if decision.id_used:
                 generation = await self._external_ids.next_generation(task, generation + 1)
                 continue
-            if intent.doubt is None or gone is None:
-                return intent
-            gone[intent.doubt] = await self._is_gone(intent.doubt, since=task.created_at)
+            if decision.undecided is None or gone is None:
+                return decision
+            gone[decision.undecided] = await self._is_gone(decision.undecided, since=task.created_at)
 
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
         """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
@@ -271,17 +267,11 @@ class Intake:
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
         return True
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._landed)
-        return task
-
-    def _landed(self, taking: asyncio.Task[Any]) -> None:
-        self._under_way.discard(taking)
-        if not taking.cancelled():
+    def _accepted(self, accepting: asyncio.Task[Any]) -> None:
+        self._under_way.discard(accepting)
+        if not accepting.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
-            taking.exception()
+            accepting.exception()
 
 
 def _body_key(task: Task) -> BodyKey:
@@ -295,8 +285,8 @@ def _forget(rows: dict[BodyKey, set[str]], body_key: BodyKey, task_id: str) -> N
         rows.pop(body_key, None)
 
 
-def _intent_of(task_id: str) -> str:
-    return f"intent of {task_id}"
+def _request_of(task_id: str) -> str:
+    return f"request of {task_id}"
 
 
 def _note_of(task_id: str) -> str:
@@ -309,8 +299,3 @@ def _missing_credential(account: Account) -> CredentialMissing:
         f"credential missing: this server has none for {account.provider.name}, so nothing was sent or created{what}",
         retry_after=RETRY_LATER,
     )
-
-
-def kept_body(order: Order) -> bytes:
-    """Return what is kept of an order until the provider has it."""
-    return json.dumps(order.body, ensure_ascii=False).encode()

@@ -1,20 +1,20 @@
 """Sending a task out so that it is never charged twice.
 
-The row and its attempt are committed before the call. What the answer leaves open is settled behind the client's back:
-once the provider may have the task, the client is told success; an error means that nothing was created.
+The row and its attempt are committed before the call. Once the provider may have the task, the client gets success, and
+recovery settles what the provider's answer leaves open. An error means that nothing was created.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
 from tracker.errors import CredentialRefused, HomingError, NotSent, OurError, ProviderUnavailable, Refused, ReplyLost
 from tracker.model.changes import Change, RaisedAlarm, RecordChange, Work
 from tracker.model.clock import Deadline, Monotonic
-from tracker.model.task import Alarm, Status, Task
+from tracker.model.task import Alarm, Caller, Status, Task
 from tracker.model.untrusted import read_object
 from tracker.providers.base import (
     Accepted,
@@ -23,6 +23,7 @@ from tracker.providers.base import (
     Busy,
     Credential,
     Duplicate,
+    Kind,
     NoSuchCall,
     Order,
     Rejected,
@@ -56,6 +57,33 @@ LAST_CHANCE: Final = 0.2
 Waiting = Busy | NotSent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """A create request of a client, complete: what is submitted, where, and under which names.
+
+    ``answered_later``: the client's answer is on its way only once ``Intake.answered`` says so.
+    """
+
+    caller: Caller
+    account: Account
+    kind: Kind
+    order: Order
+    tags: Sequence[str] = ()
+    idempotency_key: str | None = None
+    deadline: timedelta | None = None
+    answered_later: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """One attempt to submit a task: ``task`` is the row that was recorded for it, and its outcome is due by then."""
+
+    task: Task
+    account: Account
+    order: Order
+    deadline: Deadline
+
+
 class Submission:
     """The one place that calls what creates tasks."""
 
@@ -81,16 +109,20 @@ class Submission:
         self.monotonic = monotonic
         self._callback_address = callback_address
 
-    async def first(self, task: Task, order: Order, account: Account, *, until: datetime) -> Task:
-        """Submit a task whose intent was just written down; its client is waiting ``until`` then.
+    async def first(self, task: Task, request: SubmitRequest) -> Task:
+        """Submit a task that was just recorded; its client waits until the attempt's deadline.
 
-        Gives the task once the provider has it or may have it. Raises Refused, CredentialRefused or
-        ProviderUnavailable once it is certain, and written down, that nothing was created. Whatever else goes wrong
-        is not told as an error: the row stays pending, and recovery settles it behind a client told success. An outcome
-        that the database cannot take now is kept, and written as soon as it can.
+        Returns the task once the provider has it or may have it. Raises Refused, CredentialRefused or
+        ProviderUnavailable once it is certain, and recorded, that nothing was created. Whatever else goes wrong is no
+        error to the client, who got success: the row stays pending, and recovery settles it. An outcome that the
+        database cannot take now is kept, and recorded as soon as it can.
         """
+        assert task.attempt_deadline_at is not None
+        deadline = Deadline(self.monotonic, task.attempt_deadline_at - self._clock())
         try:
-            return await self._first(task, order, account, Deadline(self.monotonic, until - self._clock()))
+            return await self._first(
+                _Attempt(task=task, account=request.account, order=request.order, deadline=deadline)
+            )
         except (Refused, CredentialRefused, ProviderUnavailable):
             raise
         except HomingError as error:
@@ -99,32 +131,32 @@ class Submission:
             log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
         return task
 
-    async def _first(self, task: Task, order: Order, account: Account, deadline: Deadline) -> Task:
+    async def _first(self, attempt: _Attempt) -> Task:
+        task = attempt.task
         repeats = 0
         while True:
-            outcome = await self._call(task, order, account, deadline)
+            outcome = await self._call(attempt)
             match outcome:
                 case Accepted():
-                    return await self._accepted(task, account, outcome)
+                    return await self._accepted(attempt, outcome)
                 case Unknown() | Duplicate():
-                    return await self._unanswered(task, account, outcome, deadline)
+                    return await self._unanswered(attempt, outcome)
                 case Rejected():
                     return await self._refused_to(task, outcome.message, _refusal(outcome, task))
                 case BadCredential():
-                    why = await self._wrongly_set(task, account, outcome)
+                    why = await self._wrongly_set(attempt, outcome)
                     error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
                     return await self._refused_to(task, why, error)
                 case NoSuchCall():
-                    why = await self._wrongly_set(task, account, outcome)
+                    why = await self._wrongly_set(attempt, outcome)
                     absent = ProviderUnavailable(f"{why}; nothing was created", retry_after=RETRY_LATER)
                     return await self._refused_to(task, why, absent)
                 case Busy() | NotSent():
                     repeats += 1
-                    told = outcome.retry_after
                     delay = schedule.busy_delay(
-                        repeats, policy=self._rules.policy, told=told, random=self._rules.random()
+                        repeats, policy=self._rules.policy, told=outcome.retry_after, random=self._rules.random()
                     )
-                    if delay + self._rules.policy.answer_within * LAST_CHANCE >= deadline.left:
+                    if delay + self._rules.policy.answer_within * LAST_CHANCE >= attempt.deadline.left:
                         return await self._refused_to(task, _waiting_words(outcome), _too_busy(outcome, task, delay))
                     await asyncio.sleep(delay.total_seconds())
                 case _:
@@ -135,21 +167,20 @@ class Submission:
         body = await self._store.submission(task.id)
         if body is None:
             return await self.give_up(task, "its body is no longer kept")
-        order = restored(task, body)
-        policy = self._rules.policy
-        now = self._clock()
-        until, deadline = now + policy.attempt, Deadline(self.monotonic, policy.attempt)
+        now, within = self._clock(), self._rules.policy.attempt
+        until, deadline = now + within, Deadline(self.monotonic, within)
         task = await self._recorder.apply(BeginAttempt(task_id=task.id, now=now, until=until, rules=self._rules))
-        outcome = await self._call(task, order, account, deadline)
+        attempt = _Attempt(task=task, account=account, order=restored(task, body), deadline=deadline)
+        outcome = await self._call(attempt)
         match outcome:
             case Accepted():
-                return await self._accepted(task, account, outcome)
+                return await self._accepted(attempt, outcome)
             case Unknown() | Duplicate():
-                return await self._unanswered(task, account, outcome, deadline)
+                return await self._unanswered(attempt, outcome)
             case Rejected():
                 return await self._refused(task, outcome.message)
             case BadCredential() | NoSuchCall():
-                why = await self._wrongly_set(task, account, outcome)
+                why = await self._wrongly_set(attempt, outcome)
                 return await self._not_made(task, why, CREDENTIAL_PAUSE)
             case Busy() | NotSent():
                 return await self._not_made(task, _waiting_words(outcome), outcome.retry_after)
@@ -163,13 +194,14 @@ class Submission:
         """
         return await self._recorder.apply(GiveUp(task_id=task.id, why=why, now=self._clock(), rules=self._rules))
 
-    async def _call(self, task: Task, order: Order, account: Account, deadline: Deadline) -> SubmitOutcome | NotSent:
+    async def _call(self, attempt: _Attempt) -> SubmitOutcome | NotSent:
+        task, account = attempt.task, attempt.account
         assert task.sent_external_id is not None
         call = account.provider.submit(
-            order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
+            attempt.order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
         )
         now = self._clock()
-        within = min(self._rules.policy.attempt, max(deadline.left, timedelta(seconds=1)))
+        within = min(self._rules.policy.attempt, max(attempt.deadline.left, timedelta(seconds=1)))
         try:
             reply = await self._transport.send(account, call, now=now, within=within)
         except NotSent as error:
@@ -181,13 +213,15 @@ class Submission:
         self._questions.watch.answered(account, outcome)
         return outcome
 
-    async def _accepted(self, task: Task, account: Account, outcome: Accepted) -> Task:
+    async def _accepted(self, attempt: _Attempt, outcome: Accepted) -> Task:
+        task, account = attempt.task, attempt.account
         now = self._clock()
         prove = await self._questions.lookups.due(account, task.kind, "plan")
         accepted = RecordAccepted(sent=task, claim=outcome.claim, now=now, prove_lookups=prove, rules=self._rules)
         return await self._outcome(accepted)
 
-    async def _unanswered(self, task: Task, account: Account, outcome: Unknown | Duplicate, deadline: Deadline) -> Task:
+    async def _unanswered(self, attempt: _Attempt, outcome: Unknown | Duplicate) -> Task:
+        task, account, deadline = attempt.task, attempt.account, attempt.deadline
         now = self._clock()
         answered = isinstance(outcome, Duplicate) or outcome.unavailable
         proven = await self._questions.lookups.proven(account, task.kind)
@@ -227,14 +261,15 @@ class Submission:
         again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
         return await self._outcome(RecordNotMade(sent=task, why=why, again_at=again_at, rules=self._rules))
 
-    async def _wrongly_set(self, task: Task, account: Account, outcome: BadCredential | NoSuchCall) -> str:
+    async def _wrongly_set(self, attempt: _Attempt, outcome: BadCredential | NoSuchCall) -> str:
         """Raise the alarm about what the operator has to set right; return what a client may read of it."""
         if isinstance(outcome, BadCredential):
             kind, why, words = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
         else:
+            account = attempt.account
             why = f"no such call at {account.address_setting or account.base_url}"
             kind, words = Alarm.NO_SUCH_CALL, f"{outcome.why}: {outcome.words}" if outcome.words else outcome.why
-        detail = f"{why}: {words}"
+        task, detail = attempt.task, f"{why}: {words}"
         alarm = RaisedAlarm(kind=kind, provider=task.provider, at=self._clock(), task_id=task.id, detail=detail)
         name = f"alarm {kind.value} of {task.id}"
         self.notes.keep(name, RecordChange(Change(result=None, alarms=(alarm,))))

@@ -39,14 +39,14 @@ from tracker.service.budget import Budget
 from tracker.service.callback_addresses import Addresses
 from tracker.service.client_polls import Polling
 from tracker.service.feed import Feed
-from tracker.service.intake import Intake, Wishes
+from tracker.service.intake import Intake
 from tracker.service.learner import Learner
 from tracker.service.polling import Questions
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
 from tracker.service.restoration import Restoration
 from tracker.service.sink_admin import NO_SINKS, NamedSink, Switchboard
-from tracker.service.submission import Submission
+from tracker.service.submission import Submission, SubmitRequest
 from tracker.service.waiting import Waiting
 from tracker.storage.store import Store
 from tracker.transport import Sender, Transport
@@ -186,11 +186,16 @@ class Tracker:
             known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
             raise InvalidRequest(f"tasks of kind {kind.name} are not submitted here; supported: {known}")
         return await self.intake.submit(
-            caller,
-            account,
-            kind,
-            order,
-            Wishes(tags=tags, idempotency_key=idempotency_key, deadline=deadline, answered_later=answered_later),
+            SubmitRequest(
+                caller=caller,
+                account=account,
+                kind=kind,
+                order=order,
+                tags=tags,
+                idempotency_key=idempotency_key,
+                deadline=deadline,
+                answered_later=answered_later,
+            )
         )
 
     def order(self, provider: str, kind: str, body: JsonObject) -> Order:

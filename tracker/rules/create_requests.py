@@ -1,8 +1,8 @@
-"""Decisions about submits as they come in: a row of its own, or the one that has it already, and who has an answer."""
+"""Decisions about create requests: a row of its own, or the one that has it already, and whose client has an answer."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
@@ -23,18 +23,17 @@ from tracker.rules import lifecycle
 from tracker.rules.schedule import Policy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """A submit written down: ``fresh`` where it is ours to send, else the row that has it already.
+class SubmitDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a create request: ``send`` it as a new row, or return the row that has it already.
 
-    Nothing is written where ``doubt`` names a process: it took the same body and has not answered, so everything hangs
-    on whether it is gone. Nor where ``repeated`` says that an earlier row, which was given up, has its external id.
+    Nothing is recorded where ``undecided`` names a process: it took the same body and has not answered, so everything
+    depends on whether it is gone. Nor where ``id_used``: an earlier row, which was given up, has the external ID.
     """
 
     task: Task
-    fresh: bool
-    doubt: str | None = None
-    repeated: bool = False
+    send: bool = False
+    undecided: str | None = None
+    id_used: bool = False
 
 
 class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +60,7 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
             keys |= {by_sent_id(task.provider, task.account, task.sent_external_id)}
         return keys
 
-    def decide(self, known: Known) -> Change[Intent]:
+    def decide(self, known: Known) -> Change[SubmitDecision]:
         task = self.task
         for before, what in (
             (task.external_id and known.get(by_external_id(task.client, task.external_id)), "External_task_id"),
@@ -72,20 +71,22 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if before:
                 if before.request_hash == task.request_hash:
-                    return Change(result=Intent(task=before, fresh=False))
+                    return Change(result=SubmitDecision(task=before))
                 name = task.external_id if what == "External_task_id" else task.idempotency_key
                 raise Conflict(f"{what} {name} already exists")
         unanswered = _resent(known, task, self.policy, self.gone, self.left)
         if isinstance(unanswered, str):
-            return Change(result=Intent(task=task, fresh=False, doubt=unanswered))
+            return Change(result=SubmitDecision(task=task, undecided=unanswered))
         if unanswered is not None:
             # It counts as answered once this answer is out, and not before: this process may die too.
             joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
-            return Change(result=Intent(task=joined, fresh=False), task=joined)
-        if (holder := _holder(known, task)) is not None:
-            return _came_back(holder, task)
-        intent = Intent(task=task, fresh=True)
-        return Change(result=intent, task=task, submission=self.body) if self.sendable else Change(result=intent)
+            return Change(result=SubmitDecision(task=joined), task=joined)
+        if is_named(task) and is_derived(task) and task.sent_external_id is not None:
+            holder = known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
+            if holder is not None:
+                return _came_back(holder, task)
+        fresh = SubmitDecision(task=task, send=True)
+        return Change(result=fresh, task=task, submission=self.body) if self.sendable else Change(result=fresh)
 
 
 def request_names(task: Task) -> frozenset[Key]:
@@ -105,20 +106,13 @@ def is_named(task: Task) -> bool:
     return task.external_id is not None or task.idempotency_key is not None
 
 
-def _holder(known: Known, task: Task) -> Task | None:
-    """Return the row that has the derived external id of a submit already."""
-    if not is_named(task) or not is_derived(task) or task.sent_external_id is None:
-        return None
-    return known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
-
-
-def _came_back(holder: Task, task: Task) -> Change[Intent]:
+def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:
     """Assign another external id to a submit, or return the row of a task adopted before its client sent it again.
 
     Nobody else can have made a task under this id: it proves whose the adopted one is.
     """
     if holder.released or holder.attempts > 0:
-        return Change(result=Intent(task=task, fresh=False, repeated=True))
+        return Change(result=SubmitDecision(task=task, id_used=True))
     theirs = replace(
         holder,
         client=task.client,
@@ -132,7 +126,7 @@ def _came_back(holder: Task, task: Task) -> Change[Intent]:
         updated_at=task.created_at,
     )
     return Change(
-        result=Intent(task=theirs, fresh=False),
+        result=SubmitDecision(task=theirs),
         task=theirs,
         events=(lifecycle.event(theirs, "updated", task.created_at),),
     )
