@@ -20,7 +20,7 @@ from bench.databases import SqliteFiles
 from bench.results import Broken, Row
 from bench.rounds import say
 from bench.world import MEDIAN, SIGMA, Clock, Life, World
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.loops.reconciler import IDLE, Reconciler
 from tracker.model.records import Arrived
 from tracker.model.task import Caller, Observation, Source, Status, Trust
@@ -110,7 +110,7 @@ class _Simulation:
             self._at(at, self._submit)
         self._at(self._clock.now, self._learn)
         async with self._tracker:
-            await self._live(Reconciler(self._tracker))
+            await self._live(reconciler_of(self._tracker))
             await self._check()
         return list(self._world.lives.values())[WARM_UP:]
 

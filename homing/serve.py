@@ -17,7 +17,7 @@ from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
 from tracker.api.http.capacity import CONNECTIONS
-from tracker.app import LARGEST_BODIES, create_tracker, sinks_of
+from tracker.app import LARGEST_BODIES, create_tracker, reconciler_of, sinks_of
 from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.subscriber import Subscriber
@@ -25,7 +25,6 @@ from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
 from tracker.loops.membership import RHYTHM, Membership, Rhythm, this_process
-from tracker.loops.reconciler import Reconciler
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
 from tracker.model.servers import Part
@@ -161,7 +160,7 @@ class Homing:
             # Without the other loops it still plans the first look at what it submits.
             yield self.tracker.learner
             return
-        yield Reconciler(self.tracker, share=self._membership.share)
+        yield reconciler_of(self.tracker)
         if self._relay is not None:
             yield self._relay
         yield Expiry(self.tracker.store, self.tracker.providers, self.tracker.feed, clock=self.tracker.clock)

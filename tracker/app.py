@@ -10,6 +10,8 @@ from tracker.delivery.sinks.configured import named_sinks
 from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.subscriber import Subscriber, joined
 from tracker.delivery.sinks.urls import SinkParts, create_sinks
+from tracker.loops.discovery import Discovery
+from tracker.loops.reconciler import Reconciler
 from tracker.model.clock import Monotonic, utc_now
 from tracker.model.sinks import NewSink
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
@@ -80,6 +82,27 @@ def sinks_of(
     )
     made = create_sinks(settings.sinks, parts=parts)
     return made + [subscriber.sink(settings.source) for subscriber in subscribers]
+
+
+def discovery_of(tracker: Tracker) -> Discovery:
+    """Make what looks for tasks that only the provider knows."""
+    return Discovery(tracker.store, tracker.providers, tracker.questions, tracker.adoption, clock=tracker.clock)
+
+
+def reconciler_of(tracker: Tracker) -> Reconciler:
+    """Make the reconciler of a tracker's process."""
+    return Reconciler(
+        store=tracker.store,
+        accounts=tracker.providers,
+        questions=tracker.questions,
+        submission=tracker.submission,
+        discovery=discovery_of(tracker),
+        learner=tracker.learner,
+        budget=tracker.budget,
+        rules=tracker.rules,
+        clock=tracker.clock,
+        monotonic=tracker.monotonic,
+    )
 
 
 def policy_of(settings: Settings) -> Policy:

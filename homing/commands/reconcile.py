@@ -11,8 +11,8 @@ from homing.server.logs import set_up_logs
 from homing.server.serving_lock import Held, ServingLock
 from homing.server.web_server import Stop
 from homing.terminal import print_fields, print_json
+from tracker.app import discovery_of, reconciler_of
 from tracker.errors import SettingsError
-from tracker.loops.reconciler import Reconciler
 from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject
 from tracker.service.tracker import Tracker
@@ -33,7 +33,8 @@ async def reconcile(settings: Settings, args: Namespace) -> int:
     try:
         with ServingLock(settings.database_file):
             async with joined(settings, parts={Part.LOOPS}) as (tracker, membership):
-                return await _reconcile(tracker, Reconciler(tracker, share=membership.share), args)
+                tracker.budget.follow(membership.share)
+                return await _reconcile(tracker, args)
     except Held as held:
         raise Failed(
             f"process {held.holder.pid} serves {settings.database_name} and reconciles already; "
@@ -41,11 +42,13 @@ async def reconcile(settings: Settings, args: Namespace) -> int:
         ) from None
 
 
-async def _reconcile(tracker: Tracker, reconciler: Reconciler, args: Namespace) -> int:
+async def _reconcile(tracker: Tracker, args: Namespace) -> int:
     if args.discover:
+        discovery = discovery_of(tracker)
         for provider, kind in _listed(tracker, args.kind):
-            _show(args, {"provider": provider, "kind": kind} | asdict(await reconciler.discover(provider, kind)))
+            _show(args, {"provider": provider, "kind": kind} | asdict(await discovery.discover(provider, kind)))
         return 0
+    reconciler = reconciler_of(tracker)
     if args.once:
         _show(args, asdict(await reconciler.run_once()))
         return 0

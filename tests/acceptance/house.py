@@ -21,7 +21,7 @@ from tests.acceptance.between import NO_TLS
 from tests.databases import sqlite_url
 from tests.keys import LOCAL_KEY
 from tracker.api import routes as api_routes
-from tracker.app import create_tracker, sinks_of
+from tracker.app import create_tracker, reconciler_of, sinks_of
 from tracker.loops.reconciler import Reconciler
 from tracker.model.changes import Change, RecordChange
 from tracker.model.task import SETTLED, Caller, Task
@@ -184,7 +184,7 @@ async def composed(
         if not tracker.store.shared:
             # As whatever serves a file does: nobody else is asking about its tasks any more.
             await tracker.store.release(owner=tracker.owner, margin=tracker.policy.lease_margin)
-        reconciler = Reconciler(tracker)
+        reconciler = reconciler_of(tracker)
         stop = asyncio.Event()
         running_beside = [asyncio.create_task(reconciler.run(stop))] if loops else []
         if loops and settings.sinks:

@@ -11,9 +11,8 @@ import pytest
 from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.errors import NotFound, Refused
-from tracker.loops.reconciler import Reconciler
 from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.schedule import Policy
@@ -63,7 +62,7 @@ async def submitted(tracker: Tracker, prompt: str = "a red bicycle") -> Task:
 
 
 async def rounds(tracker: Tracker, clock: Clock, count: int, step: timedelta) -> None:
-    reconciler = Reconciler(tracker)
+    reconciler = reconciler_of(tracker)
     for _ in range(count):
         clock.advance(step)
         await reconciler.run_once()
@@ -73,7 +72,7 @@ async def test_a_pause_of_an_account_ends_although_the_clock_is_set_back(tmp_pat
     kling = CountedKling(clock=Clock(), busy=1)
     async with tracking(tmp_path, kling) as tracker:
         task = await submitted(tracker)
-        reconciler = Reconciler(tracker)
+        reconciler = reconciler_of(tracker)
         kling.clock.advance(timedelta(minutes=1))
         await reconciler.run_once()
         kling.ledger[-1].status = "succeed"

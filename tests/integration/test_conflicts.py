@@ -12,8 +12,7 @@ import pytest
 from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
-from tracker.app import create_tracker
-from tracker.loops.reconciler import Reconciler
+from tracker.app import create_tracker, reconciler_of
 from tracker.model.records import Arrived
 from tracker.model.task import Caller, Observation, Source, Status, Task, Trust
 from tracker.providers.base import Account, Call, Reply
@@ -79,7 +78,7 @@ async def test_callbacks_before_the_reply_do_not_decide_an_end(
         kling.ledger[-1].status = truth
 
         kling.clock.advance(timedelta(seconds=30))
-        await Reconciler(kling.tracker).run_once()
+        await reconciler_of(kling.tracker).run_once()
 
         ended = await kling.tracker.get(STUDIO, task.id)
         contradicted = len(set(words)) > 1
@@ -91,7 +90,7 @@ async def test_a_conflict_survives_an_outage_of_a_day(tmp_path: Path) -> None:
     async with contradicting(tmp_path, "succeed", "failed") as (kling, task):
         assert kling.tracker is not None
         kling.ledger[-1].status, kling.down = "succeed", True
-        reconciler = Reconciler(kling.tracker)
+        reconciler = reconciler_of(kling.tracker)
         for _ in range(30):
             kling.clock.advance(timedelta(hours=1))
             await reconciler.run_once()

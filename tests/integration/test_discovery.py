@@ -14,6 +14,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, CREATE, KIND, SILENT, House, house, until
+from tracker.app import discovery_of
 from tracker.errors import ProviderUnavailable
 from tracker.model.task import Status
 
@@ -166,10 +167,10 @@ async def test_the_list_is_paged_and_what_nobody_told_us_of_is_adopted_once(
     theirs = [submit_elsewhere(kling_sandbox, external_task_id=f"theirs-{number}") for number in range(3)]
     async with between(kling_sandbox.base_url) as line, house(tmp_path, line.base_url, loops=False) as home:
         ours = await home.created()
-        found = await home.reconciler.discover("kling", KIND)
+        found = await discovery_of(home.tracker).discover("kling", KIND)
         assert (found.listed, found.known, found.adopted, found.candidates) == (4, 1, 3, [])
         assert [(await home.task(ref)).origin for ref in theirs] == ["discover"] * 3
-        again = await home.reconciler.discover("kling", KIND)
+        again = await discovery_of(home.tracker).discover("kling", KIND)
         assert (again.listed, again.known, again.adopted) == (4, 4, 0)
         assert (await home.task(ours)).origin == "submit"
         pages = [request.target for request in line.seen if "pageNum" in request.target]
@@ -185,7 +186,7 @@ async def test_a_list_that_cannot_be_read_is_an_error_and_not_an_end(
     submit_elsewhere(kling_sandbox)
     async with between(kling_sandbox.base_url, script) as line, house(tmp_path, line.base_url, loops=False) as home:
         with pytest.raises(ProviderUnavailable):
-            await home.reconciler.discover("kling", KIND)
+            await discovery_of(home.tracker).discover("kling", KIND)
         # What the first page told is not lost with it.
         assert len((await home.client.get("/v1/tasks")).json()["tasks"]) == 1
 
@@ -200,7 +201,7 @@ async def test_discovery_of_an_expected_task_is_no_second_row(tmp_path: Path, kl
 
         # Until its end the list shows no external id.
         await until(ended)
-        found = await home.reconciler.discover("kling", KIND)
+        found = await discovery_of(home.tracker).discover("kling", KIND)
         assert (found.adopted, found.settled) == (0, 1)
         assert (await home.task(theirs)).id == expected.task.id
 

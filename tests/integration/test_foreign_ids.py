@@ -15,8 +15,7 @@ from tests.acceptance.house import CREATE, KIND, SILENT, House, house
 from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
-from tracker.app import create_tracker
-from tracker.loops.reconciler import Reconciler
+from tracker.app import create_tracker, reconciler_of
 from tracker.model.task import Caller, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.identity import WITHDRAWN
@@ -186,7 +185,7 @@ async def test_a_foretold_id_goes_to_the_row_whose_submit_names_it(tmp_path: Pat
 
         ours = await submitted(tracker)
         kling.clock.advance(timedelta(minutes=5))
-        await Reconciler(tracker).run_once()
+        await reconciler_of(tracker).run_once()
 
         after = await tracker.get(THIEF, thief.id)
         assert ours.provider_task_id == "kling-1"
@@ -233,7 +232,7 @@ async def test_a_lost_reply_is_recovered_although_another_row_took_the_id(
         kling.ledger[-1].status = "succeed"
 
         kling.clock.advance(timedelta(minutes=1))
-        await Reconciler(tracker).run_once()
+        await reconciler_of(tracker).run_once()
 
         recovered, after = await tracker.get(VICTIM, ours.id), await tracker.get(THIEF, thief.id)
         held = recovered.provider_task_id, after.provider_task_id

@@ -13,9 +13,8 @@ from tests.acceptance.house import until
 from tests.builders import NOW, OMNI, a_completion
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.errors import StoreUnavailable
-from tracker.loops.reconciler import Reconciler
 from tracker.model.changes import Change, RecordChange
 from tracker.model.records import Arrived, Completion
 from tracker.model.task import Caller, Observation, Source, Task, Trust
@@ -144,7 +143,7 @@ async def test_the_reconciler_s_loop_learns_and_goes_on_learning(tmp_path: Path)
     often = Policy(learn_every=timedelta(milliseconds=10))
     async with tracking(tmp_path, kling, clock, policy=often) as tracker:
         stop = asyncio.Event()
-        loop = asyncio.create_task(Reconciler(tracker).run(stop))
+        loop = asyncio.create_task(reconciler_of(tracker).run(stop))
         for times in (1, 2):
             await came_home(tracker, kling, clock, heard_after=None)
             clock.advance(POLICY.callback_grace)

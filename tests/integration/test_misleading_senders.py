@@ -11,9 +11,8 @@ import pytest
 
 from tests.databases import sqlite_url
 from tests.fakes import Clock
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.errors import Refused, ReplyLost
-from tracker.loops.reconciler import Reconciler
 from tracker.model.changes import Change, RecordChange
 from tracker.model.facts import assets
 from tracker.model.records import Arrived, StandingAddress
@@ -92,7 +91,7 @@ class House:
         self.tracker: Tracker = create_tracker(
             settings, clock=self.clock, monotonic=self.clock.monotonic, transport=self.provider
         )
-        self.reconciler = Reconciler(self.tracker)
+        self.reconciler = reconciler_of(self.tracker)
 
     def shape(self, task_id: str, external_id: str | None, word: str, *urls: str) -> dict[str, Any]:
         now = milliseconds(self.clock())

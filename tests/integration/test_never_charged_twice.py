@@ -19,6 +19,7 @@ from tests.acceptance.between import Answer, Request, between, page, refusal
 from tests.acceptance.house import ANYBODY, CAT, CREATE, KIND, SHORT, House, house, until
 from tests.builders import name_of
 from tests.databases import sqlite_url
+from tracker.app import discovery_of
 from tracker.errors import ProviderUnavailable, StoreUnavailable
 from tracker.model.changes import Work
 from tracker.model.task import Status, Task
@@ -345,7 +346,7 @@ async def test_the_operator_settles_an_unresolved_task_with_what_the_list_shows(
         task = await lost_at_a_reseller(home)
         truth = reseller.ledger["tasks"][0]
         reseller.finish(truth["id"])
-        found = await home.reconciler.discover("kling", KIND)
+        found = await discovery_of(home.tracker).discover("kling", KIND)
         assert (found.candidates, found.adopted) == ([(task.id, truth["id"])], 0)
         reply = await home.client.post(f"/v1/tasks/{task.id}/resolve", json={"provider_task_id": truth["id"]})
         assert (reply.status_code, reply.json()["status"]) == (200, "succeeded")
@@ -388,7 +389,7 @@ async def test_the_providers_list_settles_a_task_whose_external_id_it_shows(
         task = await lost_at_a_reseller(home)
 
         async def listed() -> bool:
-            return (await home.reconciler.discover("kling", KIND)).settled == 1
+            return (await discovery_of(home.tracker).discover("kling", KIND)).settled == 1
 
         # Until its end the list shows no external id, and then the operator would have to decide.
         await until(listed)

@@ -14,6 +14,7 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.acceptance.between import Answer, Request, between, refusal
 from tests.acceptance.house import ANYBODY, KIND, SHORT, house
+from tracker.app import discovery_of
 from tracker.loops.retention import Retention
 from tracker.model.task import Status
 
@@ -99,7 +100,7 @@ async def test_restored_backup_discovered_task_goes_to_its_client(
     restore(tmp_path, backup)
 
     async with house(tmp_path, sandbox.base_url, callbacks=False, loops=False, api_keys=keys) as home:
-        assert (await home.reconciler.discover("kling", KIND)).adopted == 1
+        assert (await discovery_of(home.tracker).discover("kling", KIND)).adopted == 1
         again = await home.created(prompt="a dog", external_task_id="order-7", headers=studio)
         task = await home.task(again)
         assert (task.client, task.external_id, task.status) == ("studio", "order-7", Status.SUCCEEDED)

@@ -17,6 +17,7 @@ from tests.acceptance.house import ANYBODY, KIND, SHORT, House, composed, house,
 from tests.builders import a_task, writing
 from tests.integration.receiver_home import SECRET, signed
 from tests.integration.test_discovery import in_state, orphans, standing, submit_elsewhere
+from tracker.app import discovery_of
 from tracker.errors import StoreUnavailable
 from tracker.loops.discovery import DELETED
 from tracker.loops.retention import STEP, Retention
@@ -105,7 +106,7 @@ async def test_a_late_delivery_that_names_only_our_id_adopts_nothing_either(
 async def test_the_provider_s_list_brings_no_deleted_task_back(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with quiet(tmp_path, kling_sandbox) as (home, _, _task):
         theirs = submit_elsewhere(kling_sandbox)
-        found = await home.reconciler.discover("kling", KIND)
+        found = await discovery_of(home.tracker).discover("kling", KIND)
         assert (found.listed, found.adopted, found.deleted) == (2, 1, 1)
         (shown,) = (await home.client.get("/v1/tasks")).json()["tasks"]
         assert shown["provider_task_id"] == theirs

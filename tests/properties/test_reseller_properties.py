@@ -20,9 +20,8 @@ from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.examples import examples
 from tests.fakes import Clock, FakeKling
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
-from tracker.loops.reconciler import Reconciler
 from tracker.model.records import TaskFilter
 from tracker.model.task import Caller, Status
 from tracker.rules.schedule import Policy
@@ -82,7 +81,7 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
         async with create_tracker(
             chosen, policy=quick, clock=clock, monotonic=clock.monotonic, transport=kling
         ) as tracker:
-            reconciler = Reconciler(tracker)
+            reconciler = reconciler_of(tracker)
             for step in history:
                 # A transport that repeats a create where duplicates are made charges twice by itself.
                 kling.plan = [how for how in step.endings if how != "repeated" or reseller.refuses_taken]

@@ -23,9 +23,8 @@ from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.examples import examples
 from tests.fakes import Clock, FakeKling, Made
-from tracker.app import create_tracker
+from tracker.app import create_tracker, reconciler_of
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
-from tracker.loops.reconciler import Reconciler
 from tracker.model.records import Arrived, TaskFilter
 from tracker.model.task import FINAL, Caller, Flaw, Observation, Source, Status, Task, Trust
 from tracker.rules.schedule import Policy
@@ -109,7 +108,7 @@ class World(RuleBasedStateMachine):
             chosen, policy=quick, clock=self.clock, monotonic=self.clock.monotonic, transport=self.kling
         )
         await self.tracker.__aenter__()
-        self.reconciler = Reconciler(self.tracker)
+        self.reconciler = reconciler_of(self.tracker)
 
     async def die(self) -> None:
         """End as a killed process does: nothing that was under way is finished, nothing is told to anybody."""

@@ -8,22 +8,27 @@ memory.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from tracker.errors import HomingError
-from tracker.loops.discovery import Discovered, Discovery
+from tracker.loops.discovery import Discovery
+from tracker.model.clock import Monotonic
 from tracker.model.records import Orphan
 from tracker.model.task import SETTLED, Status, Task
 from tracker.providers.base import Account, Busy, Found, Unknown
 from tracker.rules import recovery, schedule
+from tracker.rules.outcomes import Rules
 from tracker.rules.recovery import Step
 from tracker.rules.submits import ORIGIN_SUBMIT
-from tracker.service.polling import BUSY_PAUSE, Answer, Poll
+from tracker.service.budget import Budget
+from tracker.service.learner import Learner
+from tracker.service.polling import BUSY_PAUSE, Answer, Poll, Questions
 from tracker.service.repeat import Failures
-from tracker.service.tracker import Tracker
+from tracker.service.submission import Submission
+from tracker.storage.store import Store
 
 T = TypeVar("T")
 log = logging.getLogger("homing.reconciler")
@@ -61,18 +66,33 @@ class Counts:
 
 
 class Reconciler:
-    """``run_once`` does one round and counts; ``run`` does rounds until told to stop.
+    """``run_once`` does one round and counts; ``run`` does rounds until it is stopped."""
 
-    ``share`` tells how much of the house's budget is ours, where several processes ask; see ``Membership``.
-    """
-
-    def __init__(self, tracker: Tracker, *, share: Callable[[], float] = lambda: 1.0) -> None:
-        self._tracker = tracker
-        self._discovery = Discovery(
-            tracker.store, tracker.providers, tracker.questions, tracker.adoption, clock=tracker.clock
-        )
-        self._budget = tracker.budget
-        self._budget.follow(share)
+    def __init__(
+        self,
+        *,
+        store: Store,
+        accounts: Mapping[str, Account],
+        questions: Questions,
+        submission: Submission,
+        discovery: Discovery,
+        learner: Learner,
+        budget: Budget,
+        rules: Rules,
+        clock: Callable[[], datetime],
+        monotonic: Monotonic,
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._questions = questions
+        self._submission = submission
+        self._discovery = discovery
+        self._learner = learner
+        self._budget = budget
+        self._policy = rules.policy
+        self._owner = rules.owner
+        self._clock = clock
+        self._monotonic = monotonic
         self._paused: dict[str, float] = {}
         self._looked_ahead_at, self._set_back = float("-inf"), 0
         self._failures = Failures(log, "the reconciler cannot work", "the reconciler works again")
@@ -86,8 +106,8 @@ class Reconciler:
         Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task; where
         one finds more due than it takes, the next begins at once. What came home is learned from beside them.
         """
-        await self._tracker.learner.refresh()
-        learning = asyncio.create_task(self._tracker.learner.run(stop))
+        await self._learner.refresh()
+        learning = asyncio.create_task(self._learner.run(stop))
         rounds: set[asyncio.Task[None]] = set()
         while not stop.is_set():
             self._more.clear()
@@ -107,26 +127,24 @@ class Reconciler:
     async def run_once(self) -> Counts:
         """Claim what is due, ask about it, record the answers, and count."""
         counts = Counts()
-        # Long enough for the last of a round whose every question takes all its time.
-        policy = self._tracker.policy
+        # Long enough for the last of a round whose every poll takes all its time.
+        policy = self._policy
         lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
         await self._bring_forward()
-        now = self._tracker.clock()
+        now = self._clock()
         checking = self._budget.has_for_orphan(now)
-        if not await self._tracker.store.is_due(now, lease=lease, orphans=checking):
+        if not await self._store.is_due(now, lease=lease, orphans=checking):
             # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
             return counts
-        due = await self._tracker.store.claim_due(
-            now=self._tracker.clock(), limit=CLAIM, owner=self._tracker.owner, lease=lease
-        )
+        due = await self._store.claim_due(now=self._clock(), limit=CLAIM, owner=self._owner, lease=lease)
         counts.claimed = len(due)
-        if counts.claimed == CLAIM and self._budget.has(self._tracker.clock()):
+        if counts.claimed == CLAIM and self._budget.has(self._clock()):
             self._more.set()
         grouped: dict[str, list[Task]] = defaultdict(list)
         for task in due:
             grouped[task.provider].append(task)
         for provider, tasks in grouped.items():
-            account = self._tracker.providers.get(provider)
+            account = self._accounts.get(provider)
             if account is not None:
                 await self._ask_account(account, tasks, counts)
         if checking:
@@ -138,14 +156,14 @@ class Reconciler:
 
         It looks when the clock was set back, and seldom besides: the clock may have been set while nobody ran.
         """
-        at, set_back = self._tracker.monotonic(), self._tracker.questions.clock_settings.times_set_back()
+        at, set_back = self._monotonic(), self._questions.clock_settings.times_set_back()
         if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
             return
         self._looked_ahead_at, self._set_back = at, set_back
-        policy, habits = self._tracker.policy, self._tracker.learner.habits
-        moved = await self._tracker.store.bring_forward(
-            now=self._tracker.clock(),
-            furthest=schedule.furthest(policy, habits),
+        policy = self._policy
+        moved = await self._store.bring_forward(
+            now=self._clock(),
+            furthest=schedule.furthest(policy, self._learner.habits),
             expired=policy.expired_gap + policy.greatest_gap,
         )
         if moved:
@@ -154,11 +172,11 @@ class Reconciler:
             )
 
     async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
-        proving = await self._tracker.questions.lookups_to_prove(account, tasks)
+        proving = await self._questions.lookups_to_prove(account, tasks)
         ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
         others = [task for task in tasks if task.provider_task_id is None]
         # An address that answers every batch with nonsense may still answer about each task alone.
-        in_batches = self._silent[account.name] < SILENCES and await self._tracker.questions.batches(account)
+        in_batches = self._silent[account.name] < SILENCES and await self._questions.batches(account)
         self._silent[account.name] %= SILENCES
         if len(ready) > 1 and in_batches:
             size = account.provider.capabilities.batch_size
@@ -176,8 +194,8 @@ class Reconciler:
                 await self._postpone(account, task, until, counts)
             return []
         counts.requests += 1
-        asked_at = self._tracker.clock()
-        outcome = await self._tracker.questions.query_many(account, tasks)
+        asked_at = self._clock()
+        outcome = await self._questions.query_many(account, tasks)
         self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.claim.provider_task_id: one for one in outcome}
@@ -193,7 +211,7 @@ class Reconciler:
             )
             return []
         if isinstance(outcome, Busy):
-            self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._tracker.policy.greatest_gap))
+            self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._policy.greatest_gap))
         # Refused as a whole: the single query, when its time has come, tells what is the matter.
         return tasks
 
@@ -201,7 +219,7 @@ class Reconciler:
         self, account: Account, task: Task, outcome: Found | Unknown, asked_at: datetime, counts: Counts
     ) -> None:
         try:
-            answer = await self._tracker.questions.record(Poll(task=task, account=account, at=asked_at), outcome)
+            answer = await self._questions.record(Poll(task=task, account=account, at=asked_at), outcome)
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)
@@ -221,26 +239,26 @@ class Reconciler:
             log.warning("task %s: %s", task.id, error.detail)
 
     async def _look_after(self, account: Account, task: Task, counts: Counts, *, prove: bool) -> None:
-        if self._tracker.intake.is_sending(task.id):
+        if task.id in self._submission.sending:
             # Whatever the clock says of its lease: its submit is under way right here. This lease would outlast it.
-            await self._postpone(account, task, self._tracker.clock() + self._tracker.policy.first_lookup, counts)
+            await self._postpone(account, task, self._clock() + self._policy.first_lookup, counts)
             return
         if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
-            step = recovery.next_step(task, policy=self._tracker.policy)
-            if step is Step.SUBMIT_AGAIN and self._tracker.clock() < task.deadline_at:
+            step = recovery.next_step(task, policy=self._policy)
+            if step is Step.SUBMIT_AGAIN and self._clock() < task.deadline_at:
                 counts.requests += 1
                 counts.submitted_again += 1
-                await self._tracker.submission.again(task, account)
+                await self._submission.again(task, account)
                 return
             if step is not Step.LOOK_UP:
-                await self._tracker.submission.give_up(task, "the provider never took it")
+                await self._submission.give_up(task, "the provider never took it")
                 counts.settled += 1
                 return
         # A lookup that proves nothing is followed by the usual question: the budget pays for both.
-        prove = prove and self._budget.take(self._tracker.clock()) is None
+        prove = prove and self._budget.take(self._clock()) is None
         counts.requests += 1
-        questions = self._tracker.questions
-        answer = await (questions.prove_lookups(task, account) if prove else questions.ask(task, account))
+        ask = self._questions.prove_lookups if prove else self._questions.ask
+        answer = await ask(task, account)
         counts.requests += answer.requests - 1
         if not prove:
             self._budget.spend(answer.requests - 1)
@@ -257,29 +275,29 @@ class Reconciler:
 
     async def _postpone(self, account: Account, task: Task, until: datetime, counts: Counts) -> None:
         try:
-            await self._tracker.questions.postpone(task, account, "waiting for the provider", until=until)
+            await self._questions.postpone(task, account, "waiting for the provider", until=until)
             counts.postponed += 1
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)
 
     def _pause(self, account: Account, wait: timedelta) -> None:
-        self._paused[account.name] = self._tracker.monotonic() + wait.total_seconds()
-        self._tracker.watch.paused(account, self._tracker.clock() + wait)
+        self._paused[account.name] = self._monotonic() + wait.total_seconds()
+        self._questions.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or tell until when the account must be left alone."""
-        now = self._tracker.clock()
+        now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused
         wait = self._budget.take(now)
         if wait is None:
             return None
-        self._tracker.watch.out_of_budget(account)
+        self._questions.watch.out_of_budget(account)
         return now + wait
 
     def _paused_until(self, account: Account, now: datetime) -> datetime | None:
-        left = self._paused.get(account.name, float("-inf")) - self._tracker.monotonic()
+        left = self._paused.get(account.name, float("-inf")) - self._monotonic()
         return now + timedelta(seconds=left) if left > 0 else None
 
     def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
@@ -294,16 +312,16 @@ class Reconciler:
             counts.unchanged += 1
 
     async def _check_orphans(self, counts: Counts) -> None:
-        due = await self._tracker.store.due_orphans(now=self._tracker.clock(), limit=AT_ONCE)
+        due = await self._store.due_orphans(now=self._clock(), limit=AT_ONCE)
         await _gather(self._check_orphan(orphan, counts) for orphan in due)
 
     def _may_check(self, account: Account) -> bool:
         """Take a request for an orphan, where there is one."""
-        now = self._tracker.clock()
+        now = self._clock()
         return self._paused_until(account, now) is None and self._budget.take_for_orphan(now)
 
     async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
-        account = self._tracker.providers.get(orphan.provider)
+        account = self._accounts.get(orphan.provider)
         if account is None or not self._may_check(account):
             return
         counts.orphans_checked += 1
@@ -313,10 +331,6 @@ class Reconciler:
         except HomingError as error:
             counts.failed += 1
             log.warning("orphan %d: %s", orphan.id, error.detail)
-
-    async def discover(self, provider: str, kind: str) -> Discovered:
-        """Page the provider's list for tasks that nobody told us about; see ``Discovery.discover``."""
-        return await self._discovery.discover(provider, kind)
 
 
 async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = AT_ONCE) -> list[T]:

@@ -80,7 +80,6 @@ class Intake:
         # Bodies of submits in flight; the places of their requests are given back as soon as a client hangs up.
         self._bodies = Room(rules.policy.submission_room, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
-        self._sending: dict[str, asyncio.Task[Task]] = {}
         # By client and body: rows whose clients left, while that is not committed yet.
         self._left: dict[BodyKey, set[str]] = {}
         # By client and body: rows that may exist although their clients got an error.
@@ -127,14 +126,11 @@ class Intake:
                     # It was noted of a row that did not come to be.
                     self._returned(_body_key(task), task.id)
                     self._leave(_body_key(task), found.id)
-                sending = self._sending.get(found.id)
+                sending = self._submission.sending.get(found.id)
                 return found if sending is None else await sending
             if request.account.credential is None:
                 raise _missing_credential(request.account)
-            sending = asyncio.create_task(self._submission.first(found, request))
-            self._sending[task.id] = sending
-            sending.add_done_callback(lambda _: self._sending.pop(task.id, None))
-            return await sending
+            return await self._submission.first(found, request)
 
     def _withdraw(self, task: Task) -> None:
         """Reject a row that may or may not be committed: its client gets the error that nothing was sent."""
@@ -166,10 +162,6 @@ class Intake:
     def _returned(self, body_key: BodyKey, task_id: str) -> None:
         """Forget that a client left: the row says so, or the client came back for it."""
         _forget(self._left, body_key, task_id)
-
-    def is_sending(self, task_id: str) -> bool:
-        """Return whether a submit of the task is under way in this process."""
-        return task_id in self._sending
 
     async def finish(self) -> None:
         """Wait for the submits in flight, each of which ends by its own deadline, and write the last notes."""

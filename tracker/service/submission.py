@@ -108,8 +108,17 @@ class Submission:
         self._clock = clock
         self.monotonic = monotonic
         self._callback_address = callback_address
+        # By task ID: the first attempts that are under way in this process.
+        self.sending: dict[str, asyncio.Task[Task]] = {}
 
     async def first(self, task: Task, request: SubmitRequest) -> Task:
+        """Submit a task that was just recorded. It goes on if the caller stops waiting; see ``_first``."""
+        sending = asyncio.create_task(self._first(task, request))
+        self.sending[task.id] = sending
+        sending.add_done_callback(lambda _: self.sending.pop(task.id, None))
+        return await sending
+
+    async def _first(self, task: Task, request: SubmitRequest) -> Task:
         """Submit a task that was just recorded; its client waits until the attempt's deadline.
 
         Returns the task once the provider has it or may have it. Raises Refused, CredentialRefused or
@@ -120,7 +129,7 @@ class Submission:
         assert task.attempt_deadline_at is not None
         deadline = Deadline(self.monotonic, task.attempt_deadline_at - self._clock())
         try:
-            return await self._first(
+            return await self._send(
                 _Attempt(task=task, account=request.account, order=request.order, deadline=deadline)
             )
         except (Refused, CredentialRefused, ProviderUnavailable):
@@ -131,7 +140,7 @@ class Submission:
             log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
         return task
 
-    async def _first(self, attempt: _Attempt) -> Task:
+    async def _send(self, attempt: _Attempt) -> Task:
         task = attempt.task
         repeats = 0
         while True:

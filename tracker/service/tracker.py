@@ -79,7 +79,7 @@ class Tracker:
         self.store = store
         self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
-        self._rules = Rules(
+        self.rules = Rules(
             policy=policy,
             threshold=threshold,
             random=Random().random,  # noqa: S311 - spreads what is due, and is asked for with every delivery
@@ -101,7 +101,7 @@ class Tracker:
             store=store,
             recorder=self._recorder,
             transport=self._transport,
-            rules=self._rules,
+            rules=self.rules,
             clock=clock,
             monotonic=monotonic,
         )
@@ -111,7 +111,7 @@ class Tracker:
             recorder=self._recorder,
             transport=self._transport,
             questions=self.questions,
-            rules=self._rules,
+            rules=self.rules,
             clock=clock,
             monotonic=monotonic,
             callback_address=self._addresses.of_task,
@@ -121,7 +121,7 @@ class Tracker:
             recorder=self._recorder,
             questions=self.questions,
             addresses=self._addresses,
-            rules=self._rules,
+            rules=self.rules,
             clock=clock,
             monotonic=monotonic,
         )
@@ -133,7 +133,7 @@ class Tracker:
             store=store,
             recorder=self._recorder,
             submission=self.submission,
-            rules=self._rules,
+            rules=self.rules,
             clock=clock,
             callbacks=public_url is not None,
         )
@@ -254,7 +254,7 @@ class Tracker:
     async def record(self, delivery: Arrived) -> Recorded:
         """Record one delivery; committed when it returns."""
         account = self._account(delivery.provider)
-        return await self._recorder.apply(RecordCallback(arrived=delivery, account=account.name, rules=self._rules))
+        return await self._recorder.apply(RecordCallback(arrived=delivery, account=account.name, rules=self.rules))
 
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
