@@ -112,8 +112,12 @@ class CallbackEndpoint:
         line = _Line()
         level = logging.INFO
         try:
-            line.address = self._task_at(provider, token) or await self._standing_at(provider, token)
-            level = await self._receive(line.address, scope, receive, line)
+            task_id = self._tracker.task_of_token(provider, token) if provider in self._verifiers else None
+            if task_id is not None:
+                line.address = address = Address(provider=provider, task_id=task_id)
+            else:
+                line.address = address = await self._standing_at(provider, token)
+            level = await self._receive(address, scope, receive, line)
             response = RECORDED
         except Disconnected:
             logger.info("%s: %s, the sender left", TEMPLATE, line)
@@ -140,8 +144,11 @@ class CallbackEndpoint:
         body, judgement = self._judged(address, headers, body, now)
         line.judgement = judgement
         trust = judgement.trust
+        kept = body
         if trust is not Trust.SIGNED:
             self._bound(address, trust, now)
+            if len(body) > self._settings.unsigned_kept:
+                kept = _cut(body, self._settings.unsigned_kept)
         # The whole body is read, however much of it is kept.
         read = self._readers[address.provider]
         observation = Observation(
@@ -149,7 +156,7 @@ class CallbackEndpoint:
             trust=trust,
             claim=read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body),
             at=now,
-            body=body if trust is Trust.SIGNED else _kept(body, self._settings.unsigned_kept),
+            body=kept,
             flaw=judgement.flaw,
             webhook_id=judgement.webhook_id,
         )
@@ -167,7 +174,7 @@ class CallbackEndpoint:
         """
         verifier, standing = self._verifiers[address.provider], address.standing is not None
         encoding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
-        if not is_encoded(encoding):
+        if not encoding or not is_encoded(encoding):
             return body, judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
         plain = decode(body, encoding, limit=self._settings.body_limit)
         judgement = judge(verifier, Delivery(headers=headers, body=plain), standing=standing, now=now)
@@ -175,11 +182,6 @@ class CallbackEndpoint:
             raw = judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
             judgement = judgement if raw.refusal is not None and raw.flaw is Flaw.BAD_SIGNATURE else raw
         return plain, judgement
-
-    def _task_at(self, provider: str, token: str) -> Address | None:
-        """Find the task whose own address it is."""
-        task_id = self._tracker.task_of_token(provider, token) if provider in self._verifiers else None
-        return None if task_id is None else Address(provider=provider, task_id=task_id)
 
     async def _standing_at(self, provider: str, token: str) -> Address:
         """Find the standing address, or raise NotFound, the same for everything that is wrong with an address."""
@@ -195,7 +197,7 @@ class CallbackEndpoint:
         rate = settings.token_rate if trust is Trust.TOKEN else settings.hint_rate
         if address.standing is not None:
             rate = settings.standing_rate
-        if (wait := self._unsigned.take(str(address), per_minute=rate, now=now)) is not None:
+        if (wait := self._unsigned.take(address, per_minute=rate, now=now)) is not None:
             raise TooMany("too many unsigned deliveries for this address", retry_after=wait)
 
     async def _commit(self, address: Address, observation: Observation) -> Recorded:
@@ -218,10 +220,8 @@ async def refuse_elsewhere(send: Send) -> None:
     logger.info("%s: %d", ELSEWHERE, NotFound.status)
 
 
-def _kept(body: bytes, limit: int) -> bytes:
-    """Return what is stored of an unsigned body; the line about a cut one also tells apart what only begins alike."""
-    if len(body) <= limit:
-        return body
+def _cut(body: bytes, limit: int) -> bytes:
+    """Return the beginning of a body, and a line that keeps two bodies apart that only begin alike."""
     cut = f"\n[cut by Homing: the first {limit} of {len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}]"
     return body[:limit] + cut.encode()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -148,9 +148,9 @@ class UnsignedBound:
 
     def __init__(self, *, most: int) -> None:
         self._most = most
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
-    def take(self, address: str, *, per_minute: int, now: datetime) -> timedelta | None:
+    def take(self, address: Hashable, *, per_minute: int, now: datetime) -> timedelta | None:
         """Count one delivery: None where it may be kept, else how long to wait for the next free place."""
         bucket = self._buckets.setdefault(address, _Bucket(left=per_minute, at=now))
         self._buckets.move_to_end(address)

@@ -78,6 +78,13 @@ class Known:
             return self._tasks.get(key.value)
         return min(self.every(key), key=lambda task: task.released, default=None)
 
+    def other_holder(self, task: Task, provider_task_id: str | None) -> Task | None:
+        """Return the other row that has the provider ID that a report about ``task`` names."""
+        if provider_task_id is None:
+            return None
+        holder = self.get(by_provider_id(task.provider, task.account, provider_task_id))
+        return None if holder is None or holder.id == task.id else holder
+
     def every(self, key: Key) -> Sequence[Task]:
         """Return all rows that answer to ``key``, newest first; keys that are not unique have several."""
         if key.by == "id":

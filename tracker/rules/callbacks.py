@@ -31,7 +31,7 @@ from tracker.model.task import (
     changed,
 )
 from tracker.rules import lifecycle, schedule
-from tracker.rules.identity import OF_ANOTHER, other_holder
+from tracker.rules.identity import OF_ANOTHER
 from tracker.rules.outcomes import Rules, alarms_of, entry_of, replanned
 
 NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
@@ -67,7 +67,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         task = _addressed(known, arrived, account)
         if task is None:
             return _orphaned(arrived, counts)
-        if other_holder(known, task, observation.claim) is not None:
+        if known.other_holder(task, observation.claim.provider_task_id) is not None:
             observation = structs.replace(observation, mismatch=OF_ANOTHER)
         transition = lifecycle.advance(task, observation, threshold=rules.threshold)
         after = transition.task

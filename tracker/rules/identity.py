@@ -100,19 +100,11 @@ def identify(known: Known, task: Task, claim: Claim, asked: Asked, policy: Polic
         source = task.unproven_id_from or IdSource.CALLBACK
     else:
         return Identity(mismatch=OTHER_TASK)
-    holder = other_holder(known, task, claim)
+    holder = known.other_holder(task, claim.provider_task_id)
     if holder is not None and not _outranks(task, source, holder):
         return Identity(mismatch=OF_ANOTHER)
     former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, claim, policy)
     return Identity(mismatch=FORMER_TASK) if former else Identity(source=source, holder=holder, wrong=wrong)
-
-
-def other_holder(known: Known, task: Task, claim: Claim) -> Task | None:
-    """Return the other row that has the provider ID of a report."""
-    if claim.provider_task_id is None:
-        return None
-    holder = known.get(by_provider_id(task.provider, task.account, claim.provider_task_id))
-    return None if holder is None or holder.id == task.id else holder
 
 
 def identified(before: Task, after: Task, identity: Identity) -> Task:

@@ -44,6 +44,8 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     }
 )
 
+# What says nothing of when the provider accepted a task.
+NOT_ACCEPTED: Final = frozenset({Status.PENDING, Status.REJECTED, Status.EXPIRED})
 # A manual resolution decides, until the provider itself does.
 BEFORE_ANY_POLL: Final = -1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,23 +68,26 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     """
     trust, why, alarms = weigh(task, observation)
     claim = observation.claim
-    heard = _hear(task, observation)
+    heard = changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
     if observation.mismatch:
         # It is about another task: nothing of it is remembered here.
-        return _unmoved(heard, Verdict.HINTED, why, trust, alarms)
+        return Transition(task=heard, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
     if claim.flaw is not None:
         alarms = (*alarms, Alarm.UNREADABLE)
-        return _unmoved(heard, Verdict.UNREADABLE, claim.flaw, trust, alarms)
+        return Transition(task=heard, verdict=Verdict.UNREADABLE, why=claim.flaw, trust=trust, alarms=alarms)
     if claim.status is None:
         alarms = (*alarms, Alarm.UNKNOWN_WORD)
-        known = _learn_ids(heard, claim, trust)
-        return _unmoved(known, Verdict.UNREADABLE, f"unknown status word {claim.word!r}", trust, alarms)
-    if trust is Trust.HINT:
-        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
-    if claim.status in FINAL and trust < threshold:
+        known, why = _learn_ids(heard, claim, trust), f"unknown status word {claim.word!r}"
+        return Transition(task=known, verdict=Verdict.UNREADABLE, why=why, trust=trust, alarms=alarms)
+    if trust is not Trust.HINT and claim.status in FINAL and trust < threshold:
         why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
-        return _unmoved(_hinted(heard, observation), Verdict.HINTED, why, trust, alarms)
-    return _believe(heard, observation, trust, alarms)
+    elif trust is not Trust.HINT:
+        return _believe(heard, observation, trust, alarms)
+    if heard.provider_task_id is None and heard.candidate_id is None and claim.provider_task_id is not None:
+        # An ID to ask about. It is not learned from a callback.
+        heard = changed(heard, candidate_id=claim.provider_task_id)
+    hinted = _claimed(heard, observation, heard.status)
+    return Transition(task=hinted, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
 
 
 def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
@@ -148,10 +153,12 @@ def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[A
     if _shown(believed) != _shown(task):
         return _completed(believed, observation, trust, alarms)
     if claim.status is task.status:
-        return _unmoved(believed, Verdict.CONFIRMED, "says what is known", trust, alarms)
+        return Transition(
+            task=believed, verdict=Verdict.CONFIRMED, why="says what is known", trust=trust, alarms=alarms
+        )
     verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
     why = f"{claim.status.value} does not beat {task.status.value}"
-    return _unmoved(believed, verdict, why, trust, alarms)
+    return Transition(task=believed, verdict=verdict, why=why, trust=trust, alarms=alarms)
 
 
 def _moved(
@@ -174,7 +181,7 @@ def _moved(
         learned_trust=trust,
         version=task.version + 1,
         updated_at=observation.at,
-        submitted_at=task.submitted_at or (observation.at if _accepted(status) else None),
+        submitted_at=task.submitted_at or (observation.at if status not in NOT_ACCEPTED else None),
         finished_at=observation.at if status in SETTLED else None,
     )
     name = "corrected" if corrected else status.value
@@ -199,10 +206,6 @@ def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple
         events=(event(after, "updated", observation.at),),
         alarms=alarms,
     )
-
-
-def _unmoved(task: Task, verdict: Verdict, why: str, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
-    return Transition(task=task, verdict=verdict, why=why, trust=trust, alarms=alarms)
 
 
 def event(task: Task, name: str, at: datetime) -> Event:
@@ -240,10 +243,6 @@ def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapp
     return merged
 
 
-def _hear(task: Task, observation: Observation) -> Task:
-    return changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
-
-
 def _claimed(task: Task, observation: Observation, status: Status) -> Task:
     """Remember the finals that were reported besides ``status``, which is believed from now on.
 
@@ -256,17 +255,6 @@ def _claimed(task: Task, observation: Observation, status: Status) -> Task:
     if claims == task.conflict_claims and since == task.conflict_at:
         return task
     return changed(task, conflict_claims=claims, conflict_at=since)
-
-
-def _hinted(task: Task, observation: Observation) -> Task:
-    return _claimed(_candidate(task, observation.claim), observation, task.status)
-
-
-def _candidate(task: Task, claim: Claim) -> Task:
-    """Remember the provider id that a hint names, as something to ask about; it is not learned from a delivery."""
-    if task.provider_task_id is None and task.candidate_id is None and claim.provider_task_id is not None:
-        return changed(task, candidate_id=claim.provider_task_id)
-    return task
 
 
 def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
@@ -285,10 +273,6 @@ def _disagreement(task: Task, claim: Claim) -> str:
 def _shown(task: Task) -> tuple[object, ...]:
     """Return what a reader of the task sees of its facts: only a change of that is a change."""
     return (assets(task), price(task), message(task), task.provider_task_id)
-
-
-def _accepted(status: Status) -> bool:
-    return status not in {Status.PENDING, Status.REJECTED, Status.EXPIRED}
 
 
 def _fact_order(fact: Fact) -> tuple[Standing, str]:
