@@ -171,16 +171,15 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
 
 
 @pytest.mark.parametrize("kind", [StoreUnavailable, Overloaded])
-async def test_what_the_database_cannot_take_for_its_own_reasons_is_not_halved(kind: type[OurError]) -> None:
-    class NoStore:
-        batches_at_once = 1
+async def test_what_the_database_cannot_take_is_not_halved(tmp_path: Path, kind: type[OurError]) -> None:
+    class NoStore(Store):
         tries = 0
 
         async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
             self.tries += 1
             raise kind(f"no room for {len(works)} pieces")
 
-    store = NoStore()
+    store = NoStore(sqlite_url(tmp_path))
     recorder = Recorder(store)
     await recorder.open()
     works = [recorder.apply(writing(a_task(number))) for number in range(1, 9)]

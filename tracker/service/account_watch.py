@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from tracker.errors import HomingError
 from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.records import AccountNote, AccountState
@@ -62,26 +64,30 @@ class AccountWatch:
 
     def answered(self, account: Account, outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> None:
         """Take note of one answer to a request, or that none came (Unknown)."""
-        trouble = _trouble(outcome)
-        if trouble is None and not _is_good(outcome):
+        shown = _shown(outcome)
+        if shown is None:
             return
+        trouble, why = shown
         seen = self._of(account)
         seen.in_a_row = seen.in_a_row + 1 if trouble is seen.trouble else 1
         seen.trouble = trouble
         now = self._clock()
         alarms: tuple[RaisedAlarm, ...] = ()
-        why = _why(outcome)
+        name = account.provider.name
+        note = AccountNote(provider=name, account=account.name, at=now, trouble=trouble, why=why)
         if trouble is None:
             seen.answered = True
-            note = self._note(account, now, answered_at=now)
+            note = msgspec.structs.replace(note, answered_at=now)
         else:
             # A credential that worked may be refused for one task alone; one that never did is refused at once.
             first = trouble is Trouble.CREDENTIAL and not seen.answered
             if seen.in_a_row < IN_A_ROW and not first:
                 return
-            note = self._note(account, now, trouble=trouble, why=why)
             if trouble is Trouble.UNREADABLE:
-                alarms = (_alarm(account, now, f"{seen.in_a_row} answers in a row could not be read: {why}"),)
+                detail = f"{seen.in_a_row} answers in a row could not be read: {why}"
+                alarms = (
+                    RaisedAlarm(kind=Alarm.UNREADABLE_ANSWER, provider=name, at=now, task_id=None, detail=detail),
+                )
         known = seen.recorded_at is not None and now - seen.recorded_at < REPEATED
         if known and seen.recorded is trouble:
             if alarms:
@@ -96,14 +102,16 @@ class AccountWatch:
         # Requests that were under way together pause it several times.
         if seen.paused_until is None or until - seen.paused_until >= SAME_PAUSE:
             seen.paused_until = until
-            self._record(self._note(account, now, paused_until=until), ())
+            note = AccountNote(provider=account.provider.name, account=account.name, at=now, paused_until=until)
+            self._record(note, ())
 
     def out_of_budget(self, account: Account) -> None:
-        """Take note that a question had to wait, since as many were asked as may be."""
+        """Take note that a poll had to wait, since as many were sent as may be."""
         seen, now = self._of(account), self._clock()
         if seen.waited_at is None or now - seen.waited_at >= REPEATED:
             seen.waited_at = now
-            self._record(self._note(account, now, waited_at=now), ())
+            note = AccountNote(provider=account.provider.name, account=account.name, at=now, waited_at=now)
+            self._record(note, ())
 
     async def state(self, provider: str, account: str) -> AccountState | None:
         """Return what is known of an account, whichever process noticed it; None before anything was."""
@@ -116,28 +124,6 @@ class AccountWatch:
 
     def _of(self, account: Account) -> _Seen:
         return self._seen.setdefault((account.provider.name, account.name), _Seen())
-
-    def _note(
-        self,
-        account: Account,
-        now: datetime,
-        *,
-        trouble: Trouble | None = None,
-        why: str = "",
-        answered_at: datetime | None = None,
-        paused_until: datetime | None = None,
-        waited_at: datetime | None = None,
-    ) -> AccountNote:
-        return AccountNote(
-            provider=account.provider.name,
-            account=account.name,
-            at=now,
-            trouble=trouble,
-            why=why,
-            answered_at=answered_at,
-            paused_until=paused_until,
-            waited_at=waited_at,
-        )
 
     def _record(self, note: AccountNote | None, alarms: Sequence[RaisedAlarm]) -> None:
         recording = asyncio.create_task(self._commit(note, tuple(alarms)), name="homing account watch")
@@ -154,26 +140,11 @@ class AccountWatch:
                 seen.recorded_at = seen.paused_until = seen.waited_at = None
 
 
-def _trouble(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> Trouble | None:
+def _shown(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> tuple[Trouble | None, str] | None:
+    """Return what an answer shows of its account: trouble and why, or no trouble; None where it shows nothing."""
     if isinstance(outcome, BadCredential):
-        return Trouble.CREDENTIAL
+        return Trouble.CREDENTIAL, CREDENTIAL_REFUSED
     if isinstance(outcome, Unknown):
-        return Trouble.UNREADABLE if outcome.unreadable else Trouble.OUTAGE
-    return None
-
-
-def _is_good(outcome: object) -> bool:
-    """Return whether an answer shows that the account works. A refusal for now, or of a call, shows nothing."""
-    return isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple)
-
-
-def _why(outcome: object) -> str:
-    if isinstance(outcome, BadCredential):
-        return CREDENTIAL_REFUSED
-    return outcome.why if isinstance(outcome, Unknown) else ""
-
-
-def _alarm(account: Account, now: datetime, detail: str) -> RaisedAlarm:
-    return RaisedAlarm(
-        kind=Alarm.UNREADABLE_ANSWER, provider=account.provider.name, at=now, task_id=None, detail=detail
-    )
+        return Trouble.UNREADABLE if outcome.unreadable else Trouble.OUTAGE, outcome.why
+    # A refusal for now, or of a call, shows nothing.
+    return (None, "") if isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple) else None

@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
 from tracker.model.changes import Work
+from tracker.storage.store import Store
 
 T = TypeVar("T")
 Piece = tuple[Work[Any], asyncio.Future[Any]]
@@ -28,16 +29,6 @@ FAILURES: Final = 3
 FAILED_FOR: Final = timedelta(seconds=30)
 
 
-class Writer(Protocol):
-    """What the recorder needs of a store."""
-
-    @property
-    def batches_at_once(self) -> int:
-        """How many batches it takes at once."""
-
-    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]: ...
-
-
 class Recorder:
     """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued.
 
@@ -46,7 +37,7 @@ class Recorder:
 
     def __init__(
         self,
-        store: Writer,
+        store: Store,
         *,
         committed: Callable[[], None] = lambda: None,
         queue_bound: int = QUEUE_BOUND,
@@ -77,7 +68,7 @@ class Recorder:
         self._task = None
 
     async def apply(self, work: Work[T]) -> T:
-        """Commit one piece, in a transaction shared with whoever else is waiting, and give its result.
+        """Commit one piece, in a transaction shared with whoever else is waiting, and return its result.
 
         Raises the CallerError that its decision raised, StoreUnavailable or Overloaded; then nothing of it was
         committed. Once queued it is committed even if the caller stops waiting.
@@ -112,25 +103,22 @@ class Recorder:
                     committing.create_task(self._commit(batch)).add_done_callback(lambda _: room.release())
 
     async def _gathered(self) -> tuple[Sequence[Piece], bool]:
-        """Wait for the next batch; also tells whether it is the last."""
+        """Return the next batch, and whether it is the last."""
         batch: list[Piece] = []
         item = await self._queue.get()
-        await self._let_in()
+        # What arrives in this moment comes along: a batch of one costs hardly less than one of ten.
+        seen = -1
+        for _ in range(TURNS):
+            if not seen < (waiting := self._queue.qsize()) < self._batch_bound:
+                break
+            seen = waiting
+            await asyncio.sleep(0)
         while item is not None:
             batch.append(item)
             if len(batch) == self._batch_bound or self._queue.empty():
                 return batch, False
             item = self._queue.get_nowait()
         return batch, True
-
-    async def _let_in(self) -> None:
-        """Let whoever is at the door already come along: a batch of one costs hardly less than one of ten."""
-        seen = -1
-        for _ in range(TURNS):
-            if not seen < (waiting := self._queue.qsize()) < self._batch_bound:
-                return
-            seen = waiting
-            await asyncio.sleep(0)
 
     async def _commit(self, batch: Sequence[Piece]) -> None:
         try:

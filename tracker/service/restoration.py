@@ -5,15 +5,18 @@ of a past that the database does not have any more: it is dropped here, and read
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
-from typing import Final, Protocol
+from datetime import datetime, timedelta
+from typing import Final
 
 from tracker.errors import HomingError
+from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.task import Alarm
 from tracker.service.callback_addresses import Addresses
 from tracker.service.feed import Feed
 from tracker.service.learner import Learner
+from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
 AGAIN: Final = timedelta(seconds=1)
@@ -25,23 +28,25 @@ DETAIL: Final = (
 )
 
 
-class RaisesAlarms(Protocol):
-    """Counts an alarm, and tells the first of its kind in an hour."""
-
-    async def __call__(self, kind: Alarm, *, provider: str, detail: str) -> None: ...
-
-
 class Restoration:
     """Drops what a process remembers of a database, each time that this is in another state, until it is closed."""
 
     def __init__(
-        self, store: Store, *, feed: Feed, learner: Learner, addresses: Addresses, alarm: RaisesAlarms
+        self,
+        store: Store,
+        *,
+        feed: Feed,
+        learner: Learner,
+        addresses: Addresses,
+        recorder: Recorder,
+        clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._feed = feed
         self._learner = learner
         self._addresses = addresses
-        self._alarm = alarm
+        self._recorder = recorder
+        self._clock = clock
         self._restoring: set[asyncio.Task[None]] = set()
         store.continuity.listen(self._start_over)
 
@@ -63,6 +68,9 @@ class Restoration:
             with suppress(HomingError):
                 await self._store.secrets.record_again()
                 await self._addresses.open()
-                await self._alarm(Alarm.DATABASE_CHANGED, provider=OURS, detail=DETAIL)
+                alarm = RaisedAlarm(
+                    kind=Alarm.DATABASE_CHANGED, provider=OURS, at=self._clock(), task_id=None, detail=DETAIL
+                )
+                await self._recorder.apply(RecordChange(Change(result=None, alarms=(alarm,))))
                 return
             await asyncio.sleep(AGAIN.total_seconds())

@@ -95,7 +95,12 @@ class Tracker:
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self._restoration = Restoration(
-            store, feed=self.feed, learner=self.learner, addresses=self._addresses, alarm=self.alarm
+            store,
+            feed=self.feed,
+            learner=self.learner,
+            addresses=self._addresses,
+            recorder=self._recorder,
+            clock=clock,
         )
         self.questions = Questions(
             store=store,
