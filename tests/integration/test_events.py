@@ -17,8 +17,10 @@ from tests.events import readable
 from tests.integration.served import OPERATOR, STUDIO, until
 from tests.integration.watched import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
 from tests.keys import LOCAL_LINE
+from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.event import structured
 from tracker.model.task import Alarm
+from tracker.service.tracker import Tracker
 
 PAGE = {"accept": "application/json"}
 
@@ -37,6 +39,11 @@ def unchunked(heard: bytes) -> bytes:
         length = int(size or b"0", 16)
         body, rest = body + rest[:length], rest[length + 2 :]
     return body
+
+
+async def raise_alarm(tracker: Tracker) -> None:
+    alarm = RaisedAlarm(kind=Alarm.MISMATCH, provider="kling", at=NOW, task_id=None, detail="made up")
+    await tracker.store.apply([RecordChange(Change(result=None, alarms=(alarm,)))])
 
 
 async def page(homing: Watched, **query: Any) -> dict[str, Any]:
@@ -83,7 +90,7 @@ async def test_what_is_asked_for_is_told_and_nothing_else(homing: Watched) -> No
         await homing.change(red, sequence)
         await homing.change(blue, sequence)
     await homing.change(red, 3, name="succeeded")
-    await homing.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="made up")
+    await raise_alarm(homing.tracker)
     for query, expected in (
         ({"type": "succeeded"}, ["succeeded"]),
         ({"type": ["succeeded", "homing.alarm.*"]}, ["succeeded", "mismatch"]),
@@ -253,7 +260,7 @@ async def test_clients_are_told_of_their_own_tasks_and_of_no_alarm(url: str) -> 
     async with watched(url, keys=ALL, key=STUDIO) as homing:
         for number, client in enumerate(("studio", "other", "studio"), start=1):
             await homing.change(a_number(number, client=client), 1)
-        await homing.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="made up")
+        await raise_alarm(homing.tracker)
         mine = await page(homing, after=0)
         assert {each["data"]["client"] for each in mine["events"]} == {"studio"}
         assert (len(mine["events"]), mine["next"]) == (2, 4)

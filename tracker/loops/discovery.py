@@ -10,7 +10,7 @@ from tracker.model.records import Orphan
 from tracker.model.task import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
-from tracker.service.adoption import Adoption, Particulars
+from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.polling import Poll, Questions
 from tracker.storage.store import Store
 
@@ -155,7 +155,8 @@ class Discovery:
         self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
     ) -> Task:
         named = account.provider.kinds[kind]
-        return await self._adoption.take(caller, account, named, found, Particulars(origin=origin))
+        request = TrackRequest(caller=caller, account=account, kind=named, origin=origin)
+        return await self._adoption.take(request, found)
 
     async def _known(self, account: Account, provider_task_id: str) -> Task | None:
         task = await self._store.find_ref(provider_task_id, client=None, provider=account.provider.name)

@@ -31,9 +31,12 @@ ABSENT_BOUND: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Particulars:
-    """What a caller may say about a task of its own."""
+class TrackRequest:
+    """A task that a client wants tracked and that Homing does not submit."""
 
+    caller: Caller
+    account: Account
+    kind: Kind
     external_id: str | None = None
     deadline: timedelta | None = None
     tags: Sequence[str] = ()
@@ -63,9 +66,9 @@ class Adoption:
         self._monotonic = monotonic
         self._absent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
-    async def expect(self, caller: Caller, account: Account, kind: Kind, said: Particulars) -> Expected:
-        """Write down a task that is about to be submitted. Raises Conflict where a row has its external id."""
-        task = self._row(caller, account, kind, said)
+    async def expect(self, request: TrackRequest) -> Expected:
+        """Record a task that is about to be submitted. Raises Conflict where a row has its external ID."""
+        task = self._row(request)
         written = await self._recorder.apply(RecordExpected(task=task))
         return Expected(task=written, callback_url=self._addresses.of_task(written))
 
@@ -76,12 +79,13 @@ class Adoption:
         client = None if caller.sees_all else caller.name
         return await self._store.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
 
-    async def known(self, caller: Caller, account: Account, kind: Kind, provider_task_id: str) -> Task | None:
+    async def known(self, request: TrackRequest, provider_task_id: str) -> Task | None:
         """Return a task that has a row, None where the provider has to be asked.
 
         Raises NotFound where the row is another client's, and where the provider said so a moment ago.
         """
         ref = bounded(provider_task_id, "provider_task_id")
+        caller, account = request.caller, request.account
         known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
         if known is not None:
             named = ref in {known.id, known.provider_task_id}
@@ -90,41 +94,40 @@ class Adoption:
                     return known
             elif named:
                 raise NotFound(f"the provider has no task {ref}")
-        if self._monotonic() < self._absent.get((account.name, kind.name, ref), float("-inf")):
+        if self._monotonic() < self._absent.get((account.name, request.kind.name, ref), float("-inf")):
             raise NotFound(f"the provider has no task {ref}")
         return None
 
-    async def adopt(
-        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
-    ) -> Task:
+    async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
         """Ask the provider about a task that is not ``known``, and take it over.
 
         Raises NotFound where the provider does not know it, or where it is another's.
         """
         ref = bounded(provider_task_id, "provider_task_id")
-        outcome = await self._questions.query(account, kind.name, ref)
+        caller, account, kind = request.caller, request.account, request.kind.name
+        outcome = await self._questions.query(account, kind, ref)
         if isinstance(outcome, Missing):
-            self._remember_absent((account.name, kind.name, ref))
+            self._remember_absent((account.name, kind, ref))
             raise NotFound(f"the provider has no task {ref}")
         if not isinstance(outcome, Found):
             raise ProviderUnavailable("the provider could not be asked about the task; try again")
-        task = await self.take(caller, account, kind, outcome, said)
+        task = await self.take(request, outcome)
         if task.client != caller.name and not caller.sees_all:
             raise NotFound(f"the provider has no task {ref}")
         return task
 
-    async def take(self, caller: Caller, account: Account, kind: Kind, found: Found, said: Particulars) -> Task:
-        """Write down a task that the provider has just confirmed, with what it said.
+    async def take(self, request: TrackRequest, found: Found) -> Task:
+        """Record a task that the provider has just confirmed, with what it request.
 
-        Gives the row that waits for it where there is one, whoever its client is.
+        Returns the row that waits for it where there is one, whoever its client is.
         """
-        task = self._row(caller, account, kind, said, found)
-        work: Work[Task] = RecordConfirmed(task=task, named=said.external_id is not None)
-        if caller.sees_all and said.origin == ADOPT:
+        task = self._row(request, found)
+        work: Work[Task] = RecordConfirmed(task=task, named=request.external_id is not None)
+        if request.caller.sees_all and request.origin == ADOPT:
             detail = f"provider_task_id={found.claim.provider_task_id or ''}"
-            work = self._audited(work, caller, Action.ADOPT, detail)
+            work = self._audited(work, request.caller, Action.ADOPT, detail)
         written = await self._recorder.apply(work)
-        answer = await self._questions.record(Poll(task=written, account=account, at=self._clock()), found)
+        answer = await self._questions.record(Poll(task=written, account=request.account, at=self._clock()), found)
         return answer.task
 
     async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
@@ -158,10 +161,11 @@ class Adoption:
     def _audited(self, work: Work[Task], caller: Caller, action: Action, detail: str) -> Audited:
         return Audited(work=work, at=self._clock(), client=caller.name, action=action, detail=detail)
 
-    def _row(self, caller: Caller, account: Account, kind: Kind, said: Particulars, found: Found | None = None) -> Task:
+    def _row(self, request: TrackRequest, found: Found | None = None) -> Task:
         now = self._clock()
+        account, kind = request.account, request.kind
         claim = found.claim if found is not None else None
-        external_id = None if said.external_id is None else bounded(said.external_id, "external_id")
+        external_id = None if request.external_id is None else bounded(request.external_id, "external_id")
         if external_id is None and claim is not None:
             external_id = claim.external_id
         policy = self._rules.policy
@@ -170,18 +174,18 @@ class Adoption:
             provider=account.provider.name,
             kind=kind.name,
             account=account.name,
-            client=caller.name,
-            origin=said.origin,
+            client=request.caller.name,
+            origin=request.origin,
             created_at=now,
             updated_at=now,
-            deadline_at=now + (said.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
+            deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=external_id,
             # What the provider knows it by, which need not be what its adopter calls it.
             sent_external_id=claim.external_id if claim is not None else external_id,
             provider_task_id=claim.provider_task_id if claim is not None else None,
             unproven_id_from=IdSource.OWNER if claim is not None and claim.external_id is None else None,
-            tags=distinct_tags(said.tags),
-            callback_asked=self._addresses.asked and said.origin == "expect",
+            tags=distinct_tags(request.tags),
+            callback_asked=self._addresses.asked and request.origin == "expect",
             answered_at=now,
         )
         return begun(task, now=now, rules=self._rules)

@@ -12,12 +12,12 @@ from tracker.errors import NotFound
 from tracker.model.task import Caller, Task
 from tracker.providers.base import Account, Kind
 from tracker.rules.schedule import Policy
-from tracker.service.adoption import Adoption, Particulars
+from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
 from tracker.service.polling import Answer, Questions
 
 REMEMBERED: Final = 1_000
-FETCHED: Final = Particulars(origin="fetch")
+FETCH: Final = "fetch"
 ASKED_AT_ONCE: Final = 4
 
 
@@ -63,34 +63,33 @@ class Polling:
             self._budget.take_for(caller.name, self._clock(), 1 + (task.sent_external_id is not None))
         return await self._adoption.attach(caller, task, account, provider_task_id)
 
-    async def adopt(
-        self, caller: Caller, account: Account, kind: Kind, provider_task_id: str, said: Particulars
-    ) -> Task:
+    async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
         """Take over a running task. Raises TooMany or Overloaded where the provider would have to be asked."""
-        known = await self._adoption.known(caller, account, kind, provider_task_id)
+        known = await self._adoption.known(request, provider_task_id)
         if known is not None:
             return known
-        self._budget.take_for(caller.name, self._clock())
-        return await self._adoption.adopt(caller, account, kind, provider_task_id, said)
+        self._budget.take_for(request.caller.name, self._clock())
+        return await self._adoption.adopt(request, provider_task_id)
 
     async def fetch(self, caller: Caller, account: Account, kind: Kind, ref: str) -> Task:
         """Find a task of a kind, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
         task = await self._adoption.found(caller, account, ref, kind=kind.name)
         # Where another kind has it, asking the provider would not help.
         if task is None and await self._adoption.found(caller, account, ref) is None:
-            task = await self.adopt(caller, account, kind, ref, FETCHED)
+            task = await self.adopt(TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH), ref)
         if task is None or task.kind != kind.name:
             raise NotFound("no such task")
         return task
 
     async def fetch_many(self, caller: Caller, account: Account, kind: Kind, refs: Sequence[str]) -> Sequence[Task]:
         """Find tasks of any kind, and ask the provider about all others or about none; leave out what nobody knows."""
+        request = TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH)
         found: dict[str, Task] = {}
         unknown: list[str] = []
         for ref in refs:
             with suppress(NotFound):
                 known = await self._adoption.found(caller, account, ref)
-                if (known := known or await self._adoption.known(caller, account, kind, ref)) is None:
+                if (known := known or await self._adoption.known(request, ref)) is None:
                     unknown.append(ref)
                 else:
                     found[ref] = known
@@ -100,7 +99,7 @@ class Polling:
         async def one(ref: str) -> None:
             async with slots:
                 with suppress(NotFound):
-                    found[ref] = await self._adoption.adopt(caller, account, kind, ref, FETCHED)
+                    found[ref] = await self._adoption.adopt(request, ref)
 
         await asyncio.gather(*map(one, unknown))
         return [found[ref] for ref in refs if ref in found]

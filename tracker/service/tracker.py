@@ -1,7 +1,6 @@
 """The Tracker: every verb that users, the receiver, the API and the loops call. One transaction per verb.
 
-Constructing it does no I/O, so that an app can be built around it at import time; ``async with`` opens the database,
-starts the recorder, and closes all again.
+Constructing it does no I/O. ``async with`` opens the database, starts the recorder, and closes all again.
 """
 
 import secrets as random_secrets
@@ -13,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from tracker.errors import InvalidRequest, NotFound
-from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.clock import Monotonic
 from tracker.model.event import NO_SOURCE
 from tracker.model.records import (
@@ -27,14 +25,14 @@ from tracker.model.records import (
     TaskFilter,
     TaskPage,
 )
-from tracker.model.task import SETTLED, Alarm, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.model.task import SETTLED, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, identifier
 from tracker.providers.base import Account, Kind, Order
 from tracker.rules.callbacks import RecordCallback
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
-from tracker.service.adoption import Adoption, Particulars
+from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
 from tracker.service.callback_addresses import Addresses
 from tracker.service.client_polls import Polling
@@ -71,7 +69,6 @@ class Tracker:
         sinks: Mapping[str, NamedSink] = NO_SINKS,
     ) -> None:
         self.providers = accounts
-        self.public_url = public_url
         self.clock = clock
         self.monotonic = monotonic
         self.policy = policy
@@ -95,12 +92,7 @@ class Tracker:
         self._transport: Sender = transport or Transport()
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self._restoration = Restoration(
-            store,
-            feed=self.feed,
-            learner=self.learner,
-            addresses=self._addresses,
-            recorder=self._recorder,
-            clock=clock,
+            store, feed=self.feed, learner=self.learner, addresses=self._addresses, recorder=self._recorder, clock=clock
         )
         self.questions = Questions(
             store=store,
@@ -232,8 +224,17 @@ class Tracker:
         until the provider's id is known. Raises Conflict where a row has it already.
         """
         account = self._account(provider)
-        said = Particulars(external_id=external_id, deadline=deadline, tags=tags, origin="expect")
-        return await self.adoption.expect(caller, account, self._kind(account, kind), said)
+        return await self.adoption.expect(
+            TrackRequest(
+                caller=caller,
+                account=account,
+                kind=self._kind(account, kind),
+                external_id=external_id,
+                deadline=deadline,
+                tags=tags,
+                origin="expect",
+            )
+        )
 
     async def adopt(
         self,
@@ -248,8 +249,15 @@ class Tracker:
     ) -> Task:
         """Take over a task that is already running. Raises NotFound where the provider does not know it."""
         account = self._account(provider)
-        said = Particulars(external_id=external_id, deadline=deadline, tags=tags)
-        return await self._polling.adopt(caller, account, self._kind(account, kind), provider_task_id, said)
+        request = TrackRequest(
+            caller=caller,
+            account=account,
+            kind=self._kind(account, kind),
+            external_id=external_id,
+            deadline=deadline,
+            tags=tags,
+        )
+        return await self._polling.adopt(request, provider_task_id)
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
         """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
@@ -286,11 +294,6 @@ class Tracker:
             raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")
         task = await self.get(caller, ref)
         return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
-
-    async def alarm(self, kind: Alarm, *, provider: str, task_id: str | None = None, detail: str) -> None:
-        """Count an alarm that belongs to no delivery."""
-        raised = RaisedAlarm(kind=kind, provider=provider, at=self.clock(), task_id=task_id, detail=detail)
-        await self._recorder.apply(RecordChange(Change(result=None, alarms=(raised,))))
 
     async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task:
         """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""
