@@ -148,7 +148,8 @@ class Reconciler:
             if account is not None:
                 await self._ask_account(account, tasks, counts)
         if checking:
-            await self._check_orphans(counts)
+            orphans = await self._store.due_orphans(now=self._clock(), limit=AT_ONCE)
+            await _gather(self._check_orphan(orphan, counts) for orphan in orphans)
         return counts
 
     async def _bring_forward(self) -> None:
@@ -311,18 +312,9 @@ class Reconciler:
         else:
             counts.unchanged += 1
 
-    async def _check_orphans(self, counts: Counts) -> None:
-        due = await self._store.due_orphans(now=self._clock(), limit=AT_ONCE)
-        await _gather(self._check_orphan(orphan, counts) for orphan in due)
-
-    def _may_check(self, account: Account) -> bool:
-        """Take a request for an orphan, where there is one."""
-        now = self._clock()
-        return self._paused_until(account, now) is None and self._budget.take_for_orphan(now)
-
     async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
-        account = self._accounts.get(orphan.provider)
-        if account is None or not self._may_check(account):
+        account, now = self._accounts.get(orphan.provider), self._clock()
+        if account is None or self._paused_until(account, now) is not None or not self._budget.take_for_orphan(now):
             return
         counts.orphans_checked += 1
         counts.requests += 1

@@ -8,7 +8,7 @@ What an answer to a create proves is in ``kling_submits``; here is what all repl
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -122,7 +122,11 @@ def read_many(reply: Reply) -> ManyOutcome:
         listed = _list_in(envelope.body)
         if listed is None:
             return unreadable_reply(reply, f"{envelope.outline}, but no list of tasks")
-        return list(_each(listed[:TASKS_PER_REPLY]))
+        return [
+            _found(claim, task)
+            for entry in listed[:TASKS_PER_REPLY]
+            if (task := task_of(entry)) is not None and (claim := read_claim(task)).provider_task_id is not None
+        ]
     if (absent := _absent_call(reply, envelope)) is not None:
         return absent
     return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, envelope.outline)
@@ -217,12 +221,6 @@ def _list_in(body: JsonObject) -> list[JsonValue] | None:
             return [listed]
         listed = listed.get("data")
     return listed if isinstance(listed, list) else None
-
-
-def _each(listed: list[JsonValue]) -> Iterator[Found]:
-    for entry in listed:
-        if (task := task_of(entry)) is not None and (claim := read_claim(task)).provider_task_id is not None:
-            yield _found(claim, task)
 
 
 def _found(claim: Claim, task: JsonObject) -> Found:
