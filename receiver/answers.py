@@ -1,4 +1,4 @@
-"""What a sender is told: the one table from what happened to an HTTP answer, tiny and without a word about the task.
+"""The answers to callbacks: one table from what happened to an HTTP answer, which says nothing of the task.
 
 docs/reference/callback-answers.md says, for each, why the provider should retry or stop.
 """
@@ -16,7 +16,7 @@ METHOD: Final = "POST"
 RETRY_AFTER: Final = timedelta(seconds=5)
 
 
-# The answer to a delivery that is committed.
+# The answer to a callback that is committed.
 RECORDED: Final[Response] = JSONResponse({"status": "recorded"})
 
 
@@ -31,7 +31,7 @@ async def send_answer(response: Response, send: Send) -> None:
 
 
 def refusal(error: HomingError, *, http_version: str = "1.1") -> Response:
-    """Answer what went wrong: their mistake by its own status, everything of ours 503 with a time to come back."""
+    """Answer what went wrong: a mistake of the sender by its own status, all else 503 with a time to retry."""
     headers: dict[str, str] = {}
     if isinstance(error, NotAllowed):
         headers["allow"] = METHOD

@@ -1,7 +1,7 @@
-"""Puts the receiver together: a tracker, settings, and how each provider's callbacks are proven.
+"""Puts the receiver together: a tracker, settings, and how each provider's callbacks are verified.
 
-A plain ASGI app without a router: there is one route, and at thousands of deliveries a second a framework's way to it
-costs as much as proving a signature.
+A plain ASGI app without a router: there is one route, and at thousands of callbacks a second a framework's way to it
+costs as much as verifying a signature.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # A server or a framework that mounts us tells the whole path, and how much of it is not ours.
+            # Whatever mounts the receiver passes the whole path, and how much of it is not the receiver's.
             path: str = scope["path"].removeprefix(scope.get("root_path", ""))
             if path.startswith(self._prefixed):
                 # A proxy in front may pass on the path of the public URL, or take it away.

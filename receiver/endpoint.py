@@ -20,7 +20,7 @@ from receiver.answers import METHOD, RECORDED, refusal, send_answer
 from receiver.errors import Disconnected
 from receiver.limits import LARGE_BODIES, BodyBounds, Deadline, Late, UnsignedBound, read_body
 from receiver.settings import ReceiverSettings
-from receiver.verification import Delivery, Judgement, Verifier, judge
+from receiver.verification import CallbackRequest, Judgement, Verifier, judge
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
 from tracker.model.content_encoding import decode, is_encoded
 from tracker.model.records import Arrived, StandingAddress
@@ -49,12 +49,12 @@ class CallbackTracker(Protocol):
 
     async def standing_address(self, provider: str, token: str) -> StandingAddress | None: ...
 
-    async def record(self, delivery: Arrived) -> Recorded:
-        """Record a delivery; committed when this returns. A caller that stops waiting does not stop the commit."""
+    async def record(self, arrived: Arrived) -> Recorded:
+        """Record a callback; committed when this returns. A caller that stops waiting does not stop the commit."""
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a delivery arrived, proven by its token: a task's own address or a standing one."""
+    """Where a callback arrived, verified by its token: at a task's own URL or at a shared one."""
 
     provider: str
     task_id: str | None = None
@@ -67,7 +67,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Line(msgspec.Struct, kw_only=True):
-    """What the log's one line about a delivery says; filled as far as the delivery gets."""
+    """What the log's one line about a callback says; filled as far as the callback gets."""
 
     address: Address | None = None
     size: int | None = None
@@ -76,26 +76,26 @@ class _Line(msgspec.Struct, kw_only=True):
     answer: str = ""
 
     def __str__(self) -> str:
-        told = [str(self.address or "no address")]
+        parts = [str(self.address or "no address")]
         if self.outcome is not None:
-            told.append(self.outcome.verdict.value + (" (orphan)" if self.outcome.orphan else ""))
-        told.append(self.answer)
+            parts.append(self.outcome.verdict.value + (" (orphan)" if self.outcome.orphan else ""))
+        parts.append(self.answer)
         if self.judgement is not None:
-            told.append(f"trust {self.judgement.trust.name.lower()}")
-            told.append(f"flaw {self.judgement.flaw.value}" if self.judgement.flaw else "")
-        told.append(f"{self.size} bytes" if self.size is not None else "")
-        return ", ".join(each for each in told if each)
+            parts.append(f"trust {self.judgement.trust.name.lower()}")
+            parts.append(f"flaw {self.judgement.flaw.value}" if self.judgement.flaw else "")
+        parts.append(f"{self.size} bytes" if self.size is not None else "")
+        return ", ".join(each for each in parts if each)
 
 
 class CallbackEndpoint:
-    """Receives deliveries for one tracker; ``verifiers`` by provider, None where no secret is configured."""
+    """Receives callbacks for one tracker; ``verifiers`` by provider, None where no secret is configured."""
 
     def __init__(
         self, tracker: CallbackTracker, verifiers: Mapping[str, Verifier | None], settings: ReceiverSettings
     ) -> None:
         self._tracker = tracker
         self._clock = tracker.clock
-        # How the callbacks of the providers that both sides know are proven, and how they are read.
+        # How the callbacks of the providers that both sides know are verified, and how they are read.
         self._verifiers = {name: verifiers[name] for name in tracker.providers if name in verifiers}
         self._readers = {name: account.provider.read_callback for name, account in tracker.providers.items()}
         self._settings = settings
@@ -130,10 +130,10 @@ class CallbackEndpoint:
         logger.log(level, "%s: %d, %s", TEMPLATE, response.status_code, line)
 
     async def _receive(self, address: Address, scope: Scope, receive: Receive, line: _Line) -> int:
-        """Take one delivery in and commit it, or raise what the sender is answered; tells how loud the log should be.
+        """Take one callback in and commit it, or raise what the sender is answered; return the level of the log line.
 
-        What is as it should be is in the history; at thousands a second a line for each would cost more than most of
-        what is done here.
+        What is as it should be is in the history. At thousands a second, a log line for each would cost more than most
+        of what is done here.
         """
         if scope["method"] != METHOD:
             raise NotAllowed("callbacks come by POST")
@@ -168,18 +168,18 @@ class CallbackEndpoint:
     def _judged(
         self, address: Address, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: datetime
     ) -> tuple[bytes, Judgement]:
-        """Judge a delivery, and return its body as it was before it was compressed.
+        """Judge a callback, and return its body as it was before it was compressed.
 
         A signature may cover either: who signs compresses later, or what compresses signs.
         """
         verifier, standing = self._verifiers[address.provider], address.standing is not None
         encoding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
         if not encoding or not is_encoded(encoding):
-            return body, judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
+            return body, judge(verifier, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
         plain = decode(body, encoding, limit=self._settings.body_limit)
-        judgement = judge(verifier, Delivery(headers=headers, body=plain), standing=standing, now=now)
+        judgement = judge(verifier, CallbackRequest(headers=headers, body=plain), standing=standing, now=now)
         if judgement.refusal is not None:
-            raw = judge(verifier, Delivery(headers=headers, body=body), standing=standing, now=now)
+            raw = judge(verifier, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
             judgement = judgement if raw.refusal is not None and raw.flaw is Flaw.BAD_SIGNATURE else raw
         return plain, judgement
 
@@ -198,12 +198,12 @@ class CallbackEndpoint:
         if address.standing is not None:
             rate = settings.standing_rate
         if (wait := self._unsigned.take(address, per_minute=rate, now=now)) is not None:
-            raise TooMany("too many unsigned deliveries for this address", retry_after=wait)
+            raise TooMany("too many unsigned callbacks at this URL", retry_after=wait)
 
     async def _commit(self, address: Address, observation: Observation) -> Recorded:
         """Wait for the commit, but not for ever: it goes on when the sender leaves or the time is up."""
         if self._commits.waiting >= self._settings.commits:
-            raise Overloaded("too many deliveries wait for their commit")
+            raise Overloaded("too many callbacks wait for their commit")
         arrived = Arrived(
             provider=address.provider, observation=observation, task_id=address.task_id, standing=address.standing
         )

@@ -1,4 +1,4 @@
-"""What is wrong with a delivery, where the tree of ``tracker.errors`` has no name for it yet.
+"""What is wrong with a callback, where the tree of ``tracker.errors`` has no name for it yet.
 
 CallerError
 ├── NotProven        401  carries ``reason``: a signature that is missing, wrong or stale
@@ -11,7 +11,7 @@ from tracker.errors import CallerError
 
 
 class Reason(StrEnum):
-    """Why a delivery is not proven by its signature."""
+    """Why a callback is not verified by its signature."""
 
     MISSING = "missing"
     WRONG = "wrong"

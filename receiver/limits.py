@@ -1,4 +1,4 @@
-"""How much of a stranger's request is taken in: bytes, seconds, and unsigned deliveries per address."""
+"""How much of a sender's request is taken in: bytes, seconds, and unsigned callbacks per URL."""
 
 import asyncio
 from collections import OrderedDict
@@ -32,7 +32,7 @@ class Deadline:
     """One time limit for many short waits at once, watched by one timer.
 
     ``with deadline: ...`` raises Late where the wait takes longer than ``limit``, up to a quarter later. A
-    timer for each wait would cost more than most of what a delivery needs.
+    timer for each wait would cost more than most of what a callback needs.
     """
 
     def __init__(self, limit: timedelta) -> None:
@@ -96,7 +96,7 @@ async def read_body(
     """Read a whole body within its bounds.
 
     Raises TooLarge (from the declared length where there is one, before anything is read), TooSlow, Overloaded where
-    too many large bodies are arriving, or Disconnected where the sender left: a part of a body is not a delivery.
+    too many large bodies are arriving, or Disconnected where the sender left: a part of a body is not a callback.
     """
     limit = bounds.limit
     for name, value in headers:
@@ -140,9 +140,9 @@ class _Bucket(msgspec.Struct):
 
 
 class UnsignedBound:
-    """Token buckets that bound how many unsigned deliveries per minute are kept for one address.
+    """Token buckets that bound how many unsigned callbacks per minute are kept for one address.
 
-    Only addresses with a good token come here, so a stranger cannot push others out of the ``most`` that are counted;
+    Only URLs with a good token come here, so nobody else can push others out of the ``most`` that are counted;
     the one that was idle longest is forgotten first, which can only be generous.
     """
 
@@ -151,7 +151,7 @@ class UnsignedBound:
         self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
     def take(self, address: Hashable, *, per_minute: int, now: datetime) -> timedelta | None:
-        """Count one delivery: None where it may be kept, else how long to wait for the next free place."""
+        """Count one callback: None where it may be kept, else how long to wait for the next free place."""
         bucket = self._buckets.setdefault(address, _Bucket(left=per_minute, at=now))
         self._buckets.move_to_end(address)
         if len(self._buckets) > self._most:

@@ -1,4 +1,4 @@
-"""What a receiver is told before it starts."""
+"""What a receiver is configured with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class ReceiverSettings:
     ``prefix`` is the path of the public URL, which a proxy may leave in front of ``/callbacks``.
     ``body_room`` is how many bytes of large bodies may be arriving at once, ``body_timeout`` is for the whole body.
     What no signature proves is bounded: ``unsigned_kept`` is how many bytes of such a body are stored;
-    ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such deliveries are kept a minute: for one
+    ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such callbacks are kept a minute: for one
     task's address, for one where no signature is expected, and for one standing address (which serves many tasks);
-    ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many deliveries may wait for
+    ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many callbacks may wait for
     their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
     """
 

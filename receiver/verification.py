@@ -1,4 +1,4 @@
-"""Decides whether a delivery is what its signature says, and what it is worth. Pure: the time is an argument.
+"""Decides whether a callback is what its signature says, and how far it is trusted. Pure: the time is an argument.
 
 The URL was already verified by its token (``rules.callback_tokens``). A verifier looks at headers and raw bytes
 and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is the table of trust.
@@ -28,8 +28,8 @@ _MOST_DIGITS: Final = 12
 _ID_LETTERS: Final = bytes(range(0x21, 0x7F)).replace(b".", b"")
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it came: header names and values as raw bytes (names in any case), the body untouched."""
+class CallbackRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback as it came: header names and values as raw bytes (names in any case), the body untouched."""
 
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
@@ -58,12 +58,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 class Verifier(Protocol):
     """One signature scheme with its secrets. The shared suite in tests/conformance must pass."""
 
-    def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
-        """Prove a delivery with any of the secrets, or raise NotProven."""
+    def verify(self, request: CallbackRequest, *, now: datetime) -> Proof:
+        """Verify a callback with any of the secrets, or raise NotProven."""
 
 
 class StandardWebhooks:
-    """The scheme of https://www.standardwebhooks.com: several signatures per delivery, several keys here.
+    """The scheme of https://www.standardwebhooks.com: several signatures per callback, several keys here.
 
     Signed is ``{webhook-id}.{webhook-timestamp}.{raw body}`` with HMAC-SHA256; the header lists ``v1,{Base64}``
     separated by spaces, one for each of the sender's live secrets.
@@ -73,8 +73,8 @@ class StandardWebhooks:
         self._keys = tuple(keys)
         self._tolerance = tolerance.total_seconds()
 
-    def verify(self, delivery: Delivery, *, now: datetime) -> Proof:
-        found = delivery.headers_named(STANDARD_HEADERS)
+    def verify(self, request: CallbackRequest, *, now: datetime) -> Proof:
+        found = request.headers_named(STANDARD_HEADERS)
         listed = found.get(_SIGNATURE)
         if not listed:
             raise NotProven(Reason.MISSING, "no webhook-signature header")
@@ -83,7 +83,7 @@ class StandardWebhooks:
             raise NotProven(Reason.WRONG, "no usable webhook-id header")
         if len(seconds) > _MOST_DIGITS or not seconds.isdigit():
             raise NotProven(Reason.WRONG, "no usable webhook-timestamp header")
-        signed = b".".join((webhook_id, seconds, delivery.body))
+        signed = b".".join((webhook_id, seconds, request.body))
         if not _any_equal(self._keys, signed, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]):
             raise NotProven(Reason.WRONG, "no listed signature is valid")
         # Only now: "stale" then means a true signature that is replayed, or a clock that is off, never a forgery.
@@ -93,7 +93,7 @@ class StandardWebhooks:
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery is worth; ``refusal`` is raised to the sender once the delivery is kept as a hint."""
+    """How far a callback is trusted; ``refusal`` is raised to the sender once the callback is recorded as a hint."""
 
     trust: Trust
     flaw: Flaw | None = None
@@ -101,8 +101,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     refusal: NotProven | None = None
 
 
-def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now: datetime) -> Judgement:
-    """Return the trust of a delivery whose token is good. ``verifier`` is None where no secret is configured.
+def judge(verifier: Verifier | None, request: CallbackRequest, *, standing: bool, now: datetime) -> Judgement:
+    """Return the trust of a callback whose token is good. ``verifier`` is None where no secret is configured.
 
     Then a task's own address is proof enough of its task, and a signature that came along adds nothing; a standing
     address names no task and proves nothing. A missing signature is kept as a hint and answered 2xx, since a refusal
@@ -111,7 +111,7 @@ def judge(verifier: Verifier | None, delivery: Delivery, *, standing: bool, now:
     if verifier is None:
         return Judgement(trust=Trust.HINT, flaw=Flaw.STANDING) if standing else Judgement(trust=Trust.TOKEN)
     try:
-        proof = verifier.verify(delivery, now=now)
+        proof = verifier.verify(request, now=now)
     except NotProven as refusal:
         if refusal.reason is Reason.MISSING:
             return Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)

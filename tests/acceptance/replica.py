@@ -15,7 +15,7 @@ from tests.acceptance.launcher import POLICIES
 from tracker.loops.membership import Rhythm
 from tracker.settings import load_settings
 
-QUICK = Rhythm(beat=timedelta(milliseconds=200), silence=timedelta(seconds=1.5))
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=200), silence=timedelta(seconds=1.5))
 
 
 async def serve(args: argparse.Namespace) -> None:

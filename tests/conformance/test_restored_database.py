@@ -31,7 +31,7 @@ from tracker.storage.store import Store
 
 SOON = timedelta(seconds=20)
 CHANGED = "homing.alarm.database_changed"
-QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(milliseconds=200))
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(milliseconds=200))
 Restore = Callable[[], None]
 
 

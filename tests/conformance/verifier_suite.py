@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from receiver.errors import NotProven, Reason
-from receiver.verification import Delivery, Verifier
+from receiver.verification import CallbackRequest, Verifier
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -62,11 +62,11 @@ class VerifierSuite(ABC):
 
     def refused(self, headers: Headers, body: bytes = BODY, *keys: bytes, now: datetime = NOW) -> NotProven:
         with pytest.raises(NotProven) as refusal:
-            self.verifier(*(keys or (NEW,))).verify(Delivery(headers=headers, body=body), now=now)
+            self.verifier(*(keys or (NEW,))).verify(CallbackRequest(headers=headers, body=body), now=now)
         return refusal.value
 
     def prove(self, headers: Headers, body: bytes = BODY, *keys: bytes, now: datetime = NOW) -> None:
-        self.verifier(*(keys or (NEW,))).verify(Delivery(headers=headers, body=body), now=now)
+        self.verifier(*(keys or (NEW,))).verify(CallbackRequest(headers=headers, body=body), now=now)
 
     def test_a_true_signature_is_a_proof(self) -> None:
         self.prove(self.sign(BODY, NEW))
@@ -84,7 +84,7 @@ class VerifierSuite(ABC):
 
     def test_without_a_key_nothing_is_proven(self) -> None:
         with pytest.raises(NotProven):
-            self.verifier().verify(Delivery(headers=self.sign(BODY, NEW), body=BODY), now=NOW)
+            self.verifier().verify(CallbackRequest(headers=self.sign(BODY, NEW), body=BODY), now=NOW)
 
     def test_header_names_come_in_any_case(self) -> None:
         self.prove([(name.title(), value) for name, value in self.sign(BODY, NEW)])

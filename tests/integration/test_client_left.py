@@ -30,7 +30,7 @@ from tracker.settings import Settings
 from tracker.storage.store import Store
 
 CLIENT = Caller(name="studio", sees_all=True)
-QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
 
 
 class RefusingStore(Store):

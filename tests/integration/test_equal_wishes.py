@@ -21,9 +21,9 @@ from tracker.providers.base import Account, Call, Reply
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-QUICK = Rhythm(beat=timedelta(milliseconds=50), silence=timedelta(seconds=10))
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=10))
 # As one that is killed: it is never heard again.
-ONCE = Rhythm(beat=timedelta(hours=1))
+ONCE = Rhythm(heartbeat=timedelta(hours=1))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -33,7 +33,7 @@ MARGIN = timedelta(seconds=10)
 LEASE = timedelta(minutes=2)
 AT_ONCE = timedelta()
 LONG = timedelta(hours=1)
-QUICK = Rhythm(beat=timedelta(milliseconds=20), silence=LONG)
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=20), silence=LONG)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cloudevents.core.formats.json import JSONFormat
 from standardwebhooks import Webhook as PublicWebhook
 from standardwebhooks import WebhookVerificationError
 
-from receiver.verification import Delivery, StandardWebhooks
+from receiver.verification import CallbackRequest, StandardWebhooks
 from tests.builders import a_task
 from tests.databases import sqlite_url
 from tests.events import a_success, an_alarm, an_event
@@ -103,7 +103,7 @@ async def test_a_webhook_is_verified_by_the_public_library_and_its_event_read_by
     assert request.headers["webhook-id"] == told.id
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     proof = StandardWebhooks(keys=[webhook_key(NEW)]).verify(
-        Delivery(headers=headers, body=request.body), now=utc_now()
+        CallbackRequest(headers=headers, body=request.body), now=utc_now()
     )
     assert proof.webhook_id == told.id, "a strict receiver refuses an id with a full stop"
     assert PublicWebhook(NEW).verify(request.body, request.headers) == json.loads(request.body)
@@ -324,7 +324,7 @@ async def test_another_homing_believes_a_callback() -> None:
     _, request = await called_back(an_event(a_success()))
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     keys = await SinkSecrets(Kept(), SECRETS).of_client("studio")
-    proof = StandardWebhooks(keys=keys).verify(Delivery(headers=headers, body=request.body), now=utc_now())
+    proof = StandardWebhooks(keys=keys).verify(CallbackRequest(headers=headers, body=request.body), now=utc_now())
     assert proof.webhook_id == f"{a_success().id}-3"
 
 

@@ -11,7 +11,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.verification import Delivery, StandardWebhooks
+from receiver.verification import CallbackRequest, StandardWebhooks
 from tests.asyncapi_document import is_of, messages
 from tests.builders import NOW, a_task, asked, told
 from tests.events import an_event, every_event
@@ -96,7 +96,7 @@ def test_event_id_of_any_type_is_a_valid_webhook_id(event: PublishedEvent) -> No
     headers = signature_headers([b"k" * 32], webhook_id=event.id, at=NOW, body=event.body)
     delivered = [(name.encode(), value.encode()) for name, value in headers.items()]
 
-    proof = StandardWebhooks(keys=[b"k" * 32]).verify(Delivery(headers=delivered, body=event.body), now=NOW)
+    proof = StandardWebhooks(keys=[b"k" * 32]).verify(CallbackRequest(headers=delivered, body=event.body), now=NOW)
 
     assert proof.webhook_id == event.id
 
@@ -110,4 +110,4 @@ def test_a_callback_of_ours_is_one_that_we_would_believe(task: Task) -> None:
     headers = signature_headers([b"k" * 32, b"l" * 32], webhook_id=f"{task.id}-1", at=NOW, body=body)
     told_of = [(name.encode(), value.encode()) for name, value in headers.items()]
     for key in (b"k" * 32, b"l" * 32):
-        StandardWebhooks(keys=[key]).verify(Delivery(headers=told_of, body=body), now=NOW)
+        StandardWebhooks(keys=[key]).verify(CallbackRequest(headers=told_of, body=body), now=NOW)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import NotProven
-from receiver.verification import Delivery, Proof, StandardWebhooks, judge
+from receiver.verification import CallbackRequest, Proof, StandardWebhooks, judge
 from tracker.model.task import Flaw, Trust
 from tracker.model.webhook_keys import webhook_key
 
@@ -49,7 +49,7 @@ def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
     headers: list[tuple[bytes, bytes]], body: bytes, now: datetime
 ) -> None:
     try:
-        proof: Proof | None = VERIFIER.verify(Delivery(headers=headers, body=body), now=now)
+        proof: Proof | None = VERIFIER.verify(CallbackRequest(headers=headers, body=body), now=now)
     except NotProven:
         proof = None
     assert proof is None
@@ -59,7 +59,7 @@ def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
 def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
     headers: list[tuple[bytes, bytes]], body: bytes, now: datetime, *, standing: bool
 ) -> None:
-    judgement = judge(VERIFIER, Delivery(headers=headers, body=body), standing=standing, now=now)
+    judgement = judge(VERIFIER, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
     assert judgement.trust is Trust.HINT
     assert judgement.webhook_id is None
     assert (judgement.flaw in {Flaw.BAD_SIGNATURE, Flaw.STALE_SIGNATURE}) == (judgement.refusal is not None)
@@ -67,7 +67,7 @@ def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
 
 @given(webhook_id=webhook_ids, body=st.binary(max_size=300), key=st.sampled_from(KEYS))
 def test_what_a_live_key_signed_is_proven(webhook_id: str, body: bytes, key: bytes) -> None:
-    delivery = Delivery(headers=signed(webhook_id.encode(), body, key), body=body)
+    delivery = CallbackRequest(headers=signed(webhook_id.encode(), body, key), body=body)
     assert VERIFIER.verify(delivery, now=NOW) == Proof(webhook_id=webhook_id)
 
 
@@ -79,7 +79,7 @@ def test_one_changed_bit_anywhere_is_refused(webhook_id: str, body: bytes, data:
     changed = bytearray(parts[place])
     changed[where] ^= 1 << data.draw(st.integers(0, 7))
     parts[place] = bytes(changed)
-    delivery = Delivery(headers=list(zip(NAMES[:3], parts[:3], strict=True)), body=parts[3])
+    delivery = CallbackRequest(headers=list(zip(NAMES[:3], parts[:3], strict=True)), body=parts[3])
     assert judge(VERIFIER, delivery, standing=False, now=NOW).trust is Trust.HINT
 
 

@@ -8,7 +8,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.errors import NotProven, Reason
 from receiver.providers import kling
-from receiver.verification import Delivery, Judgement, Proof, StandardWebhooks, judge
+from receiver.verification import CallbackRequest, Judgement, Proof, StandardWebhooks, judge
 from tracker.errors import CallerError
 from tracker.model.task import Flaw, Trust
 from tracker.model.webhook_keys import webhook_key
@@ -24,9 +24,9 @@ HEADERS = (
     (b"webhook-timestamp", str(SECONDS).encode()),
     (b"webhook-signature", SIGNATURE),
 )
-TRUE = Delivery(headers=HEADERS, body=BODY)
-UNSIGNED = Delivery(headers=(), body=BODY)
-FORGED = Delivery(headers=HEADERS, body=BODY.replace(b"succeeded", b"failed"))
+TRUE = CallbackRequest(headers=HEADERS, body=BODY)
+UNSIGNED = CallbackRequest(headers=(), body=BODY)
+FORGED = CallbackRequest(headers=HEADERS, body=BODY.replace(b"succeeded", b"failed"))
 KLING = kling.verifier([SECRET])
 
 
@@ -45,7 +45,7 @@ def test_the_published_vector_is_stale_five_minutes_and_a_second_later() -> None
 def test_what_the_reference_library_signs_is_proven(body: str) -> None:
     signature = Webhook(SECRET).sign("msg_1", datetime.fromtimestamp(SECONDS, UTC), body).encode()
     headers = ((b"webhook-id", b"msg_1"), HEADERS[1], (b"webhook-signature", signature))
-    assert KLING.verify(Delivery(headers=headers, body=body.encode()), now=NOW).webhook_id == "msg_1"
+    assert KLING.verify(CallbackRequest(headers=headers, body=body.encode()), now=NOW).webhook_id == "msg_1"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_reference_library_and_we_agree(signatures: str) -> None:
     def ours() -> bool:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         try:
-            KLING.verify(Delivery(headers=raw, body=BODY), now=now)
+            KLING.verify(CallbackRequest(headers=raw, body=BODY), now=now)
         except NotProven:
             return False
         return True
@@ -104,7 +104,7 @@ def test_a_missing_signature_is_a_hint_that_is_not_refused(*, standing: bool) ->
     ],
 )
 def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_not_count(
-    delivery: Delivery, now: datetime, reason: Reason, *, standing: bool
+    delivery: CallbackRequest, now: datetime, reason: Reason, *, standing: bool
 ) -> None:
     judgement = judge(KLING, delivery, standing=standing, now=now)
     flaw = Flaw.STALE_SIGNATURE if reason is Reason.STALE else Flaw.BAD_SIGNATURE
@@ -114,12 +114,12 @@ def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_no
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_without_a_secret_a_tasks_address_is_token_trust_whatever_signature_came(delivery: Delivery) -> None:
+def test_without_a_secret_a_tasks_address_is_token_trust_whatever_signature_came(delivery: CallbackRequest) -> None:
     assert judge(None, delivery, standing=False, now=NOW) == Judgement(trust=Trust.TOKEN)
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_without_a_secret_a_standing_address_proves_nothing(delivery: Delivery) -> None:
+def test_without_a_secret_a_standing_address_proves_nothing(delivery: CallbackRequest) -> None:
     assert judge(None, delivery, standing=True, now=NOW) == Judgement(trust=Trust.HINT, flaw=Flaw.STANDING)
 
 

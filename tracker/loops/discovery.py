@@ -1,4 +1,4 @@
-"""Tasks that nobody told us about: orphans to look into, and the provider's list to page through."""
+"""Tasks that Homing has no row of: orphans to look into, and the provider's list to page through."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +77,12 @@ class Discovery:
             absent += isinstance(outcome, Missing)
         unknown = absent == len(names)
         why = "the provider does not know it" if unknown else "the provider could not be asked"
-        # The first callback may be faster than the provider's own view of the task: one denial is not the last word.
+        # The first callback may be faster than the provider's own view of the task: one denial is not enough.
         await self._leave(orphan, why)
         return False
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
-        # A delivery that names our id alone: only the provider knows which of its tasks that was.
+        # A callback that names Homing's ID alone: only the provider knows which of its tasks that was.
         if await self._is_deleted(account, found.claim.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
             return False
@@ -100,7 +100,7 @@ class Discovery:
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:
-        """Page the provider's list for tasks that nobody told us about, and adopt them for ``caller``.
+        """Page the provider's list for tasks that have no row, and adopt them for ``caller``.
 
         A listed task without an external id that could be one of our unresolved submits is left for the operator: the
         list shows nothing that would prove it. Raises ProviderUnavailable where a page cannot be read.
@@ -111,8 +111,8 @@ class Discovery:
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._questions.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
-                words = masked(_words(outcome), account.credential)
-                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {words}")
+                why = masked(_why(outcome), account.credential)
+                raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {why}")
             if not outcome:
                 break
             for found in outcome:
@@ -174,7 +174,7 @@ class Discovery:
         await self._store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
 
 
-def _words(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:
+def _why(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:
     return outcome.message if isinstance(outcome, Busy | BadCredential) else outcome.why
 
 

@@ -19,7 +19,7 @@ STEP: Final = 200
 
 
 class Expiry:
-    """``run_once`` looks once and counts; ``run`` looks until told to stop.
+    """``run_once`` looks once and counts; ``run`` looks until it is stopped.
 
     ``notice`` is how long before their end results are warned of, ``idle`` how long to wait where there are none.
     """

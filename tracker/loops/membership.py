@@ -31,7 +31,7 @@ log: Final = logging.getLogger("homing.membership")
 class Rhythm:
     """How often a process says that it is alive, and after how long a silence it counts as dead."""
 
-    beat: timedelta = timedelta(seconds=2)
+    heartbeat: timedelta = timedelta(seconds=2)
     silence: timedelta = timedelta(seconds=10)
 
 
@@ -69,10 +69,10 @@ class Membership:
         self._share = 1.0
         self._failures = Failures(log, "the heartbeat cannot be written", "the heartbeat works again")
         self._stop = asyncio.Event()
-        self._beating: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     def share(self) -> float:
-        """Return the part of the house's requests that is this process's to send: 1.0 where it is alone."""
+        """Return this process's share of all requests: 1.0 where it is alone."""
         return self._share
 
     async def __aenter__(self) -> Self:
@@ -81,33 +81,33 @@ class Membership:
             # Take up at once what an earlier process was asking about.
             await self._store.release(owner=self._me.owner, margin=self._margin)
             return self
-        heartbeat = await self._beat()
+        heartbeat = await self._write()
         if {server.owner for server in heartbeat.alive} == {self._me.owner}:
-            # Nobody can tell whether the database was restored while no process was watching.
+            # The database may have been restored while no process was watching.
             await self._store.continue_numbers()
-        self._hear(heartbeat)
-        self._beating = asyncio.create_task(self._run(), name="homing membership")
+        self._follow(heartbeat)
+        self._running = asyncio.create_task(self._run(), name="homing membership")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave, so that nobody has to wait for our silence; where that fails they will."""
-        if self._beating is None:
+        if self._running is None:
             return
         self._stop.set()
-        await self._beating
+        await self._running
         with suppress(HomingError):
             await self._store.leave(self._me.owner, margin=self._margin)
 
     async def _run(self) -> None:
-        """Say so again and again; a failure is logged once, and the next beat tries anew."""
-        while not await pause(self._stop, self._rhythm.beat):
+        """Write heartbeats; a failure is logged once, and the next heartbeat tries again."""
+        while not await pause(self._stop, self._rhythm.heartbeat):
             with self._failures.survived():
-                self._hear(await self._beat())
+                self._follow(await self._write())
 
-    async def _beat(self) -> Heartbeat:
-        # Another process takes a beat to mean that rows tell which clients had left before it.
+    async def _write(self) -> Heartbeat:
+        # A heartbeat promises to other processes that the rows say which clients left before it.
         await self._notes.flush()
         return await self._store.beat(
             self._me,
@@ -116,7 +116,7 @@ class Membership:
             own=self._clock.own,
         )
 
-    def _hear(self, heartbeat: Heartbeat) -> None:
+    def _follow(self, heartbeat: Heartbeat) -> None:
         self._clock.steer(heartbeat.reading)
         looping = sum(Part.LOOPS in server.parts for server in heartbeat.alive)
         self._share = 1 / max(looping, 1)

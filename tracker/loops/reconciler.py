@@ -1,4 +1,4 @@
-"""The reconciler: the loop that asks providers about due tasks, recovers lost submits and looks into orphans.
+"""The reconciler: the loop that polls due tasks, recovers lost submits and looks into orphans.
 
 One task that goes wrong, one account that is down or one reply that cannot be read stops nothing else. What it knows
 is in the rows (``next_poll_at``, leases, counts), so a restart forgets nothing; only pauses and the budget live in
@@ -104,7 +104,7 @@ class Reconciler:
         """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
 
         Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task; where
-        one finds more due than it takes, the next begins at once. What came home is learned from beside them.
+        one finds more due than it takes, the next begins at once. The schedule learns from finished tasks beside them.
         """
         await self._learner.refresh()
         learning = asyncio.create_task(self._learner.run(stop))
@@ -200,10 +200,10 @@ class Reconciler:
         self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.claim.provider_task_id: one for one in outcome}
-            told = [task for task in tasks if task.provider_task_id in found]
+            reported = [task for task in tasks if task.provider_task_id in found]
             await _gather(
-                (self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in told),
-                at_once=len(told),
+                (self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in reported),
+                at_once=len(reported),
             )
             return [task for task in tasks if task.provider_task_id not in found]
         if isinstance(outcome, Unknown):
@@ -213,7 +213,7 @@ class Reconciler:
             return []
         if isinstance(outcome, Busy):
             self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._policy.greatest_gap))
-        # Refused as a whole: the single query, when its time has come, tells what is the matter.
+        # Refused as a whole: the single query, when its time has come, shows what is the matter.
         return tasks
 
     async def _record(
@@ -287,7 +287,7 @@ class Reconciler:
         self._questions.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
-        """Take a request from the budget, or tell until when the account must be left alone."""
+        """Take a request from the budget, or return until when the account must be left alone."""
         now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused

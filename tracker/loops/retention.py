@@ -21,13 +21,13 @@ PAUSE: Final = timedelta(milliseconds=20)
 # How many times longer than a step the pause behind it is: one that writes meets a step once in ten times.
 REST: Final = 9
 IDLE: Final = timedelta(minutes=1)
-TOLD: Final = 10_000
+LOGGED_TASKS: Final = 10_000
 
 
 class Retention:
-    """``run_once`` does one step and counts; ``run`` does steps until told to stop.
+    """``run_once`` does one step and counts; ``run`` does steps until it is stopped.
 
-    ``keep`` is how long a task is kept after it finished, and an orphan or an alarm after it was last heard of;
+    ``keep`` is how long a task is kept after it finished, and an orphan or an alarm after it was last seen;
     ``idle`` how long to wait where nothing is left to delete, or where the database fails.
     """
 
@@ -37,7 +37,7 @@ class Retention:
         self._keep = keep
         self._idle = idle
         self._after: Place | None = None
-        self._untold = 0
+        self._unlogged = 0
         self._failures = Failures(log, "retention cannot work", "retention works again")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -49,14 +49,14 @@ class Retention:
             if await self._step():
                 rest = max(PAUSE, timedelta(seconds=(loop.time() - began) * REST))
             await pause(stop, rest)
-        self._tell()
+        self._log()
 
     async def run_once(self) -> Deleted:
         """Look at the next few tasks whose time is over, delete those that may go, and count."""
         now = self._clock()
         deleted = await self._store.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
         self._after = deleted.after
-        self._untold += deleted.tasks
+        self._unlogged += deleted.tasks
         return deleted
 
     async def _step(self) -> bool:
@@ -70,11 +70,11 @@ class Retention:
                 deleted.tombstones,
                 deleted.audits,
             }
-            if not more or self._untold >= TOLD:
-                self._tell()
+            if not more or self._unlogged >= LOGGED_TASKS:
+                self._log()
         return more
 
-    def _tell(self) -> None:
-        if self._untold:
-            log.info("deleted %d tasks that were kept for %s", self._untold, self._keep)
-            self._untold = 0
+    def _log(self) -> None:
+        if self._unlogged:
+            log.info("deleted %d tasks that were kept for %s", self._unlogged, self._keep)
+            self._unlogged = 0

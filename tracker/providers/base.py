@@ -113,7 +113,7 @@ class BadCredential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """Nobody can tell from this reply whether the task exists (5xx, nonsense); ``why`` is for the history.
+    """This reply does not show whether the task exists (5xx, nonsense); ``why`` is for the history.
 
     ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that came and
     is none of the provider's, such as a web page; ``excerpt`` is how it begins. An excerpt may repeat a credential:
@@ -141,11 +141,11 @@ class Duplicate:
 class NoSuchCall:
     """The address does not have the call: a path that is not there, or a redirect; nothing made.
 
-    ``why`` is for everybody, ``words`` is what was answered, for the operator: mask credentials before it is kept.
+    ``why`` is for everybody, ``text`` is what was answered, for the operator: mask credentials before it is kept.
     """
 
     why: str
-    words: str = ""
+    text: str = ""
 
 
 SubmitOutcome = Accepted | Rejected | Busy | BadCredential | NoSuchCall | Duplicate | Unknown
@@ -243,14 +243,14 @@ class Provider(Protocol):
     def read_list(self, reply: Reply) -> ManyOutcome: ...
 
     def read_callback(self, body: bytes) -> Claim:
-        """Read a delivery in any shape the provider uses. Never raises: ``flaw`` says what could not be read."""
+        """Read a callback in any shape the provider uses. Never raises: ``flaw`` says what could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """One credential at one provider's address; the ``settings`` name what gives each, for whoever has to set it.
 
-    Without a credential tasks are followed by what others tell of them, and none are sent out.
+    Without a credential tasks are followed by what others report of them, and none are submitted.
     """
 
     name: str

@@ -120,7 +120,7 @@ class Kling:
     read_query = staticmethod(kling_replies.read_query)
 
     def query_many(self, task_ids: Sequence[str]) -> Call:
-        """Shape ``GET /tasks``, which also tells of tasks made on legacy paths (live). Commas separate the ids."""
+        """Shape ``GET /tasks``, which also returns tasks made on legacy paths (live). Commas separate the ids."""
         return Call(method="GET", path="/tasks", query={"task_ids": ",".join(i for i in task_ids if "," not in i)})
 
     read_query_many = staticmethod(kling_replies.read_batch)

@@ -1,11 +1,11 @@
-"""What Kling's JSON says about a task, in our words: both dialects and all products, tolerant, never raising.
+"""What Kling's JSON says about a task, in Homing's terms: both dialects and all products, tolerant, never raising.
 
 Documentation: https://kling.ai/document-api, pages "Callback Protocol", "Omni-Image" and the query of each product.
 
 The legacy dialect (``/v1/...``) and the new one (``/tasks``, and callbacks of tasks made on new paths) name the same
-facts differently and mix in practice: ``/tasks`` also tells of legacy tasks, in the new shape; ``/solutions`` replies
+facts differently and mix in practice: ``/tasks`` also returns legacy tasks, in the new shape; ``/solutions`` replies
 ``task_id`` to a create and ``id`` to a query. So each fact is looked for under every name it has, and a claim comes out
-the same whichever dialect told it.
+the same from either dialect.
 """
 
 import json
@@ -69,7 +69,7 @@ _OTHER_TYPE: Final = "file"
 # What later requests name by its id: a result even without a file.
 _USED_BY_ID: Final = frozenset({"voice", "element"})
 
-# The fields that hold an address: the group they put it in (None: that of the list), and where its duration is told.
+# The fields that hold an address: the group they put it in (None: that of the list), and which field has its duration.
 # One entry may have several: AI multi-shot gives three views, audio two formats (whose names the new dialect reverses).
 _URL_FIELDS: Final[Mapping[str, tuple[str | None, tuple[str, ...]]]] = MappingProxyType(
     {
@@ -197,7 +197,7 @@ def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:
 
 
 def _like(output: JsonValue) -> _Like:
-    """Read kind and group of one of ``outputs``; a series is told by ``group_id``, which single images do not have."""
+    """Read kind and group of one of ``outputs``; a series has a ``group_id``, which single images do not have."""
     if not isinstance(output, dict):
         return _OTHER_TYPE, "single"
     word = output.get("type")

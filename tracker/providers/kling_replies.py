@@ -78,13 +78,13 @@ class Envelope:
         return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """What the sender says, where it wrote the envelope: else ``message`` is ours."""
         return "" if self.code is None else self.message
 
     @property
     def outline(self) -> str:
-        """What came, without a word of whoever sent it: any client may read it."""
+        """What came, without any text of the sender: any client may read it."""
         if self.code is None:
             return f"HTTP {self.status}: {self.message}"
         return f"HTTP {self.status}, code {self.code}"

@@ -39,14 +39,14 @@ from tracker.providers.kling_replies import (
 # The documented codes of refusals. 5000 and 5002 are left out on purpose: after them a task may exist.
 REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 1300, 1301})
 # The HTTP statuses that the table gives to refusals, and the family of codes: an undocumented code of that family in
-# Kling's own envelope is still a refusal. 408, 425 or 499 never are: they tell of a request that was not finished.
+# Kling's own envelope is still a refusal. 408, 425 or 499 never are: they mean a request that was not finished.
 REFUSING: Final = frozenset({400, 401, 403, 404, 429})
 REFUSING_CODES: Final = range(1100, 2000)
 # Codes that are Kling's, in whatever answer: what holds one is not a gateway's own word.
 KLING_CODES: Final = range(1000, 6000)
 TAKEN: Final = re.compile(r"external[ _-]?(task[ _-]?)?id\b.*\b(already|exists?|duplicated?|in use|taken)\b", re.DOTALL)
 
-# A gateway's own refusals: HTTP status to the code of Kling that tells our client the same.
+# A gateway's own refusals: HTTP status to the code of Kling that means the same to our client.
 GATEWAY_REFUSALS: Final = MappingProxyType(
     {400: 1201, 402: 1102, 403: 1103, 404: 1203, 413: 1200, 415: 1200, 422: 1201, 451: 1301}
 )
@@ -85,7 +85,7 @@ class GatewayError:
         return quota or QUOTA.search(self.code) is not None
 
     @property
-    def tells_of_trouble(self) -> bool:
+    def shows_trouble(self) -> bool:
         named = any(TROUBLE_NAMES.search(part) for part in (self.code, self.type))
         return named or TROUBLE_WORDS.search(self.message) is not None
 
@@ -99,7 +99,7 @@ def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
     if isinstance(common, Busy | BadCredential):
         return common
     error = _gateway_error(envelope)
-    if _says_taken(error.message if error is not None else envelope.words, external_id):
+    if _says_taken(error.message if error is not None else envelope.text, external_id):
         return Duplicate(why=f"{envelope.outline}: a task exists under our external id")
     if common is not None:
         return _unknown(reply, envelope, unavailable=common.unavailable)
@@ -126,14 +126,14 @@ def _refused_on_the_way(reply: Reply, envelope: Envelope, error: GatewayError | 
     status = envelope.status
     if envelope.code in KLING_CODES:
         return None
-    words = error.message if error is not None else ""
+    message = error.message if error is not None else ""
     if status == HTTPStatus.UNAUTHORIZED:
-        return BadCredential(code=0, message=words or envelope.outline)
+        return BadCredential(code=0, message=message or envelope.outline)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         wait = retry_after(reply.headers)
-        return Busy(http_status=status, code=TOO_MANY_CODE, message=words or "too many requests", retry_after=wait)
+        return Busy(http_status=status, code=TOO_MANY_CODE, message=message or "too many requests", retry_after=wait)
     if status in REDIRECTS or (status in ABSENT and not _is_about_a_model(error)):
-        return NoSuchCall(why=envelope.outline, words=words or unreadable_reply(reply, "").excerpt)
+        return NoSuchCall(why=envelope.outline, text=message or unreadable_reply(reply, "").excerpt)
     return None if error is None else _refused_by_gateway(status, error)
 
 
@@ -143,7 +143,7 @@ def _refused_by_gateway(status: int, error: GatewayError) -> Rejected | None:
         return None
     if error.is_about_money:
         return Rejected(http_status=status, code=QUOTA_CODE, message=error.message)
-    return None if error.tells_of_trouble else Rejected(http_status=status, code=code, message=error.message)
+    return None if error.shows_trouble else Rejected(http_status=status, code=code, message=error.message)
 
 
 def _gateway_error(envelope: Envelope) -> GatewayError | None:
@@ -190,8 +190,8 @@ def _says_taken(message: str, external_id: str) -> bool:
 def _unknown(reply: Reply, envelope: Envelope, *, unavailable: bool = False) -> Unknown:
     """Return an unknown outcome, with the message of the answer or else its beginning."""
     error = _gateway_error(envelope)
-    words = error.message if error is not None else envelope.words
-    if words:
-        return Unknown(why=envelope.outline, unavailable=unavailable, excerpt=words)
+    shown = error.message if error is not None else envelope.text
+    if shown:
+        return Unknown(why=envelope.outline, unavailable=unavailable, excerpt=shown)
     # What a server in trouble sends need not be readable: it is an outage, not another API.
     return replace(unreadable_reply(reply, envelope.outline), unreadable=not envelope.broken)

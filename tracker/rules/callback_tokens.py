@@ -71,7 +71,7 @@ def standing_hash(token: str) -> str:
 
 @lru_cache(maxsize=KEYS)
 def key_id(secret: bytes) -> str:
-    """Name a secret without telling it."""
+    """Name a secret without revealing it."""
     return hashlib.sha256(b"homing key id\n" + secret).hexdigest()[:8]
 
 

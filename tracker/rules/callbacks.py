@@ -34,7 +34,7 @@ from tracker.rules import lifecycle, schedule
 from tracker.rules.identity import OF_ANOTHER
 from tracker.rules.outcomes import Rules, alarms_of, entry_of, replanned
 
-NEWS: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
+CHANGED: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
 # How many unsigned callbacks of one task have an entry of their own in its history.
 UNSIGNED_ENTRIES: Final = 100
 
@@ -76,18 +76,18 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
             # Another row has it: it cannot be this task's.
             after = changed(after, candidate_id=None, unproven_id_from=None)
-        news = transition.verdict in NEWS
-        # A new id to ask about is a new question, however often the old one was asked.
-        fresh = news or after.candidate_id != task.candidate_id
+        moved = transition.verdict in CHANGED
+        # A new ID to poll is a new poll, however often the old one was polled.
+        fresh = moved or after.candidate_id != task.candidate_id
         after = changed(
             after,
-            # Somebody who knows the address speaks of the task: that it is not at the provider is no longer certain.
+            # The sender knows the URL and speaks of the task: its absence at the provider is no longer certain.
             not_found=0,
             quiet_polls=0 if fresh else after.quiet_polls,
         )
-        if news and after.status in FINAL:
+        if moved and after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-        if _worth_asking(after, transition, observation.claim):
+        if _worth_polling(after, transition, observation.claim):
             after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
         if after.status not in SETTLED and after.next_poll_at is None:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
@@ -117,11 +117,11 @@ def _kept(task: Task, transition: Transition, observation: Observation) -> tuple
     return task, entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}")
 
 
-def _worth_asking(task: Task, transition: Transition, claim: Claim) -> bool:
-    """Return whether a delivery should bring the next question forward.
+def _worth_polling(task: Task, transition: Transition, claim: Claim) -> bool:
+    """Return whether a callback should bring the next poll forward.
 
-    A final that the provider itself gave needs no more questions. One that came home by a delivery does, where another
-    delivery contradicts it, proven or not, before or after: a hint is not believed, yet it may be the true one.
+    A final that a poll brought needs no more polls. One that a callback reported does, where another callback
+    contradicts it, verified or not, before or after: a hint is not believed, yet it may be the true one.
     """
     if task.status in FINAL:
         if task.standing.asked:

@@ -40,7 +40,7 @@ from tracker.rules.outcomes import Rules, existing
 from tracker.rules.schedule import Policy
 
 T = TypeVar("T")
-# These words are shown to the task's client: they name nothing of another task.
+# These texts are shown to the task's client: they name nothing of another task.
 OF_ANOTHER: Final = "the provider ID belongs to another task"
 OTHER_TASK: Final = "the reply is about another task"
 FORMER_TASK: Final = "the provider has an older task under this ID, which Homing deleted long ago"

@@ -1,7 +1,7 @@
-"""THE state machine: what moves a task, as tables and one total order.
+"""The state machine: what moves a task, as tables and one total order.
 
 Everything that can change what we believe is in this file, and it is a function of its arguments. A task's status is
-the greatest word ever proven in a written total order, never the first to arrive, so observations may come in any
+the greatest ever verified in a written total order, never the first to arrive, so observations may come in any
 order, any number of times, and the task ends the same (in status and in facts; version, history and alarms follow
 arrival).
 """
@@ -35,8 +35,8 @@ from tracker.model.task import (
 )
 from tracker.model.untrusted import JsonValue
 
-# From each status, the statuses that a proven word may move it to. The empty row is a statement; the two finals move to
-# each other only by the tie-break among contradictory finals. docs/state-machine.md is made from this table.
+# From each status, the statuses that a verified report may move it to. The empty row is a statement. The two finals
+# move to each other only by the tie-break among contradictory finals. docs/state-machine.md is made from this table.
 MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
         status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
@@ -68,33 +68,33 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     """
     trust, why, alarms = weigh(task, observation)
     claim = observation.claim
-    heard = changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+    seen = changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
     if observation.mismatch:
         # It is about another task: nothing of it is remembered here.
-        return Transition(task=heard, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
+        return Transition(task=seen, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
     if claim.flaw is not None:
         alarms = (*alarms, Alarm.UNREADABLE)
-        return Transition(task=heard, verdict=Verdict.UNREADABLE, why=claim.flaw, trust=trust, alarms=alarms)
+        return Transition(task=seen, verdict=Verdict.UNREADABLE, why=claim.flaw, trust=trust, alarms=alarms)
     if claim.status is None:
         alarms = (*alarms, Alarm.UNKNOWN_WORD)
-        known, why = _learn_ids(heard, claim, trust), f"unknown status word {claim.word!r}"
+        known, why = _learn_ids(seen, claim, trust), f"unknown status word {claim.word!r}"
         return Transition(task=known, verdict=Verdict.UNREADABLE, why=why, trust=trust, alarms=alarms)
     if trust is not Trust.HINT and claim.status in FINAL and trust < threshold:
         why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
     elif trust is not Trust.HINT:
-        return _believe(heard, observation, trust, alarms)
-    if heard.provider_task_id is None and heard.candidate_id is None and claim.provider_task_id is not None:
+        return _believe(seen, observation, trust, alarms)
+    if seen.provider_task_id is None and seen.candidate_id is None and claim.provider_task_id is not None:
         # An ID to ask about. It is not learned from a callback.
-        heard = changed(heard, candidate_id=claim.provider_task_id)
-    hinted = _claimed(heard, observation, heard.status)
+        seen = changed(seen, candidate_id=claim.provider_task_id)
+    hinted = _claimed(seen, observation, seen.status)
     return Transition(task=hinted, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
 
 
 def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
     """Decide how far an observation may be believed about *this* task: its ids must agree with the row.
 
-    Of the provider's own answers ``rules.identity`` tells that, by what was asked. A signature does not cover the
-    address, so a true delivery of another task may be replayed on this one's: where we know the provider's id the
+    For the provider's own answers ``rules.identity`` decides that, by what was polled. A signature does not cover the
+    address, so a true callback of another task may be replayed at this one's: where we know the provider's id the
     body's must equal it; else its external id must equal what we sent.
     """
     flaw = observation.flaw
@@ -108,7 +108,7 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
         return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)
     if observation.trust is Trust.HINT:
         return Trust.HINT, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
-    # No delivery, however proven, is the provider's own answer to a question of ours.
+    # No callback, however well verified, is the provider's answer to a poll.
     return min(observation.trust, Trust.SIGNED), "", alarms
 
 
@@ -209,24 +209,24 @@ def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple
 
 
 def event(task: Task, name: str, at: datetime) -> Event:
-    """Make the event that tells one accepted change."""
+    """Make the event of one accepted change."""
     return Event(type=f"homing.task.{name}", task=task, at=at)
 
 
 def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:
-    """Merge a believed claim's facts, each by its own place in the order; empty ones tell nothing.
+    """Merge a believed claim's facts, each by its own place in the order; empty ones say nothing.
 
-    Results and prices come with a final word only: one that is not final needs less trust than they do.
+    Results and prices come with a final status only: one that is not final needs less trust than they do.
     """
     final = claim.status in FINAL
-    told: dict[str, JsonValue] = {}
+    found: dict[str, JsonValue] = {}
     if final and claim.assets:
-        told["assets"] = [asset_to_json(asset) for asset in claim.assets]
+        found["assets"] = [asset_to_json(asset) for asset in claim.assets]
     if final and claim.price:
-        told["price"] = dict(claim.price)
+        found["price"] = dict(claim.price)
     if claim.message:
-        told["message"] = claim.message
-    if not told:
+        found["message"] = claim.message
+    if not found:
         return facts
     assert claim.status is not None
     place = Standing(
@@ -236,7 +236,7 @@ def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapp
         success=claim.status is Status.SUCCEEDED,
     )
     merged = dict(facts)
-    for name, value in told.items():
+    for name, value in found.items():
         fact = Fact(standing=place, value=value)
         if name not in merged or _fact_order(fact) > _fact_order(merged[name]):
             merged[name] = fact

@@ -69,7 +69,7 @@ def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedA
 
 
 def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, answered: bool = True) -> Task:
-    """Plan the next question; ``answered`` tells whether the last one was."""
+    """Plan the next poll; ``answered`` says whether the last one was."""
     again = schedule.after_poll(
         task,
         now=now,
@@ -83,7 +83,7 @@ def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, a
 
 
 def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
-    """Plan the first question about a task that begins now."""
+    """Plan the first poll of a task that begins now."""
     first = schedule.first_check(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
     return changed(task, next_poll_at=first)
 

@@ -83,7 +83,7 @@ class RecordConfirmed(msgspec.Struct, frozen=True, kw_only=True):
             if before is not None and before.provider_task_id in {None, task.provider_task_id}:
                 return Change(result=before)
         if not self.named and task.external_id and known.get(by_external_id(task.client, task.external_id)) is not None:
-            # The provider's word for it, and our client's for another task of its own.
+            # The provider uses this ID for the task, and the client for another one of its own.
             task = replace(task, external_id=None)
         return RecordExpected(task=task).decide(known)
 
@@ -221,10 +221,10 @@ def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -
 
 
 def _hinted_for(task: Task, claim: Claim) -> datetime | None:
-    """Return when a hint that came before the submit's reply wants the task asked about, if one came.
+    """Return when a hint that came before the submit's reply wants the task polled, if one came.
 
     A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
-    the reply names, and told no end of it, the reply is its answer.
+    the reply names, and reported no end of it, the reply is its answer.
     """
     if not task.conflict_claims and task.candidate_id is not None and task.candidate_id == claim.provider_task_id:
         return None
@@ -346,11 +346,11 @@ class RecordNotMade(msgspec.Struct, frozen=True, kw_only=True):
         after = given_back(task, rules)
         if task.status is not Status.PENDING or task.provider_task_id is not None:
             return Change(result=after, task=after)
-        heard = task.heard_at is not None and task.heard_at >= task.updated_at
+        observed = task.heard_at is not None and task.heard_at >= task.updated_at
         after = replace(
             after,
             attempts=task.attempts - 1,
-            not_found=0 if heard else rules.policy.absences,
+            not_found=0 if observed else rules.policy.absences,
             next_poll_at=self.again_at,
             reason=self.why,
         )

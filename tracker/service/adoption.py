@@ -200,10 +200,10 @@ class Adoption:
 
 def bounded(value: str, name: str) -> str:
     """Return an id from a caller, or raise InvalidRequest naming its field."""
-    told = identifier(value)
-    if told is None:
+    checked = identifier(value)
+    if checked is None:
         raise InvalidRequest(f"{name}: 1 to 200 printable characters")
-    return told
+    return checked
 
 
 def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:

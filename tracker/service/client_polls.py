@@ -39,7 +39,7 @@ class Polling:
         self._fresh = policy.fresh
         self._clock = clock
         self._asking: dict[str, asyncio.Task[Answer]] = {}
-        # What came of the last polls here; the row knows when, but not in which words.
+        # What came of the last polls here, as a sentence; the row knows only when.
         self._said: OrderedDict[str, str] = OrderedDict()
 
     async def poll(self, caller: Caller, task: Task, account: Account) -> tuple[Task, str]:

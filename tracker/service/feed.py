@@ -42,10 +42,10 @@ class Events(Protocol):
 
 
 class Notices(Protocol):
-    """How processes that share a database tell each other that something was committed."""
+    """How processes that share a database notify each other that something was committed."""
 
-    async def listen(self, heard: Callable[[], None]) -> None:
-        """Call ``heard`` for each notice of another process, until cancelled; raises where that cannot be."""
+    async def listen(self, noticed: Callable[[], None]) -> None:
+        """Call ``noticed`` for each notice of another process, until cancelled; raises where that cannot be."""
 
     async def announce(self) -> None: ...
 
@@ -65,7 +65,7 @@ class Feed:
         # Every event after ``_floor`` up to ``_latest``.
         self._kept: list[Found] = []
         self._floor = 0
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._hinted = asyncio.Event()
         self._unannounced = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -74,10 +74,10 @@ class Feed:
         self._of_task: dict[str, set[asyncio.Event]] = {}
         self._running: list[asyncio.Task[None]] = []
         self._reading = Failures(log, "events cannot be read", "events are read again")
-        self._hearing = Failures(
+        self._listening = Failures(
             log, "notices of other processes cannot be heard", "notices of other processes are heard again"
         )
-        self._telling = Failures(log, "other processes cannot be notified", "other processes are notified again")
+        self._announcing = Failures(log, "other processes cannot be notified", "other processes are notified again")
         self._dismissed = False
         # How often everything was forgotten, and whether it is still to be found out where to go on.
         self._restarts = 0
@@ -141,7 +141,7 @@ class Feed:
         self._floor = self._latest
         self._hinted.set()
         self._wake_all()
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     async def reaches(self, after: int) -> bool:
         """Return whether everything after a cursor is still there to be read; ask once it was read."""
@@ -164,7 +164,7 @@ class Feed:
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds()), self._wanting():
                 while (self._latest <= after or self._lost) and not self._dismissed:
-                    await self._news.wait()
+                    await self._arrived.wait()
         return self._latest > after and not self._lost
 
     @asynccontextmanager
@@ -188,7 +188,7 @@ class Feed:
     async def _wanting(self) -> AsyncIterator[None]:
         self._waiting += 1
         if self._waiting == 1:
-            # What nobody waited for was not read: whoever comes now is told at once.
+            # What nobody waited for was not read: whoever comes now gets it at once.
             self._hinted.set()
             self._wanted.set()
         try:
@@ -221,14 +221,14 @@ class Feed:
     async def _catch_up(self) -> None:
         """Pass over what nobody waited for, where that is much or not whole any more.
 
-        Who wants it reads it from the database, and is told there that something is gone.
+        Who wants it reads it from the database, and learns there that something is gone.
         """
         newest = await self._events.latest()
         if newest - self._latest > KEPT or await self._events.horizon() > self._latest:
             self._kept = []
             self._floor = self._latest = newest
             self._wake_all()
-            self._news = asyncio.Event()
+            self._arrived = asyncio.Event()
 
     async def _look(self) -> None:
         restarts = self._restarts
@@ -238,7 +238,7 @@ class Feed:
                 self._floor = self._latest = newest
                 self._lost = False
                 self._wake_all()
-                self._news = asyncio.Event()
+                self._arrived = asyncio.Event()
                 self._hinted.set()
             return
         found = await self._events.events(after=self._latest, limit=PAGE)
@@ -255,25 +255,25 @@ class Feed:
             if event.task_id is not None:
                 for changed in self._of_task.get(event.task_id, ()):
                     changed.set()
-        self._news.set()
-        self._news = asyncio.Event()
+        self._arrived.set()
+        self._arrived = asyncio.Event()
 
     async def _listen(self, notices: Notices) -> None:
         while True:
-            with self._hearing.survived():
-                await notices.listen(self._heard)
+            with self._listening.survived():
+                await notices.listen(self._noticed)
             await asyncio.sleep(LOOK.total_seconds())
 
-    def _heard(self) -> None:
+    def _noticed(self) -> None:
         # Listening ends only by a failure, so the first notice is what shows that it works.
-        self._hearing.note("")
+        self._listening.note("")
         self._hinted.set()
 
     async def _announce(self, notices: Notices) -> None:
         while True:
             await self._unannounced.wait()
             self._unannounced.clear()
-            with self._telling.survived():
+            with self._announcing.survived():
                 await notices.announce()
             await asyncio.sleep(PACE.total_seconds())
 
@@ -281,4 +281,4 @@ class Feed:
         for watching in self._of_task.values():
             for changed in watching:
                 changed.set()
-        self._news.set()
+        self._arrived.set()

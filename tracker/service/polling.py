@@ -158,7 +158,7 @@ class Questions:
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Return whether the id that a hint named may be asked about.
 
-        Not while a submit is under way, whose reply tells the id; nor where the provider finds tasks by the external id
+        Not while a submit is under way, whose reply has the ID; nor where the provider finds tasks by the external id
         that we gave: there its answer to that id is the better one, and a hint could only name somebody else's task.
         What the task's owner attached is asked about in any case.
         """

@@ -31,7 +31,7 @@ TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
 
 
 class Readiness:
-    """One look at a time, at the parts that a delivery needs."""
+    """One look at a time, at the parts that a callback needs."""
 
     def __init__(
         self,

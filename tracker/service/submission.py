@@ -166,13 +166,13 @@ class Submission:
                         repeats, policy=self._rules.policy, told=outcome.retry_after, random=self._rules.random()
                     )
                     if delay + self._rules.policy.answer_within * LAST_CHANCE >= attempt.deadline.left:
-                        return await self._refused_to(task, _waiting_words(outcome), _too_busy(outcome, task, delay))
+                        return await self._refused_to(task, _why_waiting(outcome), _too_busy(outcome, task, delay))
                     await asyncio.sleep(delay.total_seconds())
                 case _:
                     assert_never(outcome)
 
     async def again(self, task: Task, account: Account) -> Task:
-        """Submit a task that the provider provably never had, behind a client that was told success."""
+        """Resubmit a task that the provider verifiably never had; its client got success before."""
         body = await self._store.submission(task.id)
         if body is None:
             return await self.give_up(task, "its body is no longer kept")
@@ -192,7 +192,7 @@ class Submission:
                 why = await self._wrongly_set(attempt, outcome)
                 return await self._not_made(task, why, CREDENTIAL_PAUSE)
             case Busy() | NotSent():
-                return await self._not_made(task, _waiting_words(outcome), outcome.retry_after)
+                return await self._not_made(task, _why_waiting(outcome), outcome.retry_after)
             case _:
                 assert_never(outcome)
 
@@ -261,24 +261,24 @@ class Submission:
     async def _refused(self, task: Task, why: str) -> Task:
         return await self._outcome(RecordRefused(sent=task, why=why, now=self._clock(), rules=self._rules))
 
-    async def _not_made(self, task: Task, why: str, told: timedelta | None) -> Task:
+    async def _not_made(self, task: Task, why: str, retry_after: timedelta | None) -> Task:
         """Repeat a submit later that the provider will not take for now; not for so long that its client forgets it."""
         policy, now = self._rules.policy, self._clock()
         end = task.created_at + policy.repeat_within
         if now >= end:
             return await self._refused(task, f"{why}; the provider did not accept it")
-        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=told), end)
+        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=retry_after), end)
         return await self._outcome(RecordNotMade(sent=task, why=why, again_at=again_at, rules=self._rules))
 
     async def _wrongly_set(self, attempt: _Attempt, outcome: BadCredential | NoSuchCall) -> str:
         """Raise the alarm about what the operator has to set right; return what a client may read of it."""
         if isinstance(outcome, BadCredential):
-            kind, why, words = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
+            kind, why, text = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
         else:
             account = attempt.account
             why = f"no such call at {account.address_setting or account.base_url}"
-            kind, words = Alarm.NO_SUCH_CALL, f"{outcome.why}: {outcome.words}" if outcome.words else outcome.why
-        task, detail = attempt.task, f"{why}: {words}"
+            kind, text = Alarm.NO_SUCH_CALL, f"{outcome.why}: {outcome.text}" if outcome.text else outcome.why
+        task, detail = attempt.task, f"{why}: {text}"
         alarm = RaisedAlarm(kind=kind, provider=task.provider, at=self._clock(), task_id=task.id, detail=detail)
         name = f"alarm {kind.value} of {task.id}"
         self.notes.keep(name, RecordChange(Change(result=None, alarms=(alarm,))))
@@ -320,12 +320,12 @@ def _refusal(outcome: Rejected, task: Task) -> Refused:
 
 
 def _without_credential(outcome: SubmitOutcome, credential: Credential) -> SubmitOutcome:
-    """Mask the operator's credential in the words of an answer, which may repeat it: they go to clients and alarms."""
+    """Mask the operator's credential in the texts of an answer, which may repeat it: they go to clients and alarms."""
     match outcome:
         case Rejected() | Busy() | BadCredential():
             return replace(outcome, message=masked(outcome.message, credential))
         case NoSuchCall():
-            return replace(outcome, words=excerpt(outcome.words, credential))
+            return replace(outcome, text=excerpt(outcome.text, credential))
         case Unknown():
             return replace(outcome, excerpt=excerpt(outcome.excerpt, credential))
         case Accepted() | Duplicate():
@@ -346,5 +346,5 @@ def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:
     )
 
 
-def _waiting_words(outcome: Waiting) -> str:
+def _why_waiting(outcome: Waiting) -> str:
     return outcome.detail if isinstance(outcome, NotSent) else f"busy: {outcome.message}"

@@ -79,7 +79,7 @@ class Tracker:
         self.rules = Rules(
             policy=policy,
             threshold=threshold,
-            random=Random().random,  # noqa: S311 - spreads what is due, and is asked for with every delivery
+            random=Random().random,  # noqa: S311 - spreads what is due, and is used for every callback
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
@@ -264,10 +264,10 @@ class Tracker:
         task = await self.get(caller, ref)
         return await self._polling.attach(caller, task, self._account(task.provider), provider_task_id)
 
-    async def record(self, delivery: Arrived) -> Recorded:
-        """Record one delivery; committed when it returns."""
-        account = self._account(delivery.provider)
-        return await self._recorder.apply(RecordCallback(arrived=delivery, account=account.name, rules=self.rules))
+    async def record(self, arrived: Arrived) -> Recorded:
+        """Record one callback; committed when it returns."""
+        account = self._account(arrived.provider)
+        return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
@@ -283,15 +283,15 @@ class Tracker:
         provider_task_id: str | None = None,
         note: str = "",
     ) -> Task:
-        """Settle a task by the operator's word: rejected, expired, or the provider's id of an unresolved one.
+        """Settle a task by hand: rejected, expired, or the provider's ID of an unresolved one.
 
         Of a task in conflict also the final that is true. Raises Conflict where the provider proved something stronger.
         """
         if provider_task_id is not None and status is None:
             return await self.attach(caller, ref, provider_task_id)
         if status not in SETTLED or provider_task_id is not None:
-            words = "rejected, expired, or for a conflict succeeded or failed"
-            raise InvalidRequest(f"resolve takes either status ({words}) or provider_task_id")
+            statuses = "rejected, expired, or for a conflict succeeded or failed"
+            raise InvalidRequest(f"resolve takes either status ({statuses}) or provider_task_id")
         task = await self.get(caller, ref)
         return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
 
