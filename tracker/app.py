@@ -86,7 +86,7 @@ def sinks_of(
 
 def discovery_of(tracker: Tracker) -> Discovery:
     """Make what looks for tasks that only the provider knows."""
-    return Discovery(tracker.store, tracker.providers, tracker.questions, tracker.adoption, clock=tracker.clock)
+    return Discovery(tracker.store, tracker.providers, tracker.poller, tracker.adoption, clock=tracker.clock)
 
 
 def reconciler_of(tracker: Tracker) -> Reconciler:
@@ -94,7 +94,7 @@ def reconciler_of(tracker: Tracker) -> Reconciler:
     return Reconciler(
         store=tracker.store,
         accounts=tracker.providers,
-        questions=tracker.questions,
+        poller=tracker.poller,
         submission=tracker.submission,
         discovery=discovery_of(tracker),
         learner=tracker.learner,

@@ -121,11 +121,11 @@ class House:
         account = self.tracker.providers["kling"]
 
         async def decided() -> bool:
-            proven = await self.tracker.questions.lookups.proven(account, KIND)
+            proven = await self.tracker.poller.lookups.proven(account, KIND)
             return proven or (await self.task(ours)).status in SETTLED
 
         await self.reconcile(decided)
-        if not await self.tracker.questions.lookups.proven(account, KIND):
+        if not await self.tracker.poller.lookups.proven(account, KIND):
             # Its callback was faster than its first poll.
             await self.know_lookups()
         return ours

@@ -37,7 +37,7 @@ async def polled_often(home: House, ref: str, times: int = 6) -> Task:
 
 
 async def is_proven(home: House) -> bool:
-    return await home.tracker.questions.lookups.proven(home.tracker.providers["kling"], KIND)
+    return await home.tracker.poller.lookups.proven(home.tracker.providers["kling"], KIND)
 
 
 @pytest.mark.parametrize("duplicates", ["made", "refused"])

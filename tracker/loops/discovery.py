@@ -11,7 +11,7 @@ from tracker.model.task import Caller, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
 from tracker.service.adoption import Adoption, TrackRequest
-from tracker.service.polling import Poll, Questions
+from tracker.service.polling import Poll, Poller
 from tracker.storage.store import Store
 
 ORPHAN_CHECKS: Final = 3
@@ -47,14 +47,14 @@ class Discovery:
         self,
         store: Store,
         accounts: Mapping[str, Account],
-        questions: Questions,
+        poller: Poller,
         adoption: Adoption,
         *,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._accounts = accounts
-        self._questions = questions
+        self._poller = poller
         self._adoption = adoption
         self._clock = clock
 
@@ -71,7 +71,7 @@ class Discovery:
         names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
         absent = 0
         for name in names:
-            outcome = await self._questions.query(account, name, orphan.provider_task_id)
+            outcome = await self._poller.query(account, name, orphan.provider_task_id)
             if isinstance(outcome, Found):
                 return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
@@ -109,7 +109,7 @@ class Discovery:
         result = Discovered()
         unresolved = await self._store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
         for page in range(1, LIST_PAGES + 1):
-            outcome = await self._questions.list_page(account, kind, page)
+            outcome = await self._poller.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
                 why = masked(_why(outcome), account.credential)
                 raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {why}")
@@ -140,7 +140,7 @@ class Discovery:
             return
         own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
         if own is not None:
-            await self._questions.record(Poll(task=own, account=account, at=self._clock()), found)
+            await self._poller.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1
             return
         maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]

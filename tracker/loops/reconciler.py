@@ -25,7 +25,7 @@ from tracker.rules.recovery import Step
 from tracker.rules.submits import ORIGIN_SUBMIT
 from tracker.service.budget import Budget
 from tracker.service.learner import Learner
-from tracker.service.polling import BUSY_PAUSE, Answer, Poll, Questions
+from tracker.service.polling import BUSY_PAUSE, Poll, PollAnswer, Poller
 from tracker.service.repeat import Failures
 from tracker.service.submission import Submission
 from tracker.storage.store import Store
@@ -73,7 +73,7 @@ class Reconciler:
         *,
         store: Store,
         accounts: Mapping[str, Account],
-        questions: Questions,
+        poller: Poller,
         submission: Submission,
         discovery: Discovery,
         learner: Learner,
@@ -84,7 +84,7 @@ class Reconciler:
     ) -> None:
         self._store = store
         self._accounts = accounts
-        self._questions = questions
+        self._poller = poller
         self._submission = submission
         self._discovery = discovery
         self._learner = learner
@@ -125,7 +125,7 @@ class Reconciler:
                 counts = await self.run_once()
 
     async def run_once(self) -> Counts:
-        """Claim what is due, ask about it, record the answers, and count."""
+        """Claim what is due, poll it, record the answers, and count."""
         counts = Counts()
         # Long enough for the last of a round whose every poll takes all its time.
         policy = self._policy
@@ -146,7 +146,7 @@ class Reconciler:
         for provider, tasks in grouped.items():
             account = self._accounts.get(provider)
             if account is not None:
-                await self._ask_account(account, tasks, counts)
+                await self._poll_account(account, tasks, counts)
         if checking:
             orphans = await self._store.due_orphans(now=self._clock(), limit=AT_ONCE)
             await _gather(self._check_orphan(orphan, counts) for orphan in orphans)
@@ -157,7 +157,7 @@ class Reconciler:
 
         It looks when the clock was set back, and seldom besides: the clock may have been set while nobody ran.
         """
-        at, set_back = self._monotonic(), self._questions.clock_settings.times_set_back()
+        at, set_back = self._monotonic(), self._poller.clock_settings.times_set_back()
         if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
             return
         self._looked_ahead_at, self._set_back = at, set_back
@@ -172,43 +172,43 @@ class Reconciler:
                 "%d tasks were planned too far ahead, probably because a clock was set back; they are due now", moved
             )
 
-    async def _ask_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
-        proving = await self._questions.lookups_to_prove(account, tasks)
+    async def _poll_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
+        proving = await self._poller.lookups_to_prove(account, tasks)
         ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
         others = [task for task in tasks if task.provider_task_id is None]
         # An address that answers every batch with nonsense may still answer about each task alone.
-        in_batches = self._silent[account.name] < SILENCES and await self._questions.batches(account)
+        in_batches = self._silent[account.name] < SILENCES and await self._poller.batches(account)
         self._silent[account.name] %= SILENCES
         if len(ready) > 1 and in_batches:
             size = account.provider.capabilities.batch_size
             chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
-            left = await _gather(self._ask_many(account, chunk, counts) for chunk in chunks)
+            left = await _gather(self._poll_many(account, chunk, counts) for chunk in chunks)
             ready = [task for rest in left for task in rest]
         await _gather(self._guarded(account, task, counts) for task in [*ready, *others])
         await _gather(self._guarded(account, task, counts, prove=True) for task in proving)
 
-    async def _ask_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
-        """Ask about a chunk at once; give those that the reply says nothing of, to be asked one by one."""
+    async def _poll_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
+        """Poll a chunk at once; return the tasks that the reply says nothing of, to be polled one by one."""
         until = self._blocked(account)
         if until is not None:
             for task in tasks:
                 await self._postpone(account, task, until, counts)
             return []
         counts.requests += 1
-        asked_at = self._clock()
-        outcome = await self._questions.query_many(account, tasks)
+        polled_at = self._clock()
+        outcome = await self._poller.query_many(account, tasks)
         self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.claim.provider_task_id: one for one in outcome}
             reported = [task for task in tasks if task.provider_task_id in found]
             await _gather(
-                (self._record(account, task, found[task.provider_task_id], asked_at, counts) for task in reported),
+                (self._record(account, task, found[task.provider_task_id], polled_at, counts) for task in reported),
                 at_once=len(reported),
             )
             return [task for task in tasks if task.provider_task_id not in found]
         if isinstance(outcome, Unknown):
             await _gather(
-                (self._record(account, task, outcome, asked_at, counts) for task in tasks), at_once=len(tasks)
+                (self._record(account, task, outcome, polled_at, counts) for task in tasks), at_once=len(tasks)
             )
             return []
         if isinstance(outcome, Busy):
@@ -217,10 +217,10 @@ class Reconciler:
         return tasks
 
     async def _record(
-        self, account: Account, task: Task, outcome: Found | Unknown, asked_at: datetime, counts: Counts
+        self, account: Account, task: Task, outcome: Found | Unknown, polled_at: datetime, counts: Counts
     ) -> None:
         try:
-            answer = await self._questions.record(Poll(task=task, account=account, at=asked_at), outcome)
+            answer = await self._poller.record(Poll(task=task, account=account, at=polled_at), outcome)
         except HomingError as error:
             counts.failed += 1
             log.warning("task %s: %s", task.id, error.detail)
@@ -258,8 +258,8 @@ class Reconciler:
         # A lookup that proves nothing is followed by the usual question: the budget pays for both.
         prove = prove and self._budget.take(self._clock()) is None
         counts.requests += 1
-        ask = self._questions.prove_lookups if prove else self._questions.ask
-        answer = await ask(task, account)
+        poll = self._poller.prove_lookups if prove else self._poller.poll
+        answer = await poll(task, account)
         counts.requests += answer.requests - 1
         if not prove:
             self._budget.spend(answer.requests - 1)
@@ -276,7 +276,7 @@ class Reconciler:
 
     async def _postpone(self, account: Account, task: Task, until: datetime, counts: Counts) -> None:
         try:
-            await self._questions.postpone(task, account, "waiting for the provider", until=until)
+            await self._poller.postpone(task, account, "waiting for the provider", until=until)
             counts.postponed += 1
         except HomingError as error:
             counts.failed += 1
@@ -284,7 +284,7 @@ class Reconciler:
 
     def _pause(self, account: Account, wait: timedelta) -> None:
         self._paused[account.name] = self._monotonic() + wait.total_seconds()
-        self._questions.watch.paused(account, self._clock() + wait)
+        self._poller.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
         """Take a request from the budget, or return until when the account must be left alone."""
@@ -294,14 +294,14 @@ class Reconciler:
         wait = self._budget.take(now)
         if wait is None:
             return None
-        self._questions.watch.out_of_budget(account)
+        self._poller.watch.out_of_budget(account)
         return now + wait
 
     def _paused_until(self, account: Account, now: datetime) -> datetime | None:
         left = self._paused.get(account.name, float("-inf")) - self._monotonic()
         return now + timedelta(seconds=left) if left > 0 else None
 
-    def _count(self, before: Task, answer: Answer, counts: Counts) -> None:
+    def _count(self, before: Task, answer: PollAnswer, counts: Counts) -> None:
         after = answer.task
         if after.status is Status.EXPIRED and before.status is not Status.EXPIRED:
             counts.expired += 1

@@ -20,7 +20,7 @@ from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
 from tracker.service.callback_addresses import Addresses
-from tracker.service.polling import Poll, Questions
+from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
@@ -51,7 +51,7 @@ class Adoption:
         *,
         store: Store,
         recorder: Recorder,
-        questions: Questions,
+        poller: Poller,
         addresses: Addresses,
         rules: Rules,
         clock: Callable[[], datetime],
@@ -59,7 +59,7 @@ class Adoption:
     ) -> None:
         self._store = store
         self._recorder = recorder
-        self._questions = questions
+        self._poller = poller
         self._addresses = addresses
         self._rules = rules
         self._clock = clock
@@ -105,7 +105,7 @@ class Adoption:
         """
         ref = bounded(provider_task_id, "provider_task_id")
         caller, account, kind = request.caller, request.account, request.kind.name
-        outcome = await self._questions.query(account, kind, ref)
+        outcome = await self._poller.query(account, kind, ref)
         if isinstance(outcome, Missing):
             self._remember_absent((account.name, kind, ref))
             raise NotFound(f"the provider has no task {ref}")
@@ -127,7 +127,7 @@ class Adoption:
             detail = f"provider_task_id={found.claim.provider_task_id or ''}"
             work = self._audited(work, request.caller, Action.ADOPT, detail)
         written = await self._recorder.apply(work)
-        answer = await self._questions.record(Poll(task=written, account=request.account, at=self._clock()), found)
+        answer = await self._poller.record(Poll(task=written, account=request.account, at=self._clock()), found)
         return answer.task
 
     async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
@@ -144,7 +144,7 @@ class Adoption:
         if caller.sees_all:
             work = self._audited(work, caller, Action.ATTACH, f"provider_task_id={value}")
         attached = await self._recorder.apply(work)
-        return (await self._questions.ask(attached, account)).task if confirmable else attached
+        return (await self._poller.poll(attached, account)).task if confirmable else attached
 
     async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
         """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""

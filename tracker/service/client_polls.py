@@ -14,31 +14,31 @@ from tracker.providers.base import Account, Kind
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
-from tracker.service.polling import Answer, Questions
+from tracker.service.polling import PollAnswer, Poller
 
 REMEMBERED: Final = 1_000
 FETCH: Final = "fetch"
 ASKED_AT_ONCE: Final = 4
 
 
-class Polling:
+class ClientPolls:
     """Asks about tasks for clients. Whoever asks about a task that is being asked about waits for the same answer."""
 
     def __init__(
         self,
         *,
-        questions: Questions,
+        poller: Poller,
         adoption: Adoption,
         budget: Budget,
         policy: Policy,
         clock: Callable[[], datetime],
     ) -> None:
-        self._questions = questions
+        self._poller = poller
         self._adoption = adoption
         self._budget = budget
         self._fresh = policy.fresh
         self._clock = clock
-        self._asking: dict[str, asyncio.Task[Answer]] = {}
+        self._asking: dict[str, asyncio.Task[PollAnswer]] = {}
         # What came of the last polls here, as a sentence; the row knows only when.
         self._said: OrderedDict[str, str] = OrderedDict()
 
@@ -110,14 +110,14 @@ class Polling:
             asking.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    def _asked(self, task_id: str, asking: asyncio.Task[Answer]) -> None:
+    def _asked(self, task_id: str, asking: asyncio.Task[PollAnswer]) -> None:
         del self._asking[task_id]
         if not asking.cancelled():
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
             asking.exception()
 
-    async def _ask(self, caller: Caller, task: Task, account: Account) -> Answer:
-        answer = await self._questions.ask(task, account)
+    async def _ask(self, caller: Caller, task: Task, account: Account) -> PollAnswer:
+        answer = await self._poller.poll(task, account)
         self._budget.spend_for(caller.name, answer.requests - 1)
         self._said[task.id] = answer.why
         self._said.move_to_end(task.id)

@@ -1,4 +1,4 @@
-"""Asking the provider about tasks: one or many at a time, and recording what it says."""
+"""Polling the provider: one task or many at a time, and recording what it says."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,8 +44,8 @@ CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What came of asking about one task, and how many requests it took.
+class PollAnswer:
+    """What came of polling one task, and how many requests it took.
 
     ``pause`` is how long its account should be left alone.
     """
@@ -73,8 +73,8 @@ class Poll:
     seen: tuple[Seen, ...] = ()
 
 
-class Questions:
-    """The provider, asked. Recording and asking are apart, so that one reply can settle many tasks."""
+class Poller:
+    """Polls the provider. Polling and recording are apart, so that one reply can settle many tasks."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Questions:
                 proving += [] if latest is None else [latest]
         return proving
 
-    async def prove_lookups(self, task: Task, account: Account) -> Answer:
+    async def prove_lookups(self, task: Task, account: Account) -> PollAnswer:
         """Poll a task that the provider has by the external id that we gave it, and remember whether that works.
 
         Where it does not, the task is asked about by the provider's id: one more request.
@@ -132,8 +132,8 @@ class Questions:
         # Where it is nowhere, the provider may just be late.
         return replace(await self.record(poll, outcome), requests=2)
 
-    async def ask(self, task: Task, account: Account) -> Answer:
-        """Ask about one task, by the best id there is, and record the answer."""
+    async def poll(self, task: Task, account: Account) -> PollAnswer:
+        """Poll one task by the best ID there is, and record the answer."""
         poll = Poll(task=task, account=account, at=self._clock())
         own = task.provider_task_id or task.sent_external_id
         outcome: PollOutcome | None = None
@@ -146,7 +146,7 @@ class Questions:
         answer = await self._guessed(poll, outcome, guess)
         return answer if outcome is None else replace(answer, requests=2)
 
-    async def _guessed(self, poll: Poll, outcome: PollOutcome | None, guess: PollOutcome) -> Answer:
+    async def _guessed(self, poll: Poll, outcome: PollOutcome | None, guess: PollOutcome) -> PollAnswer:
         """Record what came of asking by the id that somebody named; ``outcome`` is that of the task's own id."""
         attached = poll.task.unproven_id_from is IdSource.OWNER
         # Where the owner named it, the provider may only be late to know the task: the ID is kept.
@@ -170,7 +170,7 @@ class Questions:
             return True
         return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
 
-    async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> Answer:
+    async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> PollAnswer:
         """Record the outcome of asking by the task's own ID, None where it has none."""
         task = poll.task
         if outcome is not None:
@@ -181,7 +181,7 @@ class Questions:
         unanswered = PollResult(why=why, again_at=task.deadline_at, sent=poll.forget, forget=poll.forget)
         return await self._record(poll, unanswered)
 
-    async def look_up(self, task: Task, account: Account, *, within: timedelta) -> Answer | None:
+    async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
         """Look a submitted task up by its external id, once, and record it if it is found."""
         if task.sent_external_id is None:
             return None
@@ -237,7 +237,7 @@ class Questions:
         seen = await self._store.capability(account.base_url, "", BATCH_QUERY)
         return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
-    async def record(self, poll: Poll, outcome: PollOutcome) -> Answer:
+    async def record(self, poll: Poll, outcome: PollOutcome) -> PollAnswer:
         """Record one outcome, and what was seen of the address. A task that is gone meanwhile raises NotFound."""
         account = poll.account
         pause: timedelta | None = None
@@ -274,13 +274,13 @@ class Questions:
                 assert_never(outcome)
         return await self._record(poll, result, pause=pause)
 
-    async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> Answer:
+    async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> PollAnswer:
         """Release a claimed task without asking."""
         now = self._clock()
         poll = Poll(task=task, account=account, at=now)
         return await self._record(poll, PollResult(why=why, sent=False), pause=until - now)
 
-    async def _record(self, poll: Poll, result: PollResult, *, pause: timedelta | None = None) -> Answer:
+    async def _record(self, poll: Poll, result: PollResult, *, pause: timedelta | None = None) -> PollAnswer:
         now = self._clock() if result.observation is None else result.observation.at
         if pause is not None:
             result = msgspec.structs.replace(result, again_at=now + pause)
@@ -294,7 +294,7 @@ class Questions:
             )
         )
         refused = result.alarm is Alarm.CREDENTIAL
-        return Answer(task=after, verdict=verdict, why=why, pause=pause, credential_refused=refused)
+        return PollAnswer(task=after, verdict=verdict, why=why, pause=pause, credential_refused=refused)
 
     async def _missing(self, poll: Poll, missing: Missing) -> PollResult:
         task, account, policy = poll.task, poll.account, self._rules.policy

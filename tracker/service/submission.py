@@ -44,7 +44,7 @@ from tracker.rules.submits import (
 )
 from tracker.service.account_watch import CREDENTIAL_REFUSED
 from tracker.service.notes import Notes
-from tracker.service.polling import CREDENTIAL_PAUSE, Questions
+from tracker.service.polling import CREDENTIAL_PAUSE, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import Sender
@@ -93,7 +93,7 @@ class Submission:
         store: Store,
         recorder: Recorder,
         transport: Sender,
-        questions: Questions,
+        poller: Poller,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
@@ -103,7 +103,7 @@ class Submission:
         self._recorder = recorder
         self.notes = Notes(recorder)
         self._transport = transport
-        self._questions = questions
+        self._poller = poller
         self._rules = rules
         self._clock = clock
         self.monotonic = monotonic
@@ -219,13 +219,13 @@ class Submission:
             return Unknown(why=error.detail)
         outcome = account.provider.read_submit(reply, external_id=task.sent_external_id)
         outcome = _without_credential(outcome, account.credential)
-        self._questions.watch.answered(account, outcome)
+        self._poller.watch.answered(account, outcome)
         return outcome
 
     async def _accepted(self, attempt: _Attempt, outcome: Accepted) -> Task:
         task, account = attempt.task, attempt.account
         now = self._clock()
-        prove = await self._questions.lookups.due(account, task.kind, "plan")
+        prove = await self._poller.lookups.due(account, task.kind, "plan")
         accepted = RecordAccepted(sent=task, claim=outcome.claim, now=now, prove_lookups=prove, rules=self._rules)
         return await self._outcome(accepted)
 
@@ -233,7 +233,7 @@ class Submission:
         task, account, deadline = attempt.task, attempt.account, attempt.deadline
         now = self._clock()
         answered = isinstance(outcome, Duplicate) or outcome.unavailable
-        proven = await self._questions.lookups.proven(account, task.kind)
+        proven = await self._poller.lookups.proven(account, task.kind)
         unanswered = RecordUnanswered(
             sent=task,
             why=outcome.why,
@@ -247,7 +247,7 @@ class Submission:
         )
         after = await self._outcome(unanswered)
         if answered and deadline.left > timedelta():
-            answer = await self._questions.look_up(after, account, within=deadline.left)
+            answer = await self._poller.look_up(after, account, within=deadline.left)
             return after if answer is None else answer.task
         return after
 

@@ -35,11 +35,11 @@ from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
 from tracker.service.callback_addresses import Addresses
-from tracker.service.client_polls import Polling
+from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
-from tracker.service.polling import Questions
+from tracker.service.polling import Poller
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
 from tracker.service.restoration import Restoration
@@ -94,7 +94,7 @@ class Tracker:
         self._restoration = Restoration(
             store, feed=self.feed, learner=self.learner, addresses=self._addresses, recorder=self._recorder, clock=clock
         )
-        self.questions = Questions(
+        self.poller = Poller(
             store=store,
             recorder=self._recorder,
             transport=self._transport,
@@ -102,12 +102,12 @@ class Tracker:
             clock=clock,
             monotonic=monotonic,
         )
-        self.watch = self.questions.watch
+        self.watch = self.poller.watch
         self.submission = Submission(
             store=store,
             recorder=self._recorder,
             transport=self._transport,
-            questions=self.questions,
+            poller=self.poller,
             rules=self.rules,
             clock=clock,
             monotonic=monotonic,
@@ -116,15 +116,15 @@ class Tracker:
         self.adoption = Adoption(
             store=store,
             recorder=self._recorder,
-            questions=self.questions,
+            poller=self.poller,
             addresses=self._addresses,
             rules=self.rules,
             clock=clock,
             monotonic=monotonic,
         )
         self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
-        self._polling = Polling(
-            questions=self.questions, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
+        self._client_polls = ClientPolls(
+            poller=self.poller, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
         )
         self.intake = Intake(
             store=store,
@@ -150,7 +150,7 @@ class Tracker:
         """Finish the submits in flight, then commit what is queued, then close."""
         await self._restoration.close()
         await self.feed.close()
-        await self._polling.close()
+        await self._client_polls.close()
         await self.intake.finish()
         await self.watch.close()
         await self._readiness.close()
@@ -257,12 +257,12 @@ class Tracker:
             deadline=deadline,
             tags=tags,
         )
-        return await self._polling.adopt(request, provider_task_id)
+        return await self._client_polls.adopt(request, provider_task_id)
 
     async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
         """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
         task = await self.get(caller, ref)
-        return await self._polling.attach(caller, task, self._account(task.provider), provider_task_id)
+        return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
 
     async def record(self, arrived: Arrived) -> Recorded:
         """Record one callback; committed when it returns."""
@@ -272,7 +272,7 @@ class Tracker:
     async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
         task = await self.get(caller, ref)
-        return await self._polling.poll(caller, task, self._account(task.provider))
+        return await self._client_polls.poll(caller, task, self._account(task.provider))
 
     async def resolve(
         self,
@@ -308,12 +308,12 @@ class Tracker:
     async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
         """Find a task, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
         account = self._account(provider)
-        return await self._polling.fetch(caller, account, self._kind(account, kind), ref)
+        return await self._client_polls.fetch(caller, account, self._kind(account, kind), ref)
 
     async def fetch_many(self, caller: Caller, refs: Sequence[str], *, provider: str, kind: str) -> Sequence[Task]:
         """Find several tasks, and ask the provider about all that are not known here; leaves out what nobody knows."""
         account = self._account(provider)
-        return await self._polling.fetch_many(caller, account, self._kind(account, kind), refs)
+        return await self._client_polls.fetch_many(caller, account, self._kind(account, kind), refs)
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
         """Return a page of the caller's tasks, newest first."""
