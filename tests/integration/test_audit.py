@@ -8,9 +8,9 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.api_harness import api_client
 from tests.integration.served import OPERATOR, STUDIO
 from tests.keys import LOCAL_KEY
-from tests.unit.api_stand_in import asking
 from tracker.api import Access, create_api
 from tracker.app import create_tracker, sinks_of
 from tracker.service.tracker import Tracker
@@ -33,7 +33,7 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
 @pytest.fixture
 async def client(tracker: Tracker) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"authorization": f"Bearer {OPERATOR.key}"}
-    async with asking(create_api(tracker, Access(api_keys=(STUDIO, OPERATOR))), headers=headers) as client:
+    async with api_client(create_api(tracker, Access(api_keys=(STUDIO, OPERATOR))), headers=headers) as client:
         yield client
 
 

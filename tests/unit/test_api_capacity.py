@@ -1,21 +1,17 @@
 """What one client may hold of the API: bodies that arrive, places for requests, streams and long polls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
 
 import httpx
 
-from tests.keys import LOCAL_ACCESS
-from tests.unit.api_stand_in import StandIn, a_success, asking
-from tracker.api import Access, Limits, create_api
+from tests.api_harness import ApiHarness, closed_client, until
+from tests.events import a_success
+from tracker.api import Access, Limits
 from tracker.model.keys import NamedKey
-from tracker.model.task import Caller, Task
 
 WAIT = "/v1/events?wait=55"
 OMNI = "/v1/images/omni-image"
-WITHIN = 20
 KEYS = Access(
     api_keys=(NamedKey(name="studio", key="made-up-studio-key"), NamedKey(name="other", key="made-up-other-key"))
 )
@@ -25,17 +21,6 @@ OTHER = {"authorization": "Bearer made-up-other-key"}
 FIVE_MIB = b'{"prompt":"a cat","image_list":[{"image":"' + b"A" * (5 << 20) + b'"}]}'
 
 
-@dataclass(slots=True)
-class SlowProvider(StandIn):
-    """Takes submits and lets them wait at the gate."""
-
-    waiting: int = 0
-
-    async def submit(self, caller: Caller, *wish: Any, **options: Any) -> Task:
-        self.waiting += 1
-        return await super(SlowProvider, self).submit(caller, *wish, **options)
-
-
 async def pieces(*sent: bytes, gate: asyncio.Event | None = None) -> AsyncIterator[bytes]:
     for piece in sent:
         yield piece
@@ -43,20 +28,14 @@ async def pieces(*sent: bytes, gate: asyncio.Event | None = None) -> AsyncIterat
             await gate.wait()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WITHIN):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not an event
-            await asyncio.sleep(0.001)
-
-
 def held(client: httpx.AsyncClient, path: str, count: int, **headers: str) -> list[asyncio.Task[httpx.Response]]:
     return [asyncio.create_task(client.get(path, headers=headers)) for _ in range(count)]
 
 
-async def test_announced_bodies_without_bytes_block_nobody() -> None:
+async def test_announced_bodies_without_bytes_block_nobody(api: ApiHarness) -> None:
     gate = asyncio.Event()
     announced = {"content-type": "application/json", "content-length": str(Limits().gateway_body)}
-    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+    async with api.client() as client:
         silent = [
             asyncio.create_task(client.post(OMNI, content=pieces(b"{", gate=gate), headers=announced)) for _ in range(8)
         ]
@@ -68,34 +47,33 @@ async def test_announced_bodies_without_bytes_block_nobody() -> None:
     assert [reply.status_code for reply in replies] == [200] * 3
 
 
-async def test_twenty_chunked_submits_to_a_slow_provider_pass() -> None:
-    tracker = SlowProvider(gate=asyncio.Event())
+async def test_twenty_chunked_submits_to_a_slow_provider_pass(api: ApiHarness) -> None:
+    gate = api.provider.gate = asyncio.Event()
     body = FIVE_MIB
-    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
+    async with api.client() as client:
         sending = [
             asyncio.create_task(
                 client.post(OMNI, content=pieces(body[:99], body[99:]), headers={"content-type": "application/json"})
             )
             for _ in range(20)
         ]
-        await until(lambda: tracker.waiting == len(sending) or any(each.done() for each in sending))
-        assert tracker.gate is not None
-        tracker.gate.set()
+        await until(lambda: len(api.provider.calls) == len(sending) or any(each.done() for each in sending))
+        gate.set()
         replies = await asyncio.gather(*sending)
 
     assert [reply.status_code for reply in replies] == [200] * 20
 
 
-async def test_waits_of_one_key_are_capped_with_a_clear_answer() -> None:
-    tracker = StandIn(tasks=[a_success(client="studio")])
-    path = f"/v1/tasks/{tracker.tasks[0].id}?wait=55&version={tracker.tasks[0].version}"
-    app = create_api(tracker, KEYS, limits=Limits(waits_per_client=3))
-    async with asking(app) as client:
+async def test_waits_of_one_key_are_capped_with_a_clear_answer(api: ApiHarness) -> None:
+    task, feed = a_success(client="studio"), api.tracker.feed
+    await api.add(task)
+    path = f"/v1/tasks/{task.id}?wait=55&version={task.version}"
+    async with api.client(KEYS, limits=Limits(waits_per_client=3)) as client:
         waiting = held(client, WAIT, 3, **STUDIO)
-        await until(lambda: tracker.feed.waiting == 3)
+        await until(lambda: feed.waiting == 3)
         refused = [await client.get(each, headers=STREAMING) for each in (path, "/v1/events", "/v1/events?wait=1")]
         plain = [await client.get(each, headers=STUDIO) for each in ("/v1/tasks", "/v1/events?limit=1")]
-        tracker.feed.dismiss()
+        feed.dismiss()
         await asyncio.gather(*waiting)
         again = await client.get("/v1/events?wait=1", headers=STUDIO)
 
@@ -105,15 +83,15 @@ async def test_waits_of_one_key_are_capped_with_a_clear_answer() -> None:
     assert [reply.status_code for reply in [*plain, again]] == [200] * 3
 
 
-async def test_a_client_never_holds_all_places() -> None:
-    tracker = StandIn()
-    async with asking(create_api(tracker, KEYS, limits=Limits(connections=40))) as client:
+async def test_a_client_never_holds_all_places(api: ApiHarness) -> None:
+    feed = api.tracker.feed
+    async with api.client(KEYS, limits=Limits(connections=40)) as client:
         waiting = held(client, WAIT, 60, **STUDIO)
-        await until(lambda: sum(each.done() for each in waiting) + tracker.feed.waiting == 60)
+        await until(lambda: sum(each.done() for each in waiting) + feed.waiting == 60)
         refused = [each.result().status_code for each in waiting if each.done()]
         own = await client.get("/v1/tasks", headers=STUDIO)
         others = await client.get("/v1/events?wait=0", headers=OTHER)
-        tracker.feed.dismiss()
+        feed.dismiss()
         await asyncio.gather(*waiting)
 
     assert refused == [503] * 40
@@ -121,9 +99,8 @@ async def test_a_client_never_holds_all_places() -> None:
 
 
 async def test_a_stranger_holds_nothing() -> None:
-    app = create_api(StandIn(), KEYS, limits=Limits(connections=4, body_room=10))
     gate = asyncio.Event()
-    async with asking(app) as client:
+    async with closed_client(KEYS, limits=Limits(connections=4, body_room=10), anonymous=True) as client:
         for _ in range(20):
             reply = await client.post(OMNI, content=pieces(b"{" * 100, gate=gate))
             assert reply.status_code in {401, 429}

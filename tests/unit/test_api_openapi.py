@@ -1,7 +1,8 @@
 """/openapi.json is true: valid, complete, and what the running app does."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,25 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from tests.api_harness import OPERATOR, ApiHarness, api_client, api_harness, closed_client, closed_tracker
+from tests.builders import OMNI, a_task, an_entry, an_event
+from tests.events import a_success
 from tests.keys import LOCAL_ACCESS
-from tests.unit.api_stand_in import ADDRESS, ALARM, NOW, OMNI, StandIn, a_success, an_entry, asking
 from tracker.api import Limits, create_api, routes
 from tracker.api.app import endpoints
 from tracker.api.gateway import PREFIXES
 from tracker.api.http.body import JSON
 from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import Place, PlaceIndex
-from tracker.errors import StoreUnavailable
-from tracker.model.event import PublishedEvent
+from tracker.model.sinks import NewSink
+from tracker.model.task import Alarm
 from tracker.providers.kling import Kling
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
 BODIES: dict[str, dict[str, Any]] = {
     "expect_task": {"provider": "kling", "kind": OMNI},
     "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
-    "attach_task": {"provider_task_id": "8000000001"},
+    "attach_task": {"provider_task_id": "8000000002"},
     "resolve_task": {"status": "rejected"},
     "create_address": {"provider": "kling"},
     "replay": {"sink": "shop", "dead": True},
@@ -78,17 +81,40 @@ def check(instance: object, schema: dict[str, Any]) -> None:
     OAS31Validator({**schema, "components": DOCUMENT["components"]}).validate(instance)
 
 
-def a_tracker(path: str = "") -> StandIn:
-    task = a_success(external_id="mine-1", tags=("spring",), kind=KIND_OF.get(path, OMNI))
-    told = PublishedEvent(cursor=1, type="homing.task.succeeded", sequence=1, at=NOW, task=task)
-    alarm = PublishedEvent(cursor=2, type="homing.alarm.mismatch", sequence=1, at=NOW, alarm=ALARM)
-    return StandIn(tasks=[task], entries=[an_entry()], told=[told, alarm])
+SINKS = "https://shop.example/hook#name=shop"
+OPEN_TASK = a_task(2)
+# The provider knows these.
+ADOPTABLE = "8009"
+ATTACHABLE = "8000000002"
+# What these act on is not the finished task, or not the sink of the settings.
+ACTS_ON = {
+    "adopt_task": ADOPTABLE,
+    "attach_task": OPEN_TASK.id,
+    "poll_task": OPEN_TASK.id,
+    "resolve_task": OPEN_TASK.id,
+    "forget_sink": "old",
+    "revoke_address": "1",
+}
 
 
-def path_of(path: str, tracker: StandIn) -> str:
-    return path.replace("{name}", "shop").replace(
-        "{ref}", str(ADDRESS.id) if "addresses" in path else tracker.tasks[0].id
-    )
+@asynccontextmanager
+async def opened(folder: Path, path: str) -> AsyncIterator[ApiHarness]:
+    """Open an API in which each operation finds something: for the gateway a task of the kind that is in ``path``."""
+    finished = a_success(external_id="mine-1", tags=("spring",), kind=KIND_OF.get(path, OMNI), client="local")
+    async with api_harness(folder, sinks=SINKS) as api:
+        await api.add(OPEN_TASK)
+        await api.add(finished, entries=[an_entry(finished, "one")], events=[an_event(finished, 3, "succeeded")])
+        await api.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="ids that disagree")
+        await api.register_sinks(NewSink(name="old", address="https://old.example"))
+        await api.tracker.create_address(OPERATOR, provider="kling")
+        api.provider.add(ADOPTABLE)
+        api.provider.add(ATTACHABLE, external_id=OPEN_TASK.id, status="processing")
+        yield api
+
+
+def path_of(path: str, name: str) -> str:
+    thing = ACTS_ON.get(name)
+    return path.replace("{name}", thing or "shop").replace("{ref}", thing or a_success().id)
 
 
 def query_of(path: str) -> str:
@@ -106,13 +132,13 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 async def test_the_document_is_what_the_app_serves() -> None:
-    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+    async with closed_client() as client:
         assert (await client.get("/openapi.json")).json() == DOCUMENT
 
 
 def test_every_route_is_documented_and_every_operation_has_a_route() -> None:
     routed = set[tuple[str, str]]()
-    for route in routes(StandIn(), LOCAL_ACCESS):
+    for route in routes(closed_tracker(), LOCAL_ACCESS):
         assert isinstance(route, Place | PlaceIndex)
         # A route without endpoints only says that there is nothing.
         for place in [route] if isinstance(route, Place) else route.places:
@@ -121,16 +147,27 @@ def test_every_route_is_documented_and_every_operation_has_a_route() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_each_operation_answers_as_documented(method: str, path: str, operation: dict[str, Any]) -> None:
-    tracker = a_tracker(path)
-    body = body_of(operation["operationId"])
+async def test_each_operation_answers_as_documented_and_takes_no_other_parameter(
+    tmp_path: Path, method: str, path: str, operation: dict[str, Any]
+) -> None:
+    name = operation["operationId"]
+    body, address = body_of(name), path_of(path, name)
     assert (body is not None) == ("requestBody" in operation)
     if body is not None:
         check(body, operation["requestBody"]["content"]["application/json"]["schema"])
-    async with asking(create_api(tracker, LOCAL_ACCESS), headers=PLAIN) as client:
-        reply = await client.request(method.upper(), path_of(path, tracker) + query_of(path), json=body)
-    assert reply.is_success
-    assert documented(operation, reply)
+    async with opened(tmp_path, path) as api, api.client(headers=PLAIN) as client:
+        undocumented = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
+        reply = await client.request(method.upper(), address + query_of(path), json=body)
+        assert reply.is_success, reply.text
+        assert documented(operation, reply)
+        for parameter in operation["parameters"]:
+            if parameter["in"] == "query":
+                where = address.replace("/shop/secret", "/callbacks/secret")
+                params = {parameter["name"]: VALUES[parameter["name"]]}
+                taken = await client.request(method.upper(), where, params=params, json=body)
+                assert taken.is_success, (params, taken.text)
+    ignored = operation["tags"] == ["gateway"] and method == "get" and not query_of(path)
+    assert undocumented.status_code == (200 if ignored else 400)
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
@@ -159,11 +196,10 @@ def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
 async def test_what_goes_wrong_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
-    tracker = a_tracker()
-    address = path_of(path, tracker) + query_of(path)
-    small = Limits(body=10, gateway_body=10)
+    name = operation["operationId"]
+    address = path_of(path, name) + query_of(path)
     kind = {"content-type": "application/json"}
-    async with asking(create_api(tracker, LOCAL_ACCESS, limits=small)) as client:
+    async with closed_client(limits=Limits(body=10, gateway_body=10)) as client:
         if operation["security"]:
             refused = await client.request(method.upper(), address, headers=kind | {"authorization": "Bearer wrong"})
             assert refused.status_code == 401
@@ -174,15 +210,15 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
                 reply = await client.request(method.upper(), address, content=content, headers=headers)
                 assert reply.status_code == status
                 assert documented(operation, reply)
-        tracker.fails = tracker.switchboard.fails = tracker.audit.fails = StoreUnavailable("the database is locked")
-        if operation["security"] and "requestBody" not in operation and "address" not in path and "orphans" not in path:
-            reply = await client.request(method.upper(), address)
-            assert reply.status_code == 503
-            assert documented(operation, reply)
+    if operation["security"]:
+        async with api_client(create_api(closed_tracker(sinks=SINKS), LOCAL_ACCESS)) as client:
+            reply = await client.request(method.upper(), address, json=body_of(name))
+        assert reply.status_code == 503, reply.text
+        assert documented(operation, reply)
 
 
 async def test_a_red_readyz_is_documented() -> None:
-    async with asking(create_api(StandIn(fails=StoreUnavailable("locked")), LOCAL_ACCESS)) as client:
+    async with closed_client() as client:
         reply = await client.get("/readyz")
     assert reply.status_code == 503
     assert documented(DOCUMENT["paths"]["/readyz"]["get"], reply)
@@ -195,28 +231,10 @@ async def test_each_documented_field_is_really_checked(method: str, path: str, o
         assert "requestBody" not in operation
         return
     name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    tracker = a_tracker()
-    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
+    async with closed_client() as client:
         for wrong in wrong_values(DOCUMENT["components"]["schemas"][name]):
-            reply = await client.request(method.upper(), path_of(path, tracker), json=body | wrong)
+            reply = await client.request(method.upper(), path_of(path, operation["operationId"]), json=body | wrong)
             assert reply.status_code == 400, wrong
-
-
-@pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_each_documented_parameter_is_taken_and_no_other(
-    method: str, path: str, operation: dict[str, Any]
-) -> None:
-    tracker = a_tracker(path)
-    body = body_of(operation["operationId"])
-    address = path_of(path, tracker)
-    async with asking(create_api(tracker, LOCAL_ACCESS), headers=PLAIN) as client:
-        reply = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
-        ignored = operation["tags"] == ["gateway"] and method == "get" and not query_of(path)
-        assert reply.status_code == (200 if ignored else 400)
-        for parameter in operation["parameters"]:
-            if parameter["in"] == "query":
-                params = {parameter["name"]: VALUES[parameter["name"]]}
-                assert (await client.request(method.upper(), address, params=params, json=body)).is_success
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
@@ -246,14 +264,14 @@ def edges(field: dict[str, Any]) -> tuple[list[object], list[object]]:
 
 
 @pytest.mark.parametrize("name", PAGE["body"])
-async def test_documented_page_field_has_its_bounds_in_schema(name: str) -> None:
+async def test_documented_page_field_has_its_bounds_in_schema(api: ApiHarness, name: str) -> None:
     field, schema = PAGE["body"][name], DOCUMENT["components"]["schemas"]["OmniImageBody"]
     good, bad = edges(field)
     if name == "callback_url":
         good = ["https://client.example.com/done"]
 
     assert (name in schema["required"]) is field.get("required", False)
-    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+    async with api.client() as client:
         for value in good:
             body = {"prompt": "a cat", name: value}
             assert fits(schema, body), body
@@ -264,8 +282,8 @@ async def test_documented_page_field_has_its_bounds_in_schema(name: str) -> None
             assert (await client.post("/kling/v1/images/omni-image", json=body)).status_code == 400, body
 
 
-async def test_documented_page_reply_is_what_a_create_returns() -> None:
-    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+async def test_documented_page_reply_is_what_a_create_returns(api: ApiHarness) -> None:
+    async with api.client() as client:
         reply = (await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat"})).json()
 
     for shape, shown in ((PAGE["reply"], reply), (PAGE["reply"]["data"], reply["data"])):

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.api_harness import closed_client
 from tests.asyncapi_document import DOCUMENT, faults, messages, resolved, types_of
 from tests.builders import a_task
 from tests.events import every_event
-from tests.keys import LOCAL_ACCESS
-from tests.unit.api_stand_in import StandIn, asking
-from tracker.api import create_api
 from tracker.api.asyncapi import ATTRIBUTES, HEADERS
 from tracker.delivery.sinks.kafka import TOPIC
 from tracker.delivery.sinks.rabbitmq import EXCHANGE
@@ -46,7 +44,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 async def test_the_document_is_what_the_app_serves() -> None:
-    async with asking(create_api(StandIn(), LOCAL_ACCESS)) as client:
+    async with closed_client() as client:
         assert (await client.get("/asyncapi.json")).json() == DOCUMENT
 
 

@@ -7,26 +7,31 @@ import pytest
 
 from homing.commands.client import ApiClient
 from homing.commands.sinks import run_sinks
-from tests.keys import LOCAL_ACCESS
-from tests.unit.api_stand_in import StandIn, asking
-from tests.unit.sinks_stand_in import SHOP
-from tracker.api import create_api
+from tests.api_harness import ApiHarness
+from tests.builders import NOW
+from tests.conformance.store_outbox_suite import LEASE, SHOP, failure, happened
+from tracker.model.sinks import ProgressUpdate
+from tracker.storage import sink_admin
 
 
 async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_on(
-    capsys: pytest.CaptureFixture[str],
+    api: ApiHarness, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = StandIn()
-    gone = replace(SHOP, on=False, last_error="410 Gone")
-    tracker.switchboard.states = [
-        replace(SHOP, name="told", at_least=True),
-        gone,
-        replace(gone, name="lines", failures=0),
-    ]
-    async with asking(create_api(tracker, LOCAL_ACCESS)) as client:
+    monkeypatch.setattr(sink_admin, "COUNTED", 3)
+    outbox = api.tracker.store.outbox
+    *_, last = await happened(api.tracker.store, 2)
+    await outbox.register([SHOP, *(replace(SHOP, name=name) for name in ("lines", "told"))], now=NOW)
+    await outbox.claim("shop", owner="me", now=NOW, lease=LEASE)
+    refused = ProgressUpdate(cursor=last.cursor, failed=(failure(last),), failures=1, error="410 Gone", off=True)
+    await outbox.settle("shop", refused, owner="me", now=NOW)
+    await api.tracker.switchboard.resume("lines", from_now=True)
+    await api.tracker.switchboard.pause("lines")
+
+    async with api.client() as client:
         assert await run_sinks(Namespace(json=False), ApiClient(client)) == 0
-    *table, refused, paused = capsys.readouterr().out.splitlines()
+
+    *table, paused, gone = capsys.readouterr().out.splitlines()
     assert sum("at least 3" in line for line in table) == 1
-    assert refused.startswith("shop is off, its receiver wants no more: 410 Gone (")
-    assert refused.endswith(" ago); homing sinks resume shop goes on with what it has missed")
+    assert gone.startswith("shop is off, its receiver wants no more: 410 Gone (")
+    assert gone.endswith(" ago); homing sinks resume shop goes on with what it has missed")
     assert paused == "lines is off, paused; homing sinks resume lines goes on with what it has missed"

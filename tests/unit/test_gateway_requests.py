@@ -1,19 +1,24 @@
-"""The gateway in Kling's shape over a stand-in tracker."""
+"""The gateway in Kling's shape over a real tracker."""
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
 import pytest
 
+from tests.api_harness import ApiHarness, api_harness, closed_client, until
+from tests.builders import NOW, PICTURE, a_task
+from tests.events import a_success
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
-from tests.unit.api_stand_in import CALLBACK_URL, NOW, StandIn, a_success, a_task, asking
 from tracker.api import Access, Limits, create_api
+from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.http.capacity import BODIES_FULL
 from tracker.errors import (
     Conflict,
     CredentialMissing,
@@ -25,7 +30,7 @@ from tracker.errors import (
     StoreUnavailable,
 )
 from tracker.model.keys import ClientKey, NamedKey
-from tracker.model.task import Caller, Status, Task
+from tracker.model.task import Status
 from tracker.providers.kling import Kling
 
 OMNI_KIND = "images/omni-image"
@@ -59,10 +64,6 @@ OFFICIAL = {
 prefixed = pytest.mark.parametrize("prefix", ["/kling", ""])
 
 
-def local(tracker: StandIn, limits: Limits | None = None) -> httpx.AsyncClient:
-    return asking(create_api(tracker, LOCAL_ACCESS, limits=limits or Limits()))
-
-
 def refusal(reply: httpx.Response, status: int, code: int) -> str:
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/json"
@@ -75,97 +76,117 @@ def refusal(reply: httpx.Response, status: int, code: int) -> str:
 
 @prefixed
 @pytest.mark.parametrize("body", [SEED, OFFICIAL], ids=["seed", "official"])
-async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(prefix: str, body: dict[str, Any]) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(
+    api: ApiHarness, prefix: str, body: dict[str, Any]
+) -> None:
+    async with api.client() as client:
         reply = await client.post(prefix + OMNI, json=body)
+
     assert reply.status_code == 200
     told = reply.json()
     assert (told["code"], told["request_id"]) == (0, reply.headers["x-request-id"])
     data = told["data"]
-    # Pending inside: to the provider's client a task that is written down is submitted.
-    assert (data["task_id"], data["task_status"]) == (tracker.tasks[0].id, "submitted")
-    assert data["created_at"] == data["updated_at"] == int(tracker.tasks[0].created_at.timestamp() * 1000)
-    order = tracker.submitted[0].order
-    assert order.body == {name: v for name, v in body.items() if name not in {"callback_url", "external_task_id"}}
-    assert (order.external_id, order.callback_url) == (body.get("external_task_id"), body.get("callback_url"))
+    (task,) = await api.tasks()
+    assert (data["task_id"], data["task_status"]) == (task.id, "submitted")
+    assert data["created_at"] == data["updated_at"] == int(task.created_at.timestamp() * 1000)
+    unsent = {"callback_url", "external_task_id"}
+    assert api.provider.creates == [{name: v for name, v in body.items() if name not in unsent}]
+    assert (task.external_id, task.caller_callback_url) == (body.get("external_task_id"), body.get("callback_url"))
 
 
-async def test_two_answers_have_two_request_ids() -> None:
-    async with local(StandIn()) as client:
+async def test_two_answers_have_two_request_ids(api: ApiHarness) -> None:
+    async with api.client() as client:
         ids = {(await client.get(OMNI)).json()["request_id"] for _ in range(5)}
     assert len(ids) == 5
 
 
-async def test_the_tracker_is_told_after_the_answer_was_sent() -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+async def test_the_tracker_is_told_after_the_answer_was_sent(api: ApiHarness) -> None:
+    async with api.client() as client:
         reply = await client.post(OMNI, json=SEED)
-    assert tracker.answers == [reply.json()["data"]["task_id"]]
+
+    (task,) = await api.tasks()
+    assert (task.id, task.answered_at) == (reply.json()["data"]["task_id"], NOW)
 
 
-async def test_a_client_that_has_gone_was_not_answered_and_its_submit_went_on() -> None:
-    tracker = StandIn(gate=asyncio.Event())
-    app = create_api(tracker, LOCAL_ACCESS)
+async def the_submit_ended() -> None:
+    """Wait until the tracker's submit has ended, no longer: its caller has not gone on yet."""
+    (submit,) = [task for task in asyncio.all_tasks() if "Tracker.submit" in repr(task.get_coro())]
+    while not submit.done():  # noqa: ASYNC110 - to wait for the task itself would be one step too long
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("left_at_the_end", [False, True])
+async def test_a_client_that_has_gone_was_not_answered_and_its_submit_went_on(
+    api: ApiHarness,
+    left_at_the_end: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    gate = api.provider.gate = asyncio.Event()
     raw = json.dumps(SEED).encode()
     messages = iter([{"type": "http.request", "body": raw, "more_body": False}])
+    sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return next(messages, {"type": "http.disconnect"})
+        if (message := next(messages, None)) is not None:
+            return message
+        if left_at_the_end:
+            gate.set()
+            await the_submit_ended()
+        return {"type": "http.disconnect"}
 
-    async def send(_: object) -> None:
-        return
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
 
     key = (b"authorization", LOCAL_HEADERS["authorization"].encode())
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), key]
     scope = {"type": "http", "method": "POST", "path": OMNI, "raw_path": OMNI.encode(), "query_string": b""}
-    assert tracker.gate is not None
-    tracker.gate.set()
+    app = create_api(api.tracker, LOCAL_ACCESS)
     await app(scope | {"headers": headers, "client": ("127.0.0.1", 5), "root_path": ""}, receive, send)
-    assert len(tracker.submitted) == 1
-    assert tracker.answers == []
+    gate.set()
+    await until(lambda: bool(api.provider.ledger))
+
+    (task,) = await api.tasks()
+    assert (sent[0]["status"], task.answered_at) == (499, None)
+    async with api.client() as client:
+        again = await client.post(OMNI, json=SEED)
+    assert (again.json()["data"]["task_id"], len(api.provider.creates)) == (task.id, 1)
 
 
-async def test_the_idempotency_key_is_passed_on() -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+async def test_the_idempotency_key_is_passed_on(api: ApiHarness) -> None:
+    async with api.client() as client:
         await client.post(OMNI, json=SEED, headers={"idempotency-key": "once"})
         refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": "x" * 201}), 400, 1201)
         refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": ""}), 400, 1201)
         twice = [("idempotency-key", "once"), ("idempotency-key", "again")]
         refusal(await client.post(OMNI, json=SEED, headers=twice), 400, 1201)
-    assert [one.idempotency_key for one in tracker.submitted] == ["once"]
+
+    assert [task.idempotency_key for task in await api.tasks()] == ["once"]
 
 
-@pytest.mark.parametrize(
-    ("headers", "tags"),
-    [
+async def test_tags_come_in_a_header(api: ApiHarness) -> None:
+    sent: list[tuple[list[tuple[str, str]], tuple[str, ...]]] = [
         ([], ()),
         ([("homing-tags", "")], ()),
         ([("homing-tags", "spring, red ,")], ("spring", "red")),
         ([("homing-tags", "spring"), ("homing-tags", "red")], ("spring", "red")),
         ([("homing-tags", "fr%C3%BChling,a%2Cb,100%25")], ("frühling", "a,b", "100%")),
-    ],
-)
-async def test_tags_come_in_a_header(headers: list[tuple[str, str]], tags: tuple[str, ...]) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
-        assert (await client.post(OMNI, json=SEED, headers=headers)).status_code == 200
-    assert [one.tags for one in tracker.submitted] == [tags]
+    ]
+
+    async with api.client() as client:
+        for headers, tags in sent:
+            ref = (await client.post(OMNI, json=SEED, headers=headers)).json()["data"]["task_id"]
+            assert (await client.get(f"/v1/tasks/{ref}")).json()["tags"] == list(tags)
 
 
 @pytest.mark.parametrize("header", ["%FF", "a" * 8193])
 async def test_a_header_of_tags_that_cannot_be_used_is_refused_before_anything_is_sent(header: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+    async with closed_client() as client:
         refusal(await client.post(OMNI, json=SEED, headers={"homing-tags": header}), 400, 1201)
-    assert tracker.submitted == []
 
 
 @prefixed
 @pytest.mark.parametrize("ref", ["%2e", "%2E%2e"])
 async def test_dots_are_no_id(prefix: str, ref: str) -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         refusal(await client.get(f"{prefix}{OMNI}/{ref}"), 400, 1201)
 
 
@@ -189,29 +210,59 @@ async def test_dots_are_no_id(prefix: str, ref: str) -> None:
         (HomingError("odd"), 500, 5000, "odd", None),
     ],
 )
-async def test_each_error_is_told_with_the_providers_code(
+def test_each_error_is_told_with_the_providers_code(
     error: HomingError, status: int, code: int, message: str, retry: str | None
 ) -> None:
-    async with local(StandIn(fails=error)) as client:
+    answer = ENVELOPE.refuse(error, "made-up-id")
+
+    assert (answer.status_code, answer.media_type) == (status, "application/json")
+    assert json.loads(bytes(answer.body)) == {"code": code, "message": message, "request_id": "made-up-id"}
+    assert answer.headers.get("retry-after") == retry
+
+
+async def test_errors_of_a_submit_have_the_providers_code(api: ApiHarness) -> None:
+    api.provider.plan = ["refused"]
+
+    async with api.client() as client:
+        refusal(await client.post(OMNI, json=SEED), 400, 1201)
+        assert (await client.post(OMNI, json=OFFICIAL)).status_code == 200
+        changed = await client.post(OMNI, json=OFFICIAL | {"prompt": "a dog"})
+    async with closed_client() as client:
+        closed = await client.post(OMNI, json=SEED)
+
+    assert refusal(changed, 400, 1201) == "External_task_id mine-1 already exists"
+    assert refusal(closed, 503, 5001) == "the recorder is not running"
+    assert "retry-after" in closed.headers
+
+
+async def test_a_submit_without_our_credential_is_refused(tmp_path: Path) -> None:
+    async with api_harness(tmp_path, kling_api_key=None) as api, api.client() as client:
         reply = await client.post(OMNI, json=SEED)
-    assert refusal(reply, status, code) == message
-    assert reply.headers.get("retry-after") == retry
+
+    assert "credential missing" in refusal(reply, 503, 5001)
+    assert api.provider.calls == []
 
 
-async def test_the_operators_credential_is_never_shown_as_the_clients() -> None:
+def test_the_operators_credential_is_never_shown_as_the_clients() -> None:
     error = CredentialRefused("made-up words of the provider about made-up-provider-key")
-    async with local(StandIn(fails=error)) as client:
-        reply = await client.post(OMNI, json=SEED)
-    message = refusal(reply, 503, 5001)
+
+    answer = ENVELOPE.refuse(error, "made-up-id")
+
+    message = json.loads(bytes(answer.body))["message"]
     assert "credential refused" in message
     assert "made-up" not in message
-    assert "retry-after" in reply.headers
+    assert "retry-after" in answer.headers
 
 
-async def test_what_nobody_foresaw_is_5000_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    async with local(StandIn(fails=RuntimeError("made-up-secret"))) as client:
+async def test_what_nobody_foresaw_is_5000_without_a_word_of_it(
+    api: ApiHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.provider.always = RuntimeError("made-up-secret")
+
+    async with api.client() as client:
         with caplog.at_level(logging.DEBUG):
-            reply = await client.post(OMNI, json=SEED)
+            reply = await client.get(f"{OMNI}/8001")
+
     refusal(reply, 500, 5000)
     assert "made-up-secret" not in reply.text + caplog.text
 
@@ -236,23 +287,20 @@ def a_token(**changes: Any) -> str:
 async def test_a_key_that_proves_nobody_has_the_providers_code(
     prefix: str, authorization: str | None, code: int
 ) -> None:
-    tracker = StandIn()
     headers = {"authorization": authorization} if authorization is not None else {}
-    async with asking(create_api(tracker, KEYED), headers=headers, anonymous=True) as client:
+    async with closed_client(KEYED, headers=headers, anonymous=True) as client:
         refusal(await client.post(prefix + OMNI, json=SEED), 401, code)
         refusal(await client.get(prefix + OMNI), 401, code)
         refusal(await client.get(f"{prefix}/tasks?task_ids=a"), 401, code)
-    assert not tracker.submitted
 
 
 @pytest.mark.parametrize(
     ("key", "client_name"), [("made-up-studio-key", "studio"), (a_token(), "made-up-access")], ids=["key", "token"]
 )
-async def test_a_key_or_an_official_token_submits_as_its_client(key: str, client_name: str) -> None:
-    tracker = StandIn()
-    async with asking(create_api(tracker, KEYED), headers={"authorization": f"Bearer {key}"}) as client:
+async def test_a_key_or_an_official_token_submits_as_its_client(api: ApiHarness, key: str, client_name: str) -> None:
+    async with api.client(KEYED, headers={"authorization": f"Bearer {key}"}) as client:
         assert (await client.post(OMNI, json=SEED)).status_code == 200
-    assert tracker.submitted[0].caller.name == client_name
+    assert [task.client for task in await api.tasks()] == [client_name]
 
 
 @pytest.mark.parametrize(
@@ -274,10 +322,8 @@ async def test_a_key_or_an_official_token_submits_as_its_client(key: str, client
     ],
 )
 async def test_a_field_out_of_its_bounds_is_1201_and_named(body: dict[str, Any], field: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+    async with closed_client() as client:
         assert field in refusal(await client.post(OMNI, json=body), 400, 1201)
-    assert not tracker.submitted
 
 
 @pytest.mark.parametrize(
@@ -297,34 +343,34 @@ async def test_a_field_out_of_its_bounds_is_1201_and_named(body: dict[str, Any],
     ],
 )
 async def test_a_body_that_is_no_json_within_bounds_is_1200(raw: bytes) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+    async with closed_client() as client:
         reply = await client.post(OMNI, content=raw, headers={"content-type": "application/json"})
     refusal(reply, 400, 1200)
-    assert not tracker.submitted
 
 
 async def test_a_body_must_say_that_it_is_json() -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         refusal(await client.post(OMNI, content=b'{"prompt":"a"}', headers={"content-type": "text/plain"}), 415, 1200)
 
 
-async def test_ten_images_in_base64_are_taken_and_the_limit_is_settable() -> None:
-    tracker = StandIn()
+async def test_ten_images_in_base64_are_taken_and_the_limit_is_settable(api: ApiHarness) -> None:
     body = {"prompt": "a", "image_list": [{"image": "A" * 3_000_000} for _ in range(10)]}
-    async with local(tracker) as client:
+
+    async with api.client() as client:
         assert (await client.post(OMNI, json=body)).status_code == 200
-    shown = tracker.tasks[0].request["image_list"]
-    assert isinstance(shown, list)
-    assert len(json.dumps(shown)) < 2000
-    async with local(tracker, Limits(gateway_body=1_000_000)) as client:
+    async with closed_client(limits=Limits(gateway_body=1_000_000)) as client:
         refusal(await client.post(OMNI, json=body), 413, 1200)
+
+    (task,) = await api.tasks()
+    assert isinstance(task.request["image_list"], list)
+    assert len(json.dumps(task.request["image_list"])) < 2000
+    assert api.provider.creates == [body]
 
 
 async def test_more_large_bodies_than_there_is_room_for_are_shed() -> None:
-    async with local(StandIn(), Limits(body_room=1000)) as client:
+    async with closed_client(limits=Limits(body_room=1000)) as client:
         reply = await client.post(OMNI, json={"prompt": "a" * 2000})
-    refusal(reply, 503, 5001)
+    assert refusal(reply, 503, 5001) == BODIES_FULL
     assert "retry-after" in reply.headers
 
 
@@ -333,71 +379,75 @@ async def test_a_dripping_body_is_408_and_the_connection_is_closed() -> None:
         yield b'{"prompt":'
         await asyncio.Event().wait()
 
-    app = create_api(StandIn(), LOCAL_ACCESS, limits=Limits(gateway_body_time=timedelta(milliseconds=50)))
-    async with asking(app) as client:
+    async with closed_client(limits=Limits(gateway_body_time=timedelta(milliseconds=50))) as client:
         reply = await client.post(OMNI, content=drip(), headers={"content-type": "application/json"})
     refusal(reply, 408, 1200)
     assert reply.headers["connection"] == "close"
 
 
 @prefixed
-async def test_a_finished_task_is_told_in_the_legacy_shape_under_all_its_ids(prefix: str) -> None:
+async def test_a_finished_task_is_told_in_the_legacy_shape_under_all_its_ids(api: ApiHarness, prefix: str) -> None:
     task = a_success(external_id="mine/1")
-    tracker = StandIn(tasks=[task])
-    async with local(tracker) as client:
+    await api.add(task)
+
+    async with api.client() as client:
         answers = [
             (await client.get(f"{prefix}{OMNI}/{ref}")).json()["data"]
             for ref in (task.id, task.provider_task_id, "mine%2F1")
         ]
+
     assert answers[0] == answers[1] == answers[2]
     data = answers[0]
     assert (data["task_id"], data["task_status"]) == (task.id, "succeed")
-    assert data["task_result"]["images"] == [{"index": 0, "url": "https://cdn.example.com/1.png"}]
+    assert data["task_result"]["images"] == [{"index": 0, "url": PICTURE.url}]
     assert data["task_info"] == {"external_task_id": "mine/1"}
     assert data["final_unit_deduction"] == "8"
-    assert not tracker.asked
+    assert api.provider.calls == []
 
 
 @prefixed
-async def test_an_unknown_id_is_asked_for_once_and_adopted(prefix: str) -> None:
-    tracker = StandIn(remote=[a_success(7)])
-    async with local(tracker) as client:
+async def test_an_unknown_id_is_asked_for_once_and_adopted(api: ApiHarness, prefix: str) -> None:
+    api.provider.add("8000000007", status="succeed")
+
+    async with api.client() as client:
         for _ in range(2):
             assert (await client.get(f"{prefix}{OMNI}/8000000007")).json()["data"]["task_status"] == "succeed"
-    assert tracker.asked == ["8000000007"]
+
+    assert api.provider.queried == ["8000000007"]
 
 
 @pytest.mark.parametrize("ref", ["unknown", "a%2Fb", "b%C3%A4ume"])
-async def test_an_id_that_nobody_knows_has_the_providers_live_answer(ref: str) -> None:
-    async with local(StandIn()) as client:
+async def test_an_id_that_nobody_knows_has_the_providers_live_answer(api: ApiHarness, ref: str) -> None:
+    async with api.client() as client:
         message = refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
     assert message == f"Task not found by id/external id: {httpx.URL(f'http://a/{ref}').path[1:]}"
 
 
 @pytest.mark.parametrize("ref", ["%00", "%0A", "x" * 201, "%E2%80%AE"])
 async def test_an_id_that_nothing_can_have_is_not_asked_for(ref: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+    async with closed_client() as client:
         refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
-    assert not tracker.asked
 
 
-async def test_a_task_of_another_kind_is_not_found_here() -> None:
-    tracker = StandIn(tasks=[a_task(kind="videos/text2video")])
-    async with local(tracker) as client:
-        refusal(await client.get(f"{OMNI}/{tracker.tasks[0].id}"), 400, 1201)
+async def test_a_task_of_another_kind_is_not_found_here(api: ApiHarness) -> None:
+    task = a_task(kind="videos/text2video")
+    await api.add(task)
+
+    async with api.client() as client:
+        refusal(await client.get(f"{OMNI}/{task.id}"), 400, 1201)
         assert (await client.get(OMNI)).json()["data"] == []
 
 
 @prefixed
-async def test_the_list_is_paged_by_number_newest_first(prefix: str) -> None:
-    tracker = StandIn(tasks=[a_task(number) for number in range(1, 40)] + [a_task(99, status=Status.REJECTED)])
-    newest = [task.id for task in reversed(tracker.tasks[:-1])]
+async def test_the_list_is_paged_by_number_newest_first(api: ApiHarness, prefix: str) -> None:
+    tasks = [a_task(number) for number in range(1, 40)]
+    await api.add(*tasks, a_task(99, status=Status.REJECTED))
+    newest = [task.id for task in reversed(tasks)]
 
     async def page(query: str) -> list[str]:
         return [task["task_id"] for task in (await client.get(f"{prefix}{OMNI}{query}")).json()["data"]]
 
-    async with local(tracker) as client:
+    async with api.client() as client:
         assert await page("") == newest[:30]
         assert await page("?pageNum=2") == newest[30:]
         assert await page("?pageNum=2&pageSize=7") == newest[7:14]
@@ -406,57 +456,65 @@ async def test_the_list_is_paged_by_number_newest_first(prefix: str) -> None:
 
 @pytest.mark.parametrize("query", ["pageNum=0", "pageNum=1001", "pageSize=0", "pageSize=501", "pageSize=x"])
 async def test_a_page_out_of_bounds_is_1201(query: str) -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         assert query.partition("=")[0] in refusal(await client.get(f"{OMNI}?{query}"), 400, 1201)
 
 
-async def test_get_with_unknown_query_names_ignores_them() -> None:
-    tracker = StandIn(tasks=[a_success()])
-    ref = tracker.tasks[0].id
-    async with local(tracker) as client:
-        for path in (f"{OMNI}?page=2&page=3", f"{OMNI}/{ref}?_=17", f"/tasks?task_ids={ref}&trace=1"):
+async def test_get_with_unknown_query_names_ignores_them(api: ApiHarness) -> None:
+    task = a_success()
+    await api.add(task)
+
+    async with api.client() as client:
+        for path in (f"{OMNI}?page=2&page=3", f"{OMNI}/{task.id}?_=17", f"/tasks?task_ids={task.id}&trace=1"):
             assert (await client.get(path)).status_code == 200
         assert "trace" in refusal(await client.post(f"{OMNI}?trace=1", json=SEED), 400, 1201)
-    assert not tracker.submitted
+
+    assert api.provider.calls == []
 
 
-async def test_a_client_lists_only_its_own_tasks() -> None:
-    tracker = StandIn(tasks=[a_task(1, client="studio"), a_task(2, client="other")])
-    headers = {"authorization": "Bearer made-up-studio-key"}
-    async with asking(create_api(tracker, KEYED), headers=headers) as client:
+async def test_a_client_lists_only_its_own_tasks(api: ApiHarness) -> None:
+    mine, theirs = a_task(1, client="studio"), a_task(2, client="other")
+    await api.add(mine, theirs)
+
+    async with api.client(KEYED, headers={"authorization": "Bearer made-up-studio-key"}) as client:
         listed = (await client.get(OMNI)).json()["data"]
-        assert [task["task_id"] for task in listed] == [tracker.tasks[0].id]
-        refusal(await client.get(f"{OMNI}/{tracker.tasks[1].id}"), 400, 1201)
-        both = ",".join(task.id for task in tracker.tasks)
+        assert [task["task_id"] for task in listed] == [mine.id]
+        refusal(await client.get(f"{OMNI}/{theirs.id}"), 400, 1201)
+        both = f"{mine.id},{theirs.id}"
         assert len((await client.get(f"/tasks?task_ids={both}")).json()["data"]) == 1
 
 
 @prefixed
 @pytest.mark.parametrize("field", ["task_ids", "external_task_ids"])
-async def test_several_tasks_are_told_in_the_new_shape_and_unknown_ones_are_absent(prefix: str, field: str) -> None:
-    tracker = StandIn(tasks=[a_success(1, external_id="mine-1"), a_task(2)], remote=[a_success(7)])
-    ids = [tracker.tasks[1].id, "mine-1", "8000000007", "unknown", "mine-1"]
-    async with local(tracker) as client:
+async def test_several_tasks_are_told_in_the_new_shape_and_unknown_ones_are_absent(
+    api: ApiHarness, prefix: str, field: str
+) -> None:
+    finished, running = a_success(1, external_id="mine-1"), a_task(2)
+    await api.add(finished, running)
+    api.provider.add("8000000007", status="succeed")
+    ids = [running.id, "mine-1", "8000000007", "unknown", "mine-1"]
+
+    async with api.client() as client:
         reply = await client.get(f"{prefix}/tasks", params={field: ",".join(ids)})
+
     data = reply.json()["data"]
     assert [task["status"] for task in data] == ["submitted", "succeeded", "succeeded"]
-    assert data[0]["id"] == tracker.tasks[1].id
-    assert data[1]["outputs"][0]["url"] == "https://cdn.example.com/1.png"
-    assert sorted(tracker.asked) == ["8000000007", "unknown"]
+    assert data[0]["id"] == running.id
+    assert data[1]["outputs"][0]["url"] == PICTURE.url
+    assert sorted(api.provider.queried) == ["8000000007", "unknown"]
 
 
-async def test_a_batch_that_the_provider_keeps_waiting_is_told_in_time() -> None:
-    class Slow(StandIn):
-        async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
-            await asyncio.Event().wait()
-            return await super().fetch(caller, ref, provider=provider, kind=kind)
+async def test_a_batch_that_the_provider_keeps_waiting_is_told_in_time(api: ApiHarness) -> None:
+    api.provider.gate = asyncio.Event()
 
-    async with local(Slow(), Limits(batch_time=timedelta(milliseconds=50))) as client:
-        refusal(await client.get("/tasks?task_ids=a,b,c,d,e,f"), 503, 5001)
+    async with api.client(limits=Limits(batch_time=timedelta(milliseconds=50))) as client:
+        message = refusal(await client.get("/tasks?task_ids=a,b,c,d,e,f"), 503, 5001)
+
+    assert "in time" in message
 
 
-async def test_tasks_that_nobody_knows_are_an_empty_list() -> None:
-    async with local(StandIn()) as client:
+async def test_tasks_that_nobody_knows_are_an_empty_list(api: ApiHarness) -> None:
+    async with api.client() as client:
         reply = await client.get("/tasks?task_ids=a,b")
     assert (reply.status_code, reply.json()["data"]) == (200, [])
 
@@ -474,10 +532,8 @@ async def test_tasks_that_nobody_knows_are_an_empty_list() -> None:
     ],
 )
 async def test_a_batch_that_cannot_be_meant_is_1201(query: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+    async with closed_client() as client:
         refusal(await client.get(f"/tasks?{query}"), 400, 1201)
-    assert not tracker.asked
 
 
 @pytest.mark.parametrize(
@@ -498,34 +554,35 @@ async def test_a_batch_that_cannot_be_meant_is_1201(query: str) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_unknown_path_below_gateway_is_1203_and_names_paths(method: str, path: str) -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         assert "/v1/images/omni-image" in refusal(await client.request(method, path), 404, 1203)
 
 
 @pytest.mark.parametrize("path", ["/solutions/a", "/account/costs", "/tasks/a", "/text-to-video/kling-3.0", "/v1/x"])
 async def test_unknown_path_elsewhere_is_problem_document(path: str) -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         reply = await client.get(path)
     assert (reply.status_code, reply.headers["content-type"]) == (404, "application/problem+json")
 
 
 @prefixed
-@pytest.mark.parametrize("kind", sorted(Kling.kinds))
-async def test_task_of_each_kind_is_served_at_its_own_path_only(prefix: str, kind: str) -> None:
-    tracker = StandIn(tasks=[a_success(kind=kind)])
-    ref = tracker.tasks[0].id
-    other = "videos/text2video" if kind == OMNI_KIND else OMNI_KIND
-    async with local(tracker) as client:
-        assert (await client.get(f"{prefix}/v1/{kind}/{ref}")).json()["data"]["task_id"] == ref
-        assert [task["task_id"] for task in (await client.get(f"{prefix}/v1/{kind}")).json()["data"]] == [ref]
-        refusal(await client.get(f"{prefix}/v1/{other}/{ref}"), 400, 1201)
-        assert (await client.get(f"{prefix}/v1/{other}")).json()["data"] == []
+async def test_task_of_each_kind_is_served_at_its_own_path_only(api: ApiHarness, prefix: str) -> None:
+    tasks = {kind: a_success(number, kind=kind) for number, kind in enumerate(sorted(Kling.kinds), start=1)}
+    await api.add(*tasks.values())
+
+    async with api.client() as client:
+        for kind, task in tasks.items():
+            other = "videos/text2video" if kind == OMNI_KIND else OMNI_KIND
+            found = await client.get(f"{prefix}/v1/{kind}/{task.id}")
+            assert (kind, found.json()["data"]["task_id"]) == (kind, task.id)
+            listed = await client.get(f"{prefix}/v1/{kind}")
+            assert [each["task_id"] for each in listed.json()["data"]] == [task.id]
+            refusal(await client.get(f"{prefix}/v1/{other}/{task.id}"), 400, 1201)
 
 
 @pytest.mark.parametrize("path", [f"/{OMNI}", "/kling//v1///images/omni-image", f"//kling{OMNI}"])
-async def test_repeated_slashes_count_as_one(path: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+async def test_repeated_slashes_count_as_one(api: ApiHarness, path: str) -> None:
+    async with api.client() as client:
         made = await client.post(f"http://127.0.0.1{path}", json=SEED)
         assert made.status_code == 200
         ref = made.json()["data"]["task_id"]
@@ -533,22 +590,23 @@ async def test_repeated_slashes_count_as_one(path: str) -> None:
         assert (await client.get(f"http://127.0.0.1//tasks?task_ids={ref}")).json()["data"][0]["id"] == ref
 
 
-@pytest.mark.parametrize("field", ["model_name", "negative_prompt", "image", "aspect_ratio", "external_task_id", "n"])
-async def test_empty_field_counts_as_not_given(field: str) -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
-        for body in ({"prompt": "a cat"}, {"prompt": "a cat", field: ""}):
+async def test_empty_field_counts_as_not_given(api: ApiHarness) -> None:
+    fields = ["model_name", "negative_prompt", "image", "aspect_ratio", "external_task_id", "n"]
+
+    async with api.client() as client:
+        for body in ({"prompt": "a cat"}, *({"prompt": "a cat", field: ""} for field in fields)):
             assert (await client.post(OMNI, json=body)).status_code == 200
-    plain, empty = tracker.submitted
-    assert empty.order == plain.order
+
+    assert api.provider.creates == [{"prompt": "a cat"}] * (1 + len(fields))
+    assert len({task.request_hash for task in await api.tasks()}) == 1
 
 
-async def test_whole_number_written_as_fraction_is_sent_as_integer() -> None:
-    tracker = StandIn()
-    async with local(tracker) as client:
+async def test_whole_number_written_as_fraction_is_sent_as_integer(api: ApiHarness) -> None:
+    async with api.client() as client:
         assert (await client.post(OMNI, json={"prompt": "a cat", "n": 1.0})).status_code == 200
         refusal(await client.post(OMNI, json={"prompt": "a cat", "n": 1.5}), 400, 1201)
-    assert [type(each.order.body["n"]) for each in tracker.submitted] == [int]
+
+    assert [type(body["n"]) for body in api.provider.creates] == [int]
 
 
 @prefixed
@@ -556,15 +614,18 @@ async def test_whole_number_written_as_fraction_is_sent_as_integer() -> None:
     ("method", "path"), [("PUT", OMNI), ("DELETE", f"{OMNI}/a"), ("POST", f"{OMNI}/a"), ("POST", "/tasks")]
 )
 async def test_a_wrong_method_is_1202(prefix: str, method: str, path: str) -> None:
-    async with local(StandIn()) as client:
+    async with closed_client() as client:
         refusal(await client.request(method, prefix + path), 404, 1202)
 
 
-async def test_no_answer_holds_our_callback_address() -> None:
-    tracker = StandIn(tasks=[a_success(caller_callback_url="https://client.example.com/done", callback_asked=True)])
-    ref = tracker.tasks[0].id
-    async with local(tracker) as client:
+async def test_no_answer_holds_our_callback_address(api: ApiHarness) -> None:
+    async with api.client() as client:
+        created = await client.post(OMNI, json=SEED)
+        ref = created.json()["data"]["task_id"]
         told = [
-            await client.get(path) for path in (OMNI, f"{OMNI}/{ref}", f"/tasks?task_ids={ref}", f"/v1/tasks/{ref}")
+            created,
+            *[await client.get(path) for path in (OMNI, f"{OMNI}/{ref}", f"/tasks?task_ids={ref}", f"/v1/tasks/{ref}")],
         ]
-    assert not [reply for reply in told if "/callbacks/" in reply.text or CALLBACK_URL in reply.text]
+
+    assert b"/callbacks/kling/" in api.provider.calls[0].body
+    assert not [reply for reply in told if "/callbacks/" in reply.text]

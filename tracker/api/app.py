@@ -19,22 +19,22 @@ from tracker.api.http.endpoint import AnyEndpoint, Dialect
 from tracker.api.http.openapi import describe
 from tracker.api.http.problems import PROBLEMS
 from tracker.api.http.route import Desk, Place, PlaceIndex
-from tracker.api.http.verbs import Verbs
 from tracker.api.operations import OPERATIONS
 from tracker.api.schemas import DocumentShown
 from tracker.api.sink_schemas import EventsDocumentShown
 from tracker.api.sinks import SINKS
 from tracker.api.tasks import TASKS
+from tracker.service.tracker import Tracker
 
 DEFAULT_LIMITS: Final = Limits()
 
 
-def create_api(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> Starlette:
+def create_api(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> Starlette:
     """Make the API as an application of its own. Raises SettingsError where ``access`` has no key, or a weak one."""
     return Starlette(routes=routes(tracker, access, limits=limits))
 
 
-def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
+def routes(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
     """Return the API's routes. Put them last in an application: the final one answers every unknown path.
 
     Raises: SettingsError, where ``access`` has no key, or a weak one.
@@ -43,12 +43,12 @@ def routes(tracker: Verbs, access: Access, *, limits: Limits = DEFAULT_LIMITS) -
     return guarded_routes(tracker, AccessGuard(access), limits=limits)
 
 
-def guarded_routes(tracker: Verbs, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
+def guarded_routes(tracker: Tracker, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
     """Return the API's routes behind a guard that may get its key later. Without a key it refuses all requests."""
     return _placed(endpoints(), _foreign(), tracker, guard, limits)
 
 
-def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
+def health_routes(tracker: Tracker, *, ready: bool = True) -> list[BaseRoute]:
     """Return the routes that tell how we are, without ``ready`` only that we answer; to be put last as well."""
     paths = {"/healthz", "/readyz"} if ready else {"/healthz"}
     told = [endpoint for endpoint in OPERATIONS if endpoint.path in paths]
@@ -56,7 +56,7 @@ def health_routes(tracker: Verbs, *, ready: bool = True) -> list[BaseRoute]:
 
 
 def _placed(
-    told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Verbs, guard: AccessGuard, limits: Limits
+    told: Iterable[AnyEndpoint], foreign: Iterable[str], tracker: Tracker, guard: AccessGuard, limits: Limits
 ) -> list[BaseRoute]:
     capacity = Capacity(limits)
 

@@ -22,7 +22,7 @@ GROUP: Final = "sinks"
 async def _sinks(ask: Ask[Nothing, Nothing]) -> Response:
     all_seeing(ask)
     board, now = ask.tracker.switchboard, ask.tracker.clock()
-    told = [_sink(state, named=state.name in board.named, now=now) for state in await board.sinks()]
+    told = [sink_shown(state, named=state.name in board.named, now=now) for state in await board.sinks()]
     return shown(schemas.SinksShown(sinks=told))
 
 
@@ -107,7 +107,8 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     return int(number), sink
 
 
-def _sink(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
+def sink_shown(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
+    """Return what the API shows of a sink; ``named``: the settings of this process name it."""
     return schemas.SinkShown(
         name=state.name,
         address=state.address,

@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from tracker.api.http.capacity import Held, Limits
 from tracker.api.http.schemas import Nothing
-from tracker.api.http.verbs import Verbs
 from tracker.errors import HomingError, NotFound
 from tracker.model.task import Caller
 from tracker.model.untrusted import identifier
+from tracker.service.tracker import Tracker
 
 QueryT = TypeVar("QueryT", bound=BaseModel)
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -37,7 +37,7 @@ class Ask(Generic[QueryT, BodyT]):
 
     request: Request
     request_id: str
-    tracker: Verbs
+    tracker: Tracker
     caller: Caller
     limits: Limits
     held: Held

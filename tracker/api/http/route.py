@@ -28,10 +28,10 @@ from tracker.api.http.capacity import Capacity, Held, Limits
 from tracker.api.http.endpoint import AnyEndpoint, Ask, Dialect, NothingHere
 from tracker.api.http.problems import INTERNAL
 from tracker.api.http.schemas import Nothing
-from tracker.api.http.verbs import Verbs
 from tracker.errors import HomingError, InvalidRequest, NotAllowed
 from tracker.model.task import Caller
 from tracker.model.untrusted import READ_IN_THREAD, read_object
+from tracker.service.tracker import Tracker
 
 logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -113,7 +113,7 @@ class Desk:
         endpoints: Mapping[str, AnyEndpoint],
         *,
         dialect: Dialect,
-        tracker: Verbs,
+        tracker: Tracker,
         guard: AccessGuard,
         limits: Limits,
         capacity: Capacity,
