@@ -16,7 +16,7 @@ from homing.server.web_server import Stop, address, listen, running, told_to_sto
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
-from tracker.api.http.capacity import CONNECTIONS
+from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 from tracker.app import LARGEST_BODIES, create_tracker, reconciler_of, sinks_of
 from tracker.delivery.relay import Relay
 from tracker.delivery.sinks.base import Sink
@@ -96,7 +96,7 @@ class Homing:
         rhythm: Rhythm = RHYTHM,
         subscribers: Sequence[Subscriber] = (),
         tells: bool = True,
-        connections: int = CONNECTIONS,
+        connections: int = DEFAULT_CONNECTIONS,
     ) -> None:
         self._settings = settings
         self._parts = parts

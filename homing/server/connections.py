@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from homing.server.strict_http import StrictConnection
-from tracker.api.http.capacity import CONNECTIONS
+from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 
 HEAD_WITHIN: Final = timedelta(seconds=10)
 BACKLOG: Final = 1024
@@ -43,7 +43,7 @@ def open_files() -> int:
 
 def most_connections(files: int) -> int:
     """Return how many connections may be open; the other half of the files is for those being accepted."""
-    return max(1, min(CONNECTIONS, files // 2))
+    return max(1, min(DEFAULT_CONNECTIONS, files // 2))
 
 
 def backlog(files: int) -> int:

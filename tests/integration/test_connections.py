@@ -20,7 +20,7 @@ from tests.integration.raw_lines import (
     serving,
     stalled,
 )
-from tracker.api.http.capacity import CONNECTIONS
+from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 
 MIB = 1 << 20
 ENDLESS = 200
@@ -95,7 +95,7 @@ async def test_those_that_have_left_cannot_give_way() -> None:
 
 @pytest.mark.parametrize("files", [1, 256, 1024, FILES, 1 << 20])
 def test_connections_never_take_the_last_file(files: int) -> None:
-    assert 1 <= most_connections(files) <= CONNECTIONS
+    assert 1 <= most_connections(files) <= DEFAULT_CONNECTIONS
     # asyncio takes three rounds of its loop to count, or to close, what it has accepted in one.
     assert most_connections(files) + 3 * backlog(files) < max(files, 5)
 

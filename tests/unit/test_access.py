@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tracker.api.http.access import (
     Access,
-    Asked,
     KeyExpired,
     KeyMissing,
     KeyTooEarly,
@@ -23,6 +22,7 @@ from tracker.api.http.access import (
     admit,
     check_keys,
 )
+from tracker.api.http.access_guard import AccessGuard
 from tracker.errors import NotAuthenticated, SettingsError
 from tracker.model.keys import ClientKey, NamedKey
 from tracker.model.task import Caller
@@ -38,9 +38,9 @@ KEYED = Access(
 )
 
 
-def ask(access: Access, peer: str | None = "127.0.0.1", **headers: str) -> Caller:
+def ask(access: Access, **headers: str) -> Caller:
     told = {"host": "127.0.0.1:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return admit(access, Asked(headers=told, peer=peer), NOW)
+    return admit(access, told, NOW)
 
 
 def a_token(claims: Mapping[str, Any] | None = None, secret: str = SECRET, **options: Any) -> str:
@@ -170,16 +170,21 @@ def test_a_deeply_nested_token_proves_nobody() -> None:
             with_token(f"{HEADER}.{_part(part)}.AAAA")
 
 
-@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", None])
 @pytest.mark.parametrize("authorization", ["", "Bearer made-up-studio-key"])
-def test_without_keys_nobody_is_admitted(peer: str | None, authorization: str) -> None:
+def test_without_keys_nobody_is_admitted(authorization: str) -> None:
     with pytest.raises(NotAuthenticated):
-        ask(Access(), peer, authorization=authorization)
+        ask(Access(), authorization=authorization)
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", None])
+def test_no_peer_is_admitted_without_a_key(peer: str | None) -> None:
+    with pytest.raises(KeyMissing):
+        AccessGuard(KEYED).admit({"host": "127.0.0.1"}, peer, NOW)
 
 
 def known(access: Access, host: str) -> bool:
     try:
-        admit(access, Asked(headers={"host": host, "authorization": "Bearer made-up-studio-key"}, peer=None), NOW)
+        admit(access, {"host": host, "authorization": "Bearer made-up-studio-key"}, NOW)
     except WrongHost:
         return False
     return True

@@ -7,7 +7,7 @@ import jwt
 import pytest
 
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS, LOCAL_KEY
-from tracker.api.http.access import Access, Asked, KeyMissing, KeyUnknown, TokenClaims
+from tracker.api.http.access import Access, KeyMissing, KeyUnknown, TokenClaims
 from tracker.api.http.access_guard import (
     LOG_LINES_PER_MINUTE,
     PEER_LOG_INTERVAL_SECONDS,
@@ -34,16 +34,16 @@ class Clock:
         return self.seconds
 
 
-def asked(authorization: str | None, peer: str | None = "203.0.113.7") -> Asked:
+def admit(guard: AccessGuard, authorization: str | None, peer: str | None = "203.0.113.7") -> Caller:
     headers = {"host": "127.0.0.1"} | ({"authorization": authorization} if authorization is not None else {})
-    return Asked(headers=headers, peer=peer)
+    return guard.admit(headers, peer, NOW)
 
 
 def refusals(guard: AccessGuard, count: int, peer: str | None = "203.0.113.7") -> list[type[HomingError]]:
     found = []
     for number in range(count):
         with pytest.raises(HomingError) as raised:
-            guard.admit(asked(f"Bearer a-wrong-key-{number}", peer), NOW)
+            admit(guard, f"Bearer a-wrong-key-{number}", peer)
         found.append(type(raised.value))
     return found
 
@@ -70,7 +70,7 @@ def test_too_many_wrong_keys_says_when_to_come_back(guard: AccessGuard) -> None:
     refusals(guard, WRONG_KEY_BURST)
 
     with pytest.raises(TooMany) as raised:
-        guard.admit(asked("Bearer a-wrong-key"), NOW)
+        admit(guard, "Bearer a-wrong-key")
 
     assert raised.value.retry_after is not None
     assert raised.value.retry_after.total_seconds() == WRONG_KEY_INTERVAL_SECONDS
@@ -79,13 +79,13 @@ def test_too_many_wrong_keys_says_when_to_come_back(guard: AccessGuard) -> None:
 def test_a_correct_key_behind_the_same_proxy_is_admitted(guard: AccessGuard) -> None:
     refusals(guard, 10 * WRONG_KEY_BURST)
 
-    assert guard.admit(asked(LOCAL_HEADERS["authorization"]), NOW) == LOCAL
+    assert admit(guard, LOCAL_HEADERS["authorization"]) == LOCAL
 
 
 def test_another_peer_and_a_missing_key_are_not_counted(guard: AccessGuard) -> None:
     for _ in range(2 * WRONG_KEY_BURST):
         with pytest.raises(KeyMissing):
-            guard.admit(asked(None), NOW)
+            admit(guard, None)
     refusals(guard, 2 * WRONG_KEY_BURST, "203.0.113.8")
 
     assert refusals(guard, 1) == [KeyUnknown]
@@ -137,11 +137,11 @@ def test_a_peer_is_named_by_its_address_or_network(address: str | None, name: st
 def test_a_key_that_is_added_later_is_admitted() -> None:
     guard = AccessGuard(Access())
     with pytest.raises(KeyUnknown):
-        guard.admit(asked(LOCAL_HEADERS["authorization"]), NOW)
+        admit(guard, LOCAL_HEADERS["authorization"])
 
     guard.add_key(LOCAL_KEY)
 
-    assert guard.admit(asked(LOCAL_HEADERS["authorization"]), NOW) == LOCAL
+    assert admit(guard, LOCAL_HEADERS["authorization"]) == LOCAL
 
 
 def test_a_signed_token_without_nbf_is_never_a_wrong_key(clock: Clock) -> None:
@@ -151,4 +151,4 @@ def test_a_signed_token_without_nbf_is_never_a_wrong_key(clock: Clock) -> None:
 
     for _ in range(2 * WRONG_KEY_BURST):
         with pytest.raises(TokenClaims, match="no nbf"):
-            guard.admit(asked(f"Bearer {token}"), NOW)
+            admit(guard, f"Bearer {token}")

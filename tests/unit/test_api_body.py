@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from tracker.api.http.body import Truncated, read_body
-from tracker.api.http.capacity import Capacity, Held, Limits
+from tracker.api.http.capacity import Capacity, Limits, RequestResources
 from tracker.errors import Overloaded, TooLarge, TooSlow
 
 Message = dict[str, Any]
@@ -39,8 +39,8 @@ def sent(messages: Sequence[Message], **headers: str) -> Request:
     return a_request(receive, **headers)
 
 
-def holding() -> Held:
-    return Held(Capacity(Limits()))
+def holding() -> RequestResources:
+    return RequestResources(Capacity(Limits()))
 
 
 async def test_a_body_in_pieces_is_read_whole() -> None:
@@ -104,7 +104,7 @@ async def test_a_connection_that_ends_before_the_body_is_told_apart() -> None:
 
 async def test_bytes_count_as_they_arrive_and_not_as_announced() -> None:
     capacity = Capacity(Limits(body_room=90))
-    liar, honest = Held(capacity), Held(capacity)
+    liar, honest = RequestResources(capacity), RequestResources(capacity)
 
     with pytest.raises(TooSlow):
         await read_body(sent([chunk(b"a")], content_length="80"), liar, limit=80, within=SOON)

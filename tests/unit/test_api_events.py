@@ -19,7 +19,7 @@ from tests.events import an_event as published
 from tests.events import readable
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tracker.api import Access, create_api
-from tracker.api.events import PIECE, frame, pieces
+from tracker.api.events import EVENTS_PER_READ, frame, pieces
 from tracker.errors import NotFound
 from tracker.model.changes import RaisedAlarm
 from tracker.model.event import Found, PublishedEvent, structured
@@ -114,7 +114,7 @@ async def test_another_clients_events_cannot_be_asked_for(api: ApiHarness) -> No
 
 async def test_a_connection_reads_no_further_than_its_client(api: ApiHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sending is all that a stream waits for: while a piece is not taken, nothing more is read for it."""
-    await happen(api, ["studio"] * (3 * PIECE))
+    await happen(api, ["studio"] * (3 * EVENTS_PER_READ))
     looks: list[int] = []
     read = api.tracker.feed.read
 
@@ -156,7 +156,7 @@ async def test_a_connection_reads_no_further_than_its_client(api: ApiHarness, mo
     await taking.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert sent[2].count(b"\ndata: ") == PIECE
+    assert sent[2].count(b"\ndata: ") == EVENTS_PER_READ
     assert set(looks) == {0}, "nothing behind the piece was asked for"
     streaming.cancel()
     await asyncio.gather(streaming, return_exceptions=True)

@@ -18,9 +18,9 @@ from tests.keys import LOCAL_ACCESS
 from tracker.api import Limits, create_api, routes
 from tracker.api.app import endpoints
 from tracker.api.gateway import PREFIXES
-from tracker.api.http.body import JSON
 from tracker.api.http.openapi import describe, errors_of
-from tracker.api.http.route import Place, PlaceIndex
+from tracker.api.http.route import ApiRoute, RouteIndex
+from tracker.model.event import JSON_TYPE
 from tracker.model.sinks import NewSink
 from tracker.model.task import Alarm
 from tracker.providers.kling import Kling
@@ -37,7 +37,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
 }
 # Where there is a choice of how to be answered: no stream, which has no end.
-PLAIN = {"accept": JSON}
+PLAIN = {"accept": JSON_TYPE}
 VALUES = {
     "action": "replay",
     "wait": "0",
@@ -139,10 +139,10 @@ async def test_the_document_is_what_the_app_serves() -> None:
 def test_every_route_is_documented_and_every_operation_has_a_route() -> None:
     routed = set[tuple[str, str]]()
     for route in routes(closed_tracker(), LOCAL_ACCESS):
-        assert isinstance(route, Place | PlaceIndex)
+        assert isinstance(route, ApiRoute | RouteIndex)
         # A route without endpoints only says that there is nothing.
-        for place in [route] if isinstance(route, Place) else route.places:
-            routed |= {(endpoint.method.lower(), place.path) for endpoint in place.endpoints}
+        for each in [route] if isinstance(route, ApiRoute) else route.routes:
+            routed |= {(method.lower(), each.path) for method in each.handler.endpoints}
     assert routed == {(method, path) for method, path, _ in OPERATIONS}
 
 
@@ -205,7 +205,11 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
             assert refused.status_code == 401
             assert documented(operation, refused)
         if "requestBody" in operation:
-            for content, media_type, status in ((b"{}", "text/plain", 415), (b"[]", JSON, 400), (b" " * 11, JSON, 413)):
+            for content, media_type, status in (
+                (b"{}", "text/plain", 415),
+                (b"[]", JSON_TYPE, 400),
+                (b" " * 11, JSON_TYPE, 413),
+            ):
                 headers = {"content-type": media_type}
                 reply = await client.request(method.upper(), address, content=content, headers=headers)
                 assert reply.status_code == status

@@ -1,4 +1,4 @@
-"""Who did what, for keys that see all."""
+"""The audit: which client did what, for keys that see all clients."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -6,12 +6,10 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.responses import Response
 
-from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, shown
-from tracker.api.http.problems import PROBLEMS
+from tracker.api.http.endpoint import ApiRequest, json_response
 from tracker.api.http.schemas import Nothing, Shown, Taken
-from tracker.api.operations import GROUP, all_seeing
-from tracker.api.schemas import LARGEST, PAGE
-from tracker.errors import Forbidden
+from tracker.api.operations import operator_endpoint
+from tracker.api.schemas import LARGEST_ID, MAX_PAGE_SIZE
 from tracker.model.records import Action, AuditEntry
 from tracker.model.untrusted import ID_LENGTH
 
@@ -21,8 +19,8 @@ class AuditQuery(Taken):
 
     client: Annotated[str, Field(min_length=1, max_length=ID_LENGTH)] | None = None
     action: Action | None = None
-    cursor: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
-    limit: Annotated[int, Field(ge=1, le=PAGE)] = 100
+    cursor: Annotated[int, Field(ge=0, le=LARGEST_ID)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 100
 
 
 class AuditEntryShown(Shown):
@@ -43,15 +41,15 @@ class AuditShown(Shown):
     next_cursor: int | None
 
 
-async def _audit(ask: Ask[AuditQuery, Nothing]) -> Response:
-    all_seeing(ask)
-    query = ask.query
-    found = await ask.tracker.audit.entries(
+async def list_audit(request: ApiRequest[AuditQuery, Nothing]) -> Response:
+    """List who did what: resolutions, replays, pauses, callback URLs, secrets that were read."""
+    query = request.query
+    found = await request.tracker.audit.entries(
         client=query.client, action=query.action, before=query.cursor, limit=query.limit + 1
     )
     told = found[: query.limit]
     further = told[-1].id if len(found) > query.limit else None
-    return shown(AuditShown(entries=[_entry(entry) for entry in told], next_cursor=further))
+    return json_response(AuditShown(entries=[_entry(entry) for entry in told], next_cursor=further))
 
 
 def _entry(entry: AuditEntry) -> AuditEntryShown:
@@ -65,18 +63,4 @@ def _entry(entry: AuditEntry) -> AuditEntryShown:
     )
 
 
-AUDIT: Final[tuple[AnyEndpoint, ...]] = (
-    Endpoint(
-        method="GET",
-        path="/v1/audit",
-        name="list_audit",
-        summary="List who did what: resolutions, replays, pauses, callback URLs, secrets that were read",
-        group=GROUP,
-        dialect=PROBLEMS,
-        answer=_audit,
-        query=AuditQuery,
-        body=Nothing,
-        reply=AuditShown,
-        errors=(Forbidden,),
-    ),
-)
+AUDIT: Final = (operator_endpoint("GET", "/v1/audit", list_audit, AuditShown),)

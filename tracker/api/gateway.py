@@ -1,14 +1,14 @@
-"""The gateway in Kling's shape: a client of Kling changes its base address and nothing else.
+"""The gateway in Kling's shape: a client of Kling changes its base URL and nothing else.
 
-Answers come from the table, in the provider's shapes, with our task id. A create that was answered is never made twice;
-an error answer means that nothing was created.
+Answers come from the database, in the provider's shapes, with Homing's task ID. A create request that was answered is
+never made twice. An error answer means that no task was created.
 """
 
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote
 
 from starlette.background import BackgroundTask
@@ -27,223 +27,174 @@ from tracker.api.gateway_schemas import (
     TaskListEnvelope,
 )
 from tracker.api.http.body import read_body, require_json
-from tracker.api.http.endpoint import AnyEndpoint, Ask, Endpoint, Header
+from tracker.api.http.disconnect import CLIENT_LEFT, disconnected
+from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header
 from tracker.api.http.schemas import Nothing
-from tracker.errors import (
-    Conflict,
-    CredentialRefused,
-    HomingError,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    ProviderUnavailable,
-    TooMany,
-)
+from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
 from tracker.model.records import TaskFilter
-from tracker.model.task import TAGS_HEADER, Status, Task
-from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, JsonValue, identifier, read_object
+from tracker.model.task import TAGS_HEADER, Status
+from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, identifier, read_object
 from tracker.providers.base import Kind, Order, Provider
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
 
-GROUP: Final = "gateway"
+gateway_endpoint: Final = partial(ApiEndpoint, group="gateway", dialect=ENVELOPE)
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
-# Percent-encoded, 20 tags hardly ever need more.
-TAGS: Final = Header(TAGS_HEADER, 8192)
+# 20 tags hardly ever need more, even if they are percent-encoded.
+TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
-# Nobody reads it: what the log says of a request whose client hung up.
-CLIENT_LEFT: Final = 499
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
 # Below these an unknown path is answered in the provider's envelope: only a client of the provider asks there.
-FOREIGN: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
+GATEWAY_PREFIXES: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
 # "cannot exceed 20 in total", as the provider itself says.
-BATCH: Final = 20
-# To the provider's clients a refused submit made no task.
-LISTED: Final = tuple(status for status in Status if status is not Status.REJECTED)
-ASKING: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
+MAX_BATCH_IDS: Final = 20
+# To the provider's clients a refused submission made no task.
+LISTED_STATUSES: Final = tuple(status for status in Status if status is not Status.REJECTED)
 
 
-async def _submit(ask: Ask[Nothing, Nothing]) -> Response:
-    request, limit = ask.request, ask.limits.gateway_body
-    provider = ask.tracker.providers[KLING].provider
-    require_json(request)
-    key, tags = _idempotency_key(request), _tags(request)
-    raw = await read_body(request, ask.held, limit=limit, within=ask.limits.gateway_body_time)
-    order = await _order(provider, raw)
+async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
+    """Submit a task of the kind `images/omni-image`."""
+    http, resources, limits, tracker = request.http, request.resources, request.limits, request.tracker
+    require_json(http)
+    key, tags = _idempotency_key(http), _tags(http)
+    raw = await read_body(http, resources, limit=limits.gateway_body, within=limits.gateway_body_time)
+    provider = tracker.providers[KLING].provider
+    large = len(raw) > READ_IN_THREAD
+    order = await asyncio.to_thread(_parse_order, provider, raw) if large else _parse_order(provider, raw)
     del raw
     submitting = asyncio.create_task(
-        ask.tracker.submit(ask.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
+        tracker.submit(request.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
     )
     # The tracker counts what it keeps of the body until the provider has answered.
-    ask.held.give_bytes()
-    gone = await _left_before(request, submitting)
-    if not submitting.done():
-        # The submit itself goes on; what its client sends again, after hanging up, is the same wish.
-        submitting.cancel()
-        return Response(status_code=CLIENT_LEFT)
-    task = submitting.result()
-    if gone:
-        # Known before anything else is done: it may be sent again at any moment.
-        await ask.tracker.abandoned(task)
-        return Response(status_code=CLIENT_LEFT)
-    created = legacy_envelope(legacy_created(task), request_id=ask.request_id)
-    return JSONResponse(created, background=BackgroundTask(ask.tracker.answered, task.id))
-
-
-async def _left_before(request: Request, submitting: asyncio.Task[Task]) -> bool:
-    """Wait for the submit, or for its client to hang up; tell whether it did."""
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    leaving = asyncio.create_task(left())
+    resources.give_bytes()
+    leaving = asyncio.create_task(disconnected(http.receive))
     try:
         await asyncio.wait({submitting, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
-    return leaving.done() and not leaving.cancelled()
+    if not submitting.done():
+        # The submission goes on by itself. If its client sends the request again, it gets the same task.
+        submitting.cancel()
+        return Response(status_code=CLIENT_LEFT)
+    task = submitting.result()
+    if leaving.done():
+        # The tracker is told first: the client may send the request again at any moment.
+        await tracker.abandoned(task)
+        return Response(status_code=CLIENT_LEFT)
+    created = legacy_envelope(legacy_created(task), request_id=request.request_id)
+    return JSONResponse(created, background=BackgroundTask(tracker.answered, task.id))
 
 
-async def _get(ask: Ask[IgnoredQuery, Nothing], *, kind: str) -> Response:
-    ref = ask.ref
+def _parse_order(provider: Provider, raw: bytes) -> Order:
+    return provider.order(OMNI_IMAGE, read_object(raw))
+
+
+async def get_task_of_kind(request: ApiRequest[IgnoredQuery, Nothing], *, kind: str) -> Response:
+    ref = request.ref
     try:
-        task = await ask.tracker.fetch(ask.caller, ref, provider=KLING, kind=kind)
+        task = await request.tracker.fetch(request.caller, ref, provider=KLING, kind=kind)
     except NotFound:
         raise NotFound(f"Task not found by id/external id: {ref}") from None
-    return _enveloped(ask, legacy_task(task))
+    return JSONResponse(legacy_envelope(legacy_task(task), request_id=request.request_id))
 
 
-async def _list(ask: Ask[ListQuery, Nothing], *, kind: str) -> Response:
-    page, size = ask.query.pageNum, ask.query.pageSize
-    client = None if ask.caller.sees_all else ask.caller.name
-    wanted = TaskFilter(client=client, provider=KLING, kind=kind, statuses=LISTED)
-    tasks = await ask.tracker.find_numbered(wanted, caller=ask.caller, offset=(page - 1) * size, limit=size)
-    return _enveloped(ask, [legacy_task(task) for task in tasks])
+async def list_tasks_of_kind(request: ApiRequest[ListQuery, Nothing], *, kind: str) -> Response:
+    page, size = request.query.pageNum, request.query.pageSize
+    client = None if request.caller.sees_all else request.caller.name
+    wanted = TaskFilter(client=client, provider=KLING, kind=kind, statuses=LISTED_STATUSES)
+    tasks = await request.tracker.find_numbered(wanted, caller=request.caller, offset=(page - 1) * size, limit=size)
+    return JSONResponse(legacy_envelope([legacy_task(task) for task in tasks], request_id=request.request_id))
 
 
-async def _batch(ask: Ask[BatchQuery, Nothing]) -> Response:
+async def get_tasks(request: ApiRequest[BatchQuery, Nothing]) -> Response:
+    """Return several tasks by ID, in the shape of the new standard."""
+    ids = _batch_ids(request.query)
     try:
-        async with asyncio.timeout(ask.limits.batch_time.total_seconds()):
-            found = await ask.tracker.fetch_many(ask.caller, _ids(ask.query), provider=KLING, kind=OMNI_IMAGE)
+        async with asyncio.timeout(request.limits.batch_time.total_seconds()):
+            found = await request.tracker.fetch_many(request.caller, ids, provider=KLING, kind=OMNI_IMAGE)
     except TimeoutError:
         raise ProviderUnavailable(
             "the provider did not answer in time about the tasks that are not known here"
         ) from None
-    return _enveloped(ask, [new_task(task) for task in found])
+    return JSONResponse(legacy_envelope([new_task(task) for task in found], request_id=request.request_id))
 
 
-def _ids(query: BatchQuery) -> Sequence[str]:
-    """Return the ids of whichever field has them, each once."""
-    told = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
-    if len(told) != 1:
+def _batch_ids(query: BatchQuery) -> Sequence[str]:
+    """Return each ID once, of the one field that has them."""
+    fields = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
+    if len(fields) != 1:
         raise InvalidRequest("give exactly one of task_ids and external_task_ids")
-    ids = [word for part in told[0].split(",") if (word := part.strip())]
+    ids = [word for part in fields[0].split(",") if (word := part.strip())]
     if not ids:
         raise InvalidRequest("give at least one id")
-    if len(ids) > BATCH:
-        raise InvalidRequest(f"ids cannot exceed {BATCH} in total")
-    # An id that nothing can have is absent from the answer, like any that is not known.
+    if len(ids) > MAX_BATCH_IDS:
+        raise InvalidRequest(f"ids cannot exceed {MAX_BATCH_IDS} in total")
+    # An ID that no task can have is absent from the answer, like any unknown one.
     return list(dict.fromkeys(ref for ref in ids if identifier(ref) is not None))
 
 
 def _idempotency_key(request: Request) -> str | None:
-    told = request.headers.getlist(IDEMPOTENCY_KEY.name)
-    if not told:
+    given = request.headers.getlist(IDEMPOTENCY_KEY.name)
+    if not given:
         return None
-    key = identifier(told[0]) if len(told) == 1 else None
+    key = identifier(given[0]) if len(given) == 1 else None
     if key is None:
         raise InvalidRequest(f"{IDEMPOTENCY_KEY.name} must be given once, as 1 to {ID_LENGTH} printable characters")
     return key
 
 
 def _tags(request: Request) -> Sequence[str]:
-    """Read the tags: separated by commas, each percent-encoded where it is more than plain ASCII."""
-    told = ",".join(request.headers.getlist(TAGS.name))
-    if len(told) > TAGS.longest:
-        raise InvalidRequest(f"{TAGS.name} is longer than {TAGS.longest} characters")
+    """Return the tags, which are separated by commas, each percent-encoded if it is more than plain ASCII."""
+    given = ",".join(request.headers.getlist(TASK_TAGS.name))
+    if len(given) > TASK_TAGS.longest:
+        raise InvalidRequest(f"{TASK_TAGS.name} is longer than {TASK_TAGS.longest} characters")
     try:
-        return [unquote(word, errors="strict") for part in told.split(",") if (word := part.strip())]
+        return [unquote(word, errors="strict") for part in given.split(",") if (word := part.strip())]
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{TAGS.name} is not percent-encoded UTF-8") from None
+        raise InvalidRequest(f"{TASK_TAGS.name} is not percent-encoded UTF-8") from None
 
 
-async def _order(provider: Provider, raw: bytes) -> Order:
-    """Read and check the body; off the event loop where it is large."""
-
-    def read() -> Order:
-        return provider.order(OMNI_IMAGE, read_object(raw))
-
-    return read() if len(raw) <= READ_IN_THREAD else await asyncio.to_thread(read)
-
-
-def _enveloped(ask: Ask[Any, Any], data: JsonValue) -> Response:
-    return JSONResponse(legacy_envelope(data, request_id=ask.request_id))
-
-
-def _endpoints(prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
+def _endpoints(prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
     for kind in Kling.kinds.values():
         yield from _kind_endpoints(kind, prefix, suffix)
-    yield Endpoint(
-        method="GET",
-        path=f"{prefix}/tasks",
-        name=f"get_tasks{suffix}",
-        summary="Return several tasks by ID, in the shape of the new standard",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=_batch,
-        query=BatchQuery,
-        body=Nothing,
-        reply=NewTasksEnvelope,
-        errors=ASKING,
+    yield gateway_endpoint(
+        "GET", f"{prefix}/tasks", get_tasks, NewTasksEnvelope, name=f"get_tasks{suffix}", errors=PROVIDER_ERRORS
     )
 
 
-def _kind_endpoints(kind: Kind, prefix: str, suffix: str) -> Iterator[AnyEndpoint]:
+def _kind_endpoints(kind: Kind, prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
     path = f"{prefix}/v1/{kind.name}"
     name = re.sub(r"\W", "_", kind.name) + suffix
     if kind.submits:
-        yield Endpoint(
-            method="POST",
-            path=path,
+        yield gateway_endpoint(
+            "POST",
+            path,
+            create_task,
+            CreatedEnvelope,
             name=f"create_{name}",
             summary=f"Submit a task of kind `{kind.name}`",
-            group=GROUP,
-            dialect=ENVELOPE,
-            answer=_submit,
-            query=Nothing,
-            body=Nothing,
             documented_body=OmniImageBody,
-            headers=(IDEMPOTENCY_KEY, TAGS),
-            reply=CreatedEnvelope,
-            errors=(Conflict, *ASKING),
+            headers=(IDEMPOTENCY_KEY, TASK_TAGS),
+            errors=(Conflict, *PROVIDER_ERRORS),
         )
-    yield Endpoint(
-        method="GET",
-        path=path,
+    yield gateway_endpoint(
+        "GET",
+        path,
+        partial(list_tasks_of_kind, kind=kind.name),
+        TaskListEnvelope,
         name=f"list_{name}",
         summary=f"List your tasks of kind `{kind.name}`, newest first",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=partial(_list, kind=kind.name),
-        query=ListQuery,
-        body=Nothing,
-        reply=TaskListEnvelope,
     )
-    yield Endpoint(
-        method="GET",
-        path=f"{path}/{{ref}}",
+    yield gateway_endpoint(
+        "GET",
+        f"{path}/{{ref}}",
+        partial(get_task_of_kind, kind=kind.name),
+        TaskEnvelope,
         name=f"get_{name}",
         summary=f"Return one task of kind `{kind.name}`; look an unknown ID up at the provider once",
-        group=GROUP,
-        dialect=ENVELOPE,
-        answer=partial(_get, kind=kind.name),
-        query=IgnoredQuery,
-        body=Nothing,
-        reply=TaskEnvelope,
-        errors=ASKING,
+        errors=PROVIDER_ERRORS,
     )
 
 
-GATEWAY: Final[tuple[AnyEndpoint, ...]] = (*_endpoints("/kling", ""), *_endpoints("", "_unprefixed"))
+GATEWAY: Final = (*_endpoints("/kling", ""), *_endpoints("", "_unprefixed"))

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from tracker.api.gateway_schemas import RefusalShown
 from tracker.api.http.access import KeyExpired, KeyMissing, KeyTooEarly, WrongHost
 from tracker.api.http.body import Truncated
-from tracker.api.http.endpoint import Dialect, NothingHere
-from tracker.api.http.problems import detail_of, headers_of
+from tracker.api.http.endpoint import NothingHere
+from tracker.api.http.problems import ErrorDialect, detail_of, headers_of
 from tracker.errors import (
     Conflict,
     Forbidden,
@@ -33,7 +33,7 @@ from tracker.errors import (
 )
 from tracker.providers.kling_gateway import error_envelope
 
-SUPPORTED: Final = (
+GATEWAY_PATHS: Final = (
     "this gateway has no such path. It takes POST /v1/images/omni-image, GET /v1/{kind} and GET /v1/{kind}/{id} of "
     "every kind that Homing tracks, and GET /tasks?task_ids=, each also below /kling; /openapi.json lists them"
 )
@@ -46,8 +46,7 @@ class EnvelopeCode(NamedTuple):
     code: int
 
 
-# The nearest type along an error's own line of ancestors decides.
-CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
+ENVELOPE_CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
     HomingError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
     OurError: EnvelopeCode(HTTPStatus.SERVICE_UNAVAILABLE, 5001),
     SettingsError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
@@ -73,11 +72,11 @@ CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
 
 
 def envelope_code(error: type[HomingError]) -> EnvelopeCode:
-    """Return status and code of an error type."""
-    return next((CODES[ancestor] for ancestor in error.__mro__ if ancestor in CODES), CODES[HomingError])
+    """Return the status and the code of an error type: those of its nearest listed base class."""
+    return next(ENVELOPE_CODES[base] for base in error.__mro__ if base in ENVELOPE_CODES)
 
 
-def refuse(error: HomingError, request_id: str) -> Response:
+def refuse_with_envelope(error: HomingError, request_id: str) -> Response:
     """Answer in the provider's envelope."""
     status, code = envelope_code(type(error))
     if isinstance(error, Refused):
@@ -86,10 +85,10 @@ def refuse(error: HomingError, request_id: str) -> Response:
     return JSONResponse(body, status_code=status, headers=headers_of(error))
 
 
-ENVELOPE: Final = Dialect(
+ENVELOPE: Final = ErrorDialect(
     schema=RefusalShown,
     media_type="application/json",
     status=lambda error: envelope_code(error).status,
-    refuse=refuse,
-    nothing_here=SUPPORTED,
+    refuse=refuse_with_envelope,
+    nothing_here=GATEWAY_PATHS,
 )

@@ -18,14 +18,14 @@ from tracker.model.event import TrustName
 from tracker.model.task import Alarm, Source, Status, Verdict
 from tracker.model.untrusted import FIRST_YEAR, ID_LENGTH, LAST_YEAR
 
-TAGS: Final = 20
+MAX_TAGS: Final = 20
 TAG_LENGTH: Final = 64
 NOTE_LENGTH: Final = 500
-PAGE: Final = 200
+MAX_PAGE_SIZE: Final = 200
 # Proxies commonly give up on an answer after a minute.
-LONGEST_WAIT: Final = 55
-LARGEST: Final = 2**63 - 1
-LONGEST_DEADLINE: Final = 366 * 24 * 3600
+MAX_WAIT_SECONDS: Final = 55
+LARGEST_ID: Final = 2**63 - 1
+MAX_DEADLINE_SECONDS: Final = 366 * 24 * 3600
 
 
 def _printable(value: str) -> str:
@@ -49,9 +49,11 @@ def _one_by_one(value: object) -> object:
 
 Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_printable)]
 Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(_printable)]
-Tags = Annotated[list[Tag], Field(max_length=TAGS)]
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_DEADLINE, description="Seconds until we stop waiting for an answer.")]
-Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT, description="Seconds to wait for news.")]
+Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
+Seconds = Annotated[
+    float, Field(gt=0, le=MAX_DEADLINE_SECONDS, description="Seconds until we stop waiting for an answer.")
+]
+Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for news.")]
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
 
 
@@ -65,7 +67,7 @@ class TaskQuery(Taken):
     tag: Tag | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
-    limit: Annotated[int, Field(ge=1, le=PAGE)] = 50
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     cursor: Annotated[Identifier | None, Field(description="`next_cursor` of the page before.")] = None
 
 
@@ -73,13 +75,13 @@ class WaitQuery(Taken):
     """How long to wait until a task has another version; without ``version``: another than now."""
 
     wait: Wait = 0
-    version: Annotated[int | None, Field(ge=0, le=LARGEST, description="The version that you know.")] = None
+    version: Annotated[int | None, Field(ge=0, le=LARGEST_ID, description="The version that you know.")] = None
 
 
 class PageQuery(Taken):
     """How many to show."""
 
-    limit: Annotated[int, Field(ge=1, le=PAGE)] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 100
 
 
 class ExpectBody(Taken):

@@ -6,12 +6,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from tracker.api.http.schemas import Shown, Taken
-from tracker.api.schemas import LARGEST, PAGE, Identifier, Moment, TaskShown, Wait
+from tracker.api.schemas import LARGEST_ID, MAX_PAGE_SIZE, Identifier, Moment, TaskShown, Wait
 from tracker.model.task import Alarm
 
-WANTED: Final = 50
-Cursor = Annotated[int, Field(ge=0, le=LARGEST)]
-Wanted = Annotated[list[Identifier], Field(max_length=WANTED)]
+MAX_FILTER_VALUES: Final = 50
+Cursor = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+Wanted = Annotated[list[Identifier], Field(max_length=MAX_FILTER_VALUES)]
 
 
 class EventQuery(Taken):
@@ -25,7 +25,7 @@ class EventQuery(Taken):
     tag: Wanted = Field(default=[])
     task: Annotated[Identifier | None, Field(description="Only this task's, by any of its ids.")] = None
     wait: Annotated[Wait | None, Field(description="A page, once there is an event or the seconds are over.")] = None
-    limit: Annotated[int | None, Field(ge=1, le=PAGE, description="A page of at most so many (100).")] = None
+    limit: Annotated[int | None, Field(ge=1, le=MAX_PAGE_SIZE, description="A page of at most so many (100).")] = None
 
 
 class AlarmTold(Shown):
@@ -133,7 +133,7 @@ class DeliveryQuery(Taken):
     sink: Identifier | None = None
     task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
     state: Literal["waiting", "dead"] | None = None
-    limit: Annotated[int, Field(ge=1, le=PAGE)] = 50
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     cursor: Annotated[str | None, Field(max_length=300, description="`next_cursor` of the page before.")] = None
 
 

@@ -1,20 +1,20 @@
 """Admit clients by their key, and limit and log wrong keys per peer.
 
-A correct key is admitted whatever else comes from its peer: behind a proxy all clients share one address, and the wrong
-keys of one must not lock out the others. So the limit slows nobody down who has a key; it makes wrong ones cheap, tells
-a misconfigured client when to come back, and keeps the log readable. Guessing is stopped by the length of the keys.
+A correct key is always admitted: behind a proxy all clients share one address, and the wrong keys of one must not lock
+out the others. The limit makes wrong keys cheap, tells a misconfigured client when to come back, and keeps the log
+readable. The length of the keys prevents guessing.
 """
 
 import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.api.http.access import Access, Asked, KeyUnknown, TokenClaims, admit
+from tracker.api.http.access import Access, KeyUnknown, TokenClaims, admit
 from tracker.errors import TooMany
 from tracker.model.keys import NamedKey
 from tracker.model.task import Caller
@@ -24,7 +24,7 @@ WRONG_KEY_INTERVAL_SECONDS: Final = 6.0
 PEERS_REMEMBERED: Final = 1024
 PEER_LOG_INTERVAL_SECONDS: Final = 60.0
 LOG_LINES_PER_MINUTE: Final = 20
-# One customer of a provider has a whole network of this length.
+# An internet provider gives each customer a whole network of this length.
 IPV6_PREFIX: Final = 64
 UNKNOWN_PEER: Final = "unknown"
 
@@ -32,14 +32,14 @@ logger: Final = logging.getLogger("homing.api")
 
 
 @dataclass(slots=True)
-class _Bucket:
-    """What remains of an allowance that refills steadily."""
+class _Allowance:
+    """The rest of an allowance that refills steadily."""
 
     left: float
     at: float
 
     def take(self, now: float, *, most: float, interval: float) -> float:
-        """Take one and return 0, or return how many seconds it is until there is one."""
+        """Take one and return 0, or return the seconds until there is one."""
         self.left = min(most, self.left + max(0.0, now - self.at) / interval)
         self.at = now
         if self.left >= 1:
@@ -50,7 +50,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Peer:
-    allowance: _Bucket
+    allowance: _Allowance
     unlogged: int = 0
     logged_at: float | None = None
 
@@ -61,12 +61,12 @@ class WrongKeys:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
-        self._lines = _Bucket(left=LOG_LINES_PER_MINUTE, at=clock())
+        self._lines = _Allowance(left=LOG_LINES_PER_MINUTE, at=clock())
 
     def count(self, address: str | None) -> timedelta | None:
-        """Count one wrong key, and log it. Return when the peer may try again, where it sent too many."""
+        """Count one wrong key, and log it. Return when the peer may try again, or None if it sent few."""
         now, name = self._clock(), peer_name(address)
-        peer = self._peers.pop(name, None) or _Peer(allowance=_Bucket(left=WRONG_KEY_BURST, at=now))
+        peer = self._peers.pop(name, None) or _Peer(allowance=_Allowance(left=WRONG_KEY_BURST, at=now))
         self._peers[name] = peer
         if len(self._peers) > PEERS_REMEMBERED:
             self._peers.popitem(last=False)
@@ -85,7 +85,7 @@ class WrongKeys:
 
 
 class AccessGuard:
-    """Stands before the API. ``add_key`` admits one more key, for a key that is only known once the process starts."""
+    """The access check of the API. ``add_key`` adds a key that is only known once the process starts."""
 
     def __init__(self, access: Access, wrong_keys: WrongKeys | None = None) -> None:
         self._access = access
@@ -94,26 +94,26 @@ class AccessGuard:
     def add_key(self, key: NamedKey) -> None:
         self._access = replace(self._access, api_keys=(*self._access.api_keys, key))
 
-    def admit(self, asked: Asked, now: datetime) -> Caller:
-        """Return the client that a request proves to be.
+    def admit(self, headers: Mapping[str, str], peer: str | None, now: datetime) -> Caller:
+        """Return the client that a request comes from. ``peer`` is the address of its sender, if it is known.
 
         Raises: WrongHost, TooMany, or one of the four KeyMissing … KeyExpired.
         """
         try:
-            return admit(self._access, asked, now)
+            return admit(self._access, headers, now)
         except TokenClaims:
             raise
         except KeyUnknown:
-            wait = self._wrong_keys.count(asked.peer)
+            wait = self._wrong_keys.count(peer)
             if wait is None:
                 raise
             raise TooMany("Too many wrong keys came from this address. Send a correct one.", retry_after=wait) from None
 
 
 def peer_name(address: str | None) -> str:
-    """Return what a peer is counted and logged as: an IPv4 address, the network of an IPv6 one, or ``unknown``.
+    """Return the name that a peer is counted and logged under: an IPv4 address, an IPv6 network, or ``unknown``.
 
-    A server behind a proxy may put a client's own text there, which must not reach the log.
+    Behind a proxy the address may be a client's own text, which must not reach the log.
     """
     try:
         ip = ipaddress.ip_address(address or "")

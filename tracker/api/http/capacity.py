@@ -1,7 +1,7 @@
-"""What requests hold while they are answered: memory for bodies that arrive, and places among the connections.
+"""What requests hold while they are answered: memory for their bodies, and places among the connections.
 
-No client gets all places, and the API as a whole gets fewer than there are connections: whatever clients do, a
-callback finds one. Only admitted requests hold anything.
+No client gets all places. The API as a whole gets fewer than there are connections, so a callback always finds one.
+Only admitted requests hold anything.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from typing import Final
 from tracker.errors import TooMany
 from tracker.model.rooms import Room
 
-# What Homing takes where it may open enough files: far above what one process answers at once.
-CONNECTIONS: Final = 4000
-# Of the connections: what the API may use in all, and what streams and long polls may use of it.
+# The connections of one process, if it may open enough files: far more than it answers at once.
+DEFAULT_CONNECTIONS: Final = 4000
+# The parts of the connections that the API may use in all, and that streams and long polls may use.
 API_SHARE: Final = 7 / 8
 WAITS_SHARE: Final = 3 / 4
-# With fewer places no client could have one: see Room.
-LEAST_PLACES: Final = 3
-RETRY_AFTER: Final = timedelta(seconds=5)
+# With fewer places no client could have one: see ``Room``.
+MIN_PLACES: Final = 3
+WAITS_RETRY_AFTER: Final = timedelta(seconds=5)
 BODIES_FULL: Final = "too many large requests arrive at once; nothing was sent to the provider"
 REQUESTS_FULL: Final = "too many requests are being answered at once; nothing was done"
 WAITS_FULL: Final = "too many streams and long polls are open at this server"
@@ -28,9 +28,9 @@ WAITS_FULL: Final = "too many streams and long polls are open at this server"
 class Limits:
     """Sizes in bytes, and the time that a whole body may take. The gateway's bodies hold images, the API's do not.
 
-    ``body_room`` is how many bytes of bodies may be arriving at once, over all requests; ``batch_time`` how long a
-    query for several tasks may ask the provider about those that we do not know. ``connections`` is how many the
-    server takes; ``waits_per_client`` how many streams and long polls one client may have open.
+    ``body_room`` is the number of bytes of bodies that may arrive at once, over all requests. ``batch_time`` is how
+    long a query for several tasks may wait for the provider. ``connections`` is the number that the server takes,
+    ``waits_per_client`` the number of streams and long polls that one client may have open.
     """
 
     body: int = 1 << 20
@@ -39,22 +39,22 @@ class Limits:
     gateway_body_time: timedelta = timedelta(seconds=30)
     body_room: int = 256 << 20
     batch_time: timedelta = timedelta(seconds=18)
-    connections: int = CONNECTIONS
+    connections: int = DEFAULT_CONNECTIONS
     waits_per_client: int = 200
 
 
 class Capacity:
-    """What all requests of one application share."""
+    """What all requests of one application share, within its limits."""
 
     def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.bodies = Room(limits.body_room, BODIES_FULL)
-        self.requests = Room(max(int(limits.connections * API_SHARE), LEAST_PLACES), REQUESTS_FULL)
-        self.waits = Room(max(int(limits.connections * WAITS_SHARE), LEAST_PLACES), WAITS_FULL)
-        self.waits_per_client = limits.waits_per_client
+        self.requests = Room(max(int(limits.connections * API_SHARE), MIN_PLACES), REQUESTS_FULL)
+        self.waits = Room(max(int(limits.connections * WAITS_SHARE), MIN_PLACES), WAITS_FULL)
 
 
-class Held:
-    """What one request holds, until ``release``."""
+class RequestResources:
+    """The memory and the places that one request holds, until ``release``."""
 
     __slots__ = ("_bytes", "_capacity", "_client", "_places", "_waits")
 
@@ -73,14 +73,14 @@ class Held:
 
     def wait(self) -> None:
         """Take a place for a stream or a long poll. Raises TooMany or Overloaded."""
-        capacity = self._capacity
-        if capacity.waits.held(self._client) >= capacity.waits_per_client:
+        waits, most = self._capacity.waits, self._capacity.limits.waits_per_client
+        if waits.held(self._client) >= most:
             raise TooMany(
-                f"this key has {capacity.waits_per_client} streams and long polls open, which is the limit. "
+                f"this key has {most} streams and long polls open, which is the limit. "
                 "Close one, or raise HOMING_STREAMS_PER_CLIENT",
-                retry_after=RETRY_AFTER,
+                retry_after=WAITS_RETRY_AFTER,
             )
-        capacity.waits.take(self._client)
+        waits.take(self._client)
         self._waits = 1
 
     def take_bytes(self, size: int) -> None:

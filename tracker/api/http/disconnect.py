@@ -1,4 +1,4 @@
-"""Work for a client that may leave before it is done: whoever hangs up is waited for no longer."""
+"""Work for a client that may disconnect before it is done."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -7,26 +7,31 @@ from typing import Final, TypeVar
 from starlette.types import Receive
 
 ResultT = TypeVar("ResultT")
-# Nobody reads it: it is for the log. nginx uses it for the same.
+# The status of a request whose client disconnected. Nobody reads it: it is for the log, as nginx logs it.
 CLIENT_LEFT: Final = 499
 
 
-async def while_there(receive: Receive, work: Awaitable[ResultT]) -> ResultT | None:
-    """Do some work for as long as its client is there; None, and the work cancelled, where it left before the end."""
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client of a request, whose body was read, disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(receive: Receive, work: Awaitable[ResultT]) -> ResultT | None:
+    """Do some work while its client is connected. If the client disconnects first, cancel the work and return None."""
 
     async def leave() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        presence.reschedule(asyncio.get_running_loop().time())
+        await disconnected(receive)
+        connection.reschedule(asyncio.get_running_loop().time())
 
     try:
-        async with asyncio.timeout(None) as presence:
+        async with asyncio.timeout(None) as connection:
             leaving = asyncio.create_task(leave())
             try:
                 return await work
             finally:
                 leaving.cancel()
     except TimeoutError:
-        if not presence.expired():
+        if not connection.expired():
             raise
         return None

@@ -1,17 +1,20 @@
 """An endpoint declared once: from the same value come its route and its entry in /openapi.json."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Generic, NamedTuple, TypeVar
+from inspect import get_annotations
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracker.api.http.capacity import Held, Limits
-from tracker.api.http.schemas import Nothing
-from tracker.errors import HomingError, NotFound
+from tracker.api.http.capacity import Limits, RequestResources
+from tracker.api.http.problems import PROBLEMS, ErrorDialect
+from tracker.errors import CredentialRefused, HomingError, NotFound, Overloaded, ProviderUnavailable, TooMany
+from tracker.model.event import JSON_TYPE
 from tracker.model.task import Caller
 from tracker.model.untrusted import identifier
 from tracker.service.tracker import Tracker
@@ -19,76 +22,66 @@ from tracker.service.tracker import Tracker
 QueryT = TypeVar("QueryT", bound=BaseModel)
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
+# What an endpoint may raise besides where it asks the provider.
+PROVIDER_ERRORS: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
+
 
 class Header(NamedTuple):
-    """A header that an endpoint looks at, and its greatest length."""
+    """A request header that an endpoint reads, and its greatest length."""
 
     name: str
     longest: int
 
 
 class NothingHere(NotFound):
-    """A path that we do not have, as opposed to a task that we do not have."""
+    """A path that does not exist, as opposed to a task that does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask(Generic[QueryT, BodyT]):
-    """One admitted request, read and validated."""
+class ApiRequest(Generic[QueryT, BodyT]):
+    """One admitted request, read and validated. ``http`` is the request as it arrived."""
 
-    request: Request
+    http: Request
     request_id: str
     tracker: Tracker
     caller: Caller
     limits: Limits
-    held: Held
+    resources: RequestResources
     query: QueryT
     body: BodyT
 
     @property
     def ref(self) -> str:
-        """The id in the path. Raises NotFound for one that nothing can have."""
-        ref = identifier(self.request.path_params.get("ref"))
+        """The ID in the path. Raises NotFound for one that no task can have."""
+        ref = identifier(self.http.path_params.get("ref"))
         if ref is None:
             raise NotFound("no task has such an id")
         return ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """How errors are told below some paths: as problem documents, or in a provider's envelope.
+@dataclass(frozen=True, slots=True)
+class ApiEndpoint:
+    """One operation. ``path`` may hold ``{ref}``, any of a task's IDs.
 
-    ``status`` gives the HTTP status of an error type, for the documentation; ``refuse`` makes the answer.
-    ``nothing_here`` says at an unknown path what there is instead.
-    """
+    ``answer`` is the function that answers. Its name and the first line of its docstring are the operation's, unless
+    ``name`` and ``summary`` are given. Its first parameter is annotated as ``ApiRequest[Query, Body]``: these models
+    validate a request before it is called.
 
-    schema: type[BaseModel]
-    media_type: str
-    status: Callable[[type[HomingError]], int]
-    refuse: Callable[[HomingError, str], Response]
-    nothing_here: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint(Generic[QueryT, BodyT]):
-    """One operation. ``path`` may hold ``{ref}``, any of a task's ids.
-
-    ``reply`` is the schema of the answer that ``answer`` makes, ``also`` further statuses with that schema, ``bare``
-    those without a body, ``streams`` the media type of a stream that it may answer with instead, ``errors`` what it may
-    raise beside what every endpoint may. ``documented_body`` is for an endpoint that reads the body itself, ``headers``
-    are those that it looks at.
-    ``secured`` is False only for health checks, which tell nothing and are asked by machines without a key.
+    ``reply`` is the schema of the answer, ``also`` further statuses with that schema, ``bare`` those without a body,
+    ``streams`` the media type of a stream that may be the answer instead. ``errors`` are those that only it may raise,
+    ``headers`` those that it reads. ``documented_body`` is the schema of a body that ``answer`` reads itself.
+    ``all_clients`` requires a key that sees all clients. Not ``secured``: no key is required.
     """
 
     method: str
     path: str
-    name: str
-    summary: str
-    group: str
-    dialect: Dialect
-    answer: Callable[[Ask[QueryT, BodyT]], Awaitable[Response]]
-    query: type[QueryT]
-    body: type[BodyT]
+    answer: Callable[[ApiRequest[Any, Any]], Awaitable[Response]]
     reply: type[BaseModel]
+    _: KW_ONLY
+    group: str
+    name: str = ""
+    summary: str = ""
+    dialect: ErrorDialect = PROBLEMS
     status: HTTPStatus = HTTPStatus.OK
     also: tuple[HTTPStatus, ...] = ()
     bare: tuple[HTTPStatus, ...] = ()
@@ -96,19 +89,22 @@ class Endpoint(Generic[QueryT, BodyT]):
     errors: tuple[type[HomingError], ...] = ()
     documented_body: type[BaseModel] | None = None
     headers: tuple[Header, ...] = ()
+    all_clients: bool = False
     secured: bool = True
+    query: type[BaseModel] = field(init=False)
+    body: type[BaseModel] = field(init=False)
 
-    @property
-    def takes_body(self) -> bool:
-        """Return whether a JSON body is read for it before it is asked."""
-        return self.body is not Nothing
+    def __post_init__(self) -> None:
+        function: Any = self.answer.func if isinstance(self.answer, partial) else self.answer
+        query, body = get_args(next(iter(get_annotations(function).values())))
+        summary = (function.__doc__ or "").partition("\n")[0].removesuffix(".")
+        derived = {"query": query, "body": body, "name": function.__name__, "summary": summary}
+        for name, value in derived.items():
+            object.__setattr__(self, name, getattr(self, name, None) or value)
 
 
-# Different endpoints side by side: each is sound by itself, together they share no parameter.
-AnyEndpoint = Endpoint[Any, Any]
-
-
-def shown(model: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    model: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer with a model as JSON."""
-    body = model.model_dump_json().encode()
-    return Response(body, status_code=status, media_type="application/json", headers=headers)
+    return Response(model.model_dump_json().encode(), status_code=status, media_type=JSON_TYPE, headers=headers)

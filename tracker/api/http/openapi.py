@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the same endpoint values as the routes: it cannot tell of anything else."""
+"""The OpenAPI 3.1 document, made from the same endpoints as the routes, so that both always agree."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -9,8 +9,10 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from tracker.api.http.access import KeyUnknown, WrongHost
 from tracker.api.http.body import Truncated
-from tracker.api.http.endpoint import AnyEndpoint
+from tracker.api.http.endpoint import ApiEndpoint
+from tracker.api.http.schemas import Nothing
 from tracker.errors import (
+    Forbidden,
     HomingError,
     InvalidRequest,
     NotFound,
@@ -20,10 +22,11 @@ from tracker.errors import (
     TooSlow,
     WrongMediaType,
 )
+from tracker.model.event import JSON_TYPE
 from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue
 
 REF_TEMPLATE: Final = "#/components/schemas/{model}"
-JSON: Final = "application/json"
+
 INTRODUCTION: Final = (
     "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`; below the gateway's "
     "paths the provider's own HS256 token is taken too. A client sees its own tasks; a key may be marked to see all. "
@@ -34,7 +37,7 @@ AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavail
 AT_BODY: Final = (InvalidRequest, Truncated, TooSlow, TooLarge, WrongMediaType)
 
 
-def describe(endpoints: Sequence[AnyEndpoint]) -> JsonObject:
+def describe(endpoints: Sequence[ApiEndpoint]) -> JsonObject:
     """Make the document."""
     paths: dict[str, JsonValue] = {}
     for endpoint in endpoints:
@@ -52,20 +55,22 @@ def describe(endpoints: Sequence[AnyEndpoint]) -> JsonObject:
     }
 
 
-def errors_of(endpoint: AnyEndpoint) -> tuple[type[HomingError], ...]:
+def errors_of(endpoint: ApiEndpoint) -> tuple[type[HomingError], ...]:
     """Return every error type that an endpoint may answer with."""
-    told = endpoint.errors
+    errors = endpoint.errors
+    if endpoint.all_clients:
+        errors = (*errors, Forbidden)
     if endpoint.secured:
-        told = (*told, *AT_ADMISSION)
+        errors = (*errors, *AT_ADMISSION)
     if _body_of(endpoint) is not None:
-        told = (*told, *AT_BODY)
+        errors = (*errors, *AT_BODY)
     if "{ref}" in endpoint.path:
-        told = (*told, NotFound)
+        errors = (*errors, NotFound)
     # A query parameter may be out of its bounds. Outside the gateway an unknown one is refused as well.
-    return (*told, InvalidRequest)
+    return (*errors, InvalidRequest)
 
 
-def _operation(endpoint: AnyEndpoint) -> JsonObject:
+def _operation(endpoint: ApiEndpoint) -> JsonObject:
     operation: JsonObject = {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
@@ -76,15 +81,15 @@ def _operation(endpoint: AnyEndpoint) -> JsonObject:
     }
     body = _body_of(endpoint)
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(body)}}}
+        operation["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": _reference(body)}}}
     return operation
 
 
-def _body_of(endpoint: AnyEndpoint) -> type[BaseModel] | None:
-    return endpoint.documented_body or (endpoint.body if endpoint.takes_body else None)
+def _body_of(endpoint: ApiEndpoint) -> type[BaseModel] | None:
+    return endpoint.documented_body or (None if endpoint.body is Nothing else endpoint.body)
 
 
-def _responses(endpoint: AnyEndpoint) -> JsonObject:
+def _responses(endpoint: ApiEndpoint) -> JsonObject:
     responses: JsonObject = {
         str(status.value): {"description": status.phrase, "content": _content(endpoint)}
         for status in (endpoint.status, *endpoint.also)
@@ -106,11 +111,11 @@ def _responses(endpoint: AnyEndpoint) -> JsonObject:
     return responses
 
 
-def _content(endpoint: AnyEndpoint) -> JsonObject:
-    return {JSON: {"schema": _reference(endpoint.reply)}}
+def _content(endpoint: ApiEndpoint) -> JsonObject:
+    return {JSON_TYPE: {"schema": _reference(endpoint.reply)}}
 
 
-def _path_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+def _path_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
     return [
         {
             "name": segment[1:-1],
@@ -123,7 +128,7 @@ def _path_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
     ]
 
 
-def _query_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+def _query_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
     schema = endpoint.query.model_json_schema(ref_template=REF_TEMPLATE)
     return [
         {"name": name, "in": "query", "required": name in schema.get("required", []), "schema": told}
@@ -131,7 +136,7 @@ def _query_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
     ]
 
 
-def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
+def _header_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
     return [
         {
             "name": header.name,
@@ -143,7 +148,7 @@ def _header_parameters(endpoint: AnyEndpoint) -> list[JsonValue]:
     ]
 
 
-def _schemas(endpoints: Sequence[AnyEndpoint]) -> dict[str, JsonValue]:
+def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
     """Return the schema of every model that an operation names, and of whatever those name."""
     models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
     for endpoint in endpoints:

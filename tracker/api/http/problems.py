@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
-from tracker.api.http.endpoint import Dialect
 from tracker.api.http.schemas import ProblemShown
 from tracker.errors import (
     CredentialMissing,
@@ -19,58 +21,65 @@ from tracker.errors import (
     TooSlow,
 )
 
-MEDIA_TYPE: Final = "application/problem+json"
-CREDENTIAL: Final = "credential refused: the provider does not take this server's own key; nothing was created"
-RETRY_AFTER: Final = timedelta(seconds=5)
-INTERNAL: Final = "something went wrong here; the log names this request_id"
+PROBLEM_TYPE: Final = "application/problem+json"
+CREDENTIAL_REFUSED: Final = "credential refused: the provider does not take this server's own key; nothing was created"
+DEFAULT_RETRY_AFTER: Final = timedelta(seconds=5)
+INTERNAL_ERROR: Final = "something went wrong here; the log names this request_id"
 
 
-def refuse(error: HomingError, request_id: str) -> Response:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDialect:
+    """How errors are answered below some paths: as problem documents, or in a provider's envelope.
+
+    ``status`` returns the HTTP status of an error type, for the documentation; ``refuse`` makes the answer.
+    ``nothing_here`` is the sentence at an unknown path.
+    """
+
+    schema: type[BaseModel]
+    media_type: str
+    status: Callable[[type[HomingError]], int]
+    refuse: Callable[[HomingError, str], Response]
+    nothing_here: str
+
+
+def refuse_with_problem(error: HomingError, request_id: str) -> Response:
     """Answer with the problem document of an error."""
-    shown = ProblemShown(
-        type=f"urn:homing:problem:{_kebab(type(error).__name__)}",
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+    problem = ProblemShown(
+        type=f"urn:homing:problem:{kind}",
         title=error.title,
-        status=status_of(error),
+        status=error.http_status if isinstance(error, Refused) else error.status,
         detail=detail_of(error),
         request_id=request_id,
     )
-    body = shown.model_dump_json().encode()
-    return Response(body, status_code=shown.status, media_type=MEDIA_TYPE, headers=headers_of(error))
+    body = problem.model_dump_json().encode()
+    return Response(body, status_code=problem.status, media_type=PROBLEM_TYPE, headers=headers_of(error))
 
 
 def detail_of(error: HomingError) -> str:
-    """Return an error's sentence; the provider's own words about the operator's credential are not for clients."""
+    """Return the sentence of an error. The provider's text about Homing's own credential is never shown to clients."""
     theirs = isinstance(error, CredentialRefused) and not isinstance(error, CredentialMissing)
-    return CREDENTIAL if theirs else error.detail
-
-
-def status_of(error: HomingError) -> int:
-    """Return the HTTP status that an error is answered with."""
-    return error.http_status if isinstance(error, Refused) else error.status
+    return CREDENTIAL_REFUSED if theirs else error.detail
 
 
 def headers_of(error: HomingError) -> dict[str, str]:
     """Return the headers that belong to an error, whatever the dialect of its body."""
     headers: dict[str, str] = {}
-    wait = error.retry_after or (RETRY_AFTER if error.status == OurError.status else None)
+    wait = error.retry_after or (DEFAULT_RETRY_AFTER if error.status == OurError.status else None)
     if wait is not None:
         headers["retry-after"] = str(max(1, math.ceil(wait.total_seconds())))
     if isinstance(error, NotAuthenticated):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, TooSlow):
-        # The rest of the body may still be dripping.
+        # The rest of the body may still arrive.
         headers["connection"] = "close"
     return headers
 
 
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
-
-
-PROBLEMS: Final = Dialect(
+PROBLEMS: Final = ErrorDialect(
     schema=ProblemShown,
-    media_type=MEDIA_TYPE,
+    media_type=PROBLEM_TYPE,
     status=lambda error: error.status,
-    refuse=refuse,
+    refuse=refuse_with_problem,
     nothing_here="there is nothing at this path; /openapi.json lists what there is",
 )
