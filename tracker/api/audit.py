@@ -10,7 +10,7 @@ from tracker.api.http.endpoint import ApiRequest, json_response
 from tracker.api.http.schemas import Nothing, Shown, Taken
 from tracker.api.operations import operator_endpoint
 from tracker.api.schemas import LARGEST_ID, MAX_PAGE_SIZE
-from tracker.model.records import Action, AuditEntry
+from tracker.model.records import Action
 from tracker.model.untrusted import ID_LENGTH
 
 
@@ -47,20 +47,20 @@ async def list_audit(request: ApiRequest[AuditQuery, Nothing]) -> Response:
     found = await request.tracker.audit.entries(
         client=query.client, action=query.action, before=query.cursor, limit=query.limit + 1
     )
-    told = found[: query.limit]
-    further = told[-1].id if len(found) > query.limit else None
-    return json_response(AuditShown(entries=[_entry(entry) for entry in told], next_cursor=further))
-
-
-def _entry(entry: AuditEntry) -> AuditEntryShown:
-    return AuditEntryShown(
-        id=entry.id,
-        at=entry.at,
-        client=entry.client,
-        action=entry.action.value,
-        object=entry.object,
-        detail=entry.detail,
-    )
+    page = found[: query.limit]
+    further = page[-1].id if len(found) > query.limit else None
+    entries = [
+        AuditEntryShown(
+            id=entry.id,
+            at=entry.at,
+            client=entry.client,
+            action=entry.action.value,
+            object=entry.object,
+            detail=entry.detail,
+        )
+        for entry in page
+    ]
+    return json_response(AuditShown(entries=entries, next_cursor=further))
 
 
 AUDIT: Final = (operator_endpoint("GET", "/v1/audit", list_audit, AuditShown),)

@@ -62,8 +62,8 @@ async def get_ready(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Tell whether requests can be served, or why not."""
     checks = await request.tracker.check()
     ready = all(check.ok or not check.fatal for check in checks)
-    told = health_schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])
-    return json_response(told, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+    shown = health_schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])
+    return json_response(shown, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 OPERATIONS: Final = (

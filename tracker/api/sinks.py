@@ -1,4 +1,4 @@
-"""Operating the sinks, for keys that see all: how far each is, what it could not be told, and telling it again."""
+"""Sinks for operators: their progress, their deliveries, and replays."""
 
 from datetime import datetime
 from functools import partial
@@ -20,33 +20,37 @@ sink_endpoint: Final = partial(ApiEndpoint, group="sinks", all_clients=True)
 
 async def list_sinks(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Show the progress of each sink, and what is wrong with it."""
-    board, now = request.tracker.switchboard, request.tracker.clock()
-    told = [sink_shown(state, named=state.name in board.named, now=now) for state in await board.sinks()]
-    return json_response(schemas.SinksShown(sinks=told))
+    switchboard, now = request.tracker.switchboard, request.tracker.clock()
+    sinks = [sink_shown(state, named=state.name in switchboard.named, now=now) for state in await switchboard.sinks()]
+    return json_response(schemas.SinksShown(sinks=sinks))
 
 
 async def pause_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Stop deliveries to a sink until it is resumed; its events are kept."""
-    await request.tracker.switchboard.pause(_name(request), by=request.caller.name)
-    return json_response(schemas.SinkNamed(name=_name(request), state="off"))
+    name = _sink_name(request)
+    await request.tracker.switchboard.pause(name, by=request.caller.name)
+    return json_response(schemas.SinkNamed(name=name, state="off"))
 
 
 async def resume_sink(request: ApiRequest[ResumeQuery, Nothing]) -> Response:
     """Resume deliveries to a sink, also if its receiver had asked for no more."""
-    await request.tracker.switchboard.resume(_name(request), from_now=request.query.from_now, by=request.caller.name)
-    return json_response(schemas.SinkNamed(name=_name(request), state="on"))
+    name = _sink_name(request)
+    await request.tracker.switchboard.resume(name, from_now=request.query.from_now, by=request.caller.name)
+    return json_response(schemas.SinkNamed(name=name, state="on"))
 
 
 async def forget_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Delete a sink, with its progress and its pending deliveries."""
-    await request.tracker.switchboard.forget(_name(request), by=request.caller.name)
-    return json_response(schemas.SinkNamed(name=_name(request), state="forgotten"))
+    name = _sink_name(request)
+    await request.tracker.switchboard.forget(name, by=request.caller.name)
+    return json_response(schemas.SinkNamed(name=name, state="forgotten"))
 
 
 async def get_sink_secret(request: ApiRequest[SecretQuery, Nothing]) -> Response:
     """Show the secrets that a receiver verifies Homing's signature with."""
-    secrets = await request.tracker.switchboard.secrets(_name(request), request.query.client, by=request.caller.name)
-    return json_response(schemas.SecretShown(name=_name(request), secrets=list(secrets)))
+    name = _sink_name(request)
+    secrets = await request.tracker.switchboard.secrets(name, request.query.client, by=request.caller.name)
+    return json_response(schemas.SecretShown(name=name, secrets=list(secrets)))
 
 
 async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Response:
@@ -56,20 +60,13 @@ async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Respon
         sink=query.sink,
         task_id=await _task_id(request, query.task),
         dead=None if query.state is None else query.state == "dead",
-        after=_place(query.cursor),
+        after=None if query.cursor is None else _read_cursor(query.cursor),
         limit=query.limit + 1,
     )
-    told = found[: query.limit]
-    further = f"{told[-1].cursor}.{told[-1].sink}" if len(found) > query.limit else None
-    return json_response(schemas.DeliveriesShown(deliveries=[_delivery(one) for one in told], next_cursor=further))
-
-
-async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
-    """Replay past events to a sink; only counts them unless `dry_run` is false."""
-    body = request.body
-    again = ReplayFilter(task_id=await _task_id(request, body.task), since=body.since, until=body.until, dead=body.dead)
-    count = await request.tracker.switchboard.replay(body.sink, again, dry_run=body.dry_run, by=request.caller.name)
-    return json_response(schemas.ReplayShown(count=count, dry_run=body.dry_run))
+    page = found[: query.limit]
+    further = f"{page[-1].cursor}.{page[-1].sink}" if len(found) > query.limit else None
+    shown = [_delivery_shown(delivery) for delivery in page]
+    return json_response(schemas.DeliveriesShown(deliveries=shown, next_cursor=further))
 
 
 async def give_up_deliveries(request: ApiRequest[Nothing, GiveUpBody]) -> Response:
@@ -85,7 +82,16 @@ async def give_up_deliveries(request: ApiRequest[Nothing, GiveUpBody]) -> Respon
     return json_response(schemas.GiveUpShown(count=count, dry_run=body.dry_run))
 
 
-def _name(request: ApiRequest[Any, Any]) -> str:
+async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
+    """Replay past events to a sink; only counts them unless `dry_run` is false."""
+    body = request.body
+    task_id = await _task_id(request, body.task)
+    chosen = ReplayFilter(task_id=task_id, since=body.since, until=body.until, dead=body.dead)
+    count = await request.tracker.switchboard.replay(body.sink, chosen, dry_run=body.dry_run, by=request.caller.name)
+    return json_response(schemas.ReplayShown(count=count, dry_run=body.dry_run))
+
+
+def _sink_name(request: ApiRequest[Any, Any]) -> str:
     name = identifier(request.http.path_params["name"])
     if name is None:
         raise NotFound("there is no such sink; GET /v1/sinks lists them")
@@ -96,10 +102,8 @@ async def _task_id(request: ApiRequest[Any, Any], ref: str | None) -> str | None
     return None if ref is None else (await request.tracker.get(request.caller, ref)).id
 
 
-def _place(cursor: str | None) -> tuple[int, str] | None:
-    """Read where the page before ended."""
-    if cursor is None:
-        return None
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    """Return the event and the sink that the previous page ended with."""
     number, _, sink = cursor.partition(".")
     if not (number.isascii() and number.isdecimal() and (not sink or identifier(sink))) or int(number) > LARGEST_ID:
         raise InvalidRequest("cursor: give next_cursor of the page before as it is")
@@ -107,12 +111,19 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
 
 
 def sink_shown(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
-    """Return what the API shows of a sink; ``named``: the settings of this process name it."""
+    """Return what the API shows of a sink. ``named``: the settings of this process name it."""
+    off = schemas.OffShown(
+        by="receiver" if state.refused else "operator",
+        why=state.last_error if state.refused else "paused",
+        at=state.last_error_at if state.refused else None,
+        resume=f"POST /v1/sinks/{state.name}/resume, or homing sinks resume {state.name}",
+    )
+    failing = state.failures > 0 and (state.waiting > 0 or state.behind > 0)
     return schemas.SinkShown(
         name=state.name,
         address=state.address,
-        state="off" if not state.on else "failing" if state.failures and (state.waiting or state.behind) else "on",
-        off=None if state.on else _off(state),
+        state="off" if not state.on else "failing" if failing else "on",
+        off=None if state.on else off,
         named=named,
         behind=state.behind,
         behind_at_least=state.at_least,
@@ -128,16 +139,7 @@ def sink_shown(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkS
     )
 
 
-def _off(state: SinkState) -> schemas.OffShown:
-    return schemas.OffShown(
-        by="receiver" if state.refused else "operator",
-        why=state.last_error if state.refused else "paused",
-        at=state.last_error_at if state.refused else None,
-        resume=f"POST /v1/sinks/{state.name}/resume, or homing sinks resume {state.name}",
-    )
-
-
-def _delivery(delivery: Delivery) -> schemas.DeliveryShown:
+def _delivery_shown(delivery: Delivery) -> schemas.DeliveryShown:
     return schemas.DeliveryShown(
         sink=delivery.sink,
         event_id=delivery.event_id,

@@ -69,10 +69,10 @@ async def get_task(request: ApiRequest[WaitQuery, Nothing]) -> Response:
 async def get_history(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Show each observation of a task: who said it, how far it was believed, and why."""
     task, entries = await request.tracker.history(request.caller, request.ref)
-    told = [show.entry(entry, with_body=request.caller.sees_all) for entry in entries]
+    shown = [show.entry(entry, with_body=request.caller.sees_all) for entry in entries]
     state = await request.tracker.watch.state(task.provider, task.account)
     account = show.account(state, request.tracker.clock())
-    return json_response(schemas.HistoryShown(task=show.task(task), entries=told, account=account))
+    return json_response(schemas.HistoryShown(task=show.task(task), entries=shown, account=account))
 
 
 async def poll_task(request: ApiRequest[Nothing, Nothing]) -> Response:
@@ -109,8 +109,8 @@ async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
         deadline=_duration(body.deadline),
         tags=tuple(body.tags),
     )
-    told = schemas.ExpectedShown(task=show.task(expected.task), callback_url=expected.callback_url)
-    return json_response(told, HTTPStatus.CREATED)
+    shown = schemas.ExpectedShown(task=show.task(expected.task), callback_url=expected.callback_url)
+    return json_response(shown, HTTPStatus.CREATED)
 
 
 async def adopt_task(request: ApiRequest[Nothing, AdoptBody]) -> Response:

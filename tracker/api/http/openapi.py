@@ -32,13 +32,13 @@ INTRODUCTION: Final = (
     "paths the provider's own HS256 token is taken too. A client sees its own tasks; a key may be marked to see all. "
     "Wherever a path takes a task's id it takes ours, the provider's, or your own external id."
 )
-# What admission and reading may raise at every secured endpoint, and at every one with a body.
+# The errors of every secured endpoint, and of every one with a body.
 AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavailable)
 AT_BODY: Final = (InvalidRequest, Truncated, TooSlow, TooLarge, WrongMediaType)
 
 
 def describe(endpoints: Sequence[ApiEndpoint]) -> JsonObject:
-    """Make the document."""
+    """Return the document."""
     paths: dict[str, JsonValue] = {}
     for endpoint in endpoints:
         operations = paths.setdefault(endpoint.path, {})
@@ -75,7 +75,7 @@ def _operation(endpoint: ApiEndpoint) -> JsonObject:
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "tags": [endpoint.group],
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint), *_header_parameters(endpoint)],
+        "parameters": _parameters(endpoint),
         "responses": _responses(endpoint),
         "security": [{"key": []}] if endpoint.secured else [],
     }
@@ -101,9 +101,9 @@ def _responses(endpoint: ApiEndpoint) -> JsonObject:
     dialect = endpoint.dialect
     titles: dict[int, list[str]] = {}
     for error in errors_of(endpoint):
-        told = titles.setdefault(dialect.status(error), [])
-        if error.title not in told:
-            told.append(error.title)
+        named = titles.setdefault(dialect.status(error), [])
+        if error.title not in named:
+            named.append(error.title)
     content: JsonObject = {dialect.media_type: {"schema": _reference(dialect.schema)}}
     for status in sorted(titles):
         if str(status) not in responses:
@@ -115,41 +115,24 @@ def _content(endpoint: ApiEndpoint) -> JsonObject:
     return {JSON_TYPE: {"schema": _reference(endpoint.reply)}}
 
 
-def _path_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
-    return [
-        {
-            "name": segment[1:-1],
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": ID_LENGTH},
-        }
-        for segment in endpoint.path.split("/")
-        if segment.startswith("{")
-    ]
-
-
-def _query_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
+def _parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
+    """Return the parameters in the path, in the query and in the headers."""
+    names = [segment[1:-1] for segment in endpoint.path.split("/") if segment.startswith("{")]
+    parameters = [_text_parameter(name, "path", ID_LENGTH) for name in names]
     schema = endpoint.query.model_json_schema(ref_template=REF_TEMPLATE)
-    return [
-        {"name": name, "in": "query", "required": name in schema.get("required", []), "schema": told}
-        for name, told in schema.get("properties", {}).items()
-    ]
+    for name, field in schema.get("properties", {}).items():
+        required = name in schema.get("required", [])
+        parameters.append({"name": name, "in": "query", "required": required, "schema": field})
+    return [*parameters, *(_text_parameter(header.name, "header", header.longest) for header in endpoint.headers)]
 
 
-def _header_parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
-    return [
-        {
-            "name": header.name,
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "minLength": 1, "maxLength": header.longest},
-        }
-        for header in endpoint.headers
-    ]
+def _text_parameter(name: str, where: str, longest: int) -> JsonObject:
+    schema: JsonObject = {"type": "string", "minLength": 1, "maxLength": longest}
+    return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
 def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
-    """Return the schema of every model that an operation names, and of whatever those name."""
+    """Return the schemas of all models that the operations name, and of the models that those contain."""
     models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
     for endpoint in endpoints:
         for shown in (endpoint.reply, endpoint.dialect.schema):
@@ -159,7 +142,7 @@ def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
                 models[taken, "validation"] = None
     _, document = models_json_schema(list(models), ref_template=REF_TEMPLATE)
     schemas: dict[str, JsonValue] = document["$defs"]
-    # A query is told as parameters; only what those refer to is kept.
+    # A query is described by parameters. Only the schemas that those refer to are kept.
     queries = {endpoint.query.__name__ for endpoint in endpoints}
     return {name: schema for name, schema in schemas.items() if name not in queries}
 
