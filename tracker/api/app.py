@@ -82,7 +82,7 @@ def endpoints() -> tuple[ApiEndpoint, ...]:
     """Return every endpoint, /openapi.json and /asyncapi.json among them."""
     others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY)
     events = document_endpoint(
-        "asyncapi", "Where events go, and what they look like", describe_events, EventsDocumentShown
+        "asyncapi", "The channels of the events, and their messages", describe_events, EventsDocumentShown
     )
     itself = document_endpoint("openapi", "This document", lambda: describe((*others, events, itself)), DocumentShown)
     return (*others, events, itself)

@@ -15,7 +15,7 @@ from tracker.model.untrusted import ID_LENGTH
 
 
 class AuditQuery(Taken):
-    """Which entries, newest first. ``cursor`` is ``next_cursor`` of the page before."""
+    """Which entries, newest first. ``cursor`` is ``next_cursor`` of the previous page."""
 
     client: Annotated[str, Field(min_length=1, max_length=ID_LENGTH)] | None = None
     action: Action | None = None
@@ -24,7 +24,7 @@ class AuditQuery(Taken):
 
 
 class AuditEntryShown(Shown):
-    """One thing that somebody did."""
+    """One action of a client."""
 
     id: int
     at: datetime
@@ -42,7 +42,7 @@ class AuditShown(Shown):
 
 
 async def list_audit(request: ApiRequest[AuditQuery, Nothing]) -> Response:
-    """List who did what: resolutions, replays, pauses, callback URLs, secrets that were read."""
+    """List which client did what: resolutions, replays, pauses, callback URLs, secrets that were read."""
     query = request.query
     found = await request.tracker.audit.entries(
         client=query.client, action=query.action, before=query.cursor, limit=query.limit + 1

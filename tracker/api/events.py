@@ -46,7 +46,7 @@ class Stream(StreamingResponse):
 
 
 async def list_events(request: EventRequest) -> Response:
-    """Tell events as they come (Server-Sent Events), or a page of them."""
+    """Stream events as they come (Server-Sent Events), or return a page of them."""
     query = request.query
     is_page = query.wait is not None or query.limit is not None or not _wants_stream(request.http)
     if request.http.method != "HEAD" and (query.wait or not is_page):

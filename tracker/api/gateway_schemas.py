@@ -1,4 +1,4 @@
-"""The provider's shapes on the gateway, for /openapi.json; they are written by ``tracker.providers.kling_gateway``.
+"""The provider's shapes at the gateway, for /openapi.json. ``tracker.providers.kling_gateway`` makes them.
 
 Documentation: https://kling.ai/document-api, page "Omni-Image", and the resellers' older copy of it.
 """
@@ -52,14 +52,14 @@ class ListQuery(IgnoredQuery):
 
 
 class BatchQuery(IgnoredQuery):
-    """At most 20 ids with commas between them, in exactly one of the two."""
+    """At most 20 IDs, separated by commas, in exactly one of the two."""
 
     task_ids: str | None = None
     external_task_ids: str | None = None
 
 
 class TaskInfo(Shown):
-    """The caller's own id, where it gave one."""
+    """The client's own ID, if it gave one."""
 
     external_task_id: str | None = None
 
@@ -75,7 +75,7 @@ class CreatedData(Shown):
 
 
 class TaskData(CreatedData):
-    """A task; price fields as the provider told them."""
+    """A task. The price fields are the provider's."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -97,7 +97,7 @@ class NewTaskData(Shown):
 
 
 class EnvelopeShown(Shown):
-    """What every answer is wrapped in."""
+    """The envelope of every answer."""
 
     code: Literal[0]
     message: str
@@ -105,7 +105,7 @@ class EnvelopeShown(Shown):
 
 
 class CreatedEnvelope(EnvelopeShown):
-    """The answer to a create."""
+    """The answer to a create request."""
 
     data: CreatedData
 
@@ -123,7 +123,7 @@ class TaskListEnvelope(EnvelopeShown):
 
 
 class NewTasksEnvelope(EnvelopeShown):
-    """The answer to a query for several tasks; unknown ids are absent."""
+    """The answer to a query for several tasks. Unknown IDs are absent."""
 
     data: list[NewTaskData]
 

@@ -1,4 +1,4 @@
-"""What the health checks answer."""
+"""The answers of the health checks."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ class CheckShown(Shown):
     name: str
     ok: bool
     detail: str
-    fatal: Annotated[bool, Field(description="Whether requests cannot be served while it is not ok.")]
+    fatal: Annotated[bool, Field(description="Whether Homing serves no requests while it is not ok.")]
 
 
 class AliveShown(Shown):
@@ -23,7 +23,7 @@ class AliveShown(Shown):
 
 
 class ReadyShown(Shown):
-    """Whether requests can be served, and the reason where they cannot."""
+    """Whether requests can be served, and if not, why."""
 
     ready: bool
     checks: list[CheckShown]

@@ -24,7 +24,7 @@ async def get_stats(request: ApiRequest[Nothing, Nothing]) -> Response:
 
 
 async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
-    """List deliveries about tasks that nobody told us of."""
+    """List callbacks for unknown tasks."""
     orphans = await request.tracker.orphans(limit=request.query.limit)
     return json_response(schemas.OrphansShown(orphans=[show.orphan(orphan) for orphan in orphans]))
 
@@ -41,8 +41,8 @@ async def create_address(request: ApiRequest[Nothing, AddressBody]) -> Response:
     address, url = await request.tracker.create_address(
         request.caller, provider=body.provider, kind=body.kind, label=body.label
     )
-    told = schemas.NewAddressShown(address=show.address(address), callback_url=url)
-    return json_response(told, HTTPStatus.CREATED)
+    shown = schemas.NewAddressShown(address=show.address(address), callback_url=url)
+    return json_response(shown, HTTPStatus.CREATED)
 
 
 async def revoke_address(request: ApiRequest[Nothing, Nothing]) -> Response:
@@ -53,13 +53,13 @@ async def revoke_address(request: ApiRequest[Nothing, Nothing]) -> Response:
     return json_response(show.address(await request.tracker.revoke_address(int(ref), by=request.caller.name)))
 
 
-async def get_alive(request: ApiRequest[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is asked alike
-    """Tell that the process answers."""
+async def get_alive(request: ApiRequest[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is called alike
+    """Return that the process answers."""
     return json_response(health_schemas.AliveShown())
 
 
 async def get_ready(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Tell whether requests can be served, or why not."""
+    """Return whether requests can be served, or why not."""
     checks = await request.tracker.check()
     ready = all(check.ok or not check.fatal for check in checks)
     shown = health_schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])

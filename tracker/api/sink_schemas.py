@@ -1,4 +1,4 @@
-"""What the API takes and shows of events, of the sinks that they go to, and of what those could not be told."""
+"""The queries, bodies and answers of the endpoints of events, sinks and deliveries."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
@@ -15,17 +15,21 @@ Wanted = Annotated[list[Identifier], Field(max_length=MAX_FILTER_VALUES)]
 
 
 class EventQuery(Taken):
-    """Which events to tell: of what is repeated any, of different things all."""
+    """Which events to return. Of several values of one name any matches; of different names all must match."""
 
-    after: Annotated[Cursor | None, Field(description="The cursor to go on from; 0: from the beginning.")] = None
+    after: Annotated[Cursor | None, Field(description="The cursor to continue from; 0: from the beginning.")] = None
     type: Wanted = Field(default=[], description="Such as `succeeded`, `homing.alarm.*`.")
     provider: Wanted = Field(default=[])
     kind: Wanted = Field(default=[], description="May hold `*` and `?`.")
     client: Wanted = Field(default=[], description="Other clients' events; for keys that see all.")
     tag: Wanted = Field(default=[])
-    task: Annotated[Identifier | None, Field(description="Only this task's, by any of its ids.")] = None
-    wait: Annotated[Wait | None, Field(description="A page, once there is an event or the seconds are over.")] = None
-    limit: Annotated[int | None, Field(ge=1, le=MAX_PAGE_SIZE, description="A page of at most so many (100).")] = None
+    task: Annotated[Identifier | None, Field(description="Only events of this task, by any of its IDs.")] = None
+    wait: Annotated[
+        Wait | None, Field(description="Return a page once there is an event, or after so many seconds.")
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=1, le=MAX_PAGE_SIZE, description="Return a page of at most so many (100).")
+    ] = None
 
 
 class AlarmTold(Shown):
@@ -43,10 +47,10 @@ class EventShown(Shown):
     """An event as a CloudEvent."""
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Field(description="The same however often the event is told.")]
+    id: Annotated[str, Field(description="The same in every delivery of the event.")]
     source: str
     type: str
-    subject: Annotated[str, Field(description="The task's id, or what an alarm is counted under.")]
+    subject: Annotated[str, Field(description="The task's ID, or the name that an alarm is counted under.")]
     time: datetime
     datacontenttype: Literal["application/json"]
     dataschema: str
@@ -58,37 +62,40 @@ class EventShown(Shown):
 
 
 class EventsShown(Shown):
-    """A page of events, in the order in which they were committed."""
+    """A page of events, in the order of their commits."""
 
     events: list[EventShown]
-    next: Annotated[int, Field(description="The cursor to go on from.")]
-    more: Annotated[bool, Field(description="Whether the next page can be had at once.")]
+    next: Annotated[int, Field(description="The cursor to continue from.")]
+    more: Annotated[bool, Field(description="Whether the next page is there already.")]
 
 
 class OffShown(Shown):
-    """Why a sink is told nothing, and what turns it on again."""
+    """Why a sink gets no deliveries, and how to resume it."""
 
-    by: Annotated[Literal["receiver", "operator"], Field(description="Who wants no more.")]
-    why: Annotated[str, Field(description="What the receiver answered.")]
-    at: Annotated[datetime | None, Field(description="Since when; null where an operator paused it.")]
-    resume: Annotated[str, Field(description="The request, and the command.")]
+    by: Annotated[Literal["receiver", "operator"], Field(description="Who turned it off.")]
+    why: Annotated[str, Field(description="The answer of the receiver.")]
+    at: Annotated[datetime | None, Field(description="Since when; null if an operator paused it.")]
+    resume: Annotated[str, Field(description="The request and the command that resume it.")]
 
 
 class SinkShown(Shown):
-    """How far one sink is told."""
+    """The progress of one sink."""
 
     name: str
     address: str
-    state: Annotated[Literal["on", "failing", "off"], Field(description="Off: the receiver or you asked for no more.")]
-    off: Annotated[OffShown | None, Field(description="Why it is off; null where it is not.")]
-    named: Annotated[bool, Field(description="Whether the settings of the process that answers name it.")]
-    behind: Annotated[int, Field(description="Events that the relay has not yet looked at for this sink.")]
+    state: Annotated[
+        Literal["on", "failing", "off"],
+        Field(description="Off: its receiver asked for no more, or an operator paused it."),
+    ]
+    off: Annotated[OffShown | None, Field(description="Why it is off; null if it is not.")]
+    named: Annotated[bool, Field(description="Whether the process that answers has it in its settings.")]
+    behind: Annotated[int, Field(description="Events that the relay has not read for this sink yet.")]
     behind_at_least: Annotated[bool, Field(description="Whether there may be more than `behind`.")]
-    waiting: Annotated[int, Field(description="Deliveries that will be tried again.")]
-    dead: Annotated[int, Field(description="Deliveries that were given up.")]
+    waiting: Annotated[int, Field(description="Deliveries that will be retried.")]
+    dead: Annotated[int, Field(description="Deliveries that will not be retried.")]
     delivered: int
-    lag: Annotated[float | None, Field(description="Seconds since the first event that it was not told; null: none.")]
-    failures: Annotated[int, Field(description="Since the last success.")]
+    lag: Annotated[float | None, Field(description="Seconds since its oldest pending event; null: none.")]
+    failures: Annotated[int, Field(description="Failed attempts since the last success.")]
     last_error: str
     last_error_at: datetime | None
     delivered_at: datetime | None
@@ -96,32 +103,32 @@ class SinkShown(Shown):
 
 
 class SinksShown(Shown):
-    """Every sink, by name."""
+    """All sinks, by name."""
 
     sinks: list[SinkShown]
 
 
 class ResumeQuery(Taken):
-    """From where to go on."""
+    """Where to continue."""
 
-    from_now: Annotated[bool, Field(description="Forget what it has missed.")] = False
+    from_now: Annotated[bool, Field(description="Skip the events that it has missed.")] = False
 
 
 class SinkNamed(Shown):
-    """A sink that something was done to."""
+    """A sink, and its state after the request."""
 
     name: str
     state: Literal["on", "off", "forgotten"]
 
 
 class SecretQuery(Taken):
-    """Whose secret: of a sink that signs for each client with another."""
+    """The client, for a sink that has a secret for each client."""
 
     client: Identifier | None = None
 
 
 class SecretShown(Shown):
-    """What a sink's receiver proves our signature with."""
+    """The secrets that a receiver verifies Homing's signature with."""
 
     name: str
     secrets: Annotated[list[str], Field(description="The first signs; all are valid.")]
@@ -131,21 +138,21 @@ class DeliveryQuery(Taken):
     """Which deliveries to list, in the order of their events."""
 
     sink: Identifier | None = None
-    task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
+    task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
     state: Literal["waiting", "dead"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     cursor: Annotated[str | None, Field(max_length=300, description="`next_cursor` of the page before.")] = None
 
 
 class DeliveryShown(Shown):
-    """An event that a sink could not be told at once."""
+    """An event that a sink did not accept at once."""
 
     sink: str
     event_id: str
     type: str
     task_id: str | None
     state: Literal["waiting", "dead"]
-    attempts: Annotated[int, Field(description="0: it waits behind an earlier event of its task.")]
+    attempts: Annotated[int, Field(description="0: it waits for an earlier event of its task.")]
     error: str
     first_at: datetime
     last_at: datetime
@@ -153,20 +160,20 @@ class DeliveryShown(Shown):
 
 
 class DeliveriesShown(Shown):
-    """Deliveries that wait or are dead."""
+    """Pending and dead deliveries."""
 
     deliveries: list[DeliveryShown]
     next_cursor: str | None
 
 
 class ReplayBody(Taken):
-    """Which events to tell a sink again; what is given narrows."""
+    """The events to replay to a sink. Each field that is given narrows them."""
 
     sink: Identifier
-    task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
+    task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
     since: Moment | None = None
     until: Moment | None = None
-    dead: Annotated[bool, Field(description="Only those that were given up.")] = False
+    dead: Annotated[bool, Field(description="Only deliveries that will not be retried.")] = False
     dry_run: Annotated[bool, Field(description="Only count them.")] = True
 
     @model_validator(mode="after")
@@ -177,18 +184,18 @@ class ReplayBody(Taken):
 
 
 class ReplayShown(Shown):
-    """How many events are told again, or would be."""
+    """How many events are replayed, or would be."""
 
     count: int
     dry_run: bool
 
 
 class GiveUpBody(Taken):
-    """Which owed deliveries to give up; what is given narrows."""
+    """The pending deliveries to stop retrying. Each field that is given narrows them."""
 
-    sink: Annotated[Identifier | None, Field(description="Only what this one is owed.")] = None
-    task: Annotated[Identifier | None, Field(description="Any of its ids.")] = None
-    event: Annotated[Identifier | None, Field(description="The id of an event.")] = None
+    sink: Annotated[Identifier | None, Field(description="Only deliveries to this sink.")] = None
+    task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
+    event: Annotated[Identifier | None, Field(description="The ID of an event.")] = None
     dry_run: Annotated[bool, Field(description="Only count them.")] = True
 
     @model_validator(mode="after")
@@ -199,7 +206,7 @@ class GiveUpBody(Taken):
 
 
 class GiveUpShown(Shown):
-    """How many deliveries are given up, or would be."""
+    """How many deliveries are not retried any more, or would not be."""
 
     count: int
     dry_run: bool

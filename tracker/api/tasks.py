@@ -43,7 +43,7 @@ async def list_tasks(request: ApiRequest[TaskQuery, Nothing]) -> Response:
 
 
 async def get_task(request: ApiRequest[WaitQuery, Nothing]) -> Response:
-    """Tell what is believed about one task; with `wait`, once that changes.
+    """Return one task; with `wait`, once it changes.
 
     A client may also send the version that it knows as an ETag.
     """
@@ -67,7 +67,7 @@ async def get_task(request: ApiRequest[WaitQuery, Nothing]) -> Response:
 
 
 async def get_history(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Show each observation of a task: who said it, how far it was believed, and why."""
+    """Show each observation of a task: its source, its trust level and its effect."""
     task, entries = await request.tracker.history(request.caller, request.ref)
     shown = [show.entry(entry, with_body=request.caller.sees_all) for entry in entries]
     state = await request.tracker.watch.state(task.provider, task.account)
@@ -76,13 +76,13 @@ async def get_history(request: ApiRequest[Nothing, Nothing]) -> Response:
 
 
 async def poll_task(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Ask the provider about a task now."""
+    """Poll the provider about a task now."""
     task, outcome = await request.tracker.poll(request.caller, request.ref)
     return json_response(schemas.PolledShown(task=show.task(task), outcome=outcome))
 
 
 async def resolve_task(request: ApiRequest[Nothing, ResolveBody]) -> Response:
-    """Settle a task that cannot be settled by asking."""
+    """Resolve a task by hand that no poll can settle."""
     body = request.body
     status = Status(body.status) if body.status is not None else None
     task = await request.tracker.resolve(
@@ -92,14 +92,14 @@ async def resolve_task(request: ApiRequest[Nothing, ResolveBody]) -> Response:
 
 
 async def attach_task(request: ApiRequest[Nothing, AttachBody]) -> Response:
-    """Tell the provider's id of a task that was expected."""
+    """Attach the provider's ID to a task that was expected."""
     return json_response(
         show.task(await request.tracker.attach(request.caller, request.ref, request.body.provider_task_id))
     )
 
 
 async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
-    """Write a task down before you submit it yourself, and get a callback address for it."""
+    """Record a task before you submit it yourself, and get a callback URL for it."""
     body = request.body
     expected = await request.tracker.expect(
         request.caller,
@@ -114,7 +114,7 @@ async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
 
 
 async def adopt_task(request: ApiRequest[Nothing, AdoptBody]) -> Response:
-    """Take on a task that is already running at the provider."""
+    """Adopt a task that is already running at the provider."""
     body = request.body
     task = await request.tracker.adopt(
         request.caller,

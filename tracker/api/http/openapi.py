@@ -30,7 +30,7 @@ REF_TEMPLATE: Final = "#/components/schemas/{model}"
 INTRODUCTION: Final = (
     "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`; below the gateway's "
     "paths the provider's own HS256 token is taken too. A client sees its own tasks; a key may be marked to see all. "
-    "Wherever a path takes a task's id it takes ours, the provider's, or your own external id."
+    "Wherever a path takes a task's ID it takes Homing's, the provider's, or your own external ID."
 )
 # The errors of every secured endpoint, and of every one with a body.
 AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavailable)

@@ -1,4 +1,4 @@
-"""What every endpoint takes and shows: pydantic at the edge only, inside speak the values of ``tracker.model``."""
+"""The base classes of the models of requests and answers; pydantic is used in the API only."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Taken(BaseModel):
-    """A body or a query: unknown names are refused, so that a misspelt one is not silently nothing."""
+    """A body or a query. Unknown names are refused, so that a misspelt one is not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -24,7 +24,7 @@ class Nothing(Taken):
 class ProblemShown(Shown):
     """A problem document (RFC 9457)."""
 
-    type: Annotated[str, Field(description="urn:homing:problem: and the kind of problem.")]
+    type: Annotated[str, Field(description="`urn:homing:problem:` and the kind of problem.")]
     title: str
     status: int
     detail: Annotated[str, Field(description="What is wrong, for the person who has to act.")]
