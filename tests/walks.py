@@ -78,6 +78,13 @@ async def submission(home: House, walk: Walk) -> None:
         await home.created()
 
 
+async def task_read(home: House, walk: Walk) -> None:
+    ref = await home.created()
+    with walk.walked():
+        answer = await home.client.get(f"/v1/tasks/{ref}")
+    assert answer.is_success, answer.text
+
+
 async def delivery(home: House, walk: Walk) -> None:
     async with WebReceiver() as receiver:
         address = f"{receiver.url}#name=shop&from=beginning"
@@ -118,6 +125,7 @@ async def reconciler_round(home: House, walk: Walk) -> None:
 WALKS: Final[dict[str, Callable[[House, Walk], Awaitable[None]]]] = {
     "one callback": callback,
     "one submission": submission,
+    "one read of a task": task_read,
     "one webhook delivery": delivery,
     "one reconciler round, two stale tasks": reconciler_round,
 }
