@@ -67,7 +67,7 @@ async def test_an_endless_body_is_given_up_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize("announced", ["1001", "9" * 5000])
-async def test_an_announced_length_that_is_too_large_is_refused_before_a_byte_is_read(announced: str) -> None:
+async def test_announced_length_too_large_is_refused_unread(announced: str) -> None:
     async def receive() -> Message:
         raise AssertionError("read all the same")
 

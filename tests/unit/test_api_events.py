@@ -77,7 +77,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApi]:
 
 
 @given(st.lists(st.sampled_from([*CLIENTS, None]), max_size=12), st.sampled_from(KEYS), st.integers(1, 5), st.data())
-def test_a_key_is_told_of_its_own_tasks_all_of_them_and_nothing_else(
+def test_key_gets_all_events_of_its_own_tasks_and_no_others(
     examples: OpenApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
 ) -> None:
     """Whatever filter of clients it asks for; who sees all is told of everybody's tasks and of alarms."""

@@ -204,7 +204,7 @@ def test_routes_without_a_key_are_not_made() -> None:
         routes(closed_tracker(), Access())
 
 
-async def test_the_routes_keep_their_guard_and_their_ids_where_they_are_mounted(api: ApiHarness) -> None:
+async def test_mounted_routes_keep_their_guard_and_their_ids(api: ApiHarness) -> None:
     await api.add(a_task(client="studio", external_id="mine/1"))
     app = Starlette(routes=[Mount("/homing", routes=routes(api.tracker, KEYED))])
 

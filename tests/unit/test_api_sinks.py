@@ -95,7 +95,7 @@ def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     assert (well.state, well.lag, off.state, settled.state) == ("on", None, "off", "on")
 
 
-def test_a_sink_that_is_off_says_who_turned_it_off_since_when_and_how_to_go_on() -> None:
+def test_sink_that_is_off_shows_who_why_when_and_how_to_resume() -> None:
     gone = replace(FAILING, on=False, last_error="410 Gone")
 
     refused, paused, told = [

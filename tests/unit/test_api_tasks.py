@@ -399,7 +399,7 @@ GOOD = {"provider": "kling", "kind": OMNI}
         {**GOOD, "surprise": 1},
     ],
 )
-async def test_a_field_that_cannot_be_meant_is_refused_without_repeating_it(body: dict[str, Any]) -> None:
+async def test_invalid_field_is_refused_without_quoting_it(body: dict[str, Any]) -> None:
     async with closed_client() as client:
         detail = is_problem(await client.post("/v1/tasks/expect", json=body), 400, "invalid-request")
     assert detail
@@ -424,7 +424,7 @@ async def test_a_field_that_cannot_be_meant_is_refused_without_repeating_it(body
         b"[" * 200_000,
     ],
 )
-async def test_a_body_that_is_no_json_object_within_bounds_is_unreadable(raw: bytes) -> None:
+async def test_body_that_is_no_bounded_json_object_is_unreadable(raw: bytes) -> None:
     async with closed_client() as client:
         reply = await client.post("/v1/tasks/expect", content=raw, headers={"content-type": "application/json"})
     is_problem(reply, 400, "unreadable")
@@ -447,7 +447,7 @@ async def test_a_charset_may_follow_the_media_type(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/task", "/v1/tasks/", "/v1/tasks/a/b", "/v1/tasks/a/poll/x"])
-async def test_an_unknown_path_is_a_problem_that_names_the_list_of_paths(path: str) -> None:
+async def test_unknown_path_is_a_problem_that_names_openapi_json(path: str) -> None:
     async with closed_client() as client:
         assert "/openapi.json" in is_problem(await client.get(path), 404, "nothing-here")
 
@@ -523,7 +523,7 @@ def test_the_providers_words_about_our_credential_are_not_told() -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
-async def test_what_the_provider_says_of_our_credential_reaches_no_client(api: ApiHarness) -> None:
+async def test_providers_words_on_the_credential_reach_no_client(api: ApiHarness) -> None:
     api.provider.always = kling_error(401, 1002, "access key ak-made-up is not known")
 
     async with api.client() as client:
@@ -537,9 +537,7 @@ async def test_what_the_provider_says_of_our_credential_reaches_no_client(api: A
     assert not [reply for reply in replies if "ak-made-up" in reply.text]
 
 
-async def test_what_nobody_foresaw_is_a_500_without_a_word_of_it_in_answer_or_log(
-    api: ApiHarness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unexpected_error_is_a_500_that_quotes_nothing(api: ApiHarness, caplog: pytest.LogCaptureFixture) -> None:
     api.provider.always = RuntimeError("made-up-secret")
 
     async with api.client() as client:
@@ -553,7 +551,7 @@ async def test_what_nobody_foresaw_is_a_500_without_a_word_of_it_in_answer_or_lo
     assert "RuntimeError" in caplog.text
 
 
-async def test_the_log_line_holds_the_template_and_never_the_path_or_the_key(
+async def test_log_line_has_the_path_template_and_no_id_or_key(
     api: ApiHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     await api.add(a_task(client="studio", external_id="mine-1"))

@@ -116,7 +116,7 @@ async def the_submit_ended() -> None:
 
 
 @pytest.mark.parametrize("left_at_the_end", [False, True])
-async def test_a_client_that_has_gone_was_not_answered_and_its_submit_went_on(
+async def test_submission_goes_on_after_its_client_disconnects(
     api: ApiHarness,
     left_at_the_end: bool,  # noqa: FBT001 - a parameter
 ) -> None:
@@ -178,7 +178,7 @@ async def test_tags_come_in_a_header(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("header", ["%FF", "a" * 8193])
-async def test_a_header_of_tags_that_cannot_be_used_is_refused_before_anything_is_sent(header: str) -> None:
+async def test_unusable_tags_are_refused_before_anything_is_sent(header: str) -> None:
     async with closed_client() as client:
         refusal(await client.post(OMNI, json=SEED, headers={"homing-tags": header}), 400, 1201)
 
@@ -353,7 +353,7 @@ async def test_a_body_must_say_that_it_is_json() -> None:
         refusal(await client.post(OMNI, content=b'{"prompt":"a"}', headers={"content-type": "text/plain"}), 415, 1200)
 
 
-async def test_ten_images_in_base64_are_taken_and_the_limit_is_settable(api: ApiHarness) -> None:
+async def test_ten_base64_images_are_taken_and_the_limit_is_settable(api: ApiHarness) -> None:
     body = {"prompt": "a", "image_list": [{"image": "A" * 3_000_000} for _ in range(10)]}
 
     async with api.client() as client:
@@ -386,7 +386,7 @@ async def test_a_dripping_body_is_408_and_the_connection_is_closed() -> None:
 
 
 @prefixed
-async def test_a_finished_task_is_told_in_the_legacy_shape_under_all_its_ids(api: ApiHarness, prefix: str) -> None:
+async def test_finished_task_is_in_the_legacy_shape_under_each_id(api: ApiHarness, prefix: str) -> None:
     task = a_success(external_id="mine/1")
     await api.add(task)
 
@@ -486,9 +486,7 @@ async def test_a_client_lists_only_its_own_tasks(api: ApiHarness) -> None:
 
 @prefixed
 @pytest.mark.parametrize("field", ["task_ids", "external_task_ids"])
-async def test_several_tasks_are_told_in_the_new_shape_and_unknown_ones_are_absent(
-    api: ApiHarness, prefix: str, field: str
-) -> None:
+async def test_batch_is_in_the_new_shape_without_unknown_ids(api: ApiHarness, prefix: str, field: str) -> None:
     finished, running = a_success(1, external_id="mine-1"), a_task(2)
     await api.add(finished, running)
     api.provider.add("8000000007", status="succeed")
