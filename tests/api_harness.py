@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 from starlette.types import ASGIApp
@@ -24,11 +25,13 @@ from tracker.model.records import TaskFilter
 from tracker.model.sinks import NewSink
 from tracker.model.task import Caller, Event, Task
 from tracker.providers.base import Account, Call, Reply
+from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 PUBLIC_URL: Final = "https://homing.example.com"
 OPERATOR: Final = Caller(name="local", sees_all=True)
+T = TypeVar("T")
 CONDITION_LIMIT_SECONDS: Final = 20
 
 
@@ -74,10 +77,10 @@ def settings_of(url: str, **changes: Any) -> Settings:
     return Settings.model_validate(usual | changes)
 
 
-def create_test_tracker(settings: Settings, provider: RecordedKling) -> Tracker:
+def create_test_tracker(settings: Settings, provider: RecordedKling, policy: Policy | None = None) -> Tracker:
     """Make a tracker on the clock of its provider; it is not open."""
     clock = provider.clock
-    return create_tracker(settings, clock=clock, monotonic=clock.monotonic, transport=provider)
+    return create_tracker(settings, policy=policy, clock=clock, monotonic=clock.monotonic, transport=provider)
 
 
 def closed_tracker(**settings: Any) -> Tracker:
@@ -117,11 +120,30 @@ class ApiHarness:
 
 
 @asynccontextmanager
-async def api_harness(folder: Path, **settings: Any) -> AsyncIterator[ApiHarness]:
+async def api_harness(folder: Path, *, policy: Policy | None = None, **settings: Any) -> AsyncIterator[ApiHarness]:
     """Open a tracker on the database of a folder."""
     provider, chosen = RecordedKling(), settings_of(sqlite_url(folder), **settings)
-    async with create_test_tracker(chosen, provider) as tracker:
+    async with create_test_tracker(chosen, provider, policy) as tracker:
         yield ApiHarness(settings=chosen, tracker=tracker, provider=provider)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedApi:
+    """An API that several tests, or many examples of one, share: it has an event loop of its own."""
+
+    api: ApiHarness
+    run: Callable[[Coroutine[Any, Any, T]], T]
+
+
+@contextmanager
+def shared_api(opening: AbstractAsyncContextManager[ApiHarness]) -> Iterator[SharedApi]:
+    """Open an API for the time of a module."""
+    with asyncio.Runner() as runner:
+        api = runner.run(opening.__aenter__())
+        try:
+            yield SharedApi(api, runner.run)
+        finally:
+            runner.run(opening.__aexit__(None, None, None))
 
 
 def api_client(
@@ -139,7 +161,14 @@ def api_client(
 
 def closed_client(access: Access = LOCAL_ACCESS, *, limits: Limits | None = None, **options: Any) -> httpx.AsyncClient:
     """Return a client of the API over a closed tracker, for requests that are answered before a row is needed."""
-    return api_client(create_api(closed_tracker(), access, limits=limits or Limits()), **options)
+    app = _usual_closed_api() if access is LOCAL_ACCESS and limits is None else None
+    return api_client(app or create_api(closed_tracker(), access, limits=limits or Limits()), **options)
+
+
+@cache
+def _usual_closed_api() -> ASGIApp:
+    # It keeps nothing of a request. To make it takes longer than most requests.
+    return create_api(closed_tracker(), LOCAL_ACCESS)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 
-from tests.api_harness import ApiHarness, closed_client, until
+from tests.api_harness import ApiHarness, api_harness, closed_client, until
 from tests.events import a_success
 from tracker.api import Access, Limits
 from tracker.model.keys import NamedKey
+from tracker.rules.schedule import Policy
 
 WAIT = "/v1/events?wait=55"
 OMNI = "/v1/images/omni-image"
@@ -18,7 +20,9 @@ KEYS = Access(
 STUDIO = {"authorization": "Bearer made-up-studio-key"}
 STREAMING = STUDIO | {"accept": "text/event-stream"}
 OTHER = {"authorization": "Bearer made-up-other-key"}
-FIVE_MIB = b'{"prompt":"a cat","image_list":[{"image":"' + b"A" * (5 << 20) + b'"}]}'
+# Bodies and the rooms for them are smaller by this factor, so that the test is quick.
+SCALE = 16
+FIVE_MIB = b'{"prompt":"a cat","image_list":[{"image":"' + b"A" * ((5 << 20) // SCALE) + b'"}]}'
 
 
 async def pieces(*sent: bytes, gate: asyncio.Event | None = None) -> AsyncIterator[bytes]:
@@ -47,10 +51,12 @@ async def test_announced_bodies_without_bytes_block_nobody(api: ApiHarness) -> N
     assert [reply.status_code for reply in replies] == [200] * 3
 
 
-async def test_twenty_chunked_submits_to_a_slow_provider_pass(api: ApiHarness) -> None:
-    gate = api.provider.gate = asyncio.Event()
+async def test_twenty_chunked_submits_to_a_slow_provider_pass(tmp_path: Path) -> None:
+    policy = Policy(submission_room=Policy().submission_room // SCALE)
+    limits = Limits(body_room=Limits().body_room // SCALE)
     body = FIVE_MIB
-    async with api.client() as client:
+    async with api_harness(tmp_path, policy=policy) as api, api.client(limits=limits) as client:
+        gate = api.provider.gate = asyncio.Event()
         sending = [
             asyncio.create_task(
                 client.post(OMNI, content=pieces(body[:99], body[99:]), headers={"content-type": "application/json"})

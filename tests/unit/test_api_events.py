@@ -3,17 +3,15 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
-from tests.api_harness import ApiHarness, api_harness
+from tests.api_harness import ApiHarness, SharedApi, api_harness, shared_api
 from tests.builders import NOW, a_task, an_event, writing
 from tests.events import an_event as published
 from tests.events import readable
@@ -56,35 +54,21 @@ async def happen(api: ApiHarness, whose: Sequence[str | None]) -> list[Published
     return readable(await outbox.events(after=before, limit=1_000))
 
 
-class OpenApi:
-    """An API on an event loop of its own, for a test of many examples."""
-
-    def __init__(self, folder: Path) -> None:
-        self.runner = asyncio.Runner()
-        self._open = AsyncExitStack()
-        self.api = self.runner.run(self._open.enter_async_context(api_harness(folder)))
-
-    def close(self) -> None:
-        self.runner.run(self._open.aclose())
-        self.runner.close()
-
-
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApi]:
-    one = OpenApi(tmp_path_factory.mktemp("events"))
-    yield one
-    one.close()
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
+    with shared_api(api_harness(tmp_path_factory.mktemp("events"))) as one:
+        yield one
 
 
 @given(st.lists(st.sampled_from([*CLIENTS, None]), max_size=12), st.sampled_from(KEYS), st.integers(1, 5), st.data())
 def test_key_gets_all_events_of_its_own_tasks_and_no_others(
-    examples: OpenApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
+    shared: SharedApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
 ) -> None:
     """Whatever filter of clients it asks for; who sees all is told of everybody's tasks and of alarms."""
     wished = data.draw(st.sets(st.sampled_from(CLIENTS if key.sees_all else [key.name])))
 
     async def read() -> tuple[list[object], list[PublishedEvent]]:
-        api, found, more = examples.api, list[dict[str, object]](), True
+        api, found, more = shared.api, list[dict[str, object]](), True
         after = await api.tracker.feed.now()
         events = await happen(api, whose)
         headers = {"authorization": f"Bearer {key.key}", **PAGE}
@@ -95,7 +79,7 @@ def test_key_gets_all_events_of_its_own_tasks_and_no_others(
                 found, after, more = found + page["events"], page["next"], page["more"]
         return [each["subject"] for each in found], events
 
-    shown, events = examples.runner.run(read())
+    shown, events = shared.run(read())
 
     assert len(events) == len(whose)
     assert shown == [

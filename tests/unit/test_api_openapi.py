@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-from tests.api_harness import OPERATOR, ApiHarness, api_client, api_harness, closed_client, closed_tracker
+from tests.api_harness import (
+    OPERATOR,
+    ApiHarness,
+    SharedApi,
+    api_client,
+    api_harness,
+    closed_client,
+    closed_tracker,
+    shared_api,
+)
 from tests.builders import OMNI, a_task, an_entry, an_event
 from tests.events import a_success
 from tests.keys import LOCAL_ACCESS
@@ -29,7 +39,7 @@ DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
 BODIES: dict[str, dict[str, Any]] = {
     "expect_task": {"provider": "kling", "kind": OMNI},
     "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
-    "attach_task": {"provider_task_id": "8000000002"},
+    "attach_task": {"provider_task_id": "8001"},
     "resolve_task": {"status": "rejected"},
     "create_address": {"provider": "kling"},
     "replay": {"sink": "shop", "dead": True},
@@ -82,39 +92,44 @@ def check(instance: object, schema: dict[str, Any]) -> None:
 
 
 SINKS = "https://shop.example/hook#name=shop"
-OPEN_TASK = a_task(2)
-# The provider knows these.
-ADOPTABLE = "8009"
-ATTACHABLE = "8000000002"
+TASKS = {kind: a_success(number, kind=kind, client="local") for number, kind in enumerate(SHOWN_KINDS, start=1)}
+FINISHED = replace(TASKS[OMNI], external_id="mine-1", tags=("spring",))
+TO_ATTACH, TO_POLL, TO_RESOLVE = (a_task(number) for number in (11, 12, 13))
 # What these act on is not the finished task, or not the sink of the settings.
 ACTS_ON = {
-    "adopt_task": ADOPTABLE,
-    "attach_task": OPEN_TASK.id,
-    "poll_task": OPEN_TASK.id,
-    "resolve_task": OPEN_TASK.id,
+    "attach_task": TO_ATTACH.id,
+    "poll_task": TO_POLL.id,
+    "resolve_task": TO_RESOLVE.id,
     "forget_sink": "old",
     "revoke_address": "1",
 }
 
 
 @asynccontextmanager
-async def opened(folder: Path, path: str) -> AsyncIterator[ApiHarness]:
-    """Open an API in which each operation finds something: for the gateway a task of the kind that is in ``path``."""
-    finished = a_success(external_id="mine-1", tags=("spring",), kind=KIND_OF.get(path, OMNI), client="local")
+async def opened(folder: Path) -> AsyncIterator[ApiHarness]:
+    """Open an API in which each operation finds something."""
     async with api_harness(folder, sinks=SINKS) as api:
-        await api.add(OPEN_TASK)
-        await api.add(finished, entries=[an_entry(finished, "one")], events=[an_event(finished, 3, "succeeded")])
+        others = [task for task in TASKS.values() if task.id != FINISHED.id]
+        await api.add(*others, TO_ATTACH, TO_POLL, TO_RESOLVE)
+        await api.add(FINISHED, entries=[an_entry(FINISHED, "one")], events=[an_event(FINISHED, 3, "succeeded")])
         await api.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="ids that disagree")
         await api.register_sinks(NewSink(name="old", address="https://old.example"))
         await api.tracker.create_address(OPERATOR, provider="kling")
-        api.provider.add(ADOPTABLE)
-        api.provider.add(ATTACHABLE, external_id=OPEN_TASK.id, status="processing")
+        for task_id, external_id in (("8001", TO_ATTACH.id), ("8002", TO_POLL.id), ("8009", "theirs")):
+            api.provider.add(task_id, external_id=external_id, status="processing")
         yield api
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
+    with shared_api(opened(tmp_path_factory.mktemp("openapi"))) as one:
+        yield one
 
 
 def path_of(path: str, name: str) -> str:
     thing = ACTS_ON.get(name)
-    return path.replace("{name}", thing or "shop").replace("{ref}", thing or a_success().id)
+    task = TASKS[KIND_OF.get(path, OMNI)]
+    return path.replace("{name}", thing or "shop").replace("{ref}", thing or task.id)
 
 
 def query_of(path: str) -> str:
@@ -147,27 +162,31 @@ def test_routes_and_documented_operations_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_operation_answers_and_takes_parameters_as_documented(
-    tmp_path: Path, method: str, path: str, operation: dict[str, Any]
+def test_operation_answers_and_takes_parameters_as_documented(
+    shared: SharedApi, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     name = operation["operationId"]
     body, address = body_of(name), path_of(path, name)
     assert (body is not None) == ("requestBody" in operation)
     if body is not None:
         check(body, operation["requestBody"]["content"]["application/json"]["schema"])
-    async with opened(tmp_path, path) as api, api.client(headers=PLAIN) as client:
-        undocumented = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
-        reply = await client.request(method.upper(), address + query_of(path), json=body)
-        assert reply.is_success, reply.text
-        assert documented(operation, reply)
-        for parameter in operation["parameters"]:
-            if parameter["in"] == "query":
-                where = address.replace("/shop/secret", "/callbacks/secret")
-                params = {parameter["name"]: VALUES[parameter["name"]]}
-                taken = await client.request(method.upper(), where, params=params, json=body)
-                assert taken.is_success, (params, taken.text)
+
+    async def ask() -> httpx.Response:
+        async with shared.api.client(headers=PLAIN) as client:
+            undocumented = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
+            reply = await client.request(method.upper(), address + query_of(path), json=body)
+            assert reply.is_success, reply.text
+            assert documented(operation, reply)
+            for parameter in operation["parameters"]:
+                if parameter["in"] == "query":
+                    where = address.replace("/shop/secret", "/callbacks/secret")
+                    params = {parameter["name"]: VALUES[parameter["name"]]}
+                    taken = await client.request(method.upper(), where, params=params, json=body)
+                    assert taken.is_success, (params, taken.text)
+        return undocumented
+
     ignored = operation["tags"] == ["gateway"] and method == "get" and not query_of(path)
-    assert undocumented.status_code == (200 if ignored else 400)
+    assert shared.run(ask()).status_code == (200 if ignored else 400)
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
@@ -266,22 +285,24 @@ def edges(field: dict[str, Any]) -> tuple[list[object], list[object]]:
 
 
 @pytest.mark.parametrize("name", PAGE["body"])
-async def test_documented_page_field_has_its_bounds_in_schema(api: ApiHarness, name: str) -> None:
+def test_documented_page_field_has_its_bounds_in_schema(shared: SharedApi, name: str) -> None:
     field, schema = PAGE["body"][name], DOCUMENT["components"]["schemas"]["OmniImageBody"]
     good, bad = edges(field)
     if name == "callback_url":
         good = ["https://client.example.com/done"]
 
+    async def created(value: object) -> int:
+        async with shared.api.client() as client:
+            reply = await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat", name: value})
+        return reply.status_code
+
     assert (name in schema["required"]) is field.get("required", False)
-    async with api.client() as client:
-        for value in good:
-            body = {"prompt": "a cat", name: value}
-            assert fits(schema, body), body
-            assert (await client.post("/kling/v1/images/omni-image", json=body)).status_code == 200
-        for value in bad:
-            body = {"prompt": "a cat", name: value}
-            assert not fits(schema, body) or isinstance(value, bool), body
-            assert (await client.post("/kling/v1/images/omni-image", json=body)).status_code == 400, body
+    for value in good:
+        assert fits(schema, {"prompt": "a cat", name: value}), value
+        assert shared.run(created(value)) == 200, value
+    for value in bad:
+        assert not fits(schema, {"prompt": "a cat", name: value}) or isinstance(value, bool), value
+        assert shared.run(created(value)) == 400, value
 
 
 async def test_documented_page_reply_is_what_a_create_returns(api: ApiHarness) -> None:
