@@ -20,10 +20,10 @@ from tests.fakes import Clock, FakeKling, Made
 from tests.keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tracker.api import Access, Limits, create_api
 from tracker.app import create_tracker, sinks_of
-from tracker.model.changes import Entry
+from tracker.model.changes import Entry, RaisedAlarm
 from tracker.model.records import TaskFilter
 from tracker.model.sinks import NewSink
-from tracker.model.task import Caller, Event, Task
+from tracker.model.task import Alarm, Caller, Event, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
@@ -107,6 +107,11 @@ class ApiHarness:
         works = [writing(task) for task in tasks[:-1]]
         works.append(writing(tasks[-1], entries=tuple(entries), events=tuple(events)))
         await self.tracker.store.apply(works)
+
+    async def raise_alarm(self, detail: str) -> None:
+        """Record an alarm that belongs to no task."""
+        alarm = RaisedAlarm(kind=Alarm.MISMATCH, provider="kling", at=NOW, task_id=None, detail=detail)
+        await self.tracker.store.apply([writing(result=None, alarms=(alarm,))])
 
     async def tasks(self) -> Sequence[Task]:
         """Return every task, oldest first."""

@@ -32,7 +32,6 @@ from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import ApiRoute, RouteIndex
 from tracker.model.event import JSON_TYPE
 from tracker.model.sinks import NewSink
-from tracker.model.task import Alarm
 from tracker.providers.kling import Kling
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
@@ -112,7 +111,7 @@ async def opened(folder: Path) -> AsyncIterator[ApiHarness]:
         others = [task for task in TASKS.values() if task.id != FINISHED.id]
         await api.add(*others, TO_ATTACH, TO_POLL, TO_RESOLVE)
         await api.add(FINISHED, entries=[an_entry(FINISHED, "one")], events=[an_event(FINISHED, 3, "succeeded")])
-        await api.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="ids that disagree")
+        await api.raise_alarm("ids that disagree")
         await api.register_sinks(NewSink(name="old", address="https://old.example"))
         await api.tracker.create_address(OPERATOR, provider="kling")
         for task_id, external_id in (("8001", TO_ATTACH.id), ("8002", TO_POLL.id), ("8009", "theirs")):

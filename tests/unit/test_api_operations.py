@@ -20,7 +20,7 @@ from tracker.api.rendering import check
 from tracker.errors import SettingsError
 from tracker.model.keys import NamedKey
 from tracker.model.records import Check
-from tracker.model.task import Alarm, Status
+from tracker.model.task import Status
 from tracker.service.account_watch import IN_A_ROW
 
 KEYED = Access(
@@ -37,7 +37,7 @@ STUDIOS = {"authorization": "Bearer made-up-studio-key"}
 
 async def test_stats_show_counts_and_alarms(api: ApiHarness) -> None:
     await api.add(a_task(1, status=Status.SUBMITTED), a_task(2, status=Status.SUBMITTED))
-    await api.tracker.alarm(Alarm.MISMATCH, provider="kling", detail="ids that disagree")
+    await api.raise_alarm("ids that disagree")
 
     async with api.client() as client:
         shown = (await client.get("/v1/stats")).json()
