@@ -140,7 +140,7 @@ async def _claims(sizes: Mapping[int, str]) -> Asked:
                 now = DUE + 2 * LEASE * ((number + 1) * CLAIMS + claim)
                 for count, store in stores.items():
                     began = perf_counter()
-                    claimed = await store.claim_due(now=now, limit=OPEN, owner=deliveries.CLIENT, lease=LEASE)
+                    claimed = await store.due_tasks.acquire(now=now, limit=OPEN, owner=deliveries.CLIENT, lease=LEASE)
                     milliseconds[count].append((perf_counter() - began) * 1000)
                     if len(claimed) != OPEN:
                         raise Broken(f"{len(claimed)} of {OPEN} due tasks were claimed")

@@ -166,7 +166,7 @@ async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], boo
     """Look at the sink again and again, and give it once it is so."""
     until = perf_counter() + EVENTS / SLOWEST
     while True:
-        for state in await tracker.store.outbox.states():
+        for state in await tracker.store.sinks.states():
             if state.name == name and reached(state):
                 return state
             if state.name == name and perf_counter() > until:

@@ -117,7 +117,7 @@ class _Simulation:
     async def _live(self, reconciler: Reconciler) -> None:
         round_at = self._clock.now
         while self._open():
-            due = await self._tracker.store.next_due()
+            due = await self._tracker.store.due_tasks.next_due()
             # The reconciler looks every so often; what is due in between waits for it.
             next_round = None if due is None else round_at + max(-(-(due - round_at) // IDLE), 1) * IDLE
             if self._events and (next_round is None or self._events[0][0] <= next_round):

@@ -115,13 +115,13 @@ class ApiHarness:
 
     async def tasks(self) -> Sequence[Task]:
         """Return every task, oldest first."""
-        page = await self.tracker.store.page(TaskFilter(), limit=200, cursor=None)
+        page = await self.tracker.store.task_pages.page(TaskFilter(), limit=200, cursor=None)
         return page.tasks[::-1]
 
     async def register_sinks(self, *others: NewSink) -> None:
         """Record the sinks that the settings name, as the relay does when it starts, and others."""
         named = [new for new, _ in sinks_of(self.settings, self.tracker)]
-        await self.tracker.store.outbox.register([*named, *others], now=NOW)
+        await self.tracker.store.sinks.register([*named, *others], now=NOW)
 
 
 @asynccontextmanager

@@ -36,24 +36,24 @@ class Stage:
 
     async def happen(self, *tasks: int) -> list[PublishedEvent]:
         """Let one event after the other happen, each to a task by its number; give them."""
-        before = await self.store.outbox.latest()
+        before = await self.store.events.latest()
         for number in tasks:
             version = self.versions[number] = self.versions[number] + 1
             status = STATUSES[min(version - 2, 2)]
             task = a_task(number, status=Status(status), version=version)
             await self.store.apply([writing(task, events=(an_event(task, version, status),))])
         self.feed.hint()
-        return readable(await self.store.outbox.events(after=before, limit=10_000))
+        return readable(await self.store.events.read(after=before, limit=10_000))
 
     async def teller(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:
         """Claim the sink, and give who tells it."""
         address = f"https://{sink.name}.example"
         new = NewSink(name=sink.name, address=address, beginning=True)
-        await self.store.outbox.register([new], now=self.clock())
-        state = await self.store.outbox.claim(sink.name, owner=owner, now=self.clock(), lease=self.timing.lease)
+        await self.store.sinks.register([new], now=self.clock())
+        state = await self.store.sinks.acquire_lease(sink.name, owner=owner, now=self.clock(), lease=self.timing.lease)
         assert state is not None
         return SinkWorker(
-            self.store.outbox,
+            self.store.progress,
             self.feed,
             sink,
             state,
@@ -65,7 +65,7 @@ class Stage:
 
     async def new(self, teller: SinkWorker) -> int:
         """Let it tell one page of what is new, where there is some."""
-        if await self.store.outbox.latest() > teller.cursor:
+        if await self.store.events.latest() > teller.cursor:
             assert await self.feed.beyond(teller.cursor, within=SOON)
         return await teller.deliver_new()
 
@@ -83,20 +83,20 @@ class Stage:
             pass
 
     async def state(self, name: str = "shop") -> SinkState:
-        return next(state for state in await self.store.outbox.states() if state.name == name)
+        return next(state for state in await self.store.sinks.states() if state.name == name)
 
     async def owed(self, name: str = "shop") -> Sequence[Delivery]:
-        return await self.store.outbox.deliveries(sink=name, dead=False, limit=10_000)
+        return await self.store.deliveries.page(sink=name, dead=False, limit=10_000)
 
     async def dead(self, name: str = "shop") -> Sequence[Delivery]:
-        return await self.store.outbox.deliveries(sink=name, dead=True, limit=10_000)
+        return await self.store.deliveries.page(sink=name, dead=True, limit=10_000)
 
 
 @asynccontextmanager
 async def stage(url: str, timing: RelayTiming = RELAY_TIMING) -> AsyncIterator[Stage]:
     store = Store(url)
     await store.open()
-    feed = Feed(store.outbox)
+    feed = Feed(store.events)
     await feed.open()
     try:
         yield Stage(store=store, feed=feed, clock=Clock(), timing=timing)

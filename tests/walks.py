@@ -90,12 +90,19 @@ async def delivery(home: House, walk: Walk) -> None:
         address = f"{receiver.url}#name=shop&from=beginning"
         settings = Settings.model_validate({"sinks": address, "allowed_targets": "127.0.0.1/32"})
         ((new, sink),) = [each for each in sinks_of(settings, home.tracker) if each[0].name == "shop"]
-        events, clock = home.tracker.store.outbox, home.tracker.clock
-        await events.register([new], now=clock())
-        state = await events.claim(new.name, owner="walk", now=clock(), lease=RELAY_TIMING.lease)
+        store, clock = home.tracker.store, home.tracker.clock
+        await store.sinks.register([new], now=clock())
+        state = await store.sinks.acquire_lease(new.name, owner="walk", now=clock(), lease=RELAY_TIMING.lease)
         assert state is not None
         worker = SinkWorker(
-            events, home.tracker.feed, sink, state, owner="walk", clock=clock, chance=lambda: 0.5, timing=RELAY_TIMING
+            store.progress,
+            home.tracker.feed,
+            sink,
+            state,
+            owner="walk",
+            clock=clock,
+            chance=lambda: 0.5,
+            timing=RELAY_TIMING,
         )
         await worker.open(asyncio.Event())
         for _ in range(2):

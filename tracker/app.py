@@ -63,7 +63,7 @@ def create_tracker(
         monotonic=monotonic,
         transport=transport,
         source=settings.source,
-        sinks=named_sinks(joined(settings.sinks, subscribers), SinkSecrets(store, settings.sink_secrets)),
+        sinks=named_sinks(joined(settings.sinks, subscribers), SinkSecrets(store.secrets.get, settings.sink_secrets)),
     )
 
 
@@ -76,7 +76,7 @@ def sinks_of(
     """
     parts = SinkParts(
         source=settings.source,
-        secrets=SinkSecrets(tracker.store, settings.sink_secrets),
+        secrets=SinkSecrets(tracker.store.secrets.get, settings.sink_secrets),
         clock=tracker.clock,
         allowed=settings.allowed_targets,
     )

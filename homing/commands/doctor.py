@@ -290,10 +290,10 @@ async def _noticed(url: str | None) -> list[Finding]:
 
 async def _shared(store: Store) -> list[Finding]:
     """Return what only a database server knows: whether the clocks agree, and which processes serve it."""
-    clock = database_clock(await store.read_clock(utc_now))
+    clock = database_clock(await store.servers.read_clock(utc_now))
     alive = [
         f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
-        for one in await store.servers(silence=RHYTHM.silence)
+        for one in await store.servers.alive(silence=RHYTHM.silence)
     ]
     return [clock, Finding(name="servers", level=Level.OK, detail="; ".join(alive) or "none is running")]
 

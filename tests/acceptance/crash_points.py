@@ -20,7 +20,7 @@ from tracker.model.changes import Work
 from tracker.model.sinks import ProgressUpdate
 from tracker.storage import batch
 from tracker.storage.engine.bulk import play
-from tracker.storage.event_store import EventStore
+from tracker.storage.progress_store import ProgressStore
 from tracker.storage.store import Store
 
 BEFORE: Final = "before"  # nothing of the batch has reached the database
@@ -73,19 +73,19 @@ class UnmarkedStore(Store):
 
     def __init__(self, database_url: str, fatal: int) -> None:
         super().__init__(database_url)
-        self.outbox = _Unmarked(self, fatal)
+        self.progress = _Unmarked(self, fatal)
 
 
-class _Unmarked(EventStore):
+class _Unmarked(ProgressStore):
     def __init__(self, store: Store, fatal: int) -> None:
-        super().__init__(store._database)  # noqa: SLF001 - the same database
+        super().__init__(store._database, store.events)  # noqa: SLF001 - the same database
         self._left = fatal
 
-    async def settle(self, name: str, settled: ProgressUpdate, *, owner: str, now: datetime) -> bool:
-        self._left -= settled.delivered_count
-        if settled.delivered_count and self._left <= 0:
+    async def record(self, name: str, progress: ProgressUpdate, *, owner: str, now: datetime) -> bool:
+        self._left -= progress.delivered_count
+        if progress.delivered_count and self._left <= 0:
             die()
-        return await super().settle(name, settled, owner=owner, now=now)
+        return await super().record(name, progress, owner=owner, now=now)
 
 
 class HalfAnswered:

@@ -183,7 +183,7 @@ async def composed(
         app = create_receiver(tracker, replace(ReceiverSettings.from_settings(settings), **receiver), api)
         if not tracker.store.shared:
             # As whatever serves a file does: nobody else is asking about its tasks any more.
-            await tracker.store.release(owner=tracker.owner, margin=tracker.policy.lease_margin)
+            await tracker.store.due_tasks.release(owner=tracker.owner, margin=tracker.policy.lease_margin)
         reconciler = reconciler_of(tracker)
         stop = asyncio.Event()
         running_beside = [asyncio.create_task(reconciler.run(stop))] if loops else []

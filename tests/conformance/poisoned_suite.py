@@ -107,7 +107,7 @@ class PoisonedBatches:
         assert failed in ([sorted(bad)] if name in REFUSED else [sorted(bad), []])
         assert {type(answers[number]) for number in failed} <= {OurError}
         for number, task in made.items():
-            kept = await store.task(task.id)
+            kept = await store.tasks.get(task.id)
             assert (kept is None) == (number in failed), number
 
     async def test_every_bad_piece_at_once_among_good_ones_in_any_order(self, store: Store) -> None:
@@ -123,7 +123,7 @@ class PoisonedBatches:
                 answers = await applied(recorder, [work for _, work in pieces])
             told = {"good": Task, "bad": OurError, "theirs": Conflict}
             assert [type(answer) for answer in answers] == [told[name] for name, _ in pieces], f"seed {seed}"
-            assert all([await store.task(a_task(number).id) is not None for number in numbers])
+            assert all([await store.tasks.get(a_task(number).id) is not None for number in numbers])
 
     @pytest.mark.parametrize("bad", [1, 8, 128])
     async def test_halving_costs_no_more_than_its_depth(self, url: str, bad: int) -> None:
@@ -237,16 +237,16 @@ class PoisonedDeliveries:
             assert await sending == [too_long]
             assert max(store.batches) > len(hostile), "they shared no batch"
             for task in [*good, *odd]:
-                kept = await store.task(task.id)
+                kept = await store.tasks.get(task.id)
                 assert kept is not None
                 assert kept.status is Status.SUCCEEDED, task
             for task, (name, body) in zip(hostile, make_all(hostile, bodies), strict=True):
-                kept = await store.task(task.id)
+                kept = await store.tasks.get(task.id)
                 assert kept is not None
                 assert kept.status is Status.PENDING, name
-                (entry,) = await store.history(task.id)
+                (entry,) = await store.tasks.history(task.id)
                 assert (entry.verdict, entry.body) == (Verdict.UNREADABLE, body), name
-            assert await store.history(beyond[0].id) == []
+            assert await store.tasks.history(beyond[0].id) == []
         assert senders.statuses == {200: len(sent), 413: 1}
 
 

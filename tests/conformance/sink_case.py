@@ -99,8 +99,8 @@ class House:
 
     async def happen(self, *tasks: int) -> list[PublishedEvent]:
         """Let one event after the other happen, each to a task by its number."""
-        outbox = self.tracker.store.outbox
-        before = await outbox.latest()
+        events = self.tracker.store.events
+        before = await events.latest()
         for number in tasks:
             version = self.versions[number] = self.versions[number] + 1
             word = WORDS[min(version - 2, len(WORDS) - 1)]
@@ -109,7 +109,7 @@ class House:
             event = Event(type=f"homing.task.{word}", task=task, at=NOW)
             await self.tracker.store.apply([writing(task, events=(event,))])
         self.tracker.feed.hint()
-        told = readable(await outbox.events(after=before, limit=10_000))
+        told = readable(await events.read(after=before, limit=10_000))
         for one in told:
             self.happened[one.subject].append(self.case.id_of(one))
         return told

@@ -29,7 +29,7 @@ def failed(home: House) -> Callable[[], Awaitable[bool]]:
     """Make the condition that something could not be told."""
 
     async def condition() -> bool:
-        (state,) = await home.tracker.store.outbox.states()
+        (state,) = await home.tracker.store.sinks.states()
         return bool(state.last_error)
 
     return condition

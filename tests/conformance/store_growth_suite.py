@@ -151,7 +151,7 @@ def filters(known: Task) -> Mapping[str, TaskFilter]:
 
 
 async def _page(store: Store, wanted: TaskFilter, cursor: str | None) -> Any:
-    return (await store.page(wanted, limit=PAGE, cursor=cursor)).tasks
+    return (await store.task_pages.page(wanted, limit=PAGE, cursor=cursor)).tasks
 
 
 def _looked_up(key: Callable[[int], Key], many: int) -> Question:
@@ -167,7 +167,10 @@ def questions(count: int) -> Iterator[tuple[str, Question]]:
     for name, wanted in wanted_of.items():
         yield f"page: {name}", partial(_page, wanted=wanted, cursor=None)
         yield f"page further on: {name}", partial(_page, wanted=wanted, cursor=known.id)
-    yield "numbered page", lambda store: store.numbered_page(wanted_of["the gateway's list"], offset=PAGE, limit=PAGE)
+    yield (
+        "numbered page",
+        lambda store: store.task_pages.numbered_page(wanted_of["the gateway's list"], offset=PAGE, limit=PAGE),
+    )
     for name, ref in {
         "our id": known.id,
         "the provider's id": known.provider_task_id,
@@ -194,28 +197,28 @@ def questions(count: int) -> Iterator[tuple[str, Question]]:
 def _loops(known: Task) -> Iterator[tuple[str, Question]]:
     """Yield the questions of the loops, the history, and one end of a task."""
     now, zero, around = NOW, timedelta(), known.created_at
-    yield "history", lambda store: store.history(known.id)
-    yield "next due", lambda store: store.next_due()
-    yield "release", lambda store: store.release(owner="another", margin=zero)
-    yield "claim", lambda store: store.claim_due(now=now, limit=PAGE, owner="me", lease=zero)
-    yield "unresolved", lambda store: store.unresolved(provider="kling", kind=OMNI, limit=PAGE)
-    yield "latest accepted", lambda store: store.latest_accepted(provider="kling", account="default", kind=OMNI)
-    yield "sent id", lambda store: store.sent_id_used("kling", "default", "nobody's")
+    yield "history", lambda store: store.tasks.history(known.id)
+    yield "next due", lambda store: store.due_tasks.next_due()
+    yield "release", lambda store: store.due_tasks.release(owner="another", margin=zero)
+    yield "claim", lambda store: store.due_tasks.acquire(now=now, limit=PAGE, owner="me", lease=zero)
+    yield "unresolved", lambda store: store.tasks.unresolved(provider="kling", kind=OMNI, limit=PAGE)
+    yield "latest accepted", lambda store: store.tasks.latest_accepted(provider="kling", account="default", kind=OMNI)
+    yield "sent id", lambda store: store.tasks.sent_id_used("kling", "default", "nobody's")
     yield "newest completions", lambda store: store.completions(after=None, until=around, limit=PAGE)
     yield (
         "following completions",
         lambda store: store.completions(after=(around, known.id), until=around + MINUTE, limit=PAGE),
     )
-    yield "whether anything is due", lambda store: store.is_due(now, lease=MINUTE)
-    yield "bringing forward", lambda store: store.bring_forward(now=around, furthest=MINUTE, expired=MINUTE)
-    yield "due orphans", lambda store: store.due_orphans(now=now, limit=PAGE)
-    yield "orphans", lambda store: store.orphans(limit=PAGE)
+    yield "whether anything is due", lambda store: store.due_tasks.is_due(now, lease=MINUTE)
+    yield "bringing forward", lambda store: store.due_tasks.bring_forward(now=around, furthest=MINUTE, expired=MINUTE)
+    yield "due orphans", lambda store: store.orphans.due(now=now, limit=PAGE)
+    yield "orphans", lambda store: store.orphans.latest(limit=PAGE)
     yield "a change", lambda store: store.apply([changing(a_task(2), status=Status.PROCESSING, heard_at=now)])
-    yield "deletion", lambda store: store.delete_old(until=around, now=now, after=None, limit=PAGE)
+    yield "deletion", lambda store: store.retention.delete_old(until=around, now=now, after=None, limit=PAGE)
 
 
 async def _found(store: Store, **named: Any) -> Task | None:
-    return await store.find_ref(**named)
+    return await store.tasks.find_ref(**named)
 
 
 def size(answer: Any) -> int:

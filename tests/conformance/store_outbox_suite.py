@@ -13,7 +13,6 @@ from tests.events import a_success, readable
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import Failure, NewSink, ProgressUpdate, ReplayFilter, SinkState
 from tracker.model.task import Event, Status
-from tracker.storage.event_store import EventStore
 from tracker.storage.store import Store
 
 SECOND = timedelta(seconds=1)
@@ -28,7 +27,7 @@ async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1)
         task = a_task(number, status=Status.SUCCEEDED, version=events + 1)
         told = [an_event(task, at + 2, NAMES[min(at, 2)]) for at in range(events)]
         await store.apply([writing(task, events=tuple(told))])
-    return readable(await store.outbox.events(after=0, limit=1_000))
+    return readable(await store.events.read(after=0, limit=1_000))
 
 
 def failure(told: PublishedEvent, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
@@ -37,22 +36,22 @@ def failure(told: PublishedEvent, *, attempts: int = 1, next_at: datetime | None
 
 
 async def held(store: Store, owner: str = "me", *, now: datetime = NOW) -> SinkState:
-    await store.outbox.register([SHOP], now=now)
-    state = await store.outbox.claim("shop", owner=owner, now=now, lease=LEASE)
+    await store.sinks.register([SHOP], now=now)
+    state = await store.sinks.acquire_lease("shop", owner=owner, now=now, lease=LEASE)
     assert state is not None
     return state
 
 
 async def settled(store: Store, *, owner: str = "me", now: datetime = NOW, **changes: Any) -> bool:
-    return await store.outbox.settle("shop", ProgressUpdate(**changes), owner=owner, now=now)
+    return await store.progress.record("shop", ProgressUpdate(**changes), owner=owner, now=now)
 
 
-async def due(outbox: EventStore, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
-    return [(owed.event.cursor, owed.attempts) for owed in await outbox.due("shop", now=now, limit=limit)]
+async def due(store: Store, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
+    return [(owed.event.cursor, owed.attempts) for owed in await store.progress.due("shop", now=now, limit=limit)]
 
 
 async def state_of(store: Store) -> SinkState:
-    (state,) = await store.outbox.states()
+    (state,) = await store.sinks.states()
     return state
 
 
@@ -63,8 +62,8 @@ class StoreOutbox:
 
     async def test_a_new_sink_begins_now_or_at_the_beginning(self, store: Store) -> None:
         events = await happened(store, 2)
-        await store.outbox.register([SHOP, NewSink(name="late", address="stdout:")], now=NOW)
-        late, shop = await store.outbox.states()
+        await store.sinks.register([SHOP, NewSink(name="late", address="stdout:")], now=NOW)
+        late, shop = await store.sinks.states()
         assert (late.cursor, late.behind) == (events[-1].cursor, 0)
         assert (shop.cursor, shop.behind, shop.oldest_at) == (0, len(events), NOW)
 
@@ -72,7 +71,7 @@ class StoreOutbox:
         events = await happened(store, 1)
         await held(store)
         await settled(store, cursor=events[1].cursor, delivered_count=2)
-        await store.outbox.register([replace(SHOP, address="https://new.example")], now=NOW + SECOND)
+        await store.sinks.register([replace(SHOP, address="https://new.example")], now=NOW + SECOND)
         state = await state_of(store)
         assert (state.address, state.cursor, state.delivered) == ("https://new.example", events[1].cursor, 2)
 
@@ -90,10 +89,10 @@ class StoreOutbox:
         reader = Store(url)
         await reader.open()
         try:
-            read = readable(await reader.outbox.events(after=0, limit=100))
+            read = readable(await reader.events.read(after=0, limit=100))
         finally:
             await reader.close()
-        known = readable(await store.outbox.events(after=0, limit=100))
+        known = readable(await store.events.read(after=0, limit=100))
         assert [told.alarm is None for told in known] == [True, True, False, True]
         assert [(one.cursor, one.id, one.type, one.at) for one in known] == [
             (one.cursor, one.id, one.type, one.at) for one in read
@@ -111,7 +110,7 @@ class StoreOutbox:
         with pytest.raises(DBAPIError):
             await store.apply([writing(lost, events=(event, event))])
         await store.apply([writing(task, events=(an_event(task, 2, "processing"),))])
-        last = readable(await store.outbox.events(after=0, limit=100))[-1]
+        last = readable(await store.events.read(after=0, limit=100))[-1]
         assert (last.type, last.task and last.task.status) == ("homing.task.processing", Status.PROCESSING)
 
     async def test_pages_of_events_follow_each_other_whoever_committed_them(self, store: Store, url: str) -> None:
@@ -125,7 +124,7 @@ class StoreOutbox:
             await other.close()
         seen: list[str] = []
         cursor = 0
-        while page := readable(await store.outbox.events(after=cursor, limit=3)):
+        while page := readable(await store.events.read(after=cursor, limit=3)):
             seen += [told.subject for told in page]
             cursor = page[-1].cursor
         assert seen == [a_task(number).id for number in range(1, 21)]
@@ -136,11 +135,11 @@ class StoreOutbox:
         state = await held(store)
         assert (state.owner, state.lease_until) == ("me", NOW + LEASE)
         early = NOW + LEASE - SECOND
-        assert await store.outbox.claim("shop", owner="other", now=early, lease=LEASE) is None
-        taken = await store.outbox.claim("shop", owner="other", now=NOW + LEASE, lease=LEASE)
+        assert await store.sinks.acquire_lease("shop", owner="other", now=early, lease=LEASE) is None
+        taken = await store.sinks.acquire_lease("shop", owner="other", now=NOW + LEASE, lease=LEASE)
         assert taken is not None
         assert taken.owner == "other"
-        assert await store.outbox.claim("shop", owner="me", now=NOW + LEASE, lease=LEASE) is None
+        assert await store.sinks.acquire_lease("shop", owner="me", now=NOW + LEASE, lease=LEASE) is None
 
     async def test_a_clock_that_was_ahead_holds_up_no_sink(self, store: Store) -> None:
         ahead = NOW + timedelta(hours=5)
@@ -152,24 +151,24 @@ class StoreOutbox:
 
         await held(store, "me", now=NOW)
 
-        assert await due(store.outbox, NOW) == [(events[0].cursor, 1)]
+        assert await due(store, NOW) == [(events[0].cursor, 1)]
 
     async def test_a_lease_that_is_renewed_goes_on(self, store: Store) -> None:
         await held(store)
         await held(store, now=NOW + 8 * SECOND)
-        assert await store.outbox.claim("shop", owner="other", now=NOW + LEASE, lease=LEASE) is None
+        assert await store.sinks.acquire_lease("shop", owner="other", now=NOW + LEASE, lease=LEASE) is None
 
     async def test_a_lease_that_is_given_back_is_anybodys(self, store: Store) -> None:
         await held(store)
-        await store.outbox.release("other")
-        assert await store.outbox.claim("shop", owner="other", now=NOW, lease=LEASE) is None
-        await store.outbox.release("me")
-        assert await store.outbox.claim("shop", owner="other", now=NOW, lease=LEASE) is not None
-        await store.outbox.release(None)
+        await store.sinks.release_leases("other")
+        assert await store.sinks.acquire_lease("shop", owner="other", now=NOW, lease=LEASE) is None
+        await store.sinks.release_leases("me")
+        assert await store.sinks.acquire_lease("shop", owner="other", now=NOW, lease=LEASE) is not None
+        await store.sinks.release_leases(None)
         assert (await state_of(store)).owner is None
 
     async def test_nobody_holds_a_sink_that_is_not_there(self, store: Store) -> None:
-        assert await store.outbox.claim("nobody", owner="me", now=NOW, lease=LEASE) is None
+        assert await store.sinks.acquire_lease("nobody", owner="me", now=NOW, lease=LEASE) is None
 
     async def test_who_lost_the_lease_writes_nothing(self, store: Store) -> None:
         events = await happened(store, 1)
@@ -200,7 +199,7 @@ class StoreOutbox:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[-1].cursor, delivered_count=6)
-        assert await store.outbox.deliveries(limit=10) == []
+        assert await store.deliveries.page(limit=10) == []
         state = await state_of(store)
         assert (state.behind, state.waiting, state.dead, state.delivered, state.delivered_at) == (0, 0, 0, 6, NOW)
         assert state.oldest_at is None
@@ -217,7 +216,7 @@ class StoreOutbox:
             failures=1,
             delivered_count=1,
         )
-        [delivery] = await store.outbox.deliveries(limit=10)
+        [delivery] = await store.deliveries.page(limit=10)
         assert (delivery.event_id, delivery.error, delivery.attempts, delivery.next_at) == (first.id, "no", 1, later)
         state = await state_of(store)
         assert (state.failures, state.last_error, state.last_error_at, state.waiting) == (1, "HTTP 500", NOW, 1)
@@ -231,7 +230,7 @@ class StoreOutbox:
         await settled(store, failed=(failure(told, error="HTTP 500", attempts=3),))
         later = NOW + 5 * SECOND
         await settled(store, failed=(failure(told, error="", attempts=3, next_at=later),), now=later)
-        [delivery] = await store.outbox.deliveries(limit=10)
+        [delivery] = await store.deliveries.page(limit=10)
         assert (delivery.error, delivery.attempts, delivery.next_at) == ("HTTP 500", 3, later)
 
     async def test_an_event_counts_as_tried_from_its_first_attempt_on(self, store: Store) -> None:
@@ -241,7 +240,7 @@ class StoreOutbox:
         for seconds, attempts in ((0, 0), (3, 0), (5, 1), (9, 2), (12, 2)):
             at = NOW + seconds * SECOND
             await settled(store, failed=(failure(told, attempts=attempts),), now=at)
-            (owed,) = await store.outbox.due("shop", now=NOW, limit=10)
+            (owed,) = await store.progress.due("shop", now=NOW, limit=10)
             begun.append((owed.attempts, owed.first_at))
         first = NOW + 5 * SECOND
         assert begun == [(0, NOW), (0, NOW), (1, first), (2, first), (2, first)]
@@ -251,8 +250,8 @@ class StoreOutbox:
         await held(store)
         await settled(store, cursor=told.cursor, failed=(failure(told, attempts=20, next_at=None),))
         later = NOW + timedelta(days=9)
-        await store.outbox.replay("shop", ReplayFilter(dead=True), lambda _: True, now=later, dry_run=False)
-        (owed,) = await store.outbox.due("shop", now=later, limit=10)
+        await store.deliveries.replay("shop", ReplayFilter(dead=True), lambda _: True, now=later, dry_run=False)
+        (owed,) = await store.progress.due("shop", now=later, limit=10)
         assert (owed.attempts, owed.first_at) == (0, later)
 
     async def test_what_is_deleted_meanwhile_is_owed_to_nobody(self, store: Store) -> None:
@@ -260,7 +259,7 @@ class StoreOutbox:
         await held(store)
         gone = failure(first, cursor=first.cursor + 1_000)
         assert await settled(store, cursor=second.cursor, failed=(gone, failure(second)))
-        assert [each.cursor for each in await store.outbox.deliveries(limit=10)] == [second.cursor]
+        assert [each.cursor for each in await store.deliveries.page(limit=10)] == [second.cursor]
 
     # ---- what is due
 
@@ -268,29 +267,29 @@ class StoreOutbox:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told) for told in events))
-        assert await due(store.outbox) == [(events[0].cursor, 1), (events[3].cursor, 1)]
-        assert await due(store.outbox, limit=1) == [(events[0].cursor, 1)]
+        assert await due(store) == [(events[0].cursor, 1), (events[3].cursor, 1)]
+        assert await due(store, limit=1) == [(events[0].cursor, 1)]
         await settled(store, delivered=(events[0].cursor,))
         await settled(store, failed=(failure(events[3], next_at=None),))
-        assert await due(store.outbox) == [(events[1].cursor, 1), (events[4].cursor, 1)]
+        assert await due(store) == [(events[1].cursor, 1), (events[4].cursor, 1)]
 
     async def test_what_has_no_task_waits_for_nothing(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),)), writing(alarms=(alarm(provider="other"),))])
-        events = readable(await store.outbox.events(after=0, limit=10))
+        events = readable(await store.events.read(after=0, limit=10))
         assert [told.alarm is not None for told in events] == [True, True]
         await held(store)
         await settled(store, failed=tuple(failure(told) for told in events))
-        assert await due(store.outbox) == [(told.cursor, 1) for told in events]
-        assert await store.outbox.waiting("shop", []) == {}
+        assert await due(store) == [(told.cursor, 1) for told in events]
+        assert await store.progress.pending_until("shop", []) == {}
 
     async def test_the_longest_due_comes_first(self, store: Store) -> None:
         events = await happened(store, 3, 1)
         await held(store)
         times = [NOW + 3 * SECOND, NOW + SECOND, NOW + 2 * SECOND]
         await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
-        assert await store.outbox.next_due("shop") == NOW + SECOND
-        assert await due(store.outbox, NOW + 2 * SECOND) == [(events[1].cursor, 1), (events[2].cursor, 1)]
-        assert await due(store.outbox) == []
+        assert await store.progress.next_due("shop") == NOW + SECOND
+        assert await due(store, NOW + 2 * SECOND) == [(events[1].cursor, 1), (events[2].cursor, 1)]
+        assert await due(store) == []
 
     async def test_the_later_ones_of_a_task_wait_as_long_as_the_first(self, store: Store) -> None:
         first, second, third = await happened(store, 1)
@@ -298,12 +297,12 @@ class StoreOutbox:
         await settled(store, cursor=third.cursor, failed=tuple(failure(told) for told in (first, second, third)))
         much = NOW + 60 * SECOND
         await settled(store, failed=(failure(first, attempts=2, next_at=much),))
-        assert await store.outbox.next_due("shop") == much
+        assert await store.progress.next_due("shop") == much
         assert first.task is not None
-        assert await store.outbox.waiting("shop", [first.task.id, "another"]) == {first.task.id: much}
+        assert await store.progress.pending_until("shop", [first.task.id, "another"]) == {first.task.id: much}
         await settled(store, delivered=(first.cursor,))
-        assert await store.outbox.next_due("shop") == NOW
-        assert await due(store.outbox) == [(second.cursor, 1)]
+        assert await store.progress.next_due("shop") == NOW
+        assert await due(store) == [(second.cursor, 1)]
 
     async def test_a_dead_one_lets_the_later_ones_go(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
@@ -311,8 +310,8 @@ class StoreOutbox:
         much = NOW + 60 * SECOND
         await settled(store, failed=(failure(first, next_at=much), failure(second, attempts=0, next_at=much)))
         await settled(store, failed=(failure(first, attempts=2, next_at=None),))
-        assert await due(store.outbox) == [(second.cursor, 0)]
-        [dead] = await store.outbox.deliveries(dead=True, limit=10)
+        assert await due(store) == [(second.cursor, 0)]
+        [dead] = await store.deliveries.page(dead=True, limit=10)
         assert (dead.cursor, dead.next_at) == (first.cursor, None)
         assert (await state_of(store)).dead == 1
 
@@ -322,8 +321,8 @@ class StoreOutbox:
         much = NOW + 60 * SECOND
         await settled(store, failed=tuple(failure(told, next_at=much) for told in (first, second, third)))
         await settled(store, failed=(failure(second, attempts=2, next_at=None),))
-        assert await due(store.outbox) == []
-        assert await store.outbox.next_due("shop") == much
+        assert await due(store) == []
+        assert await store.progress.next_due("shop") == much
 
     async def test_what_waits_behind_an_earlier_one_is_not_next(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
@@ -331,16 +330,16 @@ class StoreOutbox:
         much = NOW + 60 * SECOND
         await settled(store, failed=(failure(first, next_at=much),))
         await settled(store, failed=(failure(second),))
-        assert await due(store.outbox) == []
-        assert await store.outbox.next_due("shop") == much
+        assert await due(store) == []
+        assert await store.progress.next_due("shop") == much
 
     async def test_all_that_waits_can_be_made_due_at_once(self, store: Store) -> None:
         events = await happened(store, 3, 1)
         await held(store)
         times = (NOW + 60 * SECOND, NOW + 3_600 * SECOND, None)
         await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
-        await store.outbox.hurry("shop", now=NOW)
-        assert await due(store.outbox) == [(events[0].cursor, 1), (events[1].cursor, 1)]
+        await store.progress.make_due("shop", now=NOW)
+        assert await due(store) == [(events[0].cursor, 1), (events[1].cursor, 1)]
 
     async def test_what_is_due_later_is_given_in_pages_and_some_of_it_can_be_made_due(self, store: Store) -> None:
         events = await happened(store, 4, 1)
@@ -348,22 +347,24 @@ class StoreOutbox:
         much = NOW + 60 * SECOND
         times = (much, NOW, much, None)
         await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
-        pages = [await store.outbox.later("shop", now=NOW, after=after, limit=1) for after in (0, events[0].cursor)]
+        pages = [
+            await store.progress.due_later("shop", now=NOW, after=after, limit=1) for after in (0, events[0].cursor)
+        ]
         assert [[one.cursor for one in page] for page in pages] == [[events[0].cursor], [events[2].cursor]]
-        assert await store.outbox.later("shop", now=NOW, after=events[2].cursor, limit=1) == []
-        await store.outbox.hurry("shop", now=NOW, events=[events[2].cursor, events[3].cursor])
-        assert await due(store.outbox) == [(events[1].cursor, 1), (events[2].cursor, 1)]
+        assert await store.progress.due_later("shop", now=NOW, after=events[2].cursor, limit=1) == []
+        await store.progress.make_due("shop", now=NOW, events=[events[2].cursor, events[3].cursor])
+        assert await due(store) == [(events[1].cursor, 1), (events[2].cursor, 1)]
 
     async def test_sinks_do_not_see_each_others_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         other = NewSink(name="other", address="stdout:", beginning=True)
-        await store.outbox.register([other], now=NOW)
-        await store.outbox.claim("other", owner="me", now=NOW, lease=LEASE)
-        await store.outbox.settle("other", ProgressUpdate(failed=(failure(first),)), owner="me", now=NOW)
+        await store.sinks.register([other], now=NOW)
+        await store.sinks.acquire_lease("other", owner="me", now=NOW, lease=LEASE)
+        await store.progress.record("other", ProgressUpdate(failed=(failure(first),)), owner="me", now=NOW)
         await held(store)
         await settled(store, failed=(failure(second),))
-        assert await due(store.outbox) == [(second.cursor, 1)]
+        assert await due(store) == [(second.cursor, 1)]
         assert first.task is not None
-        assert await store.outbox.waiting("other", [first.task.id]) == {first.task.id: NOW}
+        assert await store.progress.pending_until("other", [first.task.id]) == {first.task.id: NOW}
         await settled(store, delivered=(first.cursor, second.cursor))
-        assert [each.sink for each in await store.outbox.deliveries(limit=10)] == ["other"]
+        assert [each.sink for each in await store.deliveries.page(limit=10)] == ["other"]

@@ -11,8 +11,8 @@ from tests.builders import NOW, OMNI, a_claim, a_task, asked, writing
 from tests.properties.observations import told_in_turn
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task, Trust
-from tracker.storage.pages import FEW
 from tracker.storage.store import Store
+from tracker.storage.task_page_store import FEW
 
 KINDS = (OMNI, "videos/omni-video", "audio/speech")
 OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
@@ -63,7 +63,7 @@ async def walked(store: Store, wanted: TaskFilter, *, limit: int) -> list[str]:
     shown: list[str] = []
     cursor: str | None = None
     while True:
-        page = await store.page(wanted, limit=limit, cursor=cursor)
+        page = await store.task_pages.page(wanted, limit=limit, cursor=cursor)
         shown += [task.id for task in page.tasks]
         cursor = page.next_cursor
         if cursor is None:
@@ -78,7 +78,7 @@ class StorePages:
         await store.apply([writing(a_task(n)) for n in range(1, 8)])
         shown, cursor, sizes = [], None, []
         while True:
-            page = await store.page(TaskFilter(), limit=3, cursor=cursor)
+            page = await store.task_pages.page(TaskFilter(), limit=3, cursor=cursor)
             shown += [task.id for task in page.tasks]
             sizes.append(len(page.tasks))
             cursor = page.next_cursor
@@ -90,11 +90,11 @@ class StorePages:
 
     async def test_a_page_that_fits_exactly_has_no_next_one(self, store: Store) -> None:
         await store.apply([writing(a_task(n)) for n in (1, 2)])
-        assert (await store.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
+        assert (await store.task_pages.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
 
     async def test_numbered_pages_are_newest_first_too(self, store: Store) -> None:
         await store.apply([writing(a_task(n)) for n in range(1, 6)])
-        page = await store.numbered_page(TaskFilter(), offset=2, limit=2)
+        page = await store.task_pages.numbered_page(TaskFilter(), offset=2, limit=2)
         assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
 
     @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ class StorePages:
             ),
         ]
         await store.apply([writing(task) for task in tasks])
-        page = await store.page(wanted, limit=10, cursor=None)
+        page = await store.task_pages.page(wanted, limit=10, cursor=None)
         assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
 
     async def test_every_way_to_narrow_pages_gives_what_a_look_at_every_task_would(self, store: Store) -> None:
@@ -155,5 +155,5 @@ class StorePages:
         wanted = TaskFilter(client="studio", tag="red")
         expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
         assert await walked(store, wanted, limit=200) == expected
-        numbered = await store.numbered_page(wanted, offset=100, limit=10)
+        numbered = await store.task_pages.numbered_page(wanted, offset=100, limit=10)
         assert [task.id for task in numbered] == expected[100:110]

@@ -50,7 +50,7 @@ class StoreReads(StorePages):
         await store.apply([writing(task) for task in (one, two, three)])
 
         async def found(ref: str, client: str | None, **more: str) -> str | None:
-            task = await store.find_ref(ref, client=client, **more)
+            task = await store.tasks.find_ref(ref, client=client, **more)
             return None if task is None else task.id
 
         assert await found(one.id, "studio") == one.id
@@ -66,11 +66,11 @@ class StoreReads(StorePages):
     async def test_of_several_external_ids_the_live_one_is_found_then_the_newest(self, store: Store) -> None:
         tasks = [a_task(n, external_id="x", status=Status.REJECTED, released=True) for n in (1, 3)]
         await store.apply([writing(task) for task in tasks])
-        newest = await store.find_ref("x", client="studio")
+        newest = await store.tasks.find_ref("x", client="studio")
         assert newest is not None
         assert newest.id == a_task(3).id
         await store.apply([writing(a_task(2, external_id="x"))])
-        live = await store.find_ref("x", client="studio")
+        live = await store.tasks.find_ref("x", client="studio")
         assert live is not None
         assert live.id == a_task(2).id
 
@@ -82,7 +82,7 @@ class StoreReads(StorePages):
             a_task(5, attempts=1, kind="videos/omni-video"),
         ]
         await store.apply([writing(task) for task in (*lost, *others)])
-        found = await store.unresolved(provider="kling", kind=lost[0].kind, limit=10)
+        found = await store.tasks.unresolved(provider="kling", kind=lost[0].kind, limit=10)
         assert [task.id for task in found] == [a_task(1).id, a_task(2).id]
 
     async def test_latest_accepted_is_the_newest_that_was_sent_and_taken(self, store: Store) -> None:
@@ -97,10 +97,10 @@ class StoreReads(StorePages):
                 writing(a_task(6, provider_task_id="p-6", **taken | {"kind": "videos/omni-video"})),
             ]
         )
-        found = await store.latest_accepted(provider="kling", account="default", kind=a_task(1).kind)
+        found = await store.tasks.latest_accepted(provider="kling", account="default", kind=a_task(1).kind)
         assert found is not None
         assert found.id == a_task(2).id
-        assert await store.latest_accepted(provider="kling", account="nobody", kind=a_task(1).kind) is None
+        assert await store.tasks.latest_accepted(provider="kling", account="nobody", kind=a_task(1).kind) is None
 
     async def test_stats_count_the_whole_store_or_one_client_s_share(self, store: Store) -> None:
         home = told_in_turn(a_task(1, provider_task_id="p"), [told(a_claim(provider_task_id="p"))], Trust.TOKEN)
@@ -143,7 +143,7 @@ class StoreReads(StorePages):
         later = an_orphan(last_at=NOW + LEASE, word="succeed", body=b"later")
         await store.apply([writing(orphan=an_orphan()), writing(orphan=later)])
         await store.apply([writing(orphan=an_orphan(provider_task_id="stranger-2"))])
-        newest, other = await store.orphans(limit=10)
+        newest, other = await store.orphans.latest(limit=10)
         assert (newest.deliveries, newest.first_at, newest.last_at) == (2, NOW, NOW + LEASE)
         assert (newest.word, newest.body) == ("succeed", b"later")
         assert other.provider_task_id == "stranger-2"
@@ -153,13 +153,13 @@ class StoreReads(StorePages):
         await store.apply(
             [writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_check_at=None))]
         )
-        assert await store.due_orphans(now=NOW - LEASE, limit=10) == []
-        assert [await store.is_due(at, lease=LEASE) for at in (NOW - LEASE, NOW)] == [False, True]
-        (due,) = await store.due_orphans(now=NOW, limit=10)
-        await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id="hm1")
-        assert await store.due_orphans(now=NOW, limit=10) == []
-        assert not await store.is_due(NOW, lease=LEASE)
-        settled = next(each for each in await store.orphans(limit=10) if each.id == due.id)
+        assert await store.orphans.due(now=NOW - LEASE, limit=10) == []
+        assert [await store.due_tasks.is_due(at, lease=LEASE) for at in (NOW - LEASE, NOW)] == [False, True]
+        (due,) = await store.orphans.due(now=NOW, limit=10)
+        await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id="hm1")
+        assert await store.orphans.due(now=NOW, limit=10) == []
+        assert not await store.due_tasks.is_due(NOW, lease=LEASE)
+        settled = next(each for each in await store.orphans.latest(limit=10) if each.id == due.id)
         assert (settled.state, settled.why, settled.task_id, settled.checks) == ("orphan", "unknown", "hm1", 1)
 
     @pytest.mark.parametrize("signed", [True, False])
@@ -167,47 +167,47 @@ class StoreReads(StorePages):
         self, store: Store, *, signed: bool
     ) -> None:
         await store.apply([writing(orphan=an_orphan())])
-        (due,) = await store.due_orphans(now=NOW, limit=10)
-        await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
+        (due,) = await store.orphans.due(now=NOW, limit=10)
+        await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
         await store.apply([writing(orphan=an_orphan(signed=signed))])
-        again = await store.due_orphans(now=NOW, limit=10)
+        again = await store.orphans.due(now=NOW, limit=10)
         assert [(each.state, each.checks) for each in again] == ([("waiting", 0)] if signed else [])
         await store.apply([writing(orphan=an_orphan(signed=False))])
-        assert len(await store.due_orphans(now=NOW, limit=10)) == int(signed)
+        assert len(await store.orphans.due(now=NOW, limit=10)) == int(signed)
 
     async def test_a_standing_address_is_found_by_its_token_s_hash_until_it_is_revoked(self, store: Store) -> None:
-        kept = await store.add_address(ADDRESS, "hash")
+        kept = await store.callback_urls.add(ADDRESS, "hash")
         assert replace(kept, id=0) == ADDRESS
-        assert await store.address_of("kling", "hash") == kept
-        assert await store.address_of("other", "hash") is None
-        assert await store.address_of("kling", "another hash") is None
-        revoked = await store.revoke_address(kept.id, by="ops", now=NOW + LEASE)
+        assert await store.callback_urls.find("kling", "hash") == kept
+        assert await store.callback_urls.find("other", "hash") is None
+        assert await store.callback_urls.find("kling", "another hash") is None
+        revoked = await store.callback_urls.revoke(kept.id, by="ops", now=NOW + LEASE)
         assert revoked == replace(kept, revoked_at=NOW + LEASE)
-        assert await store.revoke_address(kept.id, by="ops", now=NOW + 2 * LEASE) == revoked
-        assert await store.address_of("kling", "hash") is None
-        assert await store.addresses() == [revoked]
-        assert await store.revoke_address(kept.id + 1, by="ops", now=NOW) is None
+        assert await store.callback_urls.revoke(kept.id, by="ops", now=NOW + 2 * LEASE) == revoked
+        assert await store.callback_urls.find("kling", "hash") is None
+        assert await store.callback_urls.all() == [revoked]
+        assert await store.callback_urls.revoke(kept.id + 1, by="ops", now=NOW) is None
 
     async def test_whoever_comes_first_makes_the_secret_that_all_share(self, store: Store, url: str) -> None:
         other = Store(url)
         await other.open()
         secrets = await asyncio.gather(
-            *(each.generated_secret("callback", bytes([n])) for n, each in enumerate([store, other, store]))
+            *(each.secrets.get("callback", bytes([n])) for n, each in enumerate([store, other, store]))
         )
         await other.close()
         assert len(set(secrets)) == 1
-        assert await store.generated_secret("another", b"x") == b"x"
+        assert await store.secrets.get("another", b"x") == b"x"
 
     async def test_what_an_address_was_seen_to_do_is_the_last_thing_seen(self, store: Store) -> None:
-        assert await store.capability("https://a", "k", "lookup") is None
+        assert await store.accounts.capability("https://a", "k", "lookup") is None
         seen = [
             Seen(base_url="https://a", kind="k", name="lookup", present=p, at=NOW + LEASE * p) for p in (False, True)
         ]
         await store.apply([writing(seen=(seen[0],)), writing(seen=(seen[1],))])
-        assert await store.capability("https://a", "k", "lookup") == (True, NOW + LEASE)
+        assert await store.accounts.capability("https://a", "k", "lookup") == (True, NOW + LEASE)
         await store.apply([writing(seen=(seen[0],))])
-        assert await store.capability("https://a", "k", "lookup") == (False, NOW)
-        assert await store.capability("https://b", "k", "lookup") is None
+        assert await store.accounts.capability("https://a", "k", "lookup") == (False, NOW)
+        assert await store.accounts.capability("https://b", "k", "lookup") is None
 
     # ---- lasting
 
@@ -219,8 +219,8 @@ class StoreReads(StorePages):
         await store.close()
         again = Store(url)
         await again.open()
-        assert await again.task(task.id) == task
-        assert len(await again.history(task.id)) == 1
+        assert await again.tasks.get(task.id) == task
+        assert len(await again.tasks.history(task.id)) == 1
         await again.close()
 
     async def test_a_store_that_is_not_open_says_so(self, url: str) -> None:
@@ -257,8 +257,8 @@ class StoreReads(StorePages):
         assert [name for name in names if getattr(full, name) == plain[name]] == ["released"]
         released = replace(full, id="hm2", released=True, idempotency_key=None, provider_task_id="other")
         await store.apply([writing(full), writing(released)])
-        assert await store.task(full.id) == full
-        assert await store.task("hm2") == released
+        assert await store.tasks.get(full.id) == full
+        assert await store.tasks.get("hm2") == released
 
     @settings(max_examples=examples(40), suppress_health_check=SHARED)
     @given(number=st.integers(1, 10**9), data=st.data())
@@ -295,7 +295,7 @@ class StoreReads(StorePages):
         )
         task = replace(task, **words)
         await store.apply([writing(task)])
-        assert await store.task(task.id) == task
+        assert await store.tasks.get(task.id) == task
 
     @settings(max_examples=examples(30), suppress_health_check=SHARED)
     @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
@@ -303,11 +303,11 @@ class StoreReads(StorePages):
         self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None
     ) -> None:
         task = a_task()
-        if await store.task(task.id) is None:
+        if await store.tasks.get(task.id) is None:
             await store.apply([writing(task)])
         entry = an_entry(task, str(uuid4()), body=body, word=word, at=at, provider_updated_at=seen, status=None)
-        before = len(await store.history(task.id))
+        before = len(await store.tasks.history(task.id))
         await store.apply([writing(task, entries=(entry,))])
-        shown: HistoryEntry = (await store.history(task.id))[before]
+        shown: HistoryEntry = (await store.tasks.history(task.id))[before]
         assert structs.replace(shown, id=0) == entry.shown
         assert (shown.source, shown.verdict) == (Source.CALLBACK, Verdict.MOVED)

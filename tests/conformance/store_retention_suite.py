@@ -13,7 +13,7 @@ from tracker.model.changes import by_external_id, by_idempotency_key
 from tracker.model.records import Action, AuditEntry, TaskFilter
 from tracker.model.sinks import Failure, NewSink, ProgressUpdate
 from tracker.model.task import Source, Status, Task
-from tracker.storage.retention import REMEMBERED, Deleted
+from tracker.storage.retention_store import REMEMBERED, Deleted
 from tracker.storage.store import Store
 
 DAY = timedelta(days=1)
@@ -41,14 +41,14 @@ def whole(task: Task) -> Any:
 
 async def delete_all(store: Store, *, until: datetime = NOW, now: datetime = LATER, limit: int = 10) -> list[Deleted]:
     """Do steps until all that finished by ``until`` has been looked at."""
-    steps = [await store.delete_old(until=until, now=now, after=None, limit=limit)]
+    steps = [await store.retention.delete_old(until=until, now=now, after=None, limit=limit)]
     while steps[-1].after is not None:
-        steps.append(await store.delete_old(until=until, now=now, after=steps[-1].after, limit=limit))
+        steps.append(await store.retention.delete_old(until=until, now=now, after=steps[-1].after, limit=limit))
     return steps
 
 
 async def left(store: Store) -> list[str]:
-    page = await store.page(TaskFilter(), limit=100, cursor=None)
+    page = await store.task_pages.page(TaskFilter(), limit=100, cursor=None)
     return sorted(task.id for task in page.tasks)
 
 
@@ -77,7 +77,7 @@ class StoreRetention:
         await store.apply([whole(kept), whole(over(2))])
         assert [step.tasks for step in await delete_all(store)] == [1]
         assert await left(store) == [kept.id]
-        assert len(await store.history(kept.id)) == 2
+        assert len(await store.tasks.history(kept.id)) == 2
 
     async def test_all_that_belongs_to_it_goes_and_nothing_else(self, store: Store, url: str) -> None:
         stays = over(2, finished_at=LATER)
@@ -142,15 +142,15 @@ class StoreRetention:
 
     async def test_the_provider_s_name_for_it_is_remembered_for_a_while(self, store: Store) -> None:
         await store.apply([whole(over())])
-        assert await store.forgotten("kling", "default", "theirs-1") is None
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
         await delete_all(store)
-        assert await store.forgotten("kling", "default", "theirs-1") == a_task(1).id
-        assert await store.forgotten("kling", "another", "theirs-1") is None
-        assert await store.forgotten("other", "default", "theirs-1") is None
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") == a_task(1).id
+        assert await store.retention.deleted_task("kling", "another", "theirs-1") is None
+        assert await store.retention.deleted_task("other", "default", "theirs-1") is None
         almost = LATER + REMEMBERED - timedelta(microseconds=1)
         assert [step.tombstones for step in await delete_all(store, now=almost)] == [0]
         assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [1]
-        assert await store.forgotten("kling", "default", "theirs-1") is None
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
 
     async def test_what_never_had_such_a_name_leaves_none(self, store: Store, url: str) -> None:
         await store.apply([whole(over(1, provider_task_id=None, status=Status.EXPIRED)), whole(over(2))])
@@ -162,7 +162,7 @@ class StoreRetention:
         await delete_all(store)
         await store.apply([whole(over(2, provider_task_id="theirs-1"))])
         await delete_all(store, now=LATER + DAY)
-        assert await store.forgotten("kling", "default", "theirs-1") == a_task(2).id
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") == a_task(2).id
         # What is remembered is remembered anew.
         assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [0]
 
@@ -178,7 +178,7 @@ class StoreRetention:
         ]
         await store.apply([writing(orphan=orphan) for orphan in orphans])
         assert [step.orphans for step in await delete_all(store)] == [2]
-        assert {orphan.provider_task_id for orphan in await store.orphans(limit=10)} == {"younger"}
+        assert {orphan.provider_task_id for orphan in await store.orphans.latest(limit=10)} == {"younger"}
 
     async def test_the_alarms_of_hours_that_are_over_go_too(self, store: Store) -> None:
         minute = timedelta(minutes=1)
@@ -193,39 +193,41 @@ class StoreRetention:
         hours = [NOW - n * timedelta(hours=1) for n in range(2, 7)]
         pieces = [writing(orphan=replace(settled, provider_task_id=str(n))) for n in range(5)]
         await store.apply([*pieces, *(writing(alarms=(alarm(hour),)) for hour in hours)])
-        step = await store.delete_old(until=NOW, now=LATER, after=None, limit=2)
+        step = await store.retention.delete_old(until=NOW, now=LATER, after=None, limit=2)
         assert (step.tasks, step.orphans, step.alarms) == (0, 2, 2)
 
     async def test_what_a_sink_is_still_to_be_told_stays(self, store: Store) -> None:
         for number in (1, 2, 3):
             await store.apply([whole(over(number))])
-        first, second, third = [told.cursor for told in await store.outbox.events(after=0, limit=10)]
-        await store.outbox.register([NewSink(name="shop", address="stdout:", beginning=True)], now=LATER)
-        await store.outbox.claim("shop", owner="me", now=LATER, lease=DAY)
+        first, second, third = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        await store.sinks.register([NewSink(name="shop", address="stdout:", beginning=True)], now=LATER)
+        await store.sinks.acquire_lease("shop", owner="me", now=LATER, lease=DAY)
         late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
         given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
-        await store.outbox.settle("shop", ProgressUpdate(cursor=second, failed=(late, given_up)), owner="me", now=LATER)
+        await store.progress.record(
+            "shop", ProgressUpdate(cursor=second, failed=(late, given_up)), owner="me", now=LATER
+        )
         await delete_all(store)
         assert await left(store) == [over(1).id, over(3).id]
-        await store.outbox.settle("shop", ProgressUpdate(cursor=third, delivered=(first,)), owner="me", now=LATER)
+        await store.progress.record("shop", ProgressUpdate(cursor=third, delivered=(first,)), owner="me", now=LATER)
         await delete_all(store)
         assert await left(store) == []
 
     @pytest.mark.parametrize("gone", ["off", "unnamed", "removed"])
     async def test_a_sink_that_is_no_more_holds_nothing_back(self, store: Store, gone: str) -> None:
-        await store.outbox.register([NewSink(name="shop", address="stdout:", beginning=True)], now=NOW)
+        await store.sinks.register([NewSink(name="shop", address="stdout:", beginning=True)], now=NOW)
         await store.apply([whole(over())])
         soon = NOW + DAY
-        (told,) = await store.outbox.events(after=0, limit=10)
-        await store.outbox.claim("shop", owner="me", now=NOW, lease=DAY)
+        (told,) = await store.events.read(after=0, limit=10)
+        await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=DAY)
         owed = Failure(cursor=told.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
-        await store.outbox.settle("shop", ProgressUpdate(failed=(owed,)), owner="me", now=NOW)
+        await store.progress.record("shop", ProgressUpdate(failed=(owed,)), owner="me", now=NOW)
         await delete_all(store, now=soon)
         assert await left(store) == [over().id]
         if gone == "off":
-            await store.outbox.switch("shop", on=False, now=soon)
+            await store.sinks.switch("shop", on=False, now=soon)
         elif gone == "removed":
-            await store.outbox.remove("shop")
+            await store.sinks.delete("shop")
         await delete_all(store, now=LATER if gone == "unnamed" else soon)
         assert await left(store) == []
 
@@ -239,12 +241,12 @@ class StoreRetention:
         assert [entry.object for entry in await store.audit.entries(limit=10)] == ["80 days", "1 days"]
 
     async def test_a_reader_can_tell_that_it_missed_something(self, store: Store) -> None:
-        assert await store.outbox.horizon() == 0
+        assert await store.events.horizon() == 0
         await store.apply([whole(over())])
         await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),), alarms=(alarm(NOW - DAY),))])
-        kept = [told.cursor for told in await store.outbox.events(after=0, limit=10)]
-        newest = await store.outbox.latest()
+        kept = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        newest = await store.events.latest()
         await delete_all(store)
-        assert [told.cursor for told in await store.outbox.events(after=0, limit=10)] == kept[1:2]
-        assert await store.outbox.horizon() == kept[2]
-        assert await store.outbox.latest() == newest
+        assert [told.cursor for told in await store.events.read(after=0, limit=10)] == kept[1:2]
+        assert await store.events.horizon() == kept[2]
+        assert await store.events.latest() == newest

@@ -14,7 +14,8 @@ from tracker.errors import Conflict, OurError
 from tracker.model.changes import by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
 from tracker.model.task import Alarm, Status, Trust, changed
 from tracker.service.recorder import Recorder
-from tracker.storage.store import HISTORY_LIMIT, Store
+from tracker.storage.store import Store
+from tracker.storage.task_store import HISTORY_LIMIT
 
 
 class StoreWrites:
@@ -27,17 +28,17 @@ class StoreWrites:
             a_task(tags=("a", "b"), request={"prompt": "ä"}), [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN
         )
         await store.apply([writing(task)])
-        assert await store.task(task.id) == task
+        assert await store.tasks.get(task.id) == task
 
     async def test_a_task_that_nobody_wrote_is_none(self, store: Store) -> None:
-        assert await store.task("hm0") is None
+        assert await store.tasks.get("hm0") is None
 
     async def test_pieces_about_one_task_fold_in_the_order_of_arrival(self, store: Store) -> None:
         task = a_task()
         numbers = [changing(task, version=version) for version in (2, 3, 4)]
         results = await store.apply([writing(task), *numbers])
         assert [result.version for result in results] == [1, 1, 2, 3]
-        kept = await store.task(task.id)
+        kept = await store.tasks.get(task.id)
         assert kept is not None
         assert kept.version == 4
 
@@ -81,14 +82,14 @@ class StoreWrites:
         first, last = a_task(1), a_task(2)
         results = await store.apply([writing(first), refusing(), writing(last)])
         assert isinstance(results[1], Conflict)
-        assert await store.task(first.id) == first
-        assert await store.task(last.id) == last
+        assert await store.tasks.get(first.id) == first
+        assert await store.tasks.get(last.id) == last
 
     async def test_a_batch_that_fails_leaves_nothing_behind(self, store: Store) -> None:
         task = a_task(external_id="x")
         with pytest.raises(Exception, match=r"UNIQUE|unique"):
             await store.apply([writing(task, counts={"polls": 1}), writing(a_task(2, external_id="x"))])
-        assert await store.task(task.id) is None
+        assert await store.tasks.get(task.id) is None
         assert (await store.stats(client=None, now=NOW)).polls == 0
 
     async def test_the_recorder_commits_the_neighbours_of_a_piece_that_cannot_be_written(self, store: Store) -> None:
@@ -98,7 +99,7 @@ class StoreWrites:
         answers = await asyncio.gather(*(recorder.apply(writing(task)) for task in tasks), return_exceptions=True)
         await recorder.close()
         assert [type(answer) for answer in answers].count(OurError) == 1
-        kept = [task for task in tasks if await store.task(task.id) is not None]
+        kept = [task for task in tasks if await store.tasks.get(task.id) is not None]
         assert len(kept) == 7
 
     # ---- what is unique
@@ -112,7 +113,7 @@ class StoreWrites:
     @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
     async def test_another_client_may_use_the_same_name(self, store: Store, name: str) -> None:
         await store.apply([writing(a_task(1, **{name: "x"})), writing(a_task(2, client="other", **{name: "x"}))])
-        assert await store.task(a_task(2).id) is not None
+        assert await store.tasks.get(a_task(2).id) is not None
 
     @pytest.mark.parametrize("together", [True, False])
     async def test_a_rejected_task_gives_its_client_s_names_up(self, store: Store, *, together: bool) -> None:
@@ -125,7 +126,7 @@ class StoreWrites:
             await store.apply(batch)
         keys = looking(by_external_id("studio", "x"), by_idempotency_key("studio", "i"))
         assert await store.apply([keys]) == [[second.id, second.id]]
-        freed = await store.task(first.id)
+        freed = await store.tasks.get(first.id)
         assert freed is not None
         assert freed.external_id == "x"
 
@@ -140,8 +141,8 @@ class StoreWrites:
         keys = by_id(taker.id), by_provider_id("kling", "default", "p")
         await store.apply([writing(took, *keys, others=(left,), events=told)])
 
-        assert [await store.task(each.id) for each in (holder, taker)] == [left, took]
-        found = readable(await store.outbox.events(after=0, limit=10))
+        assert [await store.tasks.get(each.id) for each in (holder, taker)] == [left, took]
+        found = readable(await store.events.read(after=0, limit=10))
         assert [(event.task_id, event.task and event.task.id) for event in found] == [(took.id,) * 2, (left.id,) * 2]
 
     # ---- history, events, alarms, counts
@@ -151,27 +152,27 @@ class StoreWrites:
         entry, other = an_entry(task, "one"), an_entry(task, "two", word="failed")
         await store.apply([writing(task, entries=(entry, other)), writing(task, entries=(entry,))])
         await store.apply([writing(task, entries=(entry,))])
-        history = await store.history(task.id)
+        history = await store.tasks.history(task.id)
         assert [(shown.word, shown.repeats) for shown in history] == [("processing", 2), ("failed", 0)]
         assert (await store.stats(client=None, now=NOW)).duplicates == 2
 
     async def test_the_same_key_on_two_tasks_is_two_observations(self, store: Store) -> None:
         tasks = a_task(1), a_task(2)
         await store.apply([writing(task, entries=(an_entry(task, "one"),)) for task in tasks])
-        assert [len(await store.history(task.id)) for task in tasks] == [1, 1]
+        assert [len(await store.tasks.history(task.id)) for task in tasks] == [1, 1]
 
     async def test_history_is_told_in_the_order_of_its_arrival(self, store: Store) -> None:
         task = a_task()
         await store.apply([writing(task, entries=(an_entry(task, "late", at=NOW + LEASE), an_entry(task, "early")))])
         await store.apply([writing(task, entries=(an_entry(task, "again"),))])
-        shown = await store.history(task.id)
+        shown = await store.tasks.history(task.id)
         assert [entry.at for entry in shown] == [NOW + LEASE, NOW, NOW]
 
     async def test_of_a_long_history_the_newest_are_told(self, store: Store) -> None:
         task = a_task()
         entries = tuple(an_entry(task, str(number), word=str(number)) for number in range(HISTORY_LIMIT + 2))
         await store.apply([writing(task, entries=entries)])
-        shown = [entry.word for entry in await store.history(task.id)]
+        shown = [entry.word for entry in await store.tasks.history(task.id)]
         assert shown == [str(number) for number in range(2, HISTORY_LIMIT + 2)]
 
     async def test_events_are_numbered_in_the_order_of_the_batch(self, store: Store, url: str) -> None:
@@ -218,9 +219,9 @@ class StoreWrites:
     async def test_the_body_of_a_submit_is_kept_until_it_is_dropped(self, store: Store) -> None:
         task = a_task()
         await store.apply([writing(task, submission=b"\x00\xffbody")])
-        assert await store.submission(task.id) == b"\x00\xffbody"
+        assert await store.tasks.submission(task.id) == b"\x00\xffbody"
         await store.apply([writing(task, drop_submission=True)])
-        assert await store.submission(task.id) is None
+        assert await store.tasks.submission(task.id) is None
 
     # ---- claims
 
@@ -228,38 +229,38 @@ class StoreWrites:
         waits = {1: 2, 2: 1, 3: 3, 4: -1, 5: None}
         tasks = {n: a_task(n, next_poll_at=None if w is None else NOW - timedelta(seconds=w)) for n, w in waits.items()}
         await store.apply([writing(task) for task in tasks.values()])
-        claimed = await store.claim_due(now=NOW, limit=10, owner="me", lease=LEASE)
+        claimed = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
         assert [task.id for task in claimed] == [tasks[n].id for n in (3, 1, 2)]
         assert all((task.lease_owner, task.lease_until) == ("me", NOW + LEASE) for task in claimed)
-        assert await store.next_due() == NOW - timedelta(seconds=3)
+        assert await store.due_tasks.next_due() == NOW - timedelta(seconds=3)
 
     async def test_a_claim_takes_no_more_than_it_was_allowed(self, store: Store) -> None:
         await store.apply([writing(a_task(n, next_poll_at=NOW - timedelta(seconds=n))) for n in range(1, 6)])
-        first = await store.claim_due(now=NOW, limit=2, owner="me", lease=LEASE)
-        rest = await store.claim_due(now=NOW, limit=10, owner="me", lease=LEASE)
+        first = await store.due_tasks.acquire(now=NOW, limit=2, owner="me", lease=LEASE)
+        rest = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
         assert [task.id for task in [*first, *rest]] == [a_task(n).id for n in (5, 4, 3, 2, 1)]
 
     async def test_a_lease_is_respected_until_it_expires_and_then_taken_over(self, store: Store) -> None:
         task = a_task(next_poll_at=NOW)
         await store.apply([writing(task)])
-        assert not await store.is_due(NOW - timedelta(microseconds=1), lease=LEASE)
-        assert await store.is_due(NOW, lease=LEASE)
-        assert len(await store.claim_due(now=NOW, limit=1, owner="dead", lease=LEASE)) == 1
+        assert not await store.due_tasks.is_due(NOW - timedelta(microseconds=1), lease=LEASE)
+        assert await store.due_tasks.is_due(NOW, lease=LEASE)
+        assert len(await store.due_tasks.acquire(now=NOW, limit=1, owner="dead", lease=LEASE)) == 1
         almost = NOW + LEASE - timedelta(microseconds=1)
-        assert not await store.is_due(almost, lease=LEASE)
-        assert await store.claim_due(now=almost, limit=1, owner="me", lease=LEASE) == []
-        assert await store.is_due(NOW + LEASE, lease=LEASE)
-        taken = await store.claim_due(now=NOW + LEASE, limit=1, owner="me", lease=LEASE)
+        assert not await store.due_tasks.is_due(almost, lease=LEASE)
+        assert await store.due_tasks.acquire(now=almost, limit=1, owner="me", lease=LEASE) == []
+        assert await store.due_tasks.is_due(NOW + LEASE, lease=LEASE)
+        taken = await store.due_tasks.acquire(now=NOW + LEASE, limit=1, owner="me", lease=LEASE)
         assert [each.lease_owner for each in taken] == ["me"]
-        assert await store.task(task.id) == taken[0]
+        assert await store.tasks.get(task.id) == taken[0]
 
     async def test_a_lease_of_a_clock_that_was_ahead_is_over(self, store: Store) -> None:
         ahead = timedelta(hours=5)
         await store.apply([writing(a_task(next_poll_at=NOW))])
-        assert len(await store.claim_due(now=NOW + ahead, limit=1, owner="dead", lease=LEASE)) == 1
+        assert len(await store.due_tasks.acquire(now=NOW + ahead, limit=1, owner="dead", lease=LEASE)) == 1
 
-        assert await store.is_due(NOW, lease=LEASE)
-        taken = await store.claim_due(now=NOW, limit=1, owner="me", lease=LEASE)
+        assert await store.due_tasks.is_due(NOW, lease=LEASE)
+        taken = await store.due_tasks.acquire(now=NOW, limit=1, owner="me", lease=LEASE)
 
         assert [each.lease_owner for each in taken] == ["me"]
 
@@ -277,9 +278,9 @@ class StoreWrites:
         tasks = {n: a_task(n, **plan) for n, plan in plans.items()}
         await store.apply([writing(task) for task in tasks.values()])
 
-        assert await store.bring_forward(now=NOW, furthest=hour, expired=day) == 2
+        assert await store.due_tasks.bring_forward(now=NOW, furthest=hour, expired=day) == 2
 
-        found = {n: await store.task(task.id) for n, task in tasks.items()}
+        found = {n: await store.tasks.get(task.id) for n, task in tasks.items()}
         due = [n for n, task in found.items() if task is not None and task.next_poll_at == NOW]
         assert due == [1, 4]
 
@@ -288,7 +289,7 @@ class StoreWrites:
         other = Store(url)
         await other.open()
         claims = [
-            each.claim_due(now=NOW, limit=4, owner=f"{number}", lease=LEASE)
+            each.due_tasks.acquire(now=NOW, limit=4, owner=f"{number}", lease=LEASE)
             for number, each in enumerate([store, other] * 3)
         ]
         claimed = [task.id for tasks in await asyncio.gather(*claims) for task in tasks]

@@ -16,7 +16,7 @@ async def noted(store: Store, *minutes: int, **values: Any) -> AccountState:
     """Record a note of each of these minutes in one batch, and return what is then known."""
     notes = [AccountNote(provider="kling", account="default", at=NOW + MINUTE * number, **values) for number in minutes]
     await store.apply([RecordChange(Change(result=None, account=note)) for note in notes])
-    (state,) = await store.account_states()
+    (state,) = await store.accounts.states()
     return state
 
 

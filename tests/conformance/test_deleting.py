@@ -27,7 +27,7 @@ class TestPostgres(StoreRetention):
         await store.apply([whole(over(n)) for n in (1, 2)])
         async with await psycopg.AsyncConnection.connect(url) as other:
             await other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (over(1).id,))
-            step = await store.delete_old(until=NOW, now=LATER, after=None, limit=10)
+            step = await store.retention.delete_old(until=NOW, now=LATER, after=None, limit=10)
             assert step.tasks == 1
         assert await left(store) == [over(1).id]
-        assert (await store.delete_old(until=NOW, now=LATER, after=None, limit=10)).tasks == 1
+        assert (await store.retention.delete_old(until=NOW, now=LATER, after=None, limit=10)).tasks == 1

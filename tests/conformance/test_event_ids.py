@@ -19,7 +19,7 @@ class EventIds:
         await store.apply([writing(over, events=(an_event(over, 2), an_event(over, 3)))])
         ((seen,),) = read(url, "SELECT max(id) FROM events")
         later = NOW + timedelta(days=1)
-        await store.delete_old(until=later, now=later, after=None, limit=10)
+        await store.retention.delete_old(until=later, now=later, after=None, limit=10)
         assert read(url, "SELECT count(*) FROM events") == [(0,)]
         await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),))])
         ((fresh,),) = read(url, "SELECT max(id) FROM events")

@@ -20,7 +20,7 @@ async def ended(store: Store, number: int, at: datetime, status: Status = Status
 
 
 async def look(store: Store, now: datetime, limit: int = 10, provider: str = "kling") -> int:
-    return await store.warn_of_expiry(provider, lifetime=LIFETIME, notice=NOTICE, now=now, limit=limit)
+    return await store.result_expiry.warn(provider, lifetime=LIFETIME, notice=NOTICE, now=now, limit=limit)
 
 
 async def warned(store: Store) -> int:
@@ -39,7 +39,7 @@ async def test_each_is_warned_of_once_in_time_and_the_first_of_an_hour_is_an_eve
     assert await look(store, FIRST + DAY - timedelta(seconds=1)) == 0
     assert [await look(store, FIRST + DAY) for _ in range(3)] == [2, 0, 0]
     assert await look(store, FIRST + 2 * DAY) == 1
-    told = readable(await store.outbox.events(after=0, limit=10))
+    told = readable(await store.events.read(after=0, limit=10))
     assert [one.type for one in told] == ["homing.alarm.expiring_result"] * 2
     alarm = told[0].alarm
     assert alarm is not None

@@ -72,8 +72,8 @@ async def test_a_lock_of_another_process_does_not_hold_the_loop_up(tmp_path: Pat
             assert "locked" in str(written.exception())
         await asyncio.gather(written, return_exceptions=True)
         await store.apply([writing(a_task(2))])
-        assert (await store.task(a_task().id) is None) is (busy < timedelta(seconds=1))
-        assert await store.task(a_task(2).id) is not None
+        assert (await store.tasks.get(a_task().id) is None) is (busy < timedelta(seconds=1))
+        assert await store.tasks.get(a_task(2).id) is not None
 
 
 async def test_what_fails_on_the_loop_is_rolled_back(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ async def test_what_fails_on_the_loop_is_rolled_back(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="UNIQUE"):
             await store.apply([writing(a_task(3, external_id="x")), writing(a_task(4, external_id="x"))])
         await store.apply([writing(a_task(2))])
-        kept = [await store.task(a_task(number).id) is not None for number in range(1, 5)]
+        kept = [await store.tasks.get(a_task(number).id) is not None for number in range(1, 5)]
         assert kept == [False, True, False, False]
 
 
@@ -97,7 +97,7 @@ async def test_a_batch_whose_caller_goes_away_is_committed(tmp_path: Path) -> No
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         await store.apply([writing(a_task(2))])
-        assert await store.task(a_task().id) is not None
+        assert await store.tasks.get(a_task().id) is not None
 
 
 @pytest.mark.parametrize("batch", [True, False])
@@ -113,7 +113,7 @@ async def test_a_commit_that_fails_leaves_the_next_transaction_free(tmp_path: Pa
             other.execute("DROP TRIGGER breaks")
         await store.apply([writing(a_task(2))])
         await store.ping()
-        assert [await store.task(a_task(number).id) is not None for number in (1, 2)] == [False, True]
+        assert [await store.tasks.get(a_task(number).id) is not None for number in (1, 2)] == [False, True]
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["on the loop", "in the thread"])
@@ -135,5 +135,5 @@ async def test_writes_go_on_after_a_commit_without_memory(
             await store.apply([writing(a_task(1))])
         await store.apply([writing(a_task(2))])
 
-        assert await store.task(a_task(1).id) is None
-        assert await store.task(a_task(2).id) is not None
+        assert await store.tasks.get(a_task(1).id) is None
+        assert await store.tasks.get(a_task(2).id) is not None

@@ -125,7 +125,7 @@ async def test_file_lost_during_a_commit_is_not_acknowledged(place: Place) -> No
 
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]])
 async def test_lost_log_is_saved_and_made_anew(place: Place, suffixes: list[str]) -> None:
-    await place.store.task(a_task(1).id)  # a reader has the log open too
+    await place.store.tasks.get(a_task(1).id)  # a reader has the log open too
     for suffix in suffixes:
         place.file.with_name(place.file.name + suffix).unlink()
 
@@ -142,7 +142,7 @@ async def test_lost_log_is_saved_and_made_anew(place: Place, suffixes: list[str]
     assert a_task(1).id in place.tasks()
     await until(works)
     assert {a_task(1).id, a_task(3).id} <= place.tasks()
-    assert await place.store.task(a_task(3).id) == a_task(3)
+    assert await place.store.tasks.get(a_task(3).id) == a_task(3)
 
 
 @pytest.mark.parametrize("noticed", [True, False])
@@ -168,7 +168,7 @@ async def test_reader_does_not_open_another_file(place: Place) -> None:
     another(place)
 
     with pytest.raises(StoreUnavailable, match="names another file"):
-        await place.store.task(a_task(1).id)
+        await place.store.tasks.get(a_task(1).id)
 
 
 async def test_store_opened_again_makes_a_log_of_its_own(place: Place) -> None:
@@ -180,7 +180,7 @@ async def test_store_opened_again_makes_a_log_of_its_own(place: Place) -> None:
 
     await place.store.apply([writing(a_task(2))])
 
-    assert await place.store.task(a_task(2).id) is not None
+    assert await place.store.tasks.get(a_task(2).id) is not None
 
 
 async def test_percent_encoded_path_is_decoded_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import NOW, an_orphan, writing
-from tracker.storage.orphans import SETTLED_UNSIGNED, WAITING_UNSIGNED
+from tracker.storage.orphan_store import SETTLED_UNSIGNED, WAITING_UNSIGNED
 from tracker.storage.store import Store
 
 SECOND = timedelta(seconds=1)
@@ -29,7 +29,7 @@ def flood(count: int, *, name: str = "forged", **changes: Any) -> list[Any]:
 
 
 async def kept(store: Store) -> list[str]:
-    return [orphan.provider_task_id for orphan in await store.orphans(limit=5_000)]
+    return [orphan.provider_task_id for orphan in await store.orphans.latest(limit=5_000)]
 
 
 async def unkept(store: Store) -> int:
@@ -53,7 +53,7 @@ async def test_orphans_of_a_full_url_that_may_be_kept_are(store: Store) -> None:
     await store.apply(flood(1, name="elsewhere", address=ELSEWHERE))
     await store.apply(flood(1, deliveries=3))
 
-    found = {orphan.provider_task_id: orphan for orphan in await store.orphans(limit=5_000)}
+    found = {orphan.provider_task_id: orphan for orphan in await store.orphans.latest(limit=5_000)}
     assert {"signed-0000", "signed-0001", "elsewhere-0000"} <= found.keys()
     assert found["forged-0000"].deliveries == 4
     assert await unkept(store) == 0
@@ -64,7 +64,7 @@ async def test_due_orphans_are_signed_ones_first_then_urls_in_turn(store: Store)
     await store.apply(flood(2, name="elsewhere", address=ELSEWHERE, next_check_at=NOW + SECOND))
     await store.apply(flood(1, name="signed", signed=True, next_check_at=NOW + SECOND * 2))
 
-    due = await store.due_orphans(now=NOW + SECOND * 3, limit=5)
+    due = await store.orphans.due(now=NOW + SECOND * 3, limit=5)
 
     names = [orphan.provider_task_id for orphan in due]
     assert names == ["signed-0000", "forged-0000", "elsewhere-0000", "forged-0001", "elsewhere-0001"]
@@ -87,9 +87,9 @@ async def test_settling_an_unsigned_orphan_drops_the_oldest(store: Store) -> Non
     settled: dict[str, Any] = {"state": "orphan", "next_check_at": None}
     await store.apply(flood(SETTLED_UNSIGNED, **settled))
     await store.apply(flood(1, name="waiting", last_at=NOW + SECOND * 9_999))
-    (due,) = await store.due_orphans(now=NOW, limit=2)
+    (due,) = await store.orphans.due(now=NOW, limit=2)
 
-    await store.settle_orphan(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
+    await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
 
     names = await kept(store)
     assert len(names) == SETTLED_UNSIGNED
@@ -101,7 +101,7 @@ async def test_signed_orphan_keeps_its_body_against_unsigned_ones(store: Store) 
     await store.apply([writing(orphan=an_orphan(signed=True, word="succeed", body=b"signed"))])
     await store.apply([writing(orphan=an_orphan(word="failed", body=b"forged"))])
 
-    (orphan,) = await store.orphans(limit=10)
+    (orphan,) = await store.orphans.latest(limit=10)
 
     assert (orphan.word, orphan.body, orphan.signed, orphan.deliveries) == ("succeed", b"signed", True, 2)
 
@@ -110,6 +110,6 @@ async def test_orphan_that_is_signed_later_counts_as_signed(store: Store) -> Non
     await store.apply([writing(orphan=an_orphan())])
     await store.apply([writing(orphan=an_orphan(signed=True, body=b"signed"))])
 
-    (orphan,) = await store.orphans(limit=10)
+    (orphan,) = await store.orphans.latest(limit=10)
 
     assert (orphan.signed, orphan.body) == (True, b"signed")

@@ -33,11 +33,13 @@ class TestPostgres(StoreOutbox, StoreSwitchboard):
     @pytest.mark.parametrize(
         "moves",
         [
-            lambda store: store.outbox.hurry("shop", now=NOW),
-            lambda store: store.outbox.switch("shop", on=True, now=NOW, from_now=True),
-            lambda store: store.outbox.remove("shop"),
-            lambda store: store.outbox.give_up("shop", now=NOW, dry_run=False),
-            lambda store: store.outbox.replay("shop", ReplayFilter(since=NOW), lambda _: True, now=NOW, dry_run=False),
+            lambda store: store.progress.make_due("shop", now=NOW),
+            lambda store: store.sinks.switch("shop", on=True, now=NOW, from_now=True),
+            lambda store: store.sinks.delete("shop"),
+            lambda store: store.deliveries.dead_letter("shop", now=NOW, dry_run=False),
+            lambda store: store.deliveries.replay(
+                "shop", ReplayFilter(since=NOW), lambda _: True, now=NOW, dry_run=False
+            ),
         ],
         ids=["hurry", "switch", "remove", "give up", "replay"],
     )

@@ -97,11 +97,19 @@ async def test_ping_changes_nothing_but_its_count(url: str) -> None:
     store = Store(url)
     await store.open()
     await store.apply([WORK])
-    before = (await store.task(TASK.id), await store.history(TASK.id), await store.outbox.events(after=0, limit=9))
+    before = (
+        await store.tasks.get(TASK.id),
+        await store.tasks.history(TASK.id),
+        await store.events.read(after=0, limit=9),
+    )
 
     for _ in range(2):
         await store.ping()
 
-    after = (await store.task(TASK.id), await store.history(TASK.id), await store.outbox.events(after=0, limit=9))
+    after = (
+        await store.tasks.get(TASK.id),
+        await store.tasks.history(TASK.id),
+        await store.events.read(after=0, limit=9),
+    )
     assert after == before
     await store.close()

@@ -106,7 +106,7 @@ async def test_session_pooler_is_used_with_our_settings(postgres: Postgres) -> N
         await store.open()
         await store.apply([writing(a_task())])
 
-        assert await store.task(a_task().id) == a_task()
+        assert await store.tasks.get(a_task().id) == a_task()
         with locked(url), pytest.raises(StoreUnavailable, match="locked for too long"):
             await store.apply([changing(a_task(), version=2)])
         await store.close()

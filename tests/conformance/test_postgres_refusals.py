@@ -162,5 +162,5 @@ async def test_a_database_in_utf_8_takes_any_text(postgres: Postgres) -> None:
     await store.open()
     task = a_task(request={"prompt": "\u732b \U0001f408"})
     await store.apply([writing(task)])
-    assert await store.task(task.id) == task
+    assert await store.tasks.get(task.id) == task
     await store.close()

@@ -55,10 +55,10 @@ async def test_schemas_of_one_database_do_not_meet(stores: list[Store]) -> None:
         await store.apply([writing(task, by_external_id("studio", "order-1"), events=(an_event(task, 2),))])
 
     for number, store in enumerate(stores):
-        found = await store.task(TASK.id)
+        found = await store.tasks.get(TASK.id)
         assert found is not None
         assert found.model == f"model-{number}"
-        assert [event.cursor for event in readable(await store.outbox.events(after=0, limit=9))] == [1]
+        assert [event.cursor for event in readable(await store.events.read(after=0, limit=9))] == [1]
 
     for held, free, stuck in (("one", 1, 0), ("public", 0, 2)):
         await lock_holds_up(held, stores[free], stores[stuck])

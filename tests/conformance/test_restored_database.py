@@ -116,12 +116,12 @@ async def test_sink_of_a_restored_database_gets_what_follows(
 
     await told_to(shop, 2, status=Status.PROCESSING)
     await told_to(shop, 1, status=Status.FAILED)
-    new = [told for told in await store.outbox.events(after=cursor, limit=100) if told.type != CHANGED]
+    new = [told for told in await store.events.read(after=cursor, limit=100) if told.type != CHANGED]
     assert len(new) == 3, "a stream that goes on after a lost event skips none"
     assert lost.isdisjoint(told.id for told in new), "an id was given again"
     kept = Consumer().take(shop.received).statuses
     for number in (1, 2, 3, 4):
-        task = await store.task(a_task(number).id)
+        task = await store.tasks.get(a_task(number).id)
         assert task is not None
         assert kept[task.id] is task.status
     assert (await relay.state()).waiting == 0
@@ -145,7 +145,7 @@ async def test_stream_of_a_restored_database_shows_only_its_events(relay: Place,
         told for told in await feed.read(lost.cursor) if isinstance(told, PublishedEvent) and told.task is not None
     ]
     assert [told.task.status for told in found if told.task is not None] == [Status.FAILED]
-    everything = [told.id for told in await store.outbox.events(after=0, limit=100)]
+    everything = [told.id for told in await store.events.read(after=0, limit=100)]
     assert lost.id not in everything
 
 
@@ -217,7 +217,7 @@ async def test_generated_secret_in_use_survives_an_older_backup(
     store = relay.tracker.store
     await happen(store, Status.SUBMITTED, 1, version=2)
     restore = backup()
-    used = await store.generated_secret("sink shop", b"made up")
+    used = await store.secrets.get("sink shop", b"made up")
     await happen(store, Status.SUCCEEDED, 1, version=3)
 
     restore()
@@ -226,7 +226,7 @@ async def test_generated_secret_in_use_survives_an_older_backup(
 
     other = Store(url)
     await other.open()
-    assert await other.generated_secret("sink shop", b"another") == used
+    assert await other.secrets.get("sink shop", b"another") == used
     await other.close()
 
 
@@ -288,7 +288,7 @@ async def test_standby_promoted_too_early_loses_no_later_event(tmp_path: Path, s
                 await told_to(shop, 2, status=Status.PROCESSING)
                 await told_to(shop, 1, status=Status.FAILED)
                 await alarmed(shop)
-                assert lost.isdisjoint(told.id for told in await store.outbox.events(after=0, limit=100))
+                assert lost.isdisjoint(told.id for told in await store.events.read(after=0, limit=100))
                 kept = Consumer().take(shop.received).statuses
                 assert kept == {a_task(1).id: Status.FAILED, a_task(2).id: Status.PROCESSING}
                 assert (await here.state()).waiting == 0

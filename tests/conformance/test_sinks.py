@@ -14,6 +14,7 @@ import pytest
 
 from tests.conformance.sink_case import Got, SinkCase
 from tests.conformance.sink_suite import SinkSuite
+from tests.fakes import new_secret
 from tests.web_receiver import Request, WebReceiver, reply
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.client_callbacks import Callbacks
@@ -29,12 +30,6 @@ from tracker.transport import Poster
 LOOPBACK = read_allowed(("127.0.0.1",))
 SOURCE = "urn:homing"
 NAME = "under test"
-
-
-class Kept:
-    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        del name
-        return fresh
 
 
 def got_of(event: dict[str, Any]) -> Got:
@@ -90,7 +85,7 @@ class WebCase(SinkCase):
 class WebhookCase(WebCase):
     def sink(self) -> Sink:
         spec = SinkSpec(name=NAME, scheme="http", target=self.server.url, address="http://…")
-        secrets = SinkSecrets(Kept(), {})
+        secrets = SinkSecrets(new_secret, {})
         return Webhook(spec, source=SOURCE, secrets=secrets, poster=Poster(LOOPBACK), clock=utc_now)
 
     def read(self, request: Request) -> Got:
@@ -105,7 +100,7 @@ class CallbacksCase(WebCase):
         return {"caller_callback_url": self.server.url}
 
     def sink(self) -> Sink:
-        sink = Callbacks(secrets=SinkSecrets(Kept(), {}), poster=Poster(LOOPBACK), clock=utc_now)
+        sink = Callbacks(secrets=SinkSecrets(new_secret, {}), poster=Poster(LOOPBACK), clock=utc_now)
         sink.name = NAME
         return sink
 

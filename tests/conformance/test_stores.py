@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -78,10 +79,10 @@ async def test_a_locked_database_is_unavailable_and_works_again_once_it_is_free(
                 await store.apply([writing(a_task())])
             with pytest.raises(StoreUnavailable, match="locked"):
                 await store.ping()
-            assert await store.task(a_task().id) is None
+            assert await store.tasks.get(a_task().id) is None
             other.execute("ROLLBACK")
         await store.apply([writing(a_task())])
-        assert await store.task(a_task().id) == a_task()
+        assert await store.tasks.get(a_task().id) == a_task()
 
 
 async def test_a_locked_database_cannot_be_opened_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -122,12 +123,12 @@ async def test_a_full_disk_is_unavailable_and_works_again_once_there_is_room(tmp
             await store.apply([writing(a_task(1))])
             with pytest.raises(StoreUnavailable, match="disk is full"):
                 await store.apply([heavy(number) for number in range(2, 12)])
-            assert await store.task(a_task(1).id) == a_task(1)
-            assert await store.task(a_task(2).id) is None
+            assert await store.tasks.get(a_task(1).id) == a_task(1)
+            assert await store.tasks.get(a_task(2).id) is None
             for connection in made:
                 connection.execute("PRAGMA max_page_count=100000")
             await store.apply([heavy(number) for number in range(2, 12)])
-            assert await store.task(a_task(11).id) is not None
+            assert await store.tasks.get(a_task(11).id) is not None
 
 
 @contextmanager
@@ -156,7 +157,7 @@ async def test_a_read_only_file_is_unavailable_and_works_again_once_it_can_be_wr
             with pytest.raises(StoreUnavailable, match=r"read-only|cannot be opened"):
                 await store.open()
         await store.open()
-        assert await store.task(a_task().id) == a_task()
+        assert await store.tasks.get(a_task().id) == a_task()
         await store.close()
 
 
@@ -217,19 +218,19 @@ def test_what_this_store_cannot_be_is_refused_without_repeating_a_password(url: 
 
 async def test_a_caller_that_waits_for_a_lease_is_not_woken_before_its_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        assert await store.next_due() is None
+        assert await store.due_tasks.next_due() is None
         await store.apply([writing(a_task(next_poll_at=NOW + SOON))])
-        assert await store.next_due() == NOW + SOON
+        assert await store.due_tasks.next_due() == NOW + SOON
 
 
-@pytest.mark.parametrize("verb", ["ping", "next_due"])
+@pytest.mark.parametrize("verb", ["ping", "due_tasks.next_due"])
 async def test_callers_that_go_away_at_any_moment_leave_the_store_working(tmp_path: Path, verb: str) -> None:
     async with opened(tmp_path) as store:
         for steps in range(40):
-            gone = asyncio.create_task(getattr(store, verb)())
+            gone = asyncio.create_task(attrgetter(verb)(store)())
             for _ in range(steps):
                 await asyncio.sleep(0)
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
         async with asyncio.timeout(5):
-            await asyncio.gather(*(store.ping() for _ in range(3)), *(store.next_due() for _ in range(8)))
+            await asyncio.gather(*(store.ping() for _ in range(3)), *(store.due_tasks.next_due() for _ in range(8)))

@@ -216,5 +216,5 @@ async def test_a_connection_that_knows_too_many_statements_is_replaced(url: str)
             some = {name: 1 for place, name in enumerate(columns) if number >> place & 1}
             row = changed(row, **{name: number if name in columns[:5] else f"{number}" for name in some})
             await store.apply([writing(row)])
-        assert await store.task(TASK.id) == row
+        assert await store.tasks.get(TASK.id) == row
         assert set(read(url, f"SELECT pid FROM pg_stat_activity WHERE {OURS}")) != set(before)

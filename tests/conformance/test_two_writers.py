@@ -128,7 +128,7 @@ async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_l
     expected = ROUNDS * (2 * TASKS + 3 * (TASKS // 2))
     assert sum(count for *_, count in told_of) == expected
     for task in tasks:
-        row = await stores[0].task(task.id)
+        row = await stores[0].tasks.get(task.id)
         assert row is not None
         assert (task.id, row.version, row.version - 1) in told_of
     stats = await stores[1].stats(client=None, now=NOW)
@@ -189,7 +189,7 @@ async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, sto
     claimed: list[str] = []
 
     async def claim(store: Store, owner: str) -> None:
-        while found := await store.claim_due(now=NOW, limit=7, owner=owner, lease=LEASE):
+        while found := await store.due_tasks.acquire(now=NOW, limit=7, owner=owner, lease=LEASE):
             claimed.extend(task.id for task in found)
 
     async def write(store: Store) -> None:
@@ -203,7 +203,7 @@ async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, sto
     await claim(stores[0], "last")
     assert sorted(claimed) == [task.id for task in tasks]
     for task in tasks:
-        row = await stores[0].task(task.id)
+        row = await stores[0].tasks.get(task.id)
         assert row is not None
         assert (row.version, row.lease_until) == (3, NOW + LEASE)
     assert deadlocks(url) == 0
@@ -279,7 +279,7 @@ async def test_a_task_that_both_find_at_the_provider_is_adopted_once(
 
 async def test_a_secret_that_both_make_is_the_same_for_both(stores: tuple[Store, Store]) -> None:
     for n in range(ROUNDS):
-        kept = await at_once(*(each.generated_secret(f"s-{n}", bytes([at])) for at, each in enumerate(stores)))
+        kept = await at_once(*(each.secrets.get(f"s-{n}", bytes([at])) for at, each in enumerate(stores)))
         assert kept in ([b"\0"] * 2, [b"\1"] * 2)
 
 

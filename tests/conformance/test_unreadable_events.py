@@ -93,10 +93,10 @@ class UnreadableEvents:
             teller = await here.teller(sink)
             await here.happen(1, 1, 1, 2, 2, 2)
             change(url, DAMAGES["no time that there is"])
-            (state,) = await here.store.outbox.states()
+            (state,) = await here.store.sinks.states()
             assert (state.behind, state.oldest_at) == (6, NOW)
             change(url, "UPDATE events SET at = 9000000000000000000 WHERE id = 1")
-            (state,) = await here.store.outbox.states()
+            (state,) = await here.store.sinks.states()
             assert (state.behind, state.oldest_at) == (6, None)
             await here.all_new(teller)
             await teller.finish()
@@ -180,7 +180,7 @@ class UnreadableEvents:
 
         async with begun(written, """UPDATE events SET data = '{"status":"secret"}' WHERE id IN (2, 5)""") as here:
             for _ in range(2):
-                found = await here.store.outbox.events(after=0, limit=100)
+                found = await here.store.events.read(after=0, limit=100)
                 assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2, 5]
         what = f"the event {ONE}-3 (homing.task.processing)"
         assert said() == [f"{what} cannot be read and is passed over: ValidationError (and 1 more)"]
@@ -192,10 +192,10 @@ class UnreadableEvents:
             teller = await here.teller(sink)
             await here.all_new(teller)
             await teller.finish()
-            outbox = here.store.outbox
-            assert await outbox.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 0
+            deliveries = here.store.deliveries
+            assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 0
             change(written, REPAIRED)
-            assert await outbox.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 1
+            assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 1
             await here.all_owed(teller)
             assert sink.received[-1].id == f"{TWO}-3"
             assert (await here.dead(), await here.owed()) == ([], [])
@@ -225,7 +225,7 @@ class TestSqlite(UnreadableEvents):
             task = a_task(2, status=Status.SUCCEEDED, version=2)
             await here.store.apply([writing(task, events=(an_event(task, 2, "succeeded"),), alarms=(alarm(),))])
             change(url, "UPDATE events SET type = CAST(x'7bff' AS TEXT) WHERE id = 2")
-            found = await here.store.outbox.events(after=0, limit=100)
+            found = await here.store.events.read(after=0, limit=100)
             assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2]
             assert [one.cursor for one in found] == [1, 2, 3, 4, 5]
 

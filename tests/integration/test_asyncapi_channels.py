@@ -10,7 +10,8 @@ from tests.asyncapi_document import DOCUMENT, address_of, documented_headers, me
 from tests.brokers import raw
 from tests.brokers.cases import CASES
 from tests.events import every_event
-from tests.integration.test_webhook import LOOPBACK, SECRETS, Kept
+from tests.fakes import new_secret
+from tests.integration.test_webhook import LOOPBACK, SECRETS
 from tests.web_receiver import WebReceiver
 from tracker.api.asyncapi import HEADERS
 from tracker.api.events import frame
@@ -54,7 +55,7 @@ async def test_a_broker_is_sent_what_is_documented(name: str) -> None:
 
 
 async def test_a_webhook_is_posted_what_is_documented() -> None:
-    parts = SinkParts(source=SOURCE, secrets=SinkSecrets(Kept(), SECRETS), clock=utc_now, allowed=LOOPBACK)
+    parts = SinkParts(source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=utc_now, allowed=LOOPBACK)
     async with WebReceiver() as receiver:
         _, (_, sink) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), parts=parts)
         await sink.open()

@@ -26,7 +26,7 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
     chosen = {"database_url": url, "sinks": SINKS, "public_url": "https://homing.example.com", "api_keys": (LOCAL_KEY,)}
     settings = Settings.model_validate(chosen)
     async with create_tracker(settings) as tracker:
-        await tracker.store.outbox.register([new for new, _ in sinks_of(settings, tracker)], now=tracker.clock())
+        await tracker.store.sinks.register([new for new, _ in sinks_of(settings, tracker)], now=tracker.clock())
         yield tracker
 
 

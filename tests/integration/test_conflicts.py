@@ -95,7 +95,7 @@ async def test_a_conflict_survives_an_outage_of_a_day(tmp_path: Path) -> None:
             kling.clock.advance(timedelta(hours=1))
             await reconciler.run_once()
 
-        waiting = await kling.tracker.store.task(task.id)
+        waiting = await kling.tracker.store.tasks.get(task.id)
         assert waiting is not None
         assert waiting.next_poll_at is not None
         assert waiting.conflict_claims == (Status.SUCCEEDED,)

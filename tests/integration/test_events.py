@@ -68,7 +68,7 @@ async def test_a_public_client_reads_what_was_committed_as_cloudevents(homing: W
         await homing.change(a_number(1, tags=("ü\u2028",)), 1, 2)
         await homing.change(a_number(2), 1, name="succeeded")
         found = await taken(pieces, 3)
-    kept = readable(await homing.tracker.store.outbox.events(after=0, limit=10))
+    kept = readable(await homing.tracker.store.events.read(after=0, limit=10))
     assert [each.data.encode() for each in found] == [structured(told, "urn:homing") for told in kept]
     assert [int(each.id) for each in found] == [told.cursor for told in kept]
     assert [each.event for each in found] == [told.type for told in kept]
@@ -165,7 +165,7 @@ async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing
 async def test_a_cursor_older_than_what_is_kept_is_told_so(homing: Watched) -> None:
     await homing.change(a_number(1, finished_at=NOW), 1, 2, name="succeeded")
     await homing.change(a_number(2), 1)
-    await homing.tracker.store.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
+    await homing.tracker.store.retention.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
     for path, headers in (("/v1/events?after=1", {}), ("/v1/events", {"last-event-id": "0"})):
         answer = await homing.client.get(path, headers=headers)
         assert answer.status_code == 410
@@ -178,7 +178,7 @@ async def test_a_cursor_older_than_what_is_kept_is_told_so(homing: Watched) -> N
 async def test_what_was_deleted_while_nobody_waited_is_not_passed_over_in_silence(homing: Watched) -> None:
     feed, store = homing.tracker.feed, homing.tracker.store
     await homing.change(a_number(1, finished_at=NOW), 1, 2, name="succeeded")
-    await store.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
+    await store.retention.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
     await homing.change(a_number(2), 1)
     assert await feed.beyond(0, within=LONG)
     # A process may still remember what it wrote itself; whether all of it is there, the database says.

@@ -27,23 +27,23 @@ class Counted:
     """The store's events, with every look at them counted."""
 
     def __init__(self, store: Store) -> None:
-        self._outbox = store.outbox
+        self._events = store.events
         self.looks = 0
         self.looked = asyncio.Event()
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Found]:
+    async def read(self, *, after: int, limit: int) -> Sequence[Found]:
         self.looks += 1
         self.looked.set()
-        return await self._outbox.events(after=after, limit=limit)
+        return await self._events.read(after=after, limit=limit)
 
     async def latest(self) -> int:
-        return await self._outbox.latest()
+        return await self._events.latest()
 
     async def given(self) -> int:
-        return await self._outbox.given()
+        return await self._events.given()
 
     async def horizon(self) -> int:
-        return await self._outbox.horizon()
+        return await self._events.horizon()
 
 
 async def tell(store: Store, task: Task = TASK, *sequences: int) -> None:
@@ -63,7 +63,7 @@ async def follow(feed: Feed, after: int, count: int) -> list[tuple[int, int]]:
 
 @pytest.fixture
 async def feed(store: Store) -> AsyncIterator[Feed]:
-    feed = Feed(store.outbox, notices=store.notices)
+    feed = Feed(store.events, notices=store.notices)
     await feed.open()
     yield feed
     await feed.close()
@@ -143,7 +143,7 @@ async def test_what_nobody_waited_for_is_passed_over_and_who_watches_looks_again
 
 
 async def test_closing_ends_every_waiting(store: Store) -> None:
-    feed = Feed(store.outbox)
+    feed = Feed(store.events)
     await feed.open()
     waiting = asyncio.create_task(feed.beyond(0, within=LONG))
     async with feed.watching(TASK.id) as changed:
@@ -170,7 +170,7 @@ class TestSeveralProcesses:
         return postgres.fresh()
 
     async def test_a_commit_elsewhere_is_noticed_and_told_in_one_notice_for_many(self, store: Store, url: str) -> None:
-        there = Feed(store.outbox, notices=store.notices)
+        there = Feed(store.events, notices=store.notices)
         await there.open()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
             await listening.execute(f"LISTEN {CHANNEL}".encode())
@@ -192,7 +192,7 @@ class TestSeveralProcesses:
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
         with pytest.raises(psycopg.OperationalError):
             await asyncio.wait_for(listening, LONG.total_seconds())
-        feed = Feed(store.outbox, notices=notices)
+        feed = Feed(store.events, notices=notices)
         await feed.open()
         waiting = asyncio.create_task(feed.beyond(0, within=LONG))
         await asyncio.sleep(0)
@@ -227,7 +227,7 @@ async def test_each_outage_of_the_notices_is_logged(
     store = Store(sqlite_url(tmp_path))
     await store.open()
     notices = Breaking()
-    feed = Feed(store.outbox, notices=notices)
+    feed = Feed(store.events, notices=notices)
     await feed.open()
 
     await asyncio.wait_for(notices.third.wait(), 20)

@@ -46,11 +46,11 @@ def server(name: str, *parts: Part) -> Server:
 
 
 async def beat(store: Store, name: str, *, silence: timedelta = LONG) -> Heartbeat:
-    return await store.beat(server(name), silence=silence, margin=MARGIN, own=utc_now)
+    return await store.servers.beat(server(name), silence=silence, margin=MARGIN, own=utc_now)
 
 
 async def claim(store: Store, owner: str) -> list[str]:
-    found = await store.claim_due(now=NOW, limit=100, owner=owner, lease=LEASE)
+    found = await store.due_tasks.acquire(now=NOW, limit=100, owner=owner, lease=LEASE)
     return [task.id for task in found]
 
 
@@ -82,7 +82,7 @@ async def test_a_submit_in_flight_keeps_its_lease_to_its_deadline_and_a_margin(s
     (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert taken.tasks == 1
     assert await claim(store, "survivor") == [looked_up.id]
-    kept = await store.task(sending.id)
+    kept = await store.tasks.get(sending.id)
     assert kept is not None
     assert (kept.lease_owner, kept.lease_until) == ("dead", until + MARGIN)
 
@@ -109,17 +109,17 @@ async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: 
         (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
         assert taken.tasks == 1
         # The dead one is remembered as long as something of it is left.
-        assert len(await store.servers(silence=LONG)) == 2
+        assert len(await store.servers.alive(silence=LONG)) == 2
     (rest,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert rest.tasks == 1
-    assert len(await store.servers(silence=LONG)) == 1
+    assert len(await store.servers.alive(silence=LONG)) == 1
     assert len(await claim(store, "survivor")) == 2
 
 
 async def test_one_that_was_only_paused_is_back_with_its_next_heartbeat(store: Store) -> None:
     await beat(store, "paused")
     await beat(store, "other", silence=AT_ONCE)
-    assert [each.owner for each in await store.servers(silence=LONG)] == ["other"]
+    assert [each.owner for each in await store.servers.alive(silence=LONG)] == ["other"]
     back = await beat(store, "paused")
     assert {each.owner for each in back.alive} == {"other", "paused"}
     assert back.taken == ()
@@ -138,14 +138,14 @@ async def test_one_that_leaves_gives_back_what_it_was_asking_about(store: Store)
     await store.apply([writing(due(1))])
     await beat(store, "leaving")
     await claim(store, "leaving")
-    await store.leave("leaving", margin=MARGIN)
+    await store.servers.leave("leaving", margin=MARGIN)
     assert await claim(store, "other") == [due(1).id]
     assert (await beat(store, "other", silence=AT_ONCE)).taken == ()
 
 
 async def test_whoever_has_a_wrong_clock_is_not_taken_for_dead(store: Store) -> None:
     wrong = Clock(datetime.now(UTC) - timedelta(days=1))
-    told = await store.beat(server("wrong"), silence=LONG, margin=MARGIN, own=wrong)
+    told = await store.servers.beat(server("wrong"), silence=LONG, margin=MARGIN, own=wrong)
     assert timedelta(hours=23) < told.reading.ahead < timedelta(hours=25)
     right = await beat(store, "right")
     assert right.taken == ()
@@ -222,7 +222,7 @@ async def test_the_heartbeat_outlives_the_databases_absence(
         with away(postgres, url):
             await _until(lambda: "cannot be written" in caplog.text)
         await _until(lambda: "works again" in caplog.text)
-        assert [each.owner for each in await tracker.store.servers(silence=LONG)] == [tracker.owner]
+        assert [each.owner for each in await tracker.store.servers.alive(silence=LONG)] == [tracker.owner]
     told = [record.getMessage() for record in caplog.records if record.name == "homing.membership"]
     assert len(told) == 2, told
     assert "the database" in told[0]

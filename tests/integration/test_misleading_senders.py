@@ -114,7 +114,7 @@ class House:
         await self.tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
 
     async def only(self) -> Task:
-        rows = await self.tracker.store.unresolved(provider="kling", kind=KIND, limit=2)
+        rows = await self.tracker.store.tasks.unresolved(provider="kling", kind=KIND, limit=2)
         assert len(rows) == 1
         return rows[0]
 

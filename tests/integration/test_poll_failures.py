@@ -22,7 +22,7 @@ REFUSED = refusal(401, 1002, "made-up words about sandbox-api-key")
 
 
 async def state(home: House) -> AccountState | None:
-    states: Sequence[AccountState] = await home.tracker.store.account_states()
+    states: Sequence[AccountState] = await home.tracker.store.accounts.states()
     return states[0] if states else None
 
 

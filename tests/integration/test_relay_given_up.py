@@ -31,7 +31,7 @@ async def test_the_later_events_of_a_task_stay_behind_one_that_is_given_up_while
     sending = asyncio.create_task(teller.deliver_pending())
     async with asyncio.timeout(10):
         await leaves.wait()
-    assert await on.store.outbox.give_up("shop", now=on.clock(), task_id=ONE, dry_run=False)
+    assert await on.store.deliveries.dead_letter("shop", now=on.clock(), task_id=ONE, dry_run=False)
     await on.happen(1, 2)
     await on.all_new(teller)
     assert [told.sequence for told in sink.received if told.subject == ONE] == []

@@ -57,7 +57,7 @@ class Place:
         self.tracker.feed.hint()
 
     async def state(self, name: str = "shop") -> SinkState:
-        return next(state for state in await self.tracker.store.outbox.states() if state.name == name)
+        return next(state for state in await self.tracker.store.sinks.states() if state.name == name)
 
 
 @asynccontextmanager
@@ -177,7 +177,7 @@ async def test_an_operator_turns_a_sink_off_and_on(url: str, tmp_path: Path) -> 
     async with relaying(url, tmp_path, sink) as here:
         await here.happen([1])
         await got(sink, 3)
-        await here.tracker.store.outbox.switch("shop", on=False, now=utc_now())
+        await here.tracker.store.sinks.switch("shop", on=False, now=utc_now())
 
         async def closed() -> bool:
             return sink.closed == 1
@@ -185,7 +185,7 @@ async def test_an_operator_turns_a_sink_off_and_on(url: str, tmp_path: Path) -> 
         await until(closed)
         await here.happen([2])
         assert len(sink.received) == 3
-        await here.tracker.store.outbox.switch("shop", on=True, now=utc_now())
+        await here.tracker.store.sinks.switch("shop", on=True, now=utc_now())
         await got(sink, 6)
         in_order(sink, [1, 2])
 
@@ -200,8 +200,8 @@ async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) 
             return (await here.state()).behind == 0
 
         await until(known)
-        outbox, again = here.tracker.store.outbox, ReplayFilter(task_id=a_task(1).id)
-        assert await outbox.replay("shop", again, lambda _: True, now=utc_now(), dry_run=False) == 3
+        deliveries, again = here.tracker.store.deliveries, ReplayFilter(task_id=a_task(1).id)
+        assert await deliveries.replay("shop", again, lambda _: True, now=utc_now(), dry_run=False) == 3
 
         async def repeated() -> bool:
             return len(sink.received) == 9
@@ -228,20 +228,20 @@ async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url
 
 
 class AwayStore(Store):
-    """A store whose outbox is away for as long as ``away``."""
+    """A store that cannot record progress for as long as ``away``."""
 
     away = False
 
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
-        real = self.outbox.settle
+        real = self.progress.record
 
         async def settle(name: str, settled: ProgressUpdate, **more: Any) -> bool:
             if self.away:
                 raise StoreUnavailable("away")
             return await real(name, settled, **more)
 
-        object.__setattr__(self.outbox, "settle", settle)
+        object.__setattr__(self.progress, "record", settle)
 
 
 async def test_while_the_database_cannot_be_written_nothing_is_lost(url: str, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class LateStore(Store):
 
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
-        settle, next_due = self.outbox.settle, self.outbox.next_due
+        settle, next_due = self.progress.record, self.progress.next_due
         self.writing = asyncio.Event()
         self.looked = asyncio.Event()
 
@@ -283,8 +283,8 @@ class LateStore(Store):
                 asyncio.get_running_loop().call_soon(self.looked.set)
             return found
 
-        object.__setattr__(self.outbox, "settle", late)
-        object.__setattr__(self.outbox, "next_due", look)
+        object.__setattr__(self.progress, "record", late)
+        object.__setattr__(self.progress, "next_due", look)
 
 
 async def test_a_failure_that_is_just_being_written_down_holds_its_task_back_too(url: str, tmp_path: Path) -> None:
@@ -364,8 +364,8 @@ async def test_processes_that_start_together_share_the_sinks(postgres: Postgres,
         async with looping([relay_of(tracker, named, timing=timing) for tracker in (here, other)]):
 
             async def all_held() -> bool:
-                states = await here.store.outbox.states()
+                states = await here.store.sinks.states()
                 return bool(states) and all(state.owner is not None for state in states)
 
             await until(all_held)
-            assert {state.owner for state in await here.store.outbox.states()} == {here.owner, other.owner}
+            assert {state.owner for state in await here.store.sinks.states()} == {here.owner, other.owner}

@@ -189,7 +189,9 @@ async def test_a_dead_one_that_is_told_again_keeps_its_sequence(on: Stage) -> No
     teller = await on.teller(sink)
     await on.all_new(teller)
     sink.answer = taken
-    assert await on.store.outbox.replay("shop", ReplayFilter(dead=True), lambda _: True, now=NOW, dry_run=False) == 1
+    assert (
+        await on.store.deliveries.replay("shop", ReplayFilter(dead=True), lambda _: True, now=NOW, dry_run=False) == 1
+    )
     await on.all_owed(teller)
     assert [told.sequence for told in sink.received] == [3, 2]
     assert await on.dead() == []
@@ -305,7 +307,7 @@ async def test_a_sink_that_wants_no_more_is_off_and_gets_the_rest_when_it_is_tur
     state = await on.state()
     assert (state.on, state.last_error, [told.subject for told in sink.sent]) == (False, "gone", [TWO, ONE])
     sink.answer = taken
-    await on.store.outbox.switch("shop", on=True, now=on.clock())
+    await on.store.sinks.switch("shop", on=True, now=on.clock())
     again = await on.teller(sink)
     await on.all_new(again)
     await on.all_owed(again)
@@ -348,10 +350,10 @@ async def test_a_sink_that_an_operator_moved_on_is_told_from_there(on: Stage) ->
     teller = await on.teller(sink)
     await on.all_new(teller)
     await on.happen(2)
-    await on.store.outbox.switch("shop", on=True, now=NOW, from_now=True)
+    await on.store.sinks.switch("shop", on=True, now=NOW, from_now=True)
     await teller.finish()
     assert (await on.state()).behind == 0
-    await on.store.outbox.register([NewSink(name="shop", address="x:")], now=NOW)
+    await on.store.sinks.register([NewSink(name="shop", address="x:")], now=NOW)
     again = await on.teller(sink)
     await on.all_new(again)
     assert [told.subject for told in sink.received] == [ONE]

@@ -28,7 +28,7 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
             for sequence, name in ((1, "processing"), (2, "succeeded")):
                 event = an_event(a_number(number, client=client), sequence, name)
                 await tracker.store.apply([writing(event.task, events=(event,))])
-        await tracker.store.outbox.register([new for new, _ in sinks_of(chosen, tracker)], now=NOW)
+        await tracker.store.sinks.register([new for new, _ in sinks_of(chosen, tracker)], now=NOW)
         yield tracker
 
 

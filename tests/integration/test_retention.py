@@ -136,7 +136,7 @@ async def keeping(folder: Path, *, busy: timedelta = timedelta(seconds=5)) -> As
 
 
 async def is_empty(tracker: Tracker) -> bool:
-    return not (await tracker.store.page(TaskFilter(), limit=1, cursor=None)).tasks
+    return not (await tracker.store.task_pages.page(TaskFilter(), limit=1, cursor=None)).tasks
 
 
 @asynccontextmanager
@@ -169,7 +169,7 @@ async def test_what_has_to_stay_however_old_hides_nothing_behind_it(tmp_path: Pa
         await tracker.store.apply([writing(task) for task in stay])
 
         async def only_they_are_left() -> bool:
-            page = await tracker.store.page(TaskFilter(), limit=len(stay) + 1, cursor=None)
+            page = await tracker.store.task_pages.page(TaskFilter(), limit=len(stay) + 1, cursor=None)
             return [task.id for task in page.tasks] == [task.id for task in reversed(stay)]
 
         async with retaining(tracker):
@@ -185,10 +185,10 @@ async def test_what_finishes_later_is_deleted_when_its_time_is_over(tmp_path: Pa
         await tracker.store.apply([writing(young), writing(old)])
 
         async def only_the_young_one() -> bool:
-            return await tracker.store.task(old.id) is None
+            return await tracker.store.tasks.get(old.id) is None
 
         await until(only_the_young_one)
-        assert await tracker.store.task(young.id) is not None
+        assert await tracker.store.tasks.get(young.id) is not None
 
 
 async def test_a_database_that_fails_is_told_once_and_the_deleting_goes_on_when_it_is_back(

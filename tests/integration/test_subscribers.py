@@ -45,14 +45,14 @@ def homing(
 
 async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
     """Let a task be worked on and succeed; gives the ids of the two events."""
-    before = await tracker.store.outbox.latest()
+    before = await tracker.store.events.latest()
     events = [
         an_event(a_task(number, **task), version, name) for version, name in ((2, "processing"), (3, "succeeded"))
     ]
     for event in events:
         await tracker.store.apply([writing(event.task, events=(event,))])
     tracker.feed.hint()
-    return [told.id for told in await tracker.store.outbox.events(after=before, limit=len(events))]
+    return [told.id for told in await tracker.store.events.read(after=before, limit=len(events))]
 
 
 async def told(seen: Seen, count: int) -> None:

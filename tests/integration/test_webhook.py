@@ -20,6 +20,7 @@ from receiver.verification import CallbackRequest, StandardWebhooks
 from tests.builders import a_task
 from tests.databases import sqlite_url
 from tests.events import a_success, an_alarm, an_event
+from tests.fakes import new_secret
 from tests.web_receiver import Answer, Request, WebReceiver, reply
 from tracker.delivery.sinks.base import DELIVERED, Outcome, Sink
 from tracker.delivery.sinks.signing import SinkSecrets
@@ -40,16 +41,6 @@ SECRETS = {"shop": (NEW,), "callbacks": (NEW,)}
 SOURCE = "https://homing.example.com"
 
 
-class Kept:
-    """Generated secrets in memory; the store's own are tested with the store."""
-
-    def __init__(self) -> None:
-        self.secrets: dict[str, bytes] = {}
-
-    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        return self.secrets.setdefault(name, fresh)
-
-
 @asynccontextmanager
 async def opened(
     text: str,
@@ -59,7 +50,9 @@ async def opened(
     allowed: Allowed = LOOPBACK,
 ) -> AsyncIterator[dict[str, Sink]]:
     """Open the sinks of a setting, and that of the callbacks."""
-    parts = SinkParts(source=SOURCE, secrets=secrets or SinkSecrets(Kept(), configured), clock=utc_now, allowed=allowed)
+    parts = SinkParts(
+        source=SOURCE, secrets=secrets or SinkSecrets(new_secret, configured), clock=utc_now, allowed=allowed
+    )
     sinks = {sink.name: sink for _, sink in create_sinks(parse_sinks(text), parts=parts)}
     for sink in sinks.values():
         await sink.open()
@@ -137,10 +130,10 @@ async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tm
         for _ in range(2):
             store = Store(url)
             await store.open()
-            async with opened(text, secrets=SinkSecrets(store, {})) as sinks:
+            async with opened(text, secrets=SinkSecrets(store.secrets.get, {})) as sinks:
                 assert await sinks["shop"].send([an_event(a_success())]) == [DELIVERED]
                 assert await sinks["other"].send([an_event(a_success())]) == [DELIVERED]
-                (key,) = await SinkSecrets(store, {}).of_sink("shop")
+                (key,) = await SinkSecrets(store.secrets.get, {}).of_sink("shop")
             await store.close()
         first, second, *again = receiver.got
     secret = written_key(key)
@@ -154,7 +147,9 @@ async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tm
 async def test_a_repeat_has_the_same_id_and_body_and_a_signature_of_its_own_time() -> None:
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     times = iter([at, at + timedelta(hours=1)])
-    parts = SinkParts(source=SOURCE, secrets=SinkSecrets(Kept(), SECRETS), clock=lambda: next(times), allowed=LOOPBACK)
+    parts = SinkParts(
+        source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=lambda: next(times), allowed=LOOPBACK
+    )
     async with WebReceiver() as receiver:
         ((_, _), (_, sink)) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), parts=parts)
         await sink.open()
@@ -210,7 +205,7 @@ async def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
 async def test_a_target_that_is_not_allowed_is_tried_again_and_says_how_to_allow_it() -> None:
     async with WebReceiver() as receiver:
         specs = parse_sinks(f"https://localhost:{receiver.port}/#name=shop")
-        parts = SinkParts(source=SOURCE, secrets=SinkSecrets(Kept(), {}), clock=utc_now, allowed=NOWHERE)
+        parts = SinkParts(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=NOWHERE)
         ((_, _), (_, sink)) = create_sinks(specs, parts=parts)
         await sink.open()
         (found,) = await sink.send([an_event(a_success())])
@@ -240,13 +235,12 @@ async def test_a_wave_is_sent_at_once_and_each_event_has_its_own_outcome() -> No
 
 
 async def test_without_its_secret_nothing_is_sent_unsigned() -> None:
-    class Away:
-        async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-            del name, fresh
-            raise StoreUnavailable("the database is away")
+    async def away(name: str, fresh: bytes) -> bytes:
+        del name, fresh
+        raise StoreUnavailable("the database is away")
 
     async with WebReceiver() as receiver:
-        async with opened(f"{receiver.url}#name=shop", secrets=SinkSecrets(Away(), {})) as sinks:
+        async with opened(f"{receiver.url}#name=shop", secrets=SinkSecrets(away, {})) as sinks:
             told = an_event(a_success(caller_callback_url=receiver.url))
             for sink in sinks.values():
                 (found,) = await sink.send([told])
@@ -311,7 +305,7 @@ async def test_every_status_is_called_back_in_the_provider_s_words(status: Statu
 async def test_a_callback_is_signed_for_its_client_and_for_no_other() -> None:
     found, request = await called_back(an_event(a_success(client="studio")))
     assert found == DELIVERED
-    secrets = SinkSecrets(Kept(), SECRETS)
+    secrets = SinkSecrets(new_secret, SECRETS)
     (mine,), (other,) = await secrets.of_client("studio"), await secrets.of_client("other")
     PublicWebhook(written_key(mine)).verify(request.body, request.headers)
     for key in (other, webhook_key(NEW)):
@@ -323,7 +317,7 @@ async def test_another_homing_believes_a_callback() -> None:
     """One may stand behind another: what it sends has to pass its own strict verification."""
     _, request = await called_back(an_event(a_success()))
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
-    keys = await SinkSecrets(Kept(), SECRETS).of_client("studio")
+    keys = await SinkSecrets(new_secret, SECRETS).of_client("studio")
     proof = StandardWebhooks(keys=keys).verify(CallbackRequest(headers=headers, body=request.body), now=utc_now())
     assert proof.webhook_id == f"{a_success().id}-3"
 

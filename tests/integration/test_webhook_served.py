@@ -35,7 +35,7 @@ async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too
                 return bool(shop.got) and b'"succeed"' in b"".join(request.body for request in caller.got)
 
             await until(told)
-            secrets = SinkSecrets(homing.tracker.store, {})
+            secrets = SinkSecrets(homing.tracker.store.secrets.get, {})
             (shop_key,), (client_key,) = await secrets.of_sink("shop"), await secrets.of_client("studio")
             shown = (await homing.client.get(f"/v1/tasks/{ours}")).json()
             gateway = (await homing.client.get(f"{OMNI}/{ours}")).json()["data"]

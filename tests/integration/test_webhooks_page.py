@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.acceptance.house import until
 from tests.builders import a_task
 from tests.events import an_event
+from tests.fakes import new_secret
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.spec import SinkSpec
@@ -23,12 +24,6 @@ from tracker.transport import Poster
 PAGE = Path(__file__).parents[2] / "docs" / "consuming" / "webhooks.md"
 SECRET = "whsec_bWFkZS11cC13ZWJob29rLXNlY3JldC0zMi1ieXRlcyE="
 ANOTHER = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
-
-
-class Kept:
-    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        del name
-        return fresh
 
 
 @asynccontextmanager
@@ -68,7 +63,7 @@ def webhook(port: int, secret: str) -> Webhook:
     return Webhook(
         spec,
         source="urn:homing",
-        secrets=SinkSecrets(Kept(), {"shop": (secret,)}),
+        secrets=SinkSecrets(new_secret, {"shop": (secret,)}),
         poster=Poster(read_allowed(("127.0.0.1",))),
         clock=utc_now,
     )

@@ -96,20 +96,20 @@ def add_tasks(engine: Engine, doubts: dict[str, tuple[str, str, bool, int | None
 async def works(store: Store) -> None:
     """Find all of it again in the ways of today, and go on with it."""
     for ref in (TASK.id, "p-1", "order-1"):
-        assert await store.find_ref(ref, client="studio") == TASK
+        assert await store.tasks.find_ref(ref, client="studio") == TASK
     for wanted in (TaskFilter(), TaskFilter(tag="a"), TaskFilter(client="studio", statuses=(TASK.status,))):
-        assert (await store.page(wanted, limit=2, cursor=None)).tasks == (TASK,)
-    assert [entry.body for entry in await store.history(TASK.id)] == [b"{}"]
-    assert await store.submission(TASK.id) == b'{"prompt": "a"}'
-    assert [orphan.id for orphan in await store.due_orphans(now=NOW, limit=2)] == [1]
+        assert (await store.task_pages.page(wanted, limit=2, cursor=None)).tasks == (TASK,)
+    assert [entry.body for entry in await store.tasks.history(TASK.id)] == [b"{}"]
+    assert await store.tasks.submission(TASK.id) == b'{"prompt": "a"}'
+    assert [orphan.id for orphan in await store.orphans.due(now=NOW, limit=2)] == [1]
     stats = await store.stats(client=None, now=NOW)
     assert (stats.by_status, stats.orphans, len(stats.alarms)) == ({"pending": 1}, {"waiting": 1}, 1)
     ended = replace(TASK, status=Status.FAILED, finished_at=NOW, model="kling-v3-omni")
     again = (an_entry(TASK, "key-1"), an_entry(TASK, "key-2"))
     await store.apply([writing(ended, entries=again, events=(an_event(TASK, 3),))])
-    assert [entry.repeats for entry in await store.history(TASK.id)] == [1, 0]
-    assert (await store.delete_old(until=NOW, now=NOW, after=None, limit=2)).tasks == 1
-    assert await store.forgotten("kling", "default", "p-1") == TASK.id
+    assert [entry.repeats for entry in await store.tasks.history(TASK.id)] == [1, 0]
+    assert (await store.retention.delete_old(until=NOW, now=NOW, after=None, limit=2)).tasks == 1
+    assert await store.retention.deleted_task("kling", "default", "p-1") == TASK.id
 
 
 def _copy(url: str, tables: dict[str, Rows]) -> None:

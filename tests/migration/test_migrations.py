@@ -129,7 +129,7 @@ async def test_opening_the_store_migrates_an_empty_database_and_keeps_a_full_one
         await store.open()
         if opening == 1:
             await store.apply([writing(a_task())])
-        assert await store.task(a_task().id) == a_task()
+        assert await store.tasks.get(a_task().id) == a_task()
         await store.close()
 
 

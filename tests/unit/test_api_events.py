@@ -35,8 +35,8 @@ NUMBERS = count(1)
 
 async def happen(api: ApiHarness, whose: Sequence[str | None]) -> list[PublishedEvent]:
     """Let a task of each client have an event, None: an alarm; return the events."""
-    outbox = api.tracker.store.outbox
-    before = await outbox.latest()
+    events = api.tracker.store.events
+    before = await events.latest()
     works = []
     for client in whose:
         number = next(NUMBERS)
@@ -51,7 +51,7 @@ async def happen(api: ApiHarness, whose: Sequence[str | None]) -> list[Published
     if works:
         await api.tracker.store.apply(works)
         api.tracker.feed.hint()
-    return readable(await outbox.events(after=before, limit=1_000))
+    return readable(await events.read(after=before, limit=1_000))
 
 
 @pytest.fixture(scope="module")

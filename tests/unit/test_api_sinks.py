@@ -56,7 +56,7 @@ async def three_events(api: ApiHarness) -> list[PublishedEvent]:
     """Record a task with three events, of which no sink got any."""
     names = ("submitted", "processing", "succeeded")
     await api.add(TASK, events=[an_event(TASK, at, name) for at, name in enumerate(names, start=2)])
-    return readable(await api.tracker.store.outbox.events(after=0, limit=10))
+    return readable(await api.tracker.store.events.read(after=0, limit=10))
 
 
 async def state_of(client: httpx.AsyncClient, name: str) -> dict[str, object]:

@@ -11,19 +11,19 @@ from tests.api_harness import ApiHarness
 from tests.builders import NOW
 from tests.conformance.store_outbox_suite import LEASE, SHOP, failure, happened
 from tracker.model.sinks import ProgressUpdate
-from tracker.storage import sink_admin
+from tracker.storage import sink_store
 
 
 async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_on(
     api: ApiHarness, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_admin, "COUNTED", 3)
-    outbox = api.tracker.store.outbox
-    *_, last = await happened(api.tracker.store, 2)
-    await outbox.register([SHOP, *(replace(SHOP, name=name) for name in ("lines", "told"))], now=NOW)
-    await outbox.claim("shop", owner="me", now=NOW, lease=LEASE)
+    monkeypatch.setattr(sink_store, "COUNT_LIMIT", 3)
+    store = api.tracker.store
+    *_, last = await happened(store, 2)
+    await store.sinks.register([SHOP, *(replace(SHOP, name=name) for name in ("lines", "told"))], now=NOW)
+    await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=LEASE)
     refused = ProgressUpdate(cursor=last.cursor, failed=(failure(last),), failures=1, error="410 Gone", off=True)
-    await outbox.settle("shop", refused, owner="me", now=NOW)
+    await store.progress.record("shop", refused, owner="me", now=NOW)
     await api.tracker.switchboard.resume("lines", from_now=True)
     await api.tracker.switchboard.pause("lines")
 

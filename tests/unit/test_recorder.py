@@ -78,8 +78,8 @@ async def test_beyond_the_bound_the_load_is_shed_and_what_was_queued_is_kept(tmp
         assert shed.value.retry_after is not None
         store.gate.set()
         await asyncio.gather(first, *rest)
-        assert await store.task(a_task(3).id) is not None
-        assert await store.task(a_task(4).id) is None
+        assert await store.tasks.get(a_task(3).id) is not None
+        assert await store.tasks.get(a_task(4).id) is None
         await recorder.apply(writing(a_task(4)))
         await recorder.close()
 
@@ -98,7 +98,7 @@ async def test_close_commits_what_is_queued_and_takes_no_more(tmp_path: Path, qu
         store.gate.set()
         await closing_down
         assert all(task.done() for task in (first, *rest))
-        assert await store.task(a_task(2).id) == a_task(2)
+        assert await store.tasks.get(a_task(2).id) == a_task(2)
         with pytest.raises(StoreUnavailable, match="not running"):
             await recorder.apply(writing(a_task(3)))
 
@@ -113,7 +113,7 @@ async def test_a_recorder_can_be_opened_again_and_closed_twice(tmp_path: Path) -
             await recorder.apply(writing(a_task(number)))
             await recorder.close()
             await recorder.close()
-        assert await store.task(a_task(2).id) is not None
+        assert await store.tasks.get(a_task(2).id) is not None
 
 
 async def test_work_of_a_caller_that_went_away_is_still_committed(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_work_of_a_caller_that_went_away_is_still_committed(tmp_path: Path
         store.gate.set()
         await asyncio.gather(first, stays)
         assert gone.cancelled()
-        assert await store.task(a_task(1).id) == a_task(1)
+        assert await store.tasks.get(a_task(1).id) == a_task(1)
         await recorder.close()
 
 
@@ -148,7 +148,7 @@ async def test_a_piece_that_cannot_be_written_is_found_by_halving_and_fails_alon
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
         assert [type(error) for error in failed] == [OurError]
         assert store.batches == [1, 8, 4, 4, 2, 1, 1, 2]
-        assert all([await store.task(a_task(number).id) is not None for number in range(2, 9)])
+        assert all([await store.tasks.get(a_task(number).id) is not None for number in range(2, 9)])
         assert "secret" not in caplog.text
         assert "secret" not in str(failed[0])
 
@@ -166,7 +166,7 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
             recorder.apply(writing(a_task(1))), recorder.apply(piece), return_exceptions=True
         )
         assert isinstance(answers[1], OurError)
-        assert await store.task(a_task(1).id) == a_task(1)
+        assert await store.tasks.get(a_task(1).id) == a_task(1)
         await recorder.close()
 
 
@@ -217,8 +217,8 @@ async def test_an_unavailable_database_fails_the_whole_batch_at_once_and_nothing
         other.execute("ROLLBACK")
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
     assert all(isinstance(answer, StoreUnavailable) and answer.retry_after for answer in answers)
-    assert await store.task(a_task(1).id) is None
+    assert await store.tasks.get(a_task(1).id) is None
     await recorder.apply(writing(a_task(1)))
-    assert await store.task(a_task(1).id) == a_task(1)
+    assert await store.tasks.get(a_task(1).id) == a_task(1)
     await recorder.close()
     await store.close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.builders import NOW
+from tests.fakes import new_secret
 from tracker.delivery.sinks import broker
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.filters import Filter
@@ -21,18 +22,13 @@ SECRET = "made-up-secret"
 WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
 
 
-class Kept:
-    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        return fresh + name.encode()
-
-
 def one(text: str) -> SinkSpec:
     (spec,) = parse_sinks(text)
     return spec
 
 
 def made(text: str) -> list[tuple[NewSink, Sink]]:
-    parts = SinkParts(source="urn:homing", secrets=SinkSecrets(Kept(), {}), clock=lambda: NOW)
+    parts = SinkParts(source="urn:homing", secrets=SinkSecrets(new_secret, {}), clock=lambda: NOW)
     return create_sinks(parse_sinks(text), parts=parts)
 
 

@@ -16,7 +16,7 @@ from tracker.delivery.sinks.base import Outcome, Sink
 from tracker.delivery.timing import RelayTiming
 from tracker.model.event import Found, PublishedEvent, UnreadableEvent
 from tracker.model.sinks import Failure
-from tracker.storage.sink_progress import PendingDelivery
+from tracker.storage.progress_store import PendingDelivery
 
 log: Final = logging.getLogger("homing.relay")
 

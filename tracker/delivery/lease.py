@@ -20,7 +20,7 @@ from tracker.delivery.timing import RelayTiming
 from tracker.errors import HomingError
 from tracker.model.sinks import ProgressUpdate, SinkState
 from tracker.service.repeat import Failures
-from tracker.storage.event_store import EventStore
+from tracker.storage.progress_store import ProgressStore
 
 log: Final = logging.getLogger("homing.relay")
 
@@ -29,7 +29,7 @@ PASSED_OVER: Final = timedelta(seconds=2)
 
 
 class LeasedSink:
-    """One sink while no other process may deliver to it. ``state`` is what the claim returned.
+    """One sink while no other process may deliver to it. ``state`` is what the lease was acquired with.
 
     ``has_pending``: whether there may be pending deliveries. ``pending_writes`` counts how often some were recorded, so
     that a query that began before is not trusted. ``tasks_in_flight``: the tasks whose pending deliveries are being
@@ -38,7 +38,7 @@ class LeasedSink:
 
     def __init__(
         self,
-        outbox: EventStore,
+        store: ProgressStore,
         sink: Sink,
         state: SinkState,
         *,
@@ -47,7 +47,7 @@ class LeasedSink:
         chance: Callable[[], float],
         timing: RelayTiming,
     ) -> None:
-        self.outbox = outbox
+        self.store = store
         self.sink = sink
         self.clock = clock
         self.timing = timing
@@ -149,7 +149,7 @@ class LeasedSink:
                 has_pending = any(failure.next_at is not None for failure in settled.failed)
                 self._note_pending(has_pending)
                 try:
-                    ours = await self.outbox.settle(self.name, settled, owner=self._owner, now=self.clock())
+                    ours = await self.store.record(self.name, settled, owner=self._owner, now=self.clock())
                 except HomingError as error:
                     self.failures.note(error.detail)
                     if self.ended.is_set():

@@ -68,7 +68,7 @@ class NewEvents:
         if not self._leased.has_pending or not events:
             return {}
         tasks = {event.task.id for event in events if event.task is not None}
-        waiting = await self._leased.outbox.waiting(self._leased.name, tasks)
+        waiting = await self._leased.store.pending_until(self._leased.name, tasks)
         # A delivery in flight may have been dead-lettered and is pending no more. Later events still wait for it.
         return dict.fromkeys(tasks & self._leased.tasks_in_flight, self._leased.clock()) | waiting
 
@@ -110,7 +110,7 @@ class PendingDeliveries:
         if (blocked is None and await self.deliver()) or self._recovered:
             return
         writes = leased.pending_writes
-        due = await leased.outbox.next_due(leased.name)
+        due = await leased.store.next_due(leased.name)
         if due is None and writes == leased.pending_writes:
             leased.has_pending = False
         least = leased.timing.idle if leased.dispatcher.in_flight else leased.timing.settle
@@ -132,15 +132,15 @@ class PendingDeliveries:
             self._recovered, leased.dispatcher.recovered = leased.dispatcher.recovered, set()
             self._hurried_at, self._seen = leased.time(), 0
         if self._recovered == {leased.name}:
-            await leased.outbox.hurry(leased.name, now=leased.clock())
+            await leased.store.make_due(leased.name, now=leased.clock())
             self._recovered = set()
             return
         limit = leased.timing.page
-        page = await leased.outbox.later(leased.name, now=leased.clock(), after=self._seen, limit=limit)
+        page = await leased.store.due_later(leased.name, now=leased.clock(), after=self._seen, limit=limit)
         groups, _ = by_endpoint(leased.sink, page)
         theirs = [event.cursor for endpoint in self._recovered for event in groups.get(endpoint, ())]
         if theirs:
-            await leased.outbox.hurry(leased.name, now=leased.clock(), events=theirs)
+            await leased.store.make_due(leased.name, now=leased.clock(), events=theirs)
         if len(page) < limit:
             self._recovered = set()
         else:
@@ -151,7 +151,7 @@ class PendingDeliveries:
         leased = self._leased
         # An event in flight after its round is recorded when its outcome arrives, and not before.
         in_flight = set(leased.dispatcher.in_flight)
-        due = await leased.outbox.due(leased.name, now=leased.clock(), limit=leased.timing.page)
+        due = await leased.store.due(leased.name, now=leased.clock(), limit=leased.timing.page)
         due = [each for each in due if each.event.cursor not in in_flight]
         if not due:
             return False

@@ -24,8 +24,8 @@ from tracker.storage.store import Store
 log: Final = logging.getLogger("homing.relay")
 
 CLOSE_TIMEOUT: Final = timedelta(seconds=10)
-# A process that holds more sinks claims later, so that the others get some.
-CLAIM_DELAY_PER_SINK: Final = timedelta(milliseconds=200)
+# A process that holds more sinks acquires the next one later, so that the others get some.
+ACQUIRE_DELAY_PER_SINK: Final = timedelta(milliseconds=200)
 
 
 class Relay:
@@ -43,7 +43,6 @@ class Relay:
         chance: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
-        self._outbox = store.outbox
         self._feed = feed
         self._sinks = sinks
         self._owner = owner
@@ -61,10 +60,10 @@ class Relay:
         changes, first = continuity.changes, self._written_at is None
         if first and not self._store.shared:
             # A file is served by one process: earlier holders are gone.
-            await self._outbox.release(None)
+            await self._store.sinks.release_leases(None)
         # If an older database does not know a sink, everything up to there was delivered.
         newest = None if first else continuity.left_at
-        await self._outbox.register([new for new, _ in self._sinks], now=self._clock(), newest=newest)
+        await self._store.sinks.register([new for new, _ in self._sinks], now=self._clock(), newest=newest)
         self._written_at = changes
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -80,7 +79,7 @@ class Relay:
         finally:
             stop_listening()
         with suppress(HomingError):
-            await self._outbox.release(self._owner)
+            await self._store.sinks.release_leases(self._owner)
 
     async def _keep(self, sink: Sink, stop: asyncio.Event) -> None:
         """Deliver to one sink whenever this process holds it and it is on. A failure here affects no other sink."""
@@ -96,21 +95,23 @@ class Relay:
                     await self.open()
                 # The lease begins when it is asked for, so that it ends here before it ends in the database.
                 asked_at = asyncio.get_running_loop().time()
-                state = await self._claim(sink)
+                state = await self._acquire(sink)
                 if self._written_at != self._store.continuity.changes:
-                    continue  # the claim may be of the state that is lost
+                    continue  # the lease may be of the state that is lost
                 if state is not None and state.on:
                     await self._hold(sink, state, asked_at, stop)
                 elif state is not None:
                     wait = self._timing.renew
-            await pause(stop, wait + self._held * CLAIM_DELAY_PER_SINK)
+            await pause(stop, wait + self._held * ACQUIRE_DELAY_PER_SINK)
 
-    async def _claim(self, sink: Sink) -> SinkState | None:
-        return await self._outbox.claim(sink.name, owner=self._owner, now=self._clock(), lease=self._timing.lease)
+    async def _acquire(self, sink: Sink) -> SinkState | None:
+        return await self._store.sinks.acquire_lease(
+            sink.name, owner=self._owner, now=self._clock(), lease=self._timing.lease
+        )
 
     async def _hold(self, sink: Sink, state: SinkState, asked_at: float, stop: asyncio.Event) -> None:
         worker = SinkWorker(
-            self._outbox,
+            self._store.progress,
             self._feed,
             sink,
             state,
@@ -144,7 +145,7 @@ class Relay:
             await asyncio.sleep(self._timing.renew.total_seconds())
             asked_at = asyncio.get_running_loop().time()
             with suppress(HomingError):
-                state = await self._claim(sink)
+                state = await self._acquire(sink)
                 if state is None:
                     worker.end(lost=True)
                 elif not state.on:

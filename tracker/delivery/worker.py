@@ -18,7 +18,7 @@ from tracker.errors import HomingError
 from tracker.model.sinks import SinkState
 from tracker.service.feed import Feed
 from tracker.service.repeat import Failures, pause
-from tracker.storage.event_store import EventStore
+from tracker.storage.progress_store import ProgressStore
 
 log: Final = logging.getLogger("homing.relay")
 
@@ -26,11 +26,11 @@ OPENING: Final = timedelta(seconds=30)
 
 
 class SinkWorker:
-    """Delivers to one sink. ``state`` is what the claim returned; ``chance`` returns numbers in [0, 1)."""
+    """Delivers to one sink. ``state`` is what the lease was acquired with; ``chance`` returns numbers in [0, 1)."""
 
     def __init__(
         self,
-        outbox: EventStore,
+        progress: ProgressStore,
         feed: Feed,
         sink: Sink,
         state: SinkState,
@@ -42,7 +42,7 @@ class SinkWorker:
     ) -> None:
         self._sink = sink
         self._chance = chance
-        self._leased = LeasedSink(outbox, sink, state, owner=owner, clock=clock, chance=chance, timing=timing)
+        self._leased = LeasedSink(progress, sink, state, owner=owner, clock=clock, chance=chance, timing=timing)
         self._new_events = NewEvents(self._leased, feed, cursor=state.cursor)
         self._pending = PendingDeliveries(self._leased)
 

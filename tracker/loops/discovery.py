@@ -107,7 +107,7 @@ class Discovery:
         """
         account = self._accounts[provider]
         result = Discovered()
-        unresolved = await self._store.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        unresolved = await self._store.tasks.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._poller.list_page(account, kind, page)
             if not isinstance(outcome, Sequence):
@@ -159,7 +159,7 @@ class Discovery:
         return await self._adoption.take(request, found)
 
     async def _known(self, account: Account, provider_task_id: str) -> Task | None:
-        task = await self._store.find_ref(provider_task_id, client=None, provider=account.provider.name)
+        task = await self._store.tasks.find_ref(provider_task_id, client=None, provider=account.provider.name)
         return task if task is not None and task.provider_task_id == provider_task_id else None
 
     async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
@@ -167,11 +167,11 @@ class Discovery:
         if provider_task_id is None:
             return False
         named = (account.provider.name, account.name, provider_task_id)
-        return await self._store.forgotten(*named) is not None
+        return await self._store.retention.deleted_task(*named) is not None
 
     async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
         again = self._clock() + ORPHAN_GAP if state == "waiting" else None
-        await self._store.settle_orphan(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+        await self._store.orphans.settle(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
 
 
 def _why(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:

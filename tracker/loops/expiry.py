@@ -55,7 +55,7 @@ class Expiry:
         """Warn of the next results of each provider that stop working soon, and count."""
         found = 0
         for account in self._accounts.values():
-            found += await self._store.warn_of_expiry(
+            found += await self._store.result_expiry.warn(
                 account.provider.name,
                 lifetime=account.provider.capabilities.result_lifetime,
                 notice=self._notice,

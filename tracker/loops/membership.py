@@ -79,7 +79,7 @@ class Membership:
         if not self._store.shared:
             await self._store.continue_numbers()
             # Take up at once what an earlier process was asking about.
-            await self._store.release(owner=self._me.owner, margin=self._margin)
+            await self._store.due_tasks.release(owner=self._me.owner, margin=self._margin)
             return self
         heartbeat = await self._write()
         if {server.owner for server in heartbeat.alive} == {self._me.owner}:
@@ -98,7 +98,7 @@ class Membership:
         self._stop.set()
         await self._running
         with suppress(HomingError):
-            await self._store.leave(self._me.owner, margin=self._margin)
+            await self._store.servers.leave(self._me.owner, margin=self._margin)
 
     async def _run(self) -> None:
         """Write heartbeats; a failure is logged once, and the next heartbeat tries again."""
@@ -109,7 +109,7 @@ class Membership:
     async def _write(self) -> Heartbeat:
         # A heartbeat promises to other processes that the rows say which clients left before it.
         await self._notes.flush()
-        return await self._store.beat(
+        return await self._store.servers.beat(
             self._me,
             silence=self._rhythm.silence,
             margin=self._margin,

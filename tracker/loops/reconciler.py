@@ -133,10 +133,10 @@ class Reconciler:
         await self._bring_forward()
         now = self._clock()
         checking = self._budget.has_for_orphan(now)
-        if not await self._store.is_due(now, lease=lease, orphans=checking):
+        if not await self._store.due_tasks.is_due(now, lease=lease, orphans=checking):
             # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
             return counts
-        due = await self._store.claim_due(now=self._clock(), limit=CLAIM, owner=self._owner, lease=lease)
+        due = await self._store.due_tasks.acquire(now=self._clock(), limit=CLAIM, owner=self._owner, lease=lease)
         counts.claimed = len(due)
         if counts.claimed == CLAIM and self._budget.has(self._clock()):
             self._more.set()
@@ -148,7 +148,7 @@ class Reconciler:
             if account is not None:
                 await self._poll_account(account, tasks, counts)
         if checking:
-            orphans = await self._store.due_orphans(now=self._clock(), limit=AT_ONCE)
+            orphans = await self._store.orphans.due(now=self._clock(), limit=AT_ONCE)
             await _gather(self._check_orphan(orphan, counts) for orphan in orphans)
         return counts
 
@@ -162,7 +162,7 @@ class Reconciler:
             return
         self._looked_ahead_at, self._set_back = at, set_back
         policy = self._policy
-        moved = await self._store.bring_forward(
+        moved = await self._store.due_tasks.bring_forward(
             now=self._clock(),
             furthest=schedule.furthest(policy, self._learner.habits),
             expired=policy.expired_gap + policy.greatest_gap,

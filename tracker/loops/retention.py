@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tracker.service.repeat import Failures, pause
-from tracker.storage.retention import Deleted, Place
+from tracker.storage.retention_store import Deleted, Place
 from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.retention")
@@ -54,7 +54,7 @@ class Retention:
     async def run_once(self) -> Deleted:
         """Look at the next few tasks whose time is over, delete those that may go, and count."""
         now = self._clock()
-        deleted = await self._store.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
+        deleted = await self._store.retention.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
         self._after = deleted.after
         self._unlogged += deleted.tasks
         return deleted

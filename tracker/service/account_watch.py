@@ -115,7 +115,7 @@ class AccountWatch:
 
     async def state(self, provider: str, account: str) -> AccountState | None:
         """Return what is known of an account, whichever process noticed it; None before anything was."""
-        states = await self._store.account_states()
+        states = await self._store.accounts.states()
         return next((one for one in states if (one.provider, one.account) == (provider, account)), None)
 
     async def close(self) -> None:

@@ -77,7 +77,7 @@ class Adoption:
         if identifier(ref) is None:
             raise NotFound("no such task")
         client = None if caller.sees_all else caller.name
-        return await self._store.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
+        return await self._store.tasks.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
 
     async def known(self, request: TrackRequest, provider_task_id: str) -> Task | None:
         """Return a task that has a row, None where the provider has to be asked.
@@ -86,7 +86,7 @@ class Adoption:
         """
         ref = bounded(provider_task_id, "provider_task_id")
         caller, account = request.caller, request.account
-        known = await self._store.find_ref(ref, client=None, provider=account.provider.name)
+        known = await self._store.tasks.find_ref(ref, client=None, provider=account.provider.name)
         if known is not None:
             named = ref in {known.id, known.provider_task_id}
             if known.client == caller.name or caller.sees_all:

@@ -35,7 +35,7 @@ class Addresses:
         """Take the secret kept in the database where the operator set none; again after that was restored."""
         if self._generates:
             fresh = random_secrets.token_bytes(callback_tokens.SECRET_BYTES)
-            self._secrets = (await self._store.generated_secret(GENERATED, fresh),)
+            self._secrets = (await self._store.secrets.get(GENERATED, fresh),)
 
     def of_task(self, task: Task) -> str | None:
         """Return a task's own address, or None without a public URL."""
@@ -52,7 +52,7 @@ class Addresses:
         """Return the live standing address of a token, or None."""
         if not token.startswith(callback_tokens.STANDING_PREFIX):
             return None
-        return await self._store.address_of(provider, callback_tokens.standing_hash(token))
+        return await self._store.callback_urls.find(provider, callback_tokens.standing_hash(token))
 
     async def create(
         self, caller: Caller, *, provider: str, kind: str | None, label: str
@@ -70,16 +70,16 @@ class Addresses:
             revoked_at=None,
             label=label,
         )
-        kept = await self._store.add_address(address, callback_tokens.standing_hash(token))
+        kept = await self._store.callback_urls.add(address, callback_tokens.standing_hash(token))
         return kept, callback_tokens.address(self._public_url, provider=provider, token=token)
 
     async def every(self) -> Sequence[StandingAddress]:
         """Return all standing addresses, the revoked ones too."""
-        return await self._store.addresses()
+        return await self._store.callback_urls.all()
 
     async def revoke(self, address_id: int, *, by: str) -> StandingAddress:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
-        address = await self._store.revoke_address(address_id, by=by, now=self._clock())
+        address = await self._store.callback_urls.revoke(address_id, by=by, now=self._clock())
         if address is None:
             raise NotFound(f"no callback address {address_id}")
         return address

@@ -35,7 +35,7 @@ class ExternalIds:
 
     async def first_generation(self, task: Task) -> int:
         """Return the generation of a submit whose name no row has: later than those of rows that retention deleted."""
-        forgotten = await self._store.forgotten(task.provider, task.account, await self.of(task, 0))
+        forgotten = await self._store.retention.deleted_task(task.provider, task.account, await self.of(task, 0))
         return 0 if forgotten is None else await self.next_generation(task, 1)
 
     async def next_generation(self, task: Task, generation: int) -> int:
@@ -56,10 +56,10 @@ class ExternalIds:
         return generation
 
     async def _is_used(self, task: Task, generation: int) -> bool:
-        return await self._store.sent_id_used(task.provider, task.account, await self.of(task, generation))
+        return await self._store.tasks.sent_id_used(task.provider, task.account, await self.of(task, generation))
 
     async def _secret(self) -> bytes:
-        return await self._store.generated_secret(SECRET, random_secrets.token_bytes(SECRET_BYTES))
+        return await self._store.secrets.get(SECRET, random_secrets.token_bytes(SECRET_BYTES))
 
 
 def external_id(secret: bytes, task: Task, generation: int) -> str:

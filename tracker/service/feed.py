@@ -32,7 +32,7 @@ PAGE: Final = 500
 class Events(Protocol):
     """Where events are read from; ``tracker.storage`` has it."""
 
-    async def events(self, *, after: int, limit: int) -> Sequence[Found]: ...
+    async def read(self, *, after: int, limit: int) -> Sequence[Found]: ...
 
     async def latest(self) -> int: ...
 
@@ -155,7 +155,7 @@ class Feed:
     async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Found]:
         """Return the next events after a cursor, none where there are none yet."""
         if after < self._floor:
-            return await self._events.events(after=after, limit=limit)
+            return await self._events.read(after=after, limit=limit)
         start = bisect_right(self._kept, after, key=lambda event: event.cursor)
         return self._kept[start : start + limit]
 
@@ -241,7 +241,7 @@ class Feed:
                 self._arrived = asyncio.Event()
                 self._hinted.set()
             return
-        found = await self._events.events(after=self._latest, limit=PAGE)
+        found = await self._events.read(after=self._latest, limit=PAGE)
         if not found or restarts != self._restarts:
             return
         self._kept.extend(found)

@@ -250,7 +250,7 @@ class Intake:
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
         """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
         waited = Deadline(self._submission.monotonic, LONG_SILENT)
-        while (seen := await self._store.last_seen(owner)) is not None:
+        while (seen := await self._store.servers.last_seen(owner)) is not None:
             if seen > since + CLOCKS_APART:
                 return False
             # Also where the clock was set meanwhile: a heartbeat that comes is later than the request by then.

@@ -33,7 +33,7 @@ class Lookups:
 
     async def proven(self, account: Account, kind: str) -> bool:
         """Return whether a lookup by external id found its task at the address, for the kind."""
-        seen = await self._store.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
+        seen = await self._store.accounts.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         return seen is not None and seen[0]
 
     async def due(self, account: Account, kind: str, purpose: Purpose) -> bool:
@@ -50,7 +50,7 @@ class Lookups:
             return False
         # Written before anything is awaited: of many tasks that are accepted at once, one asks.
         self._turns[key] = (now, min(max(gap * 2, self._policy.first_lookup), LONGEST_GAP))
-        seen = await self._store.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
+        seen = await self._store.accounts.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         if seen is None or now - seen[1] > TRUSTED_FOR:
             return True
         self._turns[key] = (now, min(TRUSTED_FOR - (now - seen[1]), LONGEST_GAP))

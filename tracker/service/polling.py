@@ -105,7 +105,7 @@ class Poller:
         lost = {task.kind for task in tasks if task.provider_task_id is None and task.attempts > 0}
         for kind in lost - chosen.keys():
             if await self.lookups.due(account, kind, "search"):
-                latest = await self._store.latest_accepted(
+                latest = await self._store.tasks.latest_accepted(
                     provider=account.provider.name, account=account.name, kind=kind
                 )
                 proving += [] if latest is None else [latest]
@@ -234,7 +234,7 @@ class Poller:
         """Return whether the address takes many ids in one query, as far as it is known."""
         if account.provider.capabilities.batch_size == 0:
             return False
-        seen = await self._store.capability(account.base_url, "", BATCH_QUERY)
+        seen = await self._store.accounts.capability(account.base_url, "", BATCH_QUERY)
         return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
     async def record(self, poll: Poll, outcome: PollOutcome) -> PollAnswer:

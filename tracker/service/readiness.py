@@ -92,7 +92,7 @@ class Readiness:
     async def _accounts(self) -> list[Check]:
         """Return what is wrong with accounts: requests are served all the same."""
         try:
-            states = await self._store.account_states()
+            states = await self._store.accounts.states()
         except HomingError:
             return []
         return [

@@ -9,8 +9,7 @@ from tracker.errors import Conflict, NotFound
 from tracker.model.event import PublishedEvent
 from tracker.model.records import IN_PROCESS, Action, AuditEntry
 from tracker.model.sinks import Delivery, ReplayFilter, SinkState
-from tracker.storage.audit import AuditStore
-from tracker.storage.event_store import EventStore
+from tracker.storage.store import Store
 
 
 class NamedSink(Protocol):
@@ -35,15 +34,13 @@ class Switchboard:
 
     def __init__(
         self,
-        outbox: EventStore,
-        audit: AuditStore,
+        store: Store,
         *,
         named: Mapping[str, NamedSink],
         clock: Callable[[], datetime],
         committed: Callable[[], None],
     ) -> None:
-        self._outbox = outbox
-        self._audit = audit
+        self._store = store
         self._named = named
         self._clock = clock
         self._committed = committed
@@ -55,19 +52,19 @@ class Switchboard:
 
     async def sinks(self) -> Sequence[SinkState]:
         """Return every sink that was ever named and not forgotten."""
-        return await self._outbox.states()
+        return await self._store.sinks.states()
 
     # ``by`` is the client whose name the audit gets.
 
     async def pause(self, name: str, *, by: str = IN_PROCESS) -> None:
         """Stop deliveries to a sink until it is resumed. Its events are kept. Raises NotFound."""
         audit = self._entry(by, Action.PAUSE_SINK, name)
-        _found(await self._outbox.switch(name, on=False, now=audit.at, audit=audit))
+        _found(await self._store.sinks.switch(name, on=False, now=audit.at, audit=audit))
 
     async def resume(self, name: str, *, from_now: bool = False, by: str = IN_PROCESS) -> None:
         """Go on telling a sink, and at once; ``from_now`` forgets what it has missed. Raises NotFound."""
         audit = self._entry(by, Action.RESUME_SINK, name, from_now="yes" if from_now else None)
-        _found(await self._outbox.switch(name, on=True, now=audit.at, from_now=from_now, audit=audit))
+        _found(await self._store.sinks.switch(name, on=True, now=audit.at, from_now=from_now, audit=audit))
         self._committed()
 
     async def forget(self, name: str, *, by: str = IN_PROCESS) -> None:
@@ -76,7 +73,7 @@ class Switchboard:
             raise Conflict(
                 f"{name} is still configured. Remove it from HOMING_SINKS and restart before you delete it, or pause it"
             )
-        _found(await self._outbox.remove(name, audit=self._entry(by, Action.DELETE_SINK, name)))
+        _found(await self._store.sinks.delete(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 
     async def secrets(self, name: str, client: str | None = None, *, by: str = IN_PROCESS) -> Sequence[str]:
         """Return the secret that verifies the signatures of a sink. Raises NotFound for a sink that does not sign.
@@ -86,7 +83,7 @@ class Switchboard:
         secrets = await self._here(name).secrets(client)
         if not secrets:
             raise NotFound(f"what goes to {name} is not signed")
-        await self._audit.write(self._entry(by, Action.READ_SECRET, name, client=client))
+        await self._store.audit.write(self._entry(by, Action.READ_SECRET, name, client=client))
         return secrets
 
     async def deliveries(
@@ -99,12 +96,12 @@ class Switchboard:
         limit: int,
     ) -> Sequence[Delivery]:
         """Return what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
-        return await self._outbox.deliveries(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
+        return await self._store.deliveries.page(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
     async def replay(self, name: str, again: ReplayFilter, *, dry_run: bool, by: str = IN_PROCESS) -> int:
         """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
         takes = self._here(name).takes
-        if all(state.name != name for state in await self._outbox.states()):
+        if all(state.name != name for state in await self._store.sinks.states()):
             raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
         said = {
             "task": again.task_id,
@@ -113,7 +110,7 @@ class Switchboard:
             "dead": "yes" if again.dead else None,
         }
         audit = self._entry(by, Action.REPLAY, name, **said)
-        count = await self._outbox.replay(name, again, takes, now=audit.at, dry_run=dry_run, audit=audit)
+        count = await self._store.deliveries.replay(name, again, takes, now=audit.at, dry_run=dry_run, audit=audit)
         if not dry_run:
             self._committed()
         return count
@@ -131,7 +128,7 @@ class Switchboard:
 
         What is given narrows. Raises NotFound where there is no such sink.
         """
-        names = [state.name for state in await self._outbox.states() if sink in {None, state.name}]
+        names = [state.name for state in await self._store.sinks.states() if sink in {None, state.name}]
         _found(sink is None or bool(names))
         count = 0
         # One wish is one entry, however many sinks it concerns.
@@ -139,7 +136,7 @@ class Switchboard:
             by, Action.DEAD_LETTER, sink or "every sink", task=task_id, event=event_id
         )
         for name in names:
-            count += await self._outbox.give_up(
+            count += await self._store.deliveries.dead_letter(
                 name, task_id=task_id, event_id=event_id, now=self._clock(), dry_run=dry_run, audit=audit
             )
             audit = None

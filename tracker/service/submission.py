@@ -173,7 +173,7 @@ class Submission:
 
     async def again(self, task: Task, account: Account) -> Task:
         """Resubmit a task that the provider verifiably never had; its client got success before."""
-        body = await self._store.submission(task.id)
+        body = await self._store.tasks.submission(task.id)
         if body is None:
             return await self.give_up(task, "its body is no longer kept")
         now, within = self._clock(), self._rules.policy.attempt

@@ -84,9 +84,9 @@ class Tracker:
             habits=lambda: self.learner.habits,
         )
         self.source = source
-        self.feed = Feed(store.outbox, notices=store.notices)
+        self.feed = Feed(store.events, notices=store.notices)
         self.audit = store.audit
-        self.switchboard = Switchboard(store.outbox, store.audit, named=sinks, clock=clock, committed=self.feed.hint)
+        self.switchboard = Switchboard(store, named=sinks, clock=clock, committed=self.feed.hint)
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()
@@ -300,7 +300,7 @@ class Tracker:
         task = None
         if identifier(ref) is not None:
             client = None if caller.sees_all else caller.name
-            task = await self.store.find_ref(ref, client=client, provider=provider, kind=kind)
+            task = await self.store.tasks.find_ref(ref, client=client, provider=provider, kind=kind)
         if task is None:
             raise NotFound("no such task")
         return task
@@ -317,16 +317,16 @@ class Tracker:
 
     async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
         """Return a page of the caller's tasks, newest first."""
-        return await self.store.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
+        return await self.store.task_pages.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
 
     async def find_numbered(self, wanted: TaskFilter, *, caller: Caller, offset: int, limit: int) -> Sequence[Task]:
         """Return a numbered page of the caller's tasks, newest first."""
-        return await self.store.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
+        return await self.store.task_pages.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
 
     async def history(self, caller: Caller, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
         """Return a task and its kept observations, oldest first."""
         task = await self.get(caller, ref)
-        return task, await self.store.history(task.id)
+        return task, await self.store.tasks.history(task.id)
 
     async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
         """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
@@ -346,7 +346,7 @@ class Tracker:
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
         """Return the callbacks for unknown tasks, latest first."""
-        return await self.store.orphans(limit=limit)
+        return await self.store.orphans.latest(limit=limit)
 
     async def check(self) -> list[Check]:
         """Return a check of each part that recording a callback needs."""

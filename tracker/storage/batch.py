@@ -20,9 +20,10 @@ from tracker.errors import CallerError
 from tracker.model.changes import Change, Key, Known, Work
 from tracker.model.records import AlarmCount, HistoryEntry
 from tracker.model.task import Source, Task, Verdict
-from tracker.storage import accounts, alarms, audit, events, orphans, rows
+from tracker.storage import account_store, alarms, audit_store, event_rows, orphan_store, rows
 from tracker.storage.engine import bulk, locks
-from tracker.storage.engine.bulk import Plan, Rows, Statement
+from tracker.storage.engine.bulk import SQLITE, Plan, Rows, Statement
+from tracker.storage.engine.continuity import WentBack
 from tracker.storage.engine.upserts import Insert
 from tracker.storage.recent import Written
 from tracker.storage.tables import (
@@ -44,6 +45,7 @@ NAMED: Final = {
     "idempotency_key": (("client",), "idempotency_key"),
     "unanswered": (("client",), "request_hash"),
 }
+LAST_CURSOR: Final = Statement("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")
 CAPABILITY: Final = ("base_url", "kind", "name", "present", "at")
 EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
@@ -53,7 +55,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
 
     ``written`` gets the events, which count once this is committed.
     """
-    last = yield from events.last(dialect, highest=written.highest if written is not None else 0)
+    last = yield from _last_cursor(dialect, highest=written.highest if written is not None else 0)
     loaded = yield from _load(dialect, works)
     known = Known(loaded)
     results: list[Any] = []
@@ -71,11 +73,25 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
     raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
     if written is not None:
         # Anew: this may be the second run.
-        written.events = events.of(changes, after=last or 0)
+        written.events = event_rows.published_events(changes, after=last or 0)
         written.numbered = last is not None and not raised
         written.alarms = raised
         written.audits = [entry for change in changes for entry in change.audits]
     return results, list(_write(dialect, changes, raised, before={task.id: task for task in loaded}))
+
+
+def _last_cursor(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
+    """Plan to ask for the cursor that was given last, where nobody else gives any meanwhile; None where others do.
+
+    Raises WentBack where that is before ``highest``: some were given already in a state that the database has lost.
+    """
+    if dialect != SQLITE:
+        return None
+    ((row,),) = yield [LAST_CURSOR]
+    number = int(row[0])
+    if number < highest:
+        raise WentBack
+    return number
 
 
 def changed_tasks(change: Change[Any]) -> tuple[Task, ...]:
@@ -121,17 +137,17 @@ def _write(
     yield from _write_submissions(dialect, changes)
     yield from _write_observations(dialect, changes)
     yield from alarms.count(dialect, raised)
-    strays = [change.orphan for change in changes if change.orphan is not None]
-    yield from orphans.write(dialect, strays)
+    orphans = [change.orphan for change in changes if change.orphan is not None]
+    yield from orphan_store.write(dialect, orphans)
     yield from _write_capabilities(dialect, changes)
-    yield from accounts.note(dialect, [change.account for change in changes if change.account is not None])
-    yield from audit.insert_entries(dialect, [entry for change in changes for entry in change.audits])
+    yield from account_store.note(dialect, [change.account for change in changes if change.account is not None])
+    yield from audit_store.insert_entries(dialect, [entry for change in changes for entry in change.audits])
     totals = _totals(changes)
     told = _told(changes)
-    if totals or told or raised or strays:
+    if totals or told or raised or orphans:
         yield from locks.hold_order(dialect)
         yield from _write_counts(dialect, totals)
-        yield from orphans.count_unkept(dialect, strays)
+        yield from orphan_store.count_unkept(dialect, orphans)
         yield from bulk.insert_rows(dialect, EVENTS, EVENT, told)
         yield from alarms.tell(dialect, raised)
 
@@ -217,4 +233,4 @@ def _counted(statement: Insert) -> Insert:
 
 
 def _told(changes: Sequence[Change[Any]]) -> list[tuple[Any, ...]]:
-    return [events.columns(event, change.task) for change in changes for event in change.events]
+    return [event_rows.event_columns(event, change.task) for change in changes for event in change.events]

@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from tracker.errors import StoreUnavailable
-from tracker.storage import accounts, tables
+from tracker.storage import tables
+from tracker.storage.account_table import ACCOUNTS
 from tracker.storage.columns import METADATA
 from tracker.storage.engine import locks
 from tracker.storage.orphan_table import ORPHANS
@@ -39,8 +40,8 @@ VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
 # Every schema of Homing has these; together they are nobody else's.
 OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.ADDRESSES.name})
-# With those of `accounts`, which is a module of its own.
-NAMES: Final = frozenset({*METADATA.tables, accounts.ACCOUNTS.name})
+# With that of `account_table`, which is a module of its own.
+NAMES: Final = frozenset({*METADATA.tables, ACCOUNTS.name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

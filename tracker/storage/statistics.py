@@ -13,8 +13,8 @@ from tracker.model.records import AlarmCount, Completion, Stats
 from tracker.model.task import FINAL, Source, Status
 from tracker.storage import rows
 from tracker.storage.engine.plans import aside
+from tracker.storage.orphan_store import NOT_KEPT
 from tracker.storage.orphan_table import ORPHANS
-from tracker.storage.orphans import NOT_KEPT
 from tracker.storage.tables import ALARMS, COUNTERS, OBSERVATIONS, TASKS
 
 OPEN: Final = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)

@@ -7,9 +7,9 @@ kept in the database, so that replicas share it.
 
 import hmac
 import secrets as random_secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from tracker.model.webhook_keys import webhook_key, written_signature
 
@@ -18,29 +18,24 @@ CALLBACKS: Final = "callbacks"
 _CLIENT: Final = b"homing callbacks to client "
 
 
-class KeptSecrets(Protocol):
-    """Where generated secrets are kept; ``tracker.storage`` has it."""
-
-    async def generated_secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the secret of a name; record ``fresh`` if there is none. Called for every delivery."""
-
-
 class SinkSecrets:
     """The keys of each sink, and of each client that is called back.
 
-    ``configured`` are the operator's ``whsec_`` secrets by sink. Asking raises StoreUnavailable where a generated one
-    cannot be read.
+    ``configured`` are the operator's ``whsec_`` secrets by sink. ``generated`` returns the secret of a name, and
+    records the new one that it gets if there is none (``store.secrets.get``). It raises StoreUnavailable.
     """
 
-    def __init__(self, kept: KeptSecrets, configured: Mapping[str, Sequence[str]]) -> None:
-        self._kept = kept
+    def __init__(
+        self, generated: Callable[[str, bytes], Awaitable[bytes]], configured: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._generated = generated
         self._keys = {name: tuple(webhook_key(secret) for secret in secrets) for name, secrets in configured.items()}
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
         """Return the keys that a sink's webhooks are signed with."""
         if keys := self._keys.get(name):
             return keys
-        return (await self._kept.generated_secret(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
+        return (await self._generated(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
 
     async def of_client(self, client: str) -> tuple[bytes, ...]:
         """Return the keys for callbacks to one client: derived from the common secret, so that no list is kept."""

@@ -3,30 +3,31 @@
 from sqlalchemy import Connection, select
 
 from tracker.storage.engine.database import Database
+from tracker.storage.engine.table_store import TableStore, write_transaction
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import SECRETS
 
 
-class GeneratedSecrets:
+class SecretStore(TableStore):
     """Reads each secret once, then remembers it: webhooks are signed with every delivery."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._used: dict[str, bytes] = {}
 
     async def get(self, name: str, fresh: bytes) -> bytes:
         """Return the secret of a name; record ``fresh`` if there is none yet."""
         if name not in self._used:
-            self._used[name] = await self._database.write(_recorded, name, fresh)
+            self._used[name] = await self._recorded(name, fresh)
         return self._used[name]
 
     async def record_again(self) -> None:
         """Record the secrets in use, in case the database came back without them. One that it has wins."""
         for name, used in tuple(self._used.items()):
-            self._used[name] = await self._database.write(_recorded, name, used)
+            self._used[name] = await self._recorded(name, used)
 
-
-def _recorded(connection: Connection, name: str, fresh: bytes) -> bytes:
-    connection.execute(upsert(connection, SECRETS).values(name=name, value=fresh).on_conflict_do_nothing())
-    kept: bytes = connection.execute(select(SECRETS.c.value).where(SECRETS.c.name == name)).scalar_one()
-    return kept
+    @write_transaction
+    def _recorded(self, connection: Connection, name: str, fresh: bytes) -> bytes:
+        connection.execute(upsert(connection, SECRETS).values(name=name, value=fresh).on_conflict_do_nothing())
+        kept: bytes = connection.execute(select(SECRETS.c.value).where(SECRETS.c.name == name)).scalar_one()
+        return kept

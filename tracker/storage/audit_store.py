@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from tracker.model.records import Action, AuditEntry, StandingAddress
+from tracker.model.records import Action, AuditEntry
 from tracker.storage import rows
 from tracker.storage.engine import bulk
 from tracker.storage.engine.bulk import Statement
-from tracker.storage.engine.database import Database
+from tracker.storage.engine.table_store import TableStore, read_transaction
 from tracker.storage.tables import AUDIT
 
 T = TypeVar("T")
@@ -23,11 +23,8 @@ COLUMNS: Final = ("at", "client", "action", "object", "detail")
 log: Final = logging.getLogger("homing.audit")
 
 
-class AuditStore:
-    """Runs what is to be audited, and reads what was. Part of the store: ``Store.audit``."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AuditStore(TableStore):
+    """Runs what is to be audited, and reads what was."""
 
     async def write(self, entry: AuditEntry) -> None:
         """Record what changes nothing in the database, before it is done."""
@@ -35,27 +32,40 @@ class AuditStore:
 
     async def run(self, step: Callable[[Connection], T], entry_of: Callable[[T], AuditEntry | None]) -> T:
         """Run a step and record it in one transaction; ``entry_of`` gets its result, and returns None for no entry."""
-        result, entry = await self._database.write(_audited, step, entry_of)
+        result, entry = await self.database.write(_audited, step, entry_of)
         if entry is not None:
             say([entry])
         return result
 
-    async def entries(
-        self, *, client: str | None = None, action: Action | None = None, before: int | None = None, limit: int
+    @read_transaction
+    def entries(
+        self,
+        connection: Connection,
+        *,
+        client: str | None = None,
+        action: Action | None = None,
+        before: int | None = None,
+        limit: int,
     ) -> Sequence[AuditEntry]:
         """Return entries, newest first: those with a smaller ID than ``before``."""
-        return await self._database.read(_entries, client=client, action=action, before=before, limit=limit)
-
-
-def callback_url_made(made: StandingAddress) -> AuditEntry:
-    """Return the entry about a new shared callback URL."""
-    return AuditEntry(
-        at=made.created_at,
-        client=made.client,
-        action=Action.CREATE_CALLBACK_URL,
-        object=str(made.id),
-        detail=f"provider={made.provider}" + (f" kind={made.kind}" if made.kind else ""),
-    )
+        statement = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
+        if client is not None:
+            statement = statement.where(AUDIT.c.client == client)
+        if action is not None:
+            statement = statement.where(AUDIT.c.action == action.value)
+        if before is not None:
+            statement = statement.where(AUDIT.c.id < before)
+        return [
+            AuditEntry(
+                id=row.id,
+                at=rows.moment(row.at),
+                client=row.client,
+                action=Action(row.action),
+                object=row.object,
+                detail=row.detail,
+            )
+            for row in connection.execute(statement)
+        ]
 
 
 def insert_entries(dialect: str, entries: Sequence[AuditEntry]) -> Iterator[Statement]:
@@ -66,8 +76,8 @@ def insert_entries(dialect: str, entries: Sequence[AuditEntry]) -> Iterator[Stat
 def say(entries: Iterable[AuditEntry]) -> None:
     """Log entries that are committed, one line each."""
     for entry in entries:
-        told = [_plain(text) for text in (entry.client, entry.action.value, entry.object, entry.detail)]
-        log.info("audit: client=%s action=%s object=%s detail=%s", *told)
+        fields = [_plain(text) for text in (entry.client, entry.action.value, entry.object, entry.detail)]
+        log.info("audit: client=%s action=%s object=%s detail=%s", *fields)
 
 
 def _audited(
@@ -78,29 +88,6 @@ def _audited(
     if entry is not None:
         connection.execute(insert(AUDIT).values(dict(zip(COLUMNS, _columns(entry), strict=True))))
     return result, entry
-
-
-def _entries(
-    connection: Connection, *, client: str | None, action: Action | None, before: int | None, limit: int
-) -> list[AuditEntry]:
-    statement = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
-    if client is not None:
-        statement = statement.where(AUDIT.c.client == client)
-    if action is not None:
-        statement = statement.where(AUDIT.c.action == action.value)
-    if before is not None:
-        statement = statement.where(AUDIT.c.id < before)
-    return [
-        AuditEntry(
-            id=row.id,
-            at=rows.moment(row.at),
-            client=row.client,
-            action=Action(row.action),
-            object=row.object,
-            detail=row.detail,
-        )
-        for row in connection.execute(statement)
-    ]
 
 
 def _columns(entry: AuditEntry) -> tuple[int, str, str, str, str]:

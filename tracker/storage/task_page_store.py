@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
 
-from tracker.model.records import TaskFilter
+from tracker.model.records import TaskFilter, TaskPage
 from tracker.model.task import Status, Task, new_task_id
 from tracker.storage import rows
 from tracker.storage.engine.plans import aside
+from tracker.storage.engine.table_store import TableStore, read_transaction
 from tracker.storage.tables import TAGS, TASKS
 
 BY_CLIENT: Final = ("client", "provider", "kind", "status")
@@ -33,7 +34,23 @@ FEW: Final = 500
 Words = tuple[str, ...]
 
 
-def find(
+class TaskPageStore(TableStore):
+    """Pages of the tasks that pass a filter, newest first."""
+
+    @read_transaction
+    def page(self, connection: Connection, wanted: TaskFilter, *, limit: int, cursor: str | None) -> TaskPage:
+        """Return one page; the cursor is the last ID of the page before."""
+        found = _find(connection, wanted, limit=limit + 1, before=cursor)
+        shown = found[:limit]
+        return TaskPage(tasks=tuple(shown), next_cursor=shown[-1].id if len(found) > limit else None)
+
+    @read_transaction
+    def numbered_page(self, connection: Connection, wanted: TaskFilter, *, offset: int, limit: int) -> Sequence[Task]:
+        """Return ``limit`` tasks after the first ``offset``, for the provider-shaped list."""
+        return _find(connection, wanted, limit=limit, offset=offset)
+
+
+def _find(
     connection: Connection, wanted: TaskFilter, *, limit: int, before: str | None = None, offset: int = 0
 ) -> list[Task]:
     """Return at most ``limit`` tasks below the id ``before``, after skipping ``offset``."""

@@ -12,8 +12,10 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, tuple_
 
 from tracker.model.task import SETTLED
-from tracker.storage import events, rows
+from tracker.storage import rows
+from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
 from tracker.storage.engine.upserts import upsert
+from tracker.storage.event_store import delete_events, latest_cursor
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
 
@@ -39,6 +41,35 @@ class Deleted:
     after: Place | None = None
 
 
+class RetentionStore(TableStore):
+    """Deletes what is over, and keeps the names of deleted tasks."""
+
+    @read_transaction
+    def deleted_task(self, connection: Connection, provider: str, account: str, its_id: str) -> str | None:
+        """Return the ID of a deleted task by the provider's ID or by a derived external ID, as long as it is kept."""
+        return deleted_task(connection, provider, account, its_id)
+
+    @write_transaction
+    def delete_old(
+        self, connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int
+    ) -> Deleted:
+        """Delete those that may go of the next ``limit`` tasks that finished by ``until``.
+
+        Delete at most ``limit`` old rows of each other kind, too.
+        """
+        seen = _finished(connection, until=until, after=after, limit=limit)
+        told = _told_everywhere(connection, now=now)
+        _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
+        return Deleted(
+            tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
+            orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit),
+            alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
+            tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
+            audits=_delete(connection, AUDIT, AUDIT.c.at, min(until, now - REMEMBERED), limit),
+            after=seen[-1] if len(seen) == limit else None,
+        )
+
+
 def deletable(told: int, now: datetime) -> ColumnElement[bool]:
     """Say which tasks may go once they are old enough: settled, with nothing left to ask or to tell.
 
@@ -51,22 +82,7 @@ def deletable(told: int, now: datetime) -> ColumnElement[bool]:
     return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None), ~untold, ~owed)
 
 
-def delete_old(connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int) -> Deleted:
-    """Delete from the next ``limit`` tasks that finished by ``until`` those that may go, and as many old other rows."""
-    seen = _finished(connection, until=until, after=after, limit=limit)
-    told = _told_everywhere(connection, now=now)
-    _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
-    return Deleted(
-        tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
-        orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit),
-        alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
-        tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
-        audits=_delete(connection, AUDIT, AUDIT.c.at, min(until, now - REMEMBERED), limit),
-        after=seen[-1] if len(seen) == limit else None,
-    )
-
-
-def forgotten(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
+def deleted_task(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
     """Return the id that a deleted task had."""
     named = (FORGOTTEN.c.provider, FORGOTTEN.c.account, FORGOTTEN.c.provider_task_id)
     statement = select(FORGOTTEN.c.task_id).where(tuple_(*named) == tuple_(provider, account, provider_task_id))
@@ -86,7 +102,7 @@ def _forget_alarms(connection: Connection, *, until: datetime, told: int, limit:
     old = and_(EVENTS.c.task_id.is_(None), EVENTS.c.at <= rows.stamp(until), EVENTS.c.id <= told)
     found = connection.execute(select(EVENTS.c.id).where(old).order_by(EVENTS.c.at).limit(limit)).scalars().all()
     if found:
-        events.forget(connection, EVENTS.c.id.in_(found))
+        delete_events(connection, EVENTS.c.id.in_(found))
 
 
 def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, told: int) -> int:
@@ -106,7 +122,7 @@ def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, tol
         if name
     )
     _remember(connection, names, now)
-    events.forget(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
+    delete_events(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
     # What else belongs to a task (tags, submission, observations) goes with it.
     connection.execute(delete(TASKS).where(column.id.in_([task.id for task in gone])))
     return len(gone)
@@ -147,4 +163,4 @@ def _waited_for(now: datetime) -> ColumnElement[bool]:
 def _told_everywhere(connection: Connection, *, now: datetime) -> int:
     """Return the cursor up to which every sink that is waited for has been told, but for deliveries."""
     slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
-    return events.latest(connection) if slowest is None else slowest
+    return latest_cursor(connection) if slowest is None else slowest

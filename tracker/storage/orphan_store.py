@@ -30,6 +30,7 @@ from tracker.model.records import Orphan
 from tracker.storage import rows
 from tracker.storage.engine import bulk
 from tracker.storage.engine.bulk import Statement, text_of
+from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
 from tracker.storage.engine.upserts import Insert, upsert_for
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import COUNTERS
@@ -40,6 +41,48 @@ NOT_KEPT: Final = "orphans_not_kept"
 
 _seen: Final = ORPHANS.alias("seen")
 _IS_SETTLED: Final[ColumnElement[bool]] = ORPHANS.c.state == literal_column("'orphan'")
+
+
+class OrphanStore(TableStore):
+    """Orphan callbacks that wait for a check, and that had one."""
+
+    @read_transaction
+    def latest(self, connection: Connection, *, limit: int) -> Sequence[Orphan]:
+        """Return the orphans, latest callback first."""
+        newest = select(ORPHANS).order_by(ORPHANS.c.last_at.desc()).limit(limit)
+        return [rows.orphan_from_row(row) for row in connection.execute(newest).mappings()]
+
+    @read_transaction
+    def due(self, connection: Connection, *, now: datetime, limit: int) -> Sequence[Orphan]:
+        """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
+        turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_check_at, ORPHANS.c.id))
+        ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_check_at <= rows.stamp(now)).subquery()
+        ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_check_at, ready.c.id)
+        return [rows.orphan_from_row(row) for row in connection.execute(ordered.limit(limit)).mappings()]
+
+    @write_transaction
+    def settle(
+        self,
+        connection: Connection,
+        orphan_id: int,
+        *,
+        state: str,
+        why: str,
+        next_check_at: datetime | None,
+        task_id: str | None,
+    ) -> None:
+        """Write down what came of checking an orphan."""
+        values = {
+            "state": state,
+            "why": why,
+            "next_check_at": rows.optional_stamp(next_check_at),
+            "task_id": task_id,
+            "checks": ORPHANS.c.checks + 1,
+        }
+        settled = update(ORPHANS).where(ORPHANS.c.id == orphan_id).values(**values)
+        address = connection.execute(settled.returning(ORPHANS.c.address)).scalar_one_or_none()
+        if address is not None and next_check_at is None:
+            bulk.run(connection, Statement(_drop_oldest(connection.dialect.name), (address, address)))
 
 
 def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
@@ -62,37 +105,6 @@ def count_unkept(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]
     for orphan in orphans:
         if not orphan.signed and orphan.next_check_at is not None:
             yield Statement(_count_where_missing(dialect), (orphan.provider, orphan.provider_task_id))
-
-
-def due(connection: Connection, *, now: datetime, limit: int) -> list[Orphan]:
-    """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
-    turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_check_at, ORPHANS.c.id))
-    ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_check_at <= rows.stamp(now)).subquery()
-    ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_check_at, ready.c.id)
-    return [rows.orphan_from_row(row) for row in connection.execute(ordered.limit(limit)).mappings()]
-
-
-def settle(
-    connection: Connection,
-    orphan_id: int,
-    *,
-    state: str,
-    why: str,
-    next_check_at: datetime | None,
-    task_id: str | None,
-) -> None:
-    """Write down what came of checking an orphan."""
-    values = {
-        "state": state,
-        "why": why,
-        "next_check_at": rows.optional_stamp(next_check_at),
-        "task_id": task_id,
-        "checks": ORPHANS.c.checks + 1,
-    }
-    settled = update(ORPHANS).where(ORPHANS.c.id == orphan_id).values(**values)
-    address = connection.execute(settled.returning(ORPHANS.c.address)).scalar_one_or_none()
-    if address is not None and next_check_at is None:
-        bulk.run(connection, Statement(_drop_oldest(connection.dialect.name), (address, address)))
 
 
 def _noted(statement: Insert) -> Insert:

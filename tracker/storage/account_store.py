@@ -1,0 +1,86 @@
+"""What was noticed about each account at a provider: one row, which every process writes and shows.
+
+And what the provider's URL was seen to do (a capability).
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
+
+from tracker.model.records import AccountNote, AccountState
+from tracker.model.task import Trouble
+from tracker.storage import rows
+from tracker.storage.account_table import ACCOUNTS
+from tracker.storage.engine import bulk
+from tracker.storage.engine.bulk import Statement
+from tracker.storage.engine.table_store import TableStore, read_transaction
+from tracker.storage.engine.upserts import Insert
+from tracker.storage.tables import CAPABILITIES
+
+NOTE: Final = ("provider", "account", "trouble", "why", "since", "at", "answered_at", "paused_until", "waited_at")
+
+
+class AccountStore(TableStore):
+    """What was noticed about each account, and about what a provider's URL can do."""
+
+    @read_transaction
+    def states(self, connection: Connection) -> Sequence[AccountState]:
+        """Return what was noticed about each account."""
+        found = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.provider, ACCOUNTS.c.account)).mappings()
+        return [
+            AccountState(
+                provider=row["provider"],
+                account=row["account"],
+                trouble=Trouble(row["trouble"]) if row["trouble"] else None,
+                why=row["why"],
+                since=rows.moment(row["since"]),
+                at=rows.moment(row["at"]),
+                answered_at=rows.optional_moment(row["answered_at"]),
+                paused_until=rows.optional_moment(row["paused_until"]),
+                waited_at=rows.optional_moment(row["waited_at"]),
+            )
+            for row in found
+        ]
+
+    @read_transaction
+    def capability(self, connection: Connection, base_url: str, kind: str, name: str) -> tuple[bool, datetime] | None:
+        """Return whether a URL was seen to do something, and when; None where it was never tried."""
+        column = CAPABILITIES.c
+        named = (column.base_url == base_url, column.kind == kind, column.name == name)
+        found = connection.execute(select(column.present, column.at).where(*named)).one_or_none()
+        return None if found is None else (found.present, rows.moment(found.at))
+
+
+def note(dialect: str, notes: Sequence[AccountNote]) -> Iterator[Statement]:
+    """Record notes, in the order of their accounts, so that no two batches wait for each other."""
+    for one in sorted(notes, key=lambda each: (each.provider, each.account, each.at)):
+        values = (
+            one.provider,
+            one.account,
+            "" if one.trouble is None else one.trouble.value,
+            one.why,
+            rows.stamp(one.at),
+            rows.stamp(one.at),
+            *map(rows.optional_stamp, (one.answered_at, one.paused_until, one.waited_at)),
+        )
+        yield from bulk.insert_rows(dialect, ACCOUNTS, NOTE, [values], _noted)
+
+
+def _noted(statement: Insert) -> Insert:
+    new, old = statement.excluded, ACCOUNTS.c
+    none: ColumnElement[str] = literal_column("''")
+    # A note of a pause or of a wait says nothing of trouble.
+    speaks = or_(new.trouble != none, new.answered_at.is_not(None))
+    changes = and_(speaks, new.trouble != old.trouble)
+    return statement.on_conflict_do_update(
+        index_elements=["provider", "account"],
+        set_={
+            "trouble": case((speaks, new.trouble), else_=old.trouble),
+            "why": case((speaks, new.why), else_=old.why),
+            "since": case((changes, new.since), else_=old.since),
+            "at": case((speaks, new["at"]), else_=old["at"]),
+            **{name: func.coalesce(new[name], old[name]) for name in ("answered_at", "paused_until", "waited_at")},
+        },
+    )

@@ -1,0 +1,75 @@
+"""Shared callback URLs, under the hashes of their tokens. Who makes or revokes one is in the audit."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from tracker.model.records import Action, AuditEntry, StandingAddress
+from tracker.storage import rows
+from tracker.storage.audit_store import AuditStore
+from tracker.storage.engine.database import Database
+from tracker.storage.engine.table_store import TableStore, read_transaction
+from tracker.storage.tables import ADDRESSES
+
+
+class CallbackUrlStore(TableStore):
+    """The shared callback URLs, revoked ones too."""
+
+    def __init__(self, database: Database, audit: AuditStore) -> None:
+        super().__init__(database)
+        self._audit = audit
+
+    async def add(self, address: StandingAddress, token_hash: str) -> StandingAddress:
+        """Record a shared callback URL under the hash of its token, give it its ID, and record who made it."""
+        values = {
+            "provider": address.provider,
+            "kind": address.kind,
+            "client": address.client,
+            "label": address.label,
+            "token_hash": token_hash,
+            "created_at": rows.stamp(address.created_at),
+            "revoked_at": None,
+        }
+
+        def step(connection: Connection) -> StandingAddress:
+            added = connection.execute(insert(ADDRESSES).values(values).returning(ADDRESSES))
+            return rows.address_from_row(added.mappings().one())
+
+        return await self._audit.run(step, _creation)
+
+    async def revoke(self, address_id: int, *, by: str, now: datetime) -> StandingAddress | None:
+        """Revoke a shared callback URL, and record who did; None where there is none."""
+        entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(address_id))
+
+        def step(connection: Connection) -> StandingAddress | None:
+            revoked_at = func.coalesce(ADDRESSES.c.revoked_at, rows.stamp(now))
+            revoked = update(ADDRESSES).where(ADDRESSES.c.id == address_id).values(revoked_at=revoked_at)
+            found = connection.execute(revoked.returning(ADDRESSES)).mappings().one_or_none()
+            return None if found is None else rows.address_from_row(found)
+
+        return await self._audit.run(step, lambda found: entry if found else None)
+
+    @read_transaction
+    def all(self, connection: Connection) -> Sequence[StandingAddress]:
+        """Return all shared callback URLs, in the order in which they were made."""
+        found = connection.execute(select(ADDRESSES).order_by(ADDRESSES.c.id)).mappings()
+        return [rows.address_from_row(row) for row in found]
+
+    @read_transaction
+    def find(self, connection: Connection, provider: str, token_hash: str) -> StandingAddress | None:
+        """Find the live shared callback URL of a token."""
+        column = ADDRESSES.c
+        live = (column.token_hash == token_hash, column.provider == provider, column.revoked_at.is_(None))
+        found = connection.execute(select(ADDRESSES).where(*live)).mappings().one_or_none()
+        return None if found is None else rows.address_from_row(found)
+
+
+def _creation(made: StandingAddress) -> AuditEntry:
+    return AuditEntry(
+        at=made.created_at,
+        client=made.client,
+        action=Action.CREATE_CALLBACK_URL,
+        object=str(made.id),
+        detail=f"provider={made.provider}" + (f" kind={made.kind}" if made.kind else ""),
+    )

@@ -1,0 +1,117 @@
+"""Leases: who may ask the provider about which task, and what becomes of the leases of a process that is gone."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, func, or_, select, update
+
+from tracker.model.task import Status, Task
+from tracker.storage import rows
+from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
+from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.tables import TASKS
+
+_NOW: Final = bindparam("now", type_=BigInteger)
+# A lease that ends later than any can was taken by a clock that was set back since.
+_LATEST: Final = bindparam("latest", type_=BigInteger)
+_FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, TASKS.c.lease_until > _LATEST)
+DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
+# Made once: it is asked many times a second, and making it costs more than asking.
+IS_TASK_DUE: Final = select(DUE.exists())
+IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= _NOW).exists()))
+# Waits for its id, and for nothing else: until the deadline.
+NAMELESS: Final = and_(
+    TASKS.c.provider_task_id.is_(None), TASKS.c.sent_external_id.is_(None), TASKS.c.candidate_id.is_(None)
+)
+AT_ONCE: Final = 1_000
+MARGIN: Final = timedelta(minutes=1)
+
+
+class DueTaskStore(TableStore):
+    """Which tasks are due, and who may poll them."""
+
+    @read_transaction
+    def is_due(self, connection: Connection, now: datetime, *, lease: timedelta, orphans: bool = True) -> bool:
+        """Return whether a task that nobody has leased is due, or an orphan where those count.
+
+        No lease is longer than ``lease``.
+        """
+        return bool(connection.execute(IS_DUE if orphans else IS_TASK_DUE, _moments(now, lease)).scalar_one())
+
+    @write_transaction
+    def acquire(
+        self, connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta
+    ) -> Sequence[Task]:
+        """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
+        first = DUE.order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
+        ids = list(connection.execute(first, _moments(now, lease)).scalars())
+        if not ids:
+            return []
+        claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)
+        found = connection.execute(claimed.values(lease_owner=owner, lease_until=rows.stamp(now + lease)))
+        return sorted((rows.task_from_row(row) for row in found.mappings()), key=_due)
+
+    @write_transaction
+    def bring_forward(self, connection: Connection, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
+        """Make due what is planned further away than it can be, expired tasks and all others; tell how many they were.
+
+        Orphans too: they are looked into within minutes.
+        """
+        planned, is_expired = TASKS.c.next_poll_at, TASKS.c.status == Status.EXPIRED.value
+        open_too_far = and_(planned > rows.stamp(now + furthest), ~is_expired)
+        too_far = and_(or_(open_too_far, and_(planned > rows.stamp(now + expired), is_expired)), ~NAMELESS)
+        found = select(TASKS.c.id).where(planned > rows.stamp(now + furthest), too_far)
+        ids = list(connection.execute(found.limit(AT_ONCE).with_for_update(skip_locked=True)).scalars())
+        if ids:
+            connection.execute(update(TASKS).where(TASKS.c.id.in_(ids)).values(next_poll_at=rows.stamp(now)))
+        late = ORPHANS.c.next_check_at > rows.stamp(now + furthest)
+        orphans = list(connection.execute(select(ORPHANS.c.id).where(late).limit(AT_ONCE)).scalars())
+        if orphans:
+            checked = update(ORPHANS).where(ORPHANS.c.id.in_(orphans))
+            connection.execute(checked.values(next_check_at=rows.stamp(now)))
+        return len(ids) + len(orphans)
+
+    @read_transaction
+    def next_due(self, connection: Connection) -> datetime | None:
+        """Return when the next task is due, leases aside."""
+        due = TASKS.c.next_poll_at
+        first: int | None = connection.execute(select(func.min(due)).where(due.is_not(None))).scalar_one()
+        return rows.optional_moment(first)
+
+    @write_transaction
+    def release(self, connection: Connection, *, owner: str, margin: timedelta) -> int:
+        """Release the leases of every owner but ``owner``, and return how many there were."""
+        return release_leases(connection, TASKS.c.lease_owner != owner, margin=margin)
+
+
+def _moments(now: datetime, lease: timedelta) -> dict[str, int]:
+    return {"now": rows.stamp(now), "latest": rows.stamp(now + 2 * lease + MARGIN)}
+
+
+def release_leases(connection: Connection, whose: ColumnElement[bool], *, margin: timedelta) -> int:
+    """Take the leases of questions from processes that are gone, and tell how many.
+
+    A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
+    """
+    whose = and_(whose, TASKS.c.lease_owner.is_not(None))
+    submit_ends = TASKS.c.attempt_deadline_at + margin // rows.MICROSECOND
+    pending = TASKS.c.status == Status.PENDING.value
+    looked_up = and_(whose, pending, TASKS.c.lease_until > submit_ends)
+    released = 0
+    for held, values in (
+        (and_(whose, ~pending), {"lease_owner": None, "lease_until": None}),
+        (looked_up, {"lease_until": submit_ends}),
+    ):
+        # In no order: whoever skips what is locked never waits, and sorting would mean to read every task.
+        locked = select(TASKS.c.id).where(held).with_for_update(skip_locked=True)
+        ids = list(connection.execute(locked).scalars())
+        if ids:
+            connection.execute(update(TASKS).where(TASKS.c.id.in_(ids)).values(**values))
+            released += len(ids)
+    return released
+
+
+def _due(task: Task) -> tuple[datetime, str]:
+    assert task.next_poll_at is not None
+    return task.next_poll_at, task.id

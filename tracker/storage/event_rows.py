@@ -1,0 +1,127 @@
+"""Events as rows and as values: what an event keeps of its task.
+
+An event keeps what a change can change; the rest of its task (whose it is, what was asked for) never changes and is
+read from the task's row.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import count
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType, structs
+from sqlalchemy import Row, select
+
+from tracker.model.changes import Change
+from tracker.model.event import Found, PublishedEvent, UnreadableEvent
+from tracker.model.records import AlarmCount
+from tracker.model.task import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
+from tracker.storage import rows
+from tracker.storage.tables import EVENTS, TASKS
+
+_EVENT: Final = (EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.data, EVENTS.c.task_id)
+READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_from(
+    EVENTS.outerjoin(TASKS, TASKS.c.id == EVENTS.c.task_id)
+)
+
+
+class _KeptFact(msgspec.Struct, kw_only=True):
+    """A Fact, as far as it can be declared: what JSON holds is not looked into."""
+
+    standing: Standing
+    value: Any
+
+
+class TaskSnapshot(msgspec.Struct, kw_only=True):
+    """What an event keeps of its task: the fields that a change can change. Older events keep fewer."""
+
+    status: Status | UnsetType = UNSET
+    standing: Standing | UnsetType = UNSET
+    reason: str | UnsetType | None = UNSET
+    learned_from: Source | UnsetType | None = UNSET
+    learned_trust: Trust | UnsetType | None = UNSET
+    facts: dict[str, _KeptFact] | UnsetType = UNSET
+    updated_at: datetime | UnsetType = UNSET
+    submitted_at: datetime | UnsetType | None = UNSET
+    finished_at: datetime | UnsetType | None = UNSET
+    heard_at: datetime | UnsetType | None = UNSET
+    polled_at: datetime | UnsetType | None = UNSET
+    next_poll_at: datetime | UnsetType | None = UNSET
+    polls: int | UnsetType = UNSET
+    provider_task_id: str | UnsetType | None = UNSET
+    callback_asked: bool | UnsetType = UNSET
+    conflict_claims: tuple[Status, ...] | UnsetType = UNSET
+    conflict_at: datetime | UnsetType | None = UNSET
+
+
+_snapshot: Final = msgspec.json.Decoder(TaskSnapshot).decode
+_kept: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_of: Final = attrgetter(*TaskSnapshot.__struct_fields__)
+
+
+def event_columns(event: Event, after: Task | None) -> tuple[Any, ...]:
+    """Return an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
+    task = task_after(event, after)
+    kept = dict(zip(TaskSnapshot.__struct_fields__, _of(task), strict=True))
+    return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(kept))
+
+
+def task_after(event: Event, after: Task | None) -> Task:
+    """Return the task of an event, as the event left it."""
+    task = event.task
+    return after if after is not None and after.id == task.id and after.version == event.sequence else task
+
+
+def published_events(changes: Iterable[Change[Any]], *, after: int) -> list[PublishedEvent]:
+    """Return the events of some changes as readers get them, numbered on from a cursor."""
+    numbers = count(after + 1)
+    return [
+        PublishedEvent(
+            cursor=next(numbers),
+            type=event.type,
+            sequence=event.sequence,
+            at=event.at,
+            task=task_after(event, change.task),
+        )
+        for change in changes
+        for event in change.events
+    ]
+
+
+def event_from_row(row: Row[Any]) -> Found:
+    """Read an event back from a row of ``READING``; whatever is wrong with it is wrong with this one alone."""
+    try:
+        return _event(row)
+    except Exception as error:  # noqa: BLE001 - a row may be damaged in any way, and none may hold up the others
+        cursor, kind, sequence, _, _, task_id, *_ = tuple[Any, ...](row)
+        return UnreadableEvent(cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=type(error).__name__)
+
+
+def _event(row: Row[Any]) -> PublishedEvent:
+    cursor, kind, sequence, at, data, task_id, *task = tuple[Any, ...](row)
+    moment = rows.moment(at)
+    if task_id is None:
+        return PublishedEvent(cursor=cursor, type=kind, sequence=sequence, at=moment, alarm=_alarm(_kept(data)))
+    then = _task_at_event(rows.task_from_columns(task), sequence, _snapshot(data))
+    return PublishedEvent(cursor=cursor, type=kind, sequence=sequence, at=moment, task=then)
+
+
+def _task_at_event(task: Task, version: int, snapshot: TaskSnapshot) -> Task:
+    kept = {name: value for name, value in structs.asdict(snapshot).items() if value is not UNSET}
+    if not isinstance(snapshot.facts, UnsetType):
+        kept["facts"] = {name: Fact(standing=fact.standing, value=fact.value) for name, fact in snapshot.facts.items()}
+    return changed(task, version=version, **kept)
+
+
+def _alarm(kept: dict[str, Any]) -> AlarmCount:
+    return AlarmCount(
+        kind=Alarm(kept["kind"]),
+        provider=kept["provider"],
+        hour=rows.moment(kept["hour"]),
+        count=1,
+        last_at=rows.moment(kept["at"]),
+        task_id=kept["task_id"],
+        detail=kept["detail"],
+    )

@@ -1,0 +1,105 @@
+"""Tasks by their IDs, and what belongs to one task."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, and_, select
+
+from tracker.model.records import HistoryEntry
+from tracker.model.task import Status, Task
+from tracker.storage import rows
+from tracker.storage.engine.plans import aside
+from tracker.storage.engine.table_store import TableStore, read_transaction
+from tracker.storage.retention_store import deleted_task
+from tracker.storage.tables import OBSERVATIONS, SUBMISSIONS, TASKS
+
+HISTORY_LIMIT: Final = 1000
+# The statuses of a task that the provider has, or had.
+ACCEPTED: Final = tuple(
+    status.value for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED)
+)
+NEWEST_ACCEPTED: Final = 50
+
+
+class TaskStore(TableStore):
+    """The tasks. What changes one is a piece of a batch (``Store.apply``)."""
+
+    @read_transaction
+    def get(self, connection: Connection, task_id: str) -> Task | None:
+        """Return a task by Homing's ID."""
+        return _first(connection, select(TASKS).where(TASKS.c.id == task_id))
+
+    @read_transaction
+    def find_ref(
+        self,
+        connection: Connection,
+        ref: str,
+        *,
+        client: str | None,
+        provider: str | None = None,
+        kind: str | None = None,
+    ) -> Task | None:
+        """Find a task by Homing's ID, the provider's, or a client's external ID; ``client`` None sees all clients'.
+
+        Homing's ID wins, then the provider's; of several external IDs the live one, then the newest.
+        """
+        scope = [
+            aside(column) == value
+            for column, value in ((TASKS.c.client, client), (TASKS.c.provider, provider), (TASKS.c.kind, kind))
+            if value is not None
+        ]
+        for condition in (TASKS.c.id == ref, TASKS.c.provider_task_id == ref, TASKS.c.external_id == ref):
+            statement = select(TASKS).where(condition, *scope).order_by(TASKS.c.released, TASKS.c.id.desc()).limit(1)
+            if (task := _first(connection, statement)) is not None:
+                return task
+        return None
+
+    @read_transaction
+    def history(self, connection: Connection, task_id: str) -> Sequence[HistoryEntry]:
+        """Return the newest kept observations of a task, at most ``HISTORY_LIMIT``, oldest first."""
+        column = OBSERVATIONS.c
+        newest = select(OBSERVATIONS).where(column.task_id == task_id).order_by(column.id.desc()).limit(HISTORY_LIMIT)
+        return [rows.entry_from_row(row) for row in reversed(connection.execute(newest).mappings().all())]
+
+    @read_transaction
+    def submission(self, connection: Connection, task_id: str) -> bytes | None:
+        """Return the kept body of a create request that the provider does not provably have."""
+        statement = select(SUBMISSIONS.c.body).where(SUBMISSIONS.c.task_id == task_id)
+        body: bytes | None = connection.execute(statement).scalar_one_or_none()
+        return body
+
+    @read_transaction
+    def unresolved(self, connection: Connection, *, provider: str, kind: str, limit: int) -> Sequence[Task]:
+        """Return the pending tasks of a kind whose create request may have been lost, oldest first."""
+        pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.provider == provider, TASKS.c.kind == kind)
+        statement = select(TASKS).where(pending, TASKS.c.attempts > 0).order_by(TASKS.c.id).limit(limit)
+        return [rows.task_from_row(row) for row in connection.execute(statement).mappings()]
+
+    @read_transaction
+    def latest_accepted(self, connection: Connection, *, provider: str, account: str, kind: str) -> Task | None:
+        """Return one of the newest submitted tasks of a kind that the provider has, also a finished one.
+
+        It is looked for among the newest few of each status: any will do, and a long history must not be read for it.
+        """
+        column = TASKS.c
+        found: list[str] = []
+        for status in ACCEPTED:
+            newest = select(column.id, column.account, column.provider_task_id, column.attempts)
+            newest = newest.where(column.provider == provider, column.kind == kind, column.status == status)
+            looked_at = connection.execute(newest.order_by(column.id.desc()).limit(NEWEST_ACCEPTED))
+            found += [row.id for row in looked_at if row.account == account and row.provider_task_id and row.attempts]
+        return _first(connection, select(TASKS).where(column.id == max(found))) if found else None
+
+    @read_transaction
+    def sent_id_used(self, connection: Connection, provider: str, account: str, external_id: str) -> bool:
+        """Return whether a row of the account has an external ID, or had it before it was deleted."""
+        column = TASKS.c
+        named = and_(column.provider == provider, column.account == account, column.sent_external_id == external_id)
+        if connection.execute(select(column.id).where(named).limit(1)).first() is not None:
+            return True
+        return deleted_task(connection, provider, account, external_id) is not None
+
+
+def _first(connection: Connection, statement: Select[Any]) -> Task | None:
+    row = connection.execute(statement).mappings().one_or_none()
+    return None if row is None else rows.task_from_row(row)
