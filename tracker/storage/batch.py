@@ -70,14 +70,15 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
             known.put(task)
         changes.append(change)
         results.append(change.result)
-    raised = alarms.folded(alarm for change in changes for alarm in change.alarms)
+    raised = [alarm for change in changes for alarm in change.alarms]
+    counts = alarms.folded(raised) if raised else []
     if written is not None:
         # Anew: this may be the second run.
         written.events = event_rows.published_events(changes, after=last or 0)
-        written.numbered = last is not None and not raised
-        written.alarms = raised
+        written.numbered = last is not None and not counts
+        written.alarms = counts
         written.audits = [entry for change in changes for entry in change.audits]
-    return results, list(_write(dialect, changes, raised, before={task.id: task for task in loaded}))
+    return results, list(_write(dialect, changes, counts, before={task.id: task for task in loaded}))
 
 
 def _last_cursor(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
@@ -131,25 +132,33 @@ def _find(dialect: str, names: Sequence[Key]) -> Iterator[Statement]:
 
 
 def _write(
-    dialect: str, changes: Sequence[Change[Any]], raised: Sequence[AlarmCount], *, before: dict[str, Task]
+    dialect: str, changes: Sequence[Change[Any]], alarm_counts: Sequence[AlarmCount], *, before: dict[str, Task]
 ) -> Iterator[Statement]:
     yield from _write_tasks(dialect, changes, before)
     yield from _write_submissions(dialect, changes)
     yield from _write_observations(dialect, changes)
-    yield from alarms.count(dialect, raised)
-    orphans = [change.orphan for change in changes if change.orphan is not None]
-    yield from orphan_store.write(dialect, orphans)
-    yield from _write_capabilities(dialect, changes)
-    yield from account_store.note(dialect, [change.account for change in changes if change.account is not None])
-    yield from audit_store.insert_entries(dialect, [entry for change in changes for entry in change.audits])
+    if alarm_counts:
+        yield from alarms.count(dialect, alarm_counts)
+    if orphans := [change.orphan for change in changes if change.orphan is not None]:
+        yield from orphan_store.write(dialect, orphans)
+    if capabilities := {(one.base_url, one.kind, one.name): one for change in changes for one in change.seen}:
+        values = [(*key, one.present, rows.stamp(one.at)) for key, one in sorted(capabilities.items())]
+        yield from bulk.insert_rows(dialect, CAPABILITIES, CAPABILITY, values, _seen)
+    if accounts := [change.account for change in changes if change.account is not None]:
+        yield from account_store.note(dialect, accounts)
+    if audits := [entry for change in changes for entry in change.audits]:
+        yield from audit_store.insert_entries(dialect, audits)
     totals = _totals(changes)
-    told = _told(changes)
-    if totals or told or raised or orphans:
-        yield from locks.hold_order(dialect)
-        yield from _write_counts(dialect, totals)
+    events = [event_rows.event_columns(event, change.task) for change in changes for event in change.events]
+    if not (totals or events or alarm_counts or orphans):
+        return
+    yield from locks.hold_order(dialect)
+    yield from bulk.insert_rows(dialect, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
+    if orphans:
         yield from orphan_store.count_unkept(dialect, orphans)
-        yield from bulk.insert_rows(dialect, EVENTS, EVENT, told)
-        yield from alarms.tell(dialect, raised)
+    yield from bulk.insert_rows(dialect, EVENTS, EVENT, events)
+    if alarm_counts:
+        yield from alarms.tell(dialect, alarm_counts)
 
 
 def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
@@ -204,12 +213,6 @@ def _repeated(statement: Insert) -> Insert:
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen, **last})
 
 
-def _write_capabilities(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:
-    seen = {(one.base_url, one.kind, one.name): one for change in changes for one in change.seen}
-    values = [(*key, one.present, rows.stamp(one.at)) for key, one in sorted(seen.items())]
-    yield from bulk.insert_rows(dialect, CAPABILITIES, CAPABILITY, values, _seen)
-
-
 def _seen(statement: Insert) -> Insert:
     last = {name: statement.excluded[name] for name in ("present", "at")}
     return statement.on_conflict_do_update(index_elements=["base_url", "kind", "name"], set_=last)
@@ -223,14 +226,6 @@ def _totals(changes: Sequence[Change[Any]]) -> dict[str, int]:
     return totals
 
 
-def _write_counts(dialect: str, totals: dict[str, int]) -> Iterator[Statement]:
-    yield from bulk.insert_rows(dialect, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
-
-
 def _counted(statement: Insert) -> Insert:
     value = COUNTERS.c.value + statement.excluded.value
     return statement.on_conflict_do_update(index_elements=["name"], set_={"value": value})
-
-
-def _told(changes: Sequence[Change[Any]]) -> list[tuple[Any, ...]]:
-    return [event_rows.event_columns(event, change.task) for change in changes for event in change.events]

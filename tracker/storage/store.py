@@ -147,8 +147,10 @@ class Store:
                 continue
             if changes == self.continuity.changes:
                 self.events.keep(written)
-            self._alarm_log.say(written.alarms)
-            audit_store.say(written.audits)
+            if written.alarms:
+                self._alarm_log.say(written.alarms)
+            if written.audits:
+                audit_store.say(written.audits)
             return results
         raise StoreUnavailable("the database went back again: wait until its restore is done")
 
