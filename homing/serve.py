@@ -28,7 +28,7 @@ from tracker.loops.membership import RHYTHM, Membership, Rhythm, this_process
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
 from tracker.model.servers import Part
-from tracker.model.sinks import NewSink
+from tracker.model.sinks import SinkSpec
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
@@ -61,7 +61,7 @@ def membership_of(
 
 def relay_of(
     tracker: Tracker,
-    sinks: Sequence[tuple[NewSink, Sink]],
+    sinks: Sequence[tuple[SinkSpec, Sink]],
     *,
     timing: RelayTiming = RELAY_TIMING,
     chance: Callable[[], float] | None = None,

@@ -22,7 +22,7 @@ from tracker.api import Access, Limits, create_api
 from tracker.app import create_tracker, sinks_of
 from tracker.model.changes import Entry, RaisedAlarm
 from tracker.model.records import TaskFilter
-from tracker.model.sinks import NewSink
+from tracker.model.sinks import SinkSpec
 from tracker.model.task import Alarm, Caller, Event, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.schedule import Policy
@@ -118,7 +118,7 @@ class ApiHarness:
         page = await self.tracker.store.task_pages.page(TaskFilter(), limit=200, cursor=None)
         return page.tasks[::-1]
 
-    async def register_sinks(self, *others: NewSink) -> None:
+    async def register_sinks(self, *others: SinkSpec) -> None:
         """Record the sinks that the settings name, as the relay does when it starts, and others."""
         named = [new for new, _ in sinks_of(self.settings, self.tracker)]
         await self.tracker.store.sinks.register([*named, *others], now=NOW)

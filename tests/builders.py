@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from tracker.model.changes import Change, Entry, Key, Known, RecordChange, Work, by_id
 from tracker.model.records import Completion, HistoryEntry, Orphan
+from tracker.model.sinks import SinkSpec
 from tracker.model.task import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
 from tracker.rules.submits import RecordLate
 
@@ -65,6 +66,11 @@ def inferred(status: Status, source: Source = Source.CLOCK, **changes: Any) -> O
     """Make our own inference: the clock's expiry, or a refusal."""
     values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "claim": Claim(status=status), "at": NOW}
     return Observation(**(values | changes))
+
+
+def a_sink(*, name: str, address: str, beginning: bool = False) -> SinkSpec:
+    """Return a configured sink. The scheme is that of its address, and nothing is secret."""
+    return SinkSpec(name=name, scheme=address.partition(":")[0], target=address, address=address, beginning=beginning)
 
 
 def an_entry(task: Task, dedupe_key: str, **changes: Any) -> Entry:

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tests.builders import a_task, an_event, writing
+from tests.builders import a_sink, a_task, an_event, writing
 from tests.events import readable
 from tests.fakes import Clock
 from tests.scripted_sink import ScriptedSink
 from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.delivery.worker import SinkWorker
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import Delivery, NewSink, SinkState
+from tracker.model.sinks import Delivery, SinkState
 from tracker.model.task import Status
 from tracker.service.feed import Feed
 from tracker.storage.store import Store
@@ -48,7 +48,7 @@ class Stage:
     async def teller(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:
         """Claim the sink, and give who tells it."""
         address = f"https://{sink.name}.example"
-        new = NewSink(name=sink.name, address=address, beginning=True)
+        new = a_sink(name=sink.name, address=address, beginning=True)
         await self.store.sinks.register([new], now=self.clock())
         state = await self.store.sinks.acquire_lease(sink.name, owner=owner, now=self.clock(), lease=self.timing.lease)
         assert state is not None

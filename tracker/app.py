@@ -6,17 +6,16 @@ from datetime import datetime
 from typing import Final
 
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.configured import named_sinks
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.subscriber import Subscriber, joined
-from tracker.delivery.sinks.urls import SinkParts, create_sinks
+from tracker.delivery.sinks.subscriber import Subscriber, all_sinks
+from tracker.delivery.sinks.urls import SinkContext, create_sinks
 from tracker.loops.discovery import Discovery
 from tracker.loops.reconciler import Reconciler
 from tracker.model.clock import Monotonic, utc_now
-from tracker.model.sinks import NewSink
+from tracker.model.sinks import SinkSpec
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
 from tracker.rules.schedule import Policy
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
@@ -63,24 +62,25 @@ def create_tracker(
         monotonic=monotonic,
         transport=transport,
         source=settings.source,
-        sinks=named_sinks(joined(settings.sinks, subscribers), SinkSecrets(store.secrets.get, settings.sink_secrets)),
+        sinks=all_sinks(settings.sinks, subscribers),
+        sink_secrets=settings.sink_secrets,
     )
 
 
 def sinks_of(
     settings: Settings, tracker: Tracker, subscribers: Sequence[Subscriber] = ()
-) -> list[tuple[NewSink, Sink]]:
-    """Make the sinks that the settings name, that of the callers' callbacks, and the subscribers'.
+) -> list[tuple[SinkSpec, Sink]]:
+    """Make the sinks of the settings, of the clients' callback URLs, and of the subscribers.
 
     Raises SettingsError.
     """
-    parts = SinkParts(
+    context = SinkContext(
         source=settings.source,
         secrets=SinkSecrets(tracker.store.secrets.get, settings.sink_secrets),
         clock=tracker.clock,
         allowed=settings.allowed_targets,
     )
-    made = create_sinks(settings.sinks, parts=parts)
+    made = create_sinks(settings.sinks, context=context)
     return made + [subscriber.sink(settings.source) for subscriber in subscribers]
 
 

@@ -17,12 +17,12 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tracker import settings_syntax as syntax
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.urls import parse_sinks, signing_names, unreachable
 from tracker.errors import SettingsError
 from tracker.model.database_url import path_of
 from tracker.model.keys import ClientKey, NamedKey
 from tracker.model.published_secrets import REPLACE, is_published, url_secrets
+from tracker.model.sinks import SinkSpec
 from tracker.model.targets import NOWHERE, Allowed
 from tracker.model.task import Trust
 from tracker.providers.kling import Kling

@@ -24,12 +24,12 @@ from homing.terminal import print_json, print_line, print_table
 from tracker.api.health_schemas import ReadyShown
 from tracker.api.http.access import check_keys
 from tracker.app import create_tracker
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.urls import check_sink
 from tracker.errors import HomingError, NotSent, ReplyLost, SettingsError
 from tracker.loops.membership import RHYTHM
 from tracker.model.clock import Reading, utc_now
 from tracker.model.hosts import is_loopback, url_host
+from tracker.model.sinks import SinkSpec
 from tracker.model.targets import Allowed
 from tracker.model.task import Trust
 from tracker.model.untrusted import JsonObject, JsonValue

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from homing.serve import relay_of
-from tests.builders import NOW, a_task, writing
+from tests.builders import NOW, a_sink, a_task, writing
 from tests.databases import sqlite_url
 from tests.events import readable
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import NewSink
 from tracker.model.task import Event, Status
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
@@ -118,7 +117,7 @@ class House:
     async def relaying(self) -> AsyncIterator[None]:
         """Deliver to the sink while the block runs."""
         stop = asyncio.Event()
-        new = NewSink(name="under test", address="the receiver of this test", beginning=True)
+        new = a_sink(name="under test", address="the receiver of this test", beginning=True)
         # Little chance: what is tried again is tried soon.
         relay = relay_of(self.tracker, [(new, self.case.sink())], timing=PACE_HERE, chance=lambda: 0.03)
         running = asyncio.create_task(relay.run(stop))

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from tests.builders import NOW, a_task, an_event, writing
+from tests.builders import NOW, a_sink, a_task, an_event, writing
 from tests.conformance.store_case import alarm
 from tests.events import a_success, readable
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import Failure, NewSink, ProgressUpdate, ReplayFilter, SinkState
+from tracker.model.sinks import Failure, ProgressUpdate, ReplayFilter, SinkState
 from tracker.model.task import Event, Status
 from tracker.storage.store import Store
 
 SECOND = timedelta(seconds=1)
 LEASE = timedelta(seconds=10)
-SHOP = NewSink(name="shop", address="https://shop.example", beginning=True)
+SHOP = a_sink(name="shop", address="https://shop.example", beginning=True)
 NAMES = ("submitted", "processing", "succeeded")
 
 
@@ -62,7 +62,7 @@ class StoreOutbox:
 
     async def test_a_new_sink_begins_now_or_at_the_beginning(self, store: Store) -> None:
         events = await happened(store, 2)
-        await store.sinks.register([SHOP, NewSink(name="late", address="stdout:")], now=NOW)
+        await store.sinks.register([SHOP, a_sink(name="late", address="stdout:")], now=NOW)
         late, shop = await store.sinks.states()
         assert (late.cursor, late.behind) == (events[-1].cursor, 0)
         assert (shop.cursor, shop.behind, shop.oldest_at) == (0, len(events), NOW)
@@ -357,7 +357,7 @@ class StoreOutbox:
 
     async def test_sinks_do_not_see_each_others_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
-        other = NewSink(name="other", address="stdout:", beginning=True)
+        other = a_sink(name="other", address="stdout:", beginning=True)
         await store.sinks.register([other], now=NOW)
         await store.sinks.acquire_lease("other", owner="me", now=NOW, lease=LEASE)
         await store.progress.record("other", ProgressUpdate(failed=(failure(first),)), owner="me", now=NOW)

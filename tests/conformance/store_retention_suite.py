@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NOW, a_task, an_entry, an_event, an_orphan, writing
+from tests.builders import NOW, a_sink, a_task, an_entry, an_event, an_orphan, writing
 from tests.conformance.store_case import alarm, looking, read
 from tracker.model.changes import by_external_id, by_idempotency_key
 from tracker.model.records import Action, AuditEntry, TaskFilter
-from tracker.model.sinks import Failure, NewSink, ProgressUpdate
+from tracker.model.sinks import Failure, ProgressUpdate
 from tracker.model.task import Source, Status, Task
 from tracker.storage.retention_store import REMEMBERED, Deleted
 from tracker.storage.store import Store
@@ -200,7 +200,7 @@ class StoreRetention:
         for number in (1, 2, 3):
             await store.apply([whole(over(number))])
         first, second, third = [told.cursor for told in await store.events.read(after=0, limit=10)]
-        await store.sinks.register([NewSink(name="shop", address="stdout:", beginning=True)], now=LATER)
+        await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=LATER)
         await store.sinks.acquire_lease("shop", owner="me", now=LATER, lease=DAY)
         late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
         given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
@@ -215,7 +215,7 @@ class StoreRetention:
 
     @pytest.mark.parametrize("gone", ["off", "unnamed", "removed"])
     async def test_a_sink_that_is_no_more_holds_nothing_back(self, store: Store, gone: str) -> None:
-        await store.sinks.register([NewSink(name="shop", address="stdout:", beginning=True)], now=NOW)
+        await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=NOW)
         await store.apply([whole(over())])
         soon = NOW + DAY
         (told,) = await store.events.read(after=0, limit=10)

@@ -19,12 +19,12 @@ from tests.web_receiver import Request, WebReceiver, reply
 from tracker.delivery.sinks.base import Sink
 from tracker.delivery.sinks.client_callbacks import Callbacks
 from tracker.delivery.sinks.function import Function
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.stdout import Lines
 from tracker.delivery.sinks.webhook import Webhook
 from tracker.model.clock import utc_now
+from tracker.model.sinks import SinkSpec
 from tracker.model.targets import read_allowed
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster
 
 LOOPBACK = read_allowed(("127.0.0.1",))

@@ -17,10 +17,10 @@ from tracker.api.asyncapi import HEADERS
 from tracker.api.events import frame
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.delivery.sinks.function import Function
-from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.stdout import Lines
-from tracker.delivery.sinks.urls import SinkParts, create_sinks, parse_sinks
+from tracker.delivery.sinks.urls import SinkContext, create_sinks, parse_sinks
 from tracker.model.clock import utc_now
+from tracker.service.sink_secrets import SinkSecrets
 
 SOURCE = "https://homing.example.com"
 EVENTS = every_event()
@@ -55,9 +55,9 @@ async def test_a_broker_is_sent_what_is_documented(name: str) -> None:
 
 
 async def test_a_webhook_is_posted_what_is_documented() -> None:
-    parts = SinkParts(source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=utc_now, allowed=LOOPBACK)
+    context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=utc_now, allowed=LOOPBACK)
     async with WebReceiver() as receiver:
-        _, (_, sink) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), parts=parts)
+        _, (_, sink) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), context=context)
         await sink.open()
         await sink.send(EVENTS)
         await sink.close()

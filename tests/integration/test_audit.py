@@ -119,15 +119,15 @@ async def test_what_cannot_be_recorded_is_not_done(client: httpx.AsyncClient, tr
     ]
 
     assert all(reply.is_server_error for reply in replies)
-    assert [state.on for state in await tracker.switchboard.sinks() if state.name == "shop"] == [True]
+    assert [state.on for state in await tracker.sink_admin.sinks() if state.name == "shop"] == [True]
     assert await tracker.addresses() == []
     assert (await client.get(f"/v1/tasks/{task}")).json()["status"] == "pending"
 
 
 async def test_the_audit_is_filtered_and_paged_for_operators(client: httpx.AsyncClient, tracker: Tracker) -> None:
-    await tracker.switchboard.pause("shop", by="ops")
-    await tracker.switchboard.resume("shop", by="ops")
-    await tracker.switchboard.pause("lines")
+    await tracker.sink_admin.pause("shop", by="ops")
+    await tracker.sink_admin.resume("shop", by="ops")
+    await tracker.sink_admin.pause("lines")
 
     first = (await client.get("/v1/audit?limit=2")).json()
     second = (await client.get("/v1/audit", params={"limit": 2, "cursor": first["next_cursor"]})).json()

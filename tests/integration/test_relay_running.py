@@ -11,7 +11,7 @@ from typing import Any
 from homing.serve import relay_of
 from homing.server.loops import looping
 from tests.acceptance.house import settings_of, until
-from tests.builders import a_task, an_event, writing
+from tests.builders import a_sink, a_task, an_event, writing
 from tests.postgres import Postgres
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.app import create_tracker
@@ -20,7 +20,7 @@ from tracker.delivery.timing import RELAY_TIMING
 from tracker.errors import StoreUnavailable
 from tracker.model.clock import utc_now
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import NewSink, ProgressUpdate, ReplayFilter, SinkState
+from tracker.model.sinks import ProgressUpdate, ReplayFilter, SinkState
 from tracker.model.task import Status
 from tracker.service.tracker import Tracker
 from tracker.storage.store import Store
@@ -72,7 +72,7 @@ async def relaying(
     url: str, folder: Path, *sinks: ScriptedSink, store: Store | None = None, **timing: Any
 ) -> AsyncIterator[Place]:
     async with place(url, folder, store) as tracker:
-        named = [(NewSink(name=sink.name, address="x:", beginning=True), sink) for sink in sinks]
+        named = [(a_sink(name=sink.name, address="x:", beginning=True), sink) for sink in sinks]
         async with looping([relay_of(tracker, named, timing=replace(BRISK, **timing))]):
             yield Place(tracker=tracker, sinks=sinks)
 
@@ -360,7 +360,7 @@ async def test_processes_that_start_together_share_the_sinks(postgres: Postgres,
     names = [f"sink{number}" for number in range(12)]
     timing = replace(BRISK, look=timedelta(seconds=1))
     async with place(url, tmp_path) as here, place(url, tmp_path) as other:
-        named = [(NewSink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
+        named = [(a_sink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
         async with looping([relay_of(tracker, named, timing=timing) for tracker in (here, other)]):
 
             async def all_held() -> bool:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.acceptance.house import until
-from tests.builders import NOW, a_task
+from tests.builders import NOW, a_sink, a_task
 from tests.relay_stage import ONE, THREE, TWO, Stage
 from tests.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.delivery import backoff
@@ -15,7 +15,7 @@ from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.delivery.worker import SinkWorker
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import NewSink, ReplayFilter
+from tracker.model.sinks import ReplayFilter
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
@@ -353,7 +353,7 @@ async def test_a_sink_that_an_operator_moved_on_is_told_from_there(on: Stage) ->
     await on.store.sinks.switch("shop", on=True, now=NOW, from_now=True)
     await teller.finish()
     assert (await on.state()).behind == 0
-    await on.store.sinks.register([NewSink(name="shop", address="x:")], now=NOW)
+    await on.store.sinks.register([a_sink(name="shop", address="x:")], now=NOW)
     again = await on.teller(sink)
     await on.all_new(again)
     assert [told.subject for told in sink.received] == [ONE]

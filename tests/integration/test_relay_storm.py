@@ -14,14 +14,13 @@ import pytest
 
 from homing.serve import relay_of
 from tests.acceptance.house import settings_of, until
-from tests.builders import a_task, an_event, writing
+from tests.builders import a_sink, a_task, an_event, writing
 from tests.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.model.clock import utc_now
 from tracker.model.event import PublishedEvent
-from tracker.model.sinks import NewSink
 from tracker.model.task import Status
 from tracker.service.tracker import Tracker
 
@@ -94,7 +93,7 @@ async def test_each_task_is_told_in_order_and_nothing_is_lost(url: str, tmp_path
     dice = Random(seed)
     sink = Moody(dice, lanes)
     async with create_tracker(settings_of(tmp_path, NOBODY, database_url=url), clock=utc_now) as tracker:
-        named = [(NewSink(name=sink.name, address="x:", beginning=True), sink)]
+        named = [(a_sink(name=sink.name, address="x:", beginning=True), sink)]
 
         def relaying() -> asyncio.Task[None]:
             relay = relay_of(tracker, named, timing=HASTY, chance=lambda: dice.random() / 20)

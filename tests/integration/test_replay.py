@@ -33,7 +33,7 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
 
 
 async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_nothing(tracker: Tracker) -> None:
-    board = tracker.switchboard
+    board = tracker.sink_admin
     assert await board.replay("shop", ReplayFilter(since=NOW), dry_run=True) == 2
     assert await board.replay("lines", ReplayFilter(since=NOW), dry_run=True) == 6
     assert await board.replay("shop", ReplayFilter(task_id=a_number(3).id), dry_run=True) == 0
@@ -44,50 +44,50 @@ async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_
 
 
 async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Tracker) -> None:
-    assert await tracker.switchboard.replay("callbacks", ReplayFilter(since=NOW), dry_run=True) == 0
+    assert await tracker.sink_admin.replay("callbacks", ReplayFilter(since=NOW), dry_run=True) == 0
     asking = a_number(9, caller_callback_url="https://shop.example/back")
     event = an_event(asking, 2, "succeeded")
     await tracker.store.apply([writing(event.task, events=(event,))])
-    await tracker.switchboard.resume("callbacks", from_now=True)
-    assert await tracker.switchboard.replay("callbacks", ReplayFilter(task_id=asking.id), dry_run=True) == 1
+    await tracker.sink_admin.resume("callbacks", from_now=True)
+    assert await tracker.sink_admin.replay("callbacks", ReplayFilter(task_id=asking.id), dry_run=True) == 1
 
 
 async def test_only_what_is_named_here_is_replayed_and_only_what_is_not_is_forgotten(
     tracker: Tracker, url: str
 ) -> None:
     with pytest.raises(Conflict, match="callbacks, lines, shop"):
-        await tracker.switchboard.replay("elsewhere", ReplayFilter(dead=True), dry_run=True)
+        await tracker.sink_admin.replay("elsewhere", ReplayFilter(dead=True), dry_run=True)
     with pytest.raises(Conflict, match="HOMING_SINKS"):
-        await tracker.switchboard.forget("shop")
+        await tracker.sink_admin.delete("shop")
     other = create_tracker(settings(url, "stdout:#name=lines"), store=tracker.store)
     with pytest.raises(Conflict, match="no sink 'shop'"):
-        await other.switchboard.replay("shop", ReplayFilter(dead=True), dry_run=True)
-    await other.switchboard.forget("shop")
-    assert {state.name for state in await other.switchboard.sinks()} == {"callbacks", "lines"}
+        await other.sink_admin.replay("shop", ReplayFilter(dead=True), dry_run=True)
+    await other.sink_admin.delete("shop")
+    assert {state.name for state in await other.sink_admin.sinks()} == {"callbacks", "lines"}
     with pytest.raises(NotFound):
-        await other.switchboard.forget("shop")
+        await other.sink_admin.delete("shop")
     with pytest.raises(NotFound, match="nothing yet"):
-        await tracker.switchboard.replay("shop", ReplayFilter(dead=True), dry_run=True)
+        await tracker.sink_admin.replay("shop", ReplayFilter(dead=True), dry_run=True)
 
 
 async def test_a_paused_sink_is_off_until_it_is_resumed(tracker: Tracker) -> None:
     async def on() -> bool:
-        return next(state.on for state in await tracker.switchboard.sinks() if state.name == "shop")
+        return next(state.on for state in await tracker.sink_admin.sinks() if state.name == "shop")
 
-    await tracker.switchboard.pause("shop")
+    await tracker.sink_admin.pause("shop")
     assert not await on()
-    await tracker.switchboard.resume("shop")
+    await tracker.sink_admin.resume("shop")
     assert await on()
-    for wish in (tracker.switchboard.pause, tracker.switchboard.resume):
+    for wish in (tracker.sink_admin.pause, tracker.sink_admin.resume):
         with pytest.raises(NotFound):
             await wish("nobody")
 
 
 async def test_the_secret_is_the_one_that_the_webhooks_are_signed_with(tracker: Tracker) -> None:
-    (secret,) = await tracker.switchboard.secrets("shop")
+    (secret,) = await tracker.sink_admin.secrets("shop")
     assert secret.startswith("whsec_")
-    assert await tracker.switchboard.secrets("shop") == [secret]
-    mine, theirs = [await tracker.switchboard.secrets("callbacks", client) for client in ("studio", "other")]
+    assert await tracker.sink_admin.secrets("shop") == [secret]
+    mine, theirs = [await tracker.sink_admin.secrets("callbacks", client) for client in ("studio", "other")]
     assert mine != theirs
     for name, client, error in (
         ("lines", None, NotFound),
@@ -95,4 +95,4 @@ async def test_the_secret_is_the_one_that_the_webhooks_are_signed_with(tracker: 
         ("callbacks", None, InvalidRequest),
     ):
         with pytest.raises(error):
-            await tracker.switchboard.secrets(name, client)
+            await tracker.sink_admin.secrets(name, client)

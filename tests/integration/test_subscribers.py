@@ -118,16 +118,16 @@ async def test_every_sink_is_written_down_before_the_first_request(tmp_path: Pat
 async def test_an_operator_meets_it_like_any_other(tmp_path: Path) -> None:
     seen = Seen()
     async with homing(tmp_path, Subscriber("ends", seen, types="succeeded")) as here:
-        switchboard = here.tracker.switchboard
+        sink_admin = here.tracker.sink_admin
         await happen(here.tracker, 1)
         await told(seen, 1)
-        assert "ends" in switchboard.named
+        assert "ends" in sink_admin.names
 
         async def written_down() -> bool:
-            return await switchboard.replay("ends", ReplayFilter(), dry_run=True) == 1
+            return await sink_admin.replay("ends", ReplayFilter(), dry_run=True) == 1
 
         await until(written_down)
-        await switchboard.replay("ends", ReplayFilter(), dry_run=False)
+        await sink_admin.replay("ends", ReplayFilter(), dry_run=False)
         await told(seen, 2)
     assert len(set(seen.ids)) == 1
 

@@ -23,8 +23,7 @@ from tests.events import a_success, an_alarm, an_event
 from tests.fakes import new_secret
 from tests.web_receiver import Answer, Request, WebReceiver, reply
 from tracker.delivery.sinks.base import DELIVERED, Outcome, Sink
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.urls import SinkParts, create_sinks, parse_sinks
+from tracker.delivery.sinks.urls import SinkContext, create_sinks, parse_sinks
 from tracker.errors import StoreUnavailable
 from tracker.model.clock import utc_now
 from tracker.model.event import PublishedEvent
@@ -32,6 +31,7 @@ from tracker.model.targets import NOWHERE, Allowed, read_allowed
 from tracker.model.task import Status
 from tracker.model.webhook_keys import webhook_key, written_key
 from tracker.providers.kling import Kling
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.storage.store import Store
 
 LOOPBACK = read_allowed(("127.0.0.0/8",))
@@ -50,10 +50,10 @@ async def opened(
     allowed: Allowed = LOOPBACK,
 ) -> AsyncIterator[dict[str, Sink]]:
     """Open the sinks of a setting, and that of the callbacks."""
-    parts = SinkParts(
+    context = SinkContext(
         source=SOURCE, secrets=secrets or SinkSecrets(new_secret, configured), clock=utc_now, allowed=allowed
     )
-    sinks = {sink.name: sink for _, sink in create_sinks(parse_sinks(text), parts=parts)}
+    sinks = {sink.name: sink for _, sink in create_sinks(parse_sinks(text), context=context)}
     for sink in sinks.values():
         await sink.open()
     try:
@@ -147,11 +147,11 @@ async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tm
 async def test_a_repeat_has_the_same_id_and_body_and_a_signature_of_its_own_time() -> None:
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     times = iter([at, at + timedelta(hours=1)])
-    parts = SinkParts(
+    context = SinkContext(
         source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=lambda: next(times), allowed=LOOPBACK
     )
     async with WebReceiver() as receiver:
-        ((_, _), (_, sink)) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), parts=parts)
+        ((_, _), (_, sink)) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), context=context)
         await sink.open()
         for _ in range(2):
             await sink.send([an_event(a_success())])
@@ -205,8 +205,8 @@ async def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
 async def test_a_target_that_is_not_allowed_is_tried_again_and_says_how_to_allow_it() -> None:
     async with WebReceiver() as receiver:
         specs = parse_sinks(f"https://localhost:{receiver.port}/#name=shop")
-        parts = SinkParts(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=NOWHERE)
-        ((_, _), (_, sink)) = create_sinks(specs, parts=parts)
+        context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=NOWHERE)
+        ((_, _), (_, sink)) = create_sinks(specs, context=context)
         await sink.open()
         (found,) = await sink.send([an_event(a_success())])
         await sink.close()

@@ -10,11 +10,11 @@ from standardwebhooks import Webhook as PublicWebhook
 from homing.sandbox import RunningSandbox
 from tests.integration.served import OMNI, STUDIO, served, until
 from tests.web_receiver import WebReceiver
-from tracker.delivery.sinks.signing import SinkSecrets
 from tracker.delivery.sinks.urls import parse_sinks
 from tracker.errors import SettingsError
 from tracker.model.targets import read_allowed
 from tracker.model.webhook_keys import written_key
+from tracker.service.sink_secrets import SinkSecrets
 
 CAT = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 LOOPBACK = read_allowed(("127.0.0.1",))

@@ -13,12 +13,12 @@ from tests.builders import a_task
 from tests.events import an_event
 from tests.fakes import new_secret
 from tracker.delivery.sinks.base import DELIVERED
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.webhook import Webhook
 from tracker.model.clock import utc_now
 from tracker.model.event import PublishedEvent
+from tracker.model.sinks import SinkSpec
 from tracker.model.targets import read_allowed
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster
 
 PAGE = Path(__file__).parents[2] / "docs" / "consuming" / "webhooks.md"

@@ -8,7 +8,7 @@ from tests.conformance.sink_case import SinkCase
 from tests.conformance.test_sinks import PipeCase
 from tracker.delivery.sinks import urls
 from tracker.delivery.sinks.base import Outcome, Sink
-from tracker.delivery.sinks.urls import Scheme
+from tracker.delivery.sinks.urls import SinkType
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adding-a-sink.md").read_text()
@@ -20,13 +20,13 @@ def test_every_verb_of_a_sink_has_its_row() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == verbs
 
 
-def test_every_field_of_an_outcome_and_of_a_scheme_is_explained() -> None:
+def test_every_field_of_an_outcome_and_of_a_type_is_explained() -> None:
     assert {*Outcome.__struct_fields__} - {"delivered"} <= WORDS
-    assert {field.name for field in fields(Scheme)} <= WORDS
+    assert {field.name for field in fields(SinkType)} <= WORDS
 
 
 def test_the_line_that_is_shown_stands_in_the_registry() -> None:
-    (line,) = re.findall(r"^\"\w+\": Scheme.*$", PAGE, re.MULTILINE)
+    (line,) = re.findall(r"^\"\w+\": SinkType.*$", PAGE, re.MULTILINE)
     assert line in Path(urls.__file__).read_text()
 
 

@@ -22,7 +22,7 @@ from tests.api_harness import (
     closed_tracker,
     shared_api,
 )
-from tests.builders import OMNI, a_task, an_entry, an_event
+from tests.builders import OMNI, a_sink, a_task, an_entry, an_event
 from tests.events import a_success
 from tests.keys import LOCAL_ACCESS
 from tracker.api import Limits, create_api, routes
@@ -31,7 +31,6 @@ from tracker.api.gateway import PREFIXES
 from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import ApiRoute, RouteIndex
 from tracker.model.event import JSON_TYPE
-from tracker.model.sinks import NewSink
 from tracker.providers.kling import Kling
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
@@ -112,7 +111,7 @@ async def opened(folder: Path) -> AsyncIterator[ApiHarness]:
         await api.add(*others, TO_ATTACH, TO_POLL, TO_RESOLVE)
         await api.add(FINISHED, entries=[an_entry(FINISHED, "one")], events=[an_event(FINISHED, 3, "succeeded")])
         await api.raise_alarm("ids that disagree")
-        await api.register_sinks(NewSink(name="old", address="https://old.example"))
+        await api.register_sinks(a_sink(name="old", address="https://old.example"))
         await api.tracker.create_address(OPERATOR, provider="kling")
         for task_id, external_id in (("8001", TO_ATTACH.id), ("8002", TO_POLL.id), ("8009", "theirs")):
             api.provider.add(task_id, external_id=external_id, status="processing")

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from tests.api_harness import ApiHarness, api_harness, closed_client
-from tests.builders import NOW, a_task, an_event
+from tests.builders import NOW, a_sink, a_task, an_event
 from tests.conformance.store_outbox_suite import failure, held, settled
 from tests.events import readable
 from tracker.api import Access
 from tracker.api.sinks import sink_shown
 from tracker.model.event import PublishedEvent
 from tracker.model.keys import NamedKey
-from tracker.model.sinks import NewSink, SinkState
+from tracker.model.sinks import SinkState
 from tracker.model.task import Status
 
 KEYED = Access(api_keys=(NamedKey(name="studio", key="made-up-studio-key"),))
@@ -48,7 +48,7 @@ FAILING = SinkState(
 async def shop(tmp_path: Path) -> AsyncIterator[ApiHarness]:
     """Yield the API with the sinks of SINKS, and one that the settings do not name any more."""
     async with api_harness(tmp_path, sinks=SINKS) as api:
-        await api.register_sinks(NewSink(name="old", address="https://old.example"))
+        await api.register_sinks(a_sink(name="old", address="https://old.example"))
         yield api
 
 

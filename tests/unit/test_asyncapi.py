@@ -15,7 +15,7 @@ from tracker.api.asyncapi import ATTRIBUTES, HEADERS
 from tracker.delivery.sinks.kafka import TOPIC
 from tracker.delivery.sinks.rabbitmq import EXCHANGE
 from tracker.delivery.sinks.redis_streams import STREAM
-from tracker.delivery.sinks.urls import SCHEMES
+from tracker.delivery.sinks.urls import SINK_TYPES
 from tracker.model.event import TYPES, PublishedEvent, attributes, structured
 from tracker.model.task import Status
 from tracker.providers.kling_gateway import legacy_callback
@@ -50,7 +50,7 @@ async def test_the_document_is_what_the_app_serves() -> None:
 
 def test_every_scheme_of_sinks_has_its_channel_and_every_channel_all_types() -> None:
     told = [scheme for channel in DOCUMENT["channels"].values() for scheme in channel.get("x-schemes", ())]
-    assert sorted(told) == sorted(SCHEMES)
+    assert sorted(told) == sorted(SINK_TYPES)
     for channel in EVENT_CHANNELS:
         assert set(messages(channel)) == set(TYPES)
 

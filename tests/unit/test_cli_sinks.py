@@ -24,8 +24,8 @@ async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_
     await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=LEASE)
     refused = ProgressUpdate(cursor=last.cursor, failed=(failure(last),), failures=1, error="410 Gone", off=True)
     await store.progress.record("shop", refused, owner="me", now=NOW)
-    await api.tracker.switchboard.resume("lines", from_now=True)
-    await api.tracker.switchboard.pause("lines")
+    await api.tracker.sink_admin.resume("lines", from_now=True)
+    await api.tracker.sink_admin.pause("lines")
 
     async with api.client() as client:
         assert await run_sinks(Namespace(json=False), ApiClient(client)) == 0

@@ -10,12 +10,11 @@ from tests.builders import NOW
 from tests.fakes import new_secret
 from tracker.delivery.sinks import broker
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.filters import Filter
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.spec import SinkSpec
-from tracker.delivery.sinks.urls import SCHEMES, SinkParts, create_sinks, parse_sinks
+from tracker.delivery.sinks.urls import SINK_TYPES, SinkContext, create_sinks, parse_sinks
 from tracker.errors import SettingsError
-from tracker.model.sinks import NewSink
+from tracker.model.event_filter import EventFilter
+from tracker.model.sinks import SinkSpec
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.settings import load_settings
 
 SECRET = "made-up-secret"
@@ -27,9 +26,9 @@ def one(text: str) -> SinkSpec:
     return spec
 
 
-def made(text: str) -> list[tuple[NewSink, Sink]]:
-    parts = SinkParts(source="urn:homing", secrets=SinkSecrets(new_secret, {}), clock=lambda: NOW)
-    return create_sinks(parse_sinks(text), parts=parts)
+def made(text: str) -> list[tuple[SinkSpec, Sink]]:
+    context = SinkContext(source="urn:homing", secrets=SinkSecrets(new_secret, {}), clock=lambda: NOW)
+    return create_sinks(parse_sinks(text), context=context)
 
 
 def refusal(**environ: Any) -> str:
@@ -48,8 +47,9 @@ def test_an_address_has_its_options_behind_a_hash() -> None:
         scheme="https",
         target="https://shop.example/hook?shop=7",
         address="https://shop.example/…",
-        filter=Filter(types=types, clients=frozenset({"studio"}), tags=frozenset({"a b"})),
+        filter=EventFilter(types=types, clients=frozenset({"studio"}), tags=frozenset({"a b"})),
         beginning=True,
+        signed_per="sink",
     )
 
 
@@ -182,7 +182,7 @@ def test_every_scheme_makes_a_sink_of_its_name() -> None:
     ]
     assert [new.name for new, _ in sinks] == [sink.name for _, sink in sinks]
     here = {"https", "http", "python", "stdout"}
-    assert set(SCHEMES) == here | set(broker.SCHEMES)
+    assert set(SINK_TYPES) == here | set(broker.SCHEMES)
 
 
 @pytest.mark.parametrize(

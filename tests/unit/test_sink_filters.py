@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.builders import a_task
 from tests.events import a_success, an_alarm, an_event
-from tracker.delivery.sinks.filters import EVERYTHING, Filter, event_types, read_filter
 from tracker.model.event import ALARM_TYPES, TASK_TYPES, TYPES
+from tracker.model.event_filter import EVERYTHING, EventFilter, event_types, read_filter
 from tracker.model.task import Alarm, Status
 
 EVENTS = [
@@ -61,7 +61,7 @@ def test_one_field_takes_any_of_its_values_and_different_fields_must_all_hold(
 
 @given(st.lists(st.sampled_from(TYPES), min_size=1, max_size=3))
 def test_a_whole_name_means_itself(names: list[str]) -> None:
-    assert read_filter({"type": names}) == Filter(types=frozenset(names))
+    assert read_filter({"type": names}) == EventFilter(types=frozenset(names))
 
 
 def test_patterns_mean_all_that_they_match() -> None:

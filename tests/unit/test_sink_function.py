@@ -12,9 +12,9 @@ import pytest
 
 from tests.events import a_success, an_alarm, an_event
 from tracker.delivery.sinks.base import DELIVERED
-from tracker.delivery.sinks.filters import read_filter
 from tracker.delivery.sinks.function import AsyncHook, Function, Hook
 from tracker.model.event import PublishedEvent, structured
+from tracker.model.event_filter import read_filter
 
 SHORT = timedelta(seconds=0.2)
 SOURCE = "urn:homing"

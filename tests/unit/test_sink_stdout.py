@@ -11,9 +11,9 @@ import pytest
 
 from tests.events import a_success, an_alarm, an_event
 from tracker.delivery.sinks.base import DELIVERED
-from tracker.delivery.sinks.filters import read_filter
 from tracker.delivery.sinks.stdout import WITHIN, Lines
 from tracker.model.event import structured
+from tracker.model.event_filter import read_filter
 
 SOURCE = "urn:homing"
 WAVE = [an_event(a_success(1, request={"prompt": "two\nlines\u2028three"})), an_event(a_success(2)), an_alarm()]

@@ -17,9 +17,9 @@ from tracker.api.http.disconnect import CLIENT_LEFT, while_connected
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, Header
 from tracker.api.http.schemas import Nothing
 from tracker.api.sink_schemas import EventQuery, EventsShown
-from tracker.delivery.sinks.filters import read_filter
 from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
 from tracker.model.event import JSON_TYPE, PublishedEvent, structured
+from tracker.model.event_filter import read_filter
 from tracker.service.feed import LOOK, Feed
 
 STREAM_TYPE: Final = "text/event-stream"

@@ -20,43 +20,43 @@ sink_endpoint: Final = partial(ApiEndpoint, group="sinks", all_clients=True)
 
 async def list_sinks(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Show the progress of each sink, and what is wrong with it."""
-    switchboard, now = request.tracker.switchboard, request.tracker.clock()
-    sinks = [sink_shown(state, named=state.name in switchboard.named, now=now) for state in await switchboard.sinks()]
+    sink_admin, now = request.tracker.sink_admin, request.tracker.clock()
+    sinks = [sink_shown(state, named=state.name in sink_admin.names, now=now) for state in await sink_admin.sinks()]
     return json_response(schemas.SinksShown(sinks=sinks))
 
 
 async def pause_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Stop deliveries to a sink until it is resumed; its events are kept."""
     name = _sink_name(request)
-    await request.tracker.switchboard.pause(name, by=request.caller.name)
+    await request.tracker.sink_admin.pause(name, by=request.caller.name)
     return json_response(schemas.SinkNamed(name=name, state="off"))
 
 
 async def resume_sink(request: ApiRequest[ResumeQuery, Nothing]) -> Response:
     """Resume deliveries to a sink, also if its receiver had asked for no more."""
     name = _sink_name(request)
-    await request.tracker.switchboard.resume(name, from_now=request.query.from_now, by=request.caller.name)
+    await request.tracker.sink_admin.resume(name, from_now=request.query.from_now, by=request.caller.name)
     return json_response(schemas.SinkNamed(name=name, state="on"))
 
 
 async def forget_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Delete a sink, with its progress and its pending deliveries."""
     name = _sink_name(request)
-    await request.tracker.switchboard.forget(name, by=request.caller.name)
+    await request.tracker.sink_admin.delete(name, by=request.caller.name)
     return json_response(schemas.SinkNamed(name=name, state="forgotten"))
 
 
 async def get_sink_secret(request: ApiRequest[SecretQuery, Nothing]) -> Response:
     """Show the secrets that a receiver verifies Homing's signature with."""
     name = _sink_name(request)
-    secrets = await request.tracker.switchboard.secrets(name, request.query.client, by=request.caller.name)
+    secrets = await request.tracker.sink_admin.secrets(name, request.query.client, by=request.caller.name)
     return json_response(schemas.SecretShown(name=name, secrets=list(secrets)))
 
 
 async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Response:
     """List events that a sink has not accepted yet, or never will."""
     query = request.query
-    found = await request.tracker.switchboard.deliveries(
+    found = await request.tracker.sink_admin.deliveries(
         sink=query.sink,
         task_id=await _task_id(request, query.task),
         dead=None if query.state is None else query.state == "dead",
@@ -72,7 +72,7 @@ async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Respon
 async def give_up_deliveries(request: ApiRequest[Nothing, GiveUpBody]) -> Response:
     """Stop retrying deliveries; only counts them unless `dry_run` is false."""
     body = request.body
-    count = await request.tracker.switchboard.give_up(
+    count = await request.tracker.sink_admin.dead_letter(
         sink=body.sink,
         task_id=await _task_id(request, body.task),
         event_id=body.event,
@@ -87,7 +87,7 @@ async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
     body = request.body
     task_id = await _task_id(request, body.task)
     chosen = ReplayFilter(task_id=task_id, since=body.since, until=body.until, dead=body.dead)
-    count = await request.tracker.switchboard.replay(body.sink, chosen, dry_run=body.dry_run, by=request.caller.name)
+    count = await request.tracker.sink_admin.replay(body.sink, chosen, dry_run=body.dry_run, by=request.caller.name)
     return json_response(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 
 

@@ -16,7 +16,7 @@ from tracker.delivery.sinks.base import Sink
 from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.delivery.worker import SinkWorker
 from tracker.errors import HomingError
-from tracker.model.sinks import NewSink, SinkState
+from tracker.model.sinks import SinkSpec, SinkState
 from tracker.service.feed import Feed
 from tracker.service.repeat import Failures, pause
 from tracker.storage.store import Store
@@ -35,7 +35,7 @@ class Relay:
         self,
         store: Store,
         feed: Feed,
-        sinks: Sequence[tuple[NewSink, Sink]],
+        sinks: Sequence[tuple[SinkSpec, Sink]],
         *,
         owner: str,
         clock: Callable[[], datetime],

@@ -1,18 +1,38 @@
-"""The progress of a sink, and its pending and dead deliveries."""
+"""A sink as it is configured, its progress, and its pending and dead deliveries."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final, Literal
 
 import msgspec
 
+from tracker.model.event_filter import EVERYTHING, EventFilter
+
+# The sink of the clients' callback URLs.
+CALLBACKS: Final = "callbacks"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewSink:
-    """A sink that the settings name. ``address`` holds no secret; ``beginning``: it gets all kept events."""
+class SinkSpec:
+    """A sink as it is configured. Nothing is imported, opened or resolved yet.
+
+    ``target`` is the URL without our options and may hold a secret; ``address`` is what people may see of it.
+    ``beginning``: it gets all kept events. ``options`` are those that only this scheme has. ``signed_per`` says what
+    has a signing secret of its own: the sink, or each client; None where nothing is signed.
+    """
 
     name: str
+    scheme: str
+    target: str = field(repr=False)
     address: str
+    filter: EventFilter = EVERYTHING
     beginning: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    signed_per: Literal["sink", "client"] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,57 +1,49 @@
-"""What an operator does about sinks: see how far they are, turn them on and off, tell them again, give up, forget."""
+"""What an operator does with sinks: see their lag, pause, resume, delete, replay, dead-letter, read a secret."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
-from tracker.errors import Conflict, NotFound
-from tracker.model.event import PublishedEvent
+from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.model.records import IN_PROCESS, Action, AuditEntry
-from tracker.model.sinks import Delivery, ReplayFilter, SinkState
+from tracker.model.sinks import Delivery, ReplayFilter, SinkSpec, SinkState
+from tracker.model.webhook_keys import written_key
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.storage.store import Store
 
-
-class NamedSink(Protocol):
-    """A sink that the settings name, as far as an operator needs it."""
-
-    def takes(self, told: PublishedEvent) -> bool:
-        """Return whether an event is for it."""
-
-    async def secrets(self, client: str | None) -> Sequence[str]:
-        """Return what its signatures are proven with, the signing one first; none where it signs nothing.
-
-        ``client`` says whose, where each client has another. Raises InvalidRequest where it has to be said, and where
-        it must not.
-        """
+CLIENT_MISSING: Final = (
+    "each client that is called back has a secret of its own: say with client, or --client, whose you want"
+)
 
 
-NO_SINKS: Final[Mapping[str, NamedSink]] = MappingProxyType({})
+class SinkAdmin:
+    """The sinks of one database; ``sinks`` are those that this process is configured with.
 
-
-class Switchboard:
-    """The sinks of one database; ``named`` are those that the settings of this process name."""
+    ``committed`` is called after a change that makes deliveries due.
+    """
 
     def __init__(
         self,
         store: Store,
+        sinks: Sequence[SinkSpec],
+        secrets: SinkSecrets,
         *,
-        named: Mapping[str, NamedSink],
         clock: Callable[[], datetime],
         committed: Callable[[], None],
     ) -> None:
         self._store = store
-        self._named = named
+        self._configured = {spec.name: spec for spec in sinks}
+        self._secrets = secrets
         self._clock = clock
         self._committed = committed
 
     @property
-    def named(self) -> frozenset[str]:
-        """The names of the sinks that the settings of this process name."""
-        return frozenset(self._named)
+    def names(self) -> frozenset[str]:
+        """The names of the sinks that this process is configured with."""
+        return frozenset(self._configured)
 
     async def sinks(self) -> Sequence[SinkState]:
-        """Return every sink that was ever named and not forgotten."""
+        """Return every sink that was ever configured and not deleted."""
         return await self._store.sinks.states()
 
     # ``by`` is the client whose name the audit gets.
@@ -62,29 +54,38 @@ class Switchboard:
         _found(await self._store.sinks.switch(name, on=False, now=audit.at, audit=audit))
 
     async def resume(self, name: str, *, from_now: bool = False, by: str = IN_PROCESS) -> None:
-        """Go on telling a sink, and at once; ``from_now`` forgets what it has missed. Raises NotFound."""
+        """Deliver to a sink again, and at once; ``from_now`` drops what it has missed. Raises NotFound."""
         audit = self._entry(by, Action.RESUME_SINK, name, from_now="yes" if from_now else None)
         _found(await self._store.sinks.switch(name, on=True, now=audit.at, from_now=from_now, audit=audit))
         self._committed()
 
-    async def forget(self, name: str, *, by: str = IN_PROCESS) -> None:
-        """Forget how far a sink was told; named again it is a new one. Raises NotFound."""
-        if name in self._named:
+    async def delete(self, name: str, *, by: str = IN_PROCESS) -> None:
+        """Delete a sink and its progress; configured again it is a new one. Raises NotFound and Conflict."""
+        if name in self._configured:
             raise Conflict(
                 f"{name} is still configured. Remove it from HOMING_SINKS and restart before you delete it, or pause it"
             )
         _found(await self._store.sinks.delete(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 
     async def secrets(self, name: str, client: str | None = None, *, by: str = IN_PROCESS) -> Sequence[str]:
-        """Return the secret that verifies the signatures of a sink. Raises NotFound for a sink that does not sign.
+        """Return the secrets that verify the signatures of a sink, the signing one first.
 
-        It is recorded before it is given: where that fails, nothing is given.
+        ``client`` says whose, where each client has another. The audit is written before anything is returned. Raises
+        NotFound for a sink that does not sign; InvalidRequest where ``client`` is missing, or is not expected.
         """
-        secrets = await self._here(name).secrets(client)
-        if not secrets:
-            raise NotFound(f"what goes to {name} is not signed")
+        spec = self._spec(name)
+        if spec.signed_per == "client":
+            if client is None:
+                raise InvalidRequest(CLIENT_MISSING)
+            keys = await self._secrets.of_client(client)
+        else:
+            if client is not None:
+                raise InvalidRequest(f"{name} has one secret for everybody: leave the client out")
+            if spec.signed_per is None:
+                raise NotFound(f"what goes to {name} is not signed")
+            keys = await self._secrets.of_sink(name)
         await self._store.audit.write(self._entry(by, Action.READ_SECRET, name, client=client))
-        return secrets
+        return [written_key(key) for key in keys]
 
     async def deliveries(
         self,
@@ -95,27 +96,27 @@ class Switchboard:
         after: tuple[int, str] | None = None,
         limit: int,
     ) -> Sequence[Delivery]:
-        """Return what sinks could not be told, in the order of the events; ``after`` is a place (cursor, sink)."""
+        """Return pending deliveries and dead letters, by event; ``after`` is a place (cursor, sink)."""
         return await self._store.deliveries.page(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
-    async def replay(self, name: str, again: ReplayFilter, *, dry_run: bool, by: str = IN_PROCESS) -> int:
+    async def replay(self, name: str, wanted: ReplayFilter, *, dry_run: bool, by: str = IN_PROCESS) -> int:
         """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
-        takes = self._here(name).takes
+        takes = self._spec(name).filter.takes
         if all(state.name != name for state in await self._store.sinks.states()):
             raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
         said = {
-            "task": again.task_id,
-            "since": again.since.isoformat() if again.since is not None else None,
-            "until": again.until.isoformat() if again.until is not None else None,
-            "dead": "yes" if again.dead else None,
+            "task": wanted.task_id,
+            "since": wanted.since.isoformat() if wanted.since is not None else None,
+            "until": wanted.until.isoformat() if wanted.until is not None else None,
+            "dead": "yes" if wanted.dead else None,
         }
         audit = self._entry(by, Action.REPLAY, name, **said)
-        count = await self._store.deliveries.replay(name, again, takes, now=audit.at, dry_run=dry_run, audit=audit)
+        count = await self._store.deliveries.replay(name, wanted, takes, now=audit.at, dry_run=dry_run, audit=audit)
         if not dry_run:
             self._committed()
         return count
 
-    async def give_up(
+    async def dead_letter(
         self,
         *,
         sink: str | None = None,
@@ -131,7 +132,7 @@ class Switchboard:
         names = [state.name for state in await self._store.sinks.states() if sink in {None, state.name}]
         _found(sink is None or bool(names))
         count = 0
-        # One wish is one entry, however many sinks it concerns.
+        # One request is one entry, however many sinks it concerns.
         audit: AuditEntry | None = self._entry(
             by, Action.DEAD_LETTER, sink or "every sink", task=task_id, event=event_id
         )
@@ -148,12 +149,12 @@ class Switchboard:
         detail = " ".join(f"{word}={value}" for word, value in said.items() if value)
         return AuditEntry(at=self._clock(), client=by, action=action, object=name, detail=detail)
 
-    def _here(self, name: str) -> NamedSink:
-        sink = self._named.get(name)
-        if sink is None:
-            known = ", ".join(sorted(self._named)) or "none"
+    def _spec(self, name: str) -> SinkSpec:
+        spec = self._configured.get(name)
+        if spec is None:
+            known = ", ".join(sorted(self._configured)) or "none"
             raise Conflict(f"the settings of this process name no sink {name!r}; it knows: {known}")
-        return sink
+        return spec
 
 
 def _found(found: bool) -> None:  # noqa: FBT001 - what a verb of the store gave

@@ -25,6 +25,7 @@ from tracker.model.records import (
     TaskFilter,
     TaskPage,
 )
+from tracker.model.sinks import SinkSpec
 from tracker.model.task import SETTLED, Caller, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, identifier
 from tracker.providers.base import Account, Kind, Order
@@ -43,7 +44,8 @@ from tracker.service.polling import Poller
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
 from tracker.service.restoration import Restoration
-from tracker.service.sink_admin import NO_SINKS, NamedSink, Switchboard
+from tracker.service.sink_admin import SinkAdmin
+from tracker.service.sink_secrets import NO_SECRETS, SinkSecrets
 from tracker.service.submission import Submission, SubmitRequest
 from tracker.service.waiting import Waiting
 from tracker.storage.store import Store
@@ -66,7 +68,8 @@ class Tracker:
         monotonic: Monotonic,
         transport: Sender | None = None,
         source: str = NO_SOURCE,
-        sinks: Mapping[str, NamedSink] = NO_SINKS,
+        sinks: Sequence[SinkSpec] = (),
+        sink_secrets: Mapping[str, Sequence[str]] = NO_SECRETS,
     ) -> None:
         self.providers = accounts
         self.clock = clock
@@ -86,7 +89,13 @@ class Tracker:
         self.source = source
         self.feed = Feed(store.events, notices=store.notices)
         self.audit = store.audit
-        self.switchboard = Switchboard(store, named=sinks, clock=clock, committed=self.feed.hint)
+        self.sink_admin = SinkAdmin(
+            store,
+            sinks,
+            SinkSecrets(store.secrets.get, sink_secrets),
+            clock=clock,
+            committed=self.feed.hint,
+        )
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport: Sender = transport or Transport()

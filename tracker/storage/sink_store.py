@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, func, or_, select, update
 
 from tracker.model.records import AuditEntry
-from tracker.model.sinks import NewSink, SinkState
+from tracker.model.sinks import SinkSpec, SinkState
 from tracker.storage import rows
 from tracker.storage.audit_store import AuditStore
 from tracker.storage.engine.database import Database
@@ -31,7 +31,7 @@ class SinkStore(TableStore):
 
     @write_transaction
     def register(
-        self, connection: Connection, sinks: Sequence[NewSink], *, now: datetime, newest: int | None = None
+        self, connection: Connection, sinks: Sequence[SinkSpec], *, now: datetime, newest: int | None = None
     ) -> None:
         """Record the configured sinks. A new one begins at its beginning, after the event ``newest``, or now."""
         newest = latest_cursor(connection) if newest is None else newest

@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracker.delivery.sinks.base import Outcome
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.errors import NotSent, SettingsError
 from tracker.model.event import PublishedEvent
+from tracker.model.sinks import SinkSpec
 
 # How many events are on their way at once. More was measured to be no faster with any of them.
 WIDTH: Final = 500

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.sinks.filters import EVERYTHING, Filter
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.threaded import Threaded
 from tracker.errors import SettingsError
 from tracker.model.event import PublishedEvent, as_dict
+from tracker.model.event_filter import EVERYTHING, EventFilter
+from tracker.model.sinks import SinkSpec
 
 Hook = Callable[[dict[str, Any]], object]
 AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
@@ -43,7 +43,7 @@ class Function:
         *,
         name: str,
         source: str,
-        takes: Filter = EVERYTHING,
+        takes: EventFilter = EVERYTHING,
         within: timedelta = WITHIN,
         grace: timedelta = GRACE,
     ) -> None:

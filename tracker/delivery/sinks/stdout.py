@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Final
 
 from tracker.delivery.sinks.base import Outcome
-from tracker.delivery.sinks.filters import EVERYTHING, Filter
 from tracker.delivery.sinks.threaded import Threaded
 from tracker.model.event import PublishedEvent, structured
+from tracker.model.event_filter import EVERYTHING, EventFilter
 
 WIDTH: Final = 256
 WITHIN: Final = timedelta(seconds=15)
@@ -26,7 +26,7 @@ class Lines:
         *,
         name: str,
         source: str,
-        takes: Filter = EVERYTHING,
+        takes: EventFilter = EVERYTHING,
         descriptor: int = STDOUT,
         within: timedelta = WITHIN,
     ) -> None:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.filters import read_filter
+from tracker.delivery.sinks.client_callbacks import CALLBACKS_SPEC
 from tracker.delivery.sinks.function import AsyncHook, Function, Hook
-from tracker.delivery.sinks.signing import CALLBACKS
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.urls import NAME
 from tracker.errors import SettingsError
-from tracker.model.sinks import NewSink
+from tracker.model.event_filter import read_filter
+from tracker.model.sinks import SinkSpec
 
 Words = str | Sequence[str]
 
@@ -66,17 +65,19 @@ class Subscriber:
             beginning=self.beginning,
         )
 
-    def sink(self, source: str) -> tuple[NewSink, Sink]:
-        """Make the sink, and what is written down of it."""
+    def sink(self, source: str) -> tuple[SinkSpec, Sink]:
+        """Make the sink; return it with its spec."""
         spec = self.spec
-        new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
-        return new, Function(self.hook, name=spec.name, source=source, takes=spec.filter)
+        return spec, Function(self.hook, name=spec.name, source=source, takes=spec.filter)
 
 
-def joined(named: Sequence[SinkSpec], subscribers: Sequence[Subscriber]) -> list[SinkSpec]:
-    """Return the sinks that the settings name and the subscribers. Raises SettingsError where two have one name."""
-    specs = [*named, *(subscriber.spec for subscriber in subscribers)]
-    taken = {CALLBACKS}
+def all_sinks(configured: Sequence[SinkSpec], subscribers: Sequence[Subscriber]) -> list[SinkSpec]:
+    """Return every sink: the clients' callback URLs, those of the settings, and the subscribers.
+
+    Raises SettingsError where two have one name.
+    """
+    specs = [CALLBACKS_SPEC, *configured, *(subscriber.spec for subscriber in subscribers)]
+    taken: set[str] = set()
     for spec in specs:
         if spec.name in taken:
             raise SettingsError(f"two sinks are called {spec.name}: rename the subscriber, or the one of HOMING_SINKS")

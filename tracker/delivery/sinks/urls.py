@@ -2,13 +2,13 @@
 
     https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:told
 
-Our own options stand behind the ``#``, written as a query. A scheme is one line in ``SCHEMES``. No sentence repeats
+Our own options stand behind the ``#``, written as a query. A scheme is one line in ``SINK_TYPES``. No sentence repeats
 what was written, which may be a secret: a word is only shown where it is one of ours.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -17,15 +17,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from tracker.delivery.sinks import broker, function
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.client_callbacks import ADDRESS, Callbacks
-from tracker.delivery.sinks.filters import FIELDS, read_filter
+from tracker.delivery.sinks.client_callbacks import CALLBACKS_SPEC, Callbacks
 from tracker.delivery.sinks.function import Function
-from tracker.delivery.sinks.signing import CALLBACKS, SinkSecrets
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.delivery.sinks.stdout import Lines
 from tracker.delivery.sinks.webhook import Webhook
-from tracker.model.sinks import NewSink
+from tracker.model.event_filter import FIELDS, read_filter
+from tracker.model.sinks import CALLBACKS, SinkSpec
 from tracker.model.targets import ALLOW, NOWHERE, Allowed, inward
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster, dial_target
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -36,8 +35,8 @@ _PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SinkParts:
-    """What sinks are made with."""
+class SinkContext:
+    """What every sink is made with, besides its spec."""
 
     source: str
     secrets: SinkSecrets
@@ -46,24 +45,15 @@ class SinkParts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an address leads: what the sink needs of it, what people may see of it, and a name where none is given."""
-
-    target: str = field(repr=False)
-    address: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
-    """One kind of sink. ``read`` gives the place of an address or raises ValueError; ``make`` raises SettingsError.
+class SinkType:
+    """What a scheme of a URL means. ``read`` makes a spec of a URL or raises ValueError; ``make`` raises SettingsError.
 
     ``check`` looks, without sending anything, whether it would work, and raises a HomingError that says why not.
-    ``options`` are those that this scheme alone has; ``signs`` where it has a secret of its own.
+    ``options`` are those that this scheme alone has; ``signs`` where each such sink has a secret of its own.
     """
 
-    read: Callable[[str], Place]
-    make: Callable[[SinkSpec, SinkParts], Sink]
+    read: Callable[[str], SinkSpec]
+    make: Callable[[SinkSpec, SinkContext], Sink]
     check: Callable[[SinkSpec, Allowed], Awaitable[None]]
     options: frozenset[str] = frozenset()
     signs: bool = False
@@ -88,23 +78,18 @@ def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
     return tuple(specs)
 
 
-def create_sinks(specs: Sequence[SinkSpec], *, parts: SinkParts) -> list[tuple[NewSink, Sink]]:
-    """Make the sinks, that of the callers' callbacks first. Nothing is opened yet.
+def create_sinks(specs: Sequence[SinkSpec], *, context: SinkContext) -> list[tuple[SinkSpec, Sink]]:
+    """Make the sinks, that of the clients' callback URLs first. Nothing is opened yet.
 
     Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
     """
-    callbacks = Callbacks(secrets=parts.secrets, poster=Poster(parts.allowed), clock=parts.clock)
-    # From now on: where tasks were kept before there were callbacks, nobody waits for those any more.
-    made: list[tuple[NewSink, Sink]] = [(NewSink(name=CALLBACKS, address=ADDRESS), callbacks)]
-    for spec in specs:
-        new = NewSink(name=spec.name, address=spec.address, beginning=spec.beginning)
-        made.append((new, SCHEMES[spec.scheme].make(spec, parts)))
-    return made
+    callbacks = Callbacks(secrets=context.secrets, poster=Poster(context.allowed), clock=context.clock)
+    return [(CALLBACKS_SPEC, callbacks), *((spec, SINK_TYPES[spec.scheme].make(spec, context)) for spec in specs)]
 
 
 def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
     """Return the names of the sinks that sign with a secret."""
-    return frozenset({CALLBACKS, *(spec.name for spec in specs if SCHEMES[spec.scheme].signs)})
+    return frozenset({CALLBACKS, *(spec.name for spec in specs if spec.signed_per)})
 
 
 async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
@@ -112,13 +97,13 @@ async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
 
     Raises SettingsError or TargetRefused where it cannot be, NotSent where its receiver cannot be found now.
     """
-    await SCHEMES[spec.scheme].check(spec, allowed)
+    await SINK_TYPES[spec.scheme].check(spec, allowed)
 
 
 def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
     """Say which sink's address can be seen to lead where webhooks must not go, and what to do, or give None."""
     for spec in specs:
-        if SCHEMES[spec.scheme].make is _webhook:
+        if SINK_TYPES[spec.scheme].make is _webhook:
             parts = urlsplit(spec.target)
             why = inward(parts.hostname or "", allowed, encrypted=parts.scheme == "https")
             if why is not None:
@@ -129,32 +114,31 @@ def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
 def _spec(word: str) -> SinkSpec:
     address, _, written = word.partition("#")
     name, colon, _ = address.partition(":")
-    scheme = SCHEMES.get(name.lower()) if colon else None
-    if scheme is None:
-        near = get_close_matches(name.lower(), SCHEMES, n=1)
+    sink_type = SINK_TYPES.get(name.lower()) if colon else None
+    if sink_type is None:
+        near = get_close_matches(name.lower(), SINK_TYPES, n=1)
         hint = f", did you mean {near[0]}:?" if near else ";"
-        raise ValueError(f"it has no scheme that is known{hint} there are {', '.join(SCHEMES)}")
-    place = scheme.read(address)
-    options = _options(written, scheme)
-    chosen = options.get("name", [place.name])[0]
+        raise ValueError(f"it has no scheme that is known{hint} there are {', '.join(SINK_TYPES)}")
+    spec = sink_type.read(address)
+    options = _options(written, sink_type)
+    chosen = options.get("name", [spec.name])[0]
     if not NAME.fullmatch(chosen):
         raise ValueError("give it a #name= of letters, digits, dots, dashes and underscores, at most 64")
     start = options.get("from", ["now"])[0]
     if start not in STARTS:
         raise ValueError("from= is now or beginning")
-    return SinkSpec(
+    return replace(
+        spec,
         name=chosen,
-        scheme=name.lower(),
-        target=place.target,
-        address=place.address,
         filter=read_filter(options),
         beginning=start == "beginning",
-        options={key: options[key][0] for key in scheme.options & options.keys()},
+        options={key: options[key][0] for key in sink_type.options & options.keys()},
+        signed_per="sink" if sink_type.signs else None,
     )
 
 
-def _options(written: str, scheme: Scheme) -> Mapping[str, list[str]]:
-    known = (*OURS, *sorted(scheme.options))
+def _options(written: str, sink_type: SinkType) -> Mapping[str, list[str]]:
+    known = (*OURS, *sorted(sink_type.options))
     try:
         options = parse_qs(written, keep_blank_values=True, strict_parsing=bool(written), max_num_fields=100)
     except ValueError:
@@ -163,12 +147,12 @@ def _options(written: str, scheme: Scheme) -> Mapping[str, list[str]]:
         near = get_close_matches(key, known, n=1)
         hint = f", did you mean {near[0]}=?" if near else ";"
         raise ValueError(f"an option behind the # is not known{hint} there are {', '.join(known)}")
-    if any(len(options.get(key, ())) > 1 for key in ONCE | scheme.options):
-        raise ValueError(f"give {', '.join(sorted(ONCE | scheme.options))} once at most")
+    if any(len(options.get(key, ())) > 1 for key in ONCE | sink_type.options):
+        raise ValueError(f"give {', '.join(sorted(ONCE | sink_type.options))} once at most")
     return options
 
 
-def _web(address: str) -> Place:
+def _web(address: str) -> SinkSpec:
     wrong = "write an address such as https://shop.example/hook#name=shop; in a password, write # @ / as %23 %40 %2F"
     try:
         parts = urlsplit(address)
@@ -181,25 +165,26 @@ def _web(address: str) -> Place:
     place = shown if port in {None, _PORTS[parts.scheme]} else f"{shown}:{port}"
     # A path or a query is where such addresses have their secrets.
     rest = "/…" if parts.path.strip("/") or parts.query else ""
-    return Place(target=address, address=f"{parts.scheme}://{place}{rest}", name=_name(place))
+    return SinkSpec(name=_name(place), scheme=parts.scheme, target=address, address=f"{parts.scheme}://{place}{rest}")
 
 
-def _python(address: str) -> Place:
+def _python(address: str) -> SinkSpec:
     written = address.partition(":")[2]
     if not function.is_written(written):
         raise ValueError("write python:module:callable, such as python:myapp.hooks:on_event")
-    return Place(target=written, address=f"python:{written}", name=written.replace(":", ".")[:64])
+    return SinkSpec(name=written.replace(":", ".")[:64], scheme="python", target=written, address=f"python:{written}")
 
 
-def _stdout(address: str) -> Place:
+def _stdout(address: str) -> SinkSpec:
     if address.partition(":")[2]:
         raise ValueError("write stdout: alone, with options behind a #")
-    return Place(target="", address="stdout:", name="stdout")
+    return SinkSpec(name="stdout", scheme="stdout", target="", address="stdout:")
 
 
-def _broker(address: str) -> Place:
+def _broker(address: str) -> SinkSpec:
     endpoint = broker.read(address)
-    return Place(target=address, address=endpoint.shown, name=_name(f"{endpoint.place()}-{endpoint.path}"))
+    name = _name(f"{endpoint.place()}-{endpoint.path}")
+    return SinkSpec(name=name, scheme=endpoint.scheme, target=address, address=endpoint.shown)
 
 
 def _name(place: str) -> str:
@@ -228,29 +213,29 @@ async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
     await broker.check_broker(spec)
 
 
-def _webhook(spec: SinkSpec, parts: SinkParts) -> Sink:
-    poster = Poster(parts.allowed)
-    return Webhook(spec, source=parts.source, secrets=parts.secrets, poster=poster, clock=parts.clock)
+def _webhook(spec: SinkSpec, context: SinkContext) -> Sink:
+    poster = Poster(context.allowed)
+    return Webhook(spec, source=context.source, secrets=context.secrets, poster=poster, clock=context.clock)
 
 
-def _function(spec: SinkSpec, parts: SinkParts) -> Sink:
-    return Function(function.load(spec), name=spec.name, source=parts.source, takes=spec.filter)
+def _function(spec: SinkSpec, context: SinkContext) -> Sink:
+    return Function(function.load(spec), name=spec.name, source=context.source, takes=spec.filter)
 
 
-def _lines(spec: SinkSpec, parts: SinkParts) -> Sink:
-    return Lines(name=spec.name, source=parts.source, takes=spec.filter)
+def _lines(spec: SinkSpec, context: SinkContext) -> Sink:
+    return Lines(name=spec.name, source=context.source, takes=spec.filter)
 
 
-def _published(spec: SinkSpec, parts: SinkParts) -> Sink:
-    return broker.broker_sink(spec, source=parts.source)
+def _published(spec: SinkSpec, context: SinkContext) -> Sink:
+    return broker.broker_sink(spec, source=context.source)
 
 
-SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
+SINK_TYPES: Final[Mapping[str, SinkType]] = MappingProxyType(
     {
-        "https": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
-        "http": Scheme(read=_web, make=_webhook, check=_check_web, signs=True),
-        "python": Scheme(read=_python, make=_function, check=_check_python),
-        "stdout": Scheme(read=_stdout, make=_lines, check=_check_stdout),
-        **dict.fromkeys(broker.SCHEMES, Scheme(read=_broker, make=_published, check=_check_broker)),
+        "https": SinkType(read=_web, make=_webhook, check=_check_web, signs=True),
+        "http": SinkType(read=_web, make=_webhook, check=_check_web, signs=True),
+        "python": SinkType(read=_python, make=_function, check=_check_python),
+        "stdout": SinkType(read=_stdout, make=_lines, check=_check_stdout),
+        **dict.fromkeys(broker.SCHEMES, SinkType(read=_broker, make=_published, check=_check_broker)),
     }
 )

@@ -7,10 +7,10 @@ from msgspec import structs
 
 from tracker.delivery.sinks.base import Outcome
 from tracker.delivery.sinks.http_post import WIDTH, Letter, post_all
-from tracker.delivery.sinks.signing import SinkSecrets
-from tracker.delivery.sinks.spec import SinkSpec
 from tracker.errors import HomingError
 from tracker.model.event import STRUCTURED_TYPE, PublishedEvent, structured
+from tracker.model.sinks import SinkSpec
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster
 
 

@@ -20,7 +20,7 @@ FIELDS: Final = ("type", "provider", "kind", "client", "tag")
 _SHORT: Final[Mapping[str, str]] = {name.removeprefix(TASK_TYPE): name for name in TYPES}
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a sink takes; an empty field takes every event. ``kinds`` may hold ``*`` and ``?``, ``types`` are whole."""
 
     types: frozenset[str] = frozenset()
@@ -44,15 +44,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return re.compile("|".join(translate(kind) for kind in self.kinds)).match
 
 
-EVERYTHING: Final = Filter()
+EVERYTHING: Final = EventFilter()
 
 
-def read_filter(options: Mapping[str, Sequence[str]]) -> Filter:
+def read_filter(options: Mapping[str, Sequence[str]]) -> EventFilter:
     """Read the conditions among a sink's options. Raises ValueError, which names the field and what to write."""
     for name in FIELDS:
         if any(not value.strip() for value in options.get(name, ())):
             raise ValueError(f"{name}= is empty: write what to take, or leave it out to take all")
-    return Filter(
+    return EventFilter(
         types=frozenset(name for written in options.get("type", ()) for name in event_types(written)),
         providers=frozenset(options.get("provider", ())),
         kinds=tuple(options.get("kind", ())),

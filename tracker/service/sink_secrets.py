@@ -1,0 +1,42 @@
+"""The secrets that webhooks to sinks, and to the clients' callback URLs, are signed with.
+
+The operator's secrets sign, all of them, so that a receiver may hold either during a rotation. Without one, Homing
+generates a secret and keeps it in the database, so that replicas share it.
+"""
+
+import hmac
+import secrets as random_secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from tracker.model.sinks import CALLBACKS
+from tracker.model.webhook_keys import webhook_key
+
+KEY_BYTES: Final = 32
+NO_SECRETS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+_CLIENT: Final = b"homing callbacks to client "
+
+
+class SinkSecrets:
+    """The keys of each sink, and of each client that is called back.
+
+    ``configured`` are the operator's ``whsec_`` secrets by sink. ``generated`` returns the secret of a name, and
+    records the new one that it gets if there is none (``store.secrets.get``). It raises StoreUnavailable.
+    """
+
+    def __init__(
+        self, generated: Callable[[str, bytes], Awaitable[bytes]], configured: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._generated = generated
+        self._keys = {name: tuple(webhook_key(secret) for secret in secrets) for name, secrets in configured.items()}
+
+    async def of_sink(self, name: str) -> tuple[bytes, ...]:
+        """Return the keys that a sink's webhooks are signed with."""
+        if keys := self._keys.get(name):
+            return keys
+        return (await self._generated(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
+
+    async def of_client(self, client: str) -> tuple[bytes, ...]:
+        """Return the keys for callbacks to one client: derived from the common secret, so that no list is kept."""
+        return tuple(hmac.digest(key, _CLIENT + client.encode(), "sha256") for key in await self.of_sink(CALLBACKS))
