@@ -1,21 +1,22 @@
 """The command `homing`. Exit status: 0 done, 1 it failed, 2 it cannot be followed (one line says why), 130 Ctrl-C."""
 
 import asyncio
+import atexit
+import gc
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NoReturn
 
 from homing.commands import operate, serve, sinks, submit, tasks, watch
 from homing.commands.arguments import ENV_FILE, USAGE, Parser, Source
 from homing.commands.client import connect
 from homing.sandbox import command as sandbox
 from homing.server.logs import set_up_logs
-from homing.terminal import INTERRUPTED, complain
+from homing.terminal import INTERRUPTED, complain, print_line
 from tracker.errors import HomingError, SettingsError
 
 FAILED: Final = 1
@@ -38,6 +39,8 @@ def main(
     ``argv`` and ``environ`` are the process's own unless a program passes others.
     """
     args = build_parser().parse_args(argv, Namespace(source=Source(environ=environ, env_file=env_file)))
+    if argv is None and only_reads(args):
+        _collect_no_garbage()
     try:
         return asyncio.run(_over_api(args)) if "data" in args else int(args.run(args))
     except KeyboardInterrupt:
@@ -62,7 +65,7 @@ def build_parser() -> ArgumentParser:
         description="Receive the callbacks of image and video APIs, and track every task.",
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"homing {version('homing')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     # The groups below take the place of the one long list.
     commands = parser.add_subparsers(prog="homing", metavar="COMMAND", required=True, help=SUPPRESS)
     serve.add(commands)
@@ -76,6 +79,16 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+class _Version(Action):
+    """Print the version. Only then its metadata is read, which takes longer than declaring all commands."""
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version  # noqa: PLC0415 - as above
+
+        print_line(f"homing {version('homing')}")
+        sys.exit(0)
+
+
 def _overview(sentences: Mapping[str, str]) -> str:
     """Return the help text's groups of commands, each with its sentence."""
     width = max(map(len, sentences)) + 2
@@ -85,8 +98,20 @@ def _overview(sentences: Mapping[str, str]) -> str:
     return "\n".join([*lines, "homing COMMAND --help explains each."])
 
 
+def only_reads(args: Namespace) -> bool:
+    """Return whether a command only reads what is there, and then ends."""
+    return getattr(args, "reads", False) and not args.loops
+
+
+def _collect_no_garbage() -> None:
+    """Leave all garbage to the end of this process, which is near. Collecting takes a third of its time."""
+    gc.disable()
+    # Python collects once more as it ends, but not what is frozen.
+    atexit.register(gc.freeze)
+
+
 async def _over_api(args: Namespace) -> int:
     settings = args.source.read()
     set_up_logs("error")
-    async with connect(settings, loops=args.loops, create=args.creates(args)) as api:
+    async with connect(settings, loops=args.loops, create=args.creates(args), reads=only_reads(args)) as api:
         return int(await args.data(args, api))

@@ -60,7 +60,7 @@ def create_tracker(
         policy=policy or policy_of(settings),
         clock=clock,
         monotonic=monotonic,
-        transport=transport,
+        transport=transport or _transport(),
         source=settings.source,
         sinks=all_sinks(settings.sinks, subscribers),
         sink_secrets=settings.sink_secrets,
@@ -117,6 +117,12 @@ def policy_of(settings: Settings) -> Policy:
         # The largest body always finds room where nobody else needs it.
         submission_room=max(Policy().submission_room, LARGEST_BODIES * settings.body_limit),
     )
+
+
+def _transport() -> Sender:
+    from tracker.transport import Transport  # noqa: PLC0415 - who brings another way needs no HTTP library
+
+    return Transport()
 
 
 def _credential(settings: Settings) -> Credential:

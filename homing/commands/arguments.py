@@ -75,17 +75,19 @@ def data_command(
     *,
     loops: bool = False,
     verb: bool = False,
+    reads: bool = False,
     creates: Callable[[Namespace], bool] = lambda _: False,
 ) -> ArgumentParser:
     """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling.
 
-    Only one that ``creates`` something may make a database: for all others there would be nothing in it.
+    One that only ``reads`` opens the database read-only, and needs no server. Only one that ``creates`` something may
+    make a database: for all others there would be nothing in it.
     A ``verb`` stands below a command that has the same options: what was said there stays said.
     """
     parser = commands.add_parser(name, help=sentence, description=sentence)
     default = SUPPRESS if verb else False
     parser.add_argument("--json", action="store_true", default=default, help="print one JSON document")
-    parser.set_defaults(data=run, loops=loops, creates=creates)
+    parser.set_defaults(data=run, loops=loops, reads=reads, creates=creates)
     return parser
 
 

@@ -16,7 +16,9 @@ ADDRESSES: Final = "/v1/callback-addresses"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    urls = data_command(commands, "callback-url", run_list_urls, "Create, list or revoke shared callback URLs.")
+    urls = data_command(
+        commands, "callback-url", run_list_urls, "Create, list or revoke shared callback URLs.", reads=True
+    )
     verbs = urls.add_subparsers(metavar="VERB")
     url = data_command(
         verbs,
@@ -29,14 +31,14 @@ def add(commands: Commands) -> None:
     url.add_argument("provider", metavar="PROVIDER", help="for example kling")
     url.add_argument("--kind", help="accept only this kind, for example images/omni-image")
     url.add_argument("--label", default="", help="a note for yourself")
-    data_command(verbs, "list", run_list_urls, "List shared callback URLs.", verb=True)
+    data_command(verbs, "list", run_list_urls, "List shared callback URLs.", verb=True, reads=True)
     revoke = data_command(verbs, "revoke", run_revoke_url, "Revoke a shared callback URL.", verb=True)
     revoke.add_argument("id", metavar="NUMBER", type=count, help="as `homing callback-url list` shows it")
-    orphans = data_command(commands, "orphans", run_orphans, "List callbacks for unknown tasks.")
+    orphans = data_command(commands, "orphans", run_orphans, "List callbacks for unknown tasks.", reads=True)
     orphans.add_argument("--limit", type=count, default=100, help="how many at most (default 100)")
-    data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.")
+    data_command(commands, "stats", run_stats, "Count tasks, callbacks, polls and alarms.", reads=True)
     audit = data_command(
-        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and others."
+        commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and others.", reads=True
     )
     audit.add_argument("--client", help="only entries of this client")
     audit.add_argument("--action", choices=[action.value for action in Action], help="only entries of this action")

@@ -15,7 +15,9 @@ SINKS: Final = "/v1/sinks"
 
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    sinks = data_command(commands, "sinks", run_sinks, "Show the progress of each sink. Pause, resume or delete one.")
+    sinks = data_command(
+        commands, "sinks", run_sinks, "Show the progress of each sink. Pause, resume or delete one.", reads=True
+    )
     verbs = sinks.add_subparsers(metavar="VERB")
     one = {
         "pause": (run_pause, "Stop deliveries to a sink until it is resumed. Its events are kept."),
@@ -32,7 +34,11 @@ def add(commands: Commands) -> None:
     parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
 
     deliveries = data_command(
-        commands, "deliveries", run_deliveries, "List events that a sink has not accepted yet, or never will."
+        commands,
+        "deliveries",
+        run_deliveries,
+        "List events that a sink has not accepted yet, or never will.",
+        reads=True,
     )
     state = deliveries.add_mutually_exclusive_group()
     for name, sentence in (

@@ -19,11 +19,13 @@ FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after"
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     tasks = data_command(
-        commands, "tasks", run_list, "List, show, poll and resolve tasks. Without a verb: list the newest."
+        commands, "tasks", run_list, "List, show, poll and resolve tasks. Without a verb: list the newest.", reads=True
     )
     _filters(tasks)
     verbs = tasks.add_subparsers(metavar="VERB")
-    _filters(data_command(verbs, "list", run_list, "List tasks, newest first.", verb=True), default=SUPPRESS)
+    _filters(
+        data_command(verbs, "list", run_list, "List tasks, newest first.", verb=True, reads=True), default=SUPPRESS
+    )
     one = {
         "show": (run_show, "Show one task."),
         "history": (run_history, "Show each observation of a task: its source, its trust level and its effect."),
@@ -31,8 +33,13 @@ def add(commands: Commands) -> None:
         "attach": (run_attach, "Attach the provider's ID to an expected task."),
         "resolve": (run_resolve, "Decide the status of a task that polling cannot decide."),
     }
-    parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
-    parsers["why"] = data_command(commands, "why", run_why, "Explain the status of a task, and what would change it.")
+    parsers = {
+        name: data_command(verbs, name, run, sentence, verb=True, reads=name in {"show", "history"})
+        for name, (run, sentence) in one.items()
+    }
+    parsers["why"] = data_command(
+        commands, "why", run_why, "Explain the status of a task, and what would change it.", reads=True
+    )
     for parser in parsers.values():
         parser.add_argument("task", metavar="TASK", help="Homing's ID, the provider's ID, or your external ID")
     parsers["attach"].add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")

@@ -24,7 +24,11 @@ FILTERS: Final = ("type", "provider", "kind", "client", "tag")
 def add(commands: Commands) -> None:
     """Declare `homing events`."""
     events = data_command(
-        commands, "events", run_events, "Print events, one per line: those that are kept, or new ones as they come."
+        commands,
+        "events",
+        run_events,
+        "Print events, one per line: those that are kept, or new ones as they come.",
+        reads=True,
     )
     events.add_argument(
         "--type", action="append", help="for example succeeded or homing.alarm.*; repeatable, like the next ones"

@@ -89,7 +89,7 @@ def _locked(database: Path) -> int:
     """Take the lock of the file that SQLite opens under this name. Raises Held and SettingsError."""
     for _ in range(ATTEMPTS):
         real = Path(os.path.realpath(database))
-        _check_names(real)
+        check_names(real)
         path = real.with_name(real.name + ".lock")
         file = _open(path)
         try:
@@ -100,7 +100,7 @@ def _locked(database: Path) -> int:
             raise Held(holder) from None
         if _is_file_at(path, file) and Path(os.path.realpath(database)) == real:
             try:
-                _check_names(real)
+                check_names(real)
             except SettingsError:
                 os.close(file)
                 raise
@@ -111,8 +111,9 @@ def _locked(database: Path) -> int:
     )
 
 
-def _check_names(real: Path) -> None:
-    """Raise SettingsError unless the file, where there is one, is reached by its name in this folder alone."""
+def check_names(database: Path) -> None:
+    """Raise SettingsError unless the file, where there is one, is reached by its name in its folder alone."""
+    real = Path(os.path.realpath(database))
     try:
         found = real.stat()
     except OSError:

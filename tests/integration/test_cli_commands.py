@@ -190,7 +190,7 @@ def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shel
 def test_a_command_waits_for_another_and_gives_up_with_its_process_id(shell: Shell) -> None:
     shell.run("migrate")
     with ServingLock(shell.directory / "homing.db"):
-        said = shell.run("tasks")
+        said = shell.run("expect", "kling", "images/omni-image")
     assert said.status == 1
     assert "try again when it has ended" in said.line
 
@@ -204,10 +204,10 @@ def test_the_key_that_sees_all_is_used_and_a_pair_where_there_is_no_key(shell: S
         signer = shell.run("expect", "kling", "images/omni-image", "--json", client_keys=f"signer:{CLIENT_SECRET}")
         assert signer.document["task"]["client"] == "signer"
         assert len(shell.run("tasks", "list", "--json", **keys).document["tasks"]) == 3
-        unknown = shell.run("tasks", api_keys="studio:another-made-up-key")
+        unknown = shell.run("expect", "kling", "images/omni-image", api_keys="studio:another-made-up-key")
         assert unknown.status == 1
         assert "another-made-up-key" not in unknown.line
-        assert shell.run("tasks").status == 1
+        assert shell.run("expect", "kling", "images/omni-image").status == 1
 
 
 def test_one_round_of_the_reconciler_tells_what_it_did(shell: Shell) -> None:

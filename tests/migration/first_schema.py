@@ -13,7 +13,7 @@ from tests.conformance.store_case import alarm
 from tracker.model.changes import Change, Known, by_id
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task
-from tracker.storage import migrate
+from tracker.storage import migrate, schema_revision
 from tracker.storage.store import Store
 
 TASK = a_task(1, provider_task_id="p-1", external_id="order-1", tags=("a",), request={"prompt": "ä"})
@@ -69,7 +69,7 @@ def rows(url: str) -> dict[str, Rows]:
 
 def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
     """Return whether every row of before is still there, in the columns that there were."""
-    del before[migrate.VERSION_TABLE]
+    del before[schema_revision.VERSION_TABLE]
     return all(
         [{name: row[RENAMED.get(name, name)] for name in was} for was, row in zip(table, after[name], strict=True)]
         == list(table)
@@ -119,7 +119,7 @@ def _copy(url: str, tables: dict[str, Rows]) -> None:
     found.reflect(engine)
     with engine.begin() as connection:
         for table in found.sorted_tables:
-            for row in tables[table.name] if table.name != migrate.VERSION_TABLE else ():
+            for row in tables[table.name] if table.name != schema_revision.VERSION_TABLE else ():
                 values = {column.name: row[RENAMED.get(column.name, column.name)] for column in table.columns}
                 if isinstance(values.get("id"), int):
                     del values["id"]

@@ -12,8 +12,8 @@ from tests.builders import a_task, writing
 from tests.migration import first_schema
 from tests.postgres import Postgres
 from tracker.errors import StoreUnavailable
-from tracker.storage import migrate, tables
-from tracker.storage.columns import METADATA
+from tracker.storage import migrate, schema_revision, tables
+from tracker.storage.columns import METADATA, complete_indexes
 from tracker.storage.store import Store
 
 SNAPSHOTS = {path.name[:4]: path for path in Path(__file__).parent.glob("*.sql")}
@@ -28,7 +28,8 @@ DESCRIPTION = text(
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace
     """
 )
-OPTIONS = {"compare_type": True, "version_table": migrate.VERSION_TABLE}
+complete_indexes()
+OPTIONS = {"compare_type": True, "version_table": schema_revision.VERSION_TABLE}
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def schema(connection: Connection) -> str:
 def test_the_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
     with engine.begin() as connection:
         migrate.upgrade(connection)
-        assert inspect(connection).get_table_names() == sorted([*METADATA.tables, migrate.VERSION_TABLE])
+        assert inspect(connection).get_table_names() == sorted([*METADATA.tables, schema_revision.VERSION_TABLE])
         context = MigrationContext.configure(connection, opts=OPTIONS | {"compare_server_default": True})
         assert compare_metadata(context, tables.TaskRow.metadata) == []
 
@@ -81,7 +82,7 @@ def test_a_server_is_migrated_to_what_the_tables_would_make(postgres: Postgres) 
                 context = MigrationContext.configure(connection, opts=OPTIONS)
                 assert compare_metadata(context, METADATA) == []
             told = connection.execute(DESCRIPTION).scalars()
-            described.append(sorted(one for one in told if migrate.VERSION_TABLE not in one))
+            described.append(sorted(one for one in told if schema_revision.VERSION_TABLE not in one))
         engine.dispose()
     assert described[0] == described[1]
 

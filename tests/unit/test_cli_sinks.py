@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from homing.commands.client import ApiClient
+from homing.commands.http_exchange import HttpExchange
 from homing.commands.sinks import run_sinks
 from tests.api_harness import ApiHarness
 from tests.builders import NOW
@@ -28,7 +29,7 @@ async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_
     await api.tracker.sink_admin.pause("lines")
 
     async with api.client() as client:
-        assert await run_sinks(Namespace(json=False), ApiClient(client)) == 0
+        assert await run_sinks(Namespace(json=False), ApiClient(HttpExchange(client))) == 0
 
     *table, paused, gone = capsys.readouterr().out.splitlines()
     assert sum("at least 3" in line for line in table) == 1

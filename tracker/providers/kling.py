@@ -13,8 +13,6 @@ from types import MappingProxyType
 from typing import Final, assert_never
 from urllib.parse import quote
 
-import jwt
-
 from tracker.errors import InvalidRequest
 from tracker.model.targets import NOWHERE, Allowed
 from tracker.model.untrusted import JsonObject
@@ -139,4 +137,6 @@ def _token(pair: KeyPair, now: datetime) -> str:
         "exp": int((now + TOKEN_LIFETIME).timestamp()),
         "nbf": int((now - CLOCK_SKEW).timestamp()),
     }
+    import jwt  # noqa: PLC0415 - few accounts have a key pair, and it takes long to import
+
     return jwt.encode(claims, pair.secret_key, algorithm="HS256")

@@ -49,7 +49,7 @@ from tracker.service.sink_secrets import NO_SECRETS, SinkSecrets
 from tracker.service.submission import Submission, SubmitRequest
 from tracker.service.waiting import Waiting
 from tracker.storage.store import Store
-from tracker.transport import Sender, Transport
+from tracker.transport import Sender
 
 
 class Tracker:
@@ -66,7 +66,7 @@ class Tracker:
         policy: Policy,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
-        transport: Sender | None = None,
+        transport: Sender,
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
         sink_secrets: Mapping[str, Sequence[str]] = NO_SECRETS,
@@ -98,7 +98,7 @@ class Tracker:
         )
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
-        self._transport: Sender = transport or Transport()
+        self._transport = transport
         self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self._restoration = Restoration(
             store, feed=self.feed, learner=self.learner, addresses=self._addresses, recorder=self._recorder, clock=clock

@@ -1,7 +1,6 @@
 """Bringing a database's schema up to date, with Alembic, over a connection that is already open.
 
-The revision is in a table of Homing's own, so that an application that shares the database can use Alembic too. Before,
-it was in Alembic's usual table, which is taken over.
+The revision of an earlier version is moved from Alembic's usual table to Homing's own (see ``schema_revision``).
 """
 
 from dataclasses import dataclass
@@ -18,28 +17,29 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from tracker.errors import StoreUnavailable
-from tracker.storage import tables
 from tracker.storage.account_table import ACCOUNTS
 from tracker.storage.columns import METADATA
 from tracker.storage.engine import locks
-from tracker.storage.orphan_table import ORPHANS
+from tracker.storage.schema_revision import (
+    FORMER_VERSION_TABLE,
+    LATER,
+    VERSION_TABLE,
+    known_revisions,
+    revision,
+    revision_in,
+    table_names,
+)
 
-LATER: Final = "the database was made by a later version of Homing: install that, or newer"
 FOREIGN: Final = (
     "the database has tables of another program ({tables}){alembic}. "
     "Use another database, or on PostgreSQL a separate schema (HOMING_DATABASE_SCHEMA)"
 )
 ALEMBIC: Final = ", whose own Alembic keeps alembic_version there"
-MIGRATE: Final = "run `homing migrate`"
 NOT_ALLOWED: Final = "42501"
 NO_SCHEMA: Final = (
     "the database user may not create the schema {schema} (HOMING_DATABASE_SCHEMA). "
     "Let an administrator run CREATE SCHEMA {schema} AUTHORIZATION followed by that user's name"
 )
-VERSION_TABLE: Final = "homing_schema_version"
-FORMER_VERSION_TABLE: Final = "alembic_version"
-# Every schema of Homing has these; together they are nobody else's.
-OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.ADDRESSES.name})
 # With that of `account_table`, which is a module of its own.
 NAMES: Final = frozenset({*METADATA.tables, ACCOUNTS.name})
 
@@ -70,34 +70,13 @@ def upgrade(connection: Connection, *, schema: str | None = None, to: str = "hea
     before = revision(connection)
     if before is None:
         _check_free(connection)
-    elif _revision_in(connection, VERSION_TABLE) is None:
+    elif revision_in(connection, VERSION_TABLE) is None:
         _take_over(connection, before)
     try:
         command.upgrade(_config(connection), to)
     except CommandError as error:
         raise StoreUnavailable(LATER) from error
     return Upgrade(before=before, after=revision(connection))
-
-
-def check(connection: Connection) -> None:
-    """Raise StoreUnavailable, with what to do, unless the schema is the one that this version needs."""
-    found, scripts = revision(connection), ScriptDirectory.from_config(_config(connection))
-    needed = scripts.get_current_head()
-    if found == needed:
-        return
-    if found is None:
-        raise StoreUnavailable(f"the database has no tables yet: {MIGRATE}")
-    if found not in {script.revision for script in scripts.walk_revisions()}:
-        raise StoreUnavailable(LATER)
-    raise StoreUnavailable(f"the database has the schema {found}, this version needs {needed}: {MIGRATE}")
-
-
-def revision(connection: Connection) -> str | None:
-    """Return the schema's revision, None where Homing has no tables."""
-    found = _revision_in(connection, VERSION_TABLE)
-    if found is None and _table_names(connection) >= OURS:
-        return _revision_in(connection, FORMER_VERSION_TABLE)
-    return found
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
@@ -109,15 +88,9 @@ def _make_schema(connection: Connection, schema: str) -> None:
         raise StoreUnavailable(NO_SCHEMA.format(schema=schema)) from error
 
 
-def _revision_in(connection: Connection, table: str) -> str | None:
-    heads = MigrationContext.configure(connection, opts={"version_table": table}).get_current_heads()
-    # Homing has one line of migrations: several heads are another program's.
-    return heads[0] if len(heads) == 1 else None
-
-
 def _check_free(connection: Connection) -> None:
     """Raise StoreUnavailable where a table that the first migration makes is there already."""
-    found = _table_names(connection)
+    found = table_names(connection)
     if taken := sorted(found & NAMES):
         alembic = ALEMBIC if FORMER_VERSION_TABLE in found else ""
         raise StoreUnavailable(FOREIGN.format(tables=", ".join(taken), alembic=alembic))
@@ -125,15 +98,11 @@ def _check_free(connection: Connection) -> None:
 
 def _take_over(connection: Connection, found: str) -> None:
     """Move the revision from Alembic's usual table to Homing's own."""
-    if found not in {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}:
+    if found not in known_revisions():
         raise StoreUnavailable(LATER)
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     context.stamp(ScriptDirectory.from_config(_config(connection)), found)
     connection.execute(text(f"DROP TABLE {FORMER_VERSION_TABLE}"))
-
-
-def _table_names(connection: Connection) -> set[str]:
-    return set(inspect(connection).get_table_names())
 
 
 def _config(connection: Connection) -> Config:

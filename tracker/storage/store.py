@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
 from tracker.errors import StoreUnavailable
 from tracker.model.changes import Work
 from tracker.model.records import Completion, Stats
-from tracker.storage import audit_store, batch, migrate, statistics
+from tracker.storage import audit_store, batch, schema_revision, statistics
 from tracker.storage.account_store import AccountStore
 from tracker.storage.alarm_log import AlarmLog
 from tracker.storage.audit_store import AuditStore
@@ -37,6 +37,9 @@ from tracker.storage.server_store import ServerStore
 from tracker.storage.sink_store import SinkStore
 from tracker.storage.task_page_store import TaskPageStore
 from tracker.storage.task_store import TaskStore
+
+if TYPE_CHECKING:
+    from tracker.storage.migrate import Upgrade
 
 T = TypeVar("T")
 
@@ -106,12 +109,28 @@ class Store:
         Raises StoreUnavailable; what cannot be opened is closed again.
         """
         if self.shared:
-            await self._open(migrate.check)
-        else:
-            await self._open(migrate.upgrade)
+            await self._open(schema_revision.check)
+            return
+        from tracker.storage import migrate  # noqa: PLC0415 - it needs Alembic, which takes long to import
 
-    async def migrate(self) -> migrate.Upgrade:
+        await self._open(migrate.upgrade)
+
+    async def open_read_only(self) -> None:
+        """Connect for reading: without the serving lock, and without migrations. Nothing can be written.
+
+        Raises StoreUnavailable, with what to do where the schema is absent or another one.
+        """
+        await self._database.open(read_only=True)
+        try:
+            await self._database.read(schema_revision.check)
+        except BaseException:
+            await self._database.close()
+            raise
+
+    async def migrate(self) -> "Upgrade":
         """Bring the schema up to date, whatever the database is, return what that took, and close."""
+        from tracker.storage import migrate  # noqa: PLC0415 - as above
+
         done = await self._open(partial(migrate.upgrade, schema=self._database.schema))
         await self.close()
         return done
@@ -129,7 +148,7 @@ class Store:
 
     async def revision(self) -> str | None:
         """Return the revision of the schema."""
-        return await self._database.read(migrate.revision)
+        return await self._database.read(schema_revision.revision)
 
     async def ping(self) -> None:
         """Write as a request would, and commit. Raises StoreUnavailable, or the driver's error for a missing table."""

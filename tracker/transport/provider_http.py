@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import httpx
 
@@ -14,17 +14,6 @@ from tracker.transport.heads import BoundedBackend
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS: Final = 64
-
-
-class Sender(Protocol):
-    """What the tracker needs of a transport; ``Transport`` is the one over HTTP."""
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
-        """Send ``call`` and give its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
 
 
 class Transport:

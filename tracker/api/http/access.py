@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import jwt
-
 from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.model.hosts import header_host, ip_of, is_loopback, url_host
 from tracker.model.keys import ClientKey, NamedKey, key_fault, secret_fault
@@ -118,6 +116,8 @@ def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> Caller:
 
     https://app.klingai.com/global/dev/document-api, "Authentication".
     """
+    import jwt  # noqa: PLC0415 - few clients have a key pair, and it takes long to import
+
     try:
         issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
         key = next((key for key in keys if key.access == issuer), None)

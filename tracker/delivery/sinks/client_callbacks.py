@@ -4,7 +4,7 @@ The body is the provider's own callback with our task id, signed as the provider
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -14,45 +14,18 @@ import msgspec
 from msgspec import structs
 
 from tracker.delivery.sinks.base import Outcome
+from tracker.delivery.sinks.callback_filter import CALLBACKS_SPEC, SHAPES
 from tracker.delivery.sinks.http_post import WIDTH, Letter, post
 from tracker.errors import HomingError
-from tracker.model.event import CHANGES, TASK_TYPE, PublishedEvent
-from tracker.model.event_filter import EventFilter
-from tracker.model.sinks import CALLBACKS, SinkSpec
-from tracker.model.task import SETTLED, Task
-from tracker.model.untrusted import JsonObject
-from tracker.providers.kling_gateway import legacy_callback
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import CALLBACKS
+from tracker.model.task import Task
 from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster
 
-# How each provider writes a callback. A provider without a line has no callbacks of its own to imitate.
-SHAPES: Final[Mapping[str, Callable[[Task], JsonObject]]] = MappingProxyType({"kling": legacy_callback})
 CONTENT_TYPE: Final = "application/json; charset=utf-8"
-_CHANGED: Final = frozenset(TASK_TYPE + name for name in CHANGES)
 _PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class CallbackFilter(EventFilter, frozen=True, kw_only=True):
-    """What the clients' callback URLs take: what a provider would call back about."""
-
-    def takes(self, event: PublishedEvent) -> bool:
-        task = event.task
-        if task is None or task.caller_callback_url is None or task.provider not in SHAPES:
-            return False
-        # A provider calls back about a status. Other changes of a task are sent once there is a result.
-        return event.type not in _CHANGED or task.status in SETTLED
-
-
-# New events only: where tasks were kept before there were callbacks, nobody waits for those any more.
-CALLBACKS_SPEC: Final = SinkSpec(
-    name=CALLBACKS,
-    scheme=CALLBACKS,
-    target="",
-    address="each caller's callback_url",
-    filter=CallbackFilter(),
-    signed_per="client",
-)
 
 
 class Callbacks:

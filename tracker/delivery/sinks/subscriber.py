@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.client_callbacks import CALLBACKS_SPEC
+from tracker.delivery.sinks.callback_filter import CALLBACKS_SPEC
 from tracker.delivery.sinks.function import AsyncHook, Function, Hook
 from tracker.delivery.sinks.urls import NAME
 from tracker.errors import SettingsError

@@ -17,15 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from tracker.delivery.sinks import broker, function
 from tracker.delivery.sinks.base import Sink
-from tracker.delivery.sinks.client_callbacks import CALLBACKS_SPEC, Callbacks
+from tracker.delivery.sinks.callback_filter import CALLBACKS_SPEC
 from tracker.delivery.sinks.function import Function
 from tracker.delivery.sinks.stdout import Lines
-from tracker.delivery.sinks.webhook import Webhook
 from tracker.model.event_filter import FIELDS, read_filter
 from tracker.model.sinks import CALLBACKS, SinkSpec
 from tracker.model.targets import ALLOW, NOWHERE, Allowed, inward
 from tracker.service.sink_secrets import SinkSecrets
-from tracker.transport import Poster, dial_target
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OURS: Final = ("name", "from", *FIELDS)
@@ -83,6 +81,9 @@ def create_sinks(specs: Sequence[SinkSpec], *, context: SinkContext) -> list[tup
 
     Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
     """
+    from tracker.delivery.sinks.client_callbacks import Callbacks  # noqa: PLC0415 - to read settings needs no HTTP library
+    from tracker.transport import Poster  # noqa: PLC0415 - as above
+
     callbacks = Callbacks(secrets=context.secrets, poster=Poster(context.allowed), clock=context.clock)
     return [(CALLBACKS_SPEC, callbacks), *((spec, SINK_TYPES[spec.scheme].make(spec, context)) for spec in specs)]
 
@@ -192,6 +193,8 @@ def _name(place: str) -> str:
 
 
 async def _check_web(spec: SinkSpec, allowed: Allowed) -> None:
+    from tracker.transport import dial_target  # noqa: PLC0415 - as in create_sinks
+
     parts = urlsplit(spec.target)
     port = parts.port or _PORTS[parts.scheme]
     await dial_target(parts.hostname or "", port, allowed, encrypted=parts.scheme == "https")
@@ -214,6 +217,9 @@ async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
 
 
 def _webhook(spec: SinkSpec, context: SinkContext) -> Sink:
+    from tracker.delivery.sinks.webhook import Webhook  # noqa: PLC0415 - as in create_sinks
+    from tracker.transport import Poster  # noqa: PLC0415 - as in create_sinks
+
     poster = Poster(context.allowed)
     return Webhook(spec, source=context.source, secrets=context.secrets, poster=poster, clock=context.clock)
 

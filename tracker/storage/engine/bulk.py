@@ -8,9 +8,8 @@ already turned them into what the columns hold; an error is the driver's own (se
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain, count
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -29,8 +28,6 @@ from sqlalchemy import (
     update,
     values,
 )
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -39,17 +36,10 @@ from tracker.storage.engine.upserts import Insert, upsert_for
 T = TypeVar("T")
 G = TypeVar("G")
 
-_psycopg: Any = psycopg.dialect
 SQLITE: Final = "sqlite"
 # How many rows a statement is about. Another number would be another statement, to be parsed and planned anew.
 SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 STATEMENTS: Final = 512
-DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {
-        SQLITE: sqlite.dialect(),
-        "postgresql": _psycopg(paramstyle="format"),
-    }
-)
 PLACE: Final = re.compile("%s")
 VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
 # Advisory locks belong to a whole database, and each schema in it may be a Homing of its own. In the usual schema the
@@ -231,9 +221,23 @@ def text_of(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
     return _numbered(name, _sql(name, statement, order))
 
 
+@cache
+def _dialect(name: str) -> Dialect:
+    # Only the dialect that is used is imported.
+    if name == SQLITE:
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - as above
+
+        return sqlite.dialect()
+    from sqlalchemy.dialects.postgresql import psycopg  # noqa: PLC0415 - as above
+
+    made: Any = psycopg.dialect
+    dialect: Dialect = made(paramstyle="format")
+    return dialect
+
+
 def _sql(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
     """Return the text, after making sure that it takes its values in ``order``."""
-    compiled = statement.compile(dialect=DIALECTS[name])
+    compiled = statement.compile(dialect=_dialect(name))
     assert isinstance(compiled, SQLCompiler)
     assert compiled.positiontup == order, "the values would go elsewhere"
     return str(compiled)

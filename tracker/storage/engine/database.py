@@ -48,8 +48,12 @@ class Database:
         """The address without a password, for people."""
         return self.url.render_as_string(hide_password=True)
 
-    async def open(self) -> None:
+    async def open(self, *, read_only: bool = False) -> None:
+        """Connect. ``read_only``: nothing can be written, and a file that is not there is not made."""
         self.backend.continuity.open()
+        if read_only:
+            self._reader = self.backend.only_reader()
+            return
         await asyncio.to_thread(self.backend.prepare)
         self._start()
 

@@ -158,6 +158,9 @@ class Postgres:
 
         return Pipelines(self)
 
+    def only_reader(self) -> Threads:
+        return Threads(self, read_only=True)
+
     def trouble(self, error: DBAPIError) -> str | None:
         state = getattr(error.orig, "sqlstate", None)
         if state is None:

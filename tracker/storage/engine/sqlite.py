@@ -63,6 +63,7 @@ class Sqlite:
         self.open_file = OpenFile(self.file)
         self.continuity = Continuity()
         self._busy = busy
+        self._mode = "rw"
 
     def prepare(self) -> None:
         # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
@@ -78,7 +79,10 @@ class Sqlite:
 
         @event.listens_for(engine, "connect")
         def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-            _prepare(connection, read_only=read_only)
+            # The driver must not open transactions by itself; ours begin with the engine's event.
+            connection.isolation_level = None
+            if self._mode == "rw":
+                _prepare(connection, read_only=read_only)
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
@@ -89,11 +93,15 @@ class Sqlite:
     def writer(self) -> "OneWriter":
         return OneWriter(self, self.open_file, busy=self._busy)
 
+    def only_reader(self) -> Threads:
+        self._mode = "ro"
+        return Threads(self, read_only=True)
+
     def _connect(self) -> sqlite3.Connection:
         """Open the file that was opened first, and never make one: that would be another database."""
         self.open_file.expect()
         connection = sqlite3.connect(
-            f"file:{quote(str(self.file), errors='surrogateescape')}?mode=rw",
+            f"file:{quote(str(self.file), errors='surrogateescape')}?mode={self._mode}",
             uri=True,
             timeout=self._busy.total_seconds(),
             check_same_thread=False,
@@ -270,8 +278,6 @@ def _execute(connection: Connection, statement: str) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
-    # The driver must not open transactions by itself; ours begin with the engine's event.
-    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
         "journal_mode=WAL",

@@ -69,6 +69,9 @@ class Backend(Protocol):
     def writer(self) -> "Threads":
         """Make what runs the transactions that write."""
 
+    def only_reader(self) -> "Threads":
+        """Make what runs the transactions that read, where this process writes nothing."""
+
     def trouble(self, error: DBAPIError) -> str | None:
         """Say what is wrong with the database and what to do; None where the statement is to blame."""
 

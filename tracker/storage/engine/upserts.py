@@ -1,9 +1,14 @@
 """INSERT … ON CONFLICT, which both databases write alike and SQLAlchemy keeps in two dialects."""
 
-from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql, sqlite
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeAlias
 
-Insert = sqlite.Insert | postgresql.Insert
+from sqlalchemy import Connection, Table
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+Insert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 
 def upsert(connection: Connection, table: Table) -> Insert:
@@ -13,4 +18,6 @@ def upsert(connection: Connection, table: Table) -> Insert:
 
 def upsert_for(dialect: str, table: Table) -> Insert:
     """Begin one for a dialect by its name."""
-    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    # Only the dialect that is used is imported: PostgreSQL's takes as long as a short command.
+    begun: Insert = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+    return begun

@@ -3,10 +3,11 @@
 from alembic import context
 
 from tracker.storage import tables
-from tracker.storage.columns import METADATA
+from tracker.storage.columns import METADATA, complete_indexes
 
 assert tables.TaskRow.metadata is METADATA
 
+complete_indexes()
 context.configure(
     connection=context.config.attributes["connection"],
     version_table=context.config.attributes["version_table"],

@@ -1,0 +1,62 @@
+"""Which revision the schema of a database has, and whether this version of Homing can use it. Without Alembic.
+
+The revision is in a table of Homing's own, so that an application that shares the database can use Alembic too. Earlier
+versions kept it in Alembic's usual table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, column, inspect, select, table
+
+from tracker.errors import StoreUnavailable
+from tracker.storage import tables
+from tracker.storage.orphan_table import ORPHANS
+
+LATER: Final = "the database was made by a later version of Homing: install that, or newer"
+MIGRATE: Final = "run `homing migrate`"
+VERSION_TABLE: Final = "homing_schema_version"
+FORMER_VERSION_TABLE: Final = "alembic_version"
+# Every schema of Homing has these; together they are nobody else's.
+OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.ADDRESSES.name})
+MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
+
+
+def check(connection: Connection) -> None:
+    """Raise StoreUnavailable, with what to do, unless the schema is the one that this version needs."""
+    found, known = revision(connection), known_revisions()
+    needed = known[-1]
+    if found == needed:
+        return
+    if found is None:
+        raise StoreUnavailable(f"the database has no tables yet: {MIGRATE}")
+    if found not in known:
+        raise StoreUnavailable(LATER)
+    raise StoreUnavailable(f"the database has the schema {found}, this version needs {needed}: {MIGRATE}")
+
+
+def revision(connection: Connection) -> str | None:
+    """Return the schema's revision, None where Homing has no tables."""
+    found = revision_in(connection, VERSION_TABLE)
+    if found is None and table_names(connection) >= OURS:
+        return revision_in(connection, FORMER_VERSION_TABLE)
+    return found
+
+
+def revision_in(connection: Connection, name: str) -> str | None:
+    """Return the revision in one of the two tables, None without it."""
+    if not inspect(connection).has_table(name):
+        return None
+    heads: Sequence[str] = connection.execute(select(column("version_num")).select_from(table(name))).scalars().all()
+    # Homing has one line of migrations: several heads are another program's.
+    return heads[0] if len(heads) == 1 else None
+
+
+def known_revisions() -> list[str]:
+    """Return the revisions that this version knows, the newest last: each migration's file begins with its own."""
+    return sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("[0-9]*_*.py"))
+
+
+def table_names(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())

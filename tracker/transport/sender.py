@@ -1,0 +1,32 @@
+"""What the tracker needs of a transport."""
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from tracker.errors import NotSent
+from tracker.providers.base import Account, Call, Reply
+
+
+class Sender(Protocol):
+    """Sends calls to providers; ``Transport`` is the one over HTTP."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        """Send ``call`` and give its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
+
+
+class NoTransport:
+    """A sender for a process that only reads the database: it sends nothing."""
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        del account, call, now, within
+        raise NotSent("this process calls no provider")
