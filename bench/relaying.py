@@ -1,4 +1,4 @@
-"""How fast the relay tells a full outbox to each kind of receiver, and how soon a broker's consumer sees a change."""
+"""How fast the relay delivers a backlog to each kind of sink, and how soon a broker's consumer sees a change."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +38,7 @@ ROUNDS: Final = 2
 
 
 def rates(databases: Databases, folder: Path) -> Iterator[Row]:
-    """Measure how fast one process tells what is in the outbox, until all is confirmed and written down."""
+    """Measure how fast one process delivers a backlog, until all is confirmed and recorded."""
     with subjects.homing(databases, folder, name="relay", tasks=deliveries.tasks_for(EVENTS)) as home:
         home.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
         home.verify()
@@ -90,7 +90,7 @@ def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which database's outbox is told, and to what: the name and the address of a sink."""
+    """Which database's events are delivered, and to what: the name and the address of a sink."""
 
     url: str
     name: str
@@ -117,7 +117,7 @@ def _row(databases: Databases, key: str, receiver: str, speed: RelaySpeed, *, mu
     say(f"{databases.name}: {receiver}: {speed.per_second:,.0f} events/s, {speed.processor}")
     return Row(
         key=_key(databases, key),
-        what=f"relay to {receiver}, one process, {EVENTS:,} events in the outbox, {databases.name}",
+        what=f"relay to {receiver}, one process, a backlog of {EVENTS:,} events, {databases.name}",
         rounds=[speed.per_second],
         unit="/s",
         must=must,
@@ -131,7 +131,7 @@ def _key(databases: Databases, key: str) -> str:
 
 
 def _tell(url: str, name: str, address: str) -> RelaySpeed:
-    """Run a relay with one sink from the beginning of the outbox; give how long it took."""
+    """Run a relay with one sink from the first event; return how long it took."""
     return apart.ask(
         "bench.relaying", Plan(url=url, name=name, address=address), RelaySpeed, within=EVENTS / SLOWEST + 120
     )

@@ -66,7 +66,7 @@ async def test_only_what_is_named_here_is_replayed_and_only_what_is_not_is_forgo
     assert {state.name for state in await other.sink_admin.sinks()} == {"callbacks", "lines"}
     with pytest.raises(NotFound):
         await other.sink_admin.delete("shop")
-    with pytest.raises(NotFound, match="nothing yet"):
+    with pytest.raises(NotFound, match="no progress yet"):
         await tracker.sink_admin.replay("shop", ReplayFilter(dead=True), dry_run=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.api_harness import ApiHarness, api_harness, closed_client
 from tests.builders import NOW, a_sink, a_task, an_event
-from tests.conformance.store_outbox_suite import failure, held, settled
+from tests.conformance.store_progress_suite import failure, held, settled
 from tests.events import readable
 from tracker.api import Access
 from tracker.api.sinks import sink_shown

@@ -10,7 +10,7 @@ from homing.commands.http_exchange import HttpExchange
 from homing.commands.sinks import run_sinks
 from tests.api_harness import ApiHarness
 from tests.builders import NOW
-from tests.conformance.store_outbox_suite import LEASE, SHOP, failure, happened
+from tests.conformance.store_progress_suite import LEASE, SHOP, failure, happened
 from tracker.model.sinks import ProgressUpdate
 from tracker.storage import sink_store
 

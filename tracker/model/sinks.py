@@ -118,7 +118,7 @@ class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayFilter:
-    """Which events to tell a sink again: those of a task, of a time, or the ``dead`` ones; what is given narrows."""
+    """Which events to replay to a sink: those of a task, of a time, or the ``dead`` letters; what is given narrows."""
 
     task_id: str | None = None
     since: datetime | None = None

@@ -103,7 +103,7 @@ class SinkAdmin:
         """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
         takes = self._spec(name).filter.takes
         if all(state.name != name for state in await self._store.sinks.states()):
-            raise NotFound(f"{name} was told nothing yet: it begins when a process with the loops is started")
+            raise NotFound(f"{name} has no progress yet: it begins when a process with the loops is started")
         said = {
             "task": wanted.task_id,
             "since": wanted.since.isoformat() if wanted.since is not None else None,

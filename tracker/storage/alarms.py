@@ -16,8 +16,8 @@ from tracker.storage.engine.upserts import Insert
 from tracker.storage.tables import ALARMS, EVENTS
 
 HOUR: Final = 3_600_000_000
-TOLD: Final = ("type", "at", "data")
-COUNTED: Final = ("kind", "provider", "hour", "count")
+EVENT_COLUMNS: Final = ("type", "at", "data")
+COUNT_COLUMNS: Final = ("kind", "provider", "hour", "count")
 
 
 def folded(raised: Iterable[RaisedAlarm]) -> list[AlarmCount]:
@@ -51,7 +51,7 @@ def _rung(statement: Insert) -> Insert:
     )
 
 
-def tell(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
+def write_events(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
     """Yield statements that make events for the first alarms of an hour, under the lock that orders events."""
     for alarm in alarms:
         yield _of(dialect, alarm)
@@ -66,15 +66,15 @@ def _of(dialect: str, alarm: AlarmCount) -> Statement:
         "task_id": alarm.task_id,
         "detail": alarm.detail,
     }
-    told = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
-    return Statement(_first_of_its_hour(dialect), (*told, *rows.alarm_columns(alarm)[: len(COUNTED)]))
+    event = (ALARM_TYPE + alarm.kind.value, rows.stamp(alarm.last_at), rows.dump(data))
+    return Statement(_first_of_its_hour(dialect), (*event, *rows.alarm_columns(alarm)[: len(COUNT_COLUMNS)]))
 
 
 @cache
 def _first_of_its_hour(dialect: str) -> str:
     """Write an event where the hour's count is no more than what was just counted."""
-    told = [bindparam(name, type_=EVENTS.c[name].type) for name in TOLD]
-    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNTED))
-    found = select(literal_column("NULL"), literal_column("1"), *told).where(counted)
-    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *TOLD], found)
-    return text_of(dialect, statement, [*TOLD, *(f"alarm_{name}" for name in COUNTED)])
+    event = [bindparam(name, type_=EVENTS.c[name].type) for name in EVENT_COLUMNS]
+    counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNT_COLUMNS))
+    found = select(literal_column("NULL"), literal_column("1"), *event).where(counted)
+    statement = insert(EVENTS).inline().from_select(["task_id", "sequence", *EVENT_COLUMNS], found)
+    return text_of(dialect, statement, [*EVENT_COLUMNS, *(f"alarm_{name}" for name in COUNT_COLUMNS)])

@@ -36,7 +36,7 @@ from tracker.storage.tables import (
     TASKS,
 )
 
-ALL: Final = tuple(TASKS.columns.keys())
+TASK_COLUMNS: Final = tuple(TASKS.columns.keys())
 # For each way to name a task but its id: the columns that the scope holds, and the one that holds the name.
 NAMED: Final = {
     "provider_task_id": (("provider", "account"), "provider_task_id"),
@@ -105,15 +105,15 @@ def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statem
     keys = frozenset().union(*needed)
     ids = {key.value for key in keys if key.by == "id"}
     names = [key for key in keys if key.by != "id"]
-    # Where every piece tells an id too, its names are of the same row, or somebody's mistake: one round trip.
-    told = all(any(key.by == "id" for key in names) for names in needed)
+    # Where every piece has an ID too, its names are of the same row, or somebody's mistake: one round trip.
+    with_id = all(any(key.by == "id" for key in names) for names in needed)
     holding = list(locks.hold_names(dialect, names))
     finding = list(_find(dialect, names))
-    locking = list(bulk.lock_rows(dialect, TASKS, rows.READ, ids if told else ()))
+    locking = list(bulk.lock_rows(dialect, TASKS, rows.READ, ids if with_id else ()))
     answers = yield [*holding, *finding, *locking]
     found = answers[len(holding) + len(finding) :]
     others = {task_id for some in answers[len(holding) :][: len(finding)] for (task_id,) in some}
-    others = others - ids if told else others | ids
+    others = others - ids if with_id else others | ids
     if others:
         found = [*found, *(yield list(bulk.lock_rows(dialect, TASKS, rows.READ, others)))]
     return [rows.task_from_columns(row) for some in found for row in some]
@@ -158,7 +158,7 @@ def _write(
         yield from orphan_store.count_unkept(dialect, orphans)
     yield from bulk.insert_rows(dialect, EVENTS, EVENT, events)
     if alarm_counts:
-        yield from alarms.tell(dialect, alarm_counts)
+        yield from alarms.write_events(dialect, alarm_counts)
 
 
 def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
@@ -175,7 +175,7 @@ def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str,
     if columns:
         yield from bulk.update_rows(dialect, TASKS, tuple(columns), rows.task_columns(old, ("id", *columns)))
     new = [task for task in ordered if task.id not in before]
-    yield from bulk.insert_rows(dialect, TASKS, ALL, rows.task_columns(new, ALL))
+    yield from bulk.insert_rows(dialect, TASKS, TASK_COLUMNS, rows.task_columns(new, TASK_COLUMNS))
     tags = [(tag, task.id) for task in new for tag in sorted(set(task.tags))]
     yield from bulk.insert_rows(dialect, TAGS, ("tag", "task_id"), tags)
 

@@ -1,4 +1,4 @@
-"""Leases: who may ask the provider about which task, and what becomes of the leases of a process that is gone."""
+"""Tasks that are due, and their leases: which process may poll which task, until when."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -43,7 +43,7 @@ class DueTaskStore(TableStore):
     def acquire(
         self, connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta
     ) -> Sequence[Task]:
-        """Lease the tasks that are due, longest due first; what others lease, or are just claiming, is left to them."""
+        """Lease the tasks that are due, longest due first. Tasks that others lease, or just lock, are left to them."""
         first = DUE.order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
         ids = list(connection.execute(first, _moments(now, lease)).scalars())
         if not ids:
@@ -54,9 +54,9 @@ class DueTaskStore(TableStore):
 
     @write_transaction
     def bring_forward(self, connection: Connection, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
-        """Make due what is planned further away than it can be, expired tasks and all others; tell how many they were.
+        """Make due the tasks and orphans that are planned further away than they can be; return how many there are.
 
-        Orphans too: they are looked into within minutes.
+        ``expired`` is the bound for expired tasks, ``furthest`` for all others.
         """
         planned, is_expired = TASKS.c.next_poll_at, TASKS.c.status == Status.EXPIRED.value
         open_too_far = and_(planned > rows.stamp(now + furthest), ~is_expired)
@@ -90,7 +90,7 @@ def _moments(now: datetime, lease: timedelta) -> dict[str, int]:
 
 
 def release_leases(connection: Connection, whose: ColumnElement[bool], *, margin: timedelta) -> int:
-    """Take the leases of questions from processes that are gone, and tell how many.
+    """Release the leases of polls of processes that are gone, and return how many there were.
 
     A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
     """

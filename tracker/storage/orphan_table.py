@@ -9,7 +9,7 @@ from tracker.storage.columns import TableRow, bytes_column, only, row_id, table_
 
 
 class OrphanRow(TableRow, table=True):
-    """A delivery about a task that nobody told us of."""
+    """A callback for an unknown task."""
 
     __tablename__: ClassVar[str] = "orphans"
     __table_args__ = (
@@ -20,7 +20,7 @@ class OrphanRow(TableRow, table=True):
             **only("next_check_at IS NOT NULL"),
         ),
         Index("ix_orphans_last", "last_at"),
-        # What one URL keeps of what nobody signed is bounded (see ``orphans``).
+        # What one URL keeps of what nobody signed is bounded (see ``orphan_store``).
         Index(
             "ix_orphans_waiting",
             "address",

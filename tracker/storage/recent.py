@@ -67,7 +67,7 @@ class Recent:
         """Return the next events after a cursor; None where they have to be read, also those of somebody else."""
         if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
             return None
-        start = bisect_right(self._tail, cursor, key=lambda told: told.cursor)
+        start = bisect_right(self._tail, cursor, key=lambda event: event.cursor)
         return self._tail[start : start + limit]
 
     def get(self, task_id: str, version: int, at: datetime) -> Task | None:
@@ -83,7 +83,7 @@ class Recent:
 
     def _keep_tasks(self, events: Sequence[PublishedEvent]) -> None:
         self._tasks.update(
-            ((told.task.id, told.sequence), (told.at, told.task)) for told in events if told.task is not None
+            ((event.task.id, event.sequence), (event.at, event.task)) for event in events if event.task is not None
         )
         if len(self._tasks) > MOST:
             for key in list(islice(self._tasks, len(self._tasks) - MOST)):

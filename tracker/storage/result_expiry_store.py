@@ -76,7 +76,11 @@ class ResultExpiryStore(TableStore):
             for task_id, at in found
         )
         dialect = connection.dialect.name
-        for statement in (*alarms.count(dialect, raised), *locks.hold_order(dialect), *alarms.tell(dialect, raised)):
+        for statement in (
+            *alarms.count(dialect, raised),
+            *locks.hold_order(dialect),
+            *alarms.write_events(dialect, raised),
+        ):
             bulk.run(connection, statement)
         moved = update(COUNTERS).where(COUNTERS.c.name == name, COUNTERS.c.value < until)
         connection.execute(moved.values(value=until))

@@ -58,10 +58,10 @@ class RetentionStore(TableStore):
         Delete at most ``limit`` old rows of each other kind, too.
         """
         seen = _finished(connection, until=until, after=after, limit=limit)
-        told = _told_everywhere(connection, now=now)
-        _forget_alarms(connection, until=until - HOUR, told=told, limit=limit)
+        delivered = _delivered_everywhere(connection, now=now)
+        _delete_alarm_events(connection, until=until - HOUR, delivered=delivered, limit=limit)
         return Deleted(
-            tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, told) if seen else 0,
+            tasks=_delete_tasks(connection, [task_id for _, task_id in seen], now, delivered) if seen else 0,
             orphans=_delete(connection, ORPHANS, ORPHANS.c.last_at, until, limit),
             alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
             tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
@@ -70,16 +70,16 @@ class RetentionStore(TableStore):
         )
 
 
-def deletable(told: int, now: datetime) -> ColumnElement[bool]:
-    """Say which tasks may go once they are old enough: settled, with nothing left to ask or to tell.
+def deletable(delivered: int, now: datetime) -> ColumnElement[bool]:
+    """Return the condition of tasks that may go once they are old enough: settled, with no poll or delivery left.
 
-    Every sink has been told the events up to ``told``, but for those that it is owed.
+    Every sink has the events up to ``delivered``, except its pending deliveries.
     """
-    untold = exists().where(EVENTS.c.task_id == TASKS.c.id, EVENTS.c.id > told)
+    undelivered = exists().where(EVENTS.c.task_id == TASKS.c.id, EVENTS.c.id > delivered)
     waited_for = select(SINKS.c.name).where(_waited_for(now))
     waiting = and_(DELIVERIES.c.next_at.is_not(None), DELIVERIES.c.sink.in_(waited_for))
-    owed = exists().where(DELIVERIES.c.task_id == TASKS.c.id, waiting)
-    return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None), ~untold, ~owed)
+    pending = exists().where(DELIVERIES.c.task_id == TASKS.c.id, waiting)
+    return and_(TASKS.c.status.in_(OVER), TASKS.c.next_poll_at.is_(None), ~undelivered, ~pending)
 
 
 def deleted_task(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
@@ -97,19 +97,19 @@ def _finished(connection: Connection, *, until: datetime, after: Place | None, l
     return [(rows.moment(at), task_id) for at, task_id in connection.execute(statement)]
 
 
-def _forget_alarms(connection: Connection, *, until: datetime, told: int, limit: int) -> None:
-    """Delete the events that told of old alarms."""
-    old = and_(EVENTS.c.task_id.is_(None), EVENTS.c.at <= rows.stamp(until), EVENTS.c.id <= told)
+def _delete_alarm_events(connection: Connection, *, until: datetime, delivered: int, limit: int) -> None:
+    """Delete the events of old alarms."""
+    old = and_(EVENTS.c.task_id.is_(None), EVENTS.c.at <= rows.stamp(until), EVENTS.c.id <= delivered)
     found = connection.execute(select(EVENTS.c.id).where(old).order_by(EVENTS.c.at).limit(limit)).scalars().all()
     if found:
         delete_events(connection, EVENTS.c.id.in_(found))
 
 
-def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, told: int) -> int:
+def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, delivered: int) -> int:
     column = TASKS.c
     found = select(column.id, column.provider, column.account, column.provider_task_id, column.sent_external_id)
     found = found.add_columns(column.attempts)
-    found = found.where(column.id.in_(ids), deletable(told, now)).with_for_update(skip_locked=True)
+    found = found.where(column.id.in_(ids), deletable(delivered, now)).with_for_update(skip_locked=True)
     gone = connection.execute(found).all()
     if not gone:
         return 0
@@ -160,7 +160,7 @@ def _waited_for(now: datetime) -> ColumnElement[bool]:
     return and_(SINKS.c.on, SINKS.c.seen_at > rows.stamp(now - NAMED_WITHIN))
 
 
-def _told_everywhere(connection: Connection, *, now: datetime) -> int:
-    """Return the cursor up to which every sink that is waited for has been told, but for deliveries."""
+def _delivered_everywhere(connection: Connection, *, now: datetime) -> int:
+    """Return the cursor up to which every sink that is waited for has the events, except pending deliveries."""
     slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
     return latest_cursor(connection) if slowest is None else slowest

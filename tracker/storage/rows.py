@@ -348,5 +348,5 @@ def _fact_to_json(fact: Fact) -> JsonValue:
 
 
 def _fact_from_json(value: list[Any]) -> Fact:
-    rank, asked, updated_at, success, told = value
-    return Fact(standing=Standing(rank=rank, asked=asked, updated_at=updated_at, success=success), value=told)
+    rank, asked, updated_at, success, kept = value
+    return Fact(standing=Standing(rank=rank, asked=asked, updated_at=updated_at, success=success), value=kept)

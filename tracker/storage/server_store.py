@@ -100,8 +100,8 @@ def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin
         gone = row["owner"]
         tasks = release_leases(connection, TASKS.c.lease_owner == gone, margin=margin)
         left = exists().where(TASKS.c.lease_owner == gone, TASKS.c.status != Status.PENDING.value)
-        forgotten = connection.execute(delete(SERVERS).where(SERVERS.c.owner == gone, ~left)).rowcount
-        if tasks or forgotten:
+        deleted = connection.execute(delete(SERVERS).where(SERVERS.c.owner == gone, ~left)).rowcount
+        if tasks or deleted:
             silent_for = rows.MICROSECOND * (row["now"] - row["seen_at"])
             taken.append(TakenOver(server=_server(row), silent_for=silent_for, tasks=tasks))
     return tuple(taken)

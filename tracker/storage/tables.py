@@ -179,9 +179,9 @@ class ObservationRow(TableRow, table=True):
 
 
 class EventRow(TableRow, table=True):
-    """What the outside is told; ids are given last in the transaction, so that id order is commit order.
+    """A published event. IDs are given last in the transaction, so that ID order is commit order.
 
-    ``data`` is what the task's row was then (see ``rows.snapshot``), or the alarm that an event without a task tells.
+    ``data`` is what the task was then (see ``event_rows``), or the alarm of an event without a task.
     """
 
     __tablename__: ClassVar[str] = "events"
@@ -205,7 +205,7 @@ class EventRow(TableRow, table=True):
 
 
 class SinkRow(TableRow, table=True):
-    """One sink and how far it is told: every event up to ``cursor``, but for those that have a delivery row."""
+    """One sink and its progress: it has every event up to ``cursor``, except those that have a delivery row."""
 
     __tablename__: ClassVar[str] = "sinks"
 
@@ -226,7 +226,7 @@ class SinkRow(TableRow, table=True):
 
 
 class DeliveryRow(TableRow, table=True):
-    """One event that a sink could not be told at once: waiting for its next attempt, or dead where it has none."""
+    """One event that a sink did not accept at once: pending until its next attempt, or a dead letter without one."""
 
     __tablename__: ClassVar[str] = "deliveries"
     __table_args__ = (

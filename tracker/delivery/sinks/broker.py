@@ -1,7 +1,7 @@
 """What the sinks of all brokers share: one connection, dialled anew after trouble, and waves that are confirmed whole.
 
 A client's own reconnecting is not used: what it still holds for a connection that was lost would come out later than
-events that were told since. Here whatever leaves a doubt ends the connection, and the next wave dials another; how
+events that were sent since. Here whatever leaves a doubt ends the connection, and the next wave dials another; how
 often is the relay's to say.
 """
 

@@ -1,4 +1,4 @@
-"""``callbacks``: the address that a caller gave with its submit, told what the provider itself would have told it.
+"""``callbacks``: the URL that a client gave with its create request. It gets what the provider would have sent there.
 
 The body is the provider's own callback with our task id, signed as the provider signs, with a secret of the client's.
 """
@@ -29,7 +29,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Callbacks:
-    """The callers' own addresses, each host in a lane of its own: one that is down delays no other."""
+    """The clients' own URLs. Each host is an endpoint: one that is down delays no other."""
 
     name = CALLBACKS
     width = WIDTH

@@ -61,7 +61,7 @@ class RedisWire:
         try:
             self._largest = int((await client.config_get(LIMIT))[LIMIT] or LARGEST)
         except (ResponseError, KeyError):
-            # It is not told everywhere.
+            # Not every server shows it.
             self._largest = LARGEST
         self._doubt = False
 
@@ -81,7 +81,7 @@ class RedisWire:
         client, self._client = self._client, None
         transport, self._transport = self._transport, None
         if transport is not None:
-            # What it still holds must not come later than what is told next.
+            # What it still holds must not arrive after what is sent next.
             transport.abort()
         if client is not None:
             await client.connection_pool.disconnect()

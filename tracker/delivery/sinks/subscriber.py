@@ -1,4 +1,4 @@
-"""A function of the program that Homing runs in, told of events like any sink.
+"""A function of the program that Homing runs in: it gets events like any sink.
 
     Subscriber("orders", on_success, types="succeeded")
 
@@ -24,7 +24,7 @@ Words = str | Sequence[str]
 class Subscriber:
     """A function and what it takes, in the words of HOMING_SINKS; each condition is one word or several, any of them.
 
-    ``beginning``: one that is new is told what happened before as well. ValueError where the name or a condition cannot
+    ``beginning``: a new one gets earlier events as well. ValueError where the name or a condition cannot
     be; SettingsError, once Homing is made of it, where another sink has its name.
     """
 

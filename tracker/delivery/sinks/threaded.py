@@ -19,12 +19,12 @@ BUSY: Final = Outcome(delivered=False, error="it is still busy with an earlier e
 
 
 class Threaded(Generic[T]):
-    """Calls ``tell`` with each item; what it raises is a failure, which ``said`` puts into words."""
+    """Calls ``call`` with each item; what it raises is a failure, which ``said`` puts into words."""
 
     def __init__(
-        self, tell: Callable[[T], None], *, name: str, within: timedelta, said: Callable[[BaseException], str]
+        self, call: Callable[[T], None], *, name: str, within: timedelta, said: Callable[[BaseException], str]
     ) -> None:
-        self._tell = tell
+        self._call_one = call
         self._name = name
         self._within = within
         self._said = said
@@ -72,7 +72,7 @@ class Threaded(Generic[T]):
 
     def _outcome(self, item: T) -> Outcome:
         try:
-            self._tell(item)
+            self._call_one(item)
         except BaseException as error:  # noqa: BLE001 - what others' code raises must not end the thread
             return Outcome(delivered=False, error=self._said(error))
         return DELIVERED

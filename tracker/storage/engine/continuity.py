@@ -1,8 +1,8 @@
 """Whether the database is still in a state that follows what this process has seen of it.
 
 A standby that was promoted too early, a restore to an earlier point in time and a restored backup give event numbers
-again that were given already, and everything that a process remembers of the lost events is wrong. What was noticed is
-told to listeners, who drop what they remember and start over from the database.
+again that were given already, and everything that a process remembers of the lost events is wrong. Listeners learn
+of it, drop what they remember and start over from the database.
 """
 
 import asyncio

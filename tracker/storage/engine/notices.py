@@ -20,13 +20,13 @@ SILENCE: Final = 30.0
 
 
 class PostgresNotices:
-    """Two connections of their own, made when first used: one listens, one tells."""
+    """Two connections of their own, made when first used: one listens, one notifies."""
 
     def __init__(self, url: URL, schema: str | None = None) -> None:
         self._schema = schema
         self._channel = CHANNEL
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._telling: Any = None
+        self._notifying: Any = None
         self._own = 0
 
     async def listen(self, heard: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class PostgresNotices:
         connection = await self._connect()
         try:
             await connection.execute(f"LISTEN {self._channel}")
-            # What was told before we listened is not heard.
+            # Notices from before it listened are lost.
             heard()
             while True:
                 async for notice in connection.notifies(timeout=SILENCE):
@@ -46,20 +46,20 @@ class PostgresNotices:
 
     async def announce(self) -> None:
         """Notify the other processes. Raises the driver's errors."""
-        if self._telling is None or self._telling.closed:
-            self._telling = await self._connect()
-            self._own = self._telling.info.backend_pid
+        if self._notifying is None or self._notifying.closed:
+            self._notifying = await self._connect()
+            self._own = self._notifying.info.backend_pid
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._telling.execute(f"NOTIFY {self._channel}")
+                await self._notifying.execute(f"NOTIFY {self._channel}")
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        telling, self._telling = self._telling, None
-        if telling is not None:
-            await telling.close()
+        notifying, self._notifying = self._notifying, None
+        if notifying is not None:
+            await notifying.close()
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the driver's own type
         psycopg: Any = import_module("psycopg")

@@ -1,4 +1,4 @@
-"""What every store must do for the relay: leases, how far each sink is told, and what is owed."""
+"""What every store must do for the relay: leases, the progress of each sink, and pending deliveries."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -55,8 +55,8 @@ async def state_of(store: Store) -> SinkState:
     return state
 
 
-class StoreOutbox:
-    """The outbox, as sentences."""
+class StoreProgress:
+    """Sinks and their progress, as sentences."""
 
     # ---- sinks
 

@@ -1,4 +1,4 @@
-"""The outbox on every database."""
+"""Sinks, their progress and their deliveries on every database."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from tests.builders import NOW
-from tests.conformance.store_outbox_suite import SECOND, StoreOutbox, failure, happened, held, settled
-from tests.conformance.store_switchboard_suite import StoreSwitchboard
+from tests.conformance.store_deliveries_suite import StoreDeliveries
+from tests.conformance.store_progress_suite import SECOND, StoreProgress, failure, happened, held, settled
 from tests.databases import sqlite_url
 from tests.postgres import Postgres
 from tracker.model.sinks import ReplayFilter
@@ -19,13 +19,13 @@ LOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AN
 LATER = NOW + 3_600 * SECOND
 
 
-class TestSqlite(StoreOutbox, StoreSwitchboard):
+class TestSqlite(StoreProgress, StoreDeliveries):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return sqlite_url(tmp_path)
 
 
-class TestPostgres(StoreOutbox, StoreSwitchboard):
+class TestPostgres(StoreProgress, StoreDeliveries):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()

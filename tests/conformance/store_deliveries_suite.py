@@ -1,17 +1,17 @@
-"""What every store must do for an operator of sinks: turn them off and on, tell them again, and show them."""
+"""What every store must do for an operator of sinks: turn them off and on, replay, dead-letter, and show them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from tests.builders import NOW, writing
 from tests.conformance.store_case import alarm
-from tests.conformance.store_outbox_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
+from tests.conformance.store_progress_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import ReplayFilter
 from tracker.storage.store import Store
 
 
-class StoreSwitchboard:
+class StoreDeliveries:
     """An operator's wishes, as sentences."""
 
     # ---- off, on, and away
