@@ -21,7 +21,7 @@ ACCOUNT: Final = "default"
 CLIENT: Final = "bench"
 STEPS: Final = ("submitted", "processing", shapes.SUCCEED)
 BLOCK: Final = 1024
-CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-addresses"
+CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-urls"
 WEBHOOK_KEY: Final = b"made-up-key-of-the-provider-32-b"
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(WEBHOOK_KEY).decode()
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from bench.databases import Databases, migrated, write
 from tracker.model import facts
 from tracker.model.changes import Change, Entry
 from tracker.model.records import HistoryEntry
-from tracker.model.task import Event, Fact, Source, Standing, Status, Task, Trust, Verdict
+from tracker.model.task import Event, Fact, Precedence, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle
 
 OPEN: Final = 100
@@ -60,9 +60,9 @@ def _entry(task: Task, number: int, step: int) -> Entry:
         at=task.created_at + step * TOOK / 2,
         source=Source.CALLBACK,
         trust=Trust.SIGNED,
-        word=deliveries.STEPS[step],
+        provider_status=deliveries.STEPS[step],
         status=MOVES[step],
-        verdict=Verdict.MOVED,
+        verdict=Verdict.APPLIED,
         why=f"moved to {MOVES[step].value}",
         provider_updated_at=task.created_at,
         body=deliveries.body(number, step),
@@ -107,15 +107,15 @@ def _task(number: int, values: Mapping[str, Any]) -> Task:
     )
 
 
-SUCCESS: Final = Standing(rank=facts.RANK[Status.SUCCEEDED], updated_at=1_790_000_000_000_000, success=True)
+SUCCESS: Final = Precedence(rank=facts.RANK[Status.SUCCEEDED], updated_at=1_790_000_000_000_000, success=True)
 FACTS: Final[Mapping[str, Fact]] = {
     "assets": Fact(
-        standing=SUCCESS,
+        precedence=SUCCESS,
         value=[
             {"kind": "image", "url": "https://results.example/0.png?expires=1790000000", "index": 0, "group": "single"}
         ],
     ),
-    "price": Fact(standing=SUCCESS, value={"final_unit_deduction": "8"}),
+    "price": Fact(precedence=SUCCESS, value={"final_unit_deduction": "8"}),
 }
 # What the provider works on, and what came home by a callback: all columns that are the same in every row.
 WORKED_ON: Final[Mapping[str, Any]] = {
@@ -125,18 +125,18 @@ WORKED_ON: Final[Mapping[str, Any]] = {
     "origin": "submit",
     "attempts": 1,
     "request": {"prompt": "a lighthouse in the fog, oil on canvas", "model_name": "kling-v3-omni", "n": 1},
-    "callback_asked": True,
+    "callback_requested": True,
     "status": Status.PROCESSING,
-    "standing": Standing(rank=facts.RANK[Status.PROCESSING]),
-    "learned_from": Source.CALLBACK,
-    "learned_trust": Trust.SIGNED,
+    "precedence": Precedence(rank=facts.RANK[Status.PROCESSING]),
+    "status_source": Source.CALLBACK,
+    "status_trust": Trust.SIGNED,
     "version": 3,
     "next_poll_at": DUE,
 }
 SUCCEEDED: Final[Mapping[str, Any]] = {
     **WORKED_ON,
     "status": Status.SUCCEEDED,
-    "standing": SUCCESS,
+    "precedence": SUCCESS,
     "facts": FACTS,
     "version": 4,
     "next_poll_at": None,

@@ -61,7 +61,7 @@ class Schedule:
             deadline_at=EPOCH + timedelta(days=1),
             origin="submit",
             status=Status.SUBMITTED,
-            callback_asked=True,
+            callback_requested=True,
             model=MODEL,
         )
 
@@ -73,7 +73,7 @@ class Schedule:
         """Return the age at which to poll a task next that runs at ``age``; 0 ≤ ``random`` < 1."""
         now = EPOCH + timedelta(seconds=age)
         if age == 0:
-            at = schedule.first_check(self._task, now=now, policy=POLICY, habits=self._habits, random=random)
+            at = schedule.first_poll_delay(self._task, now=now, policy=POLICY, habits=self._habits, random=random)
         else:
             planned = schedule.after_poll(
                 self._task, now=now, policy=POLICY, habits=self._habits, lifetime=LIFETIME, random=random

@@ -23,7 +23,7 @@ from bench.world import MEDIAN, SIGMA, Clock, Life, World
 from tracker.app import create_tracker, reconciler_of
 from tracker.loops.reconciler import IDLE, Reconciler
 from tracker.model.records import Arrived
-from tracker.model.task import Caller, Observation, Source, Status, Trust
+from tracker.model.task import ClientIdentity, Observation, Source, Status, Trust
 from tracker.settings import load_settings
 
 SEEDS: Final = (1, 2, 3, 4)
@@ -34,7 +34,7 @@ MEASURED: Final = 500
 BETWEEN: Final = timedelta(seconds=10)
 # A callback comes a second or so after the end that it tells.
 CALLBACK_SECONDS: Final = (0.5, 1.5)
-ME: Final = Caller(name=deliveries.CLIENT)
+ME: Final = ClientIdentity(name=deliveries.CLIENT)
 LOGNORMAL: Final = f"run times lognormal, median {MEDIAN.total_seconds():.0f} s, sigma {SIGMA}, virtual time"
 Action = Callable[[], Awaitable[None]]
 
@@ -142,16 +142,16 @@ class _Simulation:
         assert task.provider_task_id is not None
         life = self._world.lives[task.provider_task_id]
         if not self._lost:
-            heard_at = life.ends_at + timedelta(seconds=self._random.uniform(*CALLBACK_SECONDS))
-            self._at(heard_at, lambda: self._callback(task.id, life))
+            last_observed_at = life.ends_at + timedelta(seconds=self._random.uniform(*CALLBACK_SECONDS))
+            self._at(last_observed_at, lambda: self._callback(task.id, life))
 
     async def _callback(self, task_id: str, life: Life) -> None:
         body = self._world.callback(life)
-        claim = self._tracker.providers[deliveries.PROVIDER].provider.read_callback(body)
+        report = self._tracker.providers[deliveries.PROVIDER].provider.read_callback(body)
         observation = Observation(
             source=Source.CALLBACK,
             trust=Trust.SIGNED,
-            claim=claim,
+            report=report,
             at=self._clock.now,
             body=body,
             webhook_id=f"msg_{life.id}",
@@ -164,6 +164,6 @@ class _Simulation:
 
     async def _check(self) -> None:
         """Look into the store: every task has to have come home."""
-        stats = await self._tracker.stats(Caller(name=ME.name, sees_all=True))
+        stats = await self._tracker.stats(ClientIdentity(name=ME.name, sees_all=True))
         if stats.by_status != {Status.SUCCEEDED.value: WARM_UP + MEASURED}:
             raise Broken(f"not every task came home: {dict(stats.by_status)}")

@@ -71,7 +71,7 @@ def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
         "kling_base_url": NOWHERE,
         "kling_api_key": "made-up-key-at-the-provider",
         # The tasks of the bench are planned ten years ahead, which would count as the work of a wrong clock.
-        "first_check": "3650d",
+        "first_poll_delay": "3650d",
     }
     return {f"HOMING_{name.upper()}": value for name, value in (usual | changes).items()}
 

@@ -140,5 +140,5 @@ def expected(number: int) -> Task:
         next_poll_at=at + timedelta(days=3650),
         external_id=own,
         sent_external_id=own,
-        callback_asked=True,
+        callback_requested=True,
     )

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from tracker.model.keys import ClientKey, NamedKey
     from tracker.model.records import TaskFilter, TaskPage
     from tracker.model.servers import Part
-    from tracker.model.task import Caller, Expected, Status, Task
+    from tracker.model.task import ClientIdentity, Expected, Status, Task
     from tracker.rules.schedule import Policy
     from tracker.service.tracker import Tracker
     from tracker.settings import Settings, load_settings
 
 __all__ = [
     "Access",
-    "Caller",
     "CallerError",
+    "ClientIdentity",
     "ClientKey",
     "Conflict",
     "CredentialRefused",
@@ -76,7 +76,7 @@ ERRORS: Final = "tracker.errors"
 DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "Access": "tracker.api",
-        "Caller": "tracker.model.task",
+        "ClientIdentity": "tracker.model.task",
         "ClientKey": "tracker.model.keys",
         "Expected": "tracker.model.task",
         "Homing": "homing.serve",

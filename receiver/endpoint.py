@@ -23,7 +23,7 @@ from receiver.settings import ReceiverSettings
 from receiver.verification import CallbackRequest, Judgement, Verifier, judge
 from tracker.errors import HomingError, NotAllowed, NotFound, OurError, Overloaded, TooMany
 from tracker.model.content_encoding import decode, is_encoded
-from tracker.model.records import Arrived, StandingAddress
+from tracker.model.records import Arrived, SharedCallbackUrl
 from tracker.model.rooms import Room
 from tracker.model.task import Flaw, Observation, Recorded, Source, Trust
 from tracker.model.untrusted import READ_IN_THREAD
@@ -47,7 +47,7 @@ class CallbackTracker(Protocol):
 
     def task_of_token(self, provider: str, token: str) -> str | None: ...
 
-    async def standing_address(self, provider: str, token: str) -> StandingAddress | None: ...
+    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None: ...
 
     async def record(self, arrived: Arrived) -> Recorded:
         """Record a callback; committed when this returns. A caller that stops waiting does not stop the commit."""
@@ -58,11 +58,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     provider: str
     task_id: str | None = None
-    standing: StandingAddress | None = None
+    shared_url: SharedCallbackUrl | None = None
 
     def __str__(self) -> str:
         """Name the address without its token, for the log and for counting."""
-        what = f"standing address {self.standing.id}" if self.standing else f"task {self.task_id}"
+        what = f"shared URL {self.shared_url.id}" if self.shared_url else f"task {self.task_id}"
         return f"{self.provider} {what}"
 
 
@@ -116,7 +116,7 @@ class CallbackEndpoint:
             if task_id is not None:
                 line.address = address = Address(provider=provider, task_id=task_id)
             else:
-                line.address = address = await self._standing_at(provider, token)
+                line.address = address = await self._shared_at(provider, token)
             level = await self._receive(address, scope, receive, line)
             response = RECORDED
         except Disconnected:
@@ -154,7 +154,7 @@ class CallbackEndpoint:
         observation = Observation(
             source=Source.CALLBACK,
             trust=trust,
-            claim=read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body),
+            report=read(body) if len(body) <= READ_IN_THREAD else await asyncio.to_thread(read, body),
             at=now,
             body=kept,
             flaw=judgement.flaw,
@@ -163,7 +163,7 @@ class CallbackEndpoint:
         line.outcome = outcome = await self._commit(address, observation)
         if judgement.refusal is not None:
             raise judgement.refusal
-        return logging.INFO if outcome.orphan or trust is Trust.HINT else logging.DEBUG
+        return logging.INFO if outcome.orphan or trust is Trust.UNVERIFIED else logging.DEBUG
 
     def _judged(
         self, address: Address, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: datetime
@@ -172,31 +172,31 @@ class CallbackEndpoint:
 
         A signature may cover either: who signs compresses later, or what compresses signs.
         """
-        verifier, standing = self._verifiers[address.provider], address.standing is not None
+        verifier, shared_url = self._verifiers[address.provider], address.shared_url is not None
         encoding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
         if not encoding or not is_encoded(encoding):
-            return body, judge(verifier, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
+            return body, judge(verifier, CallbackRequest(headers=headers, body=body), shared_url=shared_url, now=now)
         plain = decode(body, encoding, limit=self._settings.body_limit)
-        judgement = judge(verifier, CallbackRequest(headers=headers, body=plain), standing=standing, now=now)
+        judgement = judge(verifier, CallbackRequest(headers=headers, body=plain), shared_url=shared_url, now=now)
         if judgement.refusal is not None:
-            raw = judge(verifier, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
+            raw = judge(verifier, CallbackRequest(headers=headers, body=body), shared_url=shared_url, now=now)
             judgement = judgement if raw.refusal is not None and raw.flaw is Flaw.BAD_SIGNATURE else raw
         return plain, judgement
 
-    async def _standing_at(self, provider: str, token: str) -> Address:
+    async def _shared_at(self, provider: str, token: str) -> Address:
         """Find the standing address, or raise NotFound, the same for everything that is wrong with an address."""
         # Only what could be a standing token costs a look into the database.
         if provider in self._verifiers and token.startswith(STANDING_PREFIX) and len(token) == _STANDING_LENGTH:
-            standing = await self._tracker.standing_address(provider, token)
-            if standing is not None:
-                return Address(provider=provider, standing=standing)
+            shared_url = await self._tracker.standing_address(provider, token)
+            if shared_url is not None:
+                return Address(provider=provider, shared_url=shared_url)
         raise _no_address()
 
     def _bound(self, address: Address, trust: Trust, now: datetime) -> None:
         settings = self._settings
-        rate = settings.token_rate if trust is Trust.TOKEN else settings.hint_rate
-        if address.standing is not None:
-            rate = settings.standing_rate
+        rate = settings.token_rate if trust is Trust.TOKEN else settings.unverified_rate
+        if address.shared_url is not None:
+            rate = settings.shared_rate
         if (wait := self._unsigned.take(address, per_minute=rate, now=now)) is not None:
             raise TooMany("too many unsigned callbacks at this URL", retry_after=wait)
 
@@ -205,7 +205,7 @@ class CallbackEndpoint:
         if self._commits.waiting >= self._settings.commits:
             raise Overloaded("too many callbacks wait for their commit")
         arrived = Arrived(
-            provider=address.provider, observation=observation, task_id=address.task_id, standing=address.standing
+            provider=address.provider, observation=observation, task_id=address.task_id, shared_url=address.shared_url
         )
         try:
             with self._commits:

@@ -11,7 +11,7 @@ from tracker.errors import SettingsError
 
 _COUNTS: Final = (
     *("body_limit", "body_room", "unsigned_kept", "commits"),
-    *("hint_rate", "token_rate", "standing_rate", "counted_addresses"),
+    *("unverified_rate", "token_rate", "shared_rate", "counted_addresses"),
 )
 
 
@@ -33,7 +33,7 @@ class ReceiverSettings:
     ``prefix`` is the path of the public URL, which a proxy may leave in front of ``/callbacks``.
     ``body_room`` is how many bytes of large bodies may be arriving at once, ``body_timeout`` is for the whole body.
     What no signature proves is bounded: ``unsigned_kept`` is how many bytes of such a body are stored;
-    ``hint_rate``, ``token_rate`` and ``standing_rate`` are how many such callbacks are kept a minute: for one
+    ``unverified_rate``, ``token_rate`` and ``shared_rate`` are how many such callbacks are kept a minute: for one
     task's address, for one where no signature is expected, and for one standing address (which serves many tasks);
     ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many callbacks may wait for
     their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
@@ -45,9 +45,9 @@ class ReceiverSettings:
     body_room: int = 64 * 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
     unsigned_kept: int = 4 * 1024
-    hint_rate: int = 30
+    unverified_rate: int = 30
     token_rate: int = 120
-    standing_rate: int = 600
+    shared_rate: int = 600
     counted_addresses: int = 10_000
     commits: int = 4096
     commit_timeout: timedelta = timedelta(seconds=10)

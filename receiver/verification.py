@@ -101,7 +101,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     refusal: NotProven | None = None
 
 
-def judge(verifier: Verifier | None, request: CallbackRequest, *, standing: bool, now: datetime) -> Judgement:
+def judge(verifier: Verifier | None, request: CallbackRequest, *, shared_url: bool, now: datetime) -> Judgement:
     """Return the trust of a callback whose token is good. ``verifier`` is None where no secret is configured.
 
     Then a task's own address is proof enough of its task, and a signature that came along adds nothing; a standing
@@ -109,14 +109,14 @@ def judge(verifier: Verifier | None, request: CallbackRequest, *, standing: bool
     would lose results: the provider's legacy dialect may not sign at all (nobody has published an observation).
     """
     if verifier is None:
-        return Judgement(trust=Trust.HINT, flaw=Flaw.STANDING) if standing else Judgement(trust=Trust.TOKEN)
+        return Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL) if shared_url else Judgement(trust=Trust.TOKEN)
     try:
         proof = verifier.verify(request, now=now)
     except NotProven as refusal:
         if refusal.reason is Reason.MISSING:
-            return Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)
+            return Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
         flaw = Flaw.STALE_SIGNATURE if refusal.reason is Reason.STALE else Flaw.BAD_SIGNATURE
-        return Judgement(trust=Trust.HINT, flaw=flaw, refusal=refusal)
+        return Judgement(trust=Trust.UNVERIFIED, flaw=flaw, refusal=refusal)
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
 
 

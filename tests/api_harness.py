@@ -23,14 +23,14 @@ from tracker.app import create_tracker, sinks_of
 from tracker.model.changes import Entry, RaisedAlarm
 from tracker.model.records import TaskFilter
 from tracker.model.sinks import SinkSpec
-from tracker.model.task import Alarm, Caller, Event, Task
+from tracker.model.task import Alarm, ClientIdentity, Event, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 PUBLIC_URL: Final = "https://homing.example.com"
-OPERATOR: Final = Caller(name="local", sees_all=True)
+OPERATOR: Final = ClientIdentity(name="local", sees_all=True)
 T = TypeVar("T")
 CONDITION_LIMIT_SECONDS: Final = 20
 
@@ -200,8 +200,8 @@ def five_finished_tasks() -> list[Task]:
                 model="kling-v3-omni",
                 submitted_at=submitted_at,
                 finished_at=ended_at,
-                callback_asked=True,
-                heard_at=ended_at if number else None,
+                callback_requested=True,
+                last_observed_at=ended_at if number else None,
             )
         )
     return tasks

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from tracker.model.changes import Change, Entry, Key, Known, RecordChange, Work, by_id
 from tracker.model.records import Completion, HistoryEntry, Orphan
 from tracker.model.sinks import SinkSpec
-from tracker.model.task import Asset, Claim, Event, Observation, Source, Status, Task, Trust, Verdict, new_task_id
+from tracker.model.task import Asset, Event, Observation, Report, Source, Status, Task, Trust, Verdict, new_task_id
 from tracker.rules.submits import RecordLate
 
 T = TypeVar("T")
@@ -39,32 +39,32 @@ def a_task(number: int = 1, **changes: Any) -> Task:
     return Task(**(values | changes))
 
 
-def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Claim:
+def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Report:
     """Make what a provider says about the first task."""
     values: dict[str, Any] = {
         "provider_task_id": THEIR_ID,
         "external_id": OUR_ID,
         "status": status,
-        "word": "nonsense" if status is None else status.value,
+        "provider_status": "nonsense" if status is None else status.value,
     }
-    return Claim(**(values | changes))
+    return Report(**(values | changes))
 
 
-def told(claim: Claim, trust: Trust = Trust.TOKEN, **changes: Any) -> Observation:
+def told(report: Report, trust: Trust = Trust.TOKEN, **changes: Any) -> Observation:
     """Make a delivery of ``claim``."""
-    values: dict[str, Any] = {"source": Source.CALLBACK, "trust": trust, "claim": claim, "at": NOW}
+    values: dict[str, Any] = {"source": Source.CALLBACK, "trust": trust, "report": report, "at": NOW}
     return Observation(**(values | changes))
 
 
-def asked(claim: Claim, **changes: Any) -> Observation:
+def asked(report: Report, **changes: Any) -> Observation:
     """Make the provider's own answer."""
-    values: dict[str, Any] = {"source": Source.POLL, "trust": Trust.PROVIDER, "claim": claim, "at": NOW}
+    values: dict[str, Any] = {"source": Source.POLL, "trust": Trust.PROVIDER, "report": report, "at": NOW}
     return Observation(**(values | changes))
 
 
 def inferred(status: Status, source: Source = Source.CLOCK, **changes: Any) -> Observation:
     """Make our own inference: the clock's expiry, or a refusal."""
-    values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "claim": Claim(status=status), "at": NOW}
+    values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "report": Report(status=status), "at": NOW}
     return Observation(**(values | changes))
 
 
@@ -80,9 +80,9 @@ def an_entry(task: Task, dedupe_key: str, **changes: Any) -> Entry:
         "at": NOW,
         "source": Source.CALLBACK,
         "trust": Trust.TOKEN,
-        "word": "processing",
+        "provider_status": "processing",
         "status": Status.PROCESSING,
-        "verdict": Verdict.MOVED,
+        "verdict": Verdict.APPLIED,
         "why": "submitted → processing",
         "provider_updated_at": None,
         "body": b"{}",
@@ -102,15 +102,15 @@ def an_orphan(**changes: Any) -> Orphan:
         "external_id": None,
         "kind": None,
         "client": "studio",
-        "address": "standing address 1",
-        "word": "submitted",
+        "address": "shared URL 1",
+        "provider_status": "submitted",
         "state": "waiting",
         "why": "nobody told us of this task",
         "first_at": NOW,
         "last_at": NOW,
-        "deliveries": 1,
-        "checks": 0,
-        "next_check_at": NOW,
+        "callbacks": 1,
+        "poll_count": 0,
+        "next_poll_at": NOW,
         "task_id": None,
         "body": b"{}",
     }

@@ -9,24 +9,24 @@ from tests.builders import NOW, PICTURE, a_task
 from tracker.model.event import TASK_TYPES, Found, PublishedEvent
 from tracker.model.facts import asset_to_json
 from tracker.model.records import AlarmCount
-from tracker.model.task import Alarm, Fact, Source, Standing, Status, Task, Trust
+from tracker.model.task import Alarm, Fact, Precedence, Source, Status, Task, Trust
 
-SUCCESS = Standing(rank=5, asked=True, success=True)
+SUCCESS = Precedence(rank=5, asked=True, success=True)
 
 
 def a_success(number: int = 1, **changes: Any) -> Task:
     """Make a task that came home with one picture and a price."""
     facts = {
-        "assets": Fact(standing=SUCCESS, value=[asset_to_json(PICTURE)]),
-        "price": Fact(standing=SUCCESS, value={"final_unit_deduction": "8"}),
+        "assets": Fact(precedence=SUCCESS, value=[asset_to_json(PICTURE)]),
+        "price": Fact(precedence=SUCCESS, value={"final_unit_deduction": "8"}),
     }
     values: dict[str, Any] = {
         "status": Status.SUCCEEDED,
-        "standing": SUCCESS,
+        "precedence": SUCCESS,
         "facts": facts,
         "version": 3,
-        "learned_from": Source.POLL,
-        "learned_trust": Trust.PROVIDER,
+        "status_source": Source.POLL,
+        "status_trust": Trust.PROVIDER,
         "finished_at": NOW,
         "provider_task_id": f"8{number:09d}",
     }

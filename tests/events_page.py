@@ -12,13 +12,13 @@ from tracker.api.events import frame
 from tracker.model.event import PublishedEvent, structured
 from tracker.model.facts import asset_to_json
 from tracker.model.records import AlarmCount
-from tracker.model.task import Alarm, Asset, Fact, Source, Standing, Status, Task, Trust
+from tracker.model.task import Alarm, Asset, Fact, Precedence, Source, Status, Task, Trust
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "events.md"
 # A marker, and the block of code behind it.
 BLOCK: Final = re.compile(r"(<!-- made by tests/events_page.py: ([a-z ]+) -->\n\n```\w+\n)(.*?)(```\n)", re.DOTALL)
 SOURCE: Final = "https://homing.example.com"
-STANDING: Final = Standing(rank=5, success=True)
+STANDING: Final = Precedence(rank=5, success=True)
 ASSET: Final = Asset(kind="image", url="https://results.example/1.png", expires_at=NOW + timedelta(days=30))
 TASK: Final = Task(
     id="hm01m9qj6p00c5t3m8e4x2v7k1sd",
@@ -31,7 +31,7 @@ TASK: Final = Task(
     updated_at=NOW,
     submitted_at=NOW - timedelta(seconds=41),
     finished_at=NOW,
-    heard_at=NOW,
+    last_observed_at=NOW,
     deadline_at=NOW + timedelta(hours=24),
     status=Status.SUCCEEDED,
     version=3,
@@ -39,14 +39,14 @@ TASK: Final = Task(
     external_id="order-17",
     tags=("spring",),
     request={"prompt": "a red bicycle", "model_name": "kling-v3-omni"},
-    standing=STANDING,
+    precedence=STANDING,
     facts={
-        "assets": Fact(standing=STANDING, value=[asset_to_json(ASSET)]),
-        "price": Fact(standing=STANDING, value={"final_unit_deduction": "8"}),
+        "assets": Fact(precedence=STANDING, value=[asset_to_json(ASSET)]),
+        "price": Fact(precedence=STANDING, value={"final_unit_deduction": "8"}),
     },
-    learned_from=Source.CALLBACK,
-    learned_trust=Trust.SIGNED,
-    callback_asked=True,
+    status_source=Source.CALLBACK,
+    status_trust=Trust.SIGNED,
+    callback_requested=True,
 )
 SUCCEEDED: Final = PublishedEvent(cursor=4711, type="homing.task.succeeded", sequence=3, at=NOW, task=TASK)
 SOUNDED: Final = PublishedEvent(

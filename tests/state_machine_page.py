@@ -21,7 +21,7 @@ TRUSTS: Final = {
     Trust.PROVIDER: "the provider's own answer to us: a poll or a submit's reply",
     Trust.SIGNED: "a delivery with the provider's valid signature",
     Trust.TOKEN: "a delivery at the task's own address, where no signature secret is configured",
-    Trust.HINT: "anything less, and any delivery whose ids disagree with the row",
+    Trust.UNVERIFIED: "anything less, and any delivery whose ids disagree with the row",
 }
 HEAD: Final = """\
 # What moves a task
@@ -76,8 +76,8 @@ TRUST_HEAD: Final = """\
 """
 TAIL: Final = """\
 
-A final word is believed from the threshold up: `HOMING_TRUST_FINAL`, by default `signed` where a signature secret is
-configured, else `token`. Below it a delivery is a hint: kept, answered by asking the provider soon, moving nothing.
+A final word is believed from the threshold up: `HOMING_MIN_FINAL_TRUST`, by default `signed` where a signature secret
+is configured, else `token`. Below it a delivery is a hint: kept, answered by asking the provider soon, moving nothing.
 
 The ids in a delivery must be those of the row: the provider's id where we know it, else the external id that we sent.
 A report whose provider ID belongs to another task merges nothing, whatever its source.

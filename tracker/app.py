@@ -108,10 +108,10 @@ def reconciler_of(tracker: Tracker) -> Reconciler:
 def policy_of(settings: Settings) -> Policy:
     """Return the delays and bounds that the settings choose."""
     return Policy(
-        first_check=settings.first_check,
+        first_poll_delay=settings.first_poll_delay,
         deadline=settings.deadline,
         deadlines=settings.deadlines,
-        budget=settings.poll_budget,
+        budget=settings.polls_per_minute,
         client_budget=settings.client_polls_per_minute,
         retention=settings.retention,
         # The largest body always finds room where nobody else needs it.

@@ -67,7 +67,7 @@ class Settings(BaseModel):
     callback_secrets: Annotated[tuple[bytes, ...], _written(syntax.callback_secrets)] = Field(default=(), repr=False)
     api_keys: Annotated[tuple[NamedKey, ...], _written(syntax.api_keys)] = Field(default=(), repr=False)
     client_keys: Annotated[tuple[ClientKey, ...], _written(syntax.client_keys)] = Field(default=(), repr=False)
-    trust_final: Annotated[Trust | None, _written(syntax.trust)] = None
+    min_final_trust: Annotated[Trust | None, _written(syntax.trust)] = None
 
     kling_base_url: Address = OFFICIAL_HOST
     kling_api_key: Secret | None = Field(default=None, repr=False)
@@ -75,9 +75,9 @@ class Settings(BaseModel):
     kling_secret_key: Secret | None = Field(default=None, repr=False)
     kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field(default=(), repr=False)
 
-    poll_budget: Count = 120
+    polls_per_minute: Count = 120
     client_polls_per_minute: Count = 30
-    first_check: Duration | None = None
+    first_poll_delay: Duration | None = None
     deadline: Duration = timedelta(hours=24)
     deadlines: Annotated[Mapping[str, timedelta], _written(syntax.durations)] = Field(default_factory=dict)
     retention: Annotated[timedelta, _written(syntax.retention)] | None = None
@@ -92,8 +92,8 @@ class Settings(BaseModel):
     @property
     def threshold(self) -> Trust:
         """The least trust that may make a status final without a poll."""
-        if self.trust_final is not None:
-            return self.trust_final
+        if self.min_final_trust is not None:
+            return self.min_final_trust
         return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
 
     @property

@@ -211,8 +211,8 @@ def trust(text: str) -> Trust:
     try:
         told = Trust[text.strip().upper()]
     except KeyError:
-        told = Trust.HINT
-    if told is Trust.HINT:
+        told = Trust.UNVERIFIED
+    if told is Trust.UNVERIFIED:
         raise ValueError("write token, signed or provider")
     return told
 

@@ -95,7 +95,7 @@ def in_force(settings: Settings) -> JsonObject:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         shown[PREFIX + name.upper()] = _plain(value) if field.repr else _masked(settings, name)
-    shown[PREFIX + "TRUST_FINAL"] = settings.threshold.name.lower()
+    shown[PREFIX + "MIN_FINAL_TRUST"] = settings.threshold.name.lower()
     return shown
 
 
@@ -121,14 +121,16 @@ def trust(settings: Settings) -> list[Finding]:
         detail = "no callback is asked for (HOMING_PUBLIC_URL is not set); every result is found by asking"
         return [Finding(name="callback proof", level=Level.OK, detail=detail)]
     if signed and least is Trust.TOKEN:
-        detail = "signatures are checked, yet HOMING_TRUST_FINAL=token lets an address alone end a task; write signed"
+        detail = (
+            "signatures are checked, yet HOMING_MIN_FINAL_TRUST=token lets an address alone end a task; write signed"
+        )
     elif not signed and least is Trust.TOKEN:
         detail = (
             "callbacks are proven by their secret address alone, a signature is not checked; "
             "set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
         )
     elif least is Trust.PROVIDER or not signed:
-        detail = f"HOMING_TRUST_FINAL={least.name.lower()}: no callback ends a task here, each end is asked for"
+        detail = f"HOMING_MIN_FINAL_TRUST={least.name.lower()}: no callback ends a task here, each end is asked for"
     else:
         return [Finding(name="callback proof", level=Level.OK, detail="a signature ends a task; the rest are hints")]
     return [Finding(name="callback proof", level=Level.NOTE, detail=detail)]

@@ -11,7 +11,7 @@ from homing.terminal import ago, print_fields, print_json, print_line, print_tab
 from tracker.model.records import Action
 from tracker.model.untrusted import JsonObject, JsonValue
 
-ADDRESSES: Final = "/v1/callback-addresses"
+ADDRESSES: Final = "/v1/callback-urls"
 
 
 def add(commands: Commands) -> None:
@@ -79,12 +79,15 @@ async def run_orphans(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now = datetime.now(UTC)
-    columns = ("provider", "provider id", "says", "state", "why", "deliveries", "last", "next check", "task")
+    columns = ("provider", "provider id", "says", "state", "why", "callbacks", "last", "next check", "task")
     rows = [
         [
-            *(orphan[name] for name in ("provider", "provider_task_id", "word", "state", "why", "deliveries")),
+            *(
+                orphan[name]
+                for name in ("provider", "provider_task_id", "provider_status", "state", "why", "callbacks")
+            ),
             ago(orphan["last_at"], now),
-            ago(orphan["next_check_at"], now),
+            ago(orphan["next_poll_at"], now),
             orphan["task_id"],
         ]
         for orphan in documents(document["orphans"])
@@ -99,7 +102,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now = datetime.now(UTC)
-    names = ("open", "due", "deliveries", "duplicates", "hints", "polls")
+    names = ("open", "due", "callbacks", "duplicate_callbacks", "unverified_callbacks", "polls")
     print_fields(
         [
             ("tasks", _counts(document["by_status"])),

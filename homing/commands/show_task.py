@@ -26,7 +26,7 @@ def show_task(args: Namespace, task: JsonObject) -> None:
             ("came home", came_home(task)),
             ("created", ago(task["created_at"], now)),
             ("finished", ago(task["finished_at"], now)),
-            ("polls", task["polls"] or None),
+            ("polls", task["poll_count"] or None),
             ("next check", ago(task["next_poll_at"], now)),
             *(("result", asset) for asset in assets(task)),
             *((name, value) for name, value in _object(task["price"]).items()),
@@ -70,8 +70,8 @@ def show_change(args: Namespace, task: JsonObject) -> None:
 
 def came_home(task: JsonObject) -> str:
     """Return how the present status was learned, in words."""
-    home = task["home"]
-    return f"{home['learned_from']} ({home['trust']})" if isinstance(home, dict) else ""
+    home = task["status_source"]
+    return f"{home['source']} ({home['trust']})" if isinstance(home, dict) else ""
 
 
 def assets(task: JsonObject) -> list[str]:

@@ -85,7 +85,15 @@ async def run_history(args: Namespace, api: ApiClient) -> int:
         return 0
     columns = ("at", "source", "trust", "says", "verdict", "why", "repeats")
     rows = [
-        [entry["at"], entry["source"], entry["trust"], entry["word"], entry["verdict"], entry["why"], entry["repeats"]]
+        [
+            entry["at"],
+            entry["source"],
+            entry["trust"],
+            entry["provider_status"],
+            entry["verdict"],
+            entry["why"],
+            entry["repeats"],
+        ]
         for entry in documents(document["entries"])
     ]
     print_table(columns, rows, empty="nothing was heard about it yet")

@@ -55,8 +55,8 @@ def _state(task: JsonObject, now: datetime) -> str:
     if status in WAITING:
         name = f" as {task['provider_task_id']}" if task["provider_task_id"] else ""
         return f"It is {status.value}: the provider has it{name} and has been at it for {_since(task, now)}{because}."
-    home = task["home"]
-    learned = f", learned from a {home['learned_from']} of {home['trust']} trust" if isinstance(home, dict) else ""
+    home = task["status_source"]
+    learned = f", learned from a {home['source']} of {home['trust']} trust" if isinstance(home, dict) else ""
     return f"It {_ended(status)} {ago(task['finished_at'], now)}{learned}{because}."
 
 
@@ -71,17 +71,18 @@ def _ended(status: Status) -> str:
 def _callbacks(task: JsonObject, entries: Sequence[JsonObject], now: datetime) -> str:
     heard = [entry for entry in entries if entry["source"] == "callback"]
     if not heard:
-        if task["callback_asked"]:
+        if task["callback_requested"]:
             return "No callback has come yet; one was asked for."
         return "No callback was asked for, so only asking the provider tells."
     last = max(heard, key=lambda entry: str(entry["at"]))
-    word = f" saying {last['word']!r}" if last["word"] else ""
-    return f"Last heard by callback {ago(task['heard_at'] or last['at'], now)}{word}: {last['verdict']}, {last['why']}."
+    word = f" saying {last['provider_status']!r}" if last["provider_status"] else ""
+    when = ago(task["last_observed_at"] or last["at"], now)
+    return f"Last heard by callback {when}{word}: {last['verdict']}, {last['why']}."
 
 
 def _polls(task: JsonObject, now: datetime) -> str:
-    if task["polls"]:
-        asked = f"The provider was asked {task['polls']} times, last {ago(task['polled_at'], now)}"
+    if task["poll_count"]:
+        asked = f"The provider was asked {task['poll_count']} times, last {ago(task['polled_at'], now)}"
         asked = asked.replace(" 1 times, last", " once,")
     else:
         asked = "The provider was not asked yet"
@@ -116,7 +117,11 @@ def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
 
 def _failed(entry: JsonObject) -> bool:
     """Return whether an entry is about polls that brought no answer, or one that cannot be read."""
-    return entry["source"] == "poll" and entry["word"] is None and entry["verdict"] in {"unreadable", "unanswered"}
+    return (
+        entry["source"] == "poll"
+        and entry["provider_status"] is None
+        and entry["verdict"] in {"unreadable", "unanswered"}
+    )
 
 
 def _failures(entries: Sequence[JsonObject], now: datetime) -> str:

@@ -34,7 +34,7 @@ RATES: Final[Mapping[float, str]] = {
     0.25: "callback_lost callback_doubled callback_forged callback_out_of_order",
     0.15: "callback_late callback_replayed",
     0.1: "callback_contradictory callback_unsigned callback_empty_result submit_reply_lost submit_busy query_error",
-    0.05: "callback_unknown_word submit_unavailable server_error slow dripping",
+    0.05: "callback_unknown_status submit_unavailable server_error slow dripping",
 }
 FAULTS: Final = {fault: rate for rate, faults in RATES.items() for fault in faults.split()}
 POLICY: Final = Policy(
@@ -44,7 +44,7 @@ POLICY: Final = Policy(
     lease_margin=timedelta(seconds=1),
     absence_wait=timedelta(seconds=3),
     absence_gap=timedelta(seconds=1),
-    first_check=timedelta(seconds=5),
+    first_poll_delay=timedelta(seconds=5),
     least_gap=timedelta(seconds=1.5),
     greatest_gap=timedelta(seconds=3),
     hint_gap=timedelta(seconds=1.5),
@@ -155,7 +155,7 @@ async def _run(args: Namespace) -> int:
             kling_base_url=sandbox.base_url,
             kling_api_key=sandbox.api_key,
             kling_webhook_secrets=(secret,),
-            poll_budget=6000,
+            polls_per_minute=6000,
             api_keys=(key,),
         )
         homing = await stack.enter_async_context(Homing(settings, policy=POLICY))

@@ -44,8 +44,8 @@ def summarize(
         "unfinished": len(shown) - len(finished),
         **{fault: counts[fault] for fault in ("lost", "doubled", "wrong")},
         "suspects": [prompt for prompt in prompts if faults[prompt]],
-        "callbacks": stats["deliveries"],
-        "duplicates_absorbed": stats["duplicates"],
+        "callbacks": stats["callbacks"],
+        "duplicates_absorbed": stats["duplicate_callbacks"],
         "forgeries": {"sent": forged.total(), "refused": forged["refused"], "unverified": forged["delivered"]},
         "provider_requests": requests,
         "provider_requests_per_task": round(sum(requests.values()) / len(prompts), 2),
@@ -57,7 +57,7 @@ def summarize(
 
 def first_report(history: Document) -> str:
     """Return the source of the observation that ended the task. A later and better source may confirm it."""
-    entries = (entry for entry in history["entries"] if entry["verdict"] == Verdict.MOVED)
+    entries = (entry for entry in history["entries"] if entry["verdict"] == Verdict.APPLIED)
     return next((entry["source"] for entry in entries if entry["status"] in FINAL), "none")
 
 

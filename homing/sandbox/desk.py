@@ -99,9 +99,9 @@ class Desk:
         if self._struck(task, "callback_empty_result") and task.state.status == SUCCEED and not honest:
             emptied = replace(task.state, pictures=())
             letter = replace(letter, kind="empty_result", body=self._body(task, emptied))
-        if (dice := self._strike(task, "callback_unknown_word")) and not honest:
+        if (dice := self._strike(task, "callback_unknown_status")) and not honest:
             word = dice.choice(UNKNOWN_WORDS)
-            letter = replace(letter, kind="unknown_word", status=word, body=self._body(task, task.state, word))
+            letter = replace(letter, kind="unknown_status", status=word, body=self._body(task, task.state, word))
         if self._struck(task, "callback_unsigned"):
             letter = replace(letter, kind="unsigned", seal="none")
         if self._struck(task, "callback_late"):

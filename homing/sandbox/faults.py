@@ -16,7 +16,7 @@ CALLBACK_FAULTS: Mapping[str, str] = {
     "callback_forged": "a stranger posts an invented final to the task's address, or to a guess of it",
     "callback_replayed": "a genuine notification of another task is posted to this task's address",
     "callback_unsigned": "the final notification has no signature although the earlier ones had",
-    "callback_unknown_word": "the final notification has a status word that no page documents",
+    "callback_unknown_status": "the final notification has a status word that no page documents",
     "callback_empty_result": "the notification of a success has no results; the query has them",
 }
 SUBMIT_FAULTS: Mapping[str, str] = {

@@ -14,7 +14,7 @@ Kind = Literal[
     "out_of_order",
     "contradictory",
     "unsigned",
-    "unknown_word",
+    "unknown_status",
     "empty_result",
     "forged",
     "replayed",

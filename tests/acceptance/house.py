@@ -24,7 +24,7 @@ from tracker.api import routes as api_routes
 from tracker.app import create_tracker, reconciler_of, sinks_of
 from tracker.loops.reconciler import Reconciler
 from tracker.model.changes import Change, RecordChange
-from tracker.model.task import SETTLED, Caller, Task
+from tracker.model.task import SETTLED, ClientIdentity, Task
 from tracker.model.untrusted import JsonObject
 from tracker.rules.schedule import Policy
 from tracker.service.lookups import lookup_seen
@@ -34,7 +34,7 @@ from tracker.storage.store import Store
 
 CREATE = "/kling/v1/images/omni-image"
 CAT: JsonObject = {"prompt": "a cat", "model_name": "kling-v3-omni"}
-ANYBODY = Caller(name="local", sees_all=True)
+ANYBODY = ClientIdentity(name="local", sees_all=True)
 KIND = "images/omni-image"
 # Everything that a real provider makes us wait for, shortened; no count is. What bounds a call is not waited for where
 # the other end answers, so it is as long as a slow machine may take.
@@ -47,7 +47,7 @@ SHORT = Policy(
     absence_gap=timedelta(milliseconds=100),
     first_lookup=timedelta(milliseconds=100),
     busy_delay=timedelta(milliseconds=50),
-    first_check=timedelta(milliseconds=500),
+    first_poll_delay=timedelta(milliseconds=500),
     least_gap=timedelta(milliseconds=200),
     greatest_gap=timedelta(seconds=1),
     hint_delay=timedelta(milliseconds=50),
@@ -57,7 +57,7 @@ SHORT = Policy(
     fresh=timedelta(),
 )
 # Nothing is asked by itself for as long as a test can last: what is known then came by callback, or was asked for.
-SILENT = replace(SHORT, first_check=timedelta(hours=1), first_lookup=timedelta(hours=1))
+SILENT = replace(SHORT, first_poll_delay=timedelta(hours=1), first_lookup=timedelta(hours=1))
 
 
 class Clock:

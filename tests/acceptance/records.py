@@ -10,7 +10,7 @@ from tests.conformance.store_case import read
 from tracker.model.facts import RANK
 from tracker.model.task import Status
 
-TOLD: Final = frozenset({"moved", "completed"})
+TOLD: Final = frozenset({"applied", "completed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

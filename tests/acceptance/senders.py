@@ -17,7 +17,7 @@ from tests.builders import NOW, a_task
 from tracker.model.task import Task
 from tracker.rules import callback_tokens
 
-CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-addresses"
+CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-urls"
 WEBHOOK_SECRET: Final = f"whsec_{base64.b64encode(b'a made-up key of the provider...').decode()}"
 SECRETS: Final = {"callback_secrets": CALLBACK_SECRET, "kling_webhook_secrets": WEBHOOK_SECRET}
 SENT_AT: Final = int(NOW.timestamp() * 1000)

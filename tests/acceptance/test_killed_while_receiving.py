@@ -44,7 +44,7 @@ async def outlived(homing: Server, sandbox: RunningSandbox) -> list[int]:
     assert (sandbox.ledger["requests"]["single"], sandbox.ledger["requests"]["batch"]) == (0, 0)
     told = [await homing.history(ref) for ref in ours]
     heard = [[entry for entry in entries if entry["source"] == "callback"] for entries in told]
-    assert [[entry["verdict"] for entry in entries] for entries in heard] == [["moved"]] * TASKS
+    assert [[entry["verdict"] for entry in entries] for entries in heard] == [["applied"]] * TASKS
     return [entries[0]["repeats"] for entries in heard]
 
 

@@ -153,7 +153,7 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
     os.kill(survivor.lives[-1].pid, signal.SIGCONT)
     await all_settled(survivor, DUE)
     assert f"{len(silent)} of its tasks are taken over" in survivor.logged()
-    homes = Counter(task["home"]["learned_from"] for task in await survivor.tasks())
+    homes = Counter(task["status_source"]["source"] for task in await survivor.tasks())
     assert homes == {"callback": len(told), "poll": len(silent)}
     assert asked([other], sandbox) == Counter(sandbox.task(ref)["id"] for ref in silent)
     assert sandbox.ledger["requests"]["create"] == DUE

@@ -44,7 +44,7 @@ NOTHING: Any = None
 REFUSED: dict[str, Callable[[Task], Work[Any]]] = {
     "a lone surrogate": lambda task: writing(replace(task, reason="\ud800")),
     "a lone surrogate in JSON": lambda task: writing(replace(task, request={"prompt": "\udfff"})),
-    "a number beyond 64 bits": lambda task: writing(replace(task, polls=2**63)),
+    "a number beyond 64 bits": lambda task: writing(replace(task, poll_count=2**63)),
     "a number of 400 digits": lambda task: writing(replace(task, version=10**400)),
     "an observation of nobody": lambda task: writing(None, entries=(an_entry(task, "one"),)),
     "a name that is taken": lambda task: writing(replace(task, external_id="taken")),
@@ -57,7 +57,7 @@ REFUSED: dict[str, Callable[[Task], Work[Any]]] = {
 # What one database refuses and the other may hold.
 PARTLY: dict[str, Callable[[Task], Work[Any]]] = {
     "a NUL": lambda task: writing(replace(task, reason="a\0b")),
-    "a number beyond 32 bits": lambda task: writing(replace(task, polls=2**31)),
+    "a number beyond 32 bits": lambda task: writing(replace(task, poll_count=2**31)),
     "more than an index holds": lambda task: writing(
         replace(task, external_id="".join(Random(task.id).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9_000)))
     ),

@@ -3,7 +3,7 @@
 Where a sample lies below ``tests/samples/<name>/`` says how it must be read:
 
     submit/<outcome>/*.http   query/<outcome>/*.http   batch/<outcome>/*.http   list/<outcome>/*.http
-    callback/<status word of ours, or unknown-word, or unreadable>/*.json
+    callback/<status word of ours, or unknown-status, or unreadable>/*.json
 
 An ``.http`` file is a reply as it comes over the wire: status line, headers, empty line, body.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tracker.model.task import Claim
+from tracker.model.task import Report
 from tracker.model.untrusted import JsonObject
 from tracker.providers.base import (
     Accepted,
@@ -96,7 +96,7 @@ def readings(case: ProviderCase) -> Mapping[str, tuple[Callable[[Reply], object]
         "query": (lambda reply: _read_query(case, reply), QUERY_OUTCOMES),
         "batch": (provider.read_query_many, MANY_OUTCOMES),
         "list": (provider.read_list, MANY_OUTCOMES),
-        "callback": (lambda reply: provider.read_callback(reply.body), (Claim,)),
+        "callback": (lambda reply: provider.read_callback(reply.body), (Report,)),
     }
 
 
@@ -107,14 +107,14 @@ def _read_query(case: ProviderCase, reply: Reply) -> object:
     return by_id
 
 
-def claims_in(outcome: object) -> Iterator[Claim]:
+def claims_in(outcome: object) -> Iterator[Report]:
     if isinstance(outcome, list | tuple):
         for each in outcome:
             yield from claims_in(each)
-    elif isinstance(outcome, Claim):
+    elif isinstance(outcome, Report):
         yield outcome
     elif isinstance(outcome, Accepted | Found):
-        yield outcome.claim
+        yield outcome.report
 
 
 def calls(case: ProviderCase) -> Iterator[Call]:

@@ -22,7 +22,7 @@ from tests.conformance.provider_case import (
     statuses,
 )
 from tracker.errors import InvalidRequest
-from tracker.model.task import Claim, Status
+from tracker.model.task import Report, Status
 from tracker.model.untrusted import ID_LENGTH, JsonValue
 from tracker.providers.base import (
     Accepted,
@@ -54,25 +54,25 @@ OUTCOMES: Mapping[str, type[object]] = {
 }
 
 
-def check_bounds(claim: Claim) -> None:
+def check_bounds(report: Report) -> None:
     """Whatever came in: what goes on to a batch of the store is bounded and of the declared types."""
-    for each in (claim.provider_task_id, claim.external_id):
+    for each in (report.provider_task_id, report.external_id):
         assert each is None or 0 < len(each) <= ID_LENGTH
-    for moment in (claim.created_at, claim.updated_at, *(asset.expires_at for asset in claim.assets)):
+    for moment in (report.created_at, report.updated_at, *(asset.expires_at for asset in report.assets)):
         assert moment is None or (moment.utcoffset() == timedelta(0) and 2000 <= moment.year <= 2101)
-    assert len(claim.message) <= 20_000
-    assert len(claim.assets) <= 100
-    for asset in claim.assets:
+    assert len(report.message) <= 20_000
+    assert len(report.assets) <= 100
+    for asset in report.assets:
         assert asset.url == "" or re.match(r"https?://", asset.url, re.IGNORECASE)
         assert len(asset.url) <= 4096
-    json.dumps(dict(claim.price), allow_nan=False)
-    assert claim.flaw is None or claim.status is None
+    json.dumps(dict(report.price), allow_nan=False)
+    assert report.flaw is None or report.status is None
 
 
-def _name_of(claim: Claim) -> str:
-    if claim.flaw is not None:
+def _name_of(report: Report) -> str:
+    if report.flaw is not None:
         return "unreadable"
-    return claim.status.value if isinstance(claim.status, Status) else "unknown-word"
+    return report.status.value if isinstance(report.status, Status) else "unknown-status"
 
 
 class ProviderSuite:
@@ -168,9 +168,9 @@ class ProviderSuite:
 
     def test_a_sample_is_read_as_its_place_says(self, sample: Sample) -> None:
         if sample.reading == "callback":
-            claim = sample.case.provider.read_callback(sample.path.read_bytes())
-            assert _name_of(claim) == sample.expected, claim
-            check_bounds(claim)
+            report = sample.case.provider.read_callback(sample.path.read_bytes())
+            assert _name_of(report) == sample.expected, report
+            check_bounds(report)
             return
         outcome = readings(sample.case)[sample.reading][0](sample.reply())
         if sample.expected == "found":
@@ -180,9 +180,9 @@ class ProviderSuite:
         if isinstance(outcome, Unknown):
             assert outcome.unavailable == (sample.expected == "unavailable")
             assert outcome.why
-        for claim in claims_in(outcome):
-            check_bounds(claim)
-            assert claim.provider_task_id
+        for report in claims_in(outcome):
+            check_bounds(report)
+            assert report.provider_task_id
 
     def test_an_answer_about_another_task_is_nothing_to_build_on(self, case: ProviderCase) -> None:
         for sample in samples_of(case, "query"):
@@ -192,7 +192,7 @@ class ProviderSuite:
     def test_a_success_that_carries_a_strange_external_id_is_not_ours(self, case: ProviderCase) -> None:
         for sample in samples_of(case, "submit"):
             outcome = case.provider.read_submit(sample.reply(), external_id="another-task")
-            echo = isinstance(outcome, Accepted) and outcome.claim.external_id is not None
+            echo = isinstance(outcome, Accepted) and outcome.report.external_id is not None
             assert not echo, sample
 
     @given(status=statuses, body=st.binary(max_size=200))
@@ -202,8 +202,8 @@ class ProviderSuite:
             outcome = read(reply)
             assert isinstance(outcome, allowed)
             assert not isinstance(outcome, Accepted | Rejected | Found | Missing)
-            for claim in claims_in(outcome):
-                assert claim.flaw is not None
+            for report in claims_in(outcome):
+                assert report.flaw is not None
 
     @given(data=st.data())
     def test_no_mutation_of_a_sample_breaks_a_reading(self, case: ProviderCase, data: st.DataObject) -> None:
@@ -213,8 +213,8 @@ class ProviderSuite:
         for read, allowed in readings(case).values():
             outcome = read(reply)
             assert isinstance(outcome, allowed)
-            for claim in claims_in(outcome):
-                check_bounds(claim)
+            for report in claims_in(outcome):
+                check_bounds(report)
 
     @given(status=st.integers(500, 599))
     def test_behind_a_servers_error_nothing_is_ever_proven_absent(self, case: ProviderCase, status: int) -> None:

@@ -48,13 +48,13 @@ def over(number: int, **changes: Any) -> Task:
     ended = begun + timedelta(seconds=30)
     values: dict[str, Any] = {
         "status": Status.FAILED if number % 10 == 0 else Status.SUCCEEDED,
-        "learned_from": Source.CALLBACK,
+        "status_source": Source.CALLBACK,
         "provider_task_id": f"theirs-{number:06}",
         "external_id": f"order-{number:06}",
         "idempotency_key": f"key-{number:06}",
         "submitted_at": begun,
         "finished_at": ended,
-        "heard_at": ended,
+        "last_observed_at": ended,
         "answered_at": begun,
         "tags": (f"job-{number // PAGE}", *(["nightly"] if number % 2 else [])),
     }
@@ -99,7 +99,7 @@ async def fill(url: str, count: int) -> None:
 
 def _with_all_that_belongs_to_it(task: Task) -> Any:
     due = None if task.finished_at else NOW
-    stranger = an_orphan(provider_task_id=task.id, next_check_at=due, last_at=task.created_at)
+    stranger = an_orphan(provider_task_id=task.id, next_poll_at=due, last_at=task.created_at)
     return writing(
         task,
         entries=(an_entry(task, "told"),),
@@ -213,7 +213,7 @@ def _loops(known: Task) -> Iterator[tuple[str, Question]]:
     yield "bringing forward", lambda store: store.due_tasks.bring_forward(now=around, furthest=MINUTE, expired=MINUTE)
     yield "due orphans", lambda store: store.orphans.due(now=now, limit=PAGE)
     yield "orphans", lambda store: store.orphans.latest(limit=PAGE)
-    yield "a change", lambda store: store.apply([changing(a_task(2), status=Status.PROCESSING, heard_at=now)])
+    yield "a change", lambda store: store.apply([changing(a_task(2), status=Status.PROCESSING, last_observed_at=now)])
     yield "deletion", lambda store: store.retention.delete_old(until=around, now=now, after=None, limit=PAGE)
 
 

@@ -78,8 +78,8 @@ class StoreProgress:
     # ---- events
 
     async def test_what_was_just_committed_is_told_as_whoever_reads_it_tells_it(self, store: Store, url: str) -> None:
-        rich = a_success(7, tags=("a", "b"), request={"prompt": "é"}, external_id="order-7", polls=3)
-        late = a_success(8, status=Status.FAILED, reason="no", callback_asked=True, heard_at=NOW + SECOND)
+        rich = a_success(7, tags=("a", "b"), request={"prompt": "é"}, external_id="order-7", poll_count=3)
+        late = a_success(8, status=Status.FAILED, reason="no", callback_requested=True, last_observed_at=NOW + SECOND)
         await store.apply([writing(rich, events=(Event(type="homing.task.succeeded", task=rich, at=NOW),))])
         await store.apply([writing(alarms=(alarm(),)), writing(late, events=(an_event(late, 4, "failed"),))])
         # Told with the task of the end of its change, which is its own version.
@@ -98,8 +98,8 @@ class StoreProgress:
             (one.cursor, one.id, one.type, one.at) for one in read
         ]
         assert [one.body for one in known] == [one.body for one in read]
-        assert [one.task and one.task.caller_callback_url for one in known] == [
-            one.task and one.task.caller_callback_url for one in read
+        assert [one.task and one.task.client_callback_url for one in known] == [
+            one.task and one.task.client_callback_url for one in read
         ]
 
     async def test_what_failed_to_be_committed_is_told_to_nobody(self, store: Store) -> None:

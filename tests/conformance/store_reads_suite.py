@@ -18,11 +18,11 @@ from tests.examples import examples
 from tests.properties.observations import told_in_turn
 from tracker.errors import HomingError
 from tracker.model.changes import Seen
-from tracker.model.records import HistoryEntry, StandingAddress
+from tracker.model.records import HistoryEntry, SharedCallbackUrl
 from tracker.model.task import IdSource, Source, Status, Task, Trust, Verdict
 from tracker.storage.store import Store
 
-ADDRESS = StandingAddress(
+ADDRESS = SharedCallbackUrl(
     id=0, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label="the console"
 )
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -140,27 +140,25 @@ class StoreReads(StorePages):
     # ---- orphans, addresses, secrets, capabilities
 
     async def test_deliveries_about_one_orphan_are_one_row(self, store: Store) -> None:
-        later = an_orphan(last_at=NOW + LEASE, word="succeed", body=b"later")
+        later = an_orphan(last_at=NOW + LEASE, provider_status="succeed", body=b"later")
         await store.apply([writing(orphan=an_orphan()), writing(orphan=later)])
         await store.apply([writing(orphan=an_orphan(provider_task_id="stranger-2"))])
         newest, other = await store.orphans.latest(limit=10)
-        assert (newest.deliveries, newest.first_at, newest.last_at) == (2, NOW, NOW + LEASE)
-        assert (newest.word, newest.body) == ("succeed", b"later")
+        assert (newest.callbacks, newest.first_at, newest.last_at) == (2, NOW, NOW + LEASE)
+        assert (newest.provider_status, newest.body) == ("succeed", b"later")
         assert other.provider_task_id == "stranger-2"
 
     async def test_an_orphan_is_due_until_it_is_settled(self, store: Store) -> None:
-        waiting = an_orphan(next_check_at=NOW)
-        await store.apply(
-            [writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_check_at=None))]
-        )
+        waiting = an_orphan(next_poll_at=NOW)
+        await store.apply([writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_poll_at=None))])
         assert await store.orphans.due(now=NOW - LEASE, limit=10) == []
         assert [await store.due_tasks.is_due(at, lease=LEASE) for at in (NOW - LEASE, NOW)] == [False, True]
         (due,) = await store.orphans.due(now=NOW, limit=10)
-        await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id="hm1")
+        await store.orphans.settle(due.id, state="orphan", why="unknown", next_poll_at=None, task_id="hm1")
         assert await store.orphans.due(now=NOW, limit=10) == []
         assert not await store.due_tasks.is_due(NOW, lease=LEASE)
         settled = next(each for each in await store.orphans.latest(limit=10) if each.id == due.id)
-        assert (settled.state, settled.why, settled.task_id, settled.checks) == ("orphan", "unknown", "hm1", 1)
+        assert (settled.state, settled.why, settled.task_id, settled.poll_count) == ("orphan", "unknown", "hm1", 1)
 
     @pytest.mark.parametrize("signed", [True, False])
     async def test_only_a_signed_delivery_opens_the_question_of_a_settled_orphan_again(
@@ -168,10 +166,10 @@ class StoreReads(StorePages):
     ) -> None:
         await store.apply([writing(orphan=an_orphan())])
         (due,) = await store.orphans.due(now=NOW, limit=10)
-        await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
+        await store.orphans.settle(due.id, state="orphan", why="unknown", next_poll_at=None, task_id=None)
         await store.apply([writing(orphan=an_orphan(signed=signed))])
         again = await store.orphans.due(now=NOW, limit=10)
-        assert [(each.state, each.checks) for each in again] == ([("waiting", 0)] if signed else [])
+        assert [(each.state, each.poll_count) for each in again] == ([("waiting", 0)] if signed else [])
         await store.apply([writing(orphan=an_orphan(signed=False))])
         assert len(await store.orphans.due(now=NOW, limit=10)) == int(signed)
 
@@ -243,12 +241,12 @@ class StoreReads(StorePages):
         unset = [name for name in names if getattr(kept, name) == plain[name] or not getattr(kept, name)]
         values: dict[str, Any] = {
             "unproven_id_from": IdSource.CALLBACK,
-            "conflict_claims": (Status.FAILED,),
+            "conflict_statuses": (Status.FAILED,),
             "conflict_at": NOW,
             "tags": ("a",),
             "request": {"prompt": "a cat"},
             "released": False,
-            "callback_asked": True,
+            "callback_requested": True,
         }
         values |= {name: 3 for name in unset if isinstance(plain[name], int) and name not in values}
         values |= {name: NOW for name in unset if name.endswith(("_at", "_until"))}
@@ -266,10 +264,11 @@ class StoreReads(StorePages):
         self, store: Store, number: int, data: st.DataObject
     ) -> None:
         words: dict[str, Any] = {
-            name: data.draw(st.none() | texts) for name in ("reason", "candidate_id", "caller_callback_url", "taken_by")
+            name: data.draw(st.none() | texts) for name in ("reason", "candidate_id", "client_callback_url", "taken_by")
         }
         times = {
-            name: data.draw(st.none() | moments) for name in ("heard_at", "polled_at", "lease_until", "answered_at")
+            name: data.draw(st.none() | moments)
+            for name in ("last_observed_at", "polled_at", "lease_until", "answered_at")
         }
         task = a_task(
             number % 10**6,
@@ -277,8 +276,8 @@ class StoreReads(StorePages):
             created_at=data.draw(moments),
             request=data.draw(st.dictionaries(texts, json_values, max_size=3)),
             tags=tuple(data.draw(st.lists(texts, max_size=3, unique=True))),
-            conflict_claims=data.draw(st.sampled_from([(), (Status.FAILED,), (Status.FAILED, Status.SUCCEEDED)])),
-            polls=data.draw(st.integers(0, 2**31 - 1)),
+            conflict_statuses=data.draw(st.sampled_from([(), (Status.FAILED,), (Status.FAILED, Status.SUCCEEDED)])),
+            poll_count=data.draw(st.integers(0, 2**31 - 1)),
             **times,
         )
         message = data.draw(texts)
@@ -291,7 +290,7 @@ class StoreReads(StorePages):
             )
         )
         task = told_in_turn(
-            task, [structs.replace(said, claim=structs.replace(said.claim, provider_task_id=task.id))], Trust.TOKEN
+            task, [structs.replace(said, report=structs.replace(said.report, provider_task_id=task.id))], Trust.TOKEN
         )
         task = replace(task, **words)
         await store.apply([writing(task)])
@@ -305,9 +304,11 @@ class StoreReads(StorePages):
         task = a_task()
         if await store.tasks.get(task.id) is None:
             await store.apply([writing(task)])
-        entry = an_entry(task, str(uuid4()), body=body, word=word, at=at, provider_updated_at=seen, status=None)
+        entry = an_entry(
+            task, str(uuid4()), body=body, provider_status=word, at=at, provider_updated_at=seen, status=None
+        )
         before = len(await store.tasks.history(task.id))
         await store.apply([writing(task, entries=(entry,))])
         shown: HistoryEntry = (await store.tasks.history(task.id))[before]
         assert structs.replace(shown, id=0) == entry.shown
-        assert (shown.source, shown.verdict) == (Source.CALLBACK, Verdict.MOVED)
+        assert (shown.source, shown.verdict) == (Source.CALLBACK, Verdict.APPLIED)

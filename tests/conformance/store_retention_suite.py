@@ -131,7 +131,7 @@ class StoreRetention:
         assert following > last
 
     async def test_what_is_deleted_is_not_counted_any_more(self, store: Store) -> None:
-        told = {"learned_from": Source.CALLBACK, "client": "lab"}
+        told = {"status_source": Source.CALLBACK, "client": "lab"}
         await store.apply([whole(over(1, **told)), whole(over(2, **told, finished_at=LATER)), whole(a_task(3))])
         await delete_all(store)
         for client, statuses in ((None, {"succeeded": 1, "pending": 1}), ("lab", {"succeeded": 1})):
@@ -169,7 +169,7 @@ class StoreRetention:
     # ---- what else is old
 
     async def test_orphans_that_nothing_will_come_of_go_too(self, store: Store) -> None:
-        settled = an_orphan(provider_task_id="x", state="orphan", next_check_at=None)
+        settled = an_orphan(provider_task_id="x", state="orphan", next_poll_at=None)
         orphans = [
             settled,
             replace(settled, provider_task_id="younger", last_at=NOW + timedelta(microseconds=1)),
@@ -189,7 +189,7 @@ class StoreRetention:
         assert [each.last_at for each in stats.alarms] == [this]
 
     async def test_a_step_takes_no_more_of_anything_than_it_was_allowed(self, store: Store) -> None:
-        settled = an_orphan(state="orphan", next_check_at=None)
+        settled = an_orphan(state="orphan", next_poll_at=None)
         hours = [NOW - n * timedelta(hours=1) for n in range(2, 7)]
         pieces = [writing(orphan=replace(settled, provider_task_id=str(n))) for n in range(5)]
         await store.apply([*pieces, *(writing(alarms=(alarm(hour),)) for hour in hours)])

@@ -149,12 +149,12 @@ class StoreWrites:
 
     async def test_repeats_of_an_observation_are_counted_not_added(self, store: Store) -> None:
         task = a_task()
-        entry, other = an_entry(task, "one"), an_entry(task, "two", word="failed")
+        entry, other = an_entry(task, "one"), an_entry(task, "two", provider_status="failed")
         await store.apply([writing(task, entries=(entry, other)), writing(task, entries=(entry,))])
         await store.apply([writing(task, entries=(entry,))])
         history = await store.tasks.history(task.id)
-        assert [(shown.word, shown.repeats) for shown in history] == [("processing", 2), ("failed", 0)]
-        assert (await store.stats(client=None, now=NOW)).duplicates == 2
+        assert [(shown.provider_status, shown.repeats) for shown in history] == [("processing", 2), ("failed", 0)]
+        assert (await store.stats(client=None, now=NOW)).duplicate_callbacks == 2
 
     async def test_the_same_key_on_two_tasks_is_two_observations(self, store: Store) -> None:
         tasks = a_task(1), a_task(2)
@@ -170,9 +170,9 @@ class StoreWrites:
 
     async def test_of_a_long_history_the_newest_are_told(self, store: Store) -> None:
         task = a_task()
-        entries = tuple(an_entry(task, str(number), word=str(number)) for number in range(HISTORY_LIMIT + 2))
+        entries = tuple(an_entry(task, str(number), provider_status=str(number)) for number in range(HISTORY_LIMIT + 2))
         await store.apply([writing(task, entries=entries)])
-        shown = [entry.word for entry in await store.tasks.history(task.id)]
+        shown = [entry.provider_status for entry in await store.tasks.history(task.id)]
         assert shown == [str(number) for number in range(2, HISTORY_LIMIT + 2)]
 
     async def test_events_are_numbered_in_the_order_of_the_batch(self, store: Store, url: str) -> None:
@@ -209,10 +209,10 @@ class StoreWrites:
         ]
 
     async def test_counts_add_up(self, store: Store) -> None:
-        await store.apply([writing(counts={"polls": 1, "hints": 2}), writing(counts={"polls": 1})])
-        await store.apply([writing(counts={"deliveries": 3})])
+        await store.apply([writing(counts={"polls": 1, "unverified_callbacks": 2}), writing(counts={"polls": 1})])
+        await store.apply([writing(counts={"callbacks": 3})])
         stats = await store.stats(client=None, now=NOW)
-        assert (stats.polls, stats.hints, stats.deliveries) == (2, 2, 3)
+        assert (stats.polls, stats.unverified_callbacks, stats.callbacks) == (2, 2, 3)
 
     # ---- submissions
 
@@ -288,10 +288,10 @@ class StoreWrites:
         await store.apply([writing(a_task(n, next_poll_at=NOW)) for n in range(1, 21)])
         other = Store(url)
         await other.open()
-        claims = [
+        reports = [
             each.due_tasks.acquire(now=NOW, limit=4, owner=f"{number}", lease=LEASE)
             for number, each in enumerate([store, other] * 3)
         ]
-        claimed = [task.id for tasks in await asyncio.gather(*claims) for task in tasks]
+        claimed = [task.id for tasks in await asyncio.gather(*reports) for task in tasks]
         await other.close()
         assert len(claimed) == len(set(claimed)) == 20

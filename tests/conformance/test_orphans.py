@@ -8,7 +8,7 @@ from tracker.storage.orphan_store import SETTLED_UNSIGNED, WAITING_UNSIGNED
 from tracker.storage.store import Store
 
 SECOND = timedelta(seconds=1)
-ELSEWHERE = "standing address 2"
+ELSEWHERE = "shared URL 2"
 
 
 def flood(count: int, *, name: str = "forged", **changes: Any) -> list[Any]:
@@ -51,18 +51,18 @@ async def test_orphans_of_a_full_url_that_may_be_kept_are(store: Store) -> None:
 
     await store.apply(flood(2, name="signed", signed=True))
     await store.apply(flood(1, name="elsewhere", address=ELSEWHERE))
-    await store.apply(flood(1, deliveries=3))
+    await store.apply(flood(1, callbacks=3))
 
     found = {orphan.provider_task_id: orphan for orphan in await store.orphans.latest(limit=5_000)}
     assert {"signed-0000", "signed-0001", "elsewhere-0000"} <= found.keys()
-    assert found["forged-0000"].deliveries == 4
+    assert found["forged-0000"].callbacks == 4
     assert await unkept(store) == 0
 
 
 async def test_due_orphans_are_signed_ones_first_then_urls_in_turn(store: Store) -> None:
     await store.apply(flood(5))
-    await store.apply(flood(2, name="elsewhere", address=ELSEWHERE, next_check_at=NOW + SECOND))
-    await store.apply(flood(1, name="signed", signed=True, next_check_at=NOW + SECOND * 2))
+    await store.apply(flood(2, name="elsewhere", address=ELSEWHERE, next_poll_at=NOW + SECOND))
+    await store.apply(flood(1, name="signed", signed=True, next_poll_at=NOW + SECOND * 2))
 
     due = await store.orphans.due(now=NOW + SECOND * 3, limit=5)
 
@@ -71,7 +71,7 @@ async def test_due_orphans_are_signed_ones_first_then_urls_in_turn(store: Store)
 
 
 async def test_settled_unsigned_orphans_drop_the_oldest(store: Store) -> None:
-    settled: dict[str, Any] = {"state": "orphan", "next_check_at": None}
+    settled: dict[str, Any] = {"state": "orphan", "next_poll_at": None}
     await store.apply(flood(2, name="signed", signed=True, **settled))
     await store.apply(flood(1, name="waiting"))
 
@@ -84,12 +84,12 @@ async def test_settled_unsigned_orphans_drop_the_oldest(store: Store) -> None:
 
 
 async def test_settling_an_unsigned_orphan_drops_the_oldest(store: Store) -> None:
-    settled: dict[str, Any] = {"state": "orphan", "next_check_at": None}
+    settled: dict[str, Any] = {"state": "orphan", "next_poll_at": None}
     await store.apply(flood(SETTLED_UNSIGNED, **settled))
     await store.apply(flood(1, name="waiting", last_at=NOW + SECOND * 9_999))
     (due,) = await store.orphans.due(now=NOW, limit=2)
 
-    await store.orphans.settle(due.id, state="orphan", why="unknown", next_check_at=None, task_id=None)
+    await store.orphans.settle(due.id, state="orphan", why="unknown", next_poll_at=None, task_id=None)
 
     names = await kept(store)
     assert len(names) == SETTLED_UNSIGNED
@@ -98,12 +98,12 @@ async def test_settling_an_unsigned_orphan_drops_the_oldest(store: Store) -> Non
 
 
 async def test_signed_orphan_keeps_its_body_against_unsigned_ones(store: Store) -> None:
-    await store.apply([writing(orphan=an_orphan(signed=True, word="succeed", body=b"signed"))])
-    await store.apply([writing(orphan=an_orphan(word="failed", body=b"forged"))])
+    await store.apply([writing(orphan=an_orphan(signed=True, provider_status="succeed", body=b"signed"))])
+    await store.apply([writing(orphan=an_orphan(provider_status="failed", body=b"forged"))])
 
     (orphan,) = await store.orphans.latest(limit=10)
 
-    assert (orphan.word, orphan.body, orphan.signed, orphan.deliveries) == ("succeed", b"signed", True, 2)
+    assert (orphan.provider_status, orphan.body, orphan.signed, orphan.callbacks) == ("succeed", b"signed", True, 2)
 
 
 async def test_orphan_that_is_signed_later_counts_as_signed(store: Store) -> None:

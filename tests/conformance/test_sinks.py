@@ -97,7 +97,7 @@ class CallbacksCase(WebCase):
 
     @property
     def task(self) -> dict[str, Any]:
-        return {"caller_callback_url": self.server.url}
+        return {"client_callback_url": self.server.url}
 
     def sink(self) -> Sink:
         sink = Callbacks(secrets=SinkSecrets(new_secret, {}), poster=Poster(LOOPBACK), clock=utc_now)

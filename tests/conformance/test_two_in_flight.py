@@ -37,7 +37,7 @@ async def opened(url: str) -> AsyncIterator[Store]:
     await store.open()
     try:
         await store.apply([writing(TASK), writing(OTHER)])
-        await asyncio.gather(*(store.apply([writing(counts={"polls": 1})]) for _ in range(2 * BATCHES)))
+        await asyncio.gather(*(store.apply([writing(counts={"poll_count": 1})]) for _ in range(2 * BATCHES)))
         yield store
     finally:
         await store.close()
@@ -208,7 +208,17 @@ async def test_a_batch_that_is_larger_than_any_buffer_goes_out_in_pieces(url: st
 
 async def test_a_connection_that_knows_too_many_statements_is_replaced(url: str) -> None:
     # Each set of columns that a batch changes is a statement of its own.
-    columns = ("polls", "quiet_polls", "attempts", "not_found", "version", "reason", "model", "lease_owner", "taken_by")
+    columns = (
+        "poll_count",
+        "quiet_polls",
+        "attempts",
+        "not_found",
+        "version",
+        "reason",
+        "model",
+        "lease_owner",
+        "taken_by",
+    )
     row = TASK
     async with opened(url) as store:
         before = read(url, f"SELECT pid FROM pg_stat_activity WHERE {OURS}")

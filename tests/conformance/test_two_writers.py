@@ -24,7 +24,7 @@ from tracker.app import create_tracker
 from tracker.errors import Conflict
 from tracker.model.changes import Change, Key, Known, Work, by_external_id, by_id, by_provider_id, by_sent_id
 from tracker.model.records import Arrived
-from tracker.model.task import Caller, Expected, Recorded, Status, Task, Trust, Verdict, changed
+from tracker.model.task import ClientIdentity, Expected, Recorded, Status, Task, Trust, Verdict, changed
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
@@ -132,7 +132,7 @@ async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_l
         assert row is not None
         assert (task.id, row.version, row.version - 1) in told_of
     stats = await stores[1].stats(client=None, now=NOW)
-    assert (stats.polls, sum(one.count for one in stats.alarms), stats.duplicates) == (
+    assert (stats.polls, sum(one.count for one in stats.alarms), stats.duplicate_callbacks) == (
         expected,
         expected,
         expected - TASKS,
@@ -188,7 +188,7 @@ async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, sto
     await stores[0].apply([writing(task) for task in tasks])
     claimed: list[str] = []
 
-    async def claim(store: Store, owner: str) -> None:
+    async def report(store: Store, owner: str) -> None:
         while found := await store.due_tasks.acquire(now=NOW, limit=7, owner=owner, lease=LEASE):
             claimed.extend(task.id for task in found)
 
@@ -197,10 +197,10 @@ async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, sto
             await store.apply([counting(by_id(task.id)) for task in tasks[start : start + 10]])
 
     await asyncio.gather(
-        *(claim(store, f"{n}") for n, store in enumerate(stores * 2)), *(write(store) for store in stores)
+        *(report(store, f"{n}") for n, store in enumerate(stores * 2)), *(write(store) for store in stores)
     )
     # What a writer held just then was left to the next round.
-    await claim(stores[0], "last")
+    await report(stores[0], "last")
     assert sorted(claimed) == [task.id for task in tasks]
     for task in tasks:
         row = await stores[0].tasks.get(task.id)
@@ -242,9 +242,11 @@ async def test_the_same_key_with_another_body_at_the_other_is_refused_there(
     assert len(provider.ledger) == ROUNDS // 2
 
 
-@pytest.mark.parametrize("other", [ANYBODY, Caller(name="another client")], ids=["its client", "another client"])
+@pytest.mark.parametrize(
+    "other", [ANYBODY, ClientIdentity(name="another client")], ids=["its client", "another client"]
+)
 async def test_the_same_expected_task_at_both_is_written_down_once(
-    replicas: tuple[Tracker, Tracker, FakeKling], other: Caller
+    replicas: tuple[Tracker, Tracker, FakeKling], other: ClientIdentity
 ) -> None:
     callers = zip(replicas[:2], (ANYBODY, other), strict=True)
     wishes = [partial(each.expect, caller, provider="kling", kind=KIND) for each, caller in callers]
@@ -293,13 +295,13 @@ async def test_the_same_callbacks_at_both_are_recorded_once(
     words = (Status.PROCESSING, Status.FAILED, Status.SUCCEEDED)
 
     def arrived(task: Task, status: Status) -> Arrived:
-        claim = a_claim(
+        report = a_claim(
             status,
             provider_task_id=f"p-{task.id}",
             external_id=task.external_id,
             updated_at=NOW + timedelta(seconds=words.index(status)),
         )
-        observation = told(claim, Trust.SIGNED, webhook_id=f"{task.id}-{status}", body=status.encode())
+        observation = told(report, Trust.SIGNED, webhook_id=f"{task.id}-{status}", body=status.encode())
         return Arrived(provider="kling", observation=observation, task_id=task.id)
 
     deliveries = [arrived(task, status) for task in expected for status in words]
@@ -312,7 +314,9 @@ async def test_the_same_callbacks_at_both_are_recorded_once(
     kept = read(url, "SELECT task_id, dedupe_key, repeats FROM observations WHERE source = 'callback'")
     assert len({row[:2] for row in kept}) == len(kept) == len(deliveries)
     assert {repeats for *_, repeats in kept} == {7}
-    moved = read(url, f"SELECT count(*) FROM observations WHERE verdict IN ('{Verdict.MOVED}', '{Verdict.COMPLETED}')")
+    moved = read(
+        url, f"SELECT count(*) FROM observations WHERE verdict IN ('{Verdict.APPLIED}', '{Verdict.COMPLETED}')"
+    )
     events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
     assert moved == [(sum(task_id is not None for _, task_id, _ in events),)]
     assert follower.seen == [number for number, *_ in events]

@@ -19,7 +19,7 @@ from tests.databases import sqlite_url
 from tests.stream_sending import send
 from tracker.app import create_tracker
 from tracker.model.records import HistoryEntry
-from tracker.model.task import Alarm, Caller, Status, Task
+from tracker.model.task import Alarm, ClientIdentity, Status, Task
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
@@ -27,7 +27,7 @@ SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()
 NEXT_SECRET = f"whsec_{base64.b64encode(b'the made-up secret after that...').decode()}"
 STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decode()}"
 PUBLIC = "http://callbacks.test"
-ME = Caller(name="local", sees_all=True)
+ME = ClientIdentity(name="local", sees_all=True)
 KIND = "images/omni-image"
 PROMPT = "a made-up prompt"
 
@@ -47,7 +47,7 @@ class Home:
         return made.task, made.callback_url.removeprefix(PUBLIC)
 
     async def standing(self) -> tuple[int, str]:
-        row, made = await self.tracker.create_address(ME, provider="kling")
+        row, made = await self.tracker.create_callback_url(ME, provider="kling")
         return row.id, made.removeprefix(PUBLIC)
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:

@@ -31,7 +31,7 @@ QUICK = Policy(
     attempt=timedelta(seconds=3),
     busy_delay=timedelta(milliseconds=50),
     # Callbacks are faster than any question that nobody asks for.
-    first_check=timedelta(seconds=30),
+    first_poll_delay=timedelta(seconds=30),
     hint_delay=timedelta(seconds=30),
 )
 

@@ -62,7 +62,7 @@ async def expected_task_finishes(homing: Served, sandbox: RunningSandbox) -> Non
     for ref in (task["id"], theirs, "mine%2F1"):
         told = await shown(client, ref)
         assert told["id"] == task["id"]
-        assert told["home"] == {"learned_from": "callback", "trust": "token"}
+        assert told["status_source"] == {"source": "callback", "trust": "token"}
         assert [asset["url"] for asset in told["result"]["assets"]] == sandbox.task(theirs)["result_urls"]
         assert told["result"]["assets"][0]["expires_at"] is not None
     history = (await client.get(f"/v1/tasks/{task['id']}/history")).json()["entries"]
@@ -84,7 +84,7 @@ async def test_a_running_task_is_adopted_and_polled(homing: Served, kling_sandbo
         return bool(polled.json()["task"]["status"] == "succeeded")
 
     await until(home)
-    assert (await shown(client, theirs))["home"] == {"learned_from": "poll", "trust": "provider"}
+    assert (await shown(client, theirs))["status_source"] == {"source": "poll", "trust": "provider"}
     missing = await client.post("/v1/tasks/adopt", json=EXPECT | {"provider_task_id": "nobody"})
     assert (missing.status_code, missing.json()["type"]) == (404, "urn:homing:problem:not-found")
     (entry,) = (await client.get("/v1/audit")).json()["entries"]
@@ -156,7 +156,7 @@ async def test_a_standing_address_takes_deliveries_until_it_is_revoked(
     homing: Served, kling_sandbox: RunningSandbox
 ) -> None:
     client = homing.client
-    made = (await client.post("/v1/callback-addresses", json={"provider": "kling", "label": "studio"})).json()
+    made = (await client.post("/v1/callback-urls", json={"provider": "kling", "label": "studio"})).json()
     url, number = made["callback_url"], made["address"]["id"]
     theirs = await at_the_provider(kling_sandbox, callback_url=url)
 
@@ -166,10 +166,10 @@ async def test_a_standing_address_takes_deliveries_until_it_is_revoked(
     await until(heard)
     orphan = (await client.get("/v1/orphans")).json()["orphans"][0]
     assert orphan["provider_task_id"] == theirs
-    assert url.rpartition("/")[2] not in (await client.get("/v1/callback-addresses")).text
-    assert (await client.delete(f"/v1/callback-addresses/{number}")).json()["revoked_at"] is not None
+    assert url.rpartition("/")[2] not in (await client.get("/v1/callback-urls")).text
+    assert (await client.delete(f"/v1/callback-urls/{number}")).json()["revoked_at"] is not None
     assert (await client.post(url, json={})).status_code == 404
-    assert (await client.delete("/v1/callback-addresses/999")).status_code == 404
+    assert (await client.delete("/v1/callback-urls/999")).status_code == 404
 
 
 async def test_health_is_green_and_the_document_true_of_the_running_server(homing: Served) -> None:

@@ -52,7 +52,7 @@ async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog
     caplog.set_level(logging.INFO, "homing.audit")
     task, mine = await expected(client, **STUDIOS), await expected(client, **STUDIOS)
 
-    made = (await client.post("/v1/callback-addresses", json={"provider": "kling", "label": "console"})).json()
+    made = (await client.post("/v1/callback-urls", json={"provider": "kling", "label": "console"})).json()
     number = str(made["address"]["id"])
     secret = (await client.get("/v1/sinks/shop/secret")).json()["secrets"][0]
     replies = [
@@ -63,7 +63,7 @@ async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog
         await client.post("/v1/sinks/shop/resume?from_now=true"),
         await client.post("/v1/replay", json={"sink": "shop", "task": task, "dry_run": False}),
         await client.post("/v1/deliveries/give-up", json={"task": task, "dry_run": False}),
-        await client.delete(f"/v1/callback-addresses/{number}"),
+        await client.delete(f"/v1/callback-urls/{number}"),
     ]
 
     assert [reply.status_code for reply in replies] == [200] * len(replies), [reply.text for reply in replies]
@@ -93,7 +93,7 @@ async def test_what_was_not_done_is_not_recorded(client: httpx.AsyncClient) -> N
         await client.post("/v1/sinks/nobody/pause"),
         await client.delete("/v1/sinks/shop"),
         await client.get("/v1/sinks/lines/secret"),
-        await client.delete("/v1/callback-addresses/999"),
+        await client.delete("/v1/callback-urls/999"),
         await client.post(f"/v1/tasks/{task}/resolve", json={"status": "succeeded"}),
         await client.post("/v1/sinks/shop/pause", headers=STUDIOS),
         await client.post("/v1/replay", json={"sink": "shop", "task": task}),
@@ -114,7 +114,7 @@ async def test_what_cannot_be_recorded_is_not_done(client: httpx.AsyncClient, tr
     replies = [
         await client.post("/v1/sinks/shop/pause"),
         await client.get("/v1/sinks/shop/secret"),
-        await client.post("/v1/callback-addresses", json={"provider": "kling"}),
+        await client.post("/v1/callback-urls", json={"provider": "kling"}),
         await client.post(f"/v1/tasks/{task}/resolve", json={"status": "expired"}),
     ]
 

@@ -40,7 +40,7 @@ async def test_what_is_told_is_read_back_as_the_cloud_event_that_it_is(broker: B
     assert event.get_subject() == told.subject
     assert event.get_time() == told.at
     assert event.get_datacontenttype() == "application/json"
-    assert event.get_dataschema() == "urn:homing:task:1"
+    assert event.get_dataschema() == "urn:homing:task:2"
     assert event.get_extension("sequence") == "0000000001"
     assert event.get_extension("partitionkey") == told.subject
     data = event.get_data()

@@ -21,7 +21,7 @@ def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
         {
             "kling_base_url": kling_sandbox.base_url,
             "kling_api_key": kling_sandbox.api_key,
-            "first_check": "500ms",
+            "first_poll_delay": "500ms",
         },
     )
 
@@ -37,7 +37,7 @@ def test_without_a_server_a_command_does_the_work_itself(shell: Shell, kling_san
     assert sent.status == 0, sent.err
     task = sent.document
     assert task["status"] == "succeeded"
-    assert task["home"]["learned_from"] == "poll"
+    assert task["status_source"]["source"] == "poll"
     assert task["request"]["prompt"] == "a cat"
     [made] = kling_sandbox.ledger["tasks"]
     assert [asset["url"] for asset in task["result"]["assets"]] == made["result_urls"]

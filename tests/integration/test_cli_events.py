@@ -21,7 +21,7 @@ def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
         {
             "kling_base_url": kling_sandbox.base_url,
             "kling_api_key": kling_sandbox.api_key,
-            "first_check": "500ms",
+            "first_poll_delay": "500ms",
             "sinks": "python:builtins:repr#name=lines&type=expired python:builtins:id#name=hook&from=beginning",
         },
     )

@@ -64,7 +64,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, hook: Hook, kling_sand
     settings = {
         "kling_base_url": kling_sandbox.base_url,
         "kling_api_key": kling_sandbox.api_key,
-        "first_check": "10m",
+        "first_poll_delay": "10m",
         "allowed_targets": "127.0.0.1",
         "sinks": f"http://127.0.0.1:{hook.port}/hook#name=shop&from=beginning",
     }

@@ -26,7 +26,7 @@ def settings(kling_sandbox: RunningSandbox) -> dict[str, str]:
     return {
         "kling_base_url": kling_sandbox.base_url,
         "kling_api_key": kling_sandbox.api_key,
-        "first_check": "500ms",
+        "first_poll_delay": "500ms",
         "api_keys": LOCAL_SETTING,
     }
 
@@ -116,7 +116,7 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
     port = free_port()
     public = f"http://127.0.0.1:{port}"
     # No part of it asks before the callback comes.
-    shell.settings["first_check"] = "10m"
+    shell.settings["first_poll_delay"] = "10m"
     statuses: dict[str, tuple[int, ...]] = {}
     with (
         shell.serving("--only", "receiver", port=str(port), host="0.0.0.0", public_url=public) as receiver,
@@ -124,7 +124,7 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
         shell.serving("--only", "loops", public_url=public) as loops,
     ):
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", api_url=api.url).document
-        assert (task["status"], task["home"]["learned_from"]) == ("succeeded", "callback")
+        assert (task["status"], task["status_source"]["source"]) == ("succeeded", "callback")
         address = shell.run("callback-url", "create", "kling", "--json", api_url=api.url).document["callback_url"]
         path = address.removeprefix(public)
         body = {"task_id": "stranger-1", "task_status": "submitted", "task_result": {}}

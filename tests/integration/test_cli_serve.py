@@ -134,11 +134,11 @@ def test_closed_standard_streams_do_not_end_it(shell: Shell) -> None:
 
 def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
     port = free_port()
-    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", first_check="10m"):
+    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", first_poll_delay="10m"):
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
         assert task["status"] == "succeeded"
-        assert task["home"] == {"learned_from": "callback", "trust": "token"}
-        assert task["callback_asked"] is True
+        assert task["status_source"] == {"source": "callback", "trust": "token"}
+        assert task["callback_requested"] is True
         made = shell.run("callback-url", "create", "kling", "--label", "console", "--json", port=str(port)).document
         assert made["callback_url"].startswith(f"http://127.0.0.1:{port}/callbacks/kling/s")
         listed = shell.run("callback-url", "list", "--json").document["addresses"]
@@ -165,7 +165,7 @@ def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shel
 
 
 def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
-    ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_check="500ms").document
+    ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_poll_delay="500ms").document
     open_one = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
     with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
         hour = 3600 * 1_000_000
@@ -245,7 +245,7 @@ def test_the_doctor_finds_what_is_wrong(shell: Shell, settings: dict[str, str], 
 
 
 def test_the_doctor_notes_what_would_surprise(shell: Shell) -> None:
-    odd = {"api_key": "misspelt", "trust_final": "signed", "public_url": "http://127.0.0.1:9"}
+    odd = {"api_key": "misspelt", "min_final_trust": "signed", "public_url": "http://127.0.0.1:9"}
     notes = [
         found["detail"] for found in shell.run("doctor", "--json", **odd).document["checks"] if found["level"] == "note"
     ]

@@ -22,14 +22,14 @@ from tracker.loops.membership import Rhythm
 from tracker.model.changes import Change, Known, Work, by_id
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.records import TaskFilter
-from tracker.model.task import Caller, Status, Task
+from tracker.model.task import ClientIdentity, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.create_requests import RecordSubmission
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 
-CLIENT = Caller(name="studio", sees_all=True)
+CLIENT = ClientIdentity(name="studio", sees_all=True)
 QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
 
 
@@ -44,6 +44,8 @@ class RefusingStore(Store):
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         if self.refusing and any(name_of(work) in self.pieces for work in works):
+            if len(works) > 1:
+                raise RuntimeError("the recorder tries each piece alone, so that the others are taken")
             self.refused += 1
             raise StoreUnavailable("the database is locked")
         return await super().apply(works)

@@ -13,13 +13,13 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import NotFound, Refused
-from tracker.model.task import Caller, Status, Task
+from tracker.model.task import ClientIdentity, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-STUDIO = Caller(name="studio")
+STUDIO = ClientIdentity(name="studio")
 HOURS = timedelta(hours=5)
 BUSY = Reply(status=429, body=b'{"code": 1303, "message": "too many requests", "request_id": "r-1"}')
 

@@ -14,12 +14,12 @@ from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker, reconciler_of
 from tracker.model.records import Arrived
-from tracker.model.task import Caller, Observation, Source, Status, Task, Trust
+from tracker.model.task import ClientIdentity, Observation, Source, Status, Task, Trust
 from tracker.providers.base import Account, Call, Reply
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-STUDIO = Caller(name="studio")
+STUDIO = ClientIdentity(name="studio")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class HastyKling(FakeKling):
 
     async def post(self, task_id: str, raw: bytes) -> None:
         assert self.tracker is not None
-        claim = self.tracker.providers["kling"].provider.read_callback(raw)
-        said = Observation(source=Source.CALLBACK, trust=Trust.SIGNED, claim=claim, at=self.clock(), body=raw)
+        report = self.tracker.providers["kling"].provider.read_callback(raw)
+        said = Observation(source=Source.CALLBACK, trust=Trust.SIGNED, report=report, at=self.clock(), body=raw)
         await self.tracker.record(Arrived(provider="kling", observation=said, task_id=task_id))
 
 
@@ -83,7 +83,7 @@ async def test_callbacks_before_the_reply_do_not_decide_an_end(
         ended = await kling.tracker.get(STUDIO, task.id)
         contradicted = len(set(words)) > 1
         true = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}[truth if contradicted else words[0]]
-        assert (ended.status, ended.conflict_claims, ended.next_poll_at) == (true, (), None)
+        assert (ended.status, ended.conflict_statuses, ended.next_poll_at) == (true, (), None)
 
 
 async def test_a_conflict_survives_an_outage_of_a_day(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_a_conflict_survives_an_outage_of_a_day(tmp_path: Path) -> None:
         waiting = await kling.tracker.store.tasks.get(task.id)
         assert waiting is not None
         assert waiting.next_poll_at is not None
-        assert waiting.conflict_claims == (Status.SUCCEEDED,)
+        assert waiting.conflict_statuses == (Status.SUCCEEDED,)
         kling.down = False
         kling.clock.advance(timedelta(hours=1))
         await reconciler.run_once()

@@ -37,7 +37,7 @@ def submit_elsewhere(sandbox: RunningSandbox, **body: Any) -> str:
 
 
 async def standing(home: House, **changes: str) -> str:
-    reply = await home.client.post("/v1/callback-addresses", json={"provider": "kling"} | changes)
+    reply = await home.client.post("/v1/callback-urls", json={"provider": "kling"} | changes)
     assert reply.status_code == 201, reply.text
     return str(reply.json()["callback_url"])
 
@@ -83,8 +83,8 @@ async def test_a_task_that_the_provider_does_not_know_stays_a_visible_orphan(
             assert reply.status_code == 200
         await home.reconcile(lambda: in_state(home, "orphan"), step=timedelta(seconds=40))
         (orphan,) = await orphans(home)
-        assert (orphan["provider_task_id"], orphan["word"]) == (CONSOLE_TEST["id"], "submitted")
-        assert (orphan["deliveries"], orphan["next_check_at"]) == (5, None)
+        assert (orphan["provider_task_id"], orphan["provider_status"]) == (CONSOLE_TEST["id"], "submitted")
+        assert (orphan["callbacks"], orphan["next_poll_at"]) == (5, None)
         assert address not in json.dumps(orphan)
         assert (await home.client.get("/v1/tasks")).json()["tasks"] == []
         await home.reconciler.run_once()
@@ -152,8 +152,8 @@ async def test_a_callback_of_an_expected_task_finds_its_row_by_what_the_provider
 async def test_what_comes_to_a_revoked_address_is_answered_404(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with house(tmp_path, kling_sandbox.base_url, loops=False) as home:
         address = await standing(home)
-        (shown,) = (await home.client.get("/v1/callback-addresses")).json()["addresses"]
-        assert (await home.client.delete(f"/v1/callback-addresses/{shown['id']}")).status_code == 200
+        (shown,) = (await home.client.get("/v1/callback-urls")).json()["addresses"]
+        assert (await home.client.delete(f"/v1/callback-urls/{shown['id']}")).status_code == 200
         assert (await home.client.post(address, json=CONSOLE_TEST)).status_code == 404
         assert await orphans(home) == []
 
@@ -236,7 +236,7 @@ async def test_an_expected_task_learns_its_id_only_from_the_provider(
         task = await home.settled(expected.task.id)
         assert (task.status, task.provider_task_id) == (Status.SUCCEEDED, theirs)
         _, entries = await home.tracker.history(ANYBODY, task.id)
-        assert [entry.verdict.value for entry in entries] == ["hinted", "moved"]
+        assert [entry.verdict.value for entry in entries] == ["unverified", "applied"]
 
 
 async def test_adoption_asks_the_provider_and_believes_nobody_else(
@@ -271,7 +271,7 @@ async def test_flood_of_a_shared_url_leaves_polls_to_the_tasks(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     """Of the ten requests that the budget allows at once, what nobody signed gets what tasks leave, and a share."""
-    policy = replace(SILENT, budget=40, first_check=timedelta(seconds=1))
+    policy = replace(SILENT, budget=40, first_poll_delay=timedelta(seconds=1))
     sandbox = kling_sandbox_factory(held=True)
     async with house(tmp_path, sandbox.base_url, policy=policy, loops=False) as home:
         url = await standing(home)
@@ -288,4 +288,4 @@ async def test_flood_of_a_shared_url_leaves_polls_to_the_tasks(
         assert (stats["orphans"], stats["orphans_not_kept"]) == ({"waiting": 100}, 30)
         assert counts[0].orphans_checked >= 1
         assert sum(one.orphans_checked for one in counts) <= 8
-        assert (await home.task(ours)).polls == 1
+        assert (await home.task(ours)).poll_count == 1

@@ -16,7 +16,7 @@ from tests.builders import OMNI
 from tests.databases import sqlite_url
 from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker, reconciler_of
-from tracker.model.task import Caller, Status, Task
+from tracker.model.task import ClientIdentity, Status, Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.identity import WITHDRAWN
 from tracker.service.tracker import Tracker
@@ -25,7 +25,11 @@ from tracker.settings import Settings
 SandboxFactory = Callable[..., RunningSandbox]
 KEYS = "victim:made-up-victim-key,thief:made-up-thief-key"
 EXPECT = {"provider": "kling", "kind": KIND}
-VICTIM, THIEF, OPERATOR = Caller(name="victim"), Caller(name="thief"), Caller(name="operator", sees_all=True)
+VICTIM, THIEF, OPERATOR = (
+    ClientIdentity(name="victim"),
+    ClientIdentity(name="thief"),
+    ClientIdentity(name="operator", sees_all=True),
+)
 
 Request = Callable[[httpx.AsyncClient, str], Awaitable[list[httpx.Response]]]
 
@@ -119,7 +123,7 @@ async def test_no_verb_shows_or_changes_another_clients_task(
 async def believed(home: House, ref: str) -> dict[str, Any]:
     """Return what the victim is shown of its task, without how often the provider was asked."""
     shown: dict[str, Any] = (await home.client.get(f"/v1/tasks/{ref}")).json()
-    return {name: value for name, value in shown.items() if name not in {"polls", "polled_at", "next_poll_at"}}
+    return {name: value for name, value in shown.items() if name not in {"poll_count", "polled_at", "next_poll_at"}}
 
 
 async def leaking(home: House, refs: list[str], secrets: set[str]) -> list[str]:

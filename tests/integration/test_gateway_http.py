@@ -19,7 +19,7 @@ from tests.integration.served import OMNI, OPERATOR, OTHER, STUDIO, Served, serv
 from tests.keys import LOCAL_LINE
 from tracker.api import Limits
 from tracker.model.keys import ClientKey
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 
 CAT = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 PAIR = ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!")
@@ -126,8 +126,8 @@ async def test_the_official_token_submits_and_a_client_sees_only_its_own(
     tmp_path: Path, kling_sandbox: RunningSandbox
 ) -> None:
     now = datetime.now(UTC)
-    claims = {"iss": PAIR.access, "exp": now + timedelta(minutes=30), "nbf": now - timedelta(seconds=5)}
-    token = {"authorization": f"Bearer {jwt.encode(claims, PAIR.secret, algorithm='HS256')}"}
+    reports = {"iss": PAIR.access, "exp": now + timedelta(minutes=30), "nbf": now - timedelta(seconds=5)}
+    token = {"authorization": f"Bearer {jwt.encode(reports, PAIR.secret, algorithm='HS256')}"}
     keys = (STUDIO, OTHER, OPERATOR)
     async with served(tmp_path, kling_sandbox, api_keys=keys, client_keys=(PAIR,)) as homing:
         client = homing.client
@@ -271,7 +271,7 @@ async def test_a_client_that_hangs_up_has_its_task_all_the_same(
         ours = (await homing.client.get(OMNI)).json()["data"][0]["task_id"]
 
         async def noticed() -> bool:
-            return (await homing.tracker.get(Caller(name="local", sees_all=True), ours)).taken_by is None
+            return (await homing.tracker.get(ClientIdentity(name="local", sees_all=True), ours)).taken_by is None
 
         await until(noticed)
         # Nor does the same body, sent again as clients do by themselves, make a second one.

@@ -15,7 +15,7 @@ from tracker.transport import Poster, Transport
 from tracker.transport.heads import INTERIM_RESPONSES
 
 WITHIN = timedelta(seconds=30)
-HINT = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+UNVERIFIED = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
 FINAL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 ENOUGH = 64 << 20
 
@@ -68,7 +68,7 @@ async def server(*pieces: bytes, endless: bytes = b"") -> AsyncIterator[tuple[st
 
 
 @pytest.mark.parametrize("send", [post, call])
-@pytest.mark.parametrize("endless", [HINT * 100, b"HTTP/1.1 103 Early Hints\r\nx: " + b"a" * 9000, b"\r\n" * 500])
+@pytest.mark.parametrize("endless", [UNVERIFIED * 100, b"HTTP/1.1 103 Early Hints\r\nx: " + b"a" * 9000, b"\r\n" * 500])
 async def test_heads_without_end_are_not_read(send: Send, endless: bytes) -> None:
     async with server(endless=endless) as (url, sent):
         with pytest.raises(ReplyLost, match="connection"):
@@ -79,7 +79,7 @@ async def test_heads_without_end_are_not_read(send: Send, endless: bytes) -> Non
 
 @pytest.mark.parametrize("send", [post, call])
 async def test_a_few_interim_responses_are_passed_over(send: Send) -> None:
-    answer = HINT * INTERIM_RESPONSES + FINAL
+    answer = UNVERIFIED * INTERIM_RESPONSES + FINAL
     for pieces in ([answer], [answer[:50], answer[50:]], [answer[at : at + 1] for at in range(len(answer))]):
         async with server(*pieces) as (url, _):
             assert await send(url) == 200
@@ -87,6 +87,6 @@ async def test_a_few_interim_responses_are_passed_over(send: Send) -> None:
 
 @pytest.mark.parametrize("send", [post, call])
 async def test_one_interim_response_too_many_ends_the_call(send: Send) -> None:
-    async with server(HINT * (INTERIM_RESPONSES + 1) + FINAL) as (url, _):
+    async with server(UNVERIFIED * (INTERIM_RESPONSES + 1) + FINAL) as (url, _):
         with pytest.raises(ReplyLost, match="connection"):
             await send(url)

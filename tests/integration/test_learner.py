@@ -17,7 +17,7 @@ from tracker.app import create_tracker, reconciler_of
 from tracker.errors import StoreUnavailable
 from tracker.model.changes import Change, RecordChange
 from tracker.model.records import Arrived, Completion
-from tracker.model.task import Caller, Observation, Source, Task, Trust
+from tracker.model.task import ClientIdentity, Observation, Source, Task, Trust
 from tracker.providers.kling import Kling
 from tracker.rules.learning import Group
 from tracker.rules.schedule import Policy
@@ -27,8 +27,8 @@ from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 from tracker.storage.store import Store
 
-STUDIO = Caller(name="studio")
-OPERATOR = Caller(name="operator", sees_all=True)
+STUDIO = ClientIdentity(name="studio")
+OPERATOR = ClientIdentity(name="operator", sees_all=True)
 POLICY = Policy()
 KIND = Group("kling", OMNI)
 RUN = timedelta(seconds=20)
@@ -58,8 +58,8 @@ async def sent(tracker: Tracker, number: int = 0) -> Task:
 
 
 def word_of(kling: FakeKling, made: Made, clock: Clock) -> Observation:
-    claim = Kling().read_callback(kling.body(made))
-    return Observation(source=Source.CALLBACK, trust=Trust.TOKEN, claim=claim, at=clock(), body=kling.body(made))
+    report = Kling().read_callback(kling.body(made))
+    return Observation(source=Source.CALLBACK, trust=Trust.TOKEN, report=report, at=clock(), body=kling.body(made))
 
 
 async def came_home(tracker: Tracker, kling: FakeKling, clock: Clock, *, heard_after: timedelta | None) -> None:

@@ -26,11 +26,11 @@ def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
 
 async def polled_often(home: House, ref: str, times: int = 6) -> Task:
     """Do the reconciler's rounds, each long after the last, until a task was asked about ``times`` more times."""
-    wanted = (await home.task(ref)).polls + times
+    wanted = (await home.task(ref)).poll_count + times
 
     async def asked() -> bool:
         task = await home.task(ref)
-        return task.polls >= wanted or task.status is not Status.PENDING
+        return task.poll_count >= wanted or task.status is not Status.PENDING
 
     await home.reconcile(asked, step=AFTERWARDS)
     return await home.task(ref)
@@ -64,7 +64,7 @@ async def test_lost_reply_echoing_gateway_charges_once(
 
 
 async def polled(home: House, ref: str) -> bool:
-    return (await home.task(ref)).polls > 0
+    return (await home.task(ref)).poll_count > 0
 
 
 async def test_capability_learned_from_an_echo_proves_nothing(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
@@ -130,7 +130,7 @@ async def test_lost_submit_proves_lookups_by_a_finished_task(tmp_path: Path, kli
 
     async with between(kling_sandbox.base_url, script) as line, house(tmp_path, line.base_url, loops=False) as home:
         first = await home.created(prompt="the first")
-        assert (await home.seen(first, lambda task: task.status is Status.SUCCEEDED)).polls == 0
+        assert (await home.seen(first, lambda task: task.status is Status.SUCCEEDED)).poll_count == 0
         ours = await home.created(prompt="a dog")
         assert not await is_proven(home)
         lost = False

@@ -49,7 +49,7 @@ async def beat(store: Store, name: str, *, silence: timedelta = LONG) -> Heartbe
     return await store.servers.beat(server(name), silence=silence, margin=MARGIN, own=utc_now)
 
 
-async def claim(store: Store, owner: str) -> list[str]:
+async def report(store: Store, owner: str) -> list[str]:
     found = await store.due_tasks.acquire(now=NOW, limit=100, owner=owner, lease=LEASE)
     return [task.id for task in found]
 
@@ -61,11 +61,11 @@ def due(number: int, **changes: Any) -> Task:
 async def test_what_the_dead_was_asking_about_is_free_at_once(store: Store) -> None:
     await store.apply([writing(due(number)) for number in range(5)])
     await beat(store, "dead")
-    assert len(await claim(store, "dead")) == 5
-    assert await claim(store, "survivor") == []
+    assert len(await report(store, "dead")) == 5
+    assert await report(store, "survivor") == []
     (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert (taken.server.owner, taken.tasks) == ("dead", 5)
-    assert len(await claim(store, "survivor")) == 5
+    assert len(await report(store, "survivor")) == 5
     assert [each.owner for each in (await beat(store, "survivor")).alive] == ["survivor"]
 
 
@@ -81,7 +81,7 @@ async def test_a_submit_in_flight_keeps_its_lease_to_its_deadline_and_a_margin(s
     await beat(store, "dead")
     (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert taken.tasks == 1
-    assert await claim(store, "survivor") == [looked_up.id]
+    assert await report(store, "survivor") == [looked_up.id]
     kept = await store.tasks.get(sending.id)
     assert kept is not None
     assert (kept.lease_owner, kept.lease_until) == ("dead", until + MARGIN)
@@ -90,7 +90,7 @@ async def test_a_submit_in_flight_keeps_its_lease_to_its_deadline_and_a_margin(s
 async def test_of_several_survivors_one_takes_over(store: Store) -> None:
     await store.apply([writing(due(number)) for number in range(40)])
     await beat(store, "dead")
-    await claim(store, "dead")
+    await report(store, "dead")
     names = [f"survivor {number}" for number in range(4)]
     for name in names:
         await beat(store, name)
@@ -103,7 +103,7 @@ async def test_of_several_survivors_one_takes_over(store: Store) -> None:
 async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: Store, url: str) -> None:
     await store.apply([writing(due(1)), writing(due(2))])
     await beat(store, "dead")
-    await claim(store, "dead")
+    await report(store, "dead")
     with psycopg.connect(url) as writer:
         writer.execute("SELECT id FROM tasks WHERE id = %s FOR UPDATE", [due(1).id])
         (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
@@ -113,7 +113,7 @@ async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: 
     (rest,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert rest.tasks == 1
     assert len(await store.servers.alive(silence=LONG)) == 1
-    assert len(await claim(store, "survivor")) == 2
+    assert len(await report(store, "survivor")) == 2
 
 
 async def test_one_that_was_only_paused_is_back_with_its_next_heartbeat(store: Store) -> None:
@@ -137,9 +137,9 @@ async def test_one_that_says_that_it_is_alive_is(store: Store) -> None:
 async def test_one_that_leaves_gives_back_what_it_was_asking_about(store: Store) -> None:
     await store.apply([writing(due(1))])
     await beat(store, "leaving")
-    await claim(store, "leaving")
+    await report(store, "leaving")
     await store.servers.leave("leaving", margin=MARGIN)
-    assert await claim(store, "other") == [due(1).id]
+    assert await report(store, "other") == [due(1).id]
     assert (await beat(store, "other", silence=AT_ONCE)).taken == ()
 
 
@@ -207,11 +207,11 @@ async def test_on_sqlite_nothing_is_written_and_leases_of_before_are_taken_up(ur
     store = Store(file)
     await store.open()
     await store.apply([writing(due(1))])
-    await claim(store, "killed")
+    await report(store, "killed")
     await store.close()
     async with member(file) as (tracker, membership):
         assert membership.share() == 1.0
-        assert await claim(tracker.store, "now") == [due(1).id]
+        assert await report(tracker.store, "now") == [due(1).id]
     assert read(file, "SELECT count(*) FROM servers") == [(0,)]
 
 

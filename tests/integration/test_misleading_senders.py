@@ -15,8 +15,8 @@ from tracker.app import create_tracker, reconciler_of
 from tracker.errors import Refused, ReplyLost
 from tracker.model.changes import Change, RecordChange
 from tracker.model.facts import assets
-from tracker.model.records import Arrived, StandingAddress
-from tracker.model.task import Caller, Flaw, Observation, Recorded, Source, Status, Task, Trust
+from tracker.model.records import Arrived, SharedCallbackUrl
+from tracker.model.task import ClientIdentity, Flaw, Observation, Recorded, Source, Status, Task, Trust
 from tracker.model.untrusted import milliseconds
 from tracker.providers.base import Account, Call, Reply
 from tracker.service.lookups import lookup_seen
@@ -24,7 +24,7 @@ from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 KIND = "images/omni-image"
-ME = Caller(name="studio")
+ME = ClientIdentity(name="studio")
 Answer = Callable[[Call], "Reply | Awaitable[Reply]"]
 
 
@@ -128,20 +128,20 @@ class House:
         body: dict[str, Any],
         *,
         task: Task | None = None,
-        standing: StandingAddress | None = None,
+        shared_url: SharedCallbackUrl | None = None,
         trust: Trust = Trust.TOKEN,
     ) -> Recorded:
         raw = json.dumps(body).encode()
         observation = Observation(
             source=Source.CALLBACK,
             trust=trust,
-            claim=self.tracker.providers["kling"].provider.read_callback(raw),
+            report=self.tracker.providers["kling"].provider.read_callback(raw),
             at=self.clock(),
             body=raw,
-            flaw=Flaw.UNSIGNED if trust is Trust.HINT else None,
+            flaw=Flaw.UNSIGNED if trust is Trust.UNVERIFIED else None,
         )
         arrived = Arrived(
-            provider="kling", observation=observation, task_id=task.id if task else None, standing=standing
+            provider="kling", observation=observation, task_id=task.id if task else None, shared_url=shared_url
         )
         return await self.tracker.record(arrived)
 
@@ -254,7 +254,7 @@ async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tm
         lost = await house.submit()
         while (await tracker.get(ME, lost.id)).not_found < tracker.policy.absences or house.provider.creations < 3:
             await house.rounds(1, timedelta(seconds=30))
-        await house.deliver(house.shape("T1", lost.id, "processing"), task=lost, trust=Trust.HINT)
+        await house.deliver(house.shape("T1", lost.id, "processing"), task=lost, trust=Trust.UNVERIFIED)
         before = len(house.provider.calls)
         await house.rounds(1, timedelta(minutes=20))
         assert house.provider.calls[before].method == "GET"
@@ -289,7 +289,7 @@ async def test_a_replay_does_not_take_the_place_of_the_true_callbacks_id(tmp_pat
     house = House(tmp_path, answer)
     async with house.tracker as tracker:
         lost = await house.submit()
-        await tracker.adopt(Caller(name="other"), provider="kling", kind=KIND, provider_task_id="OTHER")
+        await tracker.adopt(ClientIdentity(name="other"), provider="kling", kind=KIND, provider_task_id="OTHER")
         for name in ("OTHER", "TRUE", "OTHER"):
             await house.deliver(house.shape(name, None, "succeed", f"https://x/{name}.png"), task=lost)
         await house.rounds(3, timedelta(seconds=40))
@@ -307,13 +307,13 @@ async def test_an_orphan_that_was_denied_too_early_is_looked_for_again(tmp_path:
 
     house = House(tmp_path, answer)
     async with house.tracker as tracker:
-        address, _ = await tracker.create_address(ME, provider="kling")
-        await house.deliver(house.shape("T1", None, "submitted"), standing=address, trust=Trust.SIGNED)
+        address, _ = await tracker.create_callback_url(ME, provider="kling")
+        await house.deliver(house.shape("T1", None, "submitted"), shared_url=address, trust=Trust.SIGNED)
         await house.rounds(6, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "orphan"
         visible = True
         signed = house.shape("T1", None, "succeed", "https://x/1.png")
-        await house.deliver(signed, standing=address, trust=Trust.SIGNED)
+        await house.deliver(signed, shared_url=address, trust=Trust.SIGNED)
         await house.rounds(1, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "adopted"
 

@@ -292,7 +292,7 @@ async def lost_at_a_reseller(home: House, **changes: Any) -> Task:
     ours = await home.created(**changes)
 
     async def asked() -> bool:
-        return (await home.task(ours)).polls >= 5
+        return (await home.task(ours)).poll_count >= 5
 
     await home.reconcile(asked, step=AFTERWARDS)
     task = await home.task(ours)
@@ -621,7 +621,7 @@ async def test_a_dead_address_is_never_an_answer_of_the_provider(tmp_path: Path)
 
     async with between("http://127.0.0.1:9", script) as line, house(tmp_path, line.base_url, callbacks=False) as home:
         task_id = await home.created()
-        task = await home.seen(task_id, lambda task: task.polls >= 3)
+        task = await home.seen(task_id, lambda task: task.poll_count >= 3)
         assert (task.status, task.reason) == (Status.PENDING, "unresolved")
         assert line.count(lambda request: request.creates) == 1
 

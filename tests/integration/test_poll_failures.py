@@ -136,6 +136,6 @@ async def test_polls_beyond_the_budget_say_what_they_wait_for(tmp_path: Path, kl
             known = await state(home)
             return known is not None and known.waited_at is not None
 
-        assert task.polls == 1
+        assert task.poll_count == 1
         await until(waited)
         assert any(line.startswith("Polls wait for the budget") for line in await why(home, ours))

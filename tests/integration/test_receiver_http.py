@@ -47,7 +47,7 @@ async def test_without_a_secret_a_tasks_own_address_is_believed(unsigning: Home)
     assert (answer.status_code, answer.json()) == (200, {"status": "recorded"})
     assert await unsigning.status(task) is Status.SUCCEEDED
     [entry] = await unsigning.history(task)
-    assert (entry.trust, entry.verdict) == (Trust.TOKEN, Verdict.MOVED)
+    assert (entry.trust, entry.verdict) == (Trust.TOKEN, Verdict.APPLIED)
 
 
 @pytest.mark.parametrize("secrets", [(SECRET,), (NEXT_SECRET,), (STRANGERS, NEXT_SECRET), (SECRET, NEXT_SECRET)])
@@ -84,7 +84,7 @@ async def test_with_secrets_anything_else_is_a_hint_that_moves_nothing_and_bring
     assert after.next_poll_at is not None
     assert after.next_poll_at < before
     [entry] = await signing.history(task)
-    assert (entry.trust, entry.verdict, entry.body) == (Trust.HINT, Verdict.HINTED, body("a"))
+    assert (entry.trust, entry.verdict, entry.body) == (Trust.UNVERIFIED, Verdict.UNVERIFIED, body("a"))
     assert alarm in await signing.alarms()
 
 
@@ -145,12 +145,12 @@ async def test_the_consoles_test_callback_is_answered_200_and_shown(signing: Hom
     raw = b'{"id":"555","status":"submitted","message":"","create_time":1781080778802,"outputs":[]}'
     assert (await signing.post(path, raw, signed(raw, SECRET))).status_code == 200
     [orphan] = await signing.tracker.orphans()
-    assert (orphan.provider_task_id, orphan.word) == ("555", "submitted")
+    assert (orphan.provider_task_id, orphan.provider_status) == ("555", "submitted")
 
 
 async def test_a_revoked_standing_address_is_not_found(signing: Home) -> None:
     row_id, path = await signing.standing()
-    await signing.tracker.revoke_address(row_id)
+    await signing.tracker.revoke_callback_url(row_id)
     assert (await signing.post(path, body("a"))).status_code == 404
     assert list(await signing.tracker.orphans()) == []
 
@@ -166,7 +166,7 @@ async def test_what_cannot_be_read_is_stored_as_its_bytes_alarmed_and_moves_noth
     [entry] = await signing.history(task)
     assert (entry.body, entry.verdict) == (raw, Verdict.UNREADABLE)
     assert await signing.status(task) is task.status
-    assert await signing.alarms() & {Alarm.UNREADABLE, Alarm.UNKNOWN_WORD}
+    assert await signing.alarms() & {Alarm.UNREADABLE, Alarm.UNKNOWN_STATUS}
 
 
 async def test_hostile_neighbours_fail_no_delivery(unsigning: Home) -> None:

@@ -121,7 +121,7 @@ async def test_a_task_that_the_provider_denies_is_not_ended_by_it(
             home.clock.ahead += DUE
             await home.reconciler.run_once()
         task = await home.task(ours)
-        assert (task.status, task.polls, task.attempts) == (Status.SUBMITTED, 5, 1)
+        assert (task.status, task.poll_count, task.attempts) == (Status.SUBMITTED, 5, 1)
         denying = False
         home.clock.ahead += DUE
         await home.reconciler.run_once()
@@ -218,7 +218,7 @@ async def test_no_more_is_asked_than_the_budget_allows_and_nothing_is_forgotten(
         counts = await home.reconciler.run_once()
         assert counts.postponed >= 6
         assert line.count(lambda request: not request.creates) <= 6
-        asked = [(await home.task(ref)).polls for ref in ours]
+        asked = [(await home.task(ref)).poll_count for ref in ours]
         assert sum(asked) <= 6
 
         async def all_home() -> bool:
@@ -268,13 +268,13 @@ async def test_twenty_hints_cost_one_request(tmp_path: Path, kling_sandbox_facto
             for number in range(first, first + 10):
                 sandbox.callback(ours, status="succeed", seal="none", changes={"number": number})
             await until(partial(_heard, home, ours, first + 10))
-            assert (await home.task(ours)).polls == bool(first)
+            assert (await home.task(ours)).poll_count == bool(first)
             for _ in range(8):
                 home.clock.ahead += timedelta(seconds=0.25)
                 await home.reconciler.run_once()
         task = await home.task(ours)
         # The provider says "submitted": twenty times "succeed" from nobody knows whom moved nothing.
-        assert (task.status, task.polls) == (Status.SUBMITTED, 1)
+        assert (task.status, task.poll_count) == (Status.SUBMITTED, 1)
 
 
 async def _heard(home: House, ref: str, times: int) -> bool:
@@ -289,7 +289,7 @@ async def test_an_unchanged_answer_adds_no_history(tmp_path: Path, kling_sandbox
         before, entries = await home.tracker.history(ANYBODY, ours)
 
         async def asked_often() -> bool:
-            return (await home.task(ours)).polls >= 6
+            return (await home.task(ours)).poll_count >= 6
 
         await home.reconcile(asked_often, step=DUE)
         after, later = await home.tracker.history(ANYBODY, ours)
@@ -452,7 +452,7 @@ async def test_a_success_without_its_files_is_completed(tmp_path: Path, kling_sa
         await until(complete)
         _, entries = await home.tracker.history(ANYBODY, ours)
     assert [asset["url"] for asset in shown["result"]["assets"]] == sandbox.task(ours)["result_urls"]
-    assert [entry.verdict.value for entry in entries][-2:] == ["moved", "completed"]
+    assert [entry.verdict.value for entry in entries][-2:] == ["applied", "completed"]
 
 
 async def test_a_restart_forgets_nothing(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:

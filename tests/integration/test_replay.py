@@ -45,7 +45,7 @@ async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_
 
 async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Tracker) -> None:
     assert await tracker.sink_admin.replay("callbacks", ReplayFilter(since=NOW), dry_run=True) == 0
-    asking = a_number(9, caller_callback_url="https://shop.example/back")
+    asking = a_number(9, client_callback_url="https://shop.example/back")
     event = an_event(asking, 2, "succeeded")
     await tracker.store.apply([writing(event.task, events=(event,))])
     await tracker.sink_admin.resume("callbacks", from_now=True)

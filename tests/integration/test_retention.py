@@ -66,7 +66,7 @@ async def test_what_comes_late_to_the_address_of_a_deleted_task_is_answered_and_
             assert reply.status_code == 200
         await home.reconciler.run_once()
         (orphan,) = await orphans(home)
-        assert (orphan["state"], orphan["why"], orphan["deliveries"]) == ("orphan", "its row is gone", 2)
+        assert (orphan["state"], orphan["why"], orphan["callbacks"]) == ("orphan", "its row is gone", 2)
         assert orphan["provider_task_id"] == task.provider_task_id
         assert (await home.alarms())["orphan"] == 2
         assert (await home.client.get("/v1/tasks")).json()["tasks"] == []

@@ -96,7 +96,7 @@ def shell(tmp_path: Path, sandbox: RunningSandbox) -> Shell:
     )
 
 
-class Caller:
+class ClientIdentity:
     """Asks over HTTP and keeps every answer, headers and all."""
 
     def __init__(self, client: httpx.AsyncClient, search: Search) -> None:
@@ -113,12 +113,12 @@ def _all_of(reply: httpx.Response) -> str:
     return f"{dict(reply.headers)}\n{reply.text}"
 
 
-async def good_day(ask: Caller, sandbox: RunningSandbox) -> None:
+async def good_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
     """Do what a client, an operator and a provider do."""
     created = await ask("POST", CREATE, json=CAT | {"prompt": PROMPT}, headers=STUDIO)
     ours = created.json()["data"]["task_id"]
-    claims = {"iss": "made-up-access", "nbf": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(minutes=5)}
-    token = jwt.encode(claims, SECRETS["a client's secret"], algorithm="HS256")
+    reports = {"iss": "made-up-access", "nbf": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(minutes=5)}
+    token = jwt.encode(reports, SECRETS["a client's secret"], algorithm="HS256")
     await ask("POST", CREATE, json=CAT, headers={"authorization": f"Bearer {token}"})
     ask.search.minted(sandbox.task(ours)["callback_url"])
 
@@ -130,12 +130,12 @@ async def good_day(ask: Caller, sandbox: RunningSandbox) -> None:
     for path in ("/v1/tasks", f"/v1/tasks/{ours}", f"/v1/tasks/{ours}/history", "/v1/stats", "/v1/orphans"):
         assert (await ask("GET", path, headers=OPERATOR)).is_success
     documents = ("/openapi.json", "/asyncapi.json")
-    for path in ("/v1/callback-addresses", "/healthz", "/readyz", *documents, CREATE, f"{CREATE}/{ours}"):
+    for path in ("/v1/callback-urls", "/healthz", "/readyz", *documents, CREATE, f"{CREATE}/{ours}"):
         assert (await ask("GET", path, headers=OPERATOR)).is_success
     await ask("POST", f"/v1/tasks/{ours}/poll", headers=STUDIO)
 
 
-async def bad_day(ask: Caller, sandbox: RunningSandbox) -> None:
+async def bad_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
     """Do everything wrong that has to do with a secret."""
     callback = sandbox.ledger["tasks"][0]["callback_url"]
     secret_body = json.dumps({"prompt": PROMPT, "n": 99, "external_task_id": PROMPT * 10})
@@ -165,7 +165,7 @@ def break_database(shell: Shell) -> None:
         database.execute("DROP TABLE observations")
 
 
-async def worst_day(ask: Caller, sandbox: RunningSandbox) -> None:
+async def worst_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
     callback = sandbox.ledger["tasks"][0]["callback_url"]
     assert (await ask("POST", CREATE, json=CAT | {"prompt": PROMPT}, headers=STUDIO)).is_server_error
     assert (await ask("POST", callback, content=json.dumps({"id": PROMPT}))).is_server_error
@@ -200,10 +200,10 @@ async def test_nothing_that_comes_out_holds_a_secret(shell: Shell, sandbox: Runn
         url = first.url
     with shell.serving(port=url.rpartition(":")[2], public_url=url) as homing:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-            ask = Caller(client, search)
+            ask = ClientIdentity(client, search)
             expected = await client.post("/v1/tasks/expect", json={"provider": "kling", "kind": KIND}, headers=STUDIO)
             search.minted(expected.json()["callback_url"])
-            standing = await client.post("/v1/callback-addresses", json={"provider": "kling"}, headers=OPERATOR)
+            standing = await client.post("/v1/callback-urls", json={"provider": "kling"}, headers=OPERATOR)
             search.minted(standing.json()["callback_url"])
             await client.post(standing.json()["callback_url"], json={"id": "nobody", "status": "submitted"})
             await good_day(ask, sandbox)
@@ -251,7 +251,7 @@ async def test_a_key_pair_is_shown_nowhere(shell: Shell, sandbox: RunningSandbox
     search = Search()
     with Shell(shell.directory, settings | pair).serving() as homing:
         async with httpx.AsyncClient(base_url=homing.url, headers=STUDIO, trust_env=False) as client:
-            ask = Caller(client, search)
+            ask = ClientIdentity(client, search)
             reply = await ask("POST", CREATE, json=CAT)
             ours = reply.json()["data"]["task_id"]
             await ask("POST", f"/v1/tasks/{ours}/poll")

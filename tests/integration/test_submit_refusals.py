@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[Answer, int, int, str, str | None]] = {
     "no money": (gateway(403, "quota is not enough", "insufficient_user_quota"), 403, 1102, "not enough", None),
     "no path": (page(404), 503, 5001, "no such call at HOMING_KLING_BASE_URL", "no_such_call"),
     "no method": (gateway(405, "not allowed", "x"), 503, 5001, "no such call", "no_such_call"),
-    "moved": (Answer(status=301, body=b"", headers={"location": "/"}), 503, 5001, "no such call", "no_such_call"),
+    "applied": (Answer(status=301, body=b"", headers={"location": "/"}), 503, 5001, "no such call", "no_such_call"),
     "bad prompt": (gateway(400, "prompt is too long", "invalid_prompt"), 400, 1201, "prompt is too long", None),
 }
 

@@ -241,7 +241,7 @@ async def test_without_its_secret_nothing_is_sent_unsigned() -> None:
 
     async with WebReceiver() as receiver:
         async with opened(f"{receiver.url}#name=shop", secrets=SinkSecrets(away, {})) as sinks:
-            told = an_event(a_success(caller_callback_url=receiver.url))
+            told = an_event(a_success(client_callback_url=receiver.url))
             for sink in sinks.values():
                 (found,) = await sink.send([told])
                 assert found == Outcome(delivered=False, error="its secret cannot be read: the database is away")
@@ -260,7 +260,7 @@ async def called_back(told: PublishedEvent, status: int = 204) -> tuple[Outcome,
             type=told.type,
             sequence=told.sequence,
             at=told.at,
-            task=a_task(**{**vars(task), "caller_callback_url": receiver.url}),
+            task=a_task(**{**vars(task), "client_callback_url": receiver.url}),
         )
         assert sinks["callbacks"].endpoint(moved) == f"http://127.0.0.1:{receiver.port}"
         (found,) = await sinks["callbacks"].send([moved])
@@ -282,8 +282,8 @@ async def test_a_callback_is_what_the_provider_itself_would_have_sent() -> None:
         "updated_at": 1795435200000,
         "final_unit_deduction": "8",
     }
-    claim = Kling().read_callback(request.body)
-    assert (claim.provider_task_id, claim.status, claim.flaw) == (task.id, Status.SUCCEEDED, None)
+    report = Kling().read_callback(request.body)
+    assert (report.provider_task_id, report.status, report.flaw) == (task.id, Status.SUCCEEDED, None)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ async def test_410_of_one_caller_ends_its_event_and_nobody_else_s() -> None:
 
 async def test_a_callback_that_turns_out_to_point_inward_is_hopeless() -> None:
     async with WebReceiver() as receiver, opened("", allowed=NOWHERE) as sinks:
-        told = an_event(a_success(caller_callback_url=f"https://localhost:{receiver.port}/"))
+        told = an_event(a_success(client_callback_url=f"https://localhost:{receiver.port}/"))
         (found,) = await sinks["callbacks"].send([told])
         assert receiver.connections == 0
     assert found.hopeless
@@ -341,8 +341,8 @@ async def test_who_is_called_back_about_what() -> None:
         endpoint = sinks["callbacks"].endpoint
         url = "https://user:made-up-secret@client.example.com/done"
         for name in (None, "updated", "corrected"):
-            assert endpoint(an_event(a_success(caller_callback_url=url), name)) == "https://client.example.com:443"
+            assert endpoint(an_event(a_success(client_callback_url=url), name)) == "https://client.example.com:443"
         assert endpoint(an_event(a_success())) is None
-        assert endpoint(an_event(a_success(caller_callback_url=url, provider="another"))) is None
-        assert endpoint(an_event(a_task(status=Status.PROCESSING, caller_callback_url=url), "updated")) is None
+        assert endpoint(an_event(a_success(client_callback_url=url, provider="another"))) is None
+        assert endpoint(an_event(a_task(status=Status.PROCESSING, client_callback_url=url), "updated")) is None
         assert endpoint(an_alarm()) is None

@@ -20,12 +20,12 @@ from tests.keys import LOCAL_KEY
 from tracker.api import Access, Limits, routes
 from tracker.app import create_tracker
 from tracker.model.keys import NamedKey
-from tracker.model.task import Caller, Task
+from tracker.model.task import ClientIdentity, Task
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 ALL = (STUDIO, OTHER, OPERATOR)
-EVERYTHING = Caller(name="operator", sees_all=True)
+EVERYTHING = ClientIdentity(name="operator", sees_all=True)
 LONG = timedelta(seconds=60)
 STREAM = "text/event-stream"
 

@@ -1,5 +1,6 @@
 """A database as the first release left it: its schema, and rows in every table that had some."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,15 @@ from tracker.storage.store import Store
 TASK = a_task(1, provider_task_id="p-1", external_id="order-1", tags=("a",), request={"prompt": "ä"})
 
 Rows = Sequence[dict[str, Any]]
-# Columns that have another name since.
-RENAMED = {"doubt": "conflict_claims"}
+COLUMNS = importlib.import_module("tracker.storage.migrations.versions.0010_plain_names").COLUMNS
+
+
+def renamed(table: str, column: str) -> str:
+    """Return the present name of a column of the first schema."""
+    # This one was renamed twice.
+    column = "conflict_statuses" if column == "doubt" else column
+    name: str = COLUMNS.get(table, {}).get(column, column)
+    return name
 
 
 def _everything(_: Known) -> Change[Task]:
@@ -71,7 +79,7 @@ def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
     """Return whether every row of before is still there, in the columns that there were."""
     del before[schema_revision.VERSION_TABLE]
     return all(
-        [{name: row[RENAMED.get(name, name)] for name in was} for was, row in zip(table, after[name], strict=True)]
+        [{column: row[renamed(name, column)] for column in was} for was, row in zip(table, after[name], strict=True)]
         == list(table)
         for name, table in before.items()
     )
@@ -120,7 +128,7 @@ def _copy(url: str, tables: dict[str, Rows]) -> None:
     with engine.begin() as connection:
         for table in found.sorted_tables:
             for row in tables[table.name] if table.name != schema_revision.VERSION_TABLE else ():
-                values = {column.name: row[RENAMED.get(column.name, column.name)] for column in table.columns}
+                values = {column.name: row[renamed(table.name, column.name)] for column in table.columns}
                 if isinstance(values.get("id"), int):
                     del values["id"]
                 connection.execute(insert(table).values(values))

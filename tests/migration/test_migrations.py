@@ -1,5 +1,6 @@
 """The migrations make exactly the tables that the code uses, and a released one is never changed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,3 +192,62 @@ def test_a_conflict_that_an_older_version_dropped_opens_again(
     assert after["planned"].next_poll_at == 7
     assert (after["decided"].conflict_claims, after["agreed"].conflict_claims) == (None, None)
     assert (after["waiting"].conflict_claims, after["waiting"].conflict_at) == ("failed", None)
+
+
+OLD_NAMES = """
+INSERT INTO observations (task_id, dedupe_key, at, source, trust, word, verdict, why, body, repeats)
+VALUES ('open', 'a', 1, 'callback', 2, 'succeed', 'moved', '', '', 0),
+    ('open', 'b', 2, 'callback', 0, NULL, 'hinted', '', '', 0);
+INSERT INTO alarms (kind, provider, hour, count, last_at, detail) VALUES ('unknown_word', 'kling', 0, 1, 0, '');
+INSERT INTO counters (name, value) VALUES ('deliveries', 7), ('hints', 3);
+INSERT INTO events (task_id, sequence, type, at, data)
+VALUES (NULL, 1, 'homing.alarm.unknown_word', 3, '{"kind":"unknown_word","provider":"kling"}'),
+    ('open', 2, 'homing.task.succeeded', 4, '{"status":"succeeded","polls":5,"learned_from":"poll",'
+    || '"facts":{"message":{"standing":{"rank":3},"value":"\\"polls\\":"}}}');
+"""
+
+
+@pytest.mark.parametrize("database", ["file", "server"])
+def test_values_under_old_names_are_read_under_the_new(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    if database == "server":
+        url = request.getfixturevalue("postgres").fresh(migrated=False)
+    engine = create_engine(url)
+    first_schema.add_tasks(engine, {"open": DOUBTS["open"]})
+    with engine.begin() as connection:
+        migrate.upgrade(connection, to="0009")
+        for statement in OLD_NAMES.strip().removesuffix(";").split(";\n"):
+            connection.exec_driver_sql(statement)
+
+        migrate.upgrade(connection)
+
+        found = [
+            connection.exec_driver_sql(statement).scalars().all()
+            for statement in (
+                "SELECT verdict FROM observations ORDER BY at",
+                "SELECT provider_status FROM observations ORDER BY at",
+                "SELECT kind FROM alarms",
+                "SELECT name FROM counters WHERE value IN (7, 3) ORDER BY name",
+                "SELECT type FROM events ORDER BY at",
+                "SELECT data FROM events ORDER BY at",
+            )
+        ]
+    engine.dispose()
+    assert found[:5] == [
+        ["applied", "unverified"],
+        ["succeed", None],
+        ["unknown_status"],
+        ["callbacks", "unverified_callbacks"],
+        ["homing.alarm.unknown_status", "homing.task.succeeded"],
+    ]
+    assert [json.loads(data) for data in found[5]] == [
+        {"kind": "unknown_status", "provider": "kling"},
+        {
+            "status": "succeeded",
+            "poll_count": 5,
+            "status_source": "poll",
+            "facts": {"message": {"precedence": {"rank": 3}, "value": '"polls":'}},
+        },
+    ]

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from tests.builders import NOW, OUR_ID, THEIR_ID
 from tracker.model import facts
-from tracker.model.task import FINAL, Asset, Claim, Fact, Flaw, Observation, Source, Status, Task, Trust
+from tracker.model.task import FINAL, Asset, Fact, Flaw, Observation, Report, Source, Status, Task, Trust
 from tracker.model.untrusted import JsonValue
 from tracker.rules import lifecycle
 
-TRUSTS = st.sampled_from([Trust.SIGNED, Trust.TOKEN, Trust.HINT, Trust.SIGNED])
+TRUSTS = st.sampled_from([Trust.SIGNED, Trust.TOKEN, Trust.UNVERIFIED, Trust.SIGNED])
 THRESHOLDS = st.sampled_from([Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
 # The finals more often: their contradictions are what the order is about.
 PROVIDER_WORDS = st.sampled_from([Status.SUBMITTED, Status.PROCESSING, *[Status.SUCCEEDED, Status.FAILED] * 3])
@@ -33,13 +33,13 @@ HALF_IDS: Sequence[tuple[str | None, str | None]] = [
 ]
 
 
-def claims(
+def reports(
     ids: Sequence[tuple[str | None, str | None]], statuses: st.SearchStrategy[Status]
-) -> st.SearchStrategy[Claim]:
+) -> st.SearchStrategy[Report]:
     """Make readable claims under one of the pairs of the provider's id and the external one."""
     return st.builds(
-        lambda pair, status, facts: Claim(
-            provider_task_id=pair[0], external_id=pair[1], status=status, word=status.value, **facts
+        lambda pair, status, facts: Report(
+            provider_task_id=pair[0], external_id=pair[1], status=status, provider_status=status.value, **facts
         ),
         st.sampled_from(ids),
         statuses,
@@ -48,13 +48,13 @@ def claims(
 
 
 OWN_UNREADABLE = [
-    Claim(flaw="the body is not JSON at character 0"),
-    Claim(provider_task_id=THEIR_ID, external_id=OUR_ID, word="cancelled", message="an unknown word"),
+    Report(flaw="the body is not JSON at character 0"),
+    Report(provider_task_id=THEIR_ID, external_id=OUR_ID, provider_status="cancelled", message="an unknown word"),
 ]
-UNREADABLE = [*OWN_UNREADABLE, Claim(provider_task_id="another", word="succeeded?")]
+UNREADABLE = [*OWN_UNREADABLE, Report(provider_task_id="another", provider_status="succeeded?")]
 
 
-def readable(told: st.SearchStrategy[Claim], unreadable: Sequence[Claim]) -> st.SearchStrategy[Claim]:
+def readable(told: st.SearchStrategy[Report], unreadable: Sequence[Report]) -> st.SearchStrategy[Report]:
     """Make mostly what can be read."""
     return st.integers(0, 5).flatmap(lambda die: told if die else st.sampled_from(unreadable))
 
@@ -65,7 +65,7 @@ def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrateg
         Observation,
         source=st.just(Source.CALLBACK),
         trust=TRUSTS,
-        claim=readable(claims(ids, PROVIDER_WORDS), UNREADABLE),
+        report=readable(reports(ids, PROVIDER_WORDS), UNREADABLE),
         at=TIMES,
         flaw=st.sampled_from([None, *Flaw]),
     )
@@ -79,7 +79,7 @@ def answers(
         Observation,
         source=st.sampled_from(sources),
         trust=st.just(Trust.PROVIDER),
-        claim=readable(claims(BOTH_IDS, statuses), OWN_UNREADABLE),
+        report=readable(reports(BOTH_IDS, statuses), OWN_UNREADABLE),
         at=TIMES,
     )
 
@@ -88,7 +88,7 @@ inferences = st.builds(
     Observation,
     source=st.sampled_from([Source.CLOCK, Source.OPERATOR, Source.SUBMIT]),
     trust=st.just(Trust.PROVIDER),
-    claim=st.sampled_from([Claim(status=Status.EXPIRED), Claim(status=Status.REJECTED)]),
+    report=st.sampled_from([Report(status=Status.EXPIRED), Report(status=Status.REJECTED)]),
     at=TIMES,
     note=st.sampled_from(["", "so it is"]),
 )
@@ -103,17 +103,17 @@ def anything(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[
 def last_words(draw: st.DrawFn) -> Observation:
     """Make a final poll that tells everything: later than anything else that was said."""
     status = draw(st.sampled_from(sorted(FINAL)))
-    claim = Claim(
+    report = Report(
         provider_task_id=THEIR_ID,
         external_id=OUR_ID,
         status=status,
-        word=status.value,
+        provider_status=status.value,
         assets=(Asset(kind="image", url="https://results.example/true.png"),),
         price={"final_unit_deduction": "3"},
         message="the truth",
         updated_at=NOW + timedelta(days=1),
     )
-    return Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW + timedelta(days=2))
+    return Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW + timedelta(days=2))
 
 
 def told_in_turn(task: Task, said: Sequence[Observation], threshold: Trust) -> Task:

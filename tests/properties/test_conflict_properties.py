@@ -53,8 +53,8 @@ Step = Callable[[Story], None]
 
 def callback(said: Observation) -> Step:
     def step(story: Story) -> None:
-        if said.claim.flaw is None and said.claim.status in FINAL:
-            story.reported.add(said.claim.status)
+        if said.report.flaw is None and said.report.status in FINAL:
+            story.reported.add(said.report.status)
         arrived = Arrived(provider="kling", observation=structs.replace(said, at=story.now), task_id=story.task.id)
         story.take(RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([story.task])))
 
@@ -64,8 +64,8 @@ def callback(said: Observation) -> Step:
 def reply(status: Status) -> Step:
     def step(story: Story) -> None:
         story.reported |= {status} & FINAL
-        task, claim = story.task, a_claim(status)
-        work = RecordAccepted(sent=task, claim=claim, now=story.now, prove_lookups=False, rules=RULES)
+        task, report = story.task, a_claim(status)
+        work = RecordAccepted(sent=task, report=report, now=story.now, prove_lookups=False, rules=RULES)
         story.take(work.decide(Known([task])))
 
     return step
@@ -171,7 +171,7 @@ def test_no_order_of_callbacks_hides_a_conflict(said: list[Observation], data: s
 
     first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (said, order))
 
-    assert first.conflict_claims == second.conflict_claims
+    assert first.conflict_statuses == second.conflict_statuses
     assert facts.in_conflict(first) == facts.in_conflict(second)
 
 
@@ -224,6 +224,6 @@ def test_a_manual_resolution_decides_a_conflict_and_a_poll_outranks_it(end: Stat
     decided = story.task
     poll(other)(story)
 
-    assert (decided.status, decided.learned_from) == (end, Source.OPERATOR)
+    assert (decided.status, decided.status_source) == (end, Source.OPERATOR)
     assert not facts.in_conflict(decided)
     assert story.task.status is other

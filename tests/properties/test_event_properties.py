@@ -15,7 +15,7 @@ from receiver.verification import CallbackRequest, StandardWebhooks
 from tests.asyncapi_document import is_of, messages
 from tests.builders import NOW, a_task, asked, told
 from tests.events import an_event, every_event
-from tests.properties.observations import PROVIDER_WORDS, claims, told_in_turn
+from tests.properties.observations import PROVIDER_WORDS, reports, told_in_turn
 from tracker.api import rendering
 from tracker.api.schemas import TaskShown
 from tracker.delivery.sinks.signing import signature_headers
@@ -38,9 +38,9 @@ IDS = [("provider-1", a_task().id)]
 @st.composite
 def tasks(draw: st.DrawFn) -> Task:
     """Make tasks that something was learned about, with fields of any values."""
-    heard = draw(st.lists(claims(IDS, PROVIDER_WORDS), max_size=3))
-    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(claim) for claim in heard], Trust.TOKEN)
-    names = ("submitted_at", "heard_at", "polled_at", "next_poll_at")
+    heard = draw(st.lists(reports(IDS, PROVIDER_WORDS), max_size=3))
+    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(report) for report in heard], Trust.TOKEN)
+    names = ("submitted_at", "last_observed_at", "polled_at", "next_poll_at")
     times: dict[str, Any] = {name: draw(st.none() | MOMENTS) for name in names}
     return replace(
         task,
@@ -48,8 +48,8 @@ def tasks(draw: st.DrawFn) -> Task:
         tags=tuple(draw(st.lists(TEXTS, max_size=3))),
         external_id=draw(st.none() | TEXTS),
         reason=draw(st.none() | TEXTS),
-        callback_asked=draw(st.booleans()),
-        polls=draw(st.integers(0, 2**31 - 1)),
+        callback_requested=draw(st.booleans()),
+        poll_count=draw(st.integers(0, 2**31 - 1)),
         created_at=draw(MOMENTS),
         **times,
     )
@@ -104,9 +104,9 @@ def test_event_id_of_any_type_is_a_valid_webhook_id(event: PublishedEvent) -> No
 @given(tasks())
 def test_a_callback_of_ours_is_one_that_we_would_believe(task: Task) -> None:
     body = json.dumps(legacy_callback(task)).encode()
-    claim = Kling().read_callback(body)
+    report = Kling().read_callback(body)
     if task.status not in {Status.PENDING, Status.EXPIRED, Status.REJECTED}:
-        assert (claim.provider_task_id, claim.status, claim.flaw) == (task.id, task.status, None)
+        assert (report.provider_task_id, report.status, report.flaw) == (task.id, task.status, None)
     headers = signature_headers([b"k" * 32, b"l" * 32], webhook_id=f"{task.id}-1", at=NOW, body=body)
     told_of = [(name.encode(), value.encode()) for name, value in headers.items()]
     for key in (b"k" * 32, b"l" * 32):

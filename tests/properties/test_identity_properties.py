@@ -11,7 +11,7 @@ from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_WOR
 from tests.unit.deciding import LIFETIME, RULES
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
-from tracker.model.task import Alarm, Claim, Flaw, IdSource, Observation, Source, Status, Task, Trust
+from tracker.model.task import Alarm, Flaw, IdSource, Observation, Report, Source, Status, Task, Trust
 from tracker.rules.callbacks import RecordCallback
 from tracker.rules.identity import Asked
 from tracker.rules.polls import PollResult, RecordPoll
@@ -21,7 +21,7 @@ from tracker.rules.submits import RecordAccepted
 TRUE = a_task(1, provider_task_id=THEIR_ID, client="victim", status=Status.PROCESSING, attempts=1)
 SENT_IDS = st.sampled_from([None, "its own", THEIR_ID])
 NAMED_BY = st.sampled_from([None, *IdSource])
-Reporting = Callable[[Known, Task, Claim], Change[Any]]
+Delivering = Callable[[Known, Task, Report], Change[Any]]
 
 
 @st.composite
@@ -43,8 +43,13 @@ def other_rows(draw: st.DrawFn) -> Task:
 
 
 reports = st.builds(
-    lambda ids, status, facts: Claim(
-        provider_task_id=ids[0], external_id=ids[1], status=status, word=status.value, created_at=NOW, **facts
+    lambda ids, status, facts: Report(
+        provider_task_id=ids[0],
+        external_id=ids[1],
+        status=status,
+        provider_status=status.value,
+        created_at=NOW,
+        **facts,
     ),
     st.sampled_from([(THEIR_ID, OUR_ID), (THEIR_ID, None), (THEIR_ID, THEIR_ID), (None, OUR_ID)]),
     PROVIDER_WORDS,
@@ -52,38 +57,38 @@ reports = st.builds(
 )
 
 
-def polled(asked: Asked) -> Reporting:
-    def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
-        said = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW, body=b"the body")
+def polled(asked: Asked) -> Delivering:
+    def deliver(known: Known, task: Task, report: Report) -> Change[Any]:
+        said = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW, body=b"the body")
         result = PollResult(observation=said, asked=asked)
         return RecordPoll(polled=task, result=result, now=NOW, lifetime=LIFETIME, rules=RULES).decide(known)
 
-    return report
+    return deliver
 
 
-def accepted(known: Known, task: Task, claim: Claim) -> Change[Any]:
-    return RecordAccepted(sent=task, claim=claim, now=NOW, prove_lookups=False, rules=RULES).decide(known)
+def accepted(known: Known, task: Task, report: Report) -> Change[Any]:
+    return RecordAccepted(sent=task, report=report, now=NOW, prove_lookups=False, rules=RULES).decide(known)
 
 
-def called_back(trust: Trust) -> Reporting:
-    def report(known: Known, task: Task, claim: Claim) -> Change[Any]:
-        flaw = Flaw.UNSIGNED if trust is Trust.HINT else None
-        said = Observation(source=Source.CALLBACK, trust=trust, claim=claim, at=NOW, body=b"the body", flaw=flaw)
+def called_back(trust: Trust) -> Delivering:
+    def deliver(known: Known, task: Task, report: Report) -> Change[Any]:
+        flaw = Flaw.UNSIGNED if trust is Trust.UNVERIFIED else None
+        said = Observation(source=Source.CALLBACK, trust=trust, report=report, at=NOW, body=b"the body", flaw=flaw)
         arrived = Arrived(provider="kling", observation=said, task_id=task.id)
         return RecordCallback(arrived=arrived, account="default", rules=RULES).decide(known)
 
-    return report
+    return deliver
 
 
 ANSWERS = st.sampled_from([Asked.PROVIDER_ID, Asked.EXTERNAL_ID, Asked.CANDIDATE]).map(polled)
 SOURCES = st.one_of(ANSWERS, ANSWERS, st.just(accepted), TRUSTS.map(called_back))
 
 
-@given(task=other_rows(), claim=reports, report=SOURCES)
-def test_a_report_about_another_row_merges_nothing(task: Task, claim: Claim, report: Reporting) -> None:
+@given(task=other_rows(), report=reports, deliver=SOURCES)
+def test_a_report_about_another_row_merges_nothing(task: Task, report: Report, deliver: Delivering) -> None:
     known = Known([TRUE, task])
 
-    change = report(known, task, claim)
+    change = deliver(known, task, report)
 
     after = change.task
     assert after is not None
@@ -95,12 +100,12 @@ def test_a_report_about_another_row_merges_nothing(task: Task, claim: Claim, rep
     told = " ".join(entry.shown.why for entry in change.entries) + " ".join(alarm.detail for alarm in change.alarms)
     assert not {THEIR_ID, OUR_ID} & set(told.replace(",", " ").split())
     if change.entries[0].shown.source is not Source.CALLBACK:
-        assert [(entry.shown.word, entry.shown.status) for entry in change.entries] == [(None, None)]
+        assert [(entry.shown.provider_status, entry.shown.status) for entry in change.entries] == [(None, None)]
 
 
-@given(holder=other_rows(), named_by=NAMED_BY, claim=reports)
+@given(holder=other_rows(), named_by=NAMED_BY, report=reports)
 def test_only_a_submitted_row_takes_an_id_that_nothing_proved(
-    holder: Task, named_by: IdSource | None, claim: Claim
+    holder: Task, named_by: IdSource | None, report: Report
 ) -> None:
     """The true row has lost its reply, and another row holds its id."""
     holding = a_task(
@@ -114,12 +119,12 @@ def test_only_a_submitted_row_takes_an_id_that_nothing_proved(
     for attempts in (0, 1):
         waiting = a_task(1, client="victim", attempts=attempts, next_poll_at=NOW)
 
-        change = polled(Asked.EXTERNAL_ID)(Known([waiting, holding]), waiting, claim)
+        change = polled(Asked.EXTERNAL_ID)(Known([waiting, holding]), waiting, report)
 
         after = change.task
         assert after is not None
-        names_it = claim.provider_task_id == THEIR_ID and claim.external_id == OUR_ID
-        found = claim.provider_task_id == THEIR_ID and claim.external_id is None
+        names_it = report.provider_task_id == THEIR_ID and report.external_id == OUR_ID
+        found = report.provider_task_id == THEIR_ID and report.external_id is None
         outranks = named_by is not None and (names_it or (found and named_by is not IdSource.LOOKUP))
         takes = attempts > 0 and outranks
         assert (after.provider_task_id == THEIR_ID) == takes

@@ -86,11 +86,11 @@ def test_polls_follow_until_the_deadline_and_are_few(
         status=Status.SUBMITTED,
         submitted_at=NOW,
         deadline_at=deadline,
-        callback_asked=asked,
+        callback_requested=asked,
         model="kling-v3-omni",
     )
     now, polls = NOW, 0
-    again = schedule.first_check(task, now=now, policy=POLICY, habits=habits, random=random)
+    again = schedule.first_poll_delay(task, now=now, policy=POLICY, habits=habits, random=random)
     while again < deadline:
         assert now + POLICY.least_gap <= again
         now, polls = again, polls + 1
@@ -120,7 +120,7 @@ def test_snapshot_is_bounded(every: list[Completion]) -> None:
     assert max(len(habits.run_times), len(habits.callbacks)) <= MAX_GROUPS
     assert all(len(known.seconds) <= MAX_RUN_TIMES for known in habits.run_times.values())
     assert all(known.tasks <= MAX_CALLBACKS for known in habits.callbacks.values())
-    assert 0 < habits.outlook(a_task(kind=OMNI, callback_asked=True)).lost < 1
+    assert 0 < habits.outlook(a_task(kind=OMNI, callback_requested=True)).lost < 1
 
 
 @given(arrived=st.lists(st.booleans(), max_size=MAX_CALLBACKS))

@@ -14,14 +14,14 @@ from tests.properties.observations import (
     answers,
     anything,
     belief,
-    claims,
     deliveries,
     inferences,
     last_words,
+    reports,
     told_in_turn,
 )
 from tracker.model import facts
-from tracker.model.task import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
+from tracker.model.task import FINAL, Alarm, Observation, Report, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle
 from tracker.storage.rows import stamp
 
@@ -64,7 +64,7 @@ def test_after_a_final_poll_even_half_known_ids_leave_no_trace_of_the_order_in_t
     told: tuple[list[Observation], list[Observation]], last: Observation, threshold: Trust, task: Task
 ) -> None:
     first, second = (told_in_turn(task, [*said, last], threshold) for said in told)
-    if last.claim.status is not None:
+    if last.report.status is not None:
         assert first.status in FINAL
         assert first.status is second.status
 
@@ -76,7 +76,7 @@ def test_whatever_was_lost_a_last_poll_that_tells_all_ends_the_task_the_same(
     said = data.draw(st.lists(anything(ANY_IDS), max_size=7))
     arrived = data.draw(st.permutations([each for each in said if data.draw(st.booleans())]))
     whole = told_in_turn(task, [*said, last], threshold)
-    assert whole.status is last.claim.status
+    assert whole.status is last.report.status
     assert belief(whole) == belief(told_in_turn(task, [*arrived, last], threshold))
     assert belief(whole) == belief(told_in_turn(task, [last, *arrived], threshold))
 
@@ -89,10 +89,10 @@ def test_every_observation_is_weighed_and_each_change_is_one_version_and_one_eve
     for each in said:
         transition = lifecycle.advance(task, each, threshold=threshold)
         after = transition.task
-        changed = transition.verdict in {Verdict.MOVED, Verdict.COMPLETED}
+        changed = transition.verdict in {Verdict.APPLIED, Verdict.COMPLETED}
         assert len(transition.events) == after.version - task.version == int(changed)
         assert [event.sequence for event in transition.events] == [after.version] * len(transition.events)
-        assert (after.status is not task.status) == (transition.verdict is Verdict.MOVED)
+        assert (after.status is not task.status) == (transition.verdict is Verdict.APPLIED)
         assert transition.why
         task, told = after, told + len(transition.events)
     assert task.version == 1 + told
@@ -105,8 +105,8 @@ def test_belief_only_grows_and_moves_only_where_the_table_says(
     for each in said:
         transition = lifecycle.advance(task, each, threshold=threshold)
         after = transition.task
-        assert after.standing >= task.standing
-        assert after.standing.rank == facts.RANK[after.status]
+        assert after.precedence >= task.precedence
+        assert after.precedence.rank == facts.RANK[after.status]
         if after.status is not task.status:
             assert after.status in lifecycle.MOVES[task.status]
         if task.status in FINAL:
@@ -122,15 +122,15 @@ def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], th
     """State the precedence a second time, independently of the code: the finals first, then the rest by rank."""
     ended = told_in_turn(KNOWN, said, threshold)
     proven = [each for each in said if believed(KNOWN, each, threshold)]
-    last = [each for each in proven if each.claim.status in FINAL]
+    last = [each for each in proven if each.report.status in FINAL]
     if last:
         of_polls = [each for each in last if each.source is Source.POLL] or last
         latest = max(time_of(each) for each in of_polls)
-        words = {each.claim.status for each in of_polls if time_of(each) == latest}
+        words = {each.report.status for each in of_polls if time_of(each) == latest}
         assert ended.status is (Status.SUCCEEDED if Status.SUCCEEDED in words else Status.FAILED)
         return
     ladder = [Status.PENDING, Status.REJECTED, Status.SUBMITTED, Status.PROCESSING, Status.EXPIRED]
-    heard = {each.claim.status for each in proven} | {Status.PENDING}
+    heard = {each.report.status for each in proven} | {Status.PENDING}
     assert ended.status is max((status for status in ladder if status in heard), key=ladder.index)
 
 
@@ -139,32 +139,36 @@ def test_no_delivery_ever_teaches_the_provider_id(said: list[Observation], thres
     assert told_in_turn(task, said, threshold).provider_task_id == task.provider_task_id
 
 
-@given(said=st.lists(anything(ANY_IDS), max_size=8), hints=st.lists(deliveries(ANY_IDS), max_size=4), data=st.data())
+@given(
+    said=st.lists(anything(ANY_IDS), max_size=8),
+    unverified_callbacks=st.lists(deliveries(ANY_IDS), max_size=4),
+    data=st.data(),
+)
 def test_hints_change_nothing_that_is_believed(
-    said: list[Observation], hints: list[Observation], data: st.DataObject
+    said: list[Observation], unverified_callbacks: list[Observation], data: st.DataObject
 ) -> None:
-    doubtful = [hint for hint in hints if hint.trust is Trust.HINT]
+    doubtful = [hint for hint in unverified_callbacks if hint.trust is Trust.UNVERIFIED]
     mixed = data.draw(st.permutations([*said, *doubtful]))
     order = [each for each in mixed if each not in doubtful]
     told, without = told_in_turn(KNOWN, mixed, Trust.TOKEN), told_in_turn(KNOWN, order, Trust.TOKEN)
     assert (belief(told), told.version) == (belief(without), without.version)
 
 
-@given(said=st.lists(st.one_of(inferences, answers()), max_size=6), claim=claims(BOTH_IDS, finals))
-def test_one_proven_final_ends_every_inference(said: list[Observation], claim: Claim) -> None:
-    poll = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW)
+@given(said=st.lists(st.one_of(inferences, answers()), max_size=6), report=reports(BOTH_IDS, finals))
+def test_one_proven_final_ends_every_inference(said: list[Observation], report: Report) -> None:
+    poll = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW)
     assert told_in_turn(told_in_turn(PENDING, said, Trust.TOKEN), [poll], Trust.TOKEN).status in FINAL
 
 
 def believed(task: Task, each: Observation, threshold: Trust) -> bool:
-    if each.claim.flaw is not None or each.claim.status is None:
+    if each.report.flaw is not None or each.report.status is None:
         return False
     if each.source is not Source.CALLBACK:
         return True
-    if each.claim.provider_task_id != task.provider_task_id or each.trust is Trust.HINT:
+    if each.report.provider_task_id != task.provider_task_id or each.trust is Trust.UNVERIFIED:
         return False
-    return each.claim.status not in FINAL or each.trust >= threshold
+    return each.report.status not in FINAL or each.trust >= threshold
 
 
 def time_of(each: Observation) -> int:
-    return 0 if each.claim.updated_at is None else stamp(each.claim.updated_at)
+    return 0 if each.report.updated_at is None else stamp(each.report.updated_at)

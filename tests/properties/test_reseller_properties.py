@@ -23,12 +23,12 @@ from tests.fakes import Clock, FakeKling
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
 from tracker.model.records import TaskFilter
-from tracker.model.task import Caller, Status
+from tracker.model.task import ClientIdentity, Status
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-CLIENT = Caller(name="studio", sees_all=True)
+CLIENT = ClientIdentity(name="studio", sees_all=True)
 ENDINGS = ("accepted", "reply lost", "made late", "nothing made", "repeated", "refused", "not sent")
 
 

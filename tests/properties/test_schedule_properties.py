@@ -29,9 +29,9 @@ def tasks(draw: st.DrawFn) -> Task:
         status=draw(OPEN),
         quiet_polls=draw(st.integers(0, 40)),
         attempts=draw(st.integers(0, 2)),
-        callback_asked=draw(st.booleans()),
+        callback_requested=draw(st.booleans()),
         model=draw(st.sampled_from([None, "kling-v3-omni"])),
-        conflict_claims=draw(st.sampled_from([(), (Status.FAILED,), (Status.SUCCEEDED,)])),
+        conflict_statuses=draw(st.sampled_from([(), (Status.FAILED,), (Status.SUCCEEDED,)])),
         conflict_at=NOW + draw(AWAY),
     )
 
@@ -40,9 +40,9 @@ def tasks(draw: st.DrawFn) -> Task:
 def test_no_poll_is_planned_further_away_than_the_furthest(
     task: Task, habits: Habits, random: float, *, answered: bool
 ) -> None:
-    for policy in (Policy(), Policy(first_check=timedelta(hours=2))):
+    for policy in (Policy(), Policy(first_poll_delay=timedelta(hours=2))):
         plans = [
-            schedule.first_check(task, now=NOW, policy=policy, habits=habits, random=random),
+            schedule.first_poll_delay(task, now=NOW, policy=policy, habits=habits, random=random),
             schedule.after_hint(task, now=NOW, policy=policy),
             schedule.after_poll(
                 task,

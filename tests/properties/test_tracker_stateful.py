@@ -26,13 +26,13 @@ from tests.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
 from tracker.model.records import Arrived, TaskFilter
-from tracker.model.task import FINAL, Caller, Flaw, Observation, Source, Status, Task, Trust
+from tracker.model.task import FINAL, ClientIdentity, Flaw, Observation, Source, Status, Task, Trust
 from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-CLIENTS = [Caller(name="studio"), Caller(name="other")]
-OPERATOR = Caller(name="operator", sees_all=True)
+CLIENTS = [ClientIdentity(name="studio"), ClientIdentity(name="other")]
+OPERATOR = ClientIdentity(name="operator", sees_all=True)
 ENDS = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}
 PLANS = [
     [],
@@ -67,7 +67,7 @@ class Wish:
     while (``Policy.resend_window``), which is when clients re-send.
     """
 
-    client: Caller
+    client: ClientIdentity
     body: dict[str, Any]
     key: str | None
     sent_at: datetime
@@ -91,7 +91,7 @@ class World(RuleBasedStateMachine):
         self.kling = FakeKling(clock=self.clock)
         self.wishes: list[Wish] = []
         self.wished = 0
-        self.acknowledged: dict[str, Caller] = {}
+        self.acknowledged: dict[str, ClientIdentity] = {}
         self.deliveries: list[tuple[str, bytes]] = []
         self.seen: dict[str, Task] = {}
         self.runner.run(self.start())
@@ -128,7 +128,7 @@ class World(RuleBasedStateMachine):
         number=st.integers(0, 2),
         plan=st.sampled_from(PLANS),
     )
-    def submit(self, client: Caller, naming: str, number: int, plan: list[str]) -> None:
+    def submit(self, client: ClientIdentity, naming: str, number: int, plan: list[str]) -> None:
         body = self.wish_body()
         if naming == "external":
             body["external_task_id"] = f"order-{number}"
@@ -166,7 +166,7 @@ class World(RuleBasedStateMachine):
         named=st.booleans(),
         twice=st.booleans(),
     )
-    def submit_and_die(self, client: Caller, how: str, *, named: bool, twice: bool) -> None:
+    def submit_and_die(self, client: ClientIdentity, how: str, *, named: bool, twice: bool) -> None:
         body = self.wish_body()
         key = f"key of {body['prompt']}" if named else None
         wish = Wish(client=client, body=body, key=key, sent_at=self.clock(), answered=False)
@@ -186,7 +186,7 @@ class World(RuleBasedStateMachine):
         assert sending.cancelled()
 
     @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 2))
-    def expect(self, client: Caller, number: int) -> None:
+    def expect(self, client: ClientIdentity, number: int) -> None:
         async def announce() -> None:
             with suppress(Conflict):
                 expected = await self.tracker.expect(
@@ -197,7 +197,7 @@ class World(RuleBasedStateMachine):
         self.runner.run(announce())
 
     @rule(client=st.sampled_from(CLIENTS), number=st.integers(0, 2), adopted=st.booleans())
-    def submit_elsewhere(self, client: Caller, number: int, *, adopted: bool) -> None:
+    def submit_elsewhere(self, client: ClientIdentity, number: int, *, adopted: bool) -> None:
         """Make a task with a client's own code, under an id that it may have announced."""
         name = f"{client.name}-{number}"
         if any(made.external_id == name for made in self.kling.ledger):
@@ -226,7 +226,7 @@ class World(RuleBasedStateMachine):
         pick=PICKS,
         other=PICKS,
         body=st.sampled_from(["own", "own", "another's", "unreadable", "unknown word"]),
-        trust=st.sampled_from([Trust.TOKEN, Trust.TOKEN, Trust.HINT]),
+        trust=st.sampled_from([Trust.TOKEN, Trust.TOKEN, Trust.UNVERIFIED]),
         times=st.integers(1, 3),
     )
     def deliver(self, pick: int, other: int, body: str, trust: Trust, times: int) -> None:
@@ -246,10 +246,10 @@ class World(RuleBasedStateMachine):
             self.runner.run(self.record(task_id, raw, trust))
 
     async def record(self, task_id: str, raw: bytes, trust: Trust) -> None:
-        claim = self.tracker.providers["kling"].provider.read_callback(raw)
-        flaw = Flaw.UNSIGNED if trust is Trust.HINT else None
+        report = self.tracker.providers["kling"].provider.read_callback(raw)
+        flaw = Flaw.UNSIGNED if trust is Trust.UNVERIFIED else None
         observation = Observation(
-            source=Source.CALLBACK, trust=trust, claim=claim, at=self.clock(), body=raw, flaw=flaw
+            source=Source.CALLBACK, trust=trust, report=report, at=self.clock(), body=raw, flaw=flaw
         )
         recorded = await self.tracker.record(Arrived(provider="kling", observation=observation, task_id=task_id))
         assert recorded.task_id == task_id
@@ -355,7 +355,7 @@ class World(RuleBasedStateMachine):
             if true is not None and not ended_by_us:
                 assert task.status is ENDS[true.status]
                 # What came home by a callback alone was never asked about, and only answers prove a provider ID.
-                unasked = task.learned_trust is not Trust.PROVIDER and task.polls == 0
+                unasked = task.status_trust is not Trust.PROVIDER and task.poll_count == 0
                 assert task.provider_task_id == true.id or (unasked and task.provider_task_id is None)
             assert true is not None or task.status not in FINAL
         for task_id, body in self.deliveries:

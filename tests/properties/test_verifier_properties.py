@@ -55,12 +55,12 @@ def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
     assert proof is None
 
 
-@given(headers=st.one_of(headers, whole_headers), body=st.binary(max_size=100), now=moments, standing=st.booleans())
+@given(headers=st.one_of(headers, whole_headers), body=st.binary(max_size=100), now=moments, shared_url=st.booleans())
 def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
-    headers: list[tuple[bytes, bytes]], body: bytes, now: datetime, *, standing: bool
+    headers: list[tuple[bytes, bytes]], body: bytes, now: datetime, *, shared_url: bool
 ) -> None:
-    judgement = judge(VERIFIER, CallbackRequest(headers=headers, body=body), standing=standing, now=now)
-    assert judgement.trust is Trust.HINT
+    judgement = judge(VERIFIER, CallbackRequest(headers=headers, body=body), shared_url=shared_url, now=now)
+    assert judgement.trust is Trust.UNVERIFIED
     assert judgement.webhook_id is None
     assert (judgement.flaw in {Flaw.BAD_SIGNATURE, Flaw.STALE_SIGNATURE}) == (judgement.refusal is not None)
 
@@ -80,7 +80,7 @@ def test_one_changed_bit_anywhere_is_refused(webhook_id: str, body: bytes, data:
     changed[where] ^= 1 << data.draw(st.integers(0, 7))
     parts[place] = bytes(changed)
     delivery = CallbackRequest(headers=list(zip(NAMES[:3], parts[:3], strict=True)), body=parts[3])
-    assert judge(VERIFIER, delivery, standing=False, now=NOW).trust is Trust.HINT
+    assert judge(VERIFIER, delivery, shared_url=False, now=NOW).trust is Trust.UNVERIFIED
 
 
 @given(secret=st.one_of(st.text(max_size=60), st.text(max_size=60).map("whsec_{}".format)))

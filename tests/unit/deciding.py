@@ -6,8 +6,8 @@ from typing import Any
 from tests.builders import NOW, OMNI, a_claim, a_task, asked
 from tests.properties.observations import told_in_turn
 from tracker.model.changes import Change, Known
-from tracker.model.records import Arrived, StandingAddress
-from tracker.model.task import Claim, Observation, Recorded, Status, Task, Trust
+from tracker.model.records import Arrived, SharedCallbackUrl
+from tracker.model.task import Observation, Recorded, Report, Status, Task, Trust
 from tracker.rules.callbacks import RecordCallback
 from tracker.rules.create_requests import RecordSubmission, SubmitDecision
 from tracker.rules.identity import Asked
@@ -24,7 +24,7 @@ LIFETIME = timedelta(days=30)
 SOON = timedelta(seconds=1)
 SUBMITTED = told_in_turn(a_task(next_poll_at=NOW + timedelta(hours=1)), [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
 LATE = NOW + timedelta(hours=25)
-STANDING = StandingAddress(
+STANDING = SharedCallbackUrl(
     id=3, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label=""
 )
 
@@ -49,8 +49,8 @@ def in_flight(**changes: Any) -> Task:
     return a_task(**(usual | changes))
 
 
-def accepted(task: Task, claim: Claim, *others: Task, prove_lookups: bool = False) -> Change[Task]:
-    work = RecordAccepted(sent=task, claim=claim, now=NOW + SOON, prove_lookups=prove_lookups, rules=RULES)
+def accepted(task: Task, report: Report, *others: Task, prove_lookups: bool = False) -> Change[Task]:
+    work = RecordAccepted(sent=task, report=report, now=NOW + SOON, prove_lookups=prove_lookups, rules=RULES)
     return work.decide(Known([task, *others]))
 
 

@@ -15,7 +15,7 @@ from starlette.types import Message, Scope
 
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
-from tracker.model.records import Arrived, StandingAddress
+from tracker.model.records import Arrived, SharedCallbackUrl
 from tracker.model.task import Recorded, Verdict
 from tracker.providers.base import Account
 from tracker.providers.kling import Kling
@@ -29,7 +29,9 @@ TASK = "hm01jd5c8xkw3v5m2n7p9q4r6s8t"
 TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id=TASK)
 OTHER_TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id="hm01otherothertask")
 STANDING_TOKEN = callback_tokens.standing_token(b"r" * callback_tokens.STANDING_BYTES)
-STANDING = StandingAddress(id=7, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label="")
+STANDING = SharedCallbackUrl(
+    id=7, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label=""
+)
 PATH = f"/callbacks/kling/{TOKEN}"
 STANDING_PATH = f"/callbacks/kling/{STANDING_TOKEN}"
 BODY = b'{"id":"1234567890","status":"succeeded","message":"a made-up prompt","external_id":"x","outputs":[]}'
@@ -48,7 +50,7 @@ class WritingTracker:
 
     providers: dict[str, Account] = field(default_factory=lambda: {"kling": kling_account()})
     now: datetime = NOW
-    standing: dict[str, StandingAddress] = field(default_factory=lambda: {STANDING_TOKEN: STANDING})
+    standing: dict[str, SharedCallbackUrl] = field(default_factory=lambda: {STANDING_TOKEN: STANDING})
     given: list[Arrived] = field(default_factory=list)
     fails: Exception | None = None
     gate: asyncio.Event | None = None
@@ -62,7 +64,7 @@ class WritingTracker:
     def task_of_token(self, provider: str, token: str) -> str | None:
         return callback_tokens.check(token, [MINTING], provider=provider)
 
-    async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
+    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None:
         self.looked_up += 1
         if self.fails is not None:
             raise self.fails
@@ -82,7 +84,7 @@ class WritingTracker:
         if self.fails is not None:
             raise self.fails
         self.given.append(delivery)
-        return Recorded(task_id=delivery.task_id, verdict=Verdict.MOVED, why="made up", orphan=False)
+        return Recorded(task_id=delivery.task_id, verdict=Verdict.APPLIED, why="made up", orphan=False)
 
 
 def client(tracker: WritingTracker, settings: ReceiverSettings = OPEN) -> httpx.AsyncClient:

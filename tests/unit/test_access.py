@@ -25,7 +25,7 @@ from tracker.api.http.access import (
 from tracker.api.http.access_guard import AccessGuard
 from tracker.errors import NotAuthenticated, SettingsError
 from tracker.model.keys import ClientKey, NamedKey
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 
 # Far from any real clock: a token is judged by the clock that is passed in.
 NOW = datetime(2041, 11, 23, 12, tzinfo=UTC)
@@ -38,7 +38,7 @@ KEYED = Access(
 )
 
 
-def ask(access: Access, **headers: str) -> Caller:
+def ask(access: Access, **headers: str) -> ClientIdentity:
     told = {"host": "127.0.0.1:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
     return admit(access, told, NOW)
 
@@ -49,13 +49,13 @@ def a_token(claims: Mapping[str, Any] | None = None, secret: str = SECRET, **opt
     return jwt.encode(told, secret, **({"algorithm": "HS256"} | options))
 
 
-def with_token(token: str) -> Caller:
+def with_token(token: str) -> ClientIdentity:
     return ask(KEYED, authorization=f"Bearer {token}")
 
 
 def test_a_named_key_is_its_client() -> None:
-    assert ask(KEYED, authorization="Bearer made-up-studio-key") == Caller(name="studio", sees_all=False)
-    assert ask(KEYED, authorization="bearer  made-up-operator-key ") == Caller(name="operator", sees_all=True)
+    assert ask(KEYED, authorization="Bearer made-up-studio-key") == ClientIdentity(name="studio", sees_all=False)
+    assert ask(KEYED, authorization="bearer  made-up-operator-key ") == ClientIdentity(name="operator", sees_all=True)
 
 
 def test_the_old_and_the_new_key_of_a_client_both_work_while_they_are_exchanged() -> None:
@@ -85,7 +85,7 @@ def test_keys_are_not_in_the_text_of_their_values() -> None:
 
 
 def test_the_official_token_is_its_access_keys_client() -> None:
-    assert with_token(a_token()) == Caller(name="made-up-access", sees_all=False)
+    assert with_token(a_token()) == ClientIdentity(name="made-up-access", sees_all=False)
 
 
 @pytest.mark.parametrize("claim", ["iss", "exp", "nbf"])

@@ -20,10 +20,10 @@ from tracker.api.http.access_guard import (
 )
 from tracker.errors import HomingError, TooMany
 from tracker.model.keys import ClientKey
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-LOCAL = Caller(name="local", sees_all=True)
+LOCAL = ClientIdentity(name="local", sees_all=True)
 
 
 class Clock:
@@ -34,7 +34,7 @@ class Clock:
         return self.seconds
 
 
-def admit(guard: AccessGuard, authorization: str | None, peer: str | None = "203.0.113.7") -> Caller:
+def admit(guard: AccessGuard, authorization: str | None, peer: str | None = "203.0.113.7") -> ClientIdentity:
     headers = {"host": "127.0.0.1"} | ({"authorization": authorization} if authorization is not None else {})
     return guard.admit(headers, peer, NOW)
 

@@ -39,7 +39,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
     "attach_task": {"provider_task_id": "8001"},
     "resolve_task": {"status": "rejected"},
-    "create_address": {"provider": "kling"},
+    "create_callback_url": {"provider": "kling"},
     "replay": {"sink": "shop", "dead": True},
     "give_up_deliveries": {"sink": "shop"},
     "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
@@ -99,7 +99,7 @@ ACTS_ON = {
     "poll_task": TO_POLL.id,
     "resolve_task": TO_RESOLVE.id,
     "forget_sink": "old",
-    "revoke_address": "1",
+    "revoke_callback_url": "1",
 }
 
 
@@ -112,7 +112,7 @@ async def opened(folder: Path) -> AsyncIterator[ApiHarness]:
         await api.add(FINISHED, entries=[an_entry(FINISHED, "one")], events=[an_event(FINISHED, 3, "succeeded")])
         await api.raise_alarm("ids that disagree")
         await api.register_sinks(a_sink(name="old", address="https://old.example"))
-        await api.tracker.create_address(OPERATOR, provider="kling")
+        await api.tracker.create_callback_url(OPERATOR, provider="kling")
         for task_id, external_id in (("8001", TO_ATTACH.id), ("8002", TO_POLL.id), ("8009", "theirs")):
             api.provider.add(task_id, external_id=external_id, status="processing")
         yield api

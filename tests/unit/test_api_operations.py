@@ -79,33 +79,33 @@ async def test_orphans_are_shown_without_the_body_that_came(api: ApiHarness) -> 
 
 async def test_a_standing_address_is_shown_once_and_can_be_revoked(api: ApiHarness) -> None:
     async with api.client() as client:
-        made = await client.post("/v1/callback-addresses", json={"provider": "kling", "label": "studio"})
+        made = await client.post("/v1/callback-urls", json={"provider": "kling", "label": "studio"})
         assert made.status_code == 201
         assert made.json()["callback_url"].startswith(f"{PUBLIC_URL}/callbacks/kling/s")
-        listed = await client.get("/v1/callback-addresses")
+        listed = await client.get("/v1/callback-urls")
         assert listed.json()["addresses"][0]["label"] == "studio"
         assert "/callbacks/" not in listed.text
-        revoked = await client.delete(f"/v1/callback-addresses/{made.json()['address']['id']}")
+        revoked = await client.delete(f"/v1/callback-urls/{made.json()['address']['id']}")
         assert revoked.json()["revoked_at"] is not None
 
 
 async def test_an_address_that_is_not_there_is_404(api: ApiHarness) -> None:
     async with api.client() as client:
-        assert (await client.delete("/v1/callback-addresses/2")).status_code == 404
+        assert (await client.delete("/v1/callback-urls/2")).status_code == 404
 
 
 @pytest.mark.parametrize("ref", ["x", "-1", "1.0", "٣", "9" * 25])
 async def test_an_address_that_cannot_be_is_not_looked_up(ref: str) -> None:
     async with closed_client() as client:
-        assert (await client.delete(f"/v1/callback-addresses/{ref}")).status_code == 404
+        assert (await client.delete(f"/v1/callback-urls/{ref}")).status_code == 404
 
 
 async def test_what_concerns_every_client_takes_a_key_that_sees_all(api: ApiHarness) -> None:
     asked = [
         ("GET", "/v1/orphans", None),
-        ("GET", "/v1/callback-addresses", None),
-        ("POST", "/v1/callback-addresses", {"provider": "kling"}),
-        ("DELETE", "/v1/callback-addresses/1", None),
+        ("GET", "/v1/callback-urls", None),
+        ("POST", "/v1/callback-urls", {"provider": "kling"}),
+        ("DELETE", "/v1/callback-urls/1", None),
     ]
     async with api.client(KEYED, headers=STUDIOS) as client:
         refused = [(await client.request(method, path, json=body)).status_code for method, path, body in asked]
@@ -181,7 +181,7 @@ async def test_not_ready_is_red_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic bWFkZTp1cA=="])
-@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/a", "/v1/stats", "/v1/orphans", "/v1/callback-addresses"])
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/a", "/v1/stats", "/v1/orphans", "/v1/callback-urls"])
 async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> None:
     headers = {"authorization": header} if header else {}
     async with closed_client(KEYED, headers=headers, anonymous=True) as client:

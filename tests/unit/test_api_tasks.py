@@ -57,8 +57,8 @@ def is_problem(reply: httpx.Response, status: int, kind: str) -> str:
 async def test_a_task_shows_what_is_believed_and_how_it_came_home(api: ApiHarness) -> None:
     asset = Asset(kind="image", url="https://cdn.example.com/1.png", expires_at=NOW + timedelta(days=30))
     facts = {
-        "assets": Fact(standing=SUCCESS, value=[asset_to_json(asset)]),
-        "price": Fact(standing=SUCCESS, value={"final_unit_deduction": "8"}),
+        "assets": Fact(precedence=SUCCESS, value=[asset_to_json(asset)]),
+        "price": Fact(precedence=SUCCESS, value={"final_unit_deduction": "8"}),
     }
     task = a_success(tags=("spring",), external_id="mine-1", request={"prompt": "a cat"}, facts=facts, next_poll_at=NOW)
     await api.add(task)
@@ -71,7 +71,7 @@ async def test_a_task_shows_what_is_believed_and_how_it_came_home(api: ApiHarnes
     (only,) = shown["result"]["assets"]
     assert (only["kind"], only["index"], only["url"]) == ("image", 0, "https://cdn.example.com/1.png")
     assert only["expires_at"] == "2026-12-23T12:00:00Z"
-    assert shown["home"] == {"learned_from": "poll", "trust": "provider"}
+    assert shown["status_source"] == {"source": "poll", "trust": "provider"}
     assert shown["price"] == {"final_unit_deduction": "8"}
     assert (shown["id"], shown["status"], shown["version"]) == (task.id, "succeeded", 3)
     assert (shown["external_id"], shown["tags"], shown["request"]) == ("mine-1", ["spring"], {"prompt": "a cat"})
@@ -85,7 +85,7 @@ async def test_a_pending_task_says_why_it_waits(api: ApiHarness) -> None:
     async with api.client() as client:
         shown = (await client.get(f"/v1/tasks/{task.id}")).json()
 
-    assert (shown["status"], shown["reason"], shown["home"]) == ("pending", "unresolved", None)
+    assert (shown["status"], shown["reason"], shown["status_source"]) == ("pending", "unresolved", None)
 
 
 async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(api: ApiHarness) -> None:
@@ -196,7 +196,7 @@ async def test_a_query_that_cannot_be_meant_is_refused_by_name(query: str) -> No
 async def test_history_shows_bodies_only_to_keys_that_see_all(api: ApiHarness) -> None:
     body = b'{"task_id":"8001","task_status":"succeed"}'
     task = a_task(client="studio")
-    await api.add(task, entries=[an_entry(task, "one", body=body, word="succeed", status=Status.SUCCEEDED)])
+    await api.add(task, entries=[an_entry(task, "one", body=body, provider_status="succeed", status=Status.SUCCEEDED)])
     path = f"/v1/tasks/{task.id}/history"
 
     async with api.client(KEYED, headers=STUDIO) as client:
@@ -206,10 +206,10 @@ async def test_history_shows_bodies_only_to_keys_that_see_all(api: ApiHarness) -
 
     assert (entry["body"], seen["body"]) == (None, body.decode())
     assert (entry["body_size"], len(entry["body_sha256"])) == (len(body), 64)
-    assert (entry["source"], entry["trust"], entry["verdict"], entry["word"]) == (
+    assert (entry["source"], entry["trust"], entry["verdict"], entry["provider_status"]) == (
         "callback",
         "token",
-        "moved",
+        "applied",
         "succeed",
     )
 

@@ -26,13 +26,13 @@ def task(**told: Any) -> JsonObject:
         "reason": None,
         "origin": "submit",
         "provider_task_id": "881",
-        "home": {"learned_from": "submit", "trust": "provider"},
-        "callback_asked": True,
-        "polls": 0,
+        "status_source": {"source": "submit", "trust": "provider"},
+        "callback_requested": True,
+        "poll_count": 0,
         "created_at": "2026-11-23T11:57:00Z",
         "submitted_at": "2026-11-23T11:57:00Z",
         "finished_at": None,
-        "heard_at": None,
+        "last_observed_at": None,
         "polled_at": None,
         "next_poll_at": "2026-11-23T12:00:20Z",
     }
@@ -43,9 +43,9 @@ def entry(**told: Any) -> JsonObject:
     shown: JsonObject = {
         "at": "2026-11-23T11:58:00Z",
         "source": "callback",
-        "trust": "hint",
-        "word": "succeed",
-        "verdict": "hinted",
+        "trust": "unverified",
+        "provider_status": "succeed",
+        "verdict": "unverified",
         "why": "a hint: unsigned",
     }
     return shown | told
@@ -78,12 +78,12 @@ def test_a_waiting_task_says_since_when_and_when_the_provider_is_asked() -> None
 
 
 def test_a_task_without_a_public_address_says_that_only_asking_tells() -> None:
-    assert "No callback was asked for" in why(task(callback_asked=False))
+    assert "No callback was asked for" in why(task(callback_requested=False))
 
 
 def test_a_hint_is_told_with_its_reason() -> None:
-    told = why(task(heard_at="2026-11-23T11:58:00Z", polls=2, polled_at="2026-11-23T11:59:00Z"), entry())
-    assert "Last heard by callback 2 min ago saying 'succeed': hinted, a hint: unsigned." in told
+    told = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
+    assert "Last heard by callback 2 min ago saying 'succeed': unverified, a hint: unsigned." in told
     assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in told
 
 
@@ -92,13 +92,13 @@ def test_an_overdue_question_is_due_now() -> None:
 
 
 def test_an_unresolved_submit_names_every_way_out() -> None:
-    told = why(task(status="pending", reason="unresolved", provider_task_id=None, home=None))
+    told = why(task(status="pending", reason="unresolved", provider_task_id=None, status_source=None))
     for way in ("its own callback", "homing reconcile --discover", "tasks resolve hm1 --provider-task-id", "rejected"):
         assert way in told
 
 
 def test_an_expected_task_says_how_to_tell_its_id() -> None:
-    told = why(task(status="pending", origin="expect", provider_task_id=None, home=None))
+    told = why(task(status="pending", origin="expect", provider_task_id=None, status_source=None))
     assert "`homing tasks attach hm1 PROVIDER_TASK_ID`" in told
 
 
@@ -106,9 +106,9 @@ def test_a_settled_task_says_how_it_came_home_and_what_was_refused() -> None:
     done = task(
         status="succeeded",
         finished_at="2026-11-23T11:59:30Z",
-        home={"learned_from": "poll", "trust": "provider"},
+        status_source={"source": "poll", "trust": "provider"},
         next_poll_at=None,
-        polls=1,
+        poll_count=1,
         polled_at="2026-11-23T11:59:30Z",
     )
     told = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))

@@ -78,7 +78,7 @@ async def test_compressed_callback_is_read_and_its_signature_holds(headers: dict
 
     observation = only(tracker).observation
     assert reply.status_code == 200
-    assert (observation.trust, observation.claim.status, observation.body) == (Trust.SIGNED, Status.SUCCEEDED, BODY)
+    assert (observation.trust, observation.report.status, observation.body) == (Trust.SIGNED, Status.SUCCEEDED, BODY)
 
 
 async def test_callback_of_an_unknown_encoding_is_refused() -> None:

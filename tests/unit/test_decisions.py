@@ -11,7 +11,7 @@ from tests.properties.observations import told_in_turn
 from tests.unit.deciding import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
 from tracker.errors import Conflict
 from tracker.model.changes import Change, Known, by_id
-from tracker.model.task import Alarm, Claim, Flaw, IdSource, Status, Task, Trust, Verdict
+from tracker.model.task import Alarm, Flaw, IdSource, Report, Status, Task, Trust, Verdict
 from tracker.rules import identity, recovery
 from tracker.rules.create_requests import NoteAbandoned, NoteAnswered, RecordSubmission, SubmitDecision
 from tracker.rules.identity import Asked, Attach
@@ -175,7 +175,7 @@ def test_an_accepted_submit_gives_its_lease_and_its_body_back() -> None:
 
 
 def test_a_hint_that_came_before_the_reply_still_brings_the_first_question_forward() -> None:
-    hinted = row(delivered(in_flight(), told(a_claim(), Trust.HINT, flaw=Flaw.UNSIGNED)))
+    hinted = row(delivered(in_flight(), told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)))
     assert hinted.next_poll_at == NOW + POLICY.hint_delay
     assert row(accepted(hinted, a_claim(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
 
@@ -187,7 +187,7 @@ def test_a_hint_of_the_beginning_is_answered_by_the_submit_s_reply() -> None:
     answered = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED)))
     assert answered.next_poll_at == begun.next_poll_at
     other = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED, provider_task_id="another")))
-    unread = row(accepted(row(delivered(in_flight(), told(Claim(flaw="not JSON")))), a_claim(Status.SUBMITTED)))
+    unread = row(accepted(row(delivered(in_flight(), told(Report(flaw="not JSON")))), a_claim(Status.SUBMITTED)))
     assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.hint_delay
 
 
@@ -347,8 +347,8 @@ def test_a_busy_reply_says_nothing_of_a_task_that_exists(status: Status) -> None
 
 
 def test_a_callback_during_a_busy_repeat_has_it_looked_up() -> None:
-    said = told(Claim(flaw="not JSON"), Trust.HINT, flaw=Flaw.UNSIGNED)
-    task = delivered(in_flight(attempts=2, heard_at=NOW - SOON), said).task
+    said = told(Report(flaw="not JSON"), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
+    task = delivered(in_flight(attempts=2, last_observed_at=NOW - SOON), said).task
     assert task is not None
     after = row(RecordNotMade(sent=task, why="busy", again_at=LATE, rules=RULES).decide(Known([task])))
     assert recovery.next_step(after, policy=POLICY) is recovery.Step.LOOK_UP

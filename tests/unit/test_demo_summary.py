@@ -6,8 +6,8 @@ import pytest
 
 from homing.demo.summary import Document, lines, summarize
 
-SUBMIT = {"source": "submit", "trust": "provider", "verdict": "moved", "status": "submitted"}
-CALLBACK = {"source": "callback", "trust": "signed", "verdict": "moved", "status": "succeeded"}
+SUBMIT = {"source": "submit", "trust": "provider", "verdict": "applied", "status": "submitted"}
+CALLBACK = {"source": "callback", "trust": "signed", "verdict": "applied", "status": "succeeded"}
 POLL = {"source": "poll", "trust": "provider", "verdict": "completed", "status": "succeeded"}
 URL = "http://127.0.0.1:1/results/{}.png"
 
@@ -40,7 +40,7 @@ def judge(rows: list[Document], tasks: list[Document], *, orders: int = 1, timed
     return summarize(
         [f"picture {number}" for number in range(orders)],
         rows,
-        {"deliveries": 5, "duplicates": 1},
+        {"callbacks": 5, "duplicate_callbacks": 1},
         {"tasks": tasks, "requests": {"create": orders, "single": 1, "batch": 0, "picture": 9}},
         seconds=1.0,
         timed_out=timed_out,
@@ -111,7 +111,7 @@ def test_a_final_row_of_a_task_that_nobody_made_is_wrong() -> None:
 
 
 def test_a_task_whose_submit_was_never_answered_is_recovered() -> None:
-    unanswered = row(0, entries=[SUBMIT | {"trust": "hint", "verdict": "unanswered"}, CALLBACK])
+    unanswered = row(0, entries=[SUBMIT | {"trust": "unverified", "verdict": "unanswered"}, CALLBACK])
 
     assert judge([unanswered], [truth(0)])["recovered_submits"] == 1
     assert judge([row(0)], [truth(0)])["recovered_submits"] == 0

@@ -93,7 +93,7 @@ async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(
     assert data["created_at"] == data["updated_at"] == int(task.created_at.timestamp() * 1000)
     unsent = {"callback_url", "external_task_id"}
     assert api.provider.creates == [{name: v for name, v in body.items() if name not in unsent}]
-    assert (task.external_id, task.caller_callback_url) == (body.get("external_task_id"), body.get("callback_url"))
+    assert (task.external_id, task.client_callback_url) == (body.get("external_task_id"), body.get("callback_url"))
 
 
 async def test_two_answers_have_two_request_ids(api: ApiHarness) -> None:
@@ -270,8 +270,8 @@ async def test_what_nobody_foresaw_is_5000_without_a_word_of_it(
 
 
 def a_token(**changes: Any) -> str:
-    claims = {"iss": "made-up-access", "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
-    return jwt.encode(claims | changes, "made-up-secret-of-at-least-32-bytes!", algorithm="HS256")
+    reports = {"iss": "made-up-access", "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
+    return jwt.encode(reports | changes, "made-up-secret-of-at-least-32-bytes!", algorithm="HS256")
 
 
 @prefixed

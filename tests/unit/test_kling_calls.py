@@ -118,9 +118,9 @@ def test_an_api_key_is_a_bearer_key() -> None:
 def test_a_key_pair_signs_the_documented_token() -> None:
     headers = KLING.authorization(KeyPair(access_key="ak", secret_key=SECRET), NOW)
     token = headers["authorization"].removeprefix("Bearer ")
-    claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False, "verify_nbf": False})
+    reports = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False, "verify_nbf": False})
     at = int(NOW.timestamp())
-    assert claims == {"iss": "ak", "exp": at + 1800, "nbf": at - 5}
+    assert reports == {"iss": "ak", "exp": at + 1800, "nbf": at - 5}
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
     later = KLING.authorization(KeyPair(access_key="ak", secret_key=SECRET), NOW + timedelta(seconds=1))
     assert later != headers

@@ -6,32 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from tracker.model.task import Asset, Claim, Status
+from tracker.model.task import Asset, Report, Status
 from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.kling import Kling
-from tracker.providers.kling_claims import STATUS_WORDS
+from tracker.providers.kling_reports import STATUS_WORDS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "kling" / "callback"
 UPDATED = datetime(2026, 6, 10, 8, 40, 19, 402000, tzinfo=UTC)
 CDN = "https://p1-kling.klingai.com/kcdn/kling-result/"
 
 
-def read(**fields: JsonValue) -> Claim:
+def read(**fields: JsonValue) -> Report:
     body: JsonObject = {"task_id": "1", "task_status": "succeed", "updated_at": 1781080819402, **fields}
     return Kling().read_callback(json.dumps(body).encode())
 
 
-def sample(name: str) -> Claim:
+def sample(name: str) -> Report:
     return Kling().read_callback((SAMPLES / f"{name}.json").read_bytes())
 
 
 def test_a_legacy_callback_is_read_whole() -> None:
-    claim = sample("succeeded/legacy-with-watermark")
-    assert claim == Claim(
+    report = sample("succeeded/legacy-with-watermark")
+    assert report == Report(
         provider_task_id="842250903629086787",
         external_id="hm01k9tsv5me8kq3x1w7c0b2n4ra",
         status=Status.SUCCEEDED,
-        word="succeed",
+        provider_status="succeed",
         assets=(
             Asset(
                 kind="image",
@@ -54,7 +54,7 @@ def test_a_legacy_callback_is_read_whole() -> None:
 
 def test_both_dialects_tell_the_same_facts() -> None:
     legacy, new = sample("succeeded/legacy-with-watermark"), sample("succeeded/new")
-    assert new.word == "succeeded"
+    assert new.provider_status == "succeeded"
     assert new.assets == legacy.assets
     for name in ("provider_task_id", "external_id", "status", "message", "created_at", "updated_at"):
         assert getattr(new, name) == getattr(legacy, name)
@@ -70,21 +70,21 @@ def test_a_gateways_wrapper_is_opened_to_the_task_inside() -> None:
 
 @pytest.mark.parametrize("word", [*STATUS_WORDS, "cancelled", "suc ceed", ""])
 def test_only_a_documented_word_moves_a_task_and_every_word_is_kept(word: str) -> None:
-    claim = read(task_status=word)
-    assert (claim.word, claim.status, claim.flaw) == (word, STATUS_WORDS.get(word), None)
+    report = read(task_status=word)
+    assert (report.provider_status, report.status, report.flaw) == (word, STATUS_WORDS.get(word), None)
 
 
 @pytest.mark.parametrize("word", ["SUCCEED", " succeed", "Succeed\n"])
 def test_status_word_in_any_case_and_blanks_means_the_same(word: str) -> None:
-    claim = read(task_status=word)
+    report = read(task_status=word)
 
-    assert (claim.word, claim.status) == (word, Status.SUCCEEDED)
+    assert (report.provider_status, report.status) == (word, Status.SUCCEEDED)
 
 
 @pytest.mark.parametrize("word", [None, 3, ["succeed"], {"a": 1}, True])
 def test_a_word_that_is_no_text_moves_nothing(word: JsonValue) -> None:
-    claim = read(task_status=word)
-    assert (claim.word, claim.status, claim.flaw) == (None, None, None)
+    report = read(task_status=word)
+    assert (report.provider_status, report.status, report.flaw) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ def test_an_output_of_an_unknown_type_is_kept_as_a_file() -> None:
 
 def test_results_of_both_dialects_in_one_body_are_counted_together() -> None:
     image: JsonObject = {"type": "image", "url": "https://x/"}
-    claim = read(task_result={"images": [image, {}]}, outputs=[image, {**image, "group_id": "g"}, "image", image])
-    assert [(asset.group, asset.index) for asset in claim.assets] == [
+    report = read(task_result={"images": [image, {}]}, outputs=[image, {**image, "group_id": "g"}, "image", image])
+    assert [(asset.group, asset.index) for asset in report.assets] == [
         ("single", 0),
         ("single", 2),
         ("series", 0),
         ("single", 3),
     ]
-    assert claim.message.startswith("(2 more result(s)")
+    assert report.message.startswith("(2 more result(s)")
 
 
 def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
@@ -189,10 +189,10 @@ def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
     ],
 )
 def test_an_address_that_is_none_is_left_out_and_that_is_said(url: JsonValue) -> None:
-    claim = read(task_result={"images": [{"index": 0, "url": url}, {"index": 1, "url": "https://x/"}]})
-    assert [asset.index for asset in claim.assets] == [1]
-    assert "1 more result(s)" in claim.message
-    assert claim.status is Status.SUCCEEDED
+    report = read(task_result={"images": [{"index": 0, "url": url}, {"index": 1, "url": "https://x/"}]})
+    assert [asset.index for asset in report.assets] == [1]
+    assert "1 more result(s)" in report.message
+    assert report.status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize("url", ["https://x", "HTTPS://X/", "hTTp://x/", "https://x/?u=http://y", "https://x/é?语"])
@@ -204,13 +204,13 @@ def test_an_address_is_kept_as_it_is_written(url: str) -> None:
 def test_too_long_addresses_and_too_many_files_are_left_out_and_that_is_said() -> None:
     images: list[JsonValue] = [{"url": f"https://x/{n}"} for n in range(130)]
     long: JsonValue = {"url": "https://x/" + "a" * 4087}
-    claim = read(task_status_msg="done", task_result={"images": [long, *images]})
-    assert len(claim.assets) == 100
-    assert claim.message.startswith("done (31 more result(s)")
+    report = read(task_status_msg="done", task_result={"images": [long, *images]})
+    assert len(report.assets) == 100
+    assert report.message.startswith("done (31 more result(s)")
     sounds: list[JsonValue] = [{"url": "https://x/", "url_mp3": "https://x/", "url_wav": "https://x/"}] * 34
-    claim = read(task_result={"audios": sounds})
-    assert len(claim.assets) == 100
-    assert claim.message.startswith("(2 more result(s)")
+    report = read(task_result={"audios": sounds})
+    assert len(report.assets) == 100
+    assert report.message.startswith("(2 more result(s)")
     fits: JsonValue = {"url": "https://x/" + "a" * 4086}
     assert len(read(task_result={"images": [fits]}).assets) == 1
 
@@ -219,10 +219,10 @@ def test_results_left_out_are_counted_by_reason() -> None:
     images: list[JsonValue] = [{"url": f"https://x/{n}"} for n in range(102)]
     bad: list[JsonValue] = [{"url": "https://x/" + "a" * 4087}, {"url": ""}, None]
 
-    claim = read(task_result={"images": [*bad, *images]})
+    report = read(task_result={"images": [*bad, *images]})
 
     reasons = "1 with a URL beyond 4096 characters, 2 with no usable URL, 2 beyond 100 files"
-    assert claim.message == f"(5 more result(s) left out: {reasons})"
+    assert report.message == f"(5 more result(s) left out: {reasons})"
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_failed_task_keeps_its_reason_wherever_it_is(fields: JsonObject, message
 def test_a_result_that_is_not_there_yet_is_none() -> None:
     nothing: tuple[JsonValue, ...] = (None, {}, [], "", {"images": None}, {"images": {}}, {"images": []})
     for empty in nothing:
-        claim = read(task_result=empty, outputs=empty)
-        assert (claim.assets, claim.message) == ((), "")
+        report = read(task_result=empty, outputs=empty)
+        assert (report.assets, report.message) == ((), "")
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,14 @@ def test_a_price_is_as_long_as_its_json_in_ascii(fits: JsonValue, absurd: JsonVa
 
 @pytest.mark.parametrize("body", [{"task_status": "succeed"}, {"task_id": ""}, {"task_id": "a" * 201}, {"id": [1]}, {}])
 def test_a_body_that_names_no_task_is_flawed(body: JsonObject) -> None:
-    claim = Kling().read_callback(json.dumps(body).encode())
-    assert claim == Claim(flaw="it names no task")
+    report = Kling().read_callback(json.dumps(body).encode())
+    assert report == Report(flaw="it names no task")
 
 
 def test_our_external_id_alone_names_a_task() -> None:
     body: JsonObject = {"task_status": "processing", "task_info": {"external_task_id": "hm1"}}
-    claim = Kling().read_callback(json.dumps(body).encode())
-    assert (claim.provider_task_id, claim.external_id, claim.status) == (None, "hm1", Status.PROCESSING)
+    report = Kling().read_callback(json.dumps(body).encode())
+    assert (report.provider_task_id, report.external_id, report.status) == (None, "hm1", Status.PROCESSING)
 
 
 def test_a_number_as_id_is_its_digits() -> None:
@@ -291,8 +291,8 @@ def test_a_number_as_id_is_its_digits() -> None:
 
 def test_an_error_in_an_envelope_is_no_word_about_a_task() -> None:
     body: JsonObject = {"code": 5000, "message": "x", "data": {"task_id": "1", "task_status": "failed"}}
-    claim = Kling().read_callback(json.dumps(body).encode())
-    assert claim == Claim(flaw="an error with code 5000, not a task")
+    report = Kling().read_callback(json.dumps(body).encode())
+    assert report == Report(flaw="an error with code 5000, not a task")
 
 
 @pytest.mark.parametrize("code", [0, 200, "0", "success", None, True, False, "5000", 1.5, [5000]])
@@ -305,4 +305,4 @@ def test_the_task_is_the_innermost_object_that_names_one() -> None:
     task: JsonObject = {"task_id": "1", "data": {"id": "2", "data": {"status": "failed", "data": {"id": "3"}}}}
     assert Kling().read_callback(json.dumps(task).encode()).provider_task_id == "3"
     assert Kling().read_callback(json.dumps({"data": task}).encode()).provider_task_id == "2"
-    assert Kling().read_callback(json.dumps({"data": [task]}).encode()) == Claim(flaw="it names no task")
+    assert Kling().read_callback(json.dumps({"data": [task]}).encode()) == Report(flaw="it names no task")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tracker.model import facts
-from tracker.model.task import Claim, Observation, Source, Status, Task, Trust
+from tracker.model.task import Observation, Report, Source, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.kling import Kling
 from tracker.providers.kling_gateway import (
@@ -44,12 +44,12 @@ TASK = Task(
 )
 
 
-def told(claim: Claim, task: Task = TASK) -> Task:
-    observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, claim=claim, at=NOW + timedelta(seconds=40))
+def told(report: Report, task: Task = TASK) -> Task:
+    observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW + timedelta(seconds=40))
     return lifecycle.advance(task, observation, threshold=Trust.SIGNED).task
 
 
-def learned_from(name: str) -> Task:
+def status_source(name: str) -> Task:
     return told(Kling().read_callback((SAMPLES / f"{name}.json").read_bytes()))
 
 
@@ -84,7 +84,7 @@ def test_every_status_has_a_word_of_the_provider(status: Status, legacy: str, ne
 
 @pytest.mark.parametrize("dialect", ["legacy-with-watermark", "new"])
 def test_a_result_is_shown_in_the_legacy_shape_whichever_dialect_told_it(dialect: str) -> None:
-    shown = legacy_task(learned_from(dialect))
+    shown = legacy_task(status_source(dialect))
     assert shown["task_id"] == TASK.id
     assert shown["task_status"] == "succeed"
     assert shown["task_result"] == {
@@ -104,7 +104,7 @@ def test_a_result_is_shown_in_the_legacy_shape_whichever_dialect_told_it(dialect
 
 @pytest.mark.parametrize("dialect", ["legacy-with-watermark", "new"])
 def test_a_result_is_shown_in_the_new_shape_whichever_dialect_told_it(dialect: str) -> None:
-    shown = new_task(learned_from(dialect))
+    shown = new_task(status_source(dialect))
     assert (shown["id"], shown["status"], shown["external_id"]) == (TASK.id, "succeeded", "order-1138")
     assert shown["outputs"] == [
         {
@@ -142,8 +142,8 @@ RESULTS: Mapping[str, JsonObject] = {
 
 
 def round_trip(kind: str, task: JsonObject) -> Task:
-    claim = Kling().read_callback(json.dumps(task | {"updated_at": 1781080819402}).encode())
-    return told(claim, replace(TASK, kind=kind))
+    report = Kling().read_callback(json.dumps(task | {"updated_at": 1781080819402}).encode())
+    return told(report, replace(TASK, kind=kind))
 
 
 @pytest.mark.parametrize("kind", RESULTS)
@@ -164,13 +164,13 @@ def test_the_new_shape_of_every_kind_is_read_back_as_the_same_result(kind: str) 
 
 
 def test_a_failure_says_why() -> None:
-    failed = told(Claim(provider_task_id="1", status=Status.FAILED, message="Image pixel is invalid"))
+    failed = told(Report(provider_task_id="1", status=Status.FAILED, message="Image pixel is invalid"))
     assert legacy_task(failed)["task_status_msg"] == "Image pixel is invalid"
     assert new_task(failed)["message"] == "Image pixel is invalid"
 
 
 def test_neither_the_providers_id_nor_the_external_id_that_it_knows_is_shown() -> None:
-    task = replace(learned_from("new"), sent_external_id="what-the-provider-was-told")
+    task = replace(status_source("new"), sent_external_id="what-the-provider-was-told")
     assert task.provider_task_id == "842250903629086787"
     shown = json.dumps([legacy_task(task), new_task(task), legacy_created(task)])
     assert task.provider_task_id not in shown

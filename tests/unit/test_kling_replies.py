@@ -47,13 +47,13 @@ def test_an_accepted_submit_names_the_task_and_its_status() -> None:
     for info in infos:
         outcome = submitted({"task_id": "1", "task_status": "submitted", "task_info": info})
         assert isinstance(outcome, Accepted)
-        assert (outcome.claim.provider_task_id, outcome.claim.status) == ("1", Status.SUBMITTED)
+        assert (outcome.report.provider_task_id, outcome.report.status) == ("1", Status.SUBMITTED)
 
 
 def test_an_accepted_submit_with_an_odd_word_is_at_least_submitted() -> None:
     outcome = submitted({"task_id": "1", "task_status": "queued"})
     assert isinstance(outcome, Accepted)
-    assert (outcome.claim.status, outcome.claim.word) == (Status.SUBMITTED, "queued")
+    assert (outcome.report.status, outcome.report.provider_status) == (Status.SUBMITTED, "queued")
 
 
 def test_a_refusal_keeps_the_providers_own_words() -> None:
@@ -181,7 +181,7 @@ def test_query_task_in_any_wrapper_is_found(body: JsonValue) -> None:
 
     outcomes = [KLING.read_query(answer, task_id="1"), KLING.read_query(answer, task_id="e", external=True)]
 
-    assert [isinstance(outcome, Found) and outcome.claim.status for outcome in outcomes] == [Status.SUCCEEDED] * 2
+    assert [isinstance(outcome, Found) and outcome.report.status for outcome in outcomes] == [Status.SUCCEEDED] * 2
 
 
 def test_query_reply_after_byte_order_mark_is_read() -> None:
@@ -241,7 +241,7 @@ def test_list_of_tasks_in_a_wrapper_is_read(data: JsonValue) -> None:
     outcome = KLING.read_query_many(reply(200, {"code": "success", "data": data}))
 
     assert isinstance(outcome, list)
-    assert [each.claim.provider_task_id for each in outcome] == ["1"]
+    assert [each.report.provider_task_id for each in outcome] == ["1"]
 
 
 def test_an_unfinished_task_may_be_found_by_an_external_id_that_its_reply_does_not_show() -> None:
@@ -273,7 +273,10 @@ def test_a_batch_gives_those_that_it_holds_and_leaves_out_what_it_cannot_read() 
     told = fine([{"id": "1", "status": "failed"}, None, {"status": "failed"}, {"id": "2", "status": "??"}])
     outcome = KLING.read_query_many(told)
     assert isinstance(outcome, list)
-    assert [(each.claim.provider_task_id, each.claim.status) for each in outcome] == [("1", Status.FAILED), ("2", None)]
+    assert [(each.report.provider_task_id, each.report.status) for each in outcome] == [
+        ("1", Status.FAILED),
+        ("2", None),
+    ]
 
 
 def test_a_key_that_batches_do_not_take_is_not_a_bad_key() -> None:

@@ -18,7 +18,7 @@ from tracker.rules.schedule import Policy
 POLICY = Policy()
 MODEL = "kling-v3-omni"
 KIND = Group("kling", OMNI)
-TASK = a_task(status=Status.SUBMITTED, submitted_at=NOW, callback_asked=True, model=MODEL)
+TASK = a_task(status=Status.SUBMITTED, submitted_at=NOW, callback_requested=True, model=MODEL)
 SILENT = a_task(status=Status.SUBMITTED, submitted_at=NOW, model=MODEL)
 USUAL = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
 
@@ -128,13 +128,13 @@ def test_loss_of_one_kind_leaves_other_kinds_alone() -> None:
     habits = learn(USUAL, [*well, *lost, *(a_completion(150 + n, kind="videos/well") for n in range(20))])
 
     assert habits.outlook(TASK).lost > 0.7
-    assert habits.outlook(a_task(kind="videos/well", callback_asked=True)).lost < 0.01
+    assert habits.outlook(a_task(kind="videos/well", callback_requested=True)).lost < 0.01
 
 
 def test_loss_of_a_new_kind_is_that_of_its_provider() -> None:
     habits = taught([20] * 50, heard=False)
 
-    assert habits.outlook(a_task(kind="videos/new", callback_asked=True)).lost > 0.9
+    assert habits.outlook(a_task(kind="videos/new", callback_requested=True)).lost > 0.9
 
 
 # ---- when the schedule polls because of them
@@ -154,7 +154,7 @@ def followed(habits: Habits, task: Task, runs: Sequence[float], dice: Random, *,
     for run in runs:
         end, gone, asked = NOW + seconds(run), dice.random() < lost, 0
         told = end + seconds(dice.random())
-        now = schedule.first_check(task, now=NOW, policy=POLICY, habits=habits, random=dice.random())
+        now = schedule.first_poll_delay(task, now=NOW, policy=POLICY, habits=habits, random=dice.random())
         while gone or now < told:
             asked += 1
             if now >= end:

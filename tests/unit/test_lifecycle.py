@@ -11,7 +11,7 @@ from tests.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, infer
 from tests.properties.observations import told_in_turn
 from tracker.model import facts
 from tracker.model.facts import RANK
-from tracker.model.task import Alarm, Claim, Flaw, Observation, Source, Status, Task, Transition, Trust, Verdict
+from tracker.model.task import Alarm, Flaw, Observation, Report, Source, Status, Task, Transition, Trust, Verdict
 from tracker.rules import lifecycle
 from tracker.rules.lifecycle import advance
 
@@ -54,8 +54,8 @@ def test_the_happy_way_is_pending_submitted_processing_succeeded() -> None:
 @pytest.mark.parametrize("word", list(Status))
 def test_a_poll_moves_a_task_exactly_where_the_table_says(before: Status, word: Status) -> None:
     task = at(before)
-    claim = Claim(status=word) if word in facts.INFERRED else a_claim(word, updated_at=LATER)
-    moved = weighed(task, asked(claim)).verdict is Verdict.MOVED
+    report = Report(status=word) if word in facts.INFERRED else a_claim(word, updated_at=LATER)
+    moved = weighed(task, asked(report)).verdict is Verdict.APPLIED
     assert moved == (word in lifecycle.MOVES[before])
 
 
@@ -165,15 +165,17 @@ def test_what_is_said_twice_is_confirmed_without_an_event() -> None:
 @pytest.mark.parametrize("make", [asked, told])
 def test_an_unknown_word_is_alarmed_and_moves_nothing(make: object) -> None:
     assert callable(make)
-    transition = weighed(SUBMITTED, make(a_claim(None, word="cancelled", message="a fact", assets=(PICTURE,))))
+    transition = weighed(
+        SUBMITTED, make(a_claim(None, provider_status="cancelled", message="a fact", assets=(PICTURE,)))
+    )
     assert transition.verdict is Verdict.UNREADABLE
-    assert transition.alarms == (Alarm.UNKNOWN_WORD,)
+    assert transition.alarms == (Alarm.UNKNOWN_STATUS,)
     assert transition.why == "unknown status word 'cancelled'"
-    assert replace(transition.task, heard_at=None) == replace(SUBMITTED, heard_at=None)
+    assert replace(transition.task, last_observed_at=None) == replace(SUBMITTED, last_observed_at=None)
 
 
 def test_what_cannot_be_read_is_alarmed_and_moves_nothing() -> None:
-    transition = weighed(SUBMITTED, told(Claim(flaw="the body is not JSON")))
+    transition = weighed(SUBMITTED, told(Report(flaw="the body is not JSON")))
     assert (transition.verdict, transition.alarms) == (Verdict.UNREADABLE, (Alarm.UNREADABLE,))
     assert transition.task.version == SUBMITTED.version
 
@@ -196,10 +198,10 @@ def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
 
 
 def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
-    transition = weighed(PENDING, told(a_claim(), Trust.HINT, flaw=Flaw.UNSIGNED))
-    assert (transition.verdict, transition.trust) == (Verdict.HINTED, Trust.HINT)
-    claims = (Status.SUCCEEDED,)
-    assert transition.task == replace(PENDING, candidate_id=THEIR_ID, heard_at=NOW, conflict_claims=claims)
+    transition = weighed(PENDING, told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
+    assert (transition.verdict, transition.trust) == (Verdict.UNVERIFIED, Trust.UNVERIFIED)
+    reports = (Status.SUCCEEDED,)
+    assert transition.task == replace(PENDING, candidate_id=THEIR_ID, last_observed_at=NOW, conflict_statuses=reports)
 
 
 @pytest.mark.parametrize(
@@ -208,13 +210,13 @@ def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
         (Flaw.UNSIGNED, (Alarm.UNSIGNED,)),
         (Flaw.BAD_SIGNATURE, (Alarm.BAD_SIGNATURE,)),
         (Flaw.STALE_SIGNATURE, (Alarm.STALE_SIGNATURE,)),
-        (Flaw.STANDING, ()),
+        (Flaw.SHARED_URL, ()),
     ],
 )
 def test_a_missing_and_a_wrong_signature_are_alarms_and_an_unsigned_standing_address_is_none(
     flaw: Flaw, alarms: tuple[Alarm, ...]
 ) -> None:
-    assert weighed(SUBMITTED, told(a_claim(), Trust.HINT, flaw=flaw)).alarms == alarms
+    assert weighed(SUBMITTED, told(a_claim(), Trust.UNVERIFIED, flaw=flaw)).alarms == alarms
 
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
@@ -225,7 +227,7 @@ def test_a_delivery_makes_a_status_final_only_from_the_threshold_up(
 ) -> None:
     transition = weighed(SUBMITTED, told(a_claim(final), trust), threshold)
     assert transition.task.status is (final if trust >= threshold else Status.SUBMITTED)
-    assert (transition.verdict is Verdict.HINTED) == (trust < threshold)
+    assert (transition.verdict is Verdict.UNVERIFIED) == (trust < threshold)
 
 
 def test_a_poll_makes_a_status_final_whatever_the_threshold() -> None:
@@ -240,7 +242,7 @@ def test_a_word_that_is_not_final_needs_no_threshold() -> None:
 @pytest.mark.parametrize("theirs", ["another", None])
 def test_a_body_with_another_provider_id_than_the_row_is_a_hint_with_an_alarm(trust: Trust, theirs: str | None) -> None:
     transition = weighed(SUBMITTED, told(a_claim(provider_task_id=theirs), trust))
-    assert (transition.trust, transition.verdict) == (Trust.HINT, Verdict.HINTED)
+    assert (transition.trust, transition.verdict) == (Trust.UNVERIFIED, Verdict.UNVERIFIED)
     assert transition.alarms == (Alarm.MISMATCH,)
     assert transition.task.status is Status.SUBMITTED
 
@@ -249,13 +251,13 @@ def test_a_body_with_another_provider_id_than_the_row_is_a_hint_with_an_alarm(tr
 @pytest.mark.parametrize("ours", ["another", None])
 def test_while_the_provider_id_is_unknown_the_external_id_must_be_ours(trust: Trust, ours: str | None) -> None:
     transition = weighed(PENDING, told(a_claim(external_id=ours), trust))
-    assert (transition.trust, transition.alarms) == (Trust.HINT, (Alarm.MISMATCH,))
+    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
     assert transition.task.status is Status.PENDING
 
 
 def test_a_row_without_any_id_believes_no_delivery() -> None:
     transition = weighed(a_task(sent_external_id=None), told(a_claim(external_id=None)))
-    assert (transition.trust, transition.alarms) == (Trust.HINT, (Alarm.MISMATCH,))
+    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
 
 
 def test_once_the_provider_id_is_known_it_alone_must_agree() -> None:
@@ -265,9 +267,9 @@ def test_once_the_provider_id_is_known_it_alone_must_agree() -> None:
 def test_a_true_delivery_of_one_task_replayed_on_the_address_of_another_moves_neither() -> None:
     other = a_task(2)
     signed = told(a_claim(), Trust.SIGNED)
-    assert weighed(other, signed).verdict is Verdict.HINTED
+    assert weighed(other, signed).verdict is Verdict.UNVERIFIED
     known = after(other, asked(a_claim(Status.SUBMITTED, provider_task_id="provider-2", external_id=other.id)))
-    assert weighed(known, signed).verdict is Verdict.HINTED
+    assert weighed(known, signed).verdict is Verdict.UNVERIFIED
 
 
 @pytest.mark.parametrize("source", [Source.POLL, Source.SUBMIT])
@@ -284,7 +286,7 @@ def test_no_delivery_teaches_the_provider_id_however_it_is_proven(trust: Trust) 
 def test_no_delivery_is_believed_like_an_answer_of_the_provider() -> None:
     delivery = told(a_claim(Status.FAILED, updated_at=LATER), Trust.PROVIDER)
     assert after(SUBMITTED, asked(a_claim()), delivery).status is Status.SUCCEEDED
-    assert weighed(SUBMITTED, delivery, Trust.PROVIDER).verdict is Verdict.HINTED
+    assert weighed(SUBMITTED, delivery, Trust.PROVIDER).verdict is Verdict.UNVERIFIED
 
 
 def test_a_known_provider_id_is_never_replaced() -> None:
@@ -307,7 +309,9 @@ def test_the_reason_of_a_hint_says_what_disagrees_and_never_whose_it_is(
 
 
 def test_a_second_hint_does_not_replace_the_candidate_that_is_to_be_asked_about() -> None:
-    task = after(PENDING, told(a_claim(), Trust.HINT), told(a_claim(provider_task_id="another"), Trust.HINT))
+    task = after(
+        PENDING, told(a_claim(), Trust.UNVERIFIED), told(a_claim(provider_task_id="another"), Trust.UNVERIFIED)
+    )
     assert task.candidate_id == THEIR_ID
 
 

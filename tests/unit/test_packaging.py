@@ -238,7 +238,13 @@ def test_each_setting_that_the_example_offers_is_accepted_when_it_is_switched_on
     switched_on.write_text(edited_example())
     settings = load_settings(environ={}, env_file=switched_on)
     assert strays(environ={}, env_file=switched_on) == []
-    assert settings.model_fields_set >= {"client_keys", "kling_secret_key", "callback_secrets", "trust_final", "port"}
+    assert settings.model_fields_set >= {
+        "client_keys",
+        "kling_secret_key",
+        "callback_secrets",
+        "min_final_trust",
+        "port",
+    }
 
 
 def edited_example() -> str:

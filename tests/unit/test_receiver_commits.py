@@ -58,14 +58,14 @@ async def test_hints_beyond_the_rate_are_told_to_come_later(
 
 async def test_a_standing_address_has_a_rate_of_its_own_since_many_tasks_share_it() -> None:
     tracker = WritingTracker()
-    async with client(tracker, replace(OPEN, hint_rate=1, standing_rate=3)) as http:
+    async with client(tracker, replace(OPEN, unverified_rate=1, shared_rate=3)) as http:
         answers = [await http.post(STANDING_PATH, content=BODY) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
 
 
 async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
     tracker = WritingTracker()
-    async with client(tracker, replace(OPEN, hint_rate=1, token_rate=3)) as http:
+    async with client(tracker, replace(OPEN, unverified_rate=1, token_rate=3)) as http:
         answers = [await http.post(PATH, content=BODY) for _ in range(4)]
         other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY)
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -75,7 +75,7 @@ async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
 
 async def test_what_a_signature_proves_is_not_limited() -> None:
     tracker = WritingTracker()
-    async with client(tracker, replace(SIGNING, hint_rate=1, token_rate=1, standing_rate=1)) as http:
+    async with client(tracker, replace(SIGNING, unverified_rate=1, token_rate=1, shared_rate=1)) as http:
         for path in (PATH, STANDING_PATH):
             assert {(await http.post(path, content=BODY, headers=signed())).status_code for _ in range(3)} == {200}
 
@@ -194,10 +194,15 @@ async def test_a_sender_that_left_after_the_commit_disturbs_nothing() -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "body", "told"),
     [
-        (PATH, signed(), BODY, f"200, kling task {TASK}, moved, trust signed, {len(BODY)} bytes"),
-        (PATH, {}, BODY, f"200, kling task {TASK}, moved, trust hint, flaw unsigned, {len(BODY)} bytes"),
-        (PATH, FORGED, BODY, f"401, kling task {TASK}, moved, signature refused, trust hint, flaw bad_signature"),
-        (STANDING_PATH, signed(), BODY, "200, kling standing address 7, moved, trust signed"),
+        (PATH, signed(), BODY, f"200, kling task {TASK}, applied, trust signed, {len(BODY)} bytes"),
+        (PATH, {}, BODY, f"200, kling task {TASK}, applied, trust unverified, flaw unsigned, {len(BODY)} bytes"),
+        (
+            PATH,
+            FORGED,
+            BODY,
+            f"401, kling task {TASK}, applied, signature refused, trust unverified, flaw bad_signature",
+        ),
+        (STANDING_PATH, signed(), BODY, "200, kling shared URL 7, applied, trust signed"),
         (PATH, {}, BODY * 20_000, f"413, kling task {TASK}, content too large"),
         ("/callbacks/kling/nonsense", {}, BODY, "404, no address, not found"),
     ],

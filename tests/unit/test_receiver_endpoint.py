@@ -39,7 +39,7 @@ from tests.unit.receiver_desk import (
     status_of,
     unread,
 )
-from tracker.model.task import Claim, Flaw, Source, Status, Trust
+from tracker.model.task import Flaw, Report, Source, Status, Trust
 from tracker.providers.kling import Kling
 from tracker.rules import callback_tokens
 
@@ -51,10 +51,10 @@ async def test_a_delivery_is_handed_over_with_its_raw_bytes_and_its_claim() -> N
     response = await post(tracker)
     assert (response.status_code, response.json()) == (200, RECORDED)
     arrived = only(tracker)
-    assert (arrived.provider, arrived.task_id, arrived.standing) == ("kling", TASK, None)
+    assert (arrived.provider, arrived.task_id, arrived.shared_url) == ("kling", TASK, None)
     observation = arrived.observation
     assert (observation.source, observation.at, observation.body) == (Source.CALLBACK, NOW, BODY)
-    assert (observation.claim.provider_task_id, observation.claim.status) == ("1234567890", Status.SUCCEEDED)
+    assert (observation.report.provider_task_id, observation.report.status) == ("1234567890", Status.SUCCEEDED)
 
 
 STALE = signed(at=NOW - timedelta(hours=1))
@@ -68,15 +68,15 @@ FUTURE = signed(at=NOW + timedelta(hours=1))
         (PATH, OPEN, signed(), 200, Trust.TOKEN, None),
         (PATH, OPEN, FORGED, 200, Trust.TOKEN, None),
         (PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
-        (PATH, SIGNING, {}, 200, Trust.HINT, Flaw.UNSIGNED),
-        (PATH, SIGNING, FORGED, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
-        (PATH, SIGNING, STALE, 401, Trust.HINT, Flaw.STALE_SIGNATURE),
-        (PATH, SIGNING, FUTURE, 401, Trust.HINT, Flaw.STALE_SIGNATURE),
-        (STANDING_PATH, OPEN, {}, 200, Trust.HINT, Flaw.STANDING),
-        (STANDING_PATH, OPEN, signed(), 200, Trust.HINT, Flaw.STANDING),
+        (PATH, SIGNING, {}, 200, Trust.UNVERIFIED, Flaw.UNSIGNED),
+        (PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
+        (PATH, SIGNING, STALE, 401, Trust.UNVERIFIED, Flaw.STALE_SIGNATURE),
+        (PATH, SIGNING, FUTURE, 401, Trust.UNVERIFIED, Flaw.STALE_SIGNATURE),
+        (STANDING_PATH, OPEN, {}, 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
+        (STANDING_PATH, OPEN, signed(), 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
         (STANDING_PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
-        (STANDING_PATH, SIGNING, {}, 200, Trust.HINT, Flaw.UNSIGNED),
-        (STANDING_PATH, SIGNING, FORGED, 401, Trust.HINT, Flaw.BAD_SIGNATURE),
+        (STANDING_PATH, SIGNING, {}, 200, Trust.UNVERIFIED, Flaw.UNSIGNED),
+        (STANDING_PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
     ],
 )
 async def test_every_delivery_behind_a_good_token_is_kept_with_the_trust_it_proved(
@@ -88,7 +88,7 @@ async def test_every_delivery_behind_a_good_token_is_kept_with_the_trust_it_prov
     arrived = only(tracker)
     assert (arrived.observation.trust, arrived.observation.flaw) == (trust, flaw)
     assert arrived.observation.webhook_id == ("42" if trust is Trust.SIGNED else None), "an unproven id was believed"
-    assert (arrived.task_id, arrived.standing) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
+    assert (arrived.task_id, arrived.shared_url) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
 
 
 async def test_a_refused_signature_is_told_without_saying_what_would_pass() -> None:
@@ -132,7 +132,7 @@ async def test_of_a_long_body_that_nothing_signs_the_beginning_is_kept_and_the_w
     tracker = WritingTracker()
     assert (await post(tracker, settings, path=path, body=LONG)).status_code == 200
     observation = only(tracker).observation
-    assert observation.claim.status is Status.SUCCEEDED
+    assert observation.report.status is Status.SUCCEEDED
     kept, _, line = observation.body.rpartition(b"\n")
     assert kept == LONG[: 4 * 1024]
     told = f"[cut by Homing: the first 4096 of {len(LONG)} bytes, SHA-256 {hashlib.sha256(LONG).hexdigest()}]"
@@ -150,7 +150,7 @@ async def test_a_long_body_is_read_off_the_event_loop(body: bytes, *, here: bool
     read_in: list[threading.Thread] = []
 
     class Noting(Kling):
-        def read_callback(self, raw: bytes) -> Claim:
+        def read_callback(self, raw: bytes) -> Report:
             read_in.append(threading.current_thread())
             return super().read_callback(raw)
 

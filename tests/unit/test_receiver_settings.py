@@ -61,7 +61,8 @@ def test_settings_do_not_show_their_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["body_limit", "hint_rate", "standing_rate", "counted_addresses", "token_rate", "unsigned_kept", "commits"]
+    "name",
+    ["body_limit", "unverified_rate", "shared_rate", "counted_addresses", "token_rate", "unsigned_kept", "commits"],
 )
 def test_a_bound_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):

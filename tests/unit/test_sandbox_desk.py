@@ -139,7 +139,7 @@ def test_a_contradiction_is_signed_and_comes_before_or_after_the_truth(end: str,
 
 
 def test_where_there_is_a_contradiction_the_truth_is_told_too() -> None:
-    garbling = ("callback_lost", "callback_unknown_word", "callback_empty_result", "callback_contradictory")
+    garbling = ("callback_lost", "callback_unknown_status", "callback_empty_result", "callback_contradictory")
     letters = ending(desk(*garbling))
     (truth,) = (letter for letter in letters if letter.kind == "genuine")
     assert body(truth)["task_status"] == SUCCEED
@@ -148,10 +148,10 @@ def test_where_there_is_a_contradiction_the_truth_is_told_too() -> None:
 
 def test_an_unknown_word_is_documented_nowhere() -> None:
     for shape in ("legacy", "new", "enveloped"):
-        (letter,) = ending(desk("callback_unknown_word", callback_shape=shape))
+        (letter,) = ending(desk("callback_unknown_status", callback_shape=shape))
         told = body(letter).get("data", body(letter))
         assert told.get("task_status", told.get("status")) in UNKNOWN_WORDS
-        assert letter.kind == "unknown_word"
+        assert letter.kind == "unknown_status"
 
 
 def test_an_empty_result_is_a_success_without_pictures() -> None:

@@ -21,7 +21,7 @@ SUBMITTED = a_task(status=Status.SUBMITTED, provider_task_id=THEIR_ID, submitted
 FULL = told_in_turn(SUBMITTED, [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN)
 EMPTY = told_in_turn(SUBMITTED, [asked(a_claim())], Trust.TOKEN)
 EXPIRED = told_in_turn(SUBMITTED, [inferred(Status.EXPIRED)], Trust.TOKEN)
-LISTENING = replace(SUBMITTED, callback_asked=True, model="kling-v3-omni")
+LISTENING = replace(SUBMITTED, callback_requested=True, model="kling-v3-omni")
 MONTH = timedelta(days=30)
 RUNS = [16 + number / 5 for number in range(41)]
 
@@ -40,8 +40,10 @@ def after_poll(
     )
 
 
-def first_check(task: Task = SUBMITTED, *, habits: Habits, policy: Policy = POLICY, random: float = 0.0) -> timedelta:
-    return schedule.first_check(task, now=NOW, policy=policy, habits=habits, random=random) - NOW
+def first_poll_delay(
+    task: Task = SUBMITTED, *, habits: Habits, policy: Policy = POLICY, random: float = 0.0
+) -> timedelta:
+    return schedule.first_poll_delay(task, now=NOW, policy=policy, habits=habits, random=random) - NOW
 
 
 def taught(took: Sequence[float], *, heard: bool = True) -> Habits:
@@ -54,16 +56,16 @@ def seconds(value: float) -> timedelta:
 
 
 def test_a_task_is_first_asked_about_when_such_tasks_usually_end() -> None:
-    assert first_check(habits=USUAL) == seconds(40)
-    assert seconds(47) < first_check(habits=USUAL, random=0.999) < seconds(48.1)
-    assert first_check(habits=USUAL, policy=Policy(first_check=seconds(3))) == seconds(3)
+    assert first_poll_delay(habits=USUAL) == seconds(40)
+    assert seconds(47) < first_poll_delay(habits=USUAL, random=0.999) < seconds(48.1)
+    assert first_poll_delay(habits=USUAL, policy=Policy(first_poll_delay=seconds(3))) == seconds(3)
 
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_the_operator_s_first_check_is_the_first_whatever_was_learned(*, heard: bool) -> None:
-    policy = Policy(first_check=seconds(300))
+    policy = Policy(first_poll_delay=seconds(300))
     habits = taught(RUNS, heard=heard)
-    assert first_check(habits=habits, policy=policy) == seconds(300)
+    assert first_poll_delay(habits=habits, policy=policy) == seconds(300)
     assert after_poll(SUBMITTED, NOW + seconds(2), habits=habits, policy=policy, random=0.0) == NOW + seconds(300)
     assert after_poll(SUBMITTED, NOW + seconds(301), habits=habits, policy=policy) != NOW + seconds(300)
 
@@ -84,8 +86,8 @@ def test_lost_callbacks_lead_to_polls_around_the_usual_end() -> None:
 def test_arriving_callbacks_delay_the_first_poll() -> None:
     habits = taught(RUNS, heard=True)
 
-    assert seconds(24) <= first_check(LISTENING, habits=habits) <= seconds(24) + POLICY.least_gap
-    assert first_check(replace(LISTENING, callback_asked=False), habits=habits) < seconds(20)
+    assert seconds(24) <= first_poll_delay(LISTENING, habits=habits) <= seconds(24) + POLICY.least_gap
+    assert first_poll_delay(replace(LISTENING, callback_requested=False), habits=habits) < seconds(20)
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -99,7 +101,7 @@ def test_gap_beyond_all_known_run_times_grows_with_the_age(*, heard: bool) -> No
 def test_a_question_that_a_hint_asked_for_is_followed_by_the_one_that_was_due_anyway(habits: Any) -> None:
     """And by no other: an early hint must not start a row of questions at the least gap."""
     learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
-    planned = NOW + first_check(LISTENING, habits=learned)
+    planned = NOW + first_poll_delay(LISTENING, habits=learned)
     assert after_poll(LISTENING, NOW + seconds(1), habits=learned, random=0.0) == planned
 
 
@@ -118,7 +120,7 @@ def test_a_lost_submit_is_looked_up_without_regard_to_how_long_such_tasks_run() 
 def test_no_first_question_comes_after_the_deadline(habits: Any) -> None:
     learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
     hurried = replace(LISTENING, deadline_at=NOW + seconds(10))
-    assert first_check(hurried, habits=learned) == seconds(10)
+    assert first_poll_delay(hurried, habits=learned) == seconds(10)
 
 
 def test_the_gap_grows_with_the_age_of_the_task_between_its_bounds() -> None:
@@ -215,7 +217,7 @@ def test_the_deadline_is_the_kind_s_own_then_the_operator_s_then_the_provider_s(
 
 def test_a_conflict_is_polled_seldom_while_the_clock_is_behind() -> None:
     """The clock was set back by hours after the conflict began: that must not use up the budget until it caught up."""
-    torn = replace(FULL, conflict_claims=(Status.FAILED,), conflict_at=NOW + timedelta(hours=5))
+    torn = replace(FULL, conflict_statuses=(Status.FAILED,), conflict_at=NOW + timedelta(hours=5))
     polls, now = 0, NOW
     while now < NOW + timedelta(hours=4):
         again = schedule.conflict_due(replace(torn, quiet_polls=polls), now=now, policy=POLICY)

@@ -121,8 +121,8 @@ def test_a_public_address_that_a_provider_could_not_use_is_refused(url: str) -> 
 def test_the_least_trust_follows_whether_signatures_can_be_checked() -> None:
     assert read().threshold is Trust.TOKEN
     assert read(kling_webhook_secrets=WEBHOOK).threshold is Trust.SIGNED
-    assert read(trust_final="provider").threshold is Trust.PROVIDER
-    assert read(trust_final="signed").threshold is Trust.SIGNED
+    assert read(min_final_trust="provider").threshold is Trust.PROVIDER
+    assert read(min_final_trust="signed").threshold is Trust.SIGNED
 
 
 def test_an_empty_value_is_unset() -> None:
@@ -190,9 +190,9 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "copy the whole secret"),
         ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "copy the whole secret"),
         ({"kling_api_key": f"{SECRET}\n{SECRET}"}, "printable ASCII"),
-        ({"trust_final": "hint"}, "write token, signed or provider"),
+        ({"min_final_trust": "unverified"}, "write token, signed or provider"),
         ({"port": "99999"}, "write a port from 0 to 65535"),
-        ({"poll_budget": "0"}, "write a whole number above zero"),
+        ({"polls_per_minute": "0"}, "write a whole number above zero"),
         ({"body_limit": "lots"}, "write a size"),
         ({"deadlines": f"images/{SECRET}=1h"}, "choose from audio/"),
         ({"retention": "59m59s"}, "HOMING_RETENTION: keep tasks for an hour or longer"),
@@ -229,7 +229,7 @@ def test_no_secret_is_in_the_repr() -> None:
 
 
 def test_a_program_passes_values_as_they_are() -> None:
-    settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), trust_final=Trust.TOKEN)
+    settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), min_final_trust=Trust.TOKEN)
     assert settings.deadline == timedelta(hours=1)
     assert settings.threshold is Trust.TOKEN
 

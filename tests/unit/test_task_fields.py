@@ -19,24 +19,24 @@ from tracker.storage.tables import TASKS
 
 FIELDS: Final = tuple(field.name for field in fields(Task))
 # Columns that hold a part of a field under another name.
-COLUMNS_OF: Final[Mapping[str, Collection[str]]] = {"standing": ("standing_asked", "standing_updated_at")}
+COLUMNS_OF: Final[Mapping[str, Collection[str]]] = {"precedence": ("precedence_polled", "precedence_updated_at")}
 # An event does not keep what no later change can change, nor what only the tracker's own work needs.
 NOT_IN_EVENTS: Final = frozenset(
     {
         *("id", "provider", "kind", "account", "client", "origin", "created_at", "deadline_at", "version"),
         *("external_id", "sent_external_id", "idempotency_key", "request", "request_hash", "tags", "model"),
-        *("caller_callback_url", "candidate_id", "unproven_id_from", "taken_by", "released", "unsigned"),
+        *("client_callback_url", "candidate_id", "unproven_id_from", "taken_by", "released", "unsigned"),
         *("attempts", "attempt_deadline_at", "not_found", "duplicate_at", "answered_at", "quiet_polls"),
         *("lease_owner", "lease_until"),
     }
 )
-# Clients see these under other names: home, conflict, and what the facts say.
-SHOWN_OTHERWISE: Final = frozenset({"learned_from", "learned_trust", "conflict_claims", "facts"})
+# Clients see these under other names: the trust in status_source, conflict, and what the facts say.
+SHOWN_OTHERWISE: Final = frozenset({"status_trust", "conflict_statuses", "facts"})
 # No client sees these.
 HIDDEN: Final = frozenset(
     {
-        *("account", "sent_external_id", "idempotency_key", "request_hash", "caller_callback_url", "model"),
-        *("candidate_id", "unproven_id_from", "taken_by", "released", "unsigned", "standing"),
+        *("account", "sent_external_id", "idempotency_key", "request_hash", "client_callback_url", "model"),
+        *("candidate_id", "unproven_id_from", "taken_by", "released", "unsigned", "precedence"),
         *("attempts", "attempt_deadline_at", "not_found", "duplicate_at", "answered_at", "quiet_polls"),
         *("lease_owner", "lease_until"),
     }

@@ -83,18 +83,18 @@ def test_what_cannot_be_proven_is_the_callers_mistake() -> None:
     assert NotProven.status == 401
 
 
-@pytest.mark.parametrize("standing", [False, True])
-def test_a_true_signature_is_signed_trust_and_its_id_counts(*, standing: bool) -> None:
-    assert judge(KLING, TRUE, standing=standing, now=NOW) == Judgement(trust=Trust.SIGNED, webhook_id="9876543210")
+@pytest.mark.parametrize("shared_url", [False, True])
+def test_a_true_signature_is_signed_trust_and_its_id_counts(*, shared_url: bool) -> None:
+    assert judge(KLING, TRUE, shared_url=shared_url, now=NOW) == Judgement(trust=Trust.SIGNED, webhook_id="9876543210")
 
 
-@pytest.mark.parametrize("standing", [False, True])
-def test_a_missing_signature_is_a_hint_that_is_not_refused(*, standing: bool) -> None:
-    expected = Judgement(trust=Trust.HINT, flaw=Flaw.UNSIGNED)
-    assert judge(KLING, UNSIGNED, standing=standing, now=NOW) == expected
+@pytest.mark.parametrize("shared_url", [False, True])
+def test_a_missing_signature_is_a_hint_that_is_not_refused(*, shared_url: bool) -> None:
+    expected = Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
+    assert judge(KLING, UNSIGNED, shared_url=shared_url, now=NOW) == expected
 
 
-@pytest.mark.parametrize("standing", [False, True])
+@pytest.mark.parametrize("shared_url", [False, True])
 @pytest.mark.parametrize(
     ("delivery", "now", "reason"),
     [
@@ -104,23 +104,23 @@ def test_a_missing_signature_is_a_hint_that_is_not_refused(*, standing: bool) ->
     ],
 )
 def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_not_count(
-    delivery: CallbackRequest, now: datetime, reason: Reason, *, standing: bool
+    delivery: CallbackRequest, now: datetime, reason: Reason, *, shared_url: bool
 ) -> None:
-    judgement = judge(KLING, delivery, standing=standing, now=now)
+    judgement = judge(KLING, delivery, shared_url=shared_url, now=now)
     flaw = Flaw.STALE_SIGNATURE if reason is Reason.STALE else Flaw.BAD_SIGNATURE
-    assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.HINT, flaw, None)
+    assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.UNVERIFIED, flaw, None)
     assert judgement.refusal is not None
     assert judgement.refusal.reason is reason
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
 def test_without_a_secret_a_tasks_address_is_token_trust_whatever_signature_came(delivery: CallbackRequest) -> None:
-    assert judge(None, delivery, standing=False, now=NOW) == Judgement(trust=Trust.TOKEN)
+    assert judge(None, delivery, shared_url=False, now=NOW) == Judgement(trust=Trust.TOKEN)
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
 def test_without_a_secret_a_standing_address_proves_nothing(delivery: CallbackRequest) -> None:
-    assert judge(None, delivery, standing=True, now=NOW) == Judgement(trust=Trust.HINT, flaw=Flaw.STANDING)
+    assert judge(None, delivery, shared_url=True, now=NOW) == Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL)
 
 
 def test_a_secret_is_base64_with_or_without_padding() -> None:

@@ -10,7 +10,7 @@ from tracker.api import health_schemas, schemas
 from tracker.api import rendering as show
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, json_response
 from tracker.api.http.schemas import Nothing
-from tracker.api.schemas import LARGEST_ID, AddressBody, PageQuery
+from tracker.api.schemas import LARGEST_ID, CallbackUrlBody, PageQuery
 from tracker.errors import NotFound
 
 operator_endpoint: Final = partial(ApiEndpoint, group="operations", all_clients=True)
@@ -32,25 +32,25 @@ async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
 async def list_addresses(request: ApiRequest[Nothing, Nothing]) -> Response:
     """List the shared callback URLs, without their tokens."""
     addresses = await request.tracker.addresses()
-    return json_response(schemas.AddressesShown(addresses=[show.address(address) for address in addresses]))
+    return json_response(schemas.CallbackUrlsShown(addresses=[show.address(address) for address in addresses]))
 
 
-async def create_address(request: ApiRequest[Nothing, AddressBody]) -> Response:
+async def create_callback_url(request: ApiRequest[Nothing, CallbackUrlBody]) -> Response:
     """Create a shared callback URL; only this answer shows it."""
     body = request.body
-    address, url = await request.tracker.create_address(
+    address, url = await request.tracker.create_callback_url(
         request.caller, provider=body.provider, kind=body.kind, label=body.label
     )
-    shown = schemas.NewAddressShown(address=show.address(address), callback_url=url)
+    shown = schemas.NewCallbackUrlShown(address=show.address(address), callback_url=url)
     return json_response(shown, HTTPStatus.CREATED)
 
 
-async def revoke_address(request: ApiRequest[Nothing, Nothing]) -> Response:
+async def revoke_callback_url(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Revoke a shared callback URL; requests to it then get 404."""
     ref = request.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
         raise NotFound("no callback address has such an id")
-    return json_response(show.address(await request.tracker.revoke_address(int(ref), by=request.caller.name)))
+    return json_response(show.address(await request.tracker.revoke_callback_url(int(ref), by=request.caller.name)))
 
 
 async def get_alive(request: ApiRequest[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is called alike
@@ -69,11 +69,11 @@ async def get_ready(request: ApiRequest[Nothing, Nothing]) -> Response:
 OPERATIONS: Final = (
     operator_endpoint("GET", "/v1/stats", get_stats, schemas.StatsShown, all_clients=False),
     operator_endpoint("GET", "/v1/orphans", list_orphans, schemas.OrphansShown),
-    operator_endpoint("GET", "/v1/callback-addresses", list_addresses, schemas.AddressesShown),
+    operator_endpoint("GET", "/v1/callback-urls", list_addresses, schemas.CallbackUrlsShown),
     operator_endpoint(
-        "POST", "/v1/callback-addresses", create_address, schemas.NewAddressShown, status=HTTPStatus.CREATED
+        "POST", "/v1/callback-urls", create_callback_url, schemas.NewCallbackUrlShown, status=HTTPStatus.CREATED
     ),
-    operator_endpoint("DELETE", "/v1/callback-addresses/{ref}", revoke_address, schemas.AddressShown),
+    operator_endpoint("DELETE", "/v1/callback-urls/{ref}", revoke_callback_url, schemas.CallbackUrlShown),
     health_endpoint("GET", "/healthz", get_alive, health_schemas.AliveShown),
     health_endpoint("GET", "/readyz", get_ready, health_schemas.ReadyShown, also=(HTTPStatus.SERVICE_UNAVAILABLE,)),
 )

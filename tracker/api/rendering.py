@@ -8,7 +8,7 @@ from typing import Final
 
 from tracker.api import health_schemas, schemas
 from tracker.model import event
-from tracker.model.records import AccountState, Check, HistoryEntry, Orphan, StandingAddress, Stats
+from tracker.model.records import AccountState, Check, HistoryEntry, Orphan, SharedCallbackUrl, Stats
 from tracker.model.task import Task, Trouble
 from tracker.rules.learning import Habits
 
@@ -40,7 +40,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
         trust=event.TRUSTS[entry.trust],
         verdict=entry.verdict,
         why=entry.why,
-        word=entry.word,
+        provider_status=entry.provider_status,
         status=entry.status,
         provider_updated_at=entry.provider_updated_at,
         repeats=entry.repeats,
@@ -68,9 +68,9 @@ def stats(stats: Stats, habits: Habits) -> schemas.StatsShown:
         due=stats.due,
         oldest_open_at=stats.oldest_open_at,
         finished_by_source=dict(stats.finished_by_source),
-        deliveries=stats.deliveries,
-        duplicates=stats.duplicates,
-        hints=stats.hints,
+        callbacks=stats.callbacks,
+        duplicate_callbacks=stats.duplicate_callbacks,
+        unverified_callbacks=stats.unverified_callbacks,
         polls=stats.polls,
         orphans=dict(stats.orphans),
         orphans_not_kept=stats.orphans_not_kept,
@@ -118,9 +118,9 @@ def orphan(orphan: Orphan) -> schemas.OrphanShown:
     return schemas.OrphanShown(**{name: fields[name] for name in schemas.OrphanShown.model_fields})
 
 
-def address(address: StandingAddress) -> schemas.AddressShown:
+def address(address: SharedCallbackUrl) -> schemas.CallbackUrlShown:
     """Show a standing address."""
-    return schemas.AddressShown(**asdict(address))
+    return schemas.CallbackUrlShown(**asdict(address))
 
 
 def check(check: Check) -> health_schemas.CheckShown:
@@ -137,7 +137,7 @@ def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTr
     if state.trouble is Trouble.CREDENTIAL:
         told.append(_trouble(state))
     if state.waited_at is not None and now - state.waited_at < BUDGET_SHOWN:
-        why = "HOMING_POLL_BUDGET allows no more polls in this minute"
+        why = "HOMING_POLLS_PER_MINUTE allows no more polls in this minute"
         told.append(schemas.AccountTroubleShown(reason="budget", why=why, since=state.waited_at, until=None))
     if state.paused_until is not None and now < state.paused_until:
         why = "the provider asked Homing to wait, or refused several requests"

@@ -120,7 +120,7 @@ class ResolveBody(Taken):
         return self
 
 
-class AddressBody(Taken):
+class CallbackUrlBody(Taken):
     """A shared callback URL to create."""
 
     provider: Identifier
@@ -147,10 +147,10 @@ class ResultShown(Shown):
     assets: list[AssetShown]
 
 
-class HomeShown(Shown):
+class StatusSourceShown(Shown):
     """How the present status was learned."""
 
-    learned_from: Source
+    source: Source
     trust: TrustName
 
 
@@ -172,16 +172,16 @@ class TaskShown(Shown):
     result: ResultShown
     price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
     version: int
-    home: HomeShown | None
+    status_source: StatusSourceShown | None
     conflict: Literal["open", "unanswered"] | None
     conflict_at: Annotated[datetime | None, Field(description="When contradictory ends were first reported.")]
-    callback_asked: bool
-    polls: int
+    callback_requested: bool
+    poll_count: int
     created_at: datetime
     updated_at: datetime
     submitted_at: datetime | None
     finished_at: datetime | None
-    heard_at: datetime | None
+    last_observed_at: datetime | None
     polled_at: datetime | None
     next_poll_at: Annotated[datetime | None, Field(description="When the provider is asked next.")]
     deadline_at: datetime
@@ -203,7 +203,7 @@ class EntryShown(Shown):
     trust: TrustName
     verdict: Verdict
     why: str
-    word: Annotated[str | None, Field(description="The provider's own status word.")]
+    provider_status: Annotated[str | None, Field(description="The provider's own status word.")]
     status: Status | None
     provider_updated_at: datetime | None
     repeats: Annotated[int, Field(description="Further identical deliveries, or polls that failed alike.")]
@@ -294,9 +294,9 @@ class StatsShown(Shown):
     due: int
     oldest_open_at: datetime | None
     finished_by_source: dict[str, int]
-    deliveries: int
-    duplicates: int
-    hints: int
+    callbacks: int
+    duplicate_callbacks: int
+    unverified_callbacks: int
     polls: int
     orphans: dict[str, int]
     orphans_not_kept: Annotated[
@@ -316,14 +316,14 @@ class OrphanShown(Shown):
     external_id: str | None
     kind: str | None
     client: str
-    word: str | None
+    provider_status: str | None
     state: str
     why: str
     first_at: datetime
     last_at: datetime
-    deliveries: int
-    checks: int
-    next_check_at: datetime | None
+    callbacks: int
+    poll_count: int
+    next_poll_at: datetime | None
     task_id: str | None
 
 
@@ -333,7 +333,7 @@ class OrphansShown(Shown):
     orphans: list[OrphanShown]
 
 
-class AddressShown(Shown):
+class CallbackUrlShown(Shown):
     """A shared callback URL, without its token."""
 
     id: int
@@ -345,17 +345,17 @@ class AddressShown(Shown):
     revoked_at: datetime | None
 
 
-class NewAddressShown(Shown):
+class NewCallbackUrlShown(Shown):
     """A new shared callback URL. `callback_url` is shown here and never again."""
 
-    address: AddressShown
+    address: CallbackUrlShown
     callback_url: str
 
 
-class AddressesShown(Shown):
+class CallbackUrlsShown(Shown):
     """All shared callback URLs, revoked ones among them."""
 
-    addresses: list[AddressShown]
+    addresses: list[CallbackUrlShown]
 
 
 class DocumentShown(Shown):

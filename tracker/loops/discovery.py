@@ -7,7 +7,7 @@ from typing import Final
 
 from tracker.errors import HomingError, ProviderUnavailable
 from tracker.model.records import Orphan
-from tracker.model.task import Caller, Task
+from tracker.model.task import ClientIdentity, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
 from tracker.service.adoption import Adoption, TrackRequest
@@ -21,7 +21,7 @@ UNRESOLVED: Final = 1_000
 WINDOW: Final = timedelta(minutes=1)
 ORIGIN: Final = "discover"
 DELETED: Final = "its task was deleted when its time was over"
-DISCOVERER: Final = Caller(name="local")
+DISCOVERER: Final = ClientIdentity(name="local")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,11 +83,11 @@ class Discovery:
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
         # A callback that names Homing's ID alone: only the provider knows which of its tasks that was.
-        if await self._is_deleted(account, found.claim.provider_task_id):
+        if await self._is_deleted(account, found.report.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
             return False
         try:
-            task = await self._adopt(Caller(name=orphan.client), account, kind, found)
+            task = await self._adopt(ClientIdentity(name=orphan.client), account, kind, found)
         except HomingError as error:
             await self._leave(orphan, error.detail)
             return False
@@ -96,10 +96,10 @@ class Discovery:
 
     async def _leave(self, orphan: Orphan, why: str) -> None:
         """Look again later, a few times; then it stays a visible orphan."""
-        done = orphan.checks + 1 >= ORPHAN_CHECKS
+        done = orphan.poll_count + 1 >= ORPHAN_CHECKS
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
-    async def discover(self, provider: str, kind: str, *, caller: Caller = DISCOVERER) -> Discovered:
+    async def discover(self, provider: str, kind: str, *, caller: ClientIdentity = DISCOVERER) -> Discovered:
         """Page the provider's list for tasks that have no row, and adopt them for ``caller``.
 
         A listed task without an external id that could be one of our unresolved submits is left for the operator: the
@@ -121,38 +121,38 @@ class Discovery:
 
     async def _take(
         self,
-        caller: Caller,
+        caller: ClientIdentity,
         account: Account,
         kind: str,
         found: Found,
         unresolved: Sequence[Task],
         result: Discovered,
     ) -> None:
-        claim = found.claim
+        report = found.report
         result.listed += 1
-        if claim.provider_task_id is None:
+        if report.provider_task_id is None:
             return
-        if await self._known(account, claim.provider_task_id) is not None:
+        if await self._known(account, report.provider_task_id) is not None:
             result.known += 1
             return
-        if await self._is_deleted(account, claim.provider_task_id):
+        if await self._is_deleted(account, report.provider_task_id):
             result.deleted += 1
             return
-        own = next((task for task in unresolved if claim.external_id == task.sent_external_id), None)
+        own = next((task for task in unresolved if report.external_id == task.sent_external_id), None)
         if own is not None:
             await self._poller.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1
             return
-        maybe = [task for task in unresolved if claim.external_id is None and _at_the_time_of(task, claim.created_at)]
+        maybe = [task for task in unresolved if report.external_id is None and _at_the_time_of(task, report.created_at)]
         if maybe:
-            result.candidates.extend((task.id, claim.provider_task_id) for task in maybe)
+            result.candidates.extend((task.id, report.provider_task_id) for task in maybe)
             return
         task = await self._adopt(caller, account, kind, found, origin=ORIGIN)
         result.adopted += task.origin == ORIGIN
         result.settled += task.origin != ORIGIN
 
     async def _adopt(
-        self, caller: Caller, account: Account, kind: str, found: Found, *, origin: str = "callback"
+        self, caller: ClientIdentity, account: Account, kind: str, found: Found, *, origin: str = "callback"
     ) -> Task:
         named = account.provider.kinds[kind]
         request = TrackRequest(caller=caller, account=account, kind=named, origin=origin)
@@ -171,7 +171,7 @@ class Discovery:
 
     async def _settle(self, orphan: Orphan, *, state: str, why: str, task_id: str | None = None) -> None:
         again = self._clock() + ORPHAN_GAP if state == "waiting" else None
-        await self._store.orphans.settle(orphan.id, state=state, why=why, next_check_at=again, task_id=task_id)
+        await self._store.orphans.settle(orphan.id, state=state, why=why, next_poll_at=again, task_id=task_id)
 
 
 def _why(outcome: Busy | BadCredential | Unknown | Unsupported) -> str:

@@ -199,7 +199,7 @@ class Reconciler:
         outcome = await self._poller.query_many(account, tasks)
         self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
-            found = {one.claim.provider_task_id: one for one in outcome}
+            found = {one.report.provider_task_id: one for one in outcome}
             reported = [task for task in tasks if task.provider_task_id in found]
             await _gather(
                 (self._record(account, task, found[task.provider_task_id], polled_at, counts) for task in reported),

@@ -28,15 +28,15 @@ TASK_TYPES: Final = tuple(
 ALARM_TYPES: Final = tuple(ALARM_TYPE + alarm.value for alarm in Alarm)
 TYPES: Final = TASK_TYPES + ALARM_TYPES
 # The last part counts the versions of the shape; what is only added does not make a new one.
-TASK_SCHEMA: Final = "urn:homing:task:1"
+TASK_SCHEMA: Final = "urn:homing:task:2"
 ALARM_SCHEMA: Final = "urn:homing:alarm:1"
 JSON_TYPE: Final = "application/json"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 # What events come from where nobody has said it: CloudEvents want a source always.
 NO_SOURCE: Final = "urn:homing"
-TrustName = Literal["hint", "token", "signed", "provider"]
+TrustName = Literal["unverified", "token", "signed", "provider"]
 TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
-    {Trust.HINT: "hint", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
+    {Trust.UNVERIFIED: "unverified", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
 )
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -180,16 +180,16 @@ def task_data(task: Task) -> dict[str, Any]:
         "result": {"assets": [structs.asdict(asset) for asset in facts.assets(task)]},
         "price": dict(facts.price(task)),
         "version": task.version,
-        "home": _home(task),
+        "status_source": _home(task),
         "conflict": _conflict(task),
         "conflict_at": task.conflict_at,
-        "callback_asked": task.callback_asked,
-        "polls": task.polls,
+        "callback_requested": task.callback_requested,
+        "poll_count": task.poll_count,
         "created_at": task.created_at,
         "updated_at": task.updated_at,
         "submitted_at": task.submitted_at,
         "finished_at": task.finished_at,
-        "heard_at": task.heard_at,
+        "last_observed_at": task.last_observed_at,
         "polled_at": task.polled_at,
         "next_poll_at": task.next_poll_at,
         "deadline_at": task.deadline_at,
@@ -216,6 +216,6 @@ def _conflict(task: Task) -> str | None:
 
 
 def _home(task: Task) -> Mapping[str, str] | None:
-    if task.learned_from is None or task.learned_trust is None:
+    if task.status_source is None or task.status_trust is None:
         return None
-    return {"learned_from": task.learned_from.value, "trust": TRUSTS[task.learned_trust]}
+    return {"source": task.status_source.value, "trust": TRUSTS[task.status_trust]}

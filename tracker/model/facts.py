@@ -51,7 +51,7 @@ def message(task: Task) -> str:
     told = fact.value if fact is not None and isinstance(fact.value, str) else ""
     if fact is not None and task.status in FINAL:
         # What a contradicted final said of itself is not this one's message.
-        same = fact.standing.rank == task.standing.rank and fact.standing.success == task.standing.success
+        same = fact.precedence.rank == task.precedence.rank and fact.precedence.success == task.precedence.success
         told = told if same else ""
     return (task.reason or told) if task.status in INFERRED else told
 
@@ -92,4 +92,4 @@ def in_conflict(task: Task) -> bool:
 
     It depends on the set of finals that were reported and on nothing else, so no order of arrival can hide it.
     """
-    return bool(task.conflict_claims) and task.status in FINAL and not task.standing.asked
+    return bool(task.conflict_statuses) and task.status in FINAL and not task.precedence.asked

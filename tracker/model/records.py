@@ -19,7 +19,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     source: Source
     trust: Trust
-    word: str | None
+    provider_status: str | None
     status: Status | None
     verdict: Verdict
     why: str
@@ -44,21 +44,21 @@ class Orphan:
     kind: str | None
     client: str
     address: str
-    word: str | None
+    provider_status: str | None
     state: str
     why: str
     first_at: datetime
     last_at: datetime
-    deliveries: int
-    checks: int
-    next_check_at: datetime | None
+    callbacks: int
+    poll_count: int
+    next_poll_at: datetime | None
     task_id: str | None
     signed: bool = False
     body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StandingAddress:
+class SharedCallbackUrl:
     """A registered callback address that names no task. The token itself is shown once and not kept."""
 
     id: int
@@ -187,9 +187,9 @@ class Stats:
     due: int
     oldest_open_at: datetime | None
     finished_by_source: Mapping[str, int]
-    deliveries: int
-    duplicates: int
-    hints: int
+    callbacks: int
+    duplicate_callbacks: int
+    unverified_callbacks: int
     polls: int
     orphans: Mapping[str, int]
     orphans_not_kept: int
@@ -223,4 +223,4 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     observation: Observation
     task_id: str | None = None
-    standing: StandingAddress | None = None
+    shared_url: SharedCallbackUrl | None = None

@@ -42,7 +42,7 @@ SETTLED: Final = FINAL | {Status.REJECTED, Status.EXPIRED}
 class Trust(IntEnum):
     """How far an observation may be believed; more is greater."""
 
-    HINT = 0
+    UNVERIFIED = 0
     TOKEN = 1
     SIGNED = 2
     PROVIDER = 3
@@ -65,11 +65,11 @@ class Source(StrEnum):
 class Verdict(StrEnum):
     """What became of an observation."""
 
-    MOVED = "moved"
+    APPLIED = "applied"
     COMPLETED = "completed"
     CONFIRMED = "confirmed"
     OUTRANKED = "outranked"
-    HINTED = "hinted"
+    UNVERIFIED = "unverified"
     CONTRADICTED = "contradicted"
     UNREADABLE = "unreadable"
     UNANSWERED = "unanswered"
@@ -83,7 +83,7 @@ class Alarm(StrEnum):
     STALE_SIGNATURE = "stale_signature"
     UNSIGNED = "unsigned"
     MISMATCH = "mismatch"
-    UNKNOWN_WORD = "unknown_word"
+    UNKNOWN_STATUS = "unknown_status"
     UNREADABLE = "unreadable"
     UNREADABLE_ANSWER = "unreadable_answer"
     ORPHAN = "orphan"
@@ -119,7 +119,7 @@ class Flaw(StrEnum):
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
     STALE_SIGNATURE = "stale_signature"
-    STANDING = "standing"
+    SHARED_URL = "shared_url"
 
 
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +138,7 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider's bytes say about one task, in our words.
 
     ``word`` is the provider's own status word; ``status`` is None where the word is missing or unknown, or where the
@@ -148,7 +148,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     provider_task_id: str | None = None
     external_id: str | None = None
     status: Status | None = None
-    word: str | None = None
+    provider_status: str | None = None
     message: str = ""
     assets: tuple[Asset, ...] = ()
     price: Mapping[str, JsonValue] = msgspec.field(default_factory=dict)
@@ -166,7 +166,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     source: Source
     trust: Trust
-    claim: Claim
+    report: Report
     at: datetime
     body: bytes = b""
     flaw: Flaw | None = None
@@ -175,7 +175,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     mismatch: str = ""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
+class Precedence(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """Where a proven word stands in the written total order; the greatest ever seen is believed.
 
     ``rank`` is the status's; among contradictory finals the provider's answer to a poll (``asked``) wins, then the
@@ -188,13 +188,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, order=True):
     success: bool = False
 
 
-NOTHING_PROVEN: Final = Standing(rank=0)
+NO_PRECEDENCE: Final = Precedence(rank=0)
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
     """One believed fact (assets, price, message) and where the word that told it stands."""
 
-    standing: Standing
+    precedence: Precedence
     value: JsonValue
 
 
@@ -204,7 +204,7 @@ class Task:
 
     ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
     that was named and no poll has confirmed, ``unproven_id_from`` who named it (or the provider id, once it is
-    confirmed); None where the provider id is proven (see ``rules.identity``). ``conflict_claims`` are the finals
+    confirmed); None where the provider id is proven (see ``rules.identity``). ``conflict_statuses`` are the finals
     that reports told besides ``status`` and that no answer of the provider decided (sorted); beside a final they are an
     open conflict, since ``conflict_at`` (see ``facts.in_conflict``). ``next_poll_at`` is None where nothing is left
     to ask; ``quiet_polls`` counts the questions since the last change. The lease covers whoever speaks to the provider
@@ -229,27 +229,27 @@ class Task:
     idempotency_key: str | None = None
     request_hash: str | None = None
     request: JsonObject = field(default_factory=dict)
-    caller_callback_url: str | None = None
-    callback_asked: bool = False
+    client_callback_url: str | None = None
+    callback_requested: bool = False
     tags: tuple[str, ...] = ()
     provider_task_id: str | None = None
     candidate_id: str | None = None
     unproven_id_from: IdSource | None = None
-    conflict_claims: tuple[Status, ...] = ()
+    conflict_statuses: tuple[Status, ...] = ()
     conflict_at: datetime | None = None
     status: Status = Status.PENDING
-    standing: Standing = NOTHING_PROVEN
+    precedence: Precedence = NO_PRECEDENCE
     reason: str | None = None
-    learned_from: Source | None = None
-    learned_trust: Trust | None = None
+    status_source: Source | None = None
+    status_trust: Trust | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
     version: int = 1
     submitted_at: datetime | None = None
     finished_at: datetime | None = None
-    heard_at: datetime | None = None
+    last_observed_at: datetime | None = None
     polled_at: datetime | None = None
     next_poll_at: datetime | None = None
-    polls: int = 0
+    poll_count: int = 0
     quiet_polls: int = 0
     released: bool = False
     lease_owner: str | None = None
@@ -321,7 +321,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class ClientIdentity:
     """Who asks: one of our clients."""
 
     name: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from tracker.model.task import Claim
+from tracker.model.task import Report
 from tracker.model.untrusted import JsonObject
 
 
@@ -81,7 +81,7 @@ class Kind:
 class Accepted:
     """The provider made the task."""
 
-    claim: Claim
+    report: Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ SubmitOutcome = Accepted | Rejected | Busy | BadCredential | NoSuchCall | Duplic
 class Found:
     """The provider knows the task; ``body`` is the task's own JSON, for the history."""
 
-    claim: Claim
+    report: Report
     body: bytes
 
 
@@ -242,7 +242,7 @@ class Provider(Protocol):
 
     def read_list(self, reply: Reply) -> ManyOutcome: ...
 
-    def read_callback(self, body: bytes) -> Claim:
+    def read_callback(self, body: bytes) -> Report:
         """Read a callback in any shape the provider uses. Never raises: ``flaw`` says what could not be read."""
 
 

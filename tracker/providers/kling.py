@@ -18,8 +18,8 @@ from tracker.model.targets import NOWHERE, Allowed
 from tracker.model.untrusted import JsonObject
 from tracker.providers import kling_replies, kling_submits
 from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
-from tracker.providers.kling_claims import RESULT_LIFETIME
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
+from tracker.providers.kling_reports import RESULT_LIFETIME
 
 DEADLINE: Final = timedelta(hours=24)
 
@@ -132,11 +132,11 @@ class Kling:
 
 def _token(pair: KeyPair, now: datetime) -> str:
     """Sign the documented JWT: header ``alg`` and ``typ``, claims ``iss``, ``exp`` and ``nbf``, in whole seconds."""
-    claims = {
+    reports = {
         "iss": pair.access_key,
         "exp": int((now + TOKEN_LIFETIME).timestamp()),
         "nbf": int((now - CLOCK_SKEW).timestamp()),
     }
     import jwt  # noqa: PLC0415 - few accounts have a key pair, and it takes long to import
 
-    return jwt.encode(claims, pair.secret_key, algorithm="HS256")
+    return jwt.encode(reports, pair.secret_key, algorithm="HS256")

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Final
 
 from tracker.errors import Unreadable
-from tracker.model.task import Claim
+from tracker.model.task import Report
 from tracker.model.untrusted import JsonObject, JsonValue, identifier, read_object, text
 from tracker.providers.base import (
     BadCredential,
@@ -29,7 +29,7 @@ from tracker.providers.base import (
     Unknown,
     Unsupported,
 )
-from tracker.providers.kling_claims import MESSAGE_LENGTH, NESTING, read_claim, task_of, tasks_in
+from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, read_report, task_of, tasks_in
 
 # The documented codes, by what they mean to us.
 OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
@@ -97,21 +97,21 @@ def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOut
     if denial == (HTTPStatus.BAD_REQUEST, NO_SUCH_KEY_VALUE, NOT_FOUND.format(id=task_id)):
         return Missing(message=envelope.message)
     tasks = tasks_in(envelope.body) if envelope.successful and envelope.code in {0, None} else []
-    claims = [(read_claim(task), task) for task in reversed(tasks)]
-    for claim, task in claims:
-        if task_id == claim.external_id or (task_id == claim.provider_task_id and not external):
-            return _found(claim, task)
+    reports = [(read_report(task), task) for task in reversed(tasks)]
+    for report, task in reports:
+        if task_id == report.external_id or (task_id == report.provider_task_id and not external):
+            return _found(report, task)
     if not envelope.fine:
         why = envelope.outline + ("" if envelope.code is None else ": not the documented not-found answer")
         return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, why)
-    if not claims:
+    if not reports:
         return unreadable_reply(reply, f"{envelope.outline}, but no task")
-    claim, task = claims[0]
+    report, task = reports[0]
     # Until a task ends, Kling shows no external id of it. The id in the path may be of either sort: where it is the
     # task's own, the reply is about somebody's task whose provider id was given out as an external id.
-    by_provider_id = any(one.provider_task_id == task_id for one, _ in claims)
-    if external and claim.external_id is None and claim.provider_task_id is not None and not by_provider_id:
-        return _found(claim, task)
+    by_provider_id = any(one.provider_task_id == task_id for one, _ in reports)
+    if external and report.external_id is None and report.provider_task_id is not None and not by_provider_id:
+        return _found(report, task)
     return Unknown(why=f"asked about {task_id!r}, the reply is about another task", mismatch=True)
 
 
@@ -123,9 +123,9 @@ def read_many(reply: Reply) -> ManyOutcome:
         if listed is None:
             return unreadable_reply(reply, f"{envelope.outline}, but no list of tasks")
         return [
-            _found(claim, task)
+            _found(report, task)
             for entry in listed[:TASKS_PER_REPLY]
-            if (task := task_of(entry)) is not None and (claim := read_claim(task)).provider_task_id is not None
+            if (task := task_of(entry)) is not None and (report := read_report(task)).provider_task_id is not None
         ]
     if (absent := _absent_call(reply, envelope)) is not None:
         return absent
@@ -141,17 +141,17 @@ def read_batch(reply: Reply) -> ManyOutcome:
     return read_many(reply)
 
 
-def read_callback(body: bytes) -> Claim:
+def read_callback(body: bytes) -> Report:
     """Read a callback: the bare task (documented), or the same in the reply's envelope (as some receivers report)."""
     try:
         value = read_object(body)
     except Unreadable as error:
-        return Claim(flaw=error.detail)
+        return Report(flaw=error.detail)
     if code := _code(value.get("code")):
-        return Claim(flaw=f"an error with code {code}, not a task")
+        return Report(flaw=f"an error with code {code}, not a task")
     # A body that names no task, nor has one inside, says so when it is read as a task itself.
     wrapped = task_of(value) if "data" in value else None
-    return read_claim(wrapped or value)
+    return read_report(wrapped or value)
 
 
 def open_envelope(reply: Reply) -> Envelope:
@@ -223,9 +223,9 @@ def _list_in(body: JsonObject) -> list[JsonValue] | None:
     return listed if isinstance(listed, list) else None
 
 
-def _found(claim: Claim, task: JsonObject) -> Found:
+def _found(report: Report, task: JsonObject) -> Found:
     body = json.dumps(task, ensure_ascii=False, separators=(",", ":")).encode()
-    return Found(claim=claim, body=body)
+    return Found(report=report, body=body)
 
 
 def retry_after(headers: Mapping[str, str]) -> timedelta | None:

@@ -27,7 +27,6 @@ from tracker.providers.base import (
     SubmitOutcome,
     Unknown,
 )
-from tracker.providers.kling_claims import MESSAGE_LENGTH, read_claim, task_of
 from tracker.providers.kling_replies import (
     Envelope,
     common_outcome,
@@ -35,6 +34,7 @@ from tracker.providers.kling_replies import (
     retry_after,
     unreadable_reply,
 )
+from tracker.providers.kling_reports import MESSAGE_LENGTH, read_report, task_of
 
 # The documented codes of refusals. 5000 and 5002 are left out on purpose: after them a task may exist.
 REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 1300, 1301})
@@ -111,14 +111,14 @@ def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
 def _made(reply: Reply, envelope: Envelope, external_id: str) -> SubmitOutcome:
     """Read a create's success. Its ``data`` is the task; one gateway writes the task beside the code instead."""
     task = task_of(envelope.body)
-    claim = read_claim(task) if task is not None else None
-    if claim is None or claim.provider_task_id is None:
+    report = read_report(task) if task is not None else None
+    if report is None or report.provider_task_id is None:
         return unreadable_reply(reply, f"{envelope.outline}, but no task id")
-    if claim.external_id not in {None, external_id}:
+    if report.external_id not in {None, external_id}:
         return unreadable_reply(reply, f"{envelope.outline}, but with another external id")
     # Whatever word came with it: a task that was made is at least submitted.
-    claim = msgspec.structs.replace(claim, status=claim.status or Status.SUBMITTED)
-    return Accepted(claim=claim)
+    report = msgspec.structs.replace(report, status=report.status or Status.SUBMITTED)
+    return Accepted(report=report)
 
 
 def _refused_on_the_way(reply: Reply, envelope: Envelope, error: GatewayError | None) -> SubmitOutcome | None:

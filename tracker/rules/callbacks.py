@@ -19,10 +19,10 @@ from tracker.model.task import (
     SETTLED,
     TRUST_NAMES,
     Alarm,
-    Claim,
     IdSource,
     Observation,
     Recorded,
+    Report,
     Status,
     Task,
     Transition,
@@ -34,7 +34,7 @@ from tracker.rules import lifecycle, schedule
 from tracker.rules.identity import OF_ANOTHER
 from tracker.rules.outcomes import Rules, alarms_of, entry_of, replanned
 
-CHANGED: Final = frozenset({Verdict.MOVED, Verdict.COMPLETED})
+CHANGED: Final = frozenset({Verdict.APPLIED, Verdict.COMPLETED})
 # How many unsigned callbacks of one task have an entry of their own in its history.
 UNSIGNED_ENTRIES: Final = 100
 
@@ -49,25 +49,25 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> frozenset[Key]:
         arrived = self.arrived
-        claim = arrived.observation.claim
+        report = arrived.observation.report
         keys: list[Key] = []
         if arrived.task_id is not None:
             keys.append(by_id(arrived.task_id))
-        elif claim.external_id is not None:
-            keys.append(by_sent_id(arrived.provider, self.account, claim.external_id))
-        if claim.provider_task_id is not None:
+        elif report.external_id is not None:
+            keys.append(by_sent_id(arrived.provider, self.account, report.external_id))
+        if report.provider_task_id is not None:
             # At a task's own callback URL too: an ID that another row has cannot be this task's.
-            keys.append(by_provider_id(arrived.provider, self.account, claim.provider_task_id))
+            keys.append(by_provider_id(arrived.provider, self.account, report.provider_task_id))
         return frozenset(keys)
 
     def decide(self, known: Known) -> Change[Recorded]:
         arrived, account, rules = self.arrived, self.account, self.rules
         observation = arrived.observation
-        counts = {"deliveries": 1}
+        counts = {"callbacks": 1}
         task = _addressed(known, arrived, account)
         if task is None:
             return _orphaned(arrived, counts)
-        if known.other_holder(task, observation.claim.provider_task_id) is not None:
+        if known.other_holder(task, observation.report.provider_task_id) is not None:
             observation = structs.replace(observation, mismatch=OF_ANOTHER)
         transition = lifecycle.advance(task, observation, threshold=rules.threshold)
         after = transition.task
@@ -87,12 +87,12 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         )
         if moved and after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-        if _worth_polling(after, transition, observation.claim):
+        if _worth_polling(after, transition, observation.report):
             after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
         if after.status not in SETTLED and after.next_poll_at is None:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
-        if transition.trust is Trust.HINT:
-            counts["hints"] = 1
+        if transition.trust is Trust.UNVERIFIED:
+            counts["unverified_callbacks"] = 1
         after, entry = _kept(after, transition, observation)
         return Change(
             result=Recorded(task_id=task.id, verdict=transition.verdict, why=transition.why),
@@ -109,7 +109,7 @@ def _kept(task: Task, transition: Transition, observation: Observation) -> tuple
     """Make the history entry of a callback; unsigned ones beyond the bound of a task share one, unless they move it."""
     if observation.trust is not Trust.SIGNED:
         task = changed(task, unsigned=task.unsigned + 1)
-        if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.MOVED:
+        if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.APPLIED:
             why = f"more than {UNSIGNED_ENTRIES} callbacks came unsigned, and this one and later ones are only counted"
             return task, entry_of(transition, observation, "callback|unsigned", why=why)
     webhook_id = observation.webhook_id
@@ -117,60 +117,60 @@ def _kept(task: Task, transition: Transition, observation: Observation) -> tuple
     return task, entry_of(transition, observation, f"callback|{TRUST_NAMES[transition.trust]}|{what}")
 
 
-def _worth_polling(task: Task, transition: Transition, claim: Claim) -> bool:
+def _worth_polling(task: Task, transition: Transition, report: Report) -> bool:
     """Return whether a callback should bring the next poll forward.
 
     A final that a poll brought needs no more polls. One that a callback reported does, where another callback
     contradicts it, verified or not, before or after: a hint is not believed, yet it may be the true one.
     """
     if task.status in FINAL:
-        if task.standing.asked:
+        if task.precedence.asked:
             return False
         return facts.in_conflict(task) or schedule.lacks_result(task)
-    if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.HINTED:
+    if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.UNVERIFIED:
         return True
-    return task.status is Status.EXPIRED and claim.status not in FINAL
+    return task.status is Status.EXPIRED and report.status not in FINAL
 
 
 def _addressed(known: Known, arrived: Arrived, account: str) -> Task | None:
     if arrived.task_id is not None:
         return known.get(by_id(arrived.task_id))
-    claim = arrived.observation.claim
-    if claim.provider_task_id is not None:
-        task = known.get(by_provider_id(arrived.provider, account, claim.provider_task_id))
+    report = arrived.observation.report
+    if report.provider_task_id is not None:
+        task = known.get(by_provider_id(arrived.provider, account, report.provider_task_id))
         if task is not None:
             return task
-    if claim.external_id is not None:
-        return known.get(by_sent_id(arrived.provider, account, claim.external_id))
+    if report.external_id is not None:
+        return known.get(by_sent_id(arrived.provider, account, report.external_id))
     return None
 
 
 def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
     observation = arrived.observation
-    claim = observation.claim
-    standing = arrived.standing
-    why = "nobody told us of this task" if standing is not None else "its row is gone"
+    report = observation.report
+    shared_url = arrived.shared_url
+    why = "nobody told us of this task" if shared_url is not None else "its row is gone"
     alarm = RaisedAlarm(kind=Alarm.ORPHAN, provider=arrived.provider, at=observation.at, task_id=None, detail=why)
-    name = claim.provider_task_id or claim.external_id
+    name = report.provider_task_id or report.external_id
     orphan = Orphan(
         id=0,
         provider=arrived.provider,
         provider_task_id=name or "unreadable " + hashlib.sha256(observation.body).hexdigest()[:16],
-        external_id=claim.external_id,
-        kind=standing.kind if standing is not None else None,
-        client=standing.client if standing is not None else "",
-        address=f"standing address {standing.id}" if standing is not None else f"task address {arrived.task_id}",
-        word=claim.word,
-        state="waiting" if standing is not None and name is not None else "orphan",
-        why=claim.flaw or why,
+        external_id=report.external_id,
+        kind=shared_url.kind if shared_url is not None else None,
+        client=shared_url.client if shared_url is not None else "",
+        address=f"shared URL {shared_url.id}" if shared_url is not None else f"task address {arrived.task_id}",
+        provider_status=report.provider_status,
+        state="waiting" if shared_url is not None and name is not None else "orphan",
+        why=report.flaw or why,
         first_at=observation.at,
         last_at=observation.at,
-        deliveries=1,
-        checks=0,
-        next_check_at=observation.at if standing is not None and name is not None else None,
+        callbacks=1,
+        poll_count=0,
+        next_poll_at=observation.at if shared_url is not None and name is not None else None,
         task_id=None,
         signed=observation.trust is Trust.SIGNED,
         body=observation.body,
     )
-    recorded = Recorded(task_id=None, verdict=Verdict.HINTED, why=why, orphan=True)
+    recorded = Recorded(task_id=None, verdict=Verdict.UNVERIFIED, why=why, orphan=True)
     return Change(result=recorded, orphan=orphan, alarms=(alarm,), counts=counts)

@@ -121,7 +121,7 @@ def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:
         request=task.request,
         request_hash=task.request_hash,
         model=task.model,
-        caller_callback_url=task.caller_callback_url,
+        client_callback_url=task.client_callback_url,
         version=holder.version + 1,
         updated_at=task.created_at,
     )

@@ -22,11 +22,11 @@ from tracker.model.changes import Change, Entry, Key, Known, RaisedAlarm, by_id,
 from tracker.model.records import HistoryEntry
 from tracker.model.task import (
     FINAL,
-    NOTHING_PROVEN,
+    NO_PRECEDENCE,
     Alarm,
-    Claim,
     Event,
     IdSource,
+    Report,
     Source,
     Status,
     Task,
@@ -81,29 +81,29 @@ class Withdrawal:
     alarm: RaisedAlarm
 
 
-def identify(known: Known, task: Task, claim: Claim, asked: Asked, policy: Policy) -> Identity:
+def identify(known: Known, task: Task, report: Report, asked: Asked, policy: Policy) -> Identity:
     """Compare the IDs of a report with the row, and with all other rows of the batch."""
-    own_id = claim.external_id is not None and claim.external_id == task.sent_external_id
-    if task.provider_task_id is not None and task.provider_task_id == claim.provider_task_id:
+    own_id = report.external_id is not None and report.external_id == task.sent_external_id
+    if task.provider_task_id is not None and task.provider_task_id == report.provider_task_id:
         proven = task.unproven_id_from is None or own_id or asked is Asked.SUBMIT
-        if not proven and _named_otherwise(known, task, claim):
+        if not proven and _named_otherwise(known, task, report):
             return Identity(mismatch=OTHER_TASK, wrong=True)
         return Identity(source=None if proven else task.unproven_id_from)
     wrong = asked is Asked.SUBMIT and task.unproven_id_from is not None and task.provider_task_id is not None
-    if claim.provider_task_id is None or (task.provider_task_id is not None and not wrong):
+    if report.provider_task_id is None or (task.provider_task_id is not None and not wrong):
         return Identity(mismatch=OTHER_TASK)
-    if own_id or (asked is Asked.SUBMIT and claim.external_id is None):
+    if own_id or (asked is Asked.SUBMIT and report.external_id is None):
         source = None
-    elif asked is Asked.EXTERNAL_ID and claim.external_id is None:
+    elif asked is Asked.EXTERNAL_ID and report.external_id is None:
         source = IdSource.LOOKUP
-    elif asked is Asked.CANDIDATE and _could_be(known, task, claim, policy):
+    elif asked is Asked.CANDIDATE and _could_be(known, task, report, policy):
         source = task.unproven_id_from or IdSource.CALLBACK
     else:
         return Identity(mismatch=OTHER_TASK)
-    holder = known.other_holder(task, claim.provider_task_id)
+    holder = known.other_holder(task, report.provider_task_id)
     if holder is not None and not _outranks(task, source, holder):
         return Identity(mismatch=OF_ANOTHER)
-    former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, claim, policy)
+    former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, report, policy)
     return Identity(mismatch=FORMER_TASK) if former else Identity(source=source, holder=holder, wrong=wrong)
 
 
@@ -190,13 +190,13 @@ def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
         candidate_id=None,
         unproven_id_from=None,
         status=Status.PENDING,
-        standing=NOTHING_PROVEN,
+        precedence=NO_PRECEDENCE,
         facts={},
         reason=WITHDRAWN,
-        learned_from=None,
-        learned_trust=None,
+        status_source=None,
+        status_trust=None,
         submitted_at=None,
-        conflict_claims=(),
+        conflict_statuses=(),
         conflict_at=None,
         not_found=0,
         quiet_polls=0,
@@ -212,8 +212,8 @@ def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
         task_id=task.id,
         at=now,
         source=Source.POLL,
-        trust=Trust.HINT,
-        word=None,
+        trust=Trust.UNVERIFIED,
+        provider_status=None,
         status=None,
         verdict=Verdict.CONTRADICTED,
         why=WITHDRAWN,
@@ -243,22 +243,22 @@ def _outranks(task: Task, source: IdSource | None, holder: Task) -> bool:
     return source is None or (source is IdSource.LOOKUP and holder.unproven_id_from in NAMED)
 
 
-def _could_be(known: Known, task: Task, claim: Claim, policy: Policy) -> bool:
+def _could_be(known: Known, task: Task, report: Report, policy: Policy) -> bool:
     """Return whether the provider's task that somebody named can be this one: nothing known may speak against it."""
-    if claim.provider_task_id != task.candidate_id or _named_otherwise(known, task, claim):
+    if report.provider_task_id != task.candidate_id or _named_otherwise(known, task, report):
         return False
     attached = task.unproven_id_from is IdSource.OWNER
-    if claim.external_id is not None and not attached:
+    if report.external_id is not None and not attached:
         return False
-    if claim.created_at is None or (attached and task.attempts == 0):
+    if report.created_at is None or (attached and task.attempts == 0):
         return True
     last = task.attempt_deadline_at
-    return claim.created_at >= task.created_at - policy.adopt_window and (
-        last is None or claim.created_at <= last + policy.adopt_window
+    return report.created_at >= task.created_at - policy.adopt_window and (
+        last is None or report.created_at <= last + policy.adopt_window
     )
 
 
-def _fits(task: Task, claim: Claim, policy: Policy) -> bool:
+def _fits(task: Task, report: Report, policy: Policy) -> bool:
     """Return whether the provider's task under the row's external ID can be the one that the row asks for.
 
     A derived ID is always the same for the same submit, and the task may be older than the row: the database came back
@@ -267,15 +267,15 @@ def _fits(task: Task, claim: Claim, policy: Policy) -> bool:
     """
     if not is_derived(task):
         return True
-    if claim.created_at is None:
+    if report.created_at is None:
         return task.duplicate_at is None
-    return policy.retention is None or claim.created_at >= task.created_at - policy.retention
+    return policy.retention is None or report.created_at >= task.created_at - policy.retention
 
 
-def _named_otherwise(known: Known, task: Task, claim: Claim) -> bool:
+def _named_otherwise(known: Known, task: Task, report: Report) -> bool:
     """Return whether a report carries an external ID that is not this row's."""
-    if claim.external_id is None or claim.external_id == task.sent_external_id:
+    if report.external_id is None or report.external_id == task.sent_external_id:
         return False
     if task.sent_external_id is not None:
         return True
-    return known.get(by_sent_id(task.provider, task.account, claim.external_id)) is not None
+    return known.get(by_sent_id(task.provider, task.account, report.external_id)) is not None

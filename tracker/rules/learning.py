@@ -125,7 +125,7 @@ class Habits:
         return ()
 
     def _loss_of(self, task: Task) -> float:
-        if not task.callback_asked:
+        if not task.callback_requested:
             return 1.0
         known = self.callbacks.get(Group(task.provider, task.kind), Callbacks())
         if known.tasks < MIN_TASKS:

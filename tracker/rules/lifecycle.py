@@ -19,13 +19,13 @@ from tracker.model.task import (
     FINAL,
     SETTLED,
     Alarm,
-    Claim,
     Event,
     Fact,
     Flaw,
     Observation,
+    Precedence,
+    Report,
     Source,
-    Standing,
     Status,
     Task,
     Transition,
@@ -67,27 +67,27 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     Total: every observation has a verdict, none raises. ``threshold`` is the least trust that may make a status final.
     """
     trust, why, alarms = weigh(task, observation)
-    claim = observation.claim
-    seen = changed(task, heard_at=observation.at) if observation.source is Source.CALLBACK else task
+    report = observation.report
+    seen = changed(task, last_observed_at=observation.at) if observation.source is Source.CALLBACK else task
     if observation.mismatch:
         # It is about another task: nothing of it is remembered here.
-        return Transition(task=seen, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
-    if claim.flaw is not None:
+        return Transition(task=seen, verdict=Verdict.UNVERIFIED, why=why, trust=trust, alarms=alarms)
+    if report.flaw is not None:
         alarms = (*alarms, Alarm.UNREADABLE)
-        return Transition(task=seen, verdict=Verdict.UNREADABLE, why=claim.flaw, trust=trust, alarms=alarms)
-    if claim.status is None:
-        alarms = (*alarms, Alarm.UNKNOWN_WORD)
-        known, why = _learn_ids(seen, claim, trust), f"unknown status word {claim.word!r}"
+        return Transition(task=seen, verdict=Verdict.UNREADABLE, why=report.flaw, trust=trust, alarms=alarms)
+    if report.status is None:
+        alarms = (*alarms, Alarm.UNKNOWN_STATUS)
+        known, why = _learn_ids(seen, report, trust), f"unknown status word {report.provider_status!r}"
         return Transition(task=known, verdict=Verdict.UNREADABLE, why=why, trust=trust, alarms=alarms)
-    if trust is not Trust.HINT and claim.status in FINAL and trust < threshold:
+    if trust is not Trust.UNVERIFIED and report.status in FINAL and trust < threshold:
         why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
-    elif trust is not Trust.HINT:
+    elif trust is not Trust.UNVERIFIED:
         return _believe(seen, observation, trust, alarms)
-    if seen.provider_task_id is None and seen.candidate_id is None and claim.provider_task_id is not None:
+    if seen.provider_task_id is None and seen.candidate_id is None and report.provider_task_id is not None:
         # An ID to ask about. It is not learned from a callback.
-        seen = changed(seen, candidate_id=claim.provider_task_id)
+        seen = changed(seen, candidate_id=report.provider_task_id)
     hinted = _claimed(seen, observation, seen.status)
-    return Transition(task=hinted, verdict=Verdict.HINTED, why=why, trust=trust, alarms=alarms)
+    return Transition(task=hinted, verdict=Verdict.UNVERIFIED, why=why, trust=trust, alarms=alarms)
 
 
 def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
@@ -100,64 +100,64 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
     flaw = observation.flaw
     alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
     if observation.mismatch:
-        return Trust.HINT, f"a hint: {observation.mismatch}", (*alarms, Alarm.MISMATCH)
+        return Trust.UNVERIFIED, f"a hint: {observation.mismatch}", (*alarms, Alarm.MISMATCH)
     if observation.source is not Source.CALLBACK:
         return observation.trust, "", ()
-    claim = observation.claim
-    if claim.flaw is None and not ids_agree(task, claim):
-        return Trust.HINT, _disagreement(task, claim), (*alarms, Alarm.MISMATCH)
-    if observation.trust is Trust.HINT:
-        return Trust.HINT, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
+    report = observation.report
+    if report.flaw is None and not ids_agree(task, report):
+        return Trust.UNVERIFIED, _disagreement(task, report), (*alarms, Alarm.MISMATCH)
+    if observation.trust is Trust.UNVERIFIED:
+        return Trust.UNVERIFIED, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
     # No callback, however well verified, is the provider's answer to a poll.
     return min(observation.trust, Trust.SIGNED), "", alarms
 
 
-def ids_agree(task: Task, claim: Claim) -> bool:
+def ids_agree(task: Task, report: Report) -> bool:
     """Return whether the ids in a body are those of the row; absent counts as different."""
     if task.provider_task_id is not None:
-        return claim.provider_task_id == task.provider_task_id
-    return task.sent_external_id is not None and claim.external_id == task.sent_external_id
+        return report.provider_task_id == task.provider_task_id
+    return task.sent_external_id is not None and report.external_id == task.sent_external_id
 
 
-def standing(claim: Claim, *, asked: bool) -> Standing:
+def precedence(report: Report, *, asked: bool) -> Precedence:
     """Place a claim with a known status in the total order; ``asked`` as ``DECIDING`` says."""
-    assert claim.status is not None
-    final = claim.status in FINAL
-    return Standing(
-        rank=RANK[claim.status],
+    assert report.status is not None
+    final = report.status in FINAL
+    return Precedence(
+        rank=RANK[report.status],
         asked=final and asked,
-        updated_at=_microseconds(claim.updated_at) if final else 0,
-        success=claim.status is Status.SUCCEEDED,
+        updated_at=_microseconds(report.updated_at) if final else 0,
+        success=report.status is Status.SUCCEEDED,
     )
 
 
 def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
-    claim = observation.claim
-    assert claim.status is not None
+    report = observation.report
+    assert report.status is not None
     asked = observation.source in DECIDING
-    place = standing(claim, asked=asked)
+    place = precedence(report, asked=asked)
     if observation.source is Source.OPERATOR and place.asked:
         place = structs.replace(place, updated_at=BEFORE_ANY_POLL)
-    contradiction = claim.status in FINAL and task.status in FINAL and claim.status is not task.status
+    contradiction = report.status in FINAL and task.status in FINAL and report.status is not task.status
     if contradiction:
         alarms = (*alarms, Alarm.CONTRADICTION)
-    known = _learn_ids(task, claim, trust)
-    facts = merge_facts(known.facts, claim, asked=asked)
-    if place > task.standing and claim.status is not task.status:
+    known = _learn_ids(task, report, trust)
+    facts = merge_facts(known.facts, report, asked=asked)
+    if place > task.precedence and report.status is not task.status:
         if task.status is Status.REJECTED:
             alarms = (*alarms, Alarm.REVIVED)
         return _moved(known, facts, observation, place, trust, alarms)
-    believed = _claimed(changed(known, facts=facts, standing=max(place, task.standing)), observation, task.status)
-    if place > task.standing:
-        believed = changed(believed, learned_from=observation.source, learned_trust=trust)
+    believed = _claimed(changed(known, facts=facts, precedence=max(place, task.precedence)), observation, task.status)
+    if place > task.precedence:
+        believed = changed(believed, status_source=observation.source, status_trust=trust)
     if _shown(believed) != _shown(task):
         return _completed(believed, observation, trust, alarms)
-    if claim.status is task.status:
+    if report.status is task.status:
         return Transition(
             task=believed, verdict=Verdict.CONFIRMED, why="says what is known", trust=trust, alarms=alarms
         )
     verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
-    why = f"{claim.status.value} does not beat {task.status.value}"
+    why = f"{report.status.value} does not beat {task.status.value}"
     return Transition(task=believed, verdict=verdict, why=why, trust=trust, alarms=alarms)
 
 
@@ -165,20 +165,20 @@ def _moved(
     task: Task,
     facts: Mapping[str, Fact],
     observation: Observation,
-    place: Standing,
+    place: Precedence,
     trust: Trust,
     alarms: tuple[Alarm, ...],
 ) -> Transition:
-    status = observation.claim.status
+    status = observation.report.status
     assert status is not None
     corrected = task.status in FINAL
     after = changed(
-        _claimed(changed(task, standing=place), observation, status),
+        _claimed(changed(task, precedence=place), observation, status),
         status=status,
         facts=facts,
         reason=observation.note or None,
-        learned_from=observation.source,
-        learned_trust=trust,
+        status_source=observation.source,
+        status_trust=trust,
         version=task.version + 1,
         updated_at=observation.at,
         submitted_at=task.submitted_at or (observation.at if status not in NOT_ACCEPTED else None),
@@ -188,7 +188,7 @@ def _moved(
     why = f"{task.status.value} → {status.value}"
     return Transition(
         task=after,
-        verdict=Verdict.MOVED,
+        verdict=Verdict.APPLIED,
         why=why,
         trust=trust,
         events=(event(after, name, observation.at),),
@@ -213,31 +213,31 @@ def event(task: Task, name: str, at: datetime) -> Event:
     return Event(type=f"homing.task.{name}", task=task, at=at)
 
 
-def merge_facts(facts: Mapping[str, Fact], claim: Claim, *, asked: bool) -> Mapping[str, Fact]:
+def merge_facts(facts: Mapping[str, Fact], report: Report, *, asked: bool) -> Mapping[str, Fact]:
     """Merge a believed claim's facts, each by its own place in the order; empty ones say nothing.
 
     Results and prices come with a final status only: one that is not final needs less trust than they do.
     """
-    final = claim.status in FINAL
+    final = report.status in FINAL
     found: dict[str, JsonValue] = {}
-    if final and claim.assets:
-        found["assets"] = [asset_to_json(asset) for asset in claim.assets]
-    if final and claim.price:
-        found["price"] = dict(claim.price)
-    if claim.message:
-        found["message"] = claim.message
+    if final and report.assets:
+        found["assets"] = [asset_to_json(asset) for asset in report.assets]
+    if final and report.price:
+        found["price"] = dict(report.price)
+    if report.message:
+        found["message"] = report.message
     if not found:
         return facts
-    assert claim.status is not None
-    place = Standing(
-        rank=RANK[claim.status],
+    assert report.status is not None
+    place = Precedence(
+        rank=RANK[report.status],
         asked=asked,
-        updated_at=_microseconds(claim.updated_at),
-        success=claim.status is Status.SUCCEEDED,
+        updated_at=_microseconds(report.updated_at),
+        success=report.status is Status.SUCCEEDED,
     )
     merged = dict(facts)
     for name, value in found.items():
-        fact = Fact(standing=place, value=value)
+        fact = Fact(precedence=place, value=value)
         if name not in merged or _fact_order(fact) > _fact_order(merged[name]):
             merged[name] = fact
     return merged
@@ -248,26 +248,26 @@ def _claimed(task: Task, observation: Observation, status: Status) -> Task:
 
     The set only grows, whatever comes, until the provider's answer (or the operator's) is what is believed.
     """
-    decided = task.standing.asked and status in FINAL
-    reported = FINAL.intersection((*task.conflict_claims, observation.claim.status, task.status)) - {status}
-    claims = () if decided else tuple(sorted(reported))
-    since = (task.conflict_at or observation.at) if claims and status in FINAL else None
-    if claims == task.conflict_claims and since == task.conflict_at:
+    decided = task.precedence.asked and status in FINAL
+    reported = FINAL.intersection((*task.conflict_statuses, observation.report.status, task.status)) - {status}
+    reports = () if decided else tuple(sorted(reported))
+    since = (task.conflict_at or observation.at) if reports and status in FINAL else None
+    if reports == task.conflict_statuses and since == task.conflict_at:
         return task
-    return changed(task, conflict_claims=claims, conflict_at=since)
+    return changed(task, conflict_statuses=reports, conflict_at=since)
 
 
-def _learn_ids(task: Task, claim: Claim, trust: Trust) -> Task:
-    if trust is Trust.PROVIDER and task.provider_task_id is None and claim.provider_task_id:
-        return changed(task, provider_task_id=claim.provider_task_id, candidate_id=None)
+def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
+    if trust is Trust.PROVIDER and task.provider_task_id is None and report.provider_task_id:
+        return changed(task, provider_task_id=report.provider_task_id, candidate_id=None)
     return task
 
 
-def _disagreement(task: Task, claim: Claim) -> str:
+def _disagreement(task: Task, report: Report) -> str:
     """Say what disagrees without naming the other task: it may be another client's."""
     if task.provider_task_id is not None:
-        return "a hint: it names another task" if claim.provider_task_id else "a hint: it names no task"
-    return "a hint: its external id is another one" if claim.external_id else "a hint: it carries no external id"
+        return "a hint: it names another task" if report.provider_task_id else "a hint: it names no task"
+    return "a hint: its external id is another one" if report.external_id else "a hint: it carries no external id"
 
 
 def _shown(task: Task) -> tuple[object, ...]:
@@ -275,8 +275,8 @@ def _shown(task: Task) -> tuple[object, ...]:
     return (assets(task), price(task), message(task), task.provider_task_id)
 
 
-def _fact_order(fact: Fact) -> tuple[Standing, str]:
-    return fact.standing, json.dumps(fact.value, sort_keys=True)
+def _fact_order(fact: Fact) -> tuple[Precedence, str]:
+    return fact.precedence, json.dumps(fact.value, sort_keys=True)
 
 
 def _microseconds(moment: datetime | None) -> int:

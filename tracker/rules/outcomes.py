@@ -37,18 +37,18 @@ def existing(known: Known, task_id: str) -> Task:
 
 def entry_of(transition: Transition, observation: Observation, dedupe_key: str, *, why: str = "") -> Entry:
     """Make the history entry of a weighed observation; ``why`` adds to the verdict's own reason."""
-    claim = observation.claim
+    report = observation.report
     shown = HistoryEntry(
         id=0,
         task_id=transition.task.id,
         at=observation.at,
         source=observation.source,
         trust=transition.trust,
-        word=claim.word,
-        status=claim.status,
+        provider_status=report.provider_status,
+        status=report.status,
         verdict=transition.verdict,
         why=f"{transition.why}: {why}" if why else transition.why,
-        provider_updated_at=claim.updated_at,
+        provider_updated_at=report.updated_at,
         body=observation.body,
     )
     return Entry(dedupe_key=dedupe_key, shown=shown)
@@ -84,7 +84,7 @@ def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, a
 
 def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
     """Plan the first poll of a task that begins now."""
-    first = schedule.first_check(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
+    first = schedule.first_poll_delay(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
     return changed(task, next_poll_at=first)
 
 

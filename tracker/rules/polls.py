@@ -16,9 +16,9 @@ from tracker.model.task import (
     FINAL,
     SETTLED,
     Alarm,
-    Claim,
     IdSource,
     Observation,
+    Report,
     Source,
     Status,
     Task,
@@ -85,11 +85,11 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         polled, observation = self.polled, self.result.observation
         keys = [by_id(polled.id)]
         if observation is not None:
-            claim = observation.claim
-            if claim.provider_task_id is not None:
-                keys.append(by_provider_id(polled.provider, polled.account, claim.provider_task_id))
-            if claim.external_id is not None and claim.external_id != polled.sent_external_id:
-                keys.append(by_sent_id(polled.provider, polled.account, claim.external_id))
+            report = observation.report
+            if report.provider_task_id is not None:
+                keys.append(by_provider_id(polled.provider, polled.account, report.provider_task_id))
+            if report.external_id is not None and report.external_id != polled.sent_external_id:
+                keys.append(by_sent_id(polled.provider, polled.account, report.external_id))
         return frozenset(keys)
 
     def decide(self, known: Known) -> Change[tuple[Task, Verdict, str]]:
@@ -97,15 +97,15 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         observation = self.result.observation
         if observation is None:
             return self._unanswered(task)
-        identity = identify(known, task, observation.claim, self.result.asked, self.rules.policy)
+        identity = identify(known, task, observation.report, self.result.asked, self.rules.policy)
         if identity.mismatch:
             return self._of_another(task, observation, identity)
         transition = lifecycle.advance(task, observation, threshold=self.rules.threshold)
         after = identified(task, replace(transition.task, not_found=0), identity)
-        if transition.verdict is Verdict.MOVED:
+        if transition.verdict is Verdict.APPLIED:
             after = replace(after, quiet_polls=0)
         # An answer from before the end, which came late, decides nothing about an end that was reported.
-        change = self._closed(after, transition.verdict, transition.why, answered=not after.conflict_claims)
+        change = self._closed(after, transition.verdict, transition.why, answered=not after.conflict_statuses)
         assert change.task is not None
         alarms = alarms_of(transition, observation) + change.alarms + superseded(task, after, self.now)
         if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
@@ -132,7 +132,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
 
         The history of this task shows nothing of the other one, which may be another client's.
         """
-        about = structs.replace(observation, mismatch=identity.mismatch, claim=Claim())
+        about = structs.replace(observation, mismatch=identity.mismatch, report=Report())
         transition = lifecycle.advance(task, about, threshold=self.rules.threshold)
         digest = hashlib.sha256(observation.body).hexdigest()
         entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
@@ -187,7 +187,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             clock = Observation(
                 source=Source.CLOCK,
                 trust=Trust.PROVIDER,
-                claim=Claim(status=Status.EXPIRED),
+                report=Report(status=Status.EXPIRED),
                 at=now,
                 note="the deadline passed without an answer",
             )
@@ -195,7 +195,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             entries = (entry_of(transition, clock, f"clock|{task.version}"),)
             task, verdict, why = transition.task, transition.verdict, transition.why
         count = int(self.result.sent)
-        after = replace(task, polls=task.polls + count, polled_at=now if count else task.polled_at)
+        after = replace(task, poll_count=task.poll_count + count, polled_at=now if count else task.polled_at)
         if not under_way(task, now, rules.policy):
             after = given_back(after, rules)
             after = replanned(after, now=now, rules=rules, lifetime=self.lifetime, answered=answered)
@@ -225,8 +225,8 @@ def _failed(task: Task, failure: Failure, why: str, now: datetime) -> Entry:
         task_id=task.id,
         at=now,
         source=Source.POLL,
-        trust=Trust.HINT,
-        word=None,
+        trust=Trust.UNVERIFIED,
+        provider_status=None,
         status=None,
         verdict=failure.verdict,
         why=why,
@@ -263,7 +263,7 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
         observation = Observation(
             source=Source.OPERATOR,
             trust=Trust.PROVIDER,
-            claim=Claim(status=status),
+            report=Report(status=status),
             at=now,
             note=note or f"{status.value}, says the operator",
         )

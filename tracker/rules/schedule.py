@@ -56,7 +56,7 @@ class Policy:
     repeat_within: timedelta = timedelta(minutes=30)
     first_lookup: timedelta = timedelta(seconds=2)
     busy_delay: timedelta = timedelta(seconds=1)
-    first_check: timedelta | None = None
+    first_poll_delay: timedelta | None = None
     least_gap: timedelta = timedelta(seconds=2)
     greatest_gap: timedelta = timedelta(minutes=10)
     hint_delay: timedelta = timedelta(seconds=1)
@@ -82,7 +82,7 @@ def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
     return policy.deadlines.get(kind) or policy.deadline or usual
 
 
-def first_check(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
+def first_poll_delay(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
     """Return when to poll a task first that begins now; 0 ≤ ``random`` < 1."""
     first = _planned(habits.outlook(task), timedelta(), policy, random)
     return _in_time(task, now, policy, timedelta() if first is None else first)
@@ -129,7 +129,7 @@ def furthest(policy: Policy, habits: Habits) -> timedelta:
     """Return how far away the next poll of a task can be planned. Expired tasks have ``expired_gap`` instead."""
     usual = max(habits.usual.values(), default=timedelta())
     learned = max((known.ascending[-1] for known in habits.run_times.values()), default=0.0)
-    first = max(policy.first_check or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
+    first = max(policy.first_poll_delay or timedelta(), usual, timedelta(seconds=learned)) * (1 + JITTER)
     return max(first, policy.greatest_gap * (1 + JITTER), policy.conflict_gap) + policy.answer_within
 
 
@@ -189,7 +189,7 @@ def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) ->
 
     The operator's own first delay wins, also after an unverified callback caused an earlier poll.
     """
-    first = policy.first_check or (None if outlook.run_times else outlook.usual)
+    first = policy.first_poll_delay or (None if outlook.run_times else outlook.usual)
     if first is not None and age < first:
         return first * (1 + JITTER * random)
     planned = next_poll.next_poll_age(outlook.run_times, lost=outlook.lost, age=age.total_seconds())

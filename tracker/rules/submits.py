@@ -19,7 +19,7 @@ from tracker.model.changes import (
     by_sent_id,
 )
 from tracker.model.records import HistoryEntry
-from tracker.model.task import FINAL, Alarm, Claim, Observation, Source, Status, Task, Trust, Verdict
+from tracker.model.task import FINAL, Alarm, Observation, Report, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle, recovery
 from tracker.rules.identity import Asked, identified, identify, superseded, taking, withdrawn
 from tracker.rules.outcomes import Rules, alarms_of, begun, entry_of, existing, given_back, replanned
@@ -158,7 +158,7 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
     """Record that the provider made the task. ``prove_lookups`` polls it soon, to find out what lookups prove here."""
 
     sent: Task
-    claim: Claim
+    report: Report
     now: datetime
     prove_lookups: bool
     rules: Rules
@@ -166,25 +166,25 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys(self) -> frozenset[Key]:
         keys = [by_id(self.sent.id)]
-        if self.claim.provider_task_id is not None:
-            keys.append(by_provider_id(self.sent.provider, self.sent.account, self.claim.provider_task_id))
+        if self.report.provider_task_id is not None:
+            keys.append(by_provider_id(self.sent.provider, self.sent.account, self.report.provider_task_id))
         return frozenset(keys)
 
     def decide(self, known: Known) -> Change[Task]:
-        claim, now, rules = self.claim, self.now, self.rules
+        report, now, rules = self.report, self.now, self.rules
         task = existing(known, self.sent.id)
-        identity = identify(known, task, claim, Asked.SUBMIT, rules.policy)
+        identity = identify(known, task, report, Asked.SUBMIT, rules.policy)
         if identity.mismatch:
             return _accepted_as_another(task, identity.mismatch, now=now, rules=rules)
         before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
-        observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=claim, at=now)
+        observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, report=report, at=now)
         transition = lifecycle.advance(before.task if before else task, observation, threshold=rules.threshold)
         after = identified(task, replace(given_back(transition.task, rules), not_found=0), identity)
         if after.status in FINAL:
             after = replanned(after, now=now, rules=rules, lifetime=timedelta())
         else:
             after = begun(after, now=now, rules=rules)
-            hinted = _hinted_for(task, claim)
+            hinted = _hinted_for(task, report)
             if hinted is not None and after.next_poll_at is not None:
                 after = replace(after, next_poll_at=min(hinted, after.next_poll_at))
             if self.prove_lookups and after.next_poll_at is not None:
@@ -205,7 +205,7 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
 
 def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -> Change[Task]:
     """Record a reply that names another task: what became of the submit is as open as if no reply had come."""
-    said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, claim=Claim(), at=now, mismatch=why)
+    said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, report=Report(), at=now, mismatch=why)
     transition = lifecycle.advance(task, said, threshold=rules.threshold)
     after = given_back(transition.task, rules)
     if task.status is Status.PENDING:
@@ -220,13 +220,13 @@ def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -
     )
 
 
-def _hinted_for(task: Task, claim: Claim) -> datetime | None:
+def _hinted_for(task: Task, report: Report) -> datetime | None:
     """Return when a hint that came before the submit's reply wants the task polled, if one came.
 
     A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
     the reply names, and reported no end of it, the reply is its answer.
     """
-    if not task.conflict_claims and task.candidate_id is not None and task.candidate_id == claim.provider_task_id:
+    if not task.conflict_statuses and task.candidate_id is not None and task.candidate_id == report.provider_task_id:
         return None
     if task.next_poll_at is None or task.lease_until is None or task.next_poll_at >= task.lease_until:
         return None
@@ -251,7 +251,7 @@ class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
         observation = Observation(
             source=Source.SUBMIT,
             trust=Trust.PROVIDER,
-            claim=Claim(status=Status.REJECTED),
+            report=Report(status=Status.REJECTED),
             at=now,
             note=self.why,
         )
@@ -305,8 +305,8 @@ class RecordUnanswered(msgspec.Struct, frozen=True, kw_only=True):
             task_id=task.id,
             at=now,
             source=Source.SUBMIT,
-            trust=Trust.HINT,
-            word=None,
+            trust=Trust.UNVERIFIED,
+            provider_status=None,
             status=None,
             verdict=Verdict.UNANSWERED,
             why=why,
@@ -346,7 +346,7 @@ class RecordNotMade(msgspec.Struct, frozen=True, kw_only=True):
         after = given_back(task, rules)
         if task.status is not Status.PENDING or task.provider_task_id is not None:
             return Change(result=after, task=after)
-        observed = task.heard_at is not None and task.heard_at >= task.updated_at
+        observed = task.last_observed_at is not None and task.last_observed_at >= task.updated_at
         after = replace(
             after,
             attempts=task.attempts - 1,

@@ -11,7 +11,7 @@ from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
 from tracker.model.changes import Audited, Work
 from tracker.model.clock import Monotonic
 from tracker.model.records import Action
-from tracker.model.task import Caller, Expected, IdSource, Status, Task, new_task_id
+from tracker.model.task import ClientIdentity, Expected, IdSource, Status, Task, new_task_id
 from tracker.model.untrusted import identifier
 from tracker.providers.base import Account, Found, Kind, Missing
 from tracker.rules import schedule
@@ -19,7 +19,7 @@ from tracker.rules.identity import Attach
 from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
-from tracker.service.callback_addresses import Addresses
+from tracker.service.callback_urls import Addresses
 from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
@@ -34,7 +34,7 @@ ABSENT_BOUND: Final = 1_000
 class TrackRequest:
     """A task that a client wants tracked and that Homing does not submit."""
 
-    caller: Caller
+    caller: ClientIdentity
     account: Account
     kind: Kind
     external_id: str | None = None
@@ -72,7 +72,9 @@ class Adoption:
         written = await self._recorder.apply(RecordExpected(task=task))
         return Expected(task=written, callback_url=self._addresses.of_task(written))
 
-    async def found(self, caller: Caller, account: Account, ref: str, *, kind: str | None = None) -> Task | None:
+    async def found(
+        self, caller: ClientIdentity, account: Account, ref: str, *, kind: str | None = None
+    ) -> Task | None:
         """Return the caller's task of this ID; of whatever kind where None."""
         if identifier(ref) is None:
             raise NotFound("no such task")
@@ -124,13 +126,13 @@ class Adoption:
         task = self._row(request, found)
         work: Work[Task] = RecordConfirmed(task=task, named=request.external_id is not None)
         if request.caller.sees_all and request.origin == ADOPT:
-            detail = f"provider_task_id={found.claim.provider_task_id or ''}"
+            detail = f"provider_task_id={found.report.provider_task_id or ''}"
             work = self._audited(work, request.caller, Action.ADOPT, detail)
         written = await self._recorder.apply(work)
         answer = await self._poller.record(Poll(task=written, account=request.account, at=self._clock()), found)
         return answer.task
 
-    async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
+    async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
         """Take the provider's id from the task's owner, and poll it at once: it counts once that confirmed it.
 
         Without a credential nobody can be asked, and it counts as it is. Raises Conflict where another id is known, or
@@ -146,7 +148,7 @@ class Adoption:
         attached = await self._recorder.apply(work)
         return (await self._poller.poll(attached, account)).task if confirmable else attached
 
-    async def resolve(self, caller: Caller, task: Task, account: Account, status: Status, note: str) -> Task:
+    async def resolve(self, caller: ClientIdentity, task: Task, account: Account, status: Status, note: str) -> Task:
         """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
         work = Resolve(
             task_id=task.id,
@@ -158,16 +160,16 @@ class Adoption:
         )
         return await self._recorder.apply(self._audited(work, caller, Action.RESOLVE, f"status={status.value}"))
 
-    def _audited(self, work: Work[Task], caller: Caller, action: Action, detail: str) -> Audited:
+    def _audited(self, work: Work[Task], caller: ClientIdentity, action: Action, detail: str) -> Audited:
         return Audited(work=work, at=self._clock(), client=caller.name, action=action, detail=detail)
 
     def _row(self, request: TrackRequest, found: Found | None = None) -> Task:
         now = self._clock()
         account, kind = request.account, request.kind
-        claim = found.claim if found is not None else None
+        report = found.report if found is not None else None
         external_id = None if request.external_id is None else bounded(request.external_id, "external_id")
-        if external_id is None and claim is not None:
-            external_id = claim.external_id
+        if external_id is None and report is not None:
+            external_id = report.external_id
         policy = self._rules.policy
         task = Task(
             id=new_task_id(now, random_secrets.token_bytes(10)),
@@ -181,11 +183,11 @@ class Adoption:
             deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=external_id,
             # What the provider knows it by, which need not be what its adopter calls it.
-            sent_external_id=claim.external_id if claim is not None else external_id,
-            provider_task_id=claim.provider_task_id if claim is not None else None,
-            unproven_id_from=IdSource.OWNER if claim is not None and claim.external_id is None else None,
+            sent_external_id=report.external_id if report is not None else external_id,
+            provider_task_id=report.provider_task_id if report is not None else None,
+            unproven_id_from=IdSource.OWNER if report is not None and report.external_id is None else None,
             tags=distinct_tags(request.tags),
-            callback_asked=self._addresses.asked and request.origin == "expect",
+            callback_requested=self._addresses.asked and request.origin == "expect",
             answered_at=now,
         )
         return begun(task, now=now, rules=self._rules)

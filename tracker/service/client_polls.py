@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from tracker.errors import NotFound
-from tracker.model.task import Caller, Task
+from tracker.model.task import ClientIdentity, Task
 from tracker.providers.base import Account, Kind
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
@@ -42,7 +42,7 @@ class ClientPolls:
         # What came of the last polls here, as a sentence; the row knows only when.
         self._said: OrderedDict[str, str] = OrderedDict()
 
-    async def poll(self, caller: Caller, task: Task, account: Account) -> tuple[Task, str]:
+    async def poll(self, caller: ClientIdentity, task: Task, account: Account) -> tuple[Task, str]:
         """Ask about a task now, or give the answer of a moment ago. Raises TooMany or Overloaded."""
         asking = self._asking.get(task.id)
         if asking is None:
@@ -56,7 +56,7 @@ class ClientPolls:
         answer = await asyncio.shield(asking)
         return answer.task, answer.why
 
-    async def attach(self, caller: Caller, task: Task, account: Account, provider_task_id: str) -> Task:
+    async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
         """Learn the provider's ID of a task and ask about it. Raises TooMany or Overloaded, and nothing is learned."""
         if account.credential is not None:
             # It is asked about by its own external id too.
@@ -71,7 +71,7 @@ class ClientPolls:
         self._budget.take_for(request.caller.name, self._clock())
         return await self._adoption.adopt(request, provider_task_id)
 
-    async def fetch(self, caller: Caller, account: Account, kind: Kind, ref: str) -> Task:
+    async def fetch(self, caller: ClientIdentity, account: Account, kind: Kind, ref: str) -> Task:
         """Find a task of a kind, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
         task = await self._adoption.found(caller, account, ref, kind=kind.name)
         # Where another kind has it, asking the provider would not help.
@@ -81,7 +81,9 @@ class ClientPolls:
             raise NotFound("no such task")
         return task
 
-    async def fetch_many(self, caller: Caller, account: Account, kind: Kind, refs: Sequence[str]) -> Sequence[Task]:
+    async def fetch_many(
+        self, caller: ClientIdentity, account: Account, kind: Kind, refs: Sequence[str]
+    ) -> Sequence[Task]:
         """Find tasks of any kind, and ask the provider about all others or about none; leave out what nobody knows."""
         request = TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH)
         found: dict[str, Task] = {}
@@ -116,7 +118,7 @@ class ClientPolls:
             # Whoever waited has it; where nobody does, it must not be reported as forgotten.
             asking.exception()
 
-    async def _ask(self, caller: Caller, task: Task, account: Account) -> PollAnswer:
+    async def _ask(self, caller: ClientIdentity, task: Task, account: Account) -> PollAnswer:
         answer = await self._poller.poll(task, account)
         self._budget.spend_for(caller.name, answer.requests - 1)
         self._said[task.id] = answer.why
@@ -127,6 +129,6 @@ class ClientPolls:
 
     def _is_fresh(self, task: Task) -> bool:
         polled = task.polled_at
-        if polled is None or (task.heard_at is not None and task.heard_at > polled):
+        if polled is None or (task.last_observed_at is not None and task.last_observed_at > polled):
             return False
         return timedelta() <= self._clock() - polled < self._fresh

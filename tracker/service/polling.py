@@ -120,7 +120,7 @@ class Poller:
         assert task.sent_external_id is not None
         assert task.provider_task_id is not None
         outcome = await self.query(account, task.kind, task.sent_external_id, external=True)
-        if isinstance(outcome, Found) and outcome.claim.provider_task_id == task.provider_task_id:
+        if isinstance(outcome, Found) and outcome.report.provider_task_id == task.provider_task_id:
             seen = (lookup_seen(account, task.kind, poll.at, found=True),)
             return await self.record(replace(poll, seen=seen), outcome)
         if isinstance(outcome, Busy | BadCredential):
@@ -246,7 +246,7 @@ class Poller:
                 observation = Observation(
                     source=Source.POLL,
                     trust=Trust.PROVIDER,
-                    claim=outcome.claim,
+                    report=outcome.report,
                     at=self._clock(),
                     body=outcome.body,
                 )
@@ -325,7 +325,7 @@ def _by_external_id(poll: Poll, outcome: PollOutcome) -> Poll:
     """
     poll = replace(poll, asked=Asked.EXTERNAL_ID)
     task = poll.task
-    if not isinstance(outcome, Found) or task.attempts == 0 or outcome.claim.external_id != task.sent_external_id:
+    if not isinstance(outcome, Found) or task.attempts == 0 or outcome.report.external_id != task.sent_external_id:
         return poll
     return replace(poll, seen=(lookup_seen(poll.account, task.kind, poll.at, found=True),))
 

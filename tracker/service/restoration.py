@@ -13,7 +13,7 @@ from typing import Final
 from tracker.errors import HomingError
 from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.task import Alarm
-from tracker.service.callback_addresses import Addresses
+from tracker.service.callback_urls import Addresses
 from tracker.service.feed import Feed
 from tracker.service.learner import Learner
 from tracker.service.recorder import Recorder

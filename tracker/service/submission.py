@@ -14,7 +14,7 @@ from typing import Final, assert_never
 from tracker.errors import CredentialRefused, HomingError, NotSent, OurError, ProviderUnavailable, Refused, ReplyLost
 from tracker.model.changes import Change, RaisedAlarm, RecordChange, Work
 from tracker.model.clock import Deadline, Monotonic
-from tracker.model.task import Alarm, Caller, Status, Task
+from tracker.model.task import Alarm, ClientIdentity, Status, Task
 from tracker.model.untrusted import read_object
 from tracker.providers.base import (
     Accepted,
@@ -64,7 +64,7 @@ class SubmitRequest:
     ``answered_later``: the client's answer is on its way only once ``Intake.answered`` says so.
     """
 
-    caller: Caller
+    caller: ClientIdentity
     account: Account
     kind: Kind
     order: Order
@@ -226,7 +226,7 @@ class Submission:
         task, account = attempt.task, attempt.account
         now = self._clock()
         prove = await self._poller.lookups.due(account, task.kind, "plan")
-        accepted = RecordAccepted(sent=task, claim=outcome.claim, now=now, prove_lookups=prove, rules=self._rules)
+        accepted = RecordAccepted(sent=task, report=outcome.report, now=now, prove_lookups=prove, rules=self._rules)
         return await self._outcome(accepted)
 
     async def _unanswered(self, attempt: _Attempt, outcome: Unknown | Duplicate) -> Task:
@@ -311,7 +311,7 @@ def restored(task: Task, body: bytes) -> Order:
         request_hash=task.request_hash or "",
         model=task.model or "",
         external_id=task.external_id,
-        callback_url=task.caller_callback_url,
+        callback_url=task.client_callback_url,
     )
 
 

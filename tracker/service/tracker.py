@@ -20,13 +20,13 @@ from tracker.model.records import (
     Check,
     HistoryEntry,
     Orphan,
-    StandingAddress,
+    SharedCallbackUrl,
     Stats,
     TaskFilter,
     TaskPage,
 )
 from tracker.model.sinks import SinkSpec
-from tracker.model.task import SETTLED, Caller, Expected, Recorded, Status, Task, Trust
+from tracker.model.task import SETTLED, ClientIdentity, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, identifier
 from tracker.providers.base import Account, Kind, Order
 from tracker.rules.callbacks import RecordCallback
@@ -35,7 +35,7 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
-from tracker.service.callback_addresses import Addresses
+from tracker.service.callback_urls import Addresses
 from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
@@ -169,7 +169,7 @@ class Tracker:
 
     async def submit(
         self,
-        caller: Caller,
+        caller: ClientIdentity,
         provider: str,
         order: Order,
         *,
@@ -219,7 +219,7 @@ class Tracker:
 
     async def expect(
         self,
-        caller: Caller,
+        caller: ClientIdentity,
         *,
         provider: str,
         kind: str,
@@ -247,7 +247,7 @@ class Tracker:
 
     async def adopt(
         self,
-        caller: Caller,
+        caller: ClientIdentity,
         *,
         provider: str,
         kind: str,
@@ -268,7 +268,7 @@ class Tracker:
         )
         return await self._client_polls.adopt(request, provider_task_id)
 
-    async def attach(self, caller: Caller, ref: str, provider_task_id: str) -> Task:
+    async def attach(self, caller: ClientIdentity, ref: str, provider_task_id: str) -> Task:
         """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
         task = await self.get(caller, ref)
         return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
@@ -278,14 +278,14 @@ class Tracker:
         account = self._account(arrived.provider)
         return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
-    async def poll(self, caller: Caller, ref: str) -> tuple[Task, str]:
+    async def poll(self, caller: ClientIdentity, ref: str) -> tuple[Task, str]:
         """Ask the provider about a task now; the sentence says what came of it."""
         task = await self.get(caller, ref)
         return await self._client_polls.poll(caller, task, self._account(task.provider))
 
     async def resolve(
         self,
-        caller: Caller,
+        caller: ClientIdentity,
         ref: str,
         *,
         status: Status | None = None,
@@ -304,7 +304,9 @@ class Tracker:
         task = await self.get(caller, ref)
         return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
 
-    async def get(self, caller: Caller, ref: str, *, provider: str | None = None, kind: str | None = None) -> Task:
+    async def get(
+        self, caller: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
+    ) -> Task:
         """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""
         task = None
         if identifier(ref) is not None:
@@ -314,42 +316,48 @@ class Tracker:
             raise NotFound("no such task")
         return task
 
-    async def fetch(self, caller: Caller, ref: str, *, provider: str, kind: str) -> Task:
+    async def fetch(self, caller: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
         """Find a task, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
         account = self._account(provider)
         return await self._client_polls.fetch(caller, account, self._kind(account, kind), ref)
 
-    async def fetch_many(self, caller: Caller, refs: Sequence[str], *, provider: str, kind: str) -> Sequence[Task]:
+    async def fetch_many(
+        self, caller: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
+    ) -> Sequence[Task]:
         """Find several tasks, and ask the provider about all that are not known here; leaves out what nobody knows."""
         account = self._account(provider)
         return await self._client_polls.fetch_many(caller, account, self._kind(account, kind), refs)
 
-    async def find(self, wanted: TaskFilter, *, caller: Caller, limit: int = 50, cursor: str | None = None) -> TaskPage:
+    async def find(
+        self, wanted: TaskFilter, *, caller: ClientIdentity, limit: int = 50, cursor: str | None = None
+    ) -> TaskPage:
         """Return a page of the caller's tasks, newest first."""
         return await self.store.task_pages.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
 
-    async def find_numbered(self, wanted: TaskFilter, *, caller: Caller, offset: int, limit: int) -> Sequence[Task]:
+    async def find_numbered(
+        self, wanted: TaskFilter, *, caller: ClientIdentity, offset: int, limit: int
+    ) -> Sequence[Task]:
         """Return a numbered page of the caller's tasks, newest first."""
         return await self.store.task_pages.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
 
-    async def history(self, caller: Caller, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
+    async def history(self, caller: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
         """Return a task and its kept observations, oldest first."""
         task = await self.get(caller, ref)
         return task, await self.store.tasks.history(task.id)
 
-    async def wait(self, caller: Caller, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
+    async def wait(self, caller: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
         """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
         return await self._waiting.settled(caller, ref, most=timeout)
 
-    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+    async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
         return await self._waiting.changed(caller, ref, since=since, most=most)
 
-    async def stats(self, caller: Caller) -> Stats:
+    async def stats(self, caller: ClientIdentity) -> Stats:
         """Count the caller's tasks; the whole store for one that sees all."""
         return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
 
-    async def habits(self, caller: Caller) -> Habits:
+    async def habits(self, caller: ClientIdentity) -> Habits:
         """Return what the schedule has learned. It belongs to no client: only keys that see all clients get it."""
         return await self.learner.lately() if caller.sees_all else Habits()
 
@@ -365,24 +373,24 @@ class Tracker:
         """Return the task that a token proves, or None."""
         return self._addresses.task_of(provider, token)
 
-    async def standing_address(self, provider: str, token: str) -> StandingAddress | None:
+    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None:
         """Return the shared callback URL that a token belongs to, None if there is none or it was revoked."""
-        return await self._addresses.standing(provider, token)
+        return await self._addresses.shared_url(provider, token)
 
-    async def create_address(
-        self, caller: Caller, *, provider: str, kind: str | None = None, label: str = ""
-    ) -> tuple[StandingAddress, str]:
+    async def create_callback_url(
+        self, caller: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
+    ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL is returned this once and cannot be read again."""
         account = self._account(provider)
         if kind is not None:
             self._kind(account, kind)
         return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
 
-    async def addresses(self) -> Sequence[StandingAddress]:
+    async def addresses(self) -> Sequence[SharedCallbackUrl]:
         """Return all shared callback URLs, revoked ones too."""
         return await self._addresses.every()
 
-    async def revoke_address(self, address_id: int, *, by: str = IN_PROCESS) -> StandingAddress:
+    async def revoke_callback_url(self, address_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
         """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
         return await self._addresses.revoke(address_id, by=by)
 
@@ -401,7 +409,7 @@ class Tracker:
         return named
 
     @staticmethod
-    def _scoped(wanted: TaskFilter, caller: Caller) -> TaskFilter:
+    def _scoped(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:
         if caller.sees_all:
             return wanted
         if wanted.client not in {None, caller.name}:

@@ -5,22 +5,22 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from tracker.model.task import SETTLED, Caller, Task
+from tracker.model.task import SETTLED, ClientIdentity, Task
 from tracker.service.feed import Feed
 
 
 class Waiting:
     """Waits on the feed; ``get`` finds a task as its caller may see it, and raises NotFound."""
 
-    def __init__(self, *, feed: Feed, get: Callable[[Caller, str], Awaitable[Task]]) -> None:
+    def __init__(self, *, feed: Feed, get: Callable[[ClientIdentity, str], Awaitable[Task]]) -> None:
         self._feed = feed
         self._get = get
 
-    async def settled(self, caller: Caller, ref: str, *, most: timedelta) -> Task:
+    async def settled(self, caller: ClientIdentity, ref: str, *, most: timedelta) -> Task:
         """Wait until a task is settled."""
         return await self._until(lambda task: task.status in SETTLED, caller, ref, most)
 
-    async def changed(self, caller: Caller, ref: str, *, since: int | None, most: timedelta) -> Task:
+    async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Wait until a task has another version than ``since``; None: than now, unless it is settled."""
         known = since
 
@@ -33,7 +33,7 @@ class Waiting:
 
         return await self._until(enough, caller, ref, most)
 
-    async def _until(self, enough: Callable[[Task], bool], caller: Caller, ref: str, most: timedelta) -> Task:
+    async def _until(self, enough: Callable[[Task], bool], caller: ClientIdentity, ref: str, most: timedelta) -> Task:
         """Look once, and again only when an event of the task was committed; give the task as it is at the end."""
         async with self._feed.watching(ref) as changed:
             task = await self._get(caller, ref)

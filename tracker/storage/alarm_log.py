@@ -20,7 +20,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.STALE_SIGNATURE: "a callback's signature is valid but too old or too new: a replay, or a wrong clock",
         Alarm.UNSIGNED: "a callback came without the signature that the settings expect",
         Alarm.MISMATCH: "a callback names another task than its URL",
-        Alarm.UNKNOWN_WORD: "the provider reports a status that Homing does not know",
+        Alarm.UNKNOWN_STATUS: "the provider reports a status that Homing does not know",
         Alarm.UNREADABLE: "a callback cannot be read",
         Alarm.UNREADABLE_ANSWER: "the provider's answers to polls cannot be read",
         Alarm.ORPHAN: "a callback came for an unknown task",

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from tracker.model.records import Action, AuditEntry, StandingAddress
+from tracker.model.records import Action, AuditEntry, SharedCallbackUrl
 from tracker.storage import rows
 from tracker.storage.audit_store import AuditStore
 from tracker.storage.engine.database import Database
@@ -20,7 +20,7 @@ class CallbackUrlStore(TableStore):
         super().__init__(database)
         self._audit = audit
 
-    async def add(self, address: StandingAddress, token_hash: str) -> StandingAddress:
+    async def add(self, address: SharedCallbackUrl, token_hash: str) -> SharedCallbackUrl:
         """Record a shared callback URL under the hash of its token, give it its ID, and record who made it."""
         values = {
             "provider": address.provider,
@@ -32,40 +32,40 @@ class CallbackUrlStore(TableStore):
             "revoked_at": None,
         }
 
-        def step(connection: Connection) -> StandingAddress:
+        def step(connection: Connection) -> SharedCallbackUrl:
             added = connection.execute(insert(ADDRESSES).values(values).returning(ADDRESSES))
-            return rows.address_from_row(added.mappings().one())
+            return rows.callback_url_from_row(added.mappings().one())
 
         return await self._audit.run(step, _creation)
 
-    async def revoke(self, address_id: int, *, by: str, now: datetime) -> StandingAddress | None:
+    async def revoke(self, address_id: int, *, by: str, now: datetime) -> SharedCallbackUrl | None:
         """Revoke a shared callback URL, and record who did; None where there is none."""
         entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(address_id))
 
-        def step(connection: Connection) -> StandingAddress | None:
+        def step(connection: Connection) -> SharedCallbackUrl | None:
             revoked_at = func.coalesce(ADDRESSES.c.revoked_at, rows.stamp(now))
             revoked = update(ADDRESSES).where(ADDRESSES.c.id == address_id).values(revoked_at=revoked_at)
             found = connection.execute(revoked.returning(ADDRESSES)).mappings().one_or_none()
-            return None if found is None else rows.address_from_row(found)
+            return None if found is None else rows.callback_url_from_row(found)
 
         return await self._audit.run(step, lambda found: entry if found else None)
 
     @read_transaction
-    def all(self, connection: Connection) -> Sequence[StandingAddress]:
+    def all(self, connection: Connection) -> Sequence[SharedCallbackUrl]:
         """Return all shared callback URLs, in the order in which they were made."""
         found = connection.execute(select(ADDRESSES).order_by(ADDRESSES.c.id)).mappings()
-        return [rows.address_from_row(row) for row in found]
+        return [rows.callback_url_from_row(row) for row in found]
 
     @read_transaction
-    def find(self, connection: Connection, provider: str, token_hash: str) -> StandingAddress | None:
+    def find(self, connection: Connection, provider: str, token_hash: str) -> SharedCallbackUrl | None:
         """Find the live shared callback URL of a token."""
         column = ADDRESSES.c
         live = (column.token_hash == token_hash, column.provider == provider, column.revoked_at.is_(None))
         found = connection.execute(select(ADDRESSES).where(*live)).mappings().one_or_none()
-        return None if found is None else rows.address_from_row(found)
+        return None if found is None else rows.callback_url_from_row(found)
 
 
-def _creation(made: StandingAddress) -> AuditEntry:
+def _creation(made: SharedCallbackUrl) -> AuditEntry:
     return AuditEntry(
         at=made.created_at,
         client=made.client,

@@ -19,7 +19,7 @@ _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, T
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
 # Made once: it is asked many times a second, and making it costs more than asking.
 IS_TASK_DUE: Final = select(DUE.exists())
-IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_check_at <= _NOW).exists()))
+IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_poll_at <= _NOW).exists()))
 # Waits for its id, and for nothing else: until the deadline.
 NAMELESS: Final = and_(
     TASKS.c.provider_task_id.is_(None), TASKS.c.sent_external_id.is_(None), TASKS.c.candidate_id.is_(None)
@@ -65,11 +65,11 @@ class DueTaskStore(TableStore):
         ids = list(connection.execute(found.limit(AT_ONCE).with_for_update(skip_locked=True)).scalars())
         if ids:
             connection.execute(update(TASKS).where(TASKS.c.id.in_(ids)).values(next_poll_at=rows.stamp(now)))
-        late = ORPHANS.c.next_check_at > rows.stamp(now + furthest)
+        late = ORPHANS.c.next_poll_at > rows.stamp(now + furthest)
         orphans = list(connection.execute(select(ORPHANS.c.id).where(late).limit(AT_ONCE)).scalars())
         if orphans:
             checked = update(ORPHANS).where(ORPHANS.c.id.in_(orphans))
-            connection.execute(checked.values(next_check_at=rows.stamp(now)))
+            connection.execute(checked.values(next_poll_at=rows.stamp(now)))
         return len(ids) + len(orphans)
 
     @read_transaction

@@ -17,7 +17,7 @@ from sqlalchemy import Row, select
 from tracker.model.changes import Change
 from tracker.model.event import Found, PublishedEvent, UnreadableEvent
 from tracker.model.records import AlarmCount
-from tracker.model.task import Alarm, Event, Fact, Source, Standing, Status, Task, Trust, changed
+from tracker.model.task import Alarm, Event, Fact, Precedence, Source, Status, Task, Trust, changed
 from tracker.storage import rows
 from tracker.storage.tables import EVENTS, TASKS
 
@@ -30,7 +30,7 @@ READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_
 class _KeptFact(msgspec.Struct, kw_only=True):
     """A Fact, as far as it can be declared: what JSON holds is not looked into."""
 
-    standing: Standing
+    precedence: Precedence
     value: Any
 
 
@@ -38,21 +38,21 @@ class TaskSnapshot(msgspec.Struct, kw_only=True):
     """What an event keeps of its task: the fields that a change can change. Older events keep fewer."""
 
     status: Status | UnsetType = UNSET
-    standing: Standing | UnsetType = UNSET
+    precedence: Precedence | UnsetType = UNSET
     reason: str | UnsetType | None = UNSET
-    learned_from: Source | UnsetType | None = UNSET
-    learned_trust: Trust | UnsetType | None = UNSET
+    status_source: Source | UnsetType | None = UNSET
+    status_trust: Trust | UnsetType | None = UNSET
     facts: dict[str, _KeptFact] | UnsetType = UNSET
     updated_at: datetime | UnsetType = UNSET
     submitted_at: datetime | UnsetType | None = UNSET
     finished_at: datetime | UnsetType | None = UNSET
-    heard_at: datetime | UnsetType | None = UNSET
+    last_observed_at: datetime | UnsetType | None = UNSET
     polled_at: datetime | UnsetType | None = UNSET
     next_poll_at: datetime | UnsetType | None = UNSET
-    polls: int | UnsetType = UNSET
+    poll_count: int | UnsetType = UNSET
     provider_task_id: str | UnsetType | None = UNSET
-    callback_asked: bool | UnsetType = UNSET
-    conflict_claims: tuple[Status, ...] | UnsetType = UNSET
+    callback_requested: bool | UnsetType = UNSET
+    conflict_statuses: tuple[Status, ...] | UnsetType = UNSET
     conflict_at: datetime | UnsetType | None = UNSET
 
 
@@ -111,7 +111,9 @@ def _event(row: Row[Any]) -> PublishedEvent:
 def _task_at_event(task: Task, version: int, snapshot: TaskSnapshot) -> Task:
     kept = {name: value for name, value in structs.asdict(snapshot).items() if value is not UNSET}
     if not isinstance(snapshot.facts, UnsetType):
-        kept["facts"] = {name: Fact(standing=fact.standing, value=fact.value) for name, fact in snapshot.facts.items()}
+        kept["facts"] = {
+            name: Fact(precedence=fact.precedence, value=fact.value) for name, fact in snapshot.facts.items()
+        }
     return changed(task, version=version, **kept)
 
 

@@ -55,9 +55,9 @@ class OrphanStore(TableStore):
     @read_transaction
     def due(self, connection: Connection, *, now: datetime, limit: int) -> Sequence[Orphan]:
         """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
-        turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_check_at, ORPHANS.c.id))
-        ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_check_at <= rows.stamp(now)).subquery()
-        ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_check_at, ready.c.id)
+        turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_poll_at, ORPHANS.c.id))
+        ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_poll_at <= rows.stamp(now)).subquery()
+        ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_poll_at, ready.c.id)
         return [rows.orphan_from_row(row) for row in connection.execute(ordered.limit(limit)).mappings()]
 
     @write_transaction
@@ -68,20 +68,20 @@ class OrphanStore(TableStore):
         *,
         state: str,
         why: str,
-        next_check_at: datetime | None,
+        next_poll_at: datetime | None,
         task_id: str | None,
     ) -> None:
         """Write down what came of checking an orphan."""
         values = {
             "state": state,
             "why": why,
-            "next_check_at": rows.optional_stamp(next_check_at),
+            "next_poll_at": rows.optional_stamp(next_poll_at),
             "task_id": task_id,
-            "checks": ORPHANS.c.checks + 1,
+            "poll_count": ORPHANS.c.poll_count + 1,
         }
         settled = update(ORPHANS).where(ORPHANS.c.id == orphan_id).values(**values)
         address = connection.execute(settled.returning(ORPHANS.c.address)).scalar_one_or_none()
-        if address is not None and next_check_at is None:
+        if address is not None and next_poll_at is None:
             bulk.run(connection, Statement(_drop_oldest(connection.dialect.name), (address, address)))
 
 
@@ -90,12 +90,12 @@ def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
     # One at a time: several may be about the same task.
     for orphan in sorted(orphans, key=attrgetter("provider", "provider_task_id")):
         values = rows.orphan_columns(orphan)
-        if orphan.signed or orphan.next_check_at is None:
+        if orphan.signed or orphan.next_poll_at is None:
             yield from bulk.insert_rows(dialect, ORPHANS, rows.ORPHAN, [values], _noted)
         else:
             named = (orphan.provider, orphan.provider_task_id, orphan.address)
             yield Statement(_insert_where_room_is(dialect), (*values, *named))
-    settled = {orphan.address for orphan in orphans if not orphan.signed and orphan.next_check_at is None}
+    settled = {orphan.address for orphan in orphans if not orphan.signed and orphan.next_poll_at is None}
     for address in sorted(settled):
         yield Statement(_drop_oldest(dialect), (address, address))
 
@@ -103,7 +103,7 @@ def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
 def count_unkept(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
     """Count those that were just not kept; under the lock of all counts."""
     for orphan in orphans:
-        if not orphan.signed and orphan.next_check_at is not None:
+        if not orphan.signed and orphan.next_poll_at is not None:
             yield Statement(_count_where_missing(dialect), (orphan.provider, orphan.provider_task_id))
 
 
@@ -117,13 +117,13 @@ def _noted(statement: Insert) -> Insert:
         index_elements=["provider", "provider_task_id"],
         set_={
             "last_at": new.last_at,
-            "word": case((stronger, new.word), else_=old.word),
+            "provider_status": case((stronger, new.provider_status), else_=old.provider_status),
             "body": case((stronger, new.body), else_=old.body),
             "signed": or_(new.signed, old.signed),
-            "deliveries": old.deliveries + new.deliveries,
+            "callbacks": old.callbacks + new.callbacks,
             "state": case((again, new.state), else_=old.state),
-            "checks": case((again, literal_column("0")), else_=old.checks),
-            "next_check_at": case((again, new.next_check_at), else_=old.next_check_at),
+            "poll_count": case((again, literal_column("0")), else_=old.poll_count),
+            "next_poll_at": case((again, new.next_poll_at), else_=old.next_poll_at),
         },
     )
 
@@ -131,7 +131,7 @@ def _noted(statement: Insert) -> Insert:
 @cache
 def _insert_where_room_is(dialect: str) -> str:
     """Record an orphan that is known already, or that finds a free place at its URL."""
-    waiting = and_(_seen.c.address == bindparam("at_address"), _seen.c.next_check_at.is_not(None), ~_seen.c.signed)
+    waiting = and_(_seen.c.address == bindparam("at_address"), _seen.c.next_poll_at.is_not(None), ~_seen.c.signed)
     count = select(func.count()).select_from(_seen).where(waiting).scalar_subquery()
     room = count < literal_column(str(WAITING_UNSIGNED))
     given: list[Any] = [bindparam(name, type_=ORPHANS.c[name].type) for name in rows.ORPHAN]

@@ -16,15 +16,15 @@ class OrphanRow(TableRow, table=True):
         UniqueConstraint("provider", "provider_task_id"),
         Index(
             "ix_orphans_due",
-            "next_check_at",
-            **only("next_check_at IS NOT NULL"),
+            "next_poll_at",
+            **only("next_poll_at IS NOT NULL"),
         ),
         Index("ix_orphans_last", "last_at"),
         # What one URL keeps of what nobody signed is bounded (see ``orphan_store``).
         Index(
             "ix_orphans_waiting",
             "address",
-            **only("next_check_at IS NOT NULL"),
+            **only("next_poll_at IS NOT NULL"),
         ),
         Index(
             "ix_orphans_settled",
@@ -41,14 +41,14 @@ class OrphanRow(TableRow, table=True):
     kind: str | None = text_column()
     client: str = text_column(nullable=False)
     address: str = text_column(nullable=False)
-    word: str | None = text_column()
+    provider_status: str | None = text_column()
     state: str = text_column(nullable=False)
     why: str = text_column(nullable=False)
     first_at: int = time_column(nullable=False)
     last_at: int = time_column(nullable=False)
-    deliveries: int = 1
-    checks: int = 0
-    next_check_at: int | None = time_column()
+    callbacks: int = 1
+    poll_count: int = 0
+    next_poll_at: int | None = time_column()
     task_id: str | None = text_column()
     signed: bool = Field(default=False)
     body: bytes = bytes_column()

@@ -13,8 +13,8 @@ import msgspec
 from sqlalchemy.engine import RowMapping
 
 from tracker.model.facts import RANK
-from tracker.model.records import AlarmCount, HistoryEntry, Orphan, StandingAddress
-from tracker.model.task import Alarm, Fact, IdSource, Source, Standing, Status, Task, Trust, Verdict
+from tracker.model.records import AlarmCount, HistoryEntry, Orphan, SharedCallbackUrl
+from tracker.model.task import Alarm, Fact, IdSource, Precedence, Source, Status, Task, Trust, Verdict
 from tracker.model.untrusted import JsonValue
 
 Row = RowMapping | Mapping[str, Any]
@@ -33,10 +33,10 @@ PLAIN: Final = (
     "provider_task_id",
     "candidate_id",
     "request_hash",
-    "caller_callback_url",
+    "client_callback_url",
     "reason",
     "version",
-    "polls",
+    "poll_count",
     "quiet_polls",
     "lease_owner",
     "attempts",
@@ -44,14 +44,14 @@ PLAIN: Final = (
     "taken_by",
     "model",
 )
-FLAGS: Final = ("callback_asked", "released")
+FLAGS: Final = ("callback_requested", "released")
 TIMES: Final = (
     "created_at",
     "updated_at",
     "deadline_at",
     "submitted_at",
     "finished_at",
-    "heard_at",
+    "last_observed_at",
     "polled_at",
     "next_poll_at",
     "lease_until",
@@ -114,18 +114,18 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "tags": lambda task: dump(list(task.tags)),
         "status": lambda task: WORDS[task.status],
         "unproven_id_from": lambda task: None if task.unproven_id_from is None else task.unproven_id_from.value,
-        "conflict_claims": lambda task: ",".join(task.conflict_claims) or None,
-        "standing_asked": lambda task: task.standing.asked,
-        "standing_updated_at": lambda task: task.standing.updated_at,
-        "learned_from": lambda task: None if task.learned_from is None else WORDS[task.learned_from],
-        "learned_trust": lambda task: None if task.learned_trust is None else int(task.learned_trust),
+        "conflict_statuses": lambda task: ",".join(task.conflict_statuses) or None,
+        "precedence_polled": lambda task: task.precedence.asked,
+        "precedence_updated_at": lambda task: task.precedence.updated_at,
+        "status_source": lambda task: None if task.status_source is None else WORDS[task.status_source],
+        "status_trust": lambda task: None if task.status_trust is None else int(task.status_trust),
         "facts": lambda task: dump({name: _fact_to_json(fact) for name, fact in task.facts.items()}),
     }
 )
 # The columns that follow from a field, where they are not just the one of its name.
 FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "standing": ("standing_asked", "standing_updated_at"),
+        "precedence": ("precedence_polled", "precedence_updated_at"),
         "external_id": ("external_id", "external_key"),
         "released": ("released", "external_key", "idempotency_key"),
     }
@@ -150,7 +150,7 @@ def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[An
 
 
 # What a task is read from: for each of its fields the column, and what else its standing needs.
-READ: Final = (*("standing_updated_at" if name == "standing" else name for name in FIELDS), "standing_asked")
+READ: Final = (*("precedence_updated_at" if name == "precedence" else name for name in FIELDS), "precedence_polled")
 
 
 def task_from_row(row: Row) -> Task:
@@ -168,26 +168,26 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
         if (value := values[name]) is not None:
             values[name] = EPOCH + timedelta(0, 0, value)
     status = values["status"] = STATUSES[values["status"]]
-    values["standing"] = Standing(
+    values["precedence"] = Precedence(
         rank=RANK[status],
         asked=bool(columns[-1]),
-        updated_at=values["standing"],
+        updated_at=values["precedence"],
         success=status is Status.SUCCEEDED,
     )
     values["request"] = {} if values["request"] == "{}" else _decode(values["request"])
     values["tags"] = () if values["tags"] == "[]" else tuple(_decode(values["tags"]))
     values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
     values["unsigned"] = values["unsigned"] or 0
-    values["callback_asked"] = bool(values["callback_asked"])
+    values["callback_requested"] = bool(values["callback_requested"])
     values["released"] = bool(values["released"])
     if (named_by := values["unproven_id_from"]) is not None:
         values["unproven_id_from"] = ID_SOURCES[named_by]
-    claims = values["conflict_claims"]
-    values["conflict_claims"] = () if claims is None else tuple(STATUSES[claim] for claim in claims.split(","))
-    if (source := values["learned_from"]) is not None:
-        values["learned_from"] = SOURCES[source]
-    if (trust := values["learned_trust"]) is not None:
-        values["learned_trust"] = TRUSTS[trust]
+    reports = values["conflict_statuses"]
+    values["conflict_statuses"] = () if reports is None else tuple(STATUSES[report] for report in reports.split(","))
+    if (source := values["status_source"]) is not None:
+        values["status_source"] = SOURCES[source]
+    if (trust := values["status_trust"]) is not None:
+        values["status_trust"] = TRUSTS[trust]
     return task
 
 
@@ -197,7 +197,7 @@ ENTRY: Final = (
     "at",
     "source",
     "trust",
-    "word",
+    "provider_status",
     "status",
     "verdict",
     "why",
@@ -215,7 +215,7 @@ def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[A
         stamp(entry.at),
         WORDS[entry.source],
         int(entry.trust),
-        entry.word,
+        entry.provider_status,
         None if entry.status is None else WORDS[entry.status],
         WORDS[entry.verdict],
         entry.why,
@@ -232,7 +232,7 @@ def entry_from_row(row: Row) -> HistoryEntry:
         at=moment(row["at"]),
         source=Source(row["source"]),
         trust=Trust(row["trust"]),
-        word=row["word"],
+        provider_status=row["provider_status"],
         status=None if row["status"] is None else Status(row["status"]),
         verdict=Verdict(row["verdict"]),
         why=row["why"],
@@ -251,14 +251,14 @@ def orphan_from_row(row: Row) -> Orphan:
         kind=row["kind"],
         client=row["client"],
         address=row["address"],
-        word=row["word"],
+        provider_status=row["provider_status"],
         state=row["state"],
         why=row["why"],
         first_at=moment(row["first_at"]),
         last_at=moment(row["last_at"]),
-        deliveries=row["deliveries"],
-        checks=row["checks"],
-        next_check_at=optional_moment(row["next_check_at"]),
+        callbacks=row["callbacks"],
+        poll_count=row["poll_count"],
+        next_poll_at=optional_moment(row["next_poll_at"]),
         task_id=row["task_id"],
         signed=row["signed"],
         body=row["body"],
@@ -273,14 +273,14 @@ ORPHAN: Final = (
     "kind",
     "client",
     "address",
-    "word",
+    "provider_status",
     "state",
     "why",
     "first_at",
     "last_at",
-    "deliveries",
-    "checks",
-    "next_check_at",
+    "callbacks",
+    "poll_count",
+    "next_poll_at",
     "task_id",
     "signed",
     "body",
@@ -293,8 +293,8 @@ def orphan_columns(orphan: Orphan) -> tuple[Any, ...]:
     return tuple(stamp(value) if isinstance(value, datetime) else value for value in values)
 
 
-def address_from_row(row: Row) -> StandingAddress:
-    return StandingAddress(
+def callback_url_from_row(row: Row) -> SharedCallbackUrl:
+    return SharedCallbackUrl(
         id=row["id"],
         provider=row["provider"],
         kind=row["kind"],
@@ -343,10 +343,10 @@ def _facts(text: str) -> dict[str, Fact]:
 
 
 def _fact_to_json(fact: Fact) -> JsonValue:
-    place = fact.standing
+    place = fact.precedence
     return [place.rank, place.asked, place.updated_at, place.success, fact.value]
 
 
 def _fact_from_json(value: list[Any]) -> Fact:
     rank, asked, updated_at, success, kept = value
-    return Fact(standing=Standing(rank=rank, asked=asked, updated_at=updated_at, success=success), value=kept)
+    return Fact(precedence=Precedence(rank=rank, asked=asked, updated_at=updated_at, success=success), value=kept)

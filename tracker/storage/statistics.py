@@ -46,9 +46,9 @@ def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats
         due=connection.execute(due).scalar_one(),
         oldest_open_at=None if first is None else rows.moment(first),
         finished_by_source={name: count for name, count in sources.items() if count},
-        deliveries=whole.counts.get("deliveries", 0),
-        duplicates=whole.duplicates,
-        hints=whole.counts.get("hints", 0),
+        callbacks=whole.counts.get("callbacks", 0),
+        duplicate_callbacks=whole.duplicate_callbacks,
+        unverified_callbacks=whole.counts.get("unverified_callbacks", 0),
         polls=whole.counts.get("polls", 0),
         orphans=whole.orphans,
         orphans_not_kept=whole.counts.get(NOT_KEPT, 0),
@@ -60,7 +60,7 @@ def _tally(client: str | None) -> Select[Any]:
     """Count in the order of the index that has all of it, so that nothing is sorted and no row is looked at."""
     column = TASKS.c
     groups = (column.client, column.provider, column.kind, column.status)
-    by_source = [func.sum(case((column.learned_from == source.value, 1), else_=0)).label(source) for source in Source]
+    by_source = [func.sum(case((column.status_source == source.value, 1), else_=0)).label(source) for source in Source]
     counted = select(column.status, func.count().label("count"), func.min(column.id).label("first"), *by_source)
     return counted.where(*([] if client is None else [column.client == client])).group_by(*groups)
 
@@ -72,7 +72,7 @@ class _Whole:
     counts: Mapping[str, int] = field(default_factory=dict)
     orphans: Mapping[str, int] = field(default_factory=dict)
     alarms: tuple[AlarmCount, ...] = ()
-    duplicates: int = 0
+    duplicate_callbacks: int = 0
 
 
 def _whole(connection: Connection) -> _Whole:
@@ -84,7 +84,7 @@ def _whole(connection: Connection) -> _Whole:
         counts={row[0]: row[1] for row in connection.execute(select(COUNTERS.c.name, COUNTERS.c.value))},
         orphans={row[0]: row[1] for row in connection.execute(orphans)},
         alarms=tuple(rows.alarm_from_row(row) for row in connection.execute(latest).mappings()),
-        duplicates=int(connection.execute(absorbed).scalar_one()),
+        duplicate_callbacks=int(connection.execute(absorbed).scalar_one()),
     )
 
 
@@ -101,9 +101,9 @@ def completions(
         column.model,
         column.submitted_at,
         column.finished_at,
-        column.standing_updated_at,
-        column.callback_asked,
-        column.heard_at,
+        column.precedence_updated_at,
+        column.callback_requested,
+        column.last_observed_at,
     ).where(ended)
     if after is None:
         newest = chosen.order_by(column.finished_at.desc(), column.id.desc()).limit(limit)
@@ -116,7 +116,7 @@ def completions(
 def _completion(row: RowMapping) -> Completion:
     submitted_at, finished_at = row["submitted_at"], row["finished_at"]
     # The provider's own time of the end is better than Homing's, which may have polled much later.
-    reported_at = row["standing_updated_at"]
+    reported_at = row["precedence_updated_at"]
     ended_at = reported_at if submitted_at < reported_at < finished_at else finished_at
     return Completion(
         task_id=row["id"],
@@ -125,6 +125,6 @@ def _completion(row: RowMapping) -> Completion:
         model=row["model"],
         took=timedelta(microseconds=ended_at - submitted_at),
         finished_at=rows.moment(finished_at),
-        asked=row["callback_asked"],
-        heard=row["heard_at"] is not None and row["heard_at"] >= ended_at,
+        asked=row["callback_requested"],
+        heard=row["last_observed_at"] is not None and row["last_observed_at"] >= ended_at,
     )

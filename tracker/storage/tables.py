@@ -65,7 +65,7 @@ class TaskRow(TableRow, table=True):
             **_only("answered_at IS NULL AND request_hash IS NOT NULL"),
         ),
         # Every page is read from these two (see ``pages``), and every count (see ``statistics``).
-        Index("ix_tasks_client", "client", "provider", "kind", "status", "id", "learned_from"),
+        Index("ix_tasks_client", "client", "provider", "kind", "status", "id", "status_source"),
         Index("ix_tasks_kind", "provider", "kind", "status", "id"),
         Index(
             "ix_tasks_finished",
@@ -93,19 +93,19 @@ class TaskRow(TableRow, table=True):
     provider_task_id: str | None = _text()
     candidate_id: str | None = _text()
     unproven_id_from: str | None = _text()
-    conflict_claims: str | None = _text()
+    conflict_statuses: str | None = _text()
     conflict_at: int | None = _time()
     request: str = _text(nullable=False)
     request_hash: str | None = _text()
-    caller_callback_url: str | None = _text()
-    callback_asked: bool = Field(default=False)
+    client_callback_url: str | None = _text()
+    callback_requested: bool = Field(default=False)
     tags: str = _text(nullable=False)
     status: str = _text(nullable=False)
-    standing_asked: bool = Field(default=False)
-    standing_updated_at: int = Field(default=0, sa_type=BigInteger)
+    precedence_polled: bool = Field(default=False)
+    precedence_updated_at: int = Field(default=0, sa_type=BigInteger)
     reason: str | None = _text()
-    learned_from: str | None = _text()
-    learned_trust: int | None = None
+    status_source: str | None = _text()
+    status_trust: int | None = None
     facts: str = _text(nullable=False)
     version: int = 1
     created_at: int = _time(nullable=False)
@@ -113,10 +113,10 @@ class TaskRow(TableRow, table=True):
     deadline_at: int = _time(nullable=False)
     submitted_at: int | None = _time()
     finished_at: int | None = _time()
-    heard_at: int | None = _time()
+    last_observed_at: int | None = _time()
     polled_at: int | None = _time()
     next_poll_at: int | None = _time()
-    polls: int = 0
+    poll_count: int = 0
     quiet_polls: int = 0
     lease_owner: str | None = _text()
     lease_until: int | None = _time()
@@ -169,7 +169,7 @@ class ObservationRow(TableRow, table=True):
     at: int = _time(nullable=False)
     source: str = _text(nullable=False)
     trust: int
-    word: str | None = _text()
+    provider_status: str | None = _text()
     status: str | None = _text()
     verdict: str = _text(nullable=False)
     why: str = _text(nullable=False)

@@ -15,7 +15,7 @@ from typing import Final
 from tracker.errors import CallerError, NotAuthenticated, SettingsError
 from tracker.model.hosts import header_host, ip_of, is_loopback, url_host
 from tracker.model.keys import ClientKey, NamedKey, key_fault, secret_fault
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 
 MAKE_KEY: Final = "Run `homing key NAME` and add the line that it prints, HOMING_API_KEYS=…, to .env or the environment"
 CLOCK_LEEWAY: Final = timedelta(seconds=30)
@@ -73,7 +73,7 @@ def check_keys(access: Access) -> None:
             raise SettingsError(f"HOMING_CLIENT_KEYS: the secret of {pair.access!r} {fault}. {MAKE_KEY}.")
 
 
-def admit(access: Access, headers: Mapping[str, str], now: datetime) -> Caller:
+def admit(access: Access, headers: Mapping[str, str], now: datetime) -> ClientIdentity:
     """Return the client that a request comes from; the names of ``headers`` are lower case.
 
     Raises: WrongHost, or one of the four KeyMissing … KeyExpired.
@@ -87,7 +87,7 @@ def admit(access: Access, headers: Mapping[str, str], now: datetime) -> Caller:
     # Each key is compared, by its digest: the time reveals neither its length nor its place in the list.
     named = [key for key in access.api_keys if hmac.compare_digest(digest, _digest(key.key))]
     if named:
-        return Caller(name=named[-1].name, sees_all=named[-1].sees_all)
+        return ClientIdentity(name=named[-1].name, sees_all=named[-1].sees_all)
     return _from_token(access.client_keys, token, now)
 
 
@@ -111,7 +111,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> Caller:
+def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> ClientIdentity:
     """Return the client of the provider's token, signed with HS256: iss is the access key, exp and nbf are seconds.
 
     https://app.klingai.com/global/dev/document-api, "Authentication".
@@ -135,7 +135,7 @@ def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> Caller:
     except (jwt.PyJWTError, ValueError, RecursionError):  # the oldest PyJWT that is allowed raises the latter two
         raise KeyUnknown("the key is not known") from None
     _check_times(_seconds(claims["exp"]), _seconds(claims["nbf"]), now)
-    return Caller(name=key.access)
+    return ClientIdentity(name=key.access)
 
 
 def _check_times(expires: float, not_before: float, now: datetime) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 from tracker.api.http.access import Access, KeyUnknown, TokenClaims, admit
 from tracker.errors import TooMany
 from tracker.model.keys import NamedKey
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 
 WRONG_KEY_BURST: Final = 10
 WRONG_KEY_INTERVAL_SECONDS: Final = 6.0
@@ -94,7 +94,7 @@ class AccessGuard:
     def add_key(self, key: NamedKey) -> None:
         self._access = replace(self._access, api_keys=(*self._access.api_keys, key))
 
-    def admit(self, headers: Mapping[str, str], peer: str | None, now: datetime) -> Caller:
+    def admit(self, headers: Mapping[str, str], peer: str | None, now: datetime) -> ClientIdentity:
         """Return the client that a request comes from. ``peer`` is the address of its sender, if it is known.
 
         Raises: WrongHost, TooMany, or one of the four KeyMissing … KeyExpired.

@@ -15,7 +15,7 @@ from tracker.api.http.capacity import Limits, RequestResources
 from tracker.api.http.problems import PROBLEMS, ErrorDialect
 from tracker.errors import CredentialRefused, HomingError, NotFound, Overloaded, ProviderUnavailable, TooMany
 from tracker.model.event import JSON_TYPE
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 from tracker.model.untrusted import identifier
 from tracker.service.tracker import Tracker
 
@@ -44,7 +44,7 @@ class ApiRequest(Generic[QueryT, BodyT]):
     http: Request
     request_id: str
     tracker: Tracker
-    caller: Caller
+    caller: ClientIdentity
     limits: Limits
     resources: RequestResources
     query: QueryT

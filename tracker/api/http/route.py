@@ -28,7 +28,7 @@ from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, NothingHere
 from tracker.api.http.problems import INTERNAL_ERROR, ErrorDialect
 from tracker.api.http.schemas import Nothing
 from tracker.errors import Forbidden, HomingError, InvalidRequest, NotAllowed
-from tracker.model.task import Caller
+from tracker.model.task import ClientIdentity
 from tracker.model.untrusted import READ_IN_THREAD, read_object
 from tracker.service.tracker import Tracker
 
@@ -40,7 +40,7 @@ LOGGED_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELET
 FAULTS_NAMED: Final = 3
 REPEATED_SLASHES: Final = re.compile("/{2,}")
 # The client of a request that needs no key.
-NO_CALLER: Final = Caller(name="")
+NO_CALLER: Final = ClientIdentity(name="")
 # How pydantic calls an unknown name, and what it writes before a sentence of Homing.
 UNKNOWN_NAME: Final = "extra_forbidden"
 OWN_SENTENCE: Final = "Value error, "

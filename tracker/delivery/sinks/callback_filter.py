@@ -21,7 +21,7 @@ class CallbackFilter(EventFilter, frozen=True, kw_only=True):
 
     def takes(self, event: PublishedEvent) -> bool:
         task = event.task
-        if task is None or task.caller_callback_url is None or task.provider not in SHAPES:
+        if task is None or task.client_callback_url is None or task.provider not in SHAPES:
             return False
         # A provider calls back about a status. Other changes of a task are sent once there is a result.
         return event.type not in _CHANGED or task.status in SETTLED

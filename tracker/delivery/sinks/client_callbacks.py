@@ -49,7 +49,7 @@ class Callbacks:
         if not CALLBACKS_SPEC.filter.takes(event):
             return None
         assert event.task is not None
-        return _origin(event.task.caller_callback_url or "")
+        return _origin(event.task.client_callback_url or "")
 
     async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         return await asyncio.gather(*map(self._send, events))
@@ -68,7 +68,7 @@ class Callbacks:
 
 def _letter(event: PublishedEvent, task: Task, keys: tuple[bytes, ...]) -> Letter:
     return Letter(
-        url=task.caller_callback_url or "",
+        url=task.client_callback_url or "",
         webhook_id=event.id,
         content_type=CONTENT_TYPE,
         body=_encode(SHAPES[task.provider](task)),

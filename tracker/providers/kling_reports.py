@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tracker.model.task import Asset, Claim, Status
+from tracker.model.task import Asset, Report, Status
 from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, text
 
 STATUS_WORDS: Final[Mapping[str, Status]] = MappingProxyType(
@@ -109,22 +109,22 @@ def tasks_in(value: JsonValue) -> list[JsonObject]:
     return found
 
 
-def read_claim(task: JsonObject) -> Claim:
+def read_report(task: JsonObject) -> Report:
     """Read a task's own object; ``flaw`` where it names no task."""
     task_id, external_id = _ids(task)
     if task_id is None and external_id is None:
-        return Claim(flaw="it names no task")
+        return Report(flaw="it names no task")
     word = _first(task, _WORD)
     word = word[:WORD_LENGTH] if isinstance(word, str) else None
     # Whatever its case, and the blanks around it.
     status = None if word is None else STATUS_WORDS.get(word) or STATUS_WORDS.get(word.strip().lower())
     updated_at = from_milliseconds(_first(task, _UPDATED_AT))
     assets, left_out = _assets(task, updated_at + RESULT_LIFETIME if updated_at else None)
-    return Claim(
+    return Report(
         provider_task_id=task_id,
         external_id=external_id,
         status=status,
-        word=word,
+        provider_status=word,
         message=_message(task, left_out),
         assets=assets,
         price=_price(task),

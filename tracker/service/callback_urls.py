@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Final
 
 from tracker.errors import InvalidRequest, NotFound
-from tracker.model.records import StandingAddress
-from tracker.model.task import Caller, Task
+from tracker.model.records import SharedCallbackUrl
+from tracker.model.task import ClientIdentity, Task
 from tracker.rules import callback_tokens
 from tracker.storage.store import Store
 
@@ -48,20 +48,20 @@ class Addresses:
         """Return the task that a token proves, or None."""
         return callback_tokens.check(token, self._secrets, provider=provider)
 
-    async def standing(self, provider: str, token: str) -> StandingAddress | None:
+    async def shared_url(self, provider: str, token: str) -> SharedCallbackUrl | None:
         """Return the live standing address of a token, or None."""
         if not token.startswith(callback_tokens.STANDING_PREFIX):
             return None
         return await self._store.callback_urls.find(provider, callback_tokens.standing_hash(token))
 
     async def create(
-        self, caller: Caller, *, provider: str, kind: str | None, label: str
-    ) -> tuple[StandingAddress, str]:
+        self, caller: ClientIdentity, *, provider: str, kind: str | None, label: str
+    ) -> tuple[SharedCallbackUrl, str]:
         """Make a standing address; the URL is given this once and cannot be given again."""
         if self._public_url is None:
             raise InvalidRequest("there is no public address: set HOMING_PUBLIC_URL")
         token = callback_tokens.standing_token(random_secrets.token_bytes(callback_tokens.STANDING_BYTES))
-        address = StandingAddress(
+        address = SharedCallbackUrl(
             id=0,
             provider=provider,
             kind=kind,
@@ -73,11 +73,11 @@ class Addresses:
         kept = await self._store.callback_urls.add(address, callback_tokens.standing_hash(token))
         return kept, callback_tokens.address(self._public_url, provider=provider, token=token)
 
-    async def every(self) -> Sequence[StandingAddress]:
+    async def every(self) -> Sequence[SharedCallbackUrl]:
         """Return all standing addresses, the revoked ones too."""
         return await self._store.callback_urls.all()
 
-    async def revoke(self, address_id: int, *, by: str) -> StandingAddress:
+    async def revoke(self, address_id: int, *, by: str) -> SharedCallbackUrl:
         """Revoke a standing address; what comes there afterwards is answered 404. Raises NotFound."""
         address = await self._store.callback_urls.revoke(address_id, by=by, now=self._clock())
         if address is None:

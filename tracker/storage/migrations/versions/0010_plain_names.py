@@ -1,0 +1,65 @@
+"""Plain names: columns, tables and stored values say what the API says."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+COLUMNS = {
+    "tasks": {
+        "heard_at": "last_observed_at",
+        "callback_asked": "callback_requested",
+        "polls": "poll_count",
+        "learned_from": "status_source",
+        "learned_trust": "status_trust",
+        "standing_asked": "precedence_polled",
+        "standing_updated_at": "precedence_updated_at",
+        "conflict_claims": "conflict_statuses",
+        "caller_callback_url": "client_callback_url",
+    },
+    "observations": {"word": "provider_status"},
+    "orphans": {
+        "word": "provider_status",
+        "deliveries": "callbacks",
+        "checks": "poll_count",
+        "next_check_at": "next_poll_at",
+    },
+}
+# Old value, new value; where they stand.
+VALUES = (
+    ("observations", "verdict", "moved", "applied"),
+    ("observations", "verdict", "hinted", "unverified"),
+    ("alarms", "kind", "unknown_word", "unknown_status"),
+    ("events", "type", "homing.alarm.unknown_word", "homing.alarm.unknown_status"),
+    ("counters", "name", "deliveries", "callbacks"),
+    ("counters", "name", "hints", "unverified_callbacks"),
+)
+# Of the keys of an event's data. A text that holds such a key has it with escaped quotes, and stays as it is.
+EVENT_KEYS = {
+    "standing": "precedence",
+    **{name: COLUMNS["tasks"][name] for name in ("learned_from", "learned_trust", "heard_at", "polls")},
+    **{name: COLUMNS["tasks"][name] for name in ("callback_asked", "conflict_claims")},
+}
+ALARM_EVENTS = """
+UPDATE events SET data = replace(data, '"unknown_word"', '"unknown_status"')
+WHERE task_id IS NULL AND type = 'homing.alarm.unknown_status'
+"""
+
+
+def upgrade() -> None:
+    for table, renamed in COLUMNS.items():
+        for before, after in renamed.items():
+            # Not as a batch: that would copy the table on SQLite, which renames a column in place.
+            op.execute(f"ALTER TABLE {table} RENAME COLUMN {before} TO {after}")
+    for table, column, before, after in VALUES:
+        statement = f"UPDATE {table} SET {column} = :after WHERE {column} = :before"  # noqa: S608 - all names stand above
+        op.execute(sa.text(statement).bindparams(before=before, after=after))
+    op.execute(ALARM_EVENTS)
+    data: sa.ColumnElement[str] = sa.column("data", sa.Text)
+    for before, after in EVENT_KEYS.items():
+        data = sa.func.replace(data, f'"{before}":', f'"{after}":')
+    events = sa.table("events", sa.column("data"), sa.column("task_id"))
+    op.execute(sa.update(events).where(events.c.task_id.is_not(None)).values(data=data))
