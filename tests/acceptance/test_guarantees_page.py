@@ -1,19 +1,33 @@
-"""docs/guarantees.md names its proofs; a proof that is renamed or gone must not be promised any more."""
+"""docs/explanation/guarantees.md promises nothing without a test that exists."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.guarantees import TESTS
+from tests.guarantees_page import PAGE, page, prose, statements, written_tests
 
 
-def test_every_proof_that_the_page_names_exists() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text()
-    named = set(re.findall(r"`(test_\w+)`", page))
-    written = {
-        name
-        for pattern in ("test_*.py", "*_suite.py")
-        for file in (ROOT / "tests").rglob(pattern)
-        for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)
-    }
-    assert len(named) > 40
-    assert sorted(named - written) == []
+def test_guarantees_table_is_up_to_date() -> None:
+    assert PAGE.read_text() == page(PAGE.read_text()), "run: python -m tests.guarantees_page"
+
+
+def test_every_statement_has_tests_and_no_other_has() -> None:
+    assert statements(PAGE.read_text()) == list(TESTS)
+    assert [number for number, tests in TESTS.items() if not tests] == []
+
+
+def test_every_test_of_a_guarantee_exists() -> None:
+    named = {test for tests in TESTS.values() for test in tests}
+
+    assert sorted(named - written_tests()) == []
+
+
+def test_prose_of_the_guarantees_names_no_test() -> None:
+    assert re.findall(r"\btest_\w+", prose(PAGE.read_text())) == []
+
+
+def test_stale_table_and_missing_statement_are_noticed() -> None:
+    text = PAGE.read_text()
+    first, *others = TESTS
+
+    assert page(text.replace(TESTS[first][0], "test_gone")) == page(text)
+    assert statements(text.replace(f"- **{first}** ", "- ")) == others
