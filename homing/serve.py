@@ -76,7 +76,7 @@ class Homing:
     """The parts that run together over the settings' database. Nothing is opened before ``async with``.
 
     So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
-    docs/embedding.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
+    docs/how-to/embed.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
     Where neither has a key, the one beside the SQLite file is read or made as it is entered (``local_key``).
     ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. The
     server takes ``connections`` at once. Entering it takes ``lock``, the serving lock of the settings' file; a lock

@@ -1,4 +1,4 @@
-"""Writes docs/state-machine.md from the tables of ``tracker.lifecycle``: run ``python -m tests.state_machine_page``."""
+"""Writes docs/reference/state-machine.md from the code's tables: run ``python -m tests.state_machine_page``."""
 
 from pathlib import Path
 from typing import Final
@@ -7,53 +7,53 @@ from tracker.model.facts import INFERRED, RANK
 from tracker.model.task import FINAL, SETTLED, Status, Trust
 from tracker.rules.lifecycle import MOVES
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "state-machine.md"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "state-machine.md"
 MEANINGS: Final = {
-    Status.PENDING: "written down; not yet known to be accepted by the provider",
+    Status.PENDING: "recorded; not known to be accepted by the provider",
     Status.SUBMITTED: "the provider has it",
     Status.PROCESSING: "the provider works on it",
     Status.SUCCEEDED: "the provider made the results",
-    Status.FAILED: "the provider gave it up",
-    Status.REJECTED: "the provider refused the submit and made no task",
+    Status.FAILED: "the provider ended it without results",
+    Status.REJECTED: "the provider refused the submission and made no task",
     Status.EXPIRED: "the deadline passed without an answer",
 }
 TRUSTS: Final = {
-    Trust.PROVIDER: "the provider's own answer to us: a poll or a submit's reply",
-    Trust.SIGNED: "a delivery with the provider's valid signature",
-    Trust.TOKEN: "a delivery at the task's own address, where no signature secret is configured",
-    Trust.UNVERIFIED: "anything less, and any delivery whose ids disagree with the row",
+    Trust.PROVIDER: "the provider's own answer to Homing: a poll or the reply to a submission",
+    Trust.SIGNED: "a callback with a valid signature of the provider",
+    Trust.TOKEN: "a callback at the task callback URL, if no signature secret is configured",
+    Trust.HINT: "anything less, and any callback whose IDs do not match the task",
 }
 HEAD: Final = """\
-# What moves a task
+<!-- made by tests/state_machine_page.py -->
 
-`python -m tests.state_machine_page` makes this page from the tables in `tracker/model/facts.py` and
-`tracker/rules/lifecycle.py`; a test compares them. Change the tables, not the page.
+# Statuses of a task
 
-A task's status is the **greatest word ever proven** in one total order, never the first to arrive. So observations may
-come in any order, twice, late or never: after the same ones a task stands the same, in status and in facts.
+A task has the status with the **greatest rank that was ever verified**, not the first one to arrive. So reports may
+come in any order, twice, late or never. After the same reports a task has the same status and the same facts.
 """
 ORDER: Final = """\
 
-## The order
+## Precedence
 
-A greater rank wins. `rejected` and `expired` are our own inference, so a proven word of the provider beats them:
-any word a `rejected` task, a final one an `expired` task.
+A greater rank wins. `rejected` and `expired` are inferences of Homing, so a verified report of the provider overrides
+them: any report overrides `rejected`, a final one overrides `expired`.
 
-| rank | status | who says it | meaning |
+| rank | status | who decides it | meaning |
 |---:|---|---|---|
 """
 FINALS: Final = """\
 
-Of two contradictory proven finals the provider's answer to a poll wins, then the later `updated_at` of the provider
-(none is the earliest), then `succeeded`. A final that changes is a `corrected` event and an alarm; a word that is not
-final never undoes one. Results, price and message merge by the same order, one by one, also after the final: an empty
-one takes nothing away.
+Two verified finals can contradict each other. Then the provider's answer to a poll wins, then the later `updated_at`
+of the provider (none is the earliest), then `succeeded`. A final that changes is a `corrected` event and an alarm. A
+report that is not final never undoes a final.
+
+Results, price and message merge by the same order, one by one, also after the final. An empty value removes nothing.
 """
 CONFLICTS: Final = """\
 
 ## Conflicts
 
-Two contradictory reports about the end open a **conflict**: both are verified, or one is believed and the other is not
+Two contradictory reports about the end open a **conflict**: both are verified, or one is trusted and the other is not
 verified. It depends only on the set of reported ends, so neither the order of arrival nor the number of callbacks can
 hide it. While it is open, Homing polls the provider, after growing gaps of at most an hour.
 
@@ -64,28 +64,31 @@ provider does not decide for three days, the polls end with the alarm `conflict`
 """
 MOVES_HEAD: Final = """\
 
-## The moves
+## Transitions
 
 | from \\ to |"""
 TRUST_HEAD: Final = """\
 
-## Trust
+## Trust levels
 
-| trust | what has it |
+| trust level | what has it |
 |---|---|
 """
 TAIL: Final = """\
 
-A final word is believed from the threshold up: `HOMING_MIN_FINAL_TRUST`, by default `signed` where a signature secret
-is configured, else `token`. Below it a delivery is a hint: kept, answered by asking the provider soon, moving nothing.
+A report ends a task without a poll if it has at least the level of `HOMING_MIN_FINAL_TRUST`. The default is `signed`
+if a signature secret is configured, else `token`. A callback below that level is a hint: Homing records it, polls the
+provider soon, and changes nothing.
 
-The ids in a delivery must be those of the row: the provider's id where we know it, else the external id that we sent.
-A report whose provider ID belongs to another task merges nothing, whatever its source.
+## IDs
 
-Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submit proves it, and so
-does a report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but stay
-unproven: one that a client attached, that a callback named, or that a lookup found without showing an external ID. If
-the submit reply of another task names such an ID, Homing withdraws it and discards what it learned through it.
+The IDs in a callback must be those of the task: the provider's ID if Homing knows it, else the external ID that Homing
+sent. A report whose provider ID belongs to another task merges nothing, whatever its source.
+
+Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submission verifies it,
+and so does a report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but
+stay unverified: one that a client attached, that a callback named, or that a lookup found without showing an external
+ID. If the submit reply of another task names such an ID, Homing withdraws it and discards what it learned through it.
 
 A callback with one right ID and one wrong or missing ID may come before the provider's first answer. Then two orders of
 arrival may differ in how far they trust it. The provider's final answer makes them agree.
@@ -104,9 +107,9 @@ def _order() -> list[str]:
 
 def _who(status: Status) -> str:
     if status is Status.PENDING:
-        return "we"
+        return "Homing"
     kind = ", final" if status in FINAL else ""
-    return "we infer it" if status in INFERRED else f"the provider{kind}"
+    return "Homing infers it" if status in INFERRED else f"the provider{kind}"
 
 
 def _moves() -> list[str]:

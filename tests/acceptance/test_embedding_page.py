@@ -1,4 +1,4 @@
-"""docs/embedding.md as a user would follow it: its files are put in a folder and run there, over real HTTP."""
+"""docs/how-to/embed.md and docs/tutorials/receive.md as a user would follow them: their files run over real HTTP."""
 
 import asyncio
 import re
@@ -24,10 +24,10 @@ ORDER = {"prompt": "a lighthouse in the fog"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Put the page's files into a folder."""
-    page = (ROOT / "docs" / "embedding.md").read_text()
-    found = {name: text for text, name in FILE.findall(page)}
-    assert len(found) == page.count("```python")
+    """Put the files of both pages into a folder."""
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("how-to/embed.md", "tutorials/receive.md"))
+    found = {name: text for text, name in FILE.findall(pages)}
+    assert len(found) == pages.count("```python")
     for name, text in found.items():
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -101,7 +101,7 @@ async def test_the_page_s_own_test_passes(folder: Path) -> None:
     assert "1 passed in" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["shop", "studio", "press"])
+@pytest.mark.parametrize("module", ["shop", "studio", "press", "gallery"])
 async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
     folder: Path, kling_sandbox: RunningSandbox, module: str
 ) -> None:
@@ -145,13 +145,24 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
         await asyncio.wait_for(process.wait(), IN_TIME)
 
 
+async def test_script_of_the_page_prints_the_status(folder: Path, kling_sandbox: RunningSandbox) -> None:
+    environ = {"HOMING_KLING_BASE_URL": kling_sandbox.base_url, "HOMING_KLING_API_KEY": kling_sandbox.api_key}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "script.py", cwd=folder, env=environ, stdout=asyncio.subprocess.PIPE
+    )
+
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+
+    assert (process.returncode, out.decode()) == (0, "succeeded\n")
+
+
 async def test_a_function_that_the_settings_name_is_told_by_a_homing_that_is_served(
     folder: Path, kling_sandbox: RunningSandbox
 ) -> None:
-    page = (ROOT / "docs" / "embedding.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "embed.md").read_text()
     (sinks,) = re.findall(r"^HOMING_SINKS='(python:\S+)' homing serve$", page, re.MULTILINE)
     where = {"HOMING_PUBLIC_URL": "{url}", "HOMING_SINKS": sinks}
-    came = folder / "came-home.jsonl"
+    came = folder / "results.jsonl"
     async with running(folder, "homing", "serve", sandbox=kling_sandbox, **where) as (_, url):
         async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
             answer = await client.post("/kling/v1/images/omni-image", json=ORDER, headers=key_of(folder))

@@ -17,7 +17,7 @@ from tests.events import an_alarm
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.model.event import PublishedEvent
 
-PAGES = Path(__file__).parents[2] / "docs" / "consuming"
+PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}
 LIMIT = 60
 # Kafka takes its time to give a consumer its partitions.
@@ -72,7 +72,7 @@ async def test_the_redis_consumer_survives_a_quiet_stream(tmp_path: Path) -> Non
 
 def code(page: str) -> str:
     """Take the one program out of a guide."""
-    _, program = (PAGES / f"{page}.md").read_text().split("```python\n")
+    _, program = (PAGES / f"consume-{page}.md").read_text().split("```python\n")
     return program.partition("```")[0]
 
 

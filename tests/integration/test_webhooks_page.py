@@ -1,4 +1,4 @@
-"""The receiver that docs/consuming/webhooks.md shows, run as it stands there and told by the real sink."""
+"""The receiver that docs/how-to/consume-webhooks.md shows, run as it stands there and told by the real sink."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from tracker.model.targets import read_allowed
 from tracker.service.sink_secrets import SinkSecrets
 from tracker.transport import Poster
 
-PAGE = Path(__file__).parents[2] / "docs" / "consuming" / "webhooks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "consume-webhooks.md"
 SECRET = "whsec_bWFkZS11cC13ZWJob29rLXNlY3JldC0zMi1ieXRlcyE="
 ANOTHER = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
 

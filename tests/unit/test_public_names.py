@@ -24,8 +24,8 @@ LISTING = sorted(
 PUBLIC_PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    # They tell how Homing itself is changed.
-    if not page.name.startswith("adding-a-")
+    # These pages explain how to change Homing itself.
+    if not page.name.startswith("add-a-")
 )
 
 

@@ -1,4 +1,4 @@
-"""docs/adding-a-sink.md speaks of what is there: verbs, fields, the line in the registry, files."""
+"""docs/how-to/add-a-sink.md names what exists: methods, fields, the line in the registry, files."""
 
 import re
 from dataclasses import fields
@@ -11,7 +11,7 @@ from tracker.delivery.sinks.base import Outcome, Sink
 from tracker.delivery.sinks.urls import SinkType
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "adding-a-sink.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "add-a-sink.md").read_text()
 WORDS = set(re.findall(r"`(\w+)`", PAGE))
 
 
