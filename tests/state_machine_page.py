@@ -21,7 +21,7 @@ TRUSTS: Final = {
     Trust.PROVIDER: "the provider's own answer to Homing: a poll or the reply to a submission",
     Trust.SIGNED: "a callback with a valid signature of the provider",
     Trust.TOKEN: "a callback at the task callback URL, if no signature secret is configured",
-    Trust.HINT: "anything less, and any callback whose IDs do not match the task",
+    Trust.UNVERIFIED: "anything less, and any callback whose IDs do not match the task",
 }
 HEAD: Final = """\
 <!-- made by tests/state_machine_page.py -->
