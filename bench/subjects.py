@@ -108,7 +108,7 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int, **setti
     def kept() -> Kept:
         return Kept(
             callbacks=count_of(url, "SELECT coalesce(sum(1 + repeats), 0) FROM observations WHERE source = 'callback'"),
-            moves=count_of(url, "SELECT count(*) FROM observations WHERE verdict = 'moved'"),
+            moves=count_of(url, "SELECT count(*) FROM observations WHERE verdict = 'applied'"),
             events=count_of(url, "SELECT count(*) FROM events"),
         )
 

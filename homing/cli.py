@@ -24,7 +24,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
     {
         "Try and run": ("demo", "sandbox", "serve", "reconcile", "migrate", "doctor"),
         "Tasks": ("submit", "expect", "adopt", "tasks", "why"),
-        "Events and sinks": ("events", "sinks", "deliveries", "give-up", "replay"),
+        "Events and sinks": ("events", "sinks", "deliveries", "replay"),
         "Operate": ("stats", "orphans", "callback-url", "key", "audit"),
         "Documents": ("openapi", "asyncapi"),
     }

@@ -1,6 +1,6 @@
-"""`homing sinks | deliveries | give-up | replay`: the progress of sinks, and their pending and dead deliveries."""
+"""`homing sinks | deliveries | replay`: the progress of sinks, their pending deliveries and dead letters."""
 
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -29,7 +29,9 @@ def add(commands: Commands) -> None:
     for parser in parsers.values():
         parser.add_argument("sink", metavar="NAME", help="as `homing sinks` shows it")
     parsers["resume"].add_argument(
-        "--from-now", action="store_true", help="skip all events until now, and drop its pending and dead deliveries"
+        "--from-now",
+        action="store_true",
+        help="skip all events until now, and drop its pending deliveries and dead letters",
     )
     parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
 
@@ -41,21 +43,23 @@ def add(commands: Commands) -> None:
         reads=True,
     )
     state = deliveries.add_mutually_exclusive_group()
-    for name, sentence in (
-        ("dead", "only deliveries that are not retried any more"),
-        ("waiting", "only deliveries that will be retried"),
+    for option, value, sentence in (
+        ("--pending", "pending", "only deliveries that will be retried"),
+        ("--dead-letter", "dead_letter", "only deliveries that are not retried any more"),
     ):
-        state.add_argument(f"--{name}", action="store_const", const=name, dest="state", help=sentence)
+        state.add_argument(option, action="store_const", const=value, dest="state", help=sentence)
     deliveries.add_argument("--sink", metavar="NAME")
     deliveries.add_argument("--task", help="only events of this task, by any of its IDs")
     deliveries.add_argument("--limit", type=count, help="how many at most (default 50)")
     deliveries.add_argument("--cursor", help="the cursor that the previous page ended with")
 
-    give_up = data_command(commands, "give-up", run_give_up, "Stop retrying deliveries. Dry run unless you pass --yes.")
-    give_up.add_argument("--sink", metavar="NAME", help="only deliveries to this sink")
-    give_up.add_argument("--task", help="only events of this task, by any of its IDs")
-    give_up.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
-    give_up.add_argument("--yes", action="store_true", help="do it, instead of counting only")
+    verbs = deliveries.add_subparsers(metavar="VERB")
+    sentence = "Stop retrying deliveries. Dry run unless you pass --yes."
+    dead_letter = data_command(verbs, "dead-letter", run_dead_letter, sentence, verb=True)
+    dead_letter.add_argument("--sink", metavar="NAME", default=SUPPRESS, help="only deliveries to this sink")
+    dead_letter.add_argument("--task", default=SUPPRESS, help="only events of this task, by any of its IDs")
+    dead_letter.add_argument("--event", metavar="ID", help="only this event, as `homing deliveries` shows it")
+    dead_letter.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
     replay = data_command(
         commands, "replay", run_replay, "Replay past events to a sink. Dry run unless you pass --yes."
@@ -69,7 +73,7 @@ def add(commands: Commands) -> None:
         help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
     )
     replay.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
-    replay.add_argument("--dead", action="store_true", help="only deliveries that are not retried any more")
+    replay.add_argument("--dead-letter", action="store_true", help="only deliveries that are not retried any more")
     replay.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
 
@@ -79,13 +83,24 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now, sinks = datetime.now(UTC), list(documents(document["sinks"]))
-    columns = ("sink", "address", "state", "behind", "waiting", "dead", "lag", "delivered", "next try", "last error")
+    columns = (
+        "sink",
+        "address",
+        "state",
+        "behind",
+        "pending",
+        "dead letters",
+        "lag",
+        "delivered",
+        "next try",
+        "last error",
+    )
     rows = [
         [
             *(sink[name] for name in ("name", "address")),
             _state(sink),
             f"at least {sink['behind']}" if sink["behind_at_least"] else sink["behind"],
-            *(sink[name] for name in ("waiting", "dead")),
+            *(sink[name] for name in ("pending", "dead_letters")),
             _span(sink["lag"]),
             sink["delivered"],
             _ahead(sink["retry_at"], now),
@@ -149,26 +164,26 @@ async def run_deliveries(args: Namespace, api: ApiClient) -> int:
         ]
         for delivery in documents(document["deliveries"])
     ]
-    print_table(columns, rows, empty="no such deliveries: nothing is owed")
+    print_table(columns, rows, empty="no such deliveries: nothing is pending")
     if document["next_cursor"]:
         print_line(f"more: --cursor {document['next_cursor']}")
     return 0
 
 
-async def run_give_up(args: Namespace, api: ApiClient) -> int:
+async def run_dead_letter(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"dry_run": not args.yes}
     body |= {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
-    document = await api.post("/v1/deliveries/give-up", body)
+    document = await api.post("/v1/deliveries/dead-letter", body)
     number = document["count"]
-    owed = "1 delivery" if number == 1 else f"{number} deliveries"
+    deliveries = "1 delivery" if number == 1 else f"{number} deliveries"
     if args.yes:
-        return _done(args, document, f"{owed} {'is' if number == 1 else 'are'} given up; see homing deliveries --dead")
+        return _done(args, document, f"{deliveries} dead-lettered; see homing deliveries --dead-letter")
     more = "; add --yes to do it" if number else ""
-    return _done(args, document, f"{owed} would be given up{more}")
+    return _done(args, document, f"{deliveries} would be dead-lettered{more}")
 
 
 async def run_replay(args: Namespace, api: ApiClient) -> int:
-    body: JsonObject = {"sink": args.sink, "dead": args.dead, "dry_run": not args.yes}
+    body: JsonObject = {"sink": args.sink, "dead_letter": args.dead_letter, "dry_run": not args.yes}
     body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
     document = await api.post("/v1/replay", body)
     number = document["count"]

@@ -48,7 +48,7 @@ def records(url: str) -> Records:
     ]
     tasks = read(url, "SELECT id, status, version FROM tasks")
     events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
-    counted = read(url, "SELECT value FROM counters WHERE name = 'deliveries'")
+    counted = read(url, "SELECT value FROM counters WHERE name = 'callbacks'")
     return Records(
         tasks={task_id: (status, version) for task_id, status, version in tasks},
         kept=kept,

@@ -88,7 +88,7 @@ class Stage:
 
     async def calm(self) -> bool:
         sinks = (await self.sinks()).values()
-        return not any(sink["failures"] or sink["waiting"] or (sink["lag"] or 0) > CALM for sink in sinks)
+        return not any(sink["failures"] or sink["pending"] or (sink["lag"] or 0) > CALM for sink in sinks)
 
     async def all_seen(self, *names: str) -> None:
         """Wait until these have all that has happened by now."""

@@ -62,7 +62,7 @@ async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog
         await client.post("/v1/sinks/shop/pause"),
         await client.post("/v1/sinks/shop/resume?from_now=true"),
         await client.post("/v1/replay", json={"sink": "shop", "task": task, "dry_run": False}),
-        await client.post("/v1/deliveries/give-up", json={"task": task, "dry_run": False}),
+        await client.post("/v1/deliveries/dead-letter", json={"task": task, "dry_run": False}),
         await client.delete(f"/v1/callback-urls/{number}"),
     ]
 

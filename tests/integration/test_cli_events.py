@@ -131,9 +131,9 @@ def test_sinks_are_shown_paused_resumed_and_told_again(shell: Shell) -> None:
         assert shell.run("sinks", "secret", "callbacks", "--client", "studio").out.startswith("whsec_")
         assert shell.run("sinks", "secret", "callbacks").status == 1
         assert "not signed" in shell.run("sinks", "secret", "hook").line
-        assert "nothing is owed" in shell.run("deliveries", "--dead", "--sink", "lines").out
+        assert "nothing is pending" in shell.run("deliveries", "--dead-letter", "--sink", "lines").out
         dry = shell.run("replay", "hook", "--task", "one")
         assert "add --yes" in dry.out
         assert shell.run("replay", "hook", "--task", "one", "--yes", "--json").document["dry_run"] is False
-        assert shell.run("replay", "hook").line == "homing: give at least one of task, since, until and dead"
-        assert "no sink" in shell.run("replay", "elsewhere", "--dead").line
+        assert shell.run("replay", "hook").line == "homing: give at least one of task, since, until and dead_letter"
+        assert "no sink" in shell.run("replay", "elsewhere", "--dead-letter").line

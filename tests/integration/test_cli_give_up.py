@@ -98,22 +98,24 @@ def test_a_poison_event_is_given_up_and_the_later_ones_of_its_task_come(shell: S
         assert (poison["type"], poison["error"]) == ("homing.task.updated", "400 Bad Request")
         assert hook.got == []
 
-        wanted = ("give-up", "--event", poison["event_id"])
-        assert shell.run("give-up").line == "homing: give at least one of sink, task and event"
-        assert "no such sink" in shell.run("give-up", "--sink", "elsewhere").line
-        assert shell.run(*wanted).out == "1 delivery would be given up; add --yes to do it\n"
-        assert len(shell.run("deliveries", "--waiting", "--json").document["deliveries"]) == 2
-        assert shell.run("give-up", "--task", "one").out.startswith("2 deliveries would be given up")
-        assert shell.run(*wanted, "--yes").out == "1 delivery is given up; see homing deliveries --dead\n"
+        wanted = ("deliveries", "dead-letter", "--event", poison["event_id"])
+        assert shell.run("deliveries", "dead-letter").line == "homing: give at least one of sink, task and event"
+        assert "no such sink" in shell.run("deliveries", "dead-letter", "--sink", "elsewhere").line
+        assert shell.run(*wanted).out == "1 delivery would be dead-lettered; add --yes to do it\n"
+        assert len(shell.run("deliveries", "--pending", "--json").document["deliveries"]) == 2
+        assert shell.run("deliveries", "dead-letter", "--task", "one").out.startswith(
+            "2 deliveries would be dead-lettered"
+        )
+        assert shell.run(*wanted, "--yes").out == "1 delivery dead-lettered; see homing deliveries --dead-letter\n"
 
-        until(shell, "deliveries", "--waiting", holds=lambda found: found["deliveries"] == [])
+        until(shell, "deliveries", "--pending", holds=lambda found: found["deliveries"] == [])
         assert [event["id"] for event in hook.got] == [behind["event_id"]]
-        (dead,) = shell.run("deliveries", "--dead", "--json").document["deliveries"]
+        (dead,) = shell.run("deliveries", "--dead-letter", "--json").document["deliveries"]
         assert (dead["task_id"], dead["event_id"]) == (task, poison["event_id"])
         assert dead["error"] == "given up by an operator: 400 Bad Request"
         assert shell.run(*wanted, "--yes", "--json").document == {"count": 0, "dry_run": False}
     # By itself, where nobody serves.
-    assert shell.run("give-up", "--sink", "shop").out == "0 deliveries would be given up\n"
+    assert shell.run("deliveries", "dead-letter", "--sink", "shop").out == "0 deliveries would be dead-lettered\n"
 
 
 def test_a_sink_whose_receiver_wants_no_more_says_so_until_it_is_resumed(shell: Shell, hook: Hook) -> None:

@@ -178,8 +178,8 @@ async def test_what_can_never_do_is_dead_at_once_and_the_log_says_so(
     await on.all_new(teller)
     assert [each.error for each in await on.dead()] == ["too large"]
     assert sink.of(ONE) == [3]
-    assert [line for line in caplog.messages if "given up" in line] == [
-        f"sink {sink.name}: 1 given up, see homing deliveries --dead"
+    assert [line for line in caplog.messages if "dead letters" in line] == [
+        f"sink {sink.name}: 1 dead letters, see homing deliveries --dead-letter"
     ]
 
 

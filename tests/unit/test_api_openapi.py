@@ -40,8 +40,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "attach_task": {"provider_task_id": "8001"},
     "resolve_task": {"status": "rejected"},
     "create_callback_url": {"provider": "kling"},
-    "replay": {"sink": "shop", "dead": True},
-    "give_up_deliveries": {"sink": "shop"},
+    "replay": {"sink": "shop", "dead_letter": True},
+    "dead_letter_deliveries": {"sink": "shop"},
     "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
 }
 # Where there is a choice of how to be answered: no stream, which has no end.
@@ -55,7 +55,7 @@ VALUES = {
     "task": "mine-1",
     "from_now": "true",
     "sink": "shop",
-    "state": "dead",
+    "state": "dead_letter",
     "status": "succeeded",
     "provider": "kling",
     "kind": OMNI,

@@ -74,8 +74,8 @@ async def state_of(client: httpx.AsyncClient, name: str) -> dict[str, object]:
         ("DELETE", "/v1/sinks/shop", None),
         ("GET", "/v1/sinks/shop/secret", None),
         ("GET", "/v1/deliveries", None),
-        ("POST", "/v1/deliveries/give-up", {"sink": "shop"}),
-        ("POST", "/v1/replay", {"sink": "shop", "dead": True}),
+        ("POST", "/v1/deliveries/dead-letter", {"sink": "shop"}),
+        ("POST", "/v1/replay", {"sink": "shop", "dead_letter": True}),
     ],
 )
 async def test_it_takes_a_key_that_sees_all(method: str, path: str, body: dict[str, object] | None) -> None:
@@ -90,7 +90,7 @@ def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     # What it refused last was given up: it is owed nothing more.
     settled = sink_shown(replace(FAILING, waiting=0, behind=0), named=True, now=NOW)
 
-    assert (shop.state, shop.lag, shop.behind, shop.waiting, shop.dead) == ("failing", 60.0, 3, 2, 1)
+    assert (shop.state, shop.lag, shop.behind, shop.pending, shop.dead_letters) == ("failing", 60.0, 3, 2, 1)
     assert (shop.last_error, shop.named, off.named) == ("answered 500", True, False)
     assert (well.state, well.lag, off.state, settled.state) == ("on", None, "off", "on")
 
@@ -121,7 +121,7 @@ async def test_a_sink_is_paused_resumed_and_told_from_now(shop: ApiHarness) -> N
             assert (await client.post(f"/v1/sinks/shop/{path}")).status_code == 200
             states.append(await state_of(client, "shop"))
 
-    assert [(one["state"], one["waiting"]) for one in states] == [("failing", 1), ("off", 1), ("on", 1), ("on", 0)]
+    assert [(one["state"], one["pending"]) for one in states] == [("failing", 1), ("off", 1), ("on", 1), ("on", 0)]
     assert [(one["named"], one["delivered"]) for one in states] == [(True, 0)] * 4
 
 
@@ -159,9 +159,14 @@ async def test_a_replay_counts_first_and_is_narrowed(shop: ApiHarness) -> None:
     async with shop.client() as client:
         counts = [
             (await client.post("/v1/replay", json={"sink": "shop", **body})).json()
-            for body in ({"task": "mine-1"}, {"since": later}, {"until": later}, {"dead": True, "dry_run": False})
+            for body in (
+                {"task": "mine-1"},
+                {"since": later},
+                {"until": later},
+                {"dead_letter": True, "dry_run": False},
+            )
         ]
-        waiting = (await state_of(client, "shop"))["waiting"]
+        waiting = (await state_of(client, "shop"))["pending"]
 
     dry = [{"count": count, "dry_run": True} for count in (3, 0, 3)]
     assert (counts, waiting) == ([*dry, {"count": 1, "dry_run": False}], 1)
@@ -176,7 +181,7 @@ async def test_deliveries_are_given_up_as_narrowed(shop: ApiHarness) -> None:
 
     async with shop.client() as client:
         done = [
-            (await client.post("/v1/deliveries/give-up", json=body)).json()
+            (await client.post("/v1/deliveries/dead-letter", json=body)).json()
             for body in (
                 {"task": "mine-1"},
                 {"task": "mine-1", "event": first.id},
@@ -187,19 +192,19 @@ async def test_deliveries_are_given_up_as_narrowed(shop: ApiHarness) -> None:
         state = await state_of(client, "shop")
 
     assert [(one["count"], one["dry_run"]) for one in done] == [(2, True), (1, True), (0, True), (1, False)]
-    assert (state["waiting"], state["dead"]) == (1, 1)
+    assert (state["pending"], state["dead_letters"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
         ("/v1/replay", {"sink": "shop"}),
-        ("/v1/replay", {"sink": "shop", "dead": False}),
-        ("/v1/replay", {"dead": True}),
+        ("/v1/replay", {"sink": "shop", "dead_letter": False}),
+        ("/v1/replay", {"dead_letter": True}),
         ("/v1/replay", {"sink": "shop", "since": "yesterday"}),
-        ("/v1/deliveries/give-up", {}),
-        ("/v1/deliveries/give-up", {"dry_run": False}),
-        ("/v1/deliveries/give-up", {"sink": "shop", "events": ["hm1-2"]}),
+        ("/v1/deliveries/dead-letter", {}),
+        ("/v1/deliveries/dead-letter", {"dry_run": False}),
+        ("/v1/deliveries/dead-letter", {"sink": "shop", "events": ["hm1-2"]}),
     ],
 )
 async def test_a_body_that_narrows_to_nothing_is_refused(path: str, body: dict[str, object]) -> None:
@@ -211,10 +216,10 @@ async def test_a_task_or_sink_that_is_not_there_is_refused(api: ApiHarness) -> N
     async with api.client() as client:
         replayed = [
             (await client.post("/v1/replay", json=body)).status_code
-            for body in ({"sink": "shop", "task": "nobody"}, {"sink": "elsewhere", "dead": True})
+            for body in ({"sink": "shop", "task": "nobody"}, {"sink": "elsewhere", "dead_letter": True})
         ]
         given_up = [
-            (await client.post("/v1/deliveries/give-up", json=body)).status_code
+            (await client.post("/v1/deliveries/dead-letter", json=body)).status_code
             for body in ({"task": "nobody"}, {"sink": "elsewhere"})
         ]
 
@@ -234,19 +239,19 @@ async def test_deliveries_come_page_by_page_and_are_narrowed(shop: ApiHarness) -
     await settled(shop.tracker.store, cursor=events[-1].cursor, failed=dead)
 
     async with shop.client() as client:
-        query = {"limit": "2", "sink": "shop", "task": "mine-1", "state": "dead"}
+        query = {"limit": "2", "sink": "shop", "task": "mine-1", "state": "dead_letter"}
         first = (await client.get("/v1/deliveries", params=query)).json()
         second = (await client.get("/v1/deliveries", params=query | {"cursor": first["next_cursor"]})).json()
         others = [
             (await client.get("/v1/deliveries", params=query | other)).json()["deliveries"]
-            for other in ({"sink": "lines"}, {"state": "waiting"})
+            for other in ({"sink": "lines"}, {"state": "pending"})
         ]
         assert (await client.get("/v1/deliveries?cursor=x.shop")).status_code == 400
 
     shown = [one for page in (first, second) for one in page["deliveries"]]
     assert [one["event_id"] for one in shown] == [event.id for event in events]
     assert (len(first["deliveries"]), second["next_cursor"], others) == (2, None, [[], []])
-    assert {one["state"] for one in shown} == {"dead"}
+    assert {one["state"] for one in shown} == {"dead_letter"}
 
 
 @pytest.mark.parametrize("name", ["%00", "a" * 300])

@@ -91,8 +91,8 @@ class SinkShown(Shown):
     named: Annotated[bool, Field(description="Whether the process that answers has it in its settings.")]
     behind: Annotated[int, Field(description="Events that the relay has not read for this sink yet.")]
     behind_at_least: Annotated[bool, Field(description="Whether there may be more than `behind`.")]
-    waiting: Annotated[int, Field(description="Deliveries that will be retried.")]
-    dead: Annotated[int, Field(description="Deliveries that will not be retried.")]
+    pending: Annotated[int, Field(description="Deliveries that will be retried.")]
+    dead_letters: Annotated[int, Field(description="Deliveries that will not be retried.")]
     delivered: int
     lag: Annotated[float | None, Field(description="Seconds since its oldest pending event; null: none.")]
     failures: Annotated[int, Field(description="Failed attempts since the last success.")]
@@ -139,7 +139,7 @@ class DeliveryQuery(Taken):
 
     sink: Identifier | None = None
     task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
-    state: Literal["waiting", "dead"] | None = None
+    state: Literal["pending", "dead_letter"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     cursor: Annotated[str | None, Field(max_length=300, description="`next_cursor` of the page before.")] = None
 
@@ -151,7 +151,7 @@ class DeliveryShown(Shown):
     event_id: str
     type: str
     task_id: str | None
-    state: Literal["waiting", "dead"]
+    state: Literal["pending", "dead_letter"]
     attempts: Annotated[int, Field(description="0: it waits for an earlier event of its task.")]
     error: str
     first_at: datetime
@@ -160,7 +160,7 @@ class DeliveryShown(Shown):
 
 
 class DeliveriesShown(Shown):
-    """Pending and dead deliveries."""
+    """Pending deliveries and dead letters."""
 
     deliveries: list[DeliveryShown]
     next_cursor: str | None
@@ -173,13 +173,13 @@ class ReplayBody(Taken):
     task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
     since: Moment | None = None
     until: Moment | None = None
-    dead: Annotated[bool, Field(description="Only deliveries that will not be retried.")] = False
+    dead_letter: Annotated[bool, Field(description="Only deliveries that will not be retried.")] = False
     dry_run: Annotated[bool, Field(description="Only count them.")] = True
 
     @model_validator(mode="after")
     def _narrowed(self) -> Self:
-        if self.task is None and self.since is None and self.until is None and not self.dead:
-            raise ValueError("give at least one of task, since, until and dead")
+        if self.task is None and self.since is None and self.until is None and not self.dead_letter:
+            raise ValueError("give at least one of task, since, until and dead_letter")
         return self
 
 
@@ -190,7 +190,7 @@ class ReplayShown(Shown):
     dry_run: bool
 
 
-class GiveUpBody(Taken):
+class DeadLetterBody(Taken):
     """The pending deliveries to stop retrying. Each field that is given narrows them."""
 
     sink: Annotated[Identifier | None, Field(description="Only deliveries to this sink.")] = None
@@ -205,7 +205,7 @@ class GiveUpBody(Taken):
         return self
 
 
-class GiveUpShown(Shown):
+class DeadLetteredShown(Shown):
     """How many deliveries are not retried any more, or would not be."""
 
     count: int

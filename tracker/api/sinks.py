@@ -10,7 +10,7 @@ from tracker.api import sink_schemas as schemas
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, json_response
 from tracker.api.http.schemas import Nothing
 from tracker.api.schemas import LARGEST_ID
-from tracker.api.sink_schemas import DeliveryQuery, GiveUpBody, ReplayBody, ResumeQuery, SecretQuery
+from tracker.api.sink_schemas import DeadLetterBody, DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
 from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.model.sinks import Delivery, ReplayFilter, SinkState
 from tracker.model.untrusted import identifier
@@ -59,7 +59,7 @@ async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Respon
     found = await request.tracker.sink_admin.deliveries(
         sink=query.sink,
         task_id=await _task_id(request, query.task),
-        dead=None if query.state is None else query.state == "dead",
+        dead=None if query.state is None else query.state == "dead_letter",
         after=None if query.cursor is None else _read_cursor(query.cursor),
         limit=query.limit + 1,
     )
@@ -69,7 +69,7 @@ async def list_deliveries(request: ApiRequest[DeliveryQuery, Nothing]) -> Respon
     return json_response(schemas.DeliveriesShown(deliveries=shown, next_cursor=further))
 
 
-async def give_up_deliveries(request: ApiRequest[Nothing, GiveUpBody]) -> Response:
+async def dead_letter_deliveries(request: ApiRequest[Nothing, DeadLetterBody]) -> Response:
     """Stop retrying deliveries; only counts them unless `dry_run` is false."""
     body = request.body
     count = await request.tracker.sink_admin.dead_letter(
@@ -79,14 +79,14 @@ async def give_up_deliveries(request: ApiRequest[Nothing, GiveUpBody]) -> Respon
         dry_run=body.dry_run,
         by=request.caller.name,
     )
-    return json_response(schemas.GiveUpShown(count=count, dry_run=body.dry_run))
+    return json_response(schemas.DeadLetteredShown(count=count, dry_run=body.dry_run))
 
 
 async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
     """Replay past events to a sink; only counts them unless `dry_run` is false."""
     body = request.body
     task_id = await _task_id(request, body.task)
-    chosen = ReplayFilter(task_id=task_id, since=body.since, until=body.until, dead=body.dead)
+    chosen = ReplayFilter(task_id=task_id, since=body.since, until=body.until, dead=body.dead_letter)
     count = await request.tracker.sink_admin.replay(body.sink, chosen, dry_run=body.dry_run, by=request.caller.name)
     return json_response(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 
@@ -127,8 +127,8 @@ def sink_shown(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkS
         named=named,
         behind=state.behind,
         behind_at_least=state.at_least,
-        waiting=state.waiting,
-        dead=state.dead,
+        pending=state.waiting,
+        dead_letters=state.dead,
         delivered=state.delivered,
         lag=None if state.oldest_at is None else max((now - state.oldest_at).total_seconds(), 0),
         failures=state.failures,
@@ -145,7 +145,7 @@ def _delivery_shown(delivery: Delivery) -> schemas.DeliveryShown:
         event_id=delivery.event_id,
         type=delivery.type,
         task_id=delivery.task_id,
-        state="dead" if delivery.next_at is None else "waiting",
+        state="dead_letter" if delivery.next_at is None else "pending",
         attempts=delivery.attempts,
         error=delivery.error,
         first_at=delivery.first_at,
@@ -161,6 +161,8 @@ SINKS: Final = (
     sink_endpoint("DELETE", "/v1/sinks/{name}", forget_sink, schemas.SinkNamed, errors=(NotFound, Conflict)),
     sink_endpoint("GET", "/v1/sinks/{name}/secret", get_sink_secret, schemas.SecretShown, errors=(NotFound, Conflict)),
     sink_endpoint("GET", "/v1/deliveries", list_deliveries, schemas.DeliveriesShown, errors=(NotFound,)),
-    sink_endpoint("POST", "/v1/deliveries/give-up", give_up_deliveries, schemas.GiveUpShown, errors=(NotFound,)),
+    sink_endpoint(
+        "POST", "/v1/deliveries/dead-letter", dead_letter_deliveries, schemas.DeadLetteredShown, errors=(NotFound,)
+    ),
     sink_endpoint("POST", "/v1/replay", replay, schemas.ReplayShown, errors=(NotFound, Conflict)),
 )

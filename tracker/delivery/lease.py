@@ -164,7 +164,7 @@ class LeasedSink:
                     self.end(lost=True)
                 given_up = sum(failure.next_at is None for failure in settled.failed)
                 if ours and given_up:
-                    log.warning("sink %s: %d given up, see homing deliveries --dead", self.name, given_up)
+                    log.warning("sink %s: %d dead letters, see homing deliveries --dead-letter", self.name, given_up)
                 if self.dispatcher.gone:
                     log.warning("sink %s wants no more and is off: %s", self.name, settled.error)
                     self.end()

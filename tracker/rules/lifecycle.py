@@ -36,7 +36,8 @@ from tracker.model.task import (
 from tracker.model.untrusted import JsonValue
 
 # From each status, the statuses that a verified report may move it to. The empty row is a statement. The two finals
-# move to each other only by the tie-break among contradictory finals. docs/state-machine.md is made from this table.
+# move to each other only by the tie-break among contradictory finals.
+# docs/reference/state-machine.md is made from this table.
 MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
         status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
