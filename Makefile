@@ -10,7 +10,7 @@ ONLY    ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(12, 2 * (os.cpu_count() or 1)))')
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # What needs no server: the suites run on SQLite alone.
-QUICK   := tests/unit tests/properties tests/conformance --ignore=tests/conformance/test_broker_sinks.py -k "not postgres"
+QUICK   := tests/unit tests/properties tests/suites tests/storage --ignore=tests/suites/test_broker_sinks.py -k "not postgres"
 
 # Set by some containers, it makes each of the hundreds of processes that the tests start compile everything again.
 unexport PYTHONDONTWRITEBYTECODE

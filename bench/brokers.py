@@ -26,7 +26,7 @@ import redis.asyncio
 from confluent_kafka import Consumer, TopicPartition
 
 from bench.results import Broken
-from tests.brokers.redis_binary import redis_binary
+from tests.support.brokers.redis_binary import redis_binary
 
 LOCALHOST: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0

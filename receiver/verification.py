@@ -56,7 +56,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verifier(Protocol):
-    """One signature scheme with its secrets. The shared suite in tests/conformance must pass."""
+    """One signature scheme with its secrets. The shared suite in tests/suites must pass."""
 
     def verify(self, request: CallbackRequest, *, now: datetime) -> Proof:
         """Verify a callback with any of the secrets, or raise NotProven."""

@@ -4,19 +4,25 @@ The usual profile tries the same examples each time, so that a red run means tha
 nightly` tries new ones, and ten times as many.
 """
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import certifi
 import pytest
+import uvloop
 from hypothesis import settings
 
-from tests.databases import sqlite_url
-from tests.examples import USUAL
-from tests.postgres import Postgres, running
-from tests.signals import restore_defaults_for_children
+from tests.support.databases import sqlite_url
+from tests.support.examples import USUAL
+from tests.support.postgres import Postgres, running
+from tests.support.relay_harness import RelayHarness, relay_harness
+from tests.support.signals import restore_defaults_for_children
+from tracker.delivery.timing import RELAY_TIMING
 from tracker.storage.store import Store
 
 settings.register_profile("explore", deadline=None, print_blob=True, max_examples=10 * USUAL)
@@ -26,6 +32,17 @@ settings.register_profile(
 settings.load_profile("homing")
 
 restore_defaults_for_children()
+
+# These tests run on the event loop that `homing serve` runs on.
+SERVED = {"api", "cli", "delivery", "receiver", "reconciler", "sandbox", "server"}
+TESTS = Path(__file__).parent
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the event loops that a test runs on; one each."""
+    if item.path.relative_to(TESTS).parts[0] in SERVED:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,3 +94,12 @@ async def store(url: str) -> AsyncIterator[Store]:
     await store.open()
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def relay(tmp_path: Path) -> AsyncIterator[RelayHarness]:
+    """Yield a harness that delivers to one sink, step by step."""
+    # Progress is recorded where a test says so.
+    timing = replace(RELAY_TIMING, grace=timedelta(milliseconds=50), settle=timedelta(hours=1))
+    async with relay_harness(sqlite_url(tmp_path), timing) as one:
+        yield one

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from tests.builders import NOW
+from tests.support.builders import NOW
 from tracker.api.events import frame
 from tracker.model.event import PublishedEvent, structured
 from tracker.model.facts import asset_to_json

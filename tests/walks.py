@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Final
 
 from homing.sandbox import SandboxSettings, serve_in_thread
-from tests.acceptance.house import ANYBODY, KIND, SILENT, House, house
-from tests.web_receiver import WebReceiver
+from tests.support.homing_server import ANYBODY, KIND, SILENT, HomingServer, homing_server
+from tests.support.web_receiver import WebReceiver
 from tracker.app import sinks_of
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.delivery.worker import SinkWorker
@@ -63,40 +63,40 @@ class Walk:
             self.walking = False
 
 
-async def callback(home: House, walk: Walk) -> None:
+async def callback(homing: HomingServer, walk: Walk) -> None:
     for name in ("first", "walk"):
-        expected = await home.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id=name)
+        expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id=name)
         body = {"task_id": f"theirs {name}", "task_status": "processing", "task_info": {"external_task_id": name}}
         # The first one does what is done once only.
         with walk.walked():
-            answer = await home.client.post(str(expected.callback_url), json=body)
+            answer = await homing.client.post(str(expected.callback_url), json=body)
         assert answer.is_success, answer.text
 
 
-async def submission(home: House, walk: Walk) -> None:
+async def submission(homing: HomingServer, walk: Walk) -> None:
     with walk.walked():
-        await home.created()
+        await homing.created()
 
 
-async def task_read(home: House, walk: Walk) -> None:
-    ref = await home.created()
+async def task_read(homing: HomingServer, walk: Walk) -> None:
+    ref = await homing.created()
     with walk.walked():
-        answer = await home.client.get(f"/v1/tasks/{ref}")
+        answer = await homing.client.get(f"/v1/tasks/{ref}")
     assert answer.is_success, answer.text
 
 
-async def delivery(home: House, walk: Walk) -> None:
+async def delivery(homing: HomingServer, walk: Walk) -> None:
     async with WebReceiver() as receiver:
         address = f"{receiver.url}#name=shop&from=beginning"
         settings = Settings.model_validate({"sinks": address, "allowed_targets": "127.0.0.1/32"})
-        ((new, sink),) = [each for each in sinks_of(settings, home.tracker) if each[0].name == "shop"]
-        store, clock = home.tracker.store, home.tracker.clock
+        ((new, sink),) = [each for each in sinks_of(settings, homing.tracker) if each[0].name == "shop"]
+        store, clock = homing.tracker.store, homing.tracker.clock
         await store.sinks.register([new], now=clock())
         state = await store.sinks.acquire_lease(new.name, owner="walk", now=clock(), lease=RELAY_TIMING.lease)
         assert state is not None
         worker = SinkWorker(
             store.progress,
-            home.tracker.feed,
+            homing.tracker.feed,
             sink,
             state,
             owner="walk",
@@ -106,9 +106,9 @@ async def delivery(home: House, walk: Walk) -> None:
         )
         await worker.open(asyncio.Event())
         for _ in range(2):
-            await home.created()
-            assert await home.tracker.feed.beyond(worker.cursor, within=timedelta(seconds=10))
-            await home.tracker.submission.notes.flush()
+            await homing.created()
+            assert await homing.tracker.feed.beyond(worker.cursor, within=timedelta(seconds=10))
+            await homing.tracker.submission.notes.flush()
             # The first one does what is done once only.
             with walk.walked():
                 await worker.deliver_new()
@@ -117,19 +117,19 @@ async def delivery(home: House, walk: Walk) -> None:
         await sink.close()
 
 
-async def reconciler_round(home: House, walk: Walk) -> None:
-    await home.know_lookups()
+async def reconciler_round(homing: HomingServer, walk: Walk) -> None:
+    await homing.know_lookups()
     for _ in range(2):
-        await home.created()
-    home.clock.ahead += timedelta(hours=2)
+        await homing.created()
+    homing.clock.ahead += timedelta(hours=2)
     # The answers to the submissions are recorded after them, and belong to them.
-    await home.tracker.submission.notes.flush()
+    await homing.tracker.submission.notes.flush()
     with walk.walked():
-        counts = await home.reconciler.run_once()
+        counts = await homing.reconciler.run_once()
     assert counts.claimed > 1
 
 
-WALKS: Final[dict[str, Callable[[House, Walk], Awaitable[None]]]] = {
+WALKS: Final[dict[str, Callable[[HomingServer, Walk], Awaitable[None]]]] = {
     "one callback": callback,
     "one submission": submission,
     "one read of a task": task_read,
@@ -143,9 +143,9 @@ async def measured(walk: Walk, *, listed: bool) -> None:
     sys.stdout.write(f"{'walk':40}{'files':>7}{'functions':>11}{'moves':>7}\n")
     for name, go in WALKS.items():
         with TemporaryDirectory() as folder, serve_in_thread(SandboxSettings(held=True, callbacks=False)) as sandbox:
-            async with house(Path(folder), sandbox.base_url, policy=SILENT, loops=False) as home:
-                await home.created()  # what is done once only, is done
-                await go(home, walk)
+            async with homing_server(Path(folder), sandbox.base_url, policy=SILENT, loops=False) as homing:
+                await homing.created()  # what is done once only, is done
+                await go(homing, walk)
         sys.stdout.write(f"{name:40}{len(walk.files):>7}{len(walk.functions):>11}{walk.moves:>7}\n")
         if listed:
             sys.stdout.writelines(f"    {file}  {function}\n" for file, function in walk.functions)

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Engine, MetaData, create_engine, insert, select
 
-from tests.builders import NOW, Deciding, a_task, an_entry, an_event, an_orphan, writing
-from tests.conformance.store_case import alarm
+from tests.suites.store_case import alarm
+from tests.support.builders import NOW, Deciding, a_task, an_entry, an_event, an_orphan, writing
 from tracker.model.changes import Change, Known, by_id
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task

@@ -9,9 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
-from tests.builders import a_task, writing
 from tests.migration import first_schema
-from tests.postgres import Postgres
+from tests.support.builders import a_task, writing
+from tests.support.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate, schema_revision, tables
 from tracker.storage.columns import METADATA, complete_indexes

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate
 from tracker.storage.store import Store

@@ -6,7 +6,7 @@ from functools import reduce
 
 from hypothesis import strategies as st
 
-from tests.builders import NOW, OUR_ID, THEIR_ID
+from tests.support.builders import NOW, OUR_ID, THEIR_ID
 from tracker.model import facts
 from tracker.model.task import FINAL, Asset, Fact, Flaw, Observation, Report, Source, Status, Task, Trust
 from tracker.model.untrusted import JsonValue

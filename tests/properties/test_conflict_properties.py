@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from tests.builders import NOW, PICTURE, a_claim, a_task, asked, told
 from tests.properties.observations import BOTH_IDS, HALF_IDS, OTHER_IDS, deliveries, told_in_turn
-from tests.unit.deciding import LIFETIME, POLICY, RULES, in_flight
+from tests.support.builders import NOW, PICTURE, a_claim, a_task, asked, told
+from tests.support.decisions import LIFETIME, POLICY, RULES, in_flight
 from tracker.errors import Conflict
 from tracker.model import event, facts
 from tracker.model.changes import Change, Known

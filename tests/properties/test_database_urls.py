@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homing.server.serving_lock import ServingLock
-from tests.examples import examples
+from tests.support.examples import examples
 from tracker.errors import OurError
 from tracker.settings import load_settings
 from tracker.storage.store import Store

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.verification import CallbackRequest, StandardWebhooks
-from tests.asyncapi_document import is_of, messages
-from tests.builders import NOW, a_task, asked, told
-from tests.events import an_event, every_event
 from tests.properties.observations import PROVIDER_WORDS, reports, told_in_turn
+from tests.support.asyncapi_document import is_of, messages
+from tests.support.builders import NOW, a_task, asked, told
+from tests.support.published_events import an_event, every_event
 from tracker.api import rendering
 from tracker.api.schemas import TaskShown
 from tracker.delivery.sinks.signing import signature_headers

@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NOW, OUR_ID, THEIR_ID, a_task
 from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_WORDS, TRUSTS, belief
-from tests.unit.deciding import LIFETIME, RULES
+from tests.support.builders import NOW, OUR_ID, THEIR_ID, a_task
+from tests.support.decisions import LIFETIME, RULES
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Flaw, IdSource, Observation, Report, Source, Status, Task, Trust

@@ -6,7 +6,7 @@ from typing import Final
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.builders import NOW, OMNI, a_completion, a_task
+from tests.support.builders import NOW, OMNI, a_completion, a_task
 from tracker.model.records import Completion
 from tracker.model.task import Status
 from tracker.rules import next_poll, schedule
@@ -94,11 +94,11 @@ def test_polls_follow_until_the_deadline_and_are_few(
     while again < deadline:
         assert now + POLICY.least_gap <= again
         now, polls = again, polls + 1
-        following = schedule.after_poll(
+        reading_events = schedule.after_poll(
             task, now=now, policy=POLICY, habits=habits, lifetime=timedelta(days=30), random=random
         )
-        assert following is not None
-        again = following
+        assert reading_events is not None
+        again = reading_events
     assert again <= max(deadline, now + POLICY.least_gap)
     # One every ten minutes is what an age of hours leads to; before that, the age grows by a tenth with each poll.
     assert polls <= 6 * 48 * 1.25 + 100

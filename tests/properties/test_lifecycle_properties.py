@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NOW, THEIR_ID, a_task
 from tests.properties.observations import (
     BOTH_IDS,
     HALF_IDS,
@@ -20,6 +19,7 @@ from tests.properties.observations import (
     reports,
     told_in_turn,
 )
+from tests.support.builders import NOW, THEIR_ID, a_task
 from tracker.model import facts
 from tracker.model.task import FINAL, Alarm, Observation, Report, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle

@@ -17,11 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.builders import a_task
-from tests.databases import sqlite_url
-from tests.examples import examples
-from tests.relay_stage import Stage, stage
-from tests.scripted_sink import ScriptedSink
+from tests.support.builders import a_task
+from tests.support.databases import sqlite_url
+from tests.support.examples import examples
+from tests.support.relay_harness import RelayHarness, relay_harness
+from tests.support.scripted_sink import ScriptedSink
 from tracker.delivery.sinks.base import DELIVERED, Outcome
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.delivery.worker import SinkWorker
@@ -55,12 +55,14 @@ class World(RuleBasedStateMachine):
         timing = replace(
             RELAY_TIMING, page=7, hurry=timedelta(), settle=timedelta(hours=1), grace=timedelta(seconds=20)
         )
-        self.stage: Stage = await self.open.enter_async_context(stage(sqlite_url(Path(self.folder.name)), timing))
+        self.relay_harness: RelayHarness = await self.open.enter_async_context(
+            relay_harness(sqlite_url(Path(self.folder.name)), timing)
+        )
         self.teller = await self.claimed()
 
     async def claimed(self) -> SinkWorker:
         self.lives += 1
-        teller = await self.stage.teller(self.sink, f"life {self.lives}")
+        teller = await self.relay_harness.teller(self.sink, f"life {self.lives}")
         teller.hold(float("inf"))
         return teller
 
@@ -77,7 +79,7 @@ class World(RuleBasedStateMachine):
 
     @rule(tasks=st.lists(st.integers(1, TASKS), min_size=1, max_size=12))
     def events_happen(self, tasks: list[int]) -> None:
-        self.happened += self.runner.run(self.stage.happen(*tasks))
+        self.happened += self.runner.run(self.relay_harness.happen(*tasks))
 
     @precondition(lambda self: self.happened)
     @rule(pick=st.integers(0, 1_000), outcome=st.sampled_from([DOWN, DOWN, BUSY, HOPELESS]))
@@ -94,14 +96,14 @@ class World(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 2, 5, 30, 600, 4_000]))
     def time_passes(self, seconds: int) -> None:
-        self.stage.clock.advance(timedelta(seconds=seconds))
+        self.relay_harness.clock.advance(timedelta(seconds=seconds))
 
     # ---- what is done
 
     @rule(pages=st.integers(1, 4))
     def new_ones_are_told(self, pages: int) -> None:
         for _ in range(pages):
-            self.runner.run(self.stage.new(self.teller))
+            self.runner.run(self.relay_harness.new(self.teller))
 
     @rule()
     def owed_ones_are_told(self) -> None:
@@ -121,7 +123,7 @@ class World(RuleBasedStateMachine):
 
     async def die(self) -> None:
         """Be forgotten in the middle of whatever it was, and be followed by another."""
-        self.stage.clock.advance(RELAY_TIMING.lease)
+        self.relay_harness.clock.advance(RELAY_TIMING.lease)
         self.teller = await self.claimed()
 
     @rule()
@@ -134,15 +136,15 @@ class World(RuleBasedStateMachine):
     @rule(owed=st.booleans())
     def a_sleeper_wakes_up(self, *, owed: bool) -> None:
         sleeper = self.sleepers.pop()
-        before = self.runner.run(self.stage.state())
+        before = self.runner.run(self.relay_harness.state())
         self.runner.run(self.wake(sleeper, owed=owed))
-        assert self.runner.run(self.stage.state()) == before
+        assert self.runner.run(self.relay_harness.state()) == before
 
     async def wake(self, sleeper: SinkWorker, *, owed: bool) -> None:
         if owed:
             await sleeper.deliver_pending()
         else:
-            await self.stage.new(sleeper)
+            await self.relay_harness.new(sleeper)
         await sleeper.finish()
 
     # ---- what must always hold
@@ -175,17 +177,17 @@ class World(RuleBasedStateMachine):
         self.down = set()
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
         for _ in range(60):
-            await self.stage.all_new(self.teller)
+            await self.relay_harness.all_new(self.teller)
             await self.teller.hurry()
-            await self.stage.all_owed(self.teller)
+            await self.relay_harness.all_owed(self.teller)
             await self.teller.finish()
-            state = await self.stage.state()
+            state = await self.relay_harness.state()
             if not (state.behind or state.waiting):
                 break
-            self.stage.clock.advance(timedelta(minutes=30))
-        state = await self.stage.state()
+            self.relay_harness.clock.advance(timedelta(minutes=30))
+        state = await self.relay_harness.state()
         assert (state.behind, state.waiting) == (0, 0)
-        dead = {delivery.event_id for delivery in await self.stage.dead()}
+        dead = {delivery.event_id for delivery in await self.relay_harness.dead()}
         hopeless = {key for key, outcome in self.outcomes.items() if outcome.hopeless}
         assert dead <= hopeless
         received = {told.id for told in self.sink.received}

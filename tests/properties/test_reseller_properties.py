@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import OMNI
-from tests.databases import sqlite_url
-from tests.examples import examples
-from tests.fakes import Clock, FakeKling
+from tests.support.builders import OMNI
+from tests.support.databases import sqlite_url
+from tests.support.examples import examples
+from tests.support.fakes import Clock, FakeKling
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import CredentialRefused, ProviderUnavailable, Refused
 from tracker.model.records import TaskFilter

@@ -5,8 +5,8 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NOW, a_completion, a_task
-from tests.unit.deciding import HABITS
+from tests.support.builders import NOW, a_completion, a_task
+from tests.support.decisions import HABITS
 from tracker.model.task import FINAL, Status, Task
 from tracker.rules import schedule
 from tracker.rules.learning import Habits, learn

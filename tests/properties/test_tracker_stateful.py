@@ -19,10 +19,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.builders import OMNI
-from tests.databases import sqlite_url
-from tests.examples import examples
-from tests.fakes import Clock, FakeKling, Made
+from tests.support.builders import OMNI
+from tests.support.databases import sqlite_url
+from tests.support.examples import examples
+from tests.support.fakes import Clock, FakeKling, Made
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import Conflict, CredentialRefused, NotFound, ProviderUnavailable, Refused
 from tracker.model.records import Arrived, TaskFilter

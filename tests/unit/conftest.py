@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_harness import ApiHarness, api_harness
+from tests.support.api_harness import ApiHarness, api_harness
 
 
 @pytest.fixture

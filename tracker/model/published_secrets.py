@@ -1,7 +1,7 @@
 """The secrets that stand in this repository as examples, which anybody can read: no settings may use them.
 
 A copy of an example that nobody edited would otherwise start with a key that the whole world knows.
-``tests/unit/test_published_secrets.py`` finds those that are missing here.
+``tests/unit/model/test_published_secrets.py`` finds those that are missing here.
 """
 
 from typing import Final

@@ -198,7 +198,7 @@ class Order:
 
 
 class Provider(Protocol):
-    """A remote API. Every method is a pure function; the shared suite in tests/conformance must pass."""
+    """A remote API. Every method is a pure function; the shared suite in tests/suites must pass."""
 
     @property
     def name(self) -> str:

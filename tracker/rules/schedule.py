@@ -40,8 +40,8 @@ class Policy:
     may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
     kept, None for ever: an older task of the provider may be one whose row was deleted.
     ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
-    ``first_check`` is the operator's own word for the first look. Every ``learn_every`` the schedule learns from the
-    tasks that ended ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
+    ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
+    ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
     task is in conflict, two polls are at most ``conflict_gap`` apart; it is given up after ``conflict_patience``.
     """
 

@@ -1,0 +1,291 @@
+"""What is known of a submit while the database takes nothing: nobody is charged twice, and nothing is forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.serve import membership_of
+from tests.support.builders import Deciding, name_of
+from tests.support.databases import sqlite_url
+from tests.support.fakes import Clock, FakeKling, GatedStore
+from tests.support.homing_server import KIND, until
+from tests.support.postgres import Postgres
+from tracker.app import create_tracker
+from tracker.errors import CommitUnknown, StoreUnavailable
+from tracker.loops.membership import Rhythm
+from tracker.model.changes import Change, Known, Work, by_id
+from tracker.model.clock import SteeredClock, utc_now
+from tracker.model.records import TaskFilter
+from tracker.model.task import ClientIdentity, Status, Task
+from tracker.providers.base import Account, Call, Reply
+from tracker.rules.create_requests import RecordSubmission
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+from tracker.storage.store import Store
+
+CLIENT = ClientIdentity(name="studio", sees_all=True)
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
+
+
+class RefusingStore(Store):
+    """A database that takes none of the named pieces while ``refusing``; ``refused`` counts those that it did not."""
+
+    def __init__(self, database_url: str, *pieces: str) -> None:
+        super().__init__(database_url)
+        self.pieces = pieces
+        self.refusing = True
+        self.refused = 0
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+        if self.refusing and any(name_of(work) in self.pieces for work in works):
+            if len(works) > 1:
+                raise RuntimeError("the recorder tries each piece alone, so that the others are taken")
+            self.refused += 1
+            raise StoreUnavailable("the database is locked")
+        return await super().apply(works)
+
+
+@dataclass(slots=True, kw_only=True)
+class Slow(FakeKling):
+    """Makes each task, and keeps its answer back until ``told``."""
+
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        reply = await super(Slow, self).send(account, call, now=now, within=within)
+        if call.method == "POST":
+            self.hanging.set()
+            await self.told.wait()
+        return reply
+
+
+@pytest.fixture
+def kling() -> Slow:
+    return Slow(clock=Clock(utc_now()))
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def opened(stack: AsyncExitStack, store: Store, kling: FakeKling) -> Tracker:
+    settings = Settings(kling_api_key="made-up-key")
+    return await stack.enter_async_context(create_tracker(settings, store=store, transport=kling))
+
+
+def wish(tracker: Tracker) -> "asyncio.Task[Task]":
+    """Submit the same body as every time, under no name."""
+    order = tracker.order("kling", KIND, {"prompt": "a cat"})
+    return asyncio.create_task(tracker.submit(CLIENT, "kling", order, answered_later=True))
+
+
+async def left(tracker: Tracker, kling: Slow) -> None:
+    """Submit, and hang up while the provider is slow."""
+    leaving = wish(tracker)
+    await kling.hanging.wait()
+    leaving.cancel()
+    await asyncio.wait({leaving})
+
+
+async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
+    tracker = await opened(stack, store, kling)
+    await left(tracker, kling)
+
+    again, another = wish(tracker), wish(tracker)
+    kling.told.set()
+    joined, fresh = await again, await another
+
+    # One client left, so one of two that send the same takes its task; the other wants one of its own.
+    assert {joined.id, fresh.id} == {made.external_id for made in kling.ledger}
+    assert store.refused > 0
+    await tracker.answered(joined.id)
+    await tracker.answered(fresh.id)
+    third = await wish(tracker)
+    assert third.id not in {joined.id, fresh.id}
+    assert len(kling.ledger) == 3
+    store.refusing = False
+
+
+async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
+    tracker = await opened(stack, store, kling)
+    await left(tracker, kling)
+    kling.told.set()
+
+    async def refused_again() -> bool:
+        return store.refused >= 2
+
+    await until(refused_again)
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, kling.ledger[0].external_id)).taken_by is None
+
+    await until(written)
+
+
+async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitStack, tmp_path: Path) -> None:
+    store = GatedStore(sqlite_url(tmp_path))
+    tracker = await opened(stack, store, FakeKling(clock=Clock(utc_now())))
+    notes = tracker.submission.notes
+    ends: list[str] = []
+    notes.keep(
+        "one", Deciding(keys=frozenset(), decide=lambda _: Change(result=None)), written=lambda: ends.append("written")
+    )
+    await store.waiting.wait()
+
+    trying = asyncio.create_task(notes.attempt("one"))
+    dropping = asyncio.create_task(notes.drop("one"))
+    await asyncio.sleep(0)
+    assert not dropping.done()
+    store.gate.set()
+
+    assert await trying
+    await dropping
+    assert ends == []
+
+
+async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = GatedStore(sqlite_url(tmp_path))
+    tracker = await opened(stack, store, kling)
+    leaving = wish(tracker)
+    await store.waiting.wait()
+    leaving.cancel()
+    await asyncio.wait({leaving})
+
+    again = wish(tracker)
+    store.gate.set()
+    kling.told.set()
+
+    assert (await again).id == kling.ledger[0].external_id
+    assert len(kling.ledger) == 1
+
+
+async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, postgres: Postgres, kling: Slow) -> None:
+    """No heartbeat goes out before the notes that are older: another replica waits for it before it decides."""
+    url = postgres.fresh()
+    store = RefusingStore(url, "NoteAbandoned")
+    replicas = []
+    for each in (store, Store(url)):
+        clock = SteeredClock()
+        settings = Settings(database_url=url, kling_api_key="made-up-key")
+        tracker = await stack.enter_async_context(create_tracker(settings, store=each, clock=clock, transport=kling))
+        await stack.enter_async_context(membership_of(tracker, clock, rhythm=QUICK))
+        replicas.append(tracker)
+    await left(replicas[0], kling)
+
+    again = wish(replicas[1])
+    await asyncio.wait([again], timeout=1)
+    assert not again.done()
+    store.refusing = False
+    kling.told.set()
+
+    async with asyncio.timeout(10):
+        assert (await again).id == kling.ledger[0].external_id
+    assert len(kling.ledger) == 1
+
+
+async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+    store = RefusingStore(sqlite_url(tmp_path), "NoteAnswered")
+    tracker = await opened(stack, store, kling)
+    kling.told.set()
+    task = await wish(tracker)
+
+    await tracker.answered(task.id)
+    assert store.refused
+    assert (await tracker.get(CLIENT, task.id)).answered_at is None
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, task.id)).answered_at is not None
+
+    await until(written)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("accepted", Status.SUBMITTED), ("refused", Status.REJECTED), ("credential", Status.REJECTED)],
+)
+async def test_unwritten_outcome_is_written_later(
+    stack: AsyncExitStack, tmp_path: Path, ending: str, status: Status
+) -> None:
+    """At a reseller that looks nothing up, only this process knows what came of the submit."""
+    kling = FakeKling(clock=Clock(utc_now()), echoes=False, looks_up=False, plan=[ending])
+    store = RefusingStore(sqlite_url(tmp_path), "RecordAccepted", "RecordRefused", "RecordChange")
+    tracker = await opened(stack, store, kling)
+    # Whatever it is, it is no error before it is written down.
+    ours = (await wish(tracker)).id
+    assert (await tracker.get(CLIENT, ours)).status is Status.PENDING
+    store.refusing = False
+
+    async def written() -> bool:
+        return (await tracker.get(CLIENT, ours)).status is status
+
+    await until(written)
+    assert (await tracker.get(CLIENT, ours)).provider_task_id == ("kling-1" if ending == "accepted" else None)
+    if ending == "credential":
+        assert [alarm.kind.value for alarm in (await tracker.stats(CLIENT)).alarms] == ["credential"]
+
+
+class UnsureStore(Store):
+    """A database whose answer to one commit of an intent gets lost, as when a server is restarted."""
+
+    unsure = True
+
+    async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
+        results = await super().apply(works)
+        if self.unsure and any(isinstance(work, RecordSubmission) for work in works):
+            self.unsure = False
+            raise CommitUnknown("the server closed the connection")
+        return results
+
+
+@pytest.mark.parametrize("key", [None, "key-7"])
+async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp_path: Path, key: str | None) -> None:
+    """Its client was told that nothing was sent: what it sends again is made, and nothing else."""
+    kling = FakeKling(clock=Clock(utc_now()))
+    tracker = await opened(stack, UnsureStore(sqlite_url(tmp_path)), kling)
+    order = tracker.order("kling", KIND, {"prompt": "a cat"})
+    with pytest.raises(StoreUnavailable):
+        await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
+
+    again = await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
+
+    rows = (await tracker.find(TaskFilter(), caller=CLIENT)).tasks
+    assert {task.id: task.status for task in rows if task.status is not Status.REJECTED} == {again.id: Status.SUBMITTED}
+    assert [(task.released, task.next_poll_at) for task in rows if task.id != again.id] == [(True, None)]
+    assert [made.external_id for made in kling.ledger] == [again.sent_external_id]
+
+
+async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:
+    kling = FakeKling(clock=Clock(utc_now()), plan=["refused"])
+    store = RefusingStore(sqlite_url(tmp_path), "RecordRefused")
+    tracker = await opened(stack, store, kling)
+    ours = await wish(tracker)
+    with pytest.raises(StoreUnavailable):
+        await tracker.submission.notes.flush()
+    # As recovery does once the provider has denied it long enough.
+    await store.apply([_absent(ours.id)])
+    task = await tracker.submission.again(await tracker.get(CLIENT, ours.id), tracker.providers["kling"])
+    store.refusing = False
+    await tracker.submission.notes.flush()
+
+    assert (await tracker.get(CLIENT, task.id)).status is Status.SUBMITTED
+
+
+def _absent(task_id: str) -> Work[None]:
+    def decide(known: Known) -> Change[None]:
+        task = known.get(by_id(task_id))
+        assert task is not None
+        return Change(result=None, task=replace(task, not_found=2, lease_owner=None, lease_until=None))
+
+    return Deciding(keys=frozenset({by_id(task_id)}), decide=decide)

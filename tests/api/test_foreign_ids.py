@@ -1,0 +1,245 @@
+"""A client sees and influences only its own tasks, whatever IDs it names."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from homing.sandbox import RunningSandbox
+from tests.support.builders import OMNI
+from tests.support.databases import sqlite_url
+from tests.support.fakes import Clock, FakeKling, Made
+from tests.support.homing_server import CREATE, KIND, SILENT, HomingServer, homing_server
+from tracker.app import create_tracker, reconciler_of
+from tracker.model.task import ClientIdentity, Status, Task
+from tracker.providers.base import Account, Call, Reply
+from tracker.rules.identity import WITHDRAWN
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+
+SandboxFactory = Callable[..., RunningSandbox]
+KEYS = "victim:made-up-victim-key,thief:made-up-thief-key"
+EXPECT = {"provider": "kling", "kind": KIND}
+VICTIM, THIEF, OPERATOR = (
+    ClientIdentity(name="victim"),
+    ClientIdentity(name="thief"),
+    ClientIdentity(name="operator", sees_all=True),
+)
+
+Request = Callable[[httpx.AsyncClient, str], Awaitable[list[httpx.Response]]]
+
+
+def named(method: str, path: str, **body: Any) -> Request:
+    """Make a request that names somebody's id in its path, or with ``ID`` in its body."""
+
+    async def send(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
+        said = {name: ref if value == "ID" else value for name, value in body.items()}
+        return [await thief.request(method, path.format(ref=ref), json=said or None)]
+
+    return send
+
+
+def on_own_task(method: str, path: str, **body: Any) -> Request:
+    """Make a request about a task of the thief's own that names somebody's id in its body, and have it polled."""
+
+    async def send(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
+        own = (await thief.post("/v1/tasks/expect", json=EXPECT)).json()["task"]["id"]
+        done = await named(method, path.format(ref=own), **body)(thief, ref)
+        return [*done, await thief.post(f"/v1/tasks/{own}/poll"), await thief.get(f"/v1/tasks/{own}/history")]
+
+    return send
+
+
+async def expect_and_poll(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
+    expected = await thief.post("/v1/tasks/expect", json=EXPECT | {"external_id": ref})
+    if expected.status_code != httpx.codes.CREATED:
+        return [expected]
+    own = expected.json()["task"]["id"]
+    return [expected, await thief.post(f"/v1/tasks/{own}/poll"), await thief.get(f"/v1/tasks/{own}/history")]
+
+
+async def call_back(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
+    """Post what a provider would say of somebody's task to the callback URL of the thief's own."""
+    expected = (await thief.post("/v1/tasks/expect", json=EXPECT)).json()
+    own, body = expected["task"]["id"], {"task_id": ref, "task_status": "processing"}
+    posted = await thief.post(expected["callback_url"], json=body)
+    return [posted, await thief.post(f"/v1/tasks/{own}/poll"), await thief.get(f"/v1/tasks/{own}/history")]
+
+
+VERBS: dict[str, Request] = {
+    "get": named("GET", "/v1/tasks/{ref}"),
+    "long poll": named("GET", "/v1/tasks/{ref}?wait=1"),
+    "history": named("GET", "/v1/tasks/{ref}/history"),
+    "list": named("GET", "/v1/tasks?limit=200"),
+    "list of the client": named("GET", "/v1/tasks?client=victim"),
+    "events": named("GET", "/v1/events?limit=200&after=0"),
+    "poll": named("POST", "/v1/tasks/{ref}/poll"),
+    "reject": named("POST", "/v1/tasks/{ref}/resolve", status="rejected"),
+    "decide": named("POST", "/v1/tasks/{ref}/resolve", status="failed"),
+    "resolve by its id": named("POST", "/v1/tasks/{ref}/resolve", provider_task_id="ID"),
+    "resolve with its id": on_own_task("POST", "/v1/tasks/{ref}/resolve", provider_task_id="ID"),
+    "attach to it": named("PATCH", "/v1/tasks/{ref}", provider_task_id="another"),
+    "attach its id": on_own_task("PATCH", "/v1/tasks/{ref}", provider_task_id="ID"),
+    "adopt": named("POST", "/v1/tasks/adopt", provider_task_id="ID", **EXPECT),
+    "adopt as": named("POST", "/v1/tasks/adopt", provider_task_id="ID", external_id="mine", **EXPECT),
+    "expect": expect_and_poll,
+    "callback": call_back,
+    "submit as": named("POST", CREATE, prompt="mine", external_task_id="ID"),
+    "gateway get": named("GET", f"{CREATE}/{{ref}}"),
+    "gateway list": named("GET", f"{CREATE}?pageSize=500"),
+    "gateway batch": named("GET", "/kling/tasks?task_ids={ref}"),
+    "gateway batch by external id": named("GET", "/kling/tasks?external_task_ids={ref}"),
+}
+
+
+LISTS = {"list", "events", "gateway list"}
+
+
+async def test_no_verb_shows_or_changes_another_clients_task(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, api_keys=KEYS, loops=False) as homing:
+        ours = await homing.created(prompt="a secret wish", external_task_id="order-9")
+        theirs = (await homing.client.get(f"/v1/tasks/{ours}")).json()["provider_task_id"]
+        for ended in (False, True):
+            if ended:
+                sandbox.finish(theirs)
+                await homing.client.post(f"/v1/tasks/{ours}/poll")
+            before = await believed(homing, ours)
+            secrets = {"a secret wish", ours, theirs, *(asset["url"] for asset in before["result"]["assets"])}
+
+            leaks = await leaking(homing, [ours, theirs, "order-9"], secrets)
+
+            assert leaks == []
+            assert await believed(homing, ours) == before
+
+
+async def believed(homing: HomingServer, ref: str) -> dict[str, Any]:
+    """Return what the victim is shown of its task, without how often the provider was asked."""
+    shown: dict[str, Any] = (await homing.client.get(f"/v1/tasks/{ref}")).json()
+    return {name: value for name, value in shown.items() if name not in {"poll_count", "polled_at", "next_poll_at"}}
+
+
+async def leaking(homing: HomingServer, refs: list[str], secrets: set[str]) -> list[str]:
+    """Send every verb with every id as the thief; return those whose answers show something of the victim's task."""
+    leaks = []
+    key = {"authorization": "Bearer made-up-thief-key"}
+    async with httpx.AsyncClient(base_url=homing.url, headers=key, trust_env=False, timeout=30) as thief:
+        for verb, send in VERBS.items():
+            for ref in refs:
+                shown = "".join(reply.text for reply in await send(thief, ref))
+                # A list also shows the names that the thief gave its own tasks before.
+                hidden = secrets.difference(refs if verb in LISTS else {ref})
+                leaks += [f"{verb} {ref}: {secret}" for secret in hidden if secret in shown]
+        homing.clock.ahead += timedelta(minutes=1)
+        await homing.reconciler.run_once()
+        left = (await thief.get("/v1/tasks?limit=200")).json()["tasks"]
+        leaks += [f"{task['id']} {task['status']}" for task in left if task["result"]["assets"] or task["price"]]
+    return leaks
+
+
+# ---- the provider's own word for whose task it is
+
+
+@dataclass(slots=True, kw_only=True)
+class WatchedKling(FakeKling):
+    """A provider at which somebody does something between the making of a task and the answer to its create request."""
+
+    meanwhile: Callable[[Made], Awaitable[None]] | None = None
+
+    async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
+        reply = await FakeKling.send(self, account, call, now=now, within=within)
+        if call.method == "POST" and self.meanwhile is not None:
+            await self.meanwhile(self.ledger[-1])
+        return reply
+
+
+@asynccontextmanager
+async def two_clients(folder: Path, kling: FakeKling) -> AsyncIterator[tuple[Tracker, Task]]:
+    """Run a tracker at which the thief expects a task of its own."""
+    chosen = Settings(
+        database_url=sqlite_url(folder),
+        kling_base_url="https://kling.example",
+        kling_api_key="made-up-key",
+    )
+    async with create_tracker(chosen, clock=kling.clock, monotonic=kling.clock.monotonic, transport=kling) as tracker:
+        yield tracker, (await tracker.expect(THIEF, provider="kling", kind=OMNI)).task
+
+
+async def submitted(tracker: Tracker) -> Task:
+    return await tracker.submit(VICTIM, "kling", tracker.order("kling", OMNI, {"prompt": "a secret wish"}))
+
+
+async def mismatches(tracker: Tracker) -> list[str | None]:
+    stats = await tracker.stats(OPERATOR)
+    return [alarm.task_id for alarm in stats.alarms if alarm.kind.value == "mismatch"]
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+async def test_a_foretold_id_goes_to_the_row_whose_submit_names_it(tmp_path: Path, *, echoes: bool) -> None:
+    kling = FakeKling(clock=Clock(), echoes=echoes)
+    async with two_clients(tmp_path, kling) as (tracker, thief):
+        await tracker.attach(THIEF, thief.id, "kling-1")
+
+        ours = await submitted(tracker)
+        kling.clock.advance(timedelta(minutes=5))
+        await reconciler_of(tracker).run_once()
+
+        after = await tracker.get(THIEF, thief.id)
+        assert ours.provider_task_id == "kling-1"
+        assert (after.provider_task_id, after.candidate_id, after.status) == (None, None, Status.PENDING)
+        assert await mismatches(tracker) == [thief.id]
+
+
+async def test_an_id_confirmed_before_the_reply_is_withdrawn_by_it(tmp_path: Path) -> None:
+    """A provider without external ids confirms the task to whoever names it first; its create's reply outranks that."""
+    kling = WatchedKling(clock=Clock(), echoes=False)
+    async with two_clients(tmp_path, kling) as (tracker, thief):
+        stolen: list[Task] = []
+
+        async def steal(made: Made) -> None:
+            stolen.append(await tracker.attach(THIEF, thief.id, made.id))
+
+        kling.meanwhile = steal
+
+        ours = await submitted(tracker)
+
+        after, history = await tracker.history(THIEF, thief.id)
+        assert stolen[0].provider_task_id == ours.provider_task_id == "kling-1"
+        assert (after.provider_task_id, after.status, after.facts, after.reason) == (
+            None,
+            Status.PENDING,
+            {},
+            WITHDRAWN,
+        )
+        assert history[-1].why == WITHDRAWN
+        assert await mismatches(tracker) == [thief.id]
+        kling.ledger[-1].status = "succeed"
+        await tracker.poll(VICTIM, ours.id)
+        assert (await tracker.get(VICTIM, ours.id)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize(("echoes", "looks_up"), [(True, True), (False, True), (False, False)])
+async def test_a_lost_reply_is_recovered_although_another_row_took_the_id(
+    tmp_path: Path, *, echoes: bool, looks_up: bool
+) -> None:
+    kling = FakeKling(clock=Clock(), echoes=echoes, looks_up=looks_up, plan=["reply lost"])
+    async with two_clients(tmp_path, kling) as (tracker, thief):
+        ours = await submitted(tracker)
+        await tracker.attach(THIEF, thief.id, "kling-1")
+        kling.ledger[-1].status = "succeed"
+
+        kling.clock.advance(timedelta(minutes=1))
+        await reconciler_of(tracker).run_once()
+
+        recovered, after = await tracker.get(VICTIM, ours.id), await tracker.get(THIEF, thief.id)
+        held = recovered.provider_task_id, after.provider_task_id
+        # Where no external id is known, the first whose id the provider confirms keeps it.
+        assert held == (("kling-1", None) if looks_up else (None, "kling-1"))
+        assert recovered.status is (Status.SUCCEEDED if looks_up else Status.PENDING)

@@ -1,0 +1,245 @@
+"""The data commands: over a running server, and by themselves where none runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from homing.sandbox import RunningSandbox
+from homing.server.serving_lock import ServingLock
+from tests.support.cli_process import Shell
+
+Sandboxes = Callable[..., RunningSandbox]
+CLIENT_SECRET = "made-up-client-secret-of-at-least-32-bytes"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
+    return Shell(
+        tmp_path,
+        {
+            "kling_base_url": kling_sandbox.base_url,
+            "kling_api_key": kling_sandbox.api_key,
+            "first_poll_delay": "500ms",
+        },
+    )
+
+
+def another(shell: Shell) -> Shell:
+    """Return a second Homing with the same provider and a database of its own."""
+    settings = {name: value for name, value in shell.settings.items() if name != "database_url"}
+    return Shell(shell.directory / "elsewhere", settings)
+
+
+def test_without_a_server_a_command_does_the_work_itself(shell: Shell, kling_sandbox: RunningSandbox) -> None:
+    sent = shell.run("submit", "--prompt", "a cat", "--n", "2", "--external-id", "cat/ü", "--wait", "--json")
+    assert sent.status == 0, sent.err
+    task = sent.document
+    assert task["status"] == "succeeded"
+    assert task["status_source"]["source"] == "poll"
+    assert task["request"]["prompt"] == "a cat"
+    [made] = kling_sandbox.ledger["tasks"]
+    assert [asset["url"] for asset in task["result"]["assets"]] == made["result_urls"]
+    for name in (task["id"], task["provider_task_id"], "cat/ü"):
+        assert shell.run("tasks", "show", name, "--json").document["id"] == task["id"]
+
+
+def test_a_task_can_be_expected_attached_explained_and_settled(shell: Shell) -> None:
+    shell.run("migrate")
+    assert shell.run("tasks").out == "no tasks\n"
+    expected = shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--tag", "red", "--json")
+    task_id = expected.document["task"]["id"]
+    assert expected.document["callback_url"] is None
+    assert [task["id"] for task in shell.run("tasks", "list", "--tag", "red", "--json").document["tasks"]] == [task_id]
+    assert shell.run("tasks", "list", "--status", "failed", "--status", "succeeded", "--json").document["tasks"] == []
+    assert "tasks attach" in shell.run("why", "mine").out
+    settled = shell.run("tasks", "resolve", "mine", "--status", "rejected", "--note", "never sent", "--json")
+    assert settled.document["status"] == "rejected"
+    assert "operator" in shell.run("tasks", "history", "mine").out
+    told = shell.run("why", "mine").out
+    assert "never sent" in told
+    assert "made no task" in told
+
+
+def test_a_list_is_filtered_with_and_without_its_verb(shell: Shell) -> None:
+    for name in ("one", "two"):
+        shell.run("expect", "kling", "images/omni-image", "--external-id", name, "--tag", name)
+    shell.run("tasks", "resolve", "two", "--status", "rejected")
+    for words in (
+        ("tasks", "--status", "rejected", "--json"),
+        ("tasks", "list", "--status", "rejected", "--json"),
+        ("tasks", "--status", "rejected", "list", "--json"),
+        ("tasks", "--json", "--tag", "two", "list", "--status", "rejected"),
+        ("tasks", "--tag", "one", "--json", "list", "--tag", "two"),
+    ):
+        assert [task["external_id"] for task in shell.run(*words).document["tasks"]] == ["two"], words
+    assert len(shell.run("tasks", "--json").document["tasks"]) == 2
+
+
+def test_a_submitted_task_can_be_found_by_its_tags(shell: Shell) -> None:
+    sent = shell.run("submit", "--prompt", "a cat", "--tag", "frühling", "--tag", "a,b", "--json").document
+    assert sent["tags"] == ["frühling", "a,b"]
+    for tag in ("frühling", "a,b"):
+        assert [task["id"] for task in shell.run("tasks", "list", "--tag", tag, "--json").document["tasks"]] == [
+            sent["id"]
+        ]
+    assert shell.run("tasks", "list", "--tag", "a", "--json").document["tasks"] == []
+
+
+def test_a_running_task_can_be_adopted_and_asked_about(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    shell.settings["kling_base_url"] = sandbox.base_url
+    with shell.serving():
+        body = shell.directory / "body.json"
+        body.write_text(json.dumps({"prompt": "a dog", "n": 1}))
+        made = shell.run("submit", "--body", str(body), "--json").document
+    elsewhere = another(shell)
+    adopted = elsewhere.run("adopt", "kling", "images/omni-image", made["provider_task_id"], "--json")
+    assert adopted.document["status"] == "submitted"
+    sandbox.finish(made["provider_task_id"], status="failed", message="no dogs")
+    # Within seconds of the last answer a poll gives that answer.
+    for _ in range(400):
+        task = elsewhere.run("tasks", "poll", made["provider_task_id"], "--json").document["task"]
+        if task["status"] != "submitted":
+            break
+    assert (task["status"], task["message"]) == ("failed", "no dogs")
+    missing = elsewhere.run("adopt", "kling", "images/omni-image", "404")
+    assert missing.status == 1
+    assert "404" in missing.line
+
+
+def test_a_wait_ends_with_the_task_and_its_status_says_how(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
+    shell.settings["kling_base_url"] = kling_sandbox_factory(failure_rate=1.0).base_url
+    failed = shell.run("submit", "--prompt", "a cat", "--wait", "--json")
+    assert (failed.status, failed.document["status"]) == (1, "failed")
+    shell.settings["kling_base_url"] = kling_sandbox_factory(held=True).base_url
+    given_up = shell.run("submit", "--prompt", "a cat", "--wait", "--timeout", "1s")
+    assert given_up.status == 1
+    assert "homing why" in given_up.line
+
+
+def test_watching_a_task_shows_its_changes_until_its_end(shell: Shell) -> None:
+    task = shell.run("submit", "--prompt", "a cat", "--json").document
+    watched = shell.run("tasks", "watch", task["id"])
+    assert watched.status == 0
+    assert [line.split()[1] for line in watched.out.splitlines()][-1] == task["id"]
+    assert watched.out.splitlines()[-1].endswith("succeeded")
+
+
+def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell) -> None:
+    refused = shell.run("submit", "--prompt", "a cat", "--model", "no-such-model")
+    assert refused.status == 1
+    assert "no-such-model" in refused.line
+    assert refused.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("tasks", "show", "nope"), 1, "no such task"),
+        (("tasks", "show", "../v1/stats"), 1, "no such task"),
+        (("tasks", "list", "--created-after", "yesterday"), 1, "created_after"),
+        (("callback-url", "create", "kling"), 1, "HOMING_PUBLIC_URL"),
+        (("callback-url", "revoke"), 2, "NUMBER"),
+        (("submit",), 2, "--prompt"),
+        (("submit", "--body", "absent.json"), 2, "absent.json"),
+        (("submit", "--prompt", "x", "--image", "absent.png"), 2, "absent.png"),
+        (("expect", "nobody", "images/omni-image"), 1, "nobody"),
+        (("expect", "kling", "images/nothing"), 1, "images/nothing"),
+        (("reconcile", "--discover", "--kind", "images/nothing"), 2, "choose from audio/"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_status_that_fits(
+    shell: Shell, words: tuple[str, ...], status: int, says: str
+) -> None:
+    shell.run("migrate")
+    said = shell.run(*words)
+    assert said.status == status
+    assert says in said.line
+    assert said.out == ""
+
+
+def test_settings_that_cannot_be_used_are_status_2(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {})
+    assert shell.run("tasks", port="x").status == 2
+    absent = f"sqlite:///{tmp_path}/absent/homing.db"
+    assert "name a directory that exists" in shell.run("migrate", database_url=absent).line
+    (tmp_path / "homing.db").write_text("this is no database, and it is long enough to be read as one" * 40)
+    broken = shell.run("tasks")
+    assert broken.status == 1
+    assert broken.line
+
+
+def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    elsewhere = Shell(tmp_path / "elsewhere", {})
+    with shell.serving() as served:
+        task_id = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]["id"]
+        refused = elsewhere.run("tasks", api_url=served.url)
+        assert (refused.status, "set HOMING_API_KEYS" in refused.line) == (1, True)
+        key = f"local*:{shell.key}"
+        listed = elsewhere.run("tasks", "list", "--json", api_url=served.url, api_keys=key)
+        assert [task["id"] for task in listed.document["tasks"]] == [task_id]
+        url = served.url
+    gone = elsewhere.run("tasks", api_url=url)
+    assert gone.status == 1
+    assert "cannot be reached" in gone.line
+    assert not (elsewhere.directory / "homing.db").exists()
+
+
+def test_a_command_waits_for_another_and_gives_up_with_its_process_id(shell: Shell) -> None:
+    shell.run("migrate")
+    with ServingLock(shell.directory / "homing.db"):
+        said = shell.run("expect", "kling", "images/omni-image")
+    assert said.status == 1
+    assert "try again when it has ended" in said.line
+
+
+def test_the_key_that_sees_all_is_used_and_a_pair_where_there_is_no_key(shell: Shell) -> None:
+    keys = {"api_keys": "studio:made-up-studio-key,ops*:made-up-ops-key-2"}
+    with shell.serving(**keys, client_keys=f"signer:{CLIENT_SECRET}"):
+        assert shell.run("expect", "kling", "images/omni-image", "--json", **keys).document["task"]["client"] == "ops"
+        studio = shell.run("expect", "kling", "images/omni-image", "--json", api_keys="studio:made-up-studio-key")
+        assert studio.document["task"]["client"] == "studio"
+        signer = shell.run("expect", "kling", "images/omni-image", "--json", client_keys=f"signer:{CLIENT_SECRET}")
+        assert signer.document["task"]["client"] == "signer"
+        assert len(shell.run("tasks", "list", "--json", **keys).document["tasks"]) == 3
+        unknown = shell.run("expect", "kling", "images/omni-image", api_keys="studio:another-made-up-key")
+        assert unknown.status == 1
+        assert "another-made-up-key" not in unknown.line
+        assert shell.run("expect", "kling", "images/omni-image").status == 1
+
+
+def test_one_round_of_the_reconciler_tells_what_it_did(shell: Shell) -> None:
+    task = shell.run("submit", "--prompt", "a cat", "--json").document
+    rounds: list[dict[str, int]] = []
+    while not any(told["settled"] for told in rounds):
+        assert len(rounds) < 400
+        rounds.append(shell.run("reconcile", "--once", "--json").document)
+    assert shell.run("tasks", "show", task["id"], "--json").document["status"] == "succeeded"
+
+
+def test_a_list_scan_adopts_what_nobody_told_us_of(shell: Shell) -> None:
+    elsewhere = another(shell)
+    made = elsewhere.run("submit", "--prompt", "a cat", "--json").document
+    found = shell.run("reconcile", "--discover", "--kind", "images/omni-image", "--json").document
+    assert (found["listed"], found["adopted"]) == (1, 1)
+    shown = shell.run("tasks", "show", made["provider_task_id"], "--json")
+    assert shown.document["provider_task_id"] == made["provider_task_id"]
+
+
+def test_the_documents_and_a_key_are_printed(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {})
+    document = shell.run("openapi").document
+    assert "/v1/tasks/{ref}" in document["paths"]
+    before = list(tmp_path.iterdir())
+    made = shell.run("key", "studio", "--all-clients").out
+    assert made.startswith("HOMING_API_KEYS=studio*:")
+    assert len(made.split(":")[1]) > 40
+    assert shell.run("openapi", "--json").document == document
+    events = shell.run("asyncapi").document
+    assert "homing.task.succeeded" in events["channels"]["webhooks"]["messages"]
+    assert shell.run("asyncapi", "--json").document == events
+    told = shell.run("key", "studio", "--json").document
+    assert (told["name"], told["sees_all"], len(told["key"]) > 40) == ("studio", False, True)
+    assert list(tmp_path.iterdir()) == before

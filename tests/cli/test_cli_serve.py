@@ -1,0 +1,253 @@
+"""`homing serve`, as a process, and `homing doctor`."""
+
+import os
+import pty
+import signal
+import socket
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from homing.sandbox import RunningSandbox
+from tests.support.cli_process import Shell
+
+MARKED = {
+    "api_keys": "studio*:marked-api-key-one",
+    "client_keys": "signer:marked-client-secret-of-at-least-32-bytes",
+    "callback_secrets": "marked-callback-secret-of-at-least-32-bytes",
+    "kling_webhook_secrets": "whsec_bWFya2VkLXdlYmhvb2stc2VjcmV0LTMyLWJ5dGVzISE=",
+}
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.fixture
+def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
+    return Shell(tmp_path, {"kling_base_url": kling_sandbox.base_url, "kling_api_key": kling_sandbox.api_key})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
+    with shell.serving() as served:
+        assert "homing.db" in served.line
+        assert "no callbacks asked for" in served.line
+        assert f"API key in {shell.directory / 'homing.db.key'}" in served.line
+        assert httpx.get(f"{served.url}/healthz", trust_env=False).status_code == 200
+        assert httpx.get(f"{served.url}/readyz", trust_env=False).json()["ready"] is True
+    with shell.serving(
+        public_url="https://homing.example.com", api_keys="a:made-up-first-key,b:made-up-second-key"
+    ) as served:
+        assert "callbacks at https://homing.example.com" in served.line
+        assert "2 keys" in served.line
+        assert "credential" not in served.line
+    with shell.serving(kling_api_key="") as served:
+        assert "no provider credential" in served.line
+        assert "HOMING_KLING_API_KEY" in served.line
+
+
+def test_a_server_without_configured_keys_asks_for_its_own(shell: Shell) -> None:
+    """What a reverse proxy on this machine sends looks like a local user: a loopback Host header and nothing else."""
+    with shell.serving() as served, httpx.Client(base_url=served.url, trust_env=False) as http:
+        assert served.process.stdout is not None
+        made = served.process.stdout.readline()
+        statuses = [http.get(path).status_code for path in ("/v1/tasks", "/v1/stats", "/kling/v1/images/omni-image")]
+        statuses += [http.post("/kling/v1/images/omni-image", json={"prompt": "a cat"}).status_code]
+        with_key = http.get("/v1/tasks", headers={"authorization": f"Bearer {shell.key}"})
+        task = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
+
+    assert statuses == [401] * 4
+    assert with_key.status_code == 200
+    assert task["client"] == "local"
+    assert made == f"Made an API key, kept in {shell.directory / 'homing.db.key'}\n"
+    assert shell.key not in served.line + made + served.errors.read_text()
+
+
+def test_a_terminal_is_shown_the_key_in_a_curl_line(shell: Shell) -> None:
+    leader, follower = pty.openpty()
+    with shell.begin("serve", stdout=follower) as process, os.fdopen(leader) as screen:
+        os.close(follower)
+        line, made = screen.readline(), screen.readline()
+        process.terminate()
+
+    curl = f'curl {line.split()[2]}/v1/tasks -H "Authorization: Bearer {shell.key}"'
+    assert made.strip() == f"Made an API key, kept in {shell.directory / 'homing.db.key'}: {curl}"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_frees_the_database(shell: Shell, number: signal.Signals, status: int) -> None:
+    with shell.serving() as served:
+        served.process.send_signal(number)
+        assert served.process.wait(timeout=30) == status
+        assert "Traceback" not in served.errors.read_text()
+    assert shell.run("tasks").out == "no tasks\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_has_begun_is_finished_first(shell: Shell, number: signal.Signals) -> None:
+    body = b'{"provider": "kling", "kind": "images/omni-image"}'
+    with shell.serving(api_keys="studio:made-up-key-of-the-studio-for-tests") as served:
+        where = urlsplit(served.url)
+        with socket.create_connection((where.hostname, where.port), timeout=30) as line:
+            line.sendall(
+                b"POST /v1/tasks/expect HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+                b"authorization: Bearer made-up-key-of-the-studio-for-tests\r\nexpect: 100-continue\r\n"
+                b"content-length: %d\r\n\r\n" % len(body)
+            )
+            assert b" 100 " in line.recv(1 << 16), "the body is waited for"
+            served.process.send_signal(number)
+            while is_open(where.port or 0):
+                time.sleep(0.01)
+            line.sendall(body)
+            assert b" 201 " in line.recv(1 << 16)
+        assert served.process.wait(timeout=30) == 0
+
+
+def test_closed_standard_streams_do_not_end_it(shell: Shell) -> None:
+    port = free_port()
+    with shell.begun_without_streams(port) as process:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            answered = 0
+            while answered < 20:
+                assert process.poll() is None, "it ended by itself"
+                try:
+                    answered += client.get("/readyz", headers={"connection": "close"}).is_success
+                except httpx.ConnectError:
+                    time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
+    port = free_port()
+    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", first_poll_delay="10m"):
+        task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
+        assert task["status"] == "succeeded"
+        assert task["status_source"] == {"source": "callback", "trust": "token"}
+        assert task["callback_requested"] is True
+        made = shell.run("callback-url", "create", "kling", "--label", "console", "--json", port=str(port)).document
+        assert made["callback_url"].startswith(f"http://127.0.0.1:{port}/callbacks/kling/s")
+        listed = shell.run("callback-url", "list", "--json").document["addresses"]
+        assert [address["label"] for address in listed] == ["console"]
+        body = {"task_id": "unknown-1", "task_status": "submitted", "task_result": {}}
+        assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 200
+        assert "unknown-1" in shell.run("orphans").out
+        assert shell.run("callback-url", "revoke", str(listed[0]["id"])).status == 0
+        assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 404
+
+
+def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shell: Shell) -> None:
+    with shell.serving() as served:
+        for words in (("serve",), ("serve", "--only", "receiver"), ("serve", "--only", "api,loops")):
+            second = shell.run(*words, port="0")
+            assert second.status == 2
+            assert served.url in second.line
+        migrating = shell.run("migrate")
+        assert migrating.status == 1
+        assert "stop it first" in migrating.line
+        reconciling = shell.run("reconcile", "--once")
+        assert reconciling.status == 1
+        assert "reconciles already" in reconciling.line
+
+
+def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
+    ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_poll_delay="500ms").document
+    open_one = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
+    with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
+        hour = 3600 * 1_000_000
+        database.execute("UPDATE tasks SET finished_at = finished_at - ? WHERE finished_at IS NOT NULL", [hour])
+    refused = shell.run("serve", port="0", retention="59m")
+    assert refused.status == 2
+    assert "HOMING_RETENTION: keep tasks for an hour or longer" in refused.line
+    with shell.serving(retention="1h"):
+        for _ in range(400):
+            left = [task["id"] for task in shell.run("tasks", "--json").document["tasks"]]
+            if ended["id"] not in left:
+                break
+    assert left == [open_one["id"]]
+
+
+def test_a_taken_port_is_one_line_and_status_2(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = shell.run("serve", port=str(taken.getsockname()[1]))
+    assert said.status == 2
+    assert "set another HOMING_PORT" in said.line
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"api_keys": "a:short"}, {"client_keys": "a:thirty-one-bytes-are-not-enough"}, {"host": "no-such-host.invalid"}],
+)
+def test_serve_with_unusable_settings_is_refused(shell: Shell, settings: dict[str, str]) -> None:
+    said = shell.run("serve", port="0", **settings)
+    assert said.status == 2
+    assert "HOMING_" in said.line
+
+
+def test_no_secret_is_in_anything_that_is_said(shell: Shell) -> None:
+    secrets = [value.split(":")[-1] for value in MARKED.values()]
+    port = free_port()
+    everything = []
+    with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", log_level="debug", **MARKED) as served:
+        task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", **MARKED)
+        words = [["doctor"], ["doctor", "--json"], ["tasks", "--json"], ["stats"], ["why", task.document["id"]]]
+        words += [["tasks", "history", task.document["id"], "--json"], ["tasks", "show", task.document["id"]]]
+        for said in (task, *(shell.run(*each, **MARKED) for each in words)):
+            assert said.status == 0, said.err
+            everything += [said.out, said.err]
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(timeout=30)
+        everything += [served.line, served.errors.read_text()]
+    shown = "\n".join(everything)
+    assert "/callbacks/" in shown  # the log's route template
+    assert "/callbacks/kling/1" not in shown
+    assert not [word for word in (" httpx ", " httpcore", " uvicorn.access ") if word in shown]
+    assert [secret for secret in [*secrets, "sandbox-api-key"] if secret in shown] == []
+
+
+def test_the_doctor_is_content_with_sound_settings(shell: Shell) -> None:
+    said = shell.run("doctor", "--json")
+    assert said.status == 0
+    assert said.document["settings"]["HOMING_KLING_API_KEY"] == "set"
+    assert {check["name"]: check["level"] for check in said.document["checks"]}["provider credential"] == "ok"
+    assert not (shell.directory / "homing.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "says"),
+    [
+        ({"kling_api_key": "not-the-key"}, "provider credential", "refuses it"),
+        ({"kling_api_key": ""}, "provider credential", "set HOMING_KLING_API_KEY"),
+        ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "could not connect"),
+        ({"database_url": "sqlite:///absent/homing.db"}, "database", "no directory to write to"),
+    ],
+)
+def test_the_doctor_finds_what_is_wrong(shell: Shell, settings: dict[str, str], check: str, says: str) -> None:
+    said = shell.run("doctor", "--json", **settings)
+    assert said.status == 1
+    wrong = {found["name"]: found["detail"] for found in said.document["checks"] if found["level"] == "wrong"}
+    assert list(wrong) == [check]
+    assert says in wrong[check]
+
+
+def test_the_doctor_notes_what_would_surprise(shell: Shell) -> None:
+    odd = {"api_key": "misspelt", "min_final_trust": "signed", "public_url": "http://127.0.0.1:9"}
+    notes = [
+        found["detail"] for found in shell.run("doctor", "--json", **odd).document["checks"] if found["level"] == "note"
+    ]
+    for sentence in ("did you mean HOMING_API_KEYS", "no callback ends a task here", "does not answer"):
+        assert any(sentence in note for note in notes), notes

@@ -1,0 +1,76 @@
+"""Sinks from the shell: `homing serve` refuses those that cannot work, `homing doctor` says what is wrong with them."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.server.web_server import address, listen
+from tests.support.cli_process import Shell
+
+SECRET = "made-up-secret"
+SEEN = "can be reached; nothing was sent"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "home", {})
+
+
+def checks(shell: Shell, **settings: str) -> dict[str, Any]:
+    """Return what doctor found about each sink, and the settings in force."""
+    said = shell.run("doctor", "--json", **settings)
+    assert SECRET not in said.out + said.err
+    document = said.document
+    found = {check["name"]: (check["level"], check["detail"]) for check in document["checks"]}
+    return {**document["settings"], **found}
+
+
+@pytest.mark.parametrize(
+    ("sinks", "says"),
+    [
+        (f"gopher://{SECRET}@a.example", "it has no scheme that is known"),
+        ("https://a.example#tipe=succeeded", "did you mean type=?"),
+        ("python:nowhere.hooks:told", "there is no module nowhere"),
+        ("python:json:nothing", "json has no nothing"),
+        (f"http://{SECRET}:x@a.example", "must be an https address"),
+    ],
+)
+def test_a_sink_that_cannot_work_is_refused_at_the_start_with_one_line_and_status_2(
+    shell: Shell, sinks: str, says: str
+) -> None:
+    said = shell.run("serve", port="0", sinks=sinks)
+    assert said.status == 2
+    assert says in said.line
+    assert "HOMING_SINKS" in said.line
+    assert SECRET not in said.line
+
+
+def test_doctor_looks_at_each_sink(shell: Shell) -> None:
+    with closing(listen("127.0.0.1", 0)) as listener:
+        there = address(listener).removeprefix("http://")
+        sinks = (
+            f"http://user:{SECRET}@{there}/{SECRET}#name=allowed http://127.0.0.1:1/#name=closed "
+            "https://nobody.invalid#name=lost python:json:dumps python:json:nothing stdout:"
+        )
+        found = checks(shell, sinks=sinks, allowed_targets="127.0.0.1/32")
+    assert found["sink allowed"] == ("ok", f"http://{there}/… {SEEN}")
+    assert found["sink closed"][0] == "note"
+    assert "connection refused" in found["sink closed"][1]
+    assert found["sink lost"][0] == "note"
+    assert "its name cannot be resolved" in found["sink lost"][1]
+    assert found["sink json.dumps"] == ("ok", f"python:json:dumps {SEEN}")
+    assert found["sink json.nothing"][0] == "wrong"
+    assert found["sink stdout"][0] == "ok"
+    assert f"allowed (http://{there}/…)" in found["HOMING_SINKS"]
+    assert found["HOMING_ALLOWED_TARGETS"] == "127.0.0.1/32"
+    assert found["HOMING_SINK_SECRETS"] == "not set"
+
+
+def test_doctor_says_what_must_not_be_dialed(shell: Shell) -> None:
+    found = checks(shell, sinks="https://localhost/#name=inward", allowed_targets="10.0.0.0/8")
+    level, detail = found["sink inward"]
+    assert level == "wrong"
+    assert "localhost is refused" in detail
+    assert "HOMING_ALLOWED_TARGETS" in detail

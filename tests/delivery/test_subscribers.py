@@ -1,0 +1,178 @@
+"""Functions of the program that Homing runs in: told as durably as any sink, and known to the operator like one."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.serve import ALL, Homing
+from tests.support.builders import a_task, an_event, writing
+from tests.support.homing_server import until
+from tracker.delivery.sinks.function import AsyncHook, Hook
+from tracker.delivery.sinks.subscriber import Subscriber
+from tracker.errors import SettingsError
+from tracker.model.servers import Part
+from tracker.model.sinks import ReplayFilter
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+
+
+class Seen:
+    """A function that notes what it is told, once it takes it."""
+
+    def __init__(self, *, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.ids: list[str] = []
+
+    async def __call__(self, event: dict[str, Any]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise ConnectionError
+        self.ids.append(event["id"])
+
+
+def homing(
+    folder: Path, *subscribers: Subscriber, sinks: str = "", parts: Collection[Part] = ALL, tells: bool = True
+) -> Homing:
+    settings = Settings.model_validate({"database_url": f"sqlite:///{folder / 'homing.db'}", "sinks": sinks})
+    return Homing(settings, subscribers=subscribers, parts=parts, tells=tells)
+
+
+async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
+    """Let a task be worked on and succeed; gives the ids of the two events."""
+    before = await tracker.store.events.latest()
+    events = [
+        an_event(a_task(number, **task), version, name) for version, name in ((2, "processing"), (3, "succeeded"))
+    ]
+    for event in events:
+        await tracker.store.apply([writing(event.task, events=(event,))])
+    tracker.feed.hint()
+    return [told.id for told in await tracker.store.events.read(after=before, limit=len(events))]
+
+
+async def told(seen: Seen, count: int) -> None:
+    async def enough() -> bool:
+        return len(seen.ids) >= count
+
+    await until(enough)
+
+
+def held(folder: Path) -> bool:
+    """Return whether somebody is telling a sink."""
+    with closing(sqlite3.connect(folder / "homing.db")) as database:
+        return bool(database.execute("SELECT count(lease_owner) FROM sinks").fetchone()[0])
+
+
+async def test_it_is_told_what_it_takes_and_after_a_restart_what_happened_meanwhile(tmp_path: Path) -> None:
+    first, later = Seen(), Seen()
+    async with homing(tmp_path, Subscriber("ends", first, types="succeeded", clients=["studio", "shop"])) as here:
+        _, end = await happen(here.tracker, 1)
+        await happen(here.tracker, 2, client="other")
+        await told(first, 1)
+    async with homing(tmp_path) as here:
+        _, meanwhile = await happen(here.tracker, 3)
+    async with homing(tmp_path, Subscriber("ends", later, types="succeeded", clients="studio")) as here:
+        _, now = await happen(here.tracker, 4)
+        await told(later, 2)
+    assert (first.ids, later.ids) == ([end], [meanwhile, now])
+
+
+async def test_what_it_raises_over_comes_again(tmp_path: Path) -> None:
+    seen = Seen(refusals=2)
+    async with homing(tmp_path, Subscriber("all", seen)) as here:
+        ids = await happen(here.tracker, 1)
+        await told(seen, 2)
+    assert seen.ids == ids
+
+
+async def test_one_that_is_new_may_be_told_from_the_beginning(tmp_path: Path) -> None:
+    from_now, from_the_beginning = Seen(), Seen()
+    async with homing(tmp_path) as here:
+        before = await happen(here.tracker, 1)
+    both = (Subscriber("now", from_now), Subscriber("beginning", from_the_beginning, beginning=True))
+    async with homing(tmp_path, *both) as here:
+        after = await happen(here.tracker, 2)
+        await told(from_now, 2)
+        await told(from_the_beginning, 4)
+    assert from_now.ids == after
+    assert from_the_beginning.ids == before + after
+
+
+async def test_every_sink_is_written_down_before_the_first_request(tmp_path: Path) -> None:
+    async with homing(tmp_path, Subscriber("mine", Seen()), sinks="stdout:#name=lines"):
+        # No loop has had a turn yet: nothing was awaited since.
+        with closing(sqlite3.connect(tmp_path / "homing.db")) as database:
+            rows = database.execute("SELECT name, address FROM sinks ORDER BY name").fetchall()
+    assert rows == [
+        ("callbacks", "each caller's callback_url"),
+        ("lines", "stdout:"),
+        ("mine", f"python:{__name__}:Seen"),
+    ]
+
+
+async def test_an_operator_meets_it_like_any_other(tmp_path: Path) -> None:
+    seen = Seen()
+    async with homing(tmp_path, Subscriber("ends", seen, types="succeeded")) as here:
+        sink_admin = here.tracker.sink_admin
+        await happen(here.tracker, 1)
+        await told(seen, 1)
+        assert "ends" in sink_admin.names
+
+        async def written_down() -> bool:
+            return await sink_admin.replay("ends", ReplayFilter(), dry_run=True) == 1
+
+        await until(written_down)
+        await sink_admin.replay("ends", ReplayFilter(), dry_run=False)
+        await told(seen, 2)
+    assert len(set(seen.ids)) == 1
+
+
+async def test_a_process_that_tells_nobody_leaves_what_is_to_be_told_to_the_others(tmp_path: Path) -> None:
+    quiet, seen = Seen(), Seen()
+    async with homing(tmp_path, Subscriber("all", quiet)) as here:
+        await until(lambda: asyncio.to_thread(held, tmp_path))
+    async with homing(tmp_path, Subscriber("all", quiet), tells=False) as here:
+        ids = await happen(here.tracker, 1)
+        assert not held(tmp_path)
+    async with homing(tmp_path, Subscriber("all", seen)):
+        await told(seen, 2)
+    assert (quiet.ids, seen.ids) == ([], ids)
+
+
+@pytest.mark.parametrize(
+    ("sinks", "names"), [("stdout:#name=mine", ["mine"]), ("", ["mine", "mine"]), ("", ["callbacks"])]
+)
+def test_two_sinks_of_one_name_are_refused_before_anything_is_opened(
+    tmp_path: Path, sinks: str, names: list[str]
+) -> None:
+    with pytest.raises(SettingsError, match=f"two sinks are called {names[0]}: rename the subscriber"):
+        homing(tmp_path, *(Subscriber(name, Seen()) for name in names), sinks=sinks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_loops_nobody_would_tell_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="let this process run them too"):
+        homing(tmp_path, Subscriber("mine", Seen()), parts={Part.API})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"name": "no name"}, "give it a name of letters"),
+        ({"types": "suceeded"}, "did you mean succeeded"),
+        ({"kinds": ["images/*", ""]}, "kind= is empty"),
+    ],
+)
+def test_what_cannot_be_is_said_where_it_is_written(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Subscriber(**{"name": "mine", "hook": Seen(), **wrong})
+
+
+@pytest.mark.parametrize("hook", [threading.Thread.join, asyncio.sleep, lambda _: None])
+def test_whatever_it_is_it_has_an_address_to_show(hook: Hook | AsyncHook) -> None:
+    assert Subscriber("mine", hook).spec.address.startswith("python:")

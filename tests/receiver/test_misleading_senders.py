@@ -1,0 +1,374 @@
+"""Whoever holds a callback address, and whatever the provider answers: no row is misled, stopped or forgotten."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.databases import sqlite_url
+from tests.support.fakes import Clock
+from tracker.app import create_tracker, reconciler_of
+from tracker.errors import Refused, ReplyLost
+from tracker.model.changes import Change, RecordChange
+from tracker.model.facts import assets
+from tracker.model.records import Arrived, SharedCallbackUrl
+from tracker.model.task import ClientIdentity, Flaw, Observation, Recorded, Source, Status, Task, Trust
+from tracker.model.untrusted import milliseconds
+from tracker.providers.base import Account, Call, Reply
+from tracker.service.lookups import lookup_seen
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+
+KIND = "images/omni-image"
+ME = ClientIdentity(name="studio")
+Answer = Callable[[Call], "Reply | Awaitable[Reply]"]
+
+
+class Scripted:
+    """A provider whose every answer a test writes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.calls: list[Call] = []
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    async def send(self, account: Account, call: Call, **_: Any) -> Reply:
+        del account
+        self.calls.append(call)
+        given = self.answer(call)
+        return given if isinstance(given, Reply) else await given
+
+    @property
+    def creations(self) -> int:
+        return sum(call.method == "POST" for call in self.calls)
+
+
+def reply(status: int, code: int, data: Any = None, message: str = "SUCCEED", **headers: str) -> Reply:
+    body = {"code": code, "message": message, "request_id": "r", **({} if data is None else {"data": data})}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status=status, headers=named, body=json.dumps(body).encode())
+
+
+def missing(call: Call) -> Reply:
+    return reply(400, 1201, message=f"Task not found by id/external id: {asked_for(call)}")
+
+
+def asked_for(call: Call) -> str:
+    return call.path.rsplit("/", 1)[1]
+
+
+def external(call: Call) -> str:
+    told: str = json.loads(call.body)["external_task_id"]
+    return told
+
+
+async def until(seen: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not seen():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.01)
+
+
+class HomingServer:
+    """One tracker over a scripted provider and a clock that a test moves."""
+
+    def __init__(self, folder: Path, answer: Answer) -> None:
+        self.clock = Clock()
+        self.provider = Scripted(answer)
+        settings = Settings(
+            database_url=sqlite_url(folder),
+            public_url="https://homing.example",
+            kling_api_key="made-up-key",
+        )
+        self.tracker: Tracker = create_tracker(
+            settings, clock=self.clock, monotonic=self.clock.monotonic, transport=self.provider
+        )
+        self.reconciler = reconciler_of(self.tracker)
+
+    def shape(self, task_id: str, external_id: str | None, word: str, *urls: str) -> dict[str, Any]:
+        now = milliseconds(self.clock())
+        images = [{"index": index, "url": url} for index, url in enumerate(urls)]
+        return {
+            "task_id": task_id,
+            "task_status": word,
+            "task_info": {"external_task_id": external_id} if external_id else {},
+            "task_result": {"images": images} if images else {},
+            "created_at": now,
+            "updated_at": now,
+        }
+
+    async def submit(self) -> Task:
+        return await self.tracker.submit(ME, "kling", self.tracker.order("kling", KIND, {"prompt": "a cat"}))
+
+    async def know_lookups(self) -> None:
+        """Make known that lookups by external ID work at this address, so that denials count."""
+        seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
+        await self.tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
+
+    async def only(self) -> Task:
+        rows = await self.tracker.store.tasks.unresolved(provider="kling", kind=KIND, limit=2)
+        assert len(rows) == 1
+        return rows[0]
+
+    async def abandoned(self) -> None:
+        async with asyncio.timeout(10):
+            while (await self.only()).taken_by is not None:  # noqa: ASYNC110 - the row is in the database
+                await asyncio.sleep(0.01)
+
+    async def deliver(
+        self,
+        body: dict[str, Any],
+        *,
+        task: Task | None = None,
+        shared_url: SharedCallbackUrl | None = None,
+        trust: Trust = Trust.TOKEN,
+    ) -> Recorded:
+        raw = json.dumps(body).encode()
+        observation = Observation(
+            source=Source.CALLBACK,
+            trust=trust,
+            report=self.tracker.providers["kling"].provider.read_callback(raw),
+            at=self.clock(),
+            body=raw,
+            flaw=Flaw.UNSIGNED if trust is Trust.UNVERIFIED else None,
+        )
+        arrived = Arrived(
+            provider="kling", observation=observation, task_id=task.id if task else None, shared_url=shared_url
+        )
+        return await self.tracker.record(arrived)
+
+    async def rounds(self, number: int, gap: timedelta) -> None:
+        for _ in range(number):
+            self.clock.advance(gap)
+            await self.reconciler.run_once()
+
+
+async def test_a_hint_cannot_teach_a_submit_under_way_another_tasks_id(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def made(call: Call) -> Reply:
+        await gate.wait()
+        return reply(200, 0, homing_server.shape("REAL", external(call), "submitted"))
+
+    def answer(call: Call) -> Reply | Awaitable[Reply]:
+        if call.method == "POST":
+            return made(call)
+        if asked_for(call) == "EVIL":
+            return reply(200, 0, homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"))
+        return missing(call)
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        sending = asyncio.create_task(homing_server.submit())
+        await until(lambda: bool(homing_server.provider.calls))
+        row = await homing_server.only()
+        await homing_server.deliver(homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"), task=row)
+        await tracker.poll(ME, row.id)
+        gate.set()
+        task = await sending
+        assert (task.provider_task_id, task.status, assets(task)) == ("REAL", Status.SUBMITTED, ())
+
+
+async def test_where_lookups_are_proven_a_named_id_is_not_even_asked_about(tmp_path: Path) -> None:
+    def answer(call: Call) -> Reply:
+        if call.method == "POST" and homing_server.provider.creations == 1:
+            return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+        if call.method == "POST":
+            raise ReplyLost("no answer")
+        return missing(call)
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        await homing_server.know_lookups()
+        await homing_server.submit()
+        lost = await homing_server.submit()
+        homing_server.clock.advance(timedelta(seconds=60))
+        await homing_server.deliver(homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"), task=lost)
+        await tracker.poll(ME, lost.id)
+        assert "EVIL" not in {asked_for(call) for call in homing_server.provider.calls if call.method == "GET"}
+
+
+async def test_a_task_that_comes_back_to_life_is_asked_about_again(tmp_path: Path) -> None:
+    def answer(call: Call) -> Reply:
+        if call.method == "POST":
+            return reply(400, 1201, message="a field is wrong")
+        return reply(200, 0, homing_server.shape("P1", asked_for(call), "succeed", "https://x/1.png"))
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        with pytest.raises(Refused) as refused:
+            await homing_server.submit()
+        row = await tracker.get(ME, refused.value.task_id)
+        await homing_server.deliver(homing_server.shape("P1", row.id, "processing"), task=row)
+        await homing_server.rounds(3, timedelta(hours=1))
+        assert (await tracker.get(ME, row.id)).status is Status.SUCCEEDED
+
+
+async def test_a_denial_counts_no_more_once_the_task_was_seen(tmp_path: Path) -> None:
+    """Not found, found with a word that we do not know, not found: the task was there, so it is not made again."""
+    answers = iter(["missing", "queued", "missing", "missing", "missing"])
+
+    def answer(call: Call) -> Reply:
+        if call.method == "POST" and homing_server.provider.creations == 1:
+            return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+        if call.method == "POST":
+            raise ReplyLost("no answer")
+        if next(answers, "missing") == "queued":
+            return reply(200, 0, homing_server.shape("T1", asked_for(call), "queued"))
+        return missing(call)
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        await homing_server.know_lookups()
+        await homing_server.submit()
+        lost = await homing_server.submit()
+        await homing_server.rounds(8, timedelta(seconds=60))
+        assert homing_server.provider.creations == 2
+        assert (await tracker.get(ME, lost.id)).provider_task_id == "T1"
+
+
+def lost_then_busy(homing_server: HomingServer, call: Call) -> Reply:
+    """Take the first submit, lose the answer to the second, have no slot for any other, and deny having any task."""
+    if call.method == "GET":
+        return missing(call)
+    if homing_server.provider.creations == 1:
+        return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+    if homing_server.provider.creations == 2:
+        raise ReplyLost("no answer")
+    return reply(429, 1303, message="parallel task over resource pack limit")
+
+
+async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tmp_path: Path) -> None:
+    homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
+    async with homing_server.tracker as tracker:
+        await homing_server.know_lookups()
+        await homing_server.submit()
+        lost = await homing_server.submit()
+        while (
+            await tracker.get(ME, lost.id)
+        ).not_found < tracker.policy.absences or homing_server.provider.creations < 3:
+            await homing_server.rounds(1, timedelta(seconds=30))
+        await homing_server.deliver(homing_server.shape("T1", lost.id, "processing"), task=lost, trust=Trust.UNVERIFIED)
+        before = len(homing_server.provider.calls)
+        await homing_server.rounds(1, timedelta(minutes=20))
+        assert homing_server.provider.calls[before].method == "GET"
+
+
+async def test_busy_provider_ends_no_promise_before_its_time(tmp_path: Path) -> None:
+    """A submit that its client was told of is repeated for longer than any count, and then ends with an event."""
+    homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
+    async with homing_server.tracker as tracker:
+        await homing_server.know_lookups()
+        await homing_server.submit()
+        lost = await homing_server.submit()
+
+        await homing_server.rounds(25, timedelta(minutes=1))
+        assert homing_server.provider.creations > tracker.policy.attempts + 2
+        assert (await tracker.get(ME, lost.id)).status is Status.PENDING
+
+        await homing_server.rounds(20, timedelta(minutes=1))
+        assert (await tracker.get(ME, lost.id)).status is Status.REJECTED
+
+
+async def test_a_replay_does_not_take_the_place_of_the_true_callbacks_id(tmp_path: Path) -> None:
+    """On an address that knows no external ids, the callback is the only link to the task."""
+
+    def answer(call: Call) -> Reply:
+        if call.method == "POST":
+            raise ReplyLost("no answer")
+        if asked_for(call) in {"TRUE", "OTHER"}:
+            return reply(
+                200, 0, homing_server.shape(asked_for(call), None, "succeed", f"https://x/{asked_for(call)}.png")
+            )
+        return missing(call)
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        lost = await homing_server.submit()
+        await tracker.adopt(ClientIdentity(name="other"), provider="kling", kind=KIND, provider_task_id="OTHER")
+        for name in ("OTHER", "TRUE", "OTHER"):
+            await homing_server.deliver(homing_server.shape(name, None, "succeed", f"https://x/{name}.png"), task=lost)
+        await homing_server.rounds(3, timedelta(seconds=40))
+        task = await tracker.get(ME, lost.id)
+        assert (task.provider_task_id, task.status) == ("TRUE", Status.SUCCEEDED)
+
+
+async def test_an_orphan_that_was_denied_too_early_is_looked_for_again(tmp_path: Path) -> None:
+    visible = False
+
+    def answer(call: Call) -> Reply:
+        if visible:
+            return reply(200, 0, homing_server.shape(asked_for(call), "theirs", "succeed", "https://x/1.png"))
+        return missing(call)
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        address, _ = await tracker.create_callback_url(ME, provider="kling")
+        await homing_server.deliver(
+            homing_server.shape("T1", None, "submitted"), shared_url=address, trust=Trust.SIGNED
+        )
+        await homing_server.rounds(6, timedelta(minutes=1))
+        assert (await tracker.orphans())[0].state == "orphan"
+        visible = True
+        signed = homing_server.shape("T1", None, "succeed", "https://x/1.png")
+        await homing_server.deliver(signed, shared_url=address, trust=Trust.SIGNED)
+        await homing_server.rounds(1, timedelta(minutes=1))
+        assert (await tracker.orphans())[0].state == "adopted"
+
+
+async def test_results_are_believed_with_a_final_word_only(tmp_path: Path) -> None:
+    def answer(call: Call) -> Reply:
+        return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker as tracker:
+        task = await homing_server.submit()
+        planted = homing_server.shape("P1", task.id, "processing", "https://evil/1.png") | {"final_unit_deduction": "9"}
+        await homing_server.deliver(planted, task=task)
+        assert not {"assets", "price"} & (await tracker.get(ME, task.id)).facts.keys()
+
+
+async def test_one_long_retry_after_does_not_silence_the_account_for_a_day(tmp_path: Path) -> None:
+    def answer(call: Call) -> Reply:
+        if call.method == "POST":
+            return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+        return reply(429, 1302, message="too many requests", retry_after="86400")
+
+    homing_server = HomingServer(tmp_path, answer)
+    async with homing_server.tracker:
+        await homing_server.submit()
+        await homing_server.rounds(6, timedelta(minutes=15))
+        assert len(homing_server.provider.calls) >= 5
+
+
+async def test_a_client_that_hangs_up_and_sends_again_gets_the_same_task(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def made(call: Call) -> Reply:
+        await gate.wait()
+        return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+
+    homing_server = HomingServer(tmp_path, made)
+    async with homing_server.tracker as tracker:
+        order = tracker.order("kling", KIND, {"prompt": "a cat"})
+        first = asyncio.create_task(tracker.submit(ME, "kling", order, answered_later=True))
+        await until(lambda: bool(homing_server.provider.calls))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await homing_server.abandoned()
+        again = asyncio.create_task(tracker.submit(ME, "kling", order, answered_later=True))
+        await asyncio.sleep(0)
+        gate.set()
+        await again
+        assert homing_server.provider.creations == 1
+        other = await tracker.submit(ME, "kling", order, answered_later=True)
+        assert other.id != again.result().id

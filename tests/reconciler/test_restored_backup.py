@@ -1,0 +1,182 @@
+"""The database comes back from a backup: what a client sends again under its own name is found, not charged again."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homing.sandbox import RunningSandbox
+from tests.support.homing_server import ANYBODY, KIND, SHORT, homing_server
+from tests.support.provider_proxy import Answer, Request, provider_proxy, refusal
+from tracker.app import discovery_of
+from tracker.loops.retention import Retention
+from tracker.model.task import Status
+
+SandboxFactory = Callable[..., RunningSandbox]
+KEEP = timedelta(hours=1)
+AFTERWARDS = SHORT.answer_within + SHORT.lease_margin + SHORT.absence_wait
+NAMES: dict[str, dict[str, Any]] = {
+    "external id": {"external_task_id": "order-7"},
+    "idempotency key": {"headers": {"idempotency-key": "key-7"}},
+    "both": {"external_task_id": "order-7", "headers": {"idempotency-key": "key-7"}},
+}
+
+
+def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
+    return [task for task in sandbox.ledger["tasks"] if task["prompt"] == prompt]
+
+
+async def backed_up(folder: Path, sandbox: RunningSandbox) -> Path:
+    """Start once, end, and copy the database."""
+    async with homing_server(folder, sandbox.base_url, callbacks=False, loops=False) as homing:
+        await homing.created(prompt="the first")
+    return Path(shutil.copy(folder / "homing.db", folder / "backup.db"))
+
+
+def restore(folder: Path, backup: Path) -> None:
+    for file in folder.glob("homing.db*"):
+        file.unlink()
+    shutil.copy(backup, folder / "homing.db")
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_restored_backup_resent_name_charges_once(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory, name: str
+) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    backup = await backed_up(tmp_path, sandbox)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        lost = await homing.created(prompt="a dog", **NAMES[name])
+    restore(tmp_path, backup)
+
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        again = await homing.created(prompt="a dog", **NAMES[name])
+        assert again != lost
+        task = await homing.task(again)
+        # Nor is another body the same wish.
+        assert await homing.created(prompt="another dog") != again
+    assert [task.provider_task_id] == [truth["id"] for truth in made(sandbox, "a dog")]
+
+
+async def test_restored_backup_hidden_task_stays_unresolved(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    """A gateway that refuses the id and finds nothing by it: nobody pays twice, and somebody is told."""
+    sandbox = kling_sandbox_factory(held=True, faults={"lookup_denied": 1.0})
+    backup = await backed_up(tmp_path, sandbox)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        await homing.created(prompt="a dog", external_task_id="order-7")
+    restore(tmp_path, backup)
+
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        again = await homing.created(prompt="a dog", external_task_id="order-7")
+        for _ in range(4):
+            homing.clock.ahead += AFTERWARDS
+            await homing.reconciler.run_once()
+        task = await homing.task(again)
+        assert (task.status, task.reason) == (Status.PENDING, "unresolved")
+        assert (await homing.alarms())["unresolved"] == 1
+    assert len(made(sandbox, "a dog")) == 1
+
+
+async def test_restored_backup_discovered_task_goes_to_its_client(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    """The operator pages the provider's list before the client comes back."""
+    keys = "ops*:made-up-operator-key,studio:made-up-studio-key"
+    studio = {"authorization": "Bearer made-up-studio-key"}
+    sandbox = kling_sandbox_factory()
+    backup = await backed_up(tmp_path, sandbox)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False, api_keys=keys) as homing:
+        lost = await homing.created(prompt="a dog", external_task_id="order-7", headers=studio)
+        await homing.reconcile(lambda: _is_over(sandbox, "a dog"))
+        assert (await homing.task(lost)).client == "studio"
+    restore(tmp_path, backup)
+
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False, api_keys=keys) as homing:
+        assert (await discovery_of(homing.tracker).discover("kling", KIND)).adopted == 1
+        again = await homing.created(prompt="a dog", external_task_id="order-7", headers=studio)
+        task = await homing.task(again)
+        assert (task.client, task.external_id, task.status) == ("studio", "order-7", Status.SUCCEEDED)
+        assert await homing.created(prompt="a dog", external_task_id="order-7", headers=studio) == again
+    assert len(made(sandbox, "a dog")) == 1
+
+
+async def _is_over(sandbox: RunningSandbox, prompt: str) -> bool:
+    return bool(made(sandbox, prompt)[0]["final"])
+
+
+async def test_two_installations_at_one_account_never_meet(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    ours = []
+    for installation in ("production", "staging"):
+        folder = tmp_path / installation
+        folder.mkdir()
+        async with homing_server(folder, kling_sandbox.base_url, callbacks=False, loops=False) as homing:
+            ours.append(await homing.task(await homing.created(prompt="a dog", external_task_id="order-7")))
+    assert len({task.sent_external_id for task in ours}) == 2
+    assert {task.provider_task_id for task in ours} == {truth["id"] for truth in made(kling_sandbox, "a dog")}
+
+
+async def test_deliberate_repeat_gets_a_new_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """What was refused, or given up by the operator, and is sent again under the same name is a wish of its own."""
+    sent: list[str] = []
+
+    async def script(request: Request) -> Answer | None:
+        if request.creates and len(sent) < 3:
+            return refusal(400, 1301, "no")
+        return await request.forward()
+
+    async with (
+        provider_proxy(kling_sandbox.base_url, script) as line,
+        homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
+    ):
+        for _ in range(3):
+            assert (await homing.create(external_task_id="order-7")).status_code == 400
+            sent.append((await homing.task("order-7")).sent_external_id or "")
+        ours = await homing.created(external_task_id="order-7")
+        sent.append((await homing.task(ours)).sent_external_id or "")
+    assert len(set(sent)) == 4
+    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == sent[-1:]
+
+
+async def test_name_reused_after_retention_is_a_new_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with homing_server(tmp_path, kling_sandbox.base_url, policy=replace(SHORT, retention=KEEP)) as homing:
+        first = await homing.created(prompt="a dog", external_task_id="order-7")
+        await homing.seen(first, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
+        homing.clock.ahead += 2 * KEEP
+        assert (await Retention(homing.tracker.store, clock=homing.tracker.clock, keep=KEEP).run_once()).tasks == 1
+
+        again = await homing.created(prompt="a dog", external_task_id="order-7")
+
+        assert again != first
+        assert (await homing.task(again)).provider_task_id is not None
+    assert len(made(kling_sandbox, "a dog")) == 2
+
+
+async def test_task_older_than_retention_is_not_adopted(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """Its row was deleted when its time was over, and the client wants it again: nothing old is taken for new."""
+    sandbox = kling_sandbox_factory(held=True)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        ours = await homing.created(prompt="a dog", external_task_id="order-7")
+        kept = await homing.task(ours)
+    with closing(sqlite3.connect(tmp_path / "homing.db")) as database, database:
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("DELETE FROM tasks")
+    policy = replace(SHORT, retention=AFTERWARDS)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False, policy=policy) as homing:
+        homing.clock.ahead += 2 * AFTERWARDS
+        again = await homing.created(prompt="a dog", external_task_id="order-7")
+        task = await homing.task(again)
+        assert task.sent_external_id == kept.sent_external_id
+        assert (task.status, task.reason, task.provider_task_id) == (Status.PENDING, "unresolved", None)
+        # The operator frees the name; what is sent then goes out under another id.
+        await homing.tracker.resolve(ANYBODY, again, status=Status.REJECTED)
+        third = await homing.created(prompt="a dog", external_task_id="order-7")
+        assert (await homing.task(third)).status is Status.SUBMITTED
+    assert len(made(sandbox, "a dog")) == 2

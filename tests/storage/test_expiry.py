@@ -1,0 +1,69 @@
+"""Results that stop working soon are warned of once each, on both databases, whoever looks and however often."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from tests.support.builders import NOW, a_task, writing
+from tests.support.published_events import readable
+from tracker.model.task import Alarm, Status
+from tracker.storage.store import Store
+
+DAY = timedelta(days=1)
+LIFETIME, NOTICE = 30 * DAY, 3 * DAY
+FIRST = NOW + LIFETIME
+
+
+async def ended(store: Store, number: int, at: datetime, status: Status = Status.SUCCEEDED) -> str:
+    task = a_task(number, status=status, finished_at=at)
+    await store.apply([writing(task)])
+    return task.id
+
+
+async def look(store: Store, now: datetime, limit: int = 10, provider: str = "kling") -> int:
+    return await store.result_expiry.warn(provider, lifetime=LIFETIME, notice=NOTICE, now=now, limit=limit)
+
+
+async def warned(store: Store) -> int:
+    """How many were warned of, which the hours' counts tell."""
+    stats = await store.stats(client=None, now=FIRST)
+    return sum(alarm.count for alarm in stats.alarms if alarm.kind is Alarm.EXPIRING_RESULT)
+
+
+async def test_each_is_warned_of_once_in_time_and_the_first_of_an_hour_is_an_event(store: Store) -> None:
+    assert await look(store, FIRST) == 0
+    begun = FIRST - LIFETIME + NOTICE
+    first = await ended(store, 1, begun + DAY)
+    await ended(store, 2, begun + DAY)
+    await ended(store, 3, begun + 2 * DAY)
+    await ended(store, 4, begun + DAY, Status.FAILED)
+    assert await look(store, FIRST + DAY - timedelta(seconds=1)) == 0
+    assert [await look(store, FIRST + DAY) for _ in range(3)] == [2, 0, 0]
+    assert await look(store, FIRST + 2 * DAY) == 1
+    told = readable(await store.events.read(after=0, limit=10))
+    assert [one.type for one in told] == ["homing.alarm.expiring_result"] * 2
+    alarm = told[0].alarm
+    assert alarm is not None
+    assert alarm.detail == "its results stop working at 2026-12-27 12:00 UTC"
+    assert alarm.task_id in {first, a_task(2).id}
+
+
+async def test_what_had_less_left_at_the_first_look_is_passed_over(store: Store) -> None:
+    await ended(store, 1, FIRST - LIFETIME + NOTICE - timedelta(seconds=1))
+    assert await look(store, FIRST) == 0
+    assert await look(store, FIRST + 30 * DAY) == 0
+
+
+async def test_a_few_at_a_time_and_several_at_once_miss_none_and_warn_of_none_twice(store: Store, url: str) -> None:
+    begun = FIRST - LIFETIME + NOTICE
+    other = Store(url)
+    await other.open()
+    try:
+        assert await look(store, FIRST) == 0
+        for number in range(1, 31):
+            # Three end at each moment: no step may stop between them.
+            await ended(store, number, begun + timedelta(minutes=(number - 1) // 3 + 1))
+        found = await asyncio.gather(*(look(each, FIRST + DAY, limit=4) for each in (store, other) * 10))
+    finally:
+        await other.close()
+    assert sum(found) == 30
+    assert await warned(store) == 30

@@ -1,0 +1,238 @@
+"""The feed over real databases: everything once and in order, no query for who waits, and no hint that is needed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.builders import a_task, an_event, writing
+from tests.support.databases import sqlite_url
+from tests.support.postgres import Postgres
+from tracker.errors import StoreUnavailable
+from tracker.model.event import Found
+from tracker.model.task import Task
+from tracker.service.feed import KEPT, PAGE, Feed
+from tracker.storage.engine.notices import CHANNEL
+from tracker.storage.store import Store
+
+LONG = timedelta(seconds=60)
+SHORT = timedelta(milliseconds=1)
+TASK = a_task()
+
+
+class Counted:
+    """The store's events, with every look at them counted."""
+
+    def __init__(self, store: Store) -> None:
+        self._events = store.events
+        self.looks = 0
+        self.looked = asyncio.Event()
+
+    async def read(self, *, after: int, limit: int) -> Sequence[Found]:
+        self.looks += 1
+        self.looked.set()
+        return await self._events.read(after=after, limit=limit)
+
+    async def latest(self) -> int:
+        return await self._events.latest()
+
+    async def given(self) -> int:
+        return await self._events.given()
+
+    async def horizon(self) -> int:
+        return await self._events.horizon()
+
+
+async def tell(store: Store, task: Task = TASK, *sequences: int) -> None:
+    await store.apply([writing(task, events=tuple(an_event(task, sequence) for sequence in sequences))])
+
+
+async def follow(feed: Feed, after: int, count: int) -> list[tuple[int, int]]:
+    """Read ``count`` events as a subscriber does; give each one's cursor and sequence."""
+    seen: list[tuple[int, int]] = []
+    while len(seen) < count:
+        await feed.beyond(after, within=LONG)
+        for told in await feed.read(after):
+            seen.append((told.cursor, told.sequence))
+            after = told.cursor
+    return seen
+
+
+@pytest.fixture
+async def feed(store: Store) -> AsyncIterator[Feed]:
+    feed = Feed(store.events, notices=store.notices)
+    await feed.open()
+    yield feed
+    await feed.close()
+
+
+async def test_a_subscriber_sees_everything_once_and_in_order(store: Store, feed: Feed) -> None:
+    subscribers = [asyncio.create_task(follow(feed, 0, 300)) for _ in range(3)]
+    for first in range(2, 302, 10):
+        await tell(store, TASK, *range(first, first + 10))
+        feed.hint()
+    for seen in await asyncio.gather(*subscribers):
+        assert [sequence for _, sequence in seen] == list(range(2, 302))
+        assert [cursor for cursor, _ in seen] == sorted({cursor for cursor, _ in seen})
+
+
+async def test_a_subscriber_from_before_is_told_from_the_database(store: Store, feed: Feed) -> None:
+    await tell(store, TASK, *range(2, 2 + PAGE + 20))
+    assert len(await follow(feed, 0, PAGE + 20)) == PAGE + 20
+    assert [sequence for _, sequence in await follow(feed, 5, 3)][:3] == [7, 8, 9]
+
+
+async def test_what_nobody_hints_at_is_seen_all_the_same(store: Store, feed: Feed) -> None:
+    waiting = asyncio.create_task(feed.beyond(0, within=LONG))
+    await asyncio.sleep(0)
+    await tell(store, TASK, 2)
+    assert await waiting
+
+
+async def test_waiting_ends_in_time(feed: Feed) -> None:
+    assert not await feed.beyond(0, within=SHORT)
+
+
+async def test_who_watches_a_task_is_woken_for_that_one_alone(store: Store, feed: Feed) -> None:
+    other = a_task(2)
+    async with feed.watching(TASK.id) as mine, feed.watching(other.id) as theirs:
+        await tell(store, TASK, 2)
+        feed.hint()
+        await asyncio.wait_for(mine.wait(), LONG.total_seconds())
+        assert not theirs.is_set()
+
+
+async def test_a_thousand_who_wait_ask_no_more_often_than_one(store: Store) -> None:
+    events = Counted(store)
+    feed = Feed(events)
+    await feed.open()
+    waiting = [asyncio.create_task(feed.beyond(0, within=LONG)) for _ in range(1000)]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(events.looked.wait(), LONG.total_seconds())
+    looks = events.looks
+    await tell(store, TASK, 2)
+    feed.hint()
+    assert all(await asyncio.gather(*waiting))
+    assert events.looks <= looks + 2
+    await feed.close()
+
+
+async def test_nobody_waits_and_nothing_is_read(store: Store) -> None:
+    events = Counted(store)
+    feed = Feed(events)
+    await feed.open()
+    for sequence in range(2, 12):
+        await tell(store, TASK, sequence)
+        feed.hint()
+    assert events.looks == 0
+    assert len(await follow(feed, 0, 10)) == 10
+    await feed.close()
+
+
+async def test_what_nobody_waited_for_is_passed_over_and_who_watches_looks_again(store: Store, feed: Feed) -> None:
+    count = KEPT + 100
+    for first in range(2, count + 2, 100):
+        await tell(store, TASK, *range(first, first + 100))
+    async with feed.watching(TASK.id) as changed:
+        await asyncio.wait_for(changed.wait(), LONG.total_seconds())
+    assert feed.latest == await feed.now()
+    assert len(await follow(feed, 0, count)) == count
+
+
+async def test_closing_ends_every_waiting(store: Store) -> None:
+    feed = Feed(store.events)
+    await feed.open()
+    waiting = asyncio.create_task(feed.beyond(0, within=LONG))
+    async with feed.watching(TASK.id) as changed:
+        await asyncio.sleep(0)
+        await feed.close()
+        assert changed.is_set()
+    assert not await waiting
+
+
+async def test_a_database_that_fails_for_a_while_costs_nothing_but_time(store: Store, feed: Feed) -> None:
+    await store.close()
+    waiting = asyncio.create_task(feed.beyond(0, within=LONG))
+    await asyncio.sleep(0)
+    await store.open()
+    await tell(store, TASK, 2)
+    assert await waiting
+
+
+class TestSeveralProcesses:
+    """One database, and a feed that hears only what others commit."""
+
+    @pytest.fixture
+    def url(self, postgres: Postgres) -> str:
+        return postgres.fresh()
+
+    async def test_a_commit_elsewhere_is_noticed_and_told_in_one_notice_for_many(self, store: Store, url: str) -> None:
+        there = Feed(store.events, notices=store.notices)
+        await there.open()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
+            await listening.execute(f"LISTEN {CHANNEL}".encode())
+            await tell(store, TASK, 2)
+            for _ in range(500):
+                there.hint()
+            heard = [notice.channel async for notice in listening.notifies(timeout=60, stop_after=1)]
+            assert heard == [CHANNEL]
+            await there.close()
+            assert [notice async for notice in listening.notifies(timeout=0.05)] == []
+
+    async def test_notices_that_are_cut_off_are_heard_again(self, store: Store, url: str) -> None:
+        notices = store.notices
+        assert notices is not None
+        heard = asyncio.Event()
+        listening = asyncio.create_task(notices.listen(heard.set))
+        await asyncio.wait_for(heard.wait(), LONG.total_seconds())
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+        with pytest.raises(psycopg.OperationalError):
+            await asyncio.wait_for(listening, LONG.total_seconds())
+        feed = Feed(store.events, notices=notices)
+        await feed.open()
+        waiting = asyncio.create_task(feed.beyond(0, within=LONG))
+        await asyncio.sleep(0)
+        await tell(store, TASK, 2)
+        assert await waiting
+        await feed.close()
+
+
+async def test_each_outage_of_the_notices_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaking:
+        """Notices whose connection breaks as soon as it listens."""
+
+        calls = 0
+        third = asyncio.Event()
+
+        async def listen(self, heard: Callable[[], None]) -> None:
+            heard()
+            self.calls += 1
+            if self.calls > 2:
+                self.third.set()
+            raise StoreUnavailable("the connection broke")
+
+        async def announce(self) -> None:
+            pass
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("tracker.service.feed.LOOK", timedelta(milliseconds=10))
+    store = Store(sqlite_url(tmp_path))
+    await store.open()
+    notices = Breaking()
+    feed = Feed(store.events, notices=notices)
+    await feed.open()
+
+    await asyncio.wait_for(notices.third.wait(), 20)
+
+    assert sum("cannot be heard: the connection broke" in message for message in caplog.messages) > 1
+    assert "notices of other processes are heard again" in caplog.messages
+    await feed.close()
+    await store.close()

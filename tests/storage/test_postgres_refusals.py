@@ -1,0 +1,166 @@
+"""A PostgreSQL that refuses us: whoever looks at /readyz or the log learns what to do about it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from tests.support.builders import a_task, an_entry, writing
+from tests.support.database_proxy import database_proxy
+from tests.support.postgres import Postgres
+from tracker.errors import OurError, StoreUnavailable
+from tracker.storage.store import Store
+
+
+async def refusal(url: str) -> str:
+    store = Store(url, busy=timedelta(milliseconds=50))
+    with pytest.raises(OurError) as refused:
+        await store.open()
+    return refused.value.detail
+
+
+async def test_a_database_that_is_not_there_is_named_as_the_trouble(postgres: Postgres) -> None:
+    assert "does not exist: create it" in await refusal(postgres.url("nonexistent"))
+
+
+async def test_a_user_who_is_not_let_in_is_named_as_the_trouble(postgres: Postgres) -> None:
+    stranger = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
+    told = await refusal(stranger)
+    assert "refuses the user" in told
+    assert "made-up" not in told
+
+
+async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
+    told = await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+    assert "cannot be reached" in told
+    assert "HOMING_DATABASE_URL" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("target_session_attrs=standby", "no server has the role that target_session_attrs asks for"),
+        ("target_session_attrs=nonsense", "target_session_attrs in HOMING_DATABASE_URL has a value"),
+        ("sslmode=nonsense", "sslmode in HOMING_DATABASE_URL has a value"),
+        ("connect_timeout=nonsense", "connect_timeout in HOMING_DATABASE_URL has a value"),
+        ("port=nonsense", "an option in HOMING_DATABASE_URL has a value"),
+    ],
+)
+async def test_option_that_libpq_refuses_is_named(postgres: Postgres, option: str, told: str) -> None:
+    assert told in await refusal(f"{postgres.url('postgres')}&{option}")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("sslmode=require", "offers no TLS, which sslmode asks for"),
+        ("channel_binding=require", "channel_binding=require asks for"),
+    ],
+)
+async def test_protection_that_the_server_lacks_is_named(postgres: Postgres, option: str, told: str) -> None:
+    url = postgres.url("postgres")
+    async with database_proxy(f"{url.partition('host=')[2]}/.s.PGSQL.5432") as line:
+        assert told in await refusal(f"postgresql://postgres@127.0.0.1:{line.port}/postgres?{option}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("ALTER ROLE {role} NOLOGIN", "refuses the user"),
+        ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "run GRANT CONNECT"),
+        ("ALTER DATABASE {database} ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
+        ("SELECT 1", "grant it the schema, its tables and sequences"),
+    ],
+)
+async def test_right_that_the_user_lacks_is_named(postgres: Postgres, change: str, told: str) -> None:
+    url = postgres.fresh()
+    database = url.rpartition("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {database} LOGIN".encode())
+        admin.execute(change.format(role=database, database=database).encode())
+
+    assert told in await refusal(url.replace("postgres@", f"{database}@", 1))
+
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true".encode())
+        admin.execute(f"DROP ROLE {database}".encode())
+
+
+async def test_table_that_was_dropped_is_named(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    store = Store(url)
+    await store.open()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("DROP TABLE counters, observations CASCADE")
+
+    with pytest.raises(StoreUnavailable, match="a table of Homing is missing"):
+        await store.ping()
+    with pytest.raises(StoreUnavailable, match="a table of Homing is missing"):
+        await store.apply([writing(a_task(), entries=(an_entry(a_task(), "1"),))])
+    await store.close()
+
+
+@contextmanager
+def taken(url: str) -> Iterator[None]:
+    """Take every place that a database has for connections of people who are nobody special."""
+    with psycopg.connect(url, autocommit=True) as admin, ExitStack() as stack:
+        name = admin.info.dbname
+        admin.execute(f"CREATE ROLE {name} LOGIN; ALTER ROLE {name} CONNECTION LIMIT 1".encode())
+        stack.enter_context(psycopg.connect(url.replace("postgres@", f"{name}@", 1)))
+        yield
+
+
+async def test_a_server_without_room_for_more_connections_says_so_and_has_room_again(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    with psycopg.connect(url) as connection:
+        ours = url.replace("postgres@", f"{connection.info.dbname}@", 1)
+    with taken(url):
+        assert "out of room or of connections" in await refusal(ours)
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {admin.info.dbname}".encode())
+            admin.execute(f"ALTER ROLE {admin.info.dbname} CONNECTION LIMIT -1".encode())
+        store = Store(ours)
+        await store.open()
+        await store.close()
+
+
+async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(postgres: Postgres) -> None:
+    url = postgres.fresh()
+    store = Store(url)
+    await store.open()
+    await store.apply([writing(a_task(1))])
+    with psycopg.connect(url) as connection:
+        name = connection.info.dbname
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.apply([writing(a_task(2))])
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    await store.apply([writing(a_task(2))])
+    await store.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds_any(
+    postgres: Postgres, encoding: str
+) -> None:
+    name = f"in_{encoding.lower()}"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+    url = postgres.url(name)
+    with pytest.raises(StoreUnavailable, match="create it with ENCODING 'UTF8'"):
+        await Store(url).migrate()
+    assert encoding in await refusal(url)
+
+
+async def test_a_database_in_utf_8_takes_any_text(postgres: Postgres) -> None:
+    store = Store(postgres.fresh())
+    await store.open()
+    task = a_task(request={"prompt": "\u732b \U0001f408"})
+    await store.apply([writing(task)])
+    assert await store.tasks.get(task.id) == task
+    await store.close()

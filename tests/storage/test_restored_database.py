@@ -1,0 +1,315 @@
+"""A database that comes back in an older state, over both databases: nothing that is lost is told as true.
+
+Consumers go by the rule of docs/reference/events.md: drop what is not greater than the sequence that you know.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from homing.serve import membership_of
+from tests.delivery.test_relay_running import Place, relaying
+from tests.support.backups import back_up
+from tests.support.builders import NOW, a_task, writing
+from tests.support.homing_server import until
+from tests.support.postgres import Postgres, Standby
+from tests.support.postgres import running as running_postgres
+from tests.support.scripted_sink import ScriptedSink
+from tracker.errors import StoreUnavailable
+from tracker.loops.membership import Rhythm
+from tracker.model.clock import SteeredClock
+from tracker.model.event import PublishedEvent, attributes
+from tracker.model.servers import Part
+from tracker.model.task import Event, Status
+from tracker.storage.store import Store
+
+SOON = timedelta(seconds=20)
+CHANGED = "homing.alarm.database_changed"
+QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(milliseconds=200))
+Restore = Callable[[], None]
+
+
+@dataclass(slots=True)
+class Consumer:
+    """Keeps the newest state of each task that it was told."""
+
+    known: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)
+
+    def take(self, events: Sequence[PublishedEvent]) -> "Consumer":
+        for told in events:
+            sequence = attributes(told, "x")["sequence"]
+            if told.task is not None and sequence > self.known.get(told.subject, ""):
+                self.known[told.subject] = sequence
+                self.statuses[told.subject] = told.task.status
+        return self
+
+
+async def happen(store: Store, status: Status, *tasks: int, version: int, seconds: int = 0) -> None:
+    """Let tasks reach a status, all in one batch."""
+    at = NOW + timedelta(seconds=seconds)
+    changed = [a_task(number, status=status, version=version, updated_at=at) for number in tasks]
+    kind = f"homing.task.{status.value}"
+    await store.apply([writing(task, events=(Event(type=kind, task=task, at=at),)) for task in changed])
+
+
+async def told_to(sink: ScriptedSink, *tasks: int, status: Status) -> None:
+    """Wait until a sink was told that tasks are in a status."""
+
+    async def there() -> bool:
+        last = {told.subject: told.task.status for told in sink.received if told.task is not None}
+        return all(last.get(a_task(number).id) is status for number in tasks)
+
+    await until(there, within=30)
+
+
+async def alarmed(sink: ScriptedSink) -> None:
+    """Wait until a sink was told that the database was restored."""
+
+    async def there() -> bool:
+        return CHANGED in [told.type for told in sink.received]
+
+    await until(there, within=30)
+
+
+@pytest.fixture
+def backup(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Restore]:
+    return lambda: back_up(url, tmp_path, request)
+
+
+@pytest.fixture
+async def shop() -> ScriptedSink:
+    return ScriptedSink(width=500)
+
+
+@pytest.fixture
+async def relay(url: str, tmp_path: Path, shop: ScriptedSink) -> AsyncIterator[Place]:
+    async with relaying(url, tmp_path, shop) as here:
+        yield here
+
+
+async def test_sink_of_a_restored_database_gets_what_follows(
+    relay: Place, shop: ScriptedSink, backup: Callable[[], Restore]
+) -> None:
+    store, feed = relay.tracker.store, relay.tracker.feed
+    await happen(store, Status.SUBMITTED, 1, 2, 3, version=2)
+    restore = backup()
+    await happen(store, Status.SUCCEEDED, 1, 2, version=3)
+    await happen(store, Status.PROCESSING, 4, 5, 6, version=2)
+    feed.hint()
+    await told_to(shop, 4, 5, 6, status=Status.PROCESSING)
+    lost = {told.id for told in shop.received[3:]}
+    cursor = shop.received[-1].cursor
+
+    restore()
+    # The same tasks get the same versions, for other reasons.
+    await happen(store, Status.FAILED, 1, version=3, seconds=5)
+    await happen(store, Status.SUBMITTED, 4, version=2, seconds=5)
+    await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
+    feed.hint()
+
+    await told_to(shop, 2, status=Status.PROCESSING)
+    await told_to(shop, 1, status=Status.FAILED)
+    new = [told for told in await store.events.read(after=cursor, limit=100) if told.type != CHANGED]
+    assert len(new) == 3, "a stream that goes on after a lost event skips none"
+    assert lost.isdisjoint(told.id for told in new), "an id was given again"
+    kept = Consumer().take(shop.received).statuses
+    for number in (1, 2, 3, 4):
+        task = await store.tasks.get(a_task(number).id)
+        assert task is not None
+        assert kept[task.id] is task.status
+    assert (await relay.state()).waiting == 0
+
+
+async def test_stream_of_a_restored_database_shows_only_its_events(relay: Place, backup: Callable[[], Restore]) -> None:
+    store, feed = relay.tracker.store, relay.tracker.feed
+    await happen(store, Status.SUBMITTED, 1, version=2)
+    restore = backup()
+    await happen(store, Status.SUCCEEDED, 1, version=3)
+    feed.hint()
+    assert await feed.beyond(1, within=SOON)
+    (lost,) = await feed.read(1)
+
+    restore()
+    await happen(store, Status.FAILED, 1, version=3, seconds=5)
+    feed.hint()
+    assert await feed.beyond(lost.cursor, within=SOON)
+
+    found = [
+        told for told in await feed.read(lost.cursor) if isinstance(told, PublishedEvent) and told.task is not None
+    ]
+    assert [told.task.status for told in found if told.task is not None] == [Status.FAILED]
+    everything = [told.id for told in await store.events.read(after=0, limit=100)]
+    assert lost.id not in everything
+
+
+async def test_alarm_tells_once_that_the_database_was_restored(
+    relay: Place, shop: ScriptedSink, backup: Callable[[], Restore], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = relay.tracker.store
+    await happen(store, Status.SUBMITTED, 1, version=2)
+    restore = backup()
+    await happen(store, Status.SUCCEEDED, 1, version=3)
+    relay.tracker.feed.hint()
+    await told_to(shop, 1, status=Status.SUCCEEDED)
+
+    restore()
+    await happen(store, Status.FAILED, 1, version=3, seconds=5)
+    await alarmed(shop)
+
+    assert [told.type for told in shop.received].count(CHANGED) == 1
+    said = [record for record in caplog.records if record.name == "homing.database"]
+    assert [record.levelname for record in said] == ["WARNING"]
+
+
+async def test_sink_that_is_younger_than_the_backup_misses_nothing(
+    url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore], store: Store
+) -> None:
+    await happen(store, Status.SUBMITTED, 1, version=2)
+    restore = backup()
+    async with relaying(url, tmp_path, shop) as here:
+        await told_to(shop, 1, status=Status.SUBMITTED)
+        await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
+        here.tracker.feed.hint()
+        await told_to(shop, 1, status=Status.SUCCEEDED)
+
+        restore()
+        await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
+        here.tracker.feed.hint()
+
+        await told_to(shop, 1, status=Status.FAILED)
+
+
+async def test_replica_that_only_delivers_notices_a_restored_database(
+    postgres: Postgres, tmp_path: Path, shop: ScriptedSink
+) -> None:
+    url = postgres.fresh()
+    other = Store(url)
+    await other.open()
+    async with serving(url, tmp_path, shop) as here:
+        await happen(other, Status.SUBMITTED, 1, version=2)
+        dump = postgres.dump(url)
+        await happen(other, Status.SUCCEEDED, 1, version=3)
+        await told_to(shop, 1, status=Status.SUCCEEDED)
+
+        postgres.restore(url, dump)
+        await other.close()
+        # It has a past of its own, and nothing to notice.
+        third = Store(url)
+        await third.open()
+        await alarmed(shop)
+        await happen(third, Status.FAILED, 1, version=3, seconds=5)
+        await third.close()
+
+        await told_to(shop, 1, status=Status.FAILED)
+        assert here.tracker.store.continuity.changes == 1
+
+
+async def test_generated_secret_in_use_survives_an_older_backup(
+    url: str, relay: Place, shop: ScriptedSink, backup: Callable[[], Restore]
+) -> None:
+    store = relay.tracker.store
+    await happen(store, Status.SUBMITTED, 1, version=2)
+    restore = backup()
+    used = await store.secrets.get("sink shop", b"made up")
+    await happen(store, Status.SUCCEEDED, 1, version=3)
+
+    restore()
+    await happen(store, Status.FAILED, 1, version=3, seconds=5)
+    await alarmed(shop)
+
+    other = Store(url)
+    await other.open()
+    assert await other.secrets.get("sink shop", b"another") == used
+    await other.close()
+
+
+@asynccontextmanager
+async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[Place]:
+    """Serve as the only process does."""
+    async with (
+        relaying(url, folder, shop) as here,
+        membership_of(here.tracker, SteeredClock(), parts=[Part.LOOPS], rhythm=QUICK),
+    ):
+        yield here
+
+
+async def test_database_restored_while_stopped_gives_no_id_again(
+    url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore]
+) -> None:
+    async with serving(url, tmp_path, shop) as here:
+        await happen(here.tracker.store, Status.SUBMITTED, 1, version=2)
+    restore = backup()
+    async with serving(url, tmp_path, shop) as here:
+        await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
+        here.tracker.feed.hint()
+        await told_to(shop, 1, status=Status.SUCCEEDED)
+    lost = shop.received[-1]
+
+    restore()
+    async with serving(url, tmp_path, shop) as here:
+        await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
+        here.tracker.feed.hint()
+        await told_to(shop, 1, status=Status.FAILED)
+        new = shop.received[-1]
+        assert new.cursor > lost.cursor, "a client that comes back with a lost cursor would miss it"
+        assert new.id != lost.id
+    assert Consumer().take(shop.received).statuses == {new.subject: Status.FAILED}
+
+
+async def test_standby_promoted_too_early_loses_no_later_event(tmp_path: Path, shop: ScriptedSink) -> None:
+    with running_postgres() as primary:
+        url = primary.fresh()
+        with primary.standby() as standby:
+            either = f"{url},{standby.socket}"
+            async with relaying(either, tmp_path, shop) as here:
+                store, feed = here.tracker.store, here.tracker.feed
+                await happen(store, Status.SUBMITTED, 1, 2, version=2)
+                await until(partial(replayed, standby, url, 2), within=30)
+                standby.stop()
+                await happen(store, Status.SUCCEEDED, 1, 2, version=3)
+                feed.hint()
+                await told_to(shop, 1, 2, status=Status.SUCCEEDED)
+                lost = {told.id for told in shop.received[2:]}
+
+                primary.stop()
+                standby.start()
+                standby.promote()
+                await insisting(partial(happen, store, Status.FAILED, 1, version=3, seconds=5))
+                await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
+                feed.hint()
+
+                await told_to(shop, 2, status=Status.PROCESSING)
+                await told_to(shop, 1, status=Status.FAILED)
+                await alarmed(shop)
+                assert lost.isdisjoint(told.id for told in await store.events.read(after=0, limit=100))
+                kept = Consumer().take(shop.received).statuses
+                assert kept == {a_task(1).id: Status.FAILED, a_task(2).id: Status.PROCESSING}
+                assert (await here.state()).waiting == 0
+        primary.start()
+
+
+async def replayed(standby: Standby, url: str, count: int) -> bool:
+    where = f"{url.partition('host=')[0]}host={standby.socket}"
+    async with await psycopg.AsyncConnection.connect(where) as connection:
+        found = await (await connection.execute("SELECT count(*) FROM events")).fetchone()
+    return found == (count,)
+
+
+async def insisting(action: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again until the database can be written."""
+
+    async def done() -> bool:
+        try:
+            await action()
+        except StoreUnavailable:
+            return False
+        return True
+
+    await until(done, within=30)

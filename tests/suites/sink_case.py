@@ -1,0 +1,165 @@
+"""What a sink's tests bring to the shared suite: a real receiver, and what may befall it.
+
+The suite speaks of receivers, not of a protocol: how something arrives, and what being down or slow means for it, is
+the case's own.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from homing.serve import relay_of
+from tests.support.builders import NOW, a_sink, a_task, writing
+from tests.support.databases import sqlite_url
+from tests.support.published_events import readable
+from tracker.app import create_tracker
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.timing import RELAY_TIMING
+from tracker.model.event import PublishedEvent
+from tracker.model.task import Event, Status
+from tracker.service.tracker import Tracker
+from tracker.settings import Settings
+
+LIMIT = 30.0
+# What was on its way when a relay ended is sent again once nobody can be sending it any more.
+PACE_HERE = replace(RELAY_TIMING, send=timedelta(seconds=5), finish=timedelta(seconds=1))
+WORDS = ("submitted", "processing", "succeeded", "updated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Got:
+    """One arrival: the id that tells repeats, whose it is, and its place among those."""
+
+    id: str
+    subject: str
+    sequence: int
+
+
+class SinkCase(ABC):
+    """One kind of sink, and the receiver behind it, which keeps its address when it is started again.
+
+    ``alarms``: whether it takes events that are of no task. ``task`` are fields that its tasks must have.
+    """
+
+    alarms = True
+
+    @property
+    def task(self) -> dict[str, Any]:
+        return {}
+
+    @abstractmethod
+    def sink(self) -> Sink:
+        """Make a new sink that leads to the receiver, named ``under test``."""
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Let the receiver die without a word; what has arrived is not forgotten."""
+
+    @abstractmethod
+    async def got(self) -> list[Got]:
+        """Return what arrived and was taken, in the order of arrival, with its repeats."""
+
+    @abstractmethod
+    def refuse(self, refuses: Callable[[Got], bool]) -> None:
+        """Let the receiver take no event of which this is true, as long as it is."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Let the receiver be so slow that it answers nothing, until ``let_go``."""
+
+    @abstractmethod
+    def let_go(self) -> None: ...
+
+    @abstractmethod
+    def is_holding(self) -> bool:
+        """Return whether something is on its way that a slow receiver has not answered."""
+
+    def id_of(self, event: PublishedEvent) -> str:
+        return event.id
+
+
+@dataclass(slots=True, kw_only=True)
+class HomingServer:
+    """A tracker, where things happen to tasks, and the relay that tells the case's sink."""
+
+    tracker: Tracker
+    case: SinkCase
+    happened: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    versions: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+
+    async def happen(self, *tasks: int) -> list[PublishedEvent]:
+        """Let one event after the other happen, each to a task by its number."""
+        events = self.tracker.store.events
+        before = await events.latest()
+        for number in tasks:
+            version = self.versions[number] = self.versions[number] + 1
+            word = WORDS[min(version - 2, len(WORDS) - 1)]
+            status = Status.SUCCEEDED if word == "updated" else Status(word)
+            task = a_task(number, **{**self.case.task, "status": status, "version": version})
+            event = Event(type=f"homing.task.{word}", task=task, at=NOW)
+            await self.tracker.store.apply([writing(task, events=(event,))])
+        self.tracker.feed.hint()
+        told = readable(await events.read(after=before, limit=10_000))
+        for one in told:
+            self.happened[one.subject].append(self.case.id_of(one))
+        return told
+
+    @asynccontextmanager
+    async def relaying(self) -> AsyncIterator[None]:
+        """Deliver to the sink while the block runs."""
+        stop = asyncio.Event()
+        new = a_sink(name="under test", address="the receiver of this test", beginning=True)
+        # Little chance: what is tried again is tried soon.
+        relay = relay_of(self.tracker, [(new, self.case.sink())], timing=PACE_HERE, chance=lambda: 0.03)
+        running = asyncio.create_task(relay.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.wait_for(running, LIMIT)
+
+    async def arrived(self) -> dict[str, list[str]]:
+        """Give, of each task, the ids that arrived, each when it first did."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for got in await self.case.got():
+            if got.id not in found[got.subject]:
+                found[got.subject].append(got.id)
+        return dict(found)
+
+    async def all_arrived(self) -> None:
+        """Wait until everything that happened arrived; each task's events in their order."""
+
+        async def complete() -> bool:
+            arrived = await self.arrived()
+            return sum(map(len, arrived.values())) >= sum(map(len, self.happened.values()))
+
+        await until(complete)
+        assert await self.arrived() == dict(self.happened)
+
+
+@asynccontextmanager
+async def homing_server(folder: Path, case: SinkCase) -> AsyncIterator[HomingServer]:
+    settings = Settings(database_url=sqlite_url(folder))
+    async with create_tracker(settings) as tracker:
+        yield HomingServer(tracker=tracker, case=case)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition, which may be awaitable, with a limit."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + LIMIT
+    while True:
+        found = condition()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
+        assert loop.time() < end, "it did not come to pass"
+        await asyncio.sleep(0.01)

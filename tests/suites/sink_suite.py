@@ -1,0 +1,183 @@
+"""What every sink must do, whatever is behind it; a subclass says what that is, with the fixture ``case``.
+
+The relay is the real one, and so are the database and the receiver. Nothing may be lost; each task's events arrive in
+their order, each first before the next; what arrives again has the id that it had.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.suites.sink_case import LIMIT, HomingServer, SinkCase, homing_server, until
+from tests.support.builders import a_task
+from tests.support.published_events import a_success, an_alarm, an_event
+from tracker.delivery.sinks.base import DELIVERED
+
+
+def begun(homing: HomingServer, count: int) -> Callable[[], Awaitable[bool]]:
+    """Make the condition that so many different events arrived."""
+
+    async def condition() -> bool:
+        return sum(map(len, (await homing.arrived()).values())) >= count
+
+    return condition
+
+
+def failed(homing: HomingServer) -> Callable[[], Awaitable[bool]]:
+    """Make the condition that something could not be told."""
+
+    async def condition() -> bool:
+        (state,) = await homing.tracker.store.sinks.states()
+        return bool(state.last_error)
+
+    return condition
+
+
+class SinkSuite:
+    """Every test begins with a receiver that is up and empty, and nothing happened yet."""
+
+    @pytest.fixture
+    async def homing(self, case: SinkCase, tmp_path: Path) -> AsyncIterator[HomingServer]:
+        await case.start()
+        try:
+            async with homing_server(tmp_path, case) as homing:
+                yield homing
+        finally:
+            case.let_go()
+            await case.kill()
+
+    # ---- the sink by itself
+
+    async def test_what_is_sent_arrives_with_its_id(self, homing: HomingServer) -> None:
+        sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in (1, 2, 3)]
+        await sink.open()
+        assert [sink.endpoint(told) is None for told in wave] == [False] * 3
+        assert await sink.send(wave) == [DELIVERED] * 3
+        await sink.close()
+        got = sorted(await homing.case.got(), key=lambda one: one.subject)
+        assert [one.id for one in got] == [homing.case.id_of(told) for told in wave]
+        assert [(one.subject, one.sequence) for one in got] == [(told.subject, told.sequence) for told in wave]
+
+    async def test_what_is_sent_again_is_the_same_again(self, homing: HomingServer) -> None:
+        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        await sink.open()
+        for _ in range(3):
+            assert await sink.send([told]) == [DELIVERED]
+        await sink.close()
+        assert set(await homing.case.got()) == {(await homing.case.got())[0]}
+
+    async def test_an_alarm_arrives_where_the_sink_takes_any(self, homing: HomingServer) -> None:
+        sink, told = homing.case.sink(), an_alarm()
+        await sink.open()
+        assert (sink.endpoint(told) is not None) == homing.case.alarms
+        if homing.case.alarms:
+            assert await sink.send([told]) == [DELIVERED]
+            assert [got.id for got in await homing.case.got()] == [told.id]
+        await sink.close()
+
+    async def test_a_receiver_that_is_down_is_an_outcome_and_no_error_and_it_may_come_up(
+        self, homing: HomingServer
+    ) -> None:
+        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        await homing.case.kill()
+        await asyncio.wait_for(sink.open(), LIMIT)
+        (outcome,) = await asyncio.wait_for(sink.send([told]), LIMIT)
+        assert (outcome.delivered, outcome.hopeless, outcome.gone) == (False, False, False)
+        assert outcome.error
+        assert "\n" not in outcome.error
+        await homing.case.start()
+
+        async def taken() -> bool:
+            return (await sink.send([told]))[0].delivered
+
+        await until(taken)
+        await sink.close()
+        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(told)}
+
+    async def test_one_event_that_is_refused_is_its_own_failure_alone(self, homing: HomingServer) -> None:
+        sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in range(1, 6)]
+        homing.case.refuse(lambda got: got.subject == wave[2].subject)
+        await sink.open()
+        outcomes = await sink.send(wave)
+        await sink.close()
+        assert [outcome.delivered for outcome in outcomes] == [True, True, False, True, True]
+        assert sorted(got.subject for got in await homing.case.got()) == sorted(
+            told.subject for told in wave if told is not wave[2]
+        )
+
+    async def test_it_can_be_closed_at_any_time_and_opened_again(self, homing: HomingServer) -> None:
+        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        await sink.close()
+        await sink.open()
+        homing.case.hold()
+        sending = asyncio.create_task(sink.send([told]))
+        await until(homing.case.is_holding)
+        await asyncio.wait_for(sink.close(), LIMIT)
+        homing.case.let_go()
+        assert len(await asyncio.wait_for(sending, LIMIT)) == 1
+        await sink.open()
+        assert await sink.send([told]) == [DELIVERED]
+        await sink.close()
+        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(told)}
+
+    # ---- the sink and the relay
+
+    async def test_every_event_arrives_and_those_of_a_task_in_their_order(self, homing: HomingServer) -> None:
+        await homing.happen(*range(1, 31), *range(30, 0, -1))
+        async with homing.relaying():
+            await homing.happen(*range(1, 31), *([7] * 20))
+            await homing.all_arrived()
+
+    async def test_a_receiver_that_is_down_at_the_start_misses_nothing(self, homing: HomingServer) -> None:
+        await homing.case.kill()
+        async with homing.relaying():
+            await homing.happen(*[1, 2, 3] * 4)
+            await until(failed(homing))
+            await homing.case.start()
+            await homing.all_arrived()
+
+    async def test_a_receiver_that_is_killed_and_started_again_misses_nothing(self, homing: HomingServer) -> None:
+        async with homing.relaying():
+            for round_ in range(1, 4):
+                await homing.happen(*range(1, 11))
+                await until(begun(homing, round_ * 10 - 5))
+                await homing.case.kill()
+                await homing.happen(*range(1, 11), *range(1, 11))
+                await homing.case.start()
+            await homing.all_arrived()
+
+    async def test_an_event_that_is_refused_holds_back_what_follows_it_of_its_task_and_nothing_else(
+        self, homing: HomingServer
+    ) -> None:
+        poisoned = a_task(1).id
+        homing.case.refuse(lambda got: (got.subject, got.sequence) == (poisoned, 3))
+        async with homing.relaying():
+            await homing.happen(*[1, 2, 3, 4, 5] * 6)
+            await until(begun(homing, 4 * 6 + 1))
+            await until(failed(homing))
+            arrived = await homing.arrived()
+            assert arrived == {
+                subject: ids[:1] if subject == poisoned else ids for subject, ids in homing.happened.items()
+            }
+            homing.case.refuse(lambda _: False)
+            await homing.all_arrived()
+
+    async def test_a_receiver_that_is_slow_gets_everything_in_order(self, homing: HomingServer) -> None:
+        homing.case.hold()
+        async with homing.relaying():
+            await homing.happen(*range(1, 11))
+            await until(homing.case.is_holding)
+            await homing.happen(*range(1, 11), *range(1, 11))
+            homing.case.let_go()
+            await homing.all_arrived()
+
+    async def test_what_is_being_sent_when_the_relay_ends_arrives_from_the_next(self, homing: HomingServer) -> None:
+        homing.case.hold()
+        await homing.happen(*[1, 2, 3, 4] * 3)
+        async with homing.relaying():
+            await until(homing.case.is_holding)
+        homing.case.let_go()
+        async with homing.relaying():
+            await homing.all_arrived()

@@ -1,0 +1,193 @@
+"""What every store must do for an operator of sinks: turn them off and on, replay, dead-letter, and show them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.suites.store_case import alarm
+from tests.suites.store_progress_suite import LEASE, SECOND, due, failure, happened, held, settled, state_of
+from tests.support.builders import NOW, writing
+from tracker.model.event import PublishedEvent
+from tracker.model.sinks import ReplayFilter
+from tracker.storage.store import Store
+
+
+class StoreDeliveries:
+    """An operator's wishes, as sentences."""
+
+    # ---- off, on, and away
+
+    async def test_a_sink_that_wants_no_more_is_off_until_it_is_turned_on(self, store: Store) -> None:
+        events = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=(failure(events[0], next_at=NOW + LEASE),), off=True, failures=1)
+        assert not (await held(store)).on
+        assert await store.sinks.switch("shop", on=True, now=NOW)
+        state = await held(store)
+        assert (state.on, state.failures) == (True, 0)
+        assert await due(store) == [(events[0].cursor, 1)]
+        assert not await store.sinks.switch("nobody", on=True, now=NOW)
+
+    async def test_a_sink_that_is_to_forget_what_it_missed_goes_on_from_now(self, store: Store) -> None:
+        events = await happened(store, 2)
+        await held(store)
+        await settled(store, cursor=events[1].cursor, failed=(failure(events[0]),))
+        await store.sinks.switch("shop", on=True, now=NOW, from_now=True)
+        state = await state_of(store)
+        assert (state.cursor, state.behind, state.waiting) == (events[-1].cursor, 0, 0)
+        assert not await settled(store, cursor=events[2].cursor), "who was telling it does not know yet"
+
+    async def test_a_sink_that_is_removed_leaves_nothing(self, store: Store) -> None:
+        events = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=(failure(events[0]),))
+        assert await store.sinks.delete("shop")
+        assert not await store.sinks.delete("shop")
+        assert await store.deliveries.page(limit=10) == []
+        assert not await settled(store)
+
+    async def test_whether_the_receiver_or_an_operator_turned_it_off_stays_known(self, store: Store) -> None:
+        events = await happened(store, 1)
+        await held(store)
+        refusal: dict[str, Any] = {"failed": (failure(events[0]),), "off": True, "error": "410 Gone"}
+        assert await settled(store, **refusal, failures=3)
+        state = await state_of(store)
+        assert (state.refused, state.last_error, state.last_error_at) == (True, "410 Gone", NOW)
+        await store.sinks.switch("shop", on=True, now=NOW)
+        assert not (await state_of(store)).refused
+        await store.sinks.switch("shop", on=False, now=NOW)
+        # Who is telling it does not know yet.
+        assert await settled(store, failures=4, error="500")
+        state = await state_of(store)
+        assert (state.on, state.refused) == (False, False)
+        # Something was delivered beside it.
+        assert await settled(store, **refusal, failures=0)
+        assert (await state_of(store)).refused
+
+    # ---- again
+
+    async def told_all(self, store: Store, tasks: int = 2) -> Sequence[PublishedEvent]:
+        events = await happened(store, tasks)
+        await held(store)
+        await settled(store, cursor=events[-1].cursor, delivered_count=len(events))
+        return events
+
+    async def replayed(self, store: Store, *, dry_run: bool = False, **again: Any) -> int:
+        return await store.deliveries.replay("shop", ReplayFilter(**again), lambda _: True, now=NOW, dry_run=dry_run)
+
+    async def test_a_replay_owes_once_more_what_was_told(self, store: Store) -> None:
+        events = await self.told_all(store)
+        task_id = events[3].subject
+        assert await self.replayed(store, task_id=task_id, dry_run=True) == 3
+        assert await due(store) == []
+        assert await self.replayed(store, task_id=task_id) == 3
+        assert await due(store) == [(events[3].cursor, 0)]
+        assert (await state_of(store)).waiting == 3
+
+    async def test_a_replay_takes_a_time_and_no_more_than_was_told(self, store: Store) -> None:
+        await self.told_all(store)
+        await happened(store, 1, first=3)
+        assert await self.replayed(store, since=NOW, dry_run=True) == 6
+        assert await self.replayed(store, since=NOW, until=NOW, dry_run=True) == 0
+        assert await self.replayed(store, since=NOW + SECOND, dry_run=True) == 0
+        assert await store.deliveries.replay("nobody", ReplayFilter(), lambda _: True, now=NOW, dry_run=False) == 0
+
+    async def test_a_replay_of_the_dead_brings_back_only_them(self, store: Store) -> None:
+        events = await self.told_all(store)
+        await settled(store, failed=(failure(events[1], attempts=21, next_at=None),))
+        assert await self.replayed(store, dead=True) == 1
+        assert await due(store) == [(events[1].cursor, 0)]
+        assert (await state_of(store)).dead == 0
+
+    async def test_a_replay_leaves_out_what_the_sink_does_not_take(self, store: Store) -> None:
+        events = await self.told_all(store)
+        wanted = events[0].subject
+        count = await store.deliveries.replay(
+            "shop", ReplayFilter(), lambda told: told.subject == wanted, now=NOW, dry_run=False
+        )
+        assert count == 3
+        assert {each.task_id for each in await store.deliveries.page(limit=10)} == {wanted}
+
+    # ---- given up
+
+    async def test_what_is_given_up_is_dead_and_what_waits_behind_it_is_due(self, store: Store) -> None:
+        first, second, third, other, *_ = await happened(store, 2)
+        await held(store)
+        later = NOW + 60 * SECOND
+        owed = [failure(first, attempts=3, next_at=later, error="500"), failure(other, next_at=later)]
+        owed += [failure(each, attempts=0, next_at=later, error="") for each in (second, third)]
+        await settled(store, failed=tuple(owed))
+        assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=True) == 1
+        assert (await state_of(store)).dead == 0
+        assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 1
+        assert await due(store) == [(second.cursor, 0)]
+        (dead,) = await store.deliveries.page(dead=True, limit=10)
+        assert (dead.cursor, dead.attempts, dead.error) == (first.cursor, 3, "given up by an operator: 500")
+        assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 0
+        assert await store.progress.pending_until("shop", [other.subject]) == {other.subject: later}
+
+    async def test_what_a_task_or_a_sink_is_owed_is_given_up_and_nothing_else(self, store: Store) -> None:
+        events = await happened(store, 3)
+        await held(store)
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, error="") for told in events[1:]))
+        give_up = store.deliveries.dead_letter
+        assert await give_up("shop", task_id=events[3].subject, event_id=events[0].id, now=NOW, dry_run=True) == 0
+        assert await give_up("other", now=NOW, dry_run=False) == 0
+        assert await give_up("shop", task_id=events[3].subject, now=NOW, dry_run=False) == 3
+        assert [each.cursor for each in await store.deliveries.page(dead=True, limit=10)] == [
+            told.cursor for told in events[3:6]
+        ]
+        assert await give_up("shop", now=NOW, dry_run=False) == 5
+        state = await state_of(store)
+        assert (state.waiting, state.dead, state.cursor) == (0, 8, events[-1].cursor)
+        assert {each.error for each in await store.deliveries.page(limit=10)} == {"given up by an operator"}
+
+    async def test_an_alarm_is_given_up_by_its_id(self, store: Store) -> None:
+        await store.apply([writing(alarms=(alarm(),))])
+        events = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=tuple(failure(told) for told in events))
+        assert await store.deliveries.dead_letter("shop", event_id=events[0].id, now=NOW, dry_run=False) == 1
+        (dead,) = await store.deliveries.page(dead=True, limit=10)
+        assert (dead.cursor, dead.task_id) == (events[0].cursor, None)
+
+    async def test_what_was_being_sent_when_it_was_given_up_stays_so_and_holds_nothing_back(self, store: Store) -> None:
+        first, second, _ = await happened(store, 1)
+        await held(store)
+        await settled(store, failed=(failure(first), failure(second, attempts=0, error="")))
+        await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False)
+        # Who was sending it does not know yet.
+        assert await settled(store, failed=(failure(first, attempts=2, next_at=NOW + 60 * SECOND, error="refused"),))
+        (dead,) = await store.deliveries.page(dead=True, limit=10)
+        assert (dead.cursor, dead.error) == (first.cursor, "given up by an operator: no")
+        assert await due(store) == [(second.cursor, 0)]
+
+    async def test_what_was_given_up_can_be_told_again_and_given_up_again(self, store: Store) -> None:
+        (first, *_) = await self.told_all(store, 1)
+        await settled(store, failed=(failure(first),))
+        for _ in range(2):
+            assert await store.deliveries.dead_letter("shop", now=NOW, dry_run=False) == 1
+            assert await self.replayed(store, dead=True) == 1
+        (owed,) = await store.deliveries.page(limit=10)
+        assert (owed.attempts, owed.error) == (0, "given up by an operator: no")
+
+    # ---- to be looked at
+
+    async def test_deliveries_are_given_in_pages(self, store: Store) -> None:
+        events = await happened(store, 2)
+        await held(store)
+        await settled(store, failed=tuple(failure(told) for told in events))
+        seen: list[int] = []
+        after = None
+        while page := await store.deliveries.page(after=after, limit=2, dead=False, sink="shop"):
+            seen += [each.cursor for each in page]
+            after = (page[-1].cursor, page[-1].sink)
+        assert seen == [told.cursor for told in events]
+        assert len(await store.deliveries.page(task_id=events[0].subject, limit=10)) == 3
+        assert await store.deliveries.page(dead=True, limit=10) == []
+
+    async def test_the_oldest_that_was_not_told_is_owed_or_behind(self, store: Store) -> None:
+        events = await happened(store, 2)
+        await held(store)
+        await settled(store, cursor=events[-1].cursor, failed=(failure(events[4]),))
+        state = await state_of(store)
+        assert (state.oldest_at, state.waiting, state.behind) == (events[4].at, 1, 0)

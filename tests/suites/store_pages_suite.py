@@ -1,0 +1,159 @@
+"""What every store must show on its pages: the part of the shared suite that narrows and follows them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+
+import pytest
+
+from tests.properties.observations import told_in_turn
+from tests.support.builders import NOW, OMNI, a_claim, a_task, asked, writing
+from tracker.model.records import TaskFilter
+from tracker.model.task import Status, Task, Trust
+from tracker.storage.store import Store
+from tracker.storage.task_page_store import FEW
+
+KINDS = (OMNI, "videos/omni-video", "audio/speech")
+OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
+
+
+def varied(number: int) -> Task:
+    """Make tasks that differ in all that pages are narrowed by, each in a rhythm of its own."""
+    return a_task(
+        number,
+        client=("studio", "shop")[number % 2],
+        provider=("kling", "other", "kling")[number % 3],
+        kind=KINDS[number % 4 % 3],
+        status=list(Status)[number % 7],
+        tags=("red", "big")[: number % 5 % 3],
+    )
+
+
+def narrowed(tasks: Sequence[Task]) -> Iterator[TaskFilter]:
+    middle, late = tasks[len(tasks) // 2].created_at, tasks[-9].created_at
+    times = [(None, None), (middle, None), (None, middle), (middle, late)]
+    statuses_of: list[tuple[Status, ...]] = [(), (Status.FAILED,), OPEN]
+    ways = product((None, "studio"), (None, "kling"), (None, KINDS[1], "nothing"), statuses_of, (None, "red"))
+    for client, provider, kind, statuses, tag in ways:
+        for after, before in times:
+            yield TaskFilter(
+                client=client,
+                provider=provider,
+                kind=kind,
+                statuses=statuses,
+                tag=tag,
+                created_after=after,
+                created_before=before,
+            )
+
+
+def is_wanted(task: Task, wanted: TaskFilter) -> bool:
+    named = all(
+        value is None or getattr(task, name) == value
+        for name, value in (("client", wanted.client), ("provider", wanted.provider), ("kind", wanted.kind))
+    )
+    told = task.status in (wanted.statuses or Status) and (wanted.tag is None or wanted.tag in task.tags)
+    since = wanted.created_after is None or task.created_at >= wanted.created_after
+    return named and told and since and (wanted.created_before is None or task.created_at < wanted.created_before)
+
+
+async def walked(store: Store, wanted: TaskFilter, *, limit: int) -> list[str]:
+    """Follow the pages to the end."""
+    shown: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await store.task_pages.page(wanted, limit=limit, cursor=cursor)
+        shown += [task.id for task in page.tasks]
+        cursor = page.next_cursor
+        if cursor is None:
+            return shown
+        assert len(page.tasks) == limit
+
+
+class StorePages:
+    """Pages, as sentences."""
+
+    async def test_pages_follow_each_other_newest_first_without_gaps_or_repeats(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in range(1, 8)])
+        shown, cursor, sizes = [], None, []
+        while True:
+            page = await store.task_pages.page(TaskFilter(), limit=3, cursor=cursor)
+            shown += [task.id for task in page.tasks]
+            sizes.append(len(page.tasks))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            await store.apply([writing(a_task(100 + len(sizes)))])
+        assert shown == [a_task(n).id for n in range(7, 0, -1)]
+        assert sizes == [3, 3, 1]
+
+    async def test_a_page_that_fits_exactly_has_no_next_one(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in (1, 2)])
+        assert (await store.task_pages.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
+
+    async def test_numbered_pages_are_newest_first_too(self, store: Store) -> None:
+        await store.apply([writing(a_task(n)) for n in range(1, 6)])
+        page = await store.task_pages.numbered_page(TaskFilter(), offset=2, limit=2)
+        assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
+
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            (TaskFilter(), [1, 2, 3]),
+            (TaskFilter(client="studio"), [1, 2]),
+            (TaskFilter(client="nobody"), []),
+            (TaskFilter(statuses=(Status.SUBMITTED,)), [2]),
+            (TaskFilter(statuses=(Status.SUBMITTED, Status.FAILED)), [2, 3]),
+            (TaskFilter(provider="other"), [3]),
+            (TaskFilter(kind="videos/omni-video"), [2]),
+            (TaskFilter(tag="red"), [1, 3]),
+            (TaskFilter(tag="re"), []),
+            (TaskFilter(created_after=NOW + timedelta(seconds=1)), [2, 3]),
+            (TaskFilter(created_before=NOW + timedelta(seconds=1)), [1]),
+            (TaskFilter(client="studio", tag="red"), [1]),
+        ],
+    )
+    async def test_a_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
+        tasks = [
+            a_task(1, tags=("red", "big")),
+            a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
+            told_in_turn(
+                a_task(3, client="other", provider="other", tags=("red",), provider_task_id="p"),
+                [asked(a_claim(Status.FAILED, provider_task_id="p"))],
+                Trust.TOKEN,
+            ),
+        ]
+        await store.apply([writing(task) for task in tasks])
+        page = await store.task_pages.page(wanted, limit=10, cursor=None)
+        assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
+
+    async def test_every_way_to_narrow_pages_gives_what_a_look_at_every_task_would(self, store: Store) -> None:
+        tasks = [varied(number) for number in range(1, 49)]
+        await store.apply([writing(task) for task in tasks])
+        for wanted in narrowed(tasks):
+            expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
+            assert await walked(store, wanted, limit=9) == expected, wanted
+
+    async def test_a_page_is_narrowed_to_the_microsecond(self, store: Store) -> None:
+        first, second = (a_task(n, created_at=NOW + n * timedelta(microseconds=1)) for n in (1, 2))
+        assert first.id[:12] == a_task(1).id[:12]
+        second = replace(second, id=first.id[:12] + second.id[12:])
+        await store.apply([writing(first), writing(second)])
+        since = TaskFilter(created_after=second.created_at)
+        before = TaskFilter(created_before=second.created_at, client="studio")
+        assert await walked(store, since, limit=1) == [second.id]
+        assert await walked(store, before, limit=1) == [first.id]
+        assert await walked(store, replace(since, tag="a"), limit=1) == []
+
+    async def test_a_tag_is_gone_through_as_far_as_it_takes(self, store: Store) -> None:
+        """More tasks have the tag, and more are the client's, than are looked at in one go."""
+        many = 2 * FEW + 10
+        tasks = [a_task(n, client="studio" if n < many // 2 else "other", tags=("red",)) for n in range(1, many)]
+        tasks += [a_task(n, client="studio", tags=("blue",)) for n in range(many, many + 3)]
+        await store.apply([writing(task) for task in tasks])
+        wanted = TaskFilter(client="studio", tag="red")
+        expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
+        assert await walked(store, wanted, limit=200) == expected
+        numbered = await store.task_pages.numbered_page(wanted, offset=100, limit=10)
+        assert [task.id for task in numbered] == expected[100:110]

@@ -1,0 +1,252 @@
+"""What every store must do when tasks are deleted because their time is over."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.suites.store_case import alarm, looking, read
+from tests.support.builders import NOW, a_sink, a_task, an_entry, an_event, an_orphan, writing
+from tracker.model.changes import by_external_id, by_idempotency_key
+from tracker.model.records import Action, AuditEntry, TaskFilter
+from tracker.model.sinks import Failure, ProgressUpdate
+from tracker.model.task import Source, Status, Task
+from tracker.storage.retention_store import REMEMBERED, Deleted
+from tracker.storage.store import Store
+
+DAY = timedelta(days=1)
+LATER = NOW + 30 * DAY
+BELONGINGS = ("task_tags", "submissions", "observations", "events")
+
+
+def over(number: int = 1, **changes: Any) -> Task:
+    """Make a task that ended at NOW, with nothing left to ask."""
+    values: dict[str, Any] = {
+        "status": Status.SUCCEEDED,
+        "finished_at": NOW,
+        "provider_task_id": f"theirs-{number}",
+        "tags": ("a", "b"),
+    }
+    return a_task(number, **(values | changes))
+
+
+def whole(task: Task) -> Any:
+    """Write a task with all that can belong to it."""
+    return writing(
+        task, entries=(an_entry(task, "one"), an_entry(task, "two")), events=(an_event(task, 2),), submission=b"body"
+    )
+
+
+async def delete_all(store: Store, *, until: datetime = NOW, now: datetime = LATER, limit: int = 10) -> list[Deleted]:
+    """Do steps until all that finished by ``until`` has been looked at."""
+    steps = [await store.retention.delete_old(until=until, now=now, after=None, limit=limit)]
+    while steps[-1].after is not None:
+        steps.append(await store.retention.delete_old(until=until, now=now, after=steps[-1].after, limit=limit))
+    return steps
+
+
+async def left(store: Store) -> list[str]:
+    page = await store.task_pages.page(TaskFilter(), limit=100, cursor=None)
+    return sorted(task.id for task in page.tasks)
+
+
+class StoreRetention:
+    """What goes, what stays, and what is remembered, as sentences."""
+
+    @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.REJECTED, Status.EXPIRED])
+    async def test_what_is_settled_and_old_goes(self, store: Store, status: Status) -> None:
+        await store.apply([whole(over(status=status))])
+        assert [step.tasks for step in await delete_all(store)] == [1]
+        assert await left(store) == []
+
+    @pytest.mark.parametrize(
+        "kept",
+        [
+            a_task(1),
+            a_task(1, status=Status.PROCESSING, submitted_at=NOW - 90 * DAY),
+            over(finished_at=NOW + timedelta(microseconds=1)),
+            over(status=Status.EXPIRED, next_poll_at=NOW),
+            over(next_poll_at=NOW),
+            over(status=Status.PROCESSING),
+        ],
+        ids=["pending", "open for long", "younger", "expired and asked about", "without its files yet", "open again"],
+    )
+    async def test_what_is_not_over_stays(self, store: Store, kept: Task) -> None:
+        await store.apply([whole(kept), whole(over(2))])
+        assert [step.tasks for step in await delete_all(store)] == [1]
+        assert await left(store) == [kept.id]
+        assert len(await store.tasks.history(kept.id)) == 2
+
+    async def test_all_that_belongs_to_it_goes_and_nothing_else(self, store: Store, url: str) -> None:
+        stays = over(2, finished_at=LATER)
+        await store.apply([whole(over(1)), whole(stays)])
+        await delete_all(store)
+        for table in BELONGINGS:
+            assert {task_id for (task_id,) in read(url, f"SELECT task_id FROM {table}")} == {stays.id}, table
+
+    async def test_its_names_are_free_again(self, store: Store) -> None:
+        names = {"external_id": "order-1", "idempotency_key": "key-1"}
+        await store.apply([whole(over(1, **names))])
+        await delete_all(store)
+        keys = looking(by_external_id("studio", "order-1"), by_idempotency_key("studio", "key-1"))
+        assert await store.apply([keys]) == [[None, None]]
+        await store.apply([whole(over(2, **names))])
+        assert await left(store) == [a_task(2).id]
+
+    async def test_a_step_is_small_and_the_next_one_goes_on_behind_it(self, store: Store) -> None:
+        """Also past what has to stay, however much of it there is."""
+        tasks = [over(n, finished_at=NOW + n * DAY, next_poll_at=NOW if n <= 4 else None) for n in range(1, 8)]
+        await store.apply([whole(task) for task in tasks])
+        steps = await delete_all(store, until=LATER, limit=3)
+        assert [(step.tasks, step.after and step.after[1]) for step in steps] == [
+            (0, tasks[2].id),
+            (2, tasks[5].id),
+            (1, None),
+        ]
+        assert await left(store) == [task.id for task in tasks[:4]]
+
+    async def test_what_finished_at_the_same_moment_is_not_passed_over(self, store: Store) -> None:
+        await store.apply([whole(over(n)) for n in range(1, 6)])
+        assert [step.tasks for step in await delete_all(store, limit=2)] == [2, 2, 1]
+
+    async def test_two_that_delete_at_once_share_the_work(self, store: Store, url: str) -> None:
+        tasks = [over(n, finished_at=NOW - n * DAY) for n in range(1, 61)]
+        await store.apply([whole(task) for task in tasks])
+        other = Store(url)
+        await other.open()
+        both = await asyncio.gather(*(delete_all(each) for each in (store, other)))
+        await other.close()
+        assert sum(step.tasks for steps in both for step in steps) == 60
+        assert await left(store) == []
+
+    async def test_the_number_of_a_deleted_event_is_not_given_again(self, store: Store, url: str) -> None:
+        """Whoever reads events behind the last one that it has seen would never see the new one."""
+        await store.apply([whole(over(1))])
+        [(last,)] = read(url, "SELECT id FROM events")
+        await delete_all(store)
+        await store.apply([whole(a_task(2))])
+        [(reading_events,)] = read(url, "SELECT id FROM events")
+        assert reading_events > last
+
+    async def test_what_is_deleted_is_not_counted_any_more(self, store: Store) -> None:
+        told = {"status_source": Source.CALLBACK, "client": "lab"}
+        await store.apply([whole(over(1, **told)), whole(over(2, **told, finished_at=LATER)), whole(a_task(3))])
+        await delete_all(store)
+        for client, statuses in ((None, {"succeeded": 1, "pending": 1}), ("lab", {"succeeded": 1})):
+            stats = await store.stats(client=client, now=NOW)
+            assert (stats.by_status, stats.finished_by_source) == (statuses, {"callback": 1})
+
+    # ---- what is remembered
+
+    async def test_the_provider_s_name_for_it_is_remembered_for_a_while(self, store: Store) -> None:
+        await store.apply([whole(over())])
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
+        await delete_all(store)
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") == a_task(1).id
+        assert await store.retention.deleted_task("kling", "another", "theirs-1") is None
+        assert await store.retention.deleted_task("other", "default", "theirs-1") is None
+        almost = LATER + REMEMBERED - timedelta(microseconds=1)
+        assert [step.tombstones for step in await delete_all(store, now=almost)] == [0]
+        assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [1]
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
+
+    async def test_what_never_had_such_a_name_leaves_none(self, store: Store, url: str) -> None:
+        await store.apply([whole(over(1, provider_task_id=None, status=Status.EXPIRED)), whole(over(2))])
+        assert [step.tasks for step in await delete_all(store)] == [2]
+        assert read(url, "SELECT provider_task_id FROM forgotten") == [("theirs-2",)]
+
+    async def test_a_task_may_come_back_and_be_deleted_again(self, store: Store) -> None:
+        await store.apply([whole(over())])
+        await delete_all(store)
+        await store.apply([whole(over(2, provider_task_id="theirs-1"))])
+        await delete_all(store, now=LATER + DAY)
+        assert await store.retention.deleted_task("kling", "default", "theirs-1") == a_task(2).id
+        # What is remembered is remembered anew.
+        assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [0]
+
+    # ---- what else is old
+
+    async def test_orphans_that_nothing_will_come_of_go_too(self, store: Store) -> None:
+        settled = an_orphan(provider_task_id="x", state="orphan", next_poll_at=None)
+        orphans = [
+            settled,
+            replace(settled, provider_task_id="younger", last_at=NOW + timedelta(microseconds=1)),
+            # Its check never came: the provider could not be asked, or too many waited.
+            an_orphan(provider_task_id="waiting"),
+        ]
+        await store.apply([writing(orphan=orphan) for orphan in orphans])
+        assert [step.orphans for step in await delete_all(store)] == [2]
+        assert {orphan.provider_task_id for orphan in await store.orphans.latest(limit=10)} == {"younger"}
+
+    async def test_the_alarms_of_hours_that_are_over_go_too(self, store: Store) -> None:
+        minute = timedelta(minutes=1)
+        last, this = NOW - minute, NOW + minute
+        await store.apply([writing(alarms=(alarm(last), alarm(this)))])
+        assert [step.alarms for step in await delete_all(store, until=this + minute)] == [1]
+        stats = await store.stats(client=None, now=NOW)
+        assert [each.last_at for each in stats.alarms] == [this]
+
+    async def test_a_step_takes_no_more_of_anything_than_it_was_allowed(self, store: Store) -> None:
+        settled = an_orphan(state="orphan", next_poll_at=None)
+        hours = [NOW - n * timedelta(hours=1) for n in range(2, 7)]
+        pieces = [writing(orphan=replace(settled, provider_task_id=str(n))) for n in range(5)]
+        await store.apply([*pieces, *(writing(alarms=(alarm(hour),)) for hour in hours)])
+        step = await store.retention.delete_old(until=NOW, now=LATER, after=None, limit=2)
+        assert (step.tasks, step.orphans, step.alarms) == (0, 2, 2)
+
+    async def test_what_a_sink_is_still_to_be_told_stays(self, store: Store) -> None:
+        for number in (1, 2, 3):
+            await store.apply([whole(over(number))])
+        first, second, third = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=LATER)
+        await store.sinks.acquire_lease("shop", owner="me", now=LATER, lease=DAY)
+        late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
+        given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
+        await store.progress.record(
+            "shop", ProgressUpdate(cursor=second, failed=(late, given_up)), owner="me", now=LATER
+        )
+        await delete_all(store)
+        assert await left(store) == [over(1).id, over(3).id]
+        await store.progress.record("shop", ProgressUpdate(cursor=third, delivered=(first,)), owner="me", now=LATER)
+        await delete_all(store)
+        assert await left(store) == []
+
+    @pytest.mark.parametrize("gone", ["off", "unnamed", "removed"])
+    async def test_a_sink_that_is_no_more_holds_nothing_back(self, store: Store, gone: str) -> None:
+        await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=NOW)
+        await store.apply([whole(over())])
+        soon = NOW + DAY
+        (told,) = await store.events.read(after=0, limit=10)
+        await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=DAY)
+        owed = Failure(cursor=told.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
+        await store.progress.record("shop", ProgressUpdate(failed=(owed,)), owner="me", now=NOW)
+        await delete_all(store, now=soon)
+        assert await left(store) == [over().id]
+        if gone == "off":
+            await store.sinks.switch("shop", on=False, now=soon)
+        elif gone == "removed":
+            await store.sinks.delete("shop")
+        await delete_all(store, now=LATER if gone == "unnamed" else soon)
+        assert await left(store) == []
+
+    async def test_the_audit_is_kept_for_a_season_at_least(self, store: Store) -> None:
+        for age in (DAY, 80 * DAY, 100 * DAY):
+            entry = AuditEntry(at=LATER - age, client="ops", action=Action.REPLAY, object=f"{age.days} days")
+            await store.audit.write(entry)
+
+        await delete_all(store)
+
+        assert [entry.object for entry in await store.audit.entries(limit=10)] == ["80 days", "1 days"]
+
+    async def test_a_reader_can_tell_that_it_missed_something(self, store: Store) -> None:
+        assert await store.events.horizon() == 0
+        await store.apply([whole(over())])
+        await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),), alarms=(alarm(NOW - DAY),))])
+        kept = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        newest = await store.events.latest()
+        await delete_all(store)
+        assert [told.cursor for told in await store.events.read(after=0, limit=10)] == kept[1:2]
+        assert await store.events.horizon() == kept[2]
+        assert await store.events.latest() == newest

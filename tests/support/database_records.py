@@ -1,0 +1,90 @@
+"""What a database holds after the storm, read past Homing's own code, and what must be true of it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.suites.store_case import read
+from tests.support.callback_senders import Delivery
+from tracker.model.facts import RANK
+from tracker.model.task import Status
+
+TOLD: Final = frozenset({"applied", "completed"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One observation."""
+
+    task_id: str
+    key: str
+    body: bytes
+    verdict: str
+    status: str
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """Tasks as (status, version) by id; events as (id, task, sequence) in the order of their ids."""
+
+    tasks: dict[str, tuple[str, int]]
+    kept: list[Kept]
+    events: list[tuple[int, str, int]]
+    deliveries: int
+
+    @property
+    def bodies(self) -> Counter[tuple[str, bytes]]:
+        return Counter((each.task_id, each.body) for each in self.kept)
+
+
+def records(url: str) -> Records:
+    """Read everything; nobody may be writing meanwhile."""
+    statement = "SELECT task_id, dedupe_key, body, verdict, status, repeats FROM observations WHERE source = 'callback'"
+    kept = [
+        Kept(task_id=task_id, key=key, body=bytes(body), verdict=verdict, status=status, repeats=repeats)
+        for task_id, key, body, verdict, status, repeats in read(url, statement)
+    ]
+    tasks = read(url, "SELECT id, status, version FROM tasks")
+    events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
+    counted = read(url, "SELECT value FROM counters WHERE name = 'callbacks'")
+    return Records(
+        tasks={task_id: (status, version) for task_id, status, version in tasks},
+        kept=kept,
+        events=[(number, task_id, sequence) for number, task_id, sequence in events],
+        deliveries=sum(value for (value,) in counted),
+    )
+
+
+def agree(found: Records) -> None:
+    """Check that observations, tasks, events and counts tell one story: each delivery is there whole or not at all."""
+    told: dict[str, list[int]] = defaultdict(list)
+    for _, task_id, sequence in found.events:
+        told[task_id].append(sequence)
+    moves = Counter(each.task_id for each in found.kept if each.verdict in TOLD)
+    ranks: dict[str, int] = defaultdict(int)
+    for each in found.kept:
+        ranks[each.task_id] = max(ranks[each.task_id], RANK[Status(each.status)])
+    for task_id, (status, version) in found.tasks.items():
+        # In the order of their ids, and none of them missing or twice.
+        assert told[task_id] == list(range(2, version + 1)), task_id
+        assert len(told[task_id]) == moves[task_id], task_id
+        assert RANK[Status(status)] == ranks[task_id], task_id
+    assert max(found.bodies.values(), default=1) == 1, "an observation was added twice"
+    assert sum(1 + each.repeats for each in found.kept) == found.deliveries
+
+
+def hold(found: Records, acknowledged: Iterable[Delivery]) -> None:
+    """Check that what was acknowledged is recorded, under its own key."""
+    keys = {(each.task_id, each.body): each.key for each in found.kept}
+    for delivery in acknowledged:
+        key = keys.get((delivery.task_id, delivery.body))
+        assert key is not None, f"{delivery.webhook_id} was acknowledged and is not recorded"
+        assert key.endswith(delivery.webhook_id), key
+
+
+def hold_exactly(found: Records, sent: Iterable[Delivery]) -> None:
+    """Check the end of the story: every delivery once, every task where its last word puts it."""
+    assert found.bodies == Counter((delivery.task_id, delivery.body) for delivery in sent)
+    assert {status for status, _ in found.tasks.values()} == {Status.SUCCEEDED}

@@ -1,0 +1,204 @@
+"""Who is told what, and how little a connection holds: the stream's rules over a real tracker."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Scope
+
+from tests.support.api_harness import ApiHarness, SharedApi, api_harness, shared_api
+from tests.support.api_keys import LOCAL_ACCESS, LOCAL_HEADERS
+from tests.support.builders import NOW, a_task, an_event, writing
+from tests.support.published_events import an_event as published
+from tests.support.published_events import readable
+from tracker.api import Access, create_api
+from tracker.api.events import EVENTS_PER_READ, frame, pieces
+from tracker.errors import NotFound
+from tracker.model.changes import RaisedAlarm
+from tracker.model.event import Found, PublishedEvent, structured
+from tracker.model.keys import NamedKey
+from tracker.model.task import Alarm
+
+CLIENTS = ("studio", "other", "local", "operator")
+KEYS = tuple(NamedKey(name=name, key=f"made-up-key-of-{name}", sees_all=name == "operator") for name in CLIENTS)
+PAGE = {"accept": "application/json"}
+SOURCE = "urn:homing"
+
+
+NUMBERS = count(1)
+
+
+async def happen(api: ApiHarness, whose: Sequence[str | None]) -> list[PublishedEvent]:
+    """Let a task of each client have an event, None: an alarm; return the events."""
+    events = api.tracker.store.events
+    before = await events.latest()
+    works = []
+    for client in whose:
+        number = next(NUMBERS)
+        if client is None:
+            # The first of its hour: only that is an event.
+            hour = NOW + number * timedelta(hours=1)
+            alarm = RaisedAlarm(kind=Alarm.MISMATCH, provider="kling", at=hour, task_id=None, detail="made up")
+            works.append(writing(alarms=(alarm,)))
+        else:
+            task = a_task(number, client=client)
+            works.append(writing(task, events=(an_event(task, 2),)))
+    if works:
+        await api.tracker.store.apply(works)
+        api.tracker.feed.hint()
+    return readable(await events.read(after=before, limit=1_000))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
+    with shared_api(api_harness(tmp_path_factory.mktemp("events"))) as one:
+        yield one
+
+
+@given(st.lists(st.sampled_from([*CLIENTS, None]), max_size=12), st.sampled_from(KEYS), st.integers(1, 5), st.data())
+def test_key_gets_all_events_of_its_own_tasks_and_no_others(
+    shared: SharedApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
+) -> None:
+    """Whatever filter of clients it asks for; who sees all is told of everybody's tasks and of alarms."""
+    wished = data.draw(st.sets(st.sampled_from(CLIENTS if key.sees_all else [key.name])))
+
+    async def read() -> tuple[list[object], list[PublishedEvent]]:
+        api, found, more = shared.api, list[dict[str, object]](), True
+        after = await api.tracker.feed.now()
+        events = await happen(api, whose)
+        headers = {"authorization": f"Bearer {key.key}", **PAGE}
+        async with api.client(Access(api_keys=KEYS), headers=headers) as client:
+            while more:
+                query = {"after": str(after), "limit": str(limit), "client": sorted(wished)}
+                page = (await client.get("/v1/events", params=query)).json()
+                found, after, more = found + page["events"], page["next"], page["more"]
+        return [each["subject"] for each in found], events
+
+    shown, events = shared.run(read())
+
+    assert len(events) == len(whose)
+    assert shown == [
+        each.subject
+        for each in events
+        if (key.sees_all or each.client == key.name) and (not wished or each.client in wished)
+    ]
+
+
+async def test_another_clients_events_cannot_be_asked_for(api: ApiHarness) -> None:
+    headers = {"authorization": f"Bearer {KEYS[0].key}"}
+    async with api.client(Access(api_keys=KEYS), headers=headers) as client:
+        assert (await client.get("/v1/events?client=other")).status_code == 403
+        assert (await client.get("/v1/events?client=studio&client=other")).status_code == 403
+
+
+async def test_a_connection_reads_no_further_than_its_client(api: ApiHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending is all that a stream waits for: while a piece is not taken, nothing more is read for it."""
+    await happen(api, ["studio"] * (3 * EVENTS_PER_READ))
+    looks: list[int] = []
+    read = api.tracker.feed.read
+
+    async def counted(after: int, *, limit: int) -> Sequence[Found]:
+        looks.append(after)
+        return await read(after, limit=limit)
+
+    monkeypatch.setattr(api.tracker.feed, "read", counted)
+    taking = asyncio.Event()
+    sent: list[bytes] = []
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"after=0",
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"accept", b"Text/Event-Stream; charset=utf-8"),
+            (b"authorization", LOCAL_HEADERS["authorization"].encode()),
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "scheme": "http",
+        "root_path": "",
+    }
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+        if len(sent) == 3:
+            taking.set()
+            await asyncio.Event().wait()
+
+    streaming = asyncio.create_task(create_api(api.tracker, LOCAL_ACCESS)(scope, receive, send))
+    await taking.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert sent[2].count(b"\ndata: ") == EVENTS_PER_READ
+    assert set(looks) == {0}, "nothing behind the piece was asked for"
+    streaming.cancel()
+    await asyncio.gather(streaming, return_exceptions=True)
+
+
+async def test_what_was_not_for_it_moves_a_clients_cursor_too(api: ApiHarness) -> None:
+    await happen(api, ["studio", "studio"])
+    feed = api.tracker.feed
+
+    stream = pieces(feed, lambda _: False, SOURCE, after=0, heartbeat=timedelta(milliseconds=1))
+    assert await anext(stream) == b": homing\nretry: 2000\nid: 0\n\n"
+    async with asyncio.timeout(20):
+        while (beat := await anext(stream)) == b":\n":
+            continue
+    beats = [beat, *[await anext(stream) for _ in range(2)]]
+    await stream.aclose()  # type: ignore[attr-defined]
+
+    assert beats == [b"id: 2\n\n", b":\n", b":\n"]
+
+
+def test_an_event_is_written_once_however_many_are_told() -> None:
+    event = published(a_task())
+    assert structured(event, SOURCE) is structured(event, SOURCE)
+    assert json.loads(frame(event, "https://elsewhere").split(b"data: ")[1])["source"] == "https://elsewhere"
+
+
+async def test_only_the_head_is_given_where_only_the_head_is_asked_for(api: ApiHarness) -> None:
+    async with api.client() as client:
+        answer = await client.head("/v1/events", headers={"accept": "text/event-stream"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_events_without_accepting_a_stream_is_a_page(api: ApiHarness) -> None:
+    (event,) = await happen(api, ["studio"])
+    accepted = (None, "*/*", "application/json", "text/html,*/*;q=0.8", "application/json, text/event-stream")
+
+    async with api.client() as client:
+        client.headers.pop("accept", None)
+        for accept in accepted:
+            headers = {} if accept is None else {"accept": accept}
+            answer = await client.get("/v1/events?after=0", headers=headers)
+            assert [each["subject"] for each in answer.json()["events"]] == [event.subject], accept
+
+
+async def test_an_unknown_task_has_no_events(api: ApiHarness) -> None:
+    async with api.client() as client:
+        answer = await client.get("/v1/events?task=nobody")
+    assert answer.status_code == NotFound.status
+
+
+@pytest.mark.parametrize("dismissed", [True, False])
+async def test_a_stream_ends_with_its_feed(api: ApiHarness, dismissed: bool) -> None:  # noqa: FBT001 - a parameter
+    feed = api.tracker.feed
+    stream = pieces(feed, lambda _: True, SOURCE, after=0)
+    await anext(stream)
+    if dismissed:
+        feed.dismiss()
+    else:
+        await feed.close()
+    assert [piece async for piece in stream] == []

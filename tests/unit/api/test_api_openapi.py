@@ -1,0 +1,312 @@
+"""/openapi.json is true: valid, complete, and what the running app does."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+
+from tests.support.api_harness import (
+    OPERATOR,
+    ApiHarness,
+    SharedApi,
+    api_client,
+    api_harness,
+    closed_client,
+    closed_tracker,
+    shared_api,
+)
+from tests.support.api_keys import LOCAL_ACCESS
+from tests.support.builders import OMNI, a_sink, a_task, an_entry, an_event
+from tests.support.published_events import a_success
+from tracker.api import Limits, create_api, routes
+from tracker.api.app import endpoints
+from tracker.api.gateway import PREFIXES
+from tracker.api.http.openapi import describe, errors_of
+from tracker.api.http.route import ApiRoute, RouteIndex
+from tracker.model.event import JSON_TYPE
+from tracker.providers.kling import Kling
+
+DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
+BODIES: dict[str, dict[str, Any]] = {
+    "expect_task": {"provider": "kling", "kind": OMNI},
+    "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
+    "attach_task": {"provider_task_id": "8001"},
+    "resolve_task": {"status": "rejected"},
+    "create_callback_url": {"provider": "kling"},
+    "replay": {"sink": "shop", "dead_letter": True},
+    "dead_letter_deliveries": {"sink": "shop"},
+    "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
+}
+# Where there is a choice of how to be answered: no stream, which has no end.
+PLAIN = {"accept": JSON_TYPE}
+VALUES = {
+    "action": "replay",
+    "wait": "0",
+    "version": "1",
+    "after": "0",
+    "type": "succeeded",
+    "task": "mine-1",
+    "from_now": "true",
+    "sink": "shop",
+    "state": "dead_letter",
+    "status": "succeeded",
+    "provider": "kling",
+    "kind": OMNI,
+    "client": "local",
+    "tag": "spring",
+    "created_after": "2026-11-23T12:00:00Z",
+    "created_before": "2026-11-23T12:00:00Z",
+    "limit": "1",
+    "cursor": "0",
+    "pageNum": "1",
+    "pageSize": "1",
+    "task_ids": "a,b",
+    "external_task_ids": "a,b",
+}
+OPERATIONS = [
+    (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
+]
+NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
+# The kinds of the gateway differ in their path alone: one that is submitted and one that is not stand for all.
+SHOWN_KINDS = ("images/omni-image", "videos/text2video")
+KIND_OF = {f"{prefix}/v1/{kind}{ref}": kind for kind in Kling.kinds for prefix in PREFIXES for ref in ("", "/{ref}")}
+EACH = [each for each in OPERATIONS if KIND_OF.get(each[1], SHOWN_KINDS[0]) in SHOWN_KINDS]
+EACH_NAME = [operation["operationId"] for _, _, operation in EACH]
+
+
+def body_of(name: str) -> dict[str, Any] | None:
+    return BODIES.get(name.removesuffix("_unprefixed"))
+
+
+def check(instance: object, schema: dict[str, Any]) -> None:
+    OAS31Validator({**schema, "components": DOCUMENT["components"]}).validate(instance)
+
+
+SINKS = "https://shop.example/hook#name=shop"
+TASKS = {kind: a_success(number, kind=kind, client="local") for number, kind in enumerate(SHOWN_KINDS, start=1)}
+FINISHED = replace(TASKS[OMNI], external_id="mine-1", tags=("spring",))
+TO_ATTACH, TO_POLL, TO_RESOLVE = (a_task(number) for number in (11, 12, 13))
+# What these act on is not the finished task, or not the sink of the settings.
+ACTS_ON = {
+    "attach_task": TO_ATTACH.id,
+    "poll_task": TO_POLL.id,
+    "resolve_task": TO_RESOLVE.id,
+    "forget_sink": "old",
+    "revoke_callback_url": "1",
+}
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[ApiHarness]:
+    """Open an API in which each operation finds something."""
+    async with api_harness(folder, sinks=SINKS) as api:
+        others = [task for task in TASKS.values() if task.id != FINISHED.id]
+        await api.add(*others, TO_ATTACH, TO_POLL, TO_RESOLVE)
+        await api.add(FINISHED, entries=[an_entry(FINISHED, "one")], events=[an_event(FINISHED, 3, "succeeded")])
+        await api.raise_alarm("ids that disagree")
+        await api.register_sinks(a_sink(name="old", address="https://old.example"))
+        await api.tracker.create_callback_url(OPERATOR, provider="kling")
+        for task_id, external_id in (("8001", TO_ATTACH.id), ("8002", TO_POLL.id), ("8009", "theirs")):
+            api.provider.add(task_id, external_id=external_id, status="processing")
+        yield api
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
+    with shared_api(opened(tmp_path_factory.mktemp("openapi"))) as one:
+        yield one
+
+
+def path_of(path: str, name: str) -> str:
+    thing = ACTS_ON.get(name)
+    task = TASKS[KIND_OF.get(path, OMNI)]
+    return path.replace("{name}", thing or "shop").replace("{ref}", thing or task.id)
+
+
+def query_of(path: str) -> str:
+    return "?task_ids=a" if path in {"/tasks", "/kling/tasks"} else ""
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert len(set(NAMES)) == len(NAMES)
+    headers = {
+        name["name"] for _, _, operation in OPERATIONS for name in operation["parameters"] if name["in"] == "header"
+    }
+    assert headers == {"Idempotency-Key", "Homing-Tags", "If-None-Match", "Last-Event-ID"}
+
+
+async def test_the_document_is_what_the_app_serves() -> None:
+    async with closed_client() as client:
+        assert (await client.get("/openapi.json")).json() == DOCUMENT
+
+
+def test_routes_and_documented_operations_are_the_same() -> None:
+    routed = set[tuple[str, str]]()
+    for route in routes(closed_tracker(), LOCAL_ACCESS):
+        assert isinstance(route, ApiRoute | RouteIndex)
+        # A route without endpoints only says that there is nothing.
+        for each in [route] if isinstance(route, ApiRoute) else route.routes:
+            routed |= {(method.lower(), each.path) for method in each.handler.endpoints}
+    assert routed == {(method, path) for method, path, _ in OPERATIONS}
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
+def test_operation_answers_and_takes_parameters_as_documented(
+    shared: SharedApi, method: str, path: str, operation: dict[str, Any]
+) -> None:
+    name = operation["operationId"]
+    body, address = body_of(name), path_of(path, name)
+    assert (body is not None) == ("requestBody" in operation)
+    if body is not None:
+        check(body, operation["requestBody"]["content"]["application/json"]["schema"])
+
+    async def ask() -> httpx.Response:
+        async with shared.api.client(headers=PLAIN) as client:
+            undocumented = await client.request(method.upper(), address, params={"undocumented": "1"}, json=body)
+            reply = await client.request(method.upper(), address + query_of(path), json=body)
+            assert reply.is_success, reply.text
+            assert documented(operation, reply)
+            for parameter in operation["parameters"]:
+                if parameter["in"] == "query":
+                    where = address.replace("/shop/secret", "/callbacks/secret")
+                    params = {parameter["name"]: VALUES[parameter["name"]]}
+                    taken = await client.request(method.upper(), where, params=params, json=body)
+                    assert taken.is_success, (params, taken.text)
+        return undocumented
+
+    ignored = operation["tags"] == ["gateway"] and method == "get" and not query_of(path)
+    assert shared.run(ask()).status_code == (200 if ignored else 400)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
+async def test_each_error_of_an_operation_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+    endpoint = next(e for e in endpoints() if (e.method.lower(), e.path) == (method, path))
+    for error in errors_of(endpoint):
+        told = endpoint.dialect.refuse(error("made up"), "made-up-id")
+        content = operation["responses"][str(told.status_code)]["content"].get(told.headers["content-type"])
+        assert content is not None, (error, told.status_code)
+
+
+def wrong_values(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give, for each property, a body that only it makes wrong: of a type that no property here has."""
+    for name in schema.get("properties", {}):
+        yield {name: {"an": "object"}}
+
+
+def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
+    """Check an answer against what the operation says about its status."""
+    content = operation["responses"][str(reply.status_code)]["content"]
+    check(reply.json(), content[reply.headers["content-type"]]["schema"])
+    return True
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
+async def test_what_goes_wrong_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+    name = operation["operationId"]
+    address = path_of(path, name) + query_of(path)
+    kind = {"content-type": "application/json"}
+    async with closed_client(limits=Limits(body=10, gateway_body=10)) as client:
+        if operation["security"]:
+            refused = await client.request(method.upper(), address, headers=kind | {"authorization": "Bearer wrong"})
+            assert refused.status_code == 401
+            assert documented(operation, refused)
+        if "requestBody" in operation:
+            for content, media_type, status in (
+                (b"{}", "text/plain", 415),
+                (b"[]", JSON_TYPE, 400),
+                (b" " * 11, JSON_TYPE, 413),
+            ):
+                headers = {"content-type": media_type}
+                reply = await client.request(method.upper(), address, content=content, headers=headers)
+                assert reply.status_code == status
+                assert documented(operation, reply)
+    if operation["security"]:
+        async with api_client(create_api(closed_tracker(sinks=SINKS), LOCAL_ACCESS)) as client:
+            reply = await client.request(method.upper(), address, json=body_of(name))
+        assert reply.status_code == 503, reply.text
+        assert documented(operation, reply)
+
+
+async def test_a_red_readyz_is_documented() -> None:
+    async with closed_client() as client:
+        reply = await client.get("/readyz")
+    assert reply.status_code == 503
+    assert documented(DOCUMENT["paths"]["/readyz"]["get"], reply)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
+async def test_each_documented_field_is_really_checked(method: str, path: str, operation: dict[str, Any]) -> None:
+    body = body_of(operation["operationId"])
+    if body is None:
+        assert "requestBody" not in operation
+        return
+    name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    async with closed_client() as client:
+        for wrong in wrong_values(DOCUMENT["components"]["schemas"][name]):
+            reply = await client.request(method.upper(), path_of(path, operation["operationId"]), json=body | wrong)
+            assert reply.status_code == 400, wrong
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
+def test_each_operation_stands_in_the_reference(method: str, path: str, operation: dict[str, Any]) -> None:
+    page = "gateway.md" if operation["tags"] == ["gateway"] else "api.md"
+    text = (Path(__file__).parents[3] / "docs" / "reference" / page).read_text()
+    kind = KIND_OF.get(path)
+    assert path in text or (kind is not None and path.replace(kind, "{kind}") in text and f"`{kind}`" in text)
+    assert f"`{method.upper()}`" in text
+
+
+PAGE: dict[str, Any] = json.loads((Path(__file__).parents[2] / "samples/kling/omni-image-fields.json").read_text())
+
+
+def fits(schema: dict[str, Any], value: object) -> bool:
+    return bool(OAS31Validator({**schema, "components": DOCUMENT["components"]}).is_valid(value))
+
+
+def edges(field: dict[str, Any]) -> tuple[list[object], list[object]]:
+    """Return values at the documented bounds of a field, and values that no edition of the page allows."""
+    if "enum" in field:
+        return field["enum"], ["5:4", 7]
+    if field["type"] == "string":
+        return ["a", "a" * field.get("maxLength", 100)], [7, {}]
+    low, high = field["minimum"], field["maximum"]
+    return [low, high], [low - 1, high + 1, "1", True]
+
+
+@pytest.mark.parametrize("name", PAGE["body"])
+def test_documented_page_field_has_its_bounds_in_schema(shared: SharedApi, name: str) -> None:
+    field, schema = PAGE["body"][name], DOCUMENT["components"]["schemas"]["OmniImageBody"]
+    good, bad = edges(field)
+    if name == "callback_url":
+        good = ["https://client.example.com/done"]
+
+    async def created(value: object) -> int:
+        async with shared.api.client() as client:
+            reply = await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat", name: value})
+        return reply.status_code
+
+    assert (name in schema["required"]) is field.get("required", False)
+    for value in good:
+        assert fits(schema, {"prompt": "a cat", name: value}), value
+        assert shared.run(created(value)) == 200, value
+    for value in bad:
+        assert not fits(schema, {"prompt": "a cat", name: value}) or isinstance(value, bool), value
+        assert shared.run(created(value)) == 400, value
+
+
+async def test_documented_page_reply_is_what_a_create_returns(api: ApiHarness) -> None:
+    async with api.client() as client:
+        reply = (await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat"})).json()
+
+    for shape, shown in ((PAGE["reply"], reply), (PAGE["reply"]["data"], reply["data"])):
+        for name, field in shape.items():
+            assert name == "data" or fits(field, shown[name])

@@ -1,0 +1,109 @@
+"""/asyncapi.json is true: valid, complete, and what is really told."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.support.api_harness import closed_client
+from tests.support.asyncapi_document import DOCUMENT, faults, messages, resolved, types_of
+from tests.support.builders import a_task
+from tests.support.published_events import every_event
+from tracker.api.asyncapi import ATTRIBUTES, HEADERS
+from tracker.delivery.sinks.kafka import TOPIC
+from tracker.delivery.sinks.rabbitmq import EXCHANGE
+from tracker.delivery.sinks.redis_streams import STREAM
+from tracker.delivery.sinks.urls import SINK_TYPES
+from tracker.model.event import TYPES, PublishedEvent, attributes, structured
+from tracker.model.task import Status
+from tracker.providers.kling_gateway import legacy_callback
+
+EVENTS = every_event()
+EVENT_CHANNELS = sorted(DOCUMENT["channels"].keys() - {"callbacks", "callers"})
+SIGNED = {"webhook-id": "1", "webhook-timestamp": "2", "webhook-signature": "v1,3"}
+
+
+def references(found: object) -> Iterator[dict[str, Any]]:
+    if isinstance(found, dict):
+        if isinstance(found.get("$ref"), str):
+            yield found
+        for each in found.values():
+            yield from references(each)
+    elif isinstance(found, list):
+        for each in found:
+            yield from references(each)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = [*references(DOCUMENT)]
+    assert len(found) > len(TYPES)
+    for reference in found:
+        assert isinstance(resolved(reference), dict)
+
+
+async def test_the_document_is_what_the_app_serves() -> None:
+    async with closed_client() as client:
+        assert (await client.get("/asyncapi.json")).json() == DOCUMENT
+
+
+def test_every_scheme_of_sinks_has_its_channel_and_every_channel_all_types() -> None:
+    told = [scheme for channel in DOCUMENT["channels"].values() for scheme in channel.get("x-schemes", ())]
+    assert sorted(told) == sorted(SINK_TYPES)
+    for channel in EVENT_CHANNELS:
+        assert set(messages(channel)) == set(TYPES)
+
+
+def test_every_channel_has_one_operation() -> None:
+    used = [operation["channel"]["$ref"].rpartition("/")[2] for operation in DOCUMENT["operations"].values()]
+    assert sorted(used) == sorted(DOCUMENT["channels"])
+
+
+def test_the_names_at_the_brokers_are_those_that_the_sinks_use() -> None:
+    channels = DOCUMENT["channels"]
+    assert channels["kafka"]["address"] == TOPIC
+    assert channels["redis"]["address"] == STREAM
+    assert channels["rabbitmq"]["bindings"]["amqp"]["exchange"]["name"] == EXCHANGE
+
+
+@pytest.mark.parametrize("channel", [channel for channel in EVENT_CHANNELS if channel not in HEADERS])
+@pytest.mark.parametrize("told", EVENTS, ids=[told.type for told in EVENTS])
+def test_an_event_is_the_message_of_its_type_and_of_no_other(channel: str, told: PublishedEvent) -> None:
+    event = json.loads(structured(told, "urn:homing"))
+    assert types_of(channel, SIGNED, event) == [told.type]
+
+
+@pytest.mark.parametrize("told", [EVENTS[0], EVENTS[-1]], ids=["a task", "an alarm"])
+def test_nothing_is_told_that_is_not_documented(told: PublishedEvent) -> None:
+    assert [*attributes(told, "urn:homing")] == [*ATTRIBUTES]
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(json.loads(told.body)) == set(schemas["AlarmTold" if told.task is None else "TaskShown"]["properties"])
+
+
+@pytest.mark.parametrize("name", [*ATTRIBUTES, "data"])
+def test_an_event_that_lacks_anything_is_no_message(name: str) -> None:
+    event = json.loads(structured(EVENTS[0], "urn:homing"))
+    del event[name]
+    assert types_of("webhooks", SIGNED, event) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sequence": "3"}, {"specversion": "0.3"}, {"time": "now"}, {"type": "homing.task.lost"}, {"data": {}}],
+)
+def test_an_event_that_is_wrong_is_no_message(wrong: Mapping[str, Any]) -> None:
+    event = json.loads(structured(EVENTS[0], "urn:homing")) | wrong
+    assert types_of("webhooks", SIGNED, event) == []
+
+
+def test_a_webhook_without_its_signature_is_no_message() -> None:
+    event = json.loads(structured(EVENTS[0], "urn:homing"))
+    assert types_of("webhooks", {}, event) == []
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.PENDING])
+def test_what_a_caller_is_told_is_the_message_of_its_channel(status: Status) -> None:
+    task = replace(a_task(external_id="order-1"), status=status)
+    assert types_of("callers", SIGNED, legacy_callback(task)) == ["callback"]
+    assert [*faults(messages("callers")["callback"]["payload"], legacy_callback(task) | {"task_id": 1})] != []

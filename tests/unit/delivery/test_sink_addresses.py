@@ -1,0 +1,220 @@
+"""HOMING_SINKS: what it reads, what it refuses in one line, and that no secret in an address is ever shown."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.builders import NOW
+from tests.support.fakes import new_secret
+from tracker.delivery.sinks import broker
+from tracker.delivery.sinks.base import Sink
+from tracker.delivery.sinks.urls import SINK_TYPES, SinkContext, create_sinks, parse_sinks
+from tracker.errors import SettingsError
+from tracker.model.event_filter import EventFilter
+from tracker.model.sinks import SinkSpec
+from tracker.service.sink_secrets import SinkSecrets
+from tracker.settings import load_settings
+
+SECRET = "made-up-secret"
+WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
+
+
+def one(text: str) -> SinkSpec:
+    (spec,) = parse_sinks(text)
+    return spec
+
+
+def made(text: str) -> list[tuple[SinkSpec, Sink]]:
+    context = SinkContext(source="urn:homing", secrets=SinkSecrets(new_secret, {}), clock=lambda: NOW)
+    return create_sinks(parse_sinks(text), context=context)
+
+
+def refusal(**environ: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({f"HOMING_{name.upper()}": value for name, value in environ.items()}, None)
+    return caught.value.detail
+
+
+def test_an_address_has_its_options_behind_a_hash() -> None:
+    spec = one(
+        "https://shop.example/hook?shop=7#name=shop&type=succeeded&type=failed&client=studio&tag=a%20b&from=beginning"
+    )
+    types = frozenset({"homing.task.succeeded", "homing.task.failed"})
+    assert spec == SinkSpec(
+        name="shop",
+        scheme="https",
+        target="https://shop.example/hook?shop=7",
+        address="https://shop.example/…",
+        filter=EventFilter(types=types, clients=frozenset({"studio"}), tags=frozenset({"a b"})),
+        beginning=True,
+        signed_per="sink",
+    )
+
+
+def test_sinks_are_separated_by_commas_or_blanks() -> None:
+    text = " https://a.example , stdout:\tpython:app.hooks:told#client=studio,,\n https://b.example#from=now "
+    assert [(spec.name, spec.scheme, spec.beginning) for spec in parse_sinks(text)] == [
+        ("a.example", "https", False),
+        ("stdout", "stdout", False),
+        ("app.hooks.told", "python", False),
+        ("b.example", "https", False),
+    ]
+    assert parse_sinks("") == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("https://shop.example", "shop.example"),
+        ("https://shop.example:443/x/y", "shop.example"),
+        ("https://shop.example:8443/x", "shop.example-8443"),
+        ("https://user:pass@shop.example/", "shop.example"),
+        ("https://[2606:2800:220::1]/", "2606-2800-220-1"),
+        ("HTTPS://Shop.Example/", "shop.example"),
+        ("python:app:told.at_once", "app.told.at_once"),
+        ("stdout:", "stdout"),
+    ],
+)
+def test_a_sink_without_a_name_gets_one_that_can_be_read(written: str, name: str) -> None:
+    assert one(written).name == name
+
+
+@pytest.mark.parametrize(
+    ("sinks", "says"),
+    [
+        (f"kafka.example/{SECRET}", "sink 1: it has no scheme that is known; there are https, http, python, stdout"),
+        (f"stdout: htps://{SECRET}@a.example", "sink 2: it has no scheme that is known, did you mean https:?"),
+        (f"https://u:{SECRET}#x@a.example", "in a password, write # @ / as %23"),
+        (f"https://a.example/a#{SECRET}", "write its options as #name=shop&type=succeeded; a # in an address"),
+        (f"https://a.example/a#{SECRET}=1", "an option behind the # is not known; there are name, from, type"),
+        ("https://a.example/?to=a,b", "within an address or its options write it as %2C"),
+        ("https://a.example#tag=a,b", "within an address or its options write it as %2C"),
+        ("https://a.example#tipe=succeeded", "is not known, did you mean type=?"),
+        ("https://a.example#type=succeded", "type= matches no type of event; did you mean succeeded?"),
+        ("https://a.example#client=", "client= is empty"),
+        ("https://a.example#name=", "give it a #name= of letters"),
+        (f"https://a.example#name={SECRET}/", "give it a #name= of letters"),
+        ("https://a.example#name=a&name=b", "give from, name once at most"),
+        ("https://a.example#from=then", "from= is now or beginning"),
+        ("https://a.example#name=callbacks", "callbacks is the name of the callers' own"),
+        ("https://a.example,https://a.example/2", "sink 2: another one is called a.example; give each its own #name="),
+        ("https://", "write an address such as https://shop.example/hook"),
+        (f"https://a.example:{SECRET}/", "write an address such as https://shop.example/hook"),
+        (f"https://{SECRET}\\@a.example", "write an address such as https://shop.example/hook"),
+        ("https://[::1", "write an address such as https://shop.example/hook"),
+        (f"python:{SECRET}", "write python:module:callable"),
+        ("python:app hooks:told", "write python:module:callable"),
+        ("python:app:os.system('ls')", "write python:module:callable"),
+        (f"stdout:{SECRET}", "write stdout: alone"),
+        (f"http://u:{SECRET}@a.example", "the address of a.example must be an https address"),
+        (f"https://u:{SECRET}@127.0.0.1", "must not point to a private address; if it is meant, allow its host in"),
+        ("https://intranet", "must not point to a name of an internal network"),
+    ],
+)
+def test_an_address_that_cannot_work_is_refused_in_one_line_that_shows_no_secret(sinks: str, says: str) -> None:
+    line = refusal(sinks=sinks)
+    assert line.startswith("HOMING_SINKS: ")
+    assert says in line
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"sink_secrets": f"shop:{WEBHOOK}"}, "HOMING_SINK_SECRETS: names no sink that signs"),
+        ({"sinks": "stdout:", "sink_secrets": f"stdout:{WEBHOOK}"}, "HOMING_SINK_SECRETS: names no sink that signs"),
+        ({"sink_secrets": WEBHOOK}, "HOMING_SINK_SECRETS: write name:whsec_"),
+        ({"sink_secrets": f"callbacks:{SECRET}"}, "HOMING_SINK_SECRETS: a secret is whsec_"),
+        ({"allowed_targets": "http://hooks"}, "HOMING_ALLOWED_TARGETS: write networks such as 10.0.0.0/8"),
+        ({"event_source": "a b"}, "HOMING_EVENT_SOURCE: write an address or a URN"),
+    ],
+)
+def test_what_goes_with_the_sinks_is_refused_as_clearly(environ: dict[str, str], says: str) -> None:
+    line = refusal(**environ)
+    assert line.startswith(says)
+    assert WEBHOOK not in line
+    assert SECRET not in line
+
+
+def test_what_goes_with_the_sinks_is_read() -> None:
+    settings = load_settings(
+        {
+            "HOMING_SINKS": "http://hooks.internal/#name=shop",
+            "HOMING_SINK_SECRETS": f"shop:{WEBHOOK},callbacks:{WEBHOOK},shop:{WEBHOOK[:-4]}",
+            "HOMING_ALLOWED_TARGETS": "10.0.0.0/8, hooks.internal",
+        },
+        None,
+    )
+    assert settings.sink_secrets == {"shop": (WEBHOOK, WEBHOOK[:-4]), "callbacks": (WEBHOOK,)}
+    assert settings.allowed_targets.names("hooks.internal")
+    assert WEBHOOK not in repr(settings)
+
+
+def test_events_come_from_the_public_address_unless_the_operator_says_otherwise() -> None:
+    assert load_settings({}, None).source == "urn:homing"
+    public = {"HOMING_PUBLIC_URL": "https://homing.example.com/"}
+    assert load_settings(public, None).source == "https://homing.example.com"
+    assert load_settings(public | {"HOMING_EVENT_SOURCE": "urn:homing:studio"}, None).source == "urn:homing:studio"
+
+
+def test_a_secret_in_an_address_is_nowhere_to_be_seen() -> None:
+    text = f"https://user:{SECRET}@shop.example/{SECRET}?key={SECRET}#name=shop"
+    for shown in (repr(one(text)), str(one(text)), repr(made(text)[1][0]), repr(load_settings({"HOMING_SINKS": text}))):
+        assert SECRET not in shown
+        assert "shop.example" in shown
+
+
+def test_the_callers_callbacks_are_always_told_but_not_about_what_was_before_there_were_any() -> None:
+    (new, sink), *others = made("")
+    assert (new.name, sink.name, new.beginning, others) == ("callbacks", "callbacks", False, [])
+
+
+def test_every_scheme_makes_a_sink_of_its_name() -> None:
+    text = "https://a.example#from=beginning stdout: python:json:dumps#name=written"
+    sinks = made(text)[1:]
+    assert [(new.name, new.beginning) for new, _ in sinks] == [
+        ("a.example", True),
+        ("stdout", False),
+        ("written", False),
+    ]
+    assert [new.name for new, _ in sinks] == [sink.name for _, sink in sinks]
+    here = {"https", "http", "python", "stdout"}
+    assert set(SINK_TYPES) == here | set(broker.SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("python:nowhere.hooks:told", "there is no module nowhere; install it or correct the name"),
+        ("python:json:nothing", "json has no nothing; correct the name"),
+        ("python:json:decoder.nothing", "json has no decoder.nothing; correct the name"),
+        ("python:json:__version__", "cannot be called"),
+        ("python:broken_hooks:told", "importing broken_hooks raised ZeroDivisionError"),
+        ("python:bad_syntax:told", "importing bad_syntax raised SyntaxError"),
+        ("python:needing:told", "there is no module nowhere; install it"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_refused_in_one_line(
+    written: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_hooks.py").write_text(f"{SECRET.replace('-', '_')} = 1 / 0\n")
+    (tmp_path / "bad_syntax.py").write_text("def\n")
+    (tmp_path / "needing.py").write_text("import nowhere\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SettingsError) as caught:
+        made(written)
+    assert caught.value.detail.startswith(f"HOMING_SINKS: {written}: ")
+    assert says in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hooks_from_here.py").write_text("def told(event): ...\n")
+    (tmp_path / "json.py").write_text("raise SystemError\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert len(made("python:hooks_from_here:told python:json:dumps")) == 3

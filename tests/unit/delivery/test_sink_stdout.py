@@ -1,0 +1,103 @@
+"""Events as lines: whole ones, at once, and a reader that is gone or slow is a failure."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+
+from tests.support.published_events import a_success, an_alarm, an_event
+from tracker.delivery.sinks.base import DELIVERED
+from tracker.delivery.sinks.stdout import WITHIN, Lines
+from tracker.model.event import structured
+from tracker.model.event_filter import read_filter
+
+SOURCE = "urn:homing"
+WAVE = [an_event(a_success(1, request={"prompt": "two\nlines\u2028three"})), an_event(a_success(2)), an_alarm()]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):
+            os.close(end)
+
+
+def lines(descriptor: int, within: timedelta = WITHIN) -> Lines:
+    return Lines(name="stdout", source=SOURCE, descriptor=descriptor, within=within)
+
+
+async def test_each_event_is_one_line_of_json_and_out_at_once(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    assert await lines(write).send(WAVE) == [DELIVERED] * 3
+    # Nothing was closed or flushed: it is in the pipe.
+    written = os.read(read, 1 << 20)
+    assert written.count(b"\n") == 3
+    assert written.endswith(b"\n")
+    assert [json.loads(line) for line in written.splitlines()] == [
+        json.loads(structured(told, SOURCE)) for told in WAVE
+    ]
+
+
+async def test_a_reader_that_is_gone_is_a_failure_that_is_tried_again(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    os.close(read)
+    for outcome in await lines(write).send(WAVE):
+        assert (outcome.delivered, outcome.hopeless, outcome.gone) == (False, False, False)
+        assert outcome.error == "nobody reads the standard output any more"
+
+
+async def test_a_reader_that_is_slow_costs_a_bounded_time_and_gets_whole_lines(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    long = [an_event(a_success(number, request={"prompt": "x" * 50_000}), cursor=number) for number in range(1, 5)]
+    sink = lines(write, within=timedelta(seconds=0.2))
+    outcomes = await sink.send(long)
+    assert [outcome.delivered for outcome in outcomes] == [True, False, False, False]
+    got = bytearray()
+    # The second line is stuck half way; it ends once somebody reads, and only then goes the next wave.
+    while got.count(b"\n") < 2:
+        got += await asyncio.to_thread(os.read, read, 1 << 16)
+    for _ in range(1000):
+        if (await sink.send(WAVE))[0].delivered:
+            break
+        await asyncio.sleep(0.01)
+    got += os.read(read, 1 << 20)
+    ids = [json.loads(line)["id"] for line in got.splitlines()]
+    assert ids == [long[0].id, long[1].id, *(told.id for told in WAVE)]
+
+
+async def test_lines_stay_whole_where_writing_does_not_block(pipe: tuple[int, int]) -> None:
+    """So is a terminal, or a pipe, that another program has made so."""
+    read, write = pipe
+    os.set_blocking(write, False)
+    long = [an_event(a_success(number, request={"prompt": "x" * 100_000}), cursor=number) for number in range(1, 5)]
+    sending = asyncio.create_task(lines(write).send(long))
+    got = bytearray()
+    while got.count(b"\n") < len(long):
+        got += await asyncio.to_thread(os.read, read, 1 << 16)
+    assert await sending == [DELIVERED] * 4
+    assert [json.loads(line)["id"] for line in got.splitlines()] == [told.id for told in long]
+
+
+async def test_what_cannot_be_written_at_all_is_said(pipe: tuple[int, int]) -> None:
+    os.close(pipe[1])
+    (outcome,) = await lines(pipe[1]).send(WAVE[:1])
+    assert outcome.error == "the standard output cannot be written: OSError"
+
+
+def test_it_is_asked_only_about_what_it_takes() -> None:
+    sink = Lines(name="alarms", source=SOURCE, takes=read_filter({"type": ["homing.alarm.*"]}))
+    assert [sink.endpoint(told) for told in WAVE] == [None, None, "alarms"]
+
+
+@pytest.mark.parametrize("source", ["body", "data", "task"])
+def test_events_may_come_from_whatever_the_operator_calls_it(source: str) -> None:
+    event = an_event(a_success())
+    for _ in range(2):
+        told = json.loads(structured(event, source))
+        assert (told["source"], told["data"]["id"]) == (source, event.subject)

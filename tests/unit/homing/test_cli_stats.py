@@ -1,0 +1,39 @@
+"""`homing stats` over the real API: the counts, and what the schedule goes by."""
+
+from argparse import Namespace
+
+import pytest
+
+from homing.commands.client import ApiClient
+from homing.commands.http_exchange import HttpExchange
+from homing.commands.operate import run_audit, run_stats
+from tests.support.api_harness import ApiHarness, five_finished_tasks
+from tests.support.builders import NOW
+from tracker.model.records import Action, AuditEntry
+
+
+async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
+    api: ApiHarness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await api.add(*five_finished_tasks())
+
+    async with api.client() as client:
+        assert await run_stats(Namespace(json=False), ApiClient(HttpExchange(client))) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["kling", "images/omni-image", "20.0%", "3.6%", "and", "62.4%", "5"] in lines
+    assert ["kling", "images/omni-image", "kling-v3-omni", "22.0", "s", "5"] in lines
+
+
+async def test_the_audit_is_a_table_with_who_did_what(api: ApiHarness, capsys: pytest.CaptureFixture[str]) -> None:
+    for action, client_name, detail in ((Action.PAUSE_SINK, "local", ""), (Action.REPLAY, "ops", "dead=yes")):
+        entry = AuditEntry(at=NOW, client=client_name, action=action, object="shop", detail=detail)
+        await api.tracker.audit.write(entry)
+    args = Namespace(json=False, client=None, action=None, limit=1, cursor=None)
+
+    async with api.client() as client:
+        assert await run_audit(args, ApiClient(HttpExchange(client))) == 0
+
+    heads, line, more = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["at", "client", "action", "object", "detail"]
+    assert line.split()[1:] == ["ops", "replay", "shop", "dead=yes"]
+    assert more == "more: --cursor 2"

@@ -1,0 +1,281 @@
+"""Settings: what they read, what they refuse, and that no refusal and no repr shows a secret."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tracker.errors import SettingsError
+from tracker.model.task import Trust
+from tracker.settings import PREFIX, Settings, load_settings, strays
+
+SECRET = "made-up-secret-that-must-never-be-shown"
+WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
+
+
+def read(**environ: str) -> Settings:
+    return load_settings({PREFIX + name.upper(): value for name, value in environ.items()}, None)
+
+
+def refusal(**environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read(**environ)
+    return caught.value.detail
+
+
+def test_without_any_setting_the_defaults_are_a_laptops() -> None:
+    settings = read()
+    assert (settings.host, settings.port, settings.database_url) == ("127.0.0.1", 8000, "sqlite:///homing.db")
+    assert settings.public_url is None
+    assert settings.body_limit == 32 * 1024 * 1024
+    assert settings.deadline == timedelta(hours=24)
+    assert settings.kling_base_url == "https://api-singapore.klingai.com"
+    assert not settings.guarded
+
+
+def test_lists_are_comma_separated_and_forgive_blanks() -> None:
+    settings = read(allowed_hosts=" a.example , b.example,, ")
+    assert settings.allowed_hosts == ("a.example", "b.example")
+
+
+def test_a_star_after_the_name_lets_a_key_see_all() -> None:
+    first, second = read(api_keys="studio:a-key-of-the-studio, ops*:a.key~of/the+operator==").api_keys
+    assert (first.name, first.key, first.sees_all) == ("studio", "a-key-of-the-studio", False)
+    assert (second.name, second.key, second.sees_all) == ("ops", "a.key~of/the+operator==", True)
+
+
+def test_two_keys_of_one_name_are_a_rotation() -> None:
+    assert [key.name for key in read(api_keys="studio:the-key-until-now,studio:the-key-from-now-on").api_keys] == [
+        "studio",
+        "studio",
+    ]
+
+
+def test_client_keys_are_pairs() -> None:
+    (pair,) = read(client_keys=f"access-1:{SECRET}").client_keys
+    assert (pair.access, pair.secret) == ("access-1", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("1h30m", timedelta(minutes=90)),
+        ("2 d", None),
+        ("1.5h", timedelta(minutes=90)),
+        ("250ms", timedelta(milliseconds=250)),
+        ("0s", None),
+        ("-1h", None),
+        ("24", None),
+        ("9999999d", None),
+    ],
+)
+def test_a_duration_has_a_unit_and_is_above_zero(written: str, meant: timedelta | None) -> None:
+    if meant is None:
+        assert refusal(deadline=written) == "HOMING_DEADLINE: write a duration such as 90s, 30m, 24h or 1h30m"
+    else:
+        assert read(deadline=written).deadline == meant
+
+
+def test_tasks_are_kept_for_an_hour_at_least_and_for_ever_where_nothing_is_said() -> None:
+    assert read(retention="1h").retention == timedelta(hours=1)
+    assert read(retention="90d").retention == timedelta(days=90)
+    assert read(retention="").retention is None
+
+
+def test_deadlines_are_per_kind() -> None:
+    assert read(deadlines="images/omni-image=2h, videos/omni-video=1d").deadlines == {
+        "images/omni-image": timedelta(hours=2),
+        "videos/omni-video": timedelta(days=1),
+    }
+
+
+@pytest.mark.parametrize(("written", "meant"), [("1048576", 1 << 20), ("32MiB", 32 << 20), ("1 GiB", 1 << 30)])
+def test_a_size_is_bytes_or_has_a_unit(written: str, meant: int) -> None:
+    assert read(body_limit=written).body_limit == meant
+
+
+def test_an_address_loses_its_trailing_slash_and_may_have_a_path() -> None:
+    assert read(public_url="https://homing.example.com/hooks/").public_url == "https://homing.example.com/hooks"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "homing.example.com",
+        "ftp://homing.example.com",
+        "https://",
+        "https://homing.example.com/?a=1",
+        "https://homing.example.com/#top",
+        "https://user:pass@homing.example.com",
+        "https://homing.example.com:99999",
+        "https://homing example.com",
+        "https://[::1",
+    ],
+)
+def test_a_public_address_that_a_provider_could_not_use_is_refused(url: str) -> None:
+    assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: write an address such as https://")
+
+
+def test_the_least_trust_follows_whether_signatures_can_be_checked() -> None:
+    assert read().threshold is Trust.TOKEN
+    assert read(kling_webhook_secrets=WEBHOOK).threshold is Trust.SIGNED
+    assert read(min_final_trust="provider").threshold is Trust.PROVIDER
+    assert read(min_final_trust="signed").threshold is Trust.SIGNED
+
+
+def test_an_empty_value_is_unset() -> None:
+    assert read(public_url="", kling_api_key=" ", port="").port == 8000
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text('HOMING_PORT=9001\nHOMING_HOST="127.0.0.2"  # comment\nOTHER=1\n')
+    settings = load_settings({"HOMING_PORT": "9002"}, file)
+    assert (settings.port, settings.host) == (9002, "127.0.0.2")
+
+
+def test_settings_file_with_byte_order_mark_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"\xef\xbb\xbfHOMING_PORT=9000\n")
+
+    assert load_settings({}, file).port == 9000
+
+
+def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"HOMING_PORT=\xff\xfe")
+    with pytest.raises(SettingsError, match="make it a UTF-8 text file"):
+        load_settings({}, file)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"kling_api_key": SECRET, "kling_access_key": "a", "kling_secret_key": "b"}, "keep one"),
+        ({"kling_api_key": SECRET, "kling_secret_key": "b"}, "keep one"),
+        ({"kling_access_key": SECRET}, "set HOMING_KLING_SECRET_KEY beside it"),
+        ({"kling_secret_key": SECRET}, "set HOMING_KLING_ACCESS_KEY beside it"),
+        ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "give each client its own"),
+        ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "give each client its own"),
+        ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "write postgresql://user:password@host"),
+        ({"database_url": f"postgresql://u:{SECRET}@db"}, "name a database"),
+        ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "name a database"),
+        ({"database_url": f"postgresql://u:{SECRET}@@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}/x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}#x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET} x@db/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u@db:{SECRET}/homing"}, "in the password, write @"),
+        ({"database_url": f"postgresql://u@db/homing?password={SECRET}"}, "only these may be set"),
+        ({"database_url": f"postgresql://u@db/homing?options=-c{SECRET}"}, "only these may be set"),
+        ({"database_url": f"mysql://u:{SECRET}@db/homing"}, "write sqlite:///homing.db"),
+        ({"database_url": "sqlite:///:memory:"}, "write sqlite:///homing.db"),
+        ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
+        ({"api_keys": SECRET}, "write name:key"),
+        ({"api_keys": f":{SECRET}"}, "write name:key"),
+        ({"api_keys": "a:hunter2-short"}, "the key of a is shorter than 16 characters"),
+        ({"api_keys": f"a:'{SECRET}'"}, "look for quotes"),
+        ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "look for quotes"),
+        ({"api_keys": f"a*:{SECRET} b:{SECRET}"}, "look for quotes"),
+        ({"api_keys": f'"a:{SECRET}"'}, "HOMING_API_KEYS is in quotes"),
+        ({"callback_secrets": f"'{SECRET}','{SECRET}'"}, "HOMING_CALLBACK_SECRETS is in quotes"),
+        ({"callback_secrets": f"{SECRET},'{SECRET}'"}, "is in quotes; take them off"),
+        ({"client_keys": f"access:'{SECRET}'"}, "is in quotes; take them off"),
+        ({"kling_api_key": f"{SECRET}'"}, "without quotes"),
+        ({"client_keys": "access:hunter2-is-short"}, "shorter than 32 bytes"),
+        ({"callback_secrets": "hunter2-is-short"}, "shorter than 32 bytes"),
+        ({"port": "tcp://10.96.0.7:8000"}, "HOMING_PORT: Kubernetes set it"),
+        ({"kling_webhook_secrets": f"whsec_{SECRET}"}, "copy the whole secret"),
+        ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "copy the whole secret"),
+        ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "copy the whole secret"),
+        ({"kling_api_key": f"{SECRET}\n{SECRET}"}, "printable ASCII"),
+        ({"min_final_trust": "unverified"}, "write token, signed or provider"),
+        ({"port": "99999"}, "write a port from 0 to 65535"),
+        ({"polls_per_minute": "0"}, "write a whole number above zero"),
+        ({"body_limit": "lots"}, "write a size"),
+        ({"deadlines": f"images/{SECRET}=1h"}, "choose from audio/"),
+        ({"retention": "59m59s"}, "HOMING_RETENTION: keep tasks for an hour or longer"),
+        ({"retention": "1ms"}, "leave it out to keep them for ever"),
+        ({"retention": "90"}, "write a duration"),
+        ({"log_level": "loud"}, "write one of debug"),
+        ({"host": "http://here"}, "write a host or an address to bind"),
+    ],
+)
+def test_a_contradiction_is_one_line_that_says_what_to_do_and_shows_no_secret(
+    environ: dict[str, str], says: str
+) -> None:
+    line = refusal(**environ)
+    assert says in line
+    assert line.startswith("HOMING_")
+    assert "\n" not in line
+    assert SECRET not in line
+    assert "hunter2" not in line
+
+
+def test_no_secret_is_in_the_repr() -> None:
+    pair = {"kling_access_key": SECRET + "1", "kling_secret_key": SECRET + "2"}
+    settings = read(
+        api_keys=f"a:{SECRET}",
+        client_keys=f"b:{SECRET}",
+        callback_secrets=SECRET,
+        kling_webhook_secrets=WEBHOOK,
+        database_url=f"postgresql://bob:{SECRET}@db/homing",
+        **pair,
+    )
+    for shown in (repr(settings), str(settings), repr(settings.api_keys), repr(settings.client_keys)):
+        assert SECRET not in shown
+        assert WEBHOOK not in shown
+
+
+def test_a_program_passes_values_as_they_are() -> None:
+    settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), min_final_trust=Trust.TOKEN)
+    assert settings.deadline == timedelta(hours=1)
+    assert settings.threshold is Trust.TOKEN
+
+
+def test_a_database_is_a_file_or_a_server_and_is_named_without_its_password() -> None:
+    assert read(database_url="sqlite:////var/lib/homing.db").database_file == Path("/var/lib/homing.db")
+    for scheme in ("postgresql", "postgres"):
+        settings = read(database_url=f"{scheme}://bob:{SECRET}@db:5432/homing?sslmode=require")
+        assert settings.database_file is None
+        assert settings.database_name == f"{scheme}://bob@db:5432/homing?sslmode=require"
+    assert read(database_url="postgresql:///homing?host=/run/pg").database_name == "postgresql:///homing?host=/run/pg"
+
+
+def test_a_wrong_type_from_a_program_shows_no_value() -> None:
+    odd: Any = {"kling_api_key": SECRET.encode() * 2, "port": [SECRET]}
+    with pytest.raises(ValueError, match="validation error") as caught:
+        Settings(**odd)
+    assert SECRET not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(read(), "port", 1)  # noqa: B010 - the type checker knows that it cannot be
+
+
+def test_a_misspelt_variable_is_told_with_its_neighbour() -> None:
+    told = strays({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
+    assert told == [
+        "HOMING_API_KEY is no setting and does nothing; did you mean HOMING_API_KEYS?",
+        "HOMING_QQQQ is no setting and does nothing",
+    ]
+
+
+def test_kubernetes_service_links_are_named_once() -> None:
+    links = {
+        "HOMING_SERVICE_HOST": "10.96.0.7",
+        "HOMING_SERVICE_PORT": "8000",
+        "HOMING_SERVICE_PORT_HTTP": "8000",
+        "HOMING_PORT_8000_TCP": "tcp://10.96.0.7:8000",
+        "HOMING_PORT_8000_TCP_ADDR": "10.96.0.7",
+    }
+    (told,) = strays(links, None)
+    assert "Kubernetes" in told
+
+
+def test_every_setting_is_in_the_reference_and_nothing_else_is() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text()
+    named = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `HOMING_")}
+    assert named == {PREFIX + name.upper() for name in Settings.model_fields}

@@ -1,0 +1,52 @@
+"""Event numbers: what consumers compare grows in any history of ranges, and fits into what reads it."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.builders import a_task
+from tests.support.published_events import an_event
+from tracker.model import event_numbers
+from tracker.model.event_numbers import BITS, EPOCH
+
+EXACT_IN_JAVASCRIPT = 2**53
+MOMENTS = st.integers(1_790_000_000_000, int(datetime(2080, 1, 1, tzinfo=UTC).timestamp()) * 1000)
+
+
+def first_of(milliseconds: int) -> int:
+    return (milliseconds - EPOCH) << BITS
+
+
+@given(st.lists(MOMENTS, unique=True, max_size=5), st.lists(st.integers(1, 999_999), min_size=1, max_size=5))
+def test_sequence_grows_over_every_range_whatever_the_versions(starts: list[int], versions: list[int]) -> None:
+    cursors = [1, 10**9, *(first_of(start) + 1 for start in sorted(starts))]
+    # In each state of the database the task goes through versions of its own.
+    numbers = [
+        [event_numbers.sequence(cursor + step, version) for step, version in enumerate(sorted(set(versions)))]
+        for cursor in cursors
+    ]
+    later = [numbers[0], *numbers[2:]]
+
+    for before, after in pairwise(later):
+        assert max(before) < min(after)
+        assert max(map(event_numbers.written, before)) < min(map(event_numbers.written, after))
+    assert all(list(map(event_numbers.written, each)) == sorted(map(event_numbers.written, each)) for each in numbers)
+
+
+@given(MOMENTS)
+def test_numbers_of_a_range_fit_into_what_reads_them(start: int) -> None:
+    cursor = first_of(start) + 1
+
+    assert cursor < EXACT_IN_JAVASCRIPT
+    assert event_numbers.sequence(cursor, 999_999) < 2**63
+    assert len(event_numbers.written(event_numbers.sequence(cursor, 3))) == event_numbers.LONG_DIGITS
+
+
+def test_event_of_a_lost_version_has_another_id() -> None:
+    lost = an_event(a_task(version=3), "failed", cursor=17)
+    new = an_event(a_task(version=3), "succeeded", cursor=first_of(1_800_000_000_000) + 1)
+
+    assert lost.id == f"{lost.subject}-3"
+    assert new.id != lost.id

@@ -1,0 +1,159 @@
+"""compose.yaml hangs together: each way that its head names starts what it needs, with settings that Homing takes."""
+
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.support.brokers.servers import LOCALHOST, free_port
+from tracker.delivery.sinks.urls import check_sink, parse_sinks
+from tracker.errors import SettingsError
+from tracker.model.targets import NOWHERE
+from tracker.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[3]
+HEAD = (ROOT / "compose.yaml").read_text().partition("\nservices:")[0]
+WAYS = [
+    re.findall(r"-f (\S+)", way) or ["compose.yaml"]
+    for way in re.findall(r"docker compose (.*?)up --build --detach", HEAD)
+]
+VARIABLE = re.compile(r"\$\{([A-Z_]+)(:[-?])([^}]*)\}")
+# Letters and digits, as the heads ask for.
+CHOSEN = {"POSTGRES_PASSWORD": "chosenforthetest", "NATS_TOKEN": "anotherforthetest"}
+
+
+def services(way: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the services of some files, merged as compose does it, as far as these files need it."""
+    merged: dict[str, dict[str, Any]] = {}
+    for file in way:
+        for name, more in yaml.safe_load((ROOT / file).read_text())["services"].items():
+            known = merged.setdefault(name, {})
+            for key, value in more.items():
+                known[key] = {**known.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+NATS = services(WAYS[-1])["nats"]
+ALL_WAYS = pytest.mark.parametrize("way", WAYS, ids="+".join)
+
+
+def filled(value: str, **sets: str) -> str:
+    """Put in what the environment says, or the default."""
+    given = CHOSEN | sets
+    return VARIABLE.sub(lambda found: given.get(found[1]) or (found[3] if found[2] == ":-" else "MISSING"), value)
+
+
+def settings_of(service: dict[str, Any], **sets: str) -> Settings:
+    forced = {name: filled(value, **sets) for name, value in service["environment"].items()}
+    return load_settings(environ=forced, env_file=None)
+
+
+def homes(way: list[str]) -> dict[str, dict[str, Any]]:
+    return {name: service for name, service in services(way).items() if service.get("image") == "homing"}
+
+
+def test_the_head_names_three_ways() -> None:
+    assert WAYS == [
+        ["compose.yaml"],
+        ["compose.replicas.yaml"],
+        ["compose.replicas.yaml", "compose.bus.yaml"],
+    ]
+
+
+@ALL_WAYS
+def test_each_way_has_what_it_needs(way: list[str]) -> None:
+    found = services(way)
+    needed = {name for service in found.values() for name in service.get("depends_on", {})}
+    ports = [port for service in found.values() for port in service.get("ports", ())]
+    assert needed <= found.keys()
+    assert len(ports) == len(set(ports))
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@ALL_WAYS
+def test_each_condition_is_one_that_its_service_can_meet(way: list[str]) -> None:
+    found = services(way)
+    for service in found.values():
+        for name, wanted in service.get("depends_on", {}).items():
+            healthy = wanted["condition"] == "service_healthy"
+            assert ("healthcheck" in found[name]) == healthy
+            assert healthy or found[name]["restart"] == "no"
+
+
+@ALL_WAYS
+def test_each_home_has_settings_that_are_taken(way: list[str]) -> None:
+    for name, service in homes(way).items():
+        settings = settings_of(service)
+        told = ["nats"] if "compose.bus.yaml" in way and name != "migrate" else []
+        assert settings.host == "0.0.0.0"
+        assert [sink.name for sink in settings.sinks] == told
+        hosts = {urlsplit(settings.database_url).hostname, *(urlsplit(sink.target).hostname for sink in settings.sinks)}
+        assert hosts <= {None, *services(way)}
+
+
+def test_the_sinks_of_the_environment_are_told_as_well() -> None:
+    one = homes(WAYS[-1])["one"]
+    sinks = settings_of(one, HOMING_SINKS="stdout:#type=failed").sinks
+    assert [sink.name for sink in sinks] == ["stdout", "nats"]
+
+
+@ALL_WAYS
+def test_compose_asks_for_every_secret_and_explains_it(way: list[str]) -> None:
+    """Compose reads all variables of a file, whichever services start: so a file asks for what it needs alone."""
+    for file in way:
+        text = (ROOT / file).read_text()
+        head, _, rest = text.partition("\nx-") if "\nx-" in text else text.partition("\nservices:")
+        for name, operator, message in VARIABLE.findall(rest):
+            assert name in head
+            assert (operator, bool(message)) == ((":?", True) if name in CHOSEN else (":-", False))
+
+
+@pytest.mark.parametrize("value", ["made-up-password", "madeupdatabasepassword"])
+def test_the_published_password_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="HOMING_DATABASE_URL: a secret is an example"):
+        settings_of(homes(WAYS[1])["one"], POSTGRES_PASSWORD=value)
+
+
+async def test_the_broker_of_the_file_lets_its_sink_in_and_is_healthy_once_it_has_jetstream(tmp_path: Path) -> None:
+    ports = {"4222": free_port(), "8222": free_port()}
+    (sink,) = settings_of(homes(WAYS[-1])["one"]).sinks
+    with nats(tmp_path, ports):
+        health = NATS["healthcheck"]["test"][-1].replace(":8222/", f":{ports['8222']}/")
+        assert answers_well(health)
+        (here,) = parse_sinks(sink.target.replace("@nats:4222", f"@{LOCALHOST}:{ports['4222']}"))
+        await check_sink(here, NOWHERE)
+
+
+@contextmanager
+def nats(folder: Path, ports: dict[str, int]) -> Iterator[None]:
+    """Run the service's command, with ports and a folder of the test's own."""
+    words = [filled(word) for word in NATS["command"]]
+    words = [{"/data": str(folder), "8222": str(ports["8222"])}.get(word, word) for word in words]
+    binary = Path(sys.executable).with_name("nats-server")
+    command = [str(binary), "--addr", LOCALHOST, "--port", str(ports["4222"]), *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def answers_well(url: str) -> bool:
+    """Ask as often as compose would."""
+    for _ in range(NATS["healthcheck"]["retries"] * 10):
+        try:
+            with urllib.request.urlopen(url, timeout=3) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    return False

@@ -1,0 +1,25 @@
+"""The tests pass in the background of a script too, where the shell ignores SIGINT for what it starts."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+LOOK = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+START = f"""
+import os, signal, subprocess, sys, tests.conftest
+subprocess.run([sys.executable, "-c", {LOOK!r}], check=True)
+os.kill(os.getpid(), signal.SIGINT)
+print("goes on")
+"""
+
+
+def test_sigint_ignored_by_the_parent_reaches_children() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ran = subprocess.run([sys.executable, "-c", START], cwd=ROOT, capture_output=True, text=True, check=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert ran.stdout.split("\n") == ["True", "goes on", ""]

@@ -1,0 +1,219 @@
+"""What the callback route does when there is too much, when nothing can be committed, and what it logs."""
+
+import asyncio
+import gc
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from starlette.types import Message
+
+from receiver.app import create_receiver
+from receiver.settings import ReceiverSettings
+from tests.support.recording_tracker import (
+    BODY,
+    FORGED,
+    OPEN,
+    OTHER_TOKEN,
+    PATH,
+    SECRET,
+    SIGNING,
+    STANDING_PATH,
+    STANDING_TOKEN,
+    TASK,
+    TOKEN,
+    WritingTracker,
+    call,
+    client,
+    ours,
+    playing,
+    post,
+    reached,
+    scope,
+    signed,
+    status_of,
+)
+from tracker.errors import NotFound, Overloaded, StoreUnavailable
+
+# Hints are bounded
+
+
+@pytest.mark.parametrize(("settings", "headers", "kept"), [(SIGNING, FORGED, 401), (SIGNING, {}, 200)])
+async def test_hints_beyond_the_rate_are_told_to_come_later(
+    settings: ReceiverSettings, headers: dict[str, str], kept: int
+) -> None:
+    tracker = WritingTracker()
+    async with client(tracker, settings) as http:
+        answers = [await http.post(PATH, content=BODY, headers=headers) for _ in range(32)]
+        assert [answer.status_code for answer in answers] == [kept] * 30 + [429] * 2
+        assert answers[-1].headers["retry-after"] == "2"
+        assert len(tracker.given) == 30
+        assert (await http.post(PATH, content=BODY, headers=signed())).status_code == 200, "a true delivery was limited"
+        other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY, headers=headers)
+        assert other.status_code == kept, "another address was limited"
+        tracker.now += timedelta(seconds=2)
+        assert (await http.post(PATH, content=BODY, headers=headers)).status_code == kept
+
+
+async def test_a_standing_address_has_a_rate_of_its_own_since_many_tasks_share_it() -> None:
+    tracker = WritingTracker()
+    async with client(tracker, replace(OPEN, unverified_rate=1, shared_rate=3)) as http:
+        answers = [await http.post(STANDING_PATH, content=BODY) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+
+
+async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
+    tracker = WritingTracker()
+    async with client(tracker, replace(OPEN, unverified_rate=1, token_rate=3)) as http:
+        answers = [await http.post(PATH, content=BODY) for _ in range(4)]
+        other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY)
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "20"
+    assert other.status_code == 200, "another address was limited"
+
+
+async def test_what_a_signature_proves_is_not_limited() -> None:
+    tracker = WritingTracker()
+    async with client(tracker, replace(SIGNING, unverified_rate=1, token_rate=1, shared_rate=1)) as http:
+        for path in (PATH, STANDING_PATH):
+            assert {(await http.post(path, content=BODY, headers=signed())).status_code for _ in range(3)} == {200}
+
+
+# What cannot be committed
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (StoreUnavailable("locked"), "5"),
+        (Overloaded("full", retry_after=timedelta(seconds=11.2)), "12"),
+        (RuntimeError(f"a library's message that quotes {BODY!r} and {TOKEN}"), "5"),
+        (TimeoutError(), "5"),
+        (RecursionError(), "5"),
+    ],
+)
+@pytest.mark.parametrize("headers", [signed(), FORGED, {}])
+async def test_what_cannot_be_committed_is_never_acknowledged(
+    error: Exception, wait: str, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    response = await post(WritingTracker(fails=error), SIGNING, headers=headers)
+    assert (response.status_code, response.headers["retry-after"]) == (503, wait)
+    assert response.json() == {"status": "unavailable"}
+    for line in ours(caplog):
+        assert "made-up prompt" not in line.getMessage()
+        assert TOKEN not in line.getMessage()
+        assert line.exc_info is None, "a traceback was logged"
+
+
+async def test_an_unexpected_error_is_logged_by_its_type_and_place(caplog: pytest.LogCaptureFixture) -> None:
+    await post(WritingTracker(fails=RuntimeError("quotes a body")))
+    assert "unexpected RuntimeError at recording_tracker.py:" in caplog.text
+    assert "quotes a body" not in caplog.text
+
+
+async def test_a_store_that_cannot_say_whether_an_address_stands_is_not_a_missing_address() -> None:
+    response = await post(WritingTracker(fails=StoreUnavailable("locked")), path=STANDING_PATH)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+async def test_a_token_whose_task_is_gone_is_not_found() -> None:
+    assert (await post(WritingTracker(fails=NotFound("no such task")))).status_code == 404
+
+
+async def test_nothing_is_answered_before_the_commit() -> None:
+    tracker = WritingTracker(gate=asyncio.Event())
+    sent: list[Message] = []
+    delivering = asyncio.create_task(call(tracker, sent=sent))
+    await reached(lambda: tracker.began == 1)
+    assert sent == []
+    assert tracker.gate is not None
+    tracker.gate.set()
+    assert status_of(await delivering) == 200
+
+
+async def test_a_commit_goes_on_when_the_request_is_cancelled() -> None:
+    tracker = WritingTracker(gate=asyncio.Event())
+    delivering = asyncio.create_task(call(tracker))
+    await reached(lambda: tracker.began == 1)
+    delivering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    assert tracker.gate is not None
+    tracker.gate.set()
+    await reached(lambda: len(tracker.given) == 1)
+
+
+async def test_a_commit_that_takes_too_long_is_not_acknowledged_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = WritingTracker(gate=asyncio.Event())
+    response = await post(tracker, replace(OPEN, commit_timeout=timedelta(milliseconds=10)))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert "unexpected" not in caplog.text
+    assert tracker.gate is not None
+    tracker.gate.set()
+    await reached(lambda: len(tracker.given) == 1)
+
+
+async def test_a_commit_that_fails_when_nobody_waits_any_more_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = WritingTracker(gate=asyncio.Event(), fails=RuntimeError("quotes a body"))
+    await post(tracker, replace(OPEN, commit_timeout=timedelta(milliseconds=10)))
+    assert tracker.gate is not None
+    tracker.gate.set()
+    await reached(lambda: len(asyncio.all_tasks()) == 1)
+    gc.collect()  # asyncio complains when a task whose error nobody saw is forgotten
+    assert "quotes a body" not in caplog.text
+    assert all(line.exc_info is None for line in ours(caplog)), "a traceback was logged"
+
+
+async def test_deliveries_that_wait_for_their_commit_are_bounded() -> None:
+    tracker = WritingTracker(gate=asyncio.Event())
+    async with client(tracker, replace(OPEN, commits=2)) as http:
+        first = [asyncio.create_task(http.post(PATH, content=BODY)) for _ in range(2)]
+        await reached(lambda: tracker.began == 2)
+        assert (await http.post(PATH, content=BODY)).status_code == 503
+        assert tracker.gate is not None
+        tracker.gate.set()
+        assert [(await each).status_code for each in first] == [200, 200]
+        assert (await http.post(PATH, content=BODY)).status_code == 200
+
+
+async def test_a_sender_that_left_after_the_commit_disturbs_nothing() -> None:
+    tracker = WritingTracker()
+
+    async def gone(message: Message) -> None:
+        raise BrokenPipeError(message["type"])
+
+    await create_receiver(tracker, OPEN)(scope(), playing([{"type": "http.request", "body": BODY}]), gone)
+    assert len(tracker.given) == 1
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "told"),
+    [
+        (PATH, signed(), BODY, f"200, kling task {TASK}, applied, trust signed, {len(BODY)} bytes"),
+        (PATH, {}, BODY, f"200, kling task {TASK}, applied, trust unverified, flaw unsigned, {len(BODY)} bytes"),
+        (
+            PATH,
+            FORGED,
+            BODY,
+            f"401, kling task {TASK}, applied, signature refused, trust unverified, flaw bad_signature",
+        ),
+        (STANDING_PATH, signed(), BODY, "200, kling shared URL 7, applied, trust signed"),
+        (PATH, {}, BODY * 20_000, f"413, kling task {TASK}, content too large"),
+        ("/callbacks/kling/nonsense", {}, BODY, "404, no address, not found"),
+    ],
+)
+async def test_a_delivery_is_one_line_of_the_log_without_token_body_or_secret(
+    path: str, headers: dict[str, str], body: bytes, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await post(WritingTracker(), SIGNING, path=path, headers=headers, body=body)
+    [record] = ours(caplog)
+    assert record.name == "homing.receiver"
+    assert record.getMessage().startswith(f"/callbacks/{{provider}}/{{token}}: {told}")
+    for kept_quiet in (TOKEN, STANDING_TOKEN, "nonsense", "made-up prompt", "1234567890", SECRET, *headers.values()):
+        assert kept_quiet == "42" or kept_quiet not in record.getMessage()

@@ -1,0 +1,115 @@
+"""Callback addresses: the token proves the task that it names, and nothing else does."""
+
+import base64
+import hashlib
+import hmac
+import re
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.support.builders import OUR_ID
+from tracker.rules import callback_tokens
+from tracker.rules.callback_tokens import check, mint
+
+FIRST = b"a made-up secret of 32 bytes, first"
+OTHER = b"a made-up secret of 32 bytes, other"
+TOKEN = mint([FIRST], provider="kling", task_id=OUR_ID)
+
+
+def test_a_token_proves_the_task_it_was_minted_for() -> None:
+    assert check(TOKEN, [FIRST], provider="kling") == OUR_ID
+
+
+def test_the_first_secret_mints_and_all_verify() -> None:
+    assert check(mint([OTHER, FIRST], provider="kling", task_id=OUR_ID), [FIRST, OTHER], provider="kling") == OUR_ID
+    assert mint([FIRST, OTHER], provider="kling", task_id=OUR_ID) == TOKEN
+
+
+def test_a_retired_secret_proves_nothing() -> None:
+    assert check(TOKEN, [OTHER], provider="kling") is None
+    assert check(TOKEN, [], provider="kling") is None
+
+
+def test_a_token_for_one_provider_is_worth_nothing_at_another() -> None:
+    assert check(TOKEN, [FIRST], provider="other") is None
+
+
+def test_the_mac_of_one_task_does_not_fit_another() -> None:
+    other = mint([FIRST], provider="kling", task_id="hm0")
+    forged = TOKEN.split("-", maxsplit=1)[0] + "-" + other.split("-", maxsplit=1)[1]
+    assert check(forged, [FIRST], provider="kling") is None
+
+
+@given(place=st.integers(0, len(TOKEN) - 1), letter=st.characters(codec="ascii"))
+def test_one_changed_character_is_refused(place: int, letter: str) -> None:
+    changed = TOKEN[:place] + letter + TOKEN[place + 1 :]
+    assert check(changed, [FIRST], provider="kling") == (OUR_ID if changed == TOKEN else None)
+
+
+@example(text="\udcff")
+@example(text=f"{TOKEN[:20]}\ud800{TOKEN[20:]}")
+@example(text=f"{TOKEN}\n")
+@given(text=st.one_of(st.text(), st.text().map(lambda more: TOKEN + more), st.from_regex(r"1[0-9a-f]{8}\w+-\w{22}")))
+def test_any_text_is_answered_without_an_error(text: str) -> None:
+    assert check(text, [FIRST, OTHER], provider="kling") in {None, OUR_ID if text == TOKEN else None}
+
+
+def written_out(task_id: str, *, secret: bytes = FIRST, provider: str = "kling") -> str:
+    """Make a token as the module's docstring says it, one step after the other."""
+    key = hashlib.sha256(b"homing key id\n" + secret).hexdigest()[:8]
+    covered = f"homing\n1\n{key}\n{provider}\ncallback\n{task_id}"
+    mac = hmac.digest(secret, covered.encode(), "sha256")[:16]
+    return f"1{key}{task_id}-{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+TASK_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+task_ids = st.one_of(
+    st.from_regex(TASK_ID, fullmatch=True), st.text(max_size=70), st.text("aZ09-_.\n\u0661é", max_size=9)
+)
+
+
+@given(task_id=task_ids)
+@example(task_id="")
+@example(task_id="a" * 64)
+@example(task_id="a" * 65)
+@example(task_id="a\n")
+@example(task_id="a-b")
+@example(task_id="a_b")
+@example(task_id="\u0661")
+def test_only_plain_letters_and_digits_are_a_task_however_true_the_mac(task_id: str) -> None:
+    token = written_out(task_id)
+    assert check(token, [OTHER, FIRST], provider="kling") == (task_id if TASK_ID.fullmatch(task_id) else None)
+    assert mint([FIRST], provider="kling", task_id=task_id) == token
+
+
+@given(place=st.integers(0, len(TOKEN)), more=st.text(min_size=1, max_size=3), less=st.integers(1, 3))
+def test_a_longer_or_shorter_token_is_refused(place: int, more: str, less: int) -> None:
+    assert check(TOKEN[:place] + more + TOKEN[place:], [FIRST], provider="kling") is None
+    if place < len(TOKEN):
+        assert check(TOKEN[:place] + TOKEN[place + less :], [FIRST], provider="kling") is None
+
+
+def test_the_last_letter_of_the_mac_has_one_spelling() -> None:
+    # 22 letters hold four bits more than 16 bytes.
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    good = [letter for letter in letters if check(TOKEN[:-1] + letter, [FIRST], provider="kling")]
+    assert good == [TOKEN[-1]]
+
+
+def test_an_address_ends_in_its_token() -> None:
+    url = callback_tokens.address("https://homing.example", provider="kling", token=TOKEN)
+    assert url == f"https://homing.example/callbacks/kling/{TOKEN}"
+
+
+def test_a_standing_token_cannot_be_taken_for_a_task_s_and_its_hash_is_what_is_kept() -> None:
+    token = callback_tokens.standing_token(bytes(range(callback_tokens.STANDING_BYTES)))
+    assert token.startswith(callback_tokens.STANDING_PREFIX)
+    assert check(token, [FIRST], provider="kling") is None
+    assert callback_tokens.standing_hash(token) != callback_tokens.standing_hash(token[:-1])
+    assert len(callback_tokens.standing_hash("s\ud800")) == 64
+
+
+def test_a_key_id_tells_secrets_apart_and_does_not_tell_them() -> None:
+    assert callback_tokens.key_id(FIRST) != callback_tokens.key_id(OTHER)
+    assert FIRST.hex()[:8] != callback_tokens.key_id(FIRST)

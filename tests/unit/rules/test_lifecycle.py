@@ -1,0 +1,346 @@
+"""The rules of the state machine and of trust, each as one test that fails when the rule is taken away."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from tests.properties.observations import told_in_turn
+from tests.support.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
+from tracker.model import facts
+from tracker.model.facts import RANK
+from tracker.model.task import Alarm, Flaw, Observation, Report, Source, Status, Task, Transition, Trust, Verdict
+from tracker.rules import lifecycle
+from tracker.rules.lifecycle import advance
+
+PENDING = a_task()
+SUBMITTED = told_in_turn(PENDING, [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
+LATER = NOW + timedelta(seconds=1)
+
+
+def after(task: Task, *said: Observation, threshold: Trust = Trust.TOKEN) -> Task:
+    return told_in_turn(task, said, threshold)
+
+
+def weighed(task: Task, observation: Observation, threshold: Trust = Trust.TOKEN) -> Transition:
+    return advance(task, observation, threshold=threshold)
+
+
+def at(status: Status) -> Task:
+    """Return the task as it stands at ``status``."""
+    if status is Status.PENDING:
+        return PENDING
+    if status is Status.REJECTED:
+        return after(PENDING, inferred(status))
+    if status is Status.EXPIRED:
+        return after(SUBMITTED, inferred(status))
+    return after(SUBMITTED, told(a_claim(status)))
+
+
+# ---- Statuses and what moves them
+
+
+def test_the_happy_way_is_pending_submitted_processing_succeeded() -> None:
+    task, seen = PENDING, [PENDING.status]
+    for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED):
+        task = after(task, asked(a_claim(status)))
+        seen.append(task.status)
+    assert seen == [Status.PENDING, Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED]
+
+
+@pytest.mark.parametrize("before", list(Status))
+@pytest.mark.parametrize("word", list(Status))
+def test_a_poll_moves_a_task_exactly_where_the_table_says(before: Status, word: Status) -> None:
+    task = at(before)
+    report = Report(status=word) if word in facts.INFERRED else a_claim(word, updated_at=LATER)
+    moved = weighed(task, asked(report)).verdict is Verdict.APPLIED
+    assert moved == (word in lifecycle.MOVES[before])
+
+
+@pytest.mark.parametrize("inference", [Status.REJECTED, Status.EXPIRED])
+@pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
+@pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
+def test_a_proven_final_beats_our_own_inference(inference: Status, final: Status, trust: Trust) -> None:
+    observation = asked(a_claim(final)) if trust is Trust.PROVIDER else told(a_claim(final), trust)
+    assert after(at(inference), observation).status is final
+
+
+@pytest.mark.parametrize("word", [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED])
+def test_any_proven_word_revives_a_rejected_task_with_an_alarm(word: Status) -> None:
+    transition = weighed(at(Status.REJECTED), asked(a_claim(word)))
+    assert transition.task.status is word
+    assert transition.alarms == (Alarm.REVIVED,)
+
+
+def test_an_expired_task_waits_for_a_final_word_only() -> None:
+    expired = at(Status.EXPIRED)
+    assert weighed(expired, asked(a_claim(Status.PROCESSING))).verdict is Verdict.OUTRANKED
+    assert after(expired, asked(a_claim(Status.PROCESSING)), asked(a_claim())).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
+@pytest.mark.parametrize("word", [Status.SUBMITTED, Status.PROCESSING, Status.REJECTED, Status.EXPIRED])
+def test_no_later_word_that_is_not_final_undoes_a_final(final: Status, word: Status) -> None:
+    late = inferred(word) if word in facts.INFERRED else asked(a_claim(word, updated_at=LATER))
+    assert after(at(final), late).status is final
+
+
+@pytest.mark.parametrize(
+    ("polled", "delivered"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)]
+)
+def test_of_two_contradictory_finals_the_poll_wins(polled: Status, delivered: Status) -> None:
+    poll = asked(a_claim(polled))
+    delivery = told(a_claim(delivered, updated_at=LATER), Trust.SIGNED)
+    assert after(SUBMITTED, poll, delivery).status is after(SUBMITTED, delivery, poll).status is polled
+
+
+@pytest.mark.parametrize("make", [asked, told])
+@pytest.mark.parametrize(("late", "early"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)])
+@pytest.mark.parametrize("before", [NOW, None])
+def test_then_the_later_time_of_the_provider_wins(make: object, late: Status, early: Status, before: object) -> None:
+    assert callable(make)
+    first = make(a_claim(early, updated_at=before))
+    second = make(a_claim(late, updated_at=LATER))
+    assert after(SUBMITTED, first, second).status is after(SUBMITTED, second, first).status is late
+
+
+@pytest.mark.parametrize("updated_at", [NOW, None])
+def test_then_success_wins(updated_at: object) -> None:
+    failure, success = (told(a_claim(status, updated_at=updated_at)) for status in (Status.FAILED, Status.SUCCEEDED))
+    assert after(SUBMITTED, failure, success).status is after(SUBMITTED, success, failure).status is Status.SUCCEEDED
+
+
+def test_a_final_that_changes_is_a_corrected_event_and_an_alarm() -> None:
+    transition = weighed(at(Status.FAILED), asked(a_claim(Status.SUCCEEDED)))
+    assert [event.type for event in transition.events] == ["homing.task.corrected"]
+    assert transition.alarms == (Alarm.CONTRADICTION,)
+
+
+def test_a_contradiction_that_changes_nothing_is_still_an_alarm() -> None:
+    transition = weighed(after(SUBMITTED, asked(a_claim(Status.SUCCEEDED))), told(a_claim(Status.FAILED)))
+    assert transition.verdict is Verdict.CONTRADICTED
+    assert transition.alarms == (Alarm.CONTRADICTION,)
+    assert transition.events == ()
+
+
+def test_a_success_with_empty_results_is_completed_by_the_next_word_that_has_them() -> None:
+    empty = after(SUBMITTED, told(a_claim()))
+    assert facts.assets(empty) == ()
+    transition = weighed(empty, told(a_claim(assets=(PICTURE,))))
+    assert transition.verdict is Verdict.COMPLETED
+    assert facts.assets(transition.task) == (PICTURE,)
+    assert [event.type for event in transition.events] == ["homing.task.updated"]
+
+
+def test_empty_facts_never_take_away_what_is_known() -> None:
+    full = after(SUBMITTED, told(a_claim(assets=(PICTURE,), price={"billing": 1}, message="done")))
+    assert weighed(full, asked(a_claim(updated_at=LATER))).verdict is Verdict.CONFIRMED
+    bare = after(full, asked(a_claim(updated_at=LATER)))
+    assert (facts.assets(bare), facts.price(bare), facts.message(bare)) == (
+        (PICTURE,),
+        {"billing": 1},
+        "done",
+    )
+
+
+def test_facts_follow_the_order_of_the_words_that_told_them() -> None:
+    polled = asked(a_claim(message="the poll's"))
+    delivered = told(a_claim(message="the delivery's", updated_at=LATER))
+    assert facts.message(after(SUBMITTED, polled, delivered)) == "the poll's"
+    assert facts.message(after(SUBMITTED, delivered, polled)) == "the poll's"
+
+
+def test_only_a_success_shows_results() -> None:
+    with_files = after(SUBMITTED, told(a_claim(assets=(PICTURE,))))
+    assert facts.assets(after(with_files, asked(a_claim(Status.FAILED)))) == ()
+
+
+def test_what_is_said_twice_is_confirmed_without_an_event() -> None:
+    transition = weighed(at(Status.PROCESSING), told(a_claim(Status.PROCESSING)))
+    assert (transition.verdict, transition.events) == (Verdict.CONFIRMED, ())
+
+
+@pytest.mark.parametrize("make", [asked, told])
+def test_an_unknown_word_is_alarmed_and_moves_nothing(make: object) -> None:
+    assert callable(make)
+    transition = weighed(
+        SUBMITTED, make(a_claim(None, provider_status="cancelled", message="a fact", assets=(PICTURE,)))
+    )
+    assert transition.verdict is Verdict.UNREADABLE
+    assert transition.alarms == (Alarm.UNKNOWN_STATUS,)
+    assert transition.why == "unknown status word 'cancelled'"
+    assert replace(transition.task, last_observed_at=None) == replace(SUBMITTED, last_observed_at=None)
+
+
+def test_what_cannot_be_read_is_alarmed_and_moves_nothing() -> None:
+    transition = weighed(SUBMITTED, told(Report(flaw="the body is not JSON")))
+    assert (transition.verdict, transition.alarms) == (Verdict.UNREADABLE, (Alarm.UNREADABLE,))
+    assert transition.task.version == SUBMITTED.version
+
+
+def test_the_order_is_total() -> None:
+    assert sorted(RANK.values()) == [0, 1, 2, 3, 4, 5, 5]
+    assert RANK[Status.SUCCEEDED] == RANK[Status.FAILED] == max(RANK.values())
+    assert RANK.keys() == set(Status) == lifecycle.MOVES.keys()
+
+
+def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
+    expired = after(
+        SUBMITTED, told(a_claim(Status.PROCESSING, message="in the queue")), inferred(Status.EXPIRED, note="too late")
+    )
+    assert facts.message(expired) == "too late"
+    assert facts.message(after(expired, asked(a_claim(message="done")))) == "done"
+
+
+# ---- Trust
+
+
+def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
+    transition = weighed(PENDING, told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
+    assert (transition.verdict, transition.trust) == (Verdict.UNVERIFIED, Trust.UNVERIFIED)
+    reports = (Status.SUCCEEDED,)
+    assert transition.task == replace(PENDING, candidate_id=THEIR_ID, last_observed_at=NOW, conflict_statuses=reports)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "alarms"),
+    [
+        (Flaw.UNSIGNED, (Alarm.UNSIGNED,)),
+        (Flaw.BAD_SIGNATURE, (Alarm.BAD_SIGNATURE,)),
+        (Flaw.STALE_SIGNATURE, (Alarm.STALE_SIGNATURE,)),
+        (Flaw.SHARED_URL, ()),
+    ],
+)
+def test_a_missing_and_a_wrong_signature_are_alarms_and_an_unsigned_standing_address_is_none(
+    flaw: Flaw, alarms: tuple[Alarm, ...]
+) -> None:
+    assert weighed(SUBMITTED, told(a_claim(), Trust.UNVERIFIED, flaw=flaw)).alarms == alarms
+
+
+@pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
+@pytest.mark.parametrize("threshold", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
+@pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
+def test_a_delivery_makes_a_status_final_only_from_the_threshold_up(
+    trust: Trust, threshold: Trust, final: Status
+) -> None:
+    transition = weighed(SUBMITTED, told(a_claim(final), trust), threshold)
+    assert transition.task.status is (final if trust >= threshold else Status.SUBMITTED)
+    assert (transition.verdict is Verdict.UNVERIFIED) == (trust < threshold)
+
+
+def test_a_poll_makes_a_status_final_whatever_the_threshold() -> None:
+    assert weighed(SUBMITTED, asked(a_claim()), Trust.PROVIDER).task.status is Status.SUCCEEDED
+
+
+def test_a_word_that_is_not_final_needs_no_threshold() -> None:
+    assert weighed(SUBMITTED, told(a_claim(Status.PROCESSING)), Trust.SIGNED).task.status is Status.PROCESSING
+
+
+@pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
+@pytest.mark.parametrize("theirs", ["another", None])
+def test_a_body_with_another_provider_id_than_the_row_is_a_hint_with_an_alarm(trust: Trust, theirs: str | None) -> None:
+    transition = weighed(SUBMITTED, told(a_claim(provider_task_id=theirs), trust))
+    assert (transition.trust, transition.verdict) == (Trust.UNVERIFIED, Verdict.UNVERIFIED)
+    assert transition.alarms == (Alarm.MISMATCH,)
+    assert transition.task.status is Status.SUBMITTED
+
+
+@pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
+@pytest.mark.parametrize("ours", ["another", None])
+def test_while_the_provider_id_is_unknown_the_external_id_must_be_ours(trust: Trust, ours: str | None) -> None:
+    transition = weighed(PENDING, told(a_claim(external_id=ours), trust))
+    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
+    assert transition.task.status is Status.PENDING
+
+
+def test_a_row_without_any_id_believes_no_delivery() -> None:
+    transition = weighed(a_task(sent_external_id=None), told(a_claim(external_id=None)))
+    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
+
+
+def test_once_the_provider_id_is_known_it_alone_must_agree() -> None:
+    assert weighed(SUBMITTED, told(a_claim(external_id="another"))).task.status is Status.SUCCEEDED
+
+
+def test_a_true_delivery_of_one_task_replayed_on_the_address_of_another_moves_neither() -> None:
+    other = a_task(2)
+    signed = told(a_claim(), Trust.SIGNED)
+    assert weighed(other, signed).verdict is Verdict.UNVERIFIED
+    known = after(other, asked(a_claim(Status.SUBMITTED, provider_task_id="provider-2", external_id=other.id)))
+    assert weighed(known, signed).verdict is Verdict.UNVERIFIED
+
+
+@pytest.mark.parametrize("source", [Source.POLL, Source.SUBMIT])
+def test_a_poll_and_a_submit_reply_teach_the_provider_id(source: Source) -> None:
+    task = after(replace(PENDING, candidate_id="a guess"), asked(a_claim(Status.SUBMITTED), source=source))
+    assert (task.provider_task_id, task.candidate_id) == (THEIR_ID, None)
+
+
+@pytest.mark.parametrize("trust", list(Trust))
+def test_no_delivery_teaches_the_provider_id_however_it_is_proven(trust: Trust) -> None:
+    assert weighed(PENDING, told(a_claim(), trust)).task.provider_task_id is None
+
+
+def test_no_delivery_is_believed_like_an_answer_of_the_provider() -> None:
+    delivery = told(a_claim(Status.FAILED, updated_at=LATER), Trust.PROVIDER)
+    assert after(SUBMITTED, asked(a_claim()), delivery).status is Status.SUCCEEDED
+    assert weighed(SUBMITTED, delivery, Trust.PROVIDER).verdict is Verdict.UNVERIFIED
+
+
+def test_a_known_provider_id_is_never_replaced() -> None:
+    assert after(SUBMITTED, asked(a_claim(provider_task_id="another"))).provider_task_id == THEIR_ID
+
+
+@pytest.mark.parametrize(
+    ("task", "ids", "why"),
+    [
+        (SUBMITTED, {"provider_task_id": "another"}, "a hint: it names another task"),
+        (SUBMITTED, {"provider_task_id": None}, "a hint: it names no task"),
+        (PENDING, {"external_id": "another's"}, "a hint: its external id is another one"),
+        (PENDING, {"external_id": None}, "a hint: it carries no external id"),
+    ],
+)
+def test_the_reason_of_a_hint_says_what_disagrees_and_never_whose_it_is(
+    task: Task, ids: dict[str, Any], why: str
+) -> None:
+    assert weighed(task, told(a_claim(**ids))).why == why
+
+
+def test_a_second_hint_does_not_replace_the_candidate_that_is_to_be_asked_about() -> None:
+    task = after(
+        PENDING, told(a_claim(), Trust.UNVERIFIED), told(a_claim(provider_task_id="another"), Trust.UNVERIFIED)
+    )
+    assert task.candidate_id == THEIR_ID
+
+
+def test_an_answer_with_an_unknown_word_still_teaches_the_provider_id() -> None:
+    assert after(PENDING, asked(a_claim(None))).provider_task_id == THEIR_ID
+    assert after(PENDING, told(a_claim(None))).provider_task_id is None
+
+
+def test_results_and_prices_come_with_a_final_word_only() -> None:
+    early = told(a_claim(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
+    task = after(SUBMITTED, early)
+    assert (facts.price(task), facts.message(task)) == ({}, "soon")
+    assert facts.assets(after(task, asked(a_claim()))) == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "watermark_url": "https://w",
+            "duration": "5.1",
+            "provider_asset_id": "a",
+            "expires_at": NOW,
+            "index": 3,
+            "group": "series",
+        },
+    ],
+)
+def test_an_asset_survives_its_way_through_json(changes: dict[str, Any]) -> None:
+    asset = structs.replace(PICTURE, **changes)
+    assert facts.asset_from_json(facts.asset_to_json(asset)) == asset
