@@ -197,7 +197,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_who_wakes_up_after_its_lease_writes_nothing_and_the_order_is_kept",
             "test_one_of_two_tells_a_sink_and_the_other_takes_over_when_it_leaves",
             "test_while_the_database_cannot_be_written_nothing_is_lost",
-            "test_in_whatever_order_they_end_everything_is_written_once",
+            "test_results_in_any_order_are_recorded_once",
             "test_every_sink_is_written_down_before_the_first_request",
         ),
         "5.2": (
@@ -268,24 +268,24 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "8.1": (
             "test_a_server_without_configured_keys_asks_for_its_own",
             "test_a_server_without_keys_names_the_command_that_makes_one",
-            "test_the_first_start_makes_a_private_key",
-            "test_a_key_that_others_can_read_is_refused",
+            "test_first_start_makes_private_key",
+            "test_key_readable_by_others_is_refused",
             "test_an_example_that_nobody_edited_is_refused",
         ),
-        "8.2": ("test_a_correct_key_behind_the_same_proxy_is_admitted",),
+        "8.2": ("test_correct_key_behind_same_proxy_is_admitted",),
         "8.3": (
             "test_each_operators_verb_is_recorded",
             "test_what_cannot_be_recorded_is_not_done",
         ),
         "9.1": (
-            "test_a_client_never_holds_all_places",
+            "test_client_never_takes_all_places",
             "test_a_client_alone_gets_two_thirds",
-            "test_a_stranger_holds_nothing",
-            "test_announced_bodies_without_bytes_block_nobody",
+            "test_unauthenticated_client_takes_no_place",
+            "test_announced_bodies_without_bytes_block_no_one",
             "test_bodies_at_a_slow_provider_are_bounded",
         ),
         "9.2": (
-            "test_waits_of_one_key_are_capped_with_a_clear_answer",
+            "test_long_polls_per_key_are_capped_with_clear_error",
             "test_streams_of_one_key_leave_places_for_all",
         ),
     }

@@ -53,19 +53,19 @@ def with_token(token: str) -> ClientIdentity:
     return ask(KEYED, authorization=f"Bearer {token}")
 
 
-def test_a_named_key_is_its_client() -> None:
+def test_named_key_identifies_its_client() -> None:
     assert ask(KEYED, authorization="Bearer made-up-studio-key") == ClientIdentity(name="studio", sees_all=False)
     assert ask(KEYED, authorization="bearer  made-up-operator-key ") == ClientIdentity(name="operator", sees_all=True)
 
 
-def test_the_old_and_the_new_key_of_a_client_both_work_while_they_are_exchanged() -> None:
+def test_both_keys_of_client_work_during_rotation() -> None:
     access = Access(api_keys=(STUDIO, NamedKey(name="studio", key="made-up-new-key")))
     assert ask(access, authorization="Bearer made-up-new-key").name == "studio"
     assert ask(access, authorization="Bearer made-up-studio-key").name == "studio"
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer   ", "Basic bWFkZTp1cA==", "made-up-studio-key"])
-def test_without_a_bearers_key_the_key_is_missing(header: str) -> None:
+def test_missing_bearer_key_is_reported_missing(header: str) -> None:
     with pytest.raises(KeyMissing):
         ask(KEYED, authorization=header)
 
@@ -73,23 +73,23 @@ def test_without_a_bearers_key_the_key_is_missing(header: str) -> None:
 @pytest.mark.parametrize(
     "key", ["made-up-studio-ke", "made-up-studio-key2", "MADE-UP-STUDIO-KEY", "a.b.c", "..", "é", "x" * 100_000]
 )
-def test_any_other_key_is_unknown(key: str) -> None:
+def test_other_key_is_unknown(key: str) -> None:
     with pytest.raises(KeyUnknown):
         with_token(key)
 
 
-def test_keys_are_not_in_the_text_of_their_values() -> None:
+def test_keys_are_hidden_in_repr() -> None:
     told = repr(KEYED)
     assert "studio" in told
     assert not [secret for secret in (STUDIO.key, OPERATOR.key, SECRET) if secret in told]
 
 
-def test_the_official_token_is_its_access_keys_client() -> None:
+def test_official_token_identifies_its_access_key() -> None:
     assert with_token(a_token()) == ClientIdentity(name="made-up-access", sees_all=False)
 
 
 @pytest.mark.parametrize("claim", ["iss", "exp", "nbf"])
-def test_a_token_without_one_of_its_claims_is_unknown(claim: str) -> None:
+def test_token_without_required_claim_is_unknown(claim: str) -> None:
     with pytest.raises(KeyUnknown):
         with_token(a_token({claim: None}))
 
@@ -106,9 +106,7 @@ def test_a_token_without_one_of_its_claims_is_unknown(claim: str) -> None:
         ({"iat": NOW + timedelta(hours=1)}, None),
     ],
 )
-def test_a_tokens_times_have_half_a_minute_of_leeway(
-    claims: Mapping[str, Any], error: type[NotAuthenticated] | None
-) -> None:
+def test_token_times_have_30_seconds_of_leeway(claims: Mapping[str, Any], error: type[NotAuthenticated] | None) -> None:
     if error is None:
         assert with_token(a_token(claims)).name == PAIR.access
     else:
@@ -118,20 +116,20 @@ def test_a_tokens_times_have_half_a_minute_of_leeway(
 
 @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "soon", [], {}, -(10**400)])
 @pytest.mark.parametrize("claim", ["exp", "nbf"])
-def test_absurd_times_are_refused(claim: str, value: object) -> None:
+def test_absurd_token_times_are_refused(claim: str, value: object) -> None:
     with pytest.raises(KeyUnknown):
         with_token(a_token({claim: value}))
 
 
 @pytest.mark.parametrize("claim", ["exp", "nbf"])
-def test_a_signed_token_without_a_claim_is_told_which(claim: str) -> None:
+def test_signed_token_without_claim_names_the_claim(claim: str) -> None:
     with pytest.raises(TokenClaims, match=f"the token has no {claim}; sign iss, exp and nbf"):
         with_token(a_token({claim: None}))
     with pytest.raises(KeyUnknown, match="the key is not known"):
         with_token(a_token({claim: None}, secret="x" * 32))
 
 
-def test_a_token_of_another_secret_or_issuer_is_unknown() -> None:
+def test_token_of_other_secret_or_issuer_is_unknown() -> None:
     claims = {"iss": [PAIR.access], "exp": NOW.timestamp(), "nbf": NOW.timestamp()}
     odd = jwt.PyJWS().encode(json.dumps(claims).encode(), SECRET, algorithm="HS256")
     for token in (a_token(secret="x" * 32), a_token({"iss": "somebody-else"}), odd):
@@ -139,14 +137,14 @@ def test_a_token_of_another_secret_or_issuer_is_unknown() -> None:
             with_token(token)
 
 
-def test_the_algorithm_is_pinned() -> None:
+def test_token_algorithm_is_pinned() -> None:
     unsigned = jwt.encode({"iss": PAIR.access, "exp": NOW, "nbf": NOW}, "", algorithm="none")
     for token in (a_token(algorithm="HS512", secret=SECRET * 2), unsigned):
         with pytest.raises(KeyUnknown):
             with_token(token)
 
 
-def test_without_pairs_no_token_is_read() -> None:
+def test_token_without_client_keys_is_not_read() -> None:
     with pytest.raises(KeyUnknown):
         ask(Access(api_keys=(STUDIO,)), authorization=f"Bearer {a_token()}")
 
@@ -159,25 +157,25 @@ HEADER = _part(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(lambda raw: f"{HEADER}.{_part(raw)}.{_part(raw)}")))
-def test_any_text_at_all_raises_only_that_it_proves_nobody(text: str) -> None:
+def test_any_text_as_token_raises_only_not_authenticated(text: str) -> None:
     with pytest.raises(NotAuthenticated):
         with_token(text)
 
 
-def test_a_deeply_nested_token_proves_nobody() -> None:
+def test_deeply_nested_token_is_unknown() -> None:
     for part in (b"[" * 2500, b'{"a":' * 500):
         with pytest.raises(KeyUnknown):
             with_token(f"{HEADER}.{_part(part)}.AAAA")
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer made-up-studio-key"])
-def test_without_keys_nobody_is_admitted(authorization: str) -> None:
+def test_access_without_keys_admits_no_client(authorization: str) -> None:
     with pytest.raises(NotAuthenticated):
         ask(Access(), authorization=authorization)
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", None])
-def test_no_peer_is_admitted_without_a_key(peer: str | None) -> None:
+def test_peer_without_key_is_not_admitted(peer: str | None) -> None:
     with pytest.raises(KeyMissing):
         AccessGuard(KEYED).admit({"host": "127.0.0.1"}, peer, NOW)
 
@@ -190,7 +188,7 @@ def known(access: Access, host: str) -> bool:
     return True
 
 
-def test_with_keys_only_our_own_names_are_answered() -> None:
+def test_host_other_than_own_names_is_refused() -> None:
     access = Access(
         api_keys=(STUDIO,), host="10.0.0.5", public_url="https://homing.example.com/x", hosts=("homing.internal:8000",)
     )
@@ -199,7 +197,7 @@ def test_with_keys_only_our_own_names_are_answered() -> None:
     assert [host for host in (*ours, *theirs) if known(access, host)] == ours
 
 
-def test_bound_to_every_address_a_numeric_host_is_ours_and_a_strangers_name_is_not() -> None:
+def test_wildcard_bind_accepts_ips_and_refuses_other_names() -> None:
     access = Access(api_keys=(STUDIO,), host="0.0.0.0")
     assert known(access, "192.168.1.4:8000")
     assert known(access, "[fd00::1]:8000")
@@ -227,7 +225,7 @@ def test_one_key_of_either_kind_is_enough() -> None:
         Access(client_keys=(ClientKey(access="", secret=SECRET),)),
     ],
 )
-def test_a_weak_key_is_refused_and_not_told(access: Access) -> None:
+def test_weak_key_is_refused_and_not_shown(access: Access) -> None:
     with pytest.raises(SettingsError) as raised:
         check_keys(access)
     assert "thirty-one" not in raised.value.detail
@@ -235,7 +233,7 @@ def test_a_weak_key_is_refused_and_not_told(access: Access) -> None:
 
 
 @pytest.mark.parametrize("odd", ["'", '"', ";", ":", ",", "|", " ", "\\", "é", "\x7f"])
-def test_a_key_with_a_quote_or_a_separator_is_refused(odd: str) -> None:
+def test_key_with_quote_or_separator_is_refused(odd: str) -> None:
     for key in (f"{odd}made-up-studio-key", f"made-up-{odd}studio-key", f"made-up-studio-key{odd}"):
         with pytest.raises(SettingsError):
             check_keys(Access(api_keys=(NamedKey(name="studio", key=key),)))

@@ -66,7 +66,7 @@ def test_wrong_keys_of_one_peer_are_limited_and_refill(guard: AccessGuard, clock
     assert found == [KeyUnknown] * WRONG_KEY_BURST + [TooMany] * 2 + [KeyUnknown, TooMany]
 
 
-def test_too_many_wrong_keys_says_when_to_come_back(guard: AccessGuard) -> None:
+def test_too_many_wrong_keys_returns_retry_after(guard: AccessGuard) -> None:
     refusals(guard, WRONG_KEY_BURST)
 
     with pytest.raises(TooMany) as raised:
@@ -76,13 +76,13 @@ def test_too_many_wrong_keys_says_when_to_come_back(guard: AccessGuard) -> None:
     assert raised.value.retry_after.total_seconds() == WRONG_KEY_INTERVAL_SECONDS
 
 
-def test_a_correct_key_behind_the_same_proxy_is_admitted(guard: AccessGuard) -> None:
+def test_correct_key_behind_same_proxy_is_admitted(guard: AccessGuard) -> None:
     refusals(guard, 10 * WRONG_KEY_BURST)
 
     assert admit(guard, LOCAL_HEADERS["authorization"]) == LOCAL
 
 
-def test_another_peer_and_a_missing_key_are_not_counted(guard: AccessGuard) -> None:
+def test_another_peer_and_missing_key_are_not_counted(guard: AccessGuard) -> None:
     for _ in range(2 * WRONG_KEY_BURST):
         with pytest.raises(KeyMissing):
             admit(guard, None)
@@ -91,7 +91,7 @@ def test_another_peer_and_a_missing_key_are_not_counted(guard: AccessGuard) -> N
     assert refusals(guard, 1) == [KeyUnknown]
 
 
-def test_wrong_keys_of_many_peers_take_bounded_memory(clock: Clock) -> None:
+def test_wrong_keys_of_many_peers_use_bounded_memory(clock: Clock) -> None:
     wrong = WrongKeys(clock)
 
     for number in range(3 * PEERS_REMEMBERED):
@@ -100,9 +100,7 @@ def test_wrong_keys_of_many_peers_take_bounded_memory(clock: Clock) -> None:
     assert len(wrong._peers) == PEERS_REMEMBERED  # noqa: SLF001 - how much it keeps shows nowhere else
 
 
-def test_wrong_keys_are_logged_with_the_peer(
-    guard: AccessGuard, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wrong_keys_are_logged_with_peer(guard: AccessGuard, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     refusals(guard, 5)
     clock.seconds += PEER_LOG_INTERVAL_SECONDS
     refusals(guard, 1)
@@ -112,7 +110,7 @@ def test_wrong_keys_are_logged_with_the_peer(
     assert "a-wrong-key" not in caplog.text
 
 
-def test_wrong_keys_of_many_peers_log_a_bounded_number(guard: AccessGuard, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_keys_of_many_peers_log_bounded_lines(guard: AccessGuard, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(200):
         refusals(guard, 1, f"10.0.0.{number}")
 
@@ -130,11 +128,11 @@ def test_wrong_keys_of_many_peers_log_a_bounded_number(guard: AccessGuard, caplo
         ("forged\nlog line", "unknown"),
     ],
 )
-def test_a_peer_is_named_by_its_address_or_network(address: str | None, name: str) -> None:
+def test_peer_is_named_by_address_or_network(address: str | None, name: str) -> None:
     assert peer_name(address) == name
 
 
-def test_a_key_that_is_added_later_is_admitted() -> None:
+def test_key_added_later_is_admitted() -> None:
     guard = AccessGuard(Access())
     with pytest.raises(KeyUnknown):
         admit(guard, LOCAL_HEADERS["authorization"])
@@ -144,7 +142,7 @@ def test_a_key_that_is_added_later_is_admitted() -> None:
     assert admit(guard, LOCAL_HEADERS["authorization"]) == LOCAL
 
 
-def test_a_signed_token_without_nbf_is_never_a_wrong_key(clock: Clock) -> None:
+def test_signed_token_without_nbf_is_never_a_wrong_key(clock: Clock) -> None:
     pair = ClientKey(access="made-up-access", secret="made-up-secret-of-at-least-32-bytes!")
     guard = AccessGuard(Access(client_keys=(pair,)), WrongKeys(clock))
     token = jwt.encode({"iss": pair.access, "exp": NOW + timedelta(minutes=5)}, pair.secret, algorithm="HS256")

@@ -33,11 +33,11 @@ def known(trouble: Trouble | None, *, passed: timedelta = timedelta()) -> Accoun
         (None, ["budget", "paused"]),
     ],
 )
-def test_account_reasons_come_in_their_order(trouble: Trouble | None, reasons: list[str]) -> None:
+def test_account_reasons_are_ordered(trouble: Trouble | None, reasons: list[str]) -> None:
     assert [one.reason for one in account(known(trouble), NOW)] == reasons
 
 
-def test_account_reasons_that_passed_are_left_out() -> None:
+def test_past_account_reasons_are_left_out() -> None:
     passed = account(known(Trouble.OUTAGE, passed=BUDGET_SHOWN), NOW)
 
     assert [one.reason for one in passed] == ["outage"]

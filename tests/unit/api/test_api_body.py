@@ -43,17 +43,17 @@ def holding() -> RequestResources:
     return RequestResources(Capacity(Limits()))
 
 
-async def test_a_body_in_pieces_is_read_whole() -> None:
+async def test_body_in_pieces_is_read_whole() -> None:
     request = sent([chunk(b"ab"), chunk(b""), chunk(b"cd", more=False)])
     assert await read_body(request, holding(), limit=4, within=LATER) == b"abcd"
 
 
-async def test_one_byte_too_many_is_too_large() -> None:
+async def test_one_byte_beyond_limit_is_too_large() -> None:
     with pytest.raises(TooLarge):
         await read_body(sent([chunk(b"abcde", more=False)]), holding(), limit=4, within=LATER)
 
 
-async def test_an_endless_body_is_given_up_at_the_limit() -> None:
+async def test_endless_body_stops_at_limit() -> None:
     taken = 0
 
     async def receive() -> Message:
@@ -76,19 +76,19 @@ async def test_announced_length_too_large_is_refused_unread(announced: str) -> N
 
 
 @pytest.mark.parametrize("announced", ["", "-5", "ten", "¹²", "0x10"])
-async def test_a_length_that_is_none_is_left_to_the_counting(announced: str) -> None:
+async def test_invalid_length_is_ignored(announced: str) -> None:
     assert (
         await read_body(sent([chunk(b"ab", more=False)], content_length=announced), holding(), limit=4, within=LATER)
         == b"ab"
     )
 
 
-async def test_a_body_that_stops_is_too_slow() -> None:
+async def test_stalled_body_is_too_slow() -> None:
     with pytest.raises(TooSlow):
         await read_body(sent([chunk(b"ab")]), holding(), limit=4, within=SOON)
 
 
-async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
+async def test_dripping_body_is_too_slow() -> None:
     async def receive() -> Message:
         await asyncio.sleep(0.001)
         return chunk(b"x")
@@ -97,12 +97,12 @@ async def test_a_body_that_drips_is_too_slow_however_steadily() -> None:
         await read_body(a_request(receive), holding(), limit=10**6, within=SOON)
 
 
-async def test_a_connection_that_ends_before_the_body_is_told_apart() -> None:
+async def test_closed_connection_is_truncated_body() -> None:
     with pytest.raises(Truncated):
         await read_body(sent([chunk(b"ab"), {"type": "http.disconnect"}]), holding(), limit=4, within=LATER)
 
 
-async def test_bytes_count_as_they_arrive_and_not_as_announced() -> None:
+async def test_bytes_count_on_arrival_not_as_announced() -> None:
     capacity = Capacity(Limits(body_room=90))
     liar, honest = RequestResources(capacity), RequestResources(capacity)
 

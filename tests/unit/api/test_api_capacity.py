@@ -36,7 +36,7 @@ def held(client: httpx.AsyncClient, path: str, count: int, **headers: str) -> li
     return [asyncio.create_task(client.get(path, headers=headers)) for _ in range(count)]
 
 
-async def test_announced_bodies_without_bytes_block_nobody(api: ApiHarness) -> None:
+async def test_announced_bodies_without_bytes_block_no_one(api: ApiHarness) -> None:
     gate = asyncio.Event()
     announced = {"content-type": "application/json", "content-length": str(Limits().gateway_body)}
     async with api.client() as client:
@@ -51,7 +51,7 @@ async def test_announced_bodies_without_bytes_block_nobody(api: ApiHarness) -> N
     assert [reply.status_code for reply in replies] == [200] * 3
 
 
-async def test_twenty_chunked_submits_to_a_slow_provider_pass(tmp_path: Path) -> None:
+async def test_twenty_chunked_submits_to_slow_provider_pass(tmp_path: Path) -> None:
     policy = Policy(submission_room=Policy().submission_room // SCALE)
     limits = Limits(body_room=Limits().body_room // SCALE)
     body = FIVE_MIB
@@ -70,7 +70,7 @@ async def test_twenty_chunked_submits_to_a_slow_provider_pass(tmp_path: Path) ->
     assert [reply.status_code for reply in replies] == [200] * 20
 
 
-async def test_waits_of_one_key_are_capped_with_a_clear_answer(api: ApiHarness) -> None:
+async def test_long_polls_per_key_are_capped_with_clear_error(api: ApiHarness) -> None:
     task, feed = a_success(client="studio"), api.tracker.feed
     await api.add(task)
     path = f"/v1/tasks/{task.id}?wait=55&version={task.version}"
@@ -89,7 +89,7 @@ async def test_waits_of_one_key_are_capped_with_a_clear_answer(api: ApiHarness) 
     assert [reply.status_code for reply in [*plain, again]] == [200] * 3
 
 
-async def test_a_client_never_holds_all_places(api: ApiHarness) -> None:
+async def test_client_never_takes_all_places(api: ApiHarness) -> None:
     feed = api.tracker.feed
     async with api.client(KEYS, limits=Limits(connections=40)) as client:
         waiting = held(client, WAIT, 60, **STUDIO)
@@ -104,7 +104,7 @@ async def test_a_client_never_holds_all_places(api: ApiHarness) -> None:
     assert (own.status_code, others.status_code) == (200, 200)
 
 
-async def test_a_stranger_holds_nothing() -> None:
+async def test_unauthenticated_client_takes_no_place() -> None:
     gate = asyncio.Event()
     async with closed_client(KEYS, limits=Limits(connections=4, body_room=10), anonymous=True) as client:
         for _ in range(20):

@@ -61,7 +61,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
 
 
 @given(st.lists(st.sampled_from([*CLIENTS, None]), max_size=12), st.sampled_from(KEYS), st.integers(1, 5), st.data())
-def test_key_gets_all_events_of_its_own_tasks_and_no_others(
+def test_key_gets_all_events_of_its_own_tasks_only(
     shared: SharedApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
 ) -> None:
     """Whatever filter of clients it asks for; who sees all is told of everybody's tasks and of alarms."""
@@ -89,14 +89,14 @@ def test_key_gets_all_events_of_its_own_tasks_and_no_others(
     ]
 
 
-async def test_another_clients_events_cannot_be_asked_for(api: ApiHarness) -> None:
+async def test_events_of_another_client_are_forbidden(api: ApiHarness) -> None:
     headers = {"authorization": f"Bearer {KEYS[0].key}"}
     async with api.client(Access(api_keys=KEYS), headers=headers) as client:
         assert (await client.get("/v1/events?client=other")).status_code == 403
         assert (await client.get("/v1/events?client=studio&client=other")).status_code == 403
 
 
-async def test_a_connection_reads_no_further_than_its_client(api: ApiHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_reads_no_further_than_its_client(api: ApiHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sending is all that a stream waits for: while a piece is not taken, nothing more is read for it."""
     await happen(api, ["studio"] * (3 * EVENTS_PER_READ))
     looks: list[int] = []
@@ -146,7 +146,7 @@ async def test_a_connection_reads_no_further_than_its_client(api: ApiHarness, mo
     await asyncio.gather(streaming, return_exceptions=True)
 
 
-async def test_what_was_not_for_it_moves_a_clients_cursor_too(api: ApiHarness) -> None:
+async def test_skipped_event_moves_cursor_of_client(api: ApiHarness) -> None:
     await happen(api, ["studio", "studio"])
     feed = api.tracker.feed
 
@@ -161,20 +161,20 @@ async def test_what_was_not_for_it_moves_a_clients_cursor_too(api: ApiHarness) -
     assert beats == [b"id: 2\n\n", b":\n", b":\n"]
 
 
-def test_an_event_is_written_once_however_many_are_told() -> None:
+def test_event_is_serialized_once_for_all_readers() -> None:
     event = published(a_task())
     assert structured(event, SOURCE) is structured(event, SOURCE)
     assert json.loads(frame(event, "https://elsewhere").split(b"data: ")[1])["source"] == "https://elsewhere"
 
 
-async def test_only_the_head_is_given_where_only_the_head_is_asked_for(api: ApiHarness) -> None:
+async def test_head_request_returns_only_headers(api: ApiHarness) -> None:
     async with api.client() as client:
         answer = await client.head("/v1/events", headers={"accept": "text/event-stream"})
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
-async def test_events_without_accepting_a_stream_is_a_page(api: ApiHarness) -> None:
+async def test_events_without_accept_stream_is_page(api: ApiHarness) -> None:
     (event,) = await happen(api, ["studio"])
     accepted = (None, "*/*", "application/json", "text/html,*/*;q=0.8", "application/json, text/event-stream")
 
@@ -186,14 +186,14 @@ async def test_events_without_accepting_a_stream_is_a_page(api: ApiHarness) -> N
             assert [each["subject"] for each in answer.json()["events"]] == [event.subject], accept
 
 
-async def test_an_unknown_task_has_no_events(api: ApiHarness) -> None:
+async def test_unknown_task_has_no_events(api: ApiHarness) -> None:
     async with api.client() as client:
         answer = await client.get("/v1/events?task=nobody")
     assert answer.status_code == NotFound.status
 
 
 @pytest.mark.parametrize("dismissed", [True, False])
-async def test_a_stream_ends_with_its_feed(api: ApiHarness, dismissed: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_stream_ends_with_its_feed(api: ApiHarness, dismissed: bool) -> None:  # noqa: FBT001 - a parameter
     feed = api.tracker.feed
     stream = pieces(feed, lambda _: True, SOURCE, after=0)
     await anext(stream)

@@ -134,7 +134,7 @@ def query_of(path: str) -> str:
     return "?task_ids=a" if path in {"/tasks", "/kling/tasks"} else ""
 
 
-def test_the_document_is_valid_openapi() -> None:
+def test_document_is_valid_openapi() -> None:
     validate(DOCUMENT)
     assert DOCUMENT["openapi"] == "3.1.0"
     assert len(set(NAMES)) == len(NAMES)
@@ -144,12 +144,12 @@ def test_the_document_is_valid_openapi() -> None:
     assert headers == {"Idempotency-Key", "Homing-Tags", "If-None-Match", "Last-Event-ID"}
 
 
-async def test_the_document_is_what_the_app_serves() -> None:
+async def test_document_is_served_by_app() -> None:
     async with closed_client() as client:
         assert (await client.get("/openapi.json")).json() == DOCUMENT
 
 
-def test_routes_and_documented_operations_are_the_same() -> None:
+def test_routes_and_documented_operations_are_equal() -> None:
     routed = set[tuple[str, str]]()
     for route in routes(closed_tracker(), LOCAL_ACCESS):
         assert isinstance(route, ApiRoute | RouteIndex)
@@ -160,7 +160,7 @@ def test_routes_and_documented_operations_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-def test_operation_answers_and_takes_parameters_as_documented(
+def test_operation_accepts_and_returns_as_documented(
     shared: SharedApi, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     name = operation["operationId"]
@@ -188,7 +188,7 @@ def test_operation_answers_and_takes_parameters_as_documented(
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_each_error_of_an_operation_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+async def test_operation_errors_are_documented(method: str, path: str, operation: dict[str, Any]) -> None:
     endpoint = next(e for e in endpoints() if (e.method.lower(), e.path) == (method, path))
     for error in errors_of(endpoint):
         told = endpoint.dialect.refuse(error("made up"), "made-up-id")
@@ -210,7 +210,7 @@ def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_what_goes_wrong_is_documented(method: str, path: str, operation: dict[str, Any]) -> None:
+async def test_operation_failures_are_documented(method: str, path: str, operation: dict[str, Any]) -> None:
     name = operation["operationId"]
     address = path_of(path, name) + query_of(path)
     kind = {"content-type": "application/json"}
@@ -236,7 +236,7 @@ async def test_what_goes_wrong_is_documented(method: str, path: str, operation: 
         assert documented(operation, reply)
 
 
-async def test_a_red_readyz_is_documented() -> None:
+async def test_red_readyz_is_documented() -> None:
     async with closed_client() as client:
         reply = await client.get("/readyz")
     assert reply.status_code == 503
@@ -244,7 +244,7 @@ async def test_a_red_readyz_is_documented() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), EACH, ids=EACH_NAME)
-async def test_each_documented_field_is_really_checked(method: str, path: str, operation: dict[str, Any]) -> None:
+async def test_documented_field_is_really_checked(method: str, path: str, operation: dict[str, Any]) -> None:
     body = body_of(operation["operationId"])
     if body is None:
         assert "requestBody" not in operation
@@ -257,7 +257,7 @@ async def test_each_documented_field_is_really_checked(method: str, path: str, o
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=NAMES)
-def test_each_operation_stands_in_the_reference(method: str, path: str, operation: dict[str, Any]) -> None:
+def test_operation_is_in_the_reference(method: str, path: str, operation: dict[str, Any]) -> None:
     page = "gateway.md" if operation["tags"] == ["gateway"] else "api.md"
     text = (Path(__file__).parents[3] / "docs" / "reference" / page).read_text()
     kind = KIND_OF.get(path)
@@ -303,7 +303,7 @@ def test_documented_page_field_has_its_bounds_in_schema(shared: SharedApi, name:
         assert shared.run(created(value)) == 400, value
 
 
-async def test_documented_page_reply_is_what_a_create_returns(api: ApiHarness) -> None:
+async def test_documented_page_reply_equals_create_reply(api: ApiHarness) -> None:
     async with api.client() as client:
         reply = (await client.post("/kling/v1/images/omni-image", json={"prompt": "a cat"})).json()
 

@@ -47,7 +47,7 @@ async def test_stats_show_counts_and_alarms(api: ApiHarness) -> None:
     assert (alarm["kind"], alarm["count"], alarm["detail"]) == ("mismatch", 1, "ids that disagree")
 
 
-async def test_stats_show_what_was_learned_to_keys_that_see_all(api: ApiHarness) -> None:
+async def test_stats_show_learned_values_to_all_clients_keys(api: ApiHarness) -> None:
     await api.add(*five_finished_tasks())
 
     async with api.client(KEYED, headers=OPERATORS) as client:
@@ -64,7 +64,7 @@ async def test_stats_show_what_was_learned_to_keys_that_see_all(api: ApiHarness)
     assert (theirs["callback_loss"], theirs["run_times"]) == ([], [])
 
 
-async def test_orphans_are_shown_without_the_body_that_came(api: ApiHarness) -> None:
+async def test_orphans_are_shown_without_body(api: ApiHarness) -> None:
     orphans = [an_orphan(provider_task_id=f"89{number}", body=b"{}") for number in (8, 9)]
     await api.tracker.store.apply([writing(orphan=orphan) for orphan in orphans])
 
@@ -77,7 +77,7 @@ async def test_orphans_are_shown_without_the_body_that_came(api: ApiHarness) -> 
     assert {"body", "address"}.isdisjoint(orphan)
 
 
-async def test_a_standing_address_is_shown_once_and_can_be_revoked(api: ApiHarness) -> None:
+async def test_shared_callback_url_is_shown_once_and_revocable(api: ApiHarness) -> None:
     async with api.client() as client:
         made = await client.post("/v1/callback-urls", json={"provider": "kling", "label": "studio"})
         assert made.status_code == 201
@@ -89,18 +89,18 @@ async def test_a_standing_address_is_shown_once_and_can_be_revoked(api: ApiHarne
         assert revoked.json()["revoked_at"] is not None
 
 
-async def test_an_address_that_is_not_there_is_404(api: ApiHarness) -> None:
+async def test_missing_callback_url_is_404(api: ApiHarness) -> None:
     async with api.client() as client:
         assert (await client.delete("/v1/callback-urls/2")).status_code == 404
 
 
 @pytest.mark.parametrize("ref", ["x", "-1", "1.0", "٣", "9" * 25])
-async def test_an_address_that_cannot_be_is_not_looked_up(ref: str) -> None:
+async def test_impossible_callback_url_id_is_not_looked_up(ref: str) -> None:
     async with closed_client() as client:
         assert (await client.delete(f"/v1/callback-urls/{ref}")).status_code == 404
 
 
-async def test_what_concerns_every_client_takes_a_key_that_sees_all(api: ApiHarness) -> None:
+async def test_operations_on_all_clients_require_their_key(api: ApiHarness) -> None:
     asked = [
         ("GET", "/v1/orphans", None),
         ("GET", "/v1/callback-urls", None),
@@ -116,7 +116,7 @@ async def test_what_concerns_every_client_takes_a_key_that_sees_all(api: ApiHarn
     assert (refused, taken) == ([403] * 4, [200, 200, 201, 200])
 
 
-async def test_health_takes_no_key_and_any_host(api: ApiHarness) -> None:
+async def test_health_accepts_no_key_and_any_host(api: ApiHarness) -> None:
     async with api.client(KEYED, base_url="http://10.0.0.9:8000", anonymous=True) as client:
         for path in ("/healthz", "/readyz", "/openapi.json", "/asyncapi.json"):
             assert (await client.get(path)).status_code == 200
@@ -124,7 +124,7 @@ async def test_health_takes_no_key_and_any_host(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/asyncapi.json"])
-async def test_a_document_that_is_known_is_not_sent_again(path: str) -> None:
+async def test_unchanged_document_is_not_sent_again(path: str) -> None:
     async with closed_client() as client:
         first = await client.get(path)
         tag = first.headers["etag"]
@@ -137,20 +137,20 @@ async def test_a_document_that_is_known_is_not_sent_again(path: str) -> None:
     assert first.headers["cache-control"] == "no-cache", "a copy may be kept, and is asked about"
 
 
-async def test_ready_tells_strangers_nothing_but_that(api: ApiHarness) -> None:
+async def test_ready_reply_shows_no_details(api: ApiHarness) -> None:
     async with api.client() as client:
         reply = await client.get("/readyz")
     assert reply.json() == {"ready": True, "checks": [{"name": "database", "ok": True, "detail": "", "fatal": True}]}
 
 
-def test_the_detail_of_a_check_is_shown_only_where_it_fails() -> None:
+def test_check_detail_is_shown_only_on_failure() -> None:
     green = check(Check(name="database", ok=True, detail="/var/lib/made-up/homing.db"))
     red = check(Check(name="database", ok=False, detail="the disk is full"))
 
     assert (green.detail, red.detail) == ("", "the disk is full")
 
 
-async def test_ready_with_trouble_at_the_provider_stays_green(api: ApiHarness) -> None:
+async def test_ready_with_provider_trouble_stays_green(api: ApiHarness) -> None:
     api.provider.always = kling_error(401, 1002, "access key ak-made-up is not known")
     await api.add(*[a_task(number, provider_task_id=f"{number}") for number in range(IN_A_ROW)])
     for task in await api.tasks():
@@ -168,7 +168,7 @@ async def test_ready_with_trouble_at_the_provider_stays_green(api: ApiHarness) -
     }
 
 
-async def test_not_ready_is_red_with_the_reason() -> None:
+async def test_not_ready_is_red_with_reason() -> None:
     async with closed_client() as client:
         reply = await client.get("/readyz")
         assert (await client.get("/healthz")).status_code == 200
@@ -182,7 +182,7 @@ async def test_not_ready_is_red_with_the_reason() -> None:
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic bWFkZTp1cA=="])
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/a", "/v1/stats", "/v1/orphans", "/v1/callback-urls"])
-async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> None:
+async def test_request_without_key_is_refused(path: str, header: str | None) -> None:
     headers = {"authorization": header} if header else {}
     async with closed_client(KEYED, headers=headers, anonymous=True) as client:
         reply = await client.get(path)
@@ -191,7 +191,7 @@ async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> N
     assert "wrong" not in reply.text
 
 
-async def test_a_wrong_host_is_misdirected() -> None:
+async def test_wrong_host_is_misdirected() -> None:
     headers = {"authorization": "Bearer made-up-studio-key"}
     async with closed_client(KEYED, base_url="http://rebound.example.com", headers=headers) as client:
         reply = await client.get("/v1/tasks")
@@ -199,12 +199,12 @@ async def test_a_wrong_host_is_misdirected() -> None:
     assert reply.json()["type"] == "urn:homing:problem:wrong-host"
 
 
-def test_routes_without_a_key_are_not_made() -> None:
+def test_routes_without_key_are_not_made() -> None:
     with pytest.raises(SettingsError):
         routes(closed_tracker(), Access())
 
 
-async def test_mounted_routes_keep_their_guard_and_their_ids(api: ApiHarness) -> None:
+async def test_mounted_routes_keep_their_guard_and_ids(api: ApiHarness) -> None:
     await api.add(a_task(client="studio", external_id="mine/1"))
     app = Starlette(routes=[Mount("/homing", routes=routes(api.tracker, KEYED))])
 

@@ -78,12 +78,12 @@ async def state_of(client: httpx.AsyncClient, name: str) -> dict[str, object]:
         ("POST", "/v1/replay", {"sink": "shop", "dead_letter": True}),
     ],
 )
-async def test_it_takes_a_key_that_sees_all(method: str, path: str, body: dict[str, object] | None) -> None:
+async def test_sink_operations_require_all_clients_key(method: str, path: str, body: dict[str, object] | None) -> None:
     async with closed_client(KEYED, headers={"authorization": "Bearer made-up-studio-key"}) as client:
         assert (await client.request(method, path, json=body)).status_code == 403
 
 
-def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
+def test_sink_shows_its_lag_and_last_error() -> None:
     shop = sink_shown(FAILING, named=True, now=NOW)
     well = sink_shown(replace(FAILING, failures=0, oldest_at=None), named=True, now=NOW)
     off = sink_shown(replace(FAILING, on=False), named=False, now=NOW)
@@ -95,7 +95,7 @@ def test_a_sink_shows_how_far_it_is_and_what_is_wrong() -> None:
     assert (well.state, well.lag, off.state, settled.state) == ("on", None, "off", "on")
 
 
-def test_sink_that_is_off_shows_who_why_when_and_how_to_resume() -> None:
+def test_stopped_sink_shows_who_why_when_and_how_to_resume() -> None:
     gone = replace(FAILING, on=False, last_error="410 Gone")
 
     refused, paused, told = [
@@ -110,7 +110,7 @@ def test_sink_that_is_off_shows_who_why_when_and_how_to_resume() -> None:
     assert refused.resume == paused.resume == "POST /v1/sinks/shop/resume, or homing sinks resume shop"
 
 
-async def test_a_sink_is_paused_resumed_and_told_from_now(shop: ApiHarness) -> None:
+async def test_sink_is_paused_resumed_and_moved_to_now(shop: ApiHarness) -> None:
     first, _, third = await three_events(shop)
     await held(shop.tracker.store)
     await settled(shop.tracker.store, cursor=third.cursor, failed=(failure(first),), failures=1, error="500")
@@ -125,7 +125,7 @@ async def test_a_sink_is_paused_resumed_and_told_from_now(shop: ApiHarness) -> N
     assert [(one["named"], one["delivered"]) for one in states] == [(True, 0)] * 4
 
 
-async def test_a_sink_is_forgotten_unless_it_is_configured(shop: ApiHarness) -> None:
+async def test_sink_is_deleted_unless_configured(shop: ApiHarness) -> None:
     async with shop.client() as client:
         named = await client.delete("/v1/sinks/shop")
         gone = await client.delete("/v1/sinks/old")
@@ -135,7 +135,7 @@ async def test_a_sink_is_forgotten_unless_it_is_configured(shop: ApiHarness) -> 
     assert left == ["callbacks", "lines", "shop"]
 
 
-async def test_a_secret_is_the_sinks_or_that_of_one_client(shop: ApiHarness) -> None:
+async def test_secret_is_per_sink_or_per_client(shop: ApiHarness) -> None:
     async with shop.client() as client:
         own = (await client.get("/v1/sinks/shop/secret")).json()["secrets"]
         studio, other = [
@@ -149,7 +149,7 @@ async def test_a_secret_is_the_sinks_or_that_of_one_client(shop: ApiHarness) -> 
     assert [reply.status_code for reply in refused] == [400, 400]
 
 
-async def test_a_replay_counts_first_and_is_narrowed(shop: ApiHarness) -> None:
+async def test_replay_counts_first_and_honors_filters(shop: ApiHarness) -> None:
     first, _, third = await three_events(shop)
     store = shop.tracker.store
     await held(store)
@@ -172,7 +172,7 @@ async def test_a_replay_counts_first_and_is_narrowed(shop: ApiHarness) -> None:
     assert (counts, waiting) == ([*dry, {"count": 1, "dry_run": False}], 1)
 
 
-async def test_deliveries_are_given_up_as_narrowed(shop: ApiHarness) -> None:
+async def test_dead_letter_request_honors_filters(shop: ApiHarness) -> None:
     first, second, third = await three_events(shop)
     store = shop.tracker.store
     await held(store)
@@ -207,12 +207,12 @@ async def test_deliveries_are_given_up_as_narrowed(shop: ApiHarness) -> None:
         ("/v1/deliveries/dead-letter", {"sink": "shop", "events": ["hm1-2"]}),
     ],
 )
-async def test_a_body_that_narrows_to_nothing_is_refused(path: str, body: dict[str, object]) -> None:
+async def test_body_without_filter_is_refused(path: str, body: dict[str, object]) -> None:
     async with closed_client() as client:
         assert (await client.post(path, json=body)).status_code == 400
 
 
-async def test_a_task_or_sink_that_is_not_there_is_refused(api: ApiHarness) -> None:
+async def test_missing_task_or_sink_is_refused(api: ApiHarness) -> None:
     async with api.client() as client:
         replayed = [
             (await client.post("/v1/replay", json=body)).status_code
@@ -226,13 +226,13 @@ async def test_a_task_or_sink_that_is_not_there_is_refused(api: ApiHarness) -> N
     assert (replayed, given_up) == ([404, 409], [404, 404])
 
 
-async def test_an_unknown_sink_is_told_so(api: ApiHarness) -> None:
+async def test_unknown_sink_is_404(api: ApiHarness) -> None:
     async with api.client() as client:
         for name in ("nobody", "%ED%B3%BF"):
             assert (await client.post(f"/v1/sinks/{name}/pause")).status_code == 404
 
 
-async def test_deliveries_come_page_by_page_and_are_narrowed(shop: ApiHarness) -> None:
+async def test_deliveries_are_paged_and_filtered(shop: ApiHarness) -> None:
     events: Sequence[PublishedEvent] = await three_events(shop)
     await held(shop.tracker.store)
     dead = tuple(failure(event, next_at=None) for event in events)
@@ -255,7 +255,7 @@ async def test_deliveries_come_page_by_page_and_are_narrowed(shop: ApiHarness) -
 
 
 @pytest.mark.parametrize("name", ["%00", "a" * 300])
-async def test_a_name_that_no_sink_can_have_is_not_looked_for(name: str) -> None:
+async def test_impossible_sink_name_is_not_looked_up(name: str) -> None:
     async with closed_client() as client:
         for method, what in (("POST", "/pause"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/secret")):
             assert (await client.request(method, f"/v1/sinks/{name}{what}")).status_code in {400, 404}

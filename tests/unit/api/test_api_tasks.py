@@ -54,7 +54,7 @@ def is_problem(reply: httpx.Response, status: int, kind: str) -> str:
     return str(body["detail"])
 
 
-async def test_a_task_shows_what_is_believed_and_how_it_came_home(api: ApiHarness) -> None:
+async def test_task_shows_its_result_and_status_source(api: ApiHarness) -> None:
     asset = Asset(kind="image", url="https://cdn.example.com/1.png", expires_at=NOW + timedelta(days=30))
     facts = {
         "assets": Fact(precedence=SUCCESS, value=[asset_to_json(asset)]),
@@ -78,7 +78,7 @@ async def test_a_task_shows_what_is_believed_and_how_it_came_home(api: ApiHarnes
     assert shown["next_poll_at"] == "2026-11-23T12:00:00Z"
 
 
-async def test_a_pending_task_says_why_it_waits(api: ApiHarness) -> None:
+async def test_pending_task_shows_its_reason(api: ApiHarness) -> None:
     task = a_task(status=Status.PENDING, reason="unresolved")
     await api.add(task)
 
@@ -88,7 +88,7 @@ async def test_a_pending_task_says_why_it_waits(api: ApiHarness) -> None:
     assert (shown["status"], shown["reason"], shown["status_source"]) == ("pending", "unresolved", None)
 
 
-async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(api: ApiHarness) -> None:
+async def test_encoded_id_may_have_slashes_and_unicode(api: ApiHarness) -> None:
     refs = ["mine/1", "mine 1", "bäume", "100%", "a?b#c", "..."]
     tasks = [a_task(number, external_id=ref) for number, ref in enumerate(refs, start=1)]
     await api.add(*tasks)
@@ -100,7 +100,7 @@ async def test_an_id_may_hold_slashes_and_unicode_when_it_is_encoded(api: ApiHar
             assert (await client.get(f"{path}/history")).json()["task"]["id"] == task.id
 
 
-async def test_an_id_that_nothing_has_is_a_clear_404(api: ApiHarness) -> None:
+async def test_unknown_id_is_404(api: ApiHarness) -> None:
     await api.add(a_task())
 
     async with api.client() as client:
@@ -109,12 +109,12 @@ async def test_an_id_that_nothing_has_is_a_clear_404(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("ref", ["%00", "%0A", "x" * 201, "%E2%80%AE", "%2e", "%2E%2e", "a/b/c"])
-async def test_an_id_that_nothing_can_have_is_not_looked_up(ref: str) -> None:
+async def test_impossible_id_is_not_looked_up(ref: str) -> None:
     async with closed_client() as client:
         is_problem(await client.get(f"/v1/tasks/{ref}"), 404, "nothing-here" if "/" in ref else "not-found")
 
 
-async def test_a_client_sees_only_its_own_tasks(api: ApiHarness) -> None:
+async def test_client_sees_only_its_own_tasks(api: ApiHarness) -> None:
     mine, theirs = a_task(1, client="studio"), a_task(2, client="other")
     await api.add(mine, theirs)
 
@@ -152,7 +152,7 @@ async def test_tasks_are_filtered(api: ApiHarness) -> None:
             assert [task["id"] for task in reply.json()["tasks"]] == [tasks[number - 1].id for number in numbers], query
 
 
-async def test_a_cursor_walks_all_pages(api: ApiHarness) -> None:
+async def test_cursor_walks_all_pages(api: ApiHarness) -> None:
     tasks = [a_task(number) for number in range(1, 6)]
     await api.add(*tasks)
     seen: list[str] = []
@@ -187,13 +187,13 @@ async def test_a_cursor_walks_all_pages(api: ApiHarness) -> None:
         "kind=",
     ],
 )
-async def test_a_query_that_cannot_be_meant_is_refused_by_name(query: str) -> None:
+async def test_invalid_query_is_refused_by_name(query: str) -> None:
     async with closed_client() as client:
         detail = is_problem(await client.get(f"/v1/tasks?{query}"), 400, "invalid-request")
     assert query.partition("=")[0] in detail
 
 
-async def test_history_shows_bodies_only_to_keys_that_see_all(api: ApiHarness) -> None:
+async def test_history_shows_bodies_only_to_all_clients_keys(api: ApiHarness) -> None:
     body = b'{"task_id":"8001","task_status":"succeed"}'
     task = a_task(client="studio")
     await api.add(task, entries=[an_entry(task, "one", body=body, provider_status="succeed", status=Status.SUCCEEDED)])
@@ -224,7 +224,7 @@ async def test_history_shows_bodies_only_to_keys_that_see_all(api: ApiHarness) -
         b"see s" + b"a" * 43,
     ],
 )
-def test_a_kept_body_never_shows_our_callback_address(body: bytes) -> None:
+def test_recorded_body_never_shows_callback_url(body: bytes) -> None:
     shown = body_text(body)
 
     assert shown is not None
@@ -246,7 +246,7 @@ def test_a_kept_body_never_shows_our_callback_address(body: bytes) -> None:
         "\\u002Fs" + "a" * 43,
     ],
 )
-def test_no_other_way_to_write_a_token_gets_past_the_mask(written: str) -> None:
+def test_token_in_any_encoding_is_masked(written: str) -> None:
     shown = body_text(f'{{"a": "{written}"}}'.encode())
 
     assert shown is not None
@@ -255,13 +255,13 @@ def test_no_other_way_to_write_a_token_gets_past_the_mask(written: str) -> None:
     assert "aaaaaaaa" not in shown
 
 
-def test_the_mask_leaves_the_rest_of_a_body_as_it_is() -> None:
+def test_mask_leaves_rest_of_body_unchanged() -> None:
     body = '{"a": "\\u0022\\u005c\\u000a%zz 100% \\u00e4", "url": "https://cdn.example.com/1.png?x=1"}'
 
     assert body_text(body.encode()) == body
 
 
-async def test_a_kept_body_is_masked_bounded_and_only_shown_as_text(api: ApiHarness) -> None:
+async def test_recorded_body_is_masked_bounded_and_text_only(api: ApiHarness) -> None:
     task = a_task()
     bodies = [CALLBACK_URL.encode(), b"a b" * 5000, b"\xff\xfe"]
     await api.add(task, entries=[an_entry(task, str(at), body=body) for at, body in enumerate(bodies)])
@@ -273,7 +273,7 @@ async def test_a_kept_body_is_masked_bounded_and_only_shown_as_text(api: ApiHarn
     assert (masked, len(long), binary) == ("[callback address]", 4096, None)
 
 
-async def test_poll_tells_in_a_sentence_what_came_of_it(api: ApiHarness) -> None:
+async def test_poll_returns_outcome_in_one_sentence(api: ApiHarness) -> None:
     task = a_task(provider_task_id="8001", status=Status.SUBMITTED, submitted_at=NOW)
     await api.add(task)
     api.provider.add("8001", external_id=task.id, status="processing")
@@ -284,7 +284,7 @@ async def test_poll_tells_in_a_sentence_what_came_of_it(api: ApiHarness) -> None
     assert (reply.json()["task"]["status"], reply.json()["outcome"]) == ("processing", "submitted → processing")
 
 
-async def test_resolve_takes_a_status_or_the_providers_id(api: ApiHarness) -> None:
+async def test_resolve_accepts_status_or_provider_task_id(api: ApiHarness) -> None:
     one, other = a_task(1), a_task(2)
     await api.add(one, other)
     api.provider.add("8001", external_id=other.id)
@@ -303,12 +303,12 @@ async def test_resolve_takes_a_status_or_the_providers_id(api: ApiHarness) -> No
     "body",
     [{}, {"status": "processing"}, {"status": "rejected", "provider_task_id": "8001"}, {"status": "rejected", "x": 1}],
 )
-async def test_resolve_refuses_anything_else(body: dict[str, Any]) -> None:
+async def test_resolve_refuses_any_other_body(body: dict[str, Any]) -> None:
     async with closed_client() as client:
         is_problem(await client.post("/v1/tasks/mine-1/resolve", json=body), 400, "invalid-request")
 
 
-async def test_expect_gives_the_task_and_its_address(api: ApiHarness) -> None:
+async def test_expect_returns_task_and_callback_url(api: ApiHarness) -> None:
     body = {"provider": "kling", "kind": OMNI, "external_id": "mine-1", "deadline": 90, "tags": ["spring"]}
 
     async with api.client() as client:
@@ -321,7 +321,7 @@ async def test_expect_gives_the_task_and_its_address(api: ApiHarness) -> None:
     assert (task.external_id, task.deadline_at - task.created_at) == ("mine-1", timedelta(seconds=90))
 
 
-async def test_attach_and_adopt_name_the_providers_id(api: ApiHarness) -> None:
+async def test_attach_and_adopt_set_provider_task_id(api: ApiHarness) -> None:
     task = a_task()
     await api.add(task)
     api.provider.add("8001", external_id=task.id)
@@ -354,12 +354,12 @@ ALL = "client, created_after, created_before, cursor, kind, limit, provider, sta
         ("/healthz?verbose", "verbose: unknown parameter; known here: none"),
     ],
 )
-async def test_an_unknown_parameter_is_named_with_those_that_are_known(path: str, says: str) -> None:
+async def test_unknown_parameter_is_named_with_known_ones(path: str, says: str) -> None:
     async with closed_client() as client:
         assert is_problem(await client.get(path), 400, "invalid-request") == says
 
 
-async def test_of_many_unknown_parameters_a_few_are_named() -> None:
+async def test_many_unknown_parameters_are_named_in_part() -> None:
     async with closed_client() as client:
         reply = await client.get("/v1/orphans", params={f"p{number}": "secret-value" for number in range(50)})
     detail = is_problem(reply, 400, "invalid-request")
@@ -367,7 +367,7 @@ async def test_of_many_unknown_parameters_a_few_are_named() -> None:
     assert "secret-value" not in detail
 
 
-async def test_an_unknown_field_is_named_with_those_that_are_known() -> None:
+async def test_unknown_field_is_named_with_known_ones() -> None:
     async with closed_client() as client:
         reply = await client.patch("/v1/tasks/mine-1", json={"provider_id": "8001"})
     says = "provider_task_id: Field required; provider_id: unknown field; known here: provider_task_id"
@@ -424,7 +424,7 @@ async def test_invalid_field_is_refused_without_quoting_it(body: dict[str, Any])
         b"[" * 200_000,
     ],
 )
-async def test_body_that_is_no_bounded_json_object_is_unreadable(raw: bytes) -> None:
+async def test_body_that_is_not_bounded_json_is_unreadable(raw: bytes) -> None:
     async with closed_client() as client:
         reply = await client.post("/v1/tasks/expect", content=raw, headers={"content-type": "application/json"})
     is_problem(reply, 400, "unreadable")
@@ -433,13 +433,13 @@ async def test_body_that_is_no_bounded_json_object_is_unreadable(raw: bytes) -> 
 @pytest.mark.parametrize(
     "media_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"]
 )
-async def test_a_body_must_say_that_it_is_json(media_type: str) -> None:
+async def test_body_without_json_content_type_is_415(media_type: str) -> None:
     headers = {"content-type": media_type} if media_type else {}
     async with closed_client() as client:
         is_problem(await client.post("/v1/tasks/expect", content=b"{}", headers=headers), 415, "wrong-media-type")
 
 
-async def test_a_charset_may_follow_the_media_type(api: ApiHarness) -> None:
+async def test_charset_after_media_type_is_accepted(api: ApiHarness) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     async with api.client() as client:
         reply = await client.post("/v1/tasks/expect", content=json.dumps(GOOD).encode(), headers=headers)
@@ -447,7 +447,7 @@ async def test_a_charset_may_follow_the_media_type(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/task", "/v1/tasks/", "/v1/tasks/a/b", "/v1/tasks/a/poll/x"])
-async def test_unknown_path_is_a_problem_that_names_openapi_json(path: str) -> None:
+async def test_unknown_path_is_problem_that_names_openapi_json(path: str) -> None:
     async with closed_client() as client:
         assert "/openapi.json" in is_problem(await client.get(path), 404, "nothing-here")
 
@@ -462,7 +462,7 @@ async def test_unknown_path_is_a_problem_that_names_openapi_json(path: str) -> N
         ("BREW", "/healthz", "GET"),
     ],
 )
-async def test_a_wrong_method_is_a_problem_that_names_the_right_ones(method: str, path: str, allow: str) -> None:
+async def test_wrong_method_is_problem_that_names_allowed_ones(method: str, path: str, allow: str) -> None:
     async with closed_client() as client:
         reply = await client.request(method, path)
     is_problem(reply, 405, "not-allowed")
@@ -484,9 +484,7 @@ async def test_a_wrong_method_is_a_problem_that_names_the_right_ones(method: str
         (HomingError("no"), 500, "homing-error", None),
     ],
 )
-def test_each_error_is_a_problem_with_the_status_of_the_tree(
-    error: HomingError, status: int, kind: str, retry: str | None
-) -> None:
+def test_error_is_problem_with_its_own_status(error: HomingError, status: int, kind: str, retry: str | None) -> None:
     answer = PROBLEMS.refuse(error, "made-up-id")
 
     body = json.loads(bytes(answer.body))
@@ -501,7 +499,7 @@ def test_each_error_is_a_problem_with_the_status_of_the_tree(
     assert answer.headers.get("retry-after") == retry
 
 
-async def test_errors_of_the_tracker_are_answered_as_problems(api: ApiHarness) -> None:
+async def test_tracker_errors_are_returned_as_problems(api: ApiHarness) -> None:
     body = {"provider": "kling", "kind": OMNI, "external_id": "mine-1"}
 
     async with api.client() as client:
@@ -514,7 +512,7 @@ async def test_errors_of_the_tracker_are_answered_as_problems(api: ApiHarness) -
     assert closed.headers["retry-after"] == "5"
 
 
-def test_the_providers_words_about_our_credential_are_not_told() -> None:
+def test_provider_text_about_credential_is_not_shown() -> None:
     answer = PROBLEMS.refuse(CredentialRefused("access key ak-made-up is not known (1002)"), "made-up-id")
 
     text = bytes(answer.body).decode()
@@ -523,7 +521,7 @@ def test_the_providers_words_about_our_credential_are_not_told() -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
-async def test_providers_words_on_the_credential_reach_no_client(api: ApiHarness) -> None:
+async def test_provider_text_on_credential_reaches_no_client(api: ApiHarness) -> None:
     api.provider.always = kling_error(401, 1002, "access key ak-made-up is not known")
 
     async with api.client() as client:
@@ -537,7 +535,7 @@ async def test_providers_words_on_the_credential_reach_no_client(api: ApiHarness
     assert not [reply for reply in replies if "ak-made-up" in reply.text]
 
 
-async def test_unexpected_error_is_a_500_that_quotes_nothing(api: ApiHarness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unexpected_error_is_500_that_quotes_nothing(api: ApiHarness, caplog: pytest.LogCaptureFixture) -> None:
     api.provider.always = RuntimeError("made-up-secret")
 
     async with api.client() as client:
@@ -551,9 +549,7 @@ async def test_unexpected_error_is_a_500_that_quotes_nothing(api: ApiHarness, ca
     assert "RuntimeError" in caplog.text
 
 
-async def test_log_line_has_the_path_template_and_no_id_or_key(
-    api: ApiHarness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_log_line_has_path_template_and_no_id_or_key(api: ApiHarness, caplog: pytest.LogCaptureFixture) -> None:
     await api.add(a_task(client="studio", external_id="mine-1"))
 
     async with api.client(KEYED, headers=STUDIO) as client:
@@ -570,7 +566,7 @@ async def test_log_line_has_the_path_template_and_no_id_or_key(
 
 
 @pytest.mark.parametrize("name", ["authorization", "host"])
-async def test_a_header_that_decides_who_asks_comes_once(name: str) -> None:
+async def test_repeated_identity_header_is_refused(name: str) -> None:
     async with closed_client() as client:
         own = client.build_request("GET", "/v1/tasks")
         request = httpx.Request(

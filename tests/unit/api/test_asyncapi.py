@@ -36,31 +36,31 @@ def references(found: object) -> Iterator[dict[str, Any]]:
             yield from references(each)
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_reference_leads_to_an_object() -> None:
     found = [*references(DOCUMENT)]
     assert len(found) > len(TYPES)
     for reference in found:
         assert isinstance(resolved(reference), dict)
 
 
-async def test_the_document_is_what_the_app_serves() -> None:
+async def test_document_is_served_by_app() -> None:
     async with closed_client() as client:
         assert (await client.get("/asyncapi.json")).json() == DOCUMENT
 
 
-def test_every_scheme_of_sinks_has_its_channel_and_every_channel_all_types() -> None:
+def test_sink_scheme_has_channel_with_all_types() -> None:
     told = [scheme for channel in DOCUMENT["channels"].values() for scheme in channel.get("x-schemes", ())]
     assert sorted(told) == sorted(SINK_TYPES)
     for channel in EVENT_CHANNELS:
         assert set(messages(channel)) == set(TYPES)
 
 
-def test_every_channel_has_one_operation() -> None:
+def test_channel_has_one_operation() -> None:
     used = [operation["channel"]["$ref"].rpartition("/")[2] for operation in DOCUMENT["operations"].values()]
     assert sorted(used) == sorted(DOCUMENT["channels"])
 
 
-def test_the_names_at_the_brokers_are_those_that_the_sinks_use() -> None:
+def test_broker_names_equal_names_in_sinks() -> None:
     channels = DOCUMENT["channels"]
     assert channels["kafka"]["address"] == TOPIC
     assert channels["redis"]["address"] == STREAM
@@ -69,20 +69,20 @@ def test_the_names_at_the_brokers_are_those_that_the_sinks_use() -> None:
 
 @pytest.mark.parametrize("channel", [channel for channel in EVENT_CHANNELS if channel not in HEADERS])
 @pytest.mark.parametrize("told", EVENTS, ids=[told.type for told in EVENTS])
-def test_an_event_is_the_message_of_its_type_and_of_no_other(channel: str, told: PublishedEvent) -> None:
+def test_event_is_message_of_its_type_only(channel: str, told: PublishedEvent) -> None:
     event = json.loads(structured(told, "urn:homing"))
     assert types_of(channel, SIGNED, event) == [told.type]
 
 
 @pytest.mark.parametrize("told", [EVENTS[0], EVENTS[-1]], ids=["a task", "an alarm"])
-def test_nothing_is_told_that_is_not_documented(told: PublishedEvent) -> None:
+def test_published_event_is_fully_documented(told: PublishedEvent) -> None:
     assert [*attributes(told, "urn:homing")] == [*ATTRIBUTES]
     schemas = DOCUMENT["components"]["schemas"]
     assert set(json.loads(told.body)) == set(schemas["AlarmTold" if told.task is None else "TaskShown"]["properties"])
 
 
 @pytest.mark.parametrize("name", [*ATTRIBUTES, "data"])
-def test_an_event_that_lacks_anything_is_no_message(name: str) -> None:
+def test_event_with_missing_attribute_is_no_message(name: str) -> None:
     event = json.loads(structured(EVENTS[0], "urn:homing"))
     del event[name]
     assert types_of("webhooks", SIGNED, event) == []
@@ -92,18 +92,18 @@ def test_an_event_that_lacks_anything_is_no_message(name: str) -> None:
     "wrong",
     [{"sequence": "3"}, {"specversion": "0.3"}, {"time": "now"}, {"type": "homing.task.lost"}, {"data": {}}],
 )
-def test_an_event_that_is_wrong_is_no_message(wrong: Mapping[str, Any]) -> None:
+def test_event_with_wrong_attribute_is_no_message(wrong: Mapping[str, Any]) -> None:
     event = json.loads(structured(EVENTS[0], "urn:homing")) | wrong
     assert types_of("webhooks", SIGNED, event) == []
 
 
-def test_a_webhook_without_its_signature_is_no_message() -> None:
+def test_webhook_without_signature_is_no_message() -> None:
     event = json.loads(structured(EVENTS[0], "urn:homing"))
     assert types_of("webhooks", {}, event) == []
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.PENDING])
-def test_what_a_caller_is_told_is_the_message_of_its_channel(status: Status) -> None:
+def test_client_webhook_is_message_of_its_channel(status: Status) -> None:
     task = replace(a_task(external_id="order-1"), status=status)
     assert types_of("callers", SIGNED, legacy_callback(task)) == ["callback"]
     assert [*faults(messages("callers")["callback"]["payload"], legacy_callback(task) | {"task_id": 1})] != []

@@ -78,9 +78,7 @@ def refusal(reply: httpx.Response, status: int, code: int) -> str:
 
 @prefixed
 @pytest.mark.parametrize("body", [SEED, OFFICIAL], ids=["seed", "official"])
-async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(
-    api: ApiHarness, prefix: str, body: dict[str, Any]
-) -> None:
+async def test_create_reply_has_seed_envelope_and_task_id(api: ApiHarness, prefix: str, body: dict[str, Any]) -> None:
     async with api.client() as client:
         reply = await client.post(prefix + OMNI, json=body)
 
@@ -96,13 +94,13 @@ async def test_a_create_is_answered_in_the_seeds_envelope_with_our_id(
     assert (task.external_id, task.client_callback_url) == (body.get("external_task_id"), body.get("callback_url"))
 
 
-async def test_two_answers_have_two_request_ids(api: ApiHarness) -> None:
+async def test_two_replies_have_two_request_ids(api: ApiHarness) -> None:
     async with api.client() as client:
         ids = {(await client.get(OMNI)).json()["request_id"] for _ in range(5)}
     assert len(ids) == 5
 
 
-async def test_the_tracker_is_told_after_the_answer_was_sent(api: ApiHarness) -> None:
+async def test_tracker_records_answer_after_it_is_sent(api: ApiHarness) -> None:
     async with api.client() as client:
         reply = await client.post(OMNI, json=SEED)
 
@@ -118,7 +116,7 @@ async def the_submit_ended() -> None:
 
 
 @pytest.mark.parametrize("left_at_the_end", [False, True])
-async def test_submission_goes_on_after_its_client_disconnects(
+async def test_submission_continues_after_client_disconnects(
     api: ApiHarness,
     left_at_the_end: bool,  # noqa: FBT001 - a parameter
 ) -> None:
@@ -153,7 +151,7 @@ async def test_submission_goes_on_after_its_client_disconnects(
     assert (again.json()["data"]["task_id"], len(api.provider.creates)) == (task.id, 1)
 
 
-async def test_the_idempotency_key_is_passed_on(api: ApiHarness) -> None:
+async def test_idempotency_key_is_passed_on(api: ApiHarness) -> None:
     async with api.client() as client:
         await client.post(OMNI, json=SEED, headers={"idempotency-key": "once"})
         refusal(await client.post(OMNI, json=SEED, headers={"idempotency-key": "x" * 201}), 400, 1201)
@@ -164,7 +162,7 @@ async def test_the_idempotency_key_is_passed_on(api: ApiHarness) -> None:
     assert [task.idempotency_key for task in await api.tasks()] == ["once"]
 
 
-async def test_tags_come_in_a_header(api: ApiHarness) -> None:
+async def test_tags_are_read_from_header(api: ApiHarness) -> None:
     sent: list[tuple[list[tuple[str, str]], tuple[str, ...]]] = [
         ([], ()),
         ([("homing-tags", "")], ()),
@@ -180,14 +178,14 @@ async def test_tags_come_in_a_header(api: ApiHarness) -> None:
 
 
 @pytest.mark.parametrize("header", ["%FF", "a" * 8193])
-async def test_unusable_tags_are_refused_before_anything_is_sent(header: str) -> None:
+async def test_unusable_tags_are_refused_before_sending(header: str) -> None:
     async with closed_client() as client:
         refusal(await client.post(OMNI, json=SEED, headers={"homing-tags": header}), 400, 1201)
 
 
 @prefixed
 @pytest.mark.parametrize("ref", ["%2e", "%2E%2e"])
-async def test_dots_are_no_id(prefix: str, ref: str) -> None:
+async def test_dots_are_not_an_id(prefix: str, ref: str) -> None:
     async with closed_client() as client:
         refusal(await client.get(f"{prefix}{OMNI}/{ref}"), 400, 1201)
 
@@ -212,9 +210,7 @@ async def test_dots_are_no_id(prefix: str, ref: str) -> None:
         (HomingError("odd"), 500, 5000, "odd", None),
     ],
 )
-def test_each_error_is_told_with_the_providers_code(
-    error: HomingError, status: int, code: int, message: str, retry: str | None
-) -> None:
+def test_error_has_provider_code(error: HomingError, status: int, code: int, message: str, retry: str | None) -> None:
     answer = ENVELOPE.refuse(error, "made-up-id")
 
     assert (answer.status_code, answer.media_type) == (status, "application/json")
@@ -222,7 +218,7 @@ def test_each_error_is_told_with_the_providers_code(
     assert answer.headers.get("retry-after") == retry
 
 
-async def test_errors_of_a_submit_have_the_providers_code(api: ApiHarness) -> None:
+async def test_submission_error_has_provider_code(api: ApiHarness) -> None:
     api.provider.plan = ["refused"]
 
     async with api.client() as client:
@@ -237,7 +233,7 @@ async def test_errors_of_a_submit_have_the_providers_code(api: ApiHarness) -> No
     assert "retry-after" in closed.headers
 
 
-async def test_a_submit_without_our_credential_is_refused(tmp_path: Path) -> None:
+async def test_submission_without_credential_is_refused(tmp_path: Path) -> None:
     async with api_harness(tmp_path, kling_api_key=None) as api, api.client() as client:
         reply = await client.post(OMNI, json=SEED)
 
@@ -245,7 +241,7 @@ async def test_a_submit_without_our_credential_is_refused(tmp_path: Path) -> Non
     assert api.provider.calls == []
 
 
-def test_the_operators_credential_is_never_shown_as_the_clients() -> None:
+def test_operator_credential_is_never_shown_to_clients() -> None:
     error = CredentialRefused("made-up words of the provider about made-up-provider-key")
 
     answer = ENVELOPE.refuse(error, "made-up-id")
@@ -256,9 +252,7 @@ def test_the_operators_credential_is_never_shown_as_the_clients() -> None:
     assert "retry-after" in answer.headers
 
 
-async def test_what_nobody_foresaw_is_5000_without_a_word_of_it(
-    api: ApiHarness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unexpected_error_is_5000_without_details(api: ApiHarness, caplog: pytest.LogCaptureFixture) -> None:
     api.provider.always = RuntimeError("made-up-secret")
 
     async with api.client() as client:
@@ -286,9 +280,7 @@ def a_token(**changes: Any) -> str:
         (f"Bearer {a_token(exp=NOW - timedelta(hours=1))}", 1004),
     ],
 )
-async def test_a_key_that_proves_nobody_has_the_providers_code(
-    prefix: str, authorization: str | None, code: int
-) -> None:
+async def test_invalid_key_has_provider_code(prefix: str, authorization: str | None, code: int) -> None:
     headers = {"authorization": authorization} if authorization is not None else {}
     async with closed_client(KEYED, headers=headers, anonymous=True) as client:
         refusal(await client.post(prefix + OMNI, json=SEED), 401, code)
@@ -299,7 +291,7 @@ async def test_a_key_that_proves_nobody_has_the_providers_code(
 @pytest.mark.parametrize(
     ("key", "client_name"), [("made-up-studio-key", "studio"), (a_token(), "made-up-access")], ids=["key", "token"]
 )
-async def test_a_key_or_an_official_token_submits_as_its_client(api: ApiHarness, key: str, client_name: str) -> None:
+async def test_key_or_official_token_submits_as_its_client(api: ApiHarness, key: str, client_name: str) -> None:
     async with api.client(KEYED, headers={"authorization": f"Bearer {key}"}) as client:
         assert (await client.post(OMNI, json=SEED)).status_code == 200
     assert [task.client for task in await api.tasks()] == [client_name]
@@ -323,7 +315,7 @@ async def test_a_key_or_an_official_token_submits_as_its_client(api: ApiHarness,
         ({"prompt": "a", "callback_url": "javascript:1"}, "callback_url"),
     ],
 )
-async def test_a_field_out_of_its_bounds_is_1201_and_named(body: dict[str, Any], field: str) -> None:
+async def test_field_out_of_bounds_is_1201_and_named(body: dict[str, Any], field: str) -> None:
     async with closed_client() as client:
         assert field in refusal(await client.post(OMNI, json=body), 400, 1201)
 
@@ -344,18 +336,18 @@ async def test_a_field_out_of_its_bounds_is_1201_and_named(body: dict[str, Any],
         b'{"prompt":"' + b"a" * 300_000,
     ],
 )
-async def test_a_body_that_is_no_json_within_bounds_is_1200(raw: bytes) -> None:
+async def test_body_that_is_not_bounded_json_is_1200(raw: bytes) -> None:
     async with closed_client() as client:
         reply = await client.post(OMNI, content=raw, headers={"content-type": "application/json"})
     refusal(reply, 400, 1200)
 
 
-async def test_a_body_must_say_that_it_is_json() -> None:
+async def test_body_without_json_content_type_is_415() -> None:
     async with closed_client() as client:
         refusal(await client.post(OMNI, content=b'{"prompt":"a"}', headers={"content-type": "text/plain"}), 415, 1200)
 
 
-async def test_ten_base64_images_are_taken_and_the_limit_is_settable(api: ApiHarness) -> None:
+async def test_ten_base64_images_fit_and_limit_is_settable(api: ApiHarness) -> None:
     body = {"prompt": "a", "image_list": [{"image": "A" * 3_000_000} for _ in range(10)]}
 
     async with api.client() as client:
@@ -369,14 +361,14 @@ async def test_ten_base64_images_are_taken_and_the_limit_is_settable(api: ApiHar
     assert api.provider.creates == [body]
 
 
-async def test_more_large_bodies_than_there_is_room_for_are_shed() -> None:
+async def test_large_bodies_beyond_capacity_are_shed() -> None:
     async with closed_client(limits=Limits(body_room=1000)) as client:
         reply = await client.post(OMNI, json={"prompt": "a" * 2000})
     assert refusal(reply, 503, 5001) == BODIES_FULL
     assert "retry-after" in reply.headers
 
 
-async def test_a_dripping_body_is_408_and_the_connection_is_closed() -> None:
+async def test_dripping_body_is_408_and_closes_connection() -> None:
     async def drip() -> AsyncIterator[bytes]:
         yield b'{"prompt":'
         await asyncio.Event().wait()
@@ -387,7 +379,7 @@ async def test_a_dripping_body_is_408_and_the_connection_is_closed() -> None:
     assert reply.headers["connection"] == "close"
 
 
-async def test_finished_task_is_in_the_legacy_shape_under_each_id(api: ApiHarness) -> None:
+async def test_finished_task_has_legacy_shape_under_each_id(api: ApiHarness) -> None:
     task = a_success(external_id="mine/1")
     await api.add(task)
 
@@ -407,7 +399,7 @@ async def test_finished_task_is_in_the_legacy_shape_under_each_id(api: ApiHarnes
     assert api.provider.calls == []
 
 
-async def test_an_unknown_id_is_asked_for_once_and_adopted(api: ApiHarness) -> None:
+async def test_unknown_id_is_looked_up_once_and_adopted(api: ApiHarness) -> None:
     asked = {"/kling": "8000000007", "": "8000000008"}
     for task_id in asked.values():
         api.provider.add(task_id, external_id=f"theirs-{task_id}", status="succeed")
@@ -419,7 +411,7 @@ async def test_an_unknown_id_is_asked_for_once_and_adopted(api: ApiHarness) -> N
     assert api.provider.queried == [*asked.values()]
 
 
-async def test_an_id_that_nobody_knows_has_the_providers_live_answer(api: ApiHarness) -> None:
+async def test_id_unknown_to_provider_has_its_live_answer(api: ApiHarness) -> None:
     async with api.client() as client:
         for ref, meant in (("unknown", "unknown"), ("a%2Fb", "a/b"), ("b%C3%A4ume", "bäume")):
             message = refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
@@ -427,12 +419,12 @@ async def test_an_id_that_nobody_knows_has_the_providers_live_answer(api: ApiHar
 
 
 @pytest.mark.parametrize("ref", ["%00", "%0A", "x" * 201, "%E2%80%AE"])
-async def test_an_id_that_nothing_can_have_is_not_asked_for(ref: str) -> None:
+async def test_impossible_id_is_not_looked_up(ref: str) -> None:
     async with closed_client() as client:
         refusal(await client.get(f"{OMNI}/{ref}"), 400, 1201)
 
 
-async def test_a_task_of_another_kind_is_not_found_here(api: ApiHarness) -> None:
+async def test_task_of_another_kind_is_not_found(api: ApiHarness) -> None:
     task = a_task(kind="videos/text2video")
     await api.add(task)
 
@@ -441,7 +433,7 @@ async def test_a_task_of_another_kind_is_not_found_here(api: ApiHarness) -> None
         assert (await client.get(OMNI)).json()["data"] == []
 
 
-async def test_the_list_is_paged_by_number_newest_first(api: ApiHarness) -> None:
+async def test_list_is_paged_by_number_newest_first(api: ApiHarness) -> None:
     tasks = [a_task(number) for number in range(1, 40)]
     await api.add(*tasks, a_task(99, status=Status.REJECTED))
     newest = [task.id for task in reversed(tasks)]
@@ -458,7 +450,7 @@ async def test_the_list_is_paged_by_number_newest_first(api: ApiHarness) -> None
 
 
 @pytest.mark.parametrize("query", ["pageNum=0", "pageNum=1001", "pageSize=0", "pageSize=501", "pageSize=x"])
-async def test_a_page_out_of_bounds_is_1201(query: str) -> None:
+async def test_page_out_of_bounds_is_1201(query: str) -> None:
     async with closed_client() as client:
         assert query.partition("=")[0] in refusal(await client.get(f"{OMNI}?{query}"), 400, 1201)
 
@@ -475,7 +467,7 @@ async def test_get_with_unknown_query_names_ignores_them(api: ApiHarness) -> Non
     assert api.provider.calls == []
 
 
-async def test_a_client_lists_only_its_own_tasks(api: ApiHarness) -> None:
+async def test_client_lists_only_its_own_tasks(api: ApiHarness) -> None:
     mine, theirs = a_task(1, client="studio"), a_task(2, client="other")
     await api.add(mine, theirs)
 
@@ -487,7 +479,7 @@ async def test_a_client_lists_only_its_own_tasks(api: ApiHarness) -> None:
         assert len((await client.get(f"/tasks?task_ids={both}")).json()["data"]) == 1
 
 
-async def test_batch_is_in_the_new_shape_without_unknown_ids(api: ApiHarness) -> None:
+async def test_batch_has_new_shape_without_unknown_ids(api: ApiHarness) -> None:
     finished, running = a_success(1, external_id="mine-1"), a_task(2)
     await api.add(finished, running)
     api.provider.add("8000000007", status="succeed")
@@ -508,7 +500,7 @@ async def test_batch_is_in_the_new_shape_without_unknown_ids(api: ApiHarness) ->
     assert sorted(api.provider.queried) == ["8000000007", "unknown"]
 
 
-async def test_a_batch_that_the_provider_keeps_waiting_is_told_in_time(api: ApiHarness) -> None:
+async def test_batch_of_slow_provider_is_refused_in_time(api: ApiHarness) -> None:
     api.provider.gate = asyncio.Event()
 
     async with api.client(limits=Limits(batch_time=timedelta(milliseconds=50))) as client:
@@ -517,7 +509,7 @@ async def test_a_batch_that_the_provider_keeps_waiting_is_told_in_time(api: ApiH
     assert "in time" in message
 
 
-async def test_tasks_that_nobody_knows_are_an_empty_list(api: ApiHarness) -> None:
+async def test_batch_of_unknown_tasks_is_empty_list(api: ApiHarness) -> None:
     async with api.client() as client:
         reply = await client.get("/tasks?task_ids=a,b")
     assert (reply.status_code, reply.json()["data"]) == (200, [])
@@ -535,7 +527,7 @@ async def test_tasks_that_nobody_knows_are_an_empty_list(api: ApiHarness) -> Non
         "ids=a",
     ],
 )
-async def test_a_batch_that_cannot_be_meant_is_1201(query: str) -> None:
+async def test_invalid_batch_query_is_1201(query: str) -> None:
     async with closed_client() as client:
         refusal(await client.get(f"/tasks?{query}"), 400, 1201)
 
@@ -593,7 +585,7 @@ async def test_repeated_slashes_count_as_one(api: ApiHarness) -> None:
             assert (await client.get(f"http://127.0.0.1//tasks?task_ids={ref}")).json()["data"][0]["id"] == ref
 
 
-async def test_empty_field_counts_as_not_given(api: ApiHarness) -> None:
+async def test_empty_field_counts_as_absent(api: ApiHarness) -> None:
     fields = ["model_name", "negative_prompt", "image", "aspect_ratio", "external_task_id", "n"]
 
     async with api.client() as client:
@@ -604,7 +596,7 @@ async def test_empty_field_counts_as_not_given(api: ApiHarness) -> None:
     assert len({task.request_hash for task in await api.tasks()}) == 1
 
 
-async def test_whole_number_written_as_fraction_is_sent_as_integer(api: ApiHarness) -> None:
+async def test_whole_number_as_fraction_is_sent_as_integer(api: ApiHarness) -> None:
     async with api.client() as client:
         assert (await client.post(OMNI, json={"prompt": "a cat", "n": 1.0})).status_code == 200
         refusal(await client.post(OMNI, json={"prompt": "a cat", "n": 1.5}), 400, 1201)
@@ -616,12 +608,12 @@ async def test_whole_number_written_as_fraction_is_sent_as_integer(api: ApiHarne
 @pytest.mark.parametrize(
     ("method", "path"), [("PUT", OMNI), ("DELETE", f"{OMNI}/a"), ("POST", f"{OMNI}/a"), ("POST", "/tasks")]
 )
-async def test_a_wrong_method_is_1202(prefix: str, method: str, path: str) -> None:
+async def test_wrong_method_is_1202(prefix: str, method: str, path: str) -> None:
     async with closed_client() as client:
         refusal(await client.request(method, prefix + path), 404, 1202)
 
 
-async def test_no_answer_holds_our_callback_address(api: ApiHarness) -> None:
+async def test_replies_never_contain_task_callback_url(api: ApiHarness) -> None:
     async with api.client() as client:
         created = await client.post(OMNI, json=SEED)
         ref = created.json()["data"]["task_id"]

@@ -34,7 +34,7 @@ def play() -> Play:
     return Play()
 
 
-def test_an_unknown_receiver_gets_one_event_first(play: Play) -> None:
+def test_unknown_endpoint_gets_one_event_first(play: Play) -> None:
     assert play.room() == 1
     play.lanes.sending("shop", 1)
     assert play.room() == play.room(Turn.PENDING) == 0
@@ -42,7 +42,7 @@ def test_an_unknown_receiver_gets_one_event_first(play: Play) -> None:
     assert play.room() == UNLIMITED
 
 
-def test_a_failure_makes_it_doubtful_and_a_success_clears_that(play: Play) -> None:
+def test_failure_limits_endpoint_until_success(play: Play) -> None:
     play.sent(DELIVERED)
     play.sent(NO, first=2)
     assert play.room() == 1
@@ -50,7 +50,7 @@ def test_a_failure_makes_it_doubtful_and_a_success_clears_that(play: Play) -> No
     assert play.room() == UNLIMITED
 
 
-def test_several_failures_open_the_circuit_and_one_success_closes_it(play: Play) -> None:
+def test_failures_open_circuit_and_success_closes_it(play: Play) -> None:
     assert not play.sent(*[NO] * FAILURES_TO_OPEN)
     assert play.room() == play.room(Turn.PENDING) == 0
     assert play.lanes.retry_at == NOW + SECOND * 0.75
@@ -62,25 +62,25 @@ def test_several_failures_open_the_circuit_and_one_success_closes_it(play: Play)
     assert play.lanes.retry_at is None
 
 
-def test_a_wave_with_one_success_opens_no_circuit(play: Play) -> None:
+def test_wave_with_one_success_opens_no_circuit(play: Play) -> None:
     play.sent(*[NO] * 20, DELIVERED)
     assert play.room() == UNLIMITED
 
 
-def test_one_event_that_fails_again_and_again_opens_no_circuit(play: Play) -> None:
+def test_one_event_failing_repeatedly_opens_no_circuit(play: Play) -> None:
     play.sent(DELIVERED)
     for _ in range(50):
         play.sent(NO, first=2)
     assert play.room() == 1
 
 
-def test_what_can_never_be_taken_says_nothing_of_the_receiver(play: Play) -> None:
+def test_hopeless_failure_opens_no_circuit(play: Play) -> None:
     play.sent(DELIVERED)
     play.sent(*[NEVER] * 20, first=2)
     assert play.room() == UNLIMITED
 
 
-def test_probes_become_rare_and_a_success_forgets_that(play: Play) -> None:
+def test_probes_become_rare_until_success(play: Play) -> None:
     waits = []
     for number in range(10):
         play.sent(*[NO] * FAILURES_TO_OPEN, first=FAILURES_TO_OPEN * number)
@@ -94,12 +94,12 @@ def test_probes_become_rare_and_a_success_forgets_that(play: Play) -> None:
     assert play.lanes.retry_at == play.now + SECOND * 0.75
 
 
-def test_a_receiver_that_asks_for_time_gets_it(play: Play) -> None:
+def test_retry_after_of_endpoint_is_honored(play: Play) -> None:
     play.sent(*[Outcome(delivered=False, error="busy", retry_after=300 * SECOND)] * FAILURES_TO_OPEN)
     assert play.lanes.retry_at == NOW + 300 * SECOND
 
 
-def test_a_slow_one_gets_nothing_as_long_as_it_has_something(play: Play) -> None:
+def test_slow_endpoint_gets_one_delivery_at_a_time(play: Play) -> None:
     play.sent(DELIVERED)
     play.lanes.sending("shop", 1)
     assert play.room() == UNLIMITED
@@ -113,7 +113,7 @@ def test_a_slow_one_gets_nothing_as_long_as_it_has_something(play: Play) -> None
     assert play.room() == UNLIMITED
 
 
-def test_what_is_put_aside_waits_longer_the_longer_the_receiver_is_down(play: Play) -> None:
+def test_postponed_event_waits_longer_in_long_outage(play: Play) -> None:
     play.sent(*[NO] * FAILURES_TO_OPEN)
     assert play.lanes.aside_until("shop", play.now) == NOW + SECOND * 1.5
     play.now += 100 * SECOND
@@ -121,7 +121,7 @@ def test_what_is_put_aside_waits_longer_the_longer_the_receiver_is_down(play: Pl
     assert play.lanes.aside_until("shop", play.now) == play.now + 150 * SECOND
 
 
-def test_only_so_many_are_remembered_first_of_all_those_in_trouble() -> None:
+def test_remembered_endpoints_are_bounded() -> None:
     play = Play(most=10)
     play.sent(*[NO] * FAILURES_TO_OPEN)
     for number in range(100):
@@ -134,7 +134,7 @@ def test_only_so_many_are_remembered_first_of_all_those_in_trouble() -> None:
     assert len(play.lanes) <= 10
 
 
-def test_a_clock_that_is_set_back_keeps_no_endpoint_blocked(play: Play) -> None:
+def test_clock_set_back_keeps_no_endpoint_blocked(play: Play) -> None:
     play.sent(*[NO] * FAILURES_TO_OPEN)
     play.now -= timedelta(hours=5)
     assert (play.room(), play.room(Turn.PENDING)) == (1, 1)

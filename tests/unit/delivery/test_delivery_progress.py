@@ -29,7 +29,7 @@ def settled(ledger: Progress) -> ProgressUpdate:
     return now
 
 
-def test_the_cursor_stops_before_the_first_that_is_open() -> None:
+def test_cursor_stops_before_first_open_event() -> None:
     ledger = a_ledger()
     assert ledger.cursor == 10
     ledger.deliver([11, 13], was_pending=False)
@@ -38,13 +38,13 @@ def test_the_cursor_stops_before_the_first_that_is_open() -> None:
     assert (ledger.cursor, ledger.passed_over()) == (15, [])
 
 
-def test_the_page_counts_beyond_its_last_event_for_the_sink() -> None:
+def test_page_end_counts_beyond_last_event_of_sink() -> None:
     ledger = a_ledger(upto=99)
     ledger.deliver(range(11, 16), was_pending=False)
     assert ledger.cursor == 99
 
 
-def test_a_failure_beyond_the_cursor_is_written_down_once_that_is_there() -> None:
+def test_failure_beyond_cursor_is_recorded_later() -> None:
     ledger = a_ledger()
     ledger.fail(a_failure(11))
     ledger.fail(a_failure(13))
@@ -55,7 +55,7 @@ def test_a_failure_beyond_the_cursor_is_written_down_once_that_is_there() -> Non
     assert (second.cursor, [one.cursor for one in second.failed], second.error) == (13, [13], "")
 
 
-def test_what_is_owed_has_no_cursor_and_is_written_down_as_it_is() -> None:
+def test_pending_deliveries_are_recorded_without_cursor() -> None:
     ledger = Progress(None, at=0.0)
     ledger.deliver([11], was_pending=True)
     ledger.fail(a_failure(13))
@@ -67,7 +67,7 @@ def test_what_is_owed_has_no_cursor_and_is_written_down_as_it_is() -> None:
     assert not ledger.unwritten
 
 
-def test_what_comes_while_it_is_being_written_is_for_the_next_time() -> None:
+def test_result_during_write_is_kept_for_next_write() -> None:
     ledger = a_ledger()
     ledger.deliver([11], was_pending=False)
     first = ledger.settled(failures=0, retry_at=None, off=False)
@@ -77,9 +77,7 @@ def test_what_comes_while_it_is_being_written_is_for_the_next_time() -> None:
 
 
 @given(order=st.permutations(range(11, 16)), failing=st.sets(st.integers(11, 15)), stops=st.sets(st.integers(0, 4)))
-def test_in_whatever_order_they_end_everything_is_written_once(
-    order: list[int], failing: set[int], stops: set[int]
-) -> None:
+def test_results_in_any_order_are_recorded_once(order: list[int], failing: set[int], stops: set[int]) -> None:
     ledger = a_ledger()
     written: list[ProgressUpdate] = []
     for place, cursor in enumerate(order):

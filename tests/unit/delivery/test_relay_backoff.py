@@ -15,7 +15,7 @@ waits = st.timedeltas(timedelta(days=-1), timedelta(days=30))
 
 
 @given(attempts=st.integers(1, 10_000), chance=chances)
-def test_an_event_waits_for_any_time_up_to_a_doubled_one(attempts: int, chance: float) -> None:
+def test_retry_wait_is_random_up_to_doubling_limit(attempts: int, chance: float) -> None:
     most = min(SECOND * 2 ** min(attempts - 1, 20), HOUR)
     wait = backoff.retry_in(attempts, chance=chance)
     assert timedelta() <= wait <= most
@@ -24,9 +24,7 @@ def test_an_event_waits_for_any_time_up_to_a_doubled_one(attempts: int, chance: 
 
 
 @given(attempts=st.integers(1, 100), chance=chances, asked=waits)
-def test_nobody_is_asked_earlier_than_it_wished_nor_later_than_in_an_hour(
-    attempts: int, chance: float, asked: timedelta
-) -> None:
+def test_retry_wait_honors_retry_after_up_to_an_hour(attempts: int, chance: float, asked: timedelta) -> None:
     for wait in (
         backoff.retry_in(attempts, chance=chance, asked=asked),
         backoff.probe_in(attempts, chance=chance, asked=asked),
@@ -35,20 +33,20 @@ def test_nobody_is_asked_earlier_than_it_wished_nor_later_than_in_an_hour(
 
 
 @given(chance=chances)
-def test_a_receiver_is_probed_after_a_second_at_first_and_once_a_minute_in_the_end(chance: float) -> None:
+def test_probe_wait_grows_from_a_second_to_a_minute(chance: float) -> None:
     assert SECOND / 2 <= backoff.probe_in(1, chance=chance) <= SECOND
     assert 30 * SECOND <= backoff.probe_in(50, chance=chance) <= 60 * SECOND
 
 
 @given(open_for=st.timedeltas(timedelta(), timedelta(days=9)), chance=chances)
-def test_what_is_put_aside_comes_back_within_twice_the_most(open_for: timedelta, chance: float) -> None:
+def test_postponed_wait_is_at_most_twice_the_limit(open_for: timedelta, chance: float) -> None:
     wait = backoff.aside_in(open_for=open_for, slow_for=timedelta(), chance=chance)
     assert SECOND <= wait <= 2 * backoff.ASIDE_MOST
     assert wait >= min(open_for, backoff.ASIDE_MOST)
     assert backoff.aside_in(open_for=timedelta(), slow_for=open_for, chance=chance) <= 2 * backoff.SLOW_MOST
 
 
-def test_an_event_is_given_up_after_many_attempts_in_a_long_time_while_others_were_taken() -> None:
+def test_event_is_dead_lettered_after_attempts_and_time() -> None:
     long_ago = NOW - backoff.PATIENCE
     enough: dict[str, datetime] = {"first_at": long_ago, "delivered_at": NOW, "now": NOW}
     assert backoff.spent(backoff.ATTEMPTS, **enough)
@@ -58,7 +56,7 @@ def test_an_event_is_given_up_after_many_attempts_in_a_long_time_while_others_we
     assert not backoff.spent(backoff.ATTEMPTS, **enough | {"delivered_at": long_ago})
 
 
-def test_what_one_receiver_of_many_was_owed_for_days_is_in_vain_only_while_it_is_down_and_others_are_not() -> None:
+def test_old_delivery_is_in_vain_only_if_other_endpoints_work() -> None:
     began = NOW - backoff.PATIENCE
     assert backoff.in_vain(first_at=began, open_since=NOW - HOUR, delivered_at=NOW, now=NOW)
     assert not backoff.in_vain(first_at=began, open_since=None, delivered_at=NOW, now=NOW)

@@ -37,7 +37,7 @@ def refusal(**environ: Any) -> str:
     return caught.value.detail
 
 
-def test_an_address_has_its_options_behind_a_hash() -> None:
+def test_sink_options_follow_hash() -> None:
     spec = one(
         "https://shop.example/hook?shop=7#name=shop&type=succeeded&type=failed&client=studio&tag=a%20b&from=beginning"
     )
@@ -77,7 +77,7 @@ def test_sinks_are_separated_by_commas_or_blanks() -> None:
         ("stdout:", "stdout"),
     ],
 )
-def test_a_sink_without_a_name_gets_one_that_can_be_read(written: str, name: str) -> None:
+def test_sink_without_name_gets_readable_one(written: str, name: str) -> None:
     assert one(written).name == name
 
 
@@ -113,7 +113,7 @@ def test_a_sink_without_a_name_gets_one_that_can_be_read(written: str, name: str
         ("https://intranet", "must not point to a name of an internal network"),
     ],
 )
-def test_an_address_that_cannot_work_is_refused_in_one_line_that_shows_no_secret(sinks: str, says: str) -> None:
+def test_invalid_sink_is_refused_in_one_line_without_secret(sinks: str, says: str) -> None:
     line = refusal(sinks=sinks)
     assert line.startswith("HOMING_SINKS: ")
     assert says in line
@@ -132,14 +132,14 @@ def test_an_address_that_cannot_work_is_refused_in_one_line_that_shows_no_secret
         ({"event_source": "a b"}, "HOMING_EVENT_SOURCE: write an address or a URN"),
     ],
 )
-def test_what_goes_with_the_sinks_is_refused_as_clearly(environ: dict[str, str], says: str) -> None:
+def test_invalid_sink_settings_are_refused_in_one_line(environ: dict[str, str], says: str) -> None:
     line = refusal(**environ)
     assert line.startswith(says)
     assert WEBHOOK not in line
     assert SECRET not in line
 
 
-def test_what_goes_with_the_sinks_is_read() -> None:
+def test_sink_settings_are_read() -> None:
     settings = load_settings(
         {
             "HOMING_SINKS": "http://hooks.internal/#name=shop",
@@ -153,26 +153,26 @@ def test_what_goes_with_the_sinks_is_read() -> None:
     assert WEBHOOK not in repr(settings)
 
 
-def test_events_come_from_the_public_address_unless_the_operator_says_otherwise() -> None:
+def test_event_source_is_public_url_unless_set() -> None:
     assert load_settings({}, None).source == "urn:homing"
     public = {"HOMING_PUBLIC_URL": "https://homing.example.com/"}
     assert load_settings(public, None).source == "https://homing.example.com"
     assert load_settings(public | {"HOMING_EVENT_SOURCE": "urn:homing:studio"}, None).source == "urn:homing:studio"
 
 
-def test_a_secret_in_an_address_is_nowhere_to_be_seen() -> None:
+def test_secret_in_sink_url_is_never_shown() -> None:
     text = f"https://user:{SECRET}@shop.example/{SECRET}?key={SECRET}#name=shop"
     for shown in (repr(one(text)), str(one(text)), repr(made(text)[1][0]), repr(load_settings({"HOMING_SINKS": text}))):
         assert SECRET not in shown
         assert "shop.example" in shown
 
 
-def test_the_callers_callbacks_are_always_told_but_not_about_what_was_before_there_were_any() -> None:
+def test_callback_sink_always_exists_and_starts_now() -> None:
     (new, sink), *others = made("")
     assert (new.name, sink.name, new.beginning, others) == ("callbacks", "callbacks", False, [])
 
 
-def test_every_scheme_makes_a_sink_of_its_name() -> None:
+def test_scheme_creates_sink_with_its_name() -> None:
     text = "https://a.example#from=beginning stdout: python:json:dumps#name=written"
     sinks = made(text)[1:]
     assert [(new.name, new.beginning) for new, _ in sinks] == [
@@ -197,7 +197,7 @@ def test_every_scheme_makes_a_sink_of_its_name() -> None:
         ("python:needing:told", "there is no module nowhere; install it"),
     ],
 )
-def test_a_function_that_cannot_be_had_is_refused_in_one_line(
+def test_unusable_function_is_refused_in_one_line(
     written: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_hooks.py").write_text(f"{SECRET.replace('-', '_')} = 1 / 0\n")
@@ -212,7 +212,7 @@ def test_a_function_that_cannot_be_had_is_refused_in_one_line(
     assert "\n" not in caught.value.detail
 
 
-def test_the_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hooks_from_here.py").write_text("def told(event): ...\n")
     (tmp_path / "json.py").write_text("raise SystemError\n")
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,7 @@ def taken(**options: Any) -> list[int]:
     return [number for number, told in enumerate(EVENTS) if chosen.takes(told)]
 
 
-def test_without_a_condition_everything_is_taken() -> None:
+def test_empty_filter_takes_all_events() -> None:
     assert taken() == [0, 1, 2, 3]
     assert all(EVERYTHING.takes(told) for told in EVENTS)
 
@@ -53,18 +53,16 @@ def test_without_a_condition_everything_is_taken() -> None:
         ({"type": "succeeded", "client": "studio", "tag": "paid", "kind": "images/*", "provider": "kling"}, [0]),
     ],
 )
-def test_one_field_takes_any_of_its_values_and_different_fields_must_all_hold(
-    options: dict[str, Any], numbers: list[int]
-) -> None:
+def test_filter_ors_values_and_ands_fields(options: dict[str, Any], numbers: list[int]) -> None:
     assert taken(**options) == numbers
 
 
 @given(st.lists(st.sampled_from(TYPES), min_size=1, max_size=3))
-def test_a_whole_name_means_itself(names: list[str]) -> None:
+def test_full_type_name_matches_itself(names: list[str]) -> None:
     assert read_filter({"type": names}) == EventFilter(types=frozenset(names))
 
 
-def test_patterns_mean_all_that_they_match() -> None:
+def test_pattern_matches_all_its_types() -> None:
     assert set(event_types("*")) == set(TYPES)
     assert set(event_types("homing.task.*")) == set(TASK_TYPES)
     assert set(event_types("homing.alarm.*")) == set(ALARM_TYPES)
@@ -81,7 +79,7 @@ def test_patterns_mean_all_that_they_match() -> None:
         ("qqqq*", "write one such as succeeded"),
     ],
 )
-def test_an_unknown_type_is_refused_with_the_nearest_one(written: str, hint: str) -> None:
+def test_unknown_type_is_refused_with_nearest_one(written: str, hint: str) -> None:
     with pytest.raises(ValueError, match="type= matches no type of event") as caught:
         event_types(written)
     assert hint in str(caught.value)
@@ -89,12 +87,12 @@ def test_an_unknown_type_is_refused_with_the_nearest_one(written: str, hint: str
 
 
 @pytest.mark.parametrize("field", ["type", "provider", "kind", "client", "tag"])
-def test_an_empty_condition_is_refused(field: str) -> None:
+def test_empty_condition_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}= is empty"):
         read_filter({field: ["succeeded", " "]})
 
 
-def test_patterns_of_strangers_are_not_kept_for_ever() -> None:
+def test_patterns_of_requests_are_not_cached_forever() -> None:
     tracemalloc.start()
     try:
         for number in range(200):

@@ -47,7 +47,7 @@ class Called(Seen):
 
 
 @pytest.mark.parametrize("told", [WAVE[0], an_alarm()], ids=["task", "alarm"])
-async def test_it_is_called_with_the_event_as_plain_json_values(told: PublishedEvent) -> None:
+async def test_function_gets_event_as_plain_json_values(told: PublishedEvent) -> None:
     seen = Seen()
     assert await sink(seen.plain).send([told]) == [DELIVERED]
     assert await sink(seen.on_the_loop).send([told]) == [DELIVERED]
@@ -55,7 +55,7 @@ async def test_it_is_called_with_the_event_as_plain_json_values(told: PublishedE
     assert json.loads(json.dumps(seen.events[0])) == seen.events[0]
 
 
-async def test_a_plain_function_gets_a_wave_in_one_thread_that_is_not_the_loop_s() -> None:
+async def test_plain_function_gets_wave_in_one_other_thread() -> None:
     seen = Seen()
     assert await sink(seen.plain).send(WAVE) == [DELIVERED] * 5
     assert [event["id"] for event in seen.events] == [told.id for told in WAVE]
@@ -63,7 +63,7 @@ async def test_a_plain_function_gets_a_wave_in_one_thread_that_is_not_the_loop_s
     assert threading.get_ident() not in seen.threads
 
 
-async def test_a_coroutine_function_runs_on_the_loop_in_whatever_form_it_comes() -> None:
+async def test_coroutine_function_runs_on_event_loop() -> None:
     called = Called()
     for hook in (called, called.on_the_loop, functools.partial(called.on_the_loop)):
         assert await sink(hook).send(WAVE) == [DELIVERED] * 5
@@ -72,7 +72,7 @@ async def test_a_coroutine_function_runs_on_the_loop_in_whatever_form_it_comes()
 
 
 @pytest.mark.parametrize("error", [ValueError("made-up-secret"), SystemExit(1), KeyboardInterrupt()])
-async def test_what_it_raises_is_one_event_s_failure_and_never_its_message(error: BaseException) -> None:
+async def test_exception_fails_one_event_and_hides_message(error: BaseException) -> None:
     def plain(event: dict[str, Any]) -> None:
         if event["id"] == WAVE[2].id:
             raise error
@@ -87,14 +87,14 @@ async def test_what_it_raises_is_one_event_s_failure_and_never_its_message(error
         assert not outcomes[2].hopeless
 
 
-async def test_a_coroutine_that_nobody_awaits_is_a_failure() -> None:
+async def test_coroutine_never_awaited_is_failure() -> None:
     seen = Seen()
     (outcome,) = await sink(lambda event: seen.on_the_loop(event)).send(WAVE[:1])  # noqa: PLW0108 - hides that it is one
     assert outcome.error == "it raised TypeError"
     assert seen.events == []
 
 
-async def test_a_plain_function_that_hangs_is_left_behind_and_no_second_thread_joins_it() -> None:
+async def test_hanging_plain_function_gets_no_second_thread() -> None:
     hanging, go_on = threading.Event(), threading.Event()
     seen: list[str] = []
 
@@ -119,7 +119,7 @@ async def test_a_plain_function_that_hangs_is_left_behind_and_no_second_thread_j
     assert seen == [WAVE[0].id, WAVE[1].id, *(told.id for told in WAVE)]
 
 
-async def test_a_coroutine_that_hangs_is_cancelled() -> None:
+async def test_hanging_coroutine_is_cancelled() -> None:
     cancelled: list[str] = []
 
     async def hook(event: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ async def test_a_coroutine_that_hangs_is_cancelled() -> None:
     assert cancelled == [WAVE[1].id]
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_sink_ends_running_calls() -> None:
     started, ended = asyncio.Event(), asyncio.Event()
 
     async def hook(event: dict[str, Any]) -> None:
@@ -156,13 +156,13 @@ async def test_closing_ends_what_is_under_way() -> None:
     assert ended.is_set()
 
 
-async def test_it_is_asked_only_about_what_it_takes() -> None:
+async def test_function_sink_gets_only_filtered_events() -> None:
     picky = sink(print, takes=read_filter({"type": ["failed"]}))
     assert picky.endpoint(WAVE[0]) is None
     assert sink(print).endpoint(WAVE[0]) == "hook"
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
+def test_hanging_thread_does_not_block_exit() -> None:
     """The interpreter waits for threads at its end, but for daemons."""
     import subprocess  # noqa: PLC0415 - for this test alone
 

@@ -32,7 +32,7 @@ def lines(descriptor: int, within: timedelta = WITHIN) -> Lines:
     return Lines(name="stdout", source=SOURCE, descriptor=descriptor, within=within)
 
 
-async def test_each_event_is_one_line_of_json_and_out_at_once(pipe: tuple[int, int]) -> None:
+async def test_event_is_one_json_line_without_delay(pipe: tuple[int, int]) -> None:
     read, write = pipe
     assert await lines(write).send(WAVE) == [DELIVERED] * 3
     # Nothing was closed or flushed: it is in the pipe.
@@ -44,7 +44,7 @@ async def test_each_event_is_one_line_of_json_and_out_at_once(pipe: tuple[int, i
     ]
 
 
-async def test_a_reader_that_is_gone_is_a_failure_that_is_tried_again(pipe: tuple[int, int]) -> None:
+async def test_closed_reader_is_failure_that_is_retried(pipe: tuple[int, int]) -> None:
     read, write = pipe
     os.close(read)
     for outcome in await lines(write).send(WAVE):
@@ -52,7 +52,7 @@ async def test_a_reader_that_is_gone_is_a_failure_that_is_tried_again(pipe: tupl
         assert outcome.error == "nobody reads the standard output any more"
 
 
-async def test_a_reader_that_is_slow_costs_a_bounded_time_and_gets_whole_lines(pipe: tuple[int, int]) -> None:
+async def test_slow_reader_costs_bounded_time_and_gets_whole_lines(pipe: tuple[int, int]) -> None:
     read, write = pipe
     long = [an_event(a_success(number, request={"prompt": "x" * 50_000}), cursor=number) for number in range(1, 5)]
     sink = lines(write, within=timedelta(seconds=0.2))
@@ -71,7 +71,7 @@ async def test_a_reader_that_is_slow_costs_a_bounded_time_and_gets_whole_lines(p
     assert ids == [long[0].id, long[1].id, *(told.id for told in WAVE)]
 
 
-async def test_lines_stay_whole_where_writing_does_not_block(pipe: tuple[int, int]) -> None:
+async def test_lines_stay_whole_on_nonblocking_pipe(pipe: tuple[int, int]) -> None:
     """So is a terminal, or a pipe, that another program has made so."""
     read, write = pipe
     os.set_blocking(write, False)
@@ -84,19 +84,19 @@ async def test_lines_stay_whole_where_writing_does_not_block(pipe: tuple[int, in
     assert [json.loads(line)["id"] for line in got.splitlines()] == [told.id for told in long]
 
 
-async def test_what_cannot_be_written_at_all_is_said(pipe: tuple[int, int]) -> None:
+async def test_unwritable_output_is_reported(pipe: tuple[int, int]) -> None:
     os.close(pipe[1])
     (outcome,) = await lines(pipe[1]).send(WAVE[:1])
     assert outcome.error == "the standard output cannot be written: OSError"
 
 
-def test_it_is_asked_only_about_what_it_takes() -> None:
+def test_stdout_sink_gets_only_filtered_events() -> None:
     sink = Lines(name="alarms", source=SOURCE, takes=read_filter({"type": ["homing.alarm.*"]}))
     assert [sink.endpoint(told) for told in WAVE] == [None, None, "alarms"]
 
 
 @pytest.mark.parametrize("source", ["body", "data", "task"])
-def test_events_may_come_from_whatever_the_operator_calls_it(source: str) -> None:
+def test_event_source_may_be_any_name(source: str) -> None:
     event = an_event(a_success())
     for _ in range(2):
         told = json.loads(structured(event, source))

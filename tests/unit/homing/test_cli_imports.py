@@ -28,17 +28,17 @@ def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
                 yield from parsers(each)
 
 
-def test_a_help_text_needs_no_settings_and_no_server() -> None:
+def test_help_text_needs_no_settings_and_no_server() -> None:
     assert (
         loaded("from homing.cli import GROUPS, build_parser; build_parser()") & (SERVER | {"pydantic", "jwt"}) == set()
     )
 
 
-def test_a_client_needs_no_server() -> None:
+def test_client_needs_no_server() -> None:
     assert loaded("import homing.commands.client, tracker.settings") & SERVER == set()
 
 
-def test_each_command_has_what_it_runs() -> None:
+def test_command_has_its_function() -> None:
     runs = [each.get_default("later") for each in parsers(build_parser())]
     named = [each for each in runs if each is not None]
     assert named
@@ -46,12 +46,12 @@ def test_each_command_has_what_it_runs() -> None:
         assert callable(getattr(import_module(module), function))
 
 
-def test_each_command_is_in_one_group_of_the_help() -> None:
+def test_command_is_in_one_group_of_help() -> None:
     (commands,) = [each for each in build_parser()._actions if isinstance(each, _SubParsersAction)]  # noqa: SLF001
 
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(commands.choices)
 
 
 @pytest.mark.parametrize("module", ["homing.commands.serve", "homing.sandbox.command"])
-def test_declaring_a_command_loads_no_server(module: str) -> None:
+def test_declaring_command_loads_no_server(module: str) -> None:
     assert loaded(f"import {module}") & SERVER == set()

@@ -21,7 +21,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_holder_learns_who_the_first_is(tmp_path: Path) -> None:
+def test_second_holder_learns_who_is_first(tmp_path: Path) -> None:
     database = tmp_path / "homing.db"
     with ServingLock(database) as lock:
         lock.announce("http://127.0.0.1:8000")
@@ -31,13 +31,13 @@ def test_a_second_holder_learns_who_the_first_is(tmp_path: Path) -> None:
     assert caught.value.holder.url == "http://127.0.0.1:8000"
 
 
-def test_a_holder_that_only_works_briefly_has_no_address(tmp_path: Path) -> None:
+def test_short_holder_has_no_url(tmp_path: Path) -> None:
     with ServingLock(tmp_path / "homing.db"), pytest.raises(Held) as caught, ServingLock(tmp_path / "homing.db"):
         pass
     assert caught.value.holder.url is None
 
 
-def test_the_lock_is_free_again_afterwards(tmp_path: Path) -> None:
+def test_lock_is_free_after_release(tmp_path: Path) -> None:
     with ServingLock(tmp_path / "homing.db") as first:
         first.announce("http://127.0.0.1:8000")
     with ServingLock(tmp_path / "homing.db"):
@@ -49,12 +49,12 @@ def test_two_databases_have_two_locks(tmp_path: Path) -> None:
         assert (tmp_path / "two.db.lock").exists()
 
 
-def test_what_is_written_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_lock_file_is_readable_by_owner_only(tmp_path: Path) -> None:
     with ServingLock(tmp_path / "homing.db"):
         assert (tmp_path / "homing.db.lock").stat().st_mode & 0o077 == 0
 
 
-def test_a_holder_that_is_killed_lets_go(tmp_path: Path) -> None:
+def test_killed_holder_releases_lock(tmp_path: Path) -> None:
     database = tmp_path / "homing.db"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -72,7 +72,7 @@ def test_a_holder_that_is_killed_lets_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pid": 1'])
-def test_whatever_is_in_the_file_a_held_lock_is_held(tmp_path: Path, text: str) -> None:
+def test_held_lock_with_any_content_is_held(tmp_path: Path, text: str) -> None:
     with ServingLock(tmp_path / "homing.db"):
         (tmp_path / "homing.db.lock").write_text(text)
         with pytest.raises(Held) as caught, ServingLock(tmp_path / "homing.db"):
@@ -80,12 +80,12 @@ def test_whatever_is_in_the_file_a_held_lock_is_held(tmp_path: Path, text: str) 
     assert caught.value.holder.url is None
 
 
-def test_a_server_has_room_for_many_and_nothing_is_written() -> None:
+def test_postgres_needs_no_lock_and_writes_nothing() -> None:
     with ServingLock(None) as first, ServingLock(None):
         first.announce("http://127.0.0.1:8000")
 
 
-def test_a_missing_directory_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_directory_is_one_line_with_remedy(tmp_path: Path) -> None:
     with (
         pytest.raises(SettingsError, match="name a directory that exists") as caught,
         ServingLock(tmp_path / "absent" / "homing.db"),

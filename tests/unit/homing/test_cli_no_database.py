@@ -43,7 +43,7 @@ READING = [
 
 
 @pytest.mark.parametrize("arguments", READING)
-def test_command_without_a_database_says_so_and_makes_none(
+def test_reading_command_without_database_creates_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,9 @@ def test_command_without_a_database_says_so_and_makes_none(
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT))
-def test_command_that_needs_no_database_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_command_that_needs_no_database_creates_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     main([name], environ={"HOMING_KLING_BASE_URL": "http://127.0.0.1:9"}, env_file=None)
@@ -66,7 +68,7 @@ def test_command_that_needs_no_database_makes_none(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_that_brings_something_new_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_command_makes_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert main(["expect", "kling", "images/omni-image"], environ={}, env_file=None) == 0

@@ -15,7 +15,7 @@ from tracker.model.sinks import ProgressUpdate
 from tracker.storage import sink_store
 
 
-async def test_below_the_table_each_sink_that_is_off_says_why_and_what_turns_it_on(
+async def test_sinks_table_explains_each_stopped_sink(
     api: ApiHarness, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sink_store, "COUNT_LIMIT", 3)

@@ -12,9 +12,7 @@ from tests.support.builders import NOW
 from tracker.model.records import Action, AuditEntry
 
 
-async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
-    api: ApiHarness, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_stats_show_callback_loss_and_run_times(api: ApiHarness, capsys: pytest.CaptureFixture[str]) -> None:
     await api.add(*five_finished_tasks())
 
     async with api.client() as client:
@@ -24,7 +22,7 @@ async def test_stats_tell_how_many_callbacks_get_lost_and_how_long_tasks_run(
     assert ["kling", "images/omni-image", "kling-v3-omni", "22.0", "s", "5"] in lines
 
 
-async def test_the_audit_is_a_table_with_who_did_what(api: ApiHarness, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_audit_is_table_with_clients_and_actions(api: ApiHarness, capsys: pytest.CaptureFixture[str]) -> None:
     for action, client_name, detail in ((Action.PAUSE_SINK, "local", ""), (Action.REPLAY, "ops", "dead=yes")):
         entry = AuditEntry(at=NOW, client=client_name, action=action, object="shop", detail=detail)
         await api.tracker.audit.write(entry)

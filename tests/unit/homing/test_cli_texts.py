@@ -62,14 +62,14 @@ def why(shown: JsonObject, *entries: JsonObject) -> str:
         ("unanswered", "`homing tasks resolve hm1 --status succeeded`"),
     ],
 )
-def test_a_conflict_says_what_contradicts_and_who_decides(state: str, says: str) -> None:
+def test_conflict_explains_contradiction_and_who_decides(state: str, says: str) -> None:
     told = why(task(status="failed", conflict=state, conflict_at="2026-11-23T11:57:00Z"))
 
     assert "Contradictory reports came 3 min ago: that it succeeded, and that it failed." in told
     assert says in told
 
 
-def test_a_waiting_task_says_since_when_and_when_the_provider_is_asked() -> None:
+def test_waiting_task_shows_duration_and_next_poll() -> None:
     told = why(task())
     assert "the provider has it as 881 and has been at it for 3 min" in told
     assert "No callback has come yet; one was asked for." in told
@@ -77,32 +77,32 @@ def test_a_waiting_task_says_since_when_and_when_the_provider_is_asked() -> None
     assert "`homing tasks poll hm1` asks now" in told
 
 
-def test_a_task_without_a_public_address_says_that_only_asking_tells() -> None:
+def test_task_without_public_url_says_polling_only() -> None:
     assert "No callback was asked for" in why(task(callback_requested=False))
 
 
-def test_a_hint_is_told_with_its_reason() -> None:
+def test_unverified_callback_is_shown_with_reason() -> None:
     told = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
     assert "Last heard by callback 2 min ago saying 'succeed': unverified, a hint: unsigned." in told
     assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in told
 
 
-def test_an_overdue_question_is_due_now() -> None:
+def test_overdue_poll_is_due_now() -> None:
     assert "due now" in why(task(next_poll_at="2026-11-23T11:59:00Z"))
 
 
-def test_an_unresolved_submit_names_every_way_out() -> None:
+def test_unresolved_task_names_each_remedy() -> None:
     told = why(task(status="pending", reason="unresolved", provider_task_id=None, status_source=None))
     for way in ("its own callback", "homing reconcile --discover", "tasks resolve hm1 --provider-task-id", "rejected"):
         assert way in told
 
 
-def test_an_expected_task_says_how_to_tell_its_id() -> None:
+def test_expected_task_says_how_to_attach_its_id() -> None:
     told = why(task(status="pending", origin="expect", provider_task_id=None, status_source=None))
     assert "`homing tasks attach hm1 PROVIDER_TASK_ID`" in told
 
 
-def test_a_settled_task_says_how_it_came_home_and_what_was_refused() -> None:
+def test_finished_task_shows_source_and_refused_reports() -> None:
     done = task(
         status="succeeded",
         finished_at="2026-11-23T11:59:30Z",
@@ -119,7 +119,7 @@ def test_a_settled_task_says_how_it_came_home_and_what_was_refused() -> None:
 
 
 @pytest.mark.parametrize(("status", "says"), [("expired", "a late one still counts"), ("rejected", "made no task")])
-def test_our_own_endings_say_what_they_mean(status: str, says: str) -> None:
+def test_status_set_by_homing_explains_itself(status: str, says: str) -> None:
     assert says in why(task(status=status, finished_at="2026-11-23T11:59:30Z", reason="the deadline passed"))
 
 
@@ -127,17 +127,17 @@ def test_our_own_endings_say_what_they_mean(status: str, says: str) -> None:
     ("seconds", "said"),
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172_800, "2 d")],
 )
-def test_a_span_is_told_in_its_largest_sensible_unit(seconds: float, said: str) -> None:
+def test_span_uses_largest_sensible_unit(seconds: float, said: str) -> None:
     assert span(seconds) == said
 
 
-def test_a_time_is_told_from_now() -> None:
+def test_time_is_shown_relative_to_now() -> None:
     assert ago((NOW - timedelta(minutes=5)).isoformat(), NOW) == "5 min ago"
     assert ago((NOW + timedelta(seconds=5)).isoformat(), NOW) == "in 5 s"
     assert ago(None, NOW) == ""
 
 
-def test_nothing_that_others_wrote_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_never_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b[2J[bold]red[/bold]\x07\r\nnext\u202e"
     print_table(("task", "message"), [["hm1", evil]], empty="none")
     print_fields([("message", evil)])
@@ -147,14 +147,14 @@ def test_nothing_that_others_wrote_steers_the_terminal(capsys: pytest.CaptureFix
     assert printable("plain text, ünï, 图") == "plain text, ünï, 图"
 
 
-def test_a_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
     ids = [f"{number:060}" for number in range(3)]
     print_table(("one", "two", "three"), [ids], empty="none")
     shown = capsys.readouterr().out
     assert all(name in shown for name in ids)
 
 
-def test_an_empty_table_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_table_is_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("one",), [], empty="no tasks")
     assert capsys.readouterr().out == "no tasks\n"
 
@@ -179,7 +179,7 @@ def test_an_empty_table_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> Non
         ["demo", "--port", "70000"],
     ],
 )
-def test_a_misused_command_is_one_line_and_exit_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_misused_command_is_one_line_and_exit_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(argv)
     told = capsys.readouterr()
@@ -215,7 +215,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     "steering",
     ["\x1b[31m", "\x7f", "\x9b31m", "\u202e", "\u2066", "\u200f", "\u061c", "\u2028", "\ufeff", "\U000e0041", "\ud800"],
 )
-def test_json_escapes_what_steers_a_terminal(steering: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_escapes_terminal_control_characters(steering: str, capsys: pytest.CaptureFixture[str]) -> None:
     value: JsonObject = {f"key {steering}": [f"a {steering} prompt", "Zürich 東京 \u0301 😀"]}
 
     print_json(value)
@@ -238,7 +238,7 @@ def test_json_escapes_what_steers_a_terminal(steering: str, capsys: pytest.Captu
         ("", None),
     ],
 )
-def test_the_doctor_notes_targets_that_are_too_wide(written: str, noted: str | None) -> None:
+def test_doctor_notes_targets_that_are_too_wide(written: str, noted: str | None) -> None:
     found = wide_targets(read_allowed(tuple(filter(None, written.split(",")))))
 
     assert (noted is None) == (found == [])

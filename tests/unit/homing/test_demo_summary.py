@@ -53,7 +53,7 @@ def faults(summary: Document) -> dict[str, int]:
     return {fault: summary[fault] for fault in ("lost", "doubled", "wrong") if summary[fault]}
 
 
-def test_orders_that_finished_once_with_the_truth_are_clean() -> None:
+def test_orders_finished_once_as_reported_are_clean() -> None:
     summary = judge([row(0), row(1)], [truth(0), truth(1)], orders=2)
 
     assert summary["ok"] is True
@@ -61,31 +61,31 @@ def test_orders_that_finished_once_with_the_truth_are_clean() -> None:
     assert "lost 0, doubled 0, wrong 0" in "\n".join(lines(summary))
 
 
-def test_an_order_without_a_row_is_lost() -> None:
+def test_order_without_row_is_lost() -> None:
     summary = judge([row(0)], [truth(0), truth(1)], orders=2)
 
     assert faults(summary) == {"lost": 1}
     assert summary["suspects"] == ["picture 1"]
 
 
-def test_an_order_that_nobody_made_is_lost() -> None:
+def test_order_never_made_at_provider_is_lost() -> None:
     assert faults(judge([], [])) == {"lost": 1}
 
 
 @pytest.mark.parametrize("status", ["pending", "submitted", "processing", "expired", "rejected"])
-def test_an_order_that_did_not_end_is_lost(status: str) -> None:
+def test_order_that_did_not_end_is_lost(status: str) -> None:
     assert faults(judge([row(0, status=status)], [truth(0)])) == {"lost": 1}
 
 
-def test_an_order_that_was_made_twice_is_doubled() -> None:
+def test_order_made_twice_is_doubled() -> None:
     assert faults(judge([row(0)], [truth(0), truth(0, id="999")])) == {"doubled": 1}
 
 
-def test_an_order_with_two_rows_is_doubled() -> None:
+def test_order_with_two_rows_is_doubled() -> None:
     assert faults(judge([row(0), row(0, id="other")], [truth(0)])) == {"doubled": 1}
 
 
-def test_a_refused_row_beside_the_one_that_was_sent_again_is_no_double() -> None:
+def test_rejected_row_beside_resubmission_is_not_doubled() -> None:
     refused = row(0, id="other", status="rejected", provider_task_id=None, result={"assets": []})
     assert judge([refused, row(0)], [truth(0)])["ok"]
 
@@ -99,31 +99,31 @@ def test_a_refused_row_beside_the_one_that_was_sent_again_is_no_double() -> None
         {"provider_task_id": "another"},
     ],
 )
-def test_a_row_that_differs_from_the_truth_is_wrong(told: Document) -> None:
+def test_row_that_differs_from_ledger_is_wrong(told: Document) -> None:
     summary = judge([row(0, **told)], [truth(0)])
 
     assert faults(summary) == {"wrong": 1}
     assert "picture 0" in "\n".join(lines(summary))
 
 
-def test_a_final_row_of_a_task_that_nobody_made_is_wrong() -> None:
+def test_final_row_of_task_never_made_is_wrong() -> None:
     assert faults(judge([row(0)], [])) == {"wrong": 1}
 
 
-def test_a_task_whose_submit_was_never_answered_is_recovered() -> None:
+def test_task_with_unanswered_submission_is_recovered() -> None:
     unanswered = row(0, entries=[SUBMIT | {"trust": "unverified", "verdict": "unanswered"}, CALLBACK])
 
     assert judge([unanswered], [truth(0)])["recovered_submits"] == 1
     assert judge([row(0)], [truth(0)])["recovered_submits"] == 0
 
 
-def test_a_poll_that_confirms_a_callback_is_not_the_first_report() -> None:
+def test_confirming_poll_is_not_first_report() -> None:
     confirmed = row(0, entries=[SUBMIT, CALLBACK, POLL])
 
     assert judge([confirmed], [truth(0)])["first_reported_by"] == {"callback": 1}
 
 
-def test_a_run_that_ran_out_of_time_is_not_clean() -> None:
+def test_run_that_timed_out_is_not_clean() -> None:
     assert not judge([row(0)], [truth(0)], timed_out=True)["ok"]
 
 

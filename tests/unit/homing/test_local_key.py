@@ -31,7 +31,7 @@ def write(file: Path, text: str, mode: int = 0o600) -> None:
     file.chmod(mode)
 
 
-def test_the_first_start_makes_a_private_key(database: Path) -> None:
+def test_first_start_makes_private_key(database: Path) -> None:
     old = os.umask(0)
     try:
         made = local_key(database)
@@ -45,7 +45,7 @@ def test_the_first_start_makes_a_private_key(database: Path) -> None:
     assert list(database.parent.iterdir()) == [made.file]
 
 
-def test_later_starts_read_the_same_key(database: Path) -> None:
+def test_later_start_reads_same_key(database: Path) -> None:
     assert read_local_key(database) is None
     made = local_key(database)
 
@@ -55,13 +55,13 @@ def test_later_starts_read_the_same_key(database: Path) -> None:
     assert read_local_key(database) == again
 
 
-def test_an_operators_own_key_is_read(database: Path) -> None:
+def test_operators_own_key_is_read(database: Path) -> None:
     write(key_file(database), f"{GOOD}\n")
 
     assert local_key(database).key.key == GOOD
 
 
-def test_a_link_to_the_database_has_the_same_key(database: Path, tmp_path: Path) -> None:
+def test_link_to_database_has_same_key(database: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "link.db"
     link.symlink_to(database)
@@ -70,35 +70,35 @@ def test_a_link_to_the_database_has_the_same_key(database: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_key_that_others_can_read_is_refused(database: Path, mode: int) -> None:
+def test_key_readable_by_others_is_refused(database: Path, mode: int) -> None:
     write(key_file(database), GOOD, mode)
 
     assert "can be read by other users" in refusal(database)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "short", f'"{GOOD}"', f"local:{GOOD}", f"{GOOD}\n{GOOD}", "\xff" * 40])
-def test_a_file_without_a_key_is_refused(database: Path, text: str) -> None:
+def test_file_without_key_is_refused(database: Path, text: str) -> None:
     write(key_file(database), text)
 
     assert "holds no valid key" in refusal(database)
     assert key_file(database).read_text() == text
 
 
-def test_a_symbolic_link_is_not_followed(database: Path, tmp_path: Path) -> None:
+def test_symbolic_link_is_not_followed(database: Path, tmp_path: Path) -> None:
     write(tmp_path / "secret-of-somebody", GOOD)
     key_file(database).symlink_to(tmp_path / "secret-of-somebody")
 
     assert "symbolic link" in refusal(database)
 
 
-def test_a_dangling_symbolic_link_is_not_written_through(database: Path, tmp_path: Path) -> None:
+def test_dangling_symbolic_link_is_not_written_through(database: Path, tmp_path: Path) -> None:
     key_file(database).symlink_to(tmp_path / "somewhere")
 
     assert "symbolic link" in refusal(database)
     assert not (tmp_path / "somewhere").exists()
 
 
-def test_a_named_pipe_or_a_folder_is_refused_at_once(database: Path) -> None:
+def test_named_pipe_or_folder_is_refused_at_once(database: Path) -> None:
     os.mkfifo(key_file(database), 0o600)
     assert "is not a regular file" in refusal(database)
 
@@ -107,7 +107,7 @@ def test_a_named_pipe_or_a_folder_is_refused_at_once(database: Path) -> None:
     assert "is not a regular file" in refusal(database)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -119,14 +119,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     assert str(tmp_path) in said
 
 
-def test_a_file_of_another_user_is_refused(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_another_user_is_refused(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(key_file(database), GOOD)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
 
     assert "belongs to another user" in refusal(database)
 
 
-def test_the_databases_own_user_is_trusted(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_owner_is_trusted(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root runs the commands of a service that has a user of its own."""
     write(key_file(database), GOOD)
     database.touch()
@@ -135,7 +135,7 @@ def test_the_databases_own_user_is_trusted(database: Path, monkeypatch: pytest.M
     assert local_key(database).key.key == GOOD
 
 
-def test_of_two_first_starts_one_writes_and_both_agree(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_first_starts_agree_on_one_key(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def beaten(source: Path, target: Path, **options: bool) -> None:

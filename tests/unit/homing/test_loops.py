@@ -40,7 +40,7 @@ class Failing:
         await stop.wait()
 
 
-async def test_a_loop_that_fails_begins_anew_and_the_others_go_on() -> None:
+async def test_failing_loop_restarts_and_others_continue() -> None:
     steady, failing = Steady(), Failing()
     async with asyncio.timeout(10), looping([failing, steady], wait=SOON):
         await failing.recovered.wait()
@@ -49,14 +49,14 @@ async def test_a_loop_that_fails_begins_anew_and_the_others_go_on() -> None:
     assert failing.runs == 3
 
 
-async def test_the_end_waits_until_each_loop_has_finished_what_it_began() -> None:
+async def test_shutdown_waits_for_work_in_progress() -> None:
     steady = Steady()
     async with looping([steady]):
         await steady.begun.wait()
     assert steady.finished
 
 
-async def test_a_loop_that_waits_to_begin_anew_does_not_hold_up_the_end() -> None:
+async def test_loop_waiting_to_restart_does_not_delay_shutdown() -> None:
     failing = Failing()
     async with asyncio.timeout(10):
         async with looping([failing], wait=timedelta(hours=1)):

@@ -42,7 +42,7 @@ print(*sorted(SQLModel.metadata.tables))
 
 
 @pytest.mark.parametrize("program", [HOST + HOMING, HOMING + HOST], ids=["host first", "Homing first"])
-def test_host_tables_of_the_same_names_do_not_clash(tmp_path: Path, program: str) -> None:
+def test_host_tables_of_same_names_do_not_clash(tmp_path: Path, program: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program + USE], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )

@@ -47,9 +47,7 @@ def relative(file: Path) -> str:
 
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("alias", [linked, linked_folder, encoded, relative])
-def test_another_name_of_a_file_has_the_same_lock(
-    tmp_path: Path, alias: Callable[[Path], str], *, existing: bool
-) -> None:
+def test_another_name_of_file_has_same_lock(tmp_path: Path, alias: Callable[[Path], str], *, existing: bool) -> None:
     file = tmp_path / "my data" / "a b.db"
     file.parent.mkdir()
     if existing:
@@ -64,7 +62,7 @@ def test_another_name_of_a_file_has_the_same_lock(
 
 
 @pytest.mark.parametrize("alias", [linked, encoded])
-async def test_the_locked_file_is_the_one_that_is_opened(tmp_path: Path, alias: Callable[[Path], str]) -> None:
+async def test_locked_file_is_opened_file(tmp_path: Path, alias: Callable[[Path], str]) -> None:
     file = tmp_path / "a b.db"
     store = Store(alias(file))
 
@@ -74,7 +72,7 @@ async def test_the_locked_file_is_the_one_that_is_opened(tmp_path: Path, alias: 
     assert files(tmp_path) == {"a b.db"}
 
 
-def test_a_file_with_a_hard_link_is_refused(tmp_path: Path) -> None:
+def test_file_with_hard_link_is_refused(tmp_path: Path) -> None:
     file, other = tmp_path / "homing.db", tmp_path / "other.db"
     file.touch()
     other.hardlink_to(file)
@@ -90,14 +88,14 @@ def test_a_file_with_a_hard_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "pipe"])
-def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(SettingsError, match=r"is not a file\. Name a file"), ServingLock(tmp_path / name):
         pass
 
 
-def test_a_file_that_is_mounted_alone_is_refused(tmp_path: Path) -> None:
+def test_file_mounted_alone_is_refused(tmp_path: Path) -> None:
     file, mounted = tmp_path / "homing.db", tmp_path / "mounted file.db"
     file.touch()
     mounted.touch()
@@ -114,7 +112,7 @@ def test_a_file_that_is_mounted_alone_is_refused(tmp_path: Path) -> None:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_a_lock_file_deleted_while_it_is_taken_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_file_deleted_while_acquired_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes must not hold two locks of one name."""
     flock = fcntl.flock
     deleted: list[int] = []
@@ -130,7 +128,7 @@ def test_a_lock_file_deleted_while_it_is_taken_is_taken_anew(tmp_path: Path, mon
         pass
 
 
-async def test_an_embedded_homing_takes_the_lock_however_it_is_entered(tmp_path: Path) -> None:
+async def test_embedded_homing_takes_lock_in_each_way(tmp_path: Path) -> None:
     first, second = (Homing(of(f"sqlite:///{tmp_path / 'homing.db'}")) for _ in range(2))
 
     async with first:

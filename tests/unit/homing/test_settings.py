@@ -24,7 +24,7 @@ def refusal(**environ: str) -> str:
     return caught.value.detail
 
 
-def test_without_any_setting_the_defaults_are_a_laptops() -> None:
+def test_defaults_suit_a_laptop() -> None:
     settings = read()
     assert (settings.host, settings.port, settings.database_url) == ("127.0.0.1", 8000, "sqlite:///homing.db")
     assert settings.public_url is None
@@ -34,12 +34,12 @@ def test_without_any_setting_the_defaults_are_a_laptops() -> None:
     assert not settings.guarded
 
 
-def test_lists_are_comma_separated_and_forgive_blanks() -> None:
+def test_lists_are_comma_separated_and_ignore_blanks() -> None:
     settings = read(allowed_hosts=" a.example , b.example,, ")
     assert settings.allowed_hosts == ("a.example", "b.example")
 
 
-def test_a_star_after_the_name_lets_a_key_see_all() -> None:
+def test_star_after_name_gives_key_all_clients() -> None:
     first, second = read(api_keys="studio:a-key-of-the-studio, ops*:a.key~of/the+operator==").api_keys
     assert (first.name, first.key, first.sees_all) == ("studio", "a-key-of-the-studio", False)
     assert (second.name, second.key, second.sees_all) == ("ops", "a.key~of/the+operator==", True)
@@ -71,14 +71,14 @@ def test_client_keys_are_pairs() -> None:
         ("9999999d", None),
     ],
 )
-def test_a_duration_has_a_unit_and_is_above_zero(written: str, meant: timedelta | None) -> None:
+def test_duration_has_unit_and_is_above_zero(written: str, meant: timedelta | None) -> None:
     if meant is None:
         assert refusal(deadline=written) == "HOMING_DEADLINE: write a duration such as 90s, 30m, 24h or 1h30m"
     else:
         assert read(deadline=written).deadline == meant
 
 
-def test_tasks_are_kept_for_an_hour_at_least_and_for_ever_where_nothing_is_said() -> None:
+def test_retention_is_at_least_an_hour_or_unlimited() -> None:
     assert read(retention="1h").retention == timedelta(hours=1)
     assert read(retention="90d").retention == timedelta(days=90)
     assert read(retention="").retention is None
@@ -92,11 +92,11 @@ def test_deadlines_are_per_kind() -> None:
 
 
 @pytest.mark.parametrize(("written", "meant"), [("1048576", 1 << 20), ("32MiB", 32 << 20), ("1 GiB", 1 << 30)])
-def test_a_size_is_bytes_or_has_a_unit(written: str, meant: int) -> None:
+def test_size_is_bytes_or_has_unit(written: str, meant: int) -> None:
     assert read(body_limit=written).body_limit == meant
 
 
-def test_an_address_loses_its_trailing_slash_and_may_have_a_path() -> None:
+def test_public_url_loses_slash_and_may_have_path() -> None:
     assert read(public_url="https://homing.example.com/hooks/").public_url == "https://homing.example.com/hooks"
 
 
@@ -114,22 +114,22 @@ def test_an_address_loses_its_trailing_slash_and_may_have_a_path() -> None:
         "https://[::1",
     ],
 )
-def test_a_public_address_that_a_provider_could_not_use_is_refused(url: str) -> None:
+def test_unusable_public_url_is_refused(url: str) -> None:
     assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: write an address such as https://")
 
 
-def test_the_least_trust_follows_whether_signatures_can_be_checked() -> None:
+def test_min_final_trust_depends_on_signatures() -> None:
     assert read().threshold is Trust.TOKEN
     assert read(kling_webhook_secrets=WEBHOOK).threshold is Trust.SIGNED
     assert read(min_final_trust="provider").threshold is Trust.PROVIDER
     assert read(min_final_trust="signed").threshold is Trust.SIGNED
 
 
-def test_an_empty_value_is_unset() -> None:
+def test_empty_value_is_unset() -> None:
     assert read(public_url="", kling_api_key=" ", port="").port == 8000
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+def test_environment_wins_over_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text('HOMING_PORT=9001\nHOMING_HOST="127.0.0.2"  # comment\nOTHER=1\n')
     settings = load_settings({"HOMING_PORT": "9002"}, file)
@@ -143,7 +143,7 @@ def test_settings_file_with_byte_order_mark_is_read_whole(tmp_path: Path) -> Non
     assert load_settings({}, file).port == 9000
 
 
-def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"HOMING_PORT=\xff\xfe")
     with pytest.raises(SettingsError, match="make it a UTF-8 text file"):
@@ -202,9 +202,7 @@ def test_a_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         ({"host": "http://here"}, "write a host or an address to bind"),
     ],
 )
-def test_a_contradiction_is_one_line_that_says_what_to_do_and_shows_no_secret(
-    environ: dict[str, str], says: str
-) -> None:
+def test_invalid_setting_is_one_line_without_secret(environ: dict[str, str], says: str) -> None:
     line = refusal(**environ)
     assert says in line
     assert line.startswith("HOMING_")
@@ -213,7 +211,7 @@ def test_a_contradiction_is_one_line_that_says_what_to_do_and_shows_no_secret(
     assert "hunter2" not in line
 
 
-def test_no_secret_is_in_the_repr() -> None:
+def test_repr_hides_secrets() -> None:
     pair = {"kling_access_key": SECRET + "1", "kling_secret_key": SECRET + "2"}
     settings = read(
         api_keys=f"a:{SECRET}",
@@ -228,13 +226,13 @@ def test_no_secret_is_in_the_repr() -> None:
         assert WEBHOOK not in shown
 
 
-def test_a_program_passes_values_as_they_are() -> None:
+def test_program_passes_values_unchanged() -> None:
     settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), min_final_trust=Trust.TOKEN)
     assert settings.deadline == timedelta(hours=1)
     assert settings.threshold is Trust.TOKEN
 
 
-def test_a_database_is_a_file_or_a_server_and_is_named_without_its_password() -> None:
+def test_database_name_hides_its_password() -> None:
     assert read(database_url="sqlite:////var/lib/homing.db").database_file == Path("/var/lib/homing.db")
     for scheme in ("postgresql", "postgres"):
         settings = read(database_url=f"{scheme}://bob:{SECRET}@db:5432/homing?sslmode=require")
@@ -243,7 +241,7 @@ def test_a_database_is_a_file_or_a_server_and_is_named_without_its_password() ->
     assert read(database_url="postgresql:///homing?host=/run/pg").database_name == "postgresql:///homing?host=/run/pg"
 
 
-def test_a_wrong_type_from_a_program_shows_no_value() -> None:
+def test_wrong_type_from_program_shows_no_value() -> None:
     odd: Any = {"kling_api_key": SECRET.encode() * 2, "port": [SECRET]}
     with pytest.raises(ValueError, match="validation error") as caught:
         Settings(**odd)
@@ -255,7 +253,7 @@ def test_settings_cannot_be_changed() -> None:
         setattr(read(), "port", 1)  # noqa: B010 - the type checker knows that it cannot be
 
 
-def test_a_misspelt_variable_is_told_with_its_neighbour() -> None:
+def test_misspelled_variable_is_named_with_nearest() -> None:
     told = strays({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
     assert told == [
         "HOMING_API_KEY is no setting and does nothing; did you mean HOMING_API_KEYS?",
@@ -275,7 +273,7 @@ def test_kubernetes_service_links_are_named_once() -> None:
     assert "Kubernetes" in told
 
 
-def test_every_setting_is_in_the_reference_and_nothing_else_is() -> None:
+def test_reference_lists_exactly_the_settings() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text()
     named = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `HOMING_")}
     assert named == {PREFIX + name.upper() for name in Settings.model_fields}

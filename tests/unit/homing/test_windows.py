@@ -7,7 +7,7 @@ import pytest
 from homing.__main__ import main
 
 
-def test_the_command_on_windows_is_one_line_and_status_2(
+def test_command_on_windows_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")

@@ -62,7 +62,7 @@ def homes(way: list[str]) -> dict[str, dict[str, Any]]:
     return {name: service for name, service in services(way).items() if service.get("image") == "homing"}
 
 
-def test_the_head_names_three_ways() -> None:
+def test_compose_head_names_three_ways() -> None:
     assert WAYS == [
         ["compose.yaml"],
         ["compose.replicas.yaml"],
@@ -71,7 +71,7 @@ def test_the_head_names_three_ways() -> None:
 
 
 @ALL_WAYS
-def test_each_way_has_what_it_needs(way: list[str]) -> None:
+def test_compose_way_has_its_services_and_ports(way: list[str]) -> None:
     found = services(way)
     needed = {name for service in found.values() for name in service.get("depends_on", {})}
     ports = [port for service in found.values() for port in service.get("ports", ())]
@@ -81,7 +81,7 @@ def test_each_way_has_what_it_needs(way: list[str]) -> None:
 
 
 @ALL_WAYS
-def test_each_condition_is_one_that_its_service_can_meet(way: list[str]) -> None:
+def test_compose_condition_can_be_met(way: list[str]) -> None:
     found = services(way)
     for service in found.values():
         for name, wanted in service.get("depends_on", {}).items():
@@ -91,7 +91,7 @@ def test_each_condition_is_one_that_its_service_can_meet(way: list[str]) -> None
 
 
 @ALL_WAYS
-def test_each_home_has_settings_that_are_taken(way: list[str]) -> None:
+def test_compose_homing_service_has_valid_settings(way: list[str]) -> None:
     for name, service in homes(way).items():
         settings = settings_of(service)
         told = ["nats"] if "compose.bus.yaml" in way and name != "migrate" else []
@@ -101,14 +101,14 @@ def test_each_home_has_settings_that_are_taken(way: list[str]) -> None:
         assert hosts <= {None, *services(way)}
 
 
-def test_the_sinks_of_the_environment_are_told_as_well() -> None:
+def test_compose_adds_sinks_of_environment() -> None:
     one = homes(WAYS[-1])["one"]
     sinks = settings_of(one, HOMING_SINKS="stdout:#type=failed").sinks
     assert [sink.name for sink in sinks] == ["stdout", "nats"]
 
 
 @ALL_WAYS
-def test_compose_asks_for_every_secret_and_explains_it(way: list[str]) -> None:
+def test_compose_requires_and_explains_every_secret(way: list[str]) -> None:
     """Compose reads all variables of a file, whichever services start: so a file asks for what it needs alone."""
     for file in way:
         text = (ROOT / file).read_text()
@@ -119,12 +119,12 @@ def test_compose_asks_for_every_secret_and_explains_it(way: list[str]) -> None:
 
 
 @pytest.mark.parametrize("value", ["made-up-password", "madeupdatabasepassword"])
-def test_the_published_password_is_refused(value: str) -> None:
+def test_published_password_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="HOMING_DATABASE_URL: a secret is an example"):
         settings_of(homes(WAYS[1])["one"], POSTGRES_PASSWORD=value)
 
 
-async def test_the_broker_of_the_file_lets_its_sink_in_and_is_healthy_once_it_has_jetstream(tmp_path: Path) -> None:
+async def test_compose_broker_accepts_sink_and_becomes_healthy(tmp_path: Path) -> None:
     ports = {"4222": free_port(), "8222": free_port()}
     (sink,) = settings_of(homes(WAYS[-1])["one"]).sinks
     with nats(tmp_path, ports):

@@ -48,17 +48,17 @@ def broken(folder: Path) -> list[str]:
     return [line.removesuffix("BROKEN").strip() for line in ended.stdout.splitlines() if line.endswith("BROKEN")]
 
 
-def test_the_tree_as_it_is_breaks_no_contract(copy: Path) -> None:
+def test_source_tree_breaks_no_contract(copy: Path) -> None:
     assert broken(copy) == []
 
 
-def test_every_contract_has_a_violation_here() -> None:
+def test_contract_has_a_violation_here() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     assert sorted(PLANTED) == sorted(contract["name"] for contract in contracts)
 
 
 @pytest.mark.parametrize("contract", sorted(PLANTED))
-def test_a_planted_violation_breaks_its_contract(copy: Path, contract: str) -> None:
+def test_planted_violation_breaks_its_contract(copy: Path, contract: str) -> None:
     name, sin = PLANTED[contract]
     file = copy / name
     innocent = file.read_text()

@@ -87,14 +87,14 @@ def exec_form(text: str) -> list[str]:
     return command
 
 
-def test_each_declared_dependency_is_pinned_to_a_version_it_allows() -> None:
+def test_dependency_is_pinned_to_allowed_version() -> None:
     pinned = pins()
     for each in declared():
         # An extra may take in another one of ours.
         assert each.name == "homing" or pinned[canonicalize_name(each.name)] in each.specifier, each
 
 
-def test_every_package_that_an_installation_pulls_in_is_pinned() -> None:
+def test_indirect_dependency_is_pinned() -> None:
     waiting, seen = {"homing[dev]"}, set[str]()
     while waiting:
         spelled = waiting.pop()
@@ -105,7 +105,7 @@ def test_every_package_that_an_installation_pulls_in_is_pinned() -> None:
     assert names - pins().keys() == set()
 
 
-def test_every_library_that_the_code_imports_is_a_declared_dependency() -> None:
+def test_imported_library_is_declared_dependency() -> None:
     # The sandbox's fixture is loaded by pytest alone.
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "fixture.py"]
     libraries = set().union(*map(imported_by, files)) - sys.stdlib_module_names - {*PACKAGES}
@@ -117,19 +117,19 @@ def test_every_library_that_the_code_imports_is_a_declared_dependency() -> None:
     assert wanted - {canonicalize_name(Requirement(line).name) for line in declared} == set()
 
 
-def test_the_driver_of_a_server_is_not_needed_for_a_file() -> None:
+def test_server_driver_is_not_needed_for_sqlite() -> None:
     code = "import sys; sys.modules['psycopg'] = None; import homing.serve, homing.cli, tracker.storage.store"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_pin_file_holds_sorted_exact_versions_and_nothing_else() -> None:
+def test_pin_file_has_only_sorted_exact_versions() -> None:
     lines = lines_of("constraints.txt")
     assert [line for line in lines if not PIN.fullmatch(line)] == []
     names = [canonicalize_name(line.split("==")[0]) for line in lines]
     assert names == sorted(set(names))
 
 
-def test_one_lowest_python_is_named_everywhere() -> None:
+def test_lowest_python_is_the_same_everywhere() -> None:
     lowest = PYPROJECT["project"]["requires-python"].removeprefix(">=")
     images = {line.split()[0] for line in instructions("FROM")}
     assert f"MINIMUM := {lowest}" in lines_of("Makefile")
@@ -145,13 +145,13 @@ def test_make_alone_explains_every_command() -> None:
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", ".env.example"])
-def test_every_make_command_that_a_text_names_exists(file: str) -> None:
+def test_make_command_named_in_text_exists(file: str) -> None:
     phony = make_targets()
     named = set(re.findall(r"(?:^|[`$] ?)make ([\w-]+)(?=`|$|\s+[A-Z#])", (ROOT / file).read_text(), re.MULTILINE))
     assert named - phony == set()
 
 
-def test_an_absent_python_is_answered_with_what_to_do(tmp_path: Path) -> None:
+def test_absent_python_is_answered_with_remedy(tmp_path: Path) -> None:
     answer = make(f"VENV={tmp_path / 'venv'}", "PYTHON=no-such-python", "demo")
     assert answer.returncode != 0
     assert answer.stderr.startswith("No 'no-such-python' found: install Python 3.11 or newer")
@@ -159,7 +159,7 @@ def test_an_absent_python_is_answered_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("asked", "reason"), [("version_info", "needs Python 3.11"), ("ensurepip", "has no venv")])
-def test_an_unfit_python_is_answered_with_what_to_do(tmp_path: Path, asked: str, reason: str) -> None:
+def test_unfit_python_is_answered_with_remedy(tmp_path: Path, asked: str, reason: str) -> None:
     unfit = tmp_path / "python"
     unfit.write_text(f'#!/bin/sh\ncase "$2" in *{asked}*) exit 1 ;; esac\n')
     unfit.chmod(0o755)
@@ -169,14 +169,14 @@ def test_an_unfit_python_is_answered_with_what_to_do(tmp_path: Path, asked: str,
     assert not (tmp_path / "venv").exists()
 
 
-def test_ci_runs_what_people_run() -> None:
+def test_ci_runs_documented_commands() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     commands = lines_of(".ci/run")
     assert commands[0] == "set -euo pipefail"
     assert {"make check", "make test"} <= {*commands}
 
 
-def test_ci_quick_tests_run_on_each_python_from_the_lowest() -> None:
+def test_ci_quick_tests_run_on_each_python_from_lowest() -> None:
     listing = subprocess.run(
         [str(ROOT / ".ci/run"), "--pythons"], capture_output=True, text=True, check=True, timeout=60
     )
@@ -188,7 +188,7 @@ def test_ci_quick_tests_run_on_each_python_from_the_lowest() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_each_package_ships_its_types(package: str) -> None:
+def test_package_ships_its_types(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
     assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
 
@@ -205,7 +205,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize(("name", "sound"), SOUND.items())
-def test_no_version_with_a_known_advisory_is_allowed(name: str, sound: str) -> None:
+def test_version_with_known_advisory_is_not_allowed(name: str, sound: str) -> None:
     project = PYPROJECT["project"]
     declared = [
         Requirement(line) for line in chain(project["dependencies"], *project["optional-dependencies"].values())
@@ -221,7 +221,7 @@ def test_no_version_with_a_known_advisory_is_allowed(name: str, sound: str) -> N
     assert min(floors) >= Version(sound)
 
 
-def test_no_file_of_a_package_is_left_out_of_a_build() -> None:
+def test_build_leaves_no_file_out() -> None:
     shipped = ("*.py", *PYPROJECT["tool"]["setuptools"]["package-data"]["*"])
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
     sources = [path for path in files if "__pycache__" not in path.parts]
@@ -229,11 +229,11 @@ def test_no_file_of_a_package_is_left_out_of_a_build() -> None:
     assert [str(path.relative_to(ROOT)) for path in left_out] == []
 
 
-def test_the_example_settings_as_they_stand_set_nothing() -> None:
+def test_example_settings_set_nothing_unchanged() -> None:
     assert not load_settings(environ={}, env_file=ROOT / ".env.example").model_fields_set
 
 
-def test_each_setting_that_the_example_offers_is_accepted_when_it_is_switched_on(tmp_path: Path) -> None:
+def test_example_setting_is_accepted_when_enabled(tmp_path: Path) -> None:
     switched_on = tmp_path / "env"
     switched_on.write_text(edited_example())
     settings = load_settings(environ={}, env_file=switched_on)
@@ -257,17 +257,17 @@ def edited_example() -> str:
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "README.md", "SECURITY.md", "CONTRIBUTING.md"])
-def test_every_setting_that_a_text_names_exists(file: str) -> None:
+def test_setting_named_in_text_exists(file: str) -> None:
     named = dict.fromkeys(re.findall(r"HOMING_[A-Z_]+[A-Z]", (ROOT / file).read_text()), "set")
     assert strays(environ=named, env_file=None) == []
 
 
-def test_a_container_gets_longer_to_stop_than_the_server_takes() -> None:
+def test_container_stop_grace_exceeds_server_grace() -> None:
     [seconds] = re.findall(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
     assert int(seconds) > GRACE.total_seconds()
 
 
-def test_the_image_gets_each_package_and_what_its_build_reads() -> None:
+def test_image_copies_each_package_and_build_input() -> None:
     copied = {name for line in instructions("COPY") if "--from" not in line for name in line.split()[:-1]}
     allowed = {line[1:].rstrip("/") for line in lines_of(".dockerignore") if line.startswith("!")}
     assert copied == allowed
@@ -275,7 +275,7 @@ def test_the_image_gets_each_package_and_what_its_build_reads() -> None:
     assert [name for name in copied if not (ROOT / name).exists()] == []
 
 
-def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
+def test_image_runs_as_numbered_non_root_user() -> None:
     [user] = instructions("USER")
     uid, gid = map(int, user.split(":"))
     assert min(uid, gid) >= 10000
@@ -319,14 +319,14 @@ def announced_port(lock: Path, process: subprocess.Popen[bytes]) -> int:
     raise AssertionError("the command ended or did not say within 30 s where it serves")
 
 
-def test_the_image_without_keys_makes_one(tmp_path: Path) -> None:
+def test_image_without_keys_makes_one(tmp_path: Path) -> None:
     environment = image_environment(tmp_path, HOMING_HOST="127.0.0.1", HOMING_PORT="0")
     with started(tmp_path, environment) as (_, port):
         assert health(port, environment) == 0
         assert (tmp_path / "homing.db.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_image_with_the_example_settings_becomes_healthy_and_stops_on_sigterm(tmp_path: Path) -> None:
+def test_image_with_example_settings_starts_and_stops(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(edited_example())
     environment = image_environment(tmp_path, HOMING_HOST="127.0.0.1", HOMING_PORT="0")
     with started(tmp_path, environment) as (process, port):

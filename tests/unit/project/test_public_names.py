@@ -41,25 +41,25 @@ def imported(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", LISTING)
-def test_a_package_lists_exactly_what_it_imports_for_others(name: str) -> None:
+def test_package_lists_exactly_its_public_imports(name: str) -> None:
     listed = import_module(name).__all__
     assert listed == sorted(listed)
     assert set(listed) == imported(name)
 
 
 @pytest.mark.parametrize("name", LISTING)
-def test_every_public_name_is_there_and_a_class_or_function_says_what_it_is(name: str) -> None:
+def test_public_name_exists_and_is_documented(name: str) -> None:
     package = import_module(name)
     for each in package.__all__:
         value = getattr(package, each)
         assert not callable(value) or value.__doc__, each
 
 
-def test_there_are_packages_that_list_their_names() -> None:
+def test_packages_that_list_names_exist() -> None:
     assert {"homing", "tracker.api"} <= set(LISTING)
 
 
-def test_homing_imports_nothing_before_a_name_is_used() -> None:
+def test_homing_imports_nothing_before_first_use() -> None:
     code = "import sys, homing; print(*(n for n in sys.modules if n.partition('.')[0] in ('tracker', 'receiver')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 

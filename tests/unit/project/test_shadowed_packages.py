@@ -32,7 +32,7 @@ def test_shadowing_file_is_named_in_one_line(tmp_path: Path, file: str, first: s
     assert done.stderr.splitlines()[-1] == said
 
 
-def test_shadowing_file_is_named_by_the_command(tmp_path: Path) -> None:
+def test_shadowing_file_is_named_by_command(tmp_path: Path) -> None:
     (tmp_path / "tracker.py").write_text("raise SystemExit('it was run')\n")
 
     done = run(tmp_path, "-m", "homing", "tasks")
@@ -42,7 +42,7 @@ def test_shadowing_file_is_named_by_the_command(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_sandbox_works_beside_a_module_of_the_same_name(tmp_path: Path) -> None:
+def test_sandbox_works_beside_module_of_same_name(tmp_path: Path) -> None:
     """Its pytest plugin is loaded in every test run of every project."""
     (tmp_path / "tracker.py").write_text("MINE = 'theirs'\n")
 

@@ -15,7 +15,7 @@ print("goes on")
 """
 
 
-def test_sigint_ignored_by_the_parent_reaches_children() -> None:
+def test_sigint_ignored_by_parent_reaches_children() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         ran = subprocess.run([sys.executable, "-c", START], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("private", SOURCES, ids=lambda private: private.__name__)
-def test_private_class_is_the_one_that_was_tested(private: type) -> None:
+def test_private_class_is_the_tested_one(private: type) -> None:
     found = sha256(inspect.getsource(private).encode()).hexdigest()
 
     assert found == SOURCES[private], (

@@ -40,7 +40,7 @@ from tracker.errors import NotFound, Overloaded, StoreUnavailable
 
 
 @pytest.mark.parametrize(("settings", "headers", "kept"), [(SIGNING, FORGED, 401), (SIGNING, {}, 200)])
-async def test_hints_beyond_the_rate_are_told_to_come_later(
+async def test_unverified_callbacks_beyond_rate_are_429(
     settings: ReceiverSettings, headers: dict[str, str], kept: int
 ) -> None:
     tracker = WritingTracker()
@@ -56,14 +56,14 @@ async def test_hints_beyond_the_rate_are_told_to_come_later(
         assert (await http.post(PATH, content=BODY, headers=headers)).status_code == kept
 
 
-async def test_a_standing_address_has_a_rate_of_its_own_since_many_tasks_share_it() -> None:
+async def test_shared_url_has_its_own_rate() -> None:
     tracker = WritingTracker()
     async with client(tracker, replace(OPEN, unverified_rate=1, shared_rate=3)) as http:
         answers = [await http.post(STANDING_PATH, content=BODY) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
 
 
-async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
+async def test_token_callbacks_have_their_own_rate() -> None:
     tracker = WritingTracker()
     async with client(tracker, replace(OPEN, unverified_rate=1, token_rate=3)) as http:
         answers = [await http.post(PATH, content=BODY) for _ in range(4)]
@@ -73,7 +73,7 @@ async def test_deliveries_with_token_trust_have_a_rate_of_their_own() -> None:
     assert other.status_code == 200, "another address was limited"
 
 
-async def test_what_a_signature_proves_is_not_limited() -> None:
+async def test_signed_callbacks_are_not_limited() -> None:
     tracker = WritingTracker()
     async with client(tracker, replace(SIGNING, unverified_rate=1, token_rate=1, shared_rate=1)) as http:
         for path in (PATH, STANDING_PATH):
@@ -94,7 +94,7 @@ async def test_what_a_signature_proves_is_not_limited() -> None:
     ],
 )
 @pytest.mark.parametrize("headers", [signed(), FORGED, {}])
-async def test_what_cannot_be_committed_is_never_acknowledged(
+async def test_failed_commit_is_never_acknowledged(
     error: Exception, wait: str, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -107,22 +107,22 @@ async def test_what_cannot_be_committed_is_never_acknowledged(
         assert line.exc_info is None, "a traceback was logged"
 
 
-async def test_an_unexpected_error_is_logged_by_its_type_and_place(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unexpected_error_is_logged_by_type_and_place(caplog: pytest.LogCaptureFixture) -> None:
     await post(WritingTracker(fails=RuntimeError("quotes a body")))
     assert "unexpected RuntimeError at recording_tracker.py:" in caplog.text
     assert "quotes a body" not in caplog.text
 
 
-async def test_a_store_that_cannot_say_whether_an_address_stands_is_not_a_missing_address() -> None:
+async def test_store_error_on_shared_url_is_not_404() -> None:
     response = await post(WritingTracker(fails=StoreUnavailable("locked")), path=STANDING_PATH)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
-async def test_a_token_whose_task_is_gone_is_not_found() -> None:
+async def test_token_of_deleted_task_is_not_found() -> None:
     assert (await post(WritingTracker(fails=NotFound("no such task")))).status_code == 404
 
 
-async def test_nothing_is_answered_before_the_commit() -> None:
+async def test_callback_is_not_answered_before_commit() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     sent: list[Message] = []
     delivering = asyncio.create_task(call(tracker, sent=sent))
@@ -133,7 +133,7 @@ async def test_nothing_is_answered_before_the_commit() -> None:
     assert status_of(await delivering) == 200
 
 
-async def test_a_commit_goes_on_when_the_request_is_cancelled() -> None:
+async def test_commit_continues_after_request_is_cancelled() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     delivering = asyncio.create_task(call(tracker))
     await reached(lambda: tracker.began == 1)
@@ -145,7 +145,7 @@ async def test_a_commit_goes_on_when_the_request_is_cancelled() -> None:
     await reached(lambda: len(tracker.given) == 1)
 
 
-async def test_a_commit_that_takes_too_long_is_not_acknowledged_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_slow_commit_is_not_acknowledged_and_continues(caplog: pytest.LogCaptureFixture) -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     response = await post(tracker, replace(OPEN, commit_timeout=timedelta(milliseconds=10)))
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
@@ -155,7 +155,7 @@ async def test_a_commit_that_takes_too_long_is_not_acknowledged_and_goes_on(capl
     await reached(lambda: len(tracker.given) == 1)
 
 
-async def test_a_commit_that_fails_when_nobody_waits_any_more_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+async def test_commit_that_fails_after_timeout_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
     tracker = WritingTracker(gate=asyncio.Event(), fails=RuntimeError("quotes a body"))
     await post(tracker, replace(OPEN, commit_timeout=timedelta(milliseconds=10)))
     assert tracker.gate is not None
@@ -166,7 +166,7 @@ async def test_a_commit_that_fails_when_nobody_waits_any_more_is_quiet(caplog: p
     assert all(line.exc_info is None for line in ours(caplog)), "a traceback was logged"
 
 
-async def test_deliveries_that_wait_for_their_commit_are_bounded() -> None:
+async def test_callbacks_waiting_for_commit_are_bounded() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     async with client(tracker, replace(OPEN, commits=2)) as http:
         first = [asyncio.create_task(http.post(PATH, content=BODY)) for _ in range(2)]
@@ -178,7 +178,7 @@ async def test_deliveries_that_wait_for_their_commit_are_bounded() -> None:
         assert (await http.post(PATH, content=BODY)).status_code == 200
 
 
-async def test_a_sender_that_left_after_the_commit_disturbs_nothing() -> None:
+async def test_disconnect_after_commit_keeps_callback() -> None:
     tracker = WritingTracker()
 
     async def gone(message: Message) -> None:
@@ -207,7 +207,7 @@ async def test_a_sender_that_left_after_the_commit_disturbs_nothing() -> None:
         ("/callbacks/kling/nonsense", {}, BODY, "404, no address, not found"),
     ],
 )
-async def test_a_delivery_is_one_line_of_the_log_without_token_body_or_secret(
+async def test_callback_is_one_log_line_without_secrets(
     path: str, headers: dict[str, str], body: bytes, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -46,7 +46,7 @@ from tracker.rules import callback_tokens
 # What is recorded, and how far it is believed
 
 
-async def test_a_delivery_is_handed_over_with_its_raw_bytes_and_its_claim() -> None:
+async def test_callback_is_recorded_with_raw_body_and_report() -> None:
     tracker = WritingTracker()
     response = await post(tracker)
     assert (response.status_code, response.json()) == (200, RECORDED)
@@ -79,7 +79,7 @@ FUTURE = signed(at=NOW + timedelta(hours=1))
         (STANDING_PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
     ],
 )
-async def test_every_delivery_behind_a_good_token_is_kept_with_the_trust_it_proved(
+async def test_callback_with_good_token_is_kept_with_its_trust(
     path: str, settings: ReceiverSettings, headers: dict[str, str], status: int, trust: Trust, flaw: Flaw | None
 ) -> None:
     tracker = WritingTracker()
@@ -91,7 +91,7 @@ async def test_every_delivery_behind_a_good_token_is_kept_with_the_trust_it_prov
     assert (arrived.task_id, arrived.shared_url) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
 
 
-async def test_a_refused_signature_is_told_without_saying_what_would_pass() -> None:
+async def test_refused_signature_shows_no_expected_value() -> None:
     response = await post(WritingTracker(), SIGNING, headers=FORGED)
     assert response.json() == {"status": "refused", "reason": "Signature refused"}
 
@@ -115,7 +115,7 @@ async def test_a_refused_signature_is_told_without_saying_what_would_pass() -> N
     ],
 )
 @pytest.mark.parametrize("path", [PATH, STANDING_PATH])
-async def test_whatever_comes_behind_a_good_token_is_stored_as_its_bytes(path: str, body: bytes) -> None:
+async def test_any_body_with_good_token_is_stored_unchanged(path: str, body: bytes) -> None:
     tracker = WritingTracker()
     response = await post(tracker, path=path, body=body)
     assert (response.status_code, response.json()) == (200, RECORDED)
@@ -126,9 +126,7 @@ LONG = BODY[:-1] + b',"more":"' + b"x" * 100_000 + b'"}'
 
 
 @pytest.mark.parametrize(("path", "settings"), [(PATH, OPEN), (PATH, SIGNING), (STANDING_PATH, OPEN)])
-async def test_of_a_long_body_that_nothing_signs_the_beginning_is_kept_and_the_whole_is_read(
-    path: str, settings: ReceiverSettings
-) -> None:
+async def test_unsigned_long_body_is_truncated_but_read_whole(path: str, settings: ReceiverSettings) -> None:
     tracker = WritingTracker()
     assert (await post(tracker, settings, path=path, body=LONG)).status_code == 200
     observation = only(tracker).observation
@@ -139,14 +137,14 @@ async def test_of_a_long_body_that_nothing_signs_the_beginning_is_kept_and_the_w
     assert line.decode() == told
 
 
-async def test_a_signed_body_is_kept_whole() -> None:
+async def test_signed_body_is_kept_whole() -> None:
     tracker = WritingTracker()
     assert (await post(tracker, SIGNING, body=LONG, headers=signed(LONG))).status_code == 200
     assert only(tracker).observation.body == LONG
 
 
 @pytest.mark.parametrize(("body", "here"), [(BODY, True), (LONG, False)])
-async def test_a_long_body_is_read_off_the_event_loop(body: bytes, *, here: bool) -> None:
+async def test_long_body_is_parsed_off_event_loop(body: bytes, *, here: bool) -> None:
     read_in: list[threading.Thread] = []
 
     class Noting(Kling):
@@ -191,7 +189,7 @@ BAD_PATHS = [
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 @pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "DELETE"])
-async def test_a_bad_address_is_not_found_whatever_the_method(path: str, method: str) -> None:
+async def test_bad_url_is_not_found_for_any_method(path: str, method: str) -> None:
     tracker = WritingTracker()
     async with client(tracker) as http:
         response = await http.request(method, path, content=BODY)
@@ -200,33 +198,33 @@ async def test_a_bad_address_is_not_found_whatever_the_method(path: str, method:
     assert tracker.began == 0
 
 
-async def test_a_revoked_standing_address_is_not_found() -> None:
+async def test_revoked_shared_url_is_not_found() -> None:
     assert (await post(WritingTracker(standing={}), path=STANDING_PATH)).status_code == 404
 
 
-async def test_a_standing_token_of_another_provider_is_not_found() -> None:
+async def test_shared_token_of_another_provider_is_not_found() -> None:
     tracker = WritingTracker(standing={STANDING_TOKEN: replace(STANDING, provider="runway")})
     assert (await post(tracker, path=STANDING_PATH)).status_code == 404
 
 
-async def test_a_provider_that_the_tracker_does_not_have_is_not_found() -> None:
+async def test_provider_missing_in_tracker_is_not_found() -> None:
     assert (await post(WritingTracker(providers={}))).status_code == 404
 
 
-async def test_a_provider_whose_callbacks_nobody_can_prove_is_not_found() -> None:
+async def test_provider_without_verifier_is_not_found() -> None:
     token = callback_tokens.mint([MINTING], provider="runway", task_id=TASK)
     tracker = WritingTracker(providers={"runway": kling_account()})
     assert (await post(tracker, path=f"/callbacks/runway/{token}")).status_code == 404
 
 
-async def test_only_what_could_be_a_standing_token_costs_a_look_into_the_store() -> None:
+async def test_only_possible_shared_token_is_looked_up() -> None:
     tracker = WritingTracker()
     for path in BAD_PATHS[:-2]:
         await post(tracker, path=path)
     assert tracker.looked_up == 0
 
 
-async def test_a_bad_address_is_not_found_before_its_body_is_looked_at() -> None:
+async def test_bad_url_is_not_found_before_body_is_read() -> None:
     headers = [(b"content-length", b"99999999999")]
     sent = await call(WritingTracker(), path="/callbacks/kling/nonsense", headers=headers, receive=unread)
     assert status_of(sent) == 404
@@ -234,7 +232,7 @@ async def test_a_bad_address_is_not_found_before_its_body_is_looked_at() -> None
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("path", [PATH, STANDING_PATH])
-async def test_another_method_on_a_good_address_is_told_which_one_is_allowed(path: str, method: str) -> None:
+async def test_wrong_method_on_good_url_names_allowed_one(path: str, method: str) -> None:
     tracker = WritingTracker()
     headers = [(b"content-length", b"99999999999")]
     sent = await call(tracker, path=path, method=method, headers=headers, receive=unread)
@@ -246,7 +244,7 @@ async def test_another_method_on_a_good_address_is_told_which_one_is_allowed(pat
 # The body
 
 
-async def test_a_body_beyond_the_limit_is_too_large_and_not_recorded() -> None:
+async def test_body_beyond_limit_is_413_and_not_recorded() -> None:
     tracker = WritingTracker()
     settings = replace(OPEN, body_limit=len(BODY))
     assert (await post(tracker, settings)).status_code == 200
@@ -255,7 +253,7 @@ async def test_a_body_beyond_the_limit_is_too_large_and_not_recorded() -> None:
     assert tracker.began == 1
 
 
-async def test_a_body_that_does_not_come_in_time_is_too_slow_and_not_recorded() -> None:
+async def test_stalled_body_is_408_and_not_recorded() -> None:
     tracker = WritingTracker()
     sent = await call(tracker, replace(OPEN, body_timeout=timedelta(milliseconds=10)), receive=never)
     assert (status_of(sent), header(sent, b"connection")) == (408, b"close")
@@ -264,7 +262,7 @@ async def test_a_body_that_does_not_come_in_time_is_too_slow_and_not_recorded() 
 
 @pytest.mark.parametrize("piece", [b"", b" "])
 @pytest.mark.parametrize("pause", [0, 0.001])
-async def test_a_body_that_drips_for_ever_is_too_slow_and_not_recorded(piece: bytes, pause: float) -> None:
+async def test_dripping_body_is_408_and_not_recorded(piece: bytes, pause: float) -> None:
     tracker = WritingTracker()
 
     async def dripping() -> Message:
@@ -276,7 +274,7 @@ async def test_a_body_that_drips_for_ever_is_too_slow_and_not_recorded(piece: by
     assert tracker.began == 0
 
 
-async def test_a_request_that_is_cancelled_while_its_body_comes_is_not_answered() -> None:
+async def test_request_cancelled_during_body_gets_no_answer() -> None:
     sent: list[Message] = []
     delivering = asyncio.create_task(call(WritingTracker(), receive=never, sent=sent))
     await asyncio.sleep(0)
@@ -286,7 +284,7 @@ async def test_a_request_that_is_cancelled_while_its_body_comes_is_not_answered(
     assert sent == []
 
 
-async def test_a_slow_body_leaves_the_commit_its_whole_time() -> None:
+async def test_slow_body_leaves_commit_its_full_timeout() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     parts = iter([b"{", b"}"])
 
@@ -300,12 +298,12 @@ async def test_a_slow_body_leaves_the_commit_its_whole_time() -> None:
     assert tracker.began == 1
 
 
-async def test_http_2_is_not_told_to_close_its_connection() -> None:
+async def test_http_2_is_not_asked_to_close_connection() -> None:
     settings = replace(OPEN, body_timeout=timedelta(milliseconds=10))
     assert header(await call(WritingTracker(), settings, receive=never, http_version="2"), b"connection") is None
 
 
-async def test_a_sender_that_leaves_in_the_middle_is_not_answered_and_nothing_is_recorded() -> None:
+async def test_disconnect_during_body_records_nothing() -> None:
     tracker = WritingTracker()
     parts: list[Message] = [{"type": "http.request", "body": b'{"id"', "more_body": True}, {"type": "http.disconnect"}]
     assert await call(tracker, receive=playing(parts)) == []
@@ -318,7 +316,7 @@ async def test_a_sender_that_leaves_in_the_middle_is_not_answered_and_nothing_is
 @pytest.mark.parametrize(
     ("path", "status"), [(PATH, 200), ("/callbacks/kling/nonsense", 404), ("/callbacks/a/b/c", 404)]
 )
-async def test_what_wraps_us_may_write_into_an_answer_without_writing_into_the_next(path: str, status: int) -> None:
+async def test_middleware_changes_do_not_reach_next_answer(path: str, status: int) -> None:
     receiver = create_receiver(WritingTracker(), OPEN)
     for _ in range(2):
         sent: list[Message] = []

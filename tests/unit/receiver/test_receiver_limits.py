@@ -44,36 +44,36 @@ def bounds(limit: int, *, within: timedelta, room: int = 1 << 20) -> BodyBounds:
     return BodyBounds(limit=limit, deadline=Deadline(within), room=Room(room, LARGE_BODIES))
 
 
-async def test_parts_are_joined() -> None:
+async def test_body_parts_are_joined() -> None:
     assert await read_body(sent(b"{", b"", b"}"), [], bounds(2, within=LONG), "task hm1") == b"{}"
 
 
-async def test_a_message_without_a_body_is_an_empty_one() -> None:
+async def test_message_without_body_is_empty() -> None:
     assert await read_body(sent(), [(b"content-length", b"0")], bounds(2, within=LONG), "task hm1") == b""
 
 
 @pytest.mark.parametrize("length", [b"4", b"9999999999999999999", b"9" * 5000])
-async def test_a_declared_length_beyond_the_limit_is_refused_before_anything_is_read(length: bytes) -> None:
+async def test_declared_length_beyond_limit_is_refused_unread(length: bytes) -> None:
     with pytest.raises(TooLarge):
         await read_body(unread, [(b"content-length", length)], bounds(3, within=LONG), "task hm1")
 
 
 @pytest.mark.parametrize("length", [b"3", b"0003", b"nonsense", b"", b"-1"])
-async def test_another_declared_length_decides_nothing(length: bytes) -> None:
+async def test_other_declared_length_is_ignored(length: bytes) -> None:
     assert await read_body(sent(b"abc"), [(b"content-length", length)], bounds(3, within=LONG), "task hm1") == b"abc"
 
 
-async def test_a_body_beyond_the_limit_is_refused_without_waiting_for_its_end() -> None:
+async def test_body_beyond_limit_is_refused_before_its_end() -> None:
     with pytest.raises(TooLarge):
         await read_body(sent(b"ab", b"cd", complete=False), [], bounds(3, within=LONG), "task hm1")
 
 
-async def test_a_body_that_does_not_end_in_time_is_refused() -> None:
+async def test_body_that_is_late_is_refused() -> None:
     with pytest.raises(TooSlow):
         await read_body(sent(b"a", complete=False), [], bounds(3, within=SHORT), "task hm1")
 
 
-async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
+async def test_body_timeout_covers_all_parts() -> None:
     async def dripping() -> Message:
         await asyncio.sleep(SHORT.total_seconds() / 4)
         return {"type": "http.request", "body": b"", "more_body": True}
@@ -82,13 +82,13 @@ async def test_the_time_is_for_the_whole_body_and_not_for_each_part() -> None:
         await read_body(dripping, [], bounds(3, within=SHORT), "task hm1")
 
 
-async def test_a_sender_that_leaves_has_delivered_nothing() -> None:
+async def test_disconnect_during_body_raises_disconnected() -> None:
     left = played([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
     with pytest.raises(Disconnected):
         await read_body(left, [], bounds(3, within=LONG), "task hm1")
 
 
-async def test_large_bodies_that_arrive_are_bounded_in_all() -> None:
+async def test_arriving_large_bodies_are_bounded_in_total() -> None:
     part = b"a" * (UNCOUNTED_BYTES + 1)
     bounded = bounds(1 << 30, within=LONG, room=2 * len(part))
 
@@ -108,7 +108,7 @@ async def waiting(deadline: Deadline, gate: asyncio.Event) -> str:
     return "in time"
 
 
-async def test_of_many_that_wait_those_whose_time_is_up_are_told() -> None:
+async def test_deadline_ends_only_late_waits() -> None:
     deadline, gate, never = Deadline(SHORT), asyncio.Event(), asyncio.Event()
     waits = [asyncio.create_task(waiting(deadline, event)) for event in (never, gate, never)]
     await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_of_many_that_wait_those_whose_time_is_up_are_told() -> None:
 
 
 @pytest.mark.parametrize("earlier", [0.0, 0.24, 0.26, 0.9])
-async def test_nobody_is_told_before_the_time_is_up_nor_long_after(earlier: float) -> None:
+async def test_deadline_ends_wait_in_time(earlier: float) -> None:
     deadline, clock = Deadline(SHORT), asyncio.get_running_loop().time
     other = asyncio.create_task(waiting(deadline, asyncio.Event()))  # starts the timer that all share
     await asyncio.sleep(earlier * SHORT.total_seconds())
@@ -130,14 +130,14 @@ async def test_nobody_is_told_before_the_time_is_up_nor_long_after(earlier: floa
     assert await other == "late"
 
 
-async def test_many_short_waits_are_not_one_long_one() -> None:
+async def test_many_short_waits_are_not_one_long_wait() -> None:
     deadline, began = Deadline(SHORT), asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() < began + 3 * SHORT.total_seconds():
         with deadline:
             await asyncio.sleep(0)
 
 
-def test_on_another_loop_than_before_the_time_is_up_as_well() -> None:
+def test_deadline_works_on_another_event_loop() -> None:
     deadline, before = Deadline(SHORT), asyncio.new_event_loop()
     forgotten = before.create_task(waiting(deadline, asyncio.Event()))
     before.run_until_complete(asyncio.sleep(0))
@@ -147,7 +147,7 @@ def test_on_another_loop_than_before_the_time_is_up_as_well() -> None:
     assert not forgotten.done()
 
 
-async def test_those_who_wait_are_counted() -> None:
+async def test_waits_are_counted() -> None:
     deadline, gate = Deadline(LONG), asyncio.Event()
     waits = [asyncio.create_task(waiting(deadline, gate)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_those_who_wait_are_counted() -> None:
     assert deadline.waiting == 0
 
 
-async def test_one_that_is_cancelled_is_not_late_but_gone() -> None:
+async def test_cancelled_wait_raises_cancelled_error() -> None:
     deadline = Deadline(LONG)
     wait = asyncio.create_task(waiting(deadline, asyncio.Event()))
     await asyncio.sleep(0)
@@ -167,7 +167,7 @@ async def test_one_that_is_cancelled_is_not_late_but_gone() -> None:
         await wait
 
 
-async def test_one_that_is_cancelled_as_its_time_is_up_is_gone_too() -> None:
+async def test_wait_cancelled_at_deadline_is_cancelled() -> None:
     deadline = Deadline(SHORT)
     wait = asyncio.create_task(waiting(deadline, asyncio.Event()))
     await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def test_one_that_is_cancelled_as_its_time_is_up_is_gone_too() -> None:
         await wait
 
 
-async def test_an_error_in_time_is_that_error() -> None:
+async def test_error_before_deadline_is_raised_unchanged() -> None:
     with pytest.raises(ZeroDivisionError), Deadline(LONG):
         raise ZeroDivisionError
 
@@ -189,11 +189,11 @@ def kept(bound: UnsignedBound, address: str, count: int, *, now: datetime = NOW,
     return sum(bound.take(address, per_minute=per_minute, now=now) is None for _ in range(count))
 
 
-def test_as_many_hints_as_the_rate_are_kept_at_once() -> None:
+def test_unverified_callbacks_up_to_rate_are_kept() -> None:
     assert kept(UnsignedBound(most=9), "task a", 100) == 30
 
 
-def test_a_place_becomes_free_as_time_goes_by() -> None:
+def test_rate_limit_refills_with_time() -> None:
     bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 30) == 30
     wait = bound.take("task a", per_minute=30, now=NOW)
@@ -202,19 +202,19 @@ def test_a_place_becomes_free_as_time_goes_by() -> None:
     assert kept(bound, "task a", 100, now=NOW + timedelta(hours=1)) == 30
 
 
-def test_one_address_does_not_use_up_anothers_places() -> None:
+def test_rate_limit_is_per_url() -> None:
     bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 100) == 30
     assert kept(bound, "task b", 100) == 30
 
 
-def test_a_clock_that_is_set_back_gives_no_places() -> None:
+def test_clock_set_back_refills_no_rate_limit() -> None:
     bound = UnsignedBound(most=9)
     assert kept(bound, "task a", 30) == 30
     assert kept(bound, "task a", 5, now=NOW - timedelta(days=1)) == 0
 
 
-def test_only_the_latest_addresses_are_counted() -> None:
+def test_rate_limit_remembers_only_latest_urls() -> None:
     bound = UnsignedBound(most=2)
     for address in ("a", "b", "a", "c"):
         assert kept(bound, address, 1, per_minute=2) == 1

@@ -27,34 +27,34 @@ def made(**changed: Any) -> ReceiverSettings:
     return ReceiverSettings(**changed)
 
 
-def test_secrets_are_taken_from_the_settings_of_the_process() -> None:
+def test_secrets_are_read_from_process_settings() -> None:
     settings = ReceiverSettings.from_settings(Configured((SECRET,)))
     assert settings.webhook_secrets == {"kling": (SECRET,)}
 
 
-def test_a_provider_without_secrets_has_no_verifier() -> None:
+def test_provider_without_secrets_has_no_verifier() -> None:
     assert verifiers({}) == dict.fromkeys(VERIFIERS)
     assert verifiers(ReceiverSettings.from_settings(Configured(())).webhook_secrets) == {"kling": None}
 
 
-def test_a_provider_with_secrets_has_a_verifier() -> None:
+def test_provider_with_secrets_has_verifier() -> None:
     assert verifiers({"kling": (SECRET,)})["kling"] is not None
 
 
 @pytest.mark.parametrize("secrets", [(BROKEN,), (SECRET, BROKEN)])
-def test_a_broken_secret_is_named_by_its_place_and_not_shown(secrets: tuple[str, ...]) -> None:
+def test_broken_secret_is_named_by_position_and_not_shown(secrets: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError, match=f"kling webhook secret {len(secrets)}: copy the whole secret") as refusal:
         ReceiverSettings(webhook_secrets={"kling": secrets})
     assert "made-up" not in str(refusal.value)
     assert refusal.value.__cause__ is None
 
 
-def test_secrets_of_an_unknown_provider_are_refused() -> None:
+def test_secrets_of_unknown_provider_are_refused() -> None:
     with pytest.raises(SettingsError, match="'klang', but callbacks come from: kling"):
         ReceiverSettings(webhook_secrets={"klang": (SECRET,)})
 
 
-def test_settings_do_not_show_their_secrets() -> None:
+def test_settings_do_not_show_secrets() -> None:
     told = repr(ReceiverSettings(webhook_secrets=MappingProxyType({"kling": (SECRET,)})))
     assert SECRET not in told
     assert KEY.decode() not in told
@@ -64,13 +64,13 @@ def test_settings_do_not_show_their_secrets() -> None:
     "name",
     ["body_limit", "unverified_rate", "shared_rate", "counted_addresses", "token_rate", "unsigned_kept", "commits"],
 )
-def test_a_bound_of_nothing_is_refused(name: str) -> None:
+def test_zero_bound_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         made(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["body_timeout", "commit_timeout"])
-def test_no_time_at_all_is_refused(name: str) -> None:
+def test_zero_timeout_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         made(**{name: timedelta(0)})
 
@@ -84,5 +84,5 @@ def test_no_time_at_all_is_refused(name: str) -> None:
         ("https://homing.example.com/a/b%20c", "/a/b c"),
     ],
 )
-def test_the_path_of_the_public_url_is_the_prefix(public_url: str | None, prefix: str) -> None:
+def test_path_of_public_url_is_prefix(public_url: str | None, prefix: str) -> None:
     assert ReceiverSettings.from_settings(Configured((), public_url)).prefix == prefix

@@ -30,11 +30,11 @@ FORGED = CallbackRequest(headers=HEADERS, body=BODY.replace(b"succeeded", b"fail
 KLING = kling.verifier([SECRET])
 
 
-def test_the_published_vector_is_proven() -> None:
+def test_published_vector_is_verified() -> None:
     assert KLING.verify(TRUE, now=NOW) == Proof(webhook_id="9876543210")
 
 
-def test_the_published_vector_is_stale_five_minutes_and_a_second_later() -> None:
+def test_published_vector_is_stale_after_five_minutes() -> None:
     assert KLING.verify(TRUE, now=datetime.fromtimestamp(SECONDS + 300, UTC)) == Proof(webhook_id="9876543210")
     with pytest.raises(NotProven) as refusal:
         KLING.verify(TRUE, now=datetime.fromtimestamp(SECONDS + 301, UTC))
@@ -42,7 +42,7 @@ def test_the_published_vector_is_stale_five_minutes_and_a_second_later() -> None
 
 
 @pytest.mark.parametrize("body", ["", "{}", BODY.decode(), '{"message":"ünï☃\\u0000"}'])
-def test_what_the_reference_library_signs_is_proven(body: str) -> None:
+def test_signature_of_reference_library_is_verified(body: str) -> None:
     signature = Webhook(SECRET).sign("msg_1", datetime.fromtimestamp(SECONDS, UTC), body).encode()
     headers = ((b"webhook-id", b"msg_1"), HEADERS[1], (b"webhook-signature", signature))
     assert KLING.verify(CallbackRequest(headers=headers, body=body.encode()), now=NOW).webhook_id == "msg_1"
@@ -52,7 +52,7 @@ def test_what_the_reference_library_signs_is_proven(body: str) -> None:
     "signatures",
     ["{good}", "v2,AAAA {good}", "{bad} {good}", "{bad}", "v2,AAAA", "{good} {bad}", "{tampered}", "v1,", "v1,AAAA"],
 )
-def test_the_reference_library_and_we_agree(signatures: str) -> None:
+def test_result_equals_that_of_reference_library(signatures: str) -> None:
     now = datetime.now(UTC)
     good = Webhook(SECRET).sign("msg_1", now, BODY.decode())
     bad = Webhook(b"a stranger's key").sign("msg_1", now, BODY.decode())
@@ -78,18 +78,18 @@ def test_the_reference_library_and_we_agree(signatures: str) -> None:
     assert ours() == ("{good}" in signatures)
 
 
-def test_what_cannot_be_proven_is_the_callers_mistake() -> None:
+def test_failed_verification_is_error_of_caller() -> None:
     assert issubclass(NotProven, CallerError)
     assert NotProven.status == 401
 
 
 @pytest.mark.parametrize("shared_url", [False, True])
-def test_a_true_signature_is_signed_trust_and_its_id_counts(*, shared_url: bool) -> None:
+def test_valid_signature_has_signed_trust_and_id(*, shared_url: bool) -> None:
     assert judge(KLING, TRUE, shared_url=shared_url, now=NOW) == Judgement(trust=Trust.SIGNED, webhook_id="9876543210")
 
 
 @pytest.mark.parametrize("shared_url", [False, True])
-def test_a_missing_signature_is_a_hint_that_is_not_refused(*, shared_url: bool) -> None:
+def test_missing_signature_is_unverified_but_accepted(*, shared_url: bool) -> None:
     expected = Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
     assert judge(KLING, UNSIGNED, shared_url=shared_url, now=NOW) == expected
 
@@ -103,7 +103,7 @@ def test_a_missing_signature_is_a_hint_that_is_not_refused(*, shared_url: bool) 
         (TRUE, NOW - timedelta(hours=1), Reason.STALE),
     ],
 )
-def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_not_count(
+def test_invalid_signature_is_unverified_and_refused(
     delivery: CallbackRequest, now: datetime, reason: Reason, *, shared_url: bool
 ) -> None:
     judgement = judge(KLING, delivery, shared_url=shared_url, now=now)
@@ -114,16 +114,16 @@ def test_a_wrong_or_stale_signature_is_a_hint_that_is_refused_and_its_id_does_no
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_without_a_secret_a_tasks_address_is_token_trust_whatever_signature_came(delivery: CallbackRequest) -> None:
+def test_task_url_without_secret_has_token_trust(delivery: CallbackRequest) -> None:
     assert judge(None, delivery, shared_url=False, now=NOW) == Judgement(trust=Trust.TOKEN)
 
 
 @pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_without_a_secret_a_standing_address_proves_nothing(delivery: CallbackRequest) -> None:
+def test_shared_url_without_secret_is_unverified(delivery: CallbackRequest) -> None:
     assert judge(None, delivery, shared_url=True, now=NOW) == Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL)
 
 
-def test_a_secret_is_base64_with_or_without_padding() -> None:
+def test_secret_is_base64_with_or_without_padding() -> None:
     key = b"testsecrettestsecrettestsecret12"
     assert webhook_key(SECRET) == key
     assert webhook_key(SECRET.rstrip("=")) == key
@@ -144,7 +144,7 @@ def test_a_secret_is_base64_with_or_without_padding() -> None:
         f" {SECRET}",
     ],
 )
-def test_a_secret_that_cannot_be_used_is_refused_without_being_shown(secret: str) -> None:
+def test_unusable_secret_is_refused_and_not_shown(secret: str) -> None:
     with pytest.raises(ValueError, match="copy the whole secret") as refusal:
         webhook_key(secret)
     unprefixed = secret.removeprefix("whsec_").strip()
@@ -152,6 +152,6 @@ def test_a_secret_that_cannot_be_used_is_refused_without_being_shown(secret: str
     assert refusal.value.__cause__ is None
 
 
-def test_the_place_of_an_unusable_secret_is_told() -> None:
+def test_unusable_secret_is_named_by_position() -> None:
     with pytest.raises(ValueError, match=r"^webhook secret 2: copy"):
         kling.verifier([SECRET, base64.b64encode(b"made up, but without its prefix").decode()])

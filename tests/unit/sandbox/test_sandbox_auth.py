@@ -18,11 +18,11 @@ def token(secret: str = SECRET, **reports: object) -> str:
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_an_api_key_opens_every_path(*, legacy: bool) -> None:
+def test_api_key_opens_every_path(*, legacy: bool) -> None:
     assert GATE.account("Bearer second-key", legacy=legacy) == "api-key-2"
 
 
-def test_a_token_opens_the_legacy_paths() -> None:
+def test_token_opens_legacy_paths() -> None:
     assert GATE.account(f"Bearer {token()}", legacy=True) == "access-key ak"
 
 
@@ -49,19 +49,19 @@ def test_a_token_opens_the_legacy_paths() -> None:
     # A token in its name would give a test another name in each worker.
     ids=map(str, count(1)),
 )
-def test_each_bad_credential_has_its_code(authorization: str | None, code: int, message: str) -> None:
+def test_bad_credential_has_its_code(authorization: str | None, code: int, message: str) -> None:
     with pytest.raises(Refusal, match=message) as refused:
         GATE.account(authorization, legacy=True)
     assert (refused.value.code, refused.value.status) == (code, 401)
 
 
-def test_the_new_paths_take_no_token() -> None:
+def test_new_paths_refuse_token() -> None:
     with pytest.raises(Refusal, match="The current API does not support AK/SK") as refused:
         GATE.account(f"Bearer {token()}", legacy=False)
     assert (refused.value.code, refused.value.status) == (1002, 401)
 
 
-def test_a_reseller_has_no_new_paths() -> None:
+def test_reseller_has_no_new_paths() -> None:
     reseller = Gate(("first-key",), {}, legacy_only=True)
     with pytest.raises(Refusal, match="does not support"):
         reseller.account("Bearer first-key", legacy=False)

@@ -69,7 +69,7 @@ def tasks(end: str = SUCCEED) -> Iterator[Task]:
     return (a_task(index, end=end) for index in count())
 
 
-def test_each_change_is_told_once_and_truly() -> None:
+def test_state_change_sends_one_true_callback() -> None:
     letters = whole_life(desk(), a_task())
     assert kinds(letters) == ["genuine"] * 3
     assert [body(letter)["task_status"] for letter in letters] == [SUBMITTED, PROCESSING, SUCCEED]
@@ -78,11 +78,11 @@ def test_each_change_is_told_once_and_truly() -> None:
     assert len({letter.webhook_id for letter in letters}) == 3
 
 
-def test_without_intermediate_notifications_only_the_end_is_told() -> None:
+def test_only_final_state_is_sent_without_intermediate() -> None:
     assert [letter.status for letter in whole_life(desk(intermediate=False), a_task())] == [SUCCEED]
 
 
-def test_the_three_shapes_differ_as_documented() -> None:
+def test_three_shapes_differ_as_documented() -> None:
     flat, new, enveloped = (body(ending(desk(callback_shape=shape))[0]) for shape in ("legacy", "new", "enveloped"))
     assert (flat["task_id"], flat["task_status"]) == ("1234567", "succeed")
     assert (new["id"], new["status"], new["outputs"]) == (
@@ -93,20 +93,20 @@ def test_the_three_shapes_differ_as_documented() -> None:
     assert (enveloped["code"], enveloped["data"]) == (0, flat)
 
 
-def test_a_reseller_tells_no_external_id() -> None:
+def test_reseller_callback_has_no_external_id() -> None:
     for shape in ("legacy", "new", "enveloped"):
         assert b"external-0" not in ending(desk(reseller=True, callback_shape=shape))[0].body
 
 
-def test_a_lost_one_is_written_down_as_lost() -> None:
+def test_lost_callback_is_recorded_as_lost() -> None:
     assert kinds(whole_life(desk("callback_lost"), a_task())) == ["lost"] * 3
 
 
-def test_a_late_one_has_a_delay() -> None:
+def test_late_callback_has_delay() -> None:
     assert [(letter.kind, letter.delay) for letter in ending(desk("callback_late", late_by=4))] == [("late", 4)]
 
 
-def test_a_doubled_one_comes_with_the_same_id_or_a_new_one_and_the_same_body() -> None:
+def test_duplicate_callback_has_same_body_and_same_or_new_id() -> None:
     seen = set()
     for task in (a_task(index) for index in range(20)):
         first, second = ending(desk("callback_doubled"), task)
@@ -115,7 +115,7 @@ def test_a_doubled_one_comes_with_the_same_id_or_a_new_one_and_the_same_body() -
     assert seen == {True, False}
 
 
-def test_out_of_order_means_that_processing_is_told_after_the_end() -> None:
+def test_out_of_order_sends_processing_after_final() -> None:
     letters = whole_life(desk("callback_out_of_order"), a_task())
     assert [(letter.kind, letter.status) for letter in letters] == [
         ("genuine", SUBMITTED),
@@ -126,7 +126,7 @@ def test_out_of_order_means_that_processing_is_told_after_the_end() -> None:
 
 
 @pytest.mark.parametrize(("end", "lie"), [(SUCCEED, FAILED), (FAILED, SUCCEED)])
-def test_a_contradiction_is_signed_and_comes_before_or_after_the_truth(end: str, lie: str) -> None:
+def test_contradiction_is_signed_and_around_true_report(end: str, lie: str) -> None:
     seen = set()
     for task in (a_task(index, end=end) for index in range(20)):
         letters = ending(desk("callback_contradictory"), task)
@@ -138,7 +138,7 @@ def test_a_contradiction_is_signed_and_comes_before_or_after_the_truth(end: str,
     assert seen == {"genuine", "contradictory"}
 
 
-def test_where_there_is_a_contradiction_the_truth_is_told_too() -> None:
+def test_contradiction_comes_with_true_report() -> None:
     garbling = ("callback_lost", "callback_unknown_status", "callback_empty_result", "callback_contradictory")
     letters = ending(desk(*garbling))
     (truth,) = (letter for letter in letters if letter.kind == "genuine")
@@ -146,7 +146,7 @@ def test_where_there_is_a_contradiction_the_truth_is_told_too() -> None:
     assert body(truth)["task_result"] != {}
 
 
-def test_an_unknown_word_is_documented_nowhere() -> None:
+def test_unknown_status_is_undocumented() -> None:
     for shape in ("legacy", "new", "enveloped"):
         (letter,) = ending(desk("callback_unknown_status", callback_shape=shape))
         told = body(letter).get("data", body(letter))
@@ -154,12 +154,12 @@ def test_an_unknown_word_is_documented_nowhere() -> None:
         assert letter.kind == "unknown_status"
 
 
-def test_an_empty_result_is_a_success_without_pictures() -> None:
+def test_empty_result_is_success_without_assets() -> None:
     (letter,) = ending(desk("callback_empty_result"))
     assert (body(letter)["task_status"], body(letter)["task_result"]) == (SUCCEED, {})
 
 
-def test_an_unsigned_end_follows_signed_beginnings() -> None:
+def test_unsigned_final_follows_signed_callbacks() -> None:
     assert [letter.seal for letter in whole_life(desk("callback_unsigned"), a_task())] == [
         "genuine",
         "genuine",
@@ -168,7 +168,7 @@ def test_an_unsigned_end_follows_signed_beginnings() -> None:
 
 
 @pytest.mark.parametrize("end", [SUCCEED, FAILED])
-def test_a_forgery_lies_and_is_never_rightly_signed(end: str) -> None:
+def test_forgery_is_false_and_never_validly_signed(end: str) -> None:
     variants = set()
     for _, task in zip(range(60), tasks(end), strict=False):
         (forged,) = (letter for letter in whole_life(desk("callback_forged"), task) if letter.kind == "forged")
@@ -180,7 +180,7 @@ def test_a_forgery_lies_and_is_never_rightly_signed(end: str) -> None:
     assert variants == {"wrong_key", "none", "altered", "malformed", "wrong_address", "other_id"}
 
 
-def test_without_a_secret_strangers_only_guess_addresses_and_ids() -> None:
+def test_forgery_without_secret_guesses_urls_and_ids() -> None:
     for _, task in zip(range(40), tasks(), strict=False):
         letters = whole_life(desk("callback_forged", webhook_secrets=()), task)
         (forged,) = (letter for letter in letters if letter.kind == "forged")
@@ -189,7 +189,7 @@ def test_without_a_secret_strangers_only_guess_addresses_and_ids() -> None:
         assert own != (TARGET, task.id, task.external_id)
 
 
-def test_a_task_that_skips_processing_is_forged_too() -> None:
+def test_task_that_skips_processing_is_forged_too() -> None:
     for _, task in zip(range(10), tasks(), strict=False):
         skipped = replace(task, states=[task.states[0], task.states[-1]])
         assert kinds(whole_life(desk("callback_forged"), skipped)).count("forged") == 1

@@ -10,9 +10,9 @@ def modules(program: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_plugin_brings_no_web_server_into_a_test_run() -> None:
+def test_plugin_loads_no_web_server() -> None:
     assert modules(PLUGIN).isdisjoint({"starlette", "uvicorn", "httpx", "jwt", "sqlalchemy", "tracker", "receiver"})
 
 
-def test_the_sandbox_shares_no_reading_of_the_protocol_with_homing() -> None:
+def test_sandbox_shares_no_protocol_code_with_homing() -> None:
     assert modules(WHOLE).isdisjoint({"tracker", "receiver", "sqlmodel", "pydantic"})

@@ -58,21 +58,21 @@ def test_numbered_pages_are_newest_first() -> None:
     "query",
     [{"pageNum": "0"}, {"pageNum": "1001"}, {"pageSize": "501"}, {"pageSize": "x"}, {"pageSize": "²"}],
 )
-def test_a_page_out_of_bounds_is_1201(query: dict[str, str]) -> None:
+def test_page_out_of_bounds_is_1201(query: dict[str, str]) -> None:
     with pytest.raises(Refusal) as refused:
         numbered_page(TASKS, query)
     assert refused.value.code == 1201
 
 
-def test_a_cursor_goes_through_everything_once() -> None:
+def test_cursor_visits_each_task_once() -> None:
     assert walk(limit=3) == [["6", "5", "4"], ["3", "2", "1"], ["0"]]
 
 
-def test_a_page_that_is_just_full_is_the_last() -> None:
+def test_exactly_full_page_is_last() -> None:
     assert walk(limit=7) == [["6", "5", "4", "3", "2", "1", "0"]]
 
 
-def test_filters_narrow_by_status_in_the_new_words_and_by_product() -> None:
+def test_filters_select_by_new_status_and_product() -> None:
     assert walk(filters=[{"key": "status", "values": ["succeeded", "failed"]}]) == [["5", "4", "2", "1"]]
     assert walk(filters=[{"key": "product_type", "values": ["video"]}]) == [[]]
 
@@ -98,7 +98,7 @@ def test_times_may_be_text_or_numbers(start: object) -> None:
         {"filters": [{"key": ["status"], "values": 1}]},
     ],
 )
-def test_a_list_that_cannot_be_asked_for_is_1201(body: dict[str, object]) -> None:
+def test_invalid_list_request_is_1201(body: dict[str, object]) -> None:
     with pytest.raises(Refusal) as refused:
         cursor_page(TASKS, json.dumps(body).encode(), NOW)
     assert refused.value.code == 1201

@@ -16,7 +16,7 @@ def now() -> int:
     return int(datetime.now(UTC).timestamp())
 
 
-def test_the_published_vector_is_met() -> None:
+def test_published_vector_is_reproduced() -> None:
     body = (
         b'{"id":"1234567890","status":"succeeded","message":"","create_time":1781080778802,"update_time":1781080794151}'
     )
@@ -25,23 +25,23 @@ def test_the_published_vector_is_met() -> None:
 
 
 @pytest.mark.parametrize("secret", [SECRET, NEXT_SECRET])
-def test_the_recommended_library_accepts_either_signature_of_a_rotation(secret: str) -> None:
+def test_reference_library_accepts_both_rotated_signatures(secret: str) -> None:
     headers = seal("genuine", secrets=(SECRET, NEXT_SECRET), webhook_id="7", timestamp=now(), body=BODY)
     assert Webhook(secret).verify(BODY, headers) == {"task_id": "1"}
 
 
 @pytest.mark.parametrize("kind", ["wrong_key", "stale", "altered"])
-def test_the_recommended_library_refuses_every_false_seal(kind: Seal) -> None:
+def test_reference_library_refuses_false_seal(kind: Seal) -> None:
     headers = seal(kind, secrets=(SECRET,), webhook_id="7", timestamp=now(), body=BODY)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(BODY, headers)
 
 
-def test_a_malformed_seal_has_no_signature_that_is_right() -> None:
+def test_malformed_seal_has_no_valid_signature() -> None:
     headers = seal("malformed", secrets=(SECRET,), webhook_id="7", timestamp=now(), body=BODY)
     assert sign(SECRET, "7", int(headers["webhook-timestamp"]), BODY) not in headers["webhook-signature"].split()
 
 
 @pytest.mark.parametrize("kind", sorted(set(get_args(Seal)) - {"wrong_key", "malformed"}))
-def test_the_provider_sends_no_signature_headers_without_a_secret(kind: Seal) -> None:
+def test_provider_without_secret_sends_no_signature(kind: Seal) -> None:
     assert seal(kind, secrets=(), webhook_id="7", timestamp=now(), body=BODY) == {}

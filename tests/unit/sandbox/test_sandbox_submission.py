@@ -11,7 +11,7 @@ def submit(kind: str = OMNI_IMAGE, **body: Any) -> Any:
     return read(kind, json.dumps({"prompt": "a cat", **body}).encode())
 
 
-def test_the_body_of_the_aggregators_page_is_accepted() -> None:
+def test_body_of_aggregator_page_is_accepted() -> None:
     asked = submit(
         model_name="kling-v1",
         negative_prompt="a dog",
@@ -24,7 +24,7 @@ def test_the_body_of_the_aggregators_page_is_accepted() -> None:
     assert (asked.pictures, asked.series, asked.callback_url) == (2, False, "https://example.invalid/callbacks")
 
 
-def test_the_official_body_is_accepted() -> None:
+def test_official_body_is_accepted() -> None:
     asked = submit(
         model_name="kling-v3-omni",
         image_list=[{"image": "https://example.invalid/cat.png"}],
@@ -41,7 +41,7 @@ def test_the_official_body_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(("amount", "pictures"), [(None, 4), ("auto", 4), (9, 9)])
-def test_a_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int) -> None:
+def test_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int) -> None:
     asked = submit(model_name="kling-v3-omni", result_type="series", n=1, series_amount=amount)
     assert asked.pictures == pictures
 
@@ -75,21 +75,21 @@ def test_a_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int
         ({"external_task_id": "x" * 257}, "external_task_id"),
     ],
 )
-def test_a_field_out_of_bounds_is_1201_and_named(body: dict[str, Any], word: str) -> None:
+def test_field_out_of_bounds_is_1201_and_named(body: dict[str, Any], word: str) -> None:
     with pytest.raises(Refusal, match=word) as refused:
         submit(**body)
     assert (refused.value.code, refused.value.status) == (1201, 400)
 
 
 @pytest.mark.parametrize("kind", [OMNI_IMAGE, GENERATIONS])
-def test_a_model_that_is_not_there_is_1203(kind: str) -> None:
+def test_missing_model_is_1203(kind: str) -> None:
     with pytest.raises(Refusal, match="does not exist") as refused:
         submit(kind, model_name="kling-v99")
     assert (refused.value.code, refused.value.status) == (1203, 404)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_1200(raw: bytes) -> None:
+def test_body_that_is_not_json_object_is_1200(raw: bytes) -> None:
     with pytest.raises(Refusal) as refused:
         read(OMNI_IMAGE, raw)
     assert (refused.value.code, refused.value.status) == (1200, 400)
