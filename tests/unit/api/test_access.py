@@ -1,4 +1,4 @@
-"""Who may call, as decisions over values."""
+"""Authentication and host checks as pure functions."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ from tracker.errors import NotAuthenticated, SettingsError
 from tracker.model.keys import ClientKey, NamedKey
 from tracker.model.task import ClientIdentity
 
-# Far from any real clock: a token is judged by the clock that is passed in.
+# This is far from the real time, so a test fails if the code does not use the given time.
 NOW = datetime(2041, 11, 23, 12, tzinfo=UTC)
 SECRET = "made-up-secret-of-at-least-32-bytes!"
 STUDIO = NamedKey(name="studio", key="made-up-studio-key")
@@ -39,14 +39,14 @@ KEYED = Access(
 
 
 def ask(access: Access, **headers: str) -> ClientIdentity:
-    told = {"host": "127.0.0.1:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return admit(access, told, NOW)
+    sent = {"host": "127.0.0.1:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return admit(access, sent, NOW)
 
 
 def a_token(claims: Mapping[str, Any] | None = None, secret: str = SECRET, **options: Any) -> str:
     usual = {"iss": PAIR.access, "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
-    told = {name: value for name, value in (usual | dict(claims or {})).items() if value is not None}
-    return jwt.encode(told, secret, **({"algorithm": "HS256"} | options))
+    present = {name: value for name, value in (usual | dict(claims or {})).items() if value is not None}
+    return jwt.encode(present, secret, **({"algorithm": "HS256"} | options))
 
 
 def with_token(token: str) -> ClientIdentity:
@@ -79,9 +79,9 @@ def test_other_key_is_unknown(key: str) -> None:
 
 
 def test_keys_are_hidden_in_repr() -> None:
-    told = repr(KEYED)
-    assert "studio" in told
-    assert not [secret for secret in (STUDIO.key, OPERATOR.key, SECRET) if secret in told]
+    shown = repr(KEYED)
+    assert "studio" in shown
+    assert not [secret for secret in (STUDIO.key, OPERATOR.key, SECRET) if secret in shown]
 
 
 def test_official_token_identifies_its_access_key() -> None:

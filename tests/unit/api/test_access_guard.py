@@ -1,4 +1,4 @@
-"""What wrong keys meet: a limit for each peer, a bounded memory and a bounded log; and what they never touch."""
+"""Wrong keys are limited per peer, with bounded memory and log. Correct keys are never limited."""
 
 import logging
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What is shown of an account: the reasons that hold now, the one that outweighs the others first."""
+"""An account shows its current reasons, the most important first."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Reading a body within a size and a time."""
+"""Reading a body with a size limit and a timeout."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -69,7 +69,7 @@ async def test_endless_body_stops_at_limit() -> None:
 @pytest.mark.parametrize("announced", ["1001", "9" * 5000])
 async def test_announced_length_too_large_is_refused_unread(announced: str) -> None:
     async def receive() -> Message:
-        raise AssertionError("read all the same")
+        raise AssertionError("the body was read")
 
     with pytest.raises(TooLarge):
         await read_body(a_request(receive, content_length=announced), holding(), limit=1000, within=LATER)
@@ -104,17 +104,17 @@ async def test_closed_connection_is_truncated_body() -> None:
 
 async def test_bytes_count_on_arrival_not_as_announced() -> None:
     capacity = Capacity(Limits(body_room=90))
-    liar, honest = RequestResources(capacity), RequestResources(capacity)
+    announcing, other = RequestResources(capacity), RequestResources(capacity)
 
     with pytest.raises(TooSlow):
-        await read_body(sent([chunk(b"a")], content_length="80"), liar, limit=80, within=SOON)
-    assert capacity.bodies.left == 89, "held until the request is over"
-    assert len(await read_body(sent([chunk(b"b" * 50, more=False)]), honest, limit=80, within=LATER)) == 50
+        await read_body(sent([chunk(b"a")], content_length="80"), announcing, limit=80, within=SOON)
+    assert capacity.bodies.left == 89, "reserved until the request ends"
+    assert len(await read_body(sent([chunk(b"b" * 50, more=False)]), other, limit=80, within=LATER)) == 50
     with pytest.raises(Overloaded):
-        await read_body(sent([chunk(b"c" * 50)]), liar, limit=80, within=LATER)
+        await read_body(sent([chunk(b"c" * 50)]), announcing, limit=80, within=LATER)
 
-    liar.release()
-    honest.give_bytes()
+    announcing.release()
+    other.give_bytes()
     assert capacity.bodies.left == 90
-    honest.release()
+    other.release()
     assert capacity.bodies.left == 90

@@ -1,4 +1,4 @@
-"""What one client may hold of the API: bodies that arrive, places for requests, streams and long polls."""
+"""Limits per client: bodies in transfer, concurrent requests, streams and long polls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ KEYS = Access(
 STUDIO = {"authorization": "Bearer made-up-studio-key"}
 STREAMING = STUDIO | {"accept": "text/event-stream"}
 OTHER = {"authorization": "Bearer made-up-other-key"}
-# Bodies and the rooms for them are smaller by this factor, so that the test is quick.
+# Bodies and their limits are smaller by this factor to keep the test fast.
 SCALE = 16
 FIVE_MIB = b'{"prompt":"a cat","image_list":[{"image":"' + b"A" * ((5 << 20) // SCALE) + b'"}]}'
 

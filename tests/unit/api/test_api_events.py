@@ -1,4 +1,4 @@
-"""Who is told what, and how little a connection holds: the stream's rules over a real tracker."""
+"""Event visibility per client and memory use per stream, over a real tracker."""
 
 import asyncio
 import json
@@ -33,23 +33,23 @@ SOURCE = "urn:homing"
 NUMBERS = count(1)
 
 
-async def happen(api: ApiHarness, whose: Sequence[str | None]) -> list[PublishedEvent]:
-    """Let a task of each client have an event, None: an alarm; return the events."""
+async def happen(api: ApiHarness, clients: Sequence[str | None]) -> list[PublishedEvent]:
+    """Record an event for a task of each client, or an alarm for None. Return the events."""
     events = api.tracker.store.events
     before = await events.latest()
-    works = []
-    for client in whose:
+    writes = []
+    for client in clients:
         number = next(NUMBERS)
         if client is None:
-            # The first of its hour: only that is an event.
+            # Only the first alarm of an hour creates an event.
             hour = NOW + number * timedelta(hours=1)
             alarm = RaisedAlarm(kind=Alarm.MISMATCH, provider="kling", at=hour, task_id=None, detail="made up")
-            works.append(writing(alarms=(alarm,)))
+            writes.append(writing(alarms=(alarm,)))
         else:
             task = a_task(number, client=client)
-            works.append(writing(task, events=(an_event(task, 2),)))
-    if works:
-        await api.tracker.store.apply(works)
+            writes.append(writing(task, events=(an_event(task, 2),)))
+    if writes:
+        await api.tracker.store.apply(writes)
         api.tracker.feed.hint()
     return readable(await events.read(after=before, limit=1_000))
 
@@ -62,30 +62,30 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedApi]:
 
 @given(st.lists(st.sampled_from([*CLIENTS, None]), max_size=12), st.sampled_from(KEYS), st.integers(1, 5), st.data())
 def test_key_gets_all_events_of_its_own_tasks_only(
-    shared: SharedApi, whose: list[str | None], key: NamedKey, limit: int, data: st.DataObject
+    shared: SharedApi, clients: list[str | None], key: NamedKey, limit: int, data: st.DataObject
 ) -> None:
-    """Whatever filter of clients it asks for; who sees all is told of everybody's tasks and of alarms."""
-    wished = data.draw(st.sets(st.sampled_from(CLIENTS if key.sees_all else [key.name])))
+    """A client filter only narrows the result. A key for all clients also gets alarms."""
+    requested = data.draw(st.sets(st.sampled_from(CLIENTS if key.sees_all else [key.name])))
 
     async def read() -> tuple[list[object], list[PublishedEvent]]:
         api, found, more = shared.api, list[dict[str, object]](), True
         after = await api.tracker.feed.now()
-        events = await happen(api, whose)
+        events = await happen(api, clients)
         headers = {"authorization": f"Bearer {key.key}", **PAGE}
         async with api.client(Access(api_keys=KEYS), headers=headers) as client:
             while more:
-                query = {"after": str(after), "limit": str(limit), "client": sorted(wished)}
+                query = {"after": str(after), "limit": str(limit), "client": sorted(requested)}
                 page = (await client.get("/v1/events", params=query)).json()
                 found, after, more = found + page["events"], page["next"], page["more"]
         return [each["subject"] for each in found], events
 
     shown, events = shared.run(read())
 
-    assert len(events) == len(whose)
+    assert len(events) == len(clients)
     assert shown == [
         each.subject
         for each in events
-        if (key.sees_all or each.client == key.name) and (not wished or each.client in wished)
+        if (key.sees_all or each.client == key.name) and (not requested or each.client in requested)
     ]
 
 
@@ -97,13 +97,13 @@ async def test_events_of_another_client_are_forbidden(api: ApiHarness) -> None:
 
 
 async def test_stream_reads_no_further_than_its_client(api: ApiHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sending is all that a stream waits for: while a piece is not taken, nothing more is read for it."""
+    """A stream reads no more events until the client has received the previous part."""
     await happen(api, ["studio"] * (3 * EVENTS_PER_READ))
-    looks: list[int] = []
+    reads: list[int] = []
     read = api.tracker.feed.read
 
     async def counted(after: int, *, limit: int) -> Sequence[Found]:
-        looks.append(after)
+        reads.append(after)
         return await read(after, limit=limit)
 
     monkeypatch.setattr(api.tracker.feed, "read", counted)
@@ -141,7 +141,7 @@ async def test_stream_reads_no_further_than_its_client(api: ApiHarness, monkeypa
     for _ in range(100):
         await asyncio.sleep(0)
     assert sent[2].count(b"\ndata: ") == EVENTS_PER_READ
-    assert set(looks) == {0}, "nothing behind the piece was asked for"
+    assert set(reads) == {0}, "events after the first part were read"
     streaming.cancel()
     await asyncio.gather(streaming, return_exceptions=True)
 
@@ -153,12 +153,12 @@ async def test_skipped_event_moves_cursor_of_client(api: ApiHarness) -> None:
     stream = pieces(feed, lambda _: False, SOURCE, after=0, heartbeat=timedelta(milliseconds=1))
     assert await anext(stream) == b": homing\nretry: 2000\nid: 0\n\n"
     async with asyncio.timeout(20):
-        while (beat := await anext(stream)) == b":\n":
+        while (heartbeat := await anext(stream)) == b":\n":
             continue
-    beats = [beat, *[await anext(stream) for _ in range(2)]]
+    heartbeats = [heartbeat, *[await anext(stream) for _ in range(2)]]
     await stream.aclose()  # type: ignore[attr-defined]
 
-    assert beats == [b"id: 2\n\n", b":\n", b":\n"]
+    assert heartbeats == [b"id: 2\n\n", b":\n", b":\n"]
 
 
 def test_event_is_serialized_once_for_all_readers() -> None:

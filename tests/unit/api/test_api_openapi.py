@@ -1,4 +1,4 @@
-"""/openapi.json is true: valid, complete, and what the running app does."""
+"""/openapi.json is valid and complete, and the running app behaves as it documents."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +44,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "dead_letter_deliveries": {"sink": "shop"},
     "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
 }
-# Where there is a choice of how to be answered: no stream, which has no end.
+# Ask for JSON where a stream is also possible, because a stream does not end.
 PLAIN = {"accept": JSON_TYPE}
 VALUES = {
     "action": "replay",
@@ -74,7 +74,7 @@ OPERATIONS = [
     (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
 ]
 NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
-# The kinds of the gateway differ in their path alone: one that is submitted and one that is not stand for all.
+# The task kinds of the gateway differ only in their path. One kind with submission and one without represent all.
 SHOWN_KINDS = ("images/omni-image", "videos/text2video")
 KIND_OF = {f"{prefix}/v1/{kind}{ref}": kind for kind in Kling.kinds for prefix in PREFIXES for ref in ("", "/{ref}")}
 EACH = [each for each in OPERATIONS if KIND_OF.get(each[1], SHOWN_KINDS[0]) in SHOWN_KINDS]
@@ -93,7 +93,7 @@ SINKS = "https://shop.example/hook#name=shop"
 TASKS = {kind: a_success(number, kind=kind, client="local") for number, kind in enumerate(SHOWN_KINDS, start=1)}
 FINISHED = replace(TASKS[OMNI], external_id="mine-1", tags=("spring",))
 TO_ATTACH, TO_POLL, TO_RESOLVE = (a_task(number) for number in (11, 12, 13))
-# What these act on is not the finished task, or not the sink of the settings.
+# These operations do not act on the finished task or on the configured sink.
 ACTS_ON = {
     "attach_task": TO_ATTACH.id,
     "poll_task": TO_POLL.id,
@@ -153,7 +153,7 @@ def test_routes_and_documented_operations_are_equal() -> None:
     routed = set[tuple[str, str]]()
     for route in routes(closed_tracker(), LOCAL_ACCESS):
         assert isinstance(route, ApiRoute | RouteIndex)
-        # A route without endpoints only says that there is nothing.
+        # A route without endpoints only returns 404.
         for each in [route] if isinstance(route, ApiRoute) else route.routes:
             routed |= {(method.lower(), each.path) for method in each.handler.endpoints}
     assert routed == {(method, path) for method, path, _ in OPERATIONS}
@@ -191,19 +191,19 @@ def test_operation_accepts_and_returns_as_documented(
 async def test_operation_errors_are_documented(method: str, path: str, operation: dict[str, Any]) -> None:
     endpoint = next(e for e in endpoints() if (e.method.lower(), e.path) == (method, path))
     for error in errors_of(endpoint):
-        told = endpoint.dialect.refuse(error("made up"), "made-up-id")
-        content = operation["responses"][str(told.status_code)]["content"].get(told.headers["content-type"])
-        assert content is not None, (error, told.status_code)
+        refusal = endpoint.dialect.refuse(error("made up"), "made-up-id")
+        content = operation["responses"][str(refusal.status_code)]["content"].get(refusal.headers["content-type"])
+        assert content is not None, (error, refusal.status_code)
 
 
 def wrong_values(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give, for each property, a body that only it makes wrong: of a type that no property here has."""
+    """Yield one body per property in which this property has a type that no property accepts."""
     for name in schema.get("properties", {}):
         yield {name: {"an": "object"}}
 
 
 def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
-    """Check an answer against what the operation says about its status."""
+    """Check a reply against the documented response for its status."""
     content = operation["responses"][str(reply.status_code)]["content"]
     check(reply.json(), content[reply.headers["content-type"]]["schema"])
     return True
@@ -273,7 +273,7 @@ def fits(schema: dict[str, Any], value: object) -> bool:
 
 
 def edges(field: dict[str, Any]) -> tuple[list[object], list[object]]:
-    """Return values at the documented bounds of a field, and values that no edition of the page allows."""
+    """Return values at the documented bounds of a field, and values outside them."""
     if "enum" in field:
         return field["enum"], ["5:4", 7]
     if field["type"] == "string":

@@ -1,4 +1,4 @@
-"""Counts, orphans, shared callback URLs and health over a real tracker; and the guard in front of them."""
+"""Statistics, orphan callbacks, shared callback URLs, health, and the access guard over a real tracker."""
 
 import pytest
 from starlette.applications import Starlette

@@ -1,4 +1,4 @@
-"""Operating sinks over the API: for keys that see all, with the effects and answers that the reference promises."""
+"""Sink operations over the API: they need a key for all clients and return what the reference documents."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -46,14 +46,14 @@ FAILING = SinkState(
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[ApiHarness]:
-    """Yield the API with the sinks of SINKS, and one that the settings do not name any more."""
+    """Yield the API with the sinks of SINKS and one sink that is no longer in the settings."""
     async with api_harness(tmp_path, sinks=SINKS) as api:
         await api.register_sinks(a_sink(name="old", address="https://old.example"))
         yield api
 
 
 async def three_events(api: ApiHarness) -> list[PublishedEvent]:
-    """Record a task with three events, of which no sink got any."""
+    """Record a task with three events that no sink has received."""
     names = ("submitted", "processing", "succeeded")
     await api.add(TASK, events=[an_event(TASK, at, name) for at, name in enumerate(names, start=2)])
     return readable(await api.tracker.store.events.read(after=0, limit=10))
@@ -87,7 +87,7 @@ def test_sink_shows_its_lag_and_last_error() -> None:
     shop = sink_shown(FAILING, named=True, now=NOW)
     well = sink_shown(replace(FAILING, failures=0, oldest_at=None), named=True, now=NOW)
     off = sink_shown(replace(FAILING, on=False), named=False, now=NOW)
-    # What it refused last was given up: it is owed nothing more.
+    # The refused delivery is a dead letter, so nothing is pending.
     settled = sink_shown(replace(FAILING, waiting=0, behind=0), named=True, now=NOW)
 
     assert (shop.state, shop.lag, shop.behind, shop.pending, shop.dead_letters) == ("failing", 60.0, 3, 2, 1)
@@ -98,7 +98,7 @@ def test_sink_shows_its_lag_and_last_error() -> None:
 def test_stopped_sink_shows_who_why_when_and_how_to_resume() -> None:
     gone = replace(FAILING, on=False, last_error="410 Gone")
 
-    refused, paused, told = [
+    refused, paused, failing = [
         sink_shown(state, named=True, now=NOW).off for state in (gone, replace(gone, failures=0), FAILING)
     ]
 
@@ -106,7 +106,7 @@ def test_stopped_sink_shows_who_why_when_and_how_to_resume() -> None:
     assert paused is not None
     assert (refused.by, refused.why, refused.at) == ("receiver", "410 Gone", THEN)
     assert (paused.by, paused.why, paused.at) == ("operator", "paused", None)
-    assert told is None
+    assert failing is None
     assert refused.resume == paused.resume == "POST /v1/sinks/shop/resume, or homing sinks resume shop"
 
 

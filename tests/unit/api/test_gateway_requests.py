@@ -83,9 +83,9 @@ async def test_create_reply_has_seed_envelope_and_task_id(api: ApiHarness, prefi
         reply = await client.post(prefix + OMNI, json=body)
 
     assert reply.status_code == 200
-    told = reply.json()
-    assert (told["code"], told["request_id"]) == (0, reply.headers["x-request-id"])
-    data = told["data"]
+    envelope = reply.json()
+    assert (envelope["code"], envelope["request_id"]) == (0, reply.headers["x-request-id"])
+    data = envelope["data"]
     (task,) = await api.tasks()
     assert (data["task_id"], data["task_status"]) == (task.id, "submitted")
     assert data["created_at"] == data["updated_at"] == int(task.created_at.timestamp() * 1000)
@@ -109,7 +109,7 @@ async def test_tracker_records_answer_after_it_is_sent(api: ApiHarness) -> None:
 
 
 async def the_submit_ended() -> None:
-    """Wait until the tracker's submit has ended, no longer: its caller has not gone on yet."""
+    """Wait until the tracker's submit has ended. Return before the code that awaits it continues."""
     (submit,) = [task for task in asyncio.all_tasks() if "Tracker.submit" in repr(task.get_coro())]
     while not submit.done():  # noqa: ASYNC110 - to wait for the task itself would be one step too long
         await asyncio.sleep(0)
@@ -617,10 +617,10 @@ async def test_replies_never_contain_task_callback_url(api: ApiHarness) -> None:
     async with api.client() as client:
         created = await client.post(OMNI, json=SEED)
         ref = created.json()["data"]["task_id"]
-        told = [
+        replies = [
             created,
             *[await client.get(path) for path in (OMNI, f"{OMNI}/{ref}", f"/tasks?task_ids={ref}", f"/v1/tasks/{ref}")],
         ]
 
     assert b"/callbacks/kling/" in api.provider.calls[0].body
-    assert not [reply for reply in told if "/callbacks/" in reply.text]
+    assert not [reply for reply in replies if "/callbacks/" in reply.text]

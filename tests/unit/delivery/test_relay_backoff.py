@@ -1,4 +1,4 @@
-"""When an event, or a receiver, is tried again, and when an event is given up."""
+"""When the relay retries a delivery, probes an endpoint, and dead-letters a delivery."""
 
 from datetime import datetime, timedelta
 

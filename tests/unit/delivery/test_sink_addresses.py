@@ -1,4 +1,4 @@
-"""HOMING_SINKS: what it reads, what it refuses in one line, and that no secret in an address is ever shown."""
+"""HOMING_SINKS: valid and invalid values. Errors are one line, and no secret in a URL is ever shown."""
 
 import sys
 from pathlib import Path
@@ -54,11 +54,11 @@ def test_sink_options_follow_hash() -> None:
 
 
 def test_sinks_are_separated_by_commas_or_blanks() -> None:
-    text = " https://a.example , stdout:\tpython:app.hooks:told#client=studio,,\n https://b.example#from=now "
+    text = " https://a.example , stdout:\tpython:app.hooks:notify#client=studio,,\n https://b.example#from=now "
     assert [(spec.name, spec.scheme, spec.beginning) for spec in parse_sinks(text)] == [
         ("a.example", "https", False),
         ("stdout", "stdout", False),
-        ("app.hooks.told", "python", False),
+        ("app.hooks.notify", "python", False),
         ("b.example", "https", False),
     ]
     assert parse_sinks("") == ()
@@ -73,7 +73,7 @@ def test_sinks_are_separated_by_commas_or_blanks() -> None:
         ("https://user:pass@shop.example/", "shop.example"),
         ("https://[2606:2800:220::1]/", "2606-2800-220-1"),
         ("HTTPS://Shop.Example/", "shop.example"),
-        ("python:app:told.at_once", "app.told.at_once"),
+        ("python:app:notify.at_once", "app.notify.at_once"),
         ("stdout:", "stdout"),
     ],
 )
@@ -105,7 +105,7 @@ def test_sink_without_name_gets_readable_one(written: str, name: str) -> None:
         (f"https://{SECRET}\\@a.example", "write an address such as https://shop.example/hook"),
         ("https://[::1", "write an address such as https://shop.example/hook"),
         (f"python:{SECRET}", "write python:module:callable"),
-        ("python:app hooks:told", "write python:module:callable"),
+        ("python:app hooks:notify", "write python:module:callable"),
         ("python:app:os.system('ls')", "write python:module:callable"),
         (f"stdout:{SECRET}", "write stdout: alone"),
         (f"http://u:{SECRET}@a.example", "the address of a.example must be an https address"),
@@ -188,13 +188,13 @@ def test_scheme_creates_sink_with_its_name() -> None:
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ("python:nowhere.hooks:told", "there is no module nowhere; install it or correct the name"),
+        ("python:nowhere.hooks:notify", "there is no module nowhere; install it or correct the name"),
         ("python:json:nothing", "json has no nothing; correct the name"),
         ("python:json:decoder.nothing", "json has no decoder.nothing; correct the name"),
         ("python:json:__version__", "cannot be called"),
-        ("python:broken_hooks:told", "importing broken_hooks raised ZeroDivisionError"),
-        ("python:bad_syntax:told", "importing bad_syntax raised SyntaxError"),
-        ("python:needing:told", "there is no module nowhere; install it"),
+        ("python:broken_hooks:notify", "importing broken_hooks raised ZeroDivisionError"),
+        ("python:bad_syntax:notify", "importing bad_syntax raised SyntaxError"),
+        ("python:needing:notify", "there is no module nowhere; install it"),
     ],
 )
 def test_unusable_function_is_refused_in_one_line(
@@ -213,8 +213,8 @@ def test_unusable_function_is_refused_in_one_line(
 
 
 def test_working_directory_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hooks_from_here.py").write_text("def told(event): ...\n")
+    (tmp_path / "hooks_from_here.py").write_text("def notify(event): ...\n")
     (tmp_path / "json.py").write_text("raise SystemError\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    assert len(made("python:hooks_from_here:told python:json:dumps")) == 3
+    assert len(made("python:hooks_from_here:notify python:json:dumps")) == 3

@@ -1,4 +1,4 @@
-"""What a sink takes of what is told: by type, provider, kind, client and tag."""
+"""A sink filters events by type, provider, kind, client and tag."""
 
 import re
 import tracemalloc
@@ -23,14 +23,14 @@ EVENTS = [
 
 
 def taken(**options: Any) -> list[int]:
-    """Return which of the events a filter takes."""
+    """Return the indexes of the events that a filter takes."""
     chosen = read_filter({name: [value] if isinstance(value, str) else value for name, value in options.items()})
-    return [number for number, told in enumerate(EVENTS) if chosen.takes(told)]
+    return [number for number, event in enumerate(EVENTS) if chosen.takes(event)]
 
 
 def test_empty_filter_takes_all_events() -> None:
     assert taken() == [0, 1, 2, 3]
-    assert all(EVERYTHING.takes(told) for told in EVENTS)
+    assert all(EVERYTHING.takes(event) for event in EVENTS)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_patterns_of_requests_are_not_cached_forever() -> None:
     try:
         for number in range(200):
             assert len(event_types("*[!0-9]" * 25 + f"*[!{number}]")) > 0
-        # Python's own cache of patterns is bounded; whatever else kept them would grow, by 2.7 kB with each.
+        # Python's own pattern cache is bounded and cleared here. Any other cache would grow by 2.7 kB per pattern.
         re.purge()
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:

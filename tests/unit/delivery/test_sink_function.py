@@ -1,4 +1,4 @@
-"""A function as a sink: what it is called with, and that whatever it does harms nobody else."""
+"""A function sink gets each event as JSON values, and its failures affect nothing else."""
 
 import asyncio
 import functools
@@ -26,7 +26,7 @@ def sink(hook: Hook | AsyncHook, **options: Any) -> Function:
 
 
 class Seen:
-    """Notes what it is called with, in the two ways that a function may be written, or as an object."""
+    """Records its calls as a plain function and as a coroutine function."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -46,19 +46,19 @@ class Called(Seen):
         await self.on_the_loop(event)
 
 
-@pytest.mark.parametrize("told", [WAVE[0], an_alarm()], ids=["task", "alarm"])
-async def test_function_gets_event_as_plain_json_values(told: PublishedEvent) -> None:
+@pytest.mark.parametrize("event", [WAVE[0], an_alarm()], ids=["task", "alarm"])
+async def test_function_gets_event_as_plain_json_values(event: PublishedEvent) -> None:
     seen = Seen()
-    assert await sink(seen.plain).send([told]) == [DELIVERED]
-    assert await sink(seen.on_the_loop).send([told]) == [DELIVERED]
-    assert seen.events == [json.loads(structured(told, SOURCE))] * 2
+    assert await sink(seen.plain).send([event]) == [DELIVERED]
+    assert await sink(seen.on_the_loop).send([event]) == [DELIVERED]
+    assert seen.events == [json.loads(structured(event, SOURCE))] * 2
     assert json.loads(json.dumps(seen.events[0])) == seen.events[0]
 
 
 async def test_plain_function_gets_wave_in_one_other_thread() -> None:
     seen = Seen()
     assert await sink(seen.plain).send(WAVE) == [DELIVERED] * 5
-    assert [event["id"] for event in seen.events] == [told.id for told in WAVE]
+    assert [event["id"] for event in seen.events] == [event.id for event in WAVE]
     assert len(seen.threads) == 1
     assert threading.get_ident() not in seen.threads
 
@@ -111,12 +111,12 @@ async def test_hanging_plain_function_gets_no_second_thread() -> None:
     assert outcomes[1].error == "no end within 0.2 s"
     assert {outcome.error for outcome in await hung.send(WAVE)} == {"it is still busy with an earlier event"}
     go_on.set()
-    # Once it ends, what was left of its wave is not told behind anybody's back.
+    # When the hanging call ends, the function does not get the rest of the failed wave.
     for _ in range(2000):
         if all(outcome.delivered for outcome in await hung.send(WAVE)):
             break
         await asyncio.sleep(0.01)
-    assert seen == [WAVE[0].id, WAVE[1].id, *(told.id for told in WAVE)]
+    assert seen == [WAVE[0].id, WAVE[1].id, *(event.id for event in WAVE)]
 
 
 async def test_hanging_coroutine_is_cancelled() -> None:
@@ -163,7 +163,7 @@ async def test_function_sink_gets_only_filtered_events() -> None:
 
 
 def test_hanging_thread_does_not_block_exit() -> None:
-    """The interpreter waits for threads at its end, but for daemons."""
+    """The interpreter waits at exit for all threads except daemon threads."""
     import subprocess  # noqa: PLC0415 - for this test alone
 
     program = (

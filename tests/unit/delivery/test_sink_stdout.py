@@ -1,4 +1,4 @@
-"""Events as lines: whole ones, at once, and a reader that is gone or slow is a failure."""
+"""The stdout sink writes whole lines without delay. A closed or slow reader is a failure."""
 
 import asyncio
 import json
@@ -35,12 +35,12 @@ def lines(descriptor: int, within: timedelta = WITHIN) -> Lines:
 async def test_event_is_one_json_line_without_delay(pipe: tuple[int, int]) -> None:
     read, write = pipe
     assert await lines(write).send(WAVE) == [DELIVERED] * 3
-    # Nothing was closed or flushed: it is in the pipe.
+    # The lines are in the pipe although the test closed and flushed nothing.
     written = os.read(read, 1 << 20)
     assert written.count(b"\n") == 3
     assert written.endswith(b"\n")
     assert [json.loads(line) for line in written.splitlines()] == [
-        json.loads(structured(told, SOURCE)) for told in WAVE
+        json.loads(structured(event, SOURCE)) for event in WAVE
     ]
 
 
@@ -59,7 +59,7 @@ async def test_slow_reader_costs_bounded_time_and_gets_whole_lines(pipe: tuple[i
     outcomes = await sink.send(long)
     assert [outcome.delivered for outcome in outcomes] == [True, False, False, False]
     got = bytearray()
-    # The second line is stuck half way; it ends once somebody reads, and only then goes the next wave.
+    # The pipe is full in the middle of the second line. Reading completes that line, and then the next wave is sent.
     while got.count(b"\n") < 2:
         got += await asyncio.to_thread(os.read, read, 1 << 16)
     for _ in range(1000):
@@ -68,11 +68,11 @@ async def test_slow_reader_costs_bounded_time_and_gets_whole_lines(pipe: tuple[i
         await asyncio.sleep(0.01)
     got += os.read(read, 1 << 20)
     ids = [json.loads(line)["id"] for line in got.splitlines()]
-    assert ids == [long[0].id, long[1].id, *(told.id for told in WAVE)]
+    assert ids == [long[0].id, long[1].id, *(event.id for event in WAVE)]
 
 
 async def test_lines_stay_whole_on_nonblocking_pipe(pipe: tuple[int, int]) -> None:
-    """So is a terminal, or a pipe, that another program has made so."""
+    """Another program can set a shared terminal or pipe to non-blocking mode."""
     read, write = pipe
     os.set_blocking(write, False)
     long = [an_event(a_success(number, request={"prompt": "x" * 100_000}), cursor=number) for number in range(1, 5)]
@@ -81,7 +81,7 @@ async def test_lines_stay_whole_on_nonblocking_pipe(pipe: tuple[int, int]) -> No
     while got.count(b"\n") < len(long):
         got += await asyncio.to_thread(os.read, read, 1 << 16)
     assert await sending == [DELIVERED] * 4
-    assert [json.loads(line)["id"] for line in got.splitlines()] == [told.id for told in long]
+    assert [json.loads(line)["id"] for line in got.splitlines()] == [event.id for event in long]
 
 
 async def test_unwritable_output_is_reported(pipe: tuple[int, int]) -> None:
@@ -92,12 +92,12 @@ async def test_unwritable_output_is_reported(pipe: tuple[int, int]) -> None:
 
 def test_stdout_sink_gets_only_filtered_events() -> None:
     sink = Lines(name="alarms", source=SOURCE, takes=read_filter({"type": ["homing.alarm.*"]}))
-    assert [sink.endpoint(told) for told in WAVE] == [None, None, "alarms"]
+    assert [sink.endpoint(event) for event in WAVE] == [None, None, "alarms"]
 
 
 @pytest.mark.parametrize("source", ["body", "data", "task"])
 def test_event_source_may_be_any_name(source: str) -> None:
     event = an_event(a_success())
     for _ in range(2):
-        told = json.loads(structured(event, source))
-        assert (told["source"], told["data"]["id"]) == (source, event.subject)
+        document = json.loads(structured(event, source))
+        assert (document["source"], document["data"]["id"]) == (source, event.subject)

@@ -1,4 +1,4 @@
-"""A command loads what it needs: neither the server nor the database to show a help text or to speak to a server."""
+"""A help text or a client command imports neither the server nor the database."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The serving lock: one process at a time, and the others learn where it answers."""
+"""One process at a time holds the serving lock. Other processes can read its PID and URL."""
 
 import json
 import os

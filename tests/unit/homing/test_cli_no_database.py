@@ -1,4 +1,4 @@
-"""Commands in a folder without a database: those that only read say so, and make nothing."""
+"""In a folder without a database, a command that only reads fails and creates nothing."""
 
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
@@ -11,34 +11,36 @@ from homing.commands.client import must_exist
 from tracker.errors import SettingsError
 from tracker.settings import Settings
 
-# They bring something new, or make a database on purpose; the last ones need none.
+# Commands that create tasks, or a database on purpose. The last ones need no database here.
 CREATING = {"submit", "expect", "adopt", "serve", "migrate", "demo", "sandbox"}
 WITHOUT = {"openapi", "asyncapi", "key", "doctor"}
-# Arguments that a command asks for beyond its positional ones.
+# Required options in addition to the positional arguments.
 NEEDED = {"tasks resolve": ["--status", "succeeded"]}
 
 
-def leaves(parser: ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], ArgumentParser]]:
-    """Yield every command that can be run, with its words."""
-    if words:
-        yield words, parser
+def leaves(
+    parser: ArgumentParser, command_path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], ArgumentParser]]:
+    """Yield the path and the parser of every runnable command."""
+    if command_path:
+        yield command_path, parser
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list what was declared
         if isinstance(action, _SubParsersAction):
             for name, each in action.choices.items():
-                yield from leaves(each, (*words, name))
+                yield from leaves(each, (*command_path, name))
 
 
-def command(words: tuple[str, ...], parser: ArgumentParser) -> list[str]:
-    """Write a command with something for each argument that it asks for."""
+def command(command_path: tuple[str, ...], parser: ArgumentParser) -> list[str]:
+    """Return a command line with a value for each required argument."""
     asked = [each for each in parser._get_positional_actions() if not isinstance(each, _SubParsersAction)]  # noqa: SLF001 - as above
     given = ["1" for each in asked if each.nargs not in {"?", "*"}]
-    return [*words, *given, *NEEDED.get(" ".join(words), [])]
+    return [*command_path, *given, *NEEDED.get(" ".join(command_path), [])]
 
 
 READING = [
-    pytest.param(command(words, parser), id=" ".join(words))
-    for words, parser in leaves(build_parser())
-    if words[0] not in CREATING | WITHOUT and words != ("callback-url", "create")
+    pytest.param(command(command_path, parser), id=" ".join(command_path))
+    for command_path, parser in leaves(build_parser())
+    if command_path[0] not in CREATING | WITHOUT and command_path != ("callback-url", "create")
 ]
 
 
@@ -50,10 +52,10 @@ def test_reading_command_without_database_creates_none(
 
     assert main(arguments, environ={}, env_file=None) == 2
 
-    told = capsys.readouterr()
-    assert "there is no database here (homing.db does not exist)" in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    captured = capsys.readouterr()
+    assert "there is no database here (homing.db does not exist)" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
 
 

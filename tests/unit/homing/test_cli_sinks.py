@@ -1,4 +1,4 @@
-"""`homing sinks` over the real API: what a table says of a sink that is off."""
+"""`homing sinks` over the real API: the table explains each sink that is off."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -21,7 +21,7 @@ async def test_sinks_table_explains_each_stopped_sink(
     monkeypatch.setattr(sink_store, "COUNT_LIMIT", 3)
     store = api.tracker.store
     *_, last = await happened(store, 2)
-    await store.sinks.register([SHOP, *(replace(SHOP, name=name) for name in ("lines", "told"))], now=NOW)
+    await store.sinks.register([SHOP, *(replace(SHOP, name=name) for name in ("lines", "other"))], now=NOW)
     await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=LEASE)
     refused = ProgressUpdate(cursor=last.cursor, failed=(failure(last),), failures=1, error="410 Gone", off=True)
     await store.progress.record("shop", refused, owner="me", now=NOW)

@@ -1,4 +1,4 @@
-"""`homing stats` over the real API: the counts, and what the schedule goes by."""
+"""`homing stats` and `homing audit` over the real API."""
 
 from argparse import Namespace
 

@@ -1,4 +1,4 @@
-"""What the commands say: sentences, tables, lines, and nothing that steers a terminal."""
+"""Sentences, tables and lines that commands print. None of them contains terminal control characters."""
 
 import json
 from argparse import ArgumentTypeError
@@ -18,7 +18,7 @@ from tracker.model.untrusted import JsonObject
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def task(**told: Any) -> JsonObject:
+def task(**changes: Any) -> JsonObject:
     shown: JsonObject = {
         "id": "hm1",
         "status": "submitted",
@@ -36,10 +36,10 @@ def task(**told: Any) -> JsonObject:
         "polled_at": None,
         "next_poll_at": "2026-11-23T12:00:20Z",
     }
-    return shown | told
+    return shown | changes
 
 
-def entry(**told: Any) -> JsonObject:
+def entry(**changes: Any) -> JsonObject:
     shown: JsonObject = {
         "at": "2026-11-23T11:58:00Z",
         "source": "callback",
@@ -48,7 +48,7 @@ def entry(**told: Any) -> JsonObject:
         "verdict": "unverified",
         "why": "a hint: unsigned",
     }
-    return shown | told
+    return shown | changes
 
 
 def why(shown: JsonObject, *entries: JsonObject) -> str:
@@ -63,18 +63,18 @@ def why(shown: JsonObject, *entries: JsonObject) -> str:
     ],
 )
 def test_conflict_explains_contradiction_and_who_decides(state: str, says: str) -> None:
-    told = why(task(status="failed", conflict=state, conflict_at="2026-11-23T11:57:00Z"))
+    output = why(task(status="failed", conflict=state, conflict_at="2026-11-23T11:57:00Z"))
 
-    assert "Contradictory reports came 3 min ago: that it succeeded, and that it failed." in told
-    assert says in told
+    assert "Contradictory reports came 3 min ago: that it succeeded, and that it failed." in output
+    assert says in output
 
 
 def test_waiting_task_shows_duration_and_next_poll() -> None:
-    told = why(task())
-    assert "the provider has it as 881 and has been at it for 3 min" in told
-    assert "No callback has come yet; one was asked for." in told
-    assert "The provider was not asked yet; next in 20 s." in told
-    assert "`homing tasks poll hm1` asks now" in told
+    output = why(task())
+    assert "the provider has it as 881 and has been at it for 3 min" in output
+    assert "No callback has come yet; one was asked for." in output
+    assert "The provider was not asked yet; next in 20 s." in output
+    assert "`homing tasks poll hm1` asks now" in output
 
 
 def test_task_without_public_url_says_polling_only() -> None:
@@ -82,9 +82,9 @@ def test_task_without_public_url_says_polling_only() -> None:
 
 
 def test_unverified_callback_is_shown_with_reason() -> None:
-    told = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
-    assert "Last heard by callback 2 min ago saying 'succeed': unverified, a hint: unsigned." in told
-    assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in told
+    output = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
+    assert "Last heard by callback 2 min ago saying 'succeed': unverified, a hint: unsigned." in output
+    assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in output
 
 
 def test_overdue_poll_is_due_now() -> None:
@@ -92,14 +92,14 @@ def test_overdue_poll_is_due_now() -> None:
 
 
 def test_unresolved_task_names_each_remedy() -> None:
-    told = why(task(status="pending", reason="unresolved", provider_task_id=None, status_source=None))
+    output = why(task(status="pending", reason="unresolved", provider_task_id=None, status_source=None))
     for way in ("its own callback", "homing reconcile --discover", "tasks resolve hm1 --provider-task-id", "rejected"):
-        assert way in told
+        assert way in output
 
 
 def test_expected_task_says_how_to_attach_its_id() -> None:
-    told = why(task(status="pending", origin="expect", provider_task_id=None, status_source=None))
-    assert "`homing tasks attach hm1 PROVIDER_TASK_ID`" in told
+    output = why(task(status="pending", origin="expect", provider_task_id=None, status_source=None))
+    assert "`homing tasks attach hm1 PROVIDER_TASK_ID`" in output
 
 
 def test_finished_task_shows_source_and_refused_reports() -> None:
@@ -111,11 +111,11 @@ def test_finished_task_shows_source_and_refused_reports() -> None:
         poll_count=1,
         polled_at="2026-11-23T11:59:30Z",
     )
-    told = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))
-    assert "It succeeded 30 s ago, learned from a poll of provider trust." in told
-    assert "A callback 2 min ago was contradicted: failed does not beat succeeded." in told
-    assert "The provider was asked once, 30 s ago; there is nothing left to ask." in told
-    assert "unblock" not in told
+    output = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))
+    assert "It succeeded 30 s ago, learned from a poll of provider trust." in output
+    assert "A callback 2 min ago was contradicted: failed does not beat succeeded." in output
+    assert "The provider was asked once, 30 s ago; there is nothing left to ask." in output
+    assert "unblock" not in output
 
 
 @pytest.mark.parametrize(("status", "says"), [("expired", "a late one still counts"), ("rejected", "made no task")])
@@ -138,9 +138,9 @@ def test_time_is_shown_relative_to_now() -> None:
 
 
 def test_output_never_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    evil = "\x1b[2J[bold]red[/bold]\x07\r\nnext\u202e"
-    print_table(("task", "message"), [["hm1", evil]], empty="none")
-    print_fields([("message", evil)])
+    unsafe = "\x1b[2J[bold]red[/bold]\x07\r\nnext\u202e"
+    print_table(("task", "message"), [["hm1", unsafe]], empty="none")
+    print_fields([("message", unsafe)])
     shown = capsys.readouterr().out
     assert not set("\x1b\x07\r\u202e") & set(shown)
     assert "[bold]red[/bold]" in shown
@@ -182,12 +182,12 @@ def test_empty_table_is_sentence(capsys: pytest.CaptureFixture[str]) -> None:
 def test_misused_command_is_one_line_and_exit_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(argv)
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert caught.value.code == 2
-    assert told.out == ""
-    assert told.err.startswith("homing: ")
-    assert told.err.count("\n") == 1
-    assert "--help`" in told.err
+    assert captured.out == ""
+    assert captured.err.startswith("homing: ")
+    assert captured.err.count("\n") == 1
+    assert "--help`" in captured.err
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The demo's summary: it finds what is lost, doubled or wrong, and nothing else."""
+"""The demo summary reports exactly the lost, doubled and wrong tasks."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ POLL = {"source": "poll", "trust": "provider", "verdict": "completed", "status":
 URL = "http://127.0.0.1:1/results/{}.png"
 
 
-def row(number: int, **told: Any) -> Document:
-    """Make what Homing shows of an order that a callback finished."""
+def row(number: int, **changes: Any) -> Document:
+    """Return a task as Homing shows it after a callback finished it."""
     shown: Document = {
         "id": f"hm{number}",
         "request": {"prompt": f"picture {number}"},
@@ -21,11 +21,11 @@ def row(number: int, **told: Any) -> Document:
         "provider_task_id": f"88{number}",
         "result": {"assets": [{"url": URL.format(number)}]},
     }
-    return {"task": shown | told, "entries": told.pop("entries", [SUBMIT, CALLBACK])}
+    return {"task": shown | changes, "entries": changes.pop("entries", [SUBMIT, CALLBACK])}
 
 
-def truth(number: int, **told: Any) -> Document:
-    """Make what the sandbox's ledger says of the same order."""
+def truth(number: int, **changes: Any) -> Document:
+    """Return the same task as the ledger of the sandbox shows it."""
     shown: Document = {
         "id": f"88{number}",
         "prompt": f"picture {number}",
@@ -33,7 +33,7 @@ def truth(number: int, **told: Any) -> Document:
         "result_urls": [URL.format(number)],
         "callbacks": [],
     }
-    return shown | told
+    return shown | changes
 
 
 def judge(rows: list[Document], tasks: list[Document], *, orders: int = 1, timed_out: bool = False) -> Document:
@@ -48,7 +48,7 @@ def judge(rows: list[Document], tasks: list[Document], *, orders: int = 1, timed
 
 
 def faults(summary: Document) -> dict[str, int]:
-    """Return the faults that were found, with their counts."""
+    """Return the count of each fault in a summary."""
     assert summary["ok"] is not bool(summary["suspects"])
     return {fault: summary[fault] for fault in ("lost", "doubled", "wrong") if summary[fault]}
 
@@ -91,16 +91,16 @@ def test_rejected_row_beside_resubmission_is_not_doubled() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "changes",
     [
         {"status": "failed", "result": {"assets": []}},
         {"result": {"assets": []}},
-        {"result": {"assets": [{"url": "https://pictures.stranger.invalid/0.png"}]}},
+        {"result": {"assets": [{"url": "https://pictures.other.invalid/0.png"}]}},
         {"provider_task_id": "another"},
     ],
 )
-def test_row_that_differs_from_ledger_is_wrong(told: Document) -> None:
-    summary = judge([row(0, **told)], [truth(0)])
+def test_row_that_differs_from_ledger_is_wrong(changes: Document) -> None:
+    summary = judge([row(0, **changes)], [truth(0)])
 
     assert faults(summary) == {"wrong": 1}
     assert "picture 0" in "\n".join(lines(summary))

@@ -1,4 +1,4 @@
-"""The key that is made beside a SQLite file: once, whole, for this user alone, and never over something else."""
+"""The key file beside a SQLite file is created once, readable only by its owner, and overwrites nothing."""
 
 import os
 import stat
@@ -127,7 +127,7 @@ def test_file_of_another_user_is_refused(database: Path, monkeypatch: pytest.Mon
 
 
 def test_database_owner_is_trusted(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root runs the commands of a service that has a user of its own."""
+    """Root may run the commands of a service that runs as its own user."""
     write(key_file(database), GOOD)
     database.touch()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

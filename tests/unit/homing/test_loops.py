@@ -1,4 +1,4 @@
-"""The loops beside a server: one that fails ends neither the others nor the process, and begins anew."""
+"""A failing loop restarts. It stops neither the other loops nor the process."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ SOON = timedelta(milliseconds=1)
 
 @dataclass(slots=True)
 class Steady:
-    """Runs until it is told to stop, and then finishes something."""
+    """Runs until it is stopped, and then completes its work."""
 
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     finished: bool = False
@@ -25,7 +25,7 @@ class Steady:
 
 @dataclass(slots=True)
 class Failing:
-    """Fails twice, and then runs."""
+    """Fails twice and then runs."""
 
     runs: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)

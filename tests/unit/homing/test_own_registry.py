@@ -1,4 +1,4 @@
-"""A program that embeds Homing has SQLModel tables of the same names: neither meets the other's."""
+"""A program that embeds Homing may define SQLModel tables with the same names."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""One database under several names: every name leads to the same serving lock, or is refused."""
+"""Every name of one database has the same serving lock, or Homing refuses it."""
 
 import fcntl
 import os
@@ -102,7 +102,7 @@ def test_file_mounted_alone_is_refused(tmp_path: Path) -> None:
     try:
         subprocess.run(["mount", "--bind", str(file), str(mounted)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("nothing can be mounted here")
+        pytest.skip("the test may not mount anything here")
     try:
         with pytest.raises(SettingsError, match="Mount the folder instead"), ServingLock(mounted):
             pass
@@ -113,7 +113,7 @@ def test_file_mounted_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_lock_file_deleted_while_acquired_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes must not hold two locks of one name."""
+    """Two processes must not hold two lock files with one name."""
     flock = fcntl.flock
     deleted: list[int] = []
 

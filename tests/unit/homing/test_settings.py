@@ -1,4 +1,4 @@
-"""Settings: what they read, what they refuse, and that no refusal and no repr shows a secret."""
+"""Settings: valid and invalid values. No error and no repr shows a secret."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -254,8 +254,8 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_misspelled_variable_is_named_with_nearest() -> None:
-    told = strays({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
-    assert told == [
+    warnings = strays({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
+    assert warnings == [
         "HOMING_API_KEY is no setting and does nothing; did you mean HOMING_API_KEYS?",
         "HOMING_QQQQ is no setting and does nothing",
     ]
@@ -269,8 +269,8 @@ def test_kubernetes_service_links_are_named_once() -> None:
         "HOMING_PORT_8000_TCP": "tcp://10.96.0.7:8000",
         "HOMING_PORT_8000_TCP_ADDR": "10.96.0.7",
     }
-    (told,) = strays(links, None)
-    assert "Kubernetes" in told
+    (warning,) = strays(links, None)
+    assert "Kubernetes" in warning
 
 
 def test_reference_lists_exactly_the_settings() -> None:

@@ -1,4 +1,4 @@
-"""On Windows the command says in one line that it does not run there."""
+"""On Windows, the command prints one line: Windows is not supported."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""compose.yaml hangs together: each way that its head names starts what it needs, with settings that Homing takes."""
+"""Each command in the head of compose.yaml starts the services that it needs, with valid settings."""
 
 import re
 import subprocess
@@ -28,12 +28,12 @@ WAYS = [
     for way in re.findall(r"docker compose (.*?)up --build --detach", HEAD)
 ]
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(:[-?])([^}]*)\}")
-# Letters and digits, as the heads ask for.
+# The heads of the files ask for letters and digits.
 CHOSEN = {"POSTGRES_PASSWORD": "chosenforthetest", "NATS_TOKEN": "anotherforthetest"}
 
 
 def services(way: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the services of some files, merged as compose does it, as far as these files need it."""
+    """Return the merged services of some files. The merge follows compose as far as these files need."""
     merged: dict[str, dict[str, Any]] = {}
     for file in way:
         for name, more in yaml.safe_load((ROOT / file).read_text())["services"].items():
@@ -48,7 +48,7 @@ ALL_WAYS = pytest.mark.parametrize("way", WAYS, ids="+".join)
 
 
 def filled(value: str, **sets: str) -> str:
-    """Put in what the environment says, or the default."""
+    """Replace variables with their value in the environment, or with the default."""
     given = CHOSEN | sets
     return VARIABLE.sub(lambda found: given.get(found[1]) or (found[3] if found[2] == ":-" else "MISSING"), value)
 
@@ -58,7 +58,7 @@ def settings_of(service: dict[str, Any], **sets: str) -> Settings:
     return load_settings(environ=forced, env_file=None)
 
 
-def homes(way: list[str]) -> dict[str, dict[str, Any]]:
+def homing_services(way: list[str]) -> dict[str, dict[str, Any]]:
     return {name: service for name, service in services(way).items() if service.get("image") == "homing"}
 
 
@@ -92,24 +92,24 @@ def test_compose_condition_can_be_met(way: list[str]) -> None:
 
 @ALL_WAYS
 def test_compose_homing_service_has_valid_settings(way: list[str]) -> None:
-    for name, service in homes(way).items():
+    for name, service in homing_services(way).items():
         settings = settings_of(service)
-        told = ["nats"] if "compose.bus.yaml" in way and name != "migrate" else []
+        expected = ["nats"] if "compose.bus.yaml" in way and name != "migrate" else []
         assert settings.host == "0.0.0.0"
-        assert [sink.name for sink in settings.sinks] == told
+        assert [sink.name for sink in settings.sinks] == expected
         hosts = {urlsplit(settings.database_url).hostname, *(urlsplit(sink.target).hostname for sink in settings.sinks)}
         assert hosts <= {None, *services(way)}
 
 
 def test_compose_adds_sinks_of_environment() -> None:
-    one = homes(WAYS[-1])["one"]
+    one = homing_services(WAYS[-1])["one"]
     sinks = settings_of(one, HOMING_SINKS="stdout:#type=failed").sinks
     assert [sink.name for sink in sinks] == ["stdout", "nats"]
 
 
 @ALL_WAYS
 def test_compose_requires_and_explains_every_secret(way: list[str]) -> None:
-    """Compose reads all variables of a file, whichever services start: so a file asks for what it needs alone."""
+    """Compose requires all variables of a file, whichever services start. So a file may only name its own."""
     for file in way:
         text = (ROOT / file).read_text()
         head, _, rest = text.partition("\nx-") if "\nx-" in text else text.partition("\nservices:")
@@ -121,12 +121,12 @@ def test_compose_requires_and_explains_every_secret(way: list[str]) -> None:
 @pytest.mark.parametrize("value", ["made-up-password", "madeupdatabasepassword"])
 def test_published_password_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="HOMING_DATABASE_URL: a secret is an example"):
-        settings_of(homes(WAYS[1])["one"], POSTGRES_PASSWORD=value)
+        settings_of(homing_services(WAYS[1])["one"], POSTGRES_PASSWORD=value)
 
 
 async def test_compose_broker_accepts_sink_and_becomes_healthy(tmp_path: Path) -> None:
     ports = {"4222": free_port(), "8222": free_port()}
-    (sink,) = settings_of(homes(WAYS[-1])["one"]).sinks
+    (sink,) = settings_of(homing_services(WAYS[-1])["one"]).sinks
     with nats(tmp_path, ports):
         health = NATS["healthcheck"]["test"][-1].replace(":8222/", f":{ports['8222']}/")
         assert answers_well(health)
@@ -136,11 +136,11 @@ async def test_compose_broker_accepts_sink_and_becomes_healthy(tmp_path: Path) -
 
 @contextmanager
 def nats(folder: Path, ports: dict[str, int]) -> Iterator[None]:
-    """Run the service's command, with ports and a folder of the test's own."""
-    words = [filled(word) for word in NATS["command"]]
-    words = [{"/data": str(folder), "8222": str(ports["8222"])}.get(word, word) for word in words]
+    """Run the command of the service with other ports and another folder."""
+    arguments = [filled(argument) for argument in NATS["command"]]
+    arguments = [{"/data": str(folder), "8222": str(ports["8222"])}.get(argument, argument) for argument in arguments]
     binary = Path(sys.executable).with_name("nats-server")
-    command = [str(binary), "--addr", LOCALHOST, "--port", str(ports["4222"]), *words]
+    command = [str(binary), "--addr", LOCALHOST, "--port", str(ports["4222"]), *arguments]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             yield
@@ -149,7 +149,7 @@ def nats(folder: Path, ports: dict[str, int]) -> Iterator[None]:
 
 
 def answers_well(url: str) -> bool:
-    """Ask as often as compose would."""
+    """Return whether the URL answers 200 within the retries of the health check."""
     for _ in range(NATS["healthcheck"]["retries"] * 10):
         try:
             with urllib.request.urlopen(url, timeout=3) as reply:

@@ -1,4 +1,4 @@
-"""Each import contract catches a planted violation of it, and only that one is then broken."""
+"""A planted violation breaks exactly one import contract."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[3]
 PACKAGES: Final = ("receiver", "tracker", "homing")
-# For each contract: the module that sins, and the import that it must not make.
+# For each contract: a module and an import that is forbidden in it.
 PLANTED: Final = {
     "1 homing on receiver on tracker": ("tracker/model/changes.py", "import receiver.errors"),
     "2 floors of tracker": ("tracker/storage/rows.py", "import tracker.rules.lifecycle"),
@@ -33,7 +33,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def broken(folder: Path) -> list[str]:
-    """Lint the imports of the packages in ``folder``, and give the names of the contracts that are broken."""
+    """Lint the imports of the packages in `folder`. Return the names of the broken contracts."""
     command = "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())"
     ended = subprocess.run(
         [sys.executable, "-c", command],
@@ -59,11 +59,11 @@ def test_contract_has_a_violation_here() -> None:
 
 @pytest.mark.parametrize("contract", sorted(PLANTED))
 def test_planted_violation_breaks_its_contract(copy: Path, contract: str) -> None:
-    name, sin = PLANTED[contract]
+    name, statement = PLANTED[contract]
     file = copy / name
-    innocent = file.read_text()
-    file.write_text(f"{innocent}\n{sin}\n")
+    original = file.read_text()
+    file.write_text(f"{original}\n{statement}\n")
     try:
         assert broken(copy) == [contract]
     finally:
-        file.write_text(innocent)
+        file.write_text(original)

@@ -1,4 +1,4 @@
-"""What installs, builds and starts Homing says the same as the code it installs, builds and starts."""
+"""The files that install, build and start Homing match its code."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[0-9][A-Za-z0-9.+!]*)"
 
 
 def lines_of(name: str) -> list[str]:
-    """Return the lines of a file at the root that say something: no comments, continuations joined."""
+    """Return the lines of a file at the root, without comments and with joined continuations."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
     return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
@@ -51,7 +51,7 @@ def declared() -> list[Requirement]:
 
 
 def installed_with(name: str, extras: set[str]) -> Iterator[str]:
-    """Name what `name[extras]` pulls in directly on this interpreter, as its metadata says."""
+    """Yield the direct dependencies of `name[extras]` on this interpreter."""
     for requirement in map(Requirement, requires(name) or ()):
         wanted = [{"extra": extra} for extra in extras | {""}]
         if requirement.marker is None or any(map(requirement.marker.evaluate, wanted)):
@@ -59,7 +59,7 @@ def installed_with(name: str, extras: set[str]) -> Iterator[str]:
 
 
 def imported_by(file: Path) -> set[str]:
-    """Name the top-level packages that a file imports anywhere in it."""
+    """Return the top-level packages that a file imports."""
     nodes = list(ast.walk(ast.parse(file.read_text())))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
@@ -67,7 +67,7 @@ def imported_by(file: Path) -> set[str]:
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make as from a terminal: free of the flags of a make that may be running these tests."""
+    """Run make without the flags of a make process that may run these tests."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False)
@@ -77,12 +77,14 @@ def make_targets() -> set[str]:
     return {line.removeprefix(".PHONY:").strip() for line in lines_of("Makefile") if line.startswith(".PHONY:")}
 
 
-def instructions(word: str) -> list[str]:
-    return [line.removeprefix(word).strip() for line in lines_of("Dockerfile") if line.startswith(f"{word} ")]
+def instructions(instruction: str) -> list[str]:
+    return [
+        line.removeprefix(instruction).strip() for line in lines_of("Dockerfile") if line.startswith(f"{instruction} ")
+    ]
 
 
 def exec_form(text: str) -> list[str]:
-    """Read the JSON array of a CMD; the shell form is no JSON and fails."""
+    """Parse the JSON array of a CMD instruction. The shell form fails."""
     command: list[str] = json.loads(text[text.index("[") :])
     return command
 
@@ -90,7 +92,7 @@ def exec_form(text: str) -> list[str]:
 def test_dependency_is_pinned_to_allowed_version() -> None:
     pinned = pins()
     for each in declared():
-        # An extra may take in another one of ours.
+        # An extra may include another extra of Homing.
         assert each.name == "homing" or pinned[canonicalize_name(each.name)] in each.specifier, each
 
 
@@ -106,7 +108,7 @@ def test_indirect_dependency_is_pinned() -> None:
 
 
 def test_imported_library_is_declared_dependency() -> None:
-    # The sandbox's fixture is loaded by pytest alone.
+    # Only pytest loads the fixture of the sandbox.
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "fixture.py"]
     libraries = set().union(*map(imported_by, files)) - sys.stdlib_module_names - {*PACKAGES}
     distributions = packages_distributions()
@@ -193,14 +195,14 @@ def test_package_ships_its_types(package: str) -> None:
     assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
 
 
-# The first versions without the advisories that were known as this was written.
+# The first versions without the advisories known at the time of writing.
 SOUND = {
-    "h11": "0.16.0",  # CVE-2025-43859: chunks that two servers read in two ways
-    "httpcore": "1.0.9",  # the first that takes this h11
-    "pyjwt": "2.12.0",  # CVE-2024-53861 (issuer), and unknown critical headers that were accepted
-    "starlette": "0.49.1",  # CVE-2024-47874, CVE-2025-54121, CVE-2025-62727: forms and ranges that cost without end
+    "h11": "0.16.0",  # CVE-2025-43859: two servers read chunks differently
+    "httpcore": "1.0.9",  # the first version that allows this h11
+    "pyjwt": "2.12.0",  # CVE-2024-53861 (issuer), and unknown critical headers were accepted
+    "starlette": "0.49.1",  # CVE-2024-47874, CVE-2025-54121, CVE-2025-62727: unbounded cost of forms and ranges
     "pydantic": "2.4.0",  # CVE-2024-3772
-    "redis": "4.5.4",  # CVE-2023-28859: answers of one request given to another
+    "redis": "4.5.4",  # CVE-2023-28859: one request gets the reply of another
 }
 
 
@@ -248,7 +250,7 @@ def test_example_setting_is_accepted_when_enabled(tmp_path: Path) -> None:
 
 
 def edited_example() -> str:
-    """Return the example with every line switched on, and an own value for each that stands in the repository."""
+    """Return the example with every line enabled and every published secret replaced."""
     text = (ROOT / ".env.example").read_text().replace("#HOMING_KLING_API_KEY=", "##")
     for number, secret in enumerate(sorted(PUBLISHED, key=len, reverse=True)):
         own = written_key(bytes([number]) * 32) if secret.startswith("whsec_") else f"{number:02}" * 20
@@ -284,7 +286,7 @@ def test_image_runs_as_numbered_non_root_user() -> None:
 
 
 def image_environment(folder: Path, **chosen: str) -> dict[str, str]:
-    """Return the settings of the image, with its database in `folder` and no provider but a closed port."""
+    """Return the settings of the image, with its database in `folder` and a closed port as the provider."""
     settings = dict(re.findall(r"(HOMING_\w+)=(\S+)", "\n".join(instructions("ENV"))))
     assert settings.pop("HOMING_DATABASE_URL") == f"sqlite:///{instructions('WORKDIR')[-1]}/homing.db"
     local = {"HOMING_DATABASE_URL": f"sqlite:///{folder}/homing.db", "HOMING_KLING_BASE_URL": "http://127.0.0.1:9"}
@@ -292,7 +294,7 @@ def image_environment(folder: Path, **chosen: str) -> dict[str, str]:
 
 
 def health(port: int, environment: dict[str, str]) -> int:
-    """Run the image's health check against a port; a proxy of the environment must not be asked."""
+    """Run the health check of the image against a port. It must not use a proxy from the environment."""
     [check] = instructions("HEALTHCHECK")
     around = {**environment, "HOMING_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
     return subprocess.run(exec_form(check), env=around, timeout=10, check=False, stderr=subprocess.DEVNULL).returncode
@@ -300,7 +302,7 @@ def health(port: int, environment: dict[str, str]) -> int:
 
 @contextmanager
 def started(folder: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the image's command until it says on which port it serves; stop it at the end, whatever happened."""
+    """Run the command of the image and yield its process and port. Kill it at the end."""
     [command] = instructions("CMD")
     with subprocess.Popen(exec_form(command), env=environment, cwd=folder) as process:
         try:

@@ -1,4 +1,4 @@
-"""A package that lists its public names lists all that it imports for them, sorted, and each says what it is."""
+"""A package with `__all__` lists every name that it imports, sorted, and each name has a docstring."""
 
 import ast
 import re

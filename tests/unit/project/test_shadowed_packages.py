@@ -1,4 +1,4 @@
-"""A file of the user's is called as one of Homing's packages: the import says so in one line."""
+"""If a user file has the name of a Homing package, the import fails with one line."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_shadowing_file_is_named_by_command(tmp_path: Path) -> None:
 
 
 def test_sandbox_works_beside_module_of_same_name(tmp_path: Path) -> None:
-    """Its pytest plugin is loaded in every test run of every project."""
+    """pytest loads the plugin of the sandbox in every test run of every project."""
     (tmp_path / "tracker.py").write_text("MINE = 'theirs'\n")
 
     done = run(tmp_path, "-c", PLUGIN)

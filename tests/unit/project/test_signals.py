@@ -1,4 +1,4 @@
-"""The tests pass in the background of a script too, where the shell ignores SIGINT for what it starts."""
+"""The tests pass as a background job of a script, where the shell makes its children ignore SIGINT."""
 
 import signal
 import subprocess

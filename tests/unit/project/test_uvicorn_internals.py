@@ -1,4 +1,4 @@
-"""uvicorn's private classes are those that homing/server/strict_http.py was written for."""
+"""The private uvicorn classes have not changed since homing/server/strict_http.py was written."""
 
 import inspect
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""What the callback route does when there is too much, when nothing can be committed, and what it logs."""
+"""The callback route: rate limits, failed commits and log lines."""
 
 import asyncio
 import gc
@@ -36,7 +36,7 @@ from tests.support.recording_tracker import (
 )
 from tracker.errors import NotFound, Overloaded, StoreUnavailable
 
-# Hints are bounded
+# Rate limits
 
 
 @pytest.mark.parametrize(("settings", "headers", "kept"), [(SIGNING, FORGED, 401), (SIGNING, {}, 200)])
@@ -49,9 +49,11 @@ async def test_unverified_callbacks_beyond_rate_are_429(
         assert [answer.status_code for answer in answers] == [kept] * 30 + [429] * 2
         assert answers[-1].headers["retry-after"] == "2"
         assert len(tracker.given) == 30
-        assert (await http.post(PATH, content=BODY, headers=signed())).status_code == 200, "a true delivery was limited"
+        assert (await http.post(PATH, content=BODY, headers=signed())).status_code == 200, (
+            "a signed callback was limited"
+        )
         other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY, headers=headers)
-        assert other.status_code == kept, "another address was limited"
+        assert other.status_code == kept, "another URL was limited"
         tracker.now += timedelta(seconds=2)
         assert (await http.post(PATH, content=BODY, headers=headers)).status_code == kept
 
@@ -70,7 +72,7 @@ async def test_token_callbacks_have_their_own_rate() -> None:
         other = await http.post(f"/callbacks/kling/{OTHER_TOKEN}", content=BODY)
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[-1].headers["retry-after"] == "20"
-    assert other.status_code == 200, "another address was limited"
+    assert other.status_code == 200, "another URL was limited"
 
 
 async def test_signed_callbacks_are_not_limited() -> None:
@@ -80,7 +82,7 @@ async def test_signed_callbacks_are_not_limited() -> None:
             assert {(await http.post(path, content=BODY, headers=signed())).status_code for _ in range(3)} == {200}
 
 
-# What cannot be committed
+# Commits
 
 
 @pytest.mark.parametrize(
@@ -125,21 +127,21 @@ async def test_token_of_deleted_task_is_not_found() -> None:
 async def test_callback_is_not_answered_before_commit() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     sent: list[Message] = []
-    delivering = asyncio.create_task(call(tracker, sent=sent))
+    posting = asyncio.create_task(call(tracker, sent=sent))
     await reached(lambda: tracker.began == 1)
     assert sent == []
     assert tracker.gate is not None
     tracker.gate.set()
-    assert status_of(await delivering) == 200
+    assert status_of(await posting) == 200
 
 
 async def test_commit_continues_after_request_is_cancelled() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
-    delivering = asyncio.create_task(call(tracker))
+    posting = asyncio.create_task(call(tracker))
     await reached(lambda: tracker.began == 1)
-    delivering.cancel()
+    posting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await delivering
+        await posting
     assert tracker.gate is not None
     tracker.gate.set()
     await reached(lambda: len(tracker.given) == 1)
@@ -161,7 +163,7 @@ async def test_commit_that_fails_after_timeout_is_quiet(caplog: pytest.LogCaptur
     assert tracker.gate is not None
     tracker.gate.set()
     await reached(lambda: len(asyncio.all_tasks()) == 1)
-    gc.collect()  # asyncio complains when a task whose error nobody saw is forgotten
+    gc.collect()  # asyncio logs an error that was never retrieved when the task is deleted
     assert "quotes a body" not in caplog.text
     assert all(line.exc_info is None for line in ours(caplog)), "a traceback was logged"
 
@@ -188,11 +190,11 @@ async def test_disconnect_after_commit_keeps_callback() -> None:
     assert len(tracker.given) == 1
 
 
-# The log
+# Log lines
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "body", "told"),
+    ("path", "headers", "body", "expected"),
     [
         (PATH, signed(), BODY, f"200, kling task {TASK}, applied, trust signed, {len(BODY)} bytes"),
         (PATH, {}, BODY, f"200, kling task {TASK}, applied, trust unverified, flaw unsigned, {len(BODY)} bytes"),
@@ -208,12 +210,12 @@ async def test_disconnect_after_commit_keeps_callback() -> None:
     ],
 )
 async def test_callback_is_one_log_line_without_secrets(
-    path: str, headers: dict[str, str], body: bytes, told: str, caplog: pytest.LogCaptureFixture
+    path: str, headers: dict[str, str], body: bytes, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     await post(WritingTracker(), SIGNING, path=path, headers=headers, body=body)
     [record] = ours(caplog)
     assert record.name == "homing.receiver"
-    assert record.getMessage().startswith(f"/callbacks/{{provider}}/{{token}}: {told}")
+    assert record.getMessage().startswith(f"/callbacks/{{provider}}/{{token}}: {expected}")
     for kept_quiet in (TOKEN, STANDING_TOKEN, "nonsense", "made-up prompt", "1234567890", SECRET, *headers.values()):
         assert kept_quiet == "42" or kept_quiet not in record.getMessage()

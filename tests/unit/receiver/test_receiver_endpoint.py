@@ -1,4 +1,4 @@
-"""The callback route, request by request: what is recorded, which address is good, how much of a body is read."""
+"""The callback route: recorded observations, valid URLs and body limits."""
 
 import asyncio
 import hashlib
@@ -43,7 +43,7 @@ from tracker.model.task import Flaw, Report, Source, Status, Trust
 from tracker.providers.kling import Kling
 from tracker.rules import callback_tokens
 
-# What is recorded, and how far it is believed
+# Recorded observations and their trust level
 
 
 async def test_callback_is_recorded_with_raw_body_and_report() -> None:
@@ -87,7 +87,7 @@ async def test_callback_with_good_token_is_kept_with_its_trust(
     assert response.status_code == status
     arrived = only(tracker)
     assert (arrived.observation.trust, arrived.observation.flaw) == (trust, flaw)
-    assert arrived.observation.webhook_id == ("42" if trust is Trust.SIGNED else None), "an unproven id was believed"
+    assert arrived.observation.webhook_id == ("42" if trust is Trust.SIGNED else None), "an unverified ID was recorded"
     assert (arrived.task_id, arrived.shared_url) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
 
 
@@ -133,8 +133,8 @@ async def test_unsigned_long_body_is_truncated_but_read_whole(path: str, setting
     assert observation.report.status is Status.SUCCEEDED
     kept, _, line = observation.body.rpartition(b"\n")
     assert kept == LONG[: 4 * 1024]
-    told = f"[cut by Homing: the first 4096 of {len(LONG)} bytes, SHA-256 {hashlib.sha256(LONG).hexdigest()}]"
-    assert line.decode() == told
+    expected = f"[cut by Homing: the first 4096 of {len(LONG)} bytes, SHA-256 {hashlib.sha256(LONG).hexdigest()}]"
+    assert line.decode() == expected
 
 
 async def test_signed_body_is_kept_whole() -> None:
@@ -157,7 +157,7 @@ async def test_long_body_is_parsed_off_event_loop(body: bytes, *, here: bool) ->
     assert [thread is threading.current_thread() for thread in read_in] == [here]
 
 
-# The address comes first
+# Callback URLs
 
 
 BAD_PATHS = [
@@ -241,7 +241,7 @@ async def test_wrong_method_on_good_url_names_allowed_one(path: str, method: str
     assert tracker.began == 0
 
 
-# The body
+# Bodies
 
 
 async def test_body_beyond_limit_is_413_and_not_recorded() -> None:
@@ -276,11 +276,11 @@ async def test_dripping_body_is_408_and_not_recorded(piece: bytes, pause: float)
 
 async def test_request_cancelled_during_body_gets_no_answer() -> None:
     sent: list[Message] = []
-    delivering = asyncio.create_task(call(WritingTracker(), receive=never, sent=sent))
+    posting = asyncio.create_task(call(WritingTracker(), receive=never, sent=sent))
     await asyncio.sleep(0)
-    delivering.cancel()
+    posting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await delivering
+        await posting
     assert sent == []
 
 
@@ -310,7 +310,7 @@ async def test_disconnect_during_body_records_nothing() -> None:
     assert tracker.began == 0
 
 
-# The answer
+# Answers
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The bounds: how much of a body is read, for how long, and how many hints are kept."""
+"""Limits for body size, body time and the number of unverified callbacks."""
 
 import asyncio
 from collections.abc import Iterable
@@ -96,7 +96,7 @@ async def test_arriving_large_bodies_are_bounded_in_total() -> None:
     with pytest.raises(Overloaded):
         await read_body(sent(part, part), [], bounded, "task hm1")
     assert len(await read_body(sent(part[1:]), [], bounds(1 << 30, within=LONG, room=0), "task hm1")) > 0
-    assert bounded.room.left == 2 * len(part), "all of it is given back"
+    assert bounded.room.left == 2 * len(part), "some reserved bytes were not released"
 
 
 async def waiting(deadline: Deadline, gate: asyncio.Event) -> str:
@@ -114,7 +114,7 @@ async def test_deadline_ends_only_late_waits() -> None:
     await asyncio.sleep(0)
     gate.set()
     assert await asyncio.gather(*waits) == ["late", "in time", "late"]
-    # Nothing is left over for those that wait afterwards.
+    # The deadline keeps no state that affects later waits.
     assert await waiting(deadline, gate) == "in time"
     assert await waiting(deadline, never) == "late"
 
@@ -122,11 +122,11 @@ async def test_deadline_ends_only_late_waits() -> None:
 @pytest.mark.parametrize("earlier", [0.0, 0.24, 0.26, 0.9])
 async def test_deadline_ends_wait_in_time(earlier: float) -> None:
     deadline, clock = Deadline(SHORT), asyncio.get_running_loop().time
-    other = asyncio.create_task(waiting(deadline, asyncio.Event()))  # starts the timer that all share
+    other = asyncio.create_task(waiting(deadline, asyncio.Event()))  # starts the timer that all waits share
     await asyncio.sleep(earlier * SHORT.total_seconds())
     began = clock()
     assert await waiting(deadline, asyncio.Event()) == "late"
-    assert SHORT.total_seconds() <= clock() - began < 5, "told at the wrong time"
+    assert SHORT.total_seconds() <= clock() - began < 5, "the wait ended at the wrong time"
     assert await other == "late"
 
 
@@ -219,4 +219,4 @@ def test_rate_limit_remembers_only_latest_urls() -> None:
     for address in ("a", "b", "a", "c"):
         assert kept(bound, address, 1, per_minute=2) == 1
     assert len(bound) == 2
-    assert bound.take("a", per_minute=2, now=NOW) is not None, "the address heard last was forgotten"
+    assert bound.take("a", per_minute=2, now=NOW) is not None, "the limit of the latest URL was dropped"

@@ -1,4 +1,4 @@
-"""What a receiver's settings refuse, and that they never show a secret."""
+"""Receiver settings: invalid values are refused, and secrets are never shown."""
 
 import base64
 from dataclasses import dataclass
@@ -55,9 +55,9 @@ def test_secrets_of_unknown_provider_are_refused() -> None:
 
 
 def test_settings_do_not_show_secrets() -> None:
-    told = repr(ReceiverSettings(webhook_secrets=MappingProxyType({"kling": (SECRET,)})))
-    assert SECRET not in told
-    assert KEY.decode() not in told
+    shown = repr(ReceiverSettings(webhook_secrets=MappingProxyType({"kling": (SECRET,)})))
+    assert SECRET not in shown
+    assert KEY.decode() not in shown
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The published vector, the reference library, the table of trust, and secrets as they are written."""
+"""Signature verification: the published vector, the reference library, trust levels and secret formats."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def test_signature_of_reference_library_is_verified(body: str) -> None:
 def test_result_equals_that_of_reference_library(signatures: str) -> None:
     now = datetime.now(UTC)
     good = Webhook(SECRET).sign("msg_1", now, BODY.decode())
-    bad = Webhook(b"a stranger's key").sign("msg_1", now, BODY.decode())
+    bad = Webhook(b"some other key").sign("msg_1", now, BODY.decode())
     listed = signatures.format(good=good, bad=bad, tampered=good.replace("v1,", "v1,AAAA"))
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": listed}
 
@@ -96,7 +96,7 @@ def test_missing_signature_is_unverified_but_accepted(*, shared_url: bool) -> No
 
 @pytest.mark.parametrize("shared_url", [False, True])
 @pytest.mark.parametrize(
-    ("delivery", "now", "reason"),
+    ("callback", "now", "reason"),
     [
         (FORGED, NOW, Reason.WRONG),
         (TRUE, NOW + timedelta(hours=1), Reason.STALE),
@@ -104,23 +104,23 @@ def test_missing_signature_is_unverified_but_accepted(*, shared_url: bool) -> No
     ],
 )
 def test_invalid_signature_is_unverified_and_refused(
-    delivery: CallbackRequest, now: datetime, reason: Reason, *, shared_url: bool
+    callback: CallbackRequest, now: datetime, reason: Reason, *, shared_url: bool
 ) -> None:
-    judgement = judge(KLING, delivery, shared_url=shared_url, now=now)
+    judgement = judge(KLING, callback, shared_url=shared_url, now=now)
     flaw = Flaw.STALE_SIGNATURE if reason is Reason.STALE else Flaw.BAD_SIGNATURE
     assert (judgement.trust, judgement.flaw, judgement.webhook_id) == (Trust.UNVERIFIED, flaw, None)
     assert judgement.refusal is not None
     assert judgement.refusal.reason is reason
 
 
-@pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_task_url_without_secret_has_token_trust(delivery: CallbackRequest) -> None:
-    assert judge(None, delivery, shared_url=False, now=NOW) == Judgement(trust=Trust.TOKEN)
+@pytest.mark.parametrize("callback", [TRUE, UNSIGNED, FORGED])
+def test_task_url_without_secret_has_token_trust(callback: CallbackRequest) -> None:
+    assert judge(None, callback, shared_url=False, now=NOW) == Judgement(trust=Trust.TOKEN)
 
 
-@pytest.mark.parametrize("delivery", [TRUE, UNSIGNED, FORGED])
-def test_shared_url_without_secret_is_unverified(delivery: CallbackRequest) -> None:
-    assert judge(None, delivery, shared_url=True, now=NOW) == Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL)
+@pytest.mark.parametrize("callback", [TRUE, UNSIGNED, FORGED])
+def test_shared_url_without_secret_is_unverified(callback: CallbackRequest) -> None:
+    assert judge(None, callback, shared_url=True, now=NOW) == Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL)
 
 
 def test_secret_is_base64_with_or_without_padding() -> None:

@@ -46,7 +46,7 @@ def test_token_opens_legacy_paths() -> None:
         (f"Bearer {token(nbf=int(time.time()) + 86_400)}", 1003, "not yet"),
         (f"Bearer {token(exp=int(time.time()) - 600)}", 1004, "expired"),
     ],
-    # A token in its name would give a test another name in each worker.
+    # A token changes with time, so it must not be part of the test ID in each worker.
     ids=map(str, count(1)),
 )
 def test_bad_credential_has_its_code(authorization: str | None, code: int, message: str) -> None:

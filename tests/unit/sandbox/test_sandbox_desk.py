@@ -149,8 +149,8 @@ def test_contradiction_comes_with_true_report() -> None:
 def test_unknown_status_is_undocumented() -> None:
     for shape in ("legacy", "new", "enveloped"):
         (letter,) = ending(desk("callback_unknown_status", callback_shape=shape))
-        told = body(letter).get("data", body(letter))
-        assert told.get("task_status", told.get("status")) in UNKNOWN_WORDS
+        data = body(letter).get("data", body(letter))
+        assert data.get("task_status", data.get("status")) in UNKNOWN_WORDS
         assert letter.kind == "unknown_status"
 
 

@@ -54,7 +54,7 @@ def test_invalid_rate_is_refused_and_changes_nothing(rate: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "word"),
+    ("wrong", "expected"),
     [
         ({"api_keys": ()}, "API key"),
         ({"callback_shape": "xml"}, "callback_shape"),
@@ -71,6 +71,6 @@ def test_invalid_rate_is_refused_and_changes_nothing(rate: object) -> None:
         ({"callback_attempts": 0}, "callback_attempts"),
     ],
 )
-def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any], word: str) -> None:
-    with pytest.raises(SandboxSettingsError, match=word):
+def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SandboxSettingsError, match=expected):
         SandboxSettings(**{"webhook_secrets": SECRETS, **wrong})

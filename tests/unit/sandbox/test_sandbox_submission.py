@@ -47,7 +47,7 @@ def test_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int) 
 
 
 @pytest.mark.parametrize(
-    ("body", "word"),
+    ("body", "expected"),
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": None}, "prompt"),
@@ -75,8 +75,8 @@ def test_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int) 
         ({"external_task_id": "x" * 257}, "external_task_id"),
     ],
 )
-def test_field_out_of_bounds_is_1201_and_named(body: dict[str, Any], word: str) -> None:
-    with pytest.raises(Refusal, match=word) as refused:
+def test_field_out_of_bounds_is_1201_and_named(body: dict[str, Any], expected: str) -> None:
+    with pytest.raises(Refusal, match=expected) as refused:
         submit(**body)
     assert (refused.value.code, refused.value.status) == (1201, 400)
 
