@@ -1,4 +1,4 @@
-"""What a stranger may send."""
+"""Tests of the bounds of untrusted input."""
 
 import json
 import math
@@ -29,7 +29,7 @@ json_values = st.recursive(
 )
 
 
-# Pieces that make documents near the bounds, and beyond them.
+# Fragments that build documents near the bounds and beyond them.
 WORDS = r"""
 a "a" "a": {"a": [[ ]] "" [] {} true false null NaN Infinity -Infinity tru // ' . .5 e e5 E+308 e-400 e309 + - -0 0 1
 9223372036854775807 9223372036854775808 -9223372036854775808 18446744073709551616 0.1234567890123456789
@@ -40,18 +40,21 @@ RUNS = ("[" * 64, "]" * 64, '{"b":' * 63, "}" * 63, "1" * 18, "1" * 400, "1" * 4
 pieces = st.sampled_from([*WORDS.split(), *MARKS, *RUNS])
 
 
-def refuse(word: str) -> float:
-    raise ValueError(word)
+def refuse(constant: str) -> float:
+    raise ValueError(constant)
 
 
 def writable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse infinities and lone surrogates, also where a later key of the same name would hide them."""
+    """Refuse infinities and lone surrogates, even if a later key with the same name hides them."""
     json.dumps(pairs, allow_nan=False, ensure_ascii=False).encode()
     return dict(pairs)
 
 
 def read_by_the_book(text: str) -> untrusted.JsonValue:
-    """Read within the bounds with the standard library, in the simplest way; a ValueError for what is beyond them."""
+    """Read JSON within the bounds with the standard library.
+
+    Raises: ValueError if the JSON is beyond the bounds.
+    """
     value: untrusted.JsonValue = json.loads(text, parse_constant=refuse, object_pairs_hook=writable)
     writable([("", value)])
     check_by_the_book(value, untrusted.DEPTH)
@@ -73,7 +76,7 @@ def check_by_the_book(value: untrusted.JsonValue, depth: int) -> None:
 @given(
     parts=st.lists(pieces, max_size=12), wrapped=st.sampled_from(["%s", "[%s]", '["%s"]', '{"a":[%s,1]}', '{"%s":0}'])
 )
-def test_a_document_is_read_and_refused_as_by_the_standard_library(parts: list[str], wrapped: str) -> None:
+def test_json_reader_matches_standard_library(parts: list[str], wrapped: str) -> None:
     document = wrapped % "".join(parts)
     try:
         expected = repr(read_by_the_book(document))
@@ -85,12 +88,12 @@ def test_a_document_is_read_and_refused_as_by_the_standard_library(parts: list[s
 
 
 @given(value=json_values)
-def test_json_within_the_bounds_is_read_as_it_is(value: untrusted.JsonValue) -> None:
+def test_json_within_bounds_is_read_unchanged(value: untrusted.JsonValue) -> None:
     assert untrusted.read_json(json.dumps(value).encode()) == value
 
 
 @given(raw=st.one_of(st.binary(), st.text('[]{}",:0123456789eE.-+ \\unaNtrfls').map(str.encode)))
-def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
+def test_any_bytes_are_read_or_raise_unreadable(raw: bytes) -> None:
     try:
         value = untrusted.read_json(raw)
     except Unreadable:
@@ -137,13 +140,13 @@ def test_any_bytes_are_read_or_refused_with_the_one_error(raw: bytes) -> None:
         b'{"a\xff": 1}',
     ],
 )
-def test_what_no_database_or_reader_can_hold_is_refused(raw: bytes) -> None:
+def test_json_beyond_bounds_is_refused(raw: bytes) -> None:
     with pytest.raises(Unreadable) as refused:
         untrusted.read_json(raw)
     assert len(refused.value.detail) < 100
 
 
-def test_json_after_one_byte_order_mark_is_read() -> None:
+def test_json_after_byte_order_mark_is_read() -> None:
     assert untrusted.read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
 
 
@@ -164,7 +167,7 @@ def test_json_after_one_byte_order_mark_is_read() -> None:
         (b"[" * 100_000, "the JSON is nested deeper than 64"),
     ],
 )
-def test_a_refusal_says_why(raw: bytes, why: str) -> None:
+def test_refusal_names_the_reason(raw: bytes, why: str) -> None:
     with pytest.raises(Unreadable) as refused:
         untrusted.read_json(raw)
     assert refused.value.detail == why
@@ -173,7 +176,7 @@ def test_a_refusal_says_why(raw: bytes, why: str) -> None:
 @pytest.mark.parametrize(
     "fault", [b"1e999", b"9" * 19, b"9" * 5000, b'"\\u0000"', b'"\\ud800"', b'"\xff"', b"x", b'"a\n"', b"[" * 99, b""]
 )
-def test_a_refusal_shows_nothing_of_the_body(fault: bytes) -> None:
+def test_refusal_does_not_show_the_body(fault: bytes) -> None:
     with pytest.raises(Unreadable) as refused:
         untrusted.read_json(b'{"made-up-secret": [{"made-up-secret": ' + fault)
     assert "secret" not in refused.value.detail
@@ -192,11 +195,11 @@ def test_a_refusal_shows_nothing_of_the_body(fault: bytes) -> None:
         (b" \t\r\n1 \t\r\n", 1),
     ],
 )
-def test_what_only_looks_beyond_the_bounds_is_read(raw: bytes, expected: object) -> None:
+def test_json_that_only_looks_too_large_is_read(raw: bytes, expected: object) -> None:
     assert repr(untrusted.read_json(raw)) == repr(expected)
 
 
-def test_the_bounds_themselves_are_accepted() -> None:
+def test_json_at_the_bounds_is_accepted() -> None:
     assert untrusted.read_json(b"[-9223372036854775808, 9223372036854775807]") == [-(2**63), 2**63 - 1]
     deep: object = untrusted.read_json(b"[" * untrusted.DEPTH + b"1" + b"]" * untrusted.DEPTH)
     for _ in range(untrusted.DEPTH):
@@ -207,12 +210,12 @@ def test_the_bounds_themselves_are_accepted() -> None:
 
 @pytest.mark.parametrize("raw", [b"[%s]", b'{"a": [[1, %s]]}'])
 @pytest.mark.parametrize("number", [b"9223372036854775808", b"-9223372036854775809", b"1" * 5000])
-def test_a_number_beyond_64_bits_is_refused_wherever_it_stands(raw: bytes, number: bytes) -> None:
+def test_number_beyond_64_bits_is_refused(raw: bytes, number: bytes) -> None:
     with pytest.raises(Unreadable):
         untrusted.read_json(raw % number)
 
 
-def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None:
+def test_long_list_makes_few_python_calls() -> None:
     raw = json.dumps(list(range(10_000))).encode()
     calls = 0
 
@@ -231,29 +234,29 @@ def test_a_long_list_costs_no_function_of_ours_for_each_of_its_numbers() -> None
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"text"', b"null"])
-def test_an_object_is_asked_for_and_nothing_else_will_do(raw: bytes) -> None:
+def test_json_other_than_object_is_refused(raw: bytes) -> None:
     with pytest.raises(Unreadable):
         untrusted.read_object(raw)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("a-1", "a-1"), (17, "17"), ("ä ö", "ä ö"), ("a" * 200, "a" * 200)])
-def test_an_id_is_bounded_text(value: object, expected: str) -> None:
+def test_identifier_is_bounded_text(value: object, expected: str) -> None:
     assert untrusted.identifier(value) == expected
 
 
 @pytest.mark.parametrize("value", [".", ".."])
-def test_a_segment_that_names_another_path_is_no_id(value: str) -> None:
+def test_dot_segment_is_not_an_identifier(value: str) -> None:
     assert untrusted.identifier(value) is None
     assert untrusted.identifier(f"{value}.a") == f"{value}.a"
 
 
 @pytest.mark.parametrize("value", [None, "", True, 1.5, [], {}, "a\nb", "a\0", "\ud800", "a" * 201, 10**200])
-def test_what_cannot_be_an_id_is_none(value: object) -> None:
+def test_invalid_identifier_is_none(value: object) -> None:
     assert untrusted.identifier(value) is None
 
 
 @pytest.mark.parametrize("value", [1_795_000_000_000, "1795000000000", 1_795_000_000_000.0])
-def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
+def test_milliseconds_are_read_from_number_or_digits(value: object) -> None:
     assert untrusted.from_milliseconds(value) == datetime.fromtimestamp(1_795_000_000, UTC)
 
 
@@ -264,17 +267,17 @@ def test_milliseconds_are_read_as_numbers_and_as_digits(value: object) -> None:
         *(-1, 0, 10**15, 10**400, math.nan, math.inf, -math.inf),
     ],
 )
-def test_what_is_no_sane_time_is_none(value: object) -> None:
+def test_invalid_milliseconds_are_none(value: object) -> None:
     assert untrusted.from_milliseconds(value) is None
 
 
 @given(moment=st.datetimes(datetime(2000, 1, 2), datetime(2100, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants naive bounds
-def test_milliseconds_survive_their_way_back(moment: datetime) -> None:
+def test_milliseconds_survive_a_round_trip(moment: datetime) -> None:
     back = untrusted.from_milliseconds(untrusted.milliseconds(moment))
     assert back is not None
     assert abs((back - moment).total_seconds()) < 0.001
 
 
-def test_free_text_is_cut_and_anything_else_is_empty() -> None:
+def test_long_text_is_cut_and_non_text_is_empty() -> None:
     assert untrusted.text("abc", 2) == "ab"
     assert untrusted.text(None) == untrusted.text(7) == untrusted.text([]) == ""

@@ -1,4 +1,4 @@
-"""The shared clock: where readings of the database's clock put ours."""
+"""Tests of the shared clock, which follows the clock of the database."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,13 +11,13 @@ from tests.support.fakes import Clock
 from tracker.model.clock import READINGS, ClockSettings, Deadline, Reading, SteeredClock, offset
 
 
-def reading(ahead: float, way: float = 0.002, *, at: float = 0.0) -> Reading:
-    """Read a clock that is ``ahead`` seconds before ours, half of the ``way`` after we asked."""
+def reading(ahead: float, round_trip: float = 0.002, *, at: float = 0.0) -> Reading:
+    """Return a reading of a clock that is ``ahead`` seconds ahead, taken in the middle of the ``round_trip``."""
     before = NOW + timedelta(seconds=at)
     return Reading(
         before=before,
-        at=before + timedelta(seconds=ahead + way / 2),
-        after=before + timedelta(seconds=way),
+        at=before + timedelta(seconds=ahead + round_trip / 2),
+        after=before + timedelta(seconds=round_trip),
     )
 
 
@@ -25,26 +25,26 @@ def seconds(readings: Sequence[Reading]) -> float:
     return offset(readings).total_seconds()
 
 
-def test_the_reading_with_the_shortest_way_counts() -> None:
-    sure, vague = reading(1.5, way=0.001), reading(1.52, way=0.1)
+def test_offset_uses_shortest_round_trip() -> None:
+    sure, vague = reading(1.5, round_trip=0.001), reading(1.52, round_trip=0.1)
     assert seconds([sure, vague]) == seconds([vague, sure]) == pytest.approx(1.5)
 
 
-def test_a_clock_that_was_set_is_followed_from_the_next_reading_on() -> None:
-    before = [reading(0.0, way=0.001, at=second) for second in range(3)]
-    set_back = reading(-3600.0, way=0.2)
+def test_offset_follows_a_clock_that_was_set() -> None:
+    before = [reading(0.0, round_trip=0.001, at=second) for second in range(3)]
+    set_back = reading(-3600.0, round_trip=0.2)
     assert seconds([*before, set_back]) == pytest.approx(-3600.0)
-    # What was true before the change does not come back, however sure it was.
-    assert seconds([*before, set_back, reading(-3600.05, way=0.05)]) == pytest.approx(-3600.05)
+    # Readings from before the change do not count again, even if they were more exact.
+    assert seconds([*before, set_back, reading(-3600.05, round_trip=0.05)]) == pytest.approx(-3600.05)
 
 
-def test_an_answer_cannot_be_surer_than_half_its_way() -> None:
-    # The database looked at its clock at the very end of the way; it shows the same time as ours.
+def test_reading_error_covers_half_the_round_trip() -> None:
+    # The database read its clock at the very end of the round trip. Both clocks agree.
     late = Reading(before=NOW, at=NOW + timedelta(seconds=2), after=NOW + timedelta(seconds=2))
     assert abs(late.ahead) <= late.error
 
 
-def test_two_machines_with_wrong_clocks_tell_one_time() -> None:
+def test_two_wrong_clocks_are_steered_to_same_time() -> None:
     fast, slow = (SteeredClock(Clock(NOW + timedelta(hours=hours))) for hours in (3, -5))
     database = NOW
     for clock in (fast, slow):
@@ -52,25 +52,25 @@ def test_two_machines_with_wrong_clocks_tell_one_time() -> None:
     assert fast() == slow() == database
 
 
-def test_until_it_is_steered_it_is_the_machines_own() -> None:
+def test_unsteered_clock_is_the_machine_clock() -> None:
     own = Clock()
     clock = SteeredClock(own)
     own.advance(timedelta(minutes=5))
     assert clock() == own()
 
 
-def test_a_reading_during_which_our_own_clock_was_set_back_measures_nothing() -> None:
+def test_reading_during_clock_reset_is_ignored() -> None:
     clock = SteeredClock(Clock())
     clock.steer(reading(2.0))
     clock.steer(Reading(before=NOW, at=NOW, after=NOW - timedelta(hours=1)))
     assert clock.ahead == timedelta(seconds=2)
 
 
-def test_an_old_reading_is_forgotten_so_that_drift_is_followed() -> None:
+def test_old_reading_is_dropped_to_follow_drift() -> None:
     clock = SteeredClock(Clock())
-    clock.steer(reading(0.0, way=0.001))
+    clock.steer(reading(0.0, round_trip=0.001))
     for _ in range(READINGS):
-        clock.steer(reading(0.04, way=0.1))
+        clock.steer(reading(0.04, round_trip=0.1))
     assert clock.ahead == timedelta(seconds=0.04)
 
 
@@ -83,15 +83,13 @@ def test_an_old_reading_is_forgotten_so_that_drift_is_followed() -> None:
         (-90.0, Level.NOTE, "90.0 s behind this machine's"),
     ],
 )
-def test_the_doctor_notes_a_database_whose_clock_is_more_than_a_second_apart(
-    ahead: float, level: Level, says: str
-) -> None:
+def test_doctor_notes_database_clock_offset(ahead: float, level: Level, says: str) -> None:
     found = database_clock(reading(ahead))
     assert found.level is level
     assert says in found.detail
 
 
-def test_a_clock_that_was_set_is_noticed_and_steady_again_later() -> None:
+def test_clock_set_back_is_counted_until_steady() -> None:
     clock = Clock()
     settings = ClockSettings(clock, clock.monotonic)
     clock.advance(timedelta(hours=9))
@@ -105,7 +103,7 @@ def test_a_clock_that_was_set_is_noticed_and_steady_again_later() -> None:
     assert settings.steady_for(timedelta(seconds=30))
 
 
-def test_no_setting_of_the_clock_moves_a_deadline() -> None:
+def test_deadline_ignores_clock_changes() -> None:
     clock = Clock()
     deadline = Deadline(clock.monotonic, timedelta(seconds=10))
 

@@ -1,4 +1,4 @@
-"""Compressed bodies: decoded within a bound, for callbacks and for the API, or refused with 415."""
+"""Tests of compressed bodies: callbacks and the API decode them within a limit or answer 415."""
 
 import base64
 import gzip
@@ -16,7 +16,7 @@ from tracker.model.content_encoding import decode
 from tracker.model.task import Status, Trust
 
 LATER = timedelta(seconds=30)
-# Without a time, so that every worker collects the same tests.
+# A fixed time makes every test worker collect the same tests.
 ZIPPED = gzip.compress(BODY, mtime=0)
 BARE = zlib.compressobj(wbits=-15)
 BARE_BODY = BARE.compress(BODY) + BARE.flush()
@@ -47,13 +47,13 @@ def test_compressed_body_is_decoded(encoding: str, raw: bytes) -> None:
         ("deflate", b""),
     ],
 )
-def test_body_that_cannot_be_decoded_is_a_wrong_media_type(encoding: str, raw: bytes) -> None:
+def test_undecodable_body_is_wrong_media_type(encoding: str, raw: bytes) -> None:
     with pytest.raises(WrongMediaType):
         decode(raw, encoding, limit=1_000_000)
 
 
 @pytest.mark.parametrize("members", [1, 50])
-def test_body_beyond_the_limit_once_decoded_is_refused(members: int) -> None:
+def test_decoded_body_beyond_limit_is_refused(members: int) -> None:
     bomb = gzip.compress(b"0" * (10_000_000 // members)) * members
 
     with pytest.raises(TooLarge):
@@ -61,7 +61,7 @@ def test_body_beyond_the_limit_once_decoded_is_refused(members: int) -> None:
 
 
 def by_hand(raw: bytes) -> dict[str, str]:
-    """Sign bytes that are no text, which the signing library does not take."""
+    """Sign bytes that are not text. The signing library accepts only text."""
     covered = b".".join((b"42", str(int(NOW.timestamp())).encode(), raw))
     key = base64.b64decode(SECRET.removeprefix("whsec_"))
     mac = base64.b64encode(hmac.digest(key, covered, "sha256")).decode()
@@ -69,8 +69,8 @@ def by_hand(raw: bytes) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", [signed(), by_hand(ZIPPED)], ids=["before", "after"])
-async def test_compressed_callback_is_read_and_its_signature_holds(headers: dict[str, str]) -> None:
-    """A signature covers the bytes before or after they were compressed: nobody says which."""
+async def test_compressed_callback_signature_is_verified(headers: dict[str, str]) -> None:
+    """A signature may cover the plain or the compressed bytes. The specification leaves this open."""
     tracker = WritingTracker()
     encoded = headers | {"content-encoding": "gzip"}
 
@@ -81,7 +81,7 @@ async def test_compressed_callback_is_read_and_its_signature_holds(headers: dict
     assert (observation.trust, observation.report.status, observation.body) == (Trust.SIGNED, Status.SUCCEEDED, BODY)
 
 
-async def test_callback_of_an_unknown_encoding_is_refused() -> None:
+async def test_callback_with_unknown_encoding_is_refused() -> None:
     tracker = WritingTracker()
 
     reply = await post(tracker, SIGNING, body=BODY, headers={"content-encoding": "br"})
@@ -89,7 +89,7 @@ async def test_callback_of_an_unknown_encoding_is_refused() -> None:
     assert (reply.status_code, tracker.given) == (415, [])
 
 
-async def test_compressed_api_body_is_decoded_within_the_limit() -> None:
+async def test_compressed_api_body_is_limited_once_decoded() -> None:
     plain = b'{"prompt": "' + b"a" * 1_000 + b'"}'
 
     async def read(limit: int) -> bytes:

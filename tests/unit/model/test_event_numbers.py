@@ -1,4 +1,4 @@
-"""Event numbers: what consumers compare grows in any history of ranges, and fits into what reads it."""
+"""Tests of event numbers: they always grow across ranges, and consumers can store them exactly."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -20,9 +20,9 @@ def first_of(milliseconds: int) -> int:
 
 
 @given(st.lists(MOMENTS, unique=True, max_size=5), st.lists(st.integers(1, 999_999), min_size=1, max_size=5))
-def test_sequence_grows_over_every_range_whatever_the_versions(starts: list[int], versions: list[int]) -> None:
+def test_sequence_grows_across_ranges(starts: list[int], versions: list[int]) -> None:
     cursors = [1, 10**9, *(first_of(start) + 1 for start in sorted(starts))]
-    # In each state of the database the task goes through versions of its own.
+    # After each restore of the database, the task has its own series of versions.
     numbers = [
         [event_numbers.sequence(cursor + step, version) for step, version in enumerate(sorted(set(versions)))]
         for cursor in cursors
@@ -36,7 +36,7 @@ def test_sequence_grows_over_every_range_whatever_the_versions(starts: list[int]
 
 
 @given(MOMENTS)
-def test_numbers_of_a_range_fit_into_what_reads_them(start: int) -> None:
+def test_event_numbers_fit_their_readers(start: int) -> None:
     cursor = first_of(start) + 1
 
     assert cursor < EXACT_IN_JAVASCRIPT
@@ -44,7 +44,7 @@ def test_numbers_of_a_range_fit_into_what_reads_them(start: int) -> None:
     assert len(event_numbers.written(event_numbers.sequence(cursor, 3))) == event_numbers.LONG_DIGITS
 
 
-def test_event_of_a_lost_version_has_another_id() -> None:
+def test_event_of_lost_version_gets_another_id() -> None:
     lost = an_event(a_task(version=3), "failed", cursor=17)
     new = an_event(a_task(version=3), "succeeded", cursor=first_of(1_800_000_000_000) + 1)
 

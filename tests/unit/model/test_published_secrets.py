@@ -1,4 +1,4 @@
-"""No secret that stands in this repository as an example starts a server, and none is missing in the list."""
+"""Tests that no example secret of this repository starts a server, and that the list has all of them."""
 
 import re
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ TEXTS = [
     *(ROOT / "docs").rglob("*.md"),
 ]
 EXAMPLE = re.compile(r"(?<![\w-])(?:made-?up[\w-]*|whsec_[A-Za-z0-9+/]{8,}=*)")
-# Examples of what is no secret.
+# Examples that are not secrets.
 NAMES = {"made-up", "made-up-access", "made-up-access-key", "made-up-key"}
 
 
-# Settings that mean something together only.
+# Settings that are valid only together.
 BESIDE = {
     "HOMING_SINK_SECRETS": {"HOMING_SINKS": "https://shop.example/hook#name=shop"},
     "HOMING_KLING_SECRET_KEY": {"HOMING_KLING_ACCESS_KEY": "access"},
@@ -35,11 +35,11 @@ BESIDE = {
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    """Yield each setting that the example offers, switched on or off, with its value."""
+    """Yield the name and value of each setting in the example file, enabled or not."""
     yield from re.findall(r"^#?(HOMING_\w+)=(\S+)", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 
-def test_every_example_of_a_secret_is_in_the_list() -> None:
+def test_every_example_secret_is_listed() -> None:
     found = {example for text in TEXTS for example in EXAMPLE.findall(text.read_text())}
 
     assert found - NAMES <= PUBLISHED
@@ -54,7 +54,7 @@ def test_every_example_of_a_secret_is_in_the_list() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [line for line in lines() if any(secret in line[1] for secret in PUBLISHED - NAMES)]
 )
-def test_an_example_that_nobody_edited_is_refused(name: str, value: str) -> None:
+def test_unedited_example_is_refused(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as raised:
         load_settings({name: value} | BESIDE.get(name, {}), None)
 
@@ -71,13 +71,13 @@ def test_an_example_that_nobody_edited_is_refused(name: str, value: str) -> None
         {"database_url": "postgresql://homing:madeupdatabasepassword@postgres/homing"},
     ],
 )
-def test_an_example_within_a_url_is_refused(settings: dict[str, str]) -> None:
+def test_example_secret_in_url_is_refused(settings: dict[str, str]) -> None:
     environ = {f"HOMING_{name.upper()}": value for name, value in settings.items()}
     with pytest.raises(SettingsError, match="everybody can read"):
         load_settings(environ, None)
 
 
-def test_a_program_cannot_use_an_example_either(tmp_path: Path) -> None:
+def test_example_secret_in_python_is_refused(tmp_path: Path) -> None:
     key = NamedKey(name="shop", key="made-up-key-replace-me")
     pair = ClientKey(access="shop", secret="made-up-secret-of-at-least-32-bytes")
 

@@ -1,4 +1,4 @@
-"""An amount that clients share: nobody gets all of it, and nothing that is given back is lost."""
+"""Tests of room that clients share: no client gets all of it, and returned room is never lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ CLIENTS = ("a", "b", "c")
 
 
 def fill(room: Room, client: str) -> int:
-    """Take for a client until nothing more is given; return how much it holds."""
+    """Take room for a client until it is refused. Return how much the client holds."""
     for _ in range(SIZE):
         try:
             room.take(client)
@@ -20,11 +20,11 @@ def fill(room: Room, client: str) -> int:
     return room.held(client)
 
 
-def test_a_client_alone_gets_two_thirds() -> None:
+def test_single_client_gets_two_thirds() -> None:
     assert fill(Room(SIZE, "full"), "a") == SIZE * 2 // 3
 
 
-def test_a_newcomer_always_finds_something() -> None:
+def test_new_client_always_gets_room() -> None:
     room = Room(SIZE, "full")
 
     held = [fill(room, client) for client in CLIENTS]
@@ -32,7 +32,7 @@ def test_a_newcomer_always_finds_something() -> None:
     assert held == [60, 20, 6]
 
 
-def test_a_holder_that_gives_back_makes_room_for_others() -> None:
+def test_returned_room_is_shared_with_others() -> None:
     room = Room(SIZE, "full")
     fill(room, "a")
     fill(room, "b")
@@ -43,7 +43,7 @@ def test_a_holder_that_gives_back_makes_room_for_others() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(CLIENTS), st.integers(1, SIZE)), max_size=50))
-def test_what_is_given_back_is_whole(wanted: list[tuple[str, int]]) -> None:
+def test_returned_room_is_complete(wanted: list[tuple[str, int]]) -> None:
     room = Room(SIZE, "full")
     taken = []
     for client, amount in wanted:

@@ -1,4 +1,4 @@
-"""Where webhooks may go: the public internet, and what the operator allows, however an address is written."""
+"""Tests of webhook targets: Homing calls public addresses and addresses that the operator allows, in any notation."""
 
 import ipaddress
 
@@ -62,33 +62,31 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_the_public_internet_may_be_dialed(address: str) -> None:
+def test_public_address_is_allowed(address: str) -> None:
     assert refusal("hook.example", address, NOWHERE, encrypted=True) is None
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_nothing_else_may_be_dialed_and_the_refusal_says_how_to_allow_it(address: str) -> None:
-    said = refusal("hook.example", address, NOWHERE, encrypted=True)
-    assert said is not None
-    assert "HOMING_ALLOWED_TARGETS" in said
+def test_private_address_is_refused_with_the_setting(address: str) -> None:
+    message = refusal("hook.example", address, NOWHERE, encrypted=True)
+    assert message is not None
+    assert "HOMING_ALLOWED_TARGETS" in message
 
 
 @given(st.ip_addresses(v=6), st.ip_addresses(v=4))
-def test_an_address_that_stands_for_a_private_one_is_never_public(
-    random: ipaddress.IPv6Address, inner: ipaddress.IPv4Address
-) -> None:
+def test_embedded_private_address_is_not_public(random: ipaddress.IPv6Address, inner: ipaddress.IPv4Address) -> None:
     assert not is_public(random) or any(random in ipaddress.ip_network(network) for network in MAYBE_PUBLIC)
     mapped, translated = ipaddress.IPv6Address(f"::ffff:{inner}"), ipaddress.IPv6Address(f"64:ff9b::{inner}")
     assert is_public(mapped) == is_public(translated) == is_public(inner)
 
 
-def test_http_is_for_what_is_allowed_only() -> None:
+def test_http_is_refused_unless_allowed() -> None:
     assert "use https" in (refusal("hook.example", "8.8.8.8", NOWHERE, encrypted=False) or "")
     assert refusal("hook.example", "8.8.8.8", read_allowed(("8.8.8.0/24",)), encrypted=False) is None
     assert refusal("Hook.Example.", "10.0.0.1", read_allowed(("hook.example",)), encrypted=False) is None
 
 
-def test_an_allowed_network_allows_itself_alone_in_either_form() -> None:
+def test_allowed_network_allows_only_its_addresses() -> None:
     allowed = read_allowed(("10.1.0.0/16", "fd00::/8", "::1"))
     for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "::1"):
         assert refusal("hook.internal", address, allowed, encrypted=True) is None
@@ -97,11 +95,11 @@ def test_an_allowed_network_allows_itself_alone_in_either_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["10.0.0.1/8", "https://hook.example", "a b", "*.example", "0x7f.1", "user@host", "-a"]
+    "target", ["10.0.0.1/8", "https://hook.example", "a b", "*.example", "0x7f.1", "user@host", "-a"]
 )
-def test_what_allows_nothing_is_refused(word: str) -> None:
+def test_invalid_allowed_target_is_refused(target: str) -> None:
     with pytest.raises(ValueError, match="write networks such as"):
-        read_allowed((word,))
+        read_allowed((target,))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_what_allows_nothing_is_refused(word: str) -> None:
         "https://under_score.example.com/",
     ],
 )
-def test_a_caller_may_be_called_back_anywhere_in_public(url: str) -> None:
+def test_public_callback_url_is_allowed(url: str) -> None:
     assert callback_refusal(url, NOWHERE) is None
 
 
@@ -153,7 +151,7 @@ INWARD = [
 
 
 @pytest.mark.parametrize("url", INWARD)
-def test_an_address_that_points_inward_is_refused(url: str) -> None:
+def test_internal_callback_url_is_refused(url: str) -> None:
     assert "must not point" in (callback_refusal(url, NOWHERE) or "")
 
 
@@ -182,15 +180,15 @@ def test_an_address_that_points_inward_is_refused(url: str) -> None:
         "http://8.8.8.8/done",
     ],
 )
-def test_what_cannot_be_called_back_is_refused(url: str) -> None:
+def test_invalid_callback_url_is_refused(url: str) -> None:
     assert callback_refusal(url, NOWHERE) is not None
 
 
-def test_what_the_operator_allows_may_be_called_back_without_tls() -> None:
+def test_allowed_callback_url_needs_no_tls() -> None:
     allowed = read_allowed(("127.0.0.0/8", "client.internal"))
     for url in ("http://127.0.0.1:9/", "https://[::ffff:127.0.0.1]/", "http://client.internal/"):
         assert callback_refusal(url, allowed) is None
     assert callback_refusal("http://10.0.0.1/", allowed) is not None
-    # Its addresses are not known yet: the dialing decides.
+    # The address is not known yet. The check at connection time decides.
     assert callback_refusal("http://hooks/", allowed) is None
     assert callback_refusal("http://hooks/", Allowed(hosts=frozenset({"other"}))) is not None

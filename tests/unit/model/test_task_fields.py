@@ -1,6 +1,6 @@
-"""Each field of a task is in all places that spell a task out, or is named here as an exception.
+"""Tests that every task field is in each place that lists the fields, or is an exception in this file.
 
-A field that is missing somewhere is a sentence that says where to add it.
+For a missing field, the failure says where to add it.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -20,7 +20,7 @@ from tracker.storage.tables import TASKS
 FIELDS: Final = tuple(field.name for field in fields(Task))
 # Columns that hold a part of a field under another name.
 COLUMNS_OF: Final[Mapping[str, Collection[str]]] = {"precedence": ("precedence_polled", "precedence_updated_at")}
-# An event does not keep what no later change can change, nor what only the tracker's own work needs.
+# Events omit fields that never change and fields that only the tracker uses.
 NOT_IN_EVENTS: Final = frozenset(
     {
         *("id", "provider", "kind", "account", "client", "origin", "created_at", "deadline_at", "version"),
@@ -30,9 +30,9 @@ NOT_IN_EVENTS: Final = frozenset(
         *("lease_owner", "lease_until"),
     }
 )
-# Clients see these under other names: the trust in status_source, conflict, and what the facts say.
+# Clients see these under other names: the trust in status_source, the conflict, and the facts.
 SHOWN_OTHERWISE: Final = frozenset({"status_trust", "conflict_statuses", "facts"})
-# No client sees these.
+# Clients never see these.
 HIDDEN: Final = frozenset(
     {
         *("account", "sent_external_id", "idempotency_key", "request_hash", "client_callback_url", "model"),
@@ -45,7 +45,7 @@ SHOWN: Final = frozenset(task_data(a_success()))
 
 
 def missing(names: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each place that a field is missing in."""
+    """Yield one sentence for each place where a field is missing."""
     here = "tests/unit/model/test_task_fields.py"
     for name in names:
         columns = COLUMNS_OF.get(name, (name,))
@@ -61,13 +61,13 @@ def missing(names: Collection[str]) -> Iterator[str]:
             yield f"{name}: add it to TaskShown in tracker/api/schemas.py, or to HIDDEN in {here}"
 
 
-def test_every_field_of_a_task_is_in_every_place() -> None:
+def test_every_task_field_is_in_every_place() -> None:
     sentences = list(missing(FIELDS))
 
     assert not sentences, "\n".join(sentences)
 
 
-def test_new_field_is_missing_in_five_places() -> None:
+def test_new_task_field_is_missing_in_five_places() -> None:
     assert [sentence.partition(" in ")[0] for sentence in missing(["brand_new"])] == [
         "brand_new: add a column to TaskRow",
         "brand_new: add it to PLAIN, FLAGS, TIMES or COLUMNS",
@@ -77,7 +77,7 @@ def test_new_field_is_missing_in_five_places() -> None:
     ]
 
 
-def test_events_and_the_api_show_the_same() -> None:
+def test_event_and_api_fields_are_equal() -> None:
     assert set(TaskShown.model_fields) == SHOWN
 
 
@@ -90,6 +90,6 @@ def test_events_and_the_api_show_the_same() -> None:
     ],
     ids=["NOT_IN_EVENTS", "HIDDEN", "SHOWN_OTHERWISE"],
 )
-def test_exception_is_a_field_that_its_place_lacks(exceptions: Collection[str], place: Collection[str]) -> None:
+def test_field_exception_is_missing_in_its_place(exceptions: Collection[str], place: Collection[str]) -> None:
     assert sorted(set(exceptions) - set(FIELDS)) == []
     assert sorted(set(exceptions) & set(place)) == []

@@ -1,4 +1,4 @@
-"""What each answer to a create means: docs/reference/create-answers.md as a table, row by row."""
+"""Tests of how each answer to a create request is read: docs/reference/create-answers.md as a table."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ HTML = {"content-type": "text/html"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One answer, and what it is read as: an outcome, and for a refusal the code that the client is given."""
+    """One answer and its expected outcome. For a refusal, also the code that the client gets."""
 
     status: int
     body: JsonValue | bytes
@@ -35,25 +35,25 @@ class Row:
 
 
 def openai(message: str, code: JsonValue = None, kind: str = "new_api_error") -> JsonValue:
-    """Write an error object, as OpenAI does and gateways do after it."""
+    """Return an error object in the format of OpenAI and of many gateways."""
     return {"error": {"message": message, "type": kind, "param": "", "code": code}}
 
 
 def new_api(code: str, message: str) -> JsonValue:
-    """Write an error as new-api does for tasks."""
+    """Return an error in the format of new-api for tasks."""
     return {"code": code, "message": message, "data": None}
 
 
 PAGE = b"<html><body>Sign in</body></html>"
 ROWS = {
-    # ---- 401: nobody got as far as a task
+    # ---- 401: no task was created
     "401 error object": Row(status=401, body=openai("Invalid token", "invalid_api_key"), means=BadCredential),
-    "401 words": Row(status=401, body=new_api("access_denied", "no such key"), means=BadCredential),
+    "401 message": Row(status=401, body=new_api("access_denied", "no such key"), means=BadCredential),
     "401 bare": Row(status=401, body={"error": "unauthorized"}, means=BadCredential),
     "401 its own code": Row(status=401, body={"code": 401, "message": "no"}, means=BadCredential),
     "401 page": Row(status=401, body=PAGE, means=BadCredential, headers=HTML),
     "401 empty": Row(status=401, body=b"", means=BadCredential),
-    # ---- 429: refused before it is worked on
+    # ---- 429: refused before processing
     "429 error object": Row(status=429, body=openai("slow down", "rate_limit_exceeded"), means=Busy, code=1302),
     "429 upstream full": Row(status=429, body=openai("当前分组上游负载已饱和", ""), means=Busy, code=1302),
     "429 bare": Row(status=429, body={"detail": "slow down"}, means=Busy, code=1302),
@@ -69,11 +69,11 @@ ROWS = {
     "302 page": Row(status=302, body=PAGE, means=NoSuchCall, headers=HTML | {"location": "/login"}),
     "307": Row(status=307, body=b"", means=NoSuchCall),
     "308": Row(status=308, body=b"", means=NoSuchCall),
-    # ---- a gateway's refusal of this very request
+    # ---- a gateway refuses this request
     "404 model": Row(status=404, body=openai("The model does not exist", "model_not_found"), means=Rejected, code=1203),
     "400": Row(status=400, body=openai("prompt is too long", "invalid_prompt"), means=Rejected, code=1201),
-    "400 words": Row(status=400, body=new_api("invalid_request", "model is required"), means=Rejected, code=1201),
-    "400 told by the upstream": Row(
+    "400 message": Row(status=400, body=new_api("invalid_request", "model is required"), means=Rejected, code=1201),
+    "400 from the upstream": Row(
         status=400,
         body=new_api("fail_to_fetch_task", '{"code":1201,"message":"n is 1 to 9"}'),
         means=Rejected,
@@ -88,7 +88,7 @@ ROWS = {
     "413": Row(status=413, body=openai("body too large", "too_large"), means=Rejected, code=1200),
     "422": Row(status=422, body=openai("n must be a number", "validation"), means=Rejected, code=1201),
     "451": Row(status=451, body=openai("not in your country", "region"), means=Rejected, code=1301),
-    # ---- our id is taken: never sent again
+    # ---- the external ID is taken: Homing never sends the request again
     "400 taken": Row(
         status=400, body=openai(f"External_task_id {EXTERNAL_ID} already exists", "invalid_request"), means=Duplicate
     ),
@@ -96,13 +96,13 @@ ROWS = {
         status=400, body=new_api("fail_to_fetch_task", "External_task_id gw-7 already exists"), means=Duplicate
     ),
     "500 taken": Row(status=500, body=openai(f"upstream: dup {EXTERNAL_ID}"), means=Duplicate),
-    # ---- nobody can tell
+    # ---- the outcome is unknown
     "400 upstream": Row(status=400, body=openai("bad response from upstream", "bad_response"), means=Unknown),
     "400 time-out": Row(status=400, body=new_api("do_request_failed", "context deadline: timeout"), means=Unknown),
     "400 reply unread": Row(status=400, body=new_api("read_response_body_failed", "EOF"), means=Unknown),
     "400 task failed": Row(status=400, body=new_api("task_failed", "empty id"), means=Unknown),
     "400 quota upstream": Row(status=400, body=openai("upstream timeout while checking balance"), means=Unknown),
-    "400 without words": Row(status=400, body={"error": {"code": "invalid"}}, means=Unknown),
+    "400 without message": Row(status=400, body={"error": {"code": "invalid"}}, means=Unknown),
     "400 page": Row(status=400, body=PAGE, means=Unknown, headers=HTML),
     "403 page": Row(status=403, body=PAGE, means=Unknown, headers=HTML),
     "403 empty": Row(status=403, body=b"", means=Unknown),
@@ -130,7 +130,7 @@ def read(row: Row) -> SubmitOutcome:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_create_answer_means_what_the_table_says(name: str) -> None:
+def test_create_answer_matches_the_table(name: str) -> None:
     row = ROWS[name]
     outcome = read(row)
 
@@ -139,22 +139,22 @@ def test_create_answer_means_what_the_table_says(name: str) -> None:
         assert (outcome.http_status, outcome.code) == (row.status, row.code)
         assert outcome.message
     if isinstance(outcome, Unknown | NoSuchCall | Duplicate):
-        # What any client may read holds no word of the answer.
+        # Clients can read this reason, so it must not contain text from the answer.
         assert outcome.why.startswith(f"HTTP {row.status}")
-        assert not any(word in outcome.why for word in ("upstream", "Sign in", "login", "额度"))
+        assert not any(text in outcome.why for text in ("upstream", "Sign in", "login", "额度"))
 
 
 @pytest.mark.parametrize("body", [b"", PAGE, b"{}", b'{"error": {}}', b'{"message": "no"}', b'{"code": "x"}'])
-def test_unreadable_create_answer_is_an_error_for_few_statuses(body: bytes) -> None:
-    """Only a status that can come before a task is made, and nothing else, makes an error of what cannot be read."""
+def test_unreadable_create_answer_is_rarely_an_error(body: bytes) -> None:
+    """An unreadable answer is an error only for statuses that a provider sends before it creates a task."""
     outcomes = {status: type(read(Row(status=status, body=body, means=Unknown))) for status in range(200, 600)}
 
-    told = {status: outcome for status, outcome in outcomes.items() if outcome is not Unknown}
+    known = {status: outcome for status, outcome in outcomes.items() if outcome is not Unknown}
     absent = dict.fromkeys((301, 302, 307, 308, 404, 405), NoSuchCall)
-    assert told == absent | {401: BadCredential, 429: Busy}
+    assert known == absent | {401: BadCredential, 429: Busy}
 
 
-def test_unknown_create_answer_keeps_its_words_for_the_operator() -> None:
+def test_unknown_create_answer_keeps_an_excerpt() -> None:
     outcome = read(ROWS["400 upstream"])
 
     assert isinstance(outcome, Unknown)

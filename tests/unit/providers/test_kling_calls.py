@@ -1,4 +1,4 @@
-"""How Kling is called: the body that goes out, what our row keeps of it, and the credential."""
+"""Tests of requests to Kling: the body, the part of it that the task keeps, and the credential."""
 
 import base64
 import hashlib
@@ -45,9 +45,9 @@ OFFICIAL: JsonObject = {
 
 
 @pytest.mark.parametrize("body", [SEED, OFFICIAL, {"prompt": "a" * 5000}, {"prompt": "x", "n": None}])
-def test_the_body_of_either_edition_goes_out_as_it_came(body: JsonObject) -> None:
-    order = KLING.order(OMNI_IMAGE, body)
-    call = KLING.submit(order, external_id="hm1", callback_url="https://homing.example/cb")
+def test_create_body_is_sent_unchanged(body: JsonObject) -> None:
+    request = KLING.order(OMNI_IMAGE, body)
+    call = KLING.submit(request, external_id="hm1", callback_url="https://homing.example/cb")
     ours: JsonObject = {"external_task_id": "hm1", "callback_url": "https://homing.example/cb"}
     assert (call.method, call.path) == ("POST", "/v1/images/omni-image")
     assert json.loads(call.body) == body | ours
@@ -55,23 +55,23 @@ def test_the_body_of_either_edition_goes_out_as_it_came(body: JsonObject) -> Non
 
 @pytest.mark.parametrize("name", ["external_task_id", "callback_url"])
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_an_empty_optional_address_or_id_is_none(name: str, nothing: JsonValue) -> None:
-    order = KLING.order(OMNI_IMAGE, {"prompt": "x", name: nothing})
-    assert (order.external_id, order.callback_url, order.body) == (None, None, {"prompt": "x"})
+def test_empty_callback_url_or_external_id_is_none(name: str, nothing: JsonValue) -> None:
+    request = KLING.order(OMNI_IMAGE, {"prompt": "x", name: nothing})
+    assert (request.external_id, request.callback_url, request.body) == (None, None, {"prompt": "x"})
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "DATA:,"])
 @pytest.mark.parametrize("field", ["image", "image_list", "unheard_of"])
-def test_a_picture_is_kept_as_its_digest_and_size(field: str, prefix: str) -> None:
+def test_inline_image_is_kept_as_digest_and_size(field: str, prefix: str) -> None:
     encoded = prefix + base64.b64encode(PICTURE).decode()
     value: JsonValue = [{"image": encoded}] if field == "image_list" else encoded
-    order = KLING.order(OMNI_IMAGE, {"prompt": "x", field: value})
+    request = KLING.order(OMNI_IMAGE, {"prompt": "x", field: value})
     digest: JsonValue = {"sha256": hashlib.sha256(PICTURE).hexdigest(), "bytes": len(PICTURE)}
-    assert order.shown == {"prompt": "x", field: [{"image": digest}] if field == "image_list" else digest}
-    assert order.body[field] == value
+    assert request.shown == {"prompt": "x", field: [{"image": digest}] if field == "image_list" else digest}
+    assert request.body[field] == value
 
 
-def test_of_a_request_with_many_texts_only_so_much_is_kept() -> None:
+def test_long_request_is_kept_in_part() -> None:
     body: dict[str, JsonValue] = {"prompt": "x", "n": 1, **{f"field {n}": "y" * 8_000 for n in range(50)}, "last": True}
     shown = KLING.order(OMNI_IMAGE, body).shown
     others = json.dumps({name: body[name] for name in sorted(body.keys() - shown.keys())}, separators=(",", ":"))
@@ -80,24 +80,24 @@ def test_of_a_request_with_many_texts_only_so_much_is_kept() -> None:
     assert len(json.dumps(shown)) < 40_000
 
 
-def test_a_picture_that_is_no_base64_is_still_not_kept() -> None:
-    order = KLING.order(OMNI_IMAGE, {"prompt": "x", "image": "not base64 at all!"})
-    assert order.shown["image"] == {"sha256": hashlib.sha256(b"not base64 at all!").hexdigest(), "bytes": 18}
+def test_invalid_base64_image_is_not_kept() -> None:
+    request = KLING.order(OMNI_IMAGE, {"prompt": "x", "image": "not base64 at all!"})
+    assert request.shown["image"] == {"sha256": hashlib.sha256(b"not base64 at all!").hexdigest(), "bytes": 18}
 
 
 @pytest.mark.parametrize("url", ["https://client.example/cat.png?sig=1", "HTTP://client.example/"])
-def test_the_address_of_a_picture_is_kept(url: str) -> None:
+def test_image_url_is_kept(url: str) -> None:
     assert KLING.order(OMNI_IMAGE, {"prompt": "x", "image": url}).shown["image"] == url
 
 
-def test_two_callers_with_the_same_wish_have_the_same_hash() -> None:
+def test_equal_requests_have_the_same_hash() -> None:
     one = KLING.order(OMNI_IMAGE, OFFICIAL)
     two = KLING.order(OMNI_IMAGE, OFFICIAL | {"external_task_id": "f", "callback_url": "https://x.example/"})
     assert one.request_hash == two.request_hash
     assert one.request_hash != KLING.order(OMNI_IMAGE, OFFICIAL | {"n": 8}).request_hash
 
 
-def test_a_body_that_json_cannot_hold_is_refused() -> None:
+def test_body_that_json_cannot_hold_is_refused() -> None:
     deep: JsonValue = []
     for _ in range(100_000):
         deep = [deep]
@@ -106,42 +106,42 @@ def test_a_body_that_json_cannot_hold_is_refused() -> None:
             KLING.order(OMNI_IMAGE, {"prompt": "x", "odd": value})
 
 
-def test_a_lone_surrogate_from_python_does_not_break_a_call() -> None:
-    order = KLING.order(OMNI_IMAGE, {"prompt": "\ud800", "image": "\ud800"})
-    assert KLING.submit(order, external_id="hm1", callback_url=None).body.isascii()
+def test_lone_surrogate_does_not_break_a_request() -> None:
+    request = KLING.order(OMNI_IMAGE, {"prompt": "\ud800", "image": "\ud800"})
+    assert KLING.submit(request, external_id="hm1", callback_url=None).body.isascii()
 
 
-def test_an_api_key_is_a_bearer_key() -> None:
+def test_api_key_is_sent_as_bearer_token() -> None:
     assert KLING.authorization(ApiKey(key="made-up"), NOW) == {"authorization": "Bearer made-up"}
 
 
-def test_a_key_pair_signs_the_documented_token() -> None:
+def test_key_pair_signs_the_documented_token() -> None:
     headers = KLING.authorization(KeyPair(access_key="ak", secret_key=SECRET), NOW)
     token = headers["authorization"].removeprefix("Bearer ")
-    reports = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False, "verify_nbf": False})
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_exp": False, "verify_nbf": False})
     at = int(NOW.timestamp())
-    assert reports == {"iss": "ak", "exp": at + 1800, "nbf": at - 5}
+    assert claims == {"iss": "ak", "exp": at + 1800, "nbf": at - 5}
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
     later = KLING.authorization(KeyPair(access_key="ak", secret_key=SECRET), NOW + timedelta(seconds=1))
     assert later != headers
 
 
-def test_many_tasks_are_asked_about_in_one_query() -> None:
+def test_batch_poll_is_one_request() -> None:
     call = KLING.query_many(["1", "2,3", "4"])
     assert (call.method, call.path, call.query, call.body) == ("GET", "/tasks", {"task_ids": "1,4"}, b"")
 
 
-def test_a_page_of_a_kinds_list_is_asked_for_by_number() -> None:
+def test_task_list_page_is_requested_by_number() -> None:
     call = KLING.list_page("videos/text2video", 3)
     assert (call.path, call.query) == ("/v1/videos/text2video", {"pageNum": "3", "pageSize": "100"})
 
 
-def test_tasks_of_other_kinds_can_be_followed_though_not_sent() -> None:
+def test_other_kinds_can_be_polled_but_not_sent() -> None:
     assert [name for name, kind in KLING.kinds.items() if kind.submits] == [OMNI_IMAGE]
     assert KLING.query("videos/avatar/image2video", "1").path == "/v1/videos/avatar/image2video/1"
 
 
-def test_order_without_a_model_names_none() -> None:
-    """What a provider takes where none is named is its own choice, and differs."""
+def test_request_without_model_names_none() -> None:
+    """If a request names no model, the provider chooses one. The choice differs between providers."""
     assert KLING.order(OMNI_IMAGE, {"prompt": "a cat"}).model == ""
     assert KLING.order(OMNI_IMAGE, {"prompt": "a cat", "model_name": "kling-v3-omni"}).model == "kling-v3-omni"

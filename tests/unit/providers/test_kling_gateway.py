@@ -1,4 +1,4 @@
-"""What a client of Kling reads from our gateway, whichever dialect the answer was learned in."""
+"""Tests of the responses that a Kling client gets from Homing, for reports in either dialect."""
 
 import json
 from collections.abc import Mapping
@@ -44,16 +44,16 @@ TASK = Task(
 )
 
 
-def told(report: Report, task: Task = TASK) -> Task:
+def observed(report: Report, task: Task = TASK) -> Task:
     observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW + timedelta(seconds=40))
     return lifecycle.advance(task, observation, threshold=Trust.SIGNED).task
 
 
-def status_source(name: str) -> Task:
-    return told(Kling().read_callback((SAMPLES / f"{name}.json").read_bytes()))
+def sample_task(name: str) -> Task:
+    return observed(Kling().read_callback((SAMPLES / f"{name}.json").read_bytes()))
 
 
-def test_a_create_is_answered_with_our_id_and_the_clients_own() -> None:
+def test_create_response_shows_task_and_external_id() -> None:
     assert legacy_created(TASK) == {
         "task_id": TASK.id,
         "task_info": {"external_task_id": "order-1138"},
@@ -75,7 +75,7 @@ def test_a_create_is_answered_with_our_id_and_the_clients_own() -> None:
         (Status.EXPIRED, "failed", "failed", "no result came before the deadline"),
     ],
 )
-def test_every_status_has_a_word_of_the_provider(status: Status, legacy: str, new: str, message: str) -> None:
+def test_every_status_has_a_provider_status(status: Status, legacy: str, new: str, message: str) -> None:
     task = replace(TASK, status=status)
     in_legacy, in_new = legacy_task(task), new_task(task)
     assert (in_legacy["task_status"], in_legacy["task_status_msg"], in_legacy["task_result"]) == (legacy, message, {})
@@ -83,8 +83,8 @@ def test_every_status_has_a_word_of_the_provider(status: Status, legacy: str, ne
 
 
 @pytest.mark.parametrize("dialect", ["legacy-with-watermark", "new"])
-def test_a_result_is_shown_in_the_legacy_shape_whichever_dialect_told_it(dialect: str) -> None:
-    shown = legacy_task(status_source(dialect))
+def test_result_in_either_dialect_is_shown_as_legacy(dialect: str) -> None:
+    shown = legacy_task(sample_task(dialect))
     assert shown["task_id"] == TASK.id
     assert shown["task_status"] == "succeed"
     assert shown["task_result"] == {
@@ -103,8 +103,8 @@ def test_a_result_is_shown_in_the_legacy_shape_whichever_dialect_told_it(dialect
 
 
 @pytest.mark.parametrize("dialect", ["legacy-with-watermark", "new"])
-def test_a_result_is_shown_in_the_new_shape_whichever_dialect_told_it(dialect: str) -> None:
-    shown = new_task(status_source(dialect))
+def test_result_in_either_dialect_is_shown_as_new(dialect: str) -> None:
+    shown = new_task(sample_task(dialect))
     assert (shown["id"], shown["status"], shown["external_id"]) == (TASK.id, "succeeded", "order-1138")
     assert shown["outputs"] == [
         {
@@ -143,11 +143,11 @@ RESULTS: Mapping[str, JsonObject] = {
 
 def round_trip(kind: str, task: JsonObject) -> Task:
     report = Kling().read_callback(json.dumps(task | {"updated_at": 1781080819402}).encode())
-    return told(report, replace(TASK, kind=kind))
+    return observed(report, replace(TASK, kind=kind))
 
 
 @pytest.mark.parametrize("kind", RESULTS)
-def test_the_result_of_every_kind_comes_out_as_it_went_in(kind: str) -> None:
+def test_result_of_every_kind_survives_round_trip(kind: str) -> None:
     result = RESULTS[kind]
     task = round_trip(kind, {"task_id": "1", "task_status": "succeed", "task_result": result})
     assert legacy_task(task)["task_result"] == result
@@ -155,7 +155,7 @@ def test_the_result_of_every_kind_comes_out_as_it_went_in(kind: str) -> None:
 
 # The new dialect has no product with several views.
 @pytest.mark.parametrize("kind", sorted(RESULTS.keys() - {"general/ai-multi-shot"}))
-def test_the_new_shape_of_every_kind_is_read_back_as_the_same_result(kind: str) -> None:
+def test_new_dialect_result_survives_round_trip(kind: str) -> None:
     task = round_trip(kind, {"task_id": "1", "task_status": "succeed", "task_result": RESULTS[kind]})
     again = round_trip(kind, {"id": "1", "status": "succeeded", "outputs": new_task(task)["outputs"]})
     urls = [(asset.kind, asset.group, asset.url, asset.duration) for asset in facts.assets(task)]
@@ -163,18 +163,18 @@ def test_the_new_shape_of_every_kind_is_read_back_as_the_same_result(kind: str) 
     assert [(a.kind, a.group, a.url, a.duration) for a in facts.assets(again)] == urls
 
 
-def test_a_failure_says_why() -> None:
-    failed = told(Report(provider_task_id="1", status=Status.FAILED, message="Image pixel is invalid"))
+def test_failed_task_shows_its_message() -> None:
+    failed = observed(Report(provider_task_id="1", status=Status.FAILED, message="Image pixel is invalid"))
     assert legacy_task(failed)["task_status_msg"] == "Image pixel is invalid"
     assert new_task(failed)["message"] == "Image pixel is invalid"
 
 
-def test_neither_the_providers_id_nor_the_external_id_that_it_knows_is_shown() -> None:
-    task = replace(status_source("new"), sent_external_id="what-the-provider-was-told")
+def test_provider_ids_are_not_shown() -> None:
+    task = replace(sample_task("new"), sent_external_id="id-at-the-provider")
     assert task.provider_task_id == "842250903629086787"
     shown = json.dumps([legacy_task(task), new_task(task), legacy_created(task)])
     assert task.provider_task_id not in shown
-    assert "what-the-provider-was-told" not in shown
+    assert "id-at-the-provider" not in shown
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_neither_the_providers_id_nor_the_external_id_that_it_knows_is_shown() -
         ({"charge_type": "unit"}, {}),
     ],
 )
-def test_billing_is_added_up_in_the_legacy_fields(billing: JsonValue, expected: JsonObject) -> None:
+def test_billing_is_summed_in_legacy_fields(billing: JsonValue, expected: JsonObject) -> None:
     assert legacy_price({"billing": billing}) == expected
 
 
@@ -210,10 +210,10 @@ def test_billing_is_added_up_in_the_legacy_fields(billing: JsonValue, expected: 
         ({}, []),
     ],
 )
-def test_the_legacy_price_becomes_billing(price: JsonObject, expected: list[JsonValue]) -> None:
+def test_legacy_price_becomes_billing(price: JsonObject, expected: list[JsonValue]) -> None:
     assert new_price(price, "image") == expected
 
 
-def test_an_envelope_is_the_providers() -> None:
+def test_envelope_matches_the_provider() -> None:
     assert legacy_envelope({}, request_id="r") == {"code": 0, "message": "SUCCEED", "request_id": "r", "data": {}}
     assert error_envelope(1203, "no", request_id="r") == {"code": 1203, "message": "no", "request_id": "r"}

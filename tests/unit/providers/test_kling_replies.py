@@ -1,4 +1,4 @@
-"""What a reply of Kling proves, and what it does not."""
+"""Tests of the outcome that each reply of Kling proves."""
 
 import json
 from datetime import timedelta
@@ -42,7 +42,7 @@ def submitted(data: JsonObject) -> object:
     return KLING.read_submit(fine(data), external_id=EXTERNAL_ID)
 
 
-def test_an_accepted_submit_names_the_task_and_its_status() -> None:
+def test_accepted_submit_has_task_id_and_status() -> None:
     infos: list[JsonObject] = [{"external_task_id": EXTERNAL_ID}, {}]
     for info in infos:
         outcome = submitted({"task_id": "1", "task_status": "submitted", "task_info": info})
@@ -50,13 +50,13 @@ def test_an_accepted_submit_names_the_task_and_its_status() -> None:
         assert (outcome.report.provider_task_id, outcome.report.status) == ("1", Status.SUBMITTED)
 
 
-def test_an_accepted_submit_with_an_odd_word_is_at_least_submitted() -> None:
+def test_unknown_status_of_submit_is_submitted() -> None:
     outcome = submitted({"task_id": "1", "task_status": "queued"})
     assert isinstance(outcome, Accepted)
     assert (outcome.report.status, outcome.report.provider_status) == (Status.SUBMITTED, "queued")
 
 
-def test_a_refusal_keeps_the_providers_own_words() -> None:
+def test_refusal_keeps_the_provider_message() -> None:
     outcome = KLING.read_submit(error(429, 1102, "Account balance not enough"), external_id=EXTERNAL_ID)
     assert outcome == Rejected(http_status=429, code=1102, message="Account balance not enough")
 
@@ -66,7 +66,7 @@ def test_a_refusal_keeps_the_providers_own_words() -> None:
     [
         f"External_task_id {EXTERNAL_ID} already exists",
         f"dup: {EXTERNAL_ID.upper()}",
-        # A gateway that gives the provider another id passes the provider's words on.
+        # A gateway that sends another ID to the provider forwards the message of the provider.
         "External_task_id gw-18 already exists",
         "upstream error: external task id is duplicated",
     ],
@@ -77,18 +77,18 @@ def test_submit_reply_id_taken_is_duplicate(status: int, code: int, message: str
     assert isinstance(outcome, Duplicate)
 
 
-def test_submit_reply_busy_about_our_id_is_busy() -> None:
+def test_submit_reply_busy_with_the_id_is_busy() -> None:
     outcome = KLING.read_submit(error(429, 1303, f"{EXTERNAL_ID}: no free slot"), external_id=EXTERNAL_ID)
     assert isinstance(outcome, Busy)
 
 
-def test_submit_reply_invalid_external_id_is_rejected() -> None:
+def test_invalid_external_id_is_rejected() -> None:
     outcome = KLING.read_submit(error(400, 1201, "external_task_id must be a string"), external_id=EXTERNAL_ID)
     assert isinstance(outcome, Rejected)
 
 
 @pytest.mark.parametrize("status", [408, 425, 499, 301, 500, 502, 503, 504])
-def test_a_documented_refusal_with_an_unfitting_http_status_proves_nothing(status: int) -> None:
+def test_refusal_with_wrong_http_status_is_unknown(status: int) -> None:
     assert isinstance(KLING.read_submit(error(status, 1201), external_id=EXTERNAL_ID), Unknown)
 
 
@@ -96,7 +96,7 @@ def test_a_documented_refusal_with_an_unfitting_http_status_proves_nothing(statu
     ("status", "body"),
     [
         (400, {"code": 1305, "message": "no request id"}),
-        (400, {"code": "1201", "message": "a word for a number", "request_id": "r"}),
+        (400, {"code": "1201", "message": "text instead of a number", "request_id": "r"}),
         (200, {"code": False, "request_id": "r", "data": {"task_id": "1"}}),
         (400, {"code": 0, "request_id": "r"}),
         (400, {"code": 2001, "request_id": "r"}),
@@ -106,11 +106,11 @@ def test_a_documented_refusal_with_an_unfitting_http_status_proves_nothing(statu
         (400, {"code": 5002, "request_id": "r"}),
     ],
 )
-def test_what_is_not_the_providers_own_refusal_proves_nothing(status: int, body: JsonValue) -> None:
+def test_refusal_in_another_form_is_unknown(status: int, body: JsonValue) -> None:
     assert isinstance(KLING.read_submit(reply(status, body), external_id=EXTERNAL_ID), Unknown)
 
 
-def test_an_undocumented_code_of_the_family_of_refusals_is_one() -> None:
+def test_undocumented_refusal_code_is_rejected() -> None:
     assert isinstance(KLING.read_submit(error(400, 1305), external_id=EXTERNAL_ID), Rejected)
     assert isinstance(KLING.read_submit(error(401, 1005), external_id=EXTERNAL_ID), BadCredential)
 
@@ -135,7 +135,7 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], expected: int
     assert retry_after(headers) == (None if expected is None else timedelta(seconds=expected))
 
 
-def test_busy_carries_how_long_to_wait() -> None:
+def test_busy_reply_has_retry_after() -> None:
     answer = reply(429, {"code": 1303, "message": "full", "request_id": "r"}, {"retry-after": "7"})
     expected = Busy(http_status=429, code=1303, message="full", retry_after=timedelta(seconds=7))
     assert KLING.read_submit(answer, external_id=EXTERNAL_ID) == expected
@@ -143,7 +143,7 @@ def test_busy_carries_how_long_to_wait() -> None:
     assert KLING.read_query_many(answer) == expected
 
 
-def test_only_the_exact_documented_answer_about_the_asked_id_is_not_found() -> None:
+def test_only_documented_not_found_reply_is_missing() -> None:
     text = "Task not found by id/external id: 1"
     assert KLING.read_query(error(400, 1201, text), task_id="1") == Missing(message=text)
     assert KLING.read_query(error(400, 1201, text), task_id="1", external=True) == Missing(message=text)
@@ -154,12 +154,12 @@ def test_only_the_exact_documented_answer_about_the_asked_id_is_not_found() -> N
     assert isinstance(KLING.read_query(error(400, 1201, text), task_id="2"), Unknown)
 
 
-def test_a_single_query_is_about_the_task_that_was_asked_for() -> None:
-    told = fine({"task_id": "1", "task_status": "processing", "task_info": {"external_task_id": "e"}})
-    assert isinstance(KLING.read_query(told, task_id="1"), Found)
-    assert isinstance(KLING.read_query(told, task_id="e", external=True), Found)
-    assert isinstance(KLING.read_query(told, task_id="2"), Unknown)
-    assert isinstance(KLING.read_query(told, task_id="2", external=True), Unknown)
+def test_query_reply_must_be_about_the_polled_task() -> None:
+    answer = fine({"task_id": "1", "task_status": "processing", "task_info": {"external_task_id": "e"}})
+    assert isinstance(KLING.read_query(answer, task_id="1"), Found)
+    assert isinstance(KLING.read_query(answer, task_id="e", external=True), Found)
+    assert isinstance(KLING.read_query(answer, task_id="2"), Unknown)
+    assert isinstance(KLING.read_query(answer, task_id="2", external=True), Unknown)
 
 
 TASK: JsonObject = {"task_id": "1", "task_status": "succeed", "task_info": {"external_task_id": "e"}}
@@ -200,7 +200,7 @@ def test_query_reply_after_byte_order_mark_is_read() -> None:
         (302, {**TASK, "task_id": "asked"}),
     ],
 )
-def test_query_reply_about_no_asked_task_is_unreadable(status: int, body: JsonValue) -> None:
+def test_query_reply_about_other_task_is_unreadable(status: int, body: JsonValue) -> None:
     outcome = KLING.read_query(reply(status, body), task_id="asked")
 
     assert isinstance(outcome, Unknown)
@@ -210,26 +210,26 @@ def test_query_reply_about_no_asked_task_is_unreadable(status: int, body: JsonVa
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (Reply(status=200, body=b"<!doctype html><p>made-up-words"), "HTTP 200: a web page, not JSON"),
-        (Reply(status=302, headers={"location": "https://x/?made-up-words"}, body=b""), "HTTP 302: a redirect"),
+        (Reply(status=200, body=b"<!doctype html><p>made-up-text"), "HTTP 200: a web page, not JSON"),
+        (Reply(status=302, headers={"location": "https://x/?made-up-text"}, body=b""), "HTTP 302: a redirect"),
         (Reply(status=202, body=b""), "HTTP 202: the body is empty"),
         (Reply(status=204, body=b""), "HTTP 204: the body is empty"),
-        (reply(200, {"made-up-words": 1}), "HTTP 200: the JSON is not Kling's envelope"),
-        (reply(200, {"code": 1, "message": "made-up-words"}), "HTTP 200, code 1"),
+        (reply(200, {"made-up-text": 1}), "HTTP 200: the JSON is not Kling's envelope"),
+        (reply(200, {"code": 1, "message": "made-up-text"}), "HTTP 200, code 1"),
     ],
 )
-def test_query_reply_of_another_form_is_unreadable(answer: Reply, why: str) -> None:
-    """The reason has no word of the sender, which any client may read; the excerpt has them."""
+def test_query_reply_in_other_form_is_unreadable(answer: Reply, why: str) -> None:
+    """Clients can read the reason, so it has no text of the sender. The excerpt has it."""
     outcome = KLING.read_query(answer, task_id="1")
 
     assert isinstance(outcome, Unknown)
     assert outcome.unreadable
     assert outcome.why.startswith(why)
-    assert "made-up-words" not in outcome.why
-    assert ("made-up-words" in outcome.excerpt) == bool(answer.body or answer.headers)
+    assert "made-up-text" not in outcome.why
+    assert ("made-up-text" in outcome.excerpt) == bool(answer.body or answer.headers)
 
 
-def test_query_reply_of_a_broken_server_is_no_unreadable_one() -> None:
+def test_query_reply_with_502_is_not_unreadable() -> None:
     outcome = KLING.read_query(Reply(status=502, body=b"<html>"), task_id="1")
 
     assert isinstance(outcome, Unknown)
@@ -237,41 +237,41 @@ def test_query_reply_of_a_broken_server_is_no_unreadable_one() -> None:
 
 
 @pytest.mark.parametrize("data", [[TASK], {"data": [TASK]}, TASK])
-def test_list_of_tasks_in_a_wrapper_is_read(data: JsonValue) -> None:
+def test_wrapped_task_list_is_read(data: JsonValue) -> None:
     outcome = KLING.read_query_many(reply(200, {"code": "success", "data": data}))
 
     assert isinstance(outcome, list)
     assert [each.report.provider_task_id for each in outcome] == ["1"]
 
 
-def test_an_unfinished_task_may_be_found_by_an_external_id_that_its_reply_does_not_show() -> None:
-    told = fine({"task_id": "1", "task_status": "processing", "task_info": {}, "task_result": {}})
-    assert isinstance(KLING.read_query(told, task_id="e", external=True), Found)
-    assert isinstance(KLING.read_query(told, task_id="e"), Unknown)
+def test_unfinished_task_may_hide_its_external_id() -> None:
+    answer = fine({"task_id": "1", "task_status": "processing", "task_info": {}, "task_result": {}})
+    assert isinstance(KLING.read_query(answer, task_id="e", external=True), Found)
+    assert isinstance(KLING.read_query(answer, task_id="e"), Unknown)
 
 
 @pytest.mark.parametrize("info", [{}, {"external_task_id": "another's"}])
-def test_a_task_found_by_its_provider_id_is_no_answer_about_an_external_id(info: JsonObject) -> None:
+def test_task_found_by_provider_id_is_a_mismatch(info: JsonObject) -> None:
     """A client may name the provider ID of another client's task as its own external ID."""
-    told = fine({"task_id": "1", "task_status": "succeed", "task_info": info})
+    answer = fine({"task_id": "1", "task_status": "succeed", "task_info": info})
 
-    outcome = KLING.read_query(told, task_id="1", external=True)
+    outcome = KLING.read_query(answer, task_id="1", external=True)
 
     assert isinstance(outcome, Unknown)
     assert outcome.mismatch
     assert "another's" not in outcome.why
 
 
-def test_what_is_found_carries_the_tasks_own_json() -> None:
+def test_found_task_has_its_json() -> None:
     task: JsonObject = {"task_id": "1", "task_status": "processing", "task_status_msg": "语"}
     outcome = KLING.read_query(fine(task), task_id="1")
     assert isinstance(outcome, Found)
     assert outcome.body == '{"task_id":"1","task_status":"processing","task_status_msg":"语"}'.encode()
 
 
-def test_a_batch_gives_those_that_it_holds_and_leaves_out_what_it_cannot_read() -> None:
-    told = fine([{"id": "1", "status": "failed"}, None, {"status": "failed"}, {"id": "2", "status": "??"}])
-    outcome = KLING.read_query_many(told)
+def test_batch_reply_skips_unreadable_tasks() -> None:
+    answer = fine([{"id": "1", "status": "failed"}, None, {"status": "failed"}, {"id": "2", "status": "??"}])
+    outcome = KLING.read_query_many(answer)
     assert isinstance(outcome, list)
     assert [(each.report.provider_task_id, each.report.status) for each in outcome] == [
         ("1", Status.FAILED),
@@ -279,7 +279,7 @@ def test_a_batch_gives_those_that_it_holds_and_leaves_out_what_it_cannot_read() 
     ]
 
 
-def test_a_key_that_batches_do_not_take_is_not_a_bad_key() -> None:
+def test_key_without_batch_access_is_not_bad() -> None:
     answer = error(401, 1002, "The current API does not support AK/SK")
     assert isinstance(KLING.read_query_many(answer), Unsupported)
     assert isinstance(KLING.read_query(answer, task_id="1"), BadCredential)
@@ -288,7 +288,7 @@ def test_a_key_that_batches_do_not_take_is_not_a_bad_key() -> None:
     assert isinstance(KLING.read_query_many(error(401, 1004)), BadCredential)
 
 
-def test_no_answer_shows_the_body_that_it_could_not_read() -> None:
+def test_unreadable_reply_does_not_show_its_body() -> None:
     answer = Reply(status=502, body=b"<html>made-up-secret</html>")
     for outcome in (KLING.read_submit(answer, external_id="e"), KLING.read_query(answer, task_id="1")):
         assert isinstance(outcome, Unknown)

@@ -1,4 +1,4 @@
-"""What Kling's JSON says about a task, whichever dialect says it."""
+"""Tests of reading a report about a task from the JSON of Kling, in both dialects."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def sample(name: str) -> Report:
     return Kling().read_callback((SAMPLES / f"{name}.json").read_bytes())
 
 
-def test_a_legacy_callback_is_read_whole() -> None:
+def test_legacy_callback_is_read_completely() -> None:
     report = sample("succeeded/legacy-with-watermark")
     assert report == Report(
         provider_task_id="842250903629086787",
@@ -52,7 +52,7 @@ def test_a_legacy_callback_is_read_whole() -> None:
     )
 
 
-def test_both_dialects_tell_the_same_facts() -> None:
+def test_both_dialects_report_the_same_facts() -> None:
     legacy, new = sample("succeeded/legacy-with-watermark"), sample("succeeded/new")
     assert new.provider_status == "succeeded"
     assert new.assets == legacy.assets
@@ -60,30 +60,30 @@ def test_both_dialects_tell_the_same_facts() -> None:
         assert getattr(new, name) == getattr(legacy, name)
 
 
-def test_an_envelope_changes_nothing() -> None:
+def test_envelope_does_not_change_the_report() -> None:
     assert sample("succeeded/legacy-in-envelope") == sample("succeeded/legacy-flat")
 
 
-def test_a_gateways_wrapper_is_opened_to_the_task_inside() -> None:
+def test_gateway_wrapper_is_opened() -> None:
     assert sample("succeeded/gateway-wrapper") == sample("succeeded/legacy-with-watermark")
 
 
-@pytest.mark.parametrize("word", [*STATUS_WORDS, "cancelled", "suc ceed", ""])
-def test_only_a_documented_word_moves_a_task_and_every_word_is_kept(word: str) -> None:
-    report = read(task_status=word)
-    assert (report.provider_status, report.status, report.flaw) == (word, STATUS_WORDS.get(word), None)
+@pytest.mark.parametrize("status", [*STATUS_WORDS, "cancelled", "suc ceed", ""])
+def test_only_documented_status_is_mapped(status: str) -> None:
+    report = read(task_status=status)
+    assert (report.provider_status, report.status, report.flaw) == (status, STATUS_WORDS.get(status), None)
 
 
-@pytest.mark.parametrize("word", ["SUCCEED", " succeed", "Succeed\n"])
-def test_status_word_in_any_case_and_blanks_means_the_same(word: str) -> None:
-    report = read(task_status=word)
+@pytest.mark.parametrize("status", ["SUCCEED", " succeed", "Succeed\n"])
+def test_status_ignores_case_and_spaces(status: str) -> None:
+    report = read(task_status=status)
 
-    assert (report.provider_status, report.status) == (word, Status.SUCCEEDED)
+    assert (report.provider_status, report.status) == (status, Status.SUCCEEDED)
 
 
-@pytest.mark.parametrize("word", [None, 3, ["succeed"], {"a": 1}, True])
-def test_a_word_that_is_no_text_moves_nothing(word: JsonValue) -> None:
-    report = read(task_status=word)
+@pytest.mark.parametrize("status", [None, 3, ["succeed"], {"a": 1}, True])
+def test_non_text_status_is_ignored(status: JsonValue) -> None:
+    report = read(task_status=status)
     assert (report.provider_status, report.status, report.flaw) == (None, None, None)
 
 
@@ -128,7 +128,7 @@ def test_a_word_that_is_no_text_moves_nothing(word: JsonValue) -> None:
         ({"videos": [None, "v", {"url": "https://x/", "duration": 1.5}]}, [("video", "single", 2, "1.5")]),
     ],
 )
-def test_the_results_of_every_legacy_product_are_found(result: JsonValue, expected: list[tuple[object, ...]]) -> None:
+def test_results_of_legacy_products_are_found(result: JsonValue, expected: list[tuple[object, ...]]) -> None:
     found = [(asset.kind, asset.group, asset.index, asset.duration) for asset in read(task_result=result).assets]
     assert found == expected
 
@@ -152,18 +152,18 @@ def test_the_results_of_every_legacy_product_are_found(result: JsonValue, expect
         ),
     ],
 )
-def test_each_sort_of_result_is_the_same_in_both_dialects(legacy: JsonValue, new: JsonValue) -> None:
-    told = read(task_result=legacy).assets
-    assert told
-    assert read(outputs=[new]).assets == told
+def test_results_are_equal_in_both_dialects(legacy: JsonValue, new: JsonValue) -> None:
+    assets = read(task_result=legacy).assets
+    assert assets
+    assert read(outputs=[new]).assets == assets
 
 
-def test_an_output_of_an_unknown_type_is_kept_as_a_file() -> None:
+def test_output_of_unknown_type_is_a_file() -> None:
     [asset] = read(outputs=[{"type": ["hologram"], "url": "https://x/"}]).assets
     assert asset.kind == "file"
 
 
-def test_results_of_both_dialects_in_one_body_are_counted_together() -> None:
+def test_results_of_both_dialects_are_numbered_once() -> None:
     image: JsonObject = {"type": "image", "url": "https://x/"}
     report = read(task_result={"images": [image, {}]}, outputs=[image, {**image, "group_id": "g"}, "image", image])
     assert [(asset.group, asset.index) for asset in report.assets] == [
@@ -175,7 +175,7 @@ def test_results_of_both_dialects_in_one_body_are_counted_together() -> None:
     assert report.message.startswith("(2 more result(s)")
 
 
-def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
+def test_result_without_update_time_has_no_expiry() -> None:
     [asset] = read(task_result={"images": [{"url": "https://x/"}]}, updated_at="later").assets
     assert asset.expires_at is None
 
@@ -188,7 +188,7 @@ def test_without_a_time_of_the_provider_nobody_knows_when_results_end() -> None:
         *("https://x/\u3000", "https://x/\u2028", 7, "", ["https://x/"]),
     ],
 )
-def test_an_address_that_is_none_is_left_out_and_that_is_said(url: JsonValue) -> None:
+def test_invalid_result_url_is_left_out(url: JsonValue) -> None:
     report = read(task_result={"images": [{"index": 0, "url": url}, {"index": 1, "url": "https://x/"}]})
     assert [asset.index for asset in report.assets] == [1]
     assert "1 more result(s)" in report.message
@@ -196,26 +196,26 @@ def test_an_address_that_is_none_is_left_out_and_that_is_said(url: JsonValue) ->
 
 
 @pytest.mark.parametrize("url", ["https://x", "HTTPS://X/", "hTTp://x/", "https://x/?u=http://y", "https://x/é?语"])
-def test_an_address_is_kept_as_it_is_written(url: str) -> None:
+def test_result_url_is_kept_as_written(url: str) -> None:
     [asset] = read(task_result={"images": [{"url": url, "watermark_url": url}]}).assets
     assert (asset.url, asset.watermark_url) == (url, url)
 
 
-def test_too_long_addresses_and_too_many_files_are_left_out_and_that_is_said() -> None:
+def test_too_many_or_long_results_are_left_out() -> None:
     images: list[JsonValue] = [{"url": f"https://x/{n}"} for n in range(130)]
     long: JsonValue = {"url": "https://x/" + "a" * 4087}
     report = read(task_status_msg="done", task_result={"images": [long, *images]})
     assert len(report.assets) == 100
     assert report.message.startswith("done (31 more result(s)")
-    sounds: list[JsonValue] = [{"url": "https://x/", "url_mp3": "https://x/", "url_wav": "https://x/"}] * 34
-    report = read(task_result={"audios": sounds})
+    audios: list[JsonValue] = [{"url": "https://x/", "url_mp3": "https://x/", "url_wav": "https://x/"}] * 34
+    report = read(task_result={"audios": audios})
     assert len(report.assets) == 100
     assert report.message.startswith("(2 more result(s)")
     fits: JsonValue = {"url": "https://x/" + "a" * 4086}
     assert len(read(task_result={"images": [fits]}).assets) == 1
 
 
-def test_results_left_out_are_counted_by_reason() -> None:
+def test_left_out_results_are_counted_by_reason() -> None:
     images: list[JsonValue] = [{"url": f"https://x/{n}"} for n in range(102)]
     bad: list[JsonValue] = [{"url": "https://x/" + "a" * 4087}, {"url": ""}, None]
 
@@ -235,11 +235,11 @@ def test_results_left_out_are_counted_by_reason() -> None:
         ({"task_status": "failed", "code": 0, "message": "SUCCEED"}, ""),
     ],
 )
-def test_failed_task_keeps_its_reason_wherever_it_is(fields: JsonObject, message: str) -> None:
+def test_failed_task_keeps_its_reason(fields: JsonObject, message: str) -> None:
     assert read(**fields).message == message
 
 
-def test_a_result_that_is_not_there_yet_is_none() -> None:
+def test_missing_result_is_empty() -> None:
     nothing: tuple[JsonValue, ...] = (None, {}, [], "", {"images": None}, {"images": {}}, {"images": []})
     for empty in nothing:
         report = read(task_result=empty, outputs=empty)
@@ -254,7 +254,7 @@ def test_a_result_that_is_not_there_yet_is_none() -> None:
         {"billing": [{"amount": "1" * 5000}]},
     ],
 )
-def test_an_empty_or_absurd_price_tells_nothing(fields: JsonObject) -> None:
+def test_empty_or_huge_price_is_ignored(fields: JsonObject) -> None:
     assert read(**fields).price == {}
 
 
@@ -268,40 +268,40 @@ def test_an_empty_or_absurd_price_tells_nothing(fields: JsonObject) -> None:
         ({"amount": "1" * 4082}, {"amount": "1" * 4083}),
     ],
 )
-def test_a_price_is_as_long_as_its_json_in_ascii(fits: JsonValue, absurd: JsonValue) -> None:
+def test_price_limit_counts_ascii_json(fits: JsonValue, absurd: JsonValue) -> None:
     assert read(final_unit_deduction=fits).price == {"final_unit_deduction": fits}
     assert read(final_unit_deduction=absurd, billing=[1]).price == {"billing": [1]}
 
 
 @pytest.mark.parametrize("body", [{"task_status": "succeed"}, {"task_id": ""}, {"task_id": "a" * 201}, {"id": [1]}, {}])
-def test_a_body_that_names_no_task_is_flawed(body: JsonObject) -> None:
+def test_body_without_task_id_is_flawed(body: JsonObject) -> None:
     report = Kling().read_callback(json.dumps(body).encode())
     assert report == Report(flaw="it names no task")
 
 
-def test_our_external_id_alone_names_a_task() -> None:
+def test_external_id_alone_identifies_a_task() -> None:
     body: JsonObject = {"task_status": "processing", "task_info": {"external_task_id": "hm1"}}
     report = Kling().read_callback(json.dumps(body).encode())
     assert (report.provider_task_id, report.external_id, report.status) == (None, "hm1", Status.PROCESSING)
 
 
-def test_a_number_as_id_is_its_digits() -> None:
+def test_numeric_id_becomes_its_digits() -> None:
     assert read(task_id=842250903629086787).provider_task_id == "842250903629086787"
 
 
-def test_an_error_in_an_envelope_is_no_word_about_a_task() -> None:
+def test_error_envelope_is_not_a_report() -> None:
     body: JsonObject = {"code": 5000, "message": "x", "data": {"task_id": "1", "task_status": "failed"}}
     report = Kling().read_callback(json.dumps(body).encode())
     assert report == Report(flaw="an error with code 5000, not a task")
 
 
 @pytest.mark.parametrize("code", [0, 200, "0", "success", None, True, False, "5000", 1.5, [5000]])
-def test_what_is_no_code_of_an_error_hides_no_task(code: JsonValue) -> None:
+def test_other_code_does_not_hide_a_task(code: JsonValue) -> None:
     body: JsonObject = {"code": code, "data": {"task_id": "1", "task_status": "failed"}}
     assert Kling().read_callback(json.dumps(body).encode()).status is Status.FAILED
 
 
-def test_the_task_is_the_innermost_object_that_names_one() -> None:
+def test_innermost_object_with_id_is_the_task() -> None:
     task: JsonObject = {"task_id": "1", "data": {"id": "2", "data": {"status": "failed", "data": {"id": "3"}}}}
     assert Kling().read_callback(json.dumps(task).encode()).provider_task_id == "3"
     assert Kling().read_callback(json.dumps({"data": task}).encode()).provider_task_id == "2"

@@ -1,4 +1,4 @@
-"""What is shown of a foreign text: its beginning, printable, and no credential."""
+"""Tests of excerpts of external texts: short, printable, and without credentials."""
 
 import pytest
 
@@ -18,11 +18,11 @@ from tracker.providers.masking import EXCERPT_SHOWN, excerpt
         ("", None, ""),
     ],
 )
-def test_excerpt_with_a_credential_masks_it(text: str, credential: Credential, shown: str) -> None:
+def test_excerpt_masks_credentials(text: str, credential: Credential, shown: str) -> None:
     assert excerpt(text, credential) == shown
 
 
-def test_excerpt_of_a_long_text_is_its_beginning() -> None:
+def test_long_excerpt_is_cut() -> None:
     shown = excerpt("x" * (EXCERPT_SHOWN - 4) + "sk-made-up" + "y" * 999, ApiKey(key="sk-made-up"))
 
     assert len(shown) == EXCERPT_SHOWN

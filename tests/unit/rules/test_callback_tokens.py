@@ -1,4 +1,4 @@
-"""Callback addresses: the token proves the task that it names, and nothing else does."""
+"""Tests of callback tokens: a token verifies exactly the task that it names."""
 
 import base64
 import hashlib
@@ -17,33 +17,33 @@ OTHER = b"a made-up secret of 32 bytes, other"
 TOKEN = mint([FIRST], provider="kling", task_id=OUR_ID)
 
 
-def test_a_token_proves_the_task_it_was_minted_for() -> None:
+def test_token_verifies_its_task() -> None:
     assert check(TOKEN, [FIRST], provider="kling") == OUR_ID
 
 
-def test_the_first_secret_mints_and_all_verify() -> None:
+def test_first_secret_mints_and_all_verify() -> None:
     assert check(mint([OTHER, FIRST], provider="kling", task_id=OUR_ID), [FIRST, OTHER], provider="kling") == OUR_ID
     assert mint([FIRST, OTHER], provider="kling", task_id=OUR_ID) == TOKEN
 
 
-def test_a_retired_secret_proves_nothing() -> None:
+def test_retired_secret_verifies_nothing() -> None:
     assert check(TOKEN, [OTHER], provider="kling") is None
     assert check(TOKEN, [], provider="kling") is None
 
 
-def test_a_token_for_one_provider_is_worth_nothing_at_another() -> None:
+def test_token_of_another_provider_is_refused() -> None:
     assert check(TOKEN, [FIRST], provider="other") is None
 
 
-def test_the_mac_of_one_task_does_not_fit_another() -> None:
+def test_mac_of_another_task_is_refused() -> None:
     other = mint([FIRST], provider="kling", task_id="hm0")
     forged = TOKEN.split("-", maxsplit=1)[0] + "-" + other.split("-", maxsplit=1)[1]
     assert check(forged, [FIRST], provider="kling") is None
 
 
-@given(place=st.integers(0, len(TOKEN) - 1), letter=st.characters(codec="ascii"))
-def test_one_changed_character_is_refused(place: int, letter: str) -> None:
-    changed = TOKEN[:place] + letter + TOKEN[place + 1 :]
+@given(place=st.integers(0, len(TOKEN) - 1), character=st.characters(codec="ascii"))
+def test_token_with_changed_character_is_refused(place: int, character: str) -> None:
+    changed = TOKEN[:place] + character + TOKEN[place + 1 :]
     assert check(changed, [FIRST], provider="kling") == (OUR_ID if changed == TOKEN else None)
 
 
@@ -51,12 +51,12 @@ def test_one_changed_character_is_refused(place: int, letter: str) -> None:
 @example(text=f"{TOKEN[:20]}\ud800{TOKEN[20:]}")
 @example(text=f"{TOKEN}\n")
 @given(text=st.one_of(st.text(), st.text().map(lambda more: TOKEN + more), st.from_regex(r"1[0-9a-f]{8}\w+-\w{22}")))
-def test_any_text_is_answered_without_an_error(text: str) -> None:
+def test_token_check_of_any_text_never_raises(text: str) -> None:
     assert check(text, [FIRST, OTHER], provider="kling") in {None, OUR_ID if text == TOKEN else None}
 
 
-def written_out(task_id: str, *, secret: bytes = FIRST, provider: str = "kling") -> str:
-    """Make a token as the module's docstring says it, one step after the other."""
+def documented_token(task_id: str, *, secret: bytes = FIRST, provider: str = "kling") -> str:
+    """Build a token step by step, as the docstring of the module describes it."""
     key = hashlib.sha256(b"homing key id\n" + secret).hexdigest()[:8]
     covered = f"homing\n1\n{key}\n{provider}\ncallback\n{task_id}"
     mac = hmac.digest(secret, covered.encode(), "sha256")[:16]
@@ -77,32 +77,32 @@ task_ids = st.one_of(
 @example(task_id="a-b")
 @example(task_id="a_b")
 @example(task_id="\u0661")
-def test_only_plain_letters_and_digits_are_a_task_however_true_the_mac(task_id: str) -> None:
-    token = written_out(task_id)
+def test_token_with_invalid_task_id_is_refused(task_id: str) -> None:
+    token = documented_token(task_id)
     assert check(token, [OTHER, FIRST], provider="kling") == (task_id if TASK_ID.fullmatch(task_id) else None)
     assert mint([FIRST], provider="kling", task_id=task_id) == token
 
 
 @given(place=st.integers(0, len(TOKEN)), more=st.text(min_size=1, max_size=3), less=st.integers(1, 3))
-def test_a_longer_or_shorter_token_is_refused(place: int, more: str, less: int) -> None:
+def test_token_of_other_length_is_refused(place: int, more: str, less: int) -> None:
     assert check(TOKEN[:place] + more + TOKEN[place:], [FIRST], provider="kling") is None
     if place < len(TOKEN):
         assert check(TOKEN[:place] + TOKEN[place + less :], [FIRST], provider="kling") is None
 
 
-def test_the_last_letter_of_the_mac_has_one_spelling() -> None:
-    # 22 letters hold four bits more than 16 bytes.
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    good = [letter for letter in letters if check(TOKEN[:-1] + letter, [FIRST], provider="kling")]
+def test_last_character_of_mac_has_one_spelling() -> None:
+    # 22 characters hold four more bits than 16 bytes.
+    characters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    good = [character for character in characters if check(TOKEN[:-1] + character, [FIRST], provider="kling")]
     assert good == [TOKEN[-1]]
 
 
-def test_an_address_ends_in_its_token() -> None:
+def test_task_callback_url_ends_in_its_token() -> None:
     url = callback_tokens.address("https://homing.example", provider="kling", token=TOKEN)
     assert url == f"https://homing.example/callbacks/kling/{TOKEN}"
 
 
-def test_a_standing_token_cannot_be_taken_for_a_task_s_and_its_hash_is_what_is_kept() -> None:
+def test_shared_token_is_not_a_task_token() -> None:
     token = callback_tokens.standing_token(bytes(range(callback_tokens.STANDING_BYTES)))
     assert token.startswith(callback_tokens.STANDING_PREFIX)
     assert check(token, [FIRST], provider="kling") is None
@@ -110,6 +110,6 @@ def test_a_standing_token_cannot_be_taken_for_a_task_s_and_its_hash_is_what_is_k
     assert len(callback_tokens.standing_hash("s\ud800")) == 64
 
 
-def test_a_key_id_tells_secrets_apart_and_does_not_tell_them() -> None:
+def test_key_id_differs_and_hides_its_secret() -> None:
     assert callback_tokens.key_id(FIRST) != callback_tokens.key_id(OTHER)
     assert FIRST.hex()[:8] != callback_tokens.key_id(FIRST)

@@ -1,4 +1,4 @@
-"""Learned run times, learned callback loss, and when the schedule polls because of them."""
+"""Tests of learned run times, of learned callback loss, and of the poll schedule that uses them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ def test_run_times_of_a_model_are_its_own() -> None:
     assert set(habits.outlook(a_task(model="quick")).run_times) == {10}
 
 
-def test_run_times_of_a_new_model_are_those_of_its_kind() -> None:
+def test_run_times_of_new_model_are_of_its_kind() -> None:
     slow = [a_completion(n, seconds(100)) for n in range(MIN_TASKS)]
     quick = [a_completion(MIN_TASKS + n, seconds(10), model="quick") for n in range(MIN_TASKS)]
 
@@ -66,14 +66,14 @@ def test_run_times_are_the_newest() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"model": None}, {"took": timedelta()}, {"took": -seconds(3)}])
-def test_run_time_that_is_unknown_is_not_learned(changes: dict[str, object]) -> None:
-    habits = learn(USUAL, [a_completion(n, **changes) for n in range(50)])  # type: ignore[arg-type] # odd on purpose
+def test_unknown_run_time_is_not_learned(changes: dict[str, object]) -> None:
+    habits = learn(USUAL, [a_completion(n, **changes) for n in range(50)])  # type: ignore[arg-type] # any field may vary
 
     assert habits.run_times == {}
     assert habits.callbacks[KIND].tasks == 50
 
 
-def test_completions_are_learned_once_in_any_order() -> None:
+def test_completions_in_any_order_are_learned_once() -> None:
     every = [a_completion(n, seconds(10 + n), heard=n % 3 > 0) for n in range(40)]
 
     at_once = learn(USUAL, every)
@@ -83,7 +83,7 @@ def test_completions_are_learned_once_in_any_order() -> None:
     assert learn(at_once, every) is at_once
 
 
-def test_groups_are_bounded_when_a_client_invents_models() -> None:
+def test_groups_of_invented_models_are_bounded() -> None:
     habits = learn(USUAL, [a_completion(n, model=f"made up {n}") for n in range(3 * MAX_GROUPS)])
 
     assert len(habits.run_times) == MAX_GROUPS
@@ -93,15 +93,15 @@ def test_groups_are_bounded_when_a_client_invents_models() -> None:
 # ---- lost callbacks
 
 
-def test_loss_is_certain_when_no_callback_was_requested() -> None:
+def test_loss_without_requested_callback_is_certain() -> None:
     assert taught([20] * 50).outlook(SILENT).lost == 1
 
 
-def test_loss_is_one_half_before_anything_is_learned() -> None:
+def test_loss_before_learning_is_one_half() -> None:
     assert USUAL.outlook(TASK).lost == 0.5
 
 
-def test_loss_is_counted_over_the_newest_callbacks() -> None:
+def test_loss_counts_the_newest_callbacks() -> None:
     habits = taught([20] * 100, heard=False)
 
     habits = learn(habits, [a_completion(100 + n, heard=n >= 5) for n in range(MAX_CALLBACKS)])
@@ -121,7 +121,7 @@ def test_loss_after_an_outage_is_forgotten() -> None:
     assert Callbacks((*lost, *came)[-MAX_CALLBACKS:]).expected_loss < 0.01
 
 
-def test_loss_of_one_kind_leaves_other_kinds_alone() -> None:
+def test_loss_of_one_kind_is_separate() -> None:
     well = [a_completion(n, kind="videos/well") for n in range(100)]
     lost = [a_completion(100 + n, heard=n < 10) for n in range(50)]
 
@@ -131,18 +131,18 @@ def test_loss_of_one_kind_leaves_other_kinds_alone() -> None:
     assert habits.outlook(a_task(kind="videos/well", callback_requested=True)).lost < 0.01
 
 
-def test_loss_of_a_new_kind_is_that_of_its_provider() -> None:
+def test_loss_of_new_kind_is_of_its_provider() -> None:
     habits = taught([20] * 50, heard=False)
 
     assert habits.outlook(a_task(kind="videos/new", callback_requested=True)).lost > 0.9
 
 
-# ---- when the schedule polls because of them
+# ---- the poll schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The polls of each task, and the delays of those whose callback was lost, as shares of their run times."""
+    """Polls of each task, and delays of tasks whose callback was lost, as shares of their run times."""
 
     reads: list[int]
     delays: list[float]
@@ -152,11 +152,11 @@ def followed(habits: Habits, task: Task, runs: Sequence[float], dice: Random, *,
     """Poll tasks with these run times until they end, as the reconciler does."""
     reads, delays = [], []
     for run in runs:
-        end, gone, asked = NOW + seconds(run), dice.random() < lost, 0
-        told = end + seconds(dice.random())
+        end, callback_lost, poll_count = NOW + seconds(run), dice.random() < lost, 0
+        callback_at = end + seconds(dice.random())
         now = schedule.first_poll_delay(task, now=NOW, policy=POLICY, habits=habits, random=dice.random())
-        while gone or now < told:
-            asked += 1
+        while callback_lost or now < callback_at:
+            poll_count += 1
             if now >= end:
                 break
             again = schedule.after_poll(
@@ -165,8 +165,8 @@ def followed(habits: Habits, task: Task, runs: Sequence[float], dice: Random, *,
             assert again is not None
             assert now + POLICY.least_gap <= again <= task.deadline_at
             now = again
-        reads.append(asked)
-        if gone:
+        reads.append(poll_count)
+        if callback_lost:
             delays.append((now - end).total_seconds() / run)
     return Outcome(reads=reads, delays=delays)
 
@@ -180,14 +180,17 @@ def mixed(share: float, one: Callable[[Random], float], other: Callable[[Random]
 
 
 def many(run: Callable[[Random], float], *, lost: float, learned: Sequence[bool], times: int = 8) -> Outcome:
-    """Learn from 300 tasks and follow 400 more, ``times`` over; ``learned`` repeats: whether a callback arrives."""
+    """Learn from 300 tasks and follow 400 more, ``times`` times.
+
+    ``learned`` says for each task whether its callback arrives; the sequence repeats.
+    """
     reads: list[int] = []
     delays: list[float] = []
     for seed in range(times):
         dice = Random(seed)
-        fates = list(learned) * 300
-        lesson = [a_completion(n, seconds(run(dice)), heard=fates[n]) for n in range(300)]
-        outcome = followed(learn(USUAL, lesson), TASK, [run(dice) for _ in range(400)], dice, lost=lost)
+        arrivals = list(learned) * 300
+        completions = [a_completion(n, seconds(run(dice)), heard=arrivals[n]) for n in range(300)]
+        outcome = followed(learn(USUAL, completions), TASK, [run(dice) for _ in range(400)], dice, lost=lost)
         reads += outcome.reads
         delays += outcome.delays
     return Outcome(reads=reads, delays=delays)
@@ -198,17 +201,17 @@ IMAGES = lognormal(24, 0.3)
 
 
 @pytest.mark.parametrize("middle", [24, 120, 900])
-def test_when_all_callbacks_get_lost_few_reads_find_the_end_soon(middle: float) -> None:
+def test_total_callback_loss_needs_few_polls(middle: float) -> None:
     outcome = many(lognormal(middle, 0.3), lost=1, learned=LOST)
     assert mean(outcome.reads) < 2.9
     assert median(outcome.delays) < 0.095
 
 
-def test_while_callbacks_come_hardly_anything_is_asked() -> None:
+def test_arriving_callbacks_need_hardly_any_polls() -> None:
     assert mean(many(IMAGES, lost=0, learned=CAME).reads) < 0.05
 
 
-def test_tasks_running_when_an_outage_begins_are_found_late() -> None:
+def test_tasks_at_start_of_outage_are_found_late() -> None:
     outcome = many(IMAGES, lost=1, learned=CAME)
 
     assert mean(outcome.reads) < 1.2
@@ -227,7 +230,7 @@ def test_tasks_running_when_an_outage_begins_are_found_late() -> None:
         pytest.param(mixed(0.02, lognormal(400, 0.2), IMAGES), id="a few take very long"),
     ],
 )
-def test_other_run_times_cost_few_polls_and_little_delay(run: Callable[[Random], float]) -> None:
+def test_other_run_times_cost_few_polls(run: Callable[[Random], float]) -> None:
     lost, came = many(run, lost=1, learned=LOST), many(run, lost=0, learned=CAME)
 
     assert mean(lost.reads) < 3.8
@@ -236,18 +239,18 @@ def test_other_run_times_cost_few_polls_and_little_delay(run: Callable[[Random],
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
-def test_partial_loss_costs_fewer_polls_than_total_loss(share: float) -> None:
-    fates = [number >= share * 20 for number in range(20)]
-    Random(1).shuffle(fates)
+def test_partial_loss_costs_fewer_polls(share: float) -> None:
+    arrivals = [number >= share * 20 for number in range(20)]
+    Random(1).shuffle(arrivals)
 
-    part, all_lost = many(IMAGES, lost=share, learned=fates), many(IMAGES, lost=1, learned=LOST)
+    part, all_lost = many(IMAGES, lost=share, learned=arrivals), many(IMAGES, lost=1, learned=LOST)
 
     assert mean(part.reads) < mean(all_lost.reads)
     assert median(part.delays) < median(many(IMAGES, lost=share, learned=CAME).delays)
 
 
 @pytest.mark.parametrize("count", [10, 30, 100])
-def test_few_finished_tasks_already_shorten_the_delay(count: int) -> None:
+def test_few_finished_tasks_shorten_the_delay(count: int) -> None:
     delays: list[float] = []
     reads: list[int] = []
     for seed in range(20):
@@ -262,7 +265,7 @@ def test_few_finished_tasks_already_shorten_the_delay(count: int) -> None:
 
 
 def test_loss_bounds_are_those_of_wilson() -> None:
-    """The example of a public table: 1 of 10 is between 1.8 % and 40.4 %."""
+    """A public table has this example: for 1 of 10, the bounds are 1.8 % and 40.4 %."""
     low, high = Callbacks((True,) * 9 + (False,)).loss_bounds
 
     assert (round(low, 3), round(high, 3)) == (0.018, 0.404)

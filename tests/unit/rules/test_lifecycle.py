@@ -1,4 +1,4 @@
-"""The rules of the state machine and of trust, each as one test that fails when the rule is taken away."""
+"""Tests of the state machine and of the trust rules: each test fails if its rule is removed."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -20,8 +20,8 @@ SUBMITTED = told_in_turn(PENDING, [asked(a_claim(Status.SUBMITTED))], Trust.TOKE
 LATER = NOW + timedelta(seconds=1)
 
 
-def after(task: Task, *said: Observation, threshold: Trust = Trust.TOKEN) -> Task:
-    return told_in_turn(task, said, threshold)
+def after(task: Task, *observations: Observation, threshold: Trust = Trust.TOKEN) -> Task:
+    return told_in_turn(task, observations, threshold)
 
 
 def weighed(task: Task, observation: Observation, threshold: Trust = Trust.TOKEN) -> Transition:
@@ -29,7 +29,7 @@ def weighed(task: Task, observation: Observation, threshold: Trust = Trust.TOKEN
 
 
 def at(status: Status) -> Task:
-    """Return the task as it stands at ``status``."""
+    """Return a task with this status."""
     if status is Status.PENDING:
         return PENDING
     if status is Status.REJECTED:
@@ -39,10 +39,10 @@ def at(status: Status) -> Task:
     return after(SUBMITTED, told(a_claim(status)))
 
 
-# ---- Statuses and what moves them
+# ---- Statuses and transitions
 
 
-def test_the_happy_way_is_pending_submitted_processing_succeeded() -> None:
+def test_normal_statuses_follow_in_order() -> None:
     task, seen = PENDING, [PENDING.status]
     for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED):
         task = after(task, asked(a_claim(status)))
@@ -51,46 +51,46 @@ def test_the_happy_way_is_pending_submitted_processing_succeeded() -> None:
 
 
 @pytest.mark.parametrize("before", list(Status))
-@pytest.mark.parametrize("word", list(Status))
-def test_a_poll_moves_a_task_exactly_where_the_table_says(before: Status, word: Status) -> None:
+@pytest.mark.parametrize("status", list(Status))
+def test_poll_transitions_match_the_table(before: Status, status: Status) -> None:
     task = at(before)
-    report = Report(status=word) if word in facts.INFERRED else a_claim(word, updated_at=LATER)
+    report = Report(status=status) if status in facts.INFERRED else a_claim(status, updated_at=LATER)
     moved = weighed(task, asked(report)).verdict is Verdict.APPLIED
-    assert moved == (word in lifecycle.MOVES[before])
+    assert moved == (status in lifecycle.MOVES[before])
 
 
 @pytest.mark.parametrize("inference", [Status.REJECTED, Status.EXPIRED])
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
-def test_a_proven_final_beats_our_own_inference(inference: Status, final: Status, trust: Trust) -> None:
+def test_verified_final_status_beats_inference(inference: Status, final: Status, trust: Trust) -> None:
     observation = asked(a_claim(final)) if trust is Trust.PROVIDER else told(a_claim(final), trust)
     assert after(at(inference), observation).status is final
 
 
-@pytest.mark.parametrize("word", [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED])
-def test_any_proven_word_revives_a_rejected_task_with_an_alarm(word: Status) -> None:
-    transition = weighed(at(Status.REJECTED), asked(a_claim(word)))
-    assert transition.task.status is word
+@pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED])
+def test_verified_status_revives_rejected_task(status: Status) -> None:
+    transition = weighed(at(Status.REJECTED), asked(a_claim(status)))
+    assert transition.task.status is status
     assert transition.alarms == (Alarm.REVIVED,)
 
 
-def test_an_expired_task_waits_for_a_final_word_only() -> None:
+def test_expired_task_accepts_only_final_status() -> None:
     expired = at(Status.EXPIRED)
     assert weighed(expired, asked(a_claim(Status.PROCESSING))).verdict is Verdict.OUTRANKED
     assert after(expired, asked(a_claim(Status.PROCESSING)), asked(a_claim())).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
-@pytest.mark.parametrize("word", [Status.SUBMITTED, Status.PROCESSING, Status.REJECTED, Status.EXPIRED])
-def test_no_later_word_that_is_not_final_undoes_a_final(final: Status, word: Status) -> None:
-    late = inferred(word) if word in facts.INFERRED else asked(a_claim(word, updated_at=LATER))
+@pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING, Status.REJECTED, Status.EXPIRED])
+def test_final_status_survives_a_later_other_status(final: Status, status: Status) -> None:
+    late = inferred(status) if status in facts.INFERRED else asked(a_claim(status, updated_at=LATER))
     assert after(at(final), late).status is final
 
 
 @pytest.mark.parametrize(
     ("polled", "delivered"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)]
 )
-def test_of_two_contradictory_finals_the_poll_wins(polled: Status, delivered: Status) -> None:
+def test_contradicting_finals_prefer_the_poll(polled: Status, delivered: Status) -> None:
     poll = asked(a_claim(polled))
     delivery = told(a_claim(delivered, updated_at=LATER), Trust.SIGNED)
     assert after(SUBMITTED, poll, delivery).status is after(SUBMITTED, delivery, poll).status is polled
@@ -99,7 +99,7 @@ def test_of_two_contradictory_finals_the_poll_wins(polled: Status, delivered: St
 @pytest.mark.parametrize("make", [asked, told])
 @pytest.mark.parametrize(("late", "early"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)])
 @pytest.mark.parametrize("before", [NOW, None])
-def test_then_the_later_time_of_the_provider_wins(make: object, late: Status, early: Status, before: object) -> None:
+def test_contradicting_finals_prefer_the_later(make: object, late: Status, early: Status, before: object) -> None:
     assert callable(make)
     first = make(a_claim(early, updated_at=before))
     second = make(a_claim(late, updated_at=LATER))
@@ -107,25 +107,25 @@ def test_then_the_later_time_of_the_provider_wins(make: object, late: Status, ea
 
 
 @pytest.mark.parametrize("updated_at", [NOW, None])
-def test_then_success_wins(updated_at: object) -> None:
+def test_contradicting_finals_prefer_success(updated_at: object) -> None:
     failure, success = (told(a_claim(status, updated_at=updated_at)) for status in (Status.FAILED, Status.SUCCEEDED))
     assert after(SUBMITTED, failure, success).status is after(SUBMITTED, success, failure).status is Status.SUCCEEDED
 
 
-def test_a_final_that_changes_is_a_corrected_event_and_an_alarm() -> None:
+def test_changed_final_status_is_corrected_with_alarm() -> None:
     transition = weighed(at(Status.FAILED), asked(a_claim(Status.SUCCEEDED)))
     assert [event.type for event in transition.events] == ["homing.task.corrected"]
     assert transition.alarms == (Alarm.CONTRADICTION,)
 
 
-def test_a_contradiction_that_changes_nothing_is_still_an_alarm() -> None:
+def test_contradiction_without_change_is_an_alarm() -> None:
     transition = weighed(after(SUBMITTED, asked(a_claim(Status.SUCCEEDED))), told(a_claim(Status.FAILED)))
     assert transition.verdict is Verdict.CONTRADICTED
     assert transition.alarms == (Alarm.CONTRADICTION,)
     assert transition.events == ()
 
 
-def test_a_success_with_empty_results_is_completed_by_the_next_word_that_has_them() -> None:
+def test_empty_success_is_completed_by_next_report() -> None:
     empty = after(SUBMITTED, told(a_claim()))
     assert facts.assets(empty) == ()
     transition = weighed(empty, told(a_claim(assets=(PICTURE,))))
@@ -134,7 +134,7 @@ def test_a_success_with_empty_results_is_completed_by_the_next_word_that_has_the
     assert [event.type for event in transition.events] == ["homing.task.updated"]
 
 
-def test_empty_facts_never_take_away_what_is_known() -> None:
+def test_empty_facts_keep_known_facts() -> None:
     full = after(SUBMITTED, told(a_claim(assets=(PICTURE,), price={"billing": 1}, message="done")))
     assert weighed(full, asked(a_claim(updated_at=LATER))).verdict is Verdict.CONFIRMED
     bare = after(full, asked(a_claim(updated_at=LATER)))
@@ -145,25 +145,25 @@ def test_empty_facts_never_take_away_what_is_known() -> None:
     )
 
 
-def test_facts_follow_the_order_of_the_words_that_told_them() -> None:
+def test_facts_follow_report_precedence() -> None:
     polled = asked(a_claim(message="the poll's"))
     delivered = told(a_claim(message="the delivery's", updated_at=LATER))
     assert facts.message(after(SUBMITTED, polled, delivered)) == "the poll's"
     assert facts.message(after(SUBMITTED, delivered, polled)) == "the poll's"
 
 
-def test_only_a_success_shows_results() -> None:
+def test_only_success_shows_results() -> None:
     with_files = after(SUBMITTED, told(a_claim(assets=(PICTURE,))))
     assert facts.assets(after(with_files, asked(a_claim(Status.FAILED)))) == ()
 
 
-def test_what_is_said_twice_is_confirmed_without_an_event() -> None:
+def test_repeated_status_is_confirmed_without_event() -> None:
     transition = weighed(at(Status.PROCESSING), told(a_claim(Status.PROCESSING)))
     assert (transition.verdict, transition.events) == (Verdict.CONFIRMED, ())
 
 
 @pytest.mark.parametrize("make", [asked, told])
-def test_an_unknown_word_is_alarmed_and_moves_nothing(make: object) -> None:
+def test_unknown_status_is_an_alarm_without_change(make: object) -> None:
     assert callable(make)
     transition = weighed(
         SUBMITTED, make(a_claim(None, provider_status="cancelled", message="a fact", assets=(PICTURE,)))
@@ -174,19 +174,19 @@ def test_an_unknown_word_is_alarmed_and_moves_nothing(make: object) -> None:
     assert replace(transition.task, last_observed_at=None) == replace(SUBMITTED, last_observed_at=None)
 
 
-def test_what_cannot_be_read_is_alarmed_and_moves_nothing() -> None:
+def test_unreadable_report_is_an_alarm_without_change() -> None:
     transition = weighed(SUBMITTED, told(Report(flaw="the body is not JSON")))
     assert (transition.verdict, transition.alarms) == (Verdict.UNREADABLE, (Alarm.UNREADABLE,))
     assert transition.task.version == SUBMITTED.version
 
 
-def test_the_order_is_total() -> None:
+def test_status_rank_is_total() -> None:
     assert sorted(RANK.values()) == [0, 1, 2, 3, 4, 5, 5]
     assert RANK[Status.SUCCEEDED] == RANK[Status.FAILED] == max(RANK.values())
     assert RANK.keys() == set(Status) == lifecycle.MOVES.keys()
 
 
-def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
+def test_inferred_status_shows_its_own_message() -> None:
     expired = after(
         SUBMITTED, told(a_claim(Status.PROCESSING, message="in the queue")), inferred(Status.EXPIRED, note="too late")
     )
@@ -197,7 +197,7 @@ def test_our_own_reason_is_the_message_of_an_inference_only() -> None:
 # ---- Trust
 
 
-def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
+def test_unverified_callback_only_sets_a_candidate() -> None:
     transition = weighed(PENDING, told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
     assert (transition.verdict, transition.trust) == (Verdict.UNVERIFIED, Trust.UNVERIFIED)
     reports = (Status.SUCCEEDED,)
@@ -213,34 +213,30 @@ def test_a_hint_is_kept_as_a_candidate_and_moves_nothing() -> None:
         (Flaw.SHARED_URL, ()),
     ],
 )
-def test_a_missing_and_a_wrong_signature_are_alarms_and_an_unsigned_standing_address_is_none(
-    flaw: Flaw, alarms: tuple[Alarm, ...]
-) -> None:
+def test_signature_flaw_is_an_alarm(flaw: Flaw, alarms: tuple[Alarm, ...]) -> None:
     assert weighed(SUBMITTED, told(a_claim(), Trust.UNVERIFIED, flaw=flaw)).alarms == alarms
 
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("threshold", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
-def test_a_delivery_makes_a_status_final_only_from_the_threshold_up(
-    trust: Trust, threshold: Trust, final: Status
-) -> None:
+def test_final_callback_below_threshold_is_unverified(trust: Trust, threshold: Trust, final: Status) -> None:
     transition = weighed(SUBMITTED, told(a_claim(final), trust), threshold)
     assert transition.task.status is (final if trust >= threshold else Status.SUBMITTED)
     assert (transition.verdict is Verdict.UNVERIFIED) == (trust < threshold)
 
 
-def test_a_poll_makes_a_status_final_whatever_the_threshold() -> None:
+def test_final_poll_ignores_the_threshold() -> None:
     assert weighed(SUBMITTED, asked(a_claim()), Trust.PROVIDER).task.status is Status.SUCCEEDED
 
 
-def test_a_word_that_is_not_final_needs_no_threshold() -> None:
+def test_unfinished_callback_ignores_the_threshold() -> None:
     assert weighed(SUBMITTED, told(a_claim(Status.PROCESSING)), Trust.SIGNED).task.status is Status.PROCESSING
 
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("theirs", ["another", None])
-def test_a_body_with_another_provider_id_than_the_row_is_a_hint_with_an_alarm(trust: Trust, theirs: str | None) -> None:
+def test_callback_with_other_provider_id_is_unverified(trust: Trust, theirs: str | None) -> None:
     transition = weighed(SUBMITTED, told(a_claim(provider_task_id=theirs), trust))
     assert (transition.trust, transition.verdict) == (Trust.UNVERIFIED, Verdict.UNVERIFIED)
     assert transition.alarms == (Alarm.MISMATCH,)
@@ -249,22 +245,22 @@ def test_a_body_with_another_provider_id_than_the_row_is_a_hint_with_an_alarm(tr
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("ours", ["another", None])
-def test_while_the_provider_id_is_unknown_the_external_id_must_be_ours(trust: Trust, ours: str | None) -> None:
+def test_callback_with_other_external_id_is_unverified(trust: Trust, ours: str | None) -> None:
     transition = weighed(PENDING, told(a_claim(external_id=ours), trust))
     assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
     assert transition.task.status is Status.PENDING
 
 
-def test_a_row_without_any_id_believes_no_delivery() -> None:
+def test_callback_for_task_without_ids_is_unverified() -> None:
     transition = weighed(a_task(sent_external_id=None), told(a_claim(external_id=None)))
     assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
 
 
-def test_once_the_provider_id_is_known_it_alone_must_agree() -> None:
+def test_known_provider_id_alone_must_match() -> None:
     assert weighed(SUBMITTED, told(a_claim(external_id="another"))).task.status is Status.SUCCEEDED
 
 
-def test_a_true_delivery_of_one_task_replayed_on_the_address_of_another_moves_neither() -> None:
+def test_callback_replayed_on_other_task_is_unverified() -> None:
     other = a_task(2)
     signed = told(a_claim(), Trust.SIGNED)
     assert weighed(other, signed).verdict is Verdict.UNVERIFIED
@@ -273,23 +269,23 @@ def test_a_true_delivery_of_one_task_replayed_on_the_address_of_another_moves_ne
 
 
 @pytest.mark.parametrize("source", [Source.POLL, Source.SUBMIT])
-def test_a_poll_and_a_submit_reply_teach_the_provider_id(source: Source) -> None:
+def test_poll_or_submit_reply_sets_provider_id(source: Source) -> None:
     task = after(replace(PENDING, candidate_id="a guess"), asked(a_claim(Status.SUBMITTED), source=source))
     assert (task.provider_task_id, task.candidate_id) == (THEIR_ID, None)
 
 
 @pytest.mark.parametrize("trust", list(Trust))
-def test_no_delivery_teaches_the_provider_id_however_it_is_proven(trust: Trust) -> None:
+def test_callback_never_sets_provider_id(trust: Trust) -> None:
     assert weighed(PENDING, told(a_claim(), trust)).task.provider_task_id is None
 
 
-def test_no_delivery_is_believed_like_an_answer_of_the_provider() -> None:
+def test_callback_never_has_provider_trust() -> None:
     delivery = told(a_claim(Status.FAILED, updated_at=LATER), Trust.PROVIDER)
     assert after(SUBMITTED, asked(a_claim()), delivery).status is Status.SUCCEEDED
     assert weighed(SUBMITTED, delivery, Trust.PROVIDER).verdict is Verdict.UNVERIFIED
 
 
-def test_a_known_provider_id_is_never_replaced() -> None:
+def test_known_provider_id_is_never_replaced() -> None:
     assert after(SUBMITTED, asked(a_claim(provider_task_id="another"))).provider_task_id == THEIR_ID
 
 
@@ -302,25 +298,23 @@ def test_a_known_provider_id_is_never_replaced() -> None:
         (PENDING, {"external_id": None}, "a hint: it carries no external id"),
     ],
 )
-def test_the_reason_of_a_hint_says_what_disagrees_and_never_whose_it_is(
-    task: Task, ids: dict[str, Any], why: str
-) -> None:
+def test_unverified_reason_names_the_mismatch(task: Task, ids: dict[str, Any], why: str) -> None:
     assert weighed(task, told(a_claim(**ids))).why == why
 
 
-def test_a_second_hint_does_not_replace_the_candidate_that_is_to_be_asked_about() -> None:
+def test_second_unverified_callback_keeps_candidate() -> None:
     task = after(
         PENDING, told(a_claim(), Trust.UNVERIFIED), told(a_claim(provider_task_id="another"), Trust.UNVERIFIED)
     )
     assert task.candidate_id == THEIR_ID
 
 
-def test_an_answer_with_an_unknown_word_still_teaches_the_provider_id() -> None:
+def test_poll_with_unknown_status_sets_provider_id() -> None:
     assert after(PENDING, asked(a_claim(None))).provider_task_id == THEIR_ID
     assert after(PENDING, told(a_claim(None))).provider_task_id is None
 
 
-def test_results_and_prices_come_with_a_final_word_only() -> None:
+def test_unfinished_report_shows_no_results() -> None:
     early = told(a_claim(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
     task = after(SUBMITTED, early)
     assert (facts.price(task), facts.message(task)) == ({}, "soon")
@@ -341,6 +335,6 @@ def test_results_and_prices_come_with_a_final_word_only() -> None:
         },
     ],
 )
-def test_an_asset_survives_its_way_through_json(changes: dict[str, Any]) -> None:
+def test_asset_survives_json_round_trip(changes: dict[str, Any]) -> None:
     asset = structs.replace(PICTURE, **changes)
     assert facts.asset_from_json(facts.asset_to_json(asset)) == asset

@@ -1,4 +1,4 @@
-"""When to look again."""
+"""Tests of the poll schedule."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ def first_poll_delay(
 
 
 def taught(took: Sequence[float], *, heard: bool = True) -> Habits:
-    """Learn from tasks that took so many seconds, whose callbacks all came or all got lost."""
+    """Learn from tasks with these run times in seconds. All their callbacks arrived, or all were lost."""
     return learn(USUAL, [a_completion(n, seconds(each), heard=heard) for n, each in enumerate(took)])
 
 
@@ -55,14 +55,14 @@ def seconds(value: float) -> timedelta:
     return timedelta(seconds=value)
 
 
-def test_a_task_is_first_asked_about_when_such_tasks_usually_end() -> None:
+def test_first_poll_is_at_the_usual_run_time() -> None:
     assert first_poll_delay(habits=USUAL) == seconds(40)
     assert seconds(47) < first_poll_delay(habits=USUAL, random=0.999) < seconds(48.1)
     assert first_poll_delay(habits=USUAL, policy=Policy(first_poll_delay=seconds(3))) == seconds(3)
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_the_operator_s_first_check_is_the_first_whatever_was_learned(*, heard: bool) -> None:
+def test_configured_first_poll_delay_is_always_used(*, heard: bool) -> None:
     policy = Policy(first_poll_delay=seconds(300))
     habits = taught(RUNS, heard=heard)
     assert first_poll_delay(habits=habits, policy=policy) == seconds(300)
@@ -70,7 +70,7 @@ def test_the_operator_s_first_check_is_the_first_whatever_was_learned(*, heard: 
     assert after_poll(SUBMITTED, NOW + seconds(301), habits=habits, policy=policy) != NOW + seconds(300)
 
 
-def test_lost_callbacks_lead_to_polls_around_the_usual_end() -> None:
+def test_lost_callbacks_cause_polls_near_usual_end() -> None:
     now, polls = NOW, []
     while now < NOW + seconds(50):
         again = after_poll(LISTENING, now, habits=taught(RUNS, heard=False), random=0.0)
@@ -78,7 +78,7 @@ def test_lost_callbacks_lead_to_polls_around_the_usual_end() -> None:
         polls.append((again - NOW).total_seconds())
         now = again
 
-    # They take 16 to 24 seconds.
+    # The tasks run for 16 to 24 seconds.
     assert 16 <= polls[0] <= 20
     assert len([age for age in polls if age <= 25]) >= 2
 
@@ -91,72 +91,72 @@ def test_arriving_callbacks_delay_the_first_poll() -> None:
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_gap_beyond_all_known_run_times_grows_with_the_age(*, heard: bool) -> None:
+def test_gap_beyond_known_run_times_grows_with_age(*, heard: bool) -> None:
     now = NOW + seconds(100)
 
     assert after_poll(LISTENING, now, habits=taught(RUNS, heard=heard)) == now + seconds(25)
 
 
 @pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])
-def test_a_question_that_a_hint_asked_for_is_followed_by_the_one_that_was_due_anyway(habits: Any) -> None:
-    """And by no other: an early hint must not start a row of questions at the least gap."""
+def test_poll_after_unverified_callback_keeps_the_plan(habits: Any) -> None:
+    """An early unverified callback must not start a series of polls at the minimum interval."""
     learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
     planned = NOW + first_poll_delay(LISTENING, habits=learned)
     assert after_poll(LISTENING, NOW + seconds(1), habits=learned, random=0.0) == planned
 
 
-def test_a_question_that_failed_is_asked_again_sooner_than_one_that_was_answered() -> None:
+def test_failed_poll_is_retried_sooner() -> None:
     habits = taught(RUNS, heard=True)
     now = NOW + seconds(30)
     assert after_poll(LISTENING, now, habits=habits, answered=False) == now + seconds(7.5)
 
 
-def test_a_lost_submit_is_looked_up_without_regard_to_how_long_such_tasks_run() -> None:
+def test_lost_submission_ignores_usual_run_times() -> None:
     lost = a_task(attempts=1)
     assert after_poll(lost, NOW + seconds(4), habits=taught(RUNS)) == NOW + seconds(4) + POLICY.absence_gap
 
 
 @pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])
-def test_no_first_question_comes_after_the_deadline(habits: Any) -> None:
+def test_first_poll_is_not_after_the_deadline(habits: Any) -> None:
     learned = habits if isinstance(habits, Habits) else taught(RUNS, heard=habits == "heard")
     hurried = replace(LISTENING, deadline_at=NOW + seconds(10))
     assert first_poll_delay(hurried, habits=learned) == seconds(10)
 
 
-def test_the_gap_grows_with_the_age_of_the_task_between_its_bounds() -> None:
+def test_poll_gap_grows_with_task_age() -> None:
     at = [NOW + seconds(age) for age in (4, 100, 400, 40_000)]
     gaps = [again - now for now in at if (again := after_poll(SUBMITTED, now)) is not None]
     assert gaps == [POLICY.least_gap, seconds(25), seconds(100), timedelta(minutes=10)]
 
 
-def test_jitter_spreads_the_questions_to_both_sides() -> None:
+def test_jitter_spreads_polls_to_both_sides() -> None:
     now = NOW + seconds(400)
     assert after_poll(SUBMITTED, now, random=0.0) == now + seconds(80)
     assert after_poll(SUBMITTED, now, random=1.0) == now + seconds(120)
 
 
-def test_a_day_of_silence_costs_few_questions() -> None:
+def test_day_without_answer_costs_few_polls() -> None:
     task = replace(SUBMITTED, deadline_at=NOW + timedelta(hours=24))
-    now, asked_for = NOW + seconds(40), 0
+    now, polls = NOW + seconds(40), 0
     while now < task.deadline_at:
         again = after_poll(task, now)
         assert again is not None
         assert again > now
-        now, asked_for = again, asked_for + 1
-    assert asked_for < 170
+        now, polls = again, polls + 1
+    assert polls < 170
 
 
-def test_the_last_question_is_asked_at_the_deadline() -> None:
+def test_last_poll_is_at_the_deadline() -> None:
     now = SUBMITTED.deadline_at - seconds(60)
     assert after_poll(SUBMITTED, now) == SUBMITTED.deadline_at
 
 
-def test_a_settled_task_is_asked_about_no_more() -> None:
+def test_finished_task_is_not_polled() -> None:
     assert after_poll(FULL, NOW) is None
     assert after_poll(replace(SUBMITTED, status=Status.REJECTED), NOW) is None
 
 
-def test_a_success_without_files_is_asked_about_a_few_times_more_at_growing_gaps() -> None:
+def test_success_without_files_is_polled_a_few_times() -> None:
     gaps = []
     task = EMPTY
     while (again := after_poll(task, NOW)) is not None:
@@ -165,49 +165,49 @@ def test_a_success_without_files_is_asked_about_a_few_times_more_at_growing_gaps
     assert gaps == [POLICY.least_gap * 2**number for number in range(schedule.EMPTY_RESULT_CHECKS)]
 
 
-def test_an_expired_task_is_asked_about_once_a_day_while_results_could_exist() -> None:
+def test_expired_task_is_polled_once_a_day() -> None:
     assert after_poll(EXPIRED, NOW) == NOW + timedelta(days=1)
     assert after_poll(EXPIRED, NOW + MONTH - timedelta(hours=25)) is not None
     assert after_poll(EXPIRED, NOW + MONTH - timedelta(hours=24)) is None
 
 
-def test_a_hint_brings_the_next_question_forward() -> None:
+def test_unverified_callback_makes_poll_earlier() -> None:
     waiting = replace(SUBMITTED, next_poll_at=NOW + seconds(500))
     assert schedule.after_hint(waiting, now=NOW, policy=POLICY) == NOW + seconds(1)
     assert schedule.after_hint(replace(waiting, next_poll_at=None), now=NOW, policy=POLICY) == NOW + seconds(1)
 
 
-def test_a_hint_never_puts_off_a_question_that_comes_sooner() -> None:
+def test_unverified_callback_never_delays_a_poll() -> None:
     soon = replace(SUBMITTED, next_poll_at=NOW)
     assert schedule.after_hint(soon, now=NOW, policy=POLICY) == NOW
 
 
-def test_twenty_hints_cost_one_request() -> None:
-    task, questions = replace(SUBMITTED, next_poll_at=NOW + timedelta(hours=1)), 0
+def test_twenty_unverified_callbacks_cost_one_poll() -> None:
+    task, polls = replace(SUBMITTED, next_poll_at=NOW + timedelta(hours=1)), 0
     for number in range(20):
         now = NOW + seconds(number / 4)
         if task.next_poll_at is not None and task.next_poll_at <= now:
-            questions += 1
+            polls += 1
             again = after_poll(task, now, habits=USUAL)
             task = replace(task, polled_at=now, quiet_polls=task.quiet_polls + 1, next_poll_at=again)
         task = replace(task, next_poll_at=schedule.after_hint(task, now=now, policy=POLICY))
-    assert questions == 1
+    assert polls == 1
 
 
 @pytest.mark.parametrize(("quiet", "gap"), [(0, 10), (1, 20), (3, 80), (6, 600), (60, 600)])
-def test_hints_about_a_task_that_stays_the_same_are_worth_less_and_less(quiet: int, gap: int) -> None:
+def test_unverified_callbacks_in_vain_delay_polls(quiet: int, gap: int) -> None:
     task = replace(SUBMITTED, polled_at=NOW, quiet_polls=quiet)
     assert schedule.after_hint(task, now=NOW, policy=POLICY) == NOW + seconds(gap)
 
 
-def test_busy_delays_double_and_never_undercut_what_the_provider_asked_for() -> None:
+def test_busy_delay_doubles_and_respects_retry_after() -> None:
     delays = [schedule.busy_delay(n, policy=POLICY, told=None, random=1.0) for n in (1, 2, 3)]
     assert delays == [seconds(1), seconds(2), seconds(4)]
     assert schedule.busy_delay(1, policy=POLICY, told=None, random=0.0) == seconds(0.5)
     assert schedule.busy_delay(1, policy=POLICY, told=seconds(9), random=0.0) == seconds(9)
 
 
-def test_the_deadline_is_the_kind_s_own_then_the_operator_s_then_the_provider_s() -> None:
+def test_deadline_prefers_kind_then_operator() -> None:
     usual = timedelta(hours=24)
     chosen = Policy(deadline=timedelta(hours=2), deadlines={"videos/omni": timedelta(hours=3)})
     assert schedule.deadline_for("videos/omni", usual, chosen) == timedelta(hours=3)
@@ -215,8 +215,8 @@ def test_the_deadline_is_the_kind_s_own_then_the_operator_s_then_the_provider_s(
     assert schedule.deadline_for("images/omni-image", usual, POLICY) == usual
 
 
-def test_a_conflict_is_polled_seldom_while_the_clock_is_behind() -> None:
-    """The clock was set back by hours after the conflict began: that must not use up the budget until it caught up."""
+def test_conflict_is_polled_rarely_while_clock_is_behind() -> None:
+    """The clock was set back by hours after the conflict began. Polls must not use up the budget in this time."""
     torn = replace(FULL, conflict_statuses=(Status.FAILED,), conflict_at=NOW + timedelta(hours=5))
     polls, now = 0, NOW
     while now < NOW + timedelta(hours=4):

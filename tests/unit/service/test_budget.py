@@ -1,4 +1,4 @@
-"""Requests to a provider: the loops and the clients never take each other's part."""
+"""Tests of the request budget: loops and clients never use each other's share."""
 
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def taken(budget: Budget, client: str, *, at: datetime = NOW) -> int:
-    """Take for a client until it is refused; return how often that went well."""
+    """Take requests for a client until one is refused. Return the number of granted requests."""
     for count in range(1000):
         try:
             budget.take_for(client, at)
@@ -21,7 +21,7 @@ def taken(budget: Budget, client: str, *, at: datetime = NOW) -> int:
     raise AssertionError("never refused")
 
 
-def test_clients_have_their_part_while_the_loops_take_all() -> None:
+def test_clients_keep_their_share_of_the_budget() -> None:
     budget = Budget(120, NOW, client_per_minute=1000)
     while budget.take(NOW) is None:
         pass
@@ -35,7 +35,7 @@ def test_clients_have_their_part_while_the_loops_take_all() -> None:
     budget.take_for("other", NOW + wait)
 
 
-def test_what_clients_take_is_not_sent_by_the_loops() -> None:
+def test_loops_do_not_use_requests_of_clients() -> None:
     budget = Budget(120, NOW, client_per_minute=1000)
     assert sum(taken(budget, client) for client in ("studio", "another")) == 40
 
@@ -45,7 +45,7 @@ def test_what_clients_take_is_not_sent_by_the_loops() -> None:
     assert 108 <= sent <= 120 + 30 - 40, "a minute's worth and a quarter, without what clients took"
 
 
-def test_one_client_has_its_own_bound() -> None:
+def test_one_client_has_its_own_limit() -> None:
     budget = Budget(120, NOW, client_per_minute=10)
 
     assert taken(budget, "studio") == 10
@@ -58,8 +58,8 @@ def test_one_client_has_its_own_bound() -> None:
 
 
 @pytest.mark.parametrize(("per_minute", "share"), [(60, 1.0), (120, 0.5), (120, 0.25)])
-def test_one_client_leaves_requests_to_the_others(per_minute: int, share: float) -> None:
-    """Whatever its own bound is: the budget may be small, and replicas share it."""
+def test_one_client_leaves_requests_for_others(per_minute: int, share: float) -> None:
+    """This holds for any limit per client: the budget may be small, and replicas share it."""
     budget = Budget(per_minute, NOW, share=lambda: share, client_per_minute=30)
     sent = sum(taken(budget, "greedy", at=NOW + timedelta(seconds=second)) for second in range(0, 60, 5))
 
@@ -67,7 +67,7 @@ def test_one_client_leaves_requests_to_the_others(per_minute: int, share: float)
     assert sent > 0
 
 
-def test_many_requests_are_taken_whole_or_not_at_all() -> None:
+def test_requests_are_taken_all_or_none() -> None:
     budget = Budget(120, NOW, client_per_minute=10)
     budget.take_for("studio", NOW, 4)
 
@@ -78,12 +78,12 @@ def test_many_requests_are_taken_whole_or_not_at_all() -> None:
     budget.take_for("studio", NOW + wait, 7)
 
     budget.take_for("other", NOW, 25)
-    with pytest.raises(TooMany) as in_debt:
+    with pytest.raises(TooMany) as overdrawn:
         budget.take_for("other", NOW)
-    assert in_debt.value.retry_after == MINUTE / 10 * 16, "more than the bucket holds is paid back first"
+    assert overdrawn.value.retry_after == MINUTE / 10 * 16, "more than the bucket holds is paid back first"
 
 
-def test_a_clock_that_is_set_back_takes_nothing() -> None:
+def test_clock_set_back_takes_no_requests() -> None:
     budget = Budget(60, NOW, client_per_minute=10)
     taken(budget, "studio")
 

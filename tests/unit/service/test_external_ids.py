@@ -1,4 +1,4 @@
-"""External ids that follow from a client's name for its submit."""
+"""Tests of external IDs that Homing derives from the names in a create request."""
 
 import re
 from typing import Any
@@ -13,12 +13,12 @@ SECRET = b"a made-up secret of thirty-two b"
 NAMED: dict[str, Any] = {"external_id": "order-7", "idempotency_key": "key-7", "request_hash": "h"}
 
 
-def test_external_id_is_what_any_provider_takes() -> None:
+def test_external_id_fits_any_provider() -> None:
     assert re.fullmatch(r"hm[0-9a-z]{26}", external_id(SECRET, a_task(**NAMED), 0))
 
 
-def test_external_id_is_the_same_for_the_same_wish() -> None:
-    # Whatever the row is otherwise: it is made anew after a restore.
+def test_external_id_of_repeated_request_is_equal() -> None:
+    # Other fields of the row do not matter: Homing creates the row again after a restore.
     assert external_id(SECRET, a_task(1, **NAMED), 0) == external_id(SECRET, a_task(2, attempts=1, **NAMED), 0)
 
 
@@ -36,7 +36,7 @@ def test_external_id_is_the_same_for_the_same_wish() -> None:
         {"request_hash": "another"},
     ],
 )
-def test_external_id_differs_between_wishes(other: dict[str, Any]) -> None:
+def test_external_id_of_other_request_differs(other: dict[str, Any]) -> None:
     assert external_id(SECRET, a_task(**NAMED | other), 0) != external_id(SECRET, a_task(**NAMED), 0)
 
 
@@ -47,7 +47,7 @@ def test_external_id_differs_by_secret_and_generation() -> None:
 
 
 @pytest.mark.parametrize("used", [1, 2, 3, 7, 8])
-async def test_next_generation_is_the_first_free_one(store: Store, used: int) -> None:
+async def test_next_generation_is_first_free_one(store: Store, used: int) -> None:
     ids = ExternalIds(store)
     await ids.open()
     for number in range(used):
@@ -57,7 +57,7 @@ async def test_next_generation_is_the_first_free_one(store: Store, used: int) ->
     assert await ids.next_generation(a_task(**NAMED), 1) == used
 
 
-async def test_secret_is_kept_in_the_database(store: Store) -> None:
+async def test_external_id_secret_is_in_the_database(store: Store) -> None:
     one, other = ExternalIds(store), ExternalIds(store)
     await one.open()
     await other.open()

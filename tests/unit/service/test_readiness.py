@@ -1,4 +1,4 @@
-"""Readiness is asked by anybody and often: one look is shared by all who ask meanwhile, also where it hangs."""
+"""Tests of readiness: concurrent checks share one ping of the database, even if it hangs."""
 
 import asyncio
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tracker.storage.store import Store
 
 
 class HangingStore(Store):
-    """A database whose answer to a ping waits for ``gate``, and is ``error`` where there is one."""
+    """A database that answers a ping when ``gate`` is set. It raises ``error`` if there is one."""
 
     def __init__(self) -> None:
         super().__init__("sqlite:///nowhere.db")
@@ -36,23 +36,23 @@ def tracking(store: Store, clock: Clock) -> Tracker:
     return create_tracker(Settings(), store=store, clock=clock)
 
 
-async def test_all_who_ask_while_the_database_hangs_share_one_look() -> None:
+async def test_concurrent_checks_share_one_ping() -> None:
     store, clock = HangingStore(), Clock()
     tracker = tracking(store, clock)
-    asking = [asyncio.create_task(tracker.check())]
+    pending = [asyncio.create_task(tracker.check())]
     for _ in range(50):
         await asyncio.sleep(0)
         clock.advance(KEPT)
-        asking.append(asyncio.create_task(tracker.check()))
+        pending.append(asyncio.create_task(tracker.check()))
     await store.asked.wait()
-    assert not any(each.done() for each in asking)
+    assert not any(each.done() for each in pending)
     store.gate.set()
-    told = await asyncio.gather(*asking)
-    assert [[check.ok for check in checks] for checks in told] == [[True]] * 51
+    results = await asyncio.gather(*pending)
+    assert [[check.ok for check in checks] for checks in results] == [[True]] * 51
     assert store.pings == 1
 
 
-async def test_whoever_stops_waiting_takes_the_look_from_nobody() -> None:
+async def test_canceled_check_keeps_the_shared_ping() -> None:
     store = HangingStore()
     readiness = Readiness(store=store, clock=Clock())
     first, second = (asyncio.create_task(readiness.check()) for _ in range(2))
@@ -65,14 +65,14 @@ async def test_whoever_stops_waiting_takes_the_look_from_nobody() -> None:
     assert store.pings == 1
 
 
-async def test_trouble_is_told_to_all_and_kept_for_a_moment() -> None:
+async def test_failed_check_is_shared_and_cached() -> None:
     store, clock = HangingStore(), Clock()
     store.error = StoreUnavailable("the disk is full")
     readiness = Readiness(store=store, clock=clock)
-    asking = [asyncio.create_task(readiness.check()) for _ in range(3)]
+    pending = [asyncio.create_task(readiness.check()) for _ in range(3)]
     await store.asked.wait()
     store.gate.set()
-    for checks in [*await asyncio.gather(*asking), await readiness.check()]:
+    for checks in [*await asyncio.gather(*pending), await readiness.check()]:
         assert [(check.ok, check.detail) for check in checks] == [(False, "the disk is full")]
     assert store.pings == 1
     store.error = None
@@ -83,7 +83,7 @@ async def test_trouble_is_told_to_all_and_kept_for_a_moment() -> None:
     assert store.pings == 2
 
 
-async def test_unforeseen_error_is_red_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unexpected_error_fails_the_check_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     store, clock = HangingStore(), Clock()
     store.gate.set()
     store.error = RuntimeError("nobody expected this")
@@ -98,7 +98,7 @@ async def test_unforeseen_error_is_red_and_logged(caplog: pytest.LogCaptureFixtu
     assert [check.ok for check in await readiness.check()] == [True]
 
 
-async def test_database_that_hangs_is_red_after_a_bound() -> None:
+async def test_hanging_database_fails_the_check() -> None:
     store = HangingStore()
     readiness = Readiness(store=store, clock=Clock(), patience=timedelta(milliseconds=10))
 
@@ -112,7 +112,7 @@ async def test_database_that_hangs_is_red_after_a_bound() -> None:
     await readiness.close()
 
 
-async def test_batches_that_fail_are_red_though_a_write_succeeds() -> None:
+async def test_failing_batches_fail_the_check() -> None:
     store, clock = HangingStore(), Clock()
     store.gate.set()
     failures: list[str | None] = ["the database is damaged", None]
@@ -126,13 +126,13 @@ async def test_batches_that_fail_are_red_though_a_write_succeeds() -> None:
     assert green.ok
 
 
-async def test_an_end_waits_for_no_look() -> None:
+async def test_close_does_not_wait_for_a_check() -> None:
     store = HangingStore()
     readiness = Readiness(store=store, clock=Clock())
     await readiness.close()
-    asking = asyncio.create_task(readiness.check())
+    pending = asyncio.create_task(readiness.check())
     await store.asked.wait()
     async with asyncio.timeout(5):
         await readiness.close()
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await pending

@@ -1,4 +1,4 @@
-"""Group commit: what is queued is committed, what cannot be is told to its caller alone, nothing queues for ever."""
+"""Tests of group commit: queued work is committed, failed work fails alone, and the queue is bounded."""
 
 import asyncio
 import logging
@@ -31,24 +31,24 @@ async def gated(folder: Path) -> AsyncIterator[GatedStore]:
 
 
 async def queued(recorder: Recorder, works: Sequence[Work[Any]]) -> list[asyncio.Task[Any]]:
-    """Hand work in, in order, without waiting for it."""
+    """Submit work in order, without waiting for it."""
     tasks = [asyncio.create_task(recorder.apply(work)) for work in works]
     await asyncio.sleep(0)
     return tasks
 
 
-async def held(recorder: Recorder, store: GatedStore) -> asyncio.Task[Any]:
-    """Keep the recorder busy with one piece, so that what follows is queued."""
+async def occupy(recorder: Recorder, store: GatedStore) -> asyncio.Task[Any]:
+    """Keep the recorder busy with one piece of work, so that later work is queued."""
     (first,) = await queued(recorder, [writing(counts={"polls": 1})])
     await store.waiting.wait()
     return first
 
 
-async def test_what_waits_together_is_committed_together(tmp_path: Path) -> None:
+async def test_queued_work_is_committed_in_batches(tmp_path: Path) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store, batch_bound=4)
         await recorder.open()
-        first = await held(recorder, store)
+        first = await occupy(recorder, store)
         rest = await queued(recorder, [writing(a_task(number)) for number in range(1, 10)])
         store.gate.set()
         await asyncio.gather(first, *rest)
@@ -56,22 +56,22 @@ async def test_what_waits_together_is_committed_together(tmp_path: Path) -> None
         await recorder.close()
 
 
-async def test_nobody_is_answered_before_the_commit(tmp_path: Path) -> None:
+async def test_work_is_not_answered_before_commit(tmp_path: Path) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store)
         await recorder.open()
-        first = await held(recorder, store)
+        first = await occupy(recorder, store)
         assert not first.done()
         store.gate.set()
         await first
         await recorder.close()
 
 
-async def test_beyond_the_bound_the_load_is_shed_and_what_was_queued_is_kept(tmp_path: Path) -> None:
+async def test_full_queue_refuses_and_keeps_queued_work(tmp_path: Path) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store, queue_bound=3)
         await recorder.open()
-        first = await held(recorder, store)
+        first = await occupy(recorder, store)
         rest = await queued(recorder, [writing(a_task(number)) for number in range(1, 4)])
         with pytest.raises(Overloaded) as shed:
             await recorder.apply(writing(a_task(4)))
@@ -85,11 +85,11 @@ async def test_beyond_the_bound_the_load_is_shed_and_what_was_queued_is_kept(tmp
 
 
 @pytest.mark.parametrize("queue_bound", [2, 100])
-async def test_close_commits_what_is_queued_and_takes_no_more(tmp_path: Path, queue_bound: int) -> None:
+async def test_close_commits_queued_work_and_takes_no_more(tmp_path: Path, queue_bound: int) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store, queue_bound=queue_bound, batch_bound=1)
         await recorder.open()
-        first = await held(recorder, store)
+        first = await occupy(recorder, store)
         rest = await queued(recorder, [writing(a_task(number)) for number in (1, 2)])
         closing_down = asyncio.create_task(recorder.close())
         await asyncio.sleep(0)
@@ -103,7 +103,7 @@ async def test_close_commits_what_is_queued_and_takes_no_more(tmp_path: Path, qu
             await recorder.apply(writing(a_task(3)))
 
 
-async def test_a_recorder_can_be_opened_again_and_closed_twice(tmp_path: Path) -> None:
+async def test_recorder_can_reopen_and_close_twice(tmp_path: Path) -> None:
     async with gated(tmp_path) as store:
         store.gate.set()
         recorder = Recorder(store)
@@ -116,27 +116,25 @@ async def test_a_recorder_can_be_opened_again_and_closed_twice(tmp_path: Path) -
         assert await store.tasks.get(a_task(2).id) is not None
 
 
-async def test_work_of_a_caller_that_went_away_is_still_committed(tmp_path: Path) -> None:
+async def test_canceled_work_is_still_committed(tmp_path: Path) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store)
         await recorder.open()
-        first = await held(recorder, store)
-        gone, stays = await queued(recorder, [writing(a_task(1)), writing(a_task(2))])
-        gone.cancel()
+        first = await occupy(recorder, store)
+        canceled, kept = await queued(recorder, [writing(a_task(1)), writing(a_task(2))])
+        canceled.cancel()
         store.gate.set()
-        await asyncio.gather(first, stays)
-        assert gone.cancelled()
+        await asyncio.gather(first, kept)
+        assert canceled.cancelled()
         assert await store.tasks.get(a_task(1).id) == a_task(1)
         await recorder.close()
 
 
-async def test_a_piece_that_cannot_be_written_is_found_by_halving_and_fails_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unwritable_work_fails_alone_by_halving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with gated(tmp_path) as store:
         recorder = Recorder(store)
         await recorder.open()
-        first = await held(recorder, store)
+        first = await occupy(recorder, store)
         bad = writing(a_task(1, request={"prompt": "a made-up secret prompt \ud800"}))
         works = [writing(a_task(number)) for number in range(2, 9)]
         works.insert(4, bad)
@@ -153,7 +151,7 @@ async def test_a_piece_that_cannot_be_written_is_found_by_halving_and_fails_alon
         assert "secret" not in str(failed[0])
 
 
-async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path: Path) -> None:
+async def test_broken_decision_fails_alone(tmp_path: Path) -> None:
     def broken(_: Known) -> Change[None]:
         raise RuntimeError("a bug")
 
@@ -171,7 +169,7 @@ async def test_a_decision_that_breaks_fails_alone_and_the_loop_goes_on(tmp_path:
 
 
 @pytest.mark.parametrize("kind", [StoreUnavailable, Overloaded])
-async def test_what_the_database_cannot_take_is_not_halved(tmp_path: Path, kind: type[OurError]) -> None:
+async def test_batch_refused_by_database_is_not_halved(tmp_path: Path, kind: type[OurError]) -> None:
     class NoStore(Store):
         tries = 0
 
@@ -190,7 +188,7 @@ async def test_what_the_database_cannot_take_is_not_halved(tmp_path: Path, kind:
     assert store.tries == 1
 
 
-async def test_a_caller_s_error_reaches_its_caller_as_it_was_raised(tmp_path: Path) -> None:
+async def test_conflict_is_raised_unchanged(tmp_path: Path) -> None:
     def refusing(_: Known) -> Change[None]:
         raise Conflict("taken")
 
@@ -204,7 +202,7 @@ async def test_a_caller_s_error_reaches_its_caller_as_it_was_raised(tmp_path: Pa
         await recorder.close()
 
 
-async def test_an_unavailable_database_fails_the_whole_batch_at_once_and_nothing_is_committed(tmp_path: Path) -> None:
+async def test_unavailable_database_fails_the_whole_batch(tmp_path: Path) -> None:
     file = tmp_path / "homing.db"
     store = Store(f"sqlite:///{file}", busy=timedelta(milliseconds=50))
     await store.open()

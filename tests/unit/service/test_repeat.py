@@ -1,4 +1,4 @@
-"""Failures of a repeated action are survived, and logged when they begin, change and end."""
+"""Tests of failures in a repeated action: it continues, and the log shows each start, change and end."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ def fail(failures: Failures, error: Exception | None) -> None:
             raise error
 
 
-def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
+def test_each_failure_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     failures = Failures(LOG, "it cannot work", "it works again")
 
     for error in (None, StoreUnavailable("away"), StoreUnavailable("away"), KeyError("secret"), None, None):
@@ -32,7 +32,7 @@ def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     assert lines.messages == ["it cannot work: away", "it cannot work: KeyError", "it works again"]
 
 
-def test_without_a_sentence_the_end_is_silent_and_the_next_failure_is_not(lines: pytest.LogCaptureFixture) -> None:
+def test_recovery_without_message_is_silent(lines: pytest.LogCaptureFixture) -> None:
     failures = Failures(LOG, "it cannot work")
 
     for error in (StoreUnavailable("away"), None, StoreUnavailable("away")):
@@ -41,6 +41,6 @@ def test_without_a_sentence_the_end_is_silent_and_the_next_failure_is_not(lines:
     assert lines.messages == ["it cannot work: away"] * 2
 
 
-def test_cancellation_is_no_failure() -> None:
+def test_cancellation_is_not_a_failure() -> None:
     with pytest.raises(asyncio.CancelledError), Failures(LOG, "it cannot work").survived():
         raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""Committed alarms in the log: one line for each kind and provider an hour."""
+"""Tests of alarms in the log: one line per hour for each kind and provider."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,12 +19,12 @@ def an_alarm(**changes: Any) -> AlarmCount:
         "count": 3,
         "last_at": NOW,
         "task_id": "hm1",
-        "detail": "made-up words of the provider",
+        "detail": "made-up text of the provider",
     }
     return AlarmCount(**(values | changes))
 
 
-def test_alarm_of_one_kind_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+def test_alarm_kind_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     log = AlarmLog()
 
     log.say([an_alarm(), an_alarm(last_at=NOW + timedelta(minutes=59))])
@@ -35,10 +35,10 @@ def test_alarm_of_one_kind_is_logged_once_an_hour(caplog: pytest.LogCaptureFixtu
     assert "the provider refuses the credential (provider kling, task hm1)" in lines[0]
 
 
-def test_alarm_line_quotes_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_alarm_line_hides_provider_text(caplog: pytest.LogCaptureFixture) -> None:
     AlarmLog().say([an_alarm()])
 
-    assert "made-up words" not in caplog.text
+    assert "made-up text" not in caplog.text
 
 
 def test_every_alarm_has_a_meaning() -> None:

@@ -1,15 +1,15 @@
-"""What the server and libpq say when they refuse a connection, and what a reader is told."""
+"""Tests of the reasons that Homing shows when PostgreSQL or libpq refuses a connection."""
 
 import pytest
 
 from tracker.storage.engine.refusals import LOST, reason_of
 
-SECRET = "made-up-database-word"
+SECRET = "made-up-secret"
 TO = 'connection failed: connection to server at "db", port 5432 failed: '
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("message", "expected"),
     [
         (TO + 'FATAL:  password authentication failed for user "u"', "refuses the user or the password"),
         (TO + "fe_sendauth: no password supplied", "refuses the user or the password"),
@@ -54,10 +54,10 @@ TO = 'connection failed: connection to server at "db", port 5432 failed: '
         (TO + f"FATAL:  something new\n\tabout {SECRET}", "failed: something new about ***"),
     ],
 )
-def test_refusal_is_told_as_what_it_is(words: str, told: str) -> None:
-    reason = reason_of(words, SECRET)
+def test_connection_refusal_has_its_reason(message: str, expected: str) -> None:
+    reason = reason_of(message, SECRET)
 
-    assert told in reason
+    assert expected in reason
     assert SECRET not in reason
     assert "\n" not in reason
-    assert (reason == LOST) is (told == LOST)
+    assert (reason == LOST) is (expected == LOST)

@@ -1,4 +1,4 @@
-"""Threads for transactions: whatever goes wrong in one reaches who waits, and none of them ends before its time."""
+"""Tests of transaction threads: errors reach the waiting code, and threads end only after their work."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ def fail(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError(), SystemExit(), GeneratorExit()])
-async def test_what_a_thread_meets_reaches_who_waits(workers: Workers, error: BaseException) -> None:
+async def test_error_in_thread_is_raised(workers: Workers, error: BaseException) -> None:
     name = await workers.submit(lambda: threading.current_thread().name, waiting=0)
 
     with pytest.raises(type(error)):
@@ -34,7 +34,7 @@ async def test_what_a_thread_meets_reaches_who_waits(workers: Workers, error: Ba
     assert await workers.submit(lambda: threading.current_thread().name, waiting=0) == name
 
 
-async def test_an_answer_that_lacks_memory_is_given_later(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_without_memory_is_delivered_later(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, failures = asyncio.get_running_loop(), [MemoryError(), MemoryError()]
     call_soon = loop.call_soon_threadsafe
 
@@ -49,7 +49,7 @@ async def test_an_answer_that_lacks_memory_is_given_later(workers: Workers, monk
         assert await workers.submit(lambda: "still here", waiting=0) == "still here"
 
 
-async def test_what_is_queued_ends_before_the_threads_do(workers: Workers) -> None:
+async def test_queued_work_ends_before_its_threads(workers: Workers) -> None:
     gate = threading.Event()
     answers = [workers.submit(gate.wait, waiting=number) for number in range(3)]
     cancelled = workers.submit(gate.clear, waiting=3)
@@ -59,10 +59,10 @@ async def test_what_is_queued_ends_before_the_threads_do(workers: Workers) -> No
     await asyncio.to_thread(workers.shutdown)
 
     assert await asyncio.gather(*answers) == [True] * 3
-    assert gate.is_set(), "what nobody waits for any more is not begun"
+    assert gate.is_set(), "canceled work does not start"
 
 
-async def test_a_system_without_threads_is_told(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_system_without_threads_is_unavailable(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
