@@ -1,6 +1,6 @@
-"""SIGKILL between a broker's having an event and that being written down: it comes again, with the same id, in order.
+"""SIGKILL after a broker has an event and before Homing records it: the event repeats with the same ID, in order.
 
-JetStream keeps one message of each id; whoever drops what he has seen reads one from the others.
+JetStream keeps one message of each ID. With the other brokers, a consumer drops the repeated events.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from tests.crash.test_relay_killed import NOBODY, event_count, told_in_order, written_down
+from tests.crash.test_relay_killed import NOBODY, add_tasks, check_order, event_count
 from tests.suites.store_case import read
 from tests.support.brokers.cases import CASES, BrokerCase
 from tests.support.brokers.readers import Kept
@@ -38,15 +38,13 @@ def url(tmp_path: Path) -> str:
 
 
 def settings(broker: BrokerCase, url: str) -> dict[str, str]:
-    sinks = f"{broker.address}?{broker.options}#name=told&from=beginning"
+    sinks = f"{broker.address}?{broker.options}#name=broker&from=beginning"
     return {"database_url": url, "sinks": sinks, "log_level": "warning", **SECRETS}
 
 
-async def test_what_was_confirmed_and_not_written_down_comes_again(
-    broker: BrokerCase, url: str, tmp_path: Path
-) -> None:
+async def test_kill_before_record_repeats_confirmed_events(broker: BrokerCase, url: str, tmp_path: Path) -> None:
     chance = Random(6)
-    story = await written_down(url)
+    story = await add_tasks(url)
     part = len(story) // LIVES
     left: Sequence[Delivery] = []
     fatal: set[str] = set()
@@ -56,17 +54,17 @@ async def test_what_was_confirmed_and_not_written_down_comes_again(
             left = [*left, *story[life * part : (life + 1) * part]]
             homing.begin("--policy", "silent", "--unmarked", str(chance.randint(1, 12)))
             left = await until_dead(homing, senders, left)
-            told = unmarked(await broker.read(), url)
-            assert told, "it died of what it had told"
-            fatal |= told
+            unrecorded = unmarked(await broker.read(), url)
+            assert unrecorded, "the server died after it published an event"
+            fatal |= unrecorded
         await homing.start("--policy", "silent")
         await senders.insist(left)
-        await all_told(broker, url)
+        await all_delivered(broker, url)
     check(broker, await broker.read(), fatal, url)
 
 
-async def test_what_was_published_and_never_confirmed_comes_again(broker: BrokerCase, url: str, tmp_path: Path) -> None:
-    story = await written_down(url)
+async def test_kill_before_confirm_repeats_published_events(broker: BrokerCase, url: str, tmp_path: Path) -> None:
+    story = await add_tasks(url)
     half = len(story) // 2
     async with server(tmp_path, NOBODY, **settings(broker, url)) as homing:
         await homing.start(program=HOMING)
@@ -88,12 +86,12 @@ async def test_what_was_published_and_never_confirmed_comes_again(broker: Broker
         fatal = unmarked(await broker.read(), url)
         assert fatal
         await homing.start("--policy", "silent")
-        await all_told(broker, url)
+        await all_delivered(broker, url)
     check(broker, await broker.read(), fatal, url)
 
 
 async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery]) -> Sequence[Delivery]:
-    """Send until the server dies; give what it did not acknowledge."""
+    """Send until the server dies, and return the callbacks that it did not acknowledge."""
     async with asyncio.timeout(60):
         while homing.lives[-1].poll() is None:
             left = await senders.send(left)
@@ -104,7 +102,7 @@ async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery])
 
 def unwritten(url: str) -> set[tuple[str, int]]:
     """Return the events, as task and sequence, whose delivery is not recorded."""
-    beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'told')"
+    beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'broker')"
     return {(task_id, event_numbers.sequence(number, version)) for number, task_id, version in read(url, beyond)}
 
 
@@ -114,13 +112,13 @@ def unmarked(kept: Sequence[Kept], url: str) -> set[str]:
     return {each.id for each in kept if (each.task, int(each.sequence)) in missing}
 
 
-async def all_told(broker: BrokerCase, url: str) -> None:
-    """Wait until it has every event and that is written down: before, what comes again may still be to come."""
+async def all_delivered(broker: BrokerCase, url: str) -> None:
+    """Wait until the broker has every event and Homing has recorded that. Before that, a repeat can still arrive."""
 
-    async def told() -> bool:
+    async def complete() -> bool:
         return not unwritten(url) and len({kept.id for kept in await broker.read()}) == event_count(url)
 
-    await until(told, within=60, pause=PAUSE)
+    await until(complete, within=60, pause=PAUSE)
 
 
 def check(broker: BrokerCase, kept: Sequence[Kept], fatal: set[str], url: str) -> None:
@@ -128,7 +126,5 @@ def check(broker: BrokerCase, kept: Sequence[Kept], fatal: set[str], url: str) -
     if broker.name in TWICE_KEPT_ONCE:
         assert set(times.values()) == {1}
     else:
-        assert all(times[each] > 1 for each in fatal), "whoever died had told it, and nobody knew"
-    told_in_order(
-        [RecordedCall(id=each.id, subject=each.task, sequence=int(each.sequence), pid=0) for each in kept], url
-    )
+        assert all(times[each] > 1 for each in fatal), "the killed server published the event without recording it"
+    check_order([RecordedCall(id=each.id, subject=each.task, sequence=int(each.sequence), pid=0) for each in kept], url)

@@ -1,9 +1,9 @@
-"""Four brokers at once, callbacks coming in steadily, and one of them goes away: the other three notice nothing.
+"""Four brokers under a steady load of callbacks: an outage of one does not affect the other three.
 
-While it is away they get each event, and it gets all of them when it is back, in order per task. NATS and Redis are
-killed and started again on what they kept; the lines to the other two are cut. By night all four go in turn, for a
-minute each, and it is measured how far behind that leaves the others; by day NATS goes for a moment, and it counts that
-the others get everything meanwhile.
+During the outage the others get each event. After it, the broker gets all events, in order per task. The test kills
+and restarts NATS and Redis, and cuts the connections to the other two. The nightly run stops each of the four for a
+minute and measures the lag of the others. The default run stops NATS for a moment, and checks that the others get
+everything meanwhile.
 """
 
 import asyncio
@@ -31,26 +31,26 @@ from tracker.storage.store import Store
 
 MOMENT: Final = 2.0
 MINUTE: Final = 60.0
-# Callbacks a second, in so many portions.
+# Callbacks per second, and in how many portions the test sends them.
 RATE = 150
 PORTIONS = 10
-# As long as it may take until a broker that is back is looked for, and everything around that.
+# The time until the relay probes a recovered broker, with a margin.
 LIMIT = 60 + 2 * MINUTE
-# What steady work may leave untold at any moment, in seconds.
+# The largest lag under a steady load, in seconds.
 CALM = 1.0
-# So many times as far behind as usual is too far; and how long it is looked what is usual, in seconds.
+# The largest allowed lag, as a multiple of the usual lag.
 FAR = 10
-# What is never too far, where the machine was quiet before.
+# A lag in seconds that is always allowed, and how many seconds the usual lag is measured.
 LITTLE = 0.5
 USUALLY = 2.0
-# So many tasks are told of side by side.
+# How many tasks progress side by side.
 BESIDE = 40
-WORDS = ("submitted", "processing", "succeed")
+STATUSES = ("submitted", "processing", "succeed")
 
 
 @dataclass(slots=True, kw_only=True)
 class Load:
-    """Providers that send at a steady rate; ``left`` is what is to be sent."""
+    """Providers that send callbacks at a steady rate. ``left`` has the callbacks to send."""
 
     senders: Senders
     left: list[Delivery]
@@ -75,7 +75,7 @@ class Stage:
     seen: Mapping[str, Seen]
 
     async def sinks(self) -> dict[str, dict[str, Any]]:
-        """Look at those of the brokers; that of the callers' callbacks is told nothing here."""
+        """Return the broker sinks. The sink of the client callbacks gets nothing here."""
         shown = (await self.homing.client.get("/v1/sinks")).json()["sinks"]
         return {sink["name"]: sink for sink in shown if sink["name"] in CASES}
 
@@ -91,7 +91,7 @@ class Stage:
         return not any(sink["failures"] or sink["pending"] or (sink["lag"] or 0) > CALM for sink in sinks)
 
     async def all_seen(self, *names: str) -> None:
-        """Wait until these have all that has happened by now."""
+        """Wait until these brokers have all events up to now."""
         happened = self.happened()
         assert happened
 
@@ -107,7 +107,7 @@ BY_NIGHT = pytest.param(MINUTE, tuple(CASES), marks=[pytest.mark.nightly, pytest
 
 
 @pytest.mark.parametrize(("seconds", "going"), [BY_DAY, BY_NIGHT])
-async def test_one_is_away_and_the_others_notice_nothing(tmp_path: Path, seconds: float, going: Sequence[str]) -> None:
+async def test_broker_outage_does_not_affect_others(tmp_path: Path, seconds: float, going: Sequence[str]) -> None:
     async with staged(tmp_path) as stage, loaded(stage, seconds * len(going)):
         await until(stage.begun, within=LIMIT)
         await stage.all_seen(*CASES)
@@ -115,26 +115,27 @@ async def test_one_is_away_and_the_others_notice_nothing(tmp_path: Path, seconds
         usual = mean(lag(sample, CASES) for sample in await sampled(stage, min(seconds, USUALLY)))
         for down in going:
             others = [name for name in CASES if name != down]
-            # What was told and not confirmed before is told again, and done with.
+            # Wait until the unconfirmed events of the last outage are delivered again.
             await until(stage.calm, within=LIMIT, pause=PAUSE)
             async with away(stage.brokers[down]):
                 samples = await watched(stage, down, seconds)
-                # However long it stays away.
+                # The outage lasts until the others have everything.
                 await stage.all_seen(*others)
                 at_last = (await stage.sinks())[down]
             lags = [lag(sample, others) for sample in samples]
             back_at = asyncio.get_running_loop().time()
             await stage.all_seen(*CASES)
             caught_up = asyncio.get_running_loop().time() - back_at
-            told = (
-                f"{at_last['lag']:.1f} s behind, the others {max(lags):.2f} s at most; all told after {caught_up:.1f} s"
+            summary = (
+                f"lag {at_last['lag']:.1f} s, of the others {max(lags):.2f} s at most; "
+                f"all delivered after {caught_up:.1f} s"
             )
-            sys.stdout.write(f"{down} away: {told}\n")
+            sys.stdout.write(f"{down} away: {summary}\n")
             assert at_last["state"] == "failing"
             assert {sample[name]["state"] for sample in samples for name in others} == {"on"}
             assert {sample[name]["failures"] for sample in samples for name in others} == {0}
             if seconds == MINUTE:
-                # The machine may have had its moments, but neither often nor for as long as the broker was away.
+                # Short pauses of the machine are allowed, but not often, and not as long as the outage.
                 assert median(lags) < max(FAR * usual, LITTLE)
                 assert max(lags) < at_last["lag"]
     for name, seen in stage.seen.items():
@@ -144,7 +145,7 @@ async def test_one_is_away_and_the_others_notice_nothing(tmp_path: Path, seconds
 
 
 async def watched(stage: Stage, down: str, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
-    """Look at the sinks for as long as one is away, from when that is known."""
+    """Sample the sinks during an outage, after Homing has noticed it."""
 
     async def noticed() -> bool:
         return bool((await stage.sinks())[down]["failures"])
@@ -154,7 +155,7 @@ async def watched(stage: Stage, down: str, seconds: float) -> Sequence[dict[str,
 
 
 def lag(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> float:
-    """Return how far behind the last of these is, in seconds."""
+    """Return the largest lag of these sinks, in seconds."""
     return max(sample[name]["lag"] or 0.0 for name in names)
 
 
@@ -200,11 +201,11 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
 
 @asynccontextmanager
 async def loaded(stage: Stage, seconds: float) -> AsyncIterator[None]:
-    """Send callbacks all the time; at the end wait until all that happened was seen everywhere.
+    """Send callbacks all the time. At the end, wait until each broker has all events.
 
-    There is enough to send for outages of so many ``seconds`` in all.
+    There are enough callbacks for outages of ``seconds`` in total.
     """
-    load = Load(senders=Senders(port=stage.homing.port, count=4), left=await written_down(stage.url, seconds))
+    load = Load(senders=Senders(port=stage.homing.port, count=4), left=await add_tasks(stage.url, seconds))
     running = asyncio.create_task(load.run())
     try:
         yield
@@ -216,16 +217,16 @@ async def loaded(stage: Stage, seconds: float) -> AsyncIterator[None]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def written_down(url: str, seconds: float) -> list[Delivery]:
-    """Add tasks that are waited for, enough for some time around each outage; give their story, its end first."""
-    count = int(RATE * (2 * seconds + 10) / len(WORDS))
+async def add_tasks(url: str, seconds: float) -> list[Delivery]:
+    """Add open tasks, enough for some time around each outage. Return their callbacks, the last one first."""
+    count = int(RATE * (2 * seconds + 10) / len(STATUSES))
     store = Store(url)
     await store.open()
     story: list[Delivery] = []
     for first in range(1, count, BESIDE):
         made = tasks(first, BESIDE)
         await store.apply([writing(task) for task in made])
-        told = [deliveries(task, WORDS) for task in made]
-        story += [each[at] for at in range(len(WORDS)) for each in told]
+        stories = [deliveries(task, STATUSES) for task in made]
+        story += [each[at] for at in range(len(STATUSES)) for each in stories]
     await store.close()
     return story[::-1]

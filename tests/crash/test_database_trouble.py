@@ -1,7 +1,7 @@
-"""The database goes away, fills up, is locked or read-only under load, and comes back: a served process outlives it.
+"""The database is down, full, locked or read-only under load, and recovers: the server survives it.
 
-Senders are answered 503 with a time to come back, /readyz is red and says why, everything recovers without a restart,
-and once all is sent again nothing acknowledged is lost and nothing is doubled.
+The server answers 503 with Retry-After, and /readyz fails with the reason. Everything recovers without a restart.
+After the senders repeat their requests, nothing acknowledged is lost and nothing is recorded twice.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ REFUSED = 500
 MIB = 1 << 20
 
 
-async def written_down(url: str) -> list[Delivery]:
-    """Add tasks that are waited for, and give all that will be told about them, as it happens to come."""
+async def add_tasks(url: str) -> list[Delivery]:
+    """Add open tasks, and return all their callbacks in random order."""
     store = Store(url)
     await store.open()
     made = tasks(1, TASKS)
     await store.apply([writing(task) for task in made])
     await store.close()
-    told = [delivery for task in made for delivery in deliveries(task)]
-    Random(TASKS).shuffle(told)
-    return told
+    callbacks = [delivery for task in made for delivery in deliveries(task)]
+    Random(TASKS).shuffle(callbacks)
+    return callbacks
 
 
 @asynccontextmanager
@@ -60,17 +60,17 @@ async def served(folder: Path, url: str, *arguments: str, program: Sequence[str]
 
 
 async def readiness(homing: Server) -> str:
-    """Return why requests are not served, or nothing."""
+    """Return why the server is not ready, or an empty string."""
     answer = await homing.client.get("/readyz")
-    told = answer.json()
-    assert answer.status_code == (200 if told["ready"] else 503)
-    return "; ".join(check["detail"] for check in told["checks"] if check["fatal"] and not check["ok"])
+    body = answer.json()
+    assert answer.status_code == (200 if body["ready"] else 503)
+    return "; ".join(check["detail"] for check in body["checks"] if check["fatal"] and not check["ok"])
 
 
 async def outlives(
     homing: Server, url: str, sent: Sequence[Delivery], troubles: Sequence[tuple[AbstractContextManager[None], str]]
 ) -> Senders:
-    """Send under load through all troubles, each with the words that /readyz says of it, and judge what is left."""
+    """Send callbacks through all troubles, each with the reason that /readyz shows, and check the records."""
     senders = Senders(port=homing.port)
     sending = asyncio.create_task(senders.insist(sent))
 
@@ -122,7 +122,7 @@ def stopped(postgres: Postgres, mode: str) -> Iterator[None]:
 
 @contextmanager
 def demoted(postgres: Postgres) -> Iterator[None]:
-    """Let the server take no writes, as one does that has become a standby."""
+    """Make the server refuse writes, like a standby."""
 
     def switch(value: bytes) -> None:
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
@@ -137,10 +137,10 @@ def demoted(postgres: Postgres) -> Iterator[None]:
         switch(b"off")
 
 
-async def test_postgres_is_stopped_and_demoted_under_load_and_comes_back(tmp_path: Path) -> None:
+async def test_postgres_stopped_under_load_recovers(tmp_path: Path) -> None:
     with running_postgres() as postgres:
         url = postgres.fresh()
-        sent = await written_down(url)
+        sent = await add_tasks(url)
         gone = "cannot be reached|lost|stopping"
         async with served(tmp_path, url) as homing:
             troubles = [
@@ -151,11 +151,9 @@ async def test_postgres_is_stopped_and_demoted_under_load_and_comes_back(tmp_pat
             await outlives(homing, url, sent, troubles)
 
 
-async def test_connections_that_break_around_a_commit_lose_and_double_nothing(
-    tmp_path: Path, postgres: Postgres
-) -> None:
+async def test_connections_cut_at_commit_lose_nothing(tmp_path: Path, postgres: Postgres) -> None:
     url = postgres.fresh()
-    sent = await written_down(url)
+    sent = await add_tasks(url)
     socket = f"{url.partition('host=')[2]}/.s.PGSQL.5432"
     name = url.rpartition("?")[0].rpartition("/")[2]
     async with database_proxy(socket) as line:
@@ -187,7 +185,7 @@ async def test_connections_that_break_around_a_commit_lose_and_double_nothing(
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of a few megabytes; only root may."""
+    """Mount a disk of a few megabytes, which needs root."""
     mount = shutil.which("mount")
     size = ["-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     if mount is None or subprocess.run([mount, *size], check=False, capture_output=True).returncode:
@@ -200,7 +198,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """Leave no room on the disk."""
+    """Fill the disk."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -214,19 +212,19 @@ def filled(folder: Path) -> Iterator[None]:
         filler.unlink()
 
 
-async def test_the_disk_is_full_for_a_while(tmp_path: Path) -> None:
+async def test_full_disk_under_load_recovers(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     with small_disk(disk):
         url = sqlite_url(disk)
-        sent = await written_down(url)
+        sent = await add_tasks(url)
         async with served(tmp_path, url) as homing:
             await outlives(homing, url, sent, [(filled(disk), "the disk is full"), (filled(disk), "the disk is full")])
 
 
 @contextmanager
 def nothing_written(pid: int) -> Iterator[None]:
-    """Let every write of a process fail, as on a disk that is broken."""
+    """Make every write of a process fail, as on a broken disk."""
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
     try:
@@ -235,9 +233,9 @@ def nothing_written(pid: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
-async def test_no_write_succeeds_for_a_while(tmp_path: Path) -> None:
+async def test_failing_writes_under_load_recover(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
-    sent = await written_down(url)
+    sent = await add_tasks(url)
     async with served(tmp_path, url) as homing:
         await outlives(homing, url, sent, [(nothing_written(homing.lives[-1].pid), "the disk failed")])
 
@@ -253,7 +251,7 @@ def read_only(pid: int) -> Iterator[None]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold SQLite's lock, as a backup or a curious person does."""
+    """Hold the SQLite lock, as a backup does."""
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -262,7 +260,7 @@ def locked(file: Path) -> Iterator[None]:
 
 @contextmanager
 def moved(file: Path) -> Iterator[None]:
-    """Move the file away, as somebody does who tidies up."""
+    """Move the file away for a while."""
     kept = file.with_name("kept.db")
     file.rename(kept)
     yield
@@ -270,13 +268,13 @@ def moved(file: Path) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-async def test_more_senders_than_may_wait_are_told_to_come_back_and_fill_no_memory(tmp_path: Path) -> None:
+async def test_full_queue_answers_503_with_bounded_memory(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
-    sent = await written_down(url)
+    sent = await add_tasks(url)
     async with served(tmp_path, url, "--policy", "silent", "--commit-timeout", "0.25", program=()) as homing:
         flood = Senders(port=homing.port, count=512)
         with locked(tmp_path / "homing.db"):
-            # Nobody is answered in time, and what is queued stays there until nothing more may be.
+            # No request is answered in time, so the queue grows to its bound.
             flooding = asyncio.create_task(flood.insist(sent))
             grown = []
             for count in (QUEUE_BOUND + 200, QUEUE_BOUND + 2200):
@@ -305,10 +303,10 @@ def memory(pid: int) -> int:
     return pages * resource.getpagesize()
 
 
-async def test_the_file_is_read_only_then_locked_then_moved(tmp_path: Path) -> None:
+async def test_file_read_only_locked_or_moved_recovers(tmp_path: Path) -> None:
     file = tmp_path / "homing.db"
     url = f"sqlite:///{file}"
-    sent = await written_down(url)
+    sent = await add_tasks(url)
     async with served(tmp_path, url, "--policy", "silent", "--impatient", program=()) as homing:
         troubles = [
             (read_only(homing.lives[-1].pid), "the database is read-only"),

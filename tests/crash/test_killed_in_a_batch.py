@@ -1,8 +1,8 @@
-"""SIGKILL in the middle of group commits: what was acknowledged is recorded, and nothing is recorded twice.
+"""SIGKILL in the middle of group commits: acknowledged callbacks are recorded, and nothing is recorded twice.
 
-Many senders at once, each callback signed and to its task's own address, against a server that dies at a named point of
-a batch, or whenever the test chooses; then another life on the same database, and so on. The name of a test holds its
-seed; by night there are so many of them that a thousand lives end that way.
+Many senders send signed callbacks to the task callback URLs at once. The server dies at a named point of a batch, or
+when the test chooses. Then another server starts on the same database, and so on. The test name contains the seed. The
+nightly run has enough seeds for a thousand kills.
 """
 
 import os
@@ -25,10 +25,10 @@ from tests.support.event_reader import reading_events
 from tracker.storage.store import Store
 
 LIVES = 8
-# Each seed is tried on both databases.
+# Each seed runs on both databases.
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(2, 63))]
 TASKS = 30
-# A batch of one has no neighbours to lose.
+# A batch of one cannot lose other records.
 LEAST = 4
 ANYTIME = "anytime"
 NOBODY = "http://127.0.0.1:9"
@@ -36,7 +36,7 @@ NOBODY = "http://127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """How one life ends: at a point of the first large batch once ``nth`` deliveries came, or once so many are told."""
+    """How a server dies: at a point of the first large batch after ``nth`` callbacks, or after ``nth`` responses."""
 
     when: str
     nth: int
@@ -49,8 +49,8 @@ class Life:
         return ("--policy", "silent", "--when", self.when, *batch)
 
 
-async def written_down(url: str, lives: int) -> list[list[Delivery]]:
-    """Add tasks that are waited for, and give for each life all that is told about its tasks."""
+async def add_tasks(url: str, lives: int) -> list[list[Delivery]]:
+    """Add open tasks, and return all callbacks of the tasks of each life."""
     store = Store(url)
     await store.open()
     made = [tasks(1 + life * TASKS, TASKS) for life in range(lives)]
@@ -60,11 +60,11 @@ async def written_down(url: str, lives: int) -> list[list[Delivery]]:
 
 
 async def lived(homing: Server, senders: Senders, life: Life, sent: list[Delivery]) -> list[Delivery]:
-    """Send to one life until it is over, look at what it left behind, and give what it did not acknowledge."""
-    told = len(senders.acknowledged)
+    """Send to one server until it dies, and return the callbacks that it did not acknowledge."""
+    before = len(senders.acknowledged)
 
     def end_it() -> None:
-        if len(senders.acknowledged) >= told + life.nth:
+        if len(senders.acknowledged) >= before + life.nth:
             homing.kill()
 
     senders.heard = end_it if life.when == ANYTIME else lambda: None
@@ -75,9 +75,9 @@ async def lived(homing: Server, senders: Senders, life: Life, sent: list[Deliver
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_what_was_acknowledged_is_recorded_and_nothing_twice(url: str, tmp_path: Path, seed: int) -> None:
+async def test_kill_in_batch_keeps_acknowledged_once(url: str, tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
-    stories = await written_down(url, LIVES)
+    stories = await add_tasks(url, LIVES)
     left: list[Delivery] = []
     async with server(tmp_path, NOBODY, database_url=url, log_level="warning", **SECRETS) as homing:
         senders = Senders(port=homing.port)
@@ -92,7 +92,7 @@ async def test_what_was_acknowledged_is_recorded_and_nothing_twice(url: str, tmp
                 agree(found)
                 hold(found, senders.acknowledged)
                 unanswered = len(found.kept) - len(senders.acknowledged)
-                assert life.when not in {AFTER, HALF} or unanswered > 0, "it did not die where it was meant to"
+                assert life.when not in {AFTER, HALF} or unanswered > 0, "the server did not die at the chosen point"
             everything = [delivery for fresh in stories for delivery in fresh]
             senders.heard = lambda: None
             await homing.start("--policy", "silent")
@@ -105,8 +105,8 @@ async def test_what_was_acknowledged_is_recorded_and_nothing_twice(url: str, tmp
         assert follower.seen == [number for number, *_ in found.events]
 
 
-async def test_a_polite_end_under_load_answers_all_that_it_has_begun(tmp_path: Path, url: str) -> None:
-    told = [delivery for group in await written_down(url, LIVES) for delivery in group]
+async def test_clean_stop_answers_all_started_requests(tmp_path: Path, url: str) -> None:
+    callbacks = [delivery for group in await add_tasks(url, LIVES) for delivery in group]
     async with server(tmp_path, NOBODY, database_url=url, log_level="warning", **SECRETS) as homing:
         await homing.start(program=HOMING)
         senders = Senders(port=homing.port)
@@ -116,10 +116,10 @@ async def test_a_polite_end_under_load_answers_all_that_it_has_begun(tmp_path: P
                 os.kill(homing.lives[-1].pid, signal.SIGTERM)
 
         senders.heard = end_it
-        left = await senders.send(told)
+        left = await senders.send(callbacks)
         homing.lives[-1].wait()
         assert homing.lives[-1].returncode == 0, homing.logged()
-    assert left, "it was over before it was ended"
+    assert left, "all callbacks were answered before the stop"
     found = records(url)
     agree(found)
     assert found.bodies == Counter((delivery.task_id, delivery.body) for delivery in senders.acknowledged)

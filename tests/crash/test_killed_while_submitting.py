@@ -1,7 +1,7 @@
-"""SIGKILL at named points of a submit: real processes, a real provider, and clients that send again.
+"""SIGKILL at named points of a submission: real processes, a sandbox provider, and clients that repeat requests.
 
-Each wish ends as one task in the provider's ledger, whatever was known or not when the process died, and whether its
-client names it with its own id, with an idempotency key, or not at all.
+Each create request becomes one task in the provider's ledger, at whatever point the process died. The client uses its
+own ID, an idempotency key, or neither.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from tracker.rules.schedule import Policy
 MODES = ("external id", "idempotency key", "neither")
 
 
-def wish(homing: Server, mode: str) -> Coroutine[Any, Any, str]:
-    """Send one wish again and again, as its client names it."""
+def submit(homing: Server, mode: str) -> Coroutine[Any, Any, str]:
+    """Send one create request until it is answered, with the identifier of the mode."""
     match mode:
         case "external id":
             return homing.sent(prompt=mode, external_task_id="mine/1")
@@ -34,47 +34,47 @@ def wish(homing: Server, mode: str) -> Coroutine[Any, Any, str]:
 
 
 async def proven(homing: Server) -> None:
-    """Submit a first task, and make known that lookups work: else no submit would ever be repeated by itself."""
+    """Submit a first task and record that lookups work. Without that, Homing never resubmits by itself."""
     await homing.sent(prompt="the first")
     homing.know_lookups()
 
 
-async def told_the_truth(homing: Server, sandbox: RunningSandbox, answers: dict[str, str]) -> None:
-    """Check our table against the ledger, once everything is home: no wish lost, doubled or wrong."""
+async def check_against_ledger(homing: Server, sandbox: RunningSandbox, answers: dict[str, str]) -> None:
+    """Compare the tasks with the ledger after all are finished: no request is lost, doubled or wrong."""
     await homing.all_home()
-    words = {"succeed": "succeeded", "failed": "failed"}
+    statuses = {"succeed": "succeeded", "failed": "failed"}
     rows = {task["id"]: task for task in await homing.tasks()}
     ledger = sandbox.ledger["tasks"]
     assert sorted(task["prompt"] for task in ledger) == sorted(["the first", *answers])
-    # What its client names goes out under an id that follows from the name, everything else under our own.
+    # Homing derives the external ID from the client's ID, and otherwise sends the task ID.
     ours = [answers.get(truth["prompt"], truth["external_id"]) for truth in ledger]
     assert set(ours) == rows.keys()
     for task_id, truth in zip(ours, ledger, strict=True):
         row = rows[task_id]
-        assert row["status"] == words[truth["status"]]
-        # It is learned from an answer of the provider, never from a callback.
+        assert row["status"] == statuses[truth["status"]]
+        # The provider task ID comes from a response of the provider, never from a callback.
         assert row["provider_task_id"] in {truth["id"], None}
         assert [asset["url"] for asset in row["result"]["assets"]] == truth["result_urls"]
 
 
 async def survived(homing: Server, sandbox: RunningSandbox, line: ProviderProxy) -> None:
-    """Send the wishes to a server that will be killed, start it again, and judge."""
-    clients = {mode: asyncio.create_task(wish(homing, mode)) for mode in MODES}
+    """Send the requests to a server that is killed, restart it, and compare with the ledger."""
+    clients = {mode: asyncio.create_task(submit(homing, mode)) for mode in MODES}
     await homing.dead()
     line.script = Request.forwarded
     await homing.start()
     answers = {mode: await client for mode, client in clients.items()}
-    await told_the_truth(homing, sandbox, answers)
+    await check_against_ledger(homing, sandbox, answers)
 
 
-async def test_killed_before_an_intent_is_written(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_kill_before_intent_commit(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with provider_proxy(kling_sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
         await homing.start("--when", "before", "--piece", "RecordSubmission", "--nth", "2")
         await proven(homing)
         await survived(homing, kling_sandbox, line)
 
 
-async def test_killed_between_the_intent_and_the_submit(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_kill_between_intent_and_submission(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def hold(request: Request) -> Answer | None:
         if request.creates:
             await forever()
@@ -89,9 +89,7 @@ async def test_killed_between_the_intent_and_the_submit(tmp_path: Path, kling_sa
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["the request was on its way", "the reply was on its way"])
-async def test_killed_between_the_submit_and_its_reply(
-    tmp_path: Path, kling_sandbox: RunningSandbox, *, made: bool
-) -> None:
+async def test_kill_between_submission_and_reply(tmp_path: Path, kling_sandbox: RunningSandbox, *, made: bool) -> None:
     async with provider_proxy(kling_sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
         at_the_point: list[str] = []
 
@@ -110,45 +108,43 @@ async def test_killed_between_the_submit_and_its_reply(
         line.script = kill
         await survived(homing, kling_sandbox, line)
         assert sorted(at_the_point) == sorted(MODES)
-    # What the provider had was found by asking; what it never had was sent once more.
+    # Lookups found the tasks that the provider had. Homing resubmitted the others.
     assert kling_sandbox.ledger["requests"]["create"] == 1 + len(MODES)
 
 
-async def test_killed_between_the_replys_commit_and_the_clients_answer(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """Three deaths, one for each way to name a wish."""
+async def test_kill_between_reply_commit_and_client_response(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The server dies three times, once for each mode."""
     answers: dict[str, str] = {}
     async with server(tmp_path, kling_sandbox.base_url) as homing:
         await homing.start("--when", "after", "--piece", "RecordAccepted", "--nth", "2")
         await proven(homing)
         for mode in MODES:
-            client = asyncio.create_task(wish(homing, mode))
+            client = asyncio.create_task(submit(homing, mode))
             await homing.dead()
             await homing.start("--when", "after", "--piece", "RecordAccepted")
             answers[mode] = await client
-        await told_the_truth(homing, kling_sandbox, answers)
+        await check_against_ledger(homing, kling_sandbox, answers)
     assert kling_sandbox.ledger["requests"]["create"] == 1 + len(MODES)
 
 
-async def test_killed_again_before_the_re_sent_one_is_answered(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """The second process joins the first one's task and dies before it can tell its client."""
+async def test_second_kill_before_repeated_request_response(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The second process joins the task of the first, and dies before it answers the client."""
     async with server(tmp_path, kling_sandbox.base_url) as homing:
         await homing.start("--when", "after", "--piece", "RecordAccepted", "--nth", "2")
         await proven(homing)
-        client = asyncio.create_task(wish(homing, "neither"))
+        client = asyncio.create_task(submit(homing, "neither"))
         await homing.dead()
-        # It may die before we see it answer: the client knocks already.
+        # It can die before it is ready, because the client already repeats its request.
         homing.begin("--when", "after", "--piece", "RecordSubmission")
         await homing.dead()
         await homing.start()
-        await told_the_truth(homing, kling_sandbox, {"neither": await client})
+        await check_against_ledger(homing, kling_sandbox, {"neither": await client})
 
 
-async def test_homing_serve_itself_is_killed_with_the_reply_on_its_way(
+async def test_kill_of_homing_serve_before_reply(
     tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
 ) -> None:
-    """The command as it is, with its real delays: what the provider made comes home by its callback."""
+    """The real command with its default delays: the task of the provider finishes by its callback."""
     sandbox = kling_sandbox_factory(callback_attempts=10)
     async with provider_proxy(sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
 
@@ -162,15 +158,15 @@ async def test_homing_serve_itself_is_killed_with_the_reply_on_its_way(
         await homing.start(program=HOMING)
         await homing.sent(prompt="the first")
         line.script = kill
-        client = asyncio.create_task(wish(homing, "external id"))
+        client = asyncio.create_task(submit(homing, "external id"))
         await homing.dead()
         line.script = Request.forwarded
         await homing.start(program=HOMING)
-        await told_the_truth(homing, sandbox, {"external id": await client})
+        await check_against_ledger(homing, sandbox, {"external id": await client})
 
 
-async def test_killed_twice_in_the_middle_of_everything(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """Wherever each of a dozen submits happens to be."""
+async def test_two_kills_under_many_submissions(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The kills hit twelve submissions at arbitrary points."""
     async with provider_proxy(kling_sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
         await homing.start()
         await proven(homing)
@@ -191,10 +187,10 @@ async def test_killed_twice_in_the_middle_of_everything(tmp_path: Path, kling_sa
             await homing.dead()
             await homing.start()
         answers = {prompt: await one for prompt, one in clients.items()}
-        await told_the_truth(homing, kling_sandbox, answers)
+        await check_against_ledger(homing, kling_sandbox, answers)
 
 
-def test_the_delays_that_are_shortened_here_are_long_enough_there() -> None:
+def test_default_delays_exceed_test_delays() -> None:
     real = Policy()
     assert real.absence_wait >= timedelta(seconds=30)
     assert real.absences >= 2

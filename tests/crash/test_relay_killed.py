@@ -1,6 +1,6 @@
-"""SIGKILL between an event's sending and its being written down: it comes again, with the same id, and in order.
+"""SIGKILL after an event is sent and before Homing records it: the event repeats with the same ID, in order.
 
-Real servers, callbacks from many senders, and a hook in their processes that notes what it is told.
+The tests use real servers, callbacks from many senders, and a subscriber in each process that records its calls.
 """
 
 import os
@@ -33,8 +33,8 @@ LIVES = 4
 REPLICA = ("-m", "tests.support.replica_server")
 
 
-async def written_down(url: str) -> list[Delivery]:
-    """Add tasks that are waited for, and give all that is told about them, each task's in its order."""
+async def add_tasks(url: str) -> list[Delivery]:
+    """Add open tasks, and return all their callbacks, in order per task."""
     store = Store(url)
     await store.open()
     made = tasks(1, TASKS)
@@ -43,11 +43,11 @@ async def written_down(url: str) -> list[Delivery]:
     return [delivery for task in made for delivery in deliveries(task)]
 
 
-def told_in_order(told: Iterable[RecordedCall], url: str) -> None:
-    """Check that all that happened was told, and each task's events first came in their order."""
+def check_order(calls: Iterable[RecordedCall], url: str) -> None:
+    """Check that every event was delivered, and that the first deliveries of each task are in order."""
     first: dict[str, list[int]] = defaultdict(list)
     ids: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for each in told:
+    for each in calls:
         ids[each.subject, each.sequence].add(each.id)
         if each.sequence not in first[each.subject]:
             first[each.subject].append(each.sequence)
@@ -56,7 +56,7 @@ def told_in_order(told: Iterable[RecordedCall], url: str) -> None:
         if task_id is not None:
             happened[task_id].append(event_numbers.sequence(number, version))
     assert {subject: first[subject] for subject in first if not subject.startswith("alarm-")} == happened
-    assert all(len(each) == 1 for each in ids.values()), "a repeat has the id of its first"
+    assert all(len(each) == 1 for each in ids.values()), "a repeated event has the same ID"
 
 
 def event_count(url: str) -> int:
@@ -65,24 +65,24 @@ def event_count(url: str) -> int:
 
 
 def time_passes(url: str) -> None:
-    """Let the dead one's lease of the sink be over; that it is waited for is shown below, by the two replicas."""
+    """End the sink lease of the killed server. The test with two replicas shows that a server waits for this end."""
     if not url.startswith("sqlite"):
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("UPDATE sinks SET lease_until = created_at")
 
 
-async def all_told(url: str, file: Path) -> None:
-    async def told() -> bool:
+async def all_delivered(url: str, file: Path) -> None:
+    async def complete() -> bool:
         return len({each.id for each in recorded_calls(file)}) == event_count(url)
 
-    await until(told, within=60)
+    await until(complete, within=60)
 
 
 @pytest.mark.parametrize("url", ["sqlite", pytest.param("postgres", marks=pytest.mark.nightly)], indirect=True)
-async def test_killed_between_send_and_mark_it_comes_again_with_the_same_id(url: str, tmp_path: Path) -> None:
-    file = tmp_path / "told"
+async def test_kill_before_record_repeats_with_same_id(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
     chance = Random(4)
-    left: Sequence[Delivery] = await written_down(url)
+    left: Sequence[Delivery] = await add_tasks(url)
     async with server(tmp_path, NOBODY, database_url=url, sinks=SINK, log_level="warning", **SECRETS) as homing:
         homing.environ["TOLD_FILE"] = str(file)
         senders = Senders(port=homing.port)
@@ -97,20 +97,20 @@ async def test_killed_between_send_and_mark_it_comes_again_with_the_same_id(url:
         del homing.environ["TOLD_FATAL"]
         await homing.start(program=HOMING)
         await senders.insist(left)
-        await all_told(url, file)
+        await all_delivered(url, file)
         os.kill(homing.lives[-1].pid, signal.SIGTERM)
         homing.lives[-1].wait()
         assert homing.lives[-1].returncode == 0, homing.logged()
-    told = recorded_calls(file)
-    times = Counter(each.id for each in told)
-    assert all(times[each.id] > 1 for each in last), "whoever died had told it, and nobody knew"
-    told_in_order(told, url)
+    calls = recorded_calls(file)
+    times = Counter(each.id for each in calls)
+    assert all(times[each.id] > 1 for each in last), "the killed server sent the event without recording it"
+    check_order(calls, url)
     [(cursor, newest)] = read(url, "SELECT cursor, (SELECT max(id) FROM events) FROM sinks WHERE name = 'hook'")
     assert cursor == newest
 
 
 async def _started(homing: Server) -> None:
-    """Begin a life that may die of what it owes before it was seen to be ready."""
+    """Start a server that can die of a pending delivery before it is ready."""
     life = homing.begin(program=HOMING)
 
     async def ready_or_dead() -> bool:
@@ -124,12 +124,10 @@ async def _started(homing: Server) -> None:
     await until(ready_or_dead, within=60)
 
 
-async def test_two_replicas_one_killed_nothing_is_lost_and_the_order_is_kept(
-    postgres: Postgres, tmp_path: Path
-) -> None:
+async def test_replica_killed_other_keeps_all_in_order(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
-    file = tmp_path / "told"
-    story = await written_down(url)
+    file = tmp_path / "calls"
+    story = await add_tasks(url)
     async with AsyncExitStack() as stack:
         both = []
         for number in range(2):
@@ -148,21 +146,21 @@ async def test_two_replicas_one_killed_nothing_is_lost_and_the_order_is_kept(
             return bool(recorded_calls(file))
 
         await until(begun)
-        teller = next(one for one in both if one.lives[-1].pid == recorded_calls(file)[0].pid)
-        (survivor,) = [one for one in both if one is not teller]
+        delivering = next(one for one in both if one.lives[-1].pid == recorded_calls(file)[0].pid)
+        (survivor,) = [one for one in both if one is not delivering]
         senders = Senders(port=survivor.port)
 
         def kill() -> None:
             if len(senders.acknowledged) == 10:
-                teller.kill()
+                delivering.kill()
 
         senders.heard = kill
         await senders.insist(story[half:])
-        await teller.dead()
-        await all_told(url, file)
-        told = recorded_calls(file)
-        assert {each.pid for each in told} == {one.lives[-1].pid for one in both}
-        # Once it was taken over nobody else tells it.
-        takeover = next(place for place, each in enumerate(told) if each.pid == survivor.lives[-1].pid)
-        assert {each.pid for each in told[takeover:]} == {survivor.lives[-1].pid}
-    told_in_order(told, url)
+        await delivering.dead()
+        await all_delivered(url, file)
+        calls = recorded_calls(file)
+        assert {each.pid for each in calls} == {one.lives[-1].pid for one in both}
+        # After the takeover, only the survivor delivers.
+        takeover = next(place for place, each in enumerate(calls) if each.pid == survivor.lives[-1].pid)
+        assert {each.pid for each in calls[takeover:]} == {survivor.lives[-1].pid}
+    check_order(calls, url)

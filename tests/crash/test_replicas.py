@@ -1,7 +1,7 @@
-"""Several real servers on one PostgreSQL: each piece of work is done once, and a dead one's by those that are left.
+"""Replicas on one PostgreSQL: each piece of work is done once, and the survivors take over after a crash.
 
-A silence of 1.5 s counts as death here, and a submit has 4 s; a lease of questions would last 39 s, longer than any
-test waits.
+Here a process counts as dead after 1.5 s without a heartbeat, and a submission has 4 s. A poll lease lasts 39 s, which
+is longer than any test waits.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ PATIENT = ("--policy", "patient")
 DUE = 60
 WAVE = 10
 SOON = 15.0
-# What a client calls each of its wishes.
-WISHES: dict[str, dict[str, Any]] = {
+# The identifiers that the client sends with each request.
+REQUESTS: dict[str, dict[str, Any]] = {
     "made": {"external_task_id": "order-1"},
     "not made": {"external_task_id": "order-2"},
     "made and not named": {},
@@ -54,7 +54,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def replicas(
     stack: AsyncExitStack, folder: Path, url: str, sandbox: RunningSandbox, count: int, *arguments: str
 ) -> list[tuple[Server, ProviderProxy]]:
-    """Start servers, each with a line of its own to the provider; the callbacks of one's tasks go to the next one."""
+    """Start servers, each with its own proxy to the provider. The callbacks of its tasks go to the next server."""
     made = []
     for number in range(count):
         line = await stack.enter_async_context(provider_proxy(sandbox.base_url))
@@ -68,7 +68,7 @@ async def replicas(
 
 
 def asked(lines: Sequence[ProviderProxy], sandbox: RunningSandbox) -> Counter[str]:
-    """Count how often each task was asked about, alone or in a batch, by the provider's id or by ours."""
+    """Count the polls of each task, single or in a batch, by the provider's ID or by Homing's."""
     own = {task["external_id"]: task["id"] for task in sandbox.ledger["tasks"]}
     seen: Counter[str] = Counter()
     for request in (request for line in lines for request in line.seen):
@@ -102,7 +102,7 @@ async def all_settled(homing: Server, count: int) -> None:
     await until(settled, within=SOON)
 
 
-async def test_each_due_task_is_asked_about_once(
+async def test_replicas_poll_each_due_task_once(
     stack: AsyncExitStack, tmp_path: Path, url: str, kling_sandbox_factory: SandboxFactory
 ) -> None:
     sandbox = kling_sandbox_factory(callbacks=False, run_time=0.0)
@@ -121,7 +121,7 @@ async def test_each_due_task_is_asked_about_once(
     assert sandbox.ledger["requests"]["create"] == DUE
 
 
-async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_acknowledged_is_lost(
+async def test_killed_replica_polls_are_taken_over(
     stack: AsyncExitStack, tmp_path: Path, url: str, kling_sandbox_factory: SandboxFactory
 ) -> None:
     async def unanswered(request: Request) -> Answer | None:
@@ -132,17 +132,17 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
     sandbox = kling_sandbox_factory(held=True, intermediate=False, callback_attempts=1)
     (killed, line), (survivor, other) = await replicas(stack, tmp_path, url, sandbox, 2, *PATIENT)
     refs = [await (killed, survivor)[number % 2].sent(prompt=f"picture {number}") for number in range(DUE)]
-    told, silent = refs[:20], refs[20:]
-    for ref in told:
+    called_back, silent = refs[:20], refs[20:]
+    for ref in called_back:
         sandbox.finish(ref)
 
     async def acknowledged() -> bool:
-        return all([each["state"] for each in sandbox.task(ref)["callbacks"]] == ["delivered"] for ref in told)
+        return all([each["state"] for each in sandbox.task(ref)["callbacks"]] == ["delivered"] for ref in called_back)
 
     await until(acknowledged)
     for ref in silent:
         sandbox.finish(ref, notify=False)
-    # The survivor stands still, long enough to be taken for dead itself; the other asks, and waits for answers.
+    # Stop the survivor until it counts as dead. The other server polls and waits for responses.
     line.script = unanswered
     await stopped_outside_transactions(url, survivor.lives[-1].pid)
     make_due(url, silent)
@@ -153,14 +153,14 @@ async def test_a_killed_ones_questions_are_taken_over_and_nothing_that_was_ackno
     os.kill(survivor.lives[-1].pid, signal.SIGCONT)
     await all_settled(survivor, DUE)
     assert f"{len(silent)} of its tasks are taken over" in survivor.logged()
-    homes = Counter(task["status_source"]["source"] for task in await survivor.tasks())
-    assert homes == {"callback": len(told), "poll": len(silent)}
+    sources = Counter(task["status_source"]["source"] for task in await survivor.tasks())
+    assert sources == {"callback": len(called_back), "poll": len(silent)}
     assert asked([other], sandbox) == Counter(sandbox.task(ref)["id"] for ref in silent)
     assert sandbox.ledger["requests"]["create"] == DUE
 
 
 async def stopped_outside_transactions(url: str, pid: int) -> None:
-    """Stop a process while it holds no lock: a transaction that stands still would block the others for long."""
+    """Stop a process while it holds no lock, because a stopped transaction would block the others."""
     busy = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     for _ in range(100):
         os.kill(pid, signal.SIGSTOP)
@@ -179,7 +179,7 @@ async def _alone(url: str) -> bool:
     return len(read(url, "SELECT owner FROM servers")) == 1
 
 
-async def test_killed_in_the_middle_of_submits_its_tasks_are_recovered_once(
+async def test_killed_replica_submissions_are_recovered_once(
     stack: AsyncExitStack, tmp_path: Path, url: str, kling_sandbox: RunningSandbox
 ) -> None:
     (killed, line), (survivor, _), _ = await replicas(stack, tmp_path, url, kling_sandbox, 3)
@@ -192,19 +192,19 @@ async def test_killed_in_the_middle_of_submits_its_tasks_are_recovered_once(
         if prompt != "not made":
             await request.forward()
         at_the_point.append(prompt)
-        if len(at_the_point) == len(WISHES):
+        if len(at_the_point) == len(REQUESTS):
             killed.kill()
         await forever()
         return None
 
-    # A lookup of it shows that lookups work: else no submit would ever be repeated by itself.
+    # A lookup of this task shows that lookups work. Without that, Homing never resubmits by itself.
     first = await survivor.sent(prompt="the first")
     line.script = kill
-    clients = [asyncio.create_task(killed.sent(prompt=wish, **named)) for wish, named in WISHES.items()]
+    clients = [asyncio.create_task(killed.sent(prompt=label, **named)) for label, named in REQUESTS.items()]
     await killed.dead()
     for client in clients:
         client.cancel()
-    answers = {wish: await survivor.sent(prompt=wish, **named) for wish, named in WISHES.items()}
+    answers = {label: await survivor.sent(prompt=label, **named) for label, named in REQUESTS.items()}
     await survivor.all_home()
     made = kling_sandbox.ledger["tasks"]
     rows = {task["id"]: task for task in await survivor.tasks()}
@@ -213,5 +213,5 @@ async def test_killed_in_the_middle_of_submits_its_tasks_are_recovered_once(
     for task in made:
         row = rows[(answers | {"the first": first})[task["prompt"]]]
         assert row["provider_task_id"] in {task["id"], None}
-    assert len(made) == kling_sandbox.ledger["requests"]["create"] == 1 + len(WISHES)
-    assert sorted(at_the_point) == sorted(WISHES)
+    assert len(made) == kling_sandbox.ledger["requests"]["create"] == 1 + len(REQUESTS)
+    assert sorted(at_the_point) == sorted(REQUESTS)

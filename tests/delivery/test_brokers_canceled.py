@@ -1,4 +1,4 @@
-"""A wave that is canceled, however often, leaves no task that failed unseen or is never ended."""
+"""A canceled batch leaves no running asyncio task and no unreported exception."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ async def test_send_canceled_twice_leaves_no_task_behind(name: str) -> None:
         for steps in range(STEPS):
             sink = case.sink("timeout=5")
             await sink.open()
-            # The connection stands before the line is stopped.
+            # The sink connects before the proxy stops the data.
             await sink.send(events_of(1, upto=1))
             case.line.flows.clear()
             sending = asyncio.create_task(sink.send(events_of(2, upto=3)))

@@ -1,4 +1,4 @@
-"""The consumers that the guides show, run as they stand there: each event is handled once, and nothing older."""
+"""The consumer programs of the guides, run unchanged: they handle each event once and skip older events."""
 
 import asyncio
 import os
@@ -20,17 +20,17 @@ from tracker.model.event import PublishedEvent
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 PAGE_OF = {"jetstream": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "redis": "redis"}
 LIMIT = 60
-# Kafka takes its time to give a consumer its partitions.
+# Kafka needs several seconds to assign partitions to a consumer.
 GUIDES = [pytest.param(name, marks=[pytest.mark.nightly] if name == "kafka" else []) for name in CASES]
 
 
 @pytest.mark.parametrize("name", GUIDES)
-async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(name: str, tmp_path: Path) -> None:
+async def test_guide_consumer_handles_events_once_in_order(name: str, tmp_path: Path) -> None:
     async with CASES[name]() as broker:
         sink = broker.sink()
         first, second, third, last = (an_event(1, version) for version in (1, 2, 3, 4))
         other, end = an_event(2, 1), an_event(2, 2)
-        # Each again, then something older, as after a crash and a replay.
+        # Repeat events and send older ones, as after a crash and a replay.
         alarm = an_alarm()
         for wave in ([first, other, alarm], [first, other], [second], [third], [second], [first], [last, end]):
             assert await sink.send(wave) == [DELIVERED] * len(wave)
@@ -39,7 +39,7 @@ async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(na
         script.write_text(code(PAGE_OF[name]))
         lines: list[str] = []
         async with running(script, environment(broker)) as consumer, asyncio.timeout(LIMIT):
-            # Partitions are read in any order, each to its end.
+            # The consumer reads the partitions in any order.
             while not {line_of(last), line_of(end)} <= {*lines}:
                 lines.append((await consumer.readline()).decode())
                 assert lines[-1], "the consumer ended"
@@ -48,8 +48,8 @@ async def test_the_consumer_of_the_guide_handles_each_event_once_and_in_order(na
         assert [line for line in lines if other.subject in line] == [*map(line_of, (other, end))]
 
 
-def test_the_redis_client_waits_longer_than_the_server_blocks() -> None:
-    """A read that finds nothing is answered when the block ends: a client with less patience dies of a quiet stream."""
+def test_redis_client_timeout_exceeds_server_block() -> None:
+    """Redis answers an empty read when the block ends. A client with a shorter timeout fails on a quiet stream."""
     page = code("redis")
     (patience,), (block,) = [map(int, re.findall(rf"\b{name}=(\d+)", page)) for name in ("socket_timeout", "block")]
 
@@ -57,13 +57,13 @@ def test_the_redis_client_waits_longer_than_the_server_blocks() -> None:
 
 
 @pytest.mark.nightly
-async def test_the_redis_consumer_survives_a_quiet_stream(tmp_path: Path) -> None:
+async def test_redis_consumer_survives_a_quiet_stream(tmp_path: Path) -> None:
     async with CASES["redis"]() as broker:
         script = tmp_path / "consumer.py"
         script.write_text(code("redis"))
         sink, event = broker.sink(), an_event(1, 1)
         async with running(script, environment(broker)) as consumer, asyncio.timeout(LIMIT):
-            # Longer than the client's own patience, which is 5 s.
+            # Wait longer than the default timeout of the client, which is 5 s.
             await asyncio.sleep(12)
             assert await sink.send([event]) == [DELIVERED]
             assert (await consumer.readline()).decode() == line_of(event)
@@ -71,7 +71,7 @@ async def test_the_redis_consumer_survives_a_quiet_stream(tmp_path: Path) -> Non
 
 
 def code(page: str) -> str:
-    """Take the one program out of a guide."""
+    """Return the only program of a guide."""
     _, program = (PAGES / f"consume-{page}.md").read_text().split("```python\n")
     return program.partition("```")[0]
 
@@ -89,8 +89,8 @@ def environment(broker: BrokerCase) -> Mapping[str, str]:
     }
 
 
-def line_of(told: PublishedEvent) -> str:
-    return f"{told.type} {told.subject} {told.sequence}\n"
+def line_of(event: PublishedEvent) -> str:
+    return f"{event.type} {event.subject} {event.sequence}\n"
 
 
 @asynccontextmanager

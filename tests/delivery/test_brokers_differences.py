@@ -1,4 +1,4 @@
-"""What each broker has of its own: its word for what is wrong, what it knows of repeats, and how it is signed in to."""
+"""Differences between the brokers: error texts, repeated events, and login."""
 
 import logging
 import subprocess
@@ -29,26 +29,26 @@ async def rabbit() -> AsyncIterator[BrokerCase]:
         yield case
 
 
-async def test_jetstream_keeps_an_event_once_that_comes_twice() -> None:
+async def test_jetstream_keeps_a_repeated_event_once() -> None:
     async with jetstream_case() as broker:
         for _ in range(2):
-            told = broker.sink()
-            assert await told.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
-            await told.close()
+            broker_sink = broker.sink()
+            assert await broker_sink.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
+            await broker_sink.close()
         kept = await broker.read()
         assert sorted(each.id for each in kept) == [an_event(1).id, an_event(2).id]
         assert {each.twin for each in kept} == {each.id for each in kept}
         assert {each.channel for each in kept} == {"homing.task.submitted"}
 
 
-async def test_jetstream_says_that_no_stream_takes_the_subject() -> None:
+async def test_jetstream_reports_missing_stream() -> None:
     with jetstream() as server:
-        told = sink(f"nats://{LOCALHOST}:{server.port}/shop")
-        (outcome,) = await told.send([an_event()])
+        broker_sink = sink(f"nats://{LOCALHOST}:{server.port}/shop")
+        (outcome,) = await broker_sink.send([an_event()])
         assert not outcome.delivered
         assert not outcome.hopeless
         assert "no stream takes shop.homing.task.submitted" in outcome.error
-        await told.close()
+        await broker_sink.close()
         created = sink(f"nats://{LOCALHOST}:{server.port}/shop?create=true&stream=SHOP")
         assert await created.send([an_event()]) == [DELIVERED]
         await created.close()
@@ -57,18 +57,18 @@ async def test_jetstream_says_that_no_stream_takes_the_subject() -> None:
         ]
 
 
-async def test_rabbitmq_says_that_no_queue_is_bound_unless_that_is_meant(rabbit: BrokerCase) -> None:
+async def test_rabbitmq_reports_missing_queue_if_mandatory(rabbit: BrokerCase) -> None:
     connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{rabbit_port()}/")
     channel = await connection.channel()
     name = rabbit.options.removeprefix("exchange=")
     await channel.queue_unbind(name, name, "#")
     await channel.queue_bind(name, name, "homing.task.succeeded")
-    told = rabbit.sink()
-    outcomes = await told.send([an_event(1, 1), an_event(2, 3)])
+    broker_sink = rabbit.sink()
+    outcomes = await broker_sink.send([an_event(1, 1), an_event(2, 3)])
     assert [outcome.delivered for outcome in outcomes] == [False, True]
     assert f"no queue is bound to exchange {name} for homing.task.submitted" in outcomes[0].error
     assert not outcomes[0].hopeless
-    await told.close()
+    await broker_sink.close()
     loose = rabbit.sink("mandatory=false")
     assert await loose.send([an_event(1, 1)]) == [DELIVERED]
     await loose.close()
@@ -76,12 +76,12 @@ async def test_rabbitmq_says_that_no_queue_is_bound_unless_that_is_meant(rabbit:
     await connection.close()
 
 
-async def test_rabbitmq_names_the_attributes_as_readers_of_amqp_1_0_expect_where_it_is_told_to(
+async def test_rabbitmq_header_prefix_can_be_amqp_1_0(
     rabbit: BrokerCase,
 ) -> None:
-    told = rabbit.sink("headers=cloudEvents:")
-    assert await told.send([an_event()]) == [DELIVERED]
-    await told.close()
+    broker_sink = rabbit.sink("headers=cloudEvents:")
+    assert await broker_sink.send([an_event()]) == [DELIVERED]
+    await broker_sink.close()
     connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{rabbit_port()}/")
     channel = await connection.channel()
     message = await channel.basic_get(rabbit.options.removeprefix("exchange="))
@@ -92,41 +92,41 @@ async def test_rabbitmq_names_the_attributes_as_readers_of_amqp_1_0_expect_where
 
 
 @pytest.mark.parametrize(
-    ("target", "words"),
+    ("target", "message"),
     [
         ("?exchange=amq.direct", "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'amq.direct'"),
         ("?exchange=nowhere&declare=false", "NOT_FOUND - no exchange 'nowhere' in vhost '/'"),
         ("nowhere", "NOT_ALLOWED - vhost nowhere not found"),
     ],
 )
-async def test_what_rabbitmq_refuses_is_told_in_its_own_words(target: str, words: str) -> None:
-    told = sink(f"amqp://guest:guest@{LOCALHOST}:{rabbit_port()}/{target}")
-    (outcome,) = await told.send([an_event()])
-    await told.close()
-    assert outcome.error.startswith(words)
+async def test_rabbitmq_refusal_keeps_its_text(target: str, message: str) -> None:
+    broker_sink = sink(f"amqp://guest:guest@{LOCALHOST}:{rabbit_port()}/{target}")
+    (outcome,) = await broker_sink.send([an_event()])
+    await broker_sink.close()
+    assert outcome.error.startswith(message)
     assert not outcome.hopeless
 
 
 @pytest.mark.parametrize("scheme", ["nats", "redis", "amqp", "kafka"])
-async def test_a_wrong_password_is_told_without_showing_it(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_wrong_password_error_hides_it(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with (
         jetstream(settings='authorization { user: "homing", password: "right" }') as nats_server,
         redis_server("--requirepass", "right") as redis_,
     ):
         port = {"nats": nats_server.port, "redis": redis_.port, "kafka": free_port()}.get(scheme) or rabbit_port()
-        told = sink(f"{scheme}://homing:{SECRET}@{LOCALHOST}:{port}/?timeout=1")
-        (outcome,) = await told.send([an_event()])
-        await told.close()
+        broker_sink = sink(f"{scheme}://homing:{SECRET}@{LOCALHOST}:{port}/?timeout=1")
+        (outcome,) = await broker_sink.send([an_event()])
+        await broker_sink.close()
     assert not outcome.delivered
     assert outcome.error
-    for text in (outcome.error, caplog.text, repr(told)):
+    for text in (outcome.error, caplog.text, repr(broker_sink)):
         assert SECRET not in text
         assert SPOKEN not in text
 
 
 class Talkative:
-    """A client that says too much."""
+    """A broker client whose error contains the password."""
 
     sound = False
 
@@ -140,14 +140,14 @@ class Talkative:
         pass
 
 
-async def test_what_a_client_says_of_a_password_is_hidden_and_in_one_line() -> None:
+async def test_client_error_hides_password_in_one_line() -> None:
     (spec,) = parse_sinks(f"amqp://homing:{SECRET}@broker.example/")
-    told = BrokerSink(spec, Talkative(), read(spec.target).secrets)
-    (outcome,) = await told.send([an_event()])
+    broker_sink = BrokerSink(spec, Talkative(), read(spec.target).secrets)
+    (outcome,) = await broker_sink.send([an_event()])
     assert outcome.error == "cannot reach amqp://homing:***@broker.example"
 
 
-async def test_the_right_password_lets_it_in() -> None:
+async def test_right_password_is_accepted() -> None:
     with (
         jetstream(settings=f'authorization {{ user: "homing", password: "{SPOKEN}" }}') as nats_server,
         jetstream(settings=f'authorization {{ token: "{SPOKEN}" }}') as by_token,
@@ -158,12 +158,12 @@ async def test_the_right_password_lets_it_in() -> None:
             f"nats://{SECRET}@{LOCALHOST}:{by_token.port}/?create=true",
             f"redis://:{SECRET}@{LOCALHOST}:{redis_.port}/0",
         ):
-            told = sink(address)
-            assert await told.send([an_event()]) == [DELIVERED]
-            await told.close()
+            broker_sink = sink(address)
+            assert await broker_sink.send([an_event()]) == [DELIVERED]
+            await broker_sink.close()
 
 
-async def test_a_broker_that_cannot_be_reached_is_found_by_the_check() -> None:
+async def test_sink_check_finds_unreachable_broker() -> None:
     with redis_server() as server:
         (spec,) = parse_sinks(f"redis://{LOCALHOST}:{server.port}/0")
         await check_sink(spec, NOWHERE)
@@ -181,7 +181,7 @@ async def test_a_broker_that_cannot_be_reached_is_found_by_the_check() -> None:
         ("redis://broker.example/0", "redis"),
     ],
 )
-def test_a_client_that_is_not_installed_is_refused_with_the_command_that_installs_it(address: str, client: str) -> None:
+def test_missing_client_names_install_command(address: str, client: str) -> None:
     program = (
         f"import sys; sys.modules[{client!r}] = None\n"
         "from tracker.delivery.sinks.urls import parse_sinks\n"
@@ -206,7 +206,7 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command_that_install
         ("kafka://host/homing?tls=true&ca=/nowhere.pem", "cannot be used"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_in_one_line(address: str, said: str) -> None:
+def test_invalid_option_is_refused_in_one_line(address: str, said: str) -> None:
     with pytest.raises(SettingsError, match=r"sink .*: ") as error:
         sink(address)
     assert said in error.value.detail
@@ -214,12 +214,12 @@ def test_an_option_that_cannot_be_is_refused_in_one_line(address: str, said: str
 
 
 @pytest.mark.parametrize("address", ["nats://", "kafka:///homing", "redis://host:port/0"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="sink 1: its address"):
         parse_sinks(address)
 
 
-def test_what_people_see_of_an_address_shows_neither_who_we_are_there_nor_how() -> None:
+def test_shown_address_hides_the_credential() -> None:
     (spec,) = parse_sinks(f"amqps://homing:{SECRET}@broker.example/shop?exchange=told")
     assert spec.address == "amqps://broker.example/shop"
     assert spec.name == "broker.example-shop"

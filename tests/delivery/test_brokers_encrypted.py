@@ -1,6 +1,6 @@
-"""Encrypted lines to the brokers: whom a sink believes, and that it says nothing to anybody else.
+"""Encrypted connections to the brokers: a sink sends only to a broker with a trusted certificate.
 
-NATS encrypts by itself; before the others stands a proxy that does, see ``tests/support/brokers/cases.py``.
+NATS has its own TLS. The other brokers are behind a TLS proxy, see ``tests/support/brokers/cases.py``.
 """
 
 import logging
@@ -40,37 +40,37 @@ async def broker(request: pytest.FixtureRequest, certificate: Certificate) -> As
         yield case
 
 
-async def test_who_shows_a_certificate_of_the_authority_is_told(broker: BrokerCase, authority: Authority) -> None:
-    told = broker.sink(f"ca={authority.file}")
-    assert await told.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
-    await told.close()
+async def test_trusted_certificate_gets_events(broker: BrokerCase, authority: Authority) -> None:
+    broker_sink = broker.sink(f"ca={authority.file}")
+    assert await broker_sink.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
+    await broker_sink.close()
     assert sorted(kept.id for kept in await broker.read()) == [an_event(1).id, an_event(2).id]
 
 
-async def test_who_shows_one_of_another_authority_is_refused(broker: BrokerCase, tmp_path: Path) -> None:
+async def test_certificate_of_other_authority_is_refused(broker: BrokerCase, tmp_path: Path) -> None:
     await refused(broker, f"ca={Authority(tmp_path, 'other').file}")
 
 
-async def test_who_shows_one_that_the_system_does_not_know_is_refused(broker: BrokerCase) -> None:
+async def test_certificate_unknown_to_system_is_refused(broker: BrokerCase) -> None:
     await refused(broker)
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_who_shows_one_of_another_host_is_refused(name: str, authority: Authority) -> None:
+async def test_certificate_of_other_host_is_refused(name: str, authority: Authority) -> None:
     async with CASES[name](authority.certificate("elsewhere.example")) as broker:
         await refused(broker, f"ca={authority.file}")
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_who_speaks_in_the_clear_hears_no_password_and_no_event(
+async def test_plaintext_broker_gets_no_password_or_event(
     name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with CASES[name]() as broker:
         broker.line.heard = bytearray()
-        told = sink(ENCRYPTED[name].format(place=f"homing:{SECRET}@{LOCALHOST}:{broker.line.port}"))
-        (outcome,) = await told.send([an_event()])
-        await told.close()
+        broker_sink = sink(ENCRYPTED[name].format(place=f"homing:{SECRET}@{LOCALHOST}:{broker.line.port}"))
+        (outcome,) = await broker_sink.send([an_event()])
+        await broker_sink.close()
         heard = bytes(broker.line.heard)
         assert await broker.read() == []
     assert not outcome.delivered
@@ -82,10 +82,10 @@ async def test_who_speaks_in_the_clear_hears_no_password_and_no_event(
 
 
 async def refused(broker: BrokerCase, *options: str) -> None:
-    """Send one event: the error says in one line that the broker is not trusted, and nothing arrives."""
-    told = broker.sink("timeout=1", *options)
-    (outcome,) = await told.send([an_event()])
-    await told.close()
+    """Assert that sending one event fails with a one-line certificate error, and that nothing arrives."""
+    broker_sink = broker.sink("timeout=1", *options)
+    (outcome,) = await broker_sink.send([an_event()])
+    await broker_sink.close()
     assert not outcome.delivered
     assert not outcome.hopeless
     assert "certificate verify failed" in outcome.error

@@ -1,4 +1,4 @@
-"""The line between Homing and a broker ends quietly whenever it is cut."""
+"""The proxy between Homing and a broker raises nothing when a test cuts it."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,7 @@ from tests.support.brokers.proxy import proxy
 from tests.support.brokers.servers import LOCALHOST
 
 
-async def test_proxy_cut_with_data_in_hand_raises_nothing() -> None:
+async def test_proxy_cut_with_buffered_data_raises_nothing() -> None:
     raised: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
     arrived = asyncio.Event()

@@ -1,8 +1,8 @@
-"""Signing in to each broker over an encrypted line: who may publishes, who may not is told so and his secret nobody.
+"""Login at each broker over TLS: a valid credential can publish, and the error of an invalid one hides the secret.
 
-NATS and Redis are set up for it, RabbitMQ has its guest, and before Kafka stands a proxy that speaks SASL/PLAIN: the
-broker of the wheel knows SCRAM alone, and nobody can be made known to it once it asks who is there. What that broker
-itself says of a stranger is shown too.
+NATS and Redis are configured with users, and RabbitMQ has its guest user. Kafka is behind a proxy with SASL/PLAIN.
+The packaged Kafka broker supports only SCRAM, and users cannot be added after it requires a login.
+Another test checks the error of that broker itself.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ WRONG_WRITTEN = "made-up%2Fsecret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """A broker that asks who is there. ``address`` has a place for who that is, ``refusal`` is in what it answers."""
+class LoginCase:
+    """A broker that requires a login. ``address`` has the placeholder ``{who}``; the error contains ``refusal``."""
 
     address: str
     right: str
@@ -42,11 +42,11 @@ class Door:
 
 
 @asynccontextmanager
-async def nats_user(certificate: Certificate) -> AsyncIterator[Door]:
+async def nats_user(certificate: Certificate) -> AsyncIterator[LoginCase]:
     users = f'authorization {{ user: homing, password: "{RIGHT}" }}\n'
     async with jetstream_case(certificate, settings=users) as case:
         assert case.server is not None
-        yield Door(
+        yield LoginCase(
             address=f"tls://{{who}}@{LOCALHOST}:{case.line.port}/?create=true",
             right=f"homing:{RIGHT_WRITTEN}",
             wrong=f"homing:{WRONG_WRITTEN}",
@@ -56,10 +56,10 @@ async def nats_user(certificate: Certificate) -> AsyncIterator[Door]:
 
 
 @asynccontextmanager
-async def nats_token(certificate: Certificate) -> AsyncIterator[Door]:
+async def nats_token(certificate: Certificate) -> AsyncIterator[LoginCase]:
     async with jetstream_case(certificate, settings=f'authorization {{ token: "{RIGHT}" }}\n') as case:
         assert case.server is not None
-        yield Door(
+        yield LoginCase(
             address=f"tls://{{who}}@{LOCALHOST}:{case.line.port}/?create=true",
             right=RIGHT_WRITTEN,
             wrong=WRONG_WRITTEN,
@@ -69,13 +69,13 @@ async def nats_token(certificate: Certificate) -> AsyncIterator[Door]:
 
 
 @asynccontextmanager
-async def redis_user(certificate: Certificate) -> AsyncIterator[Door]:
-    """Who publishes may do that and no more; the tests read as somebody else."""
+async def redis_user(certificate: Certificate) -> AsyncIterator[LoginCase]:
+    """Yield a Redis whose user may only publish. The tests read as another user."""
     password = RIGHT.replace(" ", "-")
     rights = ("homing", "on", f">{password}", "~homing:events", "+xadd", "+client|setname")
     with redis_server("--user", *rights) as server:
         async with proxy(server.port, certificate.shown()) as line:
-            yield Door(
+            yield LoginCase(
                 address=f"rediss://{{who}}@{LOCALHOST}:{line.port}/0?stream=homing:events",
                 right=f"homing:{password.replace('/', '%2F')}",
                 wrong=f"homing:{WRONG_WRITTEN}",
@@ -85,9 +85,9 @@ async def redis_user(certificate: Certificate) -> AsyncIterator[Door]:
 
 
 @asynccontextmanager
-async def rabbit_user(certificate: Certificate) -> AsyncIterator[Door]:
+async def rabbit_user(certificate: Certificate) -> AsyncIterator[LoginCase]:
     async with rabbit_case(certificate) as case:
-        yield Door(
+        yield LoginCase(
             address=f"amqps://{{who}}@{LOCALHOST}:{case.line.port}/?{case.options}",
             right="guest:guest",
             wrong=f"guest:{WRONG_WRITTEN}",
@@ -97,7 +97,7 @@ async def rabbit_user(certificate: Certificate) -> AsyncIterator[Door]:
 
 
 @asynccontextmanager
-async def kafka_user(certificate: Certificate) -> AsyncIterator[Door]:
+async def kafka_user(certificate: Certificate) -> AsyncIterator[LoginCase]:
     async with signed_in("homing", RIGHT, certificate) as line:
         with kafka(advertised=line.port) as server:
             line.to = server.port
@@ -107,9 +107,9 @@ async def kafka_user(certificate: Certificate) -> AsyncIterator[Door]:
             async def read() -> Sequence[Kept]:
                 return await asyncio.to_thread(read_kafka, line.port, **as_homing, **believing)
 
-            # It makes a topic for who asks for one; two who ask at once may get two.
+            # Kafka creates a topic on the first request. Two requests at the same time can create two.
             await read()
-            yield Door(
+            yield LoginCase(
                 address=f"kafka://{{who}}@{LOCALHOST}:{line.port}/homing?tls=true",
                 right=f"homing:{RIGHT_WRITTEN}",
                 wrong=f"homing:{WRONG_WRITTEN}",
@@ -118,7 +118,7 @@ async def kafka_user(certificate: Certificate) -> AsyncIterator[Door]:
             )
 
 
-DOORS: dict[str, Callable[[Certificate], AbstractAsyncContextManager[Door]]] = {
+LOGIN_CASES: dict[str, Callable[[Certificate], AbstractAsyncContextManager[LoginCase]]] = {
     "jetstream": nats_user,
     "jetstream by token": nats_token,
     "kafka": kafka_user,
@@ -132,46 +132,46 @@ def certificate(tmp_path: Path) -> Certificate:
     return Authority(tmp_path).certificate()
 
 
-@pytest.fixture(params=DOORS)
-async def door(request: pytest.FixtureRequest, certificate: Certificate) -> AsyncIterator[Door]:
-    async with DOORS[request.param](certificate) as found:
+@pytest.fixture(params=LOGIN_CASES)
+async def login(request: pytest.FixtureRequest, certificate: Certificate) -> AsyncIterator[LoginCase]:
+    async with LOGIN_CASES[request.param](certificate) as found:
         yield found
 
 
-async def test_who_is_known_may_publish(door: Door, certificate: Certificate) -> None:
-    told = sink(f"{door.address.format(who=door.right)}&ca={certificate.authority}")
-    assert await told.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
-    await told.close()
-    assert sorted(kept.id for kept in await door.read()) == [an_event(1).id, an_event(2).id]
+async def test_valid_credential_may_publish(login: LoginCase, certificate: Certificate) -> None:
+    broker_sink = sink(f"{login.address.format(who=login.right)}&ca={certificate.authority}")
+    assert await broker_sink.send([an_event(1), an_event(2)]) == [DELIVERED] * 2
+    await broker_sink.close()
+    assert sorted(kept.id for kept in await login.read()) == [an_event(1).id, an_event(2).id]
 
 
-async def test_who_is_not_known_is_refused_in_one_line_that_does_not_show_his_secret(
-    door: Door, certificate: Certificate, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+async def test_invalid_credential_error_hides_the_secret(
+    login: LoginCase, certificate: Certificate, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told = sink(f"{door.address.format(who=door.wrong)}&timeout=1&ca={certificate.authority}")
-    (outcome,) = await told.send([an_event()])
-    await told.close()
+    broker_sink = sink(f"{login.address.format(who=login.wrong)}&timeout=1&ca={certificate.authority}")
+    (outcome,) = await broker_sink.send([an_event()])
+    await broker_sink.close()
     assert not outcome.delivered
     assert not outcome.hopeless
-    assert door.refusal in outcome.error.lower()
+    assert login.refusal in outcome.error.lower()
     assert "\n" not in outcome.error
-    assert shows_nothing(outcome.error, repr(told), caplog.text, *capfd.readouterr())
-    assert await door.read() == []
+    assert shows_nothing(outcome.error, repr(broker_sink), caplog.text, *capfd.readouterr())
+    assert await login.read() == []
 
 
-async def test_what_kafka_itself_says_of_a_stranger_does_not_show_his_secret(
+async def test_kafka_scram_refusal_hides_the_secret(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with kafka("--authentication") as server:
         place = f"homing:{WRONG_WRITTEN}@{LOCALHOST}:{server.port}"
-        told = sink(f"kafka://{place}/homing?timeout=1&sasl=SCRAM-SHA-256")
-        (outcome,) = await told.send([an_event()])
-        await told.close()
+        broker_sink = sink(f"kafka://{place}/homing?timeout=1&sasl=SCRAM-SHA-256")
+        (outcome,) = await broker_sink.send([an_event()])
+        await broker_sink.close()
     assert not outcome.delivered
     assert "authentication failed" in outcome.error
-    assert shows_nothing(outcome.error, repr(told), caplog.text, *capfd.readouterr())
+    assert shows_nothing(outcome.error, repr(broker_sink), caplog.text, *capfd.readouterr())
 
 
 def shows_nothing(*texts: str) -> bool:

@@ -1,4 +1,4 @@
-"""Servers that send heads without end: a call fails soon, and a few interim responses are passed over."""
+"""Servers that send endless response heads: the call fails soon, and a few interim responses are skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +44,7 @@ async def call(url: str) -> int:
 
 @asynccontextmanager
 async def server(*pieces: bytes, endless: bytes = b"") -> AsyncIterator[tuple[str, list[int]]]:
-    """Answer each request with the pieces, one after the other; then with ``endless`` until the client leaves."""
+    """Answer each request with the pieces in order, then with ``endless`` until the client disconnects."""
     sent: list[int] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +69,7 @@ async def server(*pieces: bytes, endless: bytes = b"") -> AsyncIterator[tuple[st
 
 @pytest.mark.parametrize("send", [post, call])
 @pytest.mark.parametrize("endless", [UNVERIFIED * 100, b"HTTP/1.1 103 Early Hints\r\nx: " + b"a" * 9000, b"\r\n" * 500])
-async def test_heads_without_end_are_not_read(send: Send, endless: bytes) -> None:
+async def test_endless_response_head_is_not_read(send: Send, endless: bytes) -> None:
     async with server(endless=endless) as (url, sent):
         with pytest.raises(ReplyLost, match="connection"):
             await send(url)
@@ -78,7 +78,7 @@ async def test_heads_without_end_are_not_read(send: Send, endless: bytes) -> Non
 
 
 @pytest.mark.parametrize("send", [post, call])
-async def test_a_few_interim_responses_are_passed_over(send: Send) -> None:
+async def test_few_interim_responses_are_skipped(send: Send) -> None:
     answer = UNVERIFIED * INTERIM_RESPONSES + FINAL
     for pieces in ([answer], [answer[:50], answer[50:]], [answer[at : at + 1] for at in range(len(answer))]):
         async with server(*pieces) as (url, _):
@@ -86,7 +86,7 @@ async def test_a_few_interim_responses_are_passed_over(send: Send) -> None:
 
 
 @pytest.mark.parametrize("send", [post, call])
-async def test_one_interim_response_too_many_ends_the_call(send: Send) -> None:
+async def test_too_many_interim_responses_end_the_call(send: Send) -> None:
     async with server(UNVERIFIED * (INTERIM_RESPONSES + 1) + FINAL) as (url, _):
         with pytest.raises(ReplyLost, match="connection"):
             await send(url)

@@ -1,4 +1,4 @@
-"""A receiver that is up again is told at once; others behind the same sink are left alone for as long as they wish."""
+"""A recovered endpoint gets its events at once. Other endpoints of the same sink keep their Retry-After."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,47 +17,47 @@ from tracker.delivery.worker import SinkWorker
 from tracker.model.event import PublishedEvent
 
 BUSY = Outcome(delivered=False, error="503", retry_after=timedelta(hours=1))
-# Those whose receiver is another one.
+# The tasks whose endpoint answers with Retry-After.
 ASKS_FOR_TIME = frozenset(a_task(number).id for number in (1, 2))
 
 
-def where(told: PublishedEvent) -> str:
-    return "asks for time" if told.subject in ASKS_FOR_TIME else "was down"
+def where(event: PublishedEvent) -> str:
+    return "asks for time" if event.subject in ASKS_FOR_TIME else "was down"
 
 
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[RelayHarness]:
-    # Pages that are shorter than what waits.
+    # A page is smaller than the number of pending deliveries.
     timing = replace(RELAY_TIMING, grace=timedelta(milliseconds=50), page=3)
     async with relay_harness(sqlite_url(tmp_path), timing) as one:
         yield one
 
 
-async def test_one_that_is_up_again_hurries_nothing_of_one_that_asked_for_time(relay: RelayHarness) -> None:
-    sink = ScriptedSink(where=where, answer=lambda told: BUSY if told.subject in ASKS_FOR_TIME else NO)
+async def test_recovered_endpoint_leaves_retry_after_of_others(relay: RelayHarness) -> None:
+    sink = ScriptedSink(where=where, answer=lambda event: BUSY if event.subject in ASKS_FOR_TIME else NO)
     await relay.happen(1, *range(3, 13), 2)
-    teller = await relay.teller(sink)
-    await relay.all_new(teller)
-    assert [told.subject in ASKS_FOR_TIME for told in sink.sent].count(True) == 2
-    # What is put aside for one that is down so long comes back by itself only after minutes.
-    await minutes(relay, teller, 15)
+    worker = await relay.worker(sink)
+    await relay.deliver_all_new(worker)
+    assert [event.subject in ASKS_FOR_TIME for event in sink.sent].count(True) == 2
+    # After a long outage, the retry delay of a delivery is several minutes.
+    await minutes(relay, worker, 15)
 
-    sink.answer = lambda told: BUSY if told.subject in ASKS_FOR_TIME else DELIVERED
-    await minutes(relay, teller, 3)
-    assert {told.subject for told in sink.received} == {a_task(number).id for number in range(3, 13)}
-    assert [told.subject in ASKS_FOR_TIME for told in sink.sent].count(True) == 2
-    assert {(owed.task_id in ASKS_FOR_TIME, owed.attempts) for owed in await relay.owed()} == {(True, 1)}
+    sink.answer = lambda event: BUSY if event.subject in ASKS_FOR_TIME else DELIVERED
+    await minutes(relay, worker, 3)
+    assert {event.subject for event in sink.received} == {a_task(number).id for number in range(3, 13)}
+    assert [event.subject in ASKS_FOR_TIME for event in sink.sent].count(True) == 2
+    assert {(delivery.task_id in ASKS_FOR_TIME, delivery.attempts) for delivery in await relay.pending()} == {(True, 1)}
 
     sink.answer = taken
-    await minutes(relay, teller, 60)
-    assert await relay.owed() == []
+    await minutes(relay, worker, 60)
+    assert await relay.pending() == []
 
 
-async def minutes(relay: RelayHarness, teller: SinkWorker, count: int) -> None:
+async def minutes(relay: RelayHarness, worker: SinkWorker, count: int) -> None:
     for _ in range(count):
         relay.clock.advance(timedelta(minutes=1))
-        teller.hold(float("inf"))
-        await relay.all_owed(teller)
-        for _ in range(5):  # a page each
-            await teller.hurry()
-            await relay.all_owed(teller)
+        worker.hold(float("inf"))
+        await relay.deliver_all_pending(worker)
+        for _ in range(5):  # one page each time
+            await worker.hurry()
+            await relay.deliver_all_pending(worker)

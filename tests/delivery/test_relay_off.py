@@ -1,4 +1,4 @@
-"""A sink whose receiver wants no more, over a real store: what turned it off stays to be read."""
+"""A sink whose endpoint answers 410, over a real store: the sink keeps the error that turned it off."""
 
 import asyncio
 from pathlib import Path
@@ -16,22 +16,22 @@ GONE = Outcome(delivered=False, error="410 Gone", gone=True)
 ONE, TWO, THREE = (a_task(number).id for number in (1, 2, 3))
 
 
-@pytest.mark.parametrize("lanes", [False, True], ids=["one receiver", "several"])
-async def test_what_turned_a_sink_off_counts_more_than_what_went_wrong_or_well_beside_it(
+@pytest.mark.parametrize("several_endpoints", [False, True], ids=["one receiver", "several"])
+async def test_gone_outcome_wins_over_other_outcomes(
     tmp_path: Path,
-    lanes: bool,  # noqa: FBT001 - a parameter
+    several_endpoints: bool,  # noqa: FBT001 - a test parameter
 ) -> None:
     outcomes = {ONE: GONE, TWO: NO, THREE: DELIVERED}
 
-    def where(told: PublishedEvent) -> str:
-        return told.subject if lanes else "shop"
+    def where(event: PublishedEvent) -> str:
+        return event.subject if several_endpoints else "shop"
 
-    sink = ScriptedSink(answer=lambda told: outcomes[told.subject], where=where)
+    sink = ScriptedSink(answer=lambda event: outcomes[event.subject], where=where)
     async with relay_harness(sqlite_url(tmp_path)) as relay:
         await relay.happen(3, 1, 2)
-        teller = await relay.teller(sink)
+        worker = await relay.worker(sink)
         async with asyncio.timeout(20):
-            await teller.run(asyncio.Event())
+            await worker.run(asyncio.Event())
         state = await relay.state()
     assert (state.on, state.refused, state.last_error) == (False, True, "410 Gone")
     assert state.delivered == 1

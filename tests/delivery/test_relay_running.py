@@ -1,4 +1,4 @@
-"""The relay as it runs, over both databases: leases, replicas, the end, and sinks that are slow, down or broken."""
+"""The running relay, over both databases: leases, replicas, stop, and sinks that are slow, down or broken."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -41,7 +41,7 @@ STATUSES = ("submitted", "processing", "succeeded")
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """One process's part: a tracker, and a relay that tells its sinks."""
+    """One process: a tracker, and a relay that delivers to its sinks."""
 
     tracker: Tracker
     sinks: Sequence[ScriptedSink]
@@ -79,7 +79,7 @@ async def relaying(
 
 async def got(sink: ScriptedSink, count: int) -> None:
     async def there() -> bool:
-        return len({told.id for told in sink.received}) >= count
+        return len({event.id for event in sink.received}) >= count
 
     await until(there, within=30)
 
@@ -90,11 +90,11 @@ def in_order(sink: ScriptedSink, tasks: Sequence[int], versions: int = 3) -> Non
 
 
 def once(sink: ScriptedSink) -> None:
-    ids = [told.id for told in sink.received]
+    ids = [event.id for event in sink.received]
     assert len(ids) == len(set(ids))
 
 
-async def test_every_sink_is_told_everything_once(url: str, tmp_path: Path) -> None:
+async def test_each_sink_gets_every_event_once(url: str, tmp_path: Path) -> None:
     shop, log = ScriptedSink(), ScriptedSink(name="log", width=500)
     async with relaying(url, tmp_path, shop, log) as here:
         await here.happen(range(1, 51))
@@ -115,7 +115,7 @@ async def test_every_sink_is_told_everything_once(url: str, tmp_path: Path) -> N
     once(shop)
 
 
-async def test_a_sink_that_is_slow_or_down_or_cannot_be_opened_delays_no_other(url: str, tmp_path: Path) -> None:
+async def test_failing_sink_delays_no_other_sink(url: str, tmp_path: Path) -> None:
     slow = ScriptedSink(name="slow", width=1, held=lambda _: asyncio.Event())
     down = ScriptedSink(name="down", answer=refused)
     broken = ScriptedSink(name="broken", broken=OSError("made-up-secret"))
@@ -137,7 +137,7 @@ async def test_a_sink_that_is_slow_or_down_or_cannot_be_opened_delays_no_other(u
     assert len(slow.sent) == 1
 
 
-async def test_the_end_waits_for_what_is_being_sent_and_nothing_is_repeated(url: str, tmp_path: Path) -> None:
+async def test_relay_stop_waits_for_events_in_flight(url: str, tmp_path: Path) -> None:
     gate = asyncio.Event()
     sink = ScriptedSink(held=lambda _: gate, width=4)
     async with relaying(url, tmp_path, sink, finish=timedelta(seconds=30)) as here:
@@ -154,7 +154,7 @@ async def test_the_end_waits_for_what_is_being_sent_and_nothing_is_repeated(url:
     once(sink)
 
 
-async def test_the_end_does_not_wait_for_ever_and_what_hung_comes_again(url: str, tmp_path: Path) -> None:
+async def test_relay_stop_gives_up_on_a_hung_send(url: str, tmp_path: Path) -> None:
     never = asyncio.Event()
     sink = ScriptedSink(held=lambda _: never)
     async with relaying(url, tmp_path, sink) as here:
@@ -169,10 +169,10 @@ async def test_the_end_does_not_wait_for_ever_and_what_hung_comes_again(url: str
     async with relaying(url, tmp_path, sink):
         await got(sink, 6)
     in_order(sink, [1, 2])
-    assert sink.sent[0].id in {told.id for told in sink.received}
+    assert sink.sent[0].id in {event.id for event in sink.received}
 
 
-async def test_an_operator_turns_a_sink_off_and_on(url: str, tmp_path: Path) -> None:
+async def test_relay_sink_can_be_switched_off_and_on(url: str, tmp_path: Path) -> None:
     sink = ScriptedSink()
     async with relaying(url, tmp_path, sink) as here:
         await here.happen([1])
@@ -190,7 +190,7 @@ async def test_an_operator_turns_a_sink_off_and_on(url: str, tmp_path: Path) -> 
         in_order(sink, [1, 2])
 
 
-async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) -> None:
+async def test_replay_is_delivered_while_relay_runs(url: str, tmp_path: Path) -> None:
     sink = ScriptedSink()
     async with relaying(url, tmp_path, sink) as here:
         await here.happen([1, 2])
@@ -207,15 +207,15 @@ async def test_what_is_told_again_comes_while_it_runs(url: str, tmp_path: Path) 
             return len(sink.received) == 9
 
         await until(repeated)
-        assert [told.sequence for told in sink.received[6:]] == [2, 3, 4]
+        assert [event.sequence for event in sink.received[6:]] == [2, 3, 4]
 
 
-async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url: str, tmp_path: Path) -> None:
+async def test_failing_event_is_retried_before_later_events(url: str, tmp_path: Path) -> None:
     failing = {f"{a_task(number).id}-2" for number in range(1, 6)}
 
-    def answer(told: PublishedEvent) -> Outcome:
-        if told.id in failing:
-            failing.discard(told.id)
+    def answer(event: PublishedEvent) -> Outcome:
+        if event.id in failing:
+            failing.discard(event.id)
             return NO
         return DELIVERED
 
@@ -228,7 +228,7 @@ async def test_a_failing_event_is_told_again_by_itself_and_its_task_after_it(url
 
 
 class AwayStore(Store):
-    """A store that cannot record progress for as long as ``away``."""
+    """A store that cannot record progress while ``away`` is true."""
 
     away = False
 
@@ -244,8 +244,8 @@ class AwayStore(Store):
         object.__setattr__(self.progress, "record", settle)
 
 
-async def test_while_the_database_cannot_be_written_nothing_is_lost(url: str, tmp_path: Path) -> None:
-    sink = ScriptedSink(answer=lambda told: DELIVERED if told.sequence != 2 or sink.closed else NO)
+async def test_relay_without_database_loses_nothing(url: str, tmp_path: Path) -> None:
+    sink = ScriptedSink(answer=lambda event: DELIVERED if event.sequence != 2 or sink.closed else NO)
     store = AwayStore(url)
     async with relaying(url, tmp_path, sink, store=store) as here:
         store.away = True
@@ -262,7 +262,7 @@ async def test_while_the_database_cannot_be_written_nothing_is_lost(url: str, tm
 
 
 class LateStore(Store):
-    """A store that writes the first failure down only once it was looked for what is due, and nothing was found."""
+    """A store that records the first failure only after the relay looked for due deliveries and found none."""
 
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
@@ -287,21 +287,19 @@ class LateStore(Store):
         object.__setattr__(self.progress, "next_due", look)
 
 
-async def test_a_failure_that_is_just_being_written_down_holds_its_task_back_too(url: str, tmp_path: Path) -> None:
+async def test_failure_being_recorded_blocks_its_task(url: str, tmp_path: Path) -> None:
     refusals = [NO]
-    sink = ScriptedSink(answer=lambda told: refusals.pop() if refusals and told.sequence == 3 else DELIVERED)
+    sink = ScriptedSink(answer=lambda event: refusals.pop() if refusals and event.sequence == 3 else DELIVERED)
     async with relaying(url, tmp_path, sink, store=LateStore(url), page=1) as here:
         await here.happen([1])
         await got(sink, 3)
-    assert [told.sequence for told in sink.received] == [2, 3, 4]
+    assert [event.sequence for event in sink.received] == [2, 3, 4]
 
 
 # ---- several processes
 
 
-async def test_one_of_two_tells_a_sink_and_the_other_takes_over_when_it_leaves(
-    postgres: Postgres, tmp_path: Path
-) -> None:
+async def test_replica_takes_over_when_the_other_stops(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
     first, second = ScriptedSink(), ScriptedSink()
     async with AsyncExitStack() as there:
@@ -321,13 +319,11 @@ async def test_one_of_two_tells_a_sink_and_the_other_takes_over_when_it_leaves(
     once(second)
 
 
-async def test_who_wakes_up_after_its_lease_writes_nothing_and_the_order_is_kept(
-    postgres: Postgres, tmp_path: Path
-) -> None:
+async def test_replica_after_lease_end_records_nothing(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
     gate = asyncio.Event()
     sleeper, heir = ScriptedSink(held=lambda _: gate), ScriptedSink()
-    # It never renews, as one that stands still.
+    # It never renews its lease, like a stopped process.
     async with relaying(url, tmp_path, sleeper, renew=timedelta(hours=1), finish=timedelta(seconds=30)) as here:
         await here.happen(range(1, 6))
 
@@ -355,7 +351,7 @@ async def _known(here: Place) -> bool:
     return (await here.state()).behind == 0
 
 
-async def test_processes_that_start_together_share_the_sinks(postgres: Postgres, tmp_path: Path) -> None:
+async def test_replicas_starting_together_share_sinks(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
     names = [f"sink{number}" for number in range(12)]
     timing = replace(BRISK, look=timedelta(seconds=1))

@@ -1,6 +1,6 @@
-"""Relays that run in the middle of everything at once: refusals, slowness, ends without a word, and events meanwhile.
+"""Relays under many random problems at once: failures, slow sends, crashes, and new events meanwhile.
 
-The name of a test holds its seed; HOMING_STORMS says how many there are.
+The test name contains the seed. HOMING_STORMS sets the number of seeds.
 """
 
 import asyncio
@@ -45,30 +45,30 @@ SUBJECTS = {a_task(number).id: number for number in TASKS}
 
 
 class Moody(ScriptedSink):
-    """Refuses some events and dawdles over some, by its own dice."""
+    """A sink that refuses some events and delays others at random."""
 
-    def __init__(self, dice: Random, lanes: int) -> None:
+    def __init__(self, dice: Random, endpoints: int) -> None:
         super().__init__(width=5, answer=self.moody, where=self.one_of)
         self.dice = dice
-        self.lanes = lanes
+        self.endpoints = endpoints
         self.calm = False
         self.badly = 0.2
 
-    def one_of(self, told: PublishedEvent) -> str:
-        return self.name if self.lanes == 1 else f"lane {SUBJECTS[told.subject] % self.lanes}"
+    def one_of(self, event: PublishedEvent) -> str:
+        return self.name if self.endpoints == 1 else f"endpoint {SUBJECTS[event.subject] % self.endpoints}"
 
-    def moody(self, told: PublishedEvent) -> Outcome:
-        del told
+    def moody(self, event: PublishedEvent) -> Outcome:
+        del event
         return NO if not self.calm and self.dice.random() < self.badly else DELIVERED
 
-    async def _send(self, told: PublishedEvent) -> Outcome:
+    async def _send(self, event: PublishedEvent) -> Outcome:
         if not self.calm:
             await asyncio.sleep(self.dice.choice([0, 0, 0.001, 0.005, 0.03]))
-        return await super()._send(told)
+        return await super()._send(event)
 
 
 async def happening(tracker: Tracker, dice: Random) -> None:
-    """Let the tasks have their events, by and by."""
+    """Publish the events of the tasks at random times."""
     left = [number for number in TASKS for _ in VERSIONS]
     dice.shuffle(left)
     versions = dict.fromkeys(TASKS, 1)
@@ -82,16 +82,16 @@ async def happening(tracker: Tracker, dice: Random) -> None:
 
 
 async def dropped(relaying: asyncio.Task[None]) -> None:
-    """End a relay as a crash does, with whatever it was about to write down."""
+    """Cancel a relay, as a crash does: it cannot record its progress."""
     relaying.cancel()
     await asyncio.gather(relaying, return_exceptions=True)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("endpoints", [1, 3])
 @pytest.mark.parametrize("seed", range(STORMS))
-async def test_each_task_is_told_in_order_and_nothing_is_lost(url: str, tmp_path: Path, seed: int, lanes: int) -> None:
+async def test_relay_storm_keeps_all_in_task_order(url: str, tmp_path: Path, seed: int, endpoints: int) -> None:
     dice = Random(seed)
-    sink = Moody(dice, lanes)
+    sink = Moody(dice, endpoints)
     async with create_tracker(settings_of(tmp_path, NOBODY, database_url=url), clock=utc_now) as tracker:
         named = [(a_sink(name=sink.name, address="x:", beginning=True), sink)]
 
@@ -110,10 +110,10 @@ async def test_each_task_is_told_in_order_and_nothing_is_lost(url: str, tmp_path
         await story
         sink.calm = True
 
-        async def told() -> bool:
-            return len({told.id for told in sink.received}) == len(TASKS) * len(VERSIONS)
+        async def all_received() -> bool:
+            return len({event.id for event in sink.received}) == len(TASKS) * len(VERSIONS)
 
-        await until(told, within=60)
+        await until(all_received, within=60)
         await dropped(running)
     for task_id in SUBJECTS:
         assert sink.of(task_id) == list(VERSIONS)

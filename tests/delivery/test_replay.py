@@ -1,4 +1,4 @@
-"""An operator's wishes about sinks over the real store and the sinks that the settings name."""
+"""Sink operations of the operator, over a real store and the configured sinks."""
 
 from collections.abc import AsyncIterator
 
@@ -21,7 +21,7 @@ def settings(url: str, sinks: str = SINKS) -> Settings:
 
 @pytest.fixture
 async def tracker(url: str) -> AsyncIterator[Tracker]:
-    """Yield a tracker whose sinks have been told of three ends: two of a studio's, one of another's."""
+    """Yield a tracker with three finished tasks: two of client ``studio``, one of client ``other``."""
     chosen = settings(url)
     async with create_tracker(chosen) as tracker:
         for number, client in enumerate(("studio", "studio", "other"), start=1):
@@ -32,18 +32,18 @@ async def tracker(url: str) -> AsyncIterator[Tracker]:
         yield tracker
 
 
-async def test_a_replay_owes_what_the_sinks_own_filter_takes_and_a_dry_run_owes_nothing(tracker: Tracker) -> None:
+async def test_replay_uses_sink_filter_and_dry_run_adds_none(tracker: Tracker) -> None:
     board = tracker.sink_admin
     assert await board.replay("shop", ReplayFilter(since=NOW), dry_run=True) == 2
     assert await board.replay("lines", ReplayFilter(since=NOW), dry_run=True) == 6
     assert await board.replay("shop", ReplayFilter(task_id=a_number(3).id), dry_run=True) == 0
     assert await board.deliveries(limit=10) == []
     assert await board.replay("shop", ReplayFilter(task_id=a_number(2).id), dry_run=False) == 1
-    (owed,) = await board.deliveries(limit=10)
-    assert (owed.sink, owed.event_id, owed.attempts) == ("shop", f"{a_number(2).id}-2", 0)
+    (delivery,) = await board.deliveries(limit=10)
+    assert (delivery.sink, delivery.event_id, delivery.attempts) == ("shop", f"{a_number(2).id}-2", 0)
 
 
-async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Tracker) -> None:
+async def test_replay_callbacks_needs_a_callback_url(tracker: Tracker) -> None:
     assert await tracker.sink_admin.replay("callbacks", ReplayFilter(since=NOW), dry_run=True) == 0
     asking = a_number(9, client_callback_url="https://shop.example/back")
     event = an_event(asking, 2, "succeeded")
@@ -52,9 +52,7 @@ async def test_callbacks_are_replayed_to_those_who_gave_an_address(tracker: Trac
     assert await tracker.sink_admin.replay("callbacks", ReplayFilter(task_id=asking.id), dry_run=True) == 1
 
 
-async def test_only_what_is_named_here_is_replayed_and_only_what_is_not_is_forgotten(
-    tracker: Tracker, url: str
-) -> None:
+async def test_replay_and_delete_check_configured_sinks(tracker: Tracker, url: str) -> None:
     with pytest.raises(Conflict, match="callbacks, lines, shop"):
         await tracker.sink_admin.replay("elsewhere", ReplayFilter(dead=True), dry_run=True)
     with pytest.raises(Conflict, match="HOMING_SINKS"):
@@ -70,7 +68,7 @@ async def test_only_what_is_named_here_is_replayed_and_only_what_is_not_is_forgo
         await tracker.sink_admin.replay("shop", ReplayFilter(dead=True), dry_run=True)
 
 
-async def test_a_paused_sink_is_off_until_it_is_resumed(tracker: Tracker) -> None:
+async def test_paused_sink_is_off_until_resumed(tracker: Tracker) -> None:
     async def on() -> bool:
         return next(state.on for state in await tracker.sink_admin.sinks() if state.name == "shop")
 
@@ -78,12 +76,12 @@ async def test_a_paused_sink_is_off_until_it_is_resumed(tracker: Tracker) -> Non
     assert not await on()
     await tracker.sink_admin.resume("shop")
     assert await on()
-    for wish in (tracker.sink_admin.pause, tracker.sink_admin.resume):
+    for operation in (tracker.sink_admin.pause, tracker.sink_admin.resume):
         with pytest.raises(NotFound):
-            await wish("nobody")
+            await operation("nobody")
 
 
-async def test_the_secret_is_the_one_that_the_webhooks_are_signed_with(tracker: Tracker) -> None:
+async def test_sink_secret_is_shown_for_webhooks_only(tracker: Tracker) -> None:
     (secret,) = await tracker.sink_admin.secrets("shop")
     assert secret.startswith("whsec_")
     assert await tracker.sink_admin.secrets("shop") == [secret]

@@ -1,4 +1,4 @@
-"""Functions of the program that Homing runs in: told as durably as any sink, and known to the operator like one."""
+"""Subscribers: in-process functions that get events as durably as a sink and that the operator can manage."""
 
 import asyncio
 import sqlite3
@@ -23,7 +23,7 @@ from tracker.settings import Settings
 
 
 class Seen:
-    """A function that notes what it is told, once it takes it."""
+    """A subscriber that keeps the IDs of the events. It raises for the first ``refusals`` calls."""
 
     def __init__(self, *, refusals: int = 0) -> None:
         self.refusals = refusals
@@ -44,7 +44,7 @@ def homing(
 
 
 async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
-    """Let a task be worked on and succeed; gives the ids of the two events."""
+    """Publish a processing and a succeeded event of a task, and return their IDs."""
     before = await tracker.store.events.latest()
     events = [
         an_event(a_task(number, **task), version, name) for version, name in ((2, "processing"), (3, "succeeded"))
@@ -52,10 +52,10 @@ async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
     for event in events:
         await tracker.store.apply([writing(event.task, events=(event,))])
     tracker.feed.hint()
-    return [told.id for told in await tracker.store.events.read(after=before, limit=len(events))]
+    return [published.id for published in await tracker.store.events.read(after=before, limit=len(events))]
 
 
-async def told(seen: Seen, count: int) -> None:
+async def received(seen: Seen, count: int) -> None:
     async def enough() -> bool:
         return len(seen.ids) >= count
 
@@ -63,49 +63,49 @@ async def told(seen: Seen, count: int) -> None:
 
 
 def held(folder: Path) -> bool:
-    """Return whether somebody is telling a sink."""
+    """Return whether a process holds the lease of a sink."""
     with closing(sqlite3.connect(folder / "homing.db")) as database:
         return bool(database.execute("SELECT count(lease_owner) FROM sinks").fetchone()[0])
 
 
-async def test_it_is_told_what_it_takes_and_after_a_restart_what_happened_meanwhile(tmp_path: Path) -> None:
+async def test_subscriber_catches_up_after_a_restart(tmp_path: Path) -> None:
     first, later = Seen(), Seen()
     async with homing(tmp_path, Subscriber("ends", first, types="succeeded", clients=["studio", "shop"])) as here:
         _, end = await happen(here.tracker, 1)
         await happen(here.tracker, 2, client="other")
-        await told(first, 1)
+        await received(first, 1)
     async with homing(tmp_path) as here:
         _, meanwhile = await happen(here.tracker, 3)
     async with homing(tmp_path, Subscriber("ends", later, types="succeeded", clients="studio")) as here:
         _, now = await happen(here.tracker, 4)
-        await told(later, 2)
+        await received(later, 2)
     assert (first.ids, later.ids) == ([end], [meanwhile, now])
 
 
-async def test_what_it_raises_over_comes_again(tmp_path: Path) -> None:
+async def test_subscriber_error_is_retried(tmp_path: Path) -> None:
     seen = Seen(refusals=2)
     async with homing(tmp_path, Subscriber("all", seen)) as here:
         ids = await happen(here.tracker, 1)
-        await told(seen, 2)
+        await received(seen, 2)
     assert seen.ids == ids
 
 
-async def test_one_that_is_new_may_be_told_from_the_beginning(tmp_path: Path) -> None:
+async def test_new_subscriber_can_start_from_beginning(tmp_path: Path) -> None:
     from_now, from_the_beginning = Seen(), Seen()
     async with homing(tmp_path) as here:
         before = await happen(here.tracker, 1)
     both = (Subscriber("now", from_now), Subscriber("beginning", from_the_beginning, beginning=True))
     async with homing(tmp_path, *both) as here:
         after = await happen(here.tracker, 2)
-        await told(from_now, 2)
-        await told(from_the_beginning, 4)
+        await received(from_now, 2)
+        await received(from_the_beginning, 4)
     assert from_now.ids == after
     assert from_the_beginning.ids == before + after
 
 
-async def test_every_sink_is_written_down_before_the_first_request(tmp_path: Path) -> None:
+async def test_sinks_are_recorded_before_first_request(tmp_path: Path) -> None:
     async with homing(tmp_path, Subscriber("mine", Seen()), sinks="stdout:#name=lines"):
-        # No loop has had a turn yet: nothing was awaited since.
+        # No loop has run yet, because nothing was awaited since the start.
         with closing(sqlite3.connect(tmp_path / "homing.db")) as database:
             rows = database.execute("SELECT name, address FROM sinks ORDER BY name").fetchall()
     assert rows == [
@@ -115,24 +115,24 @@ async def test_every_sink_is_written_down_before_the_first_request(tmp_path: Pat
     ]
 
 
-async def test_an_operator_meets_it_like_any_other(tmp_path: Path) -> None:
+async def test_subscriber_can_be_replayed(tmp_path: Path) -> None:
     seen = Seen()
     async with homing(tmp_path, Subscriber("ends", seen, types="succeeded")) as here:
         sink_admin = here.tracker.sink_admin
         await happen(here.tracker, 1)
-        await told(seen, 1)
+        await received(seen, 1)
         assert "ends" in sink_admin.names
 
-        async def written_down() -> bool:
+        async def recorded() -> bool:
             return await sink_admin.replay("ends", ReplayFilter(), dry_run=True) == 1
 
-        await until(written_down)
+        await until(recorded)
         await sink_admin.replay("ends", ReplayFilter(), dry_run=False)
-        await told(seen, 2)
+        await received(seen, 2)
     assert len(set(seen.ids)) == 1
 
 
-async def test_a_process_that_tells_nobody_leaves_what_is_to_be_told_to_the_others(tmp_path: Path) -> None:
+async def test_process_without_relay_leaves_events_pending(tmp_path: Path) -> None:
     quiet, seen = Seen(), Seen()
     async with homing(tmp_path, Subscriber("all", quiet)) as here:
         await until(lambda: asyncio.to_thread(held, tmp_path))
@@ -140,22 +140,20 @@ async def test_a_process_that_tells_nobody_leaves_what_is_to_be_told_to_the_othe
         ids = await happen(here.tracker, 1)
         assert not held(tmp_path)
     async with homing(tmp_path, Subscriber("all", seen)):
-        await told(seen, 2)
+        await received(seen, 2)
     assert (quiet.ids, seen.ids) == ([], ids)
 
 
 @pytest.mark.parametrize(
     ("sinks", "names"), [("stdout:#name=mine", ["mine"]), ("", ["mine", "mine"]), ("", ["callbacks"])]
 )
-def test_two_sinks_of_one_name_are_refused_before_anything_is_opened(
-    tmp_path: Path, sinks: str, names: list[str]
-) -> None:
+def test_duplicate_sink_name_is_refused_before_open(tmp_path: Path, sinks: str, names: list[str]) -> None:
     with pytest.raises(SettingsError, match=f"two sinks are called {names[0]}: rename the subscriber"):
         homing(tmp_path, *(Subscriber(name, Seen()) for name in names), sinks=sinks)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_loops_nobody_would_tell_it(tmp_path: Path) -> None:
+def test_subscriber_without_loops_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="let this process run them too"):
         homing(tmp_path, Subscriber("mine", Seen()), parts={Part.API})
 
@@ -168,11 +166,11 @@ def test_without_the_loops_nobody_would_tell_it(tmp_path: Path) -> None:
         ({"kinds": ["images/*", ""]}, "kind= is empty"),
     ],
 )
-def test_what_cannot_be_is_said_where_it_is_written(wrong: dict[str, Any], says: str) -> None:
+def test_subscriber_invalid_argument_is_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Subscriber(**{"name": "mine", "hook": Seen(), **wrong})
 
 
 @pytest.mark.parametrize("hook", [threading.Thread.join, asyncio.sleep, lambda _: None])
-def test_whatever_it_is_it_has_an_address_to_show(hook: Hook | AsyncHook) -> None:
+def test_subscriber_always_has_an_address(hook: Hook | AsyncHook) -> None:
     assert Subscriber("mine", hook).spec.address.startswith("python:")

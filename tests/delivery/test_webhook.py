@@ -1,4 +1,4 @@
-"""The operator's webhooks and the callers' callbacks, as those who get them see them, with public libraries."""
+"""Webhooks of the operator and callbacks to clients, as a receiver with public libraries sees them."""
 
 import asyncio
 import base64
@@ -49,7 +49,7 @@ async def opened(
     configured: Mapping[str, Sequence[str]] = SECRETS,
     allowed: Allowed = LOOPBACK,
 ) -> AsyncIterator[dict[str, Sink]]:
-    """Open the sinks of a setting, and that of the callbacks."""
+    """Open the sinks of a setting and the sink of the client callbacks."""
     context = SinkContext(
         source=SOURCE, secrets=secrets or SinkSecrets(new_secret, configured), clock=utc_now, allowed=allowed
     )
@@ -63,10 +63,10 @@ async def opened(
             await sink.close()
 
 
-async def outcome(answer: Answer, told: PublishedEvent | None = None) -> Outcome:
-    """Return what becomes of one event at a receiver that answers so."""
+async def outcome(answer: Answer, event: PublishedEvent | None = None) -> Outcome:
+    """Return the outcome of one event at a receiver with this answer."""
     async with WebReceiver(answer=answer) as receiver, opened(f"{receiver.url}#name=shop") as sinks:
-        (found,) = await sinks["shop"].send([told or an_event(a_success())])
+        (found,) = await sinks["shop"].send([event or an_event(a_success())])
         return found
 
 
@@ -84,32 +84,32 @@ def signatures(request: Request) -> list[str]:
 # ---- webhooks
 
 
-@pytest.mark.parametrize("told", [an_event(a_success(tags=("paid", "ü"))), an_alarm()], ids=["task", "alarm"])
-async def test_a_webhook_is_verified_by_the_public_library_and_its_event_read_by_the_public_sdk(
-    told: PublishedEvent,
+@pytest.mark.parametrize("event", [an_event(a_success(tags=("paid", "ü"))), an_alarm()], ids=["task", "alarm"])
+async def test_webhook_is_read_by_public_libraries(
+    event: PublishedEvent,
 ) -> None:
     async with WebReceiver() as receiver, opened(f"{receiver.url}#name=shop") as sinks:
-        assert await sinks["shop"].send([told]) == [DELIVERED]
+        assert await sinks["shop"].send([event]) == [DELIVERED]
         (request,) = receiver.got
     assert request.line == "POST /hook HTTP/1.1"
     assert request.headers["content-type"] == "application/cloudevents+json"
-    assert request.headers["webhook-id"] == told.id
+    assert request.headers["webhook-id"] == event.id
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     proof = StandardWebhooks(keys=[webhook_key(NEW)]).verify(
         CallbackRequest(headers=headers, body=request.body), now=utc_now()
     )
-    assert proof.webhook_id == told.id, "a strict receiver refuses an id with a full stop"
+    assert proof.webhook_id == event.id, "a strict receiver refuses an ID with a period"
     assert PublicWebhook(NEW).verify(request.body, request.headers) == json.loads(request.body)
-    event = from_http(HTTPMessage(headers=request.headers, body=request.body), JSONFormat())
-    assert (event.get_id(), event.get_source(), event.get_type()) == (told.id, SOURCE, told.type)
-    assert (event.get_subject(), event.get_time(), event.get_specversion()) == (told.subject, told.at, "1.0")
-    assert event.get_extension("sequence") == f"{told.sequence:010}"
-    assert event.get_extension("partitionkey") == told.subject
-    assert event.get_datacontenttype() == "application/json"
-    assert event.get_data() == json.loads(told.body)
+    parsed = from_http(HTTPMessage(headers=request.headers, body=request.body), JSONFormat())
+    assert (parsed.get_id(), parsed.get_source(), parsed.get_type()) == (event.id, SOURCE, event.type)
+    assert (parsed.get_subject(), parsed.get_time(), parsed.get_specversion()) == (event.subject, event.at, "1.0")
+    assert parsed.get_extension("sequence") == f"{event.sequence:010}"
+    assert parsed.get_extension("partitionkey") == event.subject
+    assert parsed.get_datacontenttype() == "application/json"
+    assert parsed.get_data() == json.loads(event.body)
 
 
-async def test_during_a_rotation_either_secret_proves_a_webhook_and_no_other_does() -> None:
+async def test_webhook_rotation_accepts_both_secrets_only() -> None:
     configured = {"shop": (NEW, OLD)}
     async with WebReceiver() as receiver, opened(f"{receiver.url}#name=shop", configured=configured) as sinks:
         await sinks["shop"].send([an_event(a_success())])
@@ -118,12 +118,12 @@ async def test_during_a_rotation_either_secret_proves_a_webhook_and_no_other_doe
     for secret in (NEW, OLD):
         PublicWebhook(secret).verify(request.body, request.headers)
     with pytest.raises(WebhookVerificationError):
-        PublicWebhook(written_key(b"a stranger's key of enough bytes")).verify(request.body, request.headers)
+        PublicWebhook(written_key(b"another key of enough bytes")).verify(request.body, request.headers)
     with pytest.raises(WebhookVerificationError):
         PublicWebhook(NEW).verify(request.body + b" ", request.headers)
 
 
-async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tmp_path: Path) -> None:
+async def test_webhook_secret_is_shared_by_replicas_only(tmp_path: Path) -> None:
     async with WebReceiver() as receiver:
         url = sqlite_url(tmp_path)
         text = f"{receiver.url}#name=shop {receiver.url}#name=other"
@@ -144,7 +144,7 @@ async def test_replicas_sign_with_one_generated_secret_that_no_other_sink_has(tm
         PublicWebhook(secret).verify(second.body, second.headers)
 
 
-async def test_a_repeat_has_the_same_id_and_body_and_a_signature_of_its_own_time() -> None:
+async def test_webhook_retry_keeps_id_and_body() -> None:
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     times = iter([at, at + timedelta(hours=1)])
     context = SinkContext(
@@ -164,16 +164,16 @@ async def test_a_repeat_has_the_same_id_and_body_and_a_signature_of_its_own_time
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_any_2xx_is_delivered(status: int) -> None:
+async def test_webhook_any_2xx_is_delivered(status: int) -> None:
     assert await outcome(answering(status)) == DELIVERED
 
 
-async def test_410_turns_a_webhook_off() -> None:
+async def test_webhook_410_turns_the_sink_off() -> None:
     assert await outcome(answering(410)) == Outcome(delivered=False, error="410 Gone", gone=True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_a_failure_that_says_so(status: int) -> None:
+async def test_webhook_redirect_is_a_clear_failure(status: int) -> None:
     found = await outcome(answering(status, location="https://elsewhere.example/made-up-secret"))
     assert found.error.endswith("redirects are not followed; name the final address")
     assert found.error.startswith(str(status))
@@ -181,28 +181,28 @@ async def test_a_redirect_is_a_failure_that_says_so(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 503, 599])
-async def test_any_other_answer_is_tried_again_and_its_body_is_nobody_s_business(status: int) -> None:
+async def test_webhook_other_status_is_retried_without_body(status: int) -> None:
     found = await outcome(answering(status, b"made-up-secret of the receiver"))
     assert (found.delivered, found.hopeless, found.gone) == (False, False, False)
     assert found.error.startswith(str(status))
     assert "made-up-secret" not in found.error
 
 
-async def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
+async def test_retry_after_is_read_as_seconds_and_date() -> None:
     assert (await outcome(answering(503, retry_after="120"))).retry_after == timedelta(minutes=2)
     assert (await outcome(answering(429, retry_after="99999999999"))).retry_after == timedelta(days=1)
     day = "Mon, 01 Jan 2024 00:00:00"
     for odd in ("soon", "-5", "", "1.5", f"{day} +9999", f"{day} +{'9' * 30}", day.replace("2024", "9" * 30)):
         assert (await outcome(answering(503, retry_after=odd))).retry_after is None
     later = datetime.now(UTC) + timedelta(hours=1)
-    told = (await outcome(answering(503, retry_after=format_datetime(later, usegmt=True)))).retry_after
-    assert told is not None
-    assert timedelta(minutes=50) < told <= timedelta(hours=1)
+    delay = (await outcome(answering(503, retry_after=format_datetime(later, usegmt=True)))).retry_after
+    assert delay is not None
+    assert timedelta(minutes=50) < delay <= timedelta(hours=1)
     before = format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True)
     assert (await outcome(answering(503, retry_after=before))).retry_after == timedelta()
 
 
-async def test_a_target_that_is_not_allowed_is_tried_again_and_says_how_to_allow_it() -> None:
+async def test_forbidden_target_is_retried_and_names_setting() -> None:
     async with WebReceiver() as receiver:
         specs = parse_sinks(f"https://localhost:{receiver.port}/#name=shop")
         context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=NOWHERE)
@@ -215,8 +215,8 @@ async def test_a_target_that_is_not_allowed_is_tried_again_and_says_how_to_allow
     assert "HOMING_ALLOWED_TARGETS" in found.error
 
 
-async def test_a_wave_is_sent_at_once_and_each_event_has_its_own_outcome() -> None:
-    """The receiver answers nobody before all of the wave is there."""
+async def test_batch_is_sent_at_once_with_separate_outcomes() -> None:
+    """The receiver waits for all requests of the batch before it answers one."""
     everybody = asyncio.Event()
     wave = [an_event(a_success(number), cursor=number) for number in range(1, 33)]
 
@@ -234,32 +234,32 @@ async def test_a_wave_is_sent_at_once_and_each_event_has_its_own_outcome() -> No
     assert [found.delivered for found in outcomes] == [number != 7 for number in range(32)]
 
 
-async def test_without_its_secret_nothing_is_sent_unsigned() -> None:
+async def test_webhook_without_secret_is_not_sent() -> None:
     async def away(name: str, fresh: bytes) -> bytes:
         del name, fresh
         raise StoreUnavailable("the database is away")
 
     async with WebReceiver() as receiver:
         async with opened(f"{receiver.url}#name=shop", secrets=SinkSecrets(away, {})) as sinks:
-            told = an_event(a_success(client_callback_url=receiver.url))
+            event = an_event(a_success(client_callback_url=receiver.url))
             for sink in sinks.values():
-                (found,) = await sink.send([told])
+                (found,) = await sink.send([event])
                 assert found == Outcome(delivered=False, error="its secret cannot be read: the database is away")
         assert receiver.got == []
 
 
-# ---- callbacks
+# ---- callbacks to clients
 
 
-async def called_back(told: PublishedEvent, status: int = 204) -> tuple[Outcome, Request]:
+async def called_back(event: PublishedEvent, status: int = 204) -> tuple[Outcome, Request]:
     async with WebReceiver(answer=answering(status)) as receiver, opened("") as sinks:
-        assert told.task is not None
-        task = told.task
+        assert event.task is not None
+        task = event.task
         moved = PublishedEvent(
-            cursor=told.cursor,
-            type=told.type,
-            sequence=told.sequence,
-            at=told.at,
+            cursor=event.cursor,
+            type=event.type,
+            sequence=event.sequence,
+            at=event.at,
             task=a_task(**{**vars(task), "client_callback_url": receiver.url}),
         )
         assert sinks["callbacks"].endpoint(moved) == f"http://127.0.0.1:{receiver.port}"
@@ -267,7 +267,7 @@ async def called_back(told: PublishedEvent, status: int = 204) -> tuple[Outcome,
         return found, receiver.got[0]
 
 
-async def test_a_callback_is_what_the_provider_itself_would_have_sent() -> None:
+async def test_client_callback_has_the_provider_format() -> None:
     task = a_success(external_id="order-7", request={"prompt": "a cat", "watermark_info": {"enabled": True}})
     found, request = await called_back(an_event(task))
     assert found == DELIVERED
@@ -287,7 +287,7 @@ async def test_a_callback_is_what_the_provider_itself_would_have_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "word", "message"),
+    ("status", "provider_status", "message"),
     [
         (Status.SUBMITTED, "submitted", ""),
         (Status.PROCESSING, "processing", ""),
@@ -296,13 +296,13 @@ async def test_a_callback_is_what_the_provider_itself_would_have_sent() -> None:
         (Status.EXPIRED, "failed", "no result came before the deadline"),
     ],
 )
-async def test_every_status_is_called_back_in_the_provider_s_words(status: Status, word: str, message: str) -> None:
+async def test_client_callback_uses_provider_statuses(status: Status, provider_status: str, message: str) -> None:
     _, request = await called_back(an_event(a_task(status=status)))
     body = json.loads(request.body)
-    assert (body["task_status"], body["task_status_msg"]) == (word, message)
+    assert (body["task_status"], body["task_status_msg"]) == (provider_status, message)
 
 
-async def test_a_callback_is_signed_for_its_client_and_for_no_other() -> None:
+async def test_client_callback_is_signed_for_its_client() -> None:
     found, request = await called_back(an_event(a_success(client="studio")))
     assert found == DELIVERED
     secrets = SinkSecrets(new_secret, SECRETS)
@@ -313,8 +313,8 @@ async def test_a_callback_is_signed_for_its_client_and_for_no_other() -> None:
             PublicWebhook(written_key(key)).verify(request.body, request.headers)
 
 
-async def test_another_homing_believes_a_callback() -> None:
-    """One may stand behind another: what it sends has to pass its own strict verification."""
+async def test_client_callback_passes_homing_verification() -> None:
+    """Homing can call another Homing, so its callbacks must pass its own strict verification."""
     _, request = await called_back(an_event(a_success()))
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     keys = await SinkSecrets(new_secret, SECRETS).of_client("studio")
@@ -322,21 +322,21 @@ async def test_another_homing_believes_a_callback() -> None:
     assert proof.webhook_id == f"{a_success().id}-3"
 
 
-async def test_410_of_one_caller_ends_its_event_and_nobody_else_s() -> None:
+async def test_client_callback_410_ends_only_its_event() -> None:
     found, _ = await called_back(an_event(a_success()), 410)
     assert found == Outcome(delivered=False, error="410 Gone", hopeless=True)
 
 
-async def test_a_callback_that_turns_out_to_point_inward_is_hopeless() -> None:
+async def test_client_callback_to_private_host_is_hopeless() -> None:
     async with WebReceiver() as receiver, opened("", allowed=NOWHERE) as sinks:
-        told = an_event(a_success(client_callback_url=f"https://localhost:{receiver.port}/"))
-        (found,) = await sinks["callbacks"].send([told])
+        event = an_event(a_success(client_callback_url=f"https://localhost:{receiver.port}/"))
+        (found,) = await sinks["callbacks"].send([event])
         assert receiver.connections == 0
     assert found.hopeless
     assert "localhost is refused" in found.error
 
 
-async def test_who_is_called_back_about_what() -> None:
+async def test_client_callback_endpoint_for_each_event() -> None:
     async with opened("") as sinks:
         endpoint = sinks["callbacks"].endpoint
         url = "https://user:made-up-secret@client.example.com/done"

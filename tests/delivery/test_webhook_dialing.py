@@ -1,4 +1,4 @@
-"""Posting to strangers: what is dialed was decided on, and every failure is one clear word."""
+"""Posts to untrusted URLs: only a checked address is dialed, and each failure has a clear message."""
 
 import asyncio
 import ssl
@@ -23,13 +23,13 @@ TLS = Path(__file__).parents[1] / "samples" / "tls"
 
 
 def names(**addresses: Sequence[str]) -> Resolve:
-    """Make a resolver that knows some hosts (an underscore is a dot), and gives each look-up the next addresses."""
-    known = {name.replace("_", "."): iter(told) for name, told in addresses.items()}
+    """Return a resolver of some hosts (an underscore is a dot). Each lookup returns the next addresses of the host."""
+    known = {name.replace("_", "."): iter(answers) for name, answers in addresses.items()}
 
     async def resolve(host: str, port: int) -> Sequence[str]:
         del port
         if host not in known:
-            raise gaierror(8, "nobody knows it")
+            raise gaierror(8, "unknown host")
         return next(known[host]).split()
 
     return resolve
@@ -52,13 +52,13 @@ async def post(poster: Poster, url: str, within: timedelta = SECOND) -> Answer:
 
 
 def served_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the server's side and the client's of a certificate for hooks.test."""
+    """Return the TLS contexts of the server and the client for hooks.test."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(TLS / "hooks.test.pem", TLS / "hooks.test.key")
     return server, ssl.create_default_context(cafile=str(TLS / "hooks.test.pem"))
 
 
-async def test_a_name_that_turns_inward_after_it_was_taken_is_not_dialed() -> None:
+async def test_name_rebound_to_private_address_is_refused() -> None:
     async with WebReceiver() as inside:
         url = f"https://rebound.example:{inside.port}/"
         assert callback_refusal(url, NOWHERE) is None
@@ -68,7 +68,7 @@ async def test_a_name_that_turns_inward_after_it_was_taken_is_not_dialed() -> No
         assert inside.connections == 0
 
 
-async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+async def test_one_private_address_is_enough_to_refuse() -> None:
     async with WebReceiver() as inside:
         for addresses in ("8.8.8.8 127.0.0.1", "127.0.0.1 8.8.8.8", "8.8.8.8 ::ffff:127.0.0.1", "::1"):
             async with posting(NOWHERE, resolve=names(mixed_example=[addresses])) as poster:
@@ -92,7 +92,7 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> No
     ],
 )
 @pytest.mark.parametrize("before", ["", "client.example.com@", "client.example.com:443@"])
-async def test_the_system_s_resolver_is_not_tricked_by_how_an_address_is_written(host: str, before: str) -> None:
+async def test_unusual_loopback_spelling_is_refused(host: str, before: str) -> None:
     async with WebReceiver() as inside, posting(NOWHERE) as poster:
         for scheme in ("https", "http"):
             with pytest.raises((TargetRefused, NotSent)):
@@ -100,7 +100,7 @@ async def test_the_system_s_resolver_is_not_tricked_by_how_an_address_is_written
         assert inside.connections == 0
 
 
-async def test_each_connection_is_decided_on_anew() -> None:
+async def test_each_connection_is_checked_again() -> None:
     async def hanging_up(_: Request) -> bytes:
         return reply(200, b"", connection="close")
 
@@ -114,7 +114,7 @@ async def test_each_connection_is_decided_on_anew() -> None:
         assert receiver.connections == 1
 
 
-async def test_tls_proves_the_name_and_not_the_address() -> None:
+async def test_tls_verifies_the_name_not_the_address() -> None:
     server, trust = served_tls()
     resolve = names(hooks_test=["127.0.0.1"] * 2, other_test=["127.0.0.1"])
     async with WebReceiver(tls=server) as receiver, posting(resolve=resolve, trust=trust) as poster:
@@ -124,7 +124,7 @@ async def test_tls_proves_the_name_and_not_the_address() -> None:
             await post(poster, f"https://other.test:{receiver.port}/hook")
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_not_trusted() -> None:
+async def test_tls_unknown_certificate_is_refused() -> None:
     server, _ = served_tls()
     async with (
         WebReceiver(tls=server) as receiver,
@@ -135,12 +135,12 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_trusted() -> None:
         assert receiver.got == []
 
 
-async def test_a_second_address_is_tried_where_the_first_does_not_answer() -> None:
+async def test_second_address_is_tried_after_the_first() -> None:
     async with WebReceiver() as receiver, posting(resolve=names(two_example=["127.0.0.2 127.0.0.1"])) as poster:
         assert (await post(poster, f"http://two.example:{receiver.port}/")).status == 204
 
 
-async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_proxies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     async with WebReceiver() as proxy, WebReceiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -151,7 +151,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
         assert (proxy.connections, len(receiver.got)) == (0, 1)
 
 
-async def test_a_redirect_is_an_answer_and_leads_nowhere() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with WebReceiver() as inside:
 
         async def elsewhere(_: Request) -> bytes:
@@ -162,7 +162,7 @@ async def test_a_redirect_is_an_answer_and_leads_nowhere() -> None:
         assert inside.connections == 0
 
 
-async def test_what_goes_wrong_is_said_in_words_of_ours() -> None:
+async def test_post_failures_have_fixed_messages() -> None:
     async def hang_up(_: Request) -> None:
         return None
 
@@ -185,7 +185,7 @@ async def test_what_goes_wrong_is_said_in_words_of_ours() -> None:
                 assert caught.value.detail == "the connection broke before an answer"
 
 
-async def test_a_receiver_that_is_silent_costs_a_bounded_time() -> None:
+async def test_silent_receiver_times_out() -> None:
     silence = asyncio.Event()
 
     async def nothing(_: Request) -> None:
@@ -197,7 +197,7 @@ async def test_a_receiver_that_is_silent_costs_a_bounded_time() -> None:
         silence.set()
 
 
-async def test_a_resolver_that_is_silent_costs_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def forever(host: str, port: int) -> Sequence[str]:
         del host, port
         await asyncio.Event().wait()
@@ -211,7 +211,7 @@ async def test_a_resolver_that_is_silent_costs_a_bounded_time(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("length", [0, 4_000, 10_000_000])
-async def test_an_answer_counts_whatever_follows_its_head(length: int) -> None:
+async def test_response_counts_after_its_head(length: int) -> None:
     async def dripping(_: Request) -> bytes:
         return f"HTTP/1.1 200 OK\r\ncontent-length: {length + 1}\r\n\r\n".encode() + bytes(length)
 
@@ -219,7 +219,7 @@ async def test_an_answer_counts_whatever_follows_its_head(length: int) -> None:
         assert (await post(poster, receiver.url)).status == 200
 
 
-async def test_a_connection_is_used_again() -> None:
+async def test_connection_is_reused() -> None:
     async def chatty(_: Request) -> bytes:
         return reply(200, b"x" * 1000)
 
@@ -229,7 +229,7 @@ async def test_a_connection_is_used_again() -> None:
         assert [request.connection for request in receiver.got] == [1, 1, 1]
 
 
-async def test_a_user_name_in_an_operator_s_address_is_shown_to_the_receiver() -> None:
+async def test_url_user_name_is_sent_as_basic_auth() -> None:
     async with WebReceiver() as receiver, posting() as poster:
         await post(poster, receiver.url.replace("//", "//user:p%40ss@"))
         assert receiver.got[0].headers["authorization"] == "Basic dXNlcjpwQHNz"

@@ -1,4 +1,4 @@
-"""Webhooks and callbacks of a Homing that is served: a client submits, and both are told how it ends."""
+"""Webhooks and client callbacks of a served Homing: both report the end of a submitted task."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,7 @@ CAT = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 LOOPBACK = read_allowed(("127.0.0.1",))
 
 
-async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_submission_triggers_callback_and_webhook(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with WebReceiver() as caller, WebReceiver() as shop:
         sinks = parse_sinks(f"{shop.url}#name=shop&type=succeeded&client=studio {shop.url}#name=none&client=other")
         settings: dict[str, Any] = {"api_keys": (STUDIO,), "sinks": sinks, "allowed_targets": LOOPBACK}
@@ -31,10 +29,10 @@ async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too
             assert created.status_code == 200, created.text
             ours = created.json()["data"]["task_id"]
 
-            async def told() -> bool:
+            async def all_received() -> bool:
                 return bool(shop.got) and b'"succeed"' in b"".join(request.body for request in caller.got)
 
-            await until(told)
+            await until(all_received)
             secrets = SinkSecrets(homing.tracker.store.secrets.get, {})
             (shop_key,), (client_key,) = await secrets.of_sink("shop"), await secrets.of_client("studio")
             shown = (await homing.client.get(f"/v1/tasks/{ours}")).json()
@@ -45,11 +43,11 @@ async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too
     assert event["data"]["result"] == shown["result"]
     bodies = [PublicWebhook(written_key(client_key)).verify(got.body, got.headers) for got in caller.got]
     assert {body["task_id"] for body in bodies} == {ours}
-    words = [body["task_status"] for body in bodies]
-    assert words == sorted(words, key=["submitted", "processing", "succeed"].index)
+    statuses = [body["task_status"] for body in bodies]
+    assert statuses == sorted(statuses, key=["submitted", "processing", "succeed"].index)
     assert bodies[-1]["task_result"]["images"] == gateway["task_result"]["images"]
     assert bodies[-1]["task_info"] == {"external_task_id": "o/1"}
-    # Where the provider calls us back is ours to know.
+    # The callback URL for the provider must not be visible to others.
     assert "/callbacks/" not in json.dumps([event, bodies])
 
 
@@ -64,7 +62,7 @@ async def test_who_submits_is_called_back_and_the_operator_s_webhook_is_told_too
         ("no address", "callback_url must be an http or https address"),
     ],
 )
-async def test_an_address_that_must_not_be_called_is_refused_before_anything_is_created(
+async def test_forbidden_callback_url_creates_no_task(
     tmp_path: Path, kling_sandbox: RunningSandbox, url: str, says: str
 ) -> None:
     async with served(tmp_path, kling_sandbox) as homing:
@@ -75,7 +73,7 @@ async def test_an_address_that_must_not_be_called_is_refused_before_anything_is_
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
 
 
-async def test_a_sink_that_cannot_be_made_lets_nothing_begin(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_invalid_sink_stops_the_start(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     with pytest.raises(SettingsError, match="there is no module nowhere"):
         async with served(tmp_path, kling_sandbox, sinks=parse_sinks("python:nowhere:told")):
             pass

@@ -62,7 +62,7 @@ class World(RuleBasedStateMachine):
 
     async def claimed(self) -> SinkWorker:
         self.lives += 1
-        teller = await self.relay_harness.teller(self.sink, f"life {self.lives}")
+        teller = await self.relay_harness.worker(self.sink, f"life {self.lives}")
         teller.hold(float("inf"))
         return teller
 
@@ -103,7 +103,7 @@ class World(RuleBasedStateMachine):
     @rule(pages=st.integers(1, 4))
     def new_ones_are_told(self, pages: int) -> None:
         for _ in range(pages):
-            self.runner.run(self.relay_harness.new(self.teller))
+            self.runner.run(self.relay_harness.deliver_new(self.teller))
 
     @rule()
     def owed_ones_are_told(self) -> None:
@@ -144,7 +144,7 @@ class World(RuleBasedStateMachine):
         if owed:
             await sleeper.deliver_pending()
         else:
-            await self.relay_harness.new(sleeper)
+            await self.relay_harness.deliver_new(sleeper)
         await sleeper.finish()
 
     # ---- what must always hold
@@ -177,9 +177,9 @@ class World(RuleBasedStateMachine):
         self.down = set()
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
         for _ in range(60):
-            await self.relay_harness.all_new(self.teller)
+            await self.relay_harness.deliver_all_new(self.teller)
             await self.teller.hurry()
-            await self.relay_harness.all_owed(self.teller)
+            await self.relay_harness.deliver_all_pending(self.teller)
             await self.teller.finish()
             state = await self.relay_harness.state()
             if not (state.behind or state.waiting):
@@ -187,7 +187,7 @@ class World(RuleBasedStateMachine):
             self.relay_harness.clock.advance(timedelta(minutes=30))
         state = await self.relay_harness.state()
         assert (state.behind, state.waiting) == (0, 0)
-        dead = {delivery.event_id for delivery in await self.relay_harness.dead()}
+        dead = {delivery.event_id for delivery in await self.relay_harness.dead_letters()}
         hopeless = {key for key, outcome in self.outcomes.items() if outcome.hopeless}
         assert dead <= hopeless
         received = {told.id for told in self.sink.received}

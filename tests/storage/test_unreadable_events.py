@@ -75,14 +75,14 @@ class UnreadableEvents:
         async with begun(written, damage) as here:
             for name in ("shop", "lines"):
                 sink = ScriptedSink(name=name)
-                teller = await here.teller(sink)
-                await here.all_new(teller)
+                teller = await here.worker(sink)
+                await here.deliver_all_new(teller)
                 await teller.finish()
                 assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 6, 7]
                 assert sink.of(TWO) == [2, 4]
                 state = await here.state(name)
                 assert (state.cursor, state.behind, state.waiting, state.dead, state.on) == (7, 0, 0, 1, True)
-                (dead,) = await here.dead(name)
+                (dead,) = await here.dead_letters(name)
                 assert (dead.cursor, dead.event_id, dead.task_id) == (DAMAGED, f"{TWO}-3", TWO)
                 assert dead.error.startswith("the event cannot be read: ")
                 assert dead.type == "homing.task.processing"
@@ -90,7 +90,7 @@ class UnreadableEvents:
     async def test_a_process_that_remembers_what_it_wrote_passes_it_over_as_well(self, url: str) -> None:
         sink = ScriptedSink()
         async with relay_harness(url) as here:
-            teller = await here.teller(sink)
+            teller = await here.worker(sink)
             await here.happen(1, 1, 1, 2, 2, 2)
             change(url, DAMAGES["no time that there is"])
             (state,) = await here.store.sinks.states()
@@ -98,59 +98,59 @@ class UnreadableEvents:
             change(url, "UPDATE events SET at = 9000000000000000000 WHERE id = 1")
             (state,) = await here.store.sinks.states()
             assert (state.behind, state.oldest_at) == (6, None)
-            await here.all_new(teller)
+            await here.deliver_all_new(teller)
             await teller.finish()
             received = {told.cursor for told in sink.received}
             assert received >= {2, 3, 4, 6}
             # Where nobody else writes, what was just written is told as it is remembered, however the row looks by now.
-            assert {dead.cursor for dead in await here.dead()} == {1, DAMAGED} - received
+            assert {dead.cursor for dead in await here.dead_letters()} == {1, DAMAGED} - received
 
     async def test_one_that_is_passed_over_makes_no_rows_for_those_before_it(self, url: str) -> None:
         async with relay_harness(url) as here:
             last = (await here.happen(*range(1, 41)))[-1]
         sink = ScriptedSink(answer=lambda _: NO)
         async with begun(url, f"UPDATE events SET data = '{{' WHERE id = {last.cursor}") as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
-            assert len(await here.owed()) <= sink.width
+            assert len(await here.pending()) <= sink.width
 
     @pytest.mark.parametrize("damage", ALARMS.values(), ids=ALARMS)
     async def test_an_alarm_that_cannot_be_read_is_passed_over_as_well(self, written: str, damage: str) -> None:
         sink = ScriptedSink()
         async with begun(written, damage) as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
             assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 5, 6]
-            (dead,) = await here.dead()
+            (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.event_id, dead.task_id) == (7, "homing.alarm.mismatch-7", None)
 
     async def test_where_the_task_cannot_be_read_none_of_its_events_can(self, written: str) -> None:
         sink = ScriptedSink()
         async with begun(written, f"UPDATE tasks SET status = 'paused' WHERE id = '{TWO}'") as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
             assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 7]
-            assert [dead.cursor for dead in await here.dead()] == [4, 5, 6]
+            assert [dead.cursor for dead in await here.dead_letters()] == [4, 5, 6]
 
     async def test_what_is_owed_and_cannot_be_read_any_more_is_given_up_and_the_next_follows(
         self, written: str
     ) -> None:
         sink = ScriptedSink(width=1, answer=lambda told: NO if told.cursor == DAMAGED else DELIVERED)
         async with relay_harness(written) as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
-            assert [owed.cursor for owed in await here.owed()] == [5, 6]
+            assert [owed.cursor for owed in await here.pending()] == [5, 6]
             change(written, DAMAGES["no JSON"])
             here.clock.now = NOW + here.timing.hurry
-            teller = await here.teller(sink)
-            await here.all_owed(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_pending(teller)
             assert sink.of(TWO) == [2, 4]
-            (dead,) = await here.dead()
-            assert (dead.cursor, await here.owed()) == (DAMAGED, [])
+            (dead,) = await here.dead_letters()
+            assert (dead.cursor, await here.pending()) == (DAMAGED, [])
 
     async def test_a_stream_passes_over_it_and_its_cursor_with_it(self, written: str) -> None:
         async with begun(written, DAMAGES["no JSON"]) as here:
@@ -189,16 +189,16 @@ class UnreadableEvents:
         sink = ScriptedSink()
         again = ReplayFilter(dead=True)
         async with begun(written, DAMAGES["no JSON"]) as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
             deliveries = here.store.deliveries
             assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 0
             change(written, REPAIRED)
             assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 1
-            await here.all_owed(teller)
+            await here.deliver_all_pending(teller)
             assert sink.received[-1].id == f"{TWO}-3"
-            assert (await here.dead(), await here.owed()) == ([], [])
+            assert (await here.dead_letters(), await here.pending()) == ([], [])
 
 
 class TestSqlite(UnreadableEvents):
@@ -211,11 +211,11 @@ class TestSqlite(UnreadableEvents):
         sink = ScriptedSink()
         # Its driver fails with the whole page.
         async with begun(written, f"UPDATE events SET {column} = CAST(x'7bff' AS TEXT) WHERE id = 5") as here:
-            teller = await here.teller(sink)
-            await here.all_new(teller)
+            teller = await here.worker(sink)
+            await here.deliver_all_new(teller)
             await teller.finish()
             assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 6, 7]
-            (dead,) = await here.dead()
+            (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.error) == (DAMAGED, "the event cannot be read: UnicodeDecodeError")
 
     async def test_what_is_no_text_is_passed_over_also_by_the_process_that_wrote_it(self, url: str) -> None:

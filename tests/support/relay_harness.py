@@ -1,4 +1,4 @@
-"""What the relay's tests stand on: a real store and feed, a clock that is told the time, and tellers step by step."""
+"""The harness of the relay tests: a real store and feed, a fake clock, and sink workers that run step by step."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +25,7 @@ STATUSES = ("submitted", "processing", "succeeded")
 
 @dataclass(slots=True, kw_only=True)
 class RelayHarness:
-    """``chance`` is what every jitter draws."""
+    """A store, a feed and sink workers. ``chance`` returns the random number of every jitter."""
 
     store: Store
     feed: Feed
@@ -35,7 +35,7 @@ class RelayHarness:
     versions: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
 
     async def happen(self, *tasks: int) -> list[PublishedEvent]:
-        """Let one event after the other happen, each to a task by its number; give them."""
+        """Publish one event for each task number, in order, and return the events."""
         before = await self.store.events.latest()
         for number in tasks:
             version = self.versions[number] = self.versions[number] + 1
@@ -45,8 +45,8 @@ class RelayHarness:
         self.feed.hint()
         return readable(await self.store.events.read(after=before, limit=10_000))
 
-    async def teller(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:
-        """Claim the sink, and give who tells it."""
+    async def worker(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:
+        """Acquire the lease of the sink, and return its worker."""
         address = f"https://{sink.name}.example"
         new = a_sink(name=sink.name, address=address, beginning=True)
         await self.store.sinks.register([new], now=self.clock())
@@ -63,32 +63,32 @@ class RelayHarness:
             timing=self.timing,
         )
 
-    async def new(self, teller: SinkWorker) -> int:
-        """Let it tell one page of what is new, where there is some."""
-        if await self.store.events.latest() > teller.cursor:
-            assert await self.feed.beyond(teller.cursor, within=SOON)
-        return await teller.deliver_new()
+    async def deliver_new(self, worker: SinkWorker) -> int:
+        """Deliver one page of new events, if there are any."""
+        if await self.store.events.latest() > worker.cursor:
+            assert await self.feed.beyond(worker.cursor, within=SOON)
+        return await worker.deliver_new()
 
-    async def all_new(self, teller: SinkWorker) -> None:
-        """Let it tell what is new, as far as it goes."""
+    async def deliver_all_new(self, worker: SinkWorker) -> None:
+        """Deliver new events until the cursor stops."""
         while True:
-            before = teller.cursor
-            await self.new(teller)
-            if teller.cursor == before:
+            before = worker.cursor
+            await self.deliver_new(worker)
+            if worker.cursor == before:
                 return
 
-    async def all_owed(self, teller: SinkWorker) -> None:
-        """Let it tell what is due, until nothing is."""
-        while await teller.deliver_pending():
+    async def deliver_all_pending(self, worker: SinkWorker) -> None:
+        """Retry pending deliveries until none is due."""
+        while await worker.deliver_pending():
             pass
 
     async def state(self, name: str = "shop") -> SinkState:
         return next(state for state in await self.store.sinks.states() if state.name == name)
 
-    async def owed(self, name: str = "shop") -> Sequence[Delivery]:
+    async def pending(self, name: str = "shop") -> Sequence[Delivery]:
         return await self.store.deliveries.page(sink=name, dead=False, limit=10_000)
 
-    async def dead(self, name: str = "shop") -> Sequence[Delivery]:
+    async def dead_letters(self, name: str = "shop") -> Sequence[Delivery]:
         return await self.store.deliveries.page(sink=name, dead=True, limit=10_000)
 
 

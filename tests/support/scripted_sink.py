@@ -1,4 +1,4 @@
-"""A sink in memory that does what a test tells it: a ``tracker.delivery.sinks.base.Sink`` written by hand."""
+"""An in-memory sink that a test controls. It implements ``tracker.delivery.sinks.base.Sink``."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,9 +20,10 @@ def refused(_: PublishedEvent) -> Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class ScriptedSink:
-    """``answer`` gives each event's outcome, ``where`` its lane; ``held`` keeps what is sent until it is set.
+    """A sink with a script: ``answer`` returns the outcome of an event, ``where`` its endpoint.
 
-    ``sent`` is every event of every call, ``received`` those that were taken, in their order.
+    ``held`` returns an ``asyncio.Event`` that the send waits for, or None. ``sent`` has every event of every call.
+    ``received`` has the delivered events in their order.
     """
 
     name: str = "shop"
@@ -47,11 +48,11 @@ class ScriptedSink:
     async def close(self) -> None:
         self.closed += 1
 
-    def endpoint(self, told: PublishedEvent) -> str | None:
-        return self.name if self.where is None else self.where(told)
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return self.name if self.where is None else self.where(event)
 
     async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
-        assert len({told.subject for told in events}) == len(events), "a task twice at once"
+        assert len({event.subject for event in events}) == len(events), "a task twice at once"
         self.waves.append(len(events))
         self.in_flight += len(events)
         self.most = max(self.most, self.in_flight)
@@ -60,16 +61,16 @@ class ScriptedSink:
         finally:
             self.in_flight -= len(events)
 
-    async def _send(self, told: PublishedEvent) -> Outcome:
-        self.sent.append(told)
-        held = self.held(told)
+    async def _send(self, event: PublishedEvent) -> Outcome:
+        self.sent.append(event)
+        held = self.held(event)
         if held is not None:
             await held.wait()
-        outcome = self.answer(told)
+        outcome = self.answer(event)
         if outcome.delivered:
-            self.received.append(told)
+            self.received.append(event)
         return outcome
 
     def of(self, subject: str) -> list[int]:
-        """Return the sequences of a task's events that were taken, each when it first was."""
-        return list(dict.fromkeys(told.sequence for told in self.received if told.subject == subject))
+        """Return the sequences of the delivered events of a task, in the order of their first delivery."""
+        return list(dict.fromkeys(event.sequence for event in self.received if event.subject == subject))
