@@ -51,7 +51,7 @@ def schema(connection: Connection) -> str:
     return "".join(f"{' '.join(statement.split())};\n" for statement in made)
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
+def test_migrations_create_exactly_the_code_tables(engine: Engine) -> None:
     with engine.begin() as connection:
         migrate.upgrade(connection)
         assert inspect(connection).get_table_names() == sorted([*METADATA.tables, schema_revision.VERSION_TABLE])
@@ -59,7 +59,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> N
         assert compare_metadata(context, tables.TaskRow.metadata) == []
 
 
-def test_the_migrated_database_is_the_one_that_the_tables_would_make(engine: Engine, tmp_path: Path) -> None:
+def test_migrated_database_equals_a_new_one(engine: Engine, tmp_path: Path) -> None:
     """Compare what the database keeps: Alembic's own comparison does not see an index's condition."""
     with engine.begin() as connection:
         migrate.upgrade(connection)
@@ -73,7 +73,7 @@ def test_the_migrated_database_is_the_one_that_the_tables_would_make(engine: Eng
     assert sorted(indexes[0]) == sorted(indexes[1])
 
 
-def test_a_server_is_migrated_to_what_the_tables_would_make(postgres: Postgres) -> None:
+def test_migrated_server_equals_a_new_one(postgres: Postgres) -> None:
     described = []
     for make in (migrate.upgrade, METADATA.create_all):
         engine = create_engine(postgres.fresh(migrated=False))
@@ -89,19 +89,19 @@ def test_a_server_is_migrated_to_what_the_tables_would_make(postgres: Postgres) 
 
 
 @pytest.mark.parametrize("revision", sorted(SNAPSHOTS))
-def test_a_schema_is_frozen(engine: Engine, revision: str) -> None:
+def test_schema_is_frozen(engine: Engine, revision: str) -> None:
     """A change of it belongs into a migration of its own: databases out there were made by this one."""
     with engine.begin() as connection:
         migrate.upgrade(connection, to=revision)
         assert schema(connection) == SNAPSHOTS[revision].read_text()
 
 
-def test_every_schema_has_a_snapshot(engine: Engine) -> None:
+def test_schema_has_a_snapshot(engine: Engine) -> None:
     with engine.begin() as connection:
         assert migrate.upgrade(connection).after == max(SNAPSHOTS)
 
 
-def test_migrating_twice_changes_nothing(engine: Engine) -> None:
+def test_second_migration_changes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         migrate.upgrade(connection)
         once = schema(connection)
@@ -112,7 +112,7 @@ def test_migrating_twice_changes_nothing(engine: Engine) -> None:
         assert connection.execute(text("SELECT value FROM counters")).scalar_one() == 7
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(engine: Engine) -> None:
+def test_failed_migration_leaves_database_unchanged(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE tasks (id TEXT)"))
         before = schema(connection)
@@ -125,7 +125,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(engine: Engine) ->
         assert schema(connection) == before
 
 
-async def test_opening_the_store_migrates_an_empty_database_and_keeps_a_full_one(tmp_path: Path) -> None:
+async def test_store_open_migrates_empty_and_keeps_full_database(tmp_path: Path) -> None:
     for opening in (1, 2):
         store = Store(f"sqlite:///{tmp_path / 'homing.db'}")
         await store.open()
@@ -135,7 +135,7 @@ async def test_opening_the_store_migrates_an_empty_database_and_keeps_a_full_one
         await store.close()
 
 
-async def test_a_file_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+async def test_first_release_file_is_migrated_with_its_data(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'homing.db'}"
     await first_schema.populate(url)
     before = first_schema.rows(url)
@@ -146,7 +146,7 @@ async def test_a_file_of_the_first_release_is_brought_up_to_date_with_all_that_i
     await store.close()
 
 
-async def test_a_server_of_the_first_release_is_used_only_once_it_is_migrated(postgres: Postgres) -> None:
+async def test_first_release_server_is_refused_until_migrated(postgres: Postgres) -> None:
     url = postgres.fresh(migrated=False)
     await first_schema.populate(url)
     before = first_schema.rows(url)
@@ -173,7 +173,7 @@ DOUBTS = {
 
 
 @pytest.mark.parametrize("database", ["file", "server"])
-def test_a_conflict_that_an_older_version_dropped_opens_again(
+def test_conflict_dropped_by_older_version_reopens(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{tmp_path / 'homing.db'}"
@@ -208,9 +208,7 @@ VALUES (NULL, 1, 'homing.alarm.unknown_word', 3, '{"kind":"unknown_word","provid
 
 
 @pytest.mark.parametrize("database", ["file", "server"])
-def test_values_under_old_names_are_read_under_the_new(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_values_with_old_names_get_new_names(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path / 'homing.db'}"
     if database == "server":
         url = request.getfixturevalue("postgres").fresh(migrated=False)

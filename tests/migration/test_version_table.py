@@ -52,7 +52,7 @@ def as_before(engine: Engine, revision: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0001", "head"])
-async def test_former_version_table_is_taken_over(empty: str, engine: Engine, revision: str) -> None:
+async def test_former_version_table_is_adopted(empty: str, engine: Engine, revision: str) -> None:
     as_before(engine, revision)
     (found,) = revisions(engine, "alembic_version")
 
@@ -64,7 +64,7 @@ async def test_former_version_table_is_taken_over(empty: str, engine: Engine, re
     assert (await Store(empty).migrate()).before == done.after
 
 
-async def test_former_version_table_of_the_same_schema_needs_no_migration(empty: str, engine: Engine) -> None:
+async def test_former_version_table_needs_no_migration(empty: str, engine: Engine) -> None:
     as_before(engine, "head")
 
     store = Store(empty)
@@ -73,7 +73,7 @@ async def test_former_version_table_of_the_same_schema_needs_no_migration(empty:
     await store.close()
 
 
-async def test_former_version_table_of_a_later_version_is_refused(empty: str, engine: Engine) -> None:
+async def test_former_version_table_of_newer_code_is_refused(empty: str, engine: Engine) -> None:
     as_before(engine, "head")
     run(engine, "UPDATE alembic_version SET version_num = '9999'")
 
@@ -83,7 +83,7 @@ async def test_former_version_table_of_a_later_version_is_refused(empty: str, en
 
 
 @pytest.mark.parametrize("heads", [[], ["0001"], ["0001", "ae1027a6acf"]])
-async def test_alembic_of_another_program_is_left_alone(empty: str, engine: Engine, heads: list[str]) -> None:
+async def test_foreign_alembic_table_is_left_alone(empty: str, engine: Engine, heads: list[str]) -> None:
     run(engine, *SOMEBODY_ELSE, *(f"INSERT INTO alembic_version VALUES ('{head}')" for head in heads))
 
     assert (await Store(empty).migrate()).before is None
@@ -95,7 +95,7 @@ async def test_alembic_of_another_program_is_left_alone(empty: str, engine: Engi
     assert revisions(engine, "alembic_version") == heads
 
 
-async def test_tables_of_another_program_are_named(empty: str, engine: Engine) -> None:
+async def test_foreign_tables_are_named(empty: str, engine: Engine) -> None:
     run(engine, *SOMEBODY_ELSE, "CREATE TABLE tasks (id TEXT)", "CREATE TABLE events (id TEXT)")
 
     with pytest.raises(StoreUnavailable, match=r"another program \(events, tasks\), whose own Alembic"):

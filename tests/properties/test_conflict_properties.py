@@ -148,7 +148,7 @@ BOTH_ENDS: Sequence[Step] = [callback(told(a_claim(end))) for end in (Status.SUC
 @example(steps=[*((timedelta(), step) for step in BOTH_ENDS), (timedelta(), reply(Status.SUBMITTED))])
 @example(steps=[*((timedelta(), step) for step in (*BOTH_ENDS, BOTH_ENDS[0]))])
 @example(steps=[*((timedelta(), step) for step in BOTH_ENDS), *((timedelta(minutes=20), silence()),) * 25])
-def test_an_open_conflict_stays_open_and_polled_until_decided(steps: list[tuple[timedelta, Step]]) -> None:
+def test_open_conflict_is_polled_until_decided(steps: list[tuple[timedelta, Step]]) -> None:
     story = Story()
     for gap, step in steps:
         story.now += gap
@@ -165,7 +165,7 @@ def test_an_open_conflict_stays_open_and_polled_until_decided(steps: list[tuple[
 
 
 @given(said=st.lists(deliveries(BOTH_IDS), max_size=6), data=st.data())
-def test_no_order_of_callbacks_hides_a_conflict(said: list[Observation], data: st.DataObject) -> None:
+def test_callback_order_never_hides_a_conflict(said: list[Observation], data: st.DataObject) -> None:
     task = a_task(provider_task_id="provider-1")
     order = data.draw(st.permutations(said))
 
@@ -175,7 +175,7 @@ def test_no_order_of_callbacks_hides_a_conflict(said: list[Observation], data: s
     assert facts.in_conflict(first) == facts.in_conflict(second)
 
 
-def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
+def test_three_contradictory_callbacks_open_a_conflict() -> None:
     ends = [told(a_claim(end, updated_at=NOW + timedelta(seconds=n))) for n, end in enumerate([*ENDS, ENDS[0]])]
     task = a_task(provider_task_id="provider-1")
 
@@ -184,7 +184,7 @@ def test_three_contradictory_callbacks_open_a_conflict_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"sent": False, "wait": timedelta(days=1)}])
-def test_a_conflict_that_nobody_decides_ends_as_a_lasting_alarm(how: dict[str, Any]) -> None:
+def test_undecided_conflict_ends_as_a_lasting_alarm(how: dict[str, Any]) -> None:
     story = Story()
     for step in BOTH_ENDS:
         step(story)
@@ -201,7 +201,7 @@ def test_a_conflict_that_nobody_decides_ends_as_a_lasting_alarm(how: dict[str, A
     assert (shown["conflict"], shown["conflict_at"]) == ("unanswered", NOW)
 
 
-def test_a_late_callback_has_a_given_up_conflict_asked_about_again() -> None:
+def test_late_callback_resumes_polls_of_a_conflict() -> None:
     story = Story()
     for step in BOTH_ENDS:
         step(story)
@@ -213,7 +213,7 @@ def test_a_late_callback_has_a_given_up_conflict_asked_about_again() -> None:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_manual_resolution_decides_a_conflict_and_a_poll_outranks_it(end: Status) -> None:
+def test_manual_resolution_ends_conflict_until_a_poll(end: Status) -> None:
     story = Story()
     for step in BOTH_ENDS:
         step(story)

@@ -42,7 +42,7 @@ file = st.builds("sqlite://{}{}".format, st.sampled_from(["", "/", "//"]), paths
 
 @settings(max_examples=examples(150))
 @given(url=server | file | odd)
-def test_any_url_ends_in_one_line_without_secrets(url: str) -> None:
+def test_url_error_is_one_line_without_secrets(url: str) -> None:
     here = Path.cwd()
     with TemporaryDirectory() as folder:
         os.chdir(folder)

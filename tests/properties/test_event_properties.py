@@ -56,14 +56,14 @@ def tasks(draw: st.DrawFn) -> Task:
 
 
 @given(tasks())
-def test_an_event_s_data_is_the_task_as_the_api_shows_it(task: Task) -> None:
+def test_event_data_is_the_task_as_the_api_shows_it(task: Task) -> None:
     data = json.loads(an_event(task).body)
     assert data == json.loads(json.dumps(rendering.task(task).model_dump(mode="json")))
     assert TaskShown.model_validate(data) == rendering.task(task)
 
 
 @given(tasks(), st.sampled_from([status for status in Status if status is not Status.PENDING]))
-def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
+def test_event_is_parsed_by_the_public_sdk(task: Task, status: Status) -> None:
     event = an_event(task, status.value)
     body = structured(event, "urn:homing")
     read = from_http(HTTPMessage(headers={"content-type": STRUCTURED_TYPE}, body=body), JSONFormat())
@@ -77,7 +77,7 @@ def test_an_event_is_read_by_the_public_sdk(task: Task, status: Status) -> None:
 
 
 @given(tasks(), st.sampled_from(TASK_TYPES))
-def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task, kind: str) -> None:
+def test_event_matches_its_one_documented_message(task: Task, kind: str) -> None:
     event = PublishedEvent(cursor=1, type=kind, sequence=task.version, at=NOW, task=task)
     written = json.loads(structured(event, "urn:homing"))
     others = [name for name in TASK_TYPES if name != kind][:1]
@@ -86,7 +86,7 @@ def test_every_event_is_the_one_message_that_the_document_has_for_it(task: Task,
 
 
 @given(tasks())
-def test_a_function_is_given_what_the_document_would_be_read_as(task: Task) -> None:
+def test_subscriber_gets_the_documented_event(task: Task) -> None:
     event = an_event(task)
     assert as_dict(event, "urn:homing") == json.loads(structured(event, "urn:homing"))
 
@@ -102,7 +102,7 @@ def test_event_id_of_any_type_is_a_valid_webhook_id(event: PublishedEvent) -> No
 
 
 @given(tasks())
-def test_a_callback_of_ours_is_one_that_we_would_believe(task: Task) -> None:
+def test_sent_callback_passes_homing_verification(task: Task) -> None:
     body = json.dumps(legacy_callback(task)).encode()
     report = Kling().read_callback(body)
     if task.status not in {Status.PENDING, Status.EXPIRED, Status.REJECTED}:

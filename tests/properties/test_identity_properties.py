@@ -85,7 +85,7 @@ SOURCES = st.one_of(ANSWERS, ANSWERS, st.just(accepted), TRUSTS.map(called_back)
 
 
 @given(task=other_rows(), report=reports, deliver=SOURCES)
-def test_a_report_about_another_row_merges_nothing(task: Task, report: Report, deliver: Delivering) -> None:
+def test_report_about_another_row_merges_nothing(task: Task, report: Report, deliver: Delivering) -> None:
     known = Known([TRUE, task])
 
     change = deliver(known, task, report)
@@ -104,9 +104,7 @@ def test_a_report_about_another_row_merges_nothing(task: Task, report: Report, d
 
 
 @given(holder=other_rows(), named_by=NAMED_BY, report=reports)
-def test_only_a_submitted_row_takes_an_id_that_nothing_proved(
-    holder: Task, named_by: IdSource | None, report: Report
-) -> None:
+def test_unverified_id_is_taken_only_by_submitted_row(holder: Task, named_by: IdSource | None, report: Report) -> None:
     """The true row has lost its reply, and another row holds its id."""
     holding = a_task(
         2,

@@ -44,7 +44,7 @@ def completions(draw: st.DrawFn) -> list[Completion]:
 
 @given(runs=RUNS, lost=LOST, age=AGE)
 @example(runs=[1.0] * 10 + [2.0], lost=1.0, age=1.0)
-def test_next_poll_exists_exactly_while_longer_runs_are_known(runs: list[float], lost: float, age: float) -> None:
+def test_next_poll_exists_only_with_longer_known_runs(runs: list[float], lost: float, age: float) -> None:
     planned = next_poll.next_poll_age(sorted(runs), lost=lost, age=age)
 
     assert (planned is None) == (age >= max(runs))
@@ -61,14 +61,14 @@ def test_next_poll_is_later_and_within_its_bounds(runs: list[float], lost: float
 
 
 @given(runs=RUNS, lost=LOST, ages=st.tuples(AGE, AGE))
-def test_next_poll_of_an_older_task_is_not_sooner(runs: list[float], lost: float, ages: tuple[float, float]) -> None:
+def test_next_poll_of_older_task_is_not_sooner(runs: list[float], lost: float, ages: tuple[float, float]) -> None:
     younger, older = (next_poll.next_poll_age(sorted(runs), lost=lost, age=age) for age in sorted(ages))
 
     assert younger is None or older is None or younger <= older
 
 
 @given(runs=RUNS, rates=st.tuples(LOST, LOST))
-def test_first_poll_is_not_later_when_more_callbacks_are_lost(runs: list[float], rates: tuple[float, float]) -> None:
+def test_first_poll_is_not_later_with_more_lost_callbacks(runs: list[float], rates: tuple[float, float]) -> None:
     fewer, more = (next_poll.next_poll_age(sorted(runs), lost=lost, age=0) for lost in sorted(rates))
 
     assert fewer is not None
@@ -77,7 +77,7 @@ def test_first_poll_is_not_later_when_more_callbacks_are_lost(runs: list[float],
 
 
 @given(runs=RUNS, heard=st.booleans(), asked=st.booleans(), hours=st.floats(0.001, 48), random=RANDOM)
-def test_polls_follow_until_the_deadline_and_are_few(
+def test_polls_last_until_the_deadline_and_are_few(
     *, runs: list[float], heard: bool, asked: bool, hours: float, random: float
 ) -> None:
     habits = learn(Habits(), [a_completion(n, timedelta(seconds=run), heard=heard) for n, run in enumerate(runs)])
@@ -105,7 +105,7 @@ def test_polls_follow_until_the_deadline_and_are_few(
 
 
 @given(every=completions(), cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_learning_does_not_depend_on_the_batches(every: list[Completion], cuts: list[int]) -> None:
+def test_learning_is_independent_of_batches(every: list[Completion], cuts: list[int]) -> None:
     ordered = sorted(every, key=lambda one: (one.finished_at, one.task_id))
     bit_by_bit = Habits()
     for end in [*sorted(cuts), len(ordered)]:
@@ -124,7 +124,7 @@ def test_snapshot_is_bounded(every: list[Completion]) -> None:
 
 
 @given(arrived=st.lists(st.booleans(), max_size=MAX_CALLBACKS))
-def test_expected_loss_lies_between_the_measured_and_one_half(arrived: list[bool]) -> None:
+def test_expected_loss_is_between_measured_and_half(arrived: list[bool]) -> None:
     known = Callbacks(tuple(arrived))
 
     assert known.lost + arrived.count(True) == known.tasks
@@ -134,7 +134,7 @@ def test_expected_loss_lies_between_the_measured_and_one_half(arrived: list[bool
 
 
 @given(arrived=st.lists(st.booleans(), max_size=MAX_CALLBACKS))
-def test_measured_loss_lies_within_its_bounds(arrived: list[bool]) -> None:
+def test_measured_loss_is_within_its_bounds(arrived: list[bool]) -> None:
     known = Callbacks(tuple(arrived))
 
     low, high = known.loss_bounds

@@ -44,7 +44,7 @@ def retellings(
 
 
 @given(told=retellings(ANY_IDS), threshold=THRESHOLDS)
-def test_neither_order_nor_repeats_change_a_task_whose_provider_id_is_known(
+def test_order_and_repeats_do_not_change_a_known_task(
     told: tuple[list[Observation], list[Observation]], threshold: Trust
 ) -> None:
     first, second = (told_in_turn(KNOWN, said, threshold) for said in told)
@@ -52,7 +52,7 @@ def test_neither_order_nor_repeats_change_a_task_whose_provider_id_is_known(
 
 
 @given(told=retellings([*BOTH_IDS, *OTHER_IDS]), threshold=THRESHOLDS)
-def test_neither_order_nor_repeats_change_a_task_that_is_not_known_to_be_accepted(
+def test_order_and_repeats_do_not_change_an_unresolved_task(
     told: tuple[list[Observation], list[Observation]], threshold: Trust
 ) -> None:
     first, second = (told_in_turn(PENDING, said, threshold) for said in told)
@@ -60,7 +60,7 @@ def test_neither_order_nor_repeats_change_a_task_that_is_not_known_to_be_accepte
 
 
 @given(told=retellings(ANY_IDS), last=answers(finals, [Source.POLL]), threshold=THRESHOLDS, task=tasks)
-def test_after_a_final_poll_even_half_known_ids_leave_no_trace_of_the_order_in_the_status(
+def test_final_poll_makes_the_status_independent_of_order(
     told: tuple[list[Observation], list[Observation]], last: Observation, threshold: Trust, task: Task
 ) -> None:
     first, second = (told_in_turn(task, [*said, last], threshold) for said in told)
@@ -70,7 +70,7 @@ def test_after_a_final_poll_even_half_known_ids_leave_no_trace_of_the_order_in_t
 
 
 @given(data=st.data(), last=last_words(), threshold=THRESHOLDS, task=tasks)
-def test_whatever_was_lost_a_last_poll_that_tells_all_ends_the_task_the_same(
+def test_complete_last_poll_gives_the_same_end(
     data: st.DataObject, last: Observation, threshold: Trust, task: Task
 ) -> None:
     said = data.draw(st.lists(anything(ANY_IDS), max_size=7))
@@ -82,9 +82,7 @@ def test_whatever_was_lost_a_last_poll_that_tells_all_ends_the_task_the_same(
 
 
 @given(said=st.lists(anything(ANY_IDS), max_size=10), threshold=THRESHOLDS, task=tasks)
-def test_every_observation_is_weighed_and_each_change_is_one_version_and_one_event(
-    said: list[Observation], threshold: Trust, task: Task
-) -> None:
+def test_each_transition_is_one_version_and_one_event(said: list[Observation], threshold: Trust, task: Task) -> None:
     told = 0
     for each in said:
         transition = lifecycle.advance(task, each, threshold=threshold)
@@ -99,9 +97,7 @@ def test_every_observation_is_weighed_and_each_change_is_one_version_and_one_eve
 
 
 @given(said=st.lists(anything(ANY_IDS), max_size=10), threshold=THRESHOLDS, task=tasks)
-def test_belief_only_grows_and_moves_only_where_the_table_says(
-    said: list[Observation], threshold: Trust, task: Task
-) -> None:
+def test_status_changes_only_as_the_table_allows(said: list[Observation], threshold: Trust, task: Task) -> None:
     for each in said:
         transition = lifecycle.advance(task, each, threshold=threshold)
         after = transition.task
@@ -118,7 +114,7 @@ def test_belief_only_grows_and_moves_only_where_the_table_says(
 
 
 @given(said=st.lists(anything(ANY_IDS), max_size=8), threshold=THRESHOLDS)
-def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], threshold: Trust) -> None:
+def test_status_is_the_highest_verified_report(said: list[Observation], threshold: Trust) -> None:
     """State the precedence a second time, independently of the code: the finals first, then the rest by rank."""
     ended = told_in_turn(KNOWN, said, threshold)
     proven = [each for each in said if believed(KNOWN, each, threshold)]
@@ -135,7 +131,7 @@ def test_the_status_is_the_greatest_word_ever_proven(said: list[Observation], th
 
 
 @given(said=st.lists(deliveries(ANY_IDS), max_size=8), threshold=THRESHOLDS, task=tasks)
-def test_no_delivery_ever_teaches_the_provider_id(said: list[Observation], threshold: Trust, task: Task) -> None:
+def test_callback_never_sets_the_provider_id(said: list[Observation], threshold: Trust, task: Task) -> None:
     assert told_in_turn(task, said, threshold).provider_task_id == task.provider_task_id
 
 
@@ -144,7 +140,7 @@ def test_no_delivery_ever_teaches_the_provider_id(said: list[Observation], thres
     unverified_callbacks=st.lists(deliveries(ANY_IDS), max_size=4),
     data=st.data(),
 )
-def test_hints_change_nothing_that_is_believed(
+def test_unverified_callback_changes_no_trusted_field(
     said: list[Observation], unverified_callbacks: list[Observation], data: st.DataObject
 ) -> None:
     doubtful = [hint for hint in unverified_callbacks if hint.trust is Trust.UNVERIFIED]
@@ -155,7 +151,7 @@ def test_hints_change_nothing_that_is_believed(
 
 
 @given(said=st.lists(st.one_of(inferences, answers()), max_size=6), report=reports(BOTH_IDS, finals))
-def test_one_proven_final_ends_every_inference(said: list[Observation], report: Report) -> None:
+def test_verified_final_report_ends_every_inference(said: list[Observation], report: Report) -> None:
     poll = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW)
     assert told_in_turn(told_in_turn(PENDING, said, Trust.TOKEN), [poll], Trust.TOKEN).status in FINAL
 

@@ -62,7 +62,7 @@ steps = st.builds(
 @given(reseller=resellers, history=st.lists(steps, min_size=2, max_size=7))
 @settings(max_examples=examples(25))
 @pytest.mark.timeout(300)
-def test_no_reseller_history_charges_a_wish_twice(reseller: Reseller, history: Sequence[Step]) -> None:
+def test_reseller_never_charges_a_request_twice(reseller: Reseller, history: Sequence[Step]) -> None:
     asyncio.run(_lived(reseller, history))
 
 

@@ -37,9 +37,7 @@ def tasks(draw: st.DrawFn) -> Task:
 
 
 @given(task=tasks(), habits=st.sampled_from([HABITS, LEARNED]), random=st.floats(0, 0.999), answered=st.booleans())
-def test_no_poll_is_planned_further_away_than_the_furthest(
-    task: Task, habits: Habits, random: float, *, answered: bool
-) -> None:
+def test_poll_is_never_planned_beyond_the_maximum(task: Task, habits: Habits, random: float, *, answered: bool) -> None:
     for policy in (Policy(), Policy(first_poll_delay=timedelta(hours=2))):
         plans = [
             schedule.first_poll_delay(task, now=NOW, policy=policy, habits=habits, random=random),

@@ -21,34 +21,34 @@ def times_made(world: World, number: int) -> int:
     return len(world.made(world.wishes[number]))
 
 
-def test_a_task_that_the_provider_makes_after_the_answer_was_given_up_is_not_made_again(world: World) -> None:
+def test_task_created_after_timeout_is_not_resubmitted(world: World) -> None:
     world.submit(CLIENTS[0], "external", 1, ["made late"])
     world.time_passes(5, 20, [])
     world.no_wish_is_made_twice()
     assert times_made(world, 1) == 1
 
 
-def test_a_task_that_the_provider_never_had_is_submitted_again_once(world: World) -> None:
+def test_task_missing_at_provider_is_resubmitted_once(world: World) -> None:
     world.submit(CLIENTS[0], "nothing", 1, ["nothing made"])
     assert times_made(world, 1) == 0
     world.time_passes(5, 20, [])
     assert times_made(world, 1) == 1
 
 
-def test_a_second_outcome_that_is_lost_is_looked_up_before_a_third_submit(world: World) -> None:
+def test_second_lost_outcome_is_looked_up_first(world: World) -> None:
     world.submit(CLIENTS[0], "nothing", 1, ["nothing made"])
     world.time_passes(5, 60, ["nothing made", "made late"])
     world.no_wish_is_made_twice()
     assert times_made(world, 1) == 1
 
 
-def test_a_post_that_is_sent_again_after_a_crash_joins_what_the_provider_has(world: World) -> None:
+def test_resubmission_after_crash_finds_provider_task(world: World) -> None:
     world.submit_and_die(CLIENTS[1], "hangs", named=False, twice=True)
     world.time_passes(20, 5, [])
     assert times_made(world, 1) == 1
 
 
-def test_where_external_ids_are_unknown_a_lost_submit_is_never_repeated_and_its_callback_settles_it() -> None:
+def test_lost_submission_without_external_id_is_not_resent() -> None:
     world = World()
     world.kling.echoes = world.kling.looks_up = False
     world.submit(CLIENTS[0], "nothing", 0, ["reply lost"])

@@ -45,9 +45,7 @@ def signed(webhook_id: bytes, body: bytes, key: bytes) -> list[tuple[bytes, byte
     body=b"",
     now=NOW,
 )
-def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
-    headers: list[tuple[bytes, bytes]], body: bytes, now: datetime
-) -> None:
+def test_verifier_raises_only_its_own_error(headers: list[tuple[bytes, bytes]], body: bytes, now: datetime) -> None:
     try:
         proof: Proof | None = VERIFIER.verify(CallbackRequest(headers=headers, body=body), now=now)
     except NotProven:
@@ -56,7 +54,7 @@ def test_a_verifier_raises_only_its_own_error_whatever_it_is_fed(
 
 
 @given(headers=st.one_of(headers, whole_headers), body=st.binary(max_size=100), now=moments, shared_url=st.booleans())
-def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
+def test_unverified_bytes_stay_unverified_with_a_secret(
     headers: list[tuple[bytes, bytes]], body: bytes, now: datetime, *, shared_url: bool
 ) -> None:
     judgement = judge(VERIFIER, CallbackRequest(headers=headers, body=body), shared_url=shared_url, now=now)
@@ -66,13 +64,13 @@ def test_unproven_bytes_are_never_more_than_a_hint_where_a_secret_is_set(
 
 
 @given(webhook_id=webhook_ids, body=st.binary(max_size=300), key=st.sampled_from(KEYS))
-def test_what_a_live_key_signed_is_proven(webhook_id: str, body: bytes, key: bytes) -> None:
+def test_signature_of_a_live_key_is_verified(webhook_id: str, body: bytes, key: bytes) -> None:
     delivery = CallbackRequest(headers=signed(webhook_id.encode(), body, key), body=body)
     assert VERIFIER.verify(delivery, now=NOW) == Proof(webhook_id=webhook_id)
 
 
 @given(webhook_id=webhook_ids, body=st.binary(min_size=1, max_size=100), data=st.data())
-def test_one_changed_bit_anywhere_is_refused(webhook_id: str, body: bytes, data: st.DataObject) -> None:
+def test_one_changed_bit_is_refused(webhook_id: str, body: bytes, data: st.DataObject) -> None:
     parts = [*(value for _, value in signed(webhook_id.encode(), body, KEYS[0])), body]
     place = data.draw(st.integers(0, len(parts) - 1))
     where = data.draw(st.integers(0, len(parts[place]) - 1))
@@ -84,7 +82,7 @@ def test_one_changed_bit_anywhere_is_refused(webhook_id: str, body: bytes, data:
 
 
 @given(secret=st.one_of(st.text(max_size=60), st.text(max_size=60).map("whsec_{}".format)))
-def test_a_secret_is_read_or_refused_as_a_value(secret: str) -> None:
+def test_secret_is_parsed_or_raises_value_error(secret: str) -> None:
     refusal: Exception | None = None
     key = b""
     try:

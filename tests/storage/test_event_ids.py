@@ -14,7 +14,7 @@ from tracker.storage.store import Store
 
 
 class EventIds:
-    async def test_an_id_is_not_given_again_when_its_event_is_deleted(self, store: Store, url: str) -> None:
+    async def test_event_id_is_not_reused_after_deletion(self, store: Store, url: str) -> None:
         over = a_task(1, status=Status.SUCCEEDED, finished_at=NOW)
         await store.apply([writing(over, events=(an_event(over, 2), an_event(over, 3)))])
         ((seen,),) = read(url, "SELECT max(id) FROM events")

@@ -29,7 +29,7 @@ async def warned(store: Store) -> int:
     return sum(alarm.count for alarm in stats.alarms if alarm.kind is Alarm.EXPIRING_RESULT)
 
 
-async def test_each_is_warned_of_once_in_time_and_the_first_of_an_hour_is_an_event(store: Store) -> None:
+async def test_expiry_warns_once_and_one_event_per_hour(store: Store) -> None:
     assert await look(store, FIRST) == 0
     begun = FIRST - LIFETIME + NOTICE
     first = await ended(store, 1, begun + DAY)
@@ -47,13 +47,13 @@ async def test_each_is_warned_of_once_in_time_and_the_first_of_an_hour_is_an_eve
     assert alarm.task_id in {first, a_task(2).id}
 
 
-async def test_what_had_less_left_at_the_first_look_is_passed_over(store: Store) -> None:
+async def test_expiry_too_close_at_first_scan_is_skipped(store: Store) -> None:
     await ended(store, 1, FIRST - LIFETIME + NOTICE - timedelta(seconds=1))
     assert await look(store, FIRST) == 0
     assert await look(store, FIRST + 30 * DAY) == 0
 
 
-async def test_a_few_at_a_time_and_several_at_once_miss_none_and_warn_of_none_twice(store: Store, url: str) -> None:
+async def test_expiry_concurrent_scans_warn_exactly_once(store: Store, url: str) -> None:
     begun = FIRST - LIFETIME + NOTICE
     other = Store(url)
     await other.open()

@@ -69,7 +69,7 @@ async def feed(store: Store) -> AsyncIterator[Feed]:
     await feed.close()
 
 
-async def test_a_subscriber_sees_everything_once_and_in_order(store: Store, feed: Feed) -> None:
+async def test_subscriber_sees_each_event_once_in_order(store: Store, feed: Feed) -> None:
     subscribers = [asyncio.create_task(follow(feed, 0, 300)) for _ in range(3)]
     for first in range(2, 302, 10):
         await tell(store, TASK, *range(first, first + 10))
@@ -79,24 +79,24 @@ async def test_a_subscriber_sees_everything_once_and_in_order(store: Store, feed
         assert [cursor for cursor, _ in seen] == sorted({cursor for cursor, _ in seen})
 
 
-async def test_a_subscriber_from_before_is_told_from_the_database(store: Store, feed: Feed) -> None:
+async def test_subscriber_with_old_cursor_reads_database(store: Store, feed: Feed) -> None:
     await tell(store, TASK, *range(2, 2 + PAGE + 20))
     assert len(await follow(feed, 0, PAGE + 20)) == PAGE + 20
     assert [sequence for _, sequence in await follow(feed, 5, 3)][:3] == [7, 8, 9]
 
 
-async def test_what_nobody_hints_at_is_seen_all_the_same(store: Store, feed: Feed) -> None:
+async def test_commit_without_notification_is_still_seen(store: Store, feed: Feed) -> None:
     waiting = asyncio.create_task(feed.beyond(0, within=LONG))
     await asyncio.sleep(0)
     await tell(store, TASK, 2)
     assert await waiting
 
 
-async def test_waiting_ends_in_time(feed: Feed) -> None:
+async def test_feed_wait_ends_at_its_timeout(feed: Feed) -> None:
     assert not await feed.beyond(0, within=SHORT)
 
 
-async def test_who_watches_a_task_is_woken_for_that_one_alone(store: Store, feed: Feed) -> None:
+async def test_task_watcher_wakes_for_its_task_only(store: Store, feed: Feed) -> None:
     other = a_task(2)
     async with feed.watching(TASK.id) as mine, feed.watching(other.id) as theirs:
         await tell(store, TASK, 2)
@@ -105,7 +105,7 @@ async def test_who_watches_a_task_is_woken_for_that_one_alone(store: Store, feed
         assert not theirs.is_set()
 
 
-async def test_a_thousand_who_wait_ask_no_more_often_than_one(store: Store) -> None:
+async def test_feed_reads_once_for_a_thousand_waiters(store: Store) -> None:
     events = Counted(store)
     feed = Feed(events)
     await feed.open()
@@ -120,7 +120,7 @@ async def test_a_thousand_who_wait_ask_no_more_often_than_one(store: Store) -> N
     await feed.close()
 
 
-async def test_nobody_waits_and_nothing_is_read(store: Store) -> None:
+async def test_feed_without_waiters_reads_nothing(store: Store) -> None:
     events = Counted(store)
     feed = Feed(events)
     await feed.open()
@@ -132,7 +132,7 @@ async def test_nobody_waits_and_nothing_is_read(store: Store) -> None:
     await feed.close()
 
 
-async def test_what_nobody_waited_for_is_passed_over_and_who_watches_looks_again(store: Store, feed: Feed) -> None:
+async def test_feed_skips_unawaited_events_and_rechecks_task(store: Store, feed: Feed) -> None:
     count = KEPT + 100
     for first in range(2, count + 2, 100):
         await tell(store, TASK, *range(first, first + 100))
@@ -142,7 +142,7 @@ async def test_what_nobody_waited_for_is_passed_over_and_who_watches_looks_again
     assert len(await follow(feed, 0, count)) == count
 
 
-async def test_closing_ends_every_waiting(store: Store) -> None:
+async def test_feed_close_ends_every_wait(store: Store) -> None:
     feed = Feed(store.events)
     await feed.open()
     waiting = asyncio.create_task(feed.beyond(0, within=LONG))
@@ -153,7 +153,7 @@ async def test_closing_ends_every_waiting(store: Store) -> None:
     assert not await waiting
 
 
-async def test_a_database_that_fails_for_a_while_costs_nothing_but_time(store: Store, feed: Feed) -> None:
+async def test_feed_database_outage_only_delays_events(store: Store, feed: Feed) -> None:
     await store.close()
     waiting = asyncio.create_task(feed.beyond(0, within=LONG))
     await asyncio.sleep(0)
@@ -169,7 +169,7 @@ class TestSeveralProcesses:
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()
 
-    async def test_a_commit_elsewhere_is_noticed_and_told_in_one_notice_for_many(self, store: Store, url: str) -> None:
+    async def test_remote_commits_share_one_notification(self, store: Store, url: str) -> None:
         there = Feed(store.events, notices=store.notices)
         await there.open()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
@@ -182,7 +182,7 @@ class TestSeveralProcesses:
             await there.close()
             assert [notice async for notice in listening.notifies(timeout=0.05)] == []
 
-    async def test_notices_that_are_cut_off_are_heard_again(self, store: Store, url: str) -> None:
+    async def test_notification_connection_loss_is_repaired(self, store: Store, url: str) -> None:
         notices = store.notices
         assert notices is not None
         heard = asyncio.Event()
@@ -201,7 +201,7 @@ class TestSeveralProcesses:
         await feed.close()
 
 
-async def test_each_outage_of_the_notices_is_logged(
+async def test_notification_outage_is_logged_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Breaking:

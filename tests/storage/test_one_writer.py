@@ -39,7 +39,7 @@ def where(*, pause: float = 0.0) -> Work[str]:
     return Deciding(keys=frozenset(), decide=decide)
 
 
-async def test_a_batch_is_decided_on_the_loop_until_the_disk_is_slow(tmp_path: Path) -> None:
+async def test_batch_runs_on_loop_until_disk_is_slow(tmp_path: Path) -> None:
     here = threading.current_thread().name
     async with opened(tmp_path) as store:
         assert await store.apply([where(), where()]) == [here, here]
@@ -48,7 +48,7 @@ async def test_a_batch_is_decided_on_the_loop_until_the_disk_is_slow(tmp_path: P
         assert after.startswith("homing writes")
 
 
-async def test_a_batch_waits_its_turn_behind_other_transactions(tmp_path: Path) -> None:
+async def test_batch_waits_for_earlier_transactions(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         pings = [asyncio.create_task(store.ping()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_a_batch_waits_its_turn_behind_other_transactions(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("busy", [timedelta(seconds=20), timedelta(milliseconds=1)])
-async def test_a_lock_of_another_process_does_not_hold_the_loop_up(tmp_path: Path, busy: timedelta) -> None:
+async def test_foreign_lock_does_not_block_the_loop(tmp_path: Path, busy: timedelta) -> None:
     async with opened(tmp_path, busy) as store:
         with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -76,7 +76,7 @@ async def test_a_lock_of_another_process_does_not_hold_the_loop_up(tmp_path: Pat
         assert await store.tasks.get(a_task(2).id) is not None
 
 
-async def test_what_fails_on_the_loop_is_rolled_back(tmp_path: Path) -> None:
+async def test_batch_failure_on_loop_is_rolled_back(tmp_path: Path) -> None:
     def fail(_: Known) -> Change[None]:
         raise RuntimeError("a bug")
 
@@ -90,7 +90,7 @@ async def test_what_fails_on_the_loop_is_rolled_back(tmp_path: Path) -> None:
         assert kept == [False, True, False, False]
 
 
-async def test_a_batch_whose_caller_goes_away_is_committed(tmp_path: Path) -> None:
+async def test_batch_of_canceled_caller_is_committed(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         gone = asyncio.create_task(store.apply([writing(a_task())]))
         await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_a_batch_whose_caller_goes_away_is_committed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("batch", [True, False])
-async def test_a_commit_that_fails_leaves_the_next_transaction_free(tmp_path: Path, *, batch: bool) -> None:
+async def test_failed_commit_leaves_next_transaction_free(tmp_path: Path, *, batch: bool) -> None:
     async with opened(tmp_path) as store:
         with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
             # SQLite does not undo by itself a transaction whose commit breaks such a rule.
@@ -117,7 +117,7 @@ async def test_a_commit_that_fails_leaves_the_next_transaction_free(tmp_path: Pa
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["on the loop", "in the thread"])
-async def test_writes_go_on_after_a_commit_without_memory(
+async def test_writes_continue_after_commit_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool
 ) -> None:
     commit, failures = RootTransaction._connection_commit_impl, [MemoryError()]  # noqa: SLF001 - there is no other way in

@@ -124,7 +124,7 @@ async def test_file_lost_during_a_commit_is_not_acknowledged(place: Place) -> No
 
 
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]])
-async def test_lost_log_is_saved_and_made_anew(place: Place, suffixes: list[str]) -> None:
+async def test_lost_log_is_saved_and_recreated(place: Place, suffixes: list[str]) -> None:
     await place.store.tasks.get(a_task(1).id)  # a reader has the log open too
     for suffix in suffixes:
         place.file.with_name(place.file.name + suffix).unlink()
@@ -146,7 +146,7 @@ async def test_lost_log_is_saved_and_made_anew(place: Place, suffixes: list[str]
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-async def test_restored_backup_is_what_the_next_start_serves(place: Place, *, noticed: bool) -> None:
+async def test_restored_backup_is_served_after_restart(place: Place, *, noticed: bool) -> None:
     """The log that belongs to the file before must not be applied to the backup."""
     backup = place.backup()
     await place.store.apply([writing(a_task(2))])
@@ -171,7 +171,7 @@ async def test_reader_does_not_open_another_file(place: Place) -> None:
         await place.store.tasks.get(a_task(1).id)
 
 
-async def test_store_opened_again_makes_a_log_of_its_own(place: Place) -> None:
+async def test_reopened_store_creates_its_own_log(place: Place) -> None:
     await place.store.close()
     for number in range(8):
         # New files get the places on the disk that the deleted log had, so the next log is seen to be another one.

@@ -36,7 +36,7 @@ async def unkept(store: Store) -> int:
     return (await store.stats(client=None, now=NOW)).orphans_not_kept
 
 
-async def test_unsigned_orphans_beyond_the_bound_are_only_counted(store: Store) -> None:
+async def test_unsigned_orphans_above_limit_are_only_counted(store: Store) -> None:
     await store.apply(flood(WAITING_UNSIGNED - 1))
     await store.apply(flood(20, name="more"))
 
@@ -46,7 +46,7 @@ async def test_unsigned_orphans_beyond_the_bound_are_only_counted(store: Store) 
     assert await unkept(store) == 19
 
 
-async def test_orphans_of_a_full_url_that_may_be_kept_are(store: Store) -> None:
+async def test_orphans_of_full_url_keep_the_allowed_ones(store: Store) -> None:
     await store.apply(flood(WAITING_UNSIGNED))
 
     await store.apply(flood(2, name="signed", signed=True))
@@ -59,7 +59,7 @@ async def test_orphans_of_a_full_url_that_may_be_kept_are(store: Store) -> None:
     assert await unkept(store) == 0
 
 
-async def test_due_orphans_are_signed_ones_first_then_urls_in_turn(store: Store) -> None:
+async def test_due_orphans_are_signed_first_then_round_robin(store: Store) -> None:
     await store.apply(flood(5))
     await store.apply(flood(2, name="elsewhere", address=ELSEWHERE, next_poll_at=NOW + SECOND))
     await store.apply(flood(1, name="signed", signed=True, next_poll_at=NOW + SECOND * 2))
@@ -83,7 +83,7 @@ async def test_settled_unsigned_orphans_drop_the_oldest(store: Store) -> None:
     assert {"signed-0000", "signed-0001", "waiting-0000"} <= set(names)
 
 
-async def test_settling_an_unsigned_orphan_drops_the_oldest(store: Store) -> None:
+async def test_settling_unsigned_orphan_drops_the_oldest(store: Store) -> None:
     settled: dict[str, Any] = {"state": "orphan", "next_poll_at": None}
     await store.apply(flood(SETTLED_UNSIGNED, **settled))
     await store.apply(flood(1, name="waiting", last_at=NOW + SECOND * 9_999))
@@ -97,7 +97,7 @@ async def test_settling_an_unsigned_orphan_drops_the_oldest(store: Store) -> Non
     assert "forged-0000" not in names
 
 
-async def test_signed_orphan_keeps_its_body_against_unsigned_ones(store: Store) -> None:
+async def test_signed_orphan_keeps_body_over_unsigned_ones(store: Store) -> None:
     await store.apply([writing(orphan=an_orphan(signed=True, provider_status="succeed", body=b"signed"))])
     await store.apply([writing(orphan=an_orphan(provider_status="failed", body=b"forged"))])
 

@@ -51,9 +51,7 @@ async def test_ping_of_a_damaged_table_fails(tmp_path: Path, table: str) -> None
     await store.close()
 
 
-async def test_damaged_index_is_noticed_by_the_requests_that_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_damaged_index_is_found_by_failing_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = sqlite_url(tmp_path)
     await filled(url)
     damage(tmp_path / "homing.db", "ix_tasks_kind")

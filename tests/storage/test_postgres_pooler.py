@@ -97,7 +97,7 @@ async def test_transaction_pooler_is_refused_by_name(postgres: Postgres, mode: s
             assert next_one.execute("SHOW lock_timeout").fetchone() == ("0",), "a setting was left in the pool"
 
 
-async def test_session_pooler_is_used_with_our_settings(postgres: Postgres) -> None:
+async def test_session_pooler_gets_homing_settings(postgres: Postgres) -> None:
     url = postgres.fresh()
     with pooled(postgres, url, "session") as through:
         await until(lambda: answers(through))
@@ -112,7 +112,7 @@ async def test_session_pooler_is_used_with_our_settings(postgres: Postgres) -> N
         await store.close()
 
 
-async def test_full_session_pool_is_no_transaction_pooler(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_session_pool_is_not_transaction_pooler(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracker.storage.engine.pooler.SECONDS", 0.2)
     url = postgres.fresh()
     with pooled(postgres, url, "session", "max_db_connections = 1") as through:
@@ -123,7 +123,7 @@ async def test_full_session_pool_is_no_transaction_pooler(postgres: Postgres, mo
         assert (await store.migrate()).after is not None
 
 
-async def test_refusal_by_a_pooler_is_named_as_its(postgres: Postgres) -> None:
+async def test_pooler_refusal_names_the_pooler(postgres: Postgres) -> None:
     url = postgres.fresh()
     with pooled(postgres, url, "session") as through:
         await until(lambda: answers(through))

@@ -21,18 +21,18 @@ async def refusal(url: str) -> str:
     return refused.value.detail
 
 
-async def test_a_database_that_is_not_there_is_named_as_the_trouble(postgres: Postgres) -> None:
+async def test_missing_database_is_named(postgres: Postgres) -> None:
     assert "does not exist: create it" in await refusal(postgres.url("nonexistent"))
 
 
-async def test_a_user_who_is_not_let_in_is_named_as_the_trouble(postgres: Postgres) -> None:
+async def test_refused_user_is_named(postgres: Postgres) -> None:
     stranger = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
     told = await refusal(stranger)
     assert "refuses the user" in told
     assert "made-up" not in told
 
 
-async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
+async def test_absent_server_is_reported_unreachable() -> None:
     told = await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
     assert "cannot be reached" in told
     assert "HOMING_DATABASE_URL" in told
@@ -48,7 +48,7 @@ async def test_a_server_that_is_not_there_cannot_be_reached() -> None:
         ("port=nonsense", "an option in HOMING_DATABASE_URL has a value"),
     ],
 )
-async def test_option_that_libpq_refuses_is_named(postgres: Postgres, option: str, told: str) -> None:
+async def test_refused_libpq_option_is_named(postgres: Postgres, option: str, told: str) -> None:
     assert told in await refusal(f"{postgres.url('postgres')}&{option}")
 
 
@@ -59,7 +59,7 @@ async def test_option_that_libpq_refuses_is_named(postgres: Postgres, option: st
         ("channel_binding=require", "channel_binding=require asks for"),
     ],
 )
-async def test_protection_that_the_server_lacks_is_named(postgres: Postgres, option: str, told: str) -> None:
+async def test_missing_server_tls_is_named(postgres: Postgres, option: str, told: str) -> None:
     url = postgres.url("postgres")
     async with database_proxy(f"{url.partition('host=')[2]}/.s.PGSQL.5432") as line:
         assert told in await refusal(f"postgresql://postgres@127.0.0.1:{line.port}/postgres?{option}")
@@ -74,7 +74,7 @@ async def test_protection_that_the_server_lacks_is_named(postgres: Postgres, opt
         ("SELECT 1", "grant it the schema, its tables and sequences"),
     ],
 )
-async def test_right_that_the_user_lacks_is_named(postgres: Postgres, change: str, told: str) -> None:
+async def test_missing_user_privilege_is_named(postgres: Postgres, change: str, told: str) -> None:
     url = postgres.fresh()
     database = url.rpartition("?")[0].rpartition("/")[2]
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
@@ -88,7 +88,7 @@ async def test_right_that_the_user_lacks_is_named(postgres: Postgres, change: st
         admin.execute(f"DROP ROLE {database}".encode())
 
 
-async def test_table_that_was_dropped_is_named(postgres: Postgres) -> None:
+async def test_dropped_table_is_named(postgres: Postgres) -> None:
     url = postgres.fresh()
     store = Store(url)
     await store.open()
@@ -112,7 +112,7 @@ def taken(url: str) -> Iterator[None]:
         yield
 
 
-async def test_a_server_without_room_for_more_connections_says_so_and_has_room_again(postgres: Postgres) -> None:
+async def test_server_connection_limit_is_reported_and_recovers(postgres: Postgres) -> None:
     url = postgres.fresh()
     with psycopg.connect(url) as connection:
         ours = url.replace("postgres@", f"{connection.info.dbname}@", 1)
@@ -126,7 +126,7 @@ async def test_a_server_without_room_for_more_connections_says_so_and_has_room_a
         await store.close()
 
 
-async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(postgres: Postgres) -> None:
+async def test_batch_without_connection_fails_until_one_is_free(postgres: Postgres) -> None:
     url = postgres.fresh()
     store = Store(url)
     await store.open()
@@ -145,9 +145,7 @@ async def test_a_batch_that_gets_no_connection_is_told_so_until_there_is_one(pos
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds_any(
-    postgres: Postgres, encoding: str
-) -> None:
+async def test_database_encoding_not_utf_8_is_refused(postgres: Postgres, encoding: str) -> None:
     name = f"in_{encoding.lower()}"
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
@@ -157,7 +155,7 @@ async def test_a_database_that_cannot_hold_every_text_is_refused_before_it_holds
     assert encoding in await refusal(url)
 
 
-async def test_a_database_in_utf_8_takes_any_text(postgres: Postgres) -> None:
+async def test_database_in_utf_8_accepts_any_text(postgres: Postgres) -> None:
     store = Store(postgres.fresh())
     await store.open()
     task = a_task(request={"prompt": "\u732b \U0001f408"})

@@ -49,7 +49,7 @@ def numbering(url: str, schema: str) -> Iterator[None]:
         yield
 
 
-async def test_schemas_of_one_database_do_not_meet(stores: list[Store]) -> None:
+async def test_schemas_of_one_database_are_isolated(stores: list[Store]) -> None:
     for number, store in enumerate(stores):
         task = replace(TASK, model=f"model-{number}")
         await store.apply([writing(task, by_external_id("studio", "order-1"), events=(an_event(task, 2),))])
@@ -76,7 +76,7 @@ async def lock_holds_up(held: str, free: Store, stuck: Store) -> None:
 @pytest.mark.parametrize(
     ("own", "same", "other"), [("one", "one", "two"), (None, "public", "one"), ("one", "one", None)]
 )
-async def test_notice_is_heard_in_its_schema_alone(
+async def test_notification_stays_in_its_schema(
     postgres: Postgres, own: str | None, same: str | None, other: str | None
 ) -> None:
     url = make_url(postgres.fresh())
@@ -101,7 +101,7 @@ async def test_notice_is_heard_in_its_schema_alone(
     await asyncio.gather(listening, near.close(), far.close(), return_exceptions=True)
 
 
-async def test_schema_that_is_missing_is_made_by_migrate_alone(postgres: Postgres) -> None:
+async def test_missing_schema_is_created_only_by_migrate(postgres: Postgres) -> None:
     store = Store(postgres.fresh(), schema="own")
     with pytest.raises(StoreUnavailable, match="no tables yet: run `homing migrate`"):
         await store.open()
@@ -111,7 +111,7 @@ async def test_schema_that_is_missing_is_made_by_migrate_alone(postgres: Postgre
     await store.close()
 
 
-async def test_schema_that_may_not_be_made_is_named(postgres: Postgres) -> None:
+async def test_forbidden_schema_creation_is_named(postgres: Postgres) -> None:
     url = postgres.fresh(migrated=False)
     role = url.rpartition("?")[0].rpartition("/")[2]
     store = Store(url.replace("postgres@", f"{role}@", 1), schema="own")
@@ -128,7 +128,7 @@ async def test_schema_that_may_not_be_made_is_named(postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("name", ["pg_own", "Own", "a b", "1st", "x" * 64, 'a"; DROP SCHEMA public', "a,b", "$user"])
-def test_schema_name_that_needs_quotes_is_refused(name: str) -> None:
+def test_schema_name_with_quotes_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="lowercase letters, digits and underscores"):
         Settings(database_url="postgresql://u@db/homing", database_schema=name)
 

@@ -94,7 +94,7 @@ async def relay(url: str, tmp_path: Path, shop: ScriptedSink) -> AsyncIterator[P
         yield here
 
 
-async def test_sink_of_a_restored_database_gets_what_follows(
+async def test_restored_database_sink_gets_later_events(
     relay: Place, shop: ScriptedSink, backup: Callable[[], Restore]
 ) -> None:
     store, feed = relay.tracker.store, relay.tracker.feed
@@ -127,7 +127,7 @@ async def test_sink_of_a_restored_database_gets_what_follows(
     assert (await relay.state()).waiting == 0
 
 
-async def test_stream_of_a_restored_database_shows_only_its_events(relay: Place, backup: Callable[[], Restore]) -> None:
+async def test_restored_database_stream_shows_only_its_events(relay: Place, backup: Callable[[], Restore]) -> None:
     store, feed = relay.tracker.store, relay.tracker.feed
     await happen(store, Status.SUBMITTED, 1, version=2)
     restore = backup()
@@ -149,7 +149,7 @@ async def test_stream_of_a_restored_database_shows_only_its_events(relay: Place,
     assert lost.id not in everything
 
 
-async def test_alarm_tells_once_that_the_database_was_restored(
+async def test_restored_database_raises_one_alarm(
     relay: Place, shop: ScriptedSink, backup: Callable[[], Restore], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = relay.tracker.store
@@ -168,7 +168,7 @@ async def test_alarm_tells_once_that_the_database_was_restored(
     assert [record.levelname for record in said] == ["WARNING"]
 
 
-async def test_sink_that_is_younger_than_the_backup_misses_nothing(
+async def test_sink_newer_than_backup_misses_nothing(
     url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore], store: Store
 ) -> None:
     await happen(store, Status.SUBMITTED, 1, version=2)
@@ -186,7 +186,7 @@ async def test_sink_that_is_younger_than_the_backup_misses_nothing(
         await told_to(shop, 1, status=Status.FAILED)
 
 
-async def test_replica_that_only_delivers_notices_a_restored_database(
+async def test_delivery_replica_detects_restored_database(
     postgres: Postgres, tmp_path: Path, shop: ScriptedSink
 ) -> None:
     url = postgres.fresh()
@@ -211,7 +211,7 @@ async def test_replica_that_only_delivers_notices_a_restored_database(
         assert here.tracker.store.continuity.changes == 1
 
 
-async def test_generated_secret_in_use_survives_an_older_backup(
+async def test_generated_secret_survives_an_older_backup(
     url: str, relay: Place, shop: ScriptedSink, backup: Callable[[], Restore]
 ) -> None:
     store = relay.tracker.store
@@ -240,7 +240,7 @@ async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[P
         yield here
 
 
-async def test_database_restored_while_stopped_gives_no_id_again(
+async def test_database_restored_offline_reuses_no_id(
     url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore]
 ) -> None:
     async with serving(url, tmp_path, shop) as here:
@@ -263,7 +263,7 @@ async def test_database_restored_while_stopped_gives_no_id_again(
     assert Consumer().take(shop.received).statuses == {new.subject: Status.FAILED}
 
 
-async def test_standby_promoted_too_early_loses_no_later_event(tmp_path: Path, shop: ScriptedSink) -> None:
+async def test_standby_promoted_early_loses_no_later_event(tmp_path: Path, shop: ScriptedSink) -> None:
     with running_postgres() as primary:
         url = primary.fresh()
         with primary.standby() as standby:

@@ -43,7 +43,7 @@ class TestPostgres(StoreProgress, StoreDeliveries):
         ],
         ids=["hurry", "switch", "remove", "give up", "replay"],
     )
-    async def test_who_moves_deliveries_locks_the_sink_first(
+    async def test_delivery_changes_lock_the_sink_first(
         self, store: Store, url: str, moves: Callable[[Store], Awaitable[object]]
     ) -> None:
         events = await happened(store, 2, 1)

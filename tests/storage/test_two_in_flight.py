@@ -86,7 +86,7 @@ class Counting:
         return Deciding(keys=frozenset({by_id(task.id)}), decide=decide)
 
 
-async def test_batches_about_one_task_are_decided_in_the_order_in_which_they_came(url: str) -> None:
+async def test_batches_of_one_task_keep_arrival_order(url: str) -> None:
     counting = Counting()
     async with opened(url) as store:
         with holding(url, f"SELECT 1 FROM tasks WHERE id = '{TASK.id}' FOR UPDATE"):
@@ -98,7 +98,7 @@ async def test_batches_about_one_task_are_decided_in_the_order_in_which_they_cam
     assert read(url, "SELECT sequence FROM events ORDER BY id") == [(2,), (3,), (4,)]
 
 
-async def test_a_batch_is_decided_while_another_is_being_committed(url: str) -> None:
+async def test_batch_is_decided_during_another_commit(url: str) -> None:
     counting = Counting()
     async with opened(url) as store:
         with holding(url, ORDER):
@@ -110,7 +110,7 @@ async def test_a_batch_is_decided_while_another_is_being_committed(url: str) -> 
     assert len(read(url, "SELECT id FROM events")) == 3
 
 
-async def test_connections_that_ended_meanwhile_are_made_anew(url: str) -> None:
+async def test_closed_connections_are_replaced(url: str) -> None:
     async with opened(url) as store:
         read(url, END)
         # In any order: one that is run again begins anew.
@@ -118,7 +118,7 @@ async def test_connections_that_ended_meanwhile_are_made_anew(url: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["reading", "writing"])
-async def test_a_batch_whose_connection_the_server_ends_before_its_commit_is_run_again(url: str, when: str) -> None:
+async def test_batch_reruns_if_server_disconnects_before_commit(url: str, when: str) -> None:
     counting = Counting()
     async with opened(url) as store:
         with holding(url, ORDER if when == "writing" else f"SELECT 1 FROM tasks WHERE id = '{TASK.id}' FOR UPDATE"):
@@ -142,7 +142,7 @@ async def through(url: str) -> AsyncIterator[tuple[Store, DatabaseProxy]]:
         yield store, line
 
 
-async def test_a_batch_whose_commit_was_asked_for_is_not_run_again_where_the_answer_is_lost(url: str) -> None:
+async def test_batch_with_lost_commit_answer_is_not_rerun(url: str) -> None:
     counting = Counting()
     async with through(url) as (store, line):
         with holding(url, ORDER):
@@ -156,7 +156,7 @@ async def test_a_batch_whose_commit_was_asked_for_is_not_run_again_where_the_ans
         assert await store.apply([counting()]) in ([2], [3])
 
 
-async def test_a_batch_that_loses_its_connection_before_is_run_again(url: str) -> None:
+async def test_batch_reruns_if_connection_fails_before_commit(url: str) -> None:
     counting = Counting()
     async with through(url) as (store, line):
         with holding(url, f"SELECT 1 FROM tasks WHERE id = '{TASK.id}' FOR UPDATE") as holder:
@@ -168,7 +168,7 @@ async def test_a_batch_that_loses_its_connection_before_is_run_again(url: str) -
     assert counting.decided == [2]
 
 
-async def test_what_was_begun_is_committed_though_nobody_waits_for_it_any_more(url: str) -> None:
+async def test_started_batch_commits_without_a_waiter(url: str) -> None:
     counting = Counting()
     async with opened(url) as store:
         with holding(url, ORDER):
@@ -184,7 +184,7 @@ async def test_what_was_begun_is_committed_though_nobody_waits_for_it_any_more(u
     assert read(url, "SELECT sequence FROM events") == [(2,)]
 
 
-async def test_a_decision_that_breaks_gives_its_rows_and_its_connection_back(url: str) -> None:
+async def test_failed_decision_releases_rows_and_connection(url: str) -> None:
     def broken(_: Known) -> Change[None]:
         raise RuntimeError("a bug")
 
@@ -196,7 +196,7 @@ async def test_a_decision_that_breaks_gives_its_rows_and_its_connection_back(url
         assert len(read(url, f"SELECT pid FROM pg_stat_activity WHERE {OURS} AND state <> 'active'")) <= BATCHES + 2
 
 
-async def test_a_batch_that_is_larger_than_any_buffer_goes_out_in_pieces(url: str) -> None:
+async def test_batch_larger_than_buffer_is_sent_in_parts(url: str) -> None:
     tasks = [a_task(n, request={"prompt": "x" * MIB}) for n in range(10, 26)]
     async with opened(url) as store:
         kept = (an_entry(task, "large", body=bytes(MIB)) for task in tasks)
@@ -206,7 +206,7 @@ async def test_a_batch_that_is_larger_than_any_buffer_goes_out_in_pieces(url: st
     assert read(url, "SELECT count(*), sum(length(body)) FROM observations") == [(len(tasks), len(tasks) * MIB)]
 
 
-async def test_a_connection_that_knows_too_many_statements_is_replaced(url: str) -> None:
+async def test_connection_with_many_statements_is_replaced(url: str) -> None:
     # Each set of columns that a batch changes is a statement of its own.
     columns = (
         "poll_count",

@@ -108,9 +108,7 @@ def counting(key: Key) -> Work[int]:
     return Deciding(keys=frozenset({key}), decide=decide)
 
 
-async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_lose_nothing(
-    url: str, stores: tuple[Store, Store]
-) -> None:
+async def test_overlapping_batches_wait_and_lose_nothing(url: str, stores: tuple[Store, Store]) -> None:
     chance = Random(1)
     tasks = [a_task(n, provider_task_id=f"p-{n}", external_id=f"x-{n}") for n in range(1, TASKS + 1)]
     await stores[0].apply([writing(task) for task in tasks])
@@ -141,7 +139,7 @@ async def test_batches_over_the_same_rows_in_any_order_wait_for_each_other_and_l
     assert deadlocks(url) == 0
 
 
-async def test_a_reader_with_a_cursor_never_skips_an_event_that_commits_late(url: str) -> None:
+async def test_cursor_reader_never_skips_a_late_commit(url: str) -> None:
     stores = DawdlingStore(url, seconds=0.01), DawdlingStore(url, seconds=0.01)
     for store in stores:
         await store.open()
@@ -168,7 +166,7 @@ class OpenBook(Store):
         return await self._database.read(transaction)
 
 
-async def test_a_reader_sees_one_view_whatever_is_committed_meanwhile(url: str, stores: tuple[Store, Store]) -> None:
+async def test_reader_sees_one_view_during_commits(url: str, stores: tuple[Store, Store]) -> None:
     loop = asyncio.get_running_loop()
     book = OpenBook(url)
     await book.open()
@@ -183,7 +181,7 @@ async def test_a_reader_sees_one_view_whatever_is_committed_meanwhile(url: str, 
     assert read(url, "SELECT count(*) FROM tasks") == [(1,)]
 
 
-async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, stores: tuple[Store, Store]) -> None:
+async def test_concurrent_leases_give_each_due_task_to_one(url: str, stores: tuple[Store, Store]) -> None:
     tasks = [a_task(n, next_poll_at=NOW, provider_task_id=f"p-{n}", external_id=f"x-{n}") for n in range(1, 101)]
     await stores[0].apply([writing(task) for task in tasks])
     claimed: list[str] = []
@@ -210,7 +208,7 @@ async def test_claims_and_writes_at_once_give_each_due_task_to_one(url: str, sto
 
 
 @pytest.mark.parametrize("name", ["Idempotency-Key", "external id", "both"])
-async def test_the_same_submit_at_both_is_one_task(
+async def test_same_submission_at_both_creates_one_task(
     replicas: tuple[Tracker, Tracker, FakeKling], url: str, name: str
 ) -> None:
     one, two, provider = replicas
@@ -226,7 +224,7 @@ async def test_the_same_submit_at_both_is_one_task(
     assert read(url, "SELECT count(*) FROM tasks") == [(ROUNDS // 2,)]
 
 
-async def test_the_same_key_with_another_body_at_the_other_is_refused_there(
+async def test_same_key_with_another_body_is_refused(
     replicas: tuple[Tracker, Tracker, FakeKling],
 ) -> None:
     one, two, provider = replicas
@@ -245,7 +243,7 @@ async def test_the_same_key_with_another_body_at_the_other_is_refused_there(
 @pytest.mark.parametrize(
     "other", [ANYBODY, ClientIdentity(name="another client")], ids=["its client", "another client"]
 )
-async def test_the_same_expected_task_at_both_is_written_down_once(
+async def test_same_expected_task_at_both_is_recorded_once(
     replicas: tuple[Tracker, Tracker, FakeKling], other: ClientIdentity
 ) -> None:
     callers = zip(replicas[:2], (ANYBODY, other), strict=True)
@@ -255,7 +253,7 @@ async def test_the_same_expected_task_at_both_is_written_down_once(
         assert {type(each) for each in found} == {Expected, Conflict}, found
 
 
-async def test_one_id_of_the_provider_belongs_to_one_of_two_tasks(replicas: tuple[Tracker, Tracker, FakeKling]) -> None:
+async def test_provider_id_belongs_to_one_of_two_tasks(replicas: tuple[Tracker, Tracker, FakeKling]) -> None:
     one, two, provider = replicas
     for n in range(ROUNDS // 2):
         provider.ledger.append(Made(id=f"p-{n}", external_id=f"x-{n}", prompt="a cat", made_at=provider.clock()))
@@ -265,9 +263,7 @@ async def test_one_id_of_the_provider_belongs_to_one_of_two_tasks(replicas: tupl
         assert sorted(held, key=str) == [None, f"p-{n}"], held
 
 
-async def test_a_task_that_both_find_at_the_provider_is_adopted_once(
-    replicas: tuple[Tracker, Tracker, FakeKling], url: str
-) -> None:
+async def test_task_found_by_both_is_adopted_once(replicas: tuple[Tracker, Tracker, FakeKling], url: str) -> None:
     one, two, provider = replicas
     for n in range(ROUNDS // 2):
         provider.ledger.append(Made(id=f"p-{n}", external_id=f"x-{n}", prompt="a cat", made_at=provider.clock()))
@@ -279,15 +275,13 @@ async def test_a_task_that_both_find_at_the_provider_is_adopted_once(
     assert read(url, "SELECT count(*) FROM tasks") == [(ROUNDS // 2,)]
 
 
-async def test_a_secret_that_both_make_is_the_same_for_both(stores: tuple[Store, Store]) -> None:
+async def test_secret_created_by_both_is_the_same(stores: tuple[Store, Store]) -> None:
     for n in range(ROUNDS):
         kept = await at_once(*(each.secrets.get(f"s-{n}", bytes([at])) for at, each in enumerate(stores)))
         assert kept in ([b"\0"] * 2, [b"\1"] * 2)
 
 
-async def test_the_same_callbacks_at_both_are_recorded_once(
-    replicas: tuple[Tracker, Tracker, FakeKling], url: str
-) -> None:
+async def test_same_callbacks_at_both_are_recorded_once(replicas: tuple[Tracker, Tracker, FakeKling], url: str) -> None:
     one, two, _ = replicas
     expected = [
         (await one.expect(ANYBODY, provider="kling", kind=KIND, external_id=f"x-{n}")).task for n in range(TASKS)

@@ -71,7 +71,7 @@ class UnreadableEvents:
         return url
 
     @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-    async def test_every_sink_is_told_all_others_and_has_it_among_the_dead(self, written: str, damage: str) -> None:
+    async def test_unreadable_event_is_dead_letter_for_every_sink(self, written: str, damage: str) -> None:
         async with begun(written, damage) as here:
             for name in ("shop", "lines"):
                 sink = ScriptedSink(name=name)
@@ -87,7 +87,7 @@ class UnreadableEvents:
                 assert dead.error.startswith("the event cannot be read: ")
                 assert dead.type == "homing.task.processing"
 
-    async def test_a_process_that_remembers_what_it_wrote_passes_it_over_as_well(self, url: str) -> None:
+    async def test_unreadable_event_is_skipped_by_its_writer(self, url: str) -> None:
         sink = ScriptedSink()
         async with relay_harness(url) as here:
             teller = await here.worker(sink)
@@ -105,7 +105,7 @@ class UnreadableEvents:
             # Where nobody else writes, what was just written is told as it is remembered, however the row looks by now.
             assert {dead.cursor for dead in await here.dead_letters()} == {1, DAMAGED} - received
 
-    async def test_one_that_is_passed_over_makes_no_rows_for_those_before_it(self, url: str) -> None:
+    async def test_unreadable_event_adds_no_rows_for_earlier_ones(self, url: str) -> None:
         async with relay_harness(url) as here:
             last = (await here.happen(*range(1, 41)))[-1]
         sink = ScriptedSink(answer=lambda _: NO)
@@ -116,7 +116,7 @@ class UnreadableEvents:
             assert len(await here.pending()) <= sink.width
 
     @pytest.mark.parametrize("damage", ALARMS.values(), ids=ALARMS)
-    async def test_an_alarm_that_cannot_be_read_is_passed_over_as_well(self, written: str, damage: str) -> None:
+    async def test_unreadable_alarm_is_skipped(self, written: str, damage: str) -> None:
         sink = ScriptedSink()
         async with begun(written, damage) as here:
             teller = await here.worker(sink)
@@ -126,7 +126,7 @@ class UnreadableEvents:
             (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.event_id, dead.task_id) == (7, "homing.alarm.mismatch-7", None)
 
-    async def test_where_the_task_cannot_be_read_none_of_its_events_can(self, written: str) -> None:
+    async def test_unreadable_task_makes_all_its_events_unreadable(self, written: str) -> None:
         sink = ScriptedSink()
         async with begun(written, f"UPDATE tasks SET status = 'paused' WHERE id = '{TWO}'") as here:
             teller = await here.worker(sink)
@@ -135,9 +135,7 @@ class UnreadableEvents:
             assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 7]
             assert [dead.cursor for dead in await here.dead_letters()] == [4, 5, 6]
 
-    async def test_what_is_owed_and_cannot_be_read_any_more_is_given_up_and_the_next_follows(
-        self, written: str
-    ) -> None:
+    async def test_unreadable_pending_event_is_dead_lettered(self, written: str) -> None:
         sink = ScriptedSink(width=1, answer=lambda told: NO if told.cursor == DAMAGED else DELIVERED)
         async with relay_harness(written) as here:
             teller = await here.worker(sink)
@@ -152,14 +150,14 @@ class UnreadableEvents:
             (dead,) = await here.dead_letters()
             assert (dead.cursor, await here.pending()) == (DAMAGED, [])
 
-    async def test_a_stream_passes_over_it_and_its_cursor_with_it(self, written: str) -> None:
+    async def test_unreadable_event_is_skipped_by_the_stream(self, written: str) -> None:
         async with begun(written, DAMAGES["no JSON"]) as here:
             telling = pieces(here.feed, lambda _: True, "urn:homing", after=3)
             head, found = [await anext(telling) for _ in range(2)]
             assert head.endswith(b"id: 3\n\n")
             assert [line for line in found.splitlines() if line.startswith(b"id: ")] == [b"id: 4", b"id: 6", b"id: 7"]
 
-    async def test_who_waits_for_the_task_is_woken_by_it_and_who_waits_for_events_goes_on(self, written: str) -> None:
+    async def test_unreadable_event_wakes_task_waiters(self, written: str) -> None:
         async with relay_harness(written) as here, here.feed.watching(TWO) as changed:
             change(
                 written,
@@ -172,7 +170,7 @@ class UnreadableEvents:
             assert (found.id, isinstance(found, UnreadableEvent)) == (f"{TWO}-5", True)
             assert changed.is_set()
 
-    async def test_it_is_said_once_in_one_line_without_what_the_row_holds(
+    async def test_unreadable_event_is_logged_once_without_content(
         self, written: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         def said() -> list[str]:
@@ -185,7 +183,7 @@ class UnreadableEvents:
         what = f"the event {ONE}-3 (homing.task.processing)"
         assert said() == [f"{what} cannot be read and is passed over: ValidationError (and 1 more)"]
 
-    async def test_once_it_can_be_read_it_can_be_told_again(self, written: str) -> None:
+    async def test_repaired_event_can_be_replayed(self, written: str) -> None:
         sink = ScriptedSink()
         again = ReplayFilter(dead=True)
         async with begun(written, DAMAGES["no JSON"]) as here:
@@ -207,7 +205,7 @@ class TestSqlite(UnreadableEvents):
         return sqlite_url(tmp_path)
 
     @pytest.mark.parametrize("column", ["data", "type"])
-    async def test_what_is_no_text_is_passed_over_as_well(self, written: str, column: str) -> None:
+    async def test_column_that_is_not_text_is_skipped(self, written: str, column: str) -> None:
         sink = ScriptedSink()
         # Its driver fails with the whole page.
         async with begun(written, f"UPDATE events SET {column} = CAST(x'7bff' AS TEXT) WHERE id = 5") as here:
@@ -218,7 +216,7 @@ class TestSqlite(UnreadableEvents):
             (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.error) == (DAMAGED, "the event cannot be read: UnicodeDecodeError")
 
-    async def test_what_is_no_text_is_passed_over_also_by_the_process_that_wrote_it(self, url: str) -> None:
+    async def test_column_that_is_not_text_is_skipped_by_its_writer(self, url: str) -> None:
         async with relay_harness(url) as here:
             await here.happen(1, 1, 1)
             # The cursor of an alarm's event is not known beforehand, so what was written with it is read again.

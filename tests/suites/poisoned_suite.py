@@ -94,7 +94,7 @@ class PoisonedBatches:
     """Straight into the recorder: pieces whose values or decisions are bad, among good ones."""
 
     @pytest.mark.parametrize("name", [*REFUSED, *PARTLY])
-    async def test_a_bad_piece_fails_alone(self, store: Store, name: str) -> None:
+    async def test_bad_change_fails_alone(self, store: Store, name: str) -> None:
         await store.apply([writing(a_task(MANY + 1, external_id="taken"))])
         made = {number: a_task(number) for number in range(1, MANY + 1)}
         bad = Random(name).sample(range(1, MANY + 1), 3)
@@ -110,7 +110,7 @@ class PoisonedBatches:
             kept = await store.tasks.get(task.id)
             assert (kept is None) == (number in failed), number
 
-    async def test_every_bad_piece_at_once_among_good_ones_in_any_order(self, store: Store) -> None:
+    async def test_bad_changes_in_any_order_spare_good_ones(self, store: Store) -> None:
         await store.apply([writing(a_task(1, external_id="taken"))])
         for seed in range(3):
             chance = Random(seed)
@@ -126,7 +126,7 @@ class PoisonedBatches:
             assert all([await store.tasks.get(a_task(number).id) is not None for number in numbers])
 
     @pytest.mark.parametrize("bad", [1, 8, 128])
-    async def test_halving_costs_no_more_than_its_depth(self, url: str, bad: int) -> None:
+    async def test_halving_costs_at_most_its_depth(self, url: str, bad: int) -> None:
         size = 128
         store = CountingStore(url)
         await store.open()
@@ -211,7 +211,7 @@ async def received(url: str) -> AsyncIterator[tuple[GatedStore, Arrivals, Sender
 class PoisonedDeliveries:
     """Through the endpoint, over HTTP, at the same time as good ones."""
 
-    async def test_what_nobody_can_read_is_kept_as_it_came_and_harms_nobody(self, url: str) -> None:
+    async def test_unreadable_callback_is_kept_and_harms_no_other(self, url: str) -> None:
         good = tasks(1, MANY)
         hostile = tasks(1001, len(bodies(good[0])))
         odd = tasks(2001, len(tolerated(good[0])))

@@ -78,7 +78,7 @@ def _name_of(report: Report) -> str:
 class ProviderSuite:
     """The tests. A subclass in a test module, with fixtures ``case`` and ``sample``, runs them."""
 
-    def test_names_and_kinds_fit_addresses_and_rows(self, case: ProviderCase) -> None:
+    def test_provider_names_and_kinds_fit_urls_and_rows(self, case: ProviderCase) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9-]*", case.provider.name)
         assert case.provider.kinds[case.kind].submits
         for name, kind in case.provider.kinds.items():
@@ -86,59 +86,59 @@ class ProviderSuite:
             assert re.fullmatch(r"[a-z0-9]+([/_-][a-z0-9]+)*", name)
             assert timedelta(0) < kind.usual < kind.deadline
 
-    def test_an_order_takes_the_callers_callback_and_external_id_out_of_the_body(self, case: ProviderCase) -> None:
+    def test_order_removes_client_callback_and_external_id(self, case: ProviderCase) -> None:
         order = case.order()
         assert (order.external_id, order.callback_url) == (case.client_id, case.client_callback_url)
         kept = json.dumps([order.body, order.shown])
         assert case.client_id not in kept
         assert case.client_callback_url not in kept
 
-    def test_an_order_leaves_the_callers_body_as_it_was(self, case: ProviderCase) -> None:
+    def test_order_leaves_the_client_body_unchanged(self, case: ProviderCase) -> None:
         before = deepcopy(case.body)
         case.order()
         assert case.body == before
 
-    def test_the_request_hash_tells_bodies_apart_and_nothing_else(self, case: ProviderCase) -> None:
+    def test_request_hash_depends_on_the_body_only(self, case: ProviderCase) -> None:
         order = case.order()
         turned = dict(reversed(order.body.items()))
         assert re.fullmatch(r"[0-9a-f]{64}", order.request_hash)
         assert case.provider.order(case.kind, turned).request_hash == order.request_hash
         assert case.provider.order(case.kind, turned | {"unheard_of": 1}).request_hash != order.request_hash
 
-    def test_fields_that_nobody_knows_pass_through(self, case: ProviderCase) -> None:
+    def test_unknown_fields_pass_through(self, case: ProviderCase) -> None:
         odd: JsonValue = {"deep": [1, None, {"x": "y"}]}
         order = case.provider.order(case.kind, case.body | {"unheard_of": odd})
         sent = json.loads(case.provider.submit(order, external_id=case.external_id, callback_url=None).body)
         assert sent["unheard_of"] == odd
 
-    def test_an_unusable_field_is_refused_by_name(self, case: ProviderCase) -> None:
+    def test_unusable_field_is_refused_by_name(self, case: ProviderCase) -> None:
         for name, fields in case.bad:
             with pytest.raises(InvalidRequest, match=name):
                 case.provider.order(case.kind, case.body | fields)
 
-    def test_a_kind_that_is_not_submitted_is_refused(self, case: ProviderCase) -> None:
+    def test_task_kind_without_submission_is_refused(self, case: ProviderCase) -> None:
         for kind in ("no-such/kind", *(name for name, kind in case.provider.kinds.items() if not kind.submits)):
             with pytest.raises(InvalidRequest, match=case.kind):
                 case.provider.order(kind, case.body)
 
-    def test_a_submit_carries_our_external_id_and_our_callback_and_not_the_callers(self, case: ProviderCase) -> None:
+    def test_submission_carries_only_homing_callback_and_id(self, case: ProviderCase) -> None:
         call = case.provider.submit(case.order(), external_id=case.external_id, callback_url=CALLBACK_URL)
         for ours in (case.external_id, CALLBACK_URL):
             assert ours in call.body.decode()
         for theirs in (case.client_id, case.client_callback_url):
             assert theirs not in call.body.decode()
 
-    def test_a_submit_can_be_shaped_again_from_the_same_order(self, case: ProviderCase) -> None:
+    def test_submission_from_the_same_order_is_repeatable(self, case: ProviderCase) -> None:
         order = case.order()
         case.provider.submit(order, external_id=case.external_id, callback_url=CALLBACK_URL)
         assert order == case.order()
 
-    def test_a_submit_without_a_public_address_asks_for_no_callback(self, case: ProviderCase) -> None:
+    def test_submission_without_public_url_has_no_callback(self, case: ProviderCase) -> None:
         call = case.provider.submit(case.order(), external_id=case.external_id, callback_url=None)
         assert "callback" not in call.body.decode()
 
     @pytest.mark.parametrize("task_id", ["1/2", "a?b=c", "a#b", "ü 語", "%2e"])
-    def test_an_id_is_one_segment_of_the_path(self, case: ProviderCase, task_id: str) -> None:
+    def test_task_id_is_one_path_segment(self, case: ProviderCase, task_id: str) -> None:
         plain = case.provider.query(case.kind, "1")
         odd = case.provider.query(case.kind, task_id)
         assert odd.path.isascii()
@@ -146,12 +146,12 @@ class ProviderSuite:
         assert not set(" ?#") & set(odd.path)
         assert task_id not in odd.path
 
-    def test_every_call_is_a_path_below_the_base_address(self, case: ProviderCase) -> None:
+    def test_request_path_is_below_the_base_url(self, case: ProviderCase) -> None:
         for call in calls(case):
             assert call.path.startswith("/")
             assert not call.path.startswith("//")
 
-    def test_a_credential_is_used_but_never_shown(self, case: ProviderCase) -> None:
+    def test_credential_is_used_but_never_shown(self, case: ProviderCase) -> None:
         assert case.provider.authorization(None, NOW) == {}
         for secret, credential in case.credentials.items():
             headers = case.provider.authorization(credential, NOW)
@@ -160,13 +160,13 @@ class ProviderSuite:
             assert headers == case.provider.authorization(credential, NOW)
             assert secret not in repr(credential)
 
-    def test_every_reading_has_samples(self, case: ProviderCase) -> None:
+    def test_parser_has_samples_for_every_kind(self, case: ProviderCase) -> None:
         sampled = {sample.reading for sample in samples_of(case)}
         assert {"submit", "query", "callback"} <= sampled <= readings(case).keys()
         assert ("batch" in sampled) == (case.provider.capabilities.batch_size > 0)
         assert ("list" in sampled) == case.provider.capabilities.lists_tasks
 
-    def test_a_sample_is_read_as_its_place_says(self, sample: Sample) -> None:
+    def test_sample_is_parsed_as_its_folder_says(self, sample: Sample) -> None:
         if sample.reading == "callback":
             report = sample.case.provider.read_callback(sample.path.read_bytes())
             assert _name_of(report) == sample.expected, report
@@ -184,19 +184,19 @@ class ProviderSuite:
             check_bounds(report)
             assert report.provider_task_id
 
-    def test_an_answer_about_another_task_is_nothing_to_build_on(self, case: ProviderCase) -> None:
+    def test_response_about_another_task_is_not_used(self, case: ProviderCase) -> None:
         for sample in samples_of(case, "query"):
             other = case.provider.read_query(sample.reply(), task_id="another-task")
             assert not isinstance(other, Found | Missing), sample
 
-    def test_a_success_that_carries_a_strange_external_id_is_not_ours(self, case: ProviderCase) -> None:
+    def test_success_with_foreign_external_id_is_not_used(self, case: ProviderCase) -> None:
         for sample in samples_of(case, "submit"):
             outcome = case.provider.read_submit(sample.reply(), external_id="another-task")
             echo = isinstance(outcome, Accepted) and outcome.report.external_id is not None
             assert not echo, sample
 
     @given(status=statuses, body=st.binary(max_size=200))
-    def test_no_bytes_break_a_reading_or_prove_anything(self, case: ProviderCase, status: int, body: bytes) -> None:
+    def test_random_bytes_never_break_a_parser(self, case: ProviderCase, status: int, body: bytes) -> None:
         reply = Reply(status=status, headers={"retry-after": "soon"}, body=body)
         for read, allowed in readings(case).values():
             outcome = read(reply)
@@ -206,7 +206,7 @@ class ProviderSuite:
                 assert report.flaw is not None
 
     @given(data=st.data())
-    def test_no_mutation_of_a_sample_breaks_a_reading(self, case: ProviderCase, data: st.DataObject) -> None:
+    def test_mutated_sample_never_breaks_a_parser(self, case: ProviderCase, data: st.DataObject) -> None:
         sample = data.draw(st.sampled_from(list(samples_of(case))))
         genuine = sample.reply() if sample.path.suffix == ".http" else Reply(status=200, body=sample.path.read_bytes())
         reply = replace(genuine, body=data.draw(mutated(genuine.body)), status=data.draw(statuses))
@@ -217,7 +217,7 @@ class ProviderSuite:
                 check_bounds(report)
 
     @given(status=st.integers(500, 599))
-    def test_behind_a_servers_error_nothing_is_ever_proven_absent(self, case: ProviderCase, status: int) -> None:
+    def test_server_error_never_means_task_absent(self, case: ProviderCase, status: int) -> None:
         for sample in samples_of(case, "submit"):
             reply = replace(sample.reply(), status=status)
             outcome = case.provider.read_submit(reply, external_id=case.external_id)

@@ -50,7 +50,7 @@ class SinkSuite:
 
     # ---- the sink by itself
 
-    async def test_what_is_sent_arrives_with_its_id(self, homing: HomingServer) -> None:
+    async def test_sent_event_arrives_with_its_id(self, homing: HomingServer) -> None:
         sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in (1, 2, 3)]
         await sink.open()
         assert [sink.endpoint(told) is None for told in wave] == [False] * 3
@@ -60,7 +60,7 @@ class SinkSuite:
         assert [one.id for one in got] == [homing.case.id_of(told) for told in wave]
         assert [(one.subject, one.sequence) for one in got] == [(told.subject, told.sequence) for told in wave]
 
-    async def test_what_is_sent_again_is_the_same_again(self, homing: HomingServer) -> None:
+    async def test_redelivered_event_is_identical(self, homing: HomingServer) -> None:
         sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
         await sink.open()
         for _ in range(3):
@@ -68,7 +68,7 @@ class SinkSuite:
         await sink.close()
         assert set(await homing.case.got()) == {(await homing.case.got())[0]}
 
-    async def test_an_alarm_arrives_where_the_sink_takes_any(self, homing: HomingServer) -> None:
+    async def test_alarm_arrives_if_the_sink_accepts_alarms(self, homing: HomingServer) -> None:
         sink, told = homing.case.sink(), an_alarm()
         await sink.open()
         assert (sink.endpoint(told) is not None) == homing.case.alarms
@@ -77,9 +77,7 @@ class SinkSuite:
             assert [got.id for got in await homing.case.got()] == [told.id]
         await sink.close()
 
-    async def test_a_receiver_that_is_down_is_an_outcome_and_no_error_and_it_may_come_up(
-        self, homing: HomingServer
-    ) -> None:
+    async def test_unavailable_endpoint_is_an_outcome_and_recovers(self, homing: HomingServer) -> None:
         sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
         await homing.case.kill()
         await asyncio.wait_for(sink.open(), LIMIT)
@@ -96,7 +94,7 @@ class SinkSuite:
         await sink.close()
         assert {got.id for got in await homing.case.got()} == {homing.case.id_of(told)}
 
-    async def test_one_event_that_is_refused_is_its_own_failure_alone(self, homing: HomingServer) -> None:
+    async def test_refused_event_fails_alone(self, homing: HomingServer) -> None:
         sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in range(1, 6)]
         homing.case.refuse(lambda got: got.subject == wave[2].subject)
         await sink.open()
@@ -107,7 +105,7 @@ class SinkSuite:
             told.subject for told in wave if told is not wave[2]
         )
 
-    async def test_it_can_be_closed_at_any_time_and_opened_again(self, homing: HomingServer) -> None:
+    async def test_sink_can_be_closed_and_reopened_at_any_time(self, homing: HomingServer) -> None:
         sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
         await sink.close()
         await sink.open()
@@ -124,13 +122,13 @@ class SinkSuite:
 
     # ---- the sink and the relay
 
-    async def test_every_event_arrives_and_those_of_a_task_in_their_order(self, homing: HomingServer) -> None:
+    async def test_events_all_arrive_in_order_within_a_task(self, homing: HomingServer) -> None:
         await homing.happen(*range(1, 31), *range(30, 0, -1))
         async with homing.relaying():
             await homing.happen(*range(1, 31), *([7] * 20))
             await homing.all_arrived()
 
-    async def test_a_receiver_that_is_down_at_the_start_misses_nothing(self, homing: HomingServer) -> None:
+    async def test_endpoint_down_at_start_misses_nothing(self, homing: HomingServer) -> None:
         await homing.case.kill()
         async with homing.relaying():
             await homing.happen(*[1, 2, 3] * 4)
@@ -138,7 +136,7 @@ class SinkSuite:
             await homing.case.start()
             await homing.all_arrived()
 
-    async def test_a_receiver_that_is_killed_and_started_again_misses_nothing(self, homing: HomingServer) -> None:
+    async def test_endpoint_killed_and_restarted_misses_nothing(self, homing: HomingServer) -> None:
         async with homing.relaying():
             for round_ in range(1, 4):
                 await homing.happen(*range(1, 11))
@@ -148,9 +146,7 @@ class SinkSuite:
                 await homing.case.start()
             await homing.all_arrived()
 
-    async def test_an_event_that_is_refused_holds_back_what_follows_it_of_its_task_and_nothing_else(
-        self, homing: HomingServer
-    ) -> None:
+    async def test_refused_event_blocks_only_its_own_task(self, homing: HomingServer) -> None:
         poisoned = a_task(1).id
         homing.case.refuse(lambda got: (got.subject, got.sequence) == (poisoned, 3))
         async with homing.relaying():
@@ -164,7 +160,7 @@ class SinkSuite:
             homing.case.refuse(lambda _: False)
             await homing.all_arrived()
 
-    async def test_a_receiver_that_is_slow_gets_everything_in_order(self, homing: HomingServer) -> None:
+    async def test_slow_endpoint_gets_everything_in_order(self, homing: HomingServer) -> None:
         homing.case.hold()
         async with homing.relaying():
             await homing.happen(*range(1, 11))
@@ -173,7 +169,7 @@ class SinkSuite:
             homing.case.let_go()
             await homing.all_arrived()
 
-    async def test_what_is_being_sent_when_the_relay_ends_arrives_from_the_next(self, homing: HomingServer) -> None:
+    async def test_delivery_in_flight_at_shutdown_arrives_later(self, homing: HomingServer) -> None:
         homing.case.hold()
         await homing.happen(*[1, 2, 3, 4] * 3)
         async with homing.relaying():

@@ -16,7 +16,7 @@ class StoreDeliveries:
 
     # ---- off, on, and away
 
-    async def test_a_sink_that_wants_no_more_is_off_until_it_is_turned_on(self, store: Store) -> None:
+    async def test_stopped_sink_is_off_until_enabled(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         await settled(store, failed=(failure(events[0], next_at=NOW + LEASE),), off=True, failures=1)
@@ -27,7 +27,7 @@ class StoreDeliveries:
         assert await due(store) == [(events[0].cursor, 1)]
         assert not await store.sinks.switch("nobody", on=True, now=NOW)
 
-    async def test_a_sink_that_is_to_forget_what_it_missed_goes_on_from_now(self, store: Store) -> None:
+    async def test_sink_that_skips_its_lag_continues_from_now(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[1].cursor, failed=(failure(events[0]),))
@@ -36,7 +36,7 @@ class StoreDeliveries:
         assert (state.cursor, state.behind, state.waiting) == (events[-1].cursor, 0, 0)
         assert not await settled(store, cursor=events[2].cursor), "who was telling it does not know yet"
 
-    async def test_a_sink_that_is_removed_leaves_nothing(self, store: Store) -> None:
+    async def test_removed_sink_leaves_nothing(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         await settled(store, failed=(failure(events[0]),))
@@ -45,7 +45,7 @@ class StoreDeliveries:
         assert await store.deliveries.page(limit=10) == []
         assert not await settled(store)
 
-    async def test_whether_the_receiver_or_an_operator_turned_it_off_stays_known(self, store: Store) -> None:
+    async def test_sink_records_who_disabled_it(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         refusal: dict[str, Any] = {"failed": (failure(events[0]),), "off": True, "error": "410 Gone"}
@@ -74,7 +74,7 @@ class StoreDeliveries:
     async def replayed(self, store: Store, *, dry_run: bool = False, **again: Any) -> int:
         return await store.deliveries.replay("shop", ReplayFilter(**again), lambda _: True, now=NOW, dry_run=dry_run)
 
-    async def test_a_replay_owes_once_more_what_was_told(self, store: Store) -> None:
+    async def test_replay_makes_deliveries_pending_again(self, store: Store) -> None:
         events = await self.told_all(store)
         task_id = events[3].subject
         assert await self.replayed(store, task_id=task_id, dry_run=True) == 3
@@ -83,7 +83,7 @@ class StoreDeliveries:
         assert await due(store) == [(events[3].cursor, 0)]
         assert (await state_of(store)).waiting == 3
 
-    async def test_a_replay_takes_a_time_and_no_more_than_was_told(self, store: Store) -> None:
+    async def test_replay_starts_at_a_time_and_ends_at_cursor(self, store: Store) -> None:
         await self.told_all(store)
         await happened(store, 1, first=3)
         assert await self.replayed(store, since=NOW, dry_run=True) == 6
@@ -91,14 +91,14 @@ class StoreDeliveries:
         assert await self.replayed(store, since=NOW + SECOND, dry_run=True) == 0
         assert await store.deliveries.replay("nobody", ReplayFilter(), lambda _: True, now=NOW, dry_run=False) == 0
 
-    async def test_a_replay_of_the_dead_brings_back_only_them(self, store: Store) -> None:
+    async def test_replay_of_dead_letters_restores_only_them(self, store: Store) -> None:
         events = await self.told_all(store)
         await settled(store, failed=(failure(events[1], attempts=21, next_at=None),))
         assert await self.replayed(store, dead=True) == 1
         assert await due(store) == [(events[1].cursor, 0)]
         assert (await state_of(store)).dead == 0
 
-    async def test_a_replay_leaves_out_what_the_sink_does_not_take(self, store: Store) -> None:
+    async def test_replay_skips_events_the_sink_does_not_accept(self, store: Store) -> None:
         events = await self.told_all(store)
         wanted = events[0].subject
         count = await store.deliveries.replay(
@@ -109,7 +109,7 @@ class StoreDeliveries:
 
     # ---- given up
 
-    async def test_what_is_given_up_is_dead_and_what_waits_behind_it_is_due(self, store: Store) -> None:
+    async def test_dead_letter_unblocks_the_next_delivery(self, store: Store) -> None:
         first, second, third, other, *_ = await happened(store, 2)
         await held(store)
         later = NOW + 60 * SECOND
@@ -125,7 +125,7 @@ class StoreDeliveries:
         assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 0
         assert await store.progress.pending_until("shop", [other.subject]) == {other.subject: later}
 
-    async def test_what_a_task_or_a_sink_is_owed_is_given_up_and_nothing_else(self, store: Store) -> None:
+    async def test_dead_lettering_is_limited_to_task_or_sink(self, store: Store) -> None:
         events = await happened(store, 3)
         await held(store)
         await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, error="") for told in events[1:]))
@@ -141,7 +141,7 @@ class StoreDeliveries:
         assert (state.waiting, state.dead, state.cursor) == (0, 8, events[-1].cursor)
         assert {each.error for each in await store.deliveries.page(limit=10)} == {"given up by an operator"}
 
-    async def test_an_alarm_is_given_up_by_its_id(self, store: Store) -> None:
+    async def test_alarm_is_dead_lettered_by_its_id(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),))])
         events = await happened(store, 1)
         await held(store)
@@ -150,7 +150,7 @@ class StoreDeliveries:
         (dead,) = await store.deliveries.page(dead=True, limit=10)
         assert (dead.cursor, dead.task_id) == (events[0].cursor, None)
 
-    async def test_what_was_being_sent_when_it_was_given_up_stays_so_and_holds_nothing_back(self, store: Store) -> None:
+    async def test_dead_letter_in_flight_stays_dead_and_blocks_nothing(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         await held(store)
         await settled(store, failed=(failure(first), failure(second, attempts=0, error="")))
@@ -161,7 +161,7 @@ class StoreDeliveries:
         assert (dead.cursor, dead.error) == (first.cursor, "given up by an operator: no")
         assert await due(store) == [(second.cursor, 0)]
 
-    async def test_what_was_given_up_can_be_told_again_and_given_up_again(self, store: Store) -> None:
+    async def test_dead_letter_can_be_replayed_and_dead_again(self, store: Store) -> None:
         (first, *_) = await self.told_all(store, 1)
         await settled(store, failed=(failure(first),))
         for _ in range(2):
@@ -172,7 +172,7 @@ class StoreDeliveries:
 
     # ---- to be looked at
 
-    async def test_deliveries_are_given_in_pages(self, store: Store) -> None:
+    async def test_deliveries_are_listed_in_pages(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
         await settled(store, failed=tuple(failure(told) for told in events))
@@ -185,7 +185,7 @@ class StoreDeliveries:
         assert len(await store.deliveries.page(task_id=events[0].subject, limit=10)) == 3
         assert await store.deliveries.page(dead=True, limit=10) == []
 
-    async def test_the_oldest_that_was_not_told_is_owed_or_behind(self, store: Store) -> None:
+    async def test_oldest_undelivered_is_pending_or_after_cursor(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[-1].cursor, failed=(failure(events[4]),))

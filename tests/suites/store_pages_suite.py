@@ -74,7 +74,7 @@ async def walked(store: Store, wanted: TaskFilter, *, limit: int) -> list[str]:
 class StorePages:
     """Pages, as sentences."""
 
-    async def test_pages_follow_each_other_newest_first_without_gaps_or_repeats(self, store: Store) -> None:
+    async def test_pages_are_newest_first_without_gaps(self, store: Store) -> None:
         await store.apply([writing(a_task(n)) for n in range(1, 8)])
         shown, cursor, sizes = [], None, []
         while True:
@@ -88,11 +88,11 @@ class StorePages:
         assert shown == [a_task(n).id for n in range(7, 0, -1)]
         assert sizes == [3, 3, 1]
 
-    async def test_a_page_that_fits_exactly_has_no_next_one(self, store: Store) -> None:
+    async def test_page_that_fits_exactly_has_no_next(self, store: Store) -> None:
         await store.apply([writing(a_task(n)) for n in (1, 2)])
         assert (await store.task_pages.page(TaskFilter(), limit=2, cursor=None)).next_cursor is None
 
-    async def test_numbered_pages_are_newest_first_too(self, store: Store) -> None:
+    async def test_numbered_task_pages_are_newest_first(self, store: Store) -> None:
         await store.apply([writing(a_task(n)) for n in range(1, 6)])
         page = await store.task_pages.numbered_page(TaskFilter(), offset=2, limit=2)
         assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
@@ -114,7 +114,7 @@ class StorePages:
             (TaskFilter(client="studio", tag="red"), [1]),
         ],
     )
-    async def test_a_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
+    async def test_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
         tasks = [
             a_task(1, tags=("red", "big")),
             a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
@@ -128,14 +128,14 @@ class StorePages:
         page = await store.task_pages.page(wanted, limit=10, cursor=None)
         assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
 
-    async def test_every_way_to_narrow_pages_gives_what_a_look_at_every_task_would(self, store: Store) -> None:
+    async def test_filters_match_a_full_scan(self, store: Store) -> None:
         tasks = [varied(number) for number in range(1, 49)]
         await store.apply([writing(task) for task in tasks])
         for wanted in narrowed(tasks):
             expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
             assert await walked(store, wanted, limit=9) == expected, wanted
 
-    async def test_a_page_is_narrowed_to_the_microsecond(self, store: Store) -> None:
+    async def test_time_filter_is_exact_to_the_microsecond(self, store: Store) -> None:
         first, second = (a_task(n, created_at=NOW + n * timedelta(microseconds=1)) for n in (1, 2))
         assert first.id[:12] == a_task(1).id[:12]
         second = replace(second, id=first.id[:12] + second.id[12:])
@@ -146,7 +146,7 @@ class StorePages:
         assert await walked(store, before, limit=1) == [first.id]
         assert await walked(store, replace(since, tag="a"), limit=1) == []
 
-    async def test_a_tag_is_gone_through_as_far_as_it_takes(self, store: Store) -> None:
+    async def test_tag_scan_continues_until_the_page_is_full(self, store: Store) -> None:
         """More tasks have the tag, and more are the client's, than are looked at in one go."""
         many = 2 * FEW + 10
         tasks = [a_task(n, client="studio" if n < many // 2 else "other", tags=("red",)) for n in range(1, many)]

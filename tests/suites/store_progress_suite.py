@@ -60,14 +60,14 @@ class StoreProgress:
 
     # ---- sinks
 
-    async def test_a_new_sink_begins_now_or_at_the_beginning(self, store: Store) -> None:
+    async def test_new_sink_starts_now_or_at_the_beginning(self, store: Store) -> None:
         events = await happened(store, 2)
         await store.sinks.register([SHOP, a_sink(name="late", address="stdout:")], now=NOW)
         late, shop = await store.sinks.states()
         assert (late.cursor, late.behind) == (events[-1].cursor, 0)
         assert (shop.cursor, shop.behind, shop.oldest_at) == (0, len(events), NOW)
 
-    async def test_a_sink_that_is_named_again_keeps_its_place_and_gets_its_new_address(self, store: Store) -> None:
+    async def test_re_added_sink_keeps_cursor_and_gets_new_url(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         await settled(store, cursor=events[1].cursor, delivered_count=2)
@@ -77,7 +77,7 @@ class StoreProgress:
 
     # ---- events
 
-    async def test_what_was_just_committed_is_told_as_whoever_reads_it_tells_it(self, store: Store, url: str) -> None:
+    async def test_committed_event_equals_the_event_read_later(self, store: Store, url: str) -> None:
         rich = a_success(7, tags=("a", "b"), request={"prompt": "é"}, external_id="order-7", poll_count=3)
         late = a_success(8, status=Status.FAILED, reason="no", callback_requested=True, last_observed_at=NOW + SECOND)
         await store.apply([writing(rich, events=(Event(type="homing.task.succeeded", task=rich, at=NOW),))])
@@ -102,7 +102,7 @@ class StoreProgress:
             one.task and one.task.client_callback_url for one in read
         ]
 
-    async def test_what_failed_to_be_committed_is_told_to_nobody(self, store: Store) -> None:
+    async def test_uncommitted_event_is_never_published(self, store: Store) -> None:
         await happened(store, 1)
         lost = a_task(2, version=2, status=Status.SUBMITTED)
         task = a_task(2, version=2, status=Status.PROCESSING)
@@ -113,7 +113,7 @@ class StoreProgress:
         last = readable(await store.events.read(after=0, limit=100))[-1]
         assert (last.type, last.task and last.task.status) == ("homing.task.processing", Status.PROCESSING)
 
-    async def test_pages_of_events_follow_each_other_whoever_committed_them(self, store: Store, url: str) -> None:
+    async def test_event_pages_are_in_order_for_any_writer(self, store: Store, url: str) -> None:
         other = Store(url)
         await other.open()
         try:
@@ -131,7 +131,7 @@ class StoreProgress:
 
     # ---- leases
 
-    async def test_a_lease_keeps_others_out_until_it_ends(self, store: Store) -> None:
+    async def test_sink_lease_blocks_others_until_it_ends(self, store: Store) -> None:
         state = await held(store)
         assert (state.owner, state.lease_until) == ("me", NOW + LEASE)
         early = NOW + LEASE - SECOND
@@ -141,7 +141,7 @@ class StoreProgress:
         assert taken.owner == "other"
         assert await store.sinks.acquire_lease("shop", owner="me", now=NOW + LEASE, lease=LEASE) is None
 
-    async def test_a_clock_that_was_ahead_holds_up_no_sink(self, store: Store) -> None:
+    async def test_sink_lease_from_a_fast_clock_is_over(self, store: Store) -> None:
         ahead = NOW + timedelta(hours=5)
         events = await happened(store, 1)
         await held(store, "dead", now=ahead)
@@ -153,12 +153,12 @@ class StoreProgress:
 
         assert await due(store, NOW) == [(events[0].cursor, 1)]
 
-    async def test_a_lease_that_is_renewed_goes_on(self, store: Store) -> None:
+    async def test_sink_lease_renewed_continues(self, store: Store) -> None:
         await held(store)
         await held(store, now=NOW + 8 * SECOND)
         assert await store.sinks.acquire_lease("shop", owner="other", now=NOW + LEASE, lease=LEASE) is None
 
-    async def test_a_lease_that_is_given_back_is_anybodys(self, store: Store) -> None:
+    async def test_sink_lease_released_is_free_for_others(self, store: Store) -> None:
         await held(store)
         await store.sinks.release_leases("other")
         assert await store.sinks.acquire_lease("shop", owner="other", now=NOW, lease=LEASE) is None
@@ -167,10 +167,10 @@ class StoreProgress:
         await store.sinks.release_leases(None)
         assert (await state_of(store)).owner is None
 
-    async def test_nobody_holds_a_sink_that_is_not_there(self, store: Store) -> None:
+    async def test_missing_sink_cannot_be_leased(self, store: Store) -> None:
         assert await store.sinks.acquire_lease("nobody", owner="me", now=NOW, lease=LEASE) is None
 
-    async def test_who_lost_the_lease_writes_nothing(self, store: Store) -> None:
+    async def test_lost_lease_holder_writes_nothing(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         await held(store, "other", now=NOW + LEASE)
@@ -185,7 +185,7 @@ class StoreProgress:
         assert (state.cursor, state.waiting, state.delivered, state.on) == (0, 0, 0, True)
         assert await settled(store, owner="other", **fresh)
 
-    async def test_a_cursor_never_goes_back(self, store: Store) -> None:
+    async def test_cursor_never_goes_back(self, store: Store) -> None:
         events = await happened(store, 1)
         await held(store)
         assert await settled(store, cursor=events[2].cursor)
@@ -195,7 +195,7 @@ class StoreProgress:
 
     # ---- what is written down
 
-    async def test_what_went_well_costs_no_row(self, store: Store) -> None:
+    async def test_successful_delivery_adds_no_row(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[-1].cursor, delivered_count=6)
@@ -204,7 +204,7 @@ class StoreProgress:
         assert (state.behind, state.waiting, state.dead, state.delivered, state.delivered_at) == (0, 0, 0, 6, NOW)
         assert state.oldest_at is None
 
-    async def test_failures_are_kept_with_their_error_until_they_are_delivered(self, store: Store) -> None:
+    async def test_failure_keeps_its_error_until_delivered(self, store: Store) -> None:
         first, second, *_ = await happened(store, 2)
         await held(store)
         later = NOW + 5 * SECOND
@@ -224,7 +224,7 @@ class StoreProgress:
         state = await state_of(store)
         assert (state.failures, state.last_error, state.waiting, state.delivered) == (0, "HTTP 500", 0, 2)
 
-    async def test_an_error_stays_to_be_read_while_a_delivery_is_put_off(self, store: Store) -> None:
+    async def test_postponed_delivery_keeps_its_error(self, store: Store) -> None:
         told, *_ = await happened(store, 1)
         await held(store)
         await settled(store, failed=(failure(told, error="HTTP 500", attempts=3),))
@@ -233,7 +233,7 @@ class StoreProgress:
         [delivery] = await store.deliveries.page(limit=10)
         assert (delivery.error, delivery.attempts, delivery.next_at) == ("HTTP 500", 3, later)
 
-    async def test_an_event_counts_as_tried_from_its_first_attempt_on(self, store: Store) -> None:
+    async def test_delivery_counts_from_its_first_attempt(self, store: Store) -> None:
         told, *_ = await happened(store, 1)
         await held(store)
         begun = []
@@ -245,7 +245,7 @@ class StoreProgress:
         first = NOW + 5 * SECOND
         assert begun == [(0, NOW), (0, NOW), (1, first), (2, first), (2, first)]
 
-    async def test_what_was_given_up_begins_anew_with_its_replay(self, store: Store) -> None:
+    async def test_replayed_dead_letter_restarts_its_attempts(self, store: Store) -> None:
         told, *_ = await happened(store, 1)
         await held(store)
         await settled(store, cursor=told.cursor, failed=(failure(told, attempts=20, next_at=None),))
@@ -254,7 +254,7 @@ class StoreProgress:
         (owed,) = await store.progress.due("shop", now=later, limit=10)
         assert (owed.attempts, owed.first_at) == (0, later)
 
-    async def test_what_is_deleted_meanwhile_is_owed_to_nobody(self, store: Store) -> None:
+    async def test_deleted_event_has_no_pending_delivery(self, store: Store) -> None:
         first, second, *_ = await happened(store, 1)
         await held(store)
         gone = failure(first, cursor=first.cursor + 1_000)
@@ -263,7 +263,7 @@ class StoreProgress:
 
     # ---- what is due
 
-    async def test_of_a_task_only_the_first_is_due(self, store: Store) -> None:
+    async def test_only_the_first_delivery_of_a_task_is_due(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
         await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told) for told in events))
@@ -273,7 +273,7 @@ class StoreProgress:
         await settled(store, failed=(failure(events[3], next_at=None),))
         assert await due(store) == [(events[1].cursor, 1), (events[4].cursor, 1)]
 
-    async def test_what_has_no_task_waits_for_nothing(self, store: Store) -> None:
+    async def test_event_without_task_waits_for_nothing(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),)), writing(alarms=(alarm(provider="other"),))])
         events = readable(await store.events.read(after=0, limit=10))
         assert [told.alarm is not None for told in events] == [True, True]
@@ -282,7 +282,7 @@ class StoreProgress:
         assert await due(store) == [(told.cursor, 1) for told in events]
         assert await store.progress.pending_until("shop", []) == {}
 
-    async def test_the_longest_due_comes_first(self, store: Store) -> None:
+    async def test_due_deliveries_are_oldest_first(self, store: Store) -> None:
         events = await happened(store, 3, 1)
         await held(store)
         times = [NOW + 3 * SECOND, NOW + SECOND, NOW + 2 * SECOND]
@@ -291,7 +291,7 @@ class StoreProgress:
         assert await due(store, NOW + 2 * SECOND) == [(events[1].cursor, 1), (events[2].cursor, 1)]
         assert await due(store) == []
 
-    async def test_the_later_ones_of_a_task_wait_as_long_as_the_first(self, store: Store) -> None:
+    async def test_later_deliveries_of_a_task_wait_for_the_first(self, store: Store) -> None:
         first, second, third = await happened(store, 1)
         await held(store)
         await settled(store, cursor=third.cursor, failed=tuple(failure(told) for told in (first, second, third)))
@@ -304,7 +304,7 @@ class StoreProgress:
         assert await store.progress.next_due("shop") == NOW
         assert await due(store) == [(second.cursor, 1)]
 
-    async def test_a_dead_one_lets_the_later_ones_go(self, store: Store) -> None:
+    async def test_dead_letter_releases_later_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         await held(store)
         much = NOW + 60 * SECOND
@@ -315,7 +315,7 @@ class StoreProgress:
         assert (dead.cursor, dead.next_at) == (first.cursor, None)
         assert (await state_of(store)).dead == 1
 
-    async def test_a_dead_one_hurries_nothing_that_came_before_it(self, store: Store) -> None:
+    async def test_dead_letter_does_not_hasten_earlier_ones(self, store: Store) -> None:
         first, second, third = await happened(store, 1)
         await held(store)
         much = NOW + 60 * SECOND
@@ -324,7 +324,7 @@ class StoreProgress:
         assert await due(store) == []
         assert await store.progress.next_due("shop") == much
 
-    async def test_what_waits_behind_an_earlier_one_is_not_next(self, store: Store) -> None:
+    async def test_blocked_delivery_is_not_next(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         await held(store)
         much = NOW + 60 * SECOND
@@ -333,7 +333,7 @@ class StoreProgress:
         assert await due(store) == []
         assert await store.progress.next_due("shop") == much
 
-    async def test_all_that_waits_can_be_made_due_at_once(self, store: Store) -> None:
+    async def test_pending_deliveries_can_all_be_made_due(self, store: Store) -> None:
         events = await happened(store, 3, 1)
         await held(store)
         times = (NOW + 60 * SECOND, NOW + 3_600 * SECOND, None)
@@ -341,7 +341,7 @@ class StoreProgress:
         await store.progress.make_due("shop", now=NOW)
         assert await due(store) == [(events[0].cursor, 1), (events[1].cursor, 1)]
 
-    async def test_what_is_due_later_is_given_in_pages_and_some_of_it_can_be_made_due(self, store: Store) -> None:
+    async def test_later_deliveries_are_paged_and_can_be_made_due(self, store: Store) -> None:
         events = await happened(store, 4, 1)
         await held(store)
         much = NOW + 60 * SECOND
@@ -355,7 +355,7 @@ class StoreProgress:
         await store.progress.make_due("shop", now=NOW, events=[events[2].cursor, events[3].cursor])
         assert await due(store) == [(events[1].cursor, 1), (events[2].cursor, 1)]
 
-    async def test_sinks_do_not_see_each_others_deliveries(self, store: Store) -> None:
+    async def test_sinks_do_not_share_deliveries(self, store: Store) -> None:
         first, second, _ = await happened(store, 1)
         other = a_sink(name="other", address="stdout:", beginning=True)
         await store.sinks.register([other], now=NOW)

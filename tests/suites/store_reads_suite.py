@@ -43,7 +43,7 @@ class StoreReads(StorePages):
 
     # ---- asking
 
-    async def test_a_reference_is_our_id_then_the_provider_s_then_the_client_s_own(self, store: Store) -> None:
+    async def test_reference_tries_own_then_provider_then_client_id(self, store: Store) -> None:
         one = a_task(1, external_id="x", provider_task_id="p")
         two = a_task(2, external_id="p", provider_task_id=one.id)
         three = a_task(3, client="other", external_id="x")
@@ -63,7 +63,7 @@ class StoreReads(StorePages):
         assert await found("p", "studio", kind="videos/omni-video") is None
         assert await found("p", "studio", provider="other") is None
 
-    async def test_of_several_external_ids_the_live_one_is_found_then_the_newest(self, store: Store) -> None:
+    async def test_external_id_finds_live_task_then_newest(self, store: Store) -> None:
         tasks = [a_task(n, external_id="x", status=Status.REJECTED, released=True) for n in (1, 3)]
         await store.apply([writing(task) for task in tasks])
         newest = await store.tasks.find_ref("x", client="studio")
@@ -74,7 +74,7 @@ class StoreReads(StorePages):
         assert live is not None
         assert live.id == a_task(2).id
 
-    async def test_unresolved_submits_are_given_oldest_first(self, store: Store) -> None:
+    async def test_unresolved_submissions_are_oldest_first(self, store: Store) -> None:
         lost = [a_task(n, attempts=1) for n in (2, 1)]
         others = [
             a_task(3),
@@ -85,7 +85,7 @@ class StoreReads(StorePages):
         found = await store.tasks.unresolved(provider="kling", kind=lost[0].kind, limit=10)
         assert [task.id for task in found] == [a_task(1).id, a_task(2).id]
 
-    async def test_latest_accepted_is_the_newest_that_was_sent_and_taken(self, store: Store) -> None:
+    async def test_latest_accepted_is_the_newest_accepted_task(self, store: Store) -> None:
         taken: dict[str, Any] = {"attempts": 1, "status": Status.SUCCEEDED}
         await store.apply(
             [
@@ -102,7 +102,7 @@ class StoreReads(StorePages):
         assert found.id == a_task(2).id
         assert await store.tasks.latest_accepted(provider="kling", account="nobody", kind=a_task(1).kind) is None
 
-    async def test_stats_count_the_whole_store_or_one_client_s_share(self, store: Store) -> None:
+    async def test_stats_count_the_store_or_one_client(self, store: Store) -> None:
         homing = told_in_turn(a_task(1, provider_task_id="p"), [told(a_claim(provider_task_id="p"))], Trust.TOKEN)
         polled = told_in_turn(
             a_task(2, client="other", provider_task_id="q"), [asked(a_claim(provider_task_id="q"))], Trust.TOKEN
@@ -118,7 +118,7 @@ class StoreReads(StorePages):
         assert (share.by_status, share.open, share.due, share.oldest_open_at) == ({"succeeded": 1}, 0, 0, None)
         assert (share.polls, share.orphans, share.alarms) == (0, {}, ())
 
-    async def test_completions_follow_each_other_in_the_order_of_their_ends(self, store: Store) -> None:
+    async def test_completions_are_in_order_of_end_time(self, store: Store) -> None:
         """Also those of one moment; what was refused or given up is none."""
         ends = {1: 3, 2: 1, 3: 1, 4: 1, 5: 2}
         tasks = [
@@ -139,7 +139,7 @@ class StoreReads(StorePages):
 
     # ---- orphans, addresses, secrets, capabilities
 
-    async def test_deliveries_about_one_orphan_are_one_row(self, store: Store) -> None:
+    async def test_callbacks_of_one_orphan_are_one_row(self, store: Store) -> None:
         later = an_orphan(last_at=NOW + LEASE, provider_status="succeed", body=b"later")
         await store.apply([writing(orphan=an_orphan()), writing(orphan=later)])
         await store.apply([writing(orphan=an_orphan(provider_task_id="stranger-2"))])
@@ -148,7 +148,7 @@ class StoreReads(StorePages):
         assert (newest.provider_status, newest.body) == ("succeed", b"later")
         assert other.provider_task_id == "stranger-2"
 
-    async def test_an_orphan_is_due_until_it_is_settled(self, store: Store) -> None:
+    async def test_orphan_is_due_until_settled(self, store: Store) -> None:
         waiting = an_orphan(next_poll_at=NOW)
         await store.apply([writing(orphan=waiting), writing(orphan=an_orphan(provider_task_id="x", next_poll_at=None))])
         assert await store.orphans.due(now=NOW - LEASE, limit=10) == []
@@ -161,9 +161,7 @@ class StoreReads(StorePages):
         assert (settled.state, settled.why, settled.task_id, settled.poll_count) == ("orphan", "unknown", "hm1", 1)
 
     @pytest.mark.parametrize("signed", [True, False])
-    async def test_only_a_signed_delivery_opens_the_question_of_a_settled_orphan_again(
-        self, store: Store, *, signed: bool
-    ) -> None:
+    async def test_settled_orphan_reopens_only_if_signed(self, store: Store, *, signed: bool) -> None:
         await store.apply([writing(orphan=an_orphan())])
         (due,) = await store.orphans.due(now=NOW, limit=10)
         await store.orphans.settle(due.id, state="orphan", why="unknown", next_poll_at=None, task_id=None)
@@ -173,7 +171,7 @@ class StoreReads(StorePages):
         await store.apply([writing(orphan=an_orphan(signed=False))])
         assert len(await store.orphans.due(now=NOW, limit=10)) == int(signed)
 
-    async def test_a_standing_address_is_found_by_its_token_s_hash_until_it_is_revoked(self, store: Store) -> None:
+    async def test_callback_url_is_found_by_hash_until_revoked(self, store: Store) -> None:
         kept = await store.callback_urls.add(ADDRESS, "hash")
         assert replace(kept, id=0) == ADDRESS
         assert await store.callback_urls.find("kling", "hash") == kept
@@ -186,7 +184,7 @@ class StoreReads(StorePages):
         assert await store.callback_urls.all() == [revoked]
         assert await store.callback_urls.revoke(kept.id + 1, by="ops", now=NOW) is None
 
-    async def test_whoever_comes_first_makes_the_secret_that_all_share(self, store: Store, url: str) -> None:
+    async def test_shared_secret_is_created_once(self, store: Store, url: str) -> None:
         other = Store(url)
         await other.open()
         secrets = await asyncio.gather(
@@ -196,7 +194,7 @@ class StoreReads(StorePages):
         assert len(set(secrets)) == 1
         assert await store.secrets.get("another", b"x") == b"x"
 
-    async def test_what_an_address_was_seen_to_do_is_the_last_thing_seen(self, store: Store) -> None:
+    async def test_callback_url_keeps_its_last_observed_use(self, store: Store) -> None:
         assert await store.accounts.capability("https://a", "k", "lookup") is None
         seen = [
             Seen(base_url="https://a", kind="k", name="lookup", present=p, at=NOW + LEASE * p) for p in (False, True)
@@ -209,9 +207,7 @@ class StoreReads(StorePages):
 
     # ---- lasting
 
-    async def test_what_was_committed_is_there_after_it_was_closed_and_opened_again(
-        self, store: Store, url: str
-    ) -> None:
+    async def test_committed_data_survives_reopening(self, store: Store, url: str) -> None:
         task = a_task()
         await store.apply([writing(task, entries=(an_entry(task, "one"),))])
         await store.close()
@@ -221,17 +217,17 @@ class StoreReads(StorePages):
         assert len(await again.tasks.history(task.id)) == 1
         await again.close()
 
-    async def test_a_store_that_is_not_open_says_so(self, url: str) -> None:
+    async def test_closed_store_says_that_it_is_closed(self, url: str) -> None:
         with pytest.raises(HomingError, match="not open"):
             await Store(url).ping()
 
-    async def test_a_ping_writes(self, store: Store) -> None:
+    async def test_ping_writes(self, store: Store) -> None:
         await store.ping()
         await store.ping()
 
     # ---- values
 
-    async def test_every_field_of_a_task_has_its_column(self, store: Store) -> None:
+    async def test_task_fields_all_have_columns(self, store: Store) -> None:
         names = [one.name for one in fields(Task)]
         plain = {one.name: one.default for one in fields(Task)}
         kept = told_in_turn(
@@ -260,7 +256,7 @@ class StoreReads(StorePages):
 
     @settings(max_examples=examples(40), suppress_health_check=SHARED)
     @given(number=st.integers(1, 10**9), data=st.data())
-    async def test_a_task_of_any_values_survives_its_way_through_the_database(
+    async def test_task_of_any_values_is_read_back_unchanged(
         self, store: Store, number: int, data: st.DataObject
     ) -> None:
         words: dict[str, Any] = {
@@ -298,7 +294,7 @@ class StoreReads(StorePages):
 
     @settings(max_examples=examples(30), suppress_health_check=SHARED)
     @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
-    async def test_an_observation_of_any_values_survives_its_way_through_the_database(
+    async def test_observation_of_any_values_is_read_back_unchanged(
         self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None
     ) -> None:
         task = a_task()

@@ -56,7 +56,7 @@ class StoreRetention:
     """What goes, what stays, and what is remembered, as sentences."""
 
     @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.REJECTED, Status.EXPIRED])
-    async def test_what_is_settled_and_old_goes(self, store: Store, status: Status) -> None:
+    async def test_settled_old_task_is_deleted(self, store: Store, status: Status) -> None:
         await store.apply([whole(over(status=status))])
         assert [step.tasks for step in await delete_all(store)] == [1]
         assert await left(store) == []
@@ -73,20 +73,20 @@ class StoreRetention:
         ],
         ids=["pending", "open for long", "younger", "expired and asked about", "without its files yet", "open again"],
     )
-    async def test_what_is_not_over_stays(self, store: Store, kept: Task) -> None:
+    async def test_unfinished_task_is_kept(self, store: Store, kept: Task) -> None:
         await store.apply([whole(kept), whole(over(2))])
         assert [step.tasks for step in await delete_all(store)] == [1]
         assert await left(store) == [kept.id]
         assert len(await store.tasks.history(kept.id)) == 2
 
-    async def test_all_that_belongs_to_it_goes_and_nothing_else(self, store: Store, url: str) -> None:
+    async def test_deletion_removes_only_rows_of_the_task(self, store: Store, url: str) -> None:
         stays = over(2, finished_at=LATER)
         await store.apply([whole(over(1)), whole(stays)])
         await delete_all(store)
         for table in BELONGINGS:
             assert {task_id for (task_id,) in read(url, f"SELECT task_id FROM {table}")} == {stays.id}, table
 
-    async def test_its_names_are_free_again(self, store: Store) -> None:
+    async def test_deletion_frees_the_client_ids(self, store: Store) -> None:
         names = {"external_id": "order-1", "idempotency_key": "key-1"}
         await store.apply([whole(over(1, **names))])
         await delete_all(store)
@@ -95,7 +95,7 @@ class StoreRetention:
         await store.apply([whole(over(2, **names))])
         assert await left(store) == [a_task(2).id]
 
-    async def test_a_step_is_small_and_the_next_one_goes_on_behind_it(self, store: Store) -> None:
+    async def test_deletion_step_continues_after_the_last(self, store: Store) -> None:
         """Also past what has to stay, however much of it there is."""
         tasks = [over(n, finished_at=NOW + n * DAY, next_poll_at=NOW if n <= 4 else None) for n in range(1, 8)]
         await store.apply([whole(task) for task in tasks])
@@ -107,11 +107,11 @@ class StoreRetention:
         ]
         assert await left(store) == [task.id for task in tasks[:4]]
 
-    async def test_what_finished_at_the_same_moment_is_not_passed_over(self, store: Store) -> None:
+    async def test_deletion_includes_tasks_with_equal_end_times(self, store: Store) -> None:
         await store.apply([whole(over(n)) for n in range(1, 6)])
         assert [step.tasks for step in await delete_all(store, limit=2)] == [2, 2, 1]
 
-    async def test_two_that_delete_at_once_share_the_work(self, store: Store, url: str) -> None:
+    async def test_concurrent_deletions_share_the_work(self, store: Store, url: str) -> None:
         tasks = [over(n, finished_at=NOW - n * DAY) for n in range(1, 61)]
         await store.apply([whole(task) for task in tasks])
         other = Store(url)
@@ -121,7 +121,7 @@ class StoreRetention:
         assert sum(step.tasks for steps in both for step in steps) == 60
         assert await left(store) == []
 
-    async def test_the_number_of_a_deleted_event_is_not_given_again(self, store: Store, url: str) -> None:
+    async def test_deleted_event_number_is_not_reused(self, store: Store, url: str) -> None:
         """Whoever reads events behind the last one that it has seen would never see the new one."""
         await store.apply([whole(over(1))])
         [(last,)] = read(url, "SELECT id FROM events")
@@ -130,7 +130,7 @@ class StoreRetention:
         [(reading_events,)] = read(url, "SELECT id FROM events")
         assert reading_events > last
 
-    async def test_what_is_deleted_is_not_counted_any_more(self, store: Store) -> None:
+    async def test_deleted_task_is_not_counted(self, store: Store) -> None:
         told = {"status_source": Source.CALLBACK, "client": "lab"}
         await store.apply([whole(over(1, **told)), whole(over(2, **told, finished_at=LATER)), whole(a_task(3))])
         await delete_all(store)
@@ -140,7 +140,7 @@ class StoreRetention:
 
     # ---- what is remembered
 
-    async def test_the_provider_s_name_for_it_is_remembered_for_a_while(self, store: Store) -> None:
+    async def test_deleted_provider_id_is_kept_for_a_while(self, store: Store) -> None:
         await store.apply([whole(over())])
         assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
         await delete_all(store)
@@ -152,12 +152,12 @@ class StoreRetention:
         assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [1]
         assert await store.retention.deleted_task("kling", "default", "theirs-1") is None
 
-    async def test_what_never_had_such_a_name_leaves_none(self, store: Store, url: str) -> None:
+    async def test_deleted_task_without_provider_id_leaves_none(self, store: Store, url: str) -> None:
         await store.apply([whole(over(1, provider_task_id=None, status=Status.EXPIRED)), whole(over(2))])
         assert [step.tasks for step in await delete_all(store)] == [2]
         assert read(url, "SELECT provider_task_id FROM forgotten") == [("theirs-2",)]
 
-    async def test_a_task_may_come_back_and_be_deleted_again(self, store: Store) -> None:
+    async def test_deleted_task_can_return_and_be_deleted(self, store: Store) -> None:
         await store.apply([whole(over())])
         await delete_all(store)
         await store.apply([whole(over(2, provider_task_id="theirs-1"))])
@@ -168,7 +168,7 @@ class StoreRetention:
 
     # ---- what else is old
 
-    async def test_orphans_that_nothing_will_come_of_go_too(self, store: Store) -> None:
+    async def test_old_orphans_are_deleted(self, store: Store) -> None:
         settled = an_orphan(provider_task_id="x", state="orphan", next_poll_at=None)
         orphans = [
             settled,
@@ -180,7 +180,7 @@ class StoreRetention:
         assert [step.orphans for step in await delete_all(store)] == [2]
         assert {orphan.provider_task_id for orphan in await store.orphans.latest(limit=10)} == {"younger"}
 
-    async def test_the_alarms_of_hours_that_are_over_go_too(self, store: Store) -> None:
+    async def test_old_alarms_are_deleted(self, store: Store) -> None:
         minute = timedelta(minutes=1)
         last, this = NOW - minute, NOW + minute
         await store.apply([writing(alarms=(alarm(last), alarm(this)))])
@@ -188,7 +188,7 @@ class StoreRetention:
         stats = await store.stats(client=None, now=NOW)
         assert [each.last_at for each in stats.alarms] == [this]
 
-    async def test_a_step_takes_no_more_of_anything_than_it_was_allowed(self, store: Store) -> None:
+    async def test_deletion_step_respects_its_limit(self, store: Store) -> None:
         settled = an_orphan(state="orphan", next_poll_at=None)
         hours = [NOW - n * timedelta(hours=1) for n in range(2, 7)]
         pieces = [writing(orphan=replace(settled, provider_task_id=str(n))) for n in range(5)]
@@ -196,7 +196,7 @@ class StoreRetention:
         step = await store.retention.delete_old(until=NOW, now=LATER, after=None, limit=2)
         assert (step.tasks, step.orphans, step.alarms) == (0, 2, 2)
 
-    async def test_what_a_sink_is_still_to_be_told_stays(self, store: Store) -> None:
+    async def test_pending_delivery_keeps_its_task(self, store: Store) -> None:
         for number in (1, 2, 3):
             await store.apply([whole(over(number))])
         first, second, third = [told.cursor for told in await store.events.read(after=0, limit=10)]
@@ -214,7 +214,7 @@ class StoreRetention:
         assert await left(store) == []
 
     @pytest.mark.parametrize("gone", ["off", "unnamed", "removed"])
-    async def test_a_sink_that_is_no_more_holds_nothing_back(self, store: Store, gone: str) -> None:
+    async def test_removed_sink_does_not_block_deletion(self, store: Store, gone: str) -> None:
         await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=NOW)
         await store.apply([whole(over())])
         soon = NOW + DAY
@@ -231,7 +231,7 @@ class StoreRetention:
         await delete_all(store, now=LATER if gone == "unnamed" else soon)
         assert await left(store) == []
 
-    async def test_the_audit_is_kept_for_a_season_at_least(self, store: Store) -> None:
+    async def test_audit_is_kept_for_a_minimum_time(self, store: Store) -> None:
         for age in (DAY, 80 * DAY, 100 * DAY):
             entry = AuditEntry(at=LATER - age, client="ops", action=Action.REPLAY, object=f"{age.days} days")
             await store.audit.write(entry)
@@ -240,7 +240,7 @@ class StoreRetention:
 
         assert [entry.object for entry in await store.audit.entries(limit=10)] == ["80 days", "1 days"]
 
-    async def test_a_reader_can_tell_that_it_missed_something(self, store: Store) -> None:
+    async def test_reader_can_detect_missed_events(self, store: Store) -> None:
         assert await store.events.horizon() == 0
         await store.apply([whole(over())])
         await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),), alarms=(alarm(NOW - DAY),))])

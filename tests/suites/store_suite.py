@@ -23,17 +23,17 @@ class StoreWrites:
 
     # ---- a batch
 
-    async def test_a_new_task_is_read_back_as_it_was_written(self, store: Store) -> None:
+    async def test_new_task_is_read_back_unchanged(self, store: Store) -> None:
         task = told_in_turn(
             a_task(tags=("a", "b"), request={"prompt": "ä"}), [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN
         )
         await store.apply([writing(task)])
         assert await store.tasks.get(task.id) == task
 
-    async def test_a_task_that_nobody_wrote_is_none(self, store: Store) -> None:
+    async def test_unknown_task_is_none(self, store: Store) -> None:
         assert await store.tasks.get("hm0") is None
 
-    async def test_pieces_about_one_task_fold_in_the_order_of_arrival(self, store: Store) -> None:
+    async def test_changes_of_one_task_apply_in_arrival_order(self, store: Store) -> None:
         task = a_task()
         numbers = [changing(task, version=version) for version in (2, 3, 4)]
         results = await store.apply([writing(task), *numbers])
@@ -42,7 +42,7 @@ class StoreWrites:
         assert kept is not None
         assert kept.version == 4
 
-    async def test_a_piece_sees_what_pieces_before_it_in_the_batch_wrote_under_every_key(self, store: Store) -> None:
+    async def test_change_sees_earlier_changes_of_its_batch(self, store: Store) -> None:
         task = a_task(external_id="x", idempotency_key="i", provider_task_id="p", request_hash="h")
         keys = [
             by_id(task.id),
@@ -55,7 +55,7 @@ class StoreWrites:
         assert await store.apply([looking(*keys), writing(task), looking(*keys)]) == [[None] * 6, task, [task.id] * 6]
         assert await store.apply([looking(*keys)]) == [[task.id] * 6]
 
-    async def test_keys_are_scoped_to_whose_they_are(self, store: Store) -> None:
+    async def test_keys_are_scoped_to_their_owner(self, store: Store) -> None:
         task = a_task(external_id="x", idempotency_key="i", provider_task_id="p", request_hash="h")
         await store.apply([writing(task)])
         strangers = [
@@ -68,31 +68,31 @@ class StoreWrites:
         ]
         assert await store.apply([looking(*strangers)]) == [[None] * 6]
 
-    async def test_an_answered_submit_is_not_found_as_an_unanswered_one(self, store: Store) -> None:
+    async def test_answered_submission_is_not_found_as_unanswered(self, store: Store) -> None:
         await store.apply([writing(a_task(request_hash="h", answered_at=NOW))])
         assert await store.apply([looking(by_unanswered("studio", "h"))]) == [[None]]
 
-    async def test_more_keys_than_one_statement_takes_are_all_looked_up(self, store: Store) -> None:
+    async def test_keys_beyond_one_statement_are_all_looked_up(self, store: Store) -> None:
         tasks = [a_task(number) for number in range(1, 1202)]
         await store.apply([writing(task) for task in tasks])
         found = await store.apply([looking(*(by_id(task.id) for task in tasks))])
         assert found == [[task.id for task in tasks]]
 
-    async def test_a_caller_s_error_is_its_own_result_and_leaves_its_neighbours(self, store: Store) -> None:
+    async def test_change_error_leaves_the_rest_of_the_batch(self, store: Store) -> None:
         first, last = a_task(1), a_task(2)
         results = await store.apply([writing(first), refusing(), writing(last)])
         assert isinstance(results[1], Conflict)
         assert await store.tasks.get(first.id) == first
         assert await store.tasks.get(last.id) == last
 
-    async def test_a_batch_that_fails_leaves_nothing_behind(self, store: Store) -> None:
+    async def test_failed_batch_leaves_nothing_behind(self, store: Store) -> None:
         task = a_task(external_id="x")
         with pytest.raises(Exception, match=r"UNIQUE|unique"):
             await store.apply([writing(task, counts={"polls": 1}), writing(a_task(2, external_id="x"))])
         assert await store.tasks.get(task.id) is None
         assert (await store.stats(client=None, now=NOW)).polls == 0
 
-    async def test_the_recorder_commits_the_neighbours_of_a_piece_that_cannot_be_written(self, store: Store) -> None:
+    async def test_recorder_commits_the_rest_of_a_failed_batch(self, store: Store) -> None:
         recorder = Recorder(store)
         await recorder.open()
         tasks = [a_task(number, external_id="same" if number in {3, 6} else None) for number in range(1, 9)]
@@ -105,18 +105,18 @@ class StoreWrites:
     # ---- what is unique
 
     @pytest.mark.parametrize("name", ["provider_task_id", "external_id", "idempotency_key"])
-    async def test_an_id_belongs_to_one_task(self, store: Store, name: str) -> None:
+    async def test_id_belongs_to_one_task(self, store: Store, name: str) -> None:
         await store.apply([writing(a_task(1, **{name: "x"}))])
         with pytest.raises(Exception, match=r"UNIQUE|unique"):
             await store.apply([writing(a_task(2, **{name: "x"}))])
 
     @pytest.mark.parametrize("name", ["external_id", "idempotency_key"])
-    async def test_another_client_may_use_the_same_name(self, store: Store, name: str) -> None:
+    async def test_other_client_may_use_the_same_id(self, store: Store, name: str) -> None:
         await store.apply([writing(a_task(1, **{name: "x"})), writing(a_task(2, client="other", **{name: "x"}))])
         assert await store.tasks.get(a_task(2).id) is not None
 
     @pytest.mark.parametrize("together", [True, False])
-    async def test_a_rejected_task_gives_its_client_s_names_up(self, store: Store, *, together: bool) -> None:
+    async def test_rejected_task_frees_its_client_ids(self, store: Store, *, together: bool) -> None:
         names = {"external_id": "x", "idempotency_key": "i"}
         first, second = a_task(1, **names), a_task(2, **names)
         await store.apply([writing(first)])
@@ -131,7 +131,7 @@ class StoreWrites:
         assert freed.external_id == "x"
 
     @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-    async def test_an_id_moves_from_one_row_to_another_at_once(self, store: Store, order: tuple[int, int]) -> None:
+    async def test_id_transfers_between_rows_in_one_batch(self, store: Store, order: tuple[int, int]) -> None:
         holder, taker = a_task(order[0], provider_task_id="p"), a_task(order[1])
         await store.apply([writing(holder), writing(taker)])
         left = changed(holder, provider_task_id=None, version=2)
@@ -147,7 +147,7 @@ class StoreWrites:
 
     # ---- history, events, alarms, counts
 
-    async def test_repeats_of_an_observation_are_counted_not_added(self, store: Store) -> None:
+    async def test_repeated_observation_is_counted_not_added(self, store: Store) -> None:
         task = a_task()
         entry, other = an_entry(task, "one"), an_entry(task, "two", provider_status="failed")
         await store.apply([writing(task, entries=(entry, other)), writing(task, entries=(entry,))])
@@ -156,26 +156,26 @@ class StoreWrites:
         assert [(shown.provider_status, shown.repeats) for shown in history] == [("processing", 2), ("failed", 0)]
         assert (await store.stats(client=None, now=NOW)).duplicate_callbacks == 2
 
-    async def test_the_same_key_on_two_tasks_is_two_observations(self, store: Store) -> None:
+    async def test_same_key_on_two_tasks_is_two_observations(self, store: Store) -> None:
         tasks = a_task(1), a_task(2)
         await store.apply([writing(task, entries=(an_entry(task, "one"),)) for task in tasks])
         assert [len(await store.tasks.history(task.id)) for task in tasks] == [1, 1]
 
-    async def test_history_is_told_in_the_order_of_its_arrival(self, store: Store) -> None:
+    async def test_history_is_in_arrival_order(self, store: Store) -> None:
         task = a_task()
         await store.apply([writing(task, entries=(an_entry(task, "late", at=NOW + LEASE), an_entry(task, "early")))])
         await store.apply([writing(task, entries=(an_entry(task, "again"),))])
         shown = await store.tasks.history(task.id)
         assert [entry.at for entry in shown] == [NOW + LEASE, NOW, NOW]
 
-    async def test_of_a_long_history_the_newest_are_told(self, store: Store) -> None:
+    async def test_long_history_returns_the_newest(self, store: Store) -> None:
         task = a_task()
         entries = tuple(an_entry(task, str(number), provider_status=str(number)) for number in range(HISTORY_LIMIT + 2))
         await store.apply([writing(task, entries=entries)])
         shown = [entry.provider_status for entry in await store.tasks.history(task.id)]
         assert shown == [str(number) for number in range(2, HISTORY_LIMIT + 2)]
 
-    async def test_events_are_numbered_in_the_order_of_the_batch(self, store: Store, url: str) -> None:
+    async def test_events_are_numbered_in_batch_order(self, store: Store, url: str) -> None:
         one, two = a_task(1), a_task(2)
         await store.apply([writing(one, events=(an_event(one, 2),)), writing(two, events=(an_event(two, 2),))])
         await store.apply([writing(one, events=(an_event(one, 3), an_event(one, 4)))])
@@ -188,13 +188,13 @@ class StoreWrites:
         ]
         assert [number for number, *_ in rows] == sorted({number for number, *_ in rows})
 
-    async def test_a_task_cannot_tell_one_sequence_twice(self, store: Store) -> None:
+    async def test_task_sequence_number_is_unique(self, store: Store) -> None:
         task = a_task()
         await store.apply([writing(task, events=(an_event(task, 2),))])
         with pytest.raises(Exception, match=r"UNIQUE|unique"):
             await store.apply([writing(task, events=(an_event(task, 2, "failed"),))])
 
-    async def test_alarms_are_counted_per_hour_and_show_the_last(self, store: Store) -> None:
+    async def test_alarms_are_counted_hourly_and_keep_the_last(self, store: Store) -> None:
         hour = NOW.replace(minute=0)
         first = [alarm(hour + timedelta(minutes=minute), detail=str(minute)) for minute in (1, 59)]
         await store.apply([writing(alarms=(each,)) for each in first])
@@ -216,7 +216,7 @@ class StoreWrites:
 
     # ---- submissions
 
-    async def test_the_body_of_a_submit_is_kept_until_it_is_dropped(self, store: Store) -> None:
+    async def test_submission_body_is_kept_until_dropped(self, store: Store) -> None:
         task = a_task()
         await store.apply([writing(task, submission=b"\x00\xffbody")])
         assert await store.tasks.submission(task.id) == b"\x00\xffbody"
@@ -225,7 +225,7 @@ class StoreWrites:
 
     # ---- claims
 
-    async def test_only_what_is_due_is_claimed_longest_due_first(self, store: Store) -> None:
+    async def test_due_tasks_are_leased_oldest_first(self, store: Store) -> None:
         waits = {1: 2, 2: 1, 3: 3, 4: -1, 5: None}
         tasks = {n: a_task(n, next_poll_at=None if w is None else NOW - timedelta(seconds=w)) for n, w in waits.items()}
         await store.apply([writing(task) for task in tasks.values()])
@@ -234,13 +234,13 @@ class StoreWrites:
         assert all((task.lease_owner, task.lease_until) == ("me", NOW + LEASE) for task in claimed)
         assert await store.due_tasks.next_due() == NOW - timedelta(seconds=3)
 
-    async def test_a_claim_takes_no_more_than_it_was_allowed(self, store: Store) -> None:
+    async def test_lease_batch_respects_its_limit(self, store: Store) -> None:
         await store.apply([writing(a_task(n, next_poll_at=NOW - timedelta(seconds=n))) for n in range(1, 6)])
         first = await store.due_tasks.acquire(now=NOW, limit=2, owner="me", lease=LEASE)
         rest = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
         assert [task.id for task in [*first, *rest]] == [a_task(n).id for n in (5, 4, 3, 2, 1)]
 
-    async def test_a_lease_is_respected_until_it_expires_and_then_taken_over(self, store: Store) -> None:
+    async def test_task_lease_blocks_others_until_it_expires(self, store: Store) -> None:
         task = a_task(next_poll_at=NOW)
         await store.apply([writing(task)])
         assert not await store.due_tasks.is_due(NOW - timedelta(microseconds=1), lease=LEASE)
@@ -254,7 +254,7 @@ class StoreWrites:
         assert [each.lease_owner for each in taken] == ["me"]
         assert await store.tasks.get(task.id) == taken[0]
 
-    async def test_a_lease_of_a_clock_that_was_ahead_is_over(self, store: Store) -> None:
+    async def test_task_lease_from_a_fast_clock_is_over(self, store: Store) -> None:
         ahead = timedelta(hours=5)
         await store.apply([writing(a_task(next_poll_at=NOW))])
         assert len(await store.due_tasks.acquire(now=NOW + ahead, limit=1, owner="dead", lease=LEASE)) == 1
@@ -264,7 +264,7 @@ class StoreWrites:
 
         assert [each.lease_owner for each in taken] == ["me"]
 
-    async def test_what_is_planned_too_far_away_is_brought_forward(self, store: Store) -> None:
+    async def test_poll_planned_too_late_is_brought_forward(self, store: Store) -> None:
         hour, day = timedelta(hours=1), timedelta(days=1)
         nameless = {"sent_external_id": None, "provider_task_id": None}
         plans: dict[int, dict[str, Any]] = {
@@ -284,7 +284,7 @@ class StoreWrites:
         due = [n for n, task in found.items() if task is not None and task.next_poll_at == NOW]
         assert due == [1, 4]
 
-    async def test_two_that_claim_at_once_never_get_the_same_task(self, store: Store, url: str) -> None:
+    async def test_concurrent_leases_never_share_a_task(self, store: Store, url: str) -> None:
         await store.apply([writing(a_task(n, next_poll_at=NOW)) for n in range(1, 21)])
         other = Store(url)
         await other.open()

@@ -23,7 +23,7 @@ class TestPostgres(StoreRetention):
     def url(self, postgres: Postgres) -> str:
         return postgres.fresh()
 
-    async def test_what_somebody_is_just_writing_is_left_alone_and_not_waited_for(self, store: Store, url: str) -> None:
+    async def test_deletion_skips_locked_rows_without_waiting(self, store: Store, url: str) -> None:
         await store.apply([whole(over(n)) for n in (1, 2)])
         async with await psycopg.AsyncConnection.connect(url) as other:
             await other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (over(1).id,))

@@ -53,7 +53,7 @@ def listening(name: str, heard: Any) -> Iterator[None]:
         event.remove(Engine, name, heard)
 
 
-async def test_sqlite_does_not_work_more_for_what_is_over(tmp_path: Path) -> None:
+async def test_sqlite_work_ignores_finished_tasks(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path / name}" for name in ("little.db", "much.db")]
     for url, count in zip(urls, (LITTLE, MUCH), strict=True):
         await fill(url, count)
@@ -79,7 +79,7 @@ async def test_sqlite_does_not_work_more_for_what_is_over(tmp_path: Path) -> Non
             assert await dear(little, much, asked) == {}
 
 
-async def test_postgresql_does_not_read_more_for_what_is_over(postgres: Postgres) -> None:
+async def test_postgresql_reads_ignore_finished_tasks(postgres: Postgres) -> None:
     urls = [postgres.fresh(), postgres.fresh()]
     for url, count in zip(urls, (LITTLE, MUCH), strict=True):
         await fill(url, count)

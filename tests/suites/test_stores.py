@@ -71,7 +71,7 @@ def heavy(number: int) -> Work[Any]:
     return writing(a_task(number, request={"prompt": "x" * 50_000}))
 
 
-async def test_a_locked_database_is_unavailable_and_works_again_once_it_is_free(tmp_path: Path) -> None:
+async def test_locked_database_is_unavailable_until_free(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -85,7 +85,7 @@ async def test_a_locked_database_is_unavailable_and_works_again_once_it_is_free(
         assert await store.tasks.get(a_task().id) == a_task()
 
 
-async def test_a_locked_database_cannot_be_opened_and_leaves_nothing_running(tmp_path: Path) -> None:
+async def test_locked_database_open_fails_and_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -117,7 +117,7 @@ def connections(pragma: str = "user_version") -> Iterator[list[Any]]:
         event.remove(Engine, "connect", note)
 
 
-async def test_a_full_disk_is_unavailable_and_works_again_once_there_is_room(tmp_path: Path) -> None:
+async def test_full_disk_is_unavailable_until_space_is_free(tmp_path: Path) -> None:
     with connections("max_page_count=80") as made:
         async with opened(tmp_path) as store:
             await store.apply([writing(a_task(1))])
@@ -147,7 +147,7 @@ def read_only(folder: Path) -> Iterator[None]:
         (folder / "homing.db").chmod(0o644)
 
 
-async def test_a_read_only_file_is_unavailable_and_works_again_once_it_can_be_written() -> None:
+async def test_read_only_file_is_unavailable_until_writable() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         async with opened(folder) as store:
@@ -161,19 +161,19 @@ async def test_a_read_only_file_is_unavailable_and_works_again_once_it_can_be_wr
         await store.close()
 
 
-async def test_a_folder_that_is_missing_says_what_to_check(tmp_path: Path) -> None:
+async def test_missing_folder_error_says_what_to_check(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="check that its folder exists"):
         await Store(sqlite(tmp_path / "missing")).open()
 
 
-async def test_a_file_that_is_no_database_is_refused_as_such_and_stays_as_it_is(tmp_path: Path) -> None:
+async def test_file_not_a_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "homing.db").write_bytes(b"not a database, but somebody's notes " * 100)
     with pytest.raises(StoreUnavailable, match="not a SQLite database"):
         await Store(sqlite(tmp_path)).open()
     assert (tmp_path / "homing.db").read_bytes() == b"not a database, but somebody's notes " * 100
 
 
-async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_foreign_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
         other.execute("CREATE TABLE tasks (name TEXT)")
@@ -183,7 +183,7 @@ async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path:
     assert await ended(before), held
 
 
-async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_newer_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await store.apply([writing(a_task())])
     with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as later:
@@ -193,7 +193,7 @@ async def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path:
         assert later.execute("SELECT count(*) FROM tasks").fetchone() == (1,)
 
 
-async def test_every_commit_is_synced_to_the_disk_and_keys_are_enforced(tmp_path: Path) -> None:
+async def test_commits_are_synced_and_foreign_keys_enforced(tmp_path: Path) -> None:
     with connections() as made:
         async with opened(tmp_path):
             for pragma, expected in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
@@ -201,7 +201,7 @@ async def test_every_commit_is_synced_to_the_disk_and_keys_are_enforced(tmp_path
                 assert (pragma, value) == (pragma, expected)
 
 
-async def test_nobody_else_on_the_machine_may_read_the_file(tmp_path: Path) -> None:
+async def test_file_is_private_to_its_user(tmp_path: Path) -> None:
     async with opened(tmp_path):
         assert (tmp_path / "homing.db").stat().st_mode & 0o077 == 0
 
@@ -210,13 +210,13 @@ async def test_nobody_else_on_the_machine_may_read_the_file(tmp_path: Path) -> N
     "url",
     ["postgresql://u:secret@h", "sqlite://", "sqlite:///:memory:", "nonsense", "://", "mysql+pymysql://u:secret@h/d"],
 )
-def test_what_this_store_cannot_be_is_refused_without_repeating_a_password(url: str) -> None:
+def test_unusable_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match="HOMING_DATABASE_URL") as refused:
         Store(url)
     assert "secret" not in str(refused.value)
 
 
-async def test_a_caller_that_waits_for_a_lease_is_not_woken_before_its_time(tmp_path: Path) -> None:
+async def test_lease_waiter_is_not_woken_early(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         assert await store.due_tasks.next_due() is None
         await store.apply([writing(a_task(next_poll_at=NOW + SOON))])
@@ -224,7 +224,7 @@ async def test_a_caller_that_waits_for_a_lease_is_not_woken_before_its_time(tmp_
 
 
 @pytest.mark.parametrize("verb", ["ping", "due_tasks.next_due"])
-async def test_callers_that_go_away_at_any_moment_leave_the_store_working(tmp_path: Path, verb: str) -> None:
+async def test_canceled_callers_leave_the_store_working(tmp_path: Path, verb: str) -> None:
     async with opened(tmp_path) as store:
         for steps in range(40):
             gone = asyncio.create_task(attrgetter(verb)(store)())
