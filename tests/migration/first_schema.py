@@ -56,23 +56,23 @@ async def populate(url: str) -> None:
             migrate.upgrade(connection, to="0001")
         engine.dispose()
         written = rows(newest)
-        # That release told nothing of alarms.
+        # That release published no alarm events.
         written["events"] = [row for row in written["events"] if row["task_id"] is not None]
         _copy(url, written)
 
 
 def rows(url: str) -> dict[str, Rows]:
-    """Return what is in each table."""
+    """Return the rows of each table."""
     engine = create_engine(url)
     found = MetaData()
     found.reflect(engine)
     with engine.connect() as connection:
-        told: dict[str, Rows] = {
+        tables: dict[str, Rows] = {
             table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
             for table in found.sorted_tables
         }
     engine.dispose()
-    return told
+    return tables
 
 
 def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
@@ -86,7 +86,7 @@ def kept(before: dict[str, Rows], after: dict[str, Rows]) -> bool:
 
 
 def add_tasks(engine: Engine, doubts: dict[str, tuple[str, str, bool, int | None]]) -> None:
-    """Make the first schema, with a task for each of some ends that were told and doubted."""
+    """Create the first schema, with one task for each of several conflicting final reports."""
     with engine.begin() as connection:
         migrate.upgrade(connection, to="0001")
         found = MetaData()
@@ -95,8 +95,14 @@ def add_tasks(engine: Engine, doubts: dict[str, tuple[str, str, bool, int | None
         plain = {
             column.name: 0 if column.type.python_type is int else "" for column in tasks.columns if not column.nullable
         }
-        for name, (status, told, asked, due) in doubts.items():
-            values = {"id": name, "status": status, "doubt": told, "standing_asked": asked, "next_poll_at": due}
+        for name, (status, doubt, polled, due) in doubts.items():
+            values = {
+                "id": name,
+                "status": status,
+                "doubt": doubt,
+                "standing_asked": polled,
+                "next_poll_at": due,
+            }
             flags = {"callback_asked": False, "released": False, "request": "{}", "tags": "[]", "facts": "{}"}
             connection.execute(insert(tasks).values(plain | flags | values))
 
@@ -105,8 +111,8 @@ async def works(store: Store) -> None:
     """Find all of it again in the ways of today, and go on with it."""
     for ref in (TASK.id, "p-1", "order-1"):
         assert await store.tasks.find_ref(ref, client="studio") == TASK
-    for wanted in (TaskFilter(), TaskFilter(tag="a"), TaskFilter(client="studio", statuses=(TASK.status,))):
-        assert (await store.task_pages.page(wanted, limit=2, cursor=None)).tasks == (TASK,)
+    for task_filter in (TaskFilter(), TaskFilter(tag="a"), TaskFilter(client="studio", statuses=(TASK.status,))):
+        assert (await store.task_pages.page(task_filter, limit=2, cursor=None)).tasks == (TASK,)
     assert [entry.body for entry in await store.tasks.history(TASK.id)] == [b"{}"]
     assert await store.tasks.submission(TASK.id) == b'{"prompt": "a"}'
     assert [orphan.id for orphan in await store.orphans.due(now=NOW, limit=2)] == [1]

@@ -18,7 +18,7 @@ from tracker.storage.columns import METADATA, complete_indexes
 from tracker.storage.store import Store
 
 SNAPSHOTS = {path.name[:4]: path for path in Path(__file__).parent.glob("*.sql")}
-# What PostgreSQL keeps of a schema, in its own words.
+# PostgreSQL's own description of a schema.
 DESCRIPTION = text(
     """
     SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || is_identity
@@ -60,7 +60,7 @@ def test_migrations_create_exactly_the_code_tables(engine: Engine) -> None:
 
 
 def test_migrated_database_equals_a_new_one(engine: Engine, tmp_path: Path) -> None:
-    """Compare what the database keeps: Alembic's own comparison does not see an index's condition."""
+    """Compare the stored schema, because Alembic's comparison ignores the condition of an index."""
     with engine.begin() as connection:
         migrate.upgrade(connection)
         migrated = schema(connection)
@@ -82,8 +82,8 @@ def test_migrated_server_equals_a_new_one(postgres: Postgres) -> None:
             if make is migrate.upgrade:
                 context = MigrationContext.configure(connection, opts=OPTIONS)
                 assert compare_metadata(context, METADATA) == []
-            told = connection.execute(DESCRIPTION).scalars()
-            described.append(sorted(one for one in told if schema_revision.VERSION_TABLE not in one))
+            rows = connection.execute(DESCRIPTION).scalars()
+            described.append(sorted(one for one in rows if schema_revision.VERSION_TABLE not in one))
         engine.dispose()
     assert described[0] == described[1]
 
@@ -163,7 +163,7 @@ async def test_first_release_server_is_refused_until_migrated(postgres: Postgres
 
 
 DOUBTS = {
-    # id: status, what was told besides, whether the provider was asked, when it is asked next.
+    # id: status, the other reported status, whether the provider was polled, when the next poll is due.
     "open": ("failed", "succeeded", False, None),
     "planned": ("failed", "succeeded", False, 7),
     "decided": ("failed", "succeeded", True, None),

@@ -1,4 +1,4 @@
-"""Homing's revision has a table of its own, beside whatever else uses Alembic in the same database."""
+"""Test that Homing's revision has its own table, next to other Alembic users in the same database."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What may ever be said about a task, as Hypothesis strategies, and what is compared of the task it leaves."""
+"""Hypothesis strategies for all observations of a task, and the part of the resulting task that tests compare."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,8 +14,8 @@ from tracker.rules import lifecycle
 
 TRUSTS = st.sampled_from([Trust.SIGNED, Trust.TOKEN, Trust.UNVERIFIED, Trust.SIGNED])
 THRESHOLDS = st.sampled_from([Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
-# The finals more often: their contradictions are what the order is about.
-PROVIDER_WORDS = st.sampled_from([Status.SUBMITTED, Status.PROCESSING, *[Status.SUCCEEDED, Status.FAILED] * 3])
+# Final statuses are more frequent, because contradictions between them depend on the order.
+PROVIDER_STATUSES = st.sampled_from([Status.SUBMITTED, Status.PROCESSING, *[Status.SUCCEEDED, Status.FAILED] * 3])
 # Few values, so that equal ones meet often; None is a provider that does not say when.
 MOMENTS = st.sampled_from([None, *(NOW + timedelta(seconds=second) for second in range(3))])
 URLS = st.sampled_from(["https://results.example/a.png", "https://results.example/b.png"])
@@ -36,7 +36,7 @@ HALF_IDS: Sequence[tuple[str | None, str | None]] = [
 def reports(
     ids: Sequence[tuple[str | None, str | None]], statuses: st.SearchStrategy[Status]
 ) -> st.SearchStrategy[Report]:
-    """Make readable claims under one of the pairs of the provider's id and the external one."""
+    """Return a strategy for readable reports with one of the pairs of provider task ID and external ID."""
     return st.builds(
         lambda pair, status, facts: Report(
             provider_task_id=pair[0], external_id=pair[1], status=status, provider_status=status.value, **facts
@@ -54,27 +54,27 @@ OWN_UNREADABLE = [
 UNREADABLE = [*OWN_UNREADABLE, Report(provider_task_id="another", provider_status="succeeded?")]
 
 
-def readable(told: st.SearchStrategy[Report], unreadable: Sequence[Report]) -> st.SearchStrategy[Report]:
-    """Make mostly what can be read."""
-    return st.integers(0, 5).flatmap(lambda die: told if die else st.sampled_from(unreadable))
+def readable(readable_reports: st.SearchStrategy[Report], unreadable: Sequence[Report]) -> st.SearchStrategy[Report]:
+    """Return a strategy for reports, most of them readable."""
+    return st.integers(0, 5).flatmap(lambda die: readable_reports if die else st.sampled_from(unreadable))
 
 
 def deliveries(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[Observation]:
-    """Make what may arrive at a task's address."""
+    """Return a strategy for callbacks to a task callback URL."""
     return st.builds(
         Observation,
         source=st.just(Source.CALLBACK),
         trust=TRUSTS,
-        report=readable(reports(ids, PROVIDER_WORDS), UNREADABLE),
+        report=readable(reports(ids, PROVIDER_STATUSES), UNREADABLE),
         at=TIMES,
         flaw=st.sampled_from([None, *Flaw]),
     )
 
 
 def answers(
-    statuses: st.SearchStrategy[Status] = PROVIDER_WORDS, sources: Sequence[Source] = (Source.POLL, Source.SUBMIT)
+    statuses: st.SearchStrategy[Status] = PROVIDER_STATUSES, sources: Sequence[Source] = (Source.POLL, Source.SUBMIT)
 ) -> st.SearchStrategy[Observation]:
-    """Make what the provider may answer about this task; ``rules.identity`` sorts out answers about others."""
+    """Return a strategy for poll answers about this task; ``rules.identity`` rejects answers about other tasks."""
     return st.builds(
         Observation,
         source=st.sampled_from(sources),
@@ -100,8 +100,8 @@ def anything(ids: Sequence[tuple[str | None, str | None]]) -> st.SearchStrategy[
 
 
 @st.composite
-def last_words(draw: st.DrawFn) -> Observation:
-    """Make a final poll that tells everything: later than anything else that was said."""
+def complete_final_polls(draw: st.DrawFn) -> Observation:
+    """Return a final poll with all fields, later than every other observation."""
     status = draw(st.sampled_from(sorted(FINAL)))
     report = Report(
         provider_task_id=THEIR_ID,
@@ -116,11 +116,11 @@ def last_words(draw: st.DrawFn) -> Observation:
     return Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW + timedelta(days=2))
 
 
-def told_in_turn(task: Task, said: Sequence[Observation], threshold: Trust) -> Task:
-    """Let a task hear ``said``, in that order."""
-    return reduce(lambda now, each: lifecycle.advance(now, each, threshold=threshold).task, said, task)
+def told_in_turn(task: Task, observations: Sequence[Observation], threshold: Trust) -> Task:
+    """Apply ``observations`` to a task in order, and return the task."""
+    return reduce(lambda now, each: lifecycle.advance(now, each, threshold=threshold).task, observations, task)
 
 
 def belief(task: Task) -> tuple[Status, Mapping[str, Fact], tuple[Asset, ...], JsonValue]:
-    """Return what no order may change: the status and the facts, stored and shown."""
+    """Return the parts that no order may change: the status and the facts, stored and shown."""
     return task.status, dict(task.facts), facts.assets(task), facts.price(task)

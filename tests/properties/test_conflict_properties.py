@@ -1,4 +1,4 @@
-"""An open conflict is neither lost nor forgotten, whatever happens to the task, in whatever order."""
+"""Test that no sequence of steps loses an open conflict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ GAPS = st.sampled_from([timedelta(), timedelta(milliseconds=1), timedelta(second
 
 @dataclass(slots=True)
 class Story:
-    """One task, what is done to it, and in plain words what was reported of its end."""
+    """One task, the steps applied to it, and the final statuses that were reported."""
 
     task: Task = field(default_factory=in_flight)
     now: datetime = NOW
@@ -51,11 +51,13 @@ class Story:
 Step = Callable[[Story], None]
 
 
-def callback(said: Observation) -> Step:
+def callback(observation: Observation) -> Step:
     def step(story: Story) -> None:
-        if said.report.flaw is None and said.report.status in FINAL:
-            story.reported.add(said.report.status)
-        arrived = Arrived(provider="kling", observation=structs.replace(said, at=story.now), task_id=story.task.id)
+        if observation.report.flaw is None and observation.report.status in FINAL:
+            story.reported.add(observation.report.status)
+        arrived = Arrived(
+            provider="kling", observation=structs.replace(observation, at=story.now), task_id=story.task.id
+        )
         story.take(RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([story.task])))
 
     return step
@@ -164,12 +166,12 @@ def test_open_conflict_is_polled_until_decided(steps: list[tuple[timedelta, Step
         assert not facts.in_conflict(story.task)
 
 
-@given(said=st.lists(deliveries(BOTH_IDS), max_size=6), data=st.data())
-def test_callback_order_never_hides_a_conflict(said: list[Observation], data: st.DataObject) -> None:
+@given(observations=st.lists(deliveries(BOTH_IDS), max_size=6), data=st.data())
+def test_callback_order_never_hides_a_conflict(observations: list[Observation], data: st.DataObject) -> None:
     task = a_task(provider_task_id="provider-1")
-    order = data.draw(st.permutations(said))
+    order = data.draw(st.permutations(observations))
 
-    first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (said, order))
+    first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (observations, order))
 
     assert first.conflict_statuses == second.conflict_statuses
     assert facts.in_conflict(first) == facts.in_conflict(second)

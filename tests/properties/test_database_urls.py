@@ -1,4 +1,4 @@
-"""Whatever HOMING_DATABASE_URL says, the answer is one line that says what is wrong, without the password."""
+"""Test that any bad HOMING_DATABASE_URL leads to a one-line error without the password."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from tracker.settings import load_settings
 from tracker.storage.store import Store
 
 SECRET = "made-up-hidden-word"
-# Nobody listens there; a name would be looked up.
+# Nothing listens on this address. A host name would need a DNS lookup.
 HOSTS = ["127.0.0.1:9", "[::1]:9", "", "a..b", "%00", "[::", "[v1.x]", "127.0.0.1:99999", "127.0.0.1:0", "x" * 300, ","]
 OPTIONS = [
     *("application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "passfile", "port", "sslcert"),
@@ -47,23 +47,23 @@ def test_url_error_is_one_line_without_secrets(url: str) -> None:
     with TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            told = asyncio.run(opened(url.replace("sqlite:////", f"sqlite:///{folder}/")))
+            output = asyncio.run(opened(url.replace("sqlite:////", f"sqlite:///{folder}/")))
         finally:
             os.chdir(here)
 
-    assert "\n" not in told
-    assert SECRET not in told
+    assert "\n" not in output
+    assert SECRET not in output
 
 
 async def opened(url: str) -> str:
-    """Do what a command does with the setting; returns what it complains of."""
+    """Open the database as a command does, and return the error text."""
     environ = {"HOMING_DATABASE_URL": url}
     try:
-        told = load_settings(environ, None)
-        with ServingLock(told.database_file):
-            store = Store(told.database_url)
+        loaded = load_settings(environ, None)
+        with ServingLock(loaded.database_file):
+            store = Store(loaded.database_url)
             await store.open()
             await store.close()
     except OurError as error:
         return error.detail
-    return told.database_name
+    return loaded.database_name

@@ -1,4 +1,4 @@
-"""What is told of a task is what the API shows of it, and every event is one that the public SDK reads."""
+"""Test that event data equals the API's task, and that the public SDK parses every event."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.verification import CallbackRequest, StandardWebhooks
-from tests.properties.observations import PROVIDER_WORDS, reports, told_in_turn
+from tests.properties.observations import PROVIDER_STATUSES, reports, told_in_turn
 from tests.support.asyncapi_document import is_of, messages
 from tests.support.builders import NOW, a_task, asked, told
 from tests.support.published_events import an_event, every_event
@@ -38,8 +38,8 @@ IDS = [("provider-1", a_task().id)]
 @st.composite
 def tasks(draw: st.DrawFn) -> Task:
     """Make tasks that something was learned about, with fields of any values."""
-    heard = draw(st.lists(reports(IDS, PROVIDER_WORDS), max_size=3))
-    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(report) for report in heard], Trust.TOKEN)
+    observed = draw(st.lists(reports(IDS, PROVIDER_STATUSES), max_size=3))
+    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(report) for report in observed], Trust.TOKEN)
     names = ("submitted_at", "last_observed_at", "polled_at", "next_poll_at")
     times: dict[str, Any] = {name: draw(st.none() | MOMENTS) for name in names}
     return replace(
@@ -108,6 +108,6 @@ def test_sent_callback_passes_homing_verification(task: Task) -> None:
     if task.status not in {Status.PENDING, Status.EXPIRED, Status.REJECTED}:
         assert (report.provider_task_id, report.status, report.flaw) == (task.id, task.status, None)
     headers = signature_headers([b"k" * 32, b"l" * 32], webhook_id=f"{task.id}-1", at=NOW, body=body)
-    told_of = [(name.encode(), value.encode()) for name, value in headers.items()]
+    header_pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     for key in (b"k" * 32, b"l" * 32):
-        StandardWebhooks(keys=[key]).verify(CallbackRequest(headers=told_of, body=body), now=NOW)
+        StandardWebhooks(keys=[key]).verify(CallbackRequest(headers=header_pairs, body=body), now=NOW)

@@ -1,4 +1,4 @@
-"""A report about one row never reaches another, whoever makes it and whatever the other row was told."""
+"""Test that a report about one row never changes another row, for every source and every state of the other row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_WORDS, TRUSTS, belief
+from tests.properties.observations import ASSETS, MESSAGES, PRICES, PROVIDER_STATUSES, TRUSTS, belief
 from tests.support.builders import NOW, OUR_ID, THEIR_ID, a_task
 from tests.support.decisions import LIFETIME, RULES
 from tracker.model.changes import Change, Known
@@ -17,7 +17,7 @@ from tracker.rules.identity import Asked
 from tracker.rules.polls import PollResult, RecordPoll
 from tracker.rules.submits import RecordAccepted
 
-# The row that the reports are about: its provider id is proven.
+# The row that the reports are about. Its provider task ID is verified.
 TRUE = a_task(1, provider_task_id=THEIR_ID, client="victim", status=Status.PROCESSING, attempts=1)
 SENT_IDS = st.sampled_from([None, "its own", THEIR_ID])
 NAMED_BY = st.sampled_from([None, *IdSource])
@@ -52,15 +52,15 @@ reports = st.builds(
         **facts,
     ),
     st.sampled_from([(THEIR_ID, OUR_ID), (THEIR_ID, None), (THEIR_ID, THEIR_ID), (None, OUR_ID)]),
-    PROVIDER_WORDS,
+    PROVIDER_STATUSES,
     st.fixed_dictionaries({"assets": ASSETS, "price": PRICES, "message": MESSAGES}),
 )
 
 
-def polled(asked: Asked) -> Delivering:
+def polled(polled_by: Asked) -> Delivering:
     def deliver(known: Known, task: Task, report: Report) -> Change[Any]:
-        said = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW, body=b"the body")
-        result = PollResult(observation=said, asked=asked)
+        observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW, body=b"the body")
+        result = PollResult(observation=observation, asked=polled_by)
         return RecordPoll(polled=task, result=result, now=NOW, lifetime=LIFETIME, rules=RULES).decide(known)
 
     return deliver
@@ -73,8 +73,10 @@ def accepted(known: Known, task: Task, report: Report) -> Change[Any]:
 def called_back(trust: Trust) -> Delivering:
     def deliver(known: Known, task: Task, report: Report) -> Change[Any]:
         flaw = Flaw.UNSIGNED if trust is Trust.UNVERIFIED else None
-        said = Observation(source=Source.CALLBACK, trust=trust, report=report, at=NOW, body=b"the body", flaw=flaw)
-        arrived = Arrived(provider="kling", observation=said, task_id=task.id)
+        observation = Observation(
+            source=Source.CALLBACK, trust=trust, report=report, at=NOW, body=b"the body", flaw=flaw
+        )
+        arrived = Arrived(provider="kling", observation=observation, task_id=task.id)
         return RecordCallback(arrived=arrived, account="default", rules=RULES).decide(known)
 
     return deliver
@@ -97,8 +99,8 @@ def test_report_about_another_row_merges_nothing(task: Task, report: Report, del
     assert after.candidate_id in {None, task.candidate_id}
     assert (change.others, change.events) == ((), ())
     assert Alarm.MISMATCH in {alarm.kind for alarm in change.alarms}
-    told = " ".join(entry.shown.why for entry in change.entries) + " ".join(alarm.detail for alarm in change.alarms)
-    assert not {THEIR_ID, OUR_ID} & set(told.replace(",", " ").split())
+    texts = " ".join(entry.shown.why for entry in change.entries) + " ".join(alarm.detail for alarm in change.alarms)
+    assert not {THEIR_ID, OUR_ID} & set(texts.replace(",", " ").split())
     if change.entries[0].shown.source is not Source.CALLBACK:
         assert [(entry.shown.provider_status, entry.shown.status) for entry in change.entries] == [(None, None)]
 

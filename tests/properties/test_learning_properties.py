@@ -1,4 +1,4 @@
-"""Whatever was learned, each task is polled until its deadline, neither too soon nor too late nor too often."""
+"""Test that each task is polled until its deadline, within the bounds on time and count, for any learned durations."""
 
 from datetime import timedelta
 from typing import Final
@@ -34,11 +34,11 @@ def completions(draw: st.DrawFn) -> list[Completion]:
             n,
             timedelta(seconds=took),
             model=model,
-            asked=was_asked,
-            heard=heard,
+            asked=requested,
+            heard=arrived,
             finished_at=NOW + timedelta(seconds=second),
         )
-        for n, (took, model, was_asked, heard, second) in enumerate(drawn)
+        for n, (took, model, requested, arrived, second) in enumerate(drawn)
     ]
 
 
@@ -76,17 +76,23 @@ def test_first_poll_is_not_later_with_more_lost_callbacks(runs: list[float], rat
     assert more <= fewer
 
 
-@given(runs=RUNS, heard=st.booleans(), asked=st.booleans(), hours=st.floats(0.001, 48), random=RANDOM)
+@given(
+    runs=RUNS,
+    arrived=st.booleans(),
+    requested=st.booleans(),
+    hours=st.floats(0.001, 48),
+    random=RANDOM,
+)
 def test_polls_last_until_the_deadline_and_are_few(
-    *, runs: list[float], heard: bool, asked: bool, hours: float, random: float
+    *, runs: list[float], arrived: bool, requested: bool, hours: float, random: float
 ) -> None:
-    habits = learn(Habits(), [a_completion(n, timedelta(seconds=run), heard=heard) for n, run in enumerate(runs)])
+    habits = learn(Habits(), [a_completion(n, timedelta(seconds=run), heard=arrived) for n, run in enumerate(runs)])
     deadline = NOW + timedelta(hours=hours)
     task = a_task(
         status=Status.SUBMITTED,
         submitted_at=NOW,
         deadline_at=deadline,
-        callback_requested=asked,
+        callback_requested=requested,
         model="kling-v3-omni",
     )
     now, polls = NOW, 0
@@ -100,7 +106,7 @@ def test_polls_last_until_the_deadline_and_are_few(
         assert reading_events is not None
         again = reading_events
     assert again <= max(deadline, now + POLICY.least_gap)
-    # One every ten minutes is what an age of hours leads to; before that, the age grows by a tenth with each poll.
+    # After hours, the interval is ten minutes. Before that, the age grows by a tenth with each poll.
     assert polls <= 6 * 48 * 1.25 + 100
 
 

@@ -1,7 +1,7 @@
-"""Whatever a reseller does with external ids, no task is charged twice: random histories of submits at random ones.
+"""Test random submission histories against random resellers: no request is charged twice.
 
-A reseller echoes external ids or not, finds tasks by them or denies every one in the exact words, and refuses an id
-that is taken or makes a second task. Replies get lost, tasks appear late, and clients send again.
+A reseller echoes external IDs or not. It finds tasks by them or denies every one with the exact error text. It refuses
+a repeated ID or creates a second task. Replies get lost, tasks appear late, and clients send again.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class Reseller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One submit of a wish, new or sent again, and how it and the later ones by Homing end; then time passes."""
+    """One new or repeated request, the outcomes of it and of Homing's resubmissions, and the time that then passes."""
 
-    wish: int
+    request: int
     endings: tuple[str, ...]
     seconds: int
     rounds: int
@@ -52,7 +52,7 @@ class Step:
 resellers = st.builds(Reseller, echoes=st.booleans(), looks_up=st.booleans(), refuses_taken=st.booleans())
 steps = st.builds(
     Step,
-    wish=st.integers(0, 4),
+    request=st.integers(0, 4),
     endings=st.lists(st.sampled_from(ENDINGS), min_size=1, max_size=3).map(tuple),
     seconds=st.sampled_from([1, 20, 60, 300]),
     rounds=st.integers(0, 4),
@@ -85,7 +85,7 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
             for step in history:
                 # A transport that repeats a create where duplicates are made charges twice by itself.
                 kling.plan = [how for how in step.endings if how != "repeated" or reseller.refuses_taken]
-                await _submit(tracker, kling, step.wish)
+                await _submit(tracker, kling, step.request)
                 for _ in range(step.rounds):
                     clock.advance(timedelta(seconds=step.seconds))
                     await reconciler.run_once()
@@ -95,11 +95,11 @@ async def _lived(reseller: Reseller, history: Sequence[Step]) -> None:
                 clock.advance(timedelta(minutes=10))
                 await reconciler.run_once()
             _charged_once(kling)
-            await _told_the_truth(tracker, kling, reseller)
+            await _report_the_truth(tracker, kling, reseller)
 
 
-async def _submit(tracker: Tracker, kling: FakeKling, wish: int) -> None:
-    prompt = f"wish {wish}"
+async def _submit(tracker: Tracker, kling: FakeKling, request: int) -> None:
+    prompt = f"request {request}"
     order = tracker.order("kling", OMNI, {"prompt": prompt, "external_task_id": prompt})
     try:
         await tracker.submit(CLIENT, "kling", order)
@@ -112,8 +112,8 @@ def _charged_once(kling: FakeKling) -> None:
     assert max(Counter(made.prompt for made in kling.ledger).values(), default=0) <= 1
 
 
-async def _told_the_truth(tracker: Tracker, kling: FakeKling, reseller: Reseller) -> None:
-    """No row says that nothing was made where something was; where tasks are found by our ids, all were found."""
+async def _report_the_truth(tracker: Tracker, kling: FakeKling, reseller: Reseller) -> None:
+    """Check that no row denies an existing provider task, and that lookups by external ID find all tasks."""
     made = {one.external_id: one.id for one in kling.ledger}
     for task in (await tracker.find(TaskFilter(), caller=CLIENT, limit=100)).tasks:
         if task.sent_external_id in made:

@@ -1,4 +1,4 @@
-"""Whatever the clock said when a task was planned, its next poll is never further away than a plan can be."""
+"""Test that the next poll is never planned beyond the maximum, for any clock value."""
 
 from datetime import timedelta
 

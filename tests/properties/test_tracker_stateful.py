@@ -1,6 +1,6 @@
 """The real Tracker on SQLite, driven against a small model of its world: clients, a provider, crashes and the clock.
 
-Whatever happens, no wish is made twice, nothing that was acknowledged is lost, and a client sees only its own.
+The provider creates no request twice, acknowledged data is never lost, and a client sees only its own tasks.
 """
 
 import asyncio
@@ -48,20 +48,20 @@ PLANS = [
     ["nothing made", "busy", "credential"],
 ]
 ALL = TaskFilter()
-# A rule draws a number, not one of the things there are: what Hypothesis draws must not depend on jitter and ids.
+# A rule draws a number, not an object: Hypothesis draws must not depend on jitter and IDs.
 PICKS = st.integers(0, 999)
 T = TypeVar("T")
 
 
 def picked(things: Iterable[T], pick: int) -> list[T]:
-    """Return the one of the things that a number picks, or none where there are none."""
+    """Return the item that a number selects, or an empty list if there are no items."""
     every = list(things)
     return [every[pick % len(every)]] if every else []
 
 
 @dataclass(slots=True, kw_only=True)
-class Wish:
-    """One thing that a client wants made once.
+class ClientRequest:
+    """One request that the provider must create once.
 
     A re-sent POST of a ``named`` one can be recognised at any time; one that a dead process never ``answered`` for a
     while (``Policy.resend_window``), which is when clients re-send.
@@ -89,8 +89,8 @@ class World(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = Clock()
         self.kling = FakeKling(clock=self.clock)
-        self.wishes: list[Wish] = []
-        self.wished = 0
+        self.requests: list[ClientRequest] = []
+        self.request_count = 0
         self.acknowledged: dict[str, ClientIdentity] = {}
         self.deliveries: list[tuple[str, bytes]] = []
         self.seen: dict[str, Task] = {}
@@ -111,8 +111,8 @@ class World(RuleBasedStateMachine):
         self.reconciler = reconciler_of(self.tracker)
 
     async def die(self) -> None:
-        """End as a killed process does: nothing that was under way is finished, nothing is told to anybody."""
-        # What is canceled may begin something else, which no killed process does.
+        """End as a killed process does: unfinished work stops and nothing is delivered."""
+        # A canceled task may start another one, which a killed process cannot do.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for each in others:
                 each.cancel()
@@ -129,35 +129,37 @@ class World(RuleBasedStateMachine):
         plan=st.sampled_from(PLANS),
     )
     def submit(self, client: ClientIdentity, naming: str, number: int, plan: list[str]) -> None:
-        body = self.wish_body()
+        body = self.request_body()
         if naming == "external":
             body["external_task_id"] = f"order-{number}"
         key = f"key-{number}" if naming == "idempotency" else None
-        wish = Wish(client=client, body=body, key=key, sent_at=self.clock())
-        self.wishes.append(wish)
-        self.runner.run(self.send(wish, plan))
+        request = ClientRequest(client=client, body=body, key=key, sent_at=self.clock())
+        self.requests.append(request)
+        self.runner.run(self.send(request, plan))
 
     @rule(pick=PICKS, plan=st.sampled_from(PLANS))
     def send_again(self, pick: int, plan: list[str]) -> None:
-        for wish in picked([wish for wish in self.wishes if self.recognised(wish)], pick):
-            self.runner.run(self.send(wish, plan))
+        for request in picked([request for request in self.requests if self.is_recognized(request)], pick):
+            self.runner.run(self.send(request, plan))
 
-    async def send(self, wish: Wish, plan: list[str]) -> None:
+    async def send(self, request: ClientRequest, plan: list[str]) -> None:
         self.kling.plan = list(plan)
-        order = self.tracker.order("kling", OMNI, dict(wish.body))
+        order = self.tracker.order("kling", OMNI, dict(request.body))
         try:
-            task = await self.tracker.submit(wish.client, "kling", order, idempotency_key=wish.key, answered_later=True)
+            task = await self.tracker.submit(
+                request.client, "kling", order, idempotency_key=request.key, answered_later=True
+            )
         except Conflict:
-            assert await self.somebody_has_its_name(wish)
-            self.wishes.remove(wish)
+            assert await self.another_task_has_its_key(request)
+            self.requests.remove(request)
         except (Refused, CredentialRefused, ProviderUnavailable):
-            assert self.made(wish) == []
+            assert self.made(request) == []
         else:
             await self.tracker.answered(task.id)
-            before = wish.task_id and await self.tracker.get(OPERATOR, wish.task_id)
+            before = request.task_id and await self.tracker.get(OPERATOR, request.task_id)
             assert not before or before.status is Status.REJECTED or before.id == task.id
-            wish.task_id, wish.answered = task.id, True
-            self.acknowledged[task.id] = wish.client
+            request.task_id, request.answered = task.id, True
+            self.acknowledged[task.id] = request.client
         self.kling.plan = []
 
     @rule(
@@ -167,19 +169,19 @@ class World(RuleBasedStateMachine):
         twice=st.booleans(),
     )
     def submit_and_die(self, client: ClientIdentity, how: str, *, named: bool, twice: bool) -> None:
-        body = self.wish_body()
+        body = self.request_body()
         key = f"key of {body['prompt']}" if named else None
-        wish = Wish(client=client, body=body, key=key, sent_at=self.clock(), answered=False)
-        self.wishes.append(wish)
-        self.runner.run(self.send_and_die(wish, how))
+        request = ClientRequest(client=client, body=body, key=key, sent_at=self.clock(), answered=False)
+        self.requests.append(request)
+        self.runner.run(self.send_and_die(request, how))
         if twice:
-            self.runner.run(self.send(wish, ["reply lost"]))
+            self.runner.run(self.send(request, ["reply lost"]))
 
-    async def send_and_die(self, wish: Wish, how: str) -> None:
+    async def send_and_die(self, request: ClientRequest, how: str) -> None:
         self.kling.plan, self.kling.hanging = [how], asyncio.Event()
-        order = self.tracker.order("kling", OMNI, dict(wish.body))
+        order = self.tracker.order("kling", OMNI, dict(request.body))
         sending = asyncio.create_task(
-            self.tracker.submit(wish.client, "kling", order, idempotency_key=wish.key, answered_later=True)
+            self.tracker.submit(request.client, "kling", order, idempotency_key=request.key, answered_later=True)
         )
         await self.kling.hanging.wait()
         await self.die()
@@ -211,7 +213,7 @@ class World(RuleBasedStateMachine):
                 )
                 self.acknowledged[task.id] = client
 
-    # ---- the provider, and what arrives
+    # ---- the provider and its callbacks
 
     @rule(pick=PICKS, status=st.sampled_from(["processing", *ENDS]))
     def progress(self, pick: int, status: str) -> None:
@@ -232,8 +234,8 @@ class World(RuleBasedStateMachine):
     def deliver(self, pick: int, other: int, body: str, trust: Trust, times: int) -> None:
         for task_id in picked(self.acknowledged, pick):
             own = self.sent_as(task_id)
-            told = [made for made in self.kling.existing() if (made.external_id == own) == (body != "another's")]
-            for made in picked(told, other):
+            targets = [made for made in self.kling.existing() if (made.external_id == own) == (body != "another's")]
+            for made in picked(targets, other):
                 self.arrive(task_id, made, body, trust, times)
 
     def arrive(self, task_id: str, made: Made, body: str, trust: Trust, times: int) -> None:
@@ -264,7 +266,7 @@ class World(RuleBasedStateMachine):
 
     @rule(pick=PICKS, status=st.sampled_from([Status.REJECTED, Status.EXPIRED]))
     def resolve(self, pick: int, status: Status) -> None:
-        """Settle a task; an operator calls rejected only what the provider truly never made."""
+        """Resolve a task manually. An operator rejects only tasks that the provider never created."""
         for task_id in picked(self.acknowledged, pick):
             sent = self.sent_as(task_id)
             if status is Status.EXPIRED or all(made.external_id != sent for made in self.kling.ledger):
@@ -292,14 +294,14 @@ class World(RuleBasedStateMachine):
     def crash(self) -> None:
         self.runner.run(self.die())
 
-    # ---- what must always hold
+    # ---- invariants
 
     @invariant()
-    def no_wish_is_made_twice(self) -> None:
+    def no_request_is_made_twice(self) -> None:
         by_id = Counter(made.external_id for made in self.kling.ledger)
-        by_wish = Counter(made.prompt for made in self.kling.ledger)
+        by_prompt = Counter(made.prompt for made in self.kling.ledger)
         assert max(by_id.values(), default=0) <= 1
-        assert max(by_wish.values(), default=0) <= 1
+        assert max(by_prompt.values(), default=0) <= 1
 
     @invariant()
     def each_client_sees_its_own_and_only_that(self) -> None:
@@ -332,29 +334,29 @@ class World(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.runner.run(self.come_home())
+            self.runner.run(self.finish_and_compare())
         finally:
             self.runner.run(self.tracker.__aexit__(None, None, None))
             self.runner.close()
             self.folder.cleanup()
 
-    async def come_home(self) -> None:
-        """Let everything end, the provider being well, and compare with its ledger."""
+    async def finish_and_compare(self) -> None:
+        """Let every task end at a healthy provider, and compare the tasks with the provider's ledger."""
         self.kling.down, self.kling.plan = False, []
         for _ in range(8):
             await self.rounds(4, timedelta(minutes=1))
             for made in self.kling.existing():
                 made.status = made.status if made.status in ENDS else "succeed"
             await self.rounds(2, timedelta(minutes=12))
-        self.no_wish_is_made_twice()
+        self.no_request_is_made_twice()
         await self.check_views()
         truth = {made.external_id: made for made in self.kling.ledger}
         for task in (await self.tracker.find(ALL, caller=OPERATOR, limit=1000)).tasks:
             true = truth.get(task.sent_external_id or "")
-            ended_by_us = task.status is Status.EXPIRED or await self.last_word_is_the_operators(task)
+            ended_by_us = task.status is Status.EXPIRED or await self.was_ended_by_operator(task)
             if true is not None and not ended_by_us:
                 assert task.status is ENDS[true.status]
-                # What came home by a callback alone was never asked about, and only answers prove a provider ID.
+                # A task that a callback finished was never polled, and only poll answers verify a provider task ID.
                 unasked = task.status_trust is not Trust.PROVIDER and task.poll_count == 0
                 assert task.provider_task_id == true.id or (unasked and task.provider_task_id is None)
             assert true is not None or task.status not in FINAL
@@ -363,8 +365,8 @@ class World(RuleBasedStateMachine):
             assert body in {entry.body for entry in history}
         self.check_events()
 
-    async def last_word_is_the_operators(self, task: Task) -> bool:
-        """Return whether nobody has said a word of a task since the operator ended it: it is not asked about."""
+    async def was_ended_by_operator(self, task: Task) -> bool:
+        """Return whether the operator's decision is the last observation of a task. Such a task is not polled."""
         _, history = await self.tracker.history(OPERATOR, task.id)
         return task.status is Status.REJECTED and history[-1].source is Source.OPERATOR
 
@@ -375,35 +377,35 @@ class World(RuleBasedStateMachine):
 
     def check_events(self) -> None:
         with closing(sqlite3.connect(self.file)) as database:
-            told = database.execute("SELECT task_id, sequence FROM events ORDER BY id").fetchall()
+            rows = database.execute("SELECT task_id, sequence FROM events ORDER BY id").fetchall()
         for task_id, task in self.seen.items():
-            sequences = [sequence for event_of, sequence in told if event_of == task_id]
+            sequences = [sequence for event_of, sequence in rows if event_of == task_id]
             assert sequences == list(range(2, 2 + len(sequences)))
             assert not sequences or sequences[-1] >= task.version
 
     # ---- asking the model
 
-    def wish_body(self) -> dict[str, Any]:
-        self.wished += 1
-        return {"prompt": f"wish {self.wished}"}
+    def request_body(self) -> dict[str, Any]:
+        self.request_count += 1
+        return {"prompt": f"request {self.request_count}"}
 
-    def recognised(self, wish: Wish) -> bool:
-        recent = self.clock() - wish.sent_at < self.tracker.policy.resend_window
-        return wish.named or (recent and not wish.answered)
+    def is_recognized(self, request: ClientRequest) -> bool:
+        recent = self.clock() - request.sent_at < self.tracker.policy.resend_window
+        return request.named or (recent and not request.answered)
 
-    def made(self, wish: Wish) -> list[Made]:
-        return [made for made in self.kling.ledger if made.prompt == wish.body["prompt"]]
+    def made(self, request: ClientRequest) -> list[Made]:
+        return [made for made in self.kling.ledger if made.prompt == request.body["prompt"]]
 
     def sent_as(self, task_id: str) -> str | None:
         task = self.runner.run(self.tracker.get(OPERATOR, task_id))
         return task.sent_external_id
 
-    async def somebody_has_its_name(self, wish: Wish) -> bool:
-        name = wish.body.get("external_task_id")
-        tasks = (await self.tracker.find(ALL, caller=wish.client, limit=1000)).tasks
+    async def another_task_has_its_key(self, request: ClientRequest) -> bool:
+        name = request.body.get("external_task_id")
+        tasks = (await self.tracker.find(ALL, caller=request.client, limit=1000)).tasks
         return any(
             not task.released
-            and ((name and task.external_id == name) or (wish.key and task.idempotency_key == wish.key))
+            and ((name and task.external_id == name) or (request.key and task.idempotency_key == request.key))
             for task in tasks
         )
 

@@ -10,7 +10,7 @@ from tracker.model.task import Status, Trust
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Yield a world whose provider was seen to look tasks up by our ids; what it ends as is checked by the world."""
+    """Yield a world whose provider supports lookup by external ID. The world checks its own final state."""
     world = World()
     world.submit(CLIENTS[0], "nothing", 0, [])
     yield world
@@ -18,13 +18,13 @@ def world() -> Iterator[World]:
 
 
 def times_made(world: World, number: int) -> int:
-    return len(world.made(world.wishes[number]))
+    return len(world.made(world.requests[number]))
 
 
 def test_task_created_after_timeout_is_not_resubmitted(world: World) -> None:
     world.submit(CLIENTS[0], "external", 1, ["made late"])
     world.time_passes(5, 20, [])
-    world.no_wish_is_made_twice()
+    world.no_request_is_made_twice()
     assert times_made(world, 1) == 1
 
 
@@ -38,7 +38,7 @@ def test_task_missing_at_provider_is_resubmitted_once(world: World) -> None:
 def test_second_lost_outcome_is_looked_up_first(world: World) -> None:
     world.submit(CLIENTS[0], "nothing", 1, ["nothing made"])
     world.time_passes(5, 60, ["nothing made", "made late"])
-    world.no_wish_is_made_twice()
+    world.no_request_is_made_twice()
     assert times_made(world, 1) == 1
 
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a verifier is fed, it proves or raises its own error; what it proves was truly signed."""
+"""Test that a verifier accepts only signed bytes and raises only its own error."""
 
 import base64
 import hashlib

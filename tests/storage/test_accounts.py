@@ -1,4 +1,4 @@
-"""What is noticed about an account is one row, on both databases."""
+"""Test that account trouble is one row, on both databases."""
 
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ MINUTE = timedelta(minutes=1)
 
 
 async def recorded_calls(store: Store, *minutes: int, **values: Any) -> AccountState:
-    """Record a note of each of these minutes in one batch, and return what is then known."""
+    """Record one note for each minute in one batch, and return the resulting account state."""
     notes = [AccountNote(provider="kling", account="default", at=NOW + MINUTE * number, **values) for number in minutes]
     await store.apply([RecordChange(Change(result=None, account=note)) for note in notes])
     (state,) = await store.accounts.states()

@@ -1,4 +1,4 @@
-"""An event's id is never given again: a reader with a cursor would take the new event for one that it has seen."""
+"""Test that event IDs are never reused: a reader with a cursor would skip the new event."""
 
 from datetime import timedelta
 from pathlib import Path

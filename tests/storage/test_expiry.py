@@ -1,4 +1,4 @@
-"""Results that stop working soon are warned of once each, on both databases, whoever looks and however often."""
+"""Test that each asset that expires soon causes one warning, on both databases, for any number of scans."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ async def look(store: Store, now: datetime, limit: int = 10, provider: str = "kl
 
 
 async def warned(store: Store) -> int:
-    """How many were warned of, which the hours' counts tell."""
+    """Return the number of warnings from the hourly counts."""
     stats = await store.stats(client=None, now=FIRST)
     return sum(alarm.count for alarm in stats.alarms if alarm.kind is Alarm.EXPIRING_RESULT)
 
@@ -39,9 +39,9 @@ async def test_expiry_warns_once_and_one_event_per_hour(store: Store) -> None:
     assert await look(store, FIRST + DAY - timedelta(seconds=1)) == 0
     assert [await look(store, FIRST + DAY) for _ in range(3)] == [2, 0, 0]
     assert await look(store, FIRST + 2 * DAY) == 1
-    told = readable(await store.events.read(after=0, limit=10))
-    assert [one.type for one in told] == ["homing.alarm.expiring_result"] * 2
-    alarm = told[0].alarm
+    events = readable(await store.events.read(after=0, limit=10))
+    assert [one.type for one in events] == ["homing.alarm.expiring_result"] * 2
+    alarm = events[0].alarm
     assert alarm is not None
     assert alarm.detail == "its results stop working at 2026-12-27 12:00 UTC"
     assert alarm.task_id in {first, a_task(2).id}

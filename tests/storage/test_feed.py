@@ -1,4 +1,4 @@
-"""The feed over real databases: everything once and in order, no query for who waits, and no hint that is needed."""
+"""Test the feed over real databases: each event once, in order, without one query per waiter."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -55,9 +55,9 @@ async def follow(feed: Feed, after: int, count: int) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     while len(seen) < count:
         await feed.beyond(after, within=LONG)
-        for told in await feed.read(after):
-            seen.append((told.cursor, told.sequence))
-            after = told.cursor
+        for event in await feed.read(after):
+            seen.append((event.cursor, event.sequence))
+            after = event.cursor
     return seen
 
 
@@ -163,7 +163,7 @@ async def test_feed_database_outage_only_delays_events(store: Store, feed: Feed)
 
 
 class TestSeveralProcesses:
-    """One database, and a feed that hears only what others commit."""
+    """One database, and a feed that sees only commits of other processes."""
 
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
@@ -177,17 +177,17 @@ class TestSeveralProcesses:
             await tell(store, TASK, 2)
             for _ in range(500):
                 there.hint()
-            heard = [notice.channel async for notice in listening.notifies(timeout=60, stop_after=1)]
-            assert heard == [CHANNEL]
+            channels = [notice.channel async for notice in listening.notifies(timeout=60, stop_after=1)]
+            assert channels == [CHANNEL]
             await there.close()
             assert [notice async for notice in listening.notifies(timeout=0.05)] == []
 
     async def test_notification_connection_loss_is_repaired(self, store: Store, url: str) -> None:
         notices = store.notices
         assert notices is not None
-        heard = asyncio.Event()
-        listening = asyncio.create_task(notices.listen(heard.set))
-        await asyncio.wait_for(heard.wait(), LONG.total_seconds())
+        notified = asyncio.Event()
+        listening = asyncio.create_task(notices.listen(notified.set))
+        await asyncio.wait_for(notified.wait(), LONG.total_seconds())
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
         with pytest.raises(psycopg.OperationalError):

@@ -30,7 +30,7 @@ async def opened(folder: Path, busy: timedelta = timedelta(seconds=20)) -> Async
 
 
 def where(*, pause: float = 0.0) -> Work[str]:
-    """Make a piece of work that tells in which thread it was decided, after ``pause`` seconds."""
+    """Return a change that reports the thread of its decision, after ``pause`` seconds."""
 
     def decide(_: Known) -> Change[str]:
         time.sleep(pause)
@@ -52,8 +52,8 @@ async def test_batch_waits_for_earlier_transactions(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         pings = [asyncio.create_task(store.ping()) for _ in range(3)]
         await asyncio.sleep(0)
-        (told,) = await store.apply([where()])
-        assert told.startswith("homing writes")
+        (result,) = await store.apply([where()])
+        assert result.startswith("homing writes")
         assert all(ping.done() for ping in pings)
 
 

@@ -36,7 +36,7 @@ class Place:
         return copy
 
     def tasks(self) -> set[str]:
-        """Return the ids of the tasks that the next start would find, without closing what is open here."""
+        """Return the task IDs that the next start would find, without closing the open store."""
         copy = self.folder.parent / "next-start"
         shutil.copytree(self.folder, copy)
         with closing(sqlite3.connect(copy / self.file.name)) as database:

@@ -1,4 +1,4 @@
-"""What nobody signed is bounded, on both databases: at a shared callback URL, and in one task's history."""
+"""Test the limits on unsigned callbacks, on both databases: per shared callback URL, and in one task's history."""
 
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,7 @@ ELSEWHERE = "shared URL 2"
 
 
 def flood(count: int, *, name: str = "forged", **changes: Any) -> list[Any]:
-    """Make the pieces of unsigned callbacks that name tasks of nobody, a second apart."""
+    """Return the changes of unsigned callbacks for unknown tasks, one second apart."""
     return [
         writing(
             orphan=an_orphan(

@@ -1,4 +1,4 @@
-"""What readiness tries: where a request could not be written, neither can the ping."""
+"""Test the readiness ping: it fails if a request could not be written."""
 
 import sqlite3
 from contextlib import closing
@@ -70,7 +70,7 @@ async def test_damaged_index_is_found_by_failing_requests(tmp_path: Path, monkey
     (check,) = await readiness.check()
     assert not check.ok
     assert "requests could not be written: the database is damaged" in check.detail
-    # Whoever was sent away because of it may come back, and find out.
+    # A client that was refused because of it may retry and see the result.
     monkeypatch.setattr("tracker.service.recorder.FAILED_FOR", timedelta())
     assert recorder.trouble is None
     await recorder.close()

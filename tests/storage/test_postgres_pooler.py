@@ -81,7 +81,7 @@ async def test_transaction_pooler_is_refused_by_name(postgres: Postgres, mode: s
     with pooled(postgres, url, mode, more) as through:
         await until(lambda: answers(through))
         if more:
-            # Several sessions, that are given out in turn.
+            # The pool hands out several sessions in turn.
             many = [await psycopg.AsyncConnection.connect(through) for _ in range(3)]
             for each in many:
                 await each.execute("SELECT 1")

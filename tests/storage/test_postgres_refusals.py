@@ -1,4 +1,4 @@
-"""A PostgreSQL that refuses us: whoever looks at /readyz or the log learns what to do about it."""
+"""Test refusals by PostgreSQL: /readyz and the log say what to do."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,20 +26,20 @@ async def test_missing_database_is_named(postgres: Postgres) -> None:
 
 
 async def test_refused_user_is_named(postgres: Postgres) -> None:
-    stranger = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
-    told = await refusal(stranger)
-    assert "refuses the user" in told
-    assert "made-up" not in told
+    refused_url = postgres.fresh().replace("postgres@", "a_stranger:made-up-password@", 1)
+    message = await refusal(refused_url)
+    assert "refuses the user" in message
+    assert "made-up" not in message
 
 
 async def test_absent_server_is_reported_unreachable() -> None:
-    told = await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
-    assert "cannot be reached" in told
-    assert "HOMING_DATABASE_URL" in told
+    message = await refusal("postgresql://u:made-up-password@127.0.0.1:9/homing")
+    assert "cannot be reached" in message
+    assert "HOMING_DATABASE_URL" in message
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("target_session_attrs=standby", "no server has the role that target_session_attrs asks for"),
         ("target_session_attrs=nonsense", "target_session_attrs in HOMING_DATABASE_URL has a value"),
@@ -48,25 +48,25 @@ async def test_absent_server_is_reported_unreachable() -> None:
         ("port=nonsense", "an option in HOMING_DATABASE_URL has a value"),
     ],
 )
-async def test_refused_libpq_option_is_named(postgres: Postgres, option: str, told: str) -> None:
-    assert told in await refusal(f"{postgres.url('postgres')}&{option}")
+async def test_refused_libpq_option_is_named(postgres: Postgres, option: str, message: str) -> None:
+    assert message in await refusal(f"{postgres.url('postgres')}&{option}")
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("sslmode=require", "offers no TLS, which sslmode asks for"),
         ("channel_binding=require", "channel_binding=require asks for"),
     ],
 )
-async def test_missing_server_tls_is_named(postgres: Postgres, option: str, told: str) -> None:
+async def test_missing_server_tls_is_named(postgres: Postgres, option: str, message: str) -> None:
     url = postgres.url("postgres")
     async with database_proxy(f"{url.partition('host=')[2]}/.s.PGSQL.5432") as line:
-        assert told in await refusal(f"postgresql://postgres@127.0.0.1:{line.port}/postgres?{option}")
+        assert message in await refusal(f"postgresql://postgres@127.0.0.1:{line.port}/postgres?{option}")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("ALTER ROLE {role} NOLOGIN", "refuses the user"),
         ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "run GRANT CONNECT"),
@@ -74,14 +74,14 @@ async def test_missing_server_tls_is_named(postgres: Postgres, option: str, told
         ("SELECT 1", "grant it the schema, its tables and sequences"),
     ],
 )
-async def test_missing_user_privilege_is_named(postgres: Postgres, change: str, told: str) -> None:
+async def test_missing_user_privilege_is_named(postgres: Postgres, change: str, message: str) -> None:
     url = postgres.fresh()
     database = url.rpartition("?")[0].rpartition("/")[2]
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {database} LOGIN".encode())
         admin.execute(change.format(role=database, database=database).encode())
 
-    assert told in await refusal(url.replace("postgres@", f"{database}@", 1))
+    assert message in await refusal(url.replace("postgres@", f"{database}@", 1))
 
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true".encode())
@@ -104,7 +104,7 @@ async def test_dropped_table_is_named(postgres: Postgres) -> None:
 
 @contextmanager
 def taken(url: str) -> Iterator[None]:
-    """Take every place that a database has for connections of people who are nobody special."""
+    """Take all connections that a database allows for ordinary users."""
     with psycopg.connect(url, autocommit=True) as admin, ExitStack() as stack:
         name = admin.info.dbname
         admin.execute(f"CREATE ROLE {name} LOGIN; ALTER ROLE {name} CONNECTION LIMIT 1".encode())

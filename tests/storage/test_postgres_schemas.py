@@ -82,12 +82,12 @@ async def test_notification_stays_in_its_schema(
     url = make_url(postgres.fresh())
     with psycopg.connect(url.render_as_string(), autocommit=True) as admin:
         admin.execute("CREATE SCHEMA one; CREATE SCHEMA two")
-    heard: list[None] = []
+    notifications: list[None] = []
     listener, near, far = (PostgresNotices(url, schema) for schema in (own, same, other))
-    listening = asyncio.create_task(listener.listen(lambda: heard.append(None)))
+    listening = asyncio.create_task(listener.listen(lambda: notifications.append(None)))
 
     async def count(number: int) -> bool:
-        return len(heard) >= number
+        return len(notifications) >= number
 
     await until(lambda: count(1))  # it listens
     await far.announce()
@@ -96,7 +96,7 @@ async def test_notification_stays_in_its_schema(
     await near.announce()
     await until(lambda: count(3))
 
-    assert len(heard) == 3
+    assert len(notifications) == 3
     listening.cancel()
     await asyncio.gather(listening, near.close(), far.close(), return_exceptions=True)
 

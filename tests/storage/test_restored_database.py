@@ -1,6 +1,6 @@
-"""A database that comes back in an older state, over both databases: nothing that is lost is told as true.
+"""Test a database that is restored to an older state, on both databases.
 
-Consumers go by the rule of docs/reference/events.md: drop what is not greater than the sequence that you know.
+Consumers follow docs/reference/events.md: they drop an event whose sequence is not greater than the known one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,17 +37,17 @@ Restore = Callable[[], None]
 
 @dataclass(slots=True)
 class Consumer:
-    """Keeps the newest state of each task that it was told."""
+    """Keep the newest received state of each task."""
 
     known: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
 
     def take(self, events: Sequence[PublishedEvent]) -> "Consumer":
-        for told in events:
-            sequence = attributes(told, "x")["sequence"]
-            if told.task is not None and sequence > self.known.get(told.subject, ""):
-                self.known[told.subject] = sequence
-                self.statuses[told.subject] = told.task.status
+        for event in events:
+            sequence = attributes(event, "x")["sequence"]
+            if event.task is not None and sequence > self.known.get(event.subject, ""):
+                self.known[event.subject] = sequence
+                self.statuses[event.subject] = event.task.status
         return self
 
 
@@ -59,21 +59,21 @@ async def happen(store: Store, status: Status, *tasks: int, version: int, second
     await store.apply([writing(task, events=(Event(type=kind, task=task, at=at),)) for task in changed])
 
 
-async def told_to(sink: ScriptedSink, *tasks: int, status: Status) -> None:
-    """Wait until a sink was told that tasks are in a status."""
+async def last_statuses(sink: ScriptedSink, *tasks: int, status: Status) -> None:
+    """Wait until a sink has received a status for each task."""
 
     async def there() -> bool:
-        last = {told.subject: told.task.status for told in sink.received if told.task is not None}
+        last = {event.subject: event.task.status for event in sink.received if event.task is not None}
         return all(last.get(a_task(number).id) is status for number in tasks)
 
     await until(there, within=30)
 
 
 async def alarmed(sink: ScriptedSink) -> None:
-    """Wait until a sink was told that the database was restored."""
+    """Wait until a sink has received the alarm about the restored database."""
 
     async def there() -> bool:
-        return CHANGED in [told.type for told in sink.received]
+        return CHANGED in [event.type for event in sink.received]
 
     await until(there, within=30)
 
@@ -103,8 +103,8 @@ async def test_restored_database_sink_gets_later_events(
     await happen(store, Status.SUCCEEDED, 1, 2, version=3)
     await happen(store, Status.PROCESSING, 4, 5, 6, version=2)
     feed.hint()
-    await told_to(shop, 4, 5, 6, status=Status.PROCESSING)
-    lost = {told.id for told in shop.received[3:]}
+    await last_statuses(shop, 4, 5, 6, status=Status.PROCESSING)
+    lost = {event.id for event in shop.received[3:]}
     cursor = shop.received[-1].cursor
 
     restore()
@@ -114,11 +114,11 @@ async def test_restored_database_sink_gets_later_events(
     await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
     feed.hint()
 
-    await told_to(shop, 2, status=Status.PROCESSING)
-    await told_to(shop, 1, status=Status.FAILED)
-    new = [told for told in await store.events.read(after=cursor, limit=100) if told.type != CHANGED]
+    await last_statuses(shop, 2, status=Status.PROCESSING)
+    await last_statuses(shop, 1, status=Status.FAILED)
+    new = [event for event in await store.events.read(after=cursor, limit=100) if event.type != CHANGED]
     assert len(new) == 3, "a stream that goes on after a lost event skips none"
-    assert lost.isdisjoint(told.id for told in new), "an id was given again"
+    assert lost.isdisjoint(event.id for event in new), "an id was given again"
     kept = Consumer().take(shop.received).statuses
     for number in (1, 2, 3, 4):
         task = await store.tasks.get(a_task(number).id)
@@ -142,10 +142,10 @@ async def test_restored_database_stream_shows_only_its_events(relay: Place, back
     assert await feed.beyond(lost.cursor, within=SOON)
 
     found = [
-        told for told in await feed.read(lost.cursor) if isinstance(told, PublishedEvent) and told.task is not None
+        event for event in await feed.read(lost.cursor) if isinstance(event, PublishedEvent) and event.task is not None
     ]
-    assert [told.task.status for told in found if told.task is not None] == [Status.FAILED]
-    everything = [told.id for told in await store.events.read(after=0, limit=100)]
+    assert [event.task.status for event in found if event.task is not None] == [Status.FAILED]
+    everything = [event.id for event in await store.events.read(after=0, limit=100)]
     assert lost.id not in everything
 
 
@@ -157,15 +157,15 @@ async def test_restored_database_raises_one_alarm(
     restore = backup()
     await happen(store, Status.SUCCEEDED, 1, version=3)
     relay.tracker.feed.hint()
-    await told_to(shop, 1, status=Status.SUCCEEDED)
+    await last_statuses(shop, 1, status=Status.SUCCEEDED)
 
     restore()
     await happen(store, Status.FAILED, 1, version=3, seconds=5)
     await alarmed(shop)
 
-    assert [told.type for told in shop.received].count(CHANGED) == 1
-    said = [record for record in caplog.records if record.name == "homing.database"]
-    assert [record.levelname for record in said] == ["WARNING"]
+    assert [event.type for event in shop.received].count(CHANGED) == 1
+    records = [record for record in caplog.records if record.name == "homing.database"]
+    assert [record.levelname for record in records] == ["WARNING"]
 
 
 async def test_sink_newer_than_backup_misses_nothing(
@@ -174,16 +174,16 @@ async def test_sink_newer_than_backup_misses_nothing(
     await happen(store, Status.SUBMITTED, 1, version=2)
     restore = backup()
     async with relaying(url, tmp_path, shop) as here:
-        await told_to(shop, 1, status=Status.SUBMITTED)
+        await last_statuses(shop, 1, status=Status.SUBMITTED)
         await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
         here.tracker.feed.hint()
-        await told_to(shop, 1, status=Status.SUCCEEDED)
+        await last_statuses(shop, 1, status=Status.SUCCEEDED)
 
         restore()
         await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
         here.tracker.feed.hint()
 
-        await told_to(shop, 1, status=Status.FAILED)
+        await last_statuses(shop, 1, status=Status.FAILED)
 
 
 async def test_delivery_replica_detects_restored_database(
@@ -196,7 +196,7 @@ async def test_delivery_replica_detects_restored_database(
         await happen(other, Status.SUBMITTED, 1, version=2)
         dump = postgres.dump(url)
         await happen(other, Status.SUCCEEDED, 1, version=3)
-        await told_to(shop, 1, status=Status.SUCCEEDED)
+        await last_statuses(shop, 1, status=Status.SUCCEEDED)
 
         postgres.restore(url, dump)
         await other.close()
@@ -207,7 +207,7 @@ async def test_delivery_replica_detects_restored_database(
         await happen(third, Status.FAILED, 1, version=3, seconds=5)
         await third.close()
 
-        await told_to(shop, 1, status=Status.FAILED)
+        await last_statuses(shop, 1, status=Status.FAILED)
         assert here.tracker.store.continuity.changes == 1
 
 
@@ -249,14 +249,14 @@ async def test_database_restored_offline_reuses_no_id(
     async with serving(url, tmp_path, shop) as here:
         await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
         here.tracker.feed.hint()
-        await told_to(shop, 1, status=Status.SUCCEEDED)
+        await last_statuses(shop, 1, status=Status.SUCCEEDED)
     lost = shop.received[-1]
 
     restore()
     async with serving(url, tmp_path, shop) as here:
         await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
         here.tracker.feed.hint()
-        await told_to(shop, 1, status=Status.FAILED)
+        await last_statuses(shop, 1, status=Status.FAILED)
         new = shop.received[-1]
         assert new.cursor > lost.cursor, "a client that comes back with a lost cursor would miss it"
         assert new.id != lost.id
@@ -275,8 +275,8 @@ async def test_standby_promoted_early_loses_no_later_event(tmp_path: Path, shop:
                 standby.stop()
                 await happen(store, Status.SUCCEEDED, 1, 2, version=3)
                 feed.hint()
-                await told_to(shop, 1, 2, status=Status.SUCCEEDED)
-                lost = {told.id for told in shop.received[2:]}
+                await last_statuses(shop, 1, 2, status=Status.SUCCEEDED)
+                lost = {event.id for event in shop.received[2:]}
 
                 primary.stop()
                 standby.start()
@@ -285,10 +285,10 @@ async def test_standby_promoted_early_loses_no_later_event(tmp_path: Path, shop:
                 await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
                 feed.hint()
 
-                await told_to(shop, 2, status=Status.PROCESSING)
-                await told_to(shop, 1, status=Status.FAILED)
+                await last_statuses(shop, 2, status=Status.PROCESSING)
+                await last_statuses(shop, 1, status=Status.FAILED)
                 await alarmed(shop)
-                assert lost.isdisjoint(told.id for told in await store.events.read(after=0, limit=100))
+                assert lost.isdisjoint(event.id for event in await store.events.read(after=0, limit=100))
                 kept = Consumer().take(shop.received).statuses
                 assert kept == {a_task(1).id: Status.FAILED, a_task(2).id: Status.PROCESSING}
                 assert (await here.state()).waiting == 0

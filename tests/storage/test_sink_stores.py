@@ -48,7 +48,7 @@ class TestPostgres(StoreProgress, StoreDeliveries):
     ) -> None:
         events = await happened(store, 2, 1)
         await held(store)
-        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, next_at=LATER) for told in events))
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(event, next_at=LATER) for event in events))
         connect = psycopg.AsyncConnection.connect
         async with await connect(url, autocommit=True) as looking, await connect(url) as other:
             await other.execute("SELECT 1 FROM sinks FOR UPDATE")
@@ -56,6 +56,6 @@ class TestPostgres(StoreProgress, StoreDeliveries):
             async with asyncio.timeout(20):
                 while not await (await looking.execute(LOCKED)).fetchall():
                     assert not moving.done()
-            # So nobody who holds the sink waits for whoever waits for the sink.
+            # The lock order prevents a deadlock between the holder of the sink and its waiters.
             await other.execute("SELECT 1 FROM deliveries FOR UPDATE NOWAIT")
         await moving

@@ -1,4 +1,4 @@
-"""One process has two batches on their way to PostgreSQL: what a connection's end, an error and impatience leave."""
+"""Test two batches in flight to PostgreSQL from one process: lost connections, errors and canceled callers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -45,7 +45,7 @@ async def opened(url: str) -> AsyncIterator[Store]:
 
 @contextmanager
 def holding(url: str, statement: str) -> Iterator[psycopg.Connection]:
-    """Hold what a statement locks, until the connection that is given is rolled back."""
+    """Hold the locks of a statement until the yielded connection is rolled back."""
     with psycopg.connect(url) as connection:
         connection.execute(statement.encode())
         yield connection
@@ -56,7 +56,7 @@ ORDER = f"SELECT pg_advisory_xact_lock({locks.ORDER})"
 
 
 async def waiting(url: str, count: int) -> None:
-    """Wait until so many of our transactions wait for a lock."""
+    """Wait until ``count`` Homing transactions wait for a lock."""
 
     async def there() -> bool:
         blocked = f"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND {OURS}"
@@ -70,7 +70,7 @@ END = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}"
 
 
 class Counting:
-    """Makes pieces that count in a task's row and tell of it; ``decided`` has the versions as they were decided."""
+    """Create changes that increment a task's row and publish it; ``decided`` has the versions in decision order."""
 
     def __init__(self) -> None:
         self.decided: list[int] = []

@@ -35,7 +35,7 @@ TASKS = 24
 
 @pytest.fixture
 def url(postgres: Postgres) -> str:
-    """Make a database whose owner wants another isolation than ours, which relies on seeing what was just written."""
+    """Create a database whose default isolation level differs from the one that Homing needs."""
     url = postgres.fresh()
     with psycopg.connect(url, autocommit=True) as connection:
         name = psycopg.sql.Identifier(connection.info.dbname)
@@ -90,7 +90,7 @@ def names_of(task: Task) -> list[Key]:
 
 
 def counting(key: Key) -> Work[int]:
-    """Make a piece that finds a task by one of its names, counts in its row, and tells it to every table there is."""
+    """Return a change that finds a task by one of its IDs, increments its row, and writes to every table."""
 
     def decide(known: Known) -> Change[int]:
         row = known.get(key)
@@ -120,15 +120,15 @@ async def test_overlapping_batches_wait_and_lose_nothing(url: str, stores: tuple
             batches = [(stores[0], there), (stores[1], back), (stores[0], some), (stores[1], [*some, *some])]
             done = await at_once(*(store.apply(works) for store, works in batches))
             assert [type(results) for results in done] == [list] * 4, done
-    told_of = read(
+    sequences = read(
         url, "SELECT task_id, max(sequence), count(*) FROM events WHERE task_id IS NOT NULL GROUP BY task_id"
     )
     expected = ROUNDS * (2 * TASKS + 3 * (TASKS // 2))
-    assert sum(count for *_, count in told_of) == expected
+    assert sum(count for *_, count in sequences) == expected
     for task in tasks:
         row = await stores[0].tasks.get(task.id)
         assert row is not None
-        assert (task.id, row.version, row.version - 1) in told_of
+        assert (task.id, row.version, row.version - 1) in sequences
     stats = await stores[1].stats(client=None, now=NOW)
     assert (stats.polls, sum(one.count for one in stats.alarms), stats.duplicate_callbacks) == (
         expected,
@@ -150,7 +150,7 @@ async def test_cursor_reader_never_skips_a_late_commit(url: str) -> None:
         for sequence in range(2, 2 + ROUNDS):
             await store.apply([writing(task, events=(an_event(task, sequence),)) for task in mine])
 
-    # Nobody waits for anybody's rows here: only the order of the commits is shared.
+    # No batch waits for rows of another one: they share only the commit order.
     with reading_events(url, pause=0) as follower:
         await asyncio.gather(*(write(stores[n % 2], tasks[sum(range(n)) : sum(range(n + 1))]) for n in range(1, 7)))
     for store in stores:
@@ -184,11 +184,11 @@ async def test_reader_sees_one_view_during_commits(url: str, stores: tuple[Store
 async def test_concurrent_leases_give_each_due_task_to_one(url: str, stores: tuple[Store, Store]) -> None:
     tasks = [a_task(n, next_poll_at=NOW, provider_task_id=f"p-{n}", external_id=f"x-{n}") for n in range(1, 101)]
     await stores[0].apply([writing(task) for task in tasks])
-    claimed: list[str] = []
+    leased: list[str] = []
 
     async def report(store: Store, owner: str) -> None:
         while found := await store.due_tasks.acquire(now=NOW, limit=7, owner=owner, lease=LEASE):
-            claimed.extend(task.id for task in found)
+            leased.extend(task.id for task in found)
 
     async def write(store: Store) -> None:
         for start in range(0, 100, 10):
@@ -197,9 +197,9 @@ async def test_concurrent_leases_give_each_due_task_to_one(url: str, stores: tup
     await asyncio.gather(
         *(report(store, f"{n}") for n, store in enumerate(stores * 2)), *(write(store) for store in stores)
     )
-    # What a writer held just then was left to the next round.
+    # The next round takes the rows that a writer had locked.
     await report(stores[0], "last")
-    assert sorted(claimed) == [task.id for task in tasks]
+    assert sorted(leased) == [task.id for task in tasks]
     for task in tasks:
         row = await stores[0].tasks.get(task.id)
         assert row is not None
@@ -230,13 +230,13 @@ async def test_same_key_with_another_body_is_refused(
     one, two, provider = replicas
     orders = [one.order("kling", KIND, CAT | {"prompt": prompt}) for prompt in ("a cat", "a dog")]
     for n in range(ROUNDS // 2):
-        told_to = await at_once(
+        results = await at_once(
             *(
                 tracker.submit(ANYBODY, "kling", order, idempotency_key=f"key-{n}")
                 for tracker, order in zip((one, two), orders, strict=True)
             )
         )
-        assert sorted(type(each).__name__ for each in told_to) == ["Conflict", "Task"], told_to
+        assert sorted(type(each).__name__ for each in results) == ["Conflict", "Task"], results
     assert len(provider.ledger) == ROUNDS // 2
 
 
@@ -247,9 +247,9 @@ async def test_same_expected_task_at_both_is_recorded_once(
     replicas: tuple[Tracker, Tracker, FakeKling], other: ClientIdentity
 ) -> None:
     callers = zip(replicas[:2], (ANYBODY, other), strict=True)
-    wishes = [partial(each.expect, caller, provider="kling", kind=KIND) for each, caller in callers]
+    calls = [partial(each.expect, caller, provider="kling", kind=KIND) for each, caller in callers]
     for n in range(ROUNDS):
-        found = await at_once(*(wish(external_id=f"x-{n}") for wish in wishes))
+        found = await at_once(*(call(external_id=f"x-{n}") for call in calls))
         assert {type(each) for each in found} == {Expected, Conflict}, found
 
 
@@ -286,19 +286,19 @@ async def test_same_callbacks_at_both_are_recorded_once(replicas: tuple[Tracker,
     expected = [
         (await one.expect(ANYBODY, provider="kling", kind=KIND, external_id=f"x-{n}")).task for n in range(TASKS)
     ]
-    words = (Status.PROCESSING, Status.FAILED, Status.SUCCEEDED)
+    statuses = (Status.PROCESSING, Status.FAILED, Status.SUCCEEDED)
 
     def arrived(task: Task, status: Status) -> Arrived:
         report = a_claim(
             status,
             provider_task_id=f"p-{task.id}",
             external_id=task.external_id,
-            updated_at=NOW + timedelta(seconds=words.index(status)),
+            updated_at=NOW + timedelta(seconds=statuses.index(status)),
         )
         observation = told(report, Trust.SIGNED, webhook_id=f"{task.id}-{status}", body=status.encode())
         return Arrived(provider="kling", observation=observation, task_id=task.id)
 
-    deliveries = [arrived(task, status) for task in expected for status in words]
+    deliveries = [arrived(task, status) for task in expected for status in statuses]
     with reading_events(url) as follower:
         for seed in range(4):
             chance = Random(seed)
@@ -308,11 +308,11 @@ async def test_same_callbacks_at_both_are_recorded_once(replicas: tuple[Tracker,
     kept = read(url, "SELECT task_id, dedupe_key, repeats FROM observations WHERE source = 'callback'")
     assert len({row[:2] for row in kept}) == len(kept) == len(deliveries)
     assert {repeats for *_, repeats in kept} == {7}
-    moved = read(
+    transitions = read(
         url, f"SELECT count(*) FROM observations WHERE verdict IN ('{Verdict.APPLIED}', '{Verdict.COMPLETED}')"
     )
     events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
-    assert moved == [(sum(task_id is not None for _, task_id, _ in events),)]
+    assert transitions == [(sum(task_id is not None for _, task_id, _ in events),)]
     assert follower.seen == [number for number, *_ in events]
     for task in expected:
         row = await two.get(ANYBODY, task.id)

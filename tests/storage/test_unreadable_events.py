@@ -1,4 +1,4 @@
-"""Events whose rows cannot be read hold up nobody: each sink and stream is told all the others, on every database."""
+"""Test that unreadable event rows block nothing: every sink and stream gets all other events, on every database."""
 
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,7 +19,7 @@ from tracker.model.sinks import ReplayFilter
 from tracker.model.task import Status
 from tracker.storage.store import Store
 
-# What was written down of the second task's second event, the fifth of all.
+# The cursor of the second task's second event.
 DAMAGED = 5
 DAMAGES = {
     "no JSON": "UPDATE events SET data = '{' WHERE id = 5",
@@ -37,7 +37,7 @@ ONE, TWO = a_task(1).id, a_task(2).id
 
 
 def change(url: str, statement: str) -> None:
-    """Change rows past the store, as nobody but a fault or another version does."""
+    """Change rows without the store, as only a fault or another version does."""
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text(statement))
@@ -45,7 +45,7 @@ def change(url: str, statement: str) -> None:
 
 
 def begun(url: str, damage: str) -> AbstractAsyncContextManager[RelayHarness]:
-    """Damage the rows, then begin a process."""
+    """Damage the rows, then start a process."""
     change(url, damage)
     return relay_harness(url)
 
@@ -55,7 +55,7 @@ class UnreadableEvents:
 
     @pytest.fixture
     async def written(self, url: str) -> str:
-        """Let all happen in a process that has ended: nobody knows any of it but from its row."""
+        """Write all events in a process that has ended, so the rows are their only source."""
         store = Store(url)
         await store.open()
         try:
@@ -75,10 +75,10 @@ class UnreadableEvents:
         async with begun(written, damage) as here:
             for name in ("shop", "lines"):
                 sink = ScriptedSink(name=name)
-                teller = await here.worker(sink)
-                await here.deliver_all_new(teller)
-                await teller.finish()
-                assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 6, 7]
+                worker = await here.worker(sink)
+                await here.deliver_all_new(worker)
+                await worker.finish()
+                assert sorted(event.cursor for event in sink.received) == [1, 2, 3, 4, 6, 7]
                 assert sink.of(TWO) == [2, 4]
                 state = await here.state(name)
                 assert (state.cursor, state.behind, state.waiting, state.dead, state.on) == (7, 0, 0, 1, True)
@@ -90,7 +90,7 @@ class UnreadableEvents:
     async def test_unreadable_event_is_skipped_by_its_writer(self, url: str) -> None:
         sink = ScriptedSink()
         async with relay_harness(url) as here:
-            teller = await here.worker(sink)
+            worker = await here.worker(sink)
             await here.happen(1, 1, 1, 2, 2, 2)
             change(url, DAMAGES["no time that there is"])
             (state,) = await here.store.sinks.states()
@@ -98,11 +98,11 @@ class UnreadableEvents:
             change(url, "UPDATE events SET at = 9000000000000000000 WHERE id = 1")
             (state,) = await here.store.sinks.states()
             assert (state.behind, state.oldest_at) == (6, None)
-            await here.deliver_all_new(teller)
-            await teller.finish()
-            received = {told.cursor for told in sink.received}
+            await here.deliver_all_new(worker)
+            await worker.finish()
+            received = {event.cursor for event in sink.received}
             assert received >= {2, 3, 4, 6}
-            # Where nobody else writes, what was just written is told as it is remembered, however the row looks by now.
+            # A single writer delivers new events from memory, even if their rows have changed since.
             assert {dead.cursor for dead in await here.dead_letters()} == {1, DAMAGED} - received
 
     async def test_unreadable_event_adds_no_rows_for_earlier_ones(self, url: str) -> None:
@@ -110,50 +110,50 @@ class UnreadableEvents:
             last = (await here.happen(*range(1, 41)))[-1]
         sink = ScriptedSink(answer=lambda _: NO)
         async with begun(url, f"UPDATE events SET data = '{{' WHERE id = {last.cursor}") as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
             assert len(await here.pending()) <= sink.width
 
     @pytest.mark.parametrize("damage", ALARMS.values(), ids=ALARMS)
     async def test_unreadable_alarm_is_skipped(self, written: str, damage: str) -> None:
         sink = ScriptedSink()
         async with begun(written, damage) as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
-            assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 5, 6]
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
+            assert sorted(event.cursor for event in sink.received) == [1, 2, 3, 4, 5, 6]
             (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.event_id, dead.task_id) == (7, "homing.alarm.mismatch-7", None)
 
     async def test_unreadable_task_makes_all_its_events_unreadable(self, written: str) -> None:
         sink = ScriptedSink()
         async with begun(written, f"UPDATE tasks SET status = 'paused' WHERE id = '{TWO}'") as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
-            assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 7]
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
+            assert sorted(event.cursor for event in sink.received) == [1, 2, 3, 7]
             assert [dead.cursor for dead in await here.dead_letters()] == [4, 5, 6]
 
     async def test_unreadable_pending_event_is_dead_lettered(self, written: str) -> None:
-        sink = ScriptedSink(width=1, answer=lambda told: NO if told.cursor == DAMAGED else DELIVERED)
+        sink = ScriptedSink(width=1, answer=lambda event: NO if event.cursor == DAMAGED else DELIVERED)
         async with relay_harness(written) as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
-            assert [owed.cursor for owed in await here.pending()] == [5, 6]
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
+            assert [delivery.cursor for delivery in await here.pending()] == [5, 6]
             change(written, DAMAGES["no JSON"])
             here.clock.now = NOW + here.timing.hurry
-            teller = await here.worker(sink)
-            await here.deliver_all_pending(teller)
+            worker = await here.worker(sink)
+            await here.deliver_all_pending(worker)
             assert sink.of(TWO) == [2, 4]
             (dead,) = await here.dead_letters()
             assert (dead.cursor, await here.pending()) == (DAMAGED, [])
 
     async def test_unreadable_event_is_skipped_by_the_stream(self, written: str) -> None:
         async with begun(written, DAMAGES["no JSON"]) as here:
-            telling = pieces(here.feed, lambda _: True, "urn:homing", after=3)
-            head, found = [await anext(telling) for _ in range(2)]
+            stream = pieces(here.feed, lambda _: True, "urn:homing", after=3)
+            head, found = [await anext(stream) for _ in range(2)]
             assert head.endswith(b"id: 3\n\n")
             assert [line for line in found.splitlines() if line.startswith(b"id: ")] == [b"id: 4", b"id: 6", b"id: 7"]
 
@@ -173,28 +173,28 @@ class UnreadableEvents:
     async def test_unreadable_event_is_logged_once_without_content(
         self, written: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def said() -> list[str]:
+        def lines() -> list[str]:
             return [record.getMessage() for record in caplog.records if record.name == "homing.events"]
 
         async with begun(written, """UPDATE events SET data = '{"status":"secret"}' WHERE id IN (2, 5)""") as here:
             for _ in range(2):
                 found = await here.store.events.read(after=0, limit=100)
                 assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2, 5]
-        what = f"the event {ONE}-3 (homing.task.processing)"
-        assert said() == [f"{what} cannot be read and is passed over: ValidationError (and 1 more)"]
+        subject = f"the event {ONE}-3 (homing.task.processing)"
+        assert lines() == [f"{subject} cannot be read and is passed over: ValidationError (and 1 more)"]
 
     async def test_repaired_event_can_be_replayed(self, written: str) -> None:
         sink = ScriptedSink()
         again = ReplayFilter(dead=True)
         async with begun(written, DAMAGES["no JSON"]) as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
             deliveries = here.store.deliveries
             assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 0
             change(written, REPAIRED)
             assert await deliveries.replay("shop", again, lambda _: True, now=NOW, dry_run=False) == 1
-            await here.deliver_all_pending(teller)
+            await here.deliver_all_pending(worker)
             assert sink.received[-1].id == f"{TWO}-3"
             assert (await here.dead_letters(), await here.pending()) == ([], [])
 
@@ -209,17 +209,17 @@ class TestSqlite(UnreadableEvents):
         sink = ScriptedSink()
         # Its driver fails with the whole page.
         async with begun(written, f"UPDATE events SET {column} = CAST(x'7bff' AS TEXT) WHERE id = 5") as here:
-            teller = await here.worker(sink)
-            await here.deliver_all_new(teller)
-            await teller.finish()
-            assert sorted(told.cursor for told in sink.received) == [1, 2, 3, 4, 6, 7]
+            worker = await here.worker(sink)
+            await here.deliver_all_new(worker)
+            await worker.finish()
+            assert sorted(event.cursor for event in sink.received) == [1, 2, 3, 4, 6, 7]
             (dead,) = await here.dead_letters()
             assert (dead.cursor, dead.error) == (DAMAGED, "the event cannot be read: UnicodeDecodeError")
 
     async def test_column_that_is_not_text_is_skipped_by_its_writer(self, url: str) -> None:
         async with relay_harness(url) as here:
             await here.happen(1, 1, 1)
-            # The cursor of an alarm's event is not known beforehand, so what was written with it is read again.
+            # The cursor of an alarm event is unknown before the commit, so its batch is read again.
             task = a_task(2, status=Status.SUCCEEDED, version=2)
             await here.store.apply([writing(task, events=(an_event(task, 2, "succeeded"),), alarms=(alarm(),))])
             change(url, "UPDATE events SET type = CAST(x'7bff' AS TEXT) WHERE id = 2")

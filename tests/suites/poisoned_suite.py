@@ -1,4 +1,4 @@
-"""What must become of the good neighbours of a bad piece: the suite of poisoned batches, run on each database."""
+"""Shared suite of poisoned batches, run on each database: a bad change must not harm the rest of its batch."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ REFUSED: dict[str, Callable[[Task], Work[Any]]] = {
     "a decision without an end": lambda _: raising(RecursionError()),
     "a decision that gives nothing": lambda _: Deciding(keys=frozenset(), decide=lambda _: NOTHING),
 }
-# What one database refuses and the other may hold.
+# Values that one database refuses and the other may accept.
 PARTLY: dict[str, Callable[[Task], Work[Any]]] = {
     "a NUL": lambda task: writing(replace(task, reason="a\0b")),
     "a number beyond 32 bits": lambda task: writing(replace(task, poll_count=2**31)),
@@ -65,7 +65,7 @@ PARTLY: dict[str, Callable[[Task], Work[Any]]] = {
 
 
 class CountingStore(Store):
-    """Counts what its batches cost: how many there were, and of how many pieces in all."""
+    """Count the batches and their changes."""
 
     batches = 0
     pieces = 0
@@ -121,8 +121,8 @@ class PoisonedBatches:
             chance.shuffle(pieces)
             async with recording(store) as recorder:
                 answers = await applied(recorder, [work for _, work in pieces])
-            told = {"good": Task, "bad": OurError, "theirs": Conflict}
-            assert [type(answer) for answer in answers] == [told[name] for name, _ in pieces], f"seed {seed}"
+            expected = {"good": Task, "bad": OurError, "theirs": Conflict}
+            assert [type(answer) for answer in answers] == [expected[name] for name, _ in pieces], f"seed {seed}"
             assert all([await store.tasks.get(a_task(number).id) is not None for number in numbers])
 
     @pytest.mark.parametrize("bad", [1, 8, 128])
@@ -142,16 +142,16 @@ class PoisonedBatches:
 
 
 def bodies(task: Task) -> dict[str, bytes]:
-    """Make what a hostile sender who knows an address may post, unreadable or beyond all bounds."""
+    """Return bodies that a hostile sender may post: unreadable or out of bounds."""
     (plain,) = (delivery.body for delivery in deliveries(task, ["succeed"]))
-    told = json.loads(plain)
+    body = json.loads(plain)
     huge = 10**400
     return {
-        "an escaped NUL": json.dumps(told | {"task_status_msg": "a\0b"}).encode(),
+        "an escaped NUL": json.dumps(body | {"task_status_msg": "a\0b"}).encode(),
         "a NUL": plain.replace(b"succeed", b"suc\0ceed"),
-        "a lone surrogate": json.dumps(told | {"task_status_msg": "\ud800"}).encode(),
-        "a surrogate in a name": json.dumps(told | {"\udfff": 1}).encode(),
-        "a huge integer": json.dumps(told | {"final_unit_deduction": huge - 1}).encode(),
+        "a lone surrogate": json.dumps(body | {"task_status_msg": "\ud800"}).encode(),
+        "a surrogate in a name": json.dumps(body | {"\udfff": 1}).encode(),
+        "a huge integer": json.dumps(body | {"final_unit_deduction": huge - 1}).encode(),
         "a huge float": plain[:-1] + b', "final_unit_deduction": 1e999}',
         "more digits than Python reads": plain[:-1] + b', "final_unit_deduction": ' + b"9" * 9_000 + b"}",
         "deep lists": plain[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -164,13 +164,13 @@ def bodies(task: Task) -> dict[str, bytes]:
     }
 
 
-# What is read and moves its task: odd values in fields that count for little must not lose a result.
+# Readable reports: odd values in unimportant fields must not lose a result.
 def tolerated(task: Task) -> dict[str, bytes]:
     (plain,) = (delivery.body for delivery in deliveries(task, ["succeed"]))
-    told = json.loads(plain)
+    parsed = json.loads(plain)
     return {
-        "an absurd year": json.dumps(told | {"updated_at": 2**62, "created_at": -(2**62)}).encode(),
-        "a year as text": json.dumps(told | {"updated_at": "9" * 18}).encode(),
+        "an absurd year": json.dumps(parsed | {"updated_at": 2**62, "created_at": -(2**62)}).encode(),
+        "a year as text": json.dumps(parsed | {"updated_at": "9" * 18}).encode(),
         "as long as allowed": plain.ljust(LIMIT),
     }
 

@@ -1,11 +1,11 @@
-"""What a provider brings to the shared suite: itself, its recorded-style samples, and how they may be bent.
+"""The provider-specific part of the shared suite: the provider, its samples, and how to mutate them.
 
-Where a sample lies below ``tests/samples/<name>/`` says how it must be read:
+The path of a sample below ``tests/samples/<name>/`` says how it must be parsed:
 
     submit/<outcome>/*.http   query/<outcome>/*.http   batch/<outcome>/*.http   list/<outcome>/*.http
-    callback/<status word of ours, or unknown-status, or unreadable>/*.json
+    callback/<task status, or unknown-status, or unreadable>/*.json
 
-An ``.http`` file is a reply as it comes over the wire: status line, headers, empty line, body.
+An ``.http`` file is a raw reply: status line, headers, empty line, body.
 """
 
 import json
@@ -43,10 +43,10 @@ MANY_OUTCOMES = (list, tuple, Busy, BadCredential, Unknown, Unsupported)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCase:
-    """One provider under test. ``task_id`` and ``external_id`` are the ids that its samples are asked about.
+    """One provider under test. ``task_id`` and ``external_id`` are the IDs in its samples.
 
-    ``body`` is a caller's submit body of ``kind`` with external id ``client_id`` and a callback address of its own;
-    ``bad`` maps a word that the refusal must name to fields that make the body unusable.
+    ``body`` is a client's request body of ``kind`` with external ID ``client_id`` and the client's own callback URL;
+    ``bad`` maps a text that the refusal must contain to fields that make the body unusable.
     """
 
     provider: Provider
@@ -107,10 +107,10 @@ def _read_query(case: ProviderCase, reply: Reply) -> object:
     return by_id
 
 
-def claims_in(outcome: object) -> Iterator[Report]:
+def reports_in(outcome: object) -> Iterator[Report]:
     if isinstance(outcome, list | tuple):
         for each in outcome:
-            yield from claims_in(each)
+            yield from reports_in(each)
     elif isinstance(outcome, Report):
         yield outcome
     elif isinstance(outcome, Accepted | Found):

@@ -1,4 +1,4 @@
-"""What every provider must do: the shared suite, run by ``test_providers.py`` against each one."""
+"""Shared suite for every provider, run by ``test_providers.py``."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from tests.suites.provider_case import (
     ProviderCase,
     Sample,
     calls,
-    claims_in,
     mutated,
     readings,
+    reports_in,
     samples_of,
     statuses,
 )
@@ -55,7 +55,7 @@ OUTCOMES: Mapping[str, type[object]] = {
 
 
 def check_bounds(report: Report) -> None:
-    """Whatever came in: what goes on to a batch of the store is bounded and of the declared types."""
+    """Check that the parsed values are bounded and have the declared types."""
     for each in (report.provider_task_id, report.external_id):
         assert each is None or 0 < len(each) <= ID_LENGTH
     for moment in (report.created_at, report.updated_at, *(asset.expires_at for asset in report.assets)):
@@ -180,7 +180,7 @@ class ProviderSuite:
         if isinstance(outcome, Unknown):
             assert outcome.unavailable == (sample.expected == "unavailable")
             assert outcome.why
-        for report in claims_in(outcome):
+        for report in reports_in(outcome):
             check_bounds(report)
             assert report.provider_task_id
 
@@ -202,7 +202,7 @@ class ProviderSuite:
             outcome = read(reply)
             assert isinstance(outcome, allowed)
             assert not isinstance(outcome, Accepted | Rejected | Found | Missing)
-            for report in claims_in(outcome):
+            for report in reports_in(outcome):
                 assert report.flaw is not None
 
     @given(data=st.data())
@@ -213,7 +213,7 @@ class ProviderSuite:
         for read, allowed in readings(case).values():
             outcome = read(reply)
             assert isinstance(outcome, allowed)
-            for report in claims_in(outcome):
+            for report in reports_in(outcome):
                 check_bounds(report)
 
     @given(status=st.integers(500, 599))

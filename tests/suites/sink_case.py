@@ -1,7 +1,6 @@
-"""What a sink's tests bring to the shared suite: a real receiver, and what may befall it.
+"""The sink-specific part of the shared suite: a real endpoint and its failures.
 
-The suite speaks of receivers, not of a protocol: how something arrives, and what being down or slow means for it, is
-the case's own.
+The suite does not depend on a protocol. Each case defines how events arrive, and what "down" and "slow" mean.
 """
 
 import asyncio
@@ -27,14 +26,14 @@ from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 LIMIT = 30.0
-# What was on its way when a relay ended is sent again once nobody can be sending it any more.
+# Deliveries in flight when a relay ended are sent again when its lease has expired.
 PACE_HERE = replace(RELAY_TIMING, send=timedelta(seconds=5), finish=timedelta(seconds=1))
-WORDS = ("submitted", "processing", "succeeded", "updated")
+EVENT_NAMES = ("submitted", "processing", "succeeded", "updated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Got:
-    """One arrival: the id that tells repeats, whose it is, and its place among those."""
+    """One received event: its ID, its task, and its sequence number."""
 
     id: str
     subject: str
@@ -62,11 +61,11 @@ class SinkCase(ABC):
 
     @abstractmethod
     async def kill(self) -> None:
-        """Let the receiver die without a word; what has arrived is not forgotten."""
+        """Kill the endpoint without notice. Received events are kept."""
 
     @abstractmethod
     async def got(self) -> list[Got]:
-        """Return what arrived and was taken, in the order of arrival, with its repeats."""
+        """Return the accepted events in the order of arrival, including repeats."""
 
     @abstractmethod
     def refuse(self, refuses: Callable[[Got], bool]) -> None:
@@ -89,7 +88,7 @@ class SinkCase(ABC):
 
 @dataclass(slots=True, kw_only=True)
 class HomingServer:
-    """A tracker, where things happen to tasks, and the relay that tells the case's sink."""
+    """A tracker whose tasks change, and the relay that delivers to the sink of the case."""
 
     tracker: Tracker
     case: SinkCase
@@ -102,23 +101,23 @@ class HomingServer:
         before = await events.latest()
         for number in tasks:
             version = self.versions[number] = self.versions[number] + 1
-            word = WORDS[min(version - 2, len(WORDS) - 1)]
-            status = Status.SUCCEEDED if word == "updated" else Status(word)
+            event_name = EVENT_NAMES[min(version - 2, len(EVENT_NAMES) - 1)]
+            status = Status.SUCCEEDED if event_name == "updated" else Status(event_name)
             task = a_task(number, **{**self.case.task, "status": status, "version": version})
-            event = Event(type=f"homing.task.{word}", task=task, at=NOW)
+            event = Event(type=f"homing.task.{event_name}", task=task, at=NOW)
             await self.tracker.store.apply([writing(task, events=(event,))])
         self.tracker.feed.hint()
-        told = readable(await events.read(after=before, limit=10_000))
-        for one in told:
+        published = readable(await events.read(after=before, limit=10_000))
+        for one in published:
             self.happened[one.subject].append(self.case.id_of(one))
-        return told
+        return published
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator[None]:
         """Deliver to the sink while the block runs."""
         stop = asyncio.Event()
         new = a_sink(name="under test", address="the receiver of this test", beginning=True)
-        # Little chance: what is tried again is tried soon.
+        # A small random factor makes retries fast.
         relay = relay_of(self.tracker, [(new, self.case.sink())], timing=PACE_HERE, chance=lambda: 0.03)
         running = asyncio.create_task(relay.run(stop))
         try:

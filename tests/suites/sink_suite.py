@@ -1,7 +1,7 @@
-"""What every sink must do, whatever is behind it; a subclass says what that is, with the fixture ``case``.
+"""Shared suite for every sink; a subclass defines the fixture ``case``.
 
-The relay is the real one, and so are the database and the receiver. Nothing may be lost; each task's events arrive in
-their order, each first before the next; what arrives again has the id that it had.
+The relay, the database and the endpoint are real. No event may be lost. The events of a task arrive in order: the first
+arrival of each comes before the next event. A repeated event has the same ID.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def begun(homing: HomingServer, count: int) -> Callable[[], Awaitable[bool]]:
 
 
 def failed(homing: HomingServer) -> Callable[[], Awaitable[bool]]:
-    """Make the condition that something could not be told."""
+    """Return a condition that is true after a failed delivery."""
 
     async def condition() -> bool:
         (state,) = await homing.tracker.store.sinks.states()
@@ -53,46 +53,46 @@ class SinkSuite:
     async def test_sent_event_arrives_with_its_id(self, homing: HomingServer) -> None:
         sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in (1, 2, 3)]
         await sink.open()
-        assert [sink.endpoint(told) is None for told in wave] == [False] * 3
+        assert [sink.endpoint(event) is None for event in wave] == [False] * 3
         assert await sink.send(wave) == [DELIVERED] * 3
         await sink.close()
         got = sorted(await homing.case.got(), key=lambda one: one.subject)
-        assert [one.id for one in got] == [homing.case.id_of(told) for told in wave]
-        assert [(one.subject, one.sequence) for one in got] == [(told.subject, told.sequence) for told in wave]
+        assert [one.id for one in got] == [homing.case.id_of(event) for event in wave]
+        assert [(one.subject, one.sequence) for one in got] == [(event.subject, event.sequence) for event in wave]
 
     async def test_redelivered_event_is_identical(self, homing: HomingServer) -> None:
-        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        sink, event = homing.case.sink(), an_event(a_success(**homing.case.task))
         await sink.open()
         for _ in range(3):
-            assert await sink.send([told]) == [DELIVERED]
+            assert await sink.send([event]) == [DELIVERED]
         await sink.close()
         assert set(await homing.case.got()) == {(await homing.case.got())[0]}
 
     async def test_alarm_arrives_if_the_sink_accepts_alarms(self, homing: HomingServer) -> None:
-        sink, told = homing.case.sink(), an_alarm()
+        sink, event = homing.case.sink(), an_alarm()
         await sink.open()
-        assert (sink.endpoint(told) is not None) == homing.case.alarms
+        assert (sink.endpoint(event) is not None) == homing.case.alarms
         if homing.case.alarms:
-            assert await sink.send([told]) == [DELIVERED]
-            assert [got.id for got in await homing.case.got()] == [told.id]
+            assert await sink.send([event]) == [DELIVERED]
+            assert [got.id for got in await homing.case.got()] == [event.id]
         await sink.close()
 
     async def test_unavailable_endpoint_is_an_outcome_and_recovers(self, homing: HomingServer) -> None:
-        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        sink, event = homing.case.sink(), an_event(a_success(**homing.case.task))
         await homing.case.kill()
         await asyncio.wait_for(sink.open(), LIMIT)
-        (outcome,) = await asyncio.wait_for(sink.send([told]), LIMIT)
+        (outcome,) = await asyncio.wait_for(sink.send([event]), LIMIT)
         assert (outcome.delivered, outcome.hopeless, outcome.gone) == (False, False, False)
         assert outcome.error
         assert "\n" not in outcome.error
         await homing.case.start()
 
         async def taken() -> bool:
-            return (await sink.send([told]))[0].delivered
+            return (await sink.send([event]))[0].delivered
 
         await until(taken)
         await sink.close()
-        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(told)}
+        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(event)}
 
     async def test_refused_event_fails_alone(self, homing: HomingServer) -> None:
         sink, wave = homing.case.sink(), [an_event(a_success(n, **homing.case.task), cursor=n) for n in range(1, 6)]
@@ -102,23 +102,23 @@ class SinkSuite:
         await sink.close()
         assert [outcome.delivered for outcome in outcomes] == [True, True, False, True, True]
         assert sorted(got.subject for got in await homing.case.got()) == sorted(
-            told.subject for told in wave if told is not wave[2]
+            event.subject for event in wave if event is not wave[2]
         )
 
     async def test_sink_can_be_closed_and_reopened_at_any_time(self, homing: HomingServer) -> None:
-        sink, told = homing.case.sink(), an_event(a_success(**homing.case.task))
+        sink, event = homing.case.sink(), an_event(a_success(**homing.case.task))
         await sink.close()
         await sink.open()
         homing.case.hold()
-        sending = asyncio.create_task(sink.send([told]))
+        sending = asyncio.create_task(sink.send([event]))
         await until(homing.case.is_holding)
         await asyncio.wait_for(sink.close(), LIMIT)
         homing.case.let_go()
         assert len(await asyncio.wait_for(sending, LIMIT)) == 1
         await sink.open()
-        assert await sink.send([told]) == [DELIVERED]
+        assert await sink.send([event]) == [DELIVERED]
         await sink.close()
-        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(told)}
+        assert {got.id for got in await homing.case.got()} == {homing.case.id_of(event)}
 
     # ---- the sink and the relay
 

@@ -1,4 +1,4 @@
-"""What the store's suites stand on: pieces of work, and a store on a fresh database."""
+"""Helpers of the store suites: changes, and a store on a fresh database."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What every store must do for an operator of sinks: turn them off and on, replay, dead-letter, and show them."""
+"""Shared suite for operations on sinks in every store: disable, enable, replay, dead-letter and list."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tracker.storage.store import Store
 
 
 class StoreDeliveries:
-    """An operator's wishes, as sentences."""
+    """Test the operations on sinks and deliveries."""
 
     # ---- off, on, and away
 
@@ -34,7 +34,7 @@ class StoreDeliveries:
         await store.sinks.switch("shop", on=True, now=NOW, from_now=True)
         state = await state_of(store)
         assert (state.cursor, state.behind, state.waiting) == (events[-1].cursor, 0, 0)
-        assert not await settled(store, cursor=events[2].cursor), "who was telling it does not know yet"
+        assert not await settled(store, cursor=events[2].cursor), "the sink worker does not know it yet"
 
     async def test_removed_sink_leaves_nothing(self, store: Store) -> None:
         events = await happened(store, 1)
@@ -55,7 +55,7 @@ class StoreDeliveries:
         await store.sinks.switch("shop", on=True, now=NOW)
         assert not (await state_of(store)).refused
         await store.sinks.switch("shop", on=False, now=NOW)
-        # Who is telling it does not know yet.
+        # The sink worker does not know it yet.
         assert await settled(store, failures=4, error="500")
         state = await state_of(store)
         assert (state.on, state.refused) == (False, False)
@@ -65,7 +65,7 @@ class StoreDeliveries:
 
     # ---- again
 
-    async def told_all(self, store: Store, tasks: int = 2) -> Sequence[PublishedEvent]:
+    async def delivered_all(self, store: Store, tasks: int = 2) -> Sequence[PublishedEvent]:
         events = await happened(store, tasks)
         await held(store)
         await settled(store, cursor=events[-1].cursor, delivered_count=len(events))
@@ -75,7 +75,7 @@ class StoreDeliveries:
         return await store.deliveries.replay("shop", ReplayFilter(**again), lambda _: True, now=NOW, dry_run=dry_run)
 
     async def test_replay_makes_deliveries_pending_again(self, store: Store) -> None:
-        events = await self.told_all(store)
+        events = await self.delivered_all(store)
         task_id = events[3].subject
         assert await self.replayed(store, task_id=task_id, dry_run=True) == 3
         assert await due(store) == []
@@ -84,7 +84,7 @@ class StoreDeliveries:
         assert (await state_of(store)).waiting == 3
 
     async def test_replay_starts_at_a_time_and_ends_at_cursor(self, store: Store) -> None:
-        await self.told_all(store)
+        await self.delivered_all(store)
         await happened(store, 1, first=3)
         assert await self.replayed(store, since=NOW, dry_run=True) == 6
         assert await self.replayed(store, since=NOW, until=NOW, dry_run=True) == 0
@@ -92,30 +92,30 @@ class StoreDeliveries:
         assert await store.deliveries.replay("nobody", ReplayFilter(), lambda _: True, now=NOW, dry_run=False) == 0
 
     async def test_replay_of_dead_letters_restores_only_them(self, store: Store) -> None:
-        events = await self.told_all(store)
+        events = await self.delivered_all(store)
         await settled(store, failed=(failure(events[1], attempts=21, next_at=None),))
         assert await self.replayed(store, dead=True) == 1
         assert await due(store) == [(events[1].cursor, 0)]
         assert (await state_of(store)).dead == 0
 
     async def test_replay_skips_events_the_sink_does_not_accept(self, store: Store) -> None:
-        events = await self.told_all(store)
-        wanted = events[0].subject
+        events = await self.delivered_all(store)
+        subject = events[0].subject
         count = await store.deliveries.replay(
-            "shop", ReplayFilter(), lambda told: told.subject == wanted, now=NOW, dry_run=False
+            "shop", ReplayFilter(), lambda event: event.subject == subject, now=NOW, dry_run=False
         )
         assert count == 3
-        assert {each.task_id for each in await store.deliveries.page(limit=10)} == {wanted}
+        assert {each.task_id for each in await store.deliveries.page(limit=10)} == {subject}
 
-    # ---- given up
+    # ---- dead letters
 
     async def test_dead_letter_unblocks_the_next_delivery(self, store: Store) -> None:
         first, second, third, other, *_ = await happened(store, 2)
         await held(store)
         later = NOW + 60 * SECOND
-        owed = [failure(first, attempts=3, next_at=later, error="500"), failure(other, next_at=later)]
-        owed += [failure(each, attempts=0, next_at=later, error="") for each in (second, third)]
-        await settled(store, failed=tuple(owed))
+        failures = [failure(first, attempts=3, next_at=later, error="500"), failure(other, next_at=later)]
+        failures += [failure(each, attempts=0, next_at=later, error="") for each in (second, third)]
+        await settled(store, failed=tuple(failures))
         assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=True) == 1
         assert (await state_of(store)).dead == 0
         assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 1
@@ -128,13 +128,13 @@ class StoreDeliveries:
     async def test_dead_lettering_is_limited_to_task_or_sink(self, store: Store) -> None:
         events = await happened(store, 3)
         await held(store)
-        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told, error="") for told in events[1:]))
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(event, error="") for event in events[1:]))
         give_up = store.deliveries.dead_letter
         assert await give_up("shop", task_id=events[3].subject, event_id=events[0].id, now=NOW, dry_run=True) == 0
         assert await give_up("other", now=NOW, dry_run=False) == 0
         assert await give_up("shop", task_id=events[3].subject, now=NOW, dry_run=False) == 3
         assert [each.cursor for each in await store.deliveries.page(dead=True, limit=10)] == [
-            told.cursor for told in events[3:6]
+            event.cursor for event in events[3:6]
         ]
         assert await give_up("shop", now=NOW, dry_run=False) == 5
         state = await state_of(store)
@@ -145,7 +145,7 @@ class StoreDeliveries:
         await store.apply([writing(alarms=(alarm(),))])
         events = await happened(store, 1)
         await held(store)
-        await settled(store, failed=tuple(failure(told) for told in events))
+        await settled(store, failed=tuple(failure(event) for event in events))
         assert await store.deliveries.dead_letter("shop", event_id=events[0].id, now=NOW, dry_run=False) == 1
         (dead,) = await store.deliveries.page(dead=True, limit=10)
         assert (dead.cursor, dead.task_id) == (events[0].cursor, None)
@@ -155,33 +155,33 @@ class StoreDeliveries:
         await held(store)
         await settled(store, failed=(failure(first), failure(second, attempts=0, error="")))
         await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False)
-        # Who was sending it does not know yet.
+        # The sink worker does not know it yet.
         assert await settled(store, failed=(failure(first, attempts=2, next_at=NOW + 60 * SECOND, error="refused"),))
         (dead,) = await store.deliveries.page(dead=True, limit=10)
         assert (dead.cursor, dead.error) == (first.cursor, "given up by an operator: no")
         assert await due(store) == [(second.cursor, 0)]
 
     async def test_dead_letter_can_be_replayed_and_dead_again(self, store: Store) -> None:
-        (first, *_) = await self.told_all(store, 1)
+        (first, *_) = await self.delivered_all(store, 1)
         await settled(store, failed=(failure(first),))
         for _ in range(2):
             assert await store.deliveries.dead_letter("shop", now=NOW, dry_run=False) == 1
             assert await self.replayed(store, dead=True) == 1
-        (owed,) = await store.deliveries.page(limit=10)
-        assert (owed.attempts, owed.error) == (0, "given up by an operator: no")
+        (delivery,) = await store.deliveries.page(limit=10)
+        assert (delivery.attempts, delivery.error) == (0, "given up by an operator: no")
 
     # ---- to be looked at
 
     async def test_deliveries_are_listed_in_pages(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
-        await settled(store, failed=tuple(failure(told) for told in events))
+        await settled(store, failed=tuple(failure(event) for event in events))
         seen: list[int] = []
         after = None
         while page := await store.deliveries.page(after=after, limit=2, dead=False, sink="shop"):
             seen += [each.cursor for each in page]
             after = (page[-1].cursor, page[-1].sink)
-        assert seen == [told.cursor for told in events]
+        assert seen == [event.cursor for event in events]
         assert len(await store.deliveries.page(task_id=events[0].subject, limit=10)) == 3
         assert await store.deliveries.page(dead=True, limit=10) == []
 

@@ -1,4 +1,4 @@
-"""What every store must keep up as it grows: the work of a question follows from its answer, not from all that is over.
+"""Shared growth suite for every store: the cost of a query depends on its answer, not on the finished tasks.
 
 Work is counted, not timed: the steps of SQLite's machine, the pages that PostgreSQL reads. Each question is put to two
 stores that differ only in how many tasks are over and done with: one has eight times as many.
@@ -34,12 +34,12 @@ MINUTE = timedelta(minutes=1)
 VIDEO = "videos/omni-video"
 OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
 LISTED = tuple(status for status in Status if status is not Status.REJECTED)
-# How far from the end of it is what is asked for in the past.
+# The distance of the queried tasks from the end of the past.
 BACK = 300
 
 Question = Callable[[Store], Awaitable[Any]]
 # Put a question, and give its answer and the work that it was.
-Asked = Callable[[Store, Question], Awaitable[tuple[Any, int]]]
+Measure = Callable[[Store, Question], Awaitable[tuple[Any, int]]]
 
 
 def over(number: int, **changes: Any) -> Task:
@@ -74,9 +74,9 @@ def unsettled(number: int) -> Task:
 
 
 def grown(count: int) -> Iterator[Task]:
-    """Make a past of ``count`` tasks, with the few that matter before and after them.
+    """Yield ``count`` finished tasks, with a few relevant tasks before and after them.
 
-    What is ``retired`` has much, but nothing lately: dense on the whole is not dense where one looks.
+    ``retired`` values occur often, but in no recent task: a dense value can be rare in the queried range.
     """
     rare = {"client": "lab", "kind": VIDEO, "provider": "other", "tags": ("rare",), "status": Status.REJECTED}
     for number in range(1, AROUND + 1):
@@ -99,12 +99,12 @@ async def fill(url: str, count: int) -> None:
 
 def _with_all_that_belongs_to_it(task: Task) -> Any:
     due = None if task.finished_at else NOW
-    stranger = an_orphan(provider_task_id=task.id, next_poll_at=due, last_at=task.created_at)
+    orphan = an_orphan(provider_task_id=task.id, next_poll_at=due, last_at=task.created_at)
     return writing(
         task,
         entries=(an_entry(task, "told"),),
         events=(an_event(task, 2),),
-        orphan=stranger if due or task.status is Status.FAILED else None,
+        orphan=orphan if due or task.status is Status.FAILED else None,
     )
 
 
@@ -150,8 +150,8 @@ def filters(known: Task) -> Mapping[str, TaskFilter]:
     }
 
 
-async def _page(store: Store, wanted: TaskFilter, cursor: str | None) -> Any:
-    return (await store.task_pages.page(wanted, limit=PAGE, cursor=cursor)).tasks
+async def _page(store: Store, task_filter: TaskFilter, cursor: str | None) -> Any:
+    return (await store.task_pages.page(task_filter, limit=PAGE, cursor=cursor)).tasks
 
 
 def _looked_up(key: Callable[[int], Key], many: int) -> Question:
@@ -163,13 +163,13 @@ def _looked_up(key: Callable[[int], Key], many: int) -> Question:
 def questions(count: int) -> Iterator[tuple[str, Question]]:
     """Yield every question whose work must not follow from ``count``, how much is over."""
     known = over(AROUND + count - BACK + 1)
-    wanted_of = filters(known)
-    for name, wanted in wanted_of.items():
-        yield f"page: {name}", partial(_page, wanted=wanted, cursor=None)
-        yield f"page further on: {name}", partial(_page, wanted=wanted, cursor=known.id)
+    named_filters = filters(known)
+    for name, task_filter in named_filters.items():
+        yield f"page: {name}", partial(_page, task_filter=task_filter, cursor=None)
+        yield f"page further on: {name}", partial(_page, task_filter=task_filter, cursor=known.id)
     yield (
         "numbered page",
-        lambda store: store.task_pages.numbered_page(wanted_of["the gateway's list"], offset=PAGE, limit=PAGE),
+        lambda store: store.task_pages.numbered_page(named_filters["the gateway's list"], offset=PAGE, limit=PAGE),
     )
     for name, ref in {
         "our id": known.id,
@@ -225,12 +225,12 @@ def size(answer: Any) -> int:
     return len(answer) if isinstance(answer, Sized) else int(answer is not None)
 
 
-async def dear(little: Store, much: Store, asked: Asked) -> dict[str, tuple[int, int]]:
+async def dear(little: Store, much: Store, measure: Measure) -> dict[str, tuple[int, int]]:
     """Return the questions that are more work in the greater store, and how much in each."""
     found = {}
     for (name, of_little), (_, of_much) in zip(questions(LITTLE), questions(MUCH), strict=True):
-        first, less = await asked(little, of_little)
-        second, more = await asked(much, of_much)
+        first, less = await measure(little, of_little)
+        second, more = await measure(much, of_much)
         assert size(first) == size(second), name
         if more > less * ALLOWED:
             found[name] = (less, more)

@@ -1,4 +1,4 @@
-"""What every store must show on its pages: the part of the shared suite that narrows and follows them."""
+"""Shared suite for task pages in every store: filters and cursors."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
 
 
 def varied(number: int) -> Task:
-    """Make tasks that differ in all that pages are narrowed by, each in a rhythm of its own."""
+    """Return tasks that differ in every filter field, each with its own period."""
     return a_task(
         number,
         client=("studio", "shop")[number % 2],
@@ -48,22 +48,28 @@ def narrowed(tasks: Sequence[Task]) -> Iterator[TaskFilter]:
             )
 
 
-def is_wanted(task: Task, wanted: TaskFilter) -> bool:
+def matches_filter(task: Task, criteria: TaskFilter) -> bool:
     named = all(
         value is None or getattr(task, name) == value
-        for name, value in (("client", wanted.client), ("provider", wanted.provider), ("kind", wanted.kind))
+        for name, value in (
+            ("client", criteria.client),
+            ("provider", criteria.provider),
+            ("kind", criteria.kind),
+        )
     )
-    told = task.status in (wanted.statuses or Status) and (wanted.tag is None or wanted.tag in task.tags)
-    since = wanted.created_after is None or task.created_at >= wanted.created_after
-    return named and told and since and (wanted.created_before is None or task.created_at < wanted.created_before)
+    matches = task.status in (criteria.statuses or Status) and (criteria.tag is None or criteria.tag in task.tags)
+    since = criteria.created_after is None or task.created_at >= criteria.created_after
+    return (
+        named and matches and since and (criteria.created_before is None or task.created_at < criteria.created_before)
+    )
 
 
-async def walked(store: Store, wanted: TaskFilter, *, limit: int) -> list[str]:
+async def walked(store: Store, task_filter: TaskFilter, *, limit: int) -> list[str]:
     """Follow the pages to the end."""
     shown: list[str] = []
     cursor: str | None = None
     while True:
-        page = await store.task_pages.page(wanted, limit=limit, cursor=cursor)
+        page = await store.task_pages.page(task_filter, limit=limit, cursor=cursor)
         shown += [task.id for task in page.tasks]
         cursor = page.next_cursor
         if cursor is None:
@@ -98,7 +104,7 @@ class StorePages:
         assert [task.id for task in page] == [a_task(3).id, a_task(2).id]
 
     @pytest.mark.parametrize(
-        ("wanted", "expected"),
+        ("task_filter", "expected"),
         [
             (TaskFilter(), [1, 2, 3]),
             (TaskFilter(client="studio"), [1, 2]),
@@ -114,7 +120,7 @@ class StorePages:
             (TaskFilter(client="studio", tag="red"), [1]),
         ],
     )
-    async def test_filter_narrows_a_page(self, store: Store, wanted: TaskFilter, expected: Sequence[int]) -> None:
+    async def test_filter_narrows_a_page(self, store: Store, task_filter: TaskFilter, expected: Sequence[int]) -> None:
         tasks = [
             a_task(1, tags=("red", "big")),
             a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
@@ -125,15 +131,15 @@ class StorePages:
             ),
         ]
         await store.apply([writing(task) for task in tasks])
-        page = await store.task_pages.page(wanted, limit=10, cursor=None)
+        page = await store.task_pages.page(task_filter, limit=10, cursor=None)
         assert sorted(task.id for task in page.tasks) == [a_task(n).id for n in expected]
 
     async def test_filters_match_a_full_scan(self, store: Store) -> None:
         tasks = [varied(number) for number in range(1, 49)]
         await store.apply([writing(task) for task in tasks])
-        for wanted in narrowed(tasks):
-            expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
-            assert await walked(store, wanted, limit=9) == expected, wanted
+        for task_filter in narrowed(tasks):
+            expected = [task.id for task in reversed(tasks) if matches_filter(task, task_filter)]
+            assert await walked(store, task_filter, limit=9) == expected, task_filter
 
     async def test_time_filter_is_exact_to_the_microsecond(self, store: Store) -> None:
         first, second = (a_task(n, created_at=NOW + n * timedelta(microseconds=1)) for n in (1, 2))
@@ -152,8 +158,8 @@ class StorePages:
         tasks = [a_task(n, client="studio" if n < many // 2 else "other", tags=("red",)) for n in range(1, many)]
         tasks += [a_task(n, client="studio", tags=("blue",)) for n in range(many, many + 3)]
         await store.apply([writing(task) for task in tasks])
-        wanted = TaskFilter(client="studio", tag="red")
-        expected = [task.id for task in reversed(tasks) if is_wanted(task, wanted)]
-        assert await walked(store, wanted, limit=200) == expected
-        numbered = await store.task_pages.numbered_page(wanted, offset=100, limit=10)
+        task_filter = TaskFilter(client="studio", tag="red")
+        expected = [task.id for task in reversed(tasks) if matches_filter(task, task_filter)]
+        assert await walked(store, task_filter, limit=200) == expected
+        numbered = await store.task_pages.numbered_page(task_filter, offset=100, limit=10)
         assert [task.id for task in numbered] == expected[100:110]

@@ -1,4 +1,4 @@
-"""What every store must do for the relay: leases, the progress of each sink, and pending deliveries."""
+"""Shared suite for the relay in every store: leases, sink progress and pending deliveries."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,16 +22,16 @@ NAMES = ("submitted", "processing", "succeeded")
 
 
 async def happened(store: Store, tasks: int, events: int = 3, *, first: int = 1) -> list[PublishedEvent]:
-    """Let tasks have events, those of one task one after the other, and give all that there are."""
+    """Write events of tasks, one task after the other, and return all events."""
     for number in range(first, first + tasks):
         task = a_task(number, status=Status.SUCCEEDED, version=events + 1)
-        told = [an_event(task, at + 2, NAMES[min(at, 2)]) for at in range(events)]
-        await store.apply([writing(task, events=tuple(told))])
+        published = [an_event(task, at + 2, NAMES[min(at, 2)]) for at in range(events)]
+        await store.apply([writing(task, events=tuple(published))])
     return readable(await store.events.read(after=0, limit=1_000))
 
 
-def failure(told: PublishedEvent, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
-    values = {"cursor": told.cursor, "task_id": told.task_id, "attempts": attempts, "error": "no", "next_at": next_at}
+def failure(event: PublishedEvent, *, attempts: int = 1, next_at: datetime | None = NOW, **changes: Any) -> Failure:
+    values = {"cursor": event.cursor, "task_id": event.task_id, "attempts": attempts, "error": "no", "next_at": next_at}
     return Failure(**(values | changes))
 
 
@@ -47,7 +47,10 @@ async def settled(store: Store, *, owner: str = "me", now: datetime = NOW, **cha
 
 
 async def due(store: Store, now: datetime = NOW, limit: int = 100) -> list[tuple[int, int]]:
-    return [(owed.event.cursor, owed.attempts) for owed in await store.progress.due("shop", now=now, limit=limit)]
+    return [
+        (delivery.event.cursor, delivery.attempts)
+        for delivery in await store.progress.due("shop", now=now, limit=limit)
+    ]
 
 
 async def state_of(store: Store) -> SinkState:
@@ -82,7 +85,7 @@ class StoreProgress:
         late = a_success(8, status=Status.FAILED, reason="no", callback_requested=True, last_observed_at=NOW + SECOND)
         await store.apply([writing(rich, events=(Event(type="homing.task.succeeded", task=rich, at=NOW),))])
         await store.apply([writing(alarms=(alarm(),)), writing(late, events=(an_event(late, 4, "failed"),))])
-        # Told with the task of the end of its change, which is its own version.
+        # The event carries the task as of the end of its change.
         moved = a_task(9, status=Status.PROCESSING, version=2)
         then = replace(moved, next_poll_at=NOW + SECOND, provider_task_id="theirs")
         await store.apply([writing(then, events=(Event(type="homing.task.processing", task=moved, at=NOW),))])
@@ -93,7 +96,7 @@ class StoreProgress:
         finally:
             await reader.close()
         known = readable(await store.events.read(after=0, limit=100))
-        assert [told.alarm is None for told in known] == [True, True, False, True]
+        assert [event.alarm is None for event in known] == [True, True, False, True]
         assert [(one.cursor, one.id, one.type, one.at) for one in known] == [
             (one.cursor, one.id, one.type, one.at) for one in read
         ]
@@ -125,7 +128,7 @@ class StoreProgress:
         seen: list[str] = []
         cursor = 0
         while page := readable(await store.events.read(after=cursor, limit=3)):
-            seen += [told.subject for told in page]
+            seen += [event.subject for event in page]
             cursor = page[-1].cursor
         assert seen == [a_task(number).id for number in range(1, 21)]
 
@@ -193,7 +196,7 @@ class StoreProgress:
         assert (await state_of(store)).cursor == events[2].cursor
         assert (await state_of(store)).delivered == 0
 
-    # ---- what is written down
+    # ---- recorded progress
 
     async def test_successful_delivery_adds_no_row(self, store: Store) -> None:
         events = await happened(store, 2)
@@ -225,34 +228,34 @@ class StoreProgress:
         assert (state.failures, state.last_error, state.waiting, state.delivered) == (0, "HTTP 500", 0, 2)
 
     async def test_postponed_delivery_keeps_its_error(self, store: Store) -> None:
-        told, *_ = await happened(store, 1)
+        event, *_ = await happened(store, 1)
         await held(store)
-        await settled(store, failed=(failure(told, error="HTTP 500", attempts=3),))
+        await settled(store, failed=(failure(event, error="HTTP 500", attempts=3),))
         later = NOW + 5 * SECOND
-        await settled(store, failed=(failure(told, error="", attempts=3, next_at=later),), now=later)
+        await settled(store, failed=(failure(event, error="", attempts=3, next_at=later),), now=later)
         [delivery] = await store.deliveries.page(limit=10)
         assert (delivery.error, delivery.attempts, delivery.next_at) == ("HTTP 500", 3, later)
 
     async def test_delivery_counts_from_its_first_attempt(self, store: Store) -> None:
-        told, *_ = await happened(store, 1)
+        event, *_ = await happened(store, 1)
         await held(store)
         begun = []
         for seconds, attempts in ((0, 0), (3, 0), (5, 1), (9, 2), (12, 2)):
             at = NOW + seconds * SECOND
-            await settled(store, failed=(failure(told, attempts=attempts),), now=at)
-            (owed,) = await store.progress.due("shop", now=NOW, limit=10)
-            begun.append((owed.attempts, owed.first_at))
+            await settled(store, failed=(failure(event, attempts=attempts),), now=at)
+            (delivery,) = await store.progress.due("shop", now=NOW, limit=10)
+            begun.append((delivery.attempts, delivery.first_at))
         first = NOW + 5 * SECOND
         assert begun == [(0, NOW), (0, NOW), (1, first), (2, first), (2, first)]
 
     async def test_replayed_dead_letter_restarts_its_attempts(self, store: Store) -> None:
-        told, *_ = await happened(store, 1)
+        event, *_ = await happened(store, 1)
         await held(store)
-        await settled(store, cursor=told.cursor, failed=(failure(told, attempts=20, next_at=None),))
+        await settled(store, cursor=event.cursor, failed=(failure(event, attempts=20, next_at=None),))
         later = NOW + timedelta(days=9)
         await store.deliveries.replay("shop", ReplayFilter(dead=True), lambda _: True, now=later, dry_run=False)
-        (owed,) = await store.progress.due("shop", now=later, limit=10)
-        assert (owed.attempts, owed.first_at) == (0, later)
+        (delivery,) = await store.progress.due("shop", now=later, limit=10)
+        assert (delivery.attempts, delivery.first_at) == (0, later)
 
     async def test_deleted_event_has_no_pending_delivery(self, store: Store) -> None:
         first, second, *_ = await happened(store, 1)
@@ -261,12 +264,12 @@ class StoreProgress:
         assert await settled(store, cursor=second.cursor, failed=(gone, failure(second)))
         assert [each.cursor for each in await store.deliveries.page(limit=10)] == [second.cursor]
 
-    # ---- what is due
+    # ---- due deliveries
 
     async def test_only_the_first_delivery_of_a_task_is_due(self, store: Store) -> None:
         events = await happened(store, 2)
         await held(store)
-        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(told) for told in events))
+        await settled(store, cursor=events[-1].cursor, failed=tuple(failure(event) for event in events))
         assert await due(store) == [(events[0].cursor, 1), (events[3].cursor, 1)]
         assert await due(store, limit=1) == [(events[0].cursor, 1)]
         await settled(store, delivered=(events[0].cursor,))
@@ -276,17 +279,17 @@ class StoreProgress:
     async def test_event_without_task_waits_for_nothing(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),)), writing(alarms=(alarm(provider="other"),))])
         events = readable(await store.events.read(after=0, limit=10))
-        assert [told.alarm is not None for told in events] == [True, True]
+        assert [event.alarm is not None for event in events] == [True, True]
         await held(store)
-        await settled(store, failed=tuple(failure(told) for told in events))
-        assert await due(store) == [(told.cursor, 1) for told in events]
+        await settled(store, failed=tuple(failure(event) for event in events))
+        assert await due(store) == [(event.cursor, 1) for event in events]
         assert await store.progress.pending_until("shop", []) == {}
 
     async def test_due_deliveries_are_oldest_first(self, store: Store) -> None:
         events = await happened(store, 3, 1)
         await held(store)
         times = [NOW + 3 * SECOND, NOW + SECOND, NOW + 2 * SECOND]
-        await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
+        await settled(store, failed=tuple(failure(event, next_at=at) for event, at in zip(events, times, strict=True)))
         assert await store.progress.next_due("shop") == NOW + SECOND
         assert await due(store, NOW + 2 * SECOND) == [(events[1].cursor, 1), (events[2].cursor, 1)]
         assert await due(store) == []
@@ -294,7 +297,7 @@ class StoreProgress:
     async def test_later_deliveries_of_a_task_wait_for_the_first(self, store: Store) -> None:
         first, second, third = await happened(store, 1)
         await held(store)
-        await settled(store, cursor=third.cursor, failed=tuple(failure(told) for told in (first, second, third)))
+        await settled(store, cursor=third.cursor, failed=tuple(failure(event) for event in (first, second, third)))
         much = NOW + 60 * SECOND
         await settled(store, failed=(failure(first, attempts=2, next_at=much),))
         assert await store.progress.next_due("shop") == much
@@ -319,7 +322,7 @@ class StoreProgress:
         first, second, third = await happened(store, 1)
         await held(store)
         much = NOW + 60 * SECOND
-        await settled(store, failed=tuple(failure(told, next_at=much) for told in (first, second, third)))
+        await settled(store, failed=tuple(failure(event, next_at=much) for event in (first, second, third)))
         await settled(store, failed=(failure(second, attempts=2, next_at=None),))
         assert await due(store) == []
         assert await store.progress.next_due("shop") == much
@@ -337,7 +340,7 @@ class StoreProgress:
         events = await happened(store, 3, 1)
         await held(store)
         times = (NOW + 60 * SECOND, NOW + 3_600 * SECOND, None)
-        await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
+        await settled(store, failed=tuple(failure(event, next_at=at) for event, at in zip(events, times, strict=True)))
         await store.progress.make_due("shop", now=NOW)
         assert await due(store) == [(events[0].cursor, 1), (events[1].cursor, 1)]
 
@@ -346,7 +349,7 @@ class StoreProgress:
         await held(store)
         much = NOW + 60 * SECOND
         times = (much, NOW, much, None)
-        await settled(store, failed=tuple(failure(told, next_at=at) for told, at in zip(events, times, strict=True)))
+        await settled(store, failed=tuple(failure(event, next_at=at) for event, at in zip(events, times, strict=True)))
         pages = [
             await store.progress.due_later("shop", now=NOW, after=after, limit=1) for after in (0, events[0].cursor)
         ]

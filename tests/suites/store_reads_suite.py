@@ -1,4 +1,4 @@
-"""What every store must do when it is asked, and that it keeps every value: the other half of the shared suite."""
+"""Shared suite for reads in every store, and for the round trip of every value."""
 
 import asyncio
 from dataclasses import fields, replace
@@ -119,7 +119,7 @@ class StoreReads(StorePages):
         assert (share.polls, share.orphans, share.alarms) == (0, {}, ())
 
     async def test_completions_are_in_order_of_end_time(self, store: Store) -> None:
-        """Also those of one moment; what was refused or given up is none."""
+        """Include completions with equal times. Rejected and expired tasks are not completions."""
         ends = {1: 3, 2: 1, 3: 1, 4: 1, 5: 2}
         tasks = [
             a_task(n, status=Status.SUCCEEDED, submitted_at=NOW, finished_at=NOW + end * LEASE, provider_task_id=f"{n}")
@@ -259,7 +259,7 @@ class StoreReads(StorePages):
     async def test_task_of_any_values_is_read_back_unchanged(
         self, store: Store, number: int, data: st.DataObject
     ) -> None:
-        words: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: data.draw(st.none() | texts) for name in ("reason", "candidate_id", "client_callback_url", "taken_by")
         }
         times = {
@@ -277,7 +277,7 @@ class StoreReads(StorePages):
             **times,
         )
         message = data.draw(texts)
-        said = asked(
+        observation = asked(
             a_claim(
                 message=message,
                 updated_at=data.draw(moments),
@@ -286,22 +286,24 @@ class StoreReads(StorePages):
             )
         )
         task = told_in_turn(
-            task, [structs.replace(said, report=structs.replace(said.report, provider_task_id=task.id))], Trust.TOKEN
+            task,
+            [structs.replace(observation, report=structs.replace(observation.report, provider_task_id=task.id))],
+            Trust.TOKEN,
         )
-        task = replace(task, **words)
+        task = replace(task, **values)
         await store.apply([writing(task)])
         assert await store.tasks.get(task.id) == task
 
     @settings(max_examples=examples(30), suppress_health_check=SHARED)
-    @given(body=st.binary(max_size=100), word=st.none() | texts, at=moments, seen=st.none() | moments)
+    @given(body=st.binary(max_size=100), status=st.none() | texts, at=moments, seen=st.none() | moments)
     async def test_observation_of_any_values_is_read_back_unchanged(
-        self, store: Store, body: bytes, word: str | None, at: datetime, seen: datetime | None
+        self, store: Store, body: bytes, status: str | None, at: datetime, seen: datetime | None
     ) -> None:
         task = a_task()
         if await store.tasks.get(task.id) is None:
             await store.apply([writing(task)])
         entry = an_entry(
-            task, str(uuid4()), body=body, provider_status=word, at=at, provider_updated_at=seen, status=None
+            task, str(uuid4()), body=body, provider_status=status, at=at, provider_updated_at=seen, status=None
         )
         before = len(await store.tasks.history(task.id))
         await store.apply([writing(task, entries=(entry,))])

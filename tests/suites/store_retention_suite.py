@@ -1,4 +1,4 @@
-"""What every store must do when tasks are deleted because their time is over."""
+"""Shared suite for the deletion of old tasks in every store."""
 
 import asyncio
 from dataclasses import replace
@@ -33,14 +33,14 @@ def over(number: int = 1, **changes: Any) -> Task:
 
 
 def whole(task: Task) -> Any:
-    """Write a task with all that can belong to it."""
+    """Write a task with every kind of row that can belong to it."""
     return writing(
         task, entries=(an_entry(task, "one"), an_entry(task, "two")), events=(an_event(task, 2),), submission=b"body"
     )
 
 
 async def delete_all(store: Store, *, until: datetime = NOW, now: datetime = LATER, limit: int = 10) -> list[Deleted]:
-    """Do steps until all that finished by ``until`` has been looked at."""
+    """Run deletion steps until all tasks that finished by ``until`` were checked."""
     steps = [await store.retention.delete_old(until=until, now=now, after=None, limit=limit)]
     while steps[-1].after is not None:
         steps.append(await store.retention.delete_old(until=until, now=now, after=steps[-1].after, limit=limit))
@@ -53,7 +53,7 @@ async def left(store: Store) -> list[str]:
 
 
 class StoreRetention:
-    """What goes, what stays, and what is remembered, as sentences."""
+    """Test which rows are deleted, kept and remembered."""
 
     @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.REJECTED, Status.EXPIRED])
     async def test_settled_old_task_is_deleted(self, store: Store, status: Status) -> None:
@@ -96,7 +96,7 @@ class StoreRetention:
         assert await left(store) == [a_task(2).id]
 
     async def test_deletion_step_continues_after_the_last(self, store: Store) -> None:
-        """Also past what has to stay, however much of it there is."""
+        """A step also continues after tasks that must stay, for any number of them."""
         tasks = [over(n, finished_at=NOW + n * DAY, next_poll_at=NOW if n <= 4 else None) for n in range(1, 8)]
         await store.apply([whole(task) for task in tasks])
         steps = await delete_all(store, until=LATER, limit=3)
@@ -122,7 +122,7 @@ class StoreRetention:
         assert await left(store) == []
 
     async def test_deleted_event_number_is_not_reused(self, store: Store, url: str) -> None:
-        """Whoever reads events behind the last one that it has seen would never see the new one."""
+        """A reader that continues after its last cursor would never see the new event."""
         await store.apply([whole(over(1))])
         [(last,)] = read(url, "SELECT id FROM events")
         await delete_all(store)
@@ -131,14 +131,14 @@ class StoreRetention:
         assert reading_events > last
 
     async def test_deleted_task_is_not_counted(self, store: Store) -> None:
-        told = {"status_source": Source.CALLBACK, "client": "lab"}
-        await store.apply([whole(over(1, **told)), whole(over(2, **told, finished_at=LATER)), whole(a_task(3))])
+        fields = {"status_source": Source.CALLBACK, "client": "lab"}
+        await store.apply([whole(over(1, **fields)), whole(over(2, **fields, finished_at=LATER)), whole(a_task(3))])
         await delete_all(store)
         for client, statuses in ((None, {"succeeded": 1, "pending": 1}), ("lab", {"succeeded": 1})):
             stats = await store.stats(client=client, now=NOW)
             assert (stats.by_status, stats.finished_by_source) == (statuses, {"callback": 1})
 
-    # ---- what is remembered
+    # ---- remembered IDs
 
     async def test_deleted_provider_id_is_kept_for_a_while(self, store: Store) -> None:
         await store.apply([whole(over())])
@@ -163,17 +163,17 @@ class StoreRetention:
         await store.apply([whole(over(2, provider_task_id="theirs-1"))])
         await delete_all(store, now=LATER + DAY)
         assert await store.retention.deleted_task("kling", "default", "theirs-1") == a_task(2).id
-        # What is remembered is remembered anew.
+        # The record of the deleted ID is renewed.
         assert [step.tombstones for step in await delete_all(store, now=LATER + REMEMBERED)] == [0]
 
-    # ---- what else is old
+    # ---- other old rows
 
     async def test_old_orphans_are_deleted(self, store: Store) -> None:
         settled = an_orphan(provider_task_id="x", state="orphan", next_poll_at=None)
         orphans = [
             settled,
             replace(settled, provider_task_id="younger", last_at=NOW + timedelta(microseconds=1)),
-            # Its check never came: the provider could not be asked, or too many waited.
+            # It was never looked up: the provider could not be reached, or too many orphans were pending.
             an_orphan(provider_task_id="waiting"),
         ]
         await store.apply([writing(orphan=orphan) for orphan in orphans])
@@ -199,13 +199,13 @@ class StoreRetention:
     async def test_pending_delivery_keeps_its_task(self, store: Store) -> None:
         for number in (1, 2, 3):
             await store.apply([whole(over(number))])
-        first, second, third = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        first, second, third = [event.cursor for event in await store.events.read(after=0, limit=10)]
         await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=LATER)
         await store.sinks.acquire_lease("shop", owner="me", now=LATER, lease=DAY)
         late = Failure(cursor=first, task_id=over(1).id, attempts=1, error="refused", next_at=LATER + DAY)
-        given_up = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
+        dead_letter = Failure(cursor=second, task_id=over(2).id, attempts=9, error="refused", next_at=None)
         await store.progress.record(
-            "shop", ProgressUpdate(cursor=second, failed=(late, given_up)), owner="me", now=LATER
+            "shop", ProgressUpdate(cursor=second, failed=(late, dead_letter)), owner="me", now=LATER
         )
         await delete_all(store)
         assert await left(store) == [over(1).id, over(3).id]
@@ -218,10 +218,10 @@ class StoreRetention:
         await store.sinks.register([a_sink(name="shop", address="stdout:", beginning=True)], now=NOW)
         await store.apply([whole(over())])
         soon = NOW + DAY
-        (told,) = await store.events.read(after=0, limit=10)
+        (event,) = await store.events.read(after=0, limit=10)
         await store.sinks.acquire_lease("shop", owner="me", now=NOW, lease=DAY)
-        owed = Failure(cursor=told.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
-        await store.progress.record("shop", ProgressUpdate(failed=(owed,)), owner="me", now=NOW)
+        failed = Failure(cursor=event.cursor, task_id=over().id, attempts=1, error="refused", next_at=soon)
+        await store.progress.record("shop", ProgressUpdate(failed=(failed,)), owner="me", now=NOW)
         await delete_all(store, now=soon)
         assert await left(store) == [over().id]
         if gone == "off":
@@ -244,9 +244,9 @@ class StoreRetention:
         assert await store.events.horizon() == 0
         await store.apply([whole(over())])
         await store.apply([writing(a_task(2), events=(an_event(a_task(2), 2),), alarms=(alarm(NOW - DAY),))])
-        kept = [told.cursor for told in await store.events.read(after=0, limit=10)]
+        kept = [event.cursor for event in await store.events.read(after=0, limit=10)]
         newest = await store.events.latest()
         await delete_all(store)
-        assert [told.cursor for told in await store.events.read(after=0, limit=10)] == kept[1:2]
+        assert [event.cursor for event in await store.events.read(after=0, limit=10)] == kept[1:2]
         assert await store.events.horizon() == kept[2]
         assert await store.events.latest() == newest

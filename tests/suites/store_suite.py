@@ -1,4 +1,4 @@
-"""What every store must do with what is written: the shared suite, run by ``test_stores.py`` on each database."""
+"""Shared suite for writes, run by ``test_stores.py`` on each database."""
 
 import asyncio
 from datetime import timedelta
@@ -58,7 +58,7 @@ class StoreWrites:
     async def test_keys_are_scoped_to_their_owner(self, store: Store) -> None:
         task = a_task(external_id="x", idempotency_key="i", provider_task_id="p", request_hash="h")
         await store.apply([writing(task)])
-        strangers = [
+        foreign_keys = [
             by_provider_id("kling", "other", "p"),
             by_provider_id("other", "default", "p"),
             by_sent_id("kling", "other", task.id),
@@ -66,7 +66,7 @@ class StoreWrites:
             by_idempotency_key("other", "i"),
             by_unanswered("other", "h"),
         ]
-        assert await store.apply([looking(*strangers)]) == [[None] * 6]
+        assert await store.apply([looking(*foreign_keys)]) == [[None] * 6]
 
     async def test_answered_submission_is_not_found_as_unanswered(self, store: Store) -> None:
         await store.apply([writing(a_task(request_hash="h", answered_at=NOW))])
@@ -102,7 +102,7 @@ class StoreWrites:
         kept = [task for task in tasks if await store.tasks.get(task.id) is not None]
         assert len(kept) == 7
 
-    # ---- what is unique
+    # ---- unique keys
 
     @pytest.mark.parametrize("name", ["provider_task_id", "external_id", "idempotency_key"])
     async def test_id_belongs_to_one_task(self, store: Store, name: str) -> None:
@@ -136,10 +136,10 @@ class StoreWrites:
         await store.apply([writing(holder), writing(taker)])
         left = changed(holder, provider_task_id=None, version=2)
         took = changed(taker, provider_task_id="p", version=2)
-        told = (an_event(took, 2), an_event(left, 2, "failed"))
+        events = (an_event(took, 2), an_event(left, 2, "failed"))
 
         keys = by_id(taker.id), by_provider_id("kling", "default", "p")
-        await store.apply([writing(took, *keys, others=(left,), events=told)])
+        await store.apply([writing(took, *keys, others=(left,), events=events)])
 
         assert [await store.tasks.get(each.id) for each in (holder, taker)] == [left, took]
         found = readable(await store.events.read(after=0, limit=10))
@@ -229,9 +229,9 @@ class StoreWrites:
         waits = {1: 2, 2: 1, 3: 3, 4: -1, 5: None}
         tasks = {n: a_task(n, next_poll_at=None if w is None else NOW - timedelta(seconds=w)) for n, w in waits.items()}
         await store.apply([writing(task) for task in tasks.values()])
-        claimed = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
-        assert [task.id for task in claimed] == [tasks[n].id for n in (3, 1, 2)]
-        assert all((task.lease_owner, task.lease_until) == ("me", NOW + LEASE) for task in claimed)
+        leased = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
+        assert [task.id for task in leased] == [tasks[n].id for n in (3, 1, 2)]
+        assert all((task.lease_owner, task.lease_until) == ("me", NOW + LEASE) for task in leased)
         assert await store.due_tasks.next_due() == NOW - timedelta(seconds=3)
 
     async def test_lease_batch_respects_its_limit(self, store: Store) -> None:
@@ -292,6 +292,6 @@ class StoreWrites:
             each.due_tasks.acquire(now=NOW, limit=4, owner=f"{number}", lease=LEASE)
             for number, each in enumerate([store, other] * 3)
         ]
-        claimed = [task.id for tasks in await asyncio.gather(*reports) for task in tasks]
+        leased = [task.id for tasks in await asyncio.gather(*reports) for task in tasks]
         await other.close()
-        assert len(claimed) == len(set(claimed)) == 20
+        assert len(leased) == len(set(leased)) == 20

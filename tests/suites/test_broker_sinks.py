@@ -1,7 +1,7 @@
 """The sinks of the brokers pass the shared suite, each over its real broker.
 
-Killed is the server itself where it is the test's own and keeps what it confirmed; the Kafka broker keeps its log in
-memory only and RabbitMQ is the machine's, so there every connection is cut and no new one taken.
+A kill stops the server if the test owns it and it keeps confirmed events. The Kafka broker keeps its log in memory and
+RabbitMQ belongs to the machine, so for them a kill cuts every connection and refuses new ones.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tracker.delivery.sinks.base import Sink
 
 
 class Behind(SinkCase):
-    """A broker and what it holds: slow is a line on which nothing flows."""
+    """A broker and its content; a slow broker is a proxy that forwards nothing."""
 
     def __init__(self, broker: BrokerCase) -> None:
         self.broker = broker

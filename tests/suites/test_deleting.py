@@ -1,4 +1,4 @@
-"""Every database deletes what is over as the shared suite says; below it, what only a shared one has to bear."""
+"""Run the shared deletion suite on every database, and one test for databases with several writers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What grows costs nothing, on both databases: the work of every question, counted in a small and in a large store."""
+"""Run the growth suite on both databases: count the work of each query in a small and in a large store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ READING = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 
 
 class Overheard(Store):
-    """Runs its batches where all that the driver is asked can be heard."""
+    """Run batches where every driver call can be observed."""
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
         return await self._database.write(
@@ -35,7 +35,7 @@ async def opened(*urls: str) -> AsyncIterator[list[Store]]:
     stores: list[Store] = [Overheard(url) for url in urls]
     for store in stores:
         await store.open()
-        # Every reader connects now: what a connection asks for itself must not count as anybody's question.
+        # Connect every reader now, so that connection setup does not count as work of a query.
         await asyncio.gather(*(store.revision() for _ in range(READERS)))
     try:
         yield stores
@@ -45,12 +45,12 @@ async def opened(*urls: str) -> AsyncIterator[list[Store]]:
 
 
 @contextmanager
-def listening(name: str, heard: Any) -> Iterator[None]:
-    event.listen(Engine, name, heard)
+def listening(name: str, listener: Any) -> Iterator[None]:
+    event.listen(Engine, name, listener)
     try:
         yield
     finally:
-        event.remove(Engine, name, heard)
+        event.remove(Engine, name, listener)
 
 
 async def test_sqlite_work_ignores_finished_tasks(tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ async def test_sqlite_work_ignores_finished_tasks(tmp_path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.set_progress_handler(step, 1)
 
-    async def asked(store: Store, question: Question) -> tuple[Any, int]:
+    async def measured(store: Store, question: Question) -> tuple[Any, int]:
         before = steps
         answer = await question(store)
         return answer, steps - before
 
     with listening("connect", watch):
         async with opened(*urls) as (little, much):
-            assert await dear(little, much, asked) == {}
+            assert await dear(little, much, measured) == {}
 
 
 async def test_postgresql_reads_ignore_finished_tasks(postgres: Postgres) -> None:
@@ -88,23 +88,23 @@ async def test_postgresql_reads_ignore_finished_tasks(postgres: Postgres) -> Non
         async with opened(*urls) as (little, much):
             engines = {store: engine_of(url) for store, url in zip((little, much), urls, strict=True)}
             for engine in engines.values():
-                # Both in the same state, whatever the server would have got round to by itself.
+                # Put both into the same state, independent of background work of the server.
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     connection.exec_driver_sql("VACUUM ANALYZE")
 
-            async def asked(store: Store, question: Question) -> tuple[Any, int]:
+            async def measured(store: Store, question: Question) -> tuple[Any, int]:
                 sent.clear()
                 answer = await question(store)
-                assert sent, "nothing was asked of the driver"
+                assert sent, "the driver got no statement"
                 return answer, pages_read(engines[store], list(sent), by_index=store is little)
 
-            assert await dear(little, much, asked) == {}
+            assert await dear(little, much, measured) == {}
             for engine in engines.values():
                 engine.dispose()
 
 
 def noting(sent: list[tuple[str, Any]]) -> Callable[[Any, object], None]:
-    """Make a listener that has each connection note what its driver is asked, whoever asks it."""
+    """Return a listener that makes each connection record its driver calls."""
 
     class Noting(RawCursor[Any]):
         def execute(self, query: Any, params: Any = None, **how: Any) -> Self:
@@ -132,8 +132,10 @@ def pages_read(engine: Engine, sent: list[tuple[str, Any]], *, by_index: bool) -
         for way in ("seqscan", "bitmapscan") if by_index else ():
             connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
         for statement, parameters in sent:
-            told = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", tuple(parameters))
-            plan = told.scalar_one()[0]["Plan"]
+            result = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", tuple(parameters)
+            )
+            plan = result.scalar_one()[0]["Plan"]
             read += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         connection.rollback()
     return read

@@ -105,8 +105,10 @@ class CallbacksCase(WebCase):
         return sink
 
     def read(self, request: Request) -> Got:
-        told = request.headers["webhook-id"]
-        return Got(id=told, subject=json.loads(request.body)["task_id"], sequence=int(told.partition("-")[2]))
+        webhook_id = request.headers["webhook-id"]
+        return Got(
+            id=webhook_id, subject=json.loads(request.body)["task_id"], sequence=int(webhook_id.partition("-")[2])
+        )
 
 
 class FunctionCase(SinkCase):

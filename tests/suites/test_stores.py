@@ -1,6 +1,6 @@
 """Every database passes the shared suite, each test on a fresh database of both.
 
-Below it, what only a file can suffer: every trouble is StoreUnavailable with what to do, and passes without a restart.
+The other tests cover file errors: each raises StoreUnavailable with advice, and recovers without a restart.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ async def test_full_disk_is_unavailable_until_space_is_free(tmp_path: Path) -> N
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Forbid writing to a database, also to root, for whom no file is read-only: its rights are given up meanwhile."""
+    """Make a database read-only. Root drops its privileges meanwhile, because it ignores file permissions."""
     user = os.geteuid()
     (folder / "homing.db").chmod(0o444)
     folder.chmod(0o555)

@@ -1,4 +1,4 @@
-"""What every verifier must do, whatever its scheme: subclass, say how the sender signs, and inherit the tests.
+"""Shared suite for every verifier: a subclass defines how the sender signs, and inherits the tests.
 
 ``VerifierSuite`` is for all, ``TimedVerifierSuite`` for schemes whose signature carries a time.
 """
@@ -133,9 +133,9 @@ class VerifierSuite(ABC):
 
     @pytest.mark.parametrize("value", [b"garbage", b"\xff", b"v1,AAAA", b""])
     def test_error_hides_key_signature_and_body(self, value: bytes) -> None:
-        told = repr(self.refused(self.replaced(value))) + str(self.refused(self.sign(BODY, STRANGE)))
+        output = repr(self.refused(self.replaced(value))) + str(self.refused(self.sign(BODY, STRANGE)))
         for secret in (NEW.decode(), "made-up body", dict(self.sign(BODY, STRANGE))[self.signature_header].decode()):
-            assert secret not in told
+            assert secret not in output
 
     def test_verifier_does_not_show_its_keys(self) -> None:
         assert NEW.decode() not in repr(self.verifier(NEW))

@@ -53,7 +53,7 @@ class RecordedKling(FakeKling):
 
     @property
     def queried(self) -> list[str]:
-        """The IDs of the tasks that were asked about."""
+        """The IDs of the polled tasks."""
         return [call.path.rpartition("/")[2] for call in self.calls if call.method == "GET"]
 
     def add(self, task_id: str, *, external_id: str = "theirs", status: str = "submitted") -> Made:
@@ -84,7 +84,7 @@ def create_test_tracker(settings: Settings, provider: RecordedKling, policy: Pol
 
 
 def closed_tracker(**settings: Any) -> Tracker:
-    """Make a tracker whose database is not open: whatever needs a row is refused with StoreUnavailable."""
+    """Create a tracker whose database is not open: every access raises StoreUnavailable."""
     return create_test_tracker(settings_of("sqlite:////nowhere/homing.db", **settings), RecordedKling())
 
 

@@ -1,4 +1,4 @@
-"""Homing served over real HTTP on a free port, against a sandbox: what the API's integration tests stand on."""
+"""Homing over real HTTP on a free port with a sandbox provider, for the API integration tests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ QUICK = Policy(
     answer_within=timedelta(seconds=4),
     attempt=timedelta(seconds=3),
     busy_delay=timedelta(milliseconds=50),
-    # Callbacks are faster than any question that nobody asks for.
+    # Callbacks arrive before any scheduled poll.
     first_poll_delay=timedelta(seconds=30),
     hint_delay=timedelta(seconds=30),
 )

@@ -1,4 +1,4 @@
-"""The AsyncAPI document as a reader uses it: what a channel's messages are, and whether this is one."""
+"""Read the AsyncAPI document: list the messages of a channel and validate one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -25,7 +25,7 @@ def messages(channel: str) -> dict[str, dict[str, Any]]:
 
 
 def faults(schema: Mapping[str, Any], instance: object) -> Iterator[str]:
-    """Yield what is wrong with an instance of one of the document's schemas."""
+    """Yield the validation errors of an instance of one of the document's schemas."""
     validator = Draft7Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
     for error in validator.iter_errors(instance):
         yield f"{error.json_path}: {error.message[:200]}"
@@ -48,7 +48,7 @@ def address_of(channel: str, kind: str) -> str:
 
 
 def documented_headers(channel: str, kind: str) -> set[str]:
-    """Name every header that a message has, through whatever its schema is made of."""
+    """Return the names of all headers of a message, including those from composed schemas."""
     schema = resolved(messages(channel)[kind]["headers"])
     names = set(schema.get("properties", {}))
     for part in schema.get("allOf", ()):

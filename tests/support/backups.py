@@ -13,7 +13,7 @@ SQLITE = "sqlite:///"
 
 
 def back_up(url: str, folder: Path, request: pytest.FixtureRequest) -> Callable[[], None]:
-    """Copy a database as it is now, and return what puts the copy back."""
+    """Copy a database, and return a function that restores the copy."""
     if url.startswith(SQLITE):
         file, copy = Path(url.removeprefix(SQLITE)), folder / "backup"
         _copy(file, copy)

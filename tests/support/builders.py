@@ -21,7 +21,7 @@ PICTURE = Asset(kind="image", url="https://results.example/1.png")
 
 
 def a_task(number: int = 1, **changes: Any) -> Task:
-    """Make a task of ours that was submitted under its own id; ``number`` tells tasks apart and orders them."""
+    """Return a task submitted under its own ID; ``number`` distinguishes and orders tasks."""
     at = NOW + timedelta(seconds=number - 1)
     task_id = new_task_id(at, number.to_bytes(10, "big"))
     values: dict[str, Any] = {
@@ -40,7 +40,7 @@ def a_task(number: int = 1, **changes: Any) -> Task:
 
 
 def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Report:
-    """Make what a provider says about the first task."""
+    """Return a provider's report about the first task."""
     values: dict[str, Any] = {
         "provider_task_id": THEIR_ID,
         "external_id": OUR_ID,
@@ -63,7 +63,7 @@ def asked(report: Report, **changes: Any) -> Observation:
 
 
 def inferred(status: Status, source: Source = Source.CLOCK, **changes: Any) -> Observation:
-    """Make our own inference: the clock's expiry, or a refusal."""
+    """Return an inference by Homing: an expiry by the clock, or a refusal."""
     values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "report": Report(status=status), "at": NOW}
     return Observation(**(values | changes))
 
@@ -118,7 +118,7 @@ def an_orphan(**changes: Any) -> Orphan:
 
 
 def a_completion(number: int = 1, took: timedelta = timedelta(seconds=20), **changes: Any) -> Completion:
-    """Make one of the tasks of a model that came home, in the order of ``number``."""
+    """Return one finished task of a model, in the order of ``number``."""
     values: dict[str, Any] = {
         "task_id": f"hm{number:06d}",
         "provider": "kling",
@@ -133,7 +133,7 @@ def a_completion(number: int = 1, took: timedelta = timedelta(seconds=20), **cha
 
 
 def writing(task: Task | None = None, *keys: Key, **parts: Any) -> Work[Any]:
-    """Make a piece of work that writes ``task`` and whatever else is given as the parts of a Change."""
+    """Return a batch item that writes ``task`` and the given parts of a Change."""
     change: Change[Any] = Change(**({"result": task, "task": task} | parts))
     return RecordChange(change, keys=frozenset(keys or ({by_id(task.id)} if task is not None else set())))
 

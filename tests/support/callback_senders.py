@@ -1,6 +1,6 @@
-"""Providers that send callbacks: signed, to each task's own address, many at once over kept connections.
+"""Providers that send signed callbacks to task callback URLs, concurrently over persistent connections.
 
-What they know is what a provider knows: which of its deliveries were answered, and how.
+They know only which callbacks were answered, and how.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ CALLBACK_SECRET: Final = "made-up-secret-of-the-callback-urls"
 WEBHOOK_SECRET: Final = f"whsec_{base64.b64encode(b'a made-up key of the provider...').decode()}"
 SECRETS: Final = {"callback_secrets": CALLBACK_SECRET, "kling_webhook_secrets": WEBHOOK_SECRET}
 SENT_AT: Final = int(NOW.timestamp() * 1000)
-# How a task is told of, in any order: `failed` is older than `succeed`, which is where each task ends.
-WORDS: Final = ("submitted", "processing", "failed", "succeed")
+# The reported statuses, sent in any order. `failed` is older than `succeed`, which ends each task.
+STATUSES: Final = ("submitted", "processing", "failed", "succeed")
 NEVER: Final = NOW + timedelta(days=100 * 365)
 LOST: Final = 0
 PATIENCE: Final = 30.0
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass(slots=True, kw_only=True)
 class Senders:
-    """``count`` connections to one port. ``acknowledged`` is what they were told is recorded."""
+    """``count`` connections to one port. ``acknowledged`` has the callbacks that Homing acknowledged."""
 
     port: int
     count: int = 32
@@ -139,9 +139,9 @@ class Connection:
 
 
 def tasks(first: int, count: int) -> list[Task]:
-    """Make tasks that the provider has, and whose callbacks are all that is awaited.
+    """Create tasks that exist at the provider and wait only for callbacks.
 
-    They are as old as the tests, and told to servers that go by today's clock: none of them may expire.
+    They are as old as the test data, and the servers use today's clock, so none may expire.
     """
     return [
         a_task(number, provider_task_id=f"provider-{number}", deadline_at=NEVER)
@@ -149,21 +149,21 @@ def tasks(first: int, count: int) -> list[Task]:
     ]
 
 
-def deliveries(task: Task, words: Sequence[str] = WORDS) -> list[Delivery]:
+def deliveries(task: Task, statuses: Sequence[str] = STATUSES) -> list[Delivery]:
     """Make the messages about one task; all of them are different."""
-    return [_delivery(task, word, at) for at, word in enumerate(words)]
+    return [_delivery(task, status, at) for at, status in enumerate(statuses)]
 
 
-def _delivery(task: Task, word: str, at: int) -> Delivery:
+def _delivery(task: Task, status: str, at: int) -> Delivery:
     webhook_id = f"msg_{task.provider_task_id}_{at}"
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "task_id": task.provider_task_id,
-        "task_status": word,
+        "task_status": status,
         "task_info": {"external_task_id": task.sent_external_id},
         "created_at": SENT_AT,
         "updated_at": SENT_AT + at,
         "message_of_the_test": webhook_id,
     }
-    if word == "succeed":
-        told["task_result"] = {"images": [{"index": 0, "url": f"https://results.example/{webhook_id}.png"}]}
-    return Delivery(task_id=task.id, webhook_id=webhook_id, body=json.dumps(told).encode())
+    if status == "succeed":
+        report["task_result"] = {"images": [{"index": 0, "url": f"https://results.example/{webhook_id}.png"}]}
+    return Delivery(task_id=task.id, webhook_id=webhook_id, body=json.dumps(report).encode())

@@ -1,4 +1,4 @@
-"""The API over real HTTP for those who wait and watch; tasks are changed beside it, as a callback would."""
+"""The API over real HTTP for tests of waiting clients; tests change tasks as a callback would."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ class Watched:
 
 
 async def events(pieces: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
-    """Pass over what has an id and no data: no event, as a browser sees it."""
+    """Skip messages with an ID and without data, as a browser does."""
     async for piece in pieces:
         if piece.data:
             yield piece
@@ -86,15 +86,15 @@ async def watched(
 
 @contextmanager
 def counted() -> Iterator[list[str]]:
-    """Gather every statement that any database of this process is asked meanwhile."""
-    asked: list[str] = []
+    """Collect every statement that this process sends to a database inside the block."""
+    statements: list[str] = []
 
     def note(*arguments: Any) -> None:
-        asked.append(arguments[2])
+        statements.append(arguments[2])
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        yield asked
+        yield statements
     finally:
         event.remove(Engine, "before_cursor_execute", note)
 

@@ -15,8 +15,8 @@ from homing.cli import main
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What a finished command left behind."""
+class CommandResult:
+    """The exit status and the output of a finished command."""
 
     status: int
     out: str
@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A running server: the line it said, and where."""
+    """A running server: its startup line and its address."""
 
     process: "subprocess.Popen[str]"
     line: str
@@ -53,25 +53,25 @@ class Shell:
         self.directory = directory
         self.settings = {"database_url": f"sqlite:///{directory / 'homing.db'}", **settings}
 
-    def run(self, *words: str, **settings: str) -> Said:
+    def run(self, *arguments: str, **settings: str) -> CommandResult:
         """Run a command that ends."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             try:
-                status = main(words, environ=self._environ(settings), env_file=None)
+                status = main(arguments, environ=self._environ(settings), env_file=None)
             except SystemExit as end:
                 status = int(end.code or 0)
-        return Said(status=status, out=out.getvalue(), err=err.getvalue())
+        return CommandResult(status=status, out=out.getvalue(), err=err.getvalue())
 
     @contextmanager
-    def serving(self, *words: str, **settings: str) -> Iterator[Served]:
+    def serving(self, *arguments: str, **settings: str) -> Iterator[Served]:
         """Run `homing serve` on a free port until the block ends."""
-        errors = self.directory / f"serve{''.join(words)}.err"
+        errors = self.directory / f"serve{''.join(arguments)}.err"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         with (
             errors.open("w") as stderr,
             subprocess.Popen(
-                [sys.executable, "-m", "homing", "serve", *words],
+                [sys.executable, "-m", "homing", "serve", *arguments],
                 cwd=self.directory,
                 env={**kept, **self._environ({"port": "0", **settings})},
                 stdout=subprocess.PIPE,
@@ -99,11 +99,11 @@ class Shell:
             finally:
                 process.kill()
 
-    def begin(self, *words: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
+    def begin(self, *arguments: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
         """Run a command as a process of its own, beside others."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "homing", *words],
+            [sys.executable, "-m", "homing", *arguments],
             cwd=self.directory,
             env={**kept, **self._environ({"port": "0"})},
             stdout=stdout,

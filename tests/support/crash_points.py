@@ -1,6 +1,6 @@
-"""Where a server dies: stores, and an app around one, that end their own process at a named point.
+"""Crash points: stores, and an app around one, that end their own process at a named point.
 
-The points are those of a batch, and one of the relay: a sink was told, and that is not written down.
+The points are those of a batch, and one of the relay: an event was delivered, but this is not recorded.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from tracker.storage.progress_store import ProgressStore
 from tracker.storage.store import Store
 
 BEFORE: Final = "before"  # nothing of the batch has reached the database
-WRITTEN: Final = "written"  # every row of it is written, and the commit is not yet asked for
-AFTER: Final = "after"  # it is committed, and nobody is answered
+WRITTEN: Final = "written"  # every row of the batch is written, and the commit has not started
+AFTER: Final = "after"  # the batch is committed, and no request is answered
 HALF: Final = "half"  # half of its answers are on the wire
 POINTS: Final = (BEFORE, WRITTEN, AFTER, HALF)
 
@@ -44,7 +44,7 @@ class Crash:
 
 
 class CrashingStore(Store):
-    """Dies as planned. For HALF it tells ``answers`` how many go out before the end."""
+    """Die as planned. For HALF, set in ``answers`` how many responses leave before the end."""
 
     def __init__(self, database_url: str, crash: Crash, answers: "HalfAnswered") -> None:
         super().__init__(database_url)
@@ -69,7 +69,7 @@ class CrashingStore(Store):
 
 
 class UnmarkedStore(Store):
-    """Dies where it is to write down that ``fatal`` events of this life were told."""
+    """Die before recording that this process delivered ``fatal`` events."""
 
     def __init__(self, database_url: str, fatal: int) -> None:
         super().__init__(database_url)
@@ -89,7 +89,7 @@ class _Unmarked(ProgressStore):
 
 
 class HalfAnswered:
-    """An app that, once told, lets so many more callbacks be answered, holds all others, and dies."""
+    """An app that, once limited, answers so many more callbacks, holds all others, and dies."""
 
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
@@ -107,7 +107,7 @@ class HalfAnswered:
             self.left -= 1
         await send(message)
         if self.left == 0 and message["type"] == "http.response.body":
-            # The loop writes what was sent at the end of its turn: this one, and whatever it still owes the others.
+            # The loop writes its output at the end of its turn: this response and all buffered ones.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, die)
 

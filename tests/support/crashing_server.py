@@ -23,7 +23,7 @@ from tests.support.homing_server import SHORT, SILENT, composed
 from tracker.settings import load_settings
 from tracker.storage.store import Store
 
-# The dead do not answer: whoever looks for their submits waits for as long as this.
+# A dead process does not answer. Recovery of its submissions waits this long.
 BRISK = replace(SHORT, answer_within=timedelta(seconds=4), attempt=timedelta(seconds=3))
 # A poll lasts longer than a slow machine needs to notice that a process is dead.
 PATIENT = replace(SILENT, query=timedelta(minutes=1))
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--piece", default="")
     parser.add_argument("--nth", type=int, default=1)
     parser.add_argument("--least", type=int, default=1)
-    parser.add_argument("--unmarked", type=int, help="die once so many events were told, and nobody wrote it down")
+    parser.add_argument("--unmarked", type=int, help="die after delivering so many events, before recording it")
     parser.add_argument("--dawdle", type=float, help="how many seconds each batch takes")
     parser.add_argument("--impatient", action="store_true", help="wait for a locked database for a moment only")
     parser.add_argument("--commits", type=int, default=4096, help="how many deliveries may wait for their commit")

@@ -13,7 +13,7 @@ NEVER: Final = 0
 
 
 class DatabaseProxy:
-    """Every ``every``-th commit it is cut: in turns before the server hears it, and after it did, before it is told."""
+    """Cut the connection at every ``every``-th commit, alternately before the server gets it and before its answer."""
 
     def __init__(self, socket: str) -> None:
         self.port = 0

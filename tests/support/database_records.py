@@ -1,4 +1,4 @@
-"""What a database holds after the storm, read past Homing's own code, and what must be true of it."""
+"""Read the database without Homing's code after a load test, and check its consistency."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from tests.support.callback_senders import Delivery
 from tracker.model.facts import RANK
 from tracker.model.task import Status
 
-TOLD: Final = frozenset({"applied", "completed"})
+PUBLISHED_VERDICTS: Final = frozenset({"applied", "completed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Records:
 
 
 def records(url: str) -> Records:
-    """Read everything; nobody may be writing meanwhile."""
+    """Read all records. No process may write at the same time."""
     statement = "SELECT task_id, dedupe_key, body, verdict, status, repeats FROM observations WHERE source = 'callback'"
     kept = [
         Kept(task_id=task_id, key=key, body=bytes(body), verdict=verdict, status=status, repeats=repeats)
@@ -58,25 +58,25 @@ def records(url: str) -> Records:
 
 
 def agree(found: Records) -> None:
-    """Check that observations, tasks, events and counts tell one story: each delivery is there whole or not at all."""
-    told: dict[str, list[int]] = defaultdict(list)
+    """Check that observations, tasks, events and counts agree: each callback is recorded completely or not at all."""
+    sequences: dict[str, list[int]] = defaultdict(list)
     for _, task_id, sequence in found.events:
-        told[task_id].append(sequence)
-    moves = Counter(each.task_id for each in found.kept if each.verdict in TOLD)
+        sequences[task_id].append(sequence)
+    transitions = Counter(each.task_id for each in found.kept if each.verdict in PUBLISHED_VERDICTS)
     ranks: dict[str, int] = defaultdict(int)
     for each in found.kept:
         ranks[each.task_id] = max(ranks[each.task_id], RANK[Status(each.status)])
     for task_id, (status, version) in found.tasks.items():
         # In the order of their ids, and none of them missing or twice.
-        assert told[task_id] == list(range(2, version + 1)), task_id
-        assert len(told[task_id]) == moves[task_id], task_id
+        assert sequences[task_id] == list(range(2, version + 1)), task_id
+        assert len(sequences[task_id]) == transitions[task_id], task_id
         assert RANK[Status(status)] == ranks[task_id], task_id
     assert max(found.bodies.values(), default=1) == 1, "an observation was added twice"
     assert sum(1 + each.repeats for each in found.kept) == found.deliveries
 
 
 def hold(found: Records, acknowledged: Iterable[Delivery]) -> None:
-    """Check that what was acknowledged is recorded, under its own key."""
+    """Check that every acknowledged callback is recorded under its own key."""
     keys = {(each.task_id, each.body): each.key for each in found.kept}
     for delivery in acknowledged:
         key = keys.get((delivery.task_id, delivery.body))
@@ -85,6 +85,6 @@ def hold(found: Records, acknowledged: Iterable[Delivery]) -> None:
 
 
 def hold_exactly(found: Records, sent: Iterable[Delivery]) -> None:
-    """Check the end of the story: every delivery once, every task where its last word puts it."""
+    """Check the final state: every callback once, every task in the status of its last report."""
     assert found.bodies == Counter((delivery.task_id, delivery.body) for delivery in sent)
     assert {status for status, _ in found.tasks.values()} == {Status.SUCCEEDED}

@@ -87,7 +87,7 @@ class Server:
         self.lives[-1].kill()
 
     async def dead(self) -> None:
-        """Wait until this life has ended by SIGKILL, by whoever's hand."""
+        """Wait until SIGKILL has ended this process."""
 
         async def ended() -> bool:
             return self.lives[-1].poll() is not None
@@ -96,7 +96,7 @@ class Server:
         assert self.lives[-1].returncode == -signal.SIGKILL, self.logged()
 
     async def sent(self, headers: dict[str, str] | None = None, **changes: Any) -> str:
-        """Submit as a client does that sends again, the same, until it has an answer; give our id."""
+        """Submit like a client that repeats the same request until it gets an answer; return the task ID."""
         answers: list[httpx.Response] = []
 
         async def answered() -> bool:
@@ -142,9 +142,9 @@ class Server:
 
 @asynccontextmanager
 async def server(folder: Path, provider_url: str, **settings: str) -> AsyncIterator[Server]:
-    """Reserve an address, which nobody else gets while no process of ours listens there."""
+    """Reserve an address, so that no other program gets it before Homing listens there."""
     with closing(socket.socket()) as reserved:
-        # Bound and not listening: the server may bind the same address, and the system gives it to nobody.
+        # Bound and not listening: the server can bind the address, and the system assigns it to no other program.
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]

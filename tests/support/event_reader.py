@@ -26,7 +26,7 @@ class EventReader:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, with what is left to see."""
+        """End the reader and return the remaining events."""
         self._stop.set()
         self._thread.join()
         self._read()

@@ -42,9 +42,9 @@ def impatient(database_url: str) -> Store:
 
 @contextmanager
 def may_not_write() -> Iterator[None]:
-    """Let SIGUSR1 make the process's SQLite connections read-only, and SIGUSR2 give them their rights back.
+    """Make the process's SQLite connections read-only on SIGUSR1, and writable again on SIGUSR2.
 
-    An open file keeps its rights whatever happens to its permissions, so SQLite itself has to refuse.
+    An open file stays writable after a change of permissions, so SQLite itself has to refuse.
     """
     made: list[Any] = []
     barred: list[Any] = []

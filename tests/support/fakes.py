@@ -1,4 +1,4 @@
-"""Stand-ins written by hand: a clock that is told the time, a store that waits, and a provider without a network."""
+"""Fakes: a clock that tests set, a store that waits, and a provider without a network."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tracker.storage.store import Store
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
@@ -46,7 +46,7 @@ async def new_secret(name: str, fresh: bytes) -> bytes:
 
 
 class GatedStore(Store):
-    """A store whose commits wait for ``gate``; ``batches`` tells how many pieces each of them held."""
+    """A store whose commits wait for ``gate``; ``batches`` has the number of changes of each batch."""
 
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
@@ -104,15 +104,15 @@ class FakeKling:
         if self.down:
             raise ReplyLost("the provider is down")
         if call.path == "/tasks":
-            wanted = call.query["task_ids"].split(",")
-            return _reply(200, 0, data=[self._shown(made) for made in self.existing() if made.id in wanted])
+            task_ids = call.query["task_ids"].split(",")
+            return _reply(200, 0, data=[self._shown(made) for made in self.existing() if made.id in task_ids])
         return self._query(unquote(call.path.rsplit("/", maxsplit=1)[1]))
 
     def existing(self) -> list[Made]:
         return [made for made in self.ledger if made.made_at <= self.clock()]
 
     def body(self, made: Made) -> bytes:
-        """Return what the provider posts to a callback address about a task."""
+        """Return the body that the provider posts to a callback URL about a task."""
         return json.dumps(self._shown(made)).encode()
 
     async def _submit(self, body: dict[str, Any], within: timedelta) -> Reply:

@@ -1,8 +1,7 @@
-"""Server processes that are forked from one that has imported everything already: a tenth of the usual start.
+"""Server processes forked from one that has imported everything: the start takes a tenth of the usual time.
 
-Each is a process like any other: it has its own loop, connections and end, and SIGKILL ends it where it stands. Run as
-a program this is the process that forks: a line of JSON in, a line of JSON out, and at the end of the input it ends
-what it began.
+Each is an ordinary process with its own loop and connections, and SIGKILL ends it at once. As a program, this module is
+the process that forks: it reads and writes lines of JSON, and ends its children at the end of the input.
 """
 
 import atexit
@@ -81,15 +80,15 @@ def _fork_for_others() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _live(wanted: dict[str, Any]) -> None:
-    """Be a server and nothing else: whatever happens ends in this process."""
-    file = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def _live(order: dict[str, Any]) -> None:
+    """Run a server in this process until it ends."""
+    file = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ.clear()
-    os.environ.update(wanted["environ"])
+    os.environ.update(order["environ"])
     try:
-        main(wanted["arguments"])
+        main(order["arguments"])
     finally:
         traceback.print_exc()
         os._exit(1)

@@ -36,8 +36,8 @@ CREATE = "/kling/v1/images/omni-image"
 CAT: JsonObject = {"prompt": "a cat", "model_name": "kling-v3-omni"}
 ANYBODY = ClientIdentity(name="local", sees_all=True)
 KIND = "images/omni-image"
-# Everything that a real provider makes us wait for, shortened; no count is. What bounds a call is not waited for where
-# the other end answers, so it is as long as a slow machine may take.
+# Delays at a real provider are shortened, counts are not. Call timeouts stay long enough for a slow machine, because a
+# call that gets an answer does not wait for them.
 SHORT = Policy(
     answer_within=timedelta(seconds=10),
     attempt=timedelta(seconds=8),
@@ -56,7 +56,7 @@ SHORT = Policy(
     client_budget=60_000,
     fresh=timedelta(),
 )
-# Nothing is asked by itself for as long as a test can last: what is known then came by callback, or was asked for.
+# No scheduled poll runs during a test. Every status comes from a callback or an explicit poll.
 SILENT = replace(SHORT, first_poll_delay=timedelta(hours=1), first_lookup=timedelta(hours=1))
 
 
@@ -85,7 +85,7 @@ class HomingServer:
         return await self.client.post(CREATE, json=CAT | changes, headers=headers)
 
     async def created(self, **changes: Any) -> str:
-        """Submit, expect success, and give our id."""
+        """Submit, expect success, and return the task ID."""
         reply = await self.create(**changes)
         assert (reply.status_code, reply.json()["code"]) == (200, 0), reply.text
         return str(reply.json()["data"]["task_id"])
@@ -93,13 +93,13 @@ class HomingServer:
     async def task(self, ref: str) -> Task:
         return await self.tracker.get(ANYBODY, ref)
 
-    async def seen(self, ref: str, wanted: Callable[[Task], bool], *, within: float = 15.0) -> Task:
-        """Wait until a task is as wanted, and give it."""
+    async def seen(self, ref: str, condition: Callable[[Task], bool], *, within: float = 15.0) -> Task:
+        """Wait until a task meets a condition, and return it."""
 
-        async def as_wanted() -> bool:
-            return wanted(await self.task(ref))
+        async def meets_condition() -> bool:
+            return condition(await self.task(ref))
 
-        await until(as_wanted, within=within)
+        await until(meets_condition, within=within)
         return await self.task(ref)
 
     async def settled(self, ref: str) -> Task:
@@ -116,7 +116,7 @@ class HomingServer:
                 await asyncio.sleep(0.02)
 
     async def lookups_proven(self, prompt: str = "the first") -> str:
-        """Submit a task, and let its lookup by external id show that lookups work at this address; give our id."""
+        """Submit a task, let a lookup by external ID show that lookups work here, and return the task ID."""
         ours = await self.created(prompt=prompt)
         account = self.tracker.providers["kling"]
 
@@ -137,10 +137,10 @@ class HomingServer:
 
     async def alarms(self) -> dict[str, int]:
         stats = await self.tracker.stats(ANYBODY)
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for alarm in stats.alarms:
-            told[alarm.kind.value] = told.get(alarm.kind.value, 0) + alarm.count
-        return told
+            counts[alarm.kind.value] = counts.get(alarm.kind.value, 0) + alarm.count
+        return counts
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 15.0, pause: float = 0.02) -> None:
@@ -172,9 +172,9 @@ async def composed(
     loops: bool = True,
     **receiver: Any,
 ) -> AsyncIterator[tuple[Tracker, Reconciler, ASGIApp]]:
-    """Open the parts; ``loops`` runs the reconciler and the relay beside them.
+    """Open the server; ``loops`` also runs the reconciler and the relay.
 
-    ``receiver`` is what its settings do not say.
+    ``receiver`` overrides receiver settings.
     """
     clock = clock or Clock()
     tracker = create_tracker(settings, policy=policy, store=store, clock=clock, monotonic=clock.monotonic)
@@ -182,7 +182,7 @@ async def composed(
         api = Starlette(routes=api_routes(tracker, access_of(settings)))
         app = create_receiver(tracker, replace(ReceiverSettings.from_settings(settings), **receiver), api)
         if not tracker.store.shared:
-            # As whatever serves a file does: nobody else is asking about its tasks any more.
+            # A process that serves a file releases old leases: no other process polls its tasks.
             await tracker.store.due_tasks.release(owner=tracker.owner, margin=tracker.policy.lease_margin)
         reconciler = reconciler_of(tracker)
         stop = asyncio.Event()

@@ -15,7 +15,7 @@ def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
     return b"\r\n".join([line, *fields, b"", b""])
 
 
-# Each is refused before anybody is asked.
+# Each is refused before the application is called.
 HEADS = {
     "length, then coding": post(b"content-length: 5", CHUNKED, body=HELLO),
     "coding, then length": post(CHUNKED, b"content-length: 5", body=HELLO),
@@ -121,7 +121,7 @@ BODIES = {
     "a folded trailer": b"5\r\nhello\r\n0\r\nx: a\r\n b\r\n\r\n",
 }
 
-# How they begin, and what comes for ever after.
+# The beginning of the request, and the bytes that repeat forever.
 FLOODS = {
     "empty lines": (b"", b"\r\n" * 512),
     "a method": (b"", b"G" * 1024),

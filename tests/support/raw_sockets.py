@@ -1,4 +1,4 @@
-"""Raw sockets to a server of our own: what the tests of connections and of odd HTTP stand on."""
+"""Raw sockets to a test server, for the tests of connections and of unusual HTTP."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ CLOSING = b"GET / HTTP/1.1\r\nhost: homing.test\r\nconnection: close\r\n\r\n"
 
 
 def post(*fields: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:
-    """Write a request that says of its body what ``fields`` say."""
+    """Return a request with ``fields`` as its body headers."""
     return b"\r\n".join([b"POST / HTTP/" + version, b"host: homing.test", *fields, b"", body])
 
 
@@ -41,21 +41,21 @@ class Line:
 
     async def rest(self) -> bytes:
         """Wait for the end; a reset is one too."""
-        heard = bytearray()
+        received = bytearray()
         try:
             async with asyncio.timeout(WITHIN):
                 while piece := await self.reader.read(1 << 16):
-                    heard += piece
+                    received += piece
         except ConnectionError:
             pass
-        return bytes(heard)
+        return bytes(received)
 
 
 @dataclass
 class Place:
-    """Answers at once without reading a body, or waits at its gate where it has one; with ``reads`` it reads first.
+    """Answer at once without reading the body, or wait for the gate if there is one; with ``reads``, read first.
 
-    What is asked of /beat is always answered at once, and not noted.
+    Requests for /beat are always answered at once and not recorded.
     """
 
     port: int = 0
@@ -94,7 +94,7 @@ class Place:
 
     @asynccontextmanager
     async def slow_line(self) -> AsyncIterator[Line]:
-        """Connect with a small window: what the client does not read stays with the server."""
+        """Connect with a small window, so that unread data stays at the server."""
         plain = socket.create_connection(("127.0.0.1", self.port))
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
         reader, writer = await asyncio.open_connection(sock=plain, limit=SMALL)

@@ -1,4 +1,4 @@
-"""What the receiver's integration tests stand on: a real tracker on SQLite behind a real server."""
+"""A real tracker on SQLite behind a real server, for the receiver's integration tests."""
 
 import asyncio
 import base64
@@ -65,7 +65,7 @@ class ReceiverServer:
         return {each.kind for each in (await self.tracker.stats(ME)).alarms}
 
     async def raw(self, *parts: bytes, hang_up: bool = False) -> bytes:
-        """Send bytes as they are, then give all that is answered; ``hang_up`` leaves without reading."""
+        """Send raw bytes and return the whole answer; ``hang_up`` closes without reading."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         try:
             for part in parts:
@@ -97,7 +97,7 @@ OPEN = ReceiverSettings()
 
 
 def body(external_id: str, status: str = "succeeded", *, task_id: str = "8675309", **more: object) -> bytes:
-    told = {
+    fields = {
         "id": task_id,
         "status": status,
         "message": PROMPT,
@@ -105,8 +105,8 @@ def body(external_id: str, status: str = "succeeded", *, task_id: str = "8675309
         "update_time": 1781080794151,
     }
     if status == "succeeded":
-        told["outputs"] = [{"type": "image", "url": "https://results.example/1.png"}]
-    return json.dumps(told | more).encode()
+        fields["outputs"] = [{"type": "image", "url": "https://results.example/1.png"}]
+    return json.dumps(fields | more).encode()
 
 
 def signed(raw: bytes, *secrets: str, webhook_id: str = "1000", ago: timedelta = timedelta()) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""A hook of Homing's that writes down what it is told, and can end its process between that and its return.
+"""A subscriber that records its events, and can end its process between the record and its return.
 
-TOLD_FILE names the file that all processes write to. TOLD_FATAL is how many events this life takes before it dies: the
-last one was told, and nobody knows.
+TOLD_FILE names the file that all processes write to. TOLD_FATAL is how many events this process takes before it dies.
+The last event is received, and Homing does not know it.
 """
 
 import json
@@ -27,7 +27,7 @@ def note(event: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCall:
-    """One event as it was told, by which process."""
+    """One received event and the process that delivered it."""
 
     id: str
     subject: str
@@ -36,7 +36,7 @@ class RecordedCall:
 
 
 def recorded_calls(file: Path) -> list[RecordedCall]:
-    """Read what was told, in its order."""
+    """Read the received events in order."""
     if not file.exists():
         return []
     rows = (json.loads(line) for line in file.read_text().splitlines())

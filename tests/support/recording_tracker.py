@@ -1,4 +1,4 @@
-"""What the receiver's unit tests stand on: a tracker that only writes down what it is given, and bare ASGI calls."""
+"""A tracker that only records its input, and bare ASGI calls, for the receiver's unit tests."""
 
 import asyncio
 import base64
@@ -46,7 +46,7 @@ def kling_account() -> Account:
 
 @dataclass
 class WritingTracker:
-    """Proves tokens as the real one does and keeps what it is given, after ``gate`` opens, unless it ``fails``."""
+    """Verify tokens like the real tracker and keep the callbacks, after ``gate`` opens, unless it ``fails``."""
 
     providers: dict[str, Account] = field(default_factory=lambda: {"kling": kling_account()})
     now: datetime = NOW

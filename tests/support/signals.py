@@ -1,15 +1,15 @@
-"""Signals as a process at a terminal has them, whatever started the tests."""
+"""Signal handling as in a process at a terminal, independent of how the tests were started."""
 
 import signal
 from types import FrameType
 from typing import Final
 
-# What a shell without job control ignores for what it starts in the background, what nohup ignores, and what stops.
+# Signals that a shell without job control or nohup ignores, and the stop signal.
 ASKED_TO_END: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
 
 def restore_defaults_for_children() -> None:
-    """Let the programs that this process starts hear the signals that it was told to ignore itself.
+    """Let child programs get the signals that this process was started to ignore.
 
     An ignored signal stays ignored in a program that is started, a handled one gets its default action there. So the
     signals are handled here, by doing nothing.

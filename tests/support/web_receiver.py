@@ -1,4 +1,4 @@
-"""Somebody else's web server, as odd as a test wants it: what it got, and how it answers or fails to."""
+"""A foreign web server for tests: it records its requests, and answers or fails as a test defines."""
 
 import asyncio
 import ssl
@@ -62,7 +62,7 @@ class WebReceiver:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def kill(self) -> None:
-        """Go away without a word, as a process does that is killed."""
+        """Close without notice, as a killed process does."""
         if self._server is not None:
             self._server.close()
             for writer in list(self._open):

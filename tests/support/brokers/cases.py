@@ -1,8 +1,8 @@
-"""One broker as the tests see it: where it is, what it holds, and a line to it that can be cut.
+"""One broker for tests: its address, its content, and a proxy that can cut the connections.
 
-With a certificate the line is encrypted: by the server itself where its wheel can, which is NATS; before the others
-the proxy does it. The Redis of the wheel is built without TLS, the Kafka broker takes no key for its certificate, and
-the machine's RabbitMQ is not ours to set up.
+With a certificate the connection is encrypted: by NATS itself, and by the proxy for the other brokers.
+The Redis of the wheel is built without TLS, the Kafka broker takes no key for its certificate, and
+the tests cannot configure the machine's RabbitMQ.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from tracker.delivery.sinks.urls import parse_sinks
 
 @dataclass(kw_only=True)
 class BrokerCase:
-    """A running broker behind a proxy. ``address`` leads through it; ``limit`` is what a message may have there.
+    """A running broker behind a proxy. ``address`` leads through it; ``limit`` is the maximum message size in bytes.
 
-    ``server`` is None where it must not be stopped.
+    ``server`` is None if tests must not stop it.
     """
 
     name: str
@@ -95,7 +95,7 @@ async def kafka_case(certificate: Certificate | None = None) -> AsyncIterator[Br
     async with proxy(0, shown(certificate)) as line:
         with kafka(advertised=line.port) as server:
             line.to = server.port
-            # It makes a topic for who asks for one; two who ask at once may get two.
+            # The broker creates a topic on request. Two concurrent requests may create two.
             await asyncio.to_thread(read_kafka, line.port, **believing)
             yield BrokerCase(
                 name="kafka",

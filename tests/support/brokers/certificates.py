@@ -10,7 +10,7 @@ from tests.support.brokers.servers import LOCALHOST
 
 
 class Authority:
-    """Signs what is to be believed by who has its ``file``."""
+    """Sign certificates that clients with its ``file`` trust."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self.file = folder / f"{name}.pem"
@@ -20,7 +20,7 @@ class Authority:
         self._signing.cert_pem.write_to_path(self.file)
 
     def certificate(self, host: str = LOCALHOST) -> "Certificate":
-        """Make what the server of a host shows."""
+        """Create the certificate of the server of a host."""
         made = self._signing.issue_cert(host)
         file, key = (self._folder / f"{self._name}-{host}.{kind}" for kind in ("pem", "key"))
         made.cert_chain_pems[0].write_to_path(file)
@@ -30,20 +30,20 @@ class Authority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """What a server shows; ``authority`` is the file of those who believe it."""
+    """A server certificate; ``authority`` is the CA file of its clients."""
 
     file: Path
     key: Path
     authority: Path
 
     def shown(self) -> ssl.SSLContext:
-        """Make what a server shows it with."""
+        """Return the TLS context of the server."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.file, self.key)
         return context
 
     def believed(self) -> ssl.SSLContext:
-        """Make what the tests themselves read with, whatever host it is for."""
+        """Return the TLS context of the tests' own clients, without a host name check."""
         context = ssl.create_default_context(cafile=self.authority)
         context.check_hostname = False
         return context

@@ -1,4 +1,4 @@
-"""Consumers that read on as events come, and note what they saw; one that loses its broker looks for it again."""
+"""Consumers that read events continuously and record them; they reconnect if the broker is lost."""
 
 import asyncio
 import time
@@ -28,12 +28,12 @@ Place = tuple[str, int]
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """What one consumer saw: each event once, as it first came, by its id."""
+    """The events that one consumer received: each once, at its first arrival, by ID."""
 
     order: list[Place] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     repeats: int = 0
-    # Why nobody looks any more.
+    # The error that stopped the consumer.
     ended: str = ""
 
     def note(self, key: str, task: str, sequence: str) -> None:
@@ -47,7 +47,7 @@ class Seen:
         self.ended = "cancelled" if running.cancelled() else repr(running.exception())
 
     def out_of_order(self) -> Sequence[Place]:
-        """Return what came although something newer of its task, or the same by another id, had come."""
+        """Return the events that arrived after a newer event of the same task, or as a duplicate with another ID."""
         newest: dict[str, int] = {}
         late: list[Place] = []
         for task, sequence in self.order:
@@ -59,7 +59,7 @@ class Seen:
 
 @asynccontextmanager
 async def consuming(case: BrokerCase) -> AsyncIterator[Seen]:
-    """Consume all that a broker has and gets, from its beginning."""
+    """Consume all present and future events of a broker, from the beginning."""
     seen = Seen()
     running = asyncio.create_task(_READS[case.name](case, seen))
     running.add_done_callback(seen.end)
@@ -81,10 +81,10 @@ async def _jetstream(case: BrokerCase, seen: Seen) -> None:
                 f"nats://{LOCALHOST}:{case.server.port}", allow_reconnect=False, error_cb=_nobody_hears
             )
             try:
-                wanted = ConsumerConfig(
+                config = ConsumerConfig(
                     ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=next_one
                 )
-                reader = await client.jetstream().pull_subscribe("", stream="HOMING", config=wanted)
+                reader = await client.jetstream().pull_subscribe("", stream="HOMING", config=config)
                 while client.is_connected:
                     with suppress(nats.errors.TimeoutError):
                         for message in await reader.fetch(MOST, timeout=LOOK):
@@ -113,7 +113,7 @@ async def _redis(case: BrokerCase, seen: Seen) -> None:
 
 
 async def _rabbitmq(case: BrokerCase, seen: Seen) -> None:
-    """Read past the line, which is what is cut: the server is never stopped."""
+    """Read without the proxy. Tests cut the proxy and never stop the server."""
     connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{case.line.to}/")
 
     async def take(message: Any) -> None:
@@ -129,10 +129,10 @@ async def _rabbitmq(case: BrokerCase, seen: Seen) -> None:
 
 
 async def _kafka(case: BrokerCase, seen: Seen) -> None:
-    """Read over the line, since the broker says that it is there.
+    """Read through the proxy, because the broker announces that address.
 
-    Each look is a client's of its own: one that has read to the end of a partition in the tests' broker is sometimes
-    given nothing more.
+    Each read uses a new client: after the end of a partition, the test broker sometimes sends nothing more to the same
+    client.
     """
     offsets: dict[int, int] = {}
     while True:
@@ -153,7 +153,7 @@ def _look(port: int, offsets: dict[int, int], seen: Seen) -> None:
             if message is None or message.error():
                 continue
             offsets[message.partition() or 0] = (message.offset() or 0) + 1
-            # What marks the end of an earlier reading has no value.
+            # A message that marks the end of an earlier read has no value.
             if message.value():
                 headers = {name: _text(value) for name, value in dict(message.headers() or []).items()}
                 seen.note(headers["ce_id"], headers["ce_subject"], headers["ce_sequence"])

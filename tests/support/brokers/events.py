@@ -1,4 +1,4 @@
-"""Events to tell a broker."""
+"""Events for a broker."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,12 +8,12 @@ from tracker.model.event import TASK_TYPE, PublishedEvent
 from tracker.model.task import Status
 
 SOURCE: Final = "urn:homing:test"
-# What a task goes through here; its version counts from 1.
+# The statuses of a task in order; its version counts from 1.
 STEPS: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 
 
 def an_event(number: int = 1, version: int = 1, **changes: Any) -> PublishedEvent:
-    """Make the event of a task; ``number`` tells tasks apart."""
+    """Return an event of a task; ``number`` distinguishes tasks."""
     status = STEPS[min(version, len(STEPS)) - 1]
     task = a_task(number, version=version, status=status, **changes)
     return PublishedEvent(
@@ -27,5 +27,5 @@ def a_large_event(number: int, size: int) -> PublishedEvent:
 
 
 def waves(tasks: int, versions: int = len(STEPS)) -> Sequence[Sequence[PublishedEvent]]:
-    """Make what a relay hands over: each wave has one event of each task."""
+    """Return waves of events as a relay sends them; each wave has one event of each task."""
     return [[an_event(number, version) for number in range(1, tasks + 1)] for version in range(1, versions + 1)]

@@ -13,7 +13,7 @@ PIECE: Final = 64 * 1024
 
 
 class Proxy:
-    """Passes on what comes to ``port`` to another one, while it ``flows``; with ``tls`` it comes encrypted."""
+    """Forward data from ``port`` to another port while ``flows`` is set; with ``tls`` the input is encrypted."""
 
     def __init__(self, to: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
@@ -22,7 +22,7 @@ class Proxy:
         self.accepted = 0
         # How many ways have something to pass on that may not flow.
         self.holding = 0
-        # All that passes either way, where somebody wants to know.
+        # All data in both directions, if a test records it.
         self.heard: bytearray | None = None
         self.flows = asyncio.Event()
         self.flows.set()
@@ -74,7 +74,7 @@ class Proxy:
                 if await self._may_pass(reader, writer, back, forth):
                     await self._join(reader, writer, back, forth)
                 else:
-                    # Not before it has heard why.
+                    # The client gets the reason first.
                     writer.close()
                     await writer.wait_closed()
             finally:
@@ -108,7 +108,7 @@ class Proxy:
         back: asyncio.StreamReader,
         forth: asyncio.StreamWriter,
     ) -> bool:
-        """Return whether what comes may go on; there may be something to say before."""
+        """Return whether the connection may continue. A subclass may send a reply first."""
         del reader, writer, back, forth
         return True
 

@@ -18,7 +18,7 @@ from tests.support.brokers.cases import BrokerCase
 
 LIMIT: Final = 30
 LOCALHOST: Final = "127.0.0.1"
-# Tells the server which stream is to take a message.
+# Name the stream that must accept a message.
 OF_STREAM: Final = "Nats-Expected-Stream"
 
 
@@ -76,14 +76,18 @@ async def _rabbitmq(port: int, queue: str, count: int) -> list[Raw]:
         while len(found) < count:
             message = await channel.basic_get(queue, no_ack=True)
             assert isinstance(message.delivery, Basic.GetOk)
-            told = message.header.properties
-            known = {"type": told.message_type, "mode": told.delivery_mode, "id": told.message_id}
+            properties = message.header.properties
+            known = {"type": properties.message_type, "mode": properties.delivery_mode, "id": properties.message_id}
             found.append(
                 Raw(
                     address=message.delivery.routing_key or "",
-                    headers={name: str(value) for name, value in (told.headers or {}).items()},
+                    headers={name: str(value) for name, value in (properties.headers or {}).items()},
                     payload=json.loads(message.body),
-                    known={**known, "content_type": told.content_type, "timestamp": told.timestamp is not None},
+                    known={
+                        **known,
+                        "content_type": properties.content_type,
+                        "timestamp": properties.timestamp is not None,
+                    },
                 )
             )
         return found
@@ -106,10 +110,10 @@ def _kafka(port: int, count: int) -> list[Raw]:
         found: list[Raw] = []
         while len(found) < count:
             message = reader.poll(0.1)
-            # What marks the end of an earlier reading has no value.
+            # A message that marks the end of an earlier read has no value.
             if message is None or message.error() or not (value := message.value()):
                 continue
-            headers = {name: _text(told) for name, told in dict(message.headers() or []).items()}
+            headers = {name: _text(header) for name, header in dict(message.headers() or []).items()}
             key = message.key()
             found.append(
                 Raw(

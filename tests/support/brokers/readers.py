@@ -1,4 +1,4 @@
-"""What a broker holds, read back with its own client and by the CloudEvents SDK where that knows the broker."""
+"""Read the content of a broker with its own client, and with the CloudEvents SDK if that supports the broker."""
 
 import time
 import uuid
@@ -27,7 +27,7 @@ LIMIT: Final = 30
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """One message as the broker holds it: ``key`` is what orders it, ``twin`` what it would be known again by."""
+    """One stored message: ``key`` orders it, ``twin`` identifies duplicates."""
 
     event: BaseCloudEvent
     channel: str
@@ -48,7 +48,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_jetstream(port: int, *, stream: str = "HOMING", **settings: Any) -> Sequence[Kept]:
-    """Read all that a stream holds; nothing where it is not there."""
+    """Read all messages of a stream; return an empty list if it does not exist."""
     client = await nats.connect(f"nats://{LOCALHOST}:{port}", allow_reconnect=False, **settings)
     try:
         context = client.jetstream()
@@ -56,8 +56,8 @@ async def read_jetstream(port: int, *, stream: str = "HOMING", **settings: Any) 
             state = (await context.stream_info(stream)).state
         except NotFoundError:
             return []
-        wanted = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
-        reader = await context.pull_subscribe("", stream=stream, config=wanted)
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
+        reader = await context.pull_subscribe("", stream=stream, config=config)
         found: list[Kept] = []
         while len(found) < state.messages:
             for message in await reader.fetch(500, timeout=LIMIT):
@@ -72,7 +72,7 @@ async def read_jetstream(port: int, *, stream: str = "HOMING", **settings: Any) 
 
 
 async def read_redis(port: int, *, stream: str = "homing:events") -> Sequence[Kept]:
-    """Read all that a stream holds. CloudEvents says nothing of Redis: the fields are read as headers of HTTP are."""
+    """Read all messages of a stream. CloudEvents does not define Redis: read the fields as HTTP headers."""
     async with redis.asyncio.Redis(port=port) as client:
         found: list[Kept] = []
         entries: Any = await client.xrange(stream)
@@ -84,9 +84,9 @@ async def read_redis(port: int, *, stream: str = "homing:events") -> Sequence[Ke
 
 
 def read_kafka(port: int, *, topic: str = "homing", **settings: Any) -> Sequence[Kept]:
-    """Read all that a topic holds, partition by partition, up to a mark that is set behind it.
+    """Read all messages of a topic, partition by partition, up to a marker message at the end.
 
-    The end that the tests' broker tells of a partition is too low where its first batch had more than one message.
+    The test broker reports a partition end that is too low if the first batch had more than one message.
     """
     server = {"bootstrap.servers": f"{LOCALHOST}:{port}", "log_level": 0, **settings}
     reader = Consumer({**server, "group.id": "reader", "enable.auto.commit": False})
@@ -126,7 +126,7 @@ def _kept(message: Message) -> Kept:
 
 
 async def read_rabbit(port: int, queue: str) -> Sequence[Kept]:
-    """Read all that a queue holds; it keeps it."""
+    """Read all messages of a queue without removing them."""
     connection = await aiormq.connect(f"amqp://guest:guest@{LOCALHOST}:{port}/")
     try:
         channel = await connection.channel()

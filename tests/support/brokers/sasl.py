@@ -20,7 +20,7 @@ NOTHING: Final = b"\xff\xff"
 
 
 class SignedIn(Proxy):
-    """Lets through who knows the password; what is asked for before that is passed on and answered one by one."""
+    """Forward clients that know the password. Earlier requests are forwarded and answered one by one."""
 
     def __init__(self, user: str, password: str, certificate: Certificate) -> None:
         super().__init__(0, certificate.shown())
@@ -35,20 +35,20 @@ class SignedIn(Proxy):
     ) -> bool:
         try:
             while True:
-                asked = await _frame(reader)
-                key, version, number, name = struct.unpack_from(">hhih", asked)
-                said = asked[10 + max(name, 0) :]
+                request = await _frame(reader)
+                key, version, number, name = struct.unpack_from(">hhih", request)
+                payload = request[10 + max(name, 0) :]
                 if key == HANDSHAKE:
                     await _answer(writer, number, struct.pack(">hih", 0, 1, 5) + b"PLAIN")
                 elif key == AUTHENTICATE:
-                    right = said[4:] == self._right
+                    right = payload[4:] == self._right
                     why = NOTHING if right else struct.pack(">h", 12) + b"who are you?"
                     lifetime = bytes(8) if version else b""
                     refusal = struct.pack(">h", 0 if right else REFUSED)
                     await _answer(writer, number, refusal + why + bytes(4) + lifetime)
                     return right
                 else:
-                    await send(forth, struct.pack(">i", len(asked)) + asked)
+                    await send(forth, struct.pack(">i", len(request)) + request)
                     answer = await _frame(back)
                     await send(writer, struct.pack(">i", len(answer)) + answer)
         except EOFError:
@@ -70,5 +70,5 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(size)
 
 
-async def _answer(writer: asyncio.StreamWriter, number: int, said: bytes) -> None:
-    await send(writer, struct.pack(">ii", 4 + len(said), number) + said)
+async def _answer(writer: asyncio.StreamWriter, number: int, payload: bytes) -> None:
+    await send(writer, struct.pack(">ii", 4 + len(payload), number) + payload)

@@ -29,7 +29,7 @@ RABBIT_PORT: Final = 5672
 
 
 class Server:
-    """One broker on a port of its own; killed, it can be started again there, on what its folder holds."""
+    """One broker on its own port. After a kill it can restart there with the data in its folder."""
 
     def __init__(self, command: Callable[[int], Sequence[str]], log: Path) -> None:
         self.port = free_port()
