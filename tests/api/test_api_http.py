@@ -35,7 +35,7 @@ async def shown(client: httpx.AsyncClient, ref: str) -> dict[str, Any]:
     return dict(reply.json())
 
 
-async def test_an_expected_task_finishes_by_its_own_callback_url(
+async def test_expected_task_finishes_by_callback(
     tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
 ) -> None:
     # The poll that confirms the attached ID must not be the first to see the end.
@@ -48,9 +48,9 @@ async def expected_task_finishes(homing: Served, sandbox: RunningSandbox) -> Non
     client = homing.client
     expected = await client.post("/v1/tasks/expect", json=EXPECT | {"external_id": "mine/1", "tags": ["spring"]})
     assert expected.status_code == 201
-    task, address = expected.json()["task"], expected.json()["callback_url"]
-    assert address.startswith(f"{homing.url}/callbacks/kling/")
-    theirs = await at_the_provider(sandbox, external_task_id="mine/1", callback_url=address)
+    task, callback_url = expected.json()["task"], expected.json()["callback_url"]
+    assert callback_url.startswith(f"{homing.url}/callbacks/kling/")
+    theirs = await at_the_provider(sandbox, external_task_id="mine/1", callback_url=callback_url)
     patched = await client.patch(f"/v1/tasks/{task['id']}", json={"provider_task_id": theirs})
     assert patched.json()["provider_task_id"] == theirs
     sandbox.finish(theirs)
@@ -60,19 +60,19 @@ async def expected_task_finishes(homing: Served, sandbox: RunningSandbox) -> Non
 
     await until(is_finished)
     for ref in (task["id"], theirs, "mine%2F1"):
-        told = await shown(client, ref)
-        assert told["id"] == task["id"]
-        assert told["status_source"] == {"source": "callback", "trust": "token"}
-        assert [asset["url"] for asset in told["result"]["assets"]] == sandbox.task(theirs)["result_urls"]
-        assert told["result"]["assets"][0]["expires_at"] is not None
+        body = await shown(client, ref)
+        assert body["id"] == task["id"]
+        assert body["status_source"] == {"source": "callback", "trust": "token"}
+        assert [asset["url"] for asset in body["result"]["assets"]] == sandbox.task(theirs)["result_urls"]
+        assert body["result"]["assets"][0]["expires_at"] is not None
     history = (await client.get(f"/v1/tasks/{task['id']}/history")).json()["entries"]
     assert {"callback"} <= {entry["source"] for entry in history}
     assert all(entry["why"] for entry in history)
-    assert address.rpartition("/")[2] not in (await client.get(f"/v1/tasks/{task['id']}/history")).text
+    assert callback_url.rpartition("/")[2] not in (await client.get(f"/v1/tasks/{task['id']}/history")).text
     assert [found["id"] for found in (await client.get("/v1/tasks?tag=spring")).json()["tasks"]] == [task["id"]]
 
 
-async def test_a_running_task_is_adopted_and_polled(homing: Served, kling_sandbox: RunningSandbox) -> None:
+async def test_running_task_is_adopted_and_polled(homing: Served, kling_sandbox: RunningSandbox) -> None:
     client = homing.client
     theirs = await at_the_provider(kling_sandbox)
     adopted = await client.post("/v1/tasks/adopt", json=EXPECT | {"provider_task_id": theirs})
@@ -92,7 +92,7 @@ async def test_a_running_task_is_adopted_and_polled(homing: Served, kling_sandbo
     assert entry["detail"] == f"provider_task_id={theirs}"
 
 
-async def test_an_operator_settles_what_cannot_be_asked(homing: Served) -> None:
+async def test_operator_resolves_unpollable_task(homing: Served) -> None:
     client = homing.client
     ref = (await client.post("/v1/tasks/expect", json=EXPECT)).json()["task"]["id"]
     reply = await client.post(f"/v1/tasks/{ref}/resolve", json={"status": "rejected", "note": "never submitted"})
@@ -101,7 +101,7 @@ async def test_an_operator_settles_what_cannot_be_asked(homing: Served) -> None:
     assert sources == ["operator"]
 
 
-async def test_conflicts_are_409(homing: Served, kling_sandbox: RunningSandbox) -> None:
+async def test_conflicting_requests_return_409(homing: Served, kling_sandbox: RunningSandbox) -> None:
     client = homing.client
     body = EXPECT | {"external_id": "mine-1"}
     ref = (await client.post("/v1/tasks/expect", json=body)).json()["task"]["id"]
@@ -111,7 +111,7 @@ async def test_conflicts_are_409(homing: Served, kling_sandbox: RunningSandbox) 
     assert (await client.patch(f"/v1/tasks/{ref}", json={"provider_task_id": second})).status_code == 409
 
 
-async def test_pages_and_filters_agree_with_each_other(homing: Served) -> None:
+async def test_pages_and_filters_are_consistent(homing: Served) -> None:
     client = homing.client
     made = [
         (await client.post("/v1/tasks/expect", json=EXPECT | {"tags": [f"t{number % 2}"]})).json()["task"]
@@ -134,7 +134,7 @@ async def test_pages_and_filters_agree_with_each_other(homing: Served) -> None:
     assert (await client.get("/v1/stats")).json()["by_status"] == {"pending": 7}
 
 
-async def test_a_client_sees_only_its_own(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_client_sees_only_its_own_tasks(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with served(tmp_path, kling_sandbox, api_keys=(STUDIO, OTHER, OPERATOR)) as homing:
         client = homing.client
         mine = (await client.post("/v1/tasks/expect", json=EXPECT | {"external_id": "mine-1"})).json()["task"]["id"]
@@ -152,18 +152,16 @@ async def test_a_client_sees_only_its_own(tmp_path: Path, kling_sandbox: Running
         assert theirs.status_code == 201
 
 
-async def test_a_standing_address_takes_deliveries_until_it_is_revoked(
-    homing: Served, kling_sandbox: RunningSandbox
-) -> None:
+async def test_shared_callback_url_works_until_revoked(homing: Served, kling_sandbox: RunningSandbox) -> None:
     client = homing.client
     made = (await client.post("/v1/callback-urls", json={"provider": "kling", "label": "studio"})).json()
     url, number = made["callback_url"], made["address"]["id"]
     theirs = await at_the_provider(kling_sandbox, callback_url=url)
 
-    async def heard() -> bool:
+    async def received() -> bool:
         return bool((await client.get("/v1/orphans")).json()["orphans"])
 
-    await until(heard)
+    await until(received)
     orphan = (await client.get("/v1/orphans")).json()["orphans"][0]
     assert orphan["provider_task_id"] == theirs
     assert url.rpartition("/")[2] not in (await client.get("/v1/callback-urls")).text
@@ -172,7 +170,7 @@ async def test_a_standing_address_takes_deliveries_until_it_is_revoked(
     assert (await client.delete("/v1/callback-urls/999")).status_code == 404
 
 
-async def test_health_is_green_and_the_document_true_of_the_running_server(homing: Served) -> None:
+async def test_health_is_green_and_openapi_matches_server(homing: Served) -> None:
     client = homing.client
     assert (await client.get("/healthz")).json() == {"alive": True}
     assert (await client.get("/readyz")).json()["ready"] is True
@@ -202,7 +200,7 @@ async def test_health_is_green_and_the_document_true_of_the_running_server(homin
         ("/v1/tasks/../../etc/passwd", 404),
     ],
 )
-async def test_odd_paths_are_clear_errors_and_leave_no_trace(
+async def test_odd_paths_return_clear_errors(
     homing: Served, path: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = await homing.client.get(path)
@@ -212,6 +210,6 @@ async def test_odd_paths_are_clear_errors_and_leave_no_trace(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_foreign_host_or_a_wrong_key_is_refused(homing: Served) -> None:
+async def test_foreign_host_or_wrong_key_is_refused(homing: Served) -> None:
     for headers, status in (({"host": "rebound.example.com"}, 421), ({"authorization": "Bearer wrong"}, 401)):
         assert (await homing.client.get("/v1/tasks", headers=headers)).status_code == status

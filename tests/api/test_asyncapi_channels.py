@@ -1,4 +1,4 @@
-"""What really goes over each channel is what /asyncapi.json says of it: address, headers and payload, of every type."""
+"""Each channel sends what /asyncapi.json documents: address, headers and payload, for every event type."""
 
 import json
 import os
@@ -24,37 +24,37 @@ from tracker.service.sink_secrets import SinkSecrets
 
 SOURCE = "https://homing.example.com"
 EVENTS = every_event()
-KINDS = [told.type for told in EVENTS]
+KINDS = [event.type for event in EVENTS]
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_broker_is_sent_what_is_documented(name: str) -> None:
+async def test_broker_messages_match_asyncapi(name: str) -> None:
     async with CASES[name]() as case:
         sink = case.sink()
         assert await sink.send(EVENTS) == [DELIVERED] * len(EVENTS)
         await sink.close()
         read = {message.headers[HEADERS[name]["type"]]: message for message in await raw.read(case, len(EVENTS))}
     assert sorted(read) == sorted(KINDS)
-    for told in EVENTS:
-        message = read[told.type]
-        assert types_of(name, message.headers, message.payload) == [told.type]
-        assert documented_headers(name, told.type) == set(message.headers)
-        assert message.address == address_of(name, told.type)
-        bindings = messages(name)[told.type].get("bindings", {})
+    for event in EVENTS:
+        message = read[event.type]
+        assert types_of(name, message.headers, message.payload) == [event.type]
+        assert documented_headers(name, event.type) == set(message.headers)
+        assert message.address == address_of(name, event.type)
+        bindings = messages(name)[event.type].get("bindings", {})
         assert (message.key is not None) == ("kafka" in bindings)
-        assert message.key in {None, told.subject}
+        assert message.key in {None, event.subject}
         if name == "rabbitmq":
             operation = DOCUMENT["operations"]["publishToRabbitMq"]["bindings"]["amqp"]
             assert message.known == {
                 "type": bindings["amqp"]["messageType"],
                 "mode": operation["deliveryMode"],
-                "id": told.id,
-                "content_type": messages(name)[told.type]["contentType"],
+                "id": event.id,
+                "content_type": messages(name)[event.type]["contentType"],
                 "timestamp": operation["timestamp"],
             }
 
 
-async def test_a_webhook_is_posted_what_is_documented() -> None:
+async def test_webhook_requests_match_asyncapi() -> None:
     context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, SECRETS), clock=utc_now, allowed=LOOPBACK)
     async with WebReceiver() as receiver:
         _, (_, sink) = create_sinks(parse_sinks(f"{receiver.url}#name=shop"), context=context)
@@ -71,7 +71,7 @@ async def test_a_webhook_is_posted_what_is_documented() -> None:
     }
 
 
-async def test_a_function_and_a_reader_of_the_output_are_given_what_is_documented() -> None:
+async def test_subscriber_and_stdout_events_match_asyncapi() -> None:
     called: list[dict[str, Any]] = []
     await Function(called.append, name="function", source=SOURCE).send(EVENTS)
     assert [types_of("function", {}, event) for event in called] == [[kind] for kind in KINDS]
@@ -85,8 +85,8 @@ async def test_a_function_and_a_reader_of_the_output_are_given_what_is_documente
     assert [types_of("stdout", {}, json.loads(line)) for line in lines] == [[kind] for kind in KINDS]
 
 
-def test_a_stream_has_what_is_documented() -> None:
-    for told in EVENTS:
-        lines = dict(line.split(": ", 1) for line in frame(told, SOURCE).decode().strip().split("\n"))
-        assert lines["event"] == told.type
-        assert types_of("stream", {}, json.loads(lines["data"])) == [told.type]
+def test_stream_events_match_asyncapi() -> None:
+    for event in EVENTS:
+        lines = dict(line.split(": ", 1) for line in frame(event, SOURCE).decode().strip().split("\n"))
+        assert lines["event"] == event.type
+        assert types_of("stream", {}, json.loads(lines["data"])) == [event.type]

@@ -1,4 +1,4 @@
-"""Who did what: each operator's verb over the API, recorded with the client in the transaction that does it."""
+"""Audit entries: each operator action over the API is recorded with its client, in the same transaction."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def recorded(http: httpx.AsyncClient, **query: str) -> list[tuple[str, ...
     return [tuple(entry[name] for name in ("client", "action", "object", "detail")) for entry in reversed(entries)]
 
 
-async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_operator_action_is_recorded(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "homing.audit")
     task, mine = await expected(client, **STUDIOS), await expected(client, **STUDIOS)
 
@@ -57,7 +57,7 @@ async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog
     secret = (await client.get("/v1/sinks/shop/secret")).json()["secrets"][0]
     replies = [
         await client.patch(f"/v1/tasks/{task}", json={"provider_task_id": "theirs-1"}),
-        await client.post(f"/v1/tasks/{task}/resolve", json={"status": "expired", "note": "a private word"}),
+        await client.post(f"/v1/tasks/{task}/resolve", json={"status": "expired", "note": "a private note"}),
         await client.post(f"/v1/tasks/{mine}/resolve", json={"status": "rejected"}, headers=STUDIOS),
         await client.post("/v1/sinks/shop/pause"),
         await client.post("/v1/sinks/shop/resume?from_now=true"),
@@ -82,11 +82,11 @@ async def test_each_operators_verb_is_recorded(client: httpx.AsyncClient, caplog
     assert await recorded(client) == done
     lines = [record.getMessage() for record in caplog.records if record.name == "homing.audit"]
     assert lines == [f"audit: client={who} action={what} object={where} detail={how}" for who, what, where, how in done]
-    for hidden in (secret, made["callback_url"].rpartition("/")[2], "a private word"):
+    for hidden in (secret, made["callback_url"].rpartition("/")[2], "a private note"):
         assert hidden not in str(done) + caplog.text
 
 
-async def test_what_was_not_done_is_not_recorded(client: httpx.AsyncClient) -> None:
+async def test_failed_action_is_not_recorded(client: httpx.AsyncClient) -> None:
     task = await expected(client, **STUDIOS)
 
     replies = [
@@ -104,7 +104,7 @@ async def test_what_was_not_done_is_not_recorded(client: httpx.AsyncClient) -> N
     assert await recorded(client) == []
 
 
-async def test_what_cannot_be_recorded_is_not_done(client: httpx.AsyncClient, tracker: Tracker, url: str) -> None:
+async def test_unrecordable_action_is_not_done(client: httpx.AsyncClient, tracker: Tracker, url: str) -> None:
     task = await expected(client, **STUDIOS)
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
@@ -124,7 +124,7 @@ async def test_what_cannot_be_recorded_is_not_done(client: httpx.AsyncClient, tr
     assert (await client.get(f"/v1/tasks/{task}")).json()["status"] == "pending"
 
 
-async def test_the_audit_is_filtered_and_paged_for_operators(client: httpx.AsyncClient, tracker: Tracker) -> None:
+async def test_audit_list_filters_and_pages(client: httpx.AsyncClient, tracker: Tracker) -> None:
     await tracker.sink_admin.pause("shop", by="ops")
     await tracker.sink_admin.resume("shop", by="ops")
     await tracker.sink_admin.pause("lines")

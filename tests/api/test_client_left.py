@@ -1,4 +1,4 @@
-"""What is known of a submit while the database takes nothing: nobody is charged twice, and nothing is forgotten."""
+"""Submissions while the database refuses writes: nobody is charged twice, and nothing is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -34,7 +34,7 @@ QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=3
 
 
 class RefusingStore(Store):
-    """A database that takes none of the named pieces while ``refusing``; ``refused`` counts those that it did not."""
+    """A store that refuses the named works while ``refusing`` is set. ``refused`` counts the refusals."""
 
     def __init__(self, database_url: str, *pieces: str) -> None:
         super().__init__(database_url)
@@ -53,15 +53,15 @@ class RefusingStore(Store):
 
 @dataclass(slots=True, kw_only=True)
 class Slow(FakeKling):
-    """Makes each task, and keeps its answer back until ``told``."""
+    """A provider that creates each task and holds its answer until ``answer_gate`` is set."""
 
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    answer_gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
         reply = await super(Slow, self).send(account, call, now=now, within=within)
         if call.method == "POST":
             self.hanging.set()
-            await self.told.wait()
+            await self.answer_gate.wait()
         return reply
 
 
@@ -81,35 +81,35 @@ async def opened(stack: AsyncExitStack, store: Store, kling: FakeKling) -> Track
     return await stack.enter_async_context(create_tracker(settings, store=store, transport=kling))
 
 
-def wish(tracker: Tracker) -> "asyncio.Task[Task]":
-    """Submit the same body as every time, under no name."""
+def submit_cat(tracker: Tracker) -> "asyncio.Task[Task]":
+    """Submit the same body every time, without an idempotency key."""
     order = tracker.order("kling", KIND, {"prompt": "a cat"})
     return asyncio.create_task(tracker.submit(CLIENT, "kling", order, answered_later=True))
 
 
 async def left(tracker: Tracker, kling: Slow) -> None:
-    """Submit, and hang up while the provider is slow."""
-    leaving = wish(tracker)
+    """Submit, and disconnect before the provider answers."""
+    leaving = submit_cat(tracker)
     await kling.hanging.wait()
     leaving.cancel()
     await asyncio.wait({leaving})
 
 
-async def test_unwritten_leave_note_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+async def test_leave_note_unwritten_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
     store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
 
-    again, another = wish(tracker), wish(tracker)
-    kling.told.set()
+    again, another = submit_cat(tracker), submit_cat(tracker)
+    kling.answer_gate.set()
     joined, fresh = await again, await another
 
-    # One client left, so one of two that send the same takes its task; the other wants one of its own.
+    # One client left. One of the two repeated requests takes over its task; the other gets a new task.
     assert {joined.id, fresh.id} == {made.external_id for made in kling.ledger}
     assert store.refused > 0
     await tracker.answered(joined.id)
     await tracker.answered(fresh.id)
-    third = await wish(tracker)
+    third = await submit_cat(tracker)
     assert third.id not in {joined.id, fresh.id}
     assert len(kling.ledger) == 3
     store.refusing = False
@@ -119,7 +119,7 @@ async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_pa
     store = RefusingStore(sqlite_url(tmp_path), "NoteAbandoned")
     tracker = await opened(stack, store, kling)
     await left(tracker, kling)
-    kling.told.set()
+    kling.answer_gate.set()
 
     async def refused_again() -> bool:
         return store.refused >= 2
@@ -133,7 +133,7 @@ async def test_leave_note_is_retried_until_written(stack: AsyncExitStack, tmp_pa
     await until(written)
 
 
-async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_leave_note_dropped_during_write_ends_quietly(stack: AsyncExitStack, tmp_path: Path) -> None:
     store = GatedStore(sqlite_url(tmp_path))
     tracker = await opened(stack, store, FakeKling(clock=Clock(utc_now())))
     notes = tracker.submission.notes
@@ -154,24 +154,24 @@ async def test_note_dropped_while_it_is_written_ends_quietly(stack: AsyncExitSta
     assert ends == []
 
 
-async def test_leave_before_the_row_is_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
+async def test_leave_before_row_written_resend_joins(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
     store = GatedStore(sqlite_url(tmp_path))
     tracker = await opened(stack, store, kling)
-    leaving = wish(tracker)
+    leaving = submit_cat(tracker)
     await store.waiting.wait()
     leaving.cancel()
     await asyncio.wait({leaving})
 
-    again = wish(tracker)
+    again = submit_cat(tracker)
     store.gate.set()
-    kling.told.set()
+    kling.answer_gate.set()
 
     assert (await again).id == kling.ledger[0].external_id
     assert len(kling.ledger) == 1
 
 
-async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, postgres: Postgres, kling: Slow) -> None:
-    """No heartbeat goes out before the notes that are older: another replica waits for it before it decides."""
+async def test_leave_note_unwritten_other_replica_joins(stack: AsyncExitStack, postgres: Postgres, kling: Slow) -> None:
+    """A process writes older notes before its heartbeat. The other replica waits for that heartbeat."""
     url = postgres.fresh()
     store = RefusingStore(url, "NoteAbandoned")
     replicas = []
@@ -183,11 +183,11 @@ async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, p
         replicas.append(tracker)
     await left(replicas[0], kling)
 
-    again = wish(replicas[1])
+    again = submit_cat(replicas[1])
     await asyncio.wait([again], timeout=1)
     assert not again.done()
     store.refusing = False
-    kling.told.set()
+    kling.answer_gate.set()
 
     async with asyncio.timeout(10):
         assert (await again).id == kling.ledger[0].external_id
@@ -197,8 +197,8 @@ async def test_unwritten_leave_note_other_replica_joins(stack: AsyncExitStack, p
 async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp_path: Path, kling: Slow) -> None:
     store = RefusingStore(sqlite_url(tmp_path), "NoteAnswered")
     tracker = await opened(stack, store, kling)
-    kling.told.set()
-    task = await wish(tracker)
+    kling.answer_gate.set()
+    task = await submit_cat(tracker)
 
     await tracker.answered(task.id)
     assert store.refused
@@ -218,12 +218,12 @@ async def test_answered_note_is_retried_until_written(stack: AsyncExitStack, tmp
 async def test_unwritten_outcome_is_written_later(
     stack: AsyncExitStack, tmp_path: Path, ending: str, status: Status
 ) -> None:
-    """At a reseller that looks nothing up, only this process knows what came of the submit."""
+    """If the reseller supports no lookups, only this process knows the outcome of the submission."""
     kling = FakeKling(clock=Clock(utc_now()), echoes=False, looks_up=False, plan=[ending])
     store = RefusingStore(sqlite_url(tmp_path), "RecordAccepted", "RecordRefused", "RecordChange")
     tracker = await opened(stack, store, kling)
-    # Whatever it is, it is no error before it is written down.
-    ours = (await wish(tracker)).id
+    # The client gets no error until the outcome is recorded.
+    ours = (await submit_cat(tracker)).id
     assert (await tracker.get(CLIENT, ours)).status is Status.PENDING
     store.refusing = False
 
@@ -237,7 +237,7 @@ async def test_unwritten_outcome_is_written_later(
 
 
 class UnsureStore(Store):
-    """A database whose answer to one commit of an intent gets lost, as when a server is restarted."""
+    """A store that loses the answer to one commit of a submission, as a database restart does."""
 
     unsure = True
 
@@ -251,7 +251,7 @@ class UnsureStore(Store):
 
 @pytest.mark.parametrize("key", [None, "key-7"])
 async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp_path: Path, key: str | None) -> None:
-    """Its client was told that nothing was sent: what it sends again is made, and nothing else."""
+    """The client got an error that says nothing was sent. Only its repeated request creates a task."""
     kling = FakeKling(clock=Clock(utc_now()))
     tracker = await opened(stack, UnsureStore(sqlite_url(tmp_path)), kling)
     order = tracker.order("kling", KIND, {"prompt": "a cat"})
@@ -266,14 +266,14 @@ async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp
     assert [made.external_id for made in kling.ledger] == [again.sent_external_id]
 
 
-async def test_late_refusal_leaves_a_later_attempt_alone(stack: AsyncExitStack, tmp_path: Path) -> None:
+async def test_late_refusal_keeps_the_later_attempt(stack: AsyncExitStack, tmp_path: Path) -> None:
     kling = FakeKling(clock=Clock(utc_now()), plan=["refused"])
     store = RefusingStore(sqlite_url(tmp_path), "RecordRefused")
     tracker = await opened(stack, store, kling)
-    ours = await wish(tracker)
+    ours = await submit_cat(tracker)
     with pytest.raises(StoreUnavailable):
         await tracker.submission.notes.flush()
-    # As recovery does once the provider has denied it long enough.
+    # Recovery does the same after the provider has denied the task for long enough.
     await store.apply([_absent(ours.id)])
     task = await tracker.submission.again(await tracker.get(CLIENT, ours.id), tracker.providers["kling"])
     store.refusing = False

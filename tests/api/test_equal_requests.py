@@ -1,4 +1,4 @@
-"""Equal bodies without any id of their client's, at two replicas: two wishes, unless the first server died over it."""
+"""Equal request bodies without a client ID at two replicas make two tasks, unless the first server crashed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,31 +22,31 @@ from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
 QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=10))
-# As one that is killed: it is never heard again.
+# The process stops as if it were killed.
 ONCE = Rhythm(heartbeat=timedelta(hours=1))
 
 
 @dataclass(slots=True, kw_only=True)
 class Slow(FakeKling):
-    """Makes the first task, and keeps its answer back."""
+    """A provider that creates the first task and holds its answer."""
 
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    answer_gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
         first = call.method == "POST" and not self.ledger
         reply = await super(Slow, self).send(account, call, now=now, within=within)
         if first:
             self.hanging.set()
-            await self.told.wait()
+            await self.answer_gate.wait()
         return reply
 
     @asynccontextmanager
     async def holding(self) -> AsyncIterator[None]:
-        """Let the first answer go at the end, whatever happens."""
+        """Release the first answer at the end, even after a failure."""
         try:
             yield
         finally:
-            self.told.set()
+            self.answer_gate.set()
 
 
 @pytest.fixture
@@ -68,31 +68,31 @@ async def replica(stack: AsyncExitStack, url: str, kling: FakeKling, *, rhythm: 
     return tracker
 
 
-def wish(tracker: Tracker) -> "asyncio.Task[Task]":
+def submit_cat(tracker: Tracker) -> "asyncio.Task[Task]":
     order = tracker.order("kling", KIND, {"prompt": "a cat"})
     return asyncio.create_task(tracker.submit(ANYBODY, "kling", order, answered_later=True))
 
 
-async def test_two_equal_wishes_at_two_living_replicas_are_two_tasks(stack: AsyncExitStack, url: str) -> None:
+async def test_equal_requests_at_two_replicas_are_two_tasks(stack: AsyncExitStack, url: str) -> None:
     kling = Slow(clock=Clock(utc_now()))
     one, other = [await replica(stack, url, kling) for _ in range(2)]
-    first = wish(one)
+    first = submit_cat(one)
     await kling.hanging.wait()
     async with kling.holding(), asyncio.timeout(10):
-        second = await wish(other)
+        second = await submit_cat(other)
     assert second.id != (await first).id
     assert len(kling.ledger) == 2
 
 
-async def test_a_wish_that_comes_again_because_its_server_died_is_one_task(stack: AsyncExitStack, url: str) -> None:
+async def test_equal_request_after_server_crash_is_one_task(stack: AsyncExitStack, url: str) -> None:
     kling = Slow(clock=Clock(utc_now()))
     dying = await replica(stack, url, kling, rhythm=ONCE)
     other = await replica(stack, url, kling)
-    lost = wish(dying)
+    lost = submit_cat(dying)
     await kling.hanging.wait()
     async with kling.holding():
-        again = wish(other)
-        # It is not known yet whether the first server is dead.
+        again = submit_cat(other)
+        # The other replica does not know yet whether the first server is dead.
         await asyncio.wait([again], timeout=1)
         assert not again.done()
         with psycopg.connect(url, autocommit=True) as connection:

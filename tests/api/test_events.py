@@ -1,4 +1,4 @@
-"""The stream of events over real HTTP, read by a public client: at once, in order, and who returns misses nothing."""
+"""The event stream over real HTTP, read by a public client: immediate, ordered, and complete after a reconnect."""
 
 import asyncio
 import json
@@ -31,9 +31,9 @@ async def homing(url: str) -> AsyncIterator[Watched]:
         yield running
 
 
-def unchunked(heard: bytes) -> bytes:
-    """Return the body of a chunked answer, as far as it was heard."""
-    body, rest = b"", heard.partition(b"\r\n\r\n")[2]
+def unchunked(received: bytes) -> bytes:
+    """Return the received part of a chunked response body."""
+    body, rest = b"", received.partition(b"\r\n\r\n")[2]
     while rest:
         size, _, rest = rest.partition(b"\r\n")
         length = int(size or b"0", 16)
@@ -52,30 +52,30 @@ async def page(homing: Watched, **query: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-async def test_the_head_comes_at_once_and_the_client_learns_where_it_begins(homing: Watched) -> None:
+async def test_stream_head_arrives_at_once_with_cursor(homing: Watched) -> None:
     await homing.change(a_number(1), 1, 2)
     async with aconnect_sse(homing.client, "GET", "/v1/events") as stream:
-        # Nothing happens here, and still there is an answer.
+        # The stream answers although no event happens.
         assert stream.response.headers["content-type"].startswith(STREAM)
         assert stream.response.headers["cache-control"] == "no-store"
         first = await asyncio.wait_for(anext(aiter(stream.aiter_sse())), LONG.total_seconds())
         assert (first.id, first.data, first.retry) == ("2", "", 2000)
 
 
-async def test_a_public_client_reads_what_was_committed_as_cloudevents(homing: Watched) -> None:
+async def test_stream_sends_commits_as_cloudevents(homing: Watched) -> None:
     async with aconnect_sse(homing.client, "GET", "/v1/events") as stream:
         pieces = events(stream.aiter_sse())
         await homing.change(a_number(1, tags=("ü\u2028",)), 1, 2)
         await homing.change(a_number(2), 1, name="succeeded")
         found = await taken(pieces, 3)
     kept = readable(await homing.tracker.store.events.read(after=0, limit=10))
-    assert [each.data.encode() for each in found] == [structured(told, "urn:homing") for told in kept]
-    assert [int(each.id) for each in found] == [told.cursor for told in kept]
-    assert [each.event for each in found] == [told.type for told in kept]
+    assert [each.data.encode() for each in found] == [structured(event, "urn:homing") for event in kept]
+    assert [int(each.id) for each in found] == [event.cursor for event in kept]
+    assert [each.event for each in found] == [event.type for event in kept]
     assert json.loads(found[0].data)["data"]["tags"] == ["ü\u2028"]
 
 
-async def test_it_goes_on_from_a_cursor_and_the_one_that_a_client_comes_back_with_counts(homing: Watched) -> None:
+async def test_stream_resumes_from_last_event_id(homing: Watched) -> None:
     await homing.change(a_number(1), 1, 2, 3, 4)
     assert sequences(await homing.told(4, after=0)) == [1, 2, 3, 4]
     assert sequences(await homing.told(2, after=2)) == [3, 4]
@@ -84,7 +84,7 @@ async def test_it_goes_on_from_a_cursor_and_the_one_that_a_client_comes_back_wit
         assert sequences(await taken(events(stream.aiter_sse()), 1)) == [4]
 
 
-async def test_what_is_asked_for_is_told_and_nothing_else(homing: Watched) -> None:
+async def test_stream_filters_events(homing: Watched) -> None:
     red, blue = a_number(1, tags=("red",)), a_number(2, tags=("blue",), client="local")
     for sequence in (1, 2):
         await homing.change(red, sequence)
@@ -104,7 +104,7 @@ async def test_what_is_asked_for_is_told_and_nothing_else(homing: Watched) -> No
         assert [each["type"].rpartition(".")[2] for each in found] == expected, query
 
 
-async def test_a_page_says_where_it_ended_and_whether_there_is_more(homing: Watched) -> None:
+async def test_page_returns_cursor_and_has_more(homing: Watched) -> None:
     await homing.change(a_number(1), *range(1, 8))
     first = await page(homing, after=0, limit=5)
     assert ([each["sequence"] for each in first["events"]][-1], first["next"], first["more"]) == ("0000000005", 5, True)
@@ -121,15 +121,15 @@ async def test_a_page_says_where_it_ended_and_whether_there_is_more(homing: Watc
     assert [each["sequence"] for each in (await waiting)["events"]] == ["0000000008"]
 
 
-async def test_a_page_tells_what_was_committed_while_nobody_waited(homing: Watched) -> None:
-    """The feed reads nothing then; one who asks must still be told all of it."""
+async def test_page_includes_commits_made_while_idle(homing: Watched) -> None:
+    """An idle feed reads nothing. A later request must still return every event."""
     for sequence in range(1, 6):
         event = an_event(a_number(1), sequence)
         await homing.tracker.store.apply([writing(event.task, events=(event,))])
         assert len((await page(homing, after=sequence - 1))["events"]) == 1
 
 
-async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing_twice(homing: Watched) -> None:
+async def test_broken_stream_resumes_without_loss_or_repeat(homing: Watched) -> None:
     random = Random(7)
     total, seen, last = 400, list[int](), "0"
 
@@ -144,15 +144,15 @@ async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing
         accept = "Accept: text/event-stream"
         request = ["GET /v1/events HTTP/1.1", "Host: 127.0.0.1", accept, LOCAL_LINE, f"Last-Event-ID: {last}", "", ""]
         writer.write("\r\n".join(request).encode())
-        enough, heard = random.randrange(1, 60_000), b""
-        while len(heard) < enough and len(seen) + heard.count(b"\ndata: ") < total:
+        enough, received = random.randrange(1, 60_000), b""
+        while len(received) < enough and len(seen) + received.count(b"\ndata: ") < total:
             piece = await asyncio.wait_for(reader.read(random.randrange(1, 4000)), LONG.total_seconds())
-            assert piece, heard
-            heard += piece
+            assert piece, received
+            received += piece
         writer.transport.abort()
         broken += 1
-        # A client knows of whole blocks only.
-        for block in unchunked(heard).split(b"\n\n")[:-1]:
+        # A client processes only complete blocks.
+        for block in unchunked(received).split(b"\n\n")[:-1]:
             fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
             last = fields.get(b"id", last.encode()).decode()
             if b"data" in fields:
@@ -162,7 +162,7 @@ async def test_a_connection_that_breaks_anywhere_misses_nothing_and_gets_nothing
     assert broken > 5
 
 
-async def test_a_cursor_older_than_what_is_kept_is_told_so(homing: Watched) -> None:
+async def test_expired_cursor_is_reported(homing: Watched) -> None:
     await homing.change(a_number(1, finished_at=NOW), 1, 2, name="succeeded")
     await homing.change(a_number(2), 1)
     await homing.tracker.store.retention.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
@@ -175,19 +175,19 @@ async def test_a_cursor_older_than_what_is_kept_is_told_so(homing: Watched) -> N
     assert (await page(homing, after=2))["next"] == 3
 
 
-async def test_what_was_deleted_while_nobody_waited_is_not_passed_over_in_silence(homing: Watched) -> None:
+async def test_events_deleted_while_idle_are_reported(homing: Watched) -> None:
     feed, store = homing.tracker.feed, homing.tracker.store
     await homing.change(a_number(1, finished_at=NOW), 1, 2, name="succeeded")
     await store.retention.delete_old(until=NOW, now=NOW + timedelta(days=30), after=None, limit=10)
     await homing.change(a_number(2), 1)
     assert await feed.beyond(0, within=LONG)
-    # A process may still remember what it wrote itself; whether all of it is there, the database says.
+    # A process may still cache its own events. Only the database knows whether older events were deleted.
     assert (await feed.read(0))[-1].cursor == 3
     assert not await feed.reaches(0)
     assert await feed.reaches(2)
 
 
-async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
+async def test_invalid_cursor_is_refused(homing: Watched) -> None:
     for query in (
         {"after": "-1"},
         {"after": "x"},
@@ -196,8 +196,8 @@ async def test_a_cursor_that_cannot_be_is_refused(homing: Watched) -> None:
         {"wait": "56"},
     ):
         assert (await homing.client.get("/v1/events", params=query)).status_code == 400, query
-    for told in ("x", "-1", "1" * 30):
-        assert (await homing.client.get("/v1/events", headers={"last-event-id": told})).status_code == 400, told
+    for cursor in ("x", "-1", "1" * 30):
+        assert (await homing.client.get("/v1/events", headers={"last-event-id": cursor})).status_code == 400, cursor
 
 
 async def test_cursor_of_another_database_is_gone(homing: Watched) -> None:
@@ -214,7 +214,7 @@ async def test_cursor_of_another_database_is_gone(homing: Watched) -> None:
     )
 
 
-async def test_who_reads_slowly_delays_nobody_and_gets_all_of_it(homing: Watched) -> None:
+async def test_slow_reader_delays_nobody_and_gets_all(homing: Watched) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(homing.url).port, limit=1)
     head = f"GET /v1/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n{LOCAL_LINE}"
     writer.write(f"{head}\r\n\r\n".encode())
@@ -225,16 +225,16 @@ async def test_who_reads_slowly_delays_nobody_and_gets_all_of_it(homing: Watched
         for start in range(1, total, 100):
             await homing.change(large, *range(start, start + 100))
         assert len(await taken(events(quick.aiter_sse()), total)) == total
-    heard = bytearray()
-    while heard.count(b"\ndata: ") < total:
-        heard += await asyncio.wait_for(reader.read(1 << 16), LONG.total_seconds())
+    received = bytearray()
+    while received.count(b"\ndata: ") < total:
+        received += await asyncio.wait_for(reader.read(1 << 16), LONG.total_seconds())
     writer.transport.abort()
-    found = re.findall(rb'"sequence":"([0-9]{10})"', unchunked(b"H" + bytes(heard)))
+    found = re.findall(rb'"sequence":"([0-9]{10})"', unchunked(b"H" + bytes(received)))
     numbers = [int(each) for each in found]
     assert numbers == list(range(1, total + 1))
 
 
-async def test_the_end_of_the_server_ends_the_streams(url: str) -> None:
+async def test_server_stop_ends_streams(url: str) -> None:
     async with watched(url) as homing, aconnect_sse(homing.client, "GET", "/v1/events") as stream:
         pieces = aiter(stream.aiter_sse())
         await anext(pieces)
@@ -243,7 +243,7 @@ async def test_the_end_of_the_server_ends_the_streams(url: str) -> None:
             await asyncio.wait_for(anext(pieces), 20)
 
 
-async def test_whoever_hangs_up_is_told_no_more(homing: Watched) -> None:
+async def test_disconnected_stream_gets_no_more_events(homing: Watched) -> None:
     async def waiting(count: int) -> None:
         async def so_many() -> bool:
             return homing.tracker.feed.waiting == count
@@ -256,7 +256,7 @@ async def test_whoever_hangs_up_is_told_no_more(homing: Watched) -> None:
     await waiting(0)
 
 
-async def test_clients_are_told_of_their_own_tasks_and_of_no_alarm(url: str) -> None:
+async def test_client_gets_own_task_events_and_no_alarms(url: str) -> None:
     async with watched(url, keys=ALL, key=STUDIO) as homing:
         for number, client in enumerate(("studio", "other", "studio"), start=1):
             await homing.change(a_number(number, client=client), 1)

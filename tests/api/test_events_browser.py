@@ -1,6 +1,6 @@
-"""A real browser's EventSource reads the stream, and comes back by itself to where it was.
+"""The EventSource of a real browser reads the stream and resumes on its own after a disconnect.
 
-The browser is driven over the WebDriver protocol, by the driver that comes with it.
+The test controls the browser over the WebDriver protocol, with the driver of that browser.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ pytestmark = pytest.mark.skipif(
 )
 WITHIN = 60.0
 LISTEN = """
-window.told = []; window.opened = 0;
+window.received = []; window.opened = 0;
 window.source = new EventSource('/v1/events?type=processing');
 window.source.onopen = () => { window.opened += 1; };
 window.source.addEventListener('homing.task.processing', (event) => {
-    window.told.push([event.lastEventId, JSON.parse(event.data).sequence]);
+    window.received.push([event.lastEventId, JSON.parse(event.data).sequence]);
 });
 """
 
 
 class Browser:
-    """One window, without a screen."""
+    """One headless browser window."""
 
     def __init__(self, driver: httpx.AsyncClient, session: str) -> None:
         self._driver = driver
@@ -93,7 +93,7 @@ async def _ready(driver: httpx.AsyncClient) -> bool:
 
 
 def with_key(app: ASGIApp) -> ASGIApp:
-    """Add the key to each request, as a proxy in front of a web page does: an EventSource cannot send one."""
+    """Add the API key to each request, as a proxy does. An EventSource cannot send headers."""
     key = (b"authorization", LOCAL_HEADERS["authorization"].encode())
 
     async def added(scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,14 +116,12 @@ async def change(tracker: Tracker, sequence: int) -> None:
     tracker.feed.hint()
 
 
-async def test_an_event_source_reads_the_stream_and_misses_nothing_across_a_restart(
-    browser: Browser, tmp_path: Path
-) -> None:
+async def test_event_source_reconnects_without_missing_events(browser: Browser, tmp_path: Path) -> None:
     settings = Settings(database_url=sqlite_url(tmp_path))
     expected = [[str(number), f"{number:010}"] for number in range(1, 4)]
 
-    async def told(count: int) -> bool:
-        return len(await browser.run("return window.told")) >= count
+    async def received(count: int) -> bool:
+        return len(await browser.run("return window.received")) >= count
 
     async def opened() -> bool:
         return bool(await browser.run("return window.opened"))
@@ -132,18 +130,18 @@ async def test_an_event_source_reads_the_stream_and_misses_nothing_across_a_rest
         await browser.go(f"{url}/healthz")
         await browser.run(LISTEN)
         await until(opened, within=WITHIN)
-        # No event has come yet, and still the stream is open and its place is known.
-        assert await browser.run("return window.told") == []
+        # No event has arrived yet, but the stream is open and its cursor is known.
+        assert await browser.run("return window.received") == []
 
-    # What happens while the server is away must be told when it is back.
+    # The restarted server must send the events from its downtime.
     away = create_tracker(settings)
     async with away:
         await change(away, 1)
     back = create_tracker(settings)
     async with serving(back, httpx.URL(url).port or 0):
-        await until(lambda: told(1), within=WITHIN)
+        await until(lambda: received(1), within=WITHIN)
         await change(back, 2)
         await change(back, 3)
-        await until(lambda: told(3), within=WITHIN)
-    assert await browser.run("return window.told") == expected
+        await until(lambda: received(3), within=WITHIN)
+    assert await browser.run("return window.received") == expected
     assert await browser.run("return window.opened") == 2

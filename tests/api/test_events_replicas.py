@@ -1,4 +1,4 @@
-"""Two replicas over one PostgreSQL: whoever waits at one is told what a callback to the other brings."""
+"""Two replicas with one PostgreSQL: a client waiting at one gets the events of callbacks to the other."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ async def two(url: str) -> AsyncIterator[tuple[Replica, Replica]]:
 
 
 async def called_back(at: Replica, name: str) -> str:
-    """Expect a task, and bring its end by a callback; both at one replica. Gives its id."""
+    """Expect a task and finish it with a callback, both at one replica. Return its ID."""
     made = await at.tracker.expect(ME, provider="kling", kind=KIND, external_id=name)
     assert made.callback_url is not None
     path = made.callback_url.removeprefix(PUBLIC)
@@ -72,7 +72,7 @@ async def called_back(at: Replica, name: str) -> str:
 
 
 def cut(url: str) -> int:
-    """End every connection that listens for notices, as the server's administrator may."""
+    """End every connection that listens for notifications, as a database administrator can."""
     with psycopg.connect(url, autocommit=True) as connection:
         listening = "datname = current_database() AND query = %s"
         query = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}"
@@ -80,7 +80,7 @@ def cut(url: str) -> int:
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-async def test_a_stream_at_one_tells_of_a_callback_to_the_other(
+async def test_stream_sends_callback_from_other_replica(
     url: str,
     two: tuple[Replica, Replica],
     noticed: bool,  # noqa: FBT001 - a parameter
@@ -98,7 +98,7 @@ async def test_a_stream_at_one_tells_of_a_callback_to_the_other(
     assert [int(each.id) for each in found] == sorted(int(each.id) for each in found)
 
 
-async def test_a_long_poll_at_one_is_answered_by_a_callback_to_the_other(two: tuple[Replica, Replica]) -> None:
+async def test_long_poll_ends_on_callback_at_other_replica(two: tuple[Replica, Replica]) -> None:
     here, there = two
     made = await there.tracker.expect(ME, provider="kling", kind=KIND, external_id="one")
     waiting = asyncio.create_task(here.client.get(f"/v1/tasks/{made.task.id}?wait=55"))
@@ -113,7 +113,7 @@ async def test_a_long_poll_at_one_is_answered_by_a_callback_to_the_other(two: tu
     assert (await waiting).json()["status"] == "succeeded"
 
 
-async def test_whoever_comes_back_to_another_replica_goes_on_where_it_was(two: tuple[Replica, Replica]) -> None:
+async def test_stream_resumes_on_another_replica(two: tuple[Replica, Replica]) -> None:
     here, there = two
     ids = [await called_back(here, f"before-{number}") for number in range(3)]
     async with aconnect_sse(here.client, "GET", "/v1/events?after=0&type=succeeded") as stream:

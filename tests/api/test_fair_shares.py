@@ -1,4 +1,4 @@
-"""One client takes all it can, over real HTTP: the others, and callbacks, are answered all the same."""
+"""One client uses all its capacity, over real HTTP. Other clients and callbacks still get answers."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ STREAM = b"GET /v1/events HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stre
 
 @dataclass
 class SlowProvider:
-    """Lets each create wait at the gate, and counts them."""
+    """A provider that holds each create request at a gate and counts them."""
 
     gate: asyncio.Event
     creates: int = 0
@@ -51,7 +51,7 @@ async def slow(folder: Path, sandbox: RunningSandbox) -> AsyncIterator[tuple[Hom
         yield homing, provider
 
 
-async def test_bodies_at_a_slow_provider_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_slow_provider_request_bodies_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with slow(tmp_path, kling_sandbox) as (homing, provider):
         first = asyncio.create_task(homing.create(prompt=LARGE))
         await until(lambda: counted(provider, 1))
@@ -67,7 +67,7 @@ async def test_bodies_at_a_slow_provider_are_bounded(tmp_path: Path, kling_sandb
     assert provider.creates == 3
 
 
-async def test_who_hangs_up_does_not_free_what_is_kept(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_disconnect_does_not_free_kept_body(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with slow(tmp_path, kling_sandbox) as (homing, provider):
         first = asyncio.create_task(homing.create(prompt=LARGE))
         await until(lambda: counted(provider, 1))
@@ -85,7 +85,7 @@ async def counted(provider: SlowProvider, count: int) -> bool:
 
 @asynccontextmanager
 async def small_server(folder: Path, sandbox: RunningSandbox) -> AsyncIterator[tuple[Place, httpx.AsyncClient]]:
-    """Serve with few places; the client is not the one that takes them."""
+    """Serve with little capacity. The yielded client is not the one that uses it."""
     with closing(listen("127.0.0.1", 0)) as listener:
         settings = Settings(
             database_url=sqlite_url(folder),
@@ -109,7 +109,7 @@ async def answered(line: Line) -> bytes:
     return await line.hear(b"\r\n\r\n")
 
 
-async def test_streams_of_one_key_leave_places_for_all(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_streams_of_one_key_leave_room_for_others(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with small_server(tmp_path, kling_sandbox) as (place, client), AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(place.line()) for _ in range(CONNECTIONS - 2)]
         heads = await asyncio.wait_for(asyncio.gather(*map(answered, lines)), WITHIN)

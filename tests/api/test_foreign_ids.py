@@ -1,4 +1,4 @@
-"""A client sees and influences only its own tasks, whatever IDs it names."""
+"""A client sees and changes only its own tasks, for every ID that it sends."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -35,17 +35,17 @@ Request = Callable[[httpx.AsyncClient, str], Awaitable[list[httpx.Response]]]
 
 
 def named(method: str, path: str, **body: Any) -> Request:
-    """Make a request that names somebody's id in its path, or with ``ID`` in its body."""
+    """Make a request with the ID of another client in its path, or in its body in place of ``ID``."""
 
     async def send(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
-        said = {name: ref if value == "ID" else value for name, value in body.items()}
-        return [await thief.request(method, path.format(ref=ref), json=said or None)]
+        body_with_id = {name: ref if value == "ID" else value for name, value in body.items()}
+        return [await thief.request(method, path.format(ref=ref), json=body_with_id or None)]
 
     return send
 
 
 def on_own_task(method: str, path: str, **body: Any) -> Request:
-    """Make a request about a task of the thief's own that names somebody's id in its body, and have it polled."""
+    """Make a request about the thief's own task with another client's ID in its body, and poll that task."""
 
     async def send(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
         own = (await thief.post("/v1/tasks/expect", json=EXPECT)).json()["task"]["id"]
@@ -64,7 +64,7 @@ async def expect_and_poll(thief: httpx.AsyncClient, ref: str) -> list[httpx.Resp
 
 
 async def call_back(thief: httpx.AsyncClient, ref: str) -> list[httpx.Response]:
-    """Post what a provider would say of somebody's task to the callback URL of the thief's own."""
+    """Post a callback about another client's task to the callback URL of the thief's own task."""
     expected = (await thief.post("/v1/tasks/expect", json=EXPECT)).json()
     own, body = expected["task"]["id"], {"task_id": ref, "task_status": "processing"}
     posted = await thief.post(expected["callback_url"], json=body)
@@ -100,41 +100,39 @@ VERBS: dict[str, Request] = {
 LISTS = {"list", "events", "gateway list"}
 
 
-async def test_no_verb_shows_or_changes_another_clients_task(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_request_cannot_reach_another_clients_task(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, api_keys=KEYS, loops=False) as homing:
-        ours = await homing.created(prompt="a secret wish", external_task_id="order-9")
+        ours = await homing.created(prompt="a secret prompt", external_task_id="order-9")
         theirs = (await homing.client.get(f"/v1/tasks/{ours}")).json()["provider_task_id"]
         for ended in (False, True):
             if ended:
                 sandbox.finish(theirs)
                 await homing.client.post(f"/v1/tasks/{ours}/poll")
-            before = await believed(homing, ours)
-            secrets = {"a secret wish", ours, theirs, *(asset["url"] for asset in before["result"]["assets"])}
+            before = await shown_state(homing, ours)
+            secrets = {"a secret prompt", ours, theirs, *(asset["url"] for asset in before["result"]["assets"])}
 
             leaks = await leaking(homing, [ours, theirs, "order-9"], secrets)
 
             assert leaks == []
-            assert await believed(homing, ours) == before
+            assert await shown_state(homing, ours) == before
 
 
-async def believed(homing: HomingServer, ref: str) -> dict[str, Any]:
-    """Return what the victim is shown of its task, without how often the provider was asked."""
+async def shown_state(homing: HomingServer, ref: str) -> dict[str, Any]:
+    """Return the task as the victim sees it, without the poll count."""
     shown: dict[str, Any] = (await homing.client.get(f"/v1/tasks/{ref}")).json()
     return {name: value for name, value in shown.items() if name not in {"poll_count", "polled_at", "next_poll_at"}}
 
 
 async def leaking(homing: HomingServer, refs: list[str], secrets: set[str]) -> list[str]:
-    """Send every verb with every id as the thief; return those whose answers show something of the victim's task."""
+    """Send every request with every ID as the thief. Return the requests that reveal the victim's task."""
     leaks = []
     key = {"authorization": "Bearer made-up-thief-key"}
     async with httpx.AsyncClient(base_url=homing.url, headers=key, trust_env=False, timeout=30) as thief:
         for verb, send in VERBS.items():
             for ref in refs:
                 shown = "".join(reply.text for reply in await send(thief, ref))
-                # A list also shows the names that the thief gave its own tasks before.
+                # A list also shows the external IDs that the thief gave its own tasks.
                 hidden = secrets.difference(refs if verb in LISTS else {ref})
                 leaks += [f"{verb} {ref}: {secret}" for secret in hidden if secret in shown]
         homing.clock.ahead += timedelta(minutes=1)
@@ -144,12 +142,12 @@ async def leaking(homing: HomingServer, refs: list[str], secrets: set[str]) -> l
     return leaks
 
 
-# ---- the provider's own word for whose task it is
+# ---- the provider says which row the task belongs to
 
 
 @dataclass(slots=True, kw_only=True)
 class WatchedKling(FakeKling):
-    """A provider at which somebody does something between the making of a task and the answer to its create request."""
+    """A provider with a hook between the creation of a task and the answer to its create request."""
 
     meanwhile: Callable[[Made], Awaitable[None]] | None = None
 
@@ -162,7 +160,7 @@ class WatchedKling(FakeKling):
 
 @asynccontextmanager
 async def two_clients(folder: Path, kling: FakeKling) -> AsyncIterator[tuple[Tracker, Task]]:
-    """Run a tracker at which the thief expects a task of its own."""
+    """Run a tracker in which the thief expects its own task."""
     chosen = Settings(
         database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
@@ -173,7 +171,7 @@ async def two_clients(folder: Path, kling: FakeKling) -> AsyncIterator[tuple[Tra
 
 
 async def submitted(tracker: Tracker) -> Task:
-    return await tracker.submit(VICTIM, "kling", tracker.order("kling", OMNI, {"prompt": "a secret wish"}))
+    return await tracker.submit(VICTIM, "kling", tracker.order("kling", OMNI, {"prompt": "a secret prompt"}))
 
 
 async def mismatches(tracker: Tracker) -> list[str | None]:
@@ -182,7 +180,7 @@ async def mismatches(tracker: Tracker) -> list[str | None]:
 
 
 @pytest.mark.parametrize("echoes", [True, False])
-async def test_a_foretold_id_goes_to_the_row_whose_submit_names_it(tmp_path: Path, *, echoes: bool) -> None:
+async def test_predicted_id_goes_to_the_submitting_task(tmp_path: Path, *, echoes: bool) -> None:
     kling = FakeKling(clock=Clock(), echoes=echoes)
     async with two_clients(tmp_path, kling) as (tracker, thief):
         await tracker.attach(THIEF, thief.id, "kling-1")
@@ -197,8 +195,8 @@ async def test_a_foretold_id_goes_to_the_row_whose_submit_names_it(tmp_path: Pat
         assert await mismatches(tracker) == [thief.id]
 
 
-async def test_an_id_confirmed_before_the_reply_is_withdrawn_by_it(tmp_path: Path) -> None:
-    """A provider without external ids confirms the task to whoever names it first; its create's reply outranks that."""
+async def test_early_confirmed_id_is_withdrawn_by_reply(tmp_path: Path) -> None:
+    """A provider without external IDs confirms a task to any client. The reply to its create request outranks that."""
     kling = WatchedKling(clock=Clock(), echoes=False)
     async with two_clients(tmp_path, kling) as (tracker, thief):
         stolen: list[Task] = []
@@ -226,9 +224,7 @@ async def test_an_id_confirmed_before_the_reply_is_withdrawn_by_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("echoes", "looks_up"), [(True, True), (False, True), (False, False)])
-async def test_a_lost_reply_is_recovered_although_another_row_took_the_id(
-    tmp_path: Path, *, echoes: bool, looks_up: bool
-) -> None:
+async def test_lost_reply_is_recovered_despite_taken_id(tmp_path: Path, *, echoes: bool, looks_up: bool) -> None:
     kling = FakeKling(clock=Clock(), echoes=echoes, looks_up=looks_up, plan=["reply lost"])
     async with two_clients(tmp_path, kling) as (tracker, thief):
         ours = await submitted(tracker)
@@ -240,6 +236,6 @@ async def test_a_lost_reply_is_recovered_although_another_row_took_the_id(
 
         recovered, after = await tracker.get(VICTIM, ours.id), await tracker.get(THIEF, thief.id)
         held = recovered.provider_task_id, after.provider_task_id
-        # Where no external id is known, the first whose id the provider confirms keeps it.
+        # Without external IDs, the first row whose ID the provider confirms keeps it.
         assert held == (("kling-1", None) if looks_up else (None, "kling-1"))
         assert recovered.status is (Status.SUCCEEDED if looks_up else Status.PENDING)

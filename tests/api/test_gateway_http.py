@@ -54,7 +54,7 @@ async def status(client: httpx.AsyncClient, ref: str) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["/kling", ""])
-async def test_a_kling_client_changes_its_base_address_and_nothing_else(
+async def test_kling_client_changes_only_its_base_url(
     homing: Served, kling_sandbox: RunningSandbox, prefix: str
 ) -> None:
     client = homing.client
@@ -77,11 +77,11 @@ async def test_a_kling_client_changes_its_base_address_and_nothing_else(
     batch = (await client.get(f"{prefix}/tasks", params={"task_ids": f"{truth['id']},nobody"})).json()["data"]
     assert [(task["id"], task["status"]) for task in batch] == [(ours, "succeeded")]
     assert [output["url"] for output in batch[0]["outputs"]] == truth["result_urls"]
-    # The provider is told an id of Homing's own.
+    # The provider gets an ID that Homing made.
     assert re.fullmatch(r"hm[0-9a-z]{26}", truth["external_id"])
 
 
-async def test_task_of_another_kind_is_not_found_nor_looked_up(homing: Served, kling_sandbox: RunningSandbox) -> None:
+async def test_task_of_other_kind_is_not_found_without_lookup(homing: Served, kling_sandbox: RunningSandbox) -> None:
     ours = await submitted(homing.client, external_task_id="mine-1")
 
     async def finished() -> bool:
@@ -97,14 +97,14 @@ async def test_task_of_another_kind_is_not_found_nor_looked_up(homing: Served, k
     assert kling_sandbox.ledger["requests"] == before
 
 
-async def test_the_provider_gets_our_address_and_no_answer_or_log_shows_it(
+async def test_callback_url_is_never_shown_or_logged(
     homing: Served, kling_sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     ours = await submitted(homing.client, callback_url="https://client.example.com/done")
-    address = kling_sandbox.task(ours)["callback_url"]
-    assert address.startswith(f"{homing.url}/callbacks/kling/")
-    token = address.rpartition("/")[2]
+    callback_url = kling_sandbox.task(ours)["callback_url"]
+    assert callback_url.startswith(f"{homing.url}/callbacks/kling/")
+    token = callback_url.rpartition("/")[2]
 
     async def is_finished() -> bool:
         return await status(homing.client, ours) == "succeed"
@@ -115,16 +115,14 @@ async def test_the_provider_gets_our_address_and_no_answer_or_log_shows_it(
         reply = await homing.client.get(path)
         assert reply.status_code == 200
         assert token not in reply.text
-    # The sandbox and its client run in this process too, and are no part of what we log. (The server's access log is
+    # The sandbox and its client also run in this process. Their log lines are excluded. (The server's access log is
     # off; pytest switches every silent logger on again.)
-    told = [record.getMessage() for record in caplog.records if record.name.startswith(("homing.", "uvicorn.error"))]
-    assert told
-    assert not [line for line in told if token in line or kling_sandbox.api_key in line or "a cat" in line]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith(("homing.", "uvicorn.error"))]
+    assert lines
+    assert not [line for line in lines if token in line or kling_sandbox.api_key in line or "a cat" in line]
 
 
-async def test_the_official_token_submits_and_a_client_sees_only_its_own(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_official_token_submits_and_sees_own_tasks(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     now = datetime.now(UTC)
     reports = {"iss": PAIR.access, "exp": now + timedelta(minutes=30), "nbf": now - timedelta(seconds=5)}
     token = {"authorization": f"Bearer {jwt.encode(reports, PAIR.secret, algorithm='HS256')}"}
@@ -145,9 +143,7 @@ async def test_the_official_token_submits_and_a_client_sees_only_its_own(
         assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_the_same_external_id_is_the_same_task_and_another_body_is_refused(
-    homing: Served, kling_sandbox: RunningSandbox
-) -> None:
+async def test_repeated_external_id_returns_same_task(homing: Served, kling_sandbox: RunningSandbox) -> None:
     first = await submitted(homing.client, external_task_id="mine-1")
     assert await submitted(homing.client, external_task_id="mine-1", callback_url="https://a.example.com") == first
     reply = await homing.client.post(OMNI, json=CAT | {"external_task_id": "mine-1", "prompt": "a dog"})
@@ -156,7 +152,7 @@ async def test_the_same_external_id_is_the_same_task_and_another_body_is_refused
     assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_the_same_idempotency_key_is_the_same_task(homing: Served, kling_sandbox: RunningSandbox) -> None:
+async def test_repeated_idempotency_key_returns_same_task(homing: Served, kling_sandbox: RunningSandbox) -> None:
     headers = {"idempotency-key": "once"}
     replies = await asyncio.gather(*(homing.client.post(OMNI, json=CAT, headers=headers) for _ in range(5)))
     assert len({reply.json()["data"]["task_id"] for reply in replies}) == 1
@@ -164,7 +160,7 @@ async def test_the_same_idempotency_key_is_the_same_task(homing: Served, kling_s
     assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_the_providers_refusal_is_passed_on_and_frees_the_external_id(homing: Served) -> None:
+async def test_provider_refusal_frees_the_external_id(homing: Served) -> None:
     wrong = CAT | {"model_name": "kling-image-o1", "result_type": "series", "external_task_id": "mine-1"}
     reply = await homing.client.post(OMNI, json=wrong)
     assert (reply.status_code, reply.json()["code"]) == (400, 1201)
@@ -175,7 +171,7 @@ async def test_the_providers_refusal_is_passed_on_and_frees_the_external_id(homi
     assert await submitted(homing.client, external_task_id="mine-1")
 
 
-async def test_a_refused_credential_is_the_operators_trouble(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_refused_credential_is_an_operator_error(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with served(tmp_path, kling_sandbox, kling_api_key="made-up-wrong-key") as homing:
         reply = await homing.client.post(OMNI, json=CAT)
         assert (reply.status_code, reply.json()["code"]) == (503, 5001)
@@ -186,9 +182,7 @@ async def test_a_refused_credential_is_the_operators_trouble(tmp_path: Path, kli
         assert "made-up-wrong-key" not in json.dumps(alarms) + reply.text
 
 
-async def test_without_a_credential_nothing_is_written_or_sent_and_the_answer_says_what_to_set(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_missing_credential_error_names_the_setting(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     named: dict[str, Any] = {"headers": {"idempotency-key": "once"}, "json": CAT | {"external_task_id": "mine-1"}}
     async with served(tmp_path, kling_sandbox, kling_api_key=None) as homing:
         reply = await homing.client.post(OMNI, **named)
@@ -201,14 +195,12 @@ async def test_without_a_credential_nothing_is_written_or_sent_and_the_answer_sa
     async with served(tmp_path, kling_sandbox) as homing:
         ours = (await homing.client.post(OMNI, **named)).json()["data"]["task_id"]
     async with served(tmp_path, kling_sandbox, kling_api_key=None) as homing:
-        # An error would say that nothing was created.
+        # An error would mean that nothing was created.
         assert (await homing.client.post(OMNI, **named)).json()["data"]["task_id"] == ours
     assert kling_sandbox.ledger["requests"]["create"] == 1
 
 
-async def test_no_free_slot_is_refused_with_when_to_come_again(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_no_free_slot_returns_retry_after(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     async with served(tmp_path, kling_sandbox_factory(slots=1, held=True)) as homing:
         await submitted(homing.client)
         reply = await homing.client.post(OMNI, json={"prompt": "a dog"})
@@ -216,9 +208,7 @@ async def test_no_free_slot_is_refused_with_when_to_come_again(
         assert int(reply.headers["retry-after"]) >= 1
 
 
-async def test_a_provider_that_cannot_be_reached_is_5001_and_nothing_was_created(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_unreachable_provider_returns_5001(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with served(tmp_path, kling_sandbox, kling_base_url="http://127.0.0.1:9") as homing:
         reply = await homing.client.post(OMNI, json=CAT)
         assert (reply.status_code, reply.json()["code"]) == (503, 5001)
@@ -226,9 +216,7 @@ async def test_a_provider_that_cannot_be_reached_is_5001_and_nothing_was_created
     assert kling_sandbox.ledger["tasks"] == []
 
 
-async def test_a_task_that_only_the_provider_knows_is_adopted_on_the_first_look(
-    homing: Served, kling_sandbox: RunningSandbox
-) -> None:
+async def test_task_known_to_provider_is_adopted_on_lookup(homing: Served, kling_sandbox: RunningSandbox) -> None:
     async with httpx.AsyncClient(base_url=kling_sandbox.base_url, headers=kling_sandbox.headers) as direct:
         made = (await direct.post(OMNI, json=CAT)).json()["data"]["task_id"]
         other = (await direct.post(OMNI, json=CAT)).json()["data"]["task_id"]
@@ -242,7 +230,7 @@ async def test_a_task_that_only_the_provider_knows_is_adopted_on_the_first_look(
     assert reply.status_code == 400
 
 
-async def test_a_client_that_hangs_up_has_its_task_all_the_same(
+async def test_disconnected_client_still_gets_its_task(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox = kling_sandbox_factory()
@@ -274,7 +262,7 @@ async def test_a_client_that_hangs_up_has_its_task_all_the_same(
             return (await homing.tracker.get(ClientIdentity(name="local", sees_all=True), ours)).taken_by is None
 
         await until(noticed)
-        # Nor does the same body, sent again as clients do by themselves, make a second one.
+        # An automatic retry by the client with the same body makes no second task either.
         again = asyncio.create_task(homing.client.post(OMNI, json=CAT))
         answering.set()
         assert (await again).json()["data"]["task_id"] == ours
@@ -288,7 +276,7 @@ async def test_a_client_that_hangs_up_has_its_task_all_the_same(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_a_truncated_body_is_no_trouble(homing: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_truncated_body_raises_no_alarm(homing: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     _, writer = await asyncio.open_connection("127.0.0.1", homing.port)
     writer.write(raw_create(b'{"prompt":', length=1000))
@@ -304,7 +292,7 @@ async def test_a_truncated_body_is_no_trouble(homing: Served, caplog: pytest.Log
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_dripping_body_is_408_and_the_connection_ends(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_dripping_body_returns_408_and_closes(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     limits = Limits(gateway_body_time=timedelta(milliseconds=200))
     async with served(tmp_path, kling_sandbox, limits=limits) as homing:
         reader, writer = await asyncio.open_connection("127.0.0.1", homing.port)
@@ -318,7 +306,7 @@ async def test_a_dripping_body_is_408_and_the_connection_ends(tmp_path: Path, kl
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_beyond_the_limit_is_413(tmp_path: Path, kling_sandbox: RunningSandbox, *, chunked: bool) -> None:
+async def test_oversized_body_returns_413(tmp_path: Path, kling_sandbox: RunningSandbox, *, chunked: bool) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(200):
             yield b" " * 10_000
@@ -342,7 +330,7 @@ async def test_a_body_beyond_the_limit_is_413(tmp_path: Path, kling_sandbox: Run
         b'{"prompt":"a","n":"many"}',
     ],
 )
-async def test_hostile_bodies_have_the_envelope_and_create_nothing(
+async def test_hostile_body_returns_envelope_and_no_task(
     homing: Served, kling_sandbox: RunningSandbox, raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = await homing.client.post(OMNI, content=raw, headers={"content-type": "application/json"})

@@ -1,4 +1,4 @@
-"""Waiting for a task over real HTTP: answered on a change, cheap while there is none, and let go when it is over."""
+"""Long polls over real HTTP: answered on a change, cheap while they wait, and ended on disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,12 +29,12 @@ async def a_kept_task(homing: Watched, number: int = 1, **changes: Any) -> Task:
     return task
 
 
-async def asked(homing: Watched, task: Task, **query: Any) -> httpx.Response:
+async def get_task(homing: Watched, task: Task, **query: Any) -> httpx.Response:
     return await homing.client.get(f"/v1/tasks/{task.id}", params=query)
 
 
 async def waits(homing: Watched, count: int = 1) -> None:
-    """Wait until so many wait."""
+    """Wait until exactly `count` clients wait."""
 
     async def so_many() -> bool:
         return homing.tracker.feed.waiting == count
@@ -42,33 +42,33 @@ async def waits(homing: Watched, count: int = 1) -> None:
     await until(so_many, within=LONG.total_seconds())
 
 
-async def test_it_is_answered_when_the_version_is_another(homing: Watched) -> None:
+async def test_long_poll_returns_when_version_differs(homing: Watched) -> None:
     task = await a_kept_task(homing)
-    waiting = asyncio.create_task(asked(homing, task, wait=55, version=1))
+    waiting = asyncio.create_task(get_task(homing, task, wait=55, version=1))
     await waits(homing)
     await homing.change(task, 2)
     answer = await waiting
     assert (answer.json()["version"], answer.headers["etag"]) == (2, 'W/"2"')
-    assert (await asked(homing, task, wait=55, version=1)).json()["version"] == 2
-    assert (await asked(homing, task, wait=55, version=7)).json()["version"] == 2
+    assert (await get_task(homing, task, wait=55, version=1)).json()["version"] == 2
+    assert (await get_task(homing, task, wait=55, version=7)).json()["version"] == 2
 
 
-async def test_without_a_version_it_is_the_next_change_or_the_end(homing: Watched) -> None:
+async def test_long_poll_without_version_returns_on_change(homing: Watched) -> None:
     task = await a_kept_task(homing)
-    waiting = asyncio.create_task(asked(homing, task, wait=55))
+    waiting = asyncio.create_task(get_task(homing, task, wait=55))
     await waits(homing)
     await homing.change(task, 2, name="succeeded")
     assert (await waiting).json()["status"] == "succeeded"
-    assert (await asked(homing, task, wait=55)).json()["version"] == 2
+    assert (await get_task(homing, task, wait=55)).json()["version"] == 2
 
 
-async def test_at_the_end_of_the_time_it_is_told_as_it_is(homing: Watched) -> None:
+async def test_long_poll_timeout_returns_current_task(homing: Watched) -> None:
     task = await a_kept_task(homing)
-    answer = await asked(homing, task, wait=0.05, version=1)
+    answer = await get_task(homing, task, wait=0.05, version=1)
     assert (answer.status_code, answer.json()["version"]) == (200, 1)
 
 
-async def test_any_id_of_a_task_will_do(homing: Watched) -> None:
+async def test_long_poll_accepts_any_task_id(homing: Watched) -> None:
     task = await a_kept_task(homing, external_id="mine/1")
     waiting = asyncio.create_task(homing.client.get("/v1/tasks/mine%2F1?wait=55&version=1"))
     await waits(homing)
@@ -76,7 +76,7 @@ async def test_any_id_of_a_task_will_do(homing: Watched) -> None:
     assert (await waiting).json()["version"] == 2
 
 
-async def test_a_tag_says_what_is_known_as_well(homing: Watched) -> None:
+async def test_long_poll_etag_counts_as_known_version(homing: Watched) -> None:
     task = await a_kept_task(homing)
     path = f"/v1/tasks/{task.id}"
     same = await homing.client.get(path, headers={"if-none-match": 'W/"1"'}, params={"wait": "0.05"})
@@ -91,13 +91,13 @@ async def test_a_tag_says_what_is_known_as_well(homing: Watched) -> None:
 
 
 @pytest.mark.parametrize("query", ["wait=56", "wait=-1", "wait=nan", "wait=x", "version=-1", f"version={2**63}"])
-async def test_a_wish_that_cannot_be_is_refused(homing: Watched, query: str) -> None:
+async def test_long_poll_invalid_request_is_refused(homing: Watched, query: str) -> None:
     task = await a_kept_task(homing)
     assert (await homing.client.get(f"/v1/tasks/{task.id}?{query}")).status_code == 400
 
 
 @pytest.mark.parametrize("url", ["sqlite", pytest.param("postgres", marks=pytest.mark.nightly)], indirect=True)
-async def test_a_thousand_that_wait_cost_no_query_and_are_woken_one_by_one(homing: Watched) -> None:
+async def test_thousand_long_polls_cost_no_queries(homing: Watched) -> None:
     tasks = [await a_kept_task(homing, number) for number in (1, 2)]
     async with clients(homing, WAITERS // 20) as several:
         path = f"/v1/tasks/{tasks[0].id}?wait=55&version=1"
@@ -107,7 +107,7 @@ async def test_a_thousand_that_wait_cost_no_query_and_are_woken_one_by_one(homin
             pass
         with counted() as statements:
             await homing.change(tasks[1], 2)
-            assert (await asked(homing, tasks[1], wait=55, version=1)).json()["version"] == 2
+            assert (await get_task(homing, tasks[1], wait=55, version=1)).json()["version"] == 2
             await looking()
         assert len(statements) < WAITERS // 10
         assert not any(waiting.done() for waiting in crowd)
@@ -118,7 +118,7 @@ async def test_a_thousand_that_wait_cost_no_query_and_are_woken_one_by_one(homin
 
 @asynccontextmanager
 async def clients(homing: Watched, count: int) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """Make several clients: one looks through all of its connections with each request, so a crowd in one is slow."""
+    """Make several clients. One client is slow: it scans all its connections for each request."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
@@ -135,7 +135,7 @@ async def clients(homing: Watched, count: int) -> AsyncIterator[list[httpx.Async
 
 
 async def looking() -> int:
-    """Wait for two of the looks that the feed takes every second; give how many statements there were beside them."""
+    """Wait for two of the feed's periodic queries. Return the number of other statements meanwhile."""
     with counted() as statements:
 
         async def twice() -> bool:
@@ -145,27 +145,27 @@ async def looking() -> int:
         return len([each for each in statements if "FROM events" not in each])
 
 
-async def test_whoever_hangs_up_is_waited_for_no_longer(homing: Watched) -> None:
+async def test_long_poll_disconnect_frees_its_place(homing: Watched) -> None:
     task = await a_kept_task(homing)
-    waiting = asyncio.create_task(asked(homing, task, wait=55, version=1))
+    waiting = asyncio.create_task(get_task(homing, task, wait=55, version=1))
     await waits(homing)
     waiting.cancel()
     await waits(homing, 0)
 
 
-async def test_the_end_of_the_server_answers_all_who_wait(url: str) -> None:
+async def test_server_stop_answers_all_long_polls(url: str) -> None:
     async with watched(url) as homing:
         task = await a_kept_task(homing)
-        waiting = asyncio.create_task(asked(homing, task, wait=55, version=1))
+        waiting = asyncio.create_task(get_task(homing, task, wait=55, version=1))
         await waits(homing)
         homing.tracker.feed.dismiss()
         answer = await asyncio.wait_for(waiting, 20)
         assert (answer.status_code, answer.json()["version"]) == (200, 1)
-        assert (await asyncio.wait_for(asked(homing, task, wait=55, version=1), 20)).status_code == 200
+        assert (await asyncio.wait_for(get_task(homing, task, wait=55, version=1), 20)).status_code == 200
 
 
-async def test_a_client_waits_for_its_own_tasks_only(url: str) -> None:
+async def test_long_poll_covers_only_own_tasks(url: str) -> None:
     async with watched(url, keys=ALL, key=STUDIO) as homing:
         await homing.change(a_number(1, client=OTHER.name), 1)
-        answer = await asked(homing, a_number(1), wait=55, version=1)
+        answer = await get_task(homing, a_number(1), wait=55, version=1)
         assert answer.status_code == 404

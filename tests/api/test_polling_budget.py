@@ -1,4 +1,4 @@
-"""What clients have the provider asked, over real HTTP: bounded, shared fairly, and asked once where once is enough."""
+"""Polls that clients cause, over real HTTP: bounded, shared fairly, and sent once for concurrent requests."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ WITHIN = 20
 
 
 class StandingClock(Clock):
-    """A clock that stands still: what was taken from a budget does not come back while a slow machine works."""
+    """A clock that stands still, so that the budget does not refill on a slow machine."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ def polls(line: ProviderProxy) -> int:
     return line.count(lambda request: request.asks_one)
 
 
-async def test_polls_at_once_ask_the_provider_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    asked, gate = asyncio.Event(), asyncio.Event()
+async def test_concurrent_polls_send_one_request(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    polled, gate = asyncio.Event(), asyncio.Event()
 
     async def script(request: Request) -> Answer | None:
         if request.asks_one:
-            asked.set()
+            polled.set()
             await gate.wait()
         return await request.forward()
 
@@ -65,7 +65,7 @@ async def test_polls_at_once_ask_the_provider_once(tmp_path: Path, kling_sandbox
         ours = await homing.created()
         line.script = script
         asking = [asyncio.create_task(homing.client.post(f"/v1/tasks/{ours}/poll")) for _ in range(20)]
-        await asyncio.wait_for(asked.wait(), WITHIN)
+        await asyncio.wait_for(polled.wait(), WITHIN)
         gate.set()
         replies = await asyncio.gather(*asking)
 
@@ -74,26 +74,26 @@ async def test_polls_at_once_ask_the_provider_once(tmp_path: Path, kling_sandbox
     assert polls(line) == 1
 
 
-async def test_a_poll_shortly_after_another_gets_its_answer(
+async def test_repeated_poll_returns_recent_answer(
     tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
 ) -> None:
-    # The provider holds the task: no callback of its own comes in between.
+    # The provider holds the task, so no callback arrives in between.
     async with bounded(tmp_path, kling_sandbox_factory(held=True), clock=Clock(), callbacks=True) as (homing, line):
         ours = await homing.created()
         first, second = [await homing.client.post(f"/v1/tasks/{ours}/poll") for _ in range(2)]
-        asked = polls(line)
+        requests = polls(line)
         task = await homing.task(ours)
         hint = {"task_id": task.provider_task_id, "task_status": "processing"}
         await homing.client.post(await url_of(homing, ours), content=json.dumps(hint))
         await homing.client.post(f"/v1/tasks/{ours}/poll")
 
     assert first.json() == second.json()
-    assert asked == 1
-    assert polls(line) == 2, "a callback in between may know more"
+    assert requests == 1
+    assert polls(line) == 2, "a callback in between may carry newer data"
 
 
-async def test_a_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """A task that its client announced by one id, and attached another one to that the provider does not know."""
+async def test_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The client expects the task under one ID and attaches a second ID that the provider does not know."""
     policy = replace(BOUNDED, fresh=timedelta())
     async with (
         provider_proxy(kling_sandbox.base_url) as line,
@@ -110,24 +110,26 @@ async def test_a_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: Ru
 
 
 async def url_of(homing: HomingServer, ours: str) -> str:
-    """Return the callback URL of a task, as the provider was told it."""
+    """Return the callback URL of a task, as sent to the provider."""
     return str(homing.tracker.adoption._addresses.of_task(await homing.task(ours)))  # noqa: SLF001 - nobody else tells it
 
 
-async def test_batches_of_unknown_ids_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_unknown_id_batches_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with bounded(tmp_path, kling_sandbox) as (homing, line):
         batches = [",".join(f"nobody-{batch}-{number}" for number in range(20)) for batch in range(20)]
         replies = [await homing.client.get("/kling/tasks", params={"task_ids": ids}) for ids in batches]
-        asked = line.count(lambda request: request.method == "GET")
+        requests = line.count(lambda request: request.method == "GET")
         again = await homing.client.get("/kling/tasks", params={"task_ids": batches[0]})
 
     assert [reply.status_code for reply in replies] == [200] + [429] * 19
-    assert asked <= MOST
+    assert requests <= MOST
     assert int(replies[1].headers["retry-after"]) > 1
-    assert (again.status_code, again.json()["data"]) == (200, []), "what was just found absent is not asked about"
+    assert (again.status_code, again.json()["data"]) == (200, []), (
+        "Homing does not poll an ID that it just found absent"
+    )
 
 
-async def test_each_way_to_ask_passes_the_budget(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_every_poll_path_uses_the_budget(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     def adopt(number: int) -> httpx.Request:
         body = {"provider": "kling", "kind": KIND, "provider_task_id": f"nobody-{number}"}
         return homing.client.build_request("POST", "/v1/tasks/adopt", json=body)
@@ -151,4 +153,4 @@ async def test_each_way_to_ask_passes_the_budget(tmp_path: Path, kling_sandbox: 
     assert spent == MOST == polls(line)
     assert [reply.status_code for reply in refused] == [429] * 3
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
-    assert row.provider_task_id is None, "what was refused did nothing"
+    assert row.provider_task_id is None, "a refused request changed nothing"

@@ -1,4 +1,4 @@
-"""Every secret is marked, everything that comes out is searched: logs, answers, the terminal, the words of errors."""
+"""Every secret is marked. The tests search all output for it: logs, answers, the terminal, error texts."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ TOKEN = re.compile(r"/callbacks/kling/([\w-]+)")
 
 @dataclass(slots=True)
 class Search:
-    """What came out, and where; ``tokens`` are the callback addresses that were minted meanwhile."""
+    """Collected output with its origin. ``tokens`` are the callback URL tokens created meanwhile."""
 
     texts: list[tuple[str, str]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
@@ -69,9 +69,9 @@ class Search:
         (token,) = TOKEN.findall(url)
         self.tokens.add(token)
 
-    def found(self, words: dict[str, str]) -> list[tuple[str, str]]:
-        assert all(words.values())
-        return [(where, name) for where, text in self.texts for name, word in words.items() if word in text]
+    def found(self, named_secrets: dict[str, str]) -> list[tuple[str, str]]:
+        assert all(named_secrets.values())
+        return [(where, name) for where, text in self.texts for name, secret in named_secrets.items() if secret in text]
 
     def secrets(self) -> list[tuple[str, str]]:
         assert self.tokens
@@ -97,7 +97,7 @@ def shell(tmp_path: Path, sandbox: RunningSandbox) -> Shell:
 
 
 class ClientIdentity:
-    """Asks over HTTP and keeps every answer, headers and all."""
+    """An HTTP client that keeps every answer with its headers."""
 
     def __init__(self, client: httpx.AsyncClient, search: Search) -> None:
         self.client = client
@@ -114,7 +114,7 @@ def _all_of(reply: httpx.Response) -> str:
 
 
 async def good_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
-    """Do what a client, an operator and a provider do."""
+    """Do the normal work of a client, an operator and a provider."""
     created = await ask("POST", CREATE, json=CAT | {"prompt": PROMPT}, headers=STUDIO)
     ours = created.json()["data"]["task_id"]
     reports = {"iss": "made-up-access", "nbf": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(minutes=5)}
@@ -136,7 +136,7 @@ async def good_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
 
 
 async def bad_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
-    """Do everything wrong that has to do with a secret."""
+    """Make every mistake that involves a secret."""
     callback = sandbox.ledger["tasks"][0]["callback_url"]
     secret_body = json.dumps({"prompt": PROMPT, "n": 99, "external_task_id": PROMPT * 10})
     for headers in ({}, WRONG, STUDIO | {"host": "elsewhere.example"}):
@@ -159,7 +159,7 @@ async def bad_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
 
 
 def break_database(shell: Shell) -> None:
-    """Take tables away: every statement then fails with a text that quotes its parameters."""
+    """Remove tables. Each statement then fails with a text that quotes its parameters."""
     with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
         database.execute("DROP TABLE submissions")
         database.execute("DROP TABLE observations")
@@ -175,7 +175,7 @@ async def worst_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
 
 def terminal(shell: Shell, search: Search, ours: str) -> None:
     """Run every command that shows something."""
-    for words in (
+    for arguments in (
         ("tasks", "list"),
         ("tasks", "history", ours),
         ("tasks", "history", ours, "--json"),
@@ -189,13 +189,13 @@ def terminal(shell: Shell, search: Search, ours: str) -> None:
         ("tasks", "show", "nobody"),
         ("tasks", "resolve", ours, "--status", "rejected"),
     ):
-        said = shell.run(*words)
-        search.add(f"homing {' '.join(words)}", said.out + said.err)
+        result = shell.run(*arguments)
+        search.add(f"homing {' '.join(arguments)}", result.out + result.err)
 
 
-async def test_nothing_that_comes_out_holds_a_secret(shell: Shell, sandbox: RunningSandbox) -> None:
+async def test_output_holds_no_secret(shell: Shell, sandbox: RunningSandbox) -> None:
     search = Search()
-    # The public address is only known once the port is: the first life finds it, the second uses it.
+    # The public URL needs the port. The first run finds the port, the second run uses it.
     with shell.serving() as first:
         url = first.url
     with shell.serving(port=url.rpartition(":")[2], public_url=url) as homing:
@@ -203,9 +203,9 @@ async def test_nothing_that_comes_out_holds_a_secret(shell: Shell, sandbox: Runn
             ask = ClientIdentity(client, search)
             expected = await client.post("/v1/tasks/expect", json={"provider": "kling", "kind": KIND}, headers=STUDIO)
             search.minted(expected.json()["callback_url"])
-            standing = await client.post("/v1/callback-urls", json={"provider": "kling"}, headers=OPERATOR)
-            search.minted(standing.json()["callback_url"])
-            await client.post(standing.json()["callback_url"], json={"id": "nobody", "status": "submitted"})
+            created = await client.post("/v1/callback-urls", json={"provider": "kling"}, headers=OPERATOR)
+            search.minted(created.json()["callback_url"])
+            await client.post(created.json()["callback_url"], json={"id": "nobody", "status": "submitted"})
             await good_day(ask, sandbox)
             shown = len(search.texts)
             await bad_day(ask, sandbox)
@@ -216,13 +216,13 @@ async def test_nothing_that_comes_out_holds_a_secret(shell: Shell, sandbox: Runn
     search.add("the log", log)
     search.add("the terminal", homing.line)
     assert search.secrets() == []
-    # What a client wants painted is shown to that client and the operator, and to nobody else.
+    # A prompt is shown only to its client and to the operator.
     assert [text for text in (*errors, log, homing.line) if MARK in text] == []
-    # The log was on: at this level the libraries would tell everything.
+    # The log was on. At this level the libraries log everything.
     assert "DEBUG" in log or "INFO" in log
 
 
-def test_no_command_shows_a_secret(shell: Shell, sandbox: RunningSandbox) -> None:
+def test_commands_show_no_secret(shell: Shell, sandbox: RunningSandbox) -> None:
     search = Search()
     settings = {"public_url": "http://127.0.0.1:9"}
     shell = Shell(shell.directory, shell.settings | settings)
@@ -232,17 +232,17 @@ def test_no_command_shows_a_secret(shell: Shell, sandbox: RunningSandbox) -> Non
     search.minted(sandbox.task(made["id"])["callback_url"])
     terminal(shell, search, "mine")
     other = Shell(shell.directory / "other", shell.settings | {"kling_api_key": SECRETS["a key that is wrong"]})
-    for words in (("submit", "--prompt", PROMPT), ("doctor",)):
-        said = other.run(*words)
-        assert said.status == 1
-        search.add(f"homing {words[0]} with a wrong key", said.out + said.err)
+    for arguments in (("submit", "--prompt", PROMPT), ("doctor",)):
+        result = other.run(*arguments)
+        assert result.status == 1
+        search.add(f"homing {arguments[0]} with a wrong key", result.out + result.err)
     assert search.secrets() == []
-    # A document of the task shows its owner what was asked for.
+    # The task document shows its client the original request.
     assert search.found({"the prompt": PROMPT}) == [("homing tasks history mine --json", "the prompt")]
 
 
-async def test_a_key_pair_is_shown_nowhere(shell: Shell, sandbox: RunningSandbox) -> None:
-    """The tokens that it signs are secrets too."""
+async def test_key_pair_is_never_shown(shell: Shell, sandbox: RunningSandbox) -> None:
+    """The tokens that the key pair signs are secrets too."""
     pair = {
         "kling_access_key": "made-up-provider-access",
         "kling_secret_key": SECRETS["the provider's secret key"],
@@ -275,21 +275,21 @@ BAD_SETTINGS = {
 
 def start_with(name: str, value: str) -> None:
     load_settings({name: value}, env_file=None)
-    # What reads well by itself is refused by the part that it is for.
+    # The component refuses a value that can be read but not used.
     verifiers({"kling": [value]})
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, told in BAD_SETTINGS.items() for value in told])
-def test_a_setting_that_cannot_be_read_is_not_quoted(name: str, value: str) -> None:
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, texts in BAD_SETTINGS.items() for value in texts])
+def test_invalid_setting_value_is_not_quoted(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         start_with(name, value)
-    told = [str(caught.value), repr(caught.value), "".join(traceback.format_exception(caught.value, chain=True))]
-    assert [text for text in told if MARK in text] == []
+    texts = [str(caught.value), repr(caught.value), "".join(traceback.format_exception(caught.value, chain=True))]
+    assert [text for text in texts if MARK in text] == []
     assert "\n" not in str(caught.value)
 
 
-def test_the_parts_that_hold_secrets_do_not_show_them(tmp_path: Path) -> None:
-    """In a debugger, a traceback with locals, or a log line that somebody writes one day."""
+def test_secret_objects_have_safe_reprs(tmp_path: Path) -> None:
+    """A repr appears in debuggers, in tracebacks with locals, and in future log lines."""
     given = SETTINGS | {
         "kling_access_key": "made-up-provider-access",
         "kling_secret_key": SECRETS["the provider's secret key"],
@@ -309,11 +309,11 @@ def test_the_parts_that_hold_secrets_do_not_show_them(tmp_path: Path) -> None:
         tracker,
     ]
     parts += [ReceiverSettings.from_settings(settings), verifiers({"kling": settings.kling_webhook_secrets})]
-    # As bytes they would show with their escapes.
+    # Bytes would appear with escapes.
     key = base64.b64decode(WEBHOOK_KEY)
     secret = SECRETS["the callback secret"].encode()
     for part in parts:
         text = f"{part!r} {part!s}"
-        assert [name for name, word in SECRETS.items() if word in text] == []
+        assert [name for name, secret_text in SECRETS.items() if secret_text in text] == []
         assert repr(key)[2:-1] not in text
         assert repr(secret)[2:-1] not in text

@@ -1,4 +1,4 @@
-"""What resellers answer to a create, up to what client and operator read of it; nothing refused is sent later."""
+"""Reseller answers to a create request, as client and operator see them. A refused request is never sent later."""
 
 import json
 import sqlite3
@@ -25,7 +25,7 @@ def gateway(status: int, message: str, code: str) -> Answer:
     return Answer(status=status, body=json.dumps(body).encode(), headers={"content-type": "application/json"})
 
 
-# What is answered; then the HTTP status, the code and the words that the client reads, and the alarm.
+# The answer; then the HTTP status, the code and the text that the client gets, and the alarm.
 REFUSED: dict[str, tuple[Answer, int, int, str, str | None]] = {
     "no key": (gateway(401, "Invalid token", "x"), 503, 5001, "credential refused", "credential"),
     "no money": (gateway(403, "quota is not enough", "insufficient_user_quota"), 403, 1102, "not enough", None),
@@ -37,37 +37,35 @@ REFUSED: dict[str, tuple[Answer, int, int, str, str | None]] = {
 
 
 async def nothing_more_is_sent(homing: HomingServer, creates: int, sandbox: RunningSandbox) -> None:
-    """Let more time pass than any repeat would wait for."""
+    """Advance the clock beyond the longest delay of a resubmission."""
     for _ in range(6):
         homing.clock.ahead += AFTERWARDS
         await homing.reconciler.run_once()
     assert sandbox.ledger["requests"]["create"] == creates
 
 
-async def test_gateway_refusal_is_an_error_and_is_never_sent_later(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_gateway_refusal_is_never_resent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:
-        wish = json.loads(request.body)["prompt"] if request.creates else ""
-        return REFUSED[wish][0] if wish in REFUSED else await request.forward()
+        prompt = json.loads(request.body)["prompt"] if request.creates else ""
+        return REFUSED[prompt][0] if prompt in REFUSED else await request.forward()
 
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
     ):
         await homing.know_lookups()
-        for wish, (_, status, code, words, _) in REFUSED.items():
-            reply = await homing.create(prompt=wish, external_task_id="the same for all")
-            assert (reply.status_code, reply.json()["code"]) == (status, code), wish
-            assert words in reply.json()["message"], wish
+        for prompt, (_, status, code, text, _) in REFUSED.items():
+            reply = await homing.create(prompt=prompt, external_task_id="the same for all")
+            assert (reply.status_code, reply.json()["code"]) == (status, code), prompt
+            assert text in reply.json()["message"], prompt
             task = await homing.task("the same for all")
-            assert (task.status, task.released, task.next_poll_at) == (Status.REJECTED, True, None), wish
+            assert (task.status, task.released, task.next_poll_at) == (Status.REJECTED, True, None), prompt
         alarms = await homing.alarms()
         assert alarms == {"credential": 1, "no_such_call": 3}
         await nothing_more_is_sent(homing, 0, kling_sandbox)
 
 
-async def test_gateway_full_is_asked_again_and_passed_on(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_gateway_capacity_error_is_retried_then_returned(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     answers = [gateway(429, "slow down", "rate_limit")]
 
     async def script(request: Request) -> Answer | None:
@@ -88,14 +86,12 @@ async def test_gateway_full_is_asked_again_and_passed_on(tmp_path: Path, kling_s
         assert kling_sandbox.ledger["requests"]["create"] == 0
 
 
-async def test_unknown_answer_is_told_to_operators_without_credentials(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """The words may repeat the operator's key, and may be about other clients: the client reads what sort of answer."""
-    words = "bad response from upstream for sandbox-api-key of the secret project"
+async def test_unknown_answer_alarm_holds_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The text may contain the operator's key or concern other clients. The client sees only the kind of answer."""
+    text = "bad response from upstream for sandbox-api-key of the secret project"
 
     async def script(request: Request) -> Answer | None:
-        return gateway(502, words, "bad_response") if request.creates else await request.forward()
+        return gateway(502, text, "bad_response") if request.creates else await request.forward()
 
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
@@ -116,7 +112,7 @@ async def test_unknown_answer_is_told_to_operators_without_credentials(
     assert "sandbox-api-key" not in operator + client + alarm.detail
 
 
-async def test_refusal_words_hold_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_refusal_text_holds_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:  # noqa: ARG001 - a script takes the request
         return gateway(403, "token sandbox-api-key has no quota", "insufficient_user_quota")
 
@@ -126,10 +122,8 @@ async def test_refusal_words_hold_no_credential(tmp_path: Path, kling_sandbox: R
 
 
 @pytest.mark.parametrize("how", ["credential", "path", "full"])
-async def test_repeat_that_stays_refused_is_told_as_rejected(
-    tmp_path: Path, kling_sandbox: RunningSandbox, how: str
-) -> None:
-    """A client that was told success is told of the refusal, and the task is not sent hours later by itself."""
+async def test_resubmission_refused_ends_rejected(tmp_path: Path, kling_sandbox: RunningSandbox, how: str) -> None:
+    """A client that got success learns of the later refusal. Homing does not send the task hours later."""
     answers = {"credential": gateway(401, "no", "x"), "path": page(404), "full": refusal(429, 1303)}
     lost = [None]
 
@@ -152,10 +146,10 @@ async def test_repeat_that_stays_refused_is_told_as_rejected(
         assert (await homing.task(ours)).status is Status.PENDING
         homing.clock.ahead += homing.tracker.policy.repeat_within
 
-        async def told() -> bool:
+        async def rejected() -> bool:
             return (await homing.task(ours)).status is Status.REJECTED
 
-        await homing.reconcile(told, step=timedelta(seconds=30))
+        await homing.reconcile(rejected, step=timedelta(seconds=30))
         await nothing_more_is_sent(homing, 0, kling_sandbox)
         with closing(sqlite3.connect(tmp_path / "homing.db")) as database:
             events = database.execute("SELECT type FROM events WHERE task_id = ?", (ours,)).fetchall()

@@ -1,4 +1,4 @@
-"""The data commands: over a running server, and by themselves where none runs."""
+"""The data commands, with and without a running server."""
 
 import json
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
 
 
 def another(shell: Shell) -> Shell:
-    """Return a second Homing with the same provider and a database of its own."""
+    """Return a second Homing with the same provider and its own database."""
     settings = {name: value for name, value in shell.settings.items() if name != "database_url"}
     return Shell(shell.directory / "elsewhere", settings)
 
 
-def test_without_a_server_a_command_does_the_work_itself(shell: Shell, kling_sandbox: RunningSandbox) -> None:
+def test_command_without_server_does_the_work(shell: Shell, kling_sandbox: RunningSandbox) -> None:
     sent = shell.run("submit", "--prompt", "a cat", "--n", "2", "--external-id", "cat/ü", "--wait", "--json")
     assert sent.status == 0, sent.err
     task = sent.document
@@ -45,7 +45,7 @@ def test_without_a_server_a_command_does_the_work_itself(shell: Shell, kling_san
         assert shell.run("tasks", "show", name, "--json").document["id"] == task["id"]
 
 
-def test_a_task_can_be_expected_attached_explained_and_settled(shell: Shell) -> None:
+def test_task_is_expected_attached_and_resolved(shell: Shell) -> None:
     shell.run("migrate")
     assert shell.run("tasks").out == "no tasks\n"
     expected = shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--tag", "red", "--json")
@@ -54,30 +54,30 @@ def test_a_task_can_be_expected_attached_explained_and_settled(shell: Shell) -> 
     assert [task["id"] for task in shell.run("tasks", "list", "--tag", "red", "--json").document["tasks"]] == [task_id]
     assert shell.run("tasks", "list", "--status", "failed", "--status", "succeeded", "--json").document["tasks"] == []
     assert "tasks attach" in shell.run("why", "mine").out
-    settled = shell.run("tasks", "resolve", "mine", "--status", "rejected", "--note", "never sent", "--json")
-    assert settled.document["status"] == "rejected"
+    resolved = shell.run("tasks", "resolve", "mine", "--status", "rejected", "--note", "never sent", "--json")
+    assert resolved.document["status"] == "rejected"
     assert "operator" in shell.run("tasks", "history", "mine").out
-    told = shell.run("why", "mine").out
-    assert "never sent" in told
-    assert "made no task" in told
+    output = shell.run("why", "mine").out
+    assert "never sent" in output
+    assert "made no task" in output
 
 
-def test_a_list_is_filtered_with_and_without_its_verb(shell: Shell) -> None:
+def test_list_filters_with_and_without_verb(shell: Shell) -> None:
     for name in ("one", "two"):
         shell.run("expect", "kling", "images/omni-image", "--external-id", name, "--tag", name)
     shell.run("tasks", "resolve", "two", "--status", "rejected")
-    for words in (
+    for arguments in (
         ("tasks", "--status", "rejected", "--json"),
         ("tasks", "list", "--status", "rejected", "--json"),
         ("tasks", "--status", "rejected", "list", "--json"),
         ("tasks", "--json", "--tag", "two", "list", "--status", "rejected"),
         ("tasks", "--tag", "one", "--json", "list", "--tag", "two"),
     ):
-        assert [task["external_id"] for task in shell.run(*words).document["tasks"]] == ["two"], words
+        assert [task["external_id"] for task in shell.run(*arguments).document["tasks"]] == ["two"], arguments
     assert len(shell.run("tasks", "--json").document["tasks"]) == 2
 
 
-def test_a_submitted_task_can_be_found_by_its_tags(shell: Shell) -> None:
+def test_submitted_task_is_found_by_tags(shell: Shell) -> None:
     sent = shell.run("submit", "--prompt", "a cat", "--tag", "frühling", "--tag", "a,b", "--json").document
     assert sent["tags"] == ["frühling", "a,b"]
     for tag in ("frühling", "a,b"):
@@ -87,7 +87,7 @@ def test_a_submitted_task_can_be_found_by_its_tags(shell: Shell) -> None:
     assert shell.run("tasks", "list", "--tag", "a", "--json").document["tasks"] == []
 
 
-def test_a_running_task_can_be_adopted_and_asked_about(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
+def test_running_task_is_adopted_and_polled_by_command(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
     sandbox = kling_sandbox_factory(held=True)
     shell.settings["kling_base_url"] = sandbox.base_url
     with shell.serving():
@@ -98,7 +98,7 @@ def test_a_running_task_can_be_adopted_and_asked_about(shell: Shell, kling_sandb
     adopted = elsewhere.run("adopt", "kling", "images/omni-image", made["provider_task_id"], "--json")
     assert adopted.document["status"] == "submitted"
     sandbox.finish(made["provider_task_id"], status="failed", message="no dogs")
-    # Within seconds of the last answer a poll gives that answer.
+    # A poll within seconds of the last answer returns that answer.
     for _ in range(400):
         task = elsewhere.run("tasks", "poll", made["provider_task_id"], "--json").document["task"]
         if task["status"] != "submitted":
@@ -109,7 +109,7 @@ def test_a_running_task_can_be_adopted_and_asked_about(shell: Shell, kling_sandb
     assert "404" in missing.line
 
 
-def test_a_wait_ends_with_the_task_and_its_status_says_how(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
+def test_wait_exit_status_reflects_task_status(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
     shell.settings["kling_base_url"] = kling_sandbox_factory(failure_rate=1.0).base_url
     failed = shell.run("submit", "--prompt", "a cat", "--wait", "--json")
     assert (failed.status, failed.document["status"]) == (1, "failed")
@@ -119,7 +119,7 @@ def test_a_wait_ends_with_the_task_and_its_status_says_how(shell: Shell, kling_s
     assert "homing why" in given_up.line
 
 
-def test_watching_a_task_shows_its_changes_until_its_end(shell: Shell) -> None:
+def test_watch_shows_changes_until_task_finishes(shell: Shell) -> None:
     task = shell.run("submit", "--prompt", "a cat", "--json").document
     watched = shell.run("tasks", "watch", task["id"])
     assert watched.status == 0
@@ -127,7 +127,7 @@ def test_watching_a_task_shows_its_changes_until_its_end(shell: Shell) -> None:
     assert watched.out.splitlines()[-1].endswith("succeeded")
 
 
-def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell) -> None:
+def test_provider_refusal_exits_with_status_1(shell: Shell) -> None:
     refused = shell.run("submit", "--prompt", "a cat", "--model", "no-such-model")
     assert refused.status == 1
     assert "no-such-model" in refused.line
@@ -135,7 +135,7 @@ def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell)
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "says"),
+    ("arguments", "status", "says"),
     [
         (("tasks", "show", "nope"), 1, "no such task"),
         (("tasks", "show", "../v1/stats"), 1, "no such task"),
@@ -150,17 +150,17 @@ def test_what_the_provider_refuses_is_its_own_message_and_status_1(shell: Shell)
         (("reconcile", "--discover", "--kind", "images/nothing"), 2, "choose from audio/"),
     ],
 )
-def test_a_mistake_is_one_line_and_the_status_that_fits(
-    shell: Shell, words: tuple[str, ...], status: int, says: str
+def test_user_error_is_one_line_with_fitting_status(
+    shell: Shell, arguments: tuple[str, ...], status: int, says: str
 ) -> None:
     shell.run("migrate")
-    said = shell.run(*words)
-    assert said.status == status
-    assert says in said.line
-    assert said.out == ""
+    result = shell.run(*arguments)
+    assert result.status == status
+    assert says in result.line
+    assert result.out == ""
 
 
-def test_settings_that_cannot_be_used_are_status_2(tmp_path: Path) -> None:
+def test_unusable_settings_exit_with_status_2(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     assert shell.run("tasks", port="x").status == 2
     absent = f"sqlite:///{tmp_path}/absent/homing.db"
@@ -171,7 +171,7 @@ def test_settings_that_cannot_be_used_are_status_2(tmp_path: Path) -> None:
     assert broken.line
 
 
-def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shell, tmp_path: Path) -> None:
+def test_remote_server_is_used_or_reported_absent(shell: Shell, tmp_path: Path) -> None:
     elsewhere = Shell(tmp_path / "elsewhere", {})
     with shell.serving() as served:
         task_id = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]["id"]
@@ -187,15 +187,15 @@ def test_a_server_elsewhere_is_spoken_to_and_its_absence_is_one_line(shell: Shel
     assert not (elsewhere.directory / "homing.db").exists()
 
 
-def test_a_command_waits_for_another_and_gives_up_with_its_process_id(shell: Shell) -> None:
+def test_command_waits_for_lock_then_names_process_id(shell: Shell) -> None:
     shell.run("migrate")
     with ServingLock(shell.directory / "homing.db"):
-        said = shell.run("expect", "kling", "images/omni-image")
-    assert said.status == 1
-    assert "try again when it has ended" in said.line
+        result = shell.run("expect", "kling", "images/omni-image")
+    assert result.status == 1
+    assert "try again when it has ended" in result.line
 
 
-def test_the_key_that_sees_all_is_used_and_a_pair_where_there_is_no_key(shell: Shell) -> None:
+def test_all_clients_key_or_key_pair_is_used(shell: Shell) -> None:
     keys = {"api_keys": "studio:made-up-studio-key,ops*:made-up-ops-key-2"}
     with shell.serving(**keys, client_keys=f"signer:{CLIENT_SECRET}"):
         assert shell.run("expect", "kling", "images/omni-image", "--json", **keys).document["task"]["client"] == "ops"
@@ -210,16 +210,16 @@ def test_the_key_that_sees_all_is_used_and_a_pair_where_there_is_no_key(shell: S
         assert shell.run("expect", "kling", "images/omni-image").status == 1
 
 
-def test_one_round_of_the_reconciler_tells_what_it_did(shell: Shell) -> None:
+def test_reconcile_round_prints_its_actions(shell: Shell) -> None:
     task = shell.run("submit", "--prompt", "a cat", "--json").document
     rounds: list[dict[str, int]] = []
-    while not any(told["settled"] for told in rounds):
+    while not any(counts["settled"] for counts in rounds):
         assert len(rounds) < 400
         rounds.append(shell.run("reconcile", "--once", "--json").document)
     assert shell.run("tasks", "show", task["id"], "--json").document["status"] == "succeeded"
 
 
-def test_a_list_scan_adopts_what_nobody_told_us_of(shell: Shell) -> None:
+def test_list_scan_adopts_unknown_tasks(shell: Shell) -> None:
     elsewhere = another(shell)
     made = elsewhere.run("submit", "--prompt", "a cat", "--json").document
     found = shell.run("reconcile", "--discover", "--kind", "images/omni-image", "--json").document
@@ -228,7 +228,7 @@ def test_a_list_scan_adopts_what_nobody_told_us_of(shell: Shell) -> None:
     assert shown.document["provider_task_id"] == made["provider_task_id"]
 
 
-def test_the_documents_and_a_key_are_printed(tmp_path: Path) -> None:
+def test_documents_and_key_are_printed(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     document = shell.run("openapi").document
     assert "/v1/tasks/{ref}" in document["paths"]
@@ -240,6 +240,6 @@ def test_the_documents_and_a_key_are_printed(tmp_path: Path) -> None:
     events = shell.run("asyncapi").document
     assert "homing.task.succeeded" in events["channels"]["webhooks"]["messages"]
     assert shell.run("asyncapi", "--json").document == events
-    told = shell.run("key", "studio", "--json").document
-    assert (told["name"], told["sees_all"], len(told["key"]) > 40) == ("studio", False, True)
+    key = shell.run("key", "studio", "--json").document
+    assert (key["name"], key["sees_all"], len(key["key"]) > 40) == ("studio", False, True)
     assert list(tmp_path.iterdir()) == before

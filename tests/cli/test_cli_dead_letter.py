@@ -1,4 +1,4 @@
-"""An operator in front of a sink that is in trouble, from the shell, on every database: a poison event, and a 410."""
+"""An operator handles a failing sink from the shell, on every database: a poison event, and a 410."""
 
 import json
 import time
@@ -17,14 +17,14 @@ from tests.support.api_keys import LOCAL_SETTING
 from tests.support.cli_process import Shell
 from tests.support.postgres import Postgres
 
-# Between two commands: each takes a good part of a processor, which the server needs.
+# Wait between commands. Each one uses much of the CPU that the server needs.
 PAUSE = 0.1
 EXPECT = ("expect", "kling", "images/omni-image", "--external-id")
 
 
 @dataclass
 class Hook:
-    """A receiver in threads of its own; ``answer`` gives the status for an event, ``got`` has what was taken."""
+    """A threaded webhook endpoint. ``answer`` returns the status for an event, ``got`` has the accepted events."""
 
     port: int = 0
     answer: Callable[[dict[str, Any]], HTTPStatus] = lambda _: HTTPStatus.OK
@@ -75,26 +75,26 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, hook: Hook, kling_sand
 
 
 def two_events(shell: Shell, name: str) -> str:
-    """Let a task get its id at the provider, and then end; give ours."""
+    """Give a task its provider task ID and finish it. Return Homing's ID."""
     task: dict[str, Any] = shell.run(*EXPECT, name, "--json").document["task"]
     assert shell.run("tasks", "attach", name, f"theirs-{name}").status == 0
     assert shell.run("tasks", "resolve", name, "--status", "rejected").status == 0
     return str(task["id"])
 
 
-def until(shell: Shell, *words: str, holds: Callable[[Any], bool]) -> Any:
-    """Run a command again and again until its document is as it is to be; the test's own time limit ends it."""
-    while not holds(document := shell.run(*words, "--json").document):
+def until(shell: Shell, *arguments: str, holds: Callable[[Any], bool]) -> Any:
+    """Repeat a command until its document matches. The time limit of the test ends the loop."""
+    while not holds(document := shell.run(*arguments, "--json").document):
         time.sleep(PAUSE)
     return document
 
 
-def test_a_poison_event_is_given_up_and_the_later_ones_of_its_task_come(shell: Shell, hook: Hook) -> None:
+def test_dead_letter_unblocks_later_events_of_task(shell: Shell, hook: Hook) -> None:
     hook.answer = lambda event: HTTPStatus.BAD_REQUEST if event["type"].endswith("updated") else HTTPStatus.OK
     with shell.serving():
         task = two_events(shell, "one")
-        owed = until(shell, "deliveries", "--sink", "shop", holds=lambda found: len(found["deliveries"]) == 2)
-        poison, behind = owed["deliveries"]
+        pending = until(shell, "deliveries", "--sink", "shop", holds=lambda found: len(found["deliveries"]) == 2)
+        poison, behind = pending["deliveries"]
         assert (poison["type"], poison["error"]) == ("homing.task.updated", "400 Bad Request")
         assert hook.got == []
 
@@ -114,11 +114,11 @@ def test_a_poison_event_is_given_up_and_the_later_ones_of_its_task_come(shell: S
         assert (dead["task_id"], dead["event_id"]) == (task, poison["event_id"])
         assert dead["error"] == "given up by an operator: 400 Bad Request"
         assert shell.run(*wanted, "--yes", "--json").document == {"count": 0, "dry_run": False}
-    # By itself, where nobody serves.
+    # The command works without a server.
     assert shell.run("deliveries", "dead-letter", "--sink", "shop").out == "0 deliveries would be dead-lettered\n"
 
 
-def test_a_sink_whose_receiver_wants_no_more_says_so_until_it_is_resumed(shell: Shell, hook: Hook) -> None:
+def test_sink_endpoint_410_shows_until_resumed(shell: Shell, hook: Hook) -> None:
     def state(document: Any) -> Any:
         return next(sink for sink in document["sinks"] if sink["name"] == "shop")
 
@@ -127,9 +127,9 @@ def test_a_sink_whose_receiver_wants_no_more_says_so_until_it_is_resumed(shell: 
         two_events(shell, "one")
         off = state(until(shell, "sinks", holds=lambda found: state(found)["state"] == "off"))["off"]
         assert (off["by"], off["why"], off["at"] is None) == ("receiver", "410 Gone", False)
-        said = shell.run("sinks").out.splitlines()[-1]
-        assert said.startswith("shop is off, its receiver wants no more: 410 Gone (")
-        assert "homing sinks resume shop" in said
+        line = shell.run("sinks").out.splitlines()[-1]
+        assert line.startswith("shop is off, its receiver wants no more: 410 Gone (")
+        assert "homing sinks resume shop" in line
         hook.answer = lambda _: HTTPStatus.OK
         assert shell.run("sinks", "resume", "shop").status == 0
         on = state(until(shell, "sinks", holds=lambda found: state(found)["delivered"] == 2))

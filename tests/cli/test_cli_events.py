@@ -1,4 +1,4 @@
-"""Watching and operating from the shell: over a running server, and by itself where none runs."""
+"""Watch and operate from the shell, with and without a running server."""
 
 import json
 import signal
@@ -45,7 +45,7 @@ def stopped(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.parametrize("served", [True, False])
-def test_events_that_are_kept_are_printed_and_filtered(shell: Shell, served: bool) -> None:  # noqa: FBT001 - a parameter
+def test_stored_events_are_printed_and_filtered(shell: Shell, served: bool) -> None:  # noqa: FBT001 - a parameter
     def look() -> None:
         ids = [an_end(shell, "one"), an_end(shell, "two", "expired")]
         found = lines(shell.run("events", "--json").out)
@@ -68,7 +68,7 @@ def test_events_that_are_kept_are_printed_and_filtered(shell: Shell, served: boo
         look()
 
 
-def test_following_goes_on_where_a_server_that_was_away_comes_back(shell: Shell) -> None:
+def test_follow_resumes_after_server_restart(shell: Shell) -> None:
     with shell.serving() as first:
         reading_events = shell.begin("events", "--follow", "--json", "--after", "0")
         assert reading_events.stdout is not None
@@ -81,7 +81,7 @@ def test_following_goes_on_where_a_server_that_was_away_comes_back(shell: Shell)
         assert "trying again" in stopped(reading_events)
 
 
-def test_following_without_a_server_sees_what_the_loops_do(shell: Shell) -> None:
+def test_follow_without_server_shows_events(shell: Shell) -> None:
     shell.run("submit", "--prompt", "a cat")
     reading_events = shell.begin("events", "--follow", "--json", "--after", "0")
     assert reading_events.stdout is not None
@@ -92,7 +92,7 @@ def test_following_without_a_server_sees_what_the_loops_do(shell: Shell) -> None
     stopped(reading_events)
 
 
-def test_watching_ends_with_the_tasks_and_its_status_says_how(shell: Shell) -> None:
+def test_watch_exit_status_reflects_task_results(shell: Shell) -> None:
     task = shell.run("submit", "--prompt", "a cat", "--json").document
     with shell.serving():
         watched = shell.run("tasks", "watch", task["id"])
@@ -103,7 +103,7 @@ def test_watching_ends_with_the_tasks_and_its_status_says_how(shell: Shell) -> N
         assert both.out.count("\n") == 2
 
 
-def test_watching_all_prints_what_is_and_then_each_change(shell: Shell) -> None:
+def test_watch_all_prints_tasks_then_changes(shell: Shell) -> None:
     with shell.serving():
         one = an_end(shell, "one")
         watching = shell.begin("tasks", "watch")
@@ -114,14 +114,14 @@ def test_watching_all_prints_what_is_and_then_each_change(shell: Shell) -> None:
         stopped(watching)
 
 
-def test_sinks_are_shown_paused_resumed_and_told_again(shell: Shell) -> None:
+def test_sinks_are_listed_paused_resumed_and_replayed(shell: Shell) -> None:
     shell.run("migrate")
     assert "HOMING_SINKS" in shell.run("sinks").out
     with shell.serving():
         an_end(shell, "one")
-        told = {sink["name"]: sink for sink in shell.run("sinks", "--json").document["sinks"]}
-        assert set(told) == {"callbacks", "lines", "hook"}
-        assert (told["hook"]["state"], told["hook"]["named"]) == ("on", True)
+        sinks = {sink["name"]: sink for sink in shell.run("sinks", "--json").document["sinks"]}
+        assert set(sinks) == {"callbacks", "lines", "hook"}
+        assert (sinks["hook"]["state"], sinks["hook"]["named"]) == ("on", True)
         assert "python:builtins:id" in shell.run("sinks").out
         assert "is paused" in shell.run("sinks", "pause", "hook").out
         assert next(s for s in shell.run("sinks", "--json").document["sinks"] if s["name"] == "hook")["state"] == "off"

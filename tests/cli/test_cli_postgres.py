@@ -1,4 +1,4 @@
-"""The commands over PostgreSQL: the schema, many processes at once, and the parts of a server apart."""
+"""The commands with PostgreSQL: the schema, many concurrent processes, and server roles in separate processes."""
 
 import asyncio
 import signal
@@ -42,7 +42,7 @@ def shell(tmp_path: Path, postgres: Postgres, settings: dict[str, str]) -> Shell
 
 
 def with_password(url: str) -> str:
-    """Add a password, which the server does not ask for and nobody may ever see."""
+    """Add a password. The database server does not check it, and no output may show it."""
     return url.replace("postgres@", f"postgres:{PASSWORD}@")
 
 
@@ -51,33 +51,31 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def test_a_missing_driver_is_one_line_with_the_command_that_installs_it(
-    empty: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_driver_error_names_install_command(empty: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    said = empty.run("serve", port="0")
-    assert said.status == 2
-    assert "pip install '.[postgres]'" in said.line
+    result = empty.run("serve", port="0")
+    assert result.status == 2
+    assert "pip install '.[postgres]'" in result.line
 
 
-def test_a_server_without_keys_names_the_command_that_makes_one(empty: Shell) -> None:
-    said = empty.run("serve", port="0", api_keys="")
-    assert said.status == 2
-    assert "`homing key" in said.line
-    assert "HOMING_API_KEYS" in said.line
+def test_serve_without_keys_names_key_command(empty: Shell) -> None:
+    result = empty.run("serve", port="0", api_keys="")
+    assert result.status == 2
+    assert "`homing key" in result.line
+    assert "HOMING_API_KEYS" in result.line
 
 
-def test_an_empty_database_is_refused_with_the_command_that_makes_its_tables(empty: Shell) -> None:
+def test_empty_database_error_names_migrate_command(empty: Shell) -> None:
     refused = empty.run("serve", port="0")
     assert refused.status == 1
     assert "no tables yet: run `homing migrate`" in refused.line
-    told = empty.run("migrate", "--json").document
-    assert told["before"] is None
-    assert empty.run("migrate").out.endswith(f"schema {told['after']} is up to date, nothing was changed\n")
+    document = empty.run("migrate", "--json").document
+    assert document["before"] is None
+    assert empty.run("migrate").out.endswith(f"schema {document['after']} is up to date, nothing was changed\n")
     assert empty.run("tasks").out == "no tasks\n"
 
 
-def test_a_database_of_the_first_release_is_refused_until_it_is_migrated_and_keeps_its_rows(empty: Shell) -> None:
+def test_first_release_database_migrates_with_rows(empty: Shell) -> None:
     asyncio.run(first_schema.populate(empty.settings["database_url"]))
     before = first_schema.rows(empty.settings["database_url"])
     refused = empty.run("serve", port="0")
@@ -89,16 +87,16 @@ def test_a_database_of_the_first_release_is_refused_until_it_is_migrated_and_kee
     assert empty.run("tasks", "show", "order-1", "--json").document["id"] == first_schema.TASK.id
 
 
-def test_of_two_migrations_at_once_one_does_the_work(empty: Shell) -> None:
+def test_concurrent_migrations_run_once(empty: Shell) -> None:
     running = [empty.begin("migrate"), empty.begin("migrate")]
-    said = sorted(process.communicate(timeout=60)[0].split(": ", 1)[1] for process in running)
+    lines = sorted(process.communicate(timeout=60)[0].split(": ", 1)[1] for process in running)
     assert [process.returncode for process in running] == [0, 0]
-    assert [line.split(",")[0].split(" is ")[0] for line in said] == [f"the schema {NEWEST}", "the tables are made"], (
-        said
+    assert [line.split(",")[0].split(" is ")[0] for line in lines] == [f"the schema {NEWEST}", "the tables are made"], (
+        lines
     )
 
 
-def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
+def test_commands_and_reconcilers_run_beside_servers(shell: Shell) -> None:
     with shell.serving() as served:
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
         assert task["status"] == "succeeded"
@@ -112,10 +110,10 @@ def test_commands_and_reconcilers_work_beside_the_servers(shell: Shell) -> None:
     assert shell.run("reconcile", "--discover", "--kind", "images/omni-image", "--json").document["known"] == 1
 
 
-def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
+def test_server_roles_run_separately(shell: Shell) -> None:
     port = free_port()
     public = f"http://127.0.0.1:{port}"
-    # No part of it asks before the callback comes.
+    # No process polls before the callback arrives.
     shell.settings["first_poll_delay"] = "10m"
     statuses: dict[str, tuple[int, ...]] = {}
     with (
@@ -127,7 +125,7 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
         assert (task["status"], task["status_source"]["source"]) == ("succeeded", "callback")
         address = shell.run("callback-url", "create", "kling", "--json", api_url=api.url).document["callback_url"]
         path = address.removeprefix(public)
-        body = {"task_id": "stranger-1", "task_status": "submitted", "task_result": {}}
+        body = {"task_id": "foreign-1", "task_status": "submitted", "task_result": {}}
         with httpx.Client(trust_env=False, headers=LOCAL_HEADERS) as http:
             for name, served in (("receiver", receiver), ("api", api), ("loops", loops)):
                 paths = ("/healthz", "/readyz", "/v1/tasks", "/openapi.json", "/kling/v1/images/omni-image")
@@ -145,16 +143,16 @@ def test_the_parts_of_a_server_run_apart(shell: Shell) -> None:
     }
 
 
-def test_a_database_that_is_away_is_red_with_the_reason_and_shows_no_password(postgres: Postgres, shell: Shell) -> None:
+def test_database_outage_is_red_without_password(postgres: Postgres, shell: Shell) -> None:
     url = shell.settings["database_url"].replace(f":{PASSWORD}", "")
-    said = []
+    output = []
     with shell.serving(log_level="debug") as served, httpx.Client(base_url=served.url, trust_env=False) as http:
         with away(postgres, url):
             while (answer := http.get("/readyz")).is_success:
                 pass
-            said += [answer.text, shell.run("tasks").err, shell.run("doctor").out, shell.run("migrate").err]
+            output += [answer.text, shell.run("tasks").err, shell.run("doctor").out, shell.run("migrate").err]
         assert answer.json()["checks"][0]["detail"].startswith("the database")
         while not http.get("/readyz").is_success:
             pass
-        said += [served.line, served.errors.read_text(), shell.run("doctor", "--json").out]
-    assert [text for text in said if PASSWORD in text] == []
+        output += [served.line, served.errors.read_text(), shell.run("doctor", "--json").out]
+    assert [text for text in output if PASSWORD in text] == []

@@ -1,4 +1,4 @@
-"""Commands that only read: beside whoever serves the database, without a write, and only over a schema they know."""
+"""Read-only commands work beside a running server, write nothing, and need a known schema."""
 
 import asyncio
 import signal
@@ -75,19 +75,19 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield postgres.fresh()
 
 
-@pytest.mark.parametrize("words", READING, ids=" ".join)
-def test_reading_works_while_another_process_holds_the_lock(shell: Shell, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_read_command_works_beside_locked_database(shell: Shell, arguments: tuple[str, ...]) -> None:
     file = shell.directory / "homing.db"
     before = file.read_bytes()
 
     with ServingLock(file):
-        said = shell.run(*words, "--json")
+        result = shell.run(*arguments, "--json")
 
-    assert (said.status, said.err) == (0, "")
+    assert (result.status, result.err) == (0, "")
     assert file.read_bytes() == before
 
 
-def test_reading_takes_no_lock(shell: Shell) -> None:
+def test_read_command_takes_no_lock(shell: Shell) -> None:
     (shell.directory / "homing.db.lock").unlink(missing_ok=True)
 
     assert shell.run("tasks", "--json").document["tasks"][0]["external_id"] == "mine"
@@ -95,7 +95,7 @@ def test_reading_takes_no_lock(shell: Shell) -> None:
     assert not (shell.directory / "homing.db.lock").exists()
 
 
-def test_reading_sees_what_a_running_server_commits(shell: Shell) -> None:
+def test_read_command_sees_running_server_commits(shell: Shell) -> None:
     with shell.serving():
         made = shell.run("expect", "kling", "images/omni-image", "--external-id", "new", "--json")
         assert made.status == 0, made.err
@@ -105,7 +105,7 @@ def test_reading_sees_what_a_running_server_commits(shell: Shell) -> None:
     assert shown.document["id"] == made.document["task"]["id"]
 
 
-def test_reading_sees_what_a_killed_process_committed(tmp_path: Path) -> None:
+def test_read_command_sees_killed_process_commits(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     writer = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True)
     with writer:
@@ -113,53 +113,53 @@ def test_reading_sees_what_a_killed_process_committed(tmp_path: Path) -> None:
         assert writer.stdout.readline() == "written\n"
         writer.send_signal(signal.SIGKILL)
 
-    said = Shell(tmp_path, {"database_url": url}).run("tasks", "--json")
+    result = Shell(tmp_path, {"database_url": url}).run("tasks", "--json")
 
-    assert [task["external_id"] for task in said.document["tasks"]] == ["mine"]
+    assert [task["external_id"] for task in result.document["tasks"]] == ["mine"]
 
 
-def test_schema_that_is_behind_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+def test_outdated_schema_error_says_what_to_do(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     asyncio.run(first_schema.populate(shell.settings["database_url"]))
 
-    said = shell.run("tasks")
+    result = shell.run("tasks")
 
-    assert said.status == 1
-    assert "the database has the schema 0001, this version needs " in said.line
-    assert "run `homing migrate`" in said.line
+    assert result.status == 1
+    assert "the database has the schema 0001, this version needs " in result.line
+    assert "run `homing migrate`" in result.line
     assert shell.run("migrate").status == 0
     assert shell.run("tasks").status == 0
 
 
-def test_file_without_tables_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+def test_file_without_tables_error_says_what_to_do(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "homing.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
 
-    said = Shell(tmp_path, {}).run("tasks")
+    result = Shell(tmp_path, {}).run("tasks")
 
-    assert said.status == 1
-    assert "the database has no tables yet: run `homing migrate`" in said.line
+    assert result.status == 1
+    assert "the database has no tables yet: run `homing migrate`" in result.line
 
 
 def test_file_with_two_names_is_refused(shell: Shell) -> None:
     (shell.directory / "other.db").hardlink_to(shell.directory / "homing.db")
 
-    said = shell.run("tasks")
+    result = shell.run("tasks")
 
-    assert said.status == 2
-    assert "hard links" in said.line
+    assert result.status == 2
+    assert "hard links" in result.line
 
 
-def test_database_behind_on_postgresql_is_one_line(tmp_path: Path, postgres: Postgres) -> None:
+def test_outdated_postgresql_schema_is_one_line(tmp_path: Path, postgres: Postgres) -> None:
     shell = Shell(tmp_path, {"database_url": postgres.fresh(migrated=False), "api_keys": LOCAL_SETTING})
 
-    said = shell.run("tasks")
+    result = shell.run("tasks")
 
-    assert said.status == 1
-    assert "the database has no tables yet: run `homing migrate`" in said.line
+    assert result.status == 1
+    assert "the database has no tables yet: run `homing migrate`" in result.line
 
 
-async def test_store_that_is_open_read_only_writes_nothing(url: str) -> None:
+async def test_read_only_store_writes_nothing(url: str) -> None:
     await fill(url)
     store = Store(url)
     await store.open_read_only()
@@ -173,7 +173,7 @@ async def test_store_that_is_open_read_only_writes_nothing(url: str) -> None:
         await store.close()
 
 
-def test_reading_loads_neither_alembic_nor_an_http_library(shell: Shell) -> None:
+def test_read_command_skips_alembic_and_http_imports(shell: Shell) -> None:
     code = (
         "import sys; from homing.cli import main\n"
         "status = main(['tasks', '--json'], environ={'HOMING_DATABASE_URL': sys.argv[1]}, env_file=None)\n"

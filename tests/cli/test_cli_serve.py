@@ -42,7 +42,7 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
+def test_serve_prints_one_startup_line(shell: Shell) -> None:
     with shell.serving() as served:
         assert "homing.db" in served.line
         assert "no callbacks asked for" in served.line
@@ -60,8 +60,8 @@ def test_it_says_in_one_line_what_runs_where(shell: Shell) -> None:
         assert "HOMING_KLING_API_KEY" in served.line
 
 
-def test_a_server_without_configured_keys_asks_for_its_own(shell: Shell) -> None:
-    """What a reverse proxy on this machine sends looks like a local user: a loopback Host header and nothing else."""
+def test_serve_without_keys_requires_generated_key(shell: Shell) -> None:
+    """A request from a local reverse proxy looks like one from a local user: it has a loopback Host header."""
     with shell.serving() as served, httpx.Client(base_url=served.url, trust_env=False) as http:
         assert served.process.stdout is not None
         made = served.process.stdout.readline()
@@ -77,7 +77,7 @@ def test_a_server_without_configured_keys_asks_for_its_own(shell: Shell) -> None
     assert shell.key not in served.line + made + served.errors.read_text()
 
 
-def test_a_terminal_is_shown_the_key_in_a_curl_line(shell: Shell) -> None:
+def test_serve_on_terminal_shows_key_in_curl_line(shell: Shell) -> None:
     leader, follower = pty.openpty()
     with shell.begin("serve", stdout=follower) as process, os.fdopen(leader) as screen:
         os.close(follower)
@@ -89,7 +89,7 @@ def test_a_terminal_is_shown_the_key_in_a_curl_line(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_and_frees_the_database(shell: Shell, number: signal.Signals, status: int) -> None:
+def test_serve_signal_stops_and_frees_database(shell: Shell, number: signal.Signals, status: int) -> None:
     with shell.serving() as served:
         served.process.send_signal(number)
         assert served.process.wait(timeout=30) == status
@@ -98,7 +98,7 @@ def test_a_signal_ends_it_and_frees_the_database(shell: Shell, number: signal.Si
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_that_has_begun_is_finished_first(shell: Shell, number: signal.Signals) -> None:
+def test_serve_stop_finishes_running_request(shell: Shell, number: signal.Signals) -> None:
     body = b'{"provider": "kling", "kind": "images/omni-image"}'
     with shell.serving(api_keys="studio:made-up-key-of-the-studio-for-tests") as served:
         where = urlsplit(served.url)
@@ -117,7 +117,7 @@ def test_a_request_that_has_begun_is_finished_first(shell: Shell, number: signal
         assert served.process.wait(timeout=30) == 0
 
 
-def test_closed_standard_streams_do_not_end_it(shell: Shell) -> None:
+def test_serve_survives_closed_standard_streams(shell: Shell) -> None:
     port = free_port()
     with shell.begun_without_streams(port) as process:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
@@ -132,7 +132,7 @@ def test_closed_standard_streams_do_not_end_it(shell: Shell) -> None:
         assert process.wait(timeout=30) == 0
 
 
-def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
+def test_serve_callback_finishes_task_over_http(shell: Shell) -> None:
     port = free_port()
     with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", first_poll_delay="10m"):
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json").document
@@ -150,10 +150,10 @@ def test_a_callback_brings_a_task_home_over_real_http(shell: Shell) -> None:
         assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 404
 
 
-def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shell: Shell) -> None:
+def test_second_server_is_refused_naming_the_first(shell: Shell) -> None:
     with shell.serving() as served:
-        for words in (("serve",), ("serve", "--only", "receiver"), ("serve", "--only", "api,loops")):
-            second = shell.run(*words, port="0")
+        for arguments in (("serve",), ("serve", "--only", "receiver"), ("serve", "--only", "api,loops")):
+            second = shell.run(*arguments, port="0")
             assert second.status == 2
             assert served.url in second.line
         migrating = shell.run("migrate")
@@ -164,7 +164,7 @@ def test_a_second_server_of_one_database_is_refused_with_where_the_first_is(shel
         assert "reconciles already" in reconciling.line
 
 
-def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
+def test_serve_deletes_tasks_past_retention(shell: Shell) -> None:
     ended = shell.run("submit", "--prompt", "a cat", "--wait", "--json", first_poll_delay="500ms").document
     open_one = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]
     with closing(sqlite3.connect(shell.directory / "homing.db", isolation_level=None)) as database:
@@ -181,49 +181,49 @@ def test_tasks_whose_time_is_over_are_deleted(shell: Shell) -> None:
     assert left == [open_one["id"]]
 
 
-def test_a_taken_port_is_one_line_and_status_2(shell: Shell) -> None:
+def test_serve_taken_port_exits_with_status_2(shell: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = shell.run("serve", port=str(taken.getsockname()[1]))
-    assert said.status == 2
-    assert "set another HOMING_PORT" in said.line
+        result = shell.run("serve", port=str(taken.getsockname()[1]))
+    assert result.status == 2
+    assert "set another HOMING_PORT" in result.line
 
 
 @pytest.mark.parametrize(
     "settings",
     [{"api_keys": "a:short"}, {"client_keys": "a:thirty-one-bytes-are-not-enough"}, {"host": "no-such-host.invalid"}],
 )
-def test_serve_with_unusable_settings_is_refused(shell: Shell, settings: dict[str, str]) -> None:
-    said = shell.run("serve", port="0", **settings)
-    assert said.status == 2
-    assert "HOMING_" in said.line
+def test_serve_unusable_settings_are_refused(shell: Shell, settings: dict[str, str]) -> None:
+    result = shell.run("serve", port="0", **settings)
+    assert result.status == 2
+    assert "HOMING_" in result.line
 
 
-def test_no_secret_is_in_anything_that_is_said(shell: Shell) -> None:
+def test_serve_output_holds_no_secret(shell: Shell) -> None:
     secrets = [value.split(":")[-1] for value in MARKED.values()]
     port = free_port()
     everything = []
     with shell.serving(port=str(port), public_url=f"http://127.0.0.1:{port}", log_level="debug", **MARKED) as served:
         task = shell.run("submit", "--prompt", "a cat", "--wait", "--json", **MARKED)
-        words = [["doctor"], ["doctor", "--json"], ["tasks", "--json"], ["stats"], ["why", task.document["id"]]]
-        words += [["tasks", "history", task.document["id"], "--json"], ["tasks", "show", task.document["id"]]]
-        for said in (task, *(shell.run(*each, **MARKED) for each in words)):
-            assert said.status == 0, said.err
-            everything += [said.out, said.err]
+        arguments = [["doctor"], ["doctor", "--json"], ["tasks", "--json"], ["stats"], ["why", task.document["id"]]]
+        arguments += [["tasks", "history", task.document["id"], "--json"], ["tasks", "show", task.document["id"]]]
+        for result in (task, *(shell.run(*each, **MARKED) for each in arguments)):
+            assert result.status == 0, result.err
+            everything += [result.out, result.err]
         served.process.send_signal(signal.SIGTERM)
         served.process.wait(timeout=30)
         everything += [served.line, served.errors.read_text()]
     shown = "\n".join(everything)
     assert "/callbacks/" in shown  # the log's route template
     assert "/callbacks/kling/1" not in shown
-    assert not [word for word in (" httpx ", " httpcore", " uvicorn.access ") if word in shown]
+    assert not [logger for logger in (" httpx ", " httpcore", " uvicorn.access ") if logger in shown]
     assert [secret for secret in [*secrets, "sandbox-api-key"] if secret in shown] == []
 
 
-def test_the_doctor_is_content_with_sound_settings(shell: Shell) -> None:
-    said = shell.run("doctor", "--json")
-    assert said.status == 0
-    assert said.document["settings"]["HOMING_KLING_API_KEY"] == "set"
-    assert {check["name"]: check["level"] for check in said.document["checks"]}["provider credential"] == "ok"
+def test_doctor_accepts_valid_settings(shell: Shell) -> None:
+    result = shell.run("doctor", "--json")
+    assert result.status == 0
+    assert result.document["settings"]["HOMING_KLING_API_KEY"] == "set"
+    assert {check["name"]: check["level"] for check in result.document["checks"]}["provider credential"] == "ok"
     assert not (shell.directory / "homing.db").exists()
 
 
@@ -236,15 +236,15 @@ def test_the_doctor_is_content_with_sound_settings(shell: Shell) -> None:
         ({"database_url": "sqlite:///absent/homing.db"}, "database", "no directory to write to"),
     ],
 )
-def test_the_doctor_finds_what_is_wrong(shell: Shell, settings: dict[str, str], check: str, says: str) -> None:
-    said = shell.run("doctor", "--json", **settings)
-    assert said.status == 1
-    wrong = {found["name"]: found["detail"] for found in said.document["checks"] if found["level"] == "wrong"}
+def test_doctor_reports_problems(shell: Shell, settings: dict[str, str], check: str, says: str) -> None:
+    result = shell.run("doctor", "--json", **settings)
+    assert result.status == 1
+    wrong = {found["name"]: found["detail"] for found in result.document["checks"] if found["level"] == "wrong"}
     assert list(wrong) == [check]
     assert says in wrong[check]
 
 
-def test_the_doctor_notes_what_would_surprise(shell: Shell) -> None:
+def test_doctor_notes_surprising_settings(shell: Shell) -> None:
     odd = {"api_key": "misspelt", "min_final_trust": "signed", "public_url": "http://127.0.0.1:9"}
     notes = [
         found["detail"] for found in shell.run("doctor", "--json", **odd).document["checks"] if found["level"] == "note"

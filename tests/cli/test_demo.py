@@ -1,4 +1,4 @@
-"""`homing demo`: everything together, over real HTTP, judged by the sandbox's ledger."""
+"""`homing demo`: the whole system over real HTTP, checked against the sandbox's ledger."""
 
 import json
 import re
@@ -15,26 +15,26 @@ import pytest
 DEMO = (sys.executable, "-m", "homing", "demo")
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DEMO, *words], capture_output=True, text=True, timeout=110, check=False)
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_every_task_finishes_once_and_true() -> None:
+def test_demo_tasks_finish_once_with_true_status() -> None:
     done = run("--json", "--tasks", "20", "--seed", "51")
-    told = json.loads(done.stdout)
-    assert (told["lost"], told["doubled"], told["wrong"]) == (0, 0, 0), told
+    summary = json.loads(done.stdout)
+    assert (summary["lost"], summary["doubled"], summary["wrong"]) == (0, 0, 0), summary
     assert done.returncode == 0
     assert done.stderr == ""
-    assert sum(told["first_reported_by"].values()) == told["finished"] == told["orders"] == 20
-    assert told["first_reported_by"].keys() == {"callback", "poll"}
-    assert 0 < told["recovered_submits"] <= 20
-    assert told["forgeries"]["sent"] > 0
-    assert told["forgeries"]["sent"] == told["forgeries"]["refused"] + told["forgeries"]["unverified"]
-    assert told["duplicates_absorbed"] > 0
-    assert told["seconds"] < 60
+    assert sum(summary["first_reported_by"].values()) == summary["finished"] == summary["orders"] == 20
+    assert summary["first_reported_by"].keys() == {"callback", "poll"}
+    assert 0 < summary["recovered_submits"] <= 20
+    assert summary["forgeries"]["sent"] > 0
+    assert summary["forgeries"]["sent"] == summary["forgeries"]["refused"] + summary["forgeries"]["unverified"]
+    assert summary["duplicates_absorbed"] > 0
+    assert summary["seconds"] < 60
 
 
-def test_the_summary_counts_what_the_lines_say() -> None:
+def test_demo_summary_matches_its_lines() -> None:
     done = run("--tasks", "20", "--seed", "7")
 
     assert done.returncode == 0, done.stdout
@@ -49,7 +49,7 @@ def test_the_summary_counts_what_the_lines_say() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_can_be_left_open_to_look_at(number: signal.Signals, tmp_path: Path) -> None:
+def test_demo_can_stay_open(number: signal.Signals, tmp_path: Path) -> None:
     command = [*DEMO, "--tasks", "1", "--seed", "7", "--keep-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         try:
@@ -65,7 +65,7 @@ def test_it_can_be_left_open_to_look_at(number: signal.Signals, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_ends_it_without_a_traceback() -> None:
+def test_demo_interrupt_leaves_no_traceback() -> None:
     with subprocess.Popen(
         [*DEMO, "--tasks", "8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""Sinks from the shell: `homing serve` refuses those that cannot work, `homing doctor` says what is wrong with them."""
+"""Sink settings: `homing serve` refuses invalid sinks, and `homing doctor` explains what is wrong."""
 
 from contextlib import closing
 from pathlib import Path
@@ -19,10 +19,10 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def checks(shell: Shell, **settings: str) -> dict[str, Any]:
-    """Return what doctor found about each sink, and the settings in force."""
-    said = shell.run("doctor", "--json", **settings)
-    assert SECRET not in said.out + said.err
-    document = said.document
+    """Return the doctor's findings for each sink, and the active settings."""
+    result = shell.run("doctor", "--json", **settings)
+    assert SECRET not in result.out + result.err
+    document = result.document
     found = {check["name"]: (check["level"], check["detail"]) for check in document["checks"]}
     return {**document["settings"], **found}
 
@@ -37,17 +37,15 @@ def checks(shell: Shell, **settings: str) -> dict[str, Any]:
         (f"http://{SECRET}:x@a.example", "must be an https address"),
     ],
 )
-def test_a_sink_that_cannot_work_is_refused_at_the_start_with_one_line_and_status_2(
-    shell: Shell, sinks: str, says: str
-) -> None:
-    said = shell.run("serve", port="0", sinks=sinks)
-    assert said.status == 2
-    assert says in said.line
-    assert "HOMING_SINKS" in said.line
-    assert SECRET not in said.line
+def test_serve_invalid_sink_exits_with_status_2(shell: Shell, sinks: str, says: str) -> None:
+    result = shell.run("serve", port="0", sinks=sinks)
+    assert result.status == 2
+    assert says in result.line
+    assert "HOMING_SINKS" in result.line
+    assert SECRET not in result.line
 
 
-def test_doctor_looks_at_each_sink(shell: Shell) -> None:
+def test_doctor_checks_each_sink(shell: Shell) -> None:
     with closing(listen("127.0.0.1", 0)) as listener:
         there = address(listener).removeprefix("http://")
         sinks = (
@@ -68,7 +66,7 @@ def test_doctor_looks_at_each_sink(shell: Shell) -> None:
     assert found["HOMING_SINK_SECRETS"] == "not set"
 
 
-def test_doctor_says_what_must_not_be_dialed(shell: Shell) -> None:
+def test_doctor_reports_forbidden_endpoint(shell: Shell) -> None:
     found = checks(shell, sinks="https://localhost/#name=inward", allowed_targets="10.0.0.0/8")
     level, detail = found["sink inward"]
     assert level == "wrong"

@@ -1,4 +1,4 @@
-"""The pages for users: their links lead somewhere, their settings exist, and every alarm and error has a section."""
+"""The user pages: links resolve, settings exist, and every alarm and error has a section."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
-# They group other errors, are raised by programs and commands only, or become another error on their way out.
+# These errors are base classes, occur only in programs and commands, or are converted before the client sees them.
 NO_ANSWERS = {
     errors.HomingError,
     errors.CallerError,
@@ -30,19 +30,19 @@ NO_ANSWERS = {
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, in GitHub's format."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def links(page: Path) -> list[str]:
-    """Return what the links of a page lead to within the repository."""
+    """Return the link targets of a page within the repository."""
     text = FENCE.sub("", page.read_text())
     return [to for to in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in to]
 
 
 def broken(page: Path) -> Iterator[str]:
-    """Yield the links of a page that lead nowhere."""
+    """Yield the broken links of a page."""
     for link in links(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -51,31 +51,31 @@ def broken(page: Path) -> Iterator[str]:
 
 
 def kinds(base: type[errors.HomingError]) -> Iterator[type[errors.HomingError]]:
-    """Yield an error and all that derive from it."""
+    """Yield an error class and all its subclasses."""
     yield base
     for derived in base.__subclasses__():
         yield from kinds(derived)
 
 
-def sections(word: str) -> set[str]:
-    """Return the names in the headings of the troubleshooting page that begin with a word."""
-    found = re.findall(rf"^### {word}: (.+)$", TROUBLE, re.MULTILINE)
+def sections(prefix: str) -> set[str]:
+    """Return the names in the troubleshooting headings that start with `prefix`."""
+    found = re.findall(rf"^### {prefix}: (.+)$", TROUBLE, re.MULTILINE)
     return {name for heading in found for name in heading.split(", ")}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+def test_every_page_link_resolves(name: str) -> None:
     assert list(broken(ROOT / name)) == []
 
 
-def test_broken_links_are_noticed(tmp_path: Path) -> None:
+def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A title: it's one\n[a](#a-title-its-one) [b](#b) [c](gone.md) [d](https://example.com/d)\n")
 
     assert list(broken(page)) == ["#b", "gone.md"]
 
 
-def test_index_leads_to_every_page() -> None:
+def test_index_links_to_every_page() -> None:
     index = ROOT / "docs" / "index.md"
     linked = {(index.parent / link).resolve() for link in links(index)}
 
@@ -83,13 +83,13 @@ def test_index_leads_to_every_page() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_page_in_docs_that_a_text_names_exists(name: str) -> None:
+def test_every_docs_page_named_in_text_exists(name: str) -> None:
     named = re.findall(r"`(docs/[\w./-]+\.md)`", (ROOT / name).read_text())
 
     assert [page for page in named if not (ROOT / page).exists()] == []
 
 
-def test_every_page_that_the_code_names_exists() -> None:
+def test_every_page_named_in_code_exists() -> None:
     sources = [file for package in ("homing", "receiver", "tracker") for file in (ROOT / package).rglob("*.py")]
     named = {page for file in sources for page in re.findall(r"docs/[\w./-]+\.md", file.read_text())}
 
@@ -98,7 +98,7 @@ def test_every_page_that_the_code_names_exists() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
-def test_every_setting_that_a_page_names_exists(name: str) -> None:
+def test_every_setting_named_in_docs_exists(name: str) -> None:
     named = dict.fromkeys(re.findall(r"HOMING_[A-Z_]+[A-Z]", (ROOT / name).read_text()), "set")
 
     assert strays(environ=named, env_file=None) == []
@@ -108,7 +108,7 @@ def test_every_alarm_has_a_section() -> None:
     assert sections("Alarm") == set(Alarm)
 
 
-def test_every_error_that_clients_see_has_a_section() -> None:
+def test_every_client_error_has_a_section() -> None:
     here = (errors.__name__, "tracker.api.")
     known = (kind for kind in kinds(errors.HomingError) if kind.__module__.startswith(here))
     names = {kind.__name__ for kind in known if kind not in NO_ANSWERS}
@@ -118,7 +118,7 @@ def test_every_error_that_clients_see_has_a_section() -> None:
     assert sections("Error") == {*answered, "homing-error"}
 
 
-def test_reference_and_troubleshooting_name_the_same_errors() -> None:
+def test_reference_and_troubleshooting_errors_match() -> None:
     reference = (ROOT / "docs" / "reference" / "api.md").read_text()
     rows = re.findall(r"^\| [45]\d\d \| ([^|]+) \|", reference, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""docs/how-to/embed.md and docs/tutorials/receive.md as a user would follow them: their files run over real HTTP."""
+"""Run the files of docs/how-to/embed.md and docs/tutorials/receive.md over real HTTP, as a user does."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ ORDER = {"prompt": "a lighthouse in the fog"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Put the files of both pages into a folder."""
+    """Write the files of both pages to a folder."""
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("how-to/embed.md", "tutorials/receive.md"))
     found = {name: text for text, name in FILE.findall(pages)}
     assert len(found) == pages.count("```python")
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 async def running(
     folder: Path, *arguments: str, sandbox: RunningSandbox, **settings: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run a module of Python on a free port, in the page's folder and with its settings; gives it and its address."""
+    """Run a Python module on a free port, with the page's folder and settings. Yield the process and its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -48,7 +48,7 @@ async def running(
         **{name: value.format(url=url) for name, value in settings.items()},
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *(word.format(port=port) for word in arguments), cwd=folder, env=environ
+        sys.executable, "-m", *(argument.format(port=port) for argument in arguments), cwd=folder, env=environ
     )
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
@@ -69,7 +69,7 @@ async def running(
 
 
 def key_of(folder: Path) -> dict[str, str]:
-    """Return the header with the key that the first start made beside the database."""
+    """Return the header with the key that the first start wrote next to the database."""
     return {"authorization": f"Bearer {(folder / 'homing.db.key').read_text().strip()}"}
 
 
@@ -78,21 +78,21 @@ def uvicorn(module: str) -> tuple[str, ...]:
 
 
 async def ordered(client: httpx.AsyncClient, number: int) -> str:
-    """Order a picture, and return its URL when it has come."""
+    """Order an image, and return its URL when it is ready."""
     answer = await client.post(f"/orders/{number}", params=ORDER)
     assert answer.status_code == 200, answer.text
-    picture: list[str] = []
+    asset_url: list[str] = []
 
     async def came() -> bool:
         shown: Mapping[str, str | None] = (await client.get(f"/orders/{number}")).json()
-        picture.extend(filter(None, [shown["picture"]]))
-        return bool(picture)
+        asset_url.extend(filter(None, [shown["picture"]]))
+        return bool(asset_url)
 
     await until(came)
-    return picture[0]
+    return asset_url[0]
 
 
-async def test_the_page_s_own_test_passes(folder: Path) -> None:
+async def test_page_own_test_passes(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
@@ -102,18 +102,16 @@ async def test_the_page_s_own_test_passes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["shop", "studio", "press", "gallery"])
-async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
-    folder: Path, kling_sandbox: RunningSandbox, module: str
-) -> None:
+async def test_page_app_finishes_task_and_stops(folder: Path, kling_sandbox: RunningSandbox, module: str) -> None:
     where = {"HOMING_PUBLIC_URL": "{url}/homing"}
     async with running(folder, *uvicorn(module), sandbox=kling_sandbox, **where) as (process, url):
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-            picture = await ordered(client, 1)
-            assert picture.startswith(kling_sandbox.base_url)
-            # Nobody had to ask: what is mounted took the callbacks.
+            asset_url = await ordered(client, 1)
+            assert asset_url.startswith(kling_sandbox.base_url)
+            # The mounted app received the callbacks, so no poll was needed.
             (made,) = kling_sandbox.ledger["tasks"]
             sent = kling_sandbox.task(made["id"])["callbacks"]
-            answers = [attempt["answer"] for letter in sent for attempt in letter["attempts"]]
+            answers = [attempt["answer"] for callback in sent for attempt in callback["attempts"]]
             assert answers == [200] * len(answers) != []
             found = await client.get("/homing/v1/tasks/1", headers=key_of(folder) if module != "studio" else {})
             assert found.status_code == (404 if module == "studio" else 200)
@@ -121,7 +119,7 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
             if module == "shop":
                 assert (refused.status_code, "prompt" in refused.json()["detail"]) == (400, True)
             if module == "press":
-                # It asks the provider itself, tells what that said, and sends no number twice.
+                # The script polls the provider, prints its status, and sends no order number twice.
                 assert (refused.status_code, refused.json()) == (200, {"task": "2", "status": "rejected"})
                 assert (await client.post("/orders/1", params=ORDER)).status_code == 409
                 assert len(kling_sandbox.ledger["tasks"]) == 1
@@ -129,9 +127,9 @@ async def test_an_app_of_the_page_brings_a_picture_home_and_ends_when_told(
         await asyncio.wait_for(process.wait(), IN_TIME)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
-    folder: Path, kling_sandbox: RunningSandbox, told: signal.Signals
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+async def test_event_reader_does_not_delay_app_stop(
+    folder: Path, kling_sandbox: RunningSandbox, signal_number: signal.Signals
 ) -> None:
     async with (
         running(folder, *uvicorn("shop"), sandbox=kling_sandbox) as (process, url),
@@ -140,12 +138,12 @@ async def test_who_follows_the_events_does_not_hold_the_app_s_end_up(
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == ": homing"
-        process.send_signal(told)
+        process.send_signal(signal_number)
         assert [line async for line in lines]
         await asyncio.wait_for(process.wait(), IN_TIME)
 
 
-async def test_script_of_the_page_prints_the_status(folder: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_page_script_prints_the_status(folder: Path, kling_sandbox: RunningSandbox) -> None:
     environ = {"HOMING_KLING_BASE_URL": kling_sandbox.base_url, "HOMING_KLING_API_KEY": kling_sandbox.api_key}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "script.py", cwd=folder, env=environ, stdout=asyncio.subprocess.PIPE
@@ -156,9 +154,7 @@ async def test_script_of_the_page_prints_the_status(folder: Path, kling_sandbox:
     assert (process.returncode, out.decode()) == (0, "succeeded\n")
 
 
-async def test_a_function_that_the_settings_name_is_told_by_a_homing_that_is_served(
-    folder: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_configured_subscriber_gets_events_when_served(folder: Path, kling_sandbox: RunningSandbox) -> None:
     page = (ROOT / "docs" / "how-to" / "embed.md").read_text()
     (sinks,) = re.findall(r"^HOMING_SINKS='(python:\S+)' homing serve$", page, re.MULTILINE)
     where = {"HOMING_PUBLIC_URL": "{url}", "HOMING_SINKS": sinks}
@@ -168,7 +164,7 @@ async def test_a_function_that_the_settings_name_is_told_by_a_homing_that_is_ser
             answer = await client.post("/kling/v1/images/omni-image", json=ORDER, headers=key_of(folder))
             assert answer.status_code == 200, answer.text
 
-        async def told() -> bool:
+        async def received() -> bool:
             return came.exists() and kling_sandbox.base_url in came.read_text()
 
-        await until(told)
+        await until(received)

@@ -1,4 +1,4 @@
-"""docs/explanation/guarantees.md promises nothing without a test that exists."""
+"""Every guarantee in docs/explanation/guarantees.md has an existing test."""
 
 import re
 
@@ -10,22 +10,22 @@ def test_guarantees_table_is_up_to_date() -> None:
     assert PAGE.read_text() == page(PAGE.read_text()), "run: python -m tests.guarantees_page"
 
 
-def test_every_statement_has_tests_and_no_other_has() -> None:
+def test_every_guarantee_has_tests() -> None:
     assert statements(PAGE.read_text()) == list(TESTS)
     assert [number for number, tests in TESTS.items() if not tests] == []
 
 
-def test_every_test_of_a_guarantee_exists() -> None:
+def test_every_named_test_exists() -> None:
     named = {test for tests in TESTS.values() for test in tests}
 
     assert sorted(named - written_tests()) == []
 
 
-def test_prose_of_the_guarantees_names_no_test() -> None:
+def test_guarantees_prose_names_no_test() -> None:
     assert re.findall(r"\btest_\w+", prose(PAGE.read_text())) == []
 
 
-def test_stale_table_and_missing_statement_are_noticed() -> None:
+def test_stale_table_and_missing_guarantee_are_found() -> None:
     text = PAGE.read_text()
     first, *others = TESTS
 

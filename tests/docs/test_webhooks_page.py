@@ -1,4 +1,4 @@
-"""The receiver that docs/how-to/consume-webhooks.md shows, run as it stands there and told by the real sink."""
+"""The receiver from docs/how-to/consume-webhooks.md, run unchanged, with webhooks from the real sink."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ ANOTHER = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
 
 @asynccontextmanager
 async def receiver(folder: Path) -> AsyncIterator[tuple[asyncio.StreamReader, int]]:
-    """Run the page's program; gives what it prints, and its port."""
+    """Run the page's program. Yield its output and its port."""
     _, program = PAGE.read_text().split("```python\n")
     (folder / "receiver.py").write_text(program.partition("```")[0])
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -69,23 +69,29 @@ def webhook(port: int, secret: str) -> Webhook:
     )
 
 
-def told(number: int, version: int) -> PublishedEvent:
+def event_of(number: int, version: int) -> PublishedEvent:
     return an_event(a_task(number, version=version), cursor=version)
 
 
-async def test_it_handles_each_event_once_and_nothing_older_and_believes_nobody_else(tmp_path: Path) -> None:
-    waves = [[told(1, 2), told(2, 2)], [told(1, 2)], [told(1, 3)], [told(1, 2), told(2, 3)], [told(1, 4)]]
+async def test_page_consumer_handles_each_event_once(tmp_path: Path) -> None:
+    waves = [
+        [event_of(1, 2), event_of(2, 2)],
+        [event_of(1, 2)],
+        [event_of(1, 3)],
+        [event_of(1, 2), event_of(2, 3)],
+        [event_of(1, 4)],
+    ]
     async with receiver(tmp_path) as (out, port):
-        stranger = webhook(port, ANOTHER)
-        await stranger.open()
-        assert [outcome.error for outcome in await stranger.send([told(1, 9)])] == ["401 Unauthorized"]
-        await stranger.close()
+        other_sink = webhook(port, ANOTHER)
+        await other_sink.open()
+        assert [outcome.error for outcome in await other_sink.send([event_of(1, 9)])] == ["401 Unauthorized"]
+        await other_sink.close()
         sink = webhook(port, SECRET)
         await sink.open()
         for wave in waves:
             assert await sink.send(wave) == [DELIVERED] * len(wave)
         await sink.close()
         lines = [(await asyncio.wait_for(out.readline(), 30)).decode().split() for _ in range(5)]
-    first, second = (told(number, 2).subject for number in (1, 2))
+    first, second = (event_of(number, 2).subject for number in (1, 2))
     assert [int(version) for _, task, version in lines if task == first] == [2, 3, 4]
     assert [int(version) for _, task, version in lines if task == second] == [2, 3]

@@ -1,4 +1,4 @@
-"""Whoever holds a callback address, and whatever the provider answers: no row is misled, stopped or forgotten."""
+"""Misleading callbacks and provider answers corrupt, block or lose no task."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ Answer = Callable[[Call], "Reply | Awaitable[Reply]"]
 
 
 class Scripted:
-    """A provider whose every answer a test writes."""
+    """A provider with scripted answers."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -59,16 +59,16 @@ def reply(status: int, code: int, data: Any = None, message: str = "SUCCEED", **
 
 
 def missing(call: Call) -> Reply:
-    return reply(400, 1201, message=f"Task not found by id/external id: {asked_for(call)}")
+    return reply(400, 1201, message=f"Task not found by id/external id: {requested_id(call)}")
 
 
-def asked_for(call: Call) -> str:
+def requested_id(call: Call) -> str:
     return call.path.rsplit("/", 1)[1]
 
 
 def external(call: Call) -> str:
-    told: str = json.loads(call.body)["external_task_id"]
-    return told
+    external_id: str = json.loads(call.body)["external_task_id"]
+    return external_id
 
 
 async def until(seen: Callable[[], bool]) -> None:
@@ -78,7 +78,7 @@ async def until(seen: Callable[[], bool]) -> None:
 
 
 class HomingServer:
-    """One tracker over a scripted provider and a clock that a test moves."""
+    """One tracker with a scripted provider and a manual clock."""
 
     def __init__(self, folder: Path, answer: Answer) -> None:
         self.clock = Clock()
@@ -93,12 +93,12 @@ class HomingServer:
         )
         self.reconciler = reconciler_of(self.tracker)
 
-    def shape(self, task_id: str, external_id: str | None, word: str, *urls: str) -> dict[str, Any]:
+    def shape(self, task_id: str, external_id: str | None, status: str, *urls: str) -> dict[str, Any]:
         now = milliseconds(self.clock())
         images = [{"index": index, "url": url} for index, url in enumerate(urls)]
         return {
             "task_id": task_id,
-            "task_status": word,
+            "task_status": status,
             "task_info": {"external_task_id": external_id} if external_id else {},
             "task_result": {"images": images} if images else {},
             "created_at": now,
@@ -109,7 +109,7 @@ class HomingServer:
         return await self.tracker.submit(ME, "kling", self.tracker.order("kling", KIND, {"prompt": "a cat"}))
 
     async def know_lookups(self) -> None:
-        """Make known that lookups by external ID work at this address, so that denials count."""
+        """Record that lookups by external ID work at this base URL, so that denials count."""
         seen = lookup_seen(self.tracker.providers["kling"], KIND, self.clock(), found=True)
         await self.tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
 
@@ -151,7 +151,7 @@ class HomingServer:
             await self.reconciler.run_once()
 
 
-async def test_a_hint_cannot_teach_a_submit_under_way_another_tasks_id(tmp_path: Path) -> None:
+async def test_unverified_id_is_not_taken_by_active_submit(tmp_path: Path) -> None:
     gate = asyncio.Event()
 
     async def made(call: Call) -> Reply:
@@ -161,7 +161,7 @@ async def test_a_hint_cannot_teach_a_submit_under_way_another_tasks_id(tmp_path:
     def answer(call: Call) -> Reply | Awaitable[Reply]:
         if call.method == "POST":
             return made(call)
-        if asked_for(call) == "EVIL":
+        if requested_id(call) == "EVIL":
             return reply(200, 0, homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"))
         return missing(call)
 
@@ -177,7 +177,7 @@ async def test_a_hint_cannot_teach_a_submit_under_way_another_tasks_id(tmp_path:
         assert (task.provider_task_id, task.status, assets(task)) == ("REAL", Status.SUBMITTED, ())
 
 
-async def test_where_lookups_are_proven_a_named_id_is_not_even_asked_about(tmp_path: Path) -> None:
+async def test_unverified_id_is_not_polled_if_lookups_work(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.method == "POST" and homing_server.provider.creations == 1:
             return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
@@ -193,14 +193,14 @@ async def test_where_lookups_are_proven_a_named_id_is_not_even_asked_about(tmp_p
         homing_server.clock.advance(timedelta(seconds=60))
         await homing_server.deliver(homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"), task=lost)
         await tracker.poll(ME, lost.id)
-        assert "EVIL" not in {asked_for(call) for call in homing_server.provider.calls if call.method == "GET"}
+        assert "EVIL" not in {requested_id(call) for call in homing_server.provider.calls if call.method == "GET"}
 
 
-async def test_a_task_that_comes_back_to_life_is_asked_about_again(tmp_path: Path) -> None:
+async def test_reopened_task_is_polled_again(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.method == "POST":
             return reply(400, 1201, message="a field is wrong")
-        return reply(200, 0, homing_server.shape("P1", asked_for(call), "succeed", "https://x/1.png"))
+        return reply(200, 0, homing_server.shape("P1", requested_id(call), "succeed", "https://x/1.png"))
 
     homing_server = HomingServer(tmp_path, answer)
     async with homing_server.tracker as tracker:
@@ -212,8 +212,8 @@ async def test_a_task_that_comes_back_to_life_is_asked_about_again(tmp_path: Pat
         assert (await tracker.get(ME, row.id)).status is Status.SUCCEEDED
 
 
-async def test_a_denial_counts_no_more_once_the_task_was_seen(tmp_path: Path) -> None:
-    """Not found, found with a word that we do not know, not found: the task was there, so it is not made again."""
+async def test_denial_is_ignored_once_task_was_seen(tmp_path: Path) -> None:
+    """Not found, found with an unknown status, not found: the task existed, so Homing does not resubmit it."""
     answers = iter(["missing", "queued", "missing", "missing", "missing"])
 
     def answer(call: Call) -> Reply:
@@ -222,7 +222,7 @@ async def test_a_denial_counts_no_more_once_the_task_was_seen(tmp_path: Path) ->
         if call.method == "POST":
             raise ReplyLost("no answer")
         if next(answers, "missing") == "queued":
-            return reply(200, 0, homing_server.shape("T1", asked_for(call), "queued"))
+            return reply(200, 0, homing_server.shape("T1", requested_id(call), "queued"))
         return missing(call)
 
     homing_server = HomingServer(tmp_path, answer)
@@ -236,7 +236,7 @@ async def test_a_denial_counts_no_more_once_the_task_was_seen(tmp_path: Path) ->
 
 
 def lost_then_busy(homing_server: HomingServer, call: Call) -> Reply:
-    """Take the first submit, lose the answer to the second, have no slot for any other, and deny having any task."""
+    """Accept the first submission, lose the answer to the second, refuse all others, and deny every lookup."""
     if call.method == "GET":
         return missing(call)
     if homing_server.provider.creations == 1:
@@ -246,7 +246,7 @@ def lost_then_busy(homing_server: HomingServer, call: Call) -> Reply:
     return reply(429, 1303, message="parallel task over resource pack limit")
 
 
-async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tmp_path: Path) -> None:
+async def test_callback_stops_resubmission_until_lookup(tmp_path: Path) -> None:
     homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
     async with homing_server.tracker as tracker:
         await homing_server.know_lookups()
@@ -262,8 +262,8 @@ async def test_a_delivery_about_a_task_stops_its_repeat_until_it_is_looked_up(tm
         assert homing_server.provider.calls[before].method == "GET"
 
 
-async def test_busy_provider_ends_no_promise_before_its_time(tmp_path: Path) -> None:
-    """A submit that its client was told of is repeated for longer than any count, and then ends with an event."""
+async def test_busy_provider_ends_no_submission_early(tmp_path: Path) -> None:
+    """Homing retries an acknowledged submission by time, not by count. At the deadline it publishes an event."""
     homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
     async with homing_server.tracker as tracker:
         await homing_server.know_lookups()
@@ -278,15 +278,15 @@ async def test_busy_provider_ends_no_promise_before_its_time(tmp_path: Path) -> 
         assert (await tracker.get(ME, lost.id)).status is Status.REJECTED
 
 
-async def test_a_replay_does_not_take_the_place_of_the_true_callbacks_id(tmp_path: Path) -> None:
-    """On an address that knows no external ids, the callback is the only link to the task."""
+async def test_replayed_callback_id_does_not_replace_true_id(tmp_path: Path) -> None:
+    """At a provider without external IDs, the callback is the only link to the task."""
 
     def answer(call: Call) -> Reply:
         if call.method == "POST":
             raise ReplyLost("no answer")
-        if asked_for(call) in {"TRUE", "OTHER"}:
+        if requested_id(call) in {"TRUE", "OTHER"}:
             return reply(
-                200, 0, homing_server.shape(asked_for(call), None, "succeed", f"https://x/{asked_for(call)}.png")
+                200, 0, homing_server.shape(requested_id(call), None, "succeed", f"https://x/{requested_id(call)}.png")
             )
         return missing(call)
 
@@ -301,30 +301,30 @@ async def test_a_replay_does_not_take_the_place_of_the_true_callbacks_id(tmp_pat
         assert (task.provider_task_id, task.status) == ("TRUE", Status.SUCCEEDED)
 
 
-async def test_an_orphan_that_was_denied_too_early_is_looked_for_again(tmp_path: Path) -> None:
+async def test_orphan_denied_too_early_is_polled_again(tmp_path: Path) -> None:
     visible = False
 
     def answer(call: Call) -> Reply:
         if visible:
-            return reply(200, 0, homing_server.shape(asked_for(call), "theirs", "succeed", "https://x/1.png"))
+            return reply(200, 0, homing_server.shape(requested_id(call), "theirs", "succeed", "https://x/1.png"))
         return missing(call)
 
     homing_server = HomingServer(tmp_path, answer)
     async with homing_server.tracker as tracker:
-        address, _ = await tracker.create_callback_url(ME, provider="kling")
+        shared_url, _ = await tracker.create_callback_url(ME, provider="kling")
         await homing_server.deliver(
-            homing_server.shape("T1", None, "submitted"), shared_url=address, trust=Trust.SIGNED
+            homing_server.shape("T1", None, "submitted"), shared_url=shared_url, trust=Trust.SIGNED
         )
         await homing_server.rounds(6, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "orphan"
         visible = True
         signed = homing_server.shape("T1", None, "succeed", "https://x/1.png")
-        await homing_server.deliver(signed, shared_url=address, trust=Trust.SIGNED)
+        await homing_server.deliver(signed, shared_url=shared_url, trust=Trust.SIGNED)
         await homing_server.rounds(1, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "adopted"
 
 
-async def test_results_are_believed_with_a_final_word_only(tmp_path: Path) -> None:
+async def test_assets_are_accepted_only_with_final_status(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
 
@@ -336,7 +336,7 @@ async def test_results_are_believed_with_a_final_word_only(tmp_path: Path) -> No
         assert not {"assets", "price"} & (await tracker.get(ME, task.id)).facts.keys()
 
 
-async def test_one_long_retry_after_does_not_silence_the_account_for_a_day(tmp_path: Path) -> None:
+async def test_long_retry_after_does_not_block_account(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.method == "POST":
             return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
@@ -349,7 +349,7 @@ async def test_one_long_retry_after_does_not_silence_the_account_for_a_day(tmp_p
         assert len(homing_server.provider.calls) >= 5
 
 
-async def test_a_client_that_hangs_up_and_sends_again_gets_the_same_task(tmp_path: Path) -> None:
+async def test_client_resending_after_hangup_gets_same_task(tmp_path: Path) -> None:
     gate = asyncio.Event()
 
     async def made(call: Call) -> Reply:

@@ -43,7 +43,7 @@ def request(path: str, *headers: str, method: str = "POST") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "host: callbacks.test", *headers, "", ""]).encode()
 
 
-async def test_a_body_that_drips_is_cut_off(tmp_path: Path) -> None:
+async def test_dripping_body_is_cut_off(tmp_path: Path) -> None:
     async with receiver_server(tmp_path, ReceiverSettings(body_timeout=timedelta(seconds=0.5))) as impatient:
         task, path = await impatient.expect("a")
         answer = await impatient.raw(request(path, "content-length: 100"), b"{", b'"')
@@ -52,13 +52,13 @@ async def test_a_body_that_drips_is_cut_off(tmp_path: Path) -> None:
         assert await impatient.history(task) == []
 
 
-async def test_a_declared_length_beyond_the_limit_is_refused_without_its_body(unsigning: ReceiverServer) -> None:
+async def test_declared_oversized_body_is_refused_unread(unsigning: ReceiverServer) -> None:
     _, path = await unsigning.expect("a")
     answer = await unsigning.raw(request(path, "content-length: 1048577", "expect: 100-continue"))
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_an_endless_body_is_refused_at_the_limit(unsigning: ReceiverServer) -> None:
+async def test_endless_body_is_refused_at_the_limit(unsigning: ReceiverServer) -> None:
     task, path = await unsigning.expect("a")
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     answer = await unsigning.raw(request(path, "transfer-encoding: chunked"), chunk * 17)
@@ -66,7 +66,7 @@ async def test_an_endless_body_is_refused_at_the_limit(unsigning: ReceiverServer
     assert await unsigning.history(task) == []
 
 
-async def test_a_body_of_exactly_the_limit_in_chunks_is_recorded(unsigning: ReceiverServer) -> None:
+async def test_chunked_body_at_limit_is_recorded(unsigning: ReceiverServer) -> None:
     task, path = await unsigning.expect("a")
     raw = body("a").ljust(1024 * 1024)
     chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (raw[:7], raw[7:500_000], raw[500_000:])]
@@ -76,7 +76,7 @@ async def test_a_body_of_exactly_the_limit_in_chunks_is_recorded(unsigning: Rece
     assert await unsigning.status(task) is Status.SUCCEEDED
 
 
-async def test_a_truncated_body_is_not_a_delivery(unsigning: ReceiverServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_truncated_body_is_not_recorded(unsigning: ReceiverServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "homing.receiver")
     task, path = await unsigning.expect("a")
     raw = body("a")
@@ -89,21 +89,19 @@ async def test_a_truncated_body_is_not_a_delivery(unsigning: ReceiverServer, cap
     assert await unsigning.history(task) == []
 
 
-async def test_a_sender_that_leaves_after_its_body_has_delivered(unsigning: ReceiverServer) -> None:
+async def test_callback_is_recorded_after_sender_leaves(unsigning: ReceiverServer) -> None:
     task, path = await unsigning.expect("a")
     raw = body("a")
     await unsigning.raw(request(path, f"content-length: {len(raw)}"), raw, hang_up=True)
 
-    async def home_already() -> bool:
+    async def already_finished() -> bool:
         return await unsigning.status(task) is Status.SUCCEEDED
 
-    await reached(home_already)
+    await reached(already_finished)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE"])
-async def test_another_method_is_told_the_right_one_on_a_good_address_only(
-    unsigning: ReceiverServer, method: str
-) -> None:
+async def test_wrong_method_gets_405_only_on_valid_url(unsigning: ReceiverServer, method: str) -> None:
     _, path = await unsigning.expect("a")
     good = await unsigning.raw(request(path, "connection: close", method=method))
     assert good.startswith(b"HTTP/1.1 405 ")
@@ -113,14 +111,14 @@ async def test_another_method_is_told_the_right_one_on_a_good_address_only(
 
 
 @pytest.mark.parametrize("more", ["/", "/x", "%2Fx", "%00", "%0A", "%ED%A0%80", "/../x", "A"])
-async def test_an_address_that_is_nearly_right_is_not_found(unsigning: ReceiverServer, more: str) -> None:
+async def test_nearly_right_callback_url_is_not_found(unsigning: ReceiverServer, more: str) -> None:
     _, path = await unsigning.expect("a")
     answer = await unsigning.raw(request(path + more, "connection: close", "content-length: 0"))
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert path.encode() not in answer
 
 
-async def test_headers_that_are_no_text_are_a_wrong_signature(signing: ReceiverServer) -> None:
+async def test_non_text_headers_are_a_wrong_signature(signing: ReceiverServer) -> None:
     task, path = await signing.expect("a")
     raw = body("a")
     head = request(path, f"content-length: {len(raw)}", "connection: close", "webhook-id: 1", "webhook-timestamp: 9")
@@ -129,10 +127,10 @@ async def test_headers_that_are_no_text_are_a_wrong_signature(signing: ReceiverS
     assert len(await signing.history(task)) == 1
 
 
-# A database that cannot take it
+# A database that refuses writes
 
 
-async def test_while_the_database_is_locked_nothing_is_acknowledged_and_nothing_is_lost(tmp_path: Path) -> None:
+async def test_locked_database_acknowledges_and_loses_nothing(tmp_path: Path) -> None:
     impatient = ReceiverSettings(commit_timeout=timedelta(seconds=0.2))
     async with receiver_server(tmp_path, impatient) as made:
         task, path = await made.expect("a")
@@ -151,13 +149,13 @@ async def test_while_the_database_is_locked_nothing_is_acknowledged_and_nothing_
         assert len(await made.history(task)) == 1
 
 
-async def test_a_tracker_that_is_closed_acknowledges_nothing(tmp_path: Path) -> None:
+async def test_closed_tracker_acknowledges_nothing(tmp_path: Path) -> None:
     async with receiver_server(tmp_path, OPEN) as made:
         _, path = await made.expect("a")
-        _, standing = await made.standing()
+        _, shared_path = await made.standing()
     with closing(listen("127.0.0.1", 0)) as listener:
         url = address(listener)
         async with running(create_receiver(made.tracker, OPEN), listener), httpx.AsyncClient(base_url=url) as http:
-            for each in (path, standing):
+            for each in (path, shared_path):
                 answer = await http.post(each, content=body("a"))
                 assert (answer.status_code, "retry-after" in answer.headers) == (503, True)

@@ -1,4 +1,4 @@
-"""The clock is set by hours while Homing runs, or while it is down: nothing waits for it to come round again."""
+"""The clock is set by hours while Homing runs or is stopped. No wait becomes hours longer."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ BUSY = Reply(status=429, body=b'{"code": 1303, "message": "too many requests", "
 
 @dataclass(slots=True, kw_only=True)
 class CountedKling(FakeKling):
-    """A provider that counts what it is asked: ``busy`` polls are refused, and a create takes ``slow``."""
+    """A provider that counts requests. It refuses ``busy`` polls, and a create request takes ``slow``."""
 
     busy: int = 0
     slow: timedelta = timedelta()
@@ -68,7 +68,7 @@ async def rounds(tracker: Tracker, clock: Clock, count: int, step: timedelta) ->
         await reconciler.run_once()
 
 
-async def test_a_pause_of_an_account_ends_although_the_clock_is_set_back(tmp_path: Path) -> None:
+async def test_account_pause_ends_after_clock_set_back(tmp_path: Path) -> None:
     kling = CountedKling(clock=Clock(), busy=1)
     async with tracking(tmp_path, kling) as tracker:
         task = await submitted(tracker)
@@ -87,7 +87,7 @@ async def test_a_pause_of_an_account_ends_although_the_clock_is_set_back(tmp_pat
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_poll_planned_by_a_clock_that_was_ahead_is_due(tmp_path: Path, *, restarted: bool) -> None:
+async def test_poll_planned_by_fast_clock_is_due(tmp_path: Path, *, restarted: bool) -> None:
     kling = CountedKling(clock=Clock())
     async with tracking(tmp_path, kling) as tracker:
         kling.clock.set(HOURS)
@@ -108,7 +108,7 @@ async def test_a_poll_planned_by_a_clock_that_was_ahead_is_due(tmp_path: Path, *
         assert (await tracker.get(STUDIO, task.id)).status is Status.SUCCEEDED
 
 
-async def test_a_submit_ends_in_time_although_the_clock_is_set_back(tmp_path: Path) -> None:
+async def test_submit_ends_in_time_after_clock_set_back(tmp_path: Path) -> None:
     kling = CountedKling(clock=Clock(), slow=timedelta(seconds=20), plan=["busy"])
     async with tracking(tmp_path, kling) as tracker:
         kling.clock.set(HOURS)
@@ -121,8 +121,8 @@ async def test_a_submit_ends_in_time_although_the_clock_is_set_back(tmp_path: Pa
         assert kling.calls == ["POST"]
 
 
-async def test_a_clock_set_forward_proves_no_submit_absent(tmp_path: Path) -> None:
-    """An attempt that ended just now looks as if it had ended hours ago: a denial in that moment proves nothing."""
+async def test_clock_set_forward_counts_no_early_denial(tmp_path: Path) -> None:
+    """An attempt that has just ended looks hours old. A denial at that moment must not count."""
     kling = CountedKling(clock=Clock())
     async with tracking(tmp_path, kling) as tracker:
         await submitted(tracker)
@@ -140,15 +140,15 @@ async def test_a_clock_set_forward_proves_no_submit_absent(tmp_path: Path) -> No
         assert kling.calls.count("POST") == 1
 
 
-async def test_an_unknown_id_is_asked_about_again_although_the_clock_is_set_back(tmp_path: Path) -> None:
+async def test_unknown_id_is_polled_after_clock_set_back(tmp_path: Path) -> None:
     kling = CountedKling(clock=Clock())
     async with tracking(tmp_path, kling) as tracker:
-        asked = []
+        calls = []
         for back in (timedelta(), HOURS):
             kling.clock.set(-back)
             kling.clock.advance(timedelta(seconds=11))
             with pytest.raises(NotFound):
                 await tracker.fetch(STUDIO, "nobody", provider="kling", kind=OMNI)
-            asked.append(len(kling.calls))
+            calls.append(len(kling.calls))
 
-        assert asked == [1, 2]
+        assert calls == [1, 2]

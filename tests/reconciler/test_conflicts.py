@@ -1,4 +1,4 @@
-"""The whole tracker with a provider that contradicts itself: the truth wins, and what stays open is shown."""
+"""The whole tracker with a contradictory provider: the true status wins, and open conflicts are shown."""
 
 import json
 from collections.abc import AsyncIterator
@@ -24,9 +24,9 @@ STUDIO = ClientIdentity(name="studio")
 
 @dataclass(slots=True, kw_only=True)
 class HastyKling(FakeKling):
-    """A provider whose callbacks, one for each of ``words``, arrive before its answer to the create request."""
+    """A provider that sends one callback for each of ``statuses`` before it answers the create request."""
 
-    words: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
     tracker: Tracker | None = None
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
@@ -37,8 +37,8 @@ class HastyKling(FakeKling):
 
     async def contradict(self) -> None:
         made, truth = self.ledger[-1], self.ledger[-1].status
-        for number, word in enumerate(self.words):
-            made.status = word
+        for number, status in enumerate(self.statuses):
+            made.status = status
             shown = json.loads(self.body(made))
             shown["updated_at"] += number
             await self.post(made.external_id, json.dumps(shown).encode())
@@ -47,15 +47,15 @@ class HastyKling(FakeKling):
     async def post(self, task_id: str, raw: bytes) -> None:
         assert self.tracker is not None
         report = self.tracker.providers["kling"].provider.read_callback(raw)
-        said = Observation(source=Source.CALLBACK, trust=Trust.SIGNED, report=report, at=self.clock(), body=raw)
-        await self.tracker.record(Arrived(provider="kling", observation=said, task_id=task_id))
+        observation = Observation(source=Source.CALLBACK, trust=Trust.SIGNED, report=report, at=self.clock(), body=raw)
+        await self.tracker.record(Arrived(provider="kling", observation=observation, task_id=task_id))
 
 
 @asynccontextmanager
-async def contradicting(folder: Path, *words: str) -> AsyncIterator[tuple[HastyKling, Task]]:
-    """Run a tracker, and submit a task whose end is told in ``words`` before its create request is answered."""
+async def contradicting(folder: Path, *statuses: str) -> AsyncIterator[tuple[HastyKling, Task]]:
+    """Submit a task that gets callbacks with ``statuses`` before the answer to its create request."""
     clock = Clock()
-    kling = HastyKling(clock=clock, words=words)
+    kling = HastyKling(clock=clock, statuses=statuses)
     chosen = Settings(
         database_url=sqlite_url(folder),
         kling_base_url="https://kling.example",
@@ -68,12 +68,12 @@ async def contradicting(folder: Path, *words: str) -> AsyncIterator[tuple[HastyK
         yield kling, await tracker.submit(STUDIO, "kling", order)
 
 
-@pytest.mark.parametrize("words", [("succeed", "failed"), ("failed", "succeed", "failed"), ("failed", "failed")])
+@pytest.mark.parametrize("statuses", [("succeed", "failed"), ("failed", "succeed", "failed"), ("failed", "failed")])
 @pytest.mark.parametrize("truth", ["succeed", "failed"])
-async def test_callbacks_before_the_reply_do_not_decide_an_end(
-    tmp_path: Path, words: tuple[str, ...], truth: str
+async def test_callbacks_before_reply_decide_no_final_status(
+    tmp_path: Path, statuses: tuple[str, ...], truth: str
 ) -> None:
-    async with contradicting(tmp_path, *words) as (kling, task):
+    async with contradicting(tmp_path, *statuses) as (kling, task):
         assert kling.tracker is not None
         kling.ledger[-1].status = truth
 
@@ -81,12 +81,12 @@ async def test_callbacks_before_the_reply_do_not_decide_an_end(
         await reconciler_of(kling.tracker).run_once()
 
         ended = await kling.tracker.get(STUDIO, task.id)
-        contradicted = len(set(words)) > 1
-        true = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}[truth if contradicted else words[0]]
+        contradicted = len(set(statuses)) > 1
+        true = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}[truth if contradicted else statuses[0]]
         assert (ended.status, ended.conflict_statuses, ended.next_poll_at) == (true, (), None)
 
 
-async def test_a_conflict_survives_an_outage_of_a_day(tmp_path: Path) -> None:
+async def test_conflict_survives_a_day_of_outage(tmp_path: Path) -> None:
     async with contradicting(tmp_path, "succeed", "failed") as (kling, task):
         assert kling.tracker is not None
         kling.ledger[-1].status, kling.down = "succeed", True

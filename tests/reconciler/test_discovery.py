@@ -1,4 +1,4 @@
-"""Tasks that somebody else submitted: expected, adopted, found through a callback or in the provider's list."""
+"""Tasks that Homing did not submit: expected, adopted, or found by a callback or in the provider's list."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ from tracker.model.task import Status
 SandboxFactory = Callable[..., RunningSandbox]
 KEYS = "studio:made-up-studio-key,operator*:made-up-operator-key"
 DUE = timedelta(seconds=5)
-# What the provider's console sends when its "test" button is pressed: published with the callback protocol.
+# The body that the "test" button of the provider's console sends, as documented with the callback protocol.
 CONSOLE_TEST = {"id": "task_made_up_by_the_console", "status": "submitted", "message": "", "outputs": []}
 
 
 def submit_elsewhere(sandbox: RunningSandbox, **body: Any) -> str:
-    """Create a task as the user's own code does, and give the provider's id."""
+    """Create a task directly at the provider, as user code does. Return the provider task ID."""
     reply = httpx.post(
         f"{sandbox.base_url}/v1/{KIND}",
         json={"prompt": "elsewhere", **body},
@@ -36,7 +36,7 @@ def submit_elsewhere(sandbox: RunningSandbox, **body: Any) -> str:
     return str(reply.json()["data"]["task_id"])
 
 
-async def standing(homing: HomingServer, **changes: str) -> str:
+async def shared_callback_url(homing: HomingServer, **changes: str) -> str:
     reply = await homing.client.post("/v1/callback-urls", json={"provider": "kling"} | changes)
     assert reply.status_code == 201, reply.text
     return str(reply.json()["callback_url"])
@@ -50,17 +50,15 @@ async def in_state(homing: HomingServer, state: str) -> bool:
     return [orphan["state"] for orphan in await orphans(homing)] == [state]
 
 
-# ---- standing addresses
+# ---- shared callback URLs
 
 
-async def test_an_unknown_task_is_adopted_once_the_provider_confirms_it(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_orphan_is_adopted_once_provider_confirms(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(
         tmp_path, sandbox.base_url, policy=SILENT, api_keys=f"mine*:made-up-key-of-mine,{KEYS}"
     ) as homing:
-        theirs = submit_elsewhere(sandbox, callback_url=await standing(homing))
+        theirs = submit_elsewhere(sandbox, callback_url=await shared_callback_url(homing))
 
         async def adopted() -> bool:
             return (await homing.client.get(f"/v1/tasks/{theirs}")).status_code == 200
@@ -70,45 +68,41 @@ async def test_an_unknown_task_is_adopted_once_the_provider_confirms_it(
         assert (task.client, task.origin) == ("mine", "callback")
         await until(lambda: in_state(homing, "adopted"))
         assert (await orphans(homing))[0]["task_id"] == task.id
-        # From here on the standing address serves it: what comes there unsigned brings the next question forward.
+        # From now on an unsigned callback to the shared callback URL brings the next poll forward.
         sandbox.finish(theirs)
         await homing.seen(theirs, lambda task: task.status is Status.SUCCEEDED)
 
 
-async def test_a_task_that_the_provider_does_not_know_stays_a_visible_orphan(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_orphan_unknown_to_provider_stays_visible(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
-        address = await standing(homing)
+        callback_url = await shared_callback_url(homing)
         for _ in range(5):
-            reply = await homing.client.post(address, json=CONSOLE_TEST)
+            reply = await homing.client.post(callback_url, json=CONSOLE_TEST)
             assert reply.status_code == 200
         await homing.reconcile(lambda: in_state(homing, "orphan"), step=timedelta(seconds=40))
         (orphan,) = await orphans(homing)
         assert (orphan["provider_task_id"], orphan["provider_status"]) == (CONSOLE_TEST["id"], "submitted")
         assert (orphan["callbacks"], orphan["next_poll_at"]) == (5, None)
-        assert address not in json.dumps(orphan)
+        assert callback_url not in json.dumps(orphan)
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
         await homing.reconciler.run_once()
-    # The provider's view may lag, so it is asked a few times, however often it is told; then no more.
+    # The provider's data may lag, so Homing polls a few times, however many callbacks arrive.
     assert kling_sandbox.ledger["requests"]["single"] == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'"text"', b'{"id": []}', b"\xff\xfe"])
-async def test_nonsense_at_a_standing_address_is_kept_and_asks_nobody(
+async def test_invalid_shared_callback_is_kept_without_poll(
     tmp_path: Path, kling_sandbox: RunningSandbox, body: bytes
 ) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
-        reply = await homing.client.post(await standing(homing), content=body)
+        reply = await homing.client.post(await shared_callback_url(homing), content=body)
         assert reply.status_code == 200
         await homing.reconciler.run_once()
         assert await in_state(homing, "orphan")
     assert kling_sandbox.ledger["requests"]["single"] == 0
 
 
-async def test_an_orphan_waits_while_the_provider_cannot_be_asked(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_orphan_waits_while_provider_is_unavailable(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     out = True
 
     async def script(request: Request) -> Answer | None:
@@ -119,23 +113,21 @@ async def test_an_orphan_waits_while_the_provider_cannot_be_asked(
         homing_server(tmp_path, line.base_url, loops=False) as homing,
     ):
         theirs = submit_elsewhere(kling_sandbox)
-        await homing.client.post(await standing(homing), json={"id": theirs, "status": "processing"})
+        await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "processing"})
         await homing.reconciler.run_once()
         (orphan,) = await orphans(homing)
         assert (orphan["state"], orphan["why"]) == ("waiting", "the provider could not be asked")
-        asked = len(line.seen)
+        requests = len(line.seen)
         await homing.reconciler.run_once()
-        assert len(line.seen) == asked
+        assert len(line.seen) == requests
         out = False
         homing.clock.ahead = timedelta(minutes=1)
         await homing.reconciler.run_once()
         assert await in_state(homing, "adopted")
 
 
-async def test_a_callback_of_an_expected_task_finds_its_row_by_what_the_provider_says(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
-    """The body names only the provider's id, which no row has yet; the provider's answer names the external one."""
+async def test_expected_task_callback_is_matched_by_poll(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """The body has only the provider task ID, which no row has yet. The poll returns the external ID."""
     sandbox = kling_sandbox_factory()
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, loops=False) as homing:
         expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="mine")
@@ -145,7 +137,7 @@ async def test_a_callback_of_an_expected_task_finds_its_row_by_what_the_provider
             return bool(sandbox.task(theirs)["final"])
 
         await until(ended)
-        await homing.client.post(await standing(homing), json={"id": theirs, "status": "succeeded"})
+        await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "succeeded"})
         counts = await homing.reconciler.run_once()
         assert (counts.orphans_checked, counts.failed) == (1, 0)
         assert await in_state(homing, "adopted")
@@ -154,21 +146,19 @@ async def test_a_callback_of_an_expected_task_finds_its_row_by_what_the_provider
         assert (await homing.reconciler.run_once()).orphans_checked == 0
 
 
-async def test_what_comes_to_a_revoked_address_is_answered_404(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_revoked_callback_url_returns_404(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
-        address = await standing(homing)
+        callback_url = await shared_callback_url(homing)
         (shown,) = (await homing.client.get("/v1/callback-urls")).json()["addresses"]
         assert (await homing.client.delete(f"/v1/callback-urls/{shown['id']}")).status_code == 200
-        assert (await homing.client.post(address, json=CONSOLE_TEST)).status_code == 404
+        assert (await homing.client.post(callback_url, json=CONSOLE_TEST)).status_code == 404
         assert await orphans(homing) == []
 
 
 # ---- the provider's list
 
 
-async def test_the_list_is_paged_and_what_nobody_told_us_of_is_adopted_once(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_list_scan_adopts_each_unknown_task_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     theirs = [submit_elsewhere(kling_sandbox, external_task_id=f"theirs-{number}") for number in range(3)]
     async with (
         provider_proxy(kling_sandbox.base_url) as line,
@@ -185,9 +175,7 @@ async def test_the_list_is_paged_and_what_nobody_told_us_of_is_adopted_once(
         assert [target.partition("?")[2].partition("&")[0] for target in pages] == ["pageNum=1", "pageNum=2"] * 2
 
 
-async def test_a_list_that_cannot_be_read_is_an_error_and_not_an_end(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_unreadable_list_page_is_an_error(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:
         return refusal(500, 5000) if "pageNum=2" in request.target else await request.forward()
 
@@ -198,11 +186,11 @@ async def test_a_list_that_cannot_be_read_is_an_error_and_not_an_end(
     ):
         with pytest.raises(ProviderUnavailable):
             await discovery_of(homing.tracker).discover("kling", KIND)
-        # What the first page told is not lost with it.
+        # The results of the first page are kept.
         assert len((await homing.client.get("/v1/tasks")).json()["tasks"]) == 1
 
 
-async def test_discovery_of_an_expected_task_is_no_second_row(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_list_scan_of_expected_task_adds_no_row(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
         expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="mine")
         theirs = submit_elsewhere(kling_sandbox, external_task_id="mine")
@@ -210,35 +198,31 @@ async def test_discovery_of_an_expected_task_is_no_second_row(tmp_path: Path, kl
         async def ended() -> bool:
             return bool(kling_sandbox.task(theirs)["final"])
 
-        # Until its end the list shows no external id.
+        # The list shows no external ID until the task finishes.
         await until(ended)
         found = await discovery_of(homing.tracker).discover("kling", KIND)
         assert (found.adopted, found.settled) == (0, 1)
         assert (await homing.task(theirs)).id == expected.task.id
 
 
-# ---- told by hand
+# ---- expected and attached by a client
 
 
-async def test_an_expected_task_whose_only_callback_is_lost_comes_home(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_expected_task_with_lost_callback_finishes(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(faults={"callback_lost": 1.0})
     async with homing_server(tmp_path, sandbox.base_url) as homing:
         body = {"provider": "kling", "kind": KIND}
-        told = (await homing.client.post("/v1/tasks/expect", json=body)).json()
-        theirs = submit_elsewhere(sandbox, callback_url=told["callback_url"])
-        patched = await homing.client.patch(f"/v1/tasks/{told['task']['id']}", json={"provider_task_id": theirs})
+        expected = (await homing.client.post("/v1/tasks/expect", json=body)).json()
+        theirs = submit_elsewhere(sandbox, callback_url=expected["callback_url"])
+        patched = await homing.client.patch(f"/v1/tasks/{expected['task']['id']}", json={"provider_task_id": theirs})
         assert patched.status_code == 200
         assert (await homing.settled(theirs)).status is Status.SUCCEEDED
-        other = await homing.client.patch(f"/v1/tasks/{told['task']['id']}", json={"provider_task_id": "another"})
+        other = await homing.client.patch(f"/v1/tasks/{expected['task']['id']}", json={"provider_task_id": "another"})
         assert other.status_code == 409
 
 
-async def test_an_expected_task_learns_its_id_only_from_the_provider(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
-    """No external id, nobody attached one: the callback's id is asked about before it is believed."""
+async def test_expected_task_id_comes_only_from_provider(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """Without an external or attached ID, Homing polls the ID of the callback before it trusts it."""
     sandbox = kling_sandbox_factory(held=True, intermediate=False)
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT) as homing:
         expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND)
@@ -250,9 +234,7 @@ async def test_an_expected_task_learns_its_id_only_from_the_provider(
         assert [entry.verdict.value for entry in entries] == ["unverified", "applied"]
 
 
-async def test_adoption_asks_the_provider_and_believes_nobody_else(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_adoption_trusts_only_the_provider(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, api_keys=KEYS) as homing:
         theirs = submit_elsewhere(kling_sandbox, external_task_id="mine")
         body = {"provider": "kling", "kind": KIND}
@@ -263,14 +245,12 @@ async def test_adoption_asks_the_provider_and_believes_nobody_else(
         again = await homing.client.post("/v1/tasks/adopt", json=body | {"provider_task_id": theirs})
         assert again.json()["id"] == adopted.json()["id"]
         assert (await homing.settled(theirs)).status is Status.SUCCEEDED
-        # Another client of ours does not learn that there is such a task.
+        # Another client does not learn that the task exists.
         other = {"authorization": "Bearer made-up-third-key"}
         assert (await homing.client.get(f"{CREATE}/{theirs}", headers=other)).status_code == 401
 
 
-async def test_a_client_that_polls_nobodys_id_is_no_stream_of_requests(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_polled_unknown_id_sends_few_requests(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
         for _ in range(5):
             reply = await homing.client.get(f"{CREATE}/nobody")
@@ -278,14 +258,12 @@ async def test_a_client_that_polls_nobodys_id_is_no_stream_of_requests(
     assert kling_sandbox.ledger["requests"]["single"] == 1
 
 
-async def test_flood_of_a_shared_url_leaves_polls_to_the_tasks(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
-    """Of the ten requests that the budget allows at once, what nobody signed gets what tasks leave, and a share."""
+async def test_shared_url_flood_leaves_budget_for_tasks(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """Unverified callbacks get a share of the ten requests in the budget, and what tasks leave over."""
     policy = replace(SILENT, budget=40, first_poll_delay=timedelta(seconds=1))
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, policy=policy, loops=False) as homing:
-        url = await standing(homing)
+        url = await shared_callback_url(homing)
         ours = await homing.created()
         answers = await asyncio.gather(
             *(homing.client.post(url, json={"id": f"forged-{number}", "status": "succeeded"}) for number in range(130))

@@ -1,4 +1,4 @@
-"""What came home is learned from the rows, by every process alike, and the next tasks are asked about accordingly."""
+"""Every process learns durations from finished tasks and schedules the next polls with them."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ async def tracking(folder: Path, kling: FakeKling, clock: Clock, *, policy: Poli
     async with create_tracker(
         chosen, policy=policy, clock=clock, monotonic=clock.monotonic, transport=kling
     ) as tracker:
-        # The first task of an address is polled early, to find out whether lookups work there.
+        # Homing polls the first task at a base URL early, to verify that lookups work there.
         seen = lookup_seen(tracker.providers["kling"], OMNI, clock(), found=True)
         await tracker.store.apply([RecordChange(Change(result=None, seen=(seen,)))])
         yield tracker
@@ -57,35 +57,35 @@ async def sent(tracker: Tracker, number: int = 0) -> Task:
     return await tracker.submit(STUDIO, "kling", order)
 
 
-def word_of(kling: FakeKling, made: Made, clock: Clock) -> Observation:
+def observation_of(kling: FakeKling, made: Made, clock: Clock) -> Observation:
     report = Kling().read_callback(kling.body(made))
     return Observation(source=Source.CALLBACK, trust=Trust.TOKEN, report=report, at=clock(), body=kling.body(made))
 
 
-async def came_home(tracker: Tracker, kling: FakeKling, clock: Clock, *, heard_after: timedelta | None) -> None:
-    """Send a dozen tasks that run 20 s, and ask about each when it has ended; the callback comes so much later."""
+async def finish_tasks(tracker: Tracker, kling: FakeKling, clock: Clock, *, callback_after: timedelta | None) -> None:
+    """Submit twelve tasks that run 20 s, and poll each when it has ended. Send callbacks after `callback_after`."""
     tasks = [await sent(tracker, number) for number in range(12)]
     clock.advance(RUN)
     for made in kling.ledger:
         made.status = "succeed"
     for task in tasks:
         assert (await tracker.poll(STUDIO, task.id))[0].finished_at is not None
-    if heard_after is not None:
-        clock.advance(heard_after)
+    if callback_after is not None:
+        clock.advance(callback_after)
         for task in tasks:
             made = next(made for made in kling.ledger if made.external_id == task.id)
-            arrived = Arrived(provider="kling", observation=word_of(kling, made, clock), task_id=task.id)
+            arrived = Arrived(provider="kling", observation=observation_of(kling, made, clock), task_id=task.id)
             await tracker.record(arrived)
 
 
-async def test_what_came_home_decides_when_the_next_task_is_asked_about(tmp_path: Path) -> None:
+async def test_learned_durations_schedule_next_poll(tmp_path: Path) -> None:
     clock = Clock()
     kling = FakeKling(clock=clock)
     async with tracking(tmp_path, kling, clock) as tracker:
         before = await sent(tracker)
         assert before.next_poll_at is not None
         assert before.next_poll_at >= clock() + timedelta(seconds=40)
-        await came_home(tracker, kling, clock, heard_after=None)
+        await finish_tasks(tracker, kling, clock, callback_after=None)
         clock.advance(POLICY.callback_grace)
         await tracker.learner.learn()
         after = await sent(tracker)
@@ -96,11 +96,11 @@ async def test_what_came_home_decides_when_the_next_task_is_asked_about(tmp_path
         assert (loss.tasks, loss.lost) == (12, 12)
 
 
-async def test_a_callback_that_comes_just_behind_a_poll_was_not_lost(tmp_path: Path) -> None:
+async def test_callback_right_after_poll_is_not_lost(tmp_path: Path) -> None:
     clock = Clock()
     kling = FakeKling(clock=clock)
     async with tracking(tmp_path, kling, clock) as tracker:
-        await came_home(tracker, kling, clock, heard_after=timedelta(seconds=30))
+        await finish_tasks(tracker, kling, clock, callback_after=timedelta(seconds=30))
         await tracker.learner.learn()
         assert tracker.learner.habits.callbacks == {}
         clock.advance(POLICY.callback_grace)
@@ -112,14 +112,14 @@ async def test_a_callback_that_comes_just_behind_a_poll_was_not_lost(tmp_path: P
         assert after.next_poll_at - clock() > RUN + POLICY.least_gap * 0.9
 
 
-async def test_two_processes_learn_the_same_from_one_database(tmp_path: Path) -> None:
+async def test_two_processes_learn_the_same(tmp_path: Path) -> None:
     clock = Clock()
     kling = FakeKling(clock=clock)
     async with tracking(tmp_path, kling, clock) as first, tracking(tmp_path, kling, clock) as second:
-        await came_home(first, kling, clock, heard_after=None)
+        await finish_tasks(first, kling, clock, callback_after=None)
         clock.advance(POLICY.callback_grace)
         await first.learner.learn()
-        await came_home(first, kling, clock, heard_after=None)
+        await finish_tasks(first, kling, clock, callback_after=None)
         clock.advance(POLICY.callback_grace)
         await first.learner.learn()
         await second.learner.learn()
@@ -127,17 +127,17 @@ async def test_two_processes_learn_the_same_from_one_database(tmp_path: Path) ->
         assert len(first.learner.habits.run_times[KIND].seconds) == 24
 
 
-async def test_what_is_shown_is_fresh_without_any_loop_and_only_for_those_who_see_all(tmp_path: Path) -> None:
+async def test_learned_values_are_fresh_for_all_clients_key(tmp_path: Path) -> None:
     clock = Clock()
     kling = FakeKling(clock=clock)
     async with tracking(tmp_path, kling, clock) as tracker:
-        await came_home(tracker, kling, clock, heard_after=None)
+        await finish_tasks(tracker, kling, clock, callback_after=None)
         clock.advance(POLICY.callback_grace)
         assert (await tracker.habits(STUDIO)).callbacks == {}
         assert (await tracker.habits(OPERATOR)).callbacks[KIND].tasks == 12
 
 
-async def test_the_reconciler_s_loop_learns_and_goes_on_learning(tmp_path: Path) -> None:
+async def test_reconciler_loop_keeps_learning(tmp_path: Path) -> None:
     clock = Clock()
     kling = FakeKling(clock=clock)
     often = Policy(learn_every=timedelta(milliseconds=10))
@@ -145,7 +145,7 @@ async def test_the_reconciler_s_loop_learns_and_goes_on_learning(tmp_path: Path)
         stop = asyncio.Event()
         loop = asyncio.create_task(reconciler_of(tracker).run(stop))
         for times in (1, 2):
-            await came_home(tracker, kling, clock, heard_after=None)
+            await finish_tasks(tracker, kling, clock, callback_after=None)
             clock.advance(POLICY.callback_grace)
 
             async def learned(tasks: int = 12 * times) -> bool:
@@ -158,18 +158,18 @@ async def test_the_reconciler_s_loop_learns_and_goes_on_learning(tmp_path: Path)
 
 
 class Rows(Store):
-    """A store whose completions are told by a test, or fail as they are told to."""
+    """A store with scripted completions, or a scripted error."""
 
     def __init__(self) -> None:
         super().__init__("sqlite:///nowhere.db")
         self.rows: list[Completion] = []
         self.error: Exception | None = None
-        self.asked = 0
+        self.queries = 0
 
     async def completions(
         self, *, after: tuple[datetime, str] | None, until: datetime, limit: int
     ) -> Sequence[Completion]:
-        self.asked += 1
+        self.queries += 1
         if self.error is not None:
             raise self.error
         ended = [row for row in self.rows if row.finished_at <= until]
@@ -183,23 +183,23 @@ def learner(rows: Rows, policy: Policy = POLICY) -> Learner:
     return Learner(store=rows, accounts={}, policy=policy, clock=clock, monotonic=clock.monotonic)
 
 
-async def test_however_much_came_home_the_newest_of_it_is_read_and_no_more() -> None:
+async def test_learner_reads_only_newest_completions() -> None:
     rows = Rows()
     learning = learner(rows)
     rows.rows = [a_completion(number) for number in range(3 * MAX_COMPLETIONS)]
     await learning.learn()
     rows.rows += [a_completion(number, model="new") for number in range(3 * MAX_COMPLETIONS, 6 * MAX_COMPLETIONS)]
-    rows.asked = 0
+    rows.queries = 0
     await learning.learn()
-    assert rows.asked <= 2
+    assert rows.queries <= 2
     assert learning.habits.upto == (rows.rows[-1].finished_at, rows.rows[-1].task_id)
     assert Group("kling", OMNI, "new") in learning.habits.run_times
-    rows.asked = 0
+    rows.queries = 0
     await learning.learn()
-    assert rows.asked == 1
+    assert rows.queries == 1
 
 
-async def test_a_database_that_fails_is_told_once_and_what_was_learned_stays(caplog: pytest.LogCaptureFixture) -> None:
+async def test_learner_database_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     rows = Rows()
     rows.rows = [a_completion(number) for number in range(20)]
     learning = learner(rows, Policy(learn_every=timedelta(milliseconds=1)))
@@ -210,14 +210,14 @@ async def test_a_database_that_fails_is_told_once_and_what_was_learned_stays(cap
     with caplog.at_level(logging.WARNING, "homing.learner"):
         loop = asyncio.create_task(learning.run(stop))
 
-        async def asked_often() -> bool:
-            return rows.asked > 5
+        async def queried_often() -> bool:
+            return rows.queries > 5
 
-        await until(asked_often)
+        await until(queried_often)
         assert learning.habits is known
         rows.error = RuntimeError("nobody expected this")
-        rows.asked = 0
-        await until(asked_often)
+        rows.queries = 0
+        await until(queried_often)
         rows.error = None
         rows.rows.append(a_completion(20))
 

@@ -1,4 +1,4 @@
-"""What proves that lookups by external id work, and what is never sent again, at gateways that rename and repeat."""
+"""Verification of lookups by external ID, and resubmission at gateways that change IDs or repeat requests."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +16,7 @@ from tracker.model.task import Status, Task
 from tracker.service.lookups import TRUSTED_FOR
 
 SandboxFactory = Callable[..., RunningSandbox]
-# Later than anything that is still under way, and than denials begin to count.
+# Longer than any running attempt, and longer than the delay before denials count.
 AFTERWARDS = SHORT.answer_within + SHORT.lease_margin + SHORT.absence_wait
 
 
@@ -25,7 +25,7 @@ def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
 
 
 async def polled_often(homing: HomingServer, ref: str, times: int = 6) -> Task:
-    """Do the reconciler's rounds, each long after the last, until a task was asked about ``times`` more times."""
+    """Run reconciler rounds, far apart in time, until a task was polled ``times`` more times."""
     wanted = (await homing.task(ref)).poll_count + times
 
     async def asked() -> bool:
@@ -41,10 +41,10 @@ async def is_proven(homing: HomingServer) -> bool:
 
 
 @pytest.mark.parametrize("duplicates", ["made", "refused"])
-async def test_lost_reply_echoing_gateway_charges_once(
+async def test_lost_reply_at_echoing_gateway_charges_once(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, duplicates: str
 ) -> None:
-    """A gateway echoes our ids, gives the provider others, and passes the exact not-found words on."""
+    """A gateway echoes Homing's IDs, sends other IDs to the provider, and passes on the exact not-found text."""
     faults = {"lookup_denied": 1.0, "duplicate_made": float(duplicates == "made")}
     sandbox = kling_sandbox_factory(faults=faults, held=True, hang_for=0.0)
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
@@ -67,8 +67,8 @@ async def polled(homing: HomingServer, ref: str) -> bool:
     return (await homing.task(ref)).poll_count > 0
 
 
-async def test_capability_learned_from_an_echo_proves_nothing(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """What databases of earlier versions hold."""
+async def test_echoed_external_id_verifies_no_lookup(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """Databases of earlier versions contain such rows."""
     async with homing_server(tmp_path, kling_sandbox.base_url, callbacks=False, loops=False) as homing:
         account = homing.tracker.providers["kling"]
         echoed = Seen(
@@ -80,7 +80,7 @@ async def test_capability_learned_from_an_echo_proves_nothing(tmp_path: Path, kl
         assert not await is_proven(homing)
 
 
-async def test_lookup_proof_is_asked_once_for_many_tasks(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_lookup_verification_runs_once_for_many_tasks(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with (
         provider_proxy(kling_sandbox.base_url) as line,
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
@@ -90,41 +90,39 @@ async def test_lookup_proof_is_asked_once_for_many_tasks(tmp_path: Path, kling_s
 
         await homing.reconcile(lambda: is_proven(homing), step=timedelta(seconds=1))
         for task_id in ours:
-            await homing.reconcile(partial(settled, homing, task_id), step=timedelta(seconds=1))
+            await homing.reconcile(partial(finished, homing, task_id), step=timedelta(seconds=1))
 
         lookups = line.count(lambda request: request.asks_one and request.target.rpartition("/")[2] in ours)
     assert lookups == 1
 
 
-async def settled(homing: HomingServer, ref: str) -> bool:
+async def finished(homing: HomingServer, ref: str) -> bool:
     return (await homing.task(ref)).status is Status.SUCCEEDED
 
 
-async def test_lookups_that_fail_are_remembered_for_a_day(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_failed_lookups_are_remembered_for_a_day(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(faults={"lookup_denied": 1.0}, held=True)
     async with (
         provider_proxy(sandbox.base_url) as line,
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
     ):
 
-        async def asked_about(prompt: str) -> int:
+        async def poll_count(prompt: str) -> int:
             ours = await homing.created(prompt=prompt)
             await homing.reconcile(lambda: polled(homing, ours), step=timedelta(seconds=60))
             return line.count(lambda request: request.asks_one and request.target.endswith(ours))
 
-        assert await asked_about("the first") == 1
-        assert await asked_about("the second") == 0
+        assert await poll_count("the first") == 1
+        assert await poll_count("the second") == 0
         assert not await is_proven(homing)
         sandbox.set_faults({"lookup_denied": 0})
         homing.clock.ahead += TRUSTED_FOR
-        assert await asked_about("the third") == 1
+        assert await poll_count("the third") == 1
         assert await is_proven(homing)
 
 
-async def test_lost_submit_proves_lookups_by_a_finished_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """Where every task comes home by its callback, none is polled before the first submit is lost."""
+async def test_lost_submit_verifies_lookups_by_finished_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """If every task finishes by callback, Homing polls none before the first lost submission."""
     lost = True
 
     async def script(request: Request) -> Answer | None:
@@ -140,15 +138,15 @@ async def test_lost_submit_proves_lookups_by_a_finished_task(tmp_path: Path, kli
         assert not await is_proven(homing)
         lost = False
 
-        await homing.reconcile(partial(settled, homing, ours), step=AFTERWARDS)
+        await homing.reconcile(partial(finished, homing, ours), step=AFTERWARDS)
     assert len(made(kling_sandbox, "a dog")) == 1
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["found", "hidden"])
-async def test_submit_repeated_on_the_way_is_looked_up(
+async def test_submit_repeated_by_proxy_is_looked_up(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, *, found: bool
 ) -> None:
-    """A proxy sends the create twice, and its answer is "already exists" although this row was never sent before."""
+    """A proxy sends the create request twice. The answer is "already exists" on the first submission."""
     sandbox = kling_sandbox_factory(held=True, faults={"lookup_denied": float(not found)})
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
         await homing.created(prompt="the first")
@@ -166,8 +164,8 @@ async def test_submit_repeated_on_the_way_is_looked_up(
     assert sandbox.ledger["requests"]["create"] == 2
 
 
-async def test_taken_id_after_denials_is_never_sent_again(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """Lookups were proven, then denied what the repeated create showed to be there."""
+async def test_taken_id_after_denials_is_never_resent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """Verified lookups denied a task that the resubmission then showed to exist."""
     creates = 0
     deny = True
 
@@ -195,7 +193,7 @@ async def test_taken_id_after_denials_is_never_sent_again(tmp_path: Path, kling_
         task = await polled_often(homing, ours)
         assert (task.status, task.reason, task.attempts, creates) == (Status.PENDING, "unresolved", 2, 2)
         deny = False
-        await homing.reconcile(lambda: settled(homing, ours), step=AFTERWARDS)
+        await homing.reconcile(lambda: finished(homing, ours), step=AFTERWARDS)
     assert len(made(kling_sandbox, "a dog")) == 1
 
 

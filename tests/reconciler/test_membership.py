@@ -1,6 +1,6 @@
-"""Several processes over one PostgreSQL, each played by a store or a tracker of its own: who is alive, who takes over.
+"""Several processes with one PostgreSQL, each simulated by its own store or tracker: liveness and takeover.
 
-Nobody waits here for a silence: the judge is told how short one may be. Real processes are in
+The tests pass a short silence limit instead of waiting. Real processes are in
 ``tests/crash/test_replicas.py``.
 """
 
@@ -58,7 +58,7 @@ def due(number: int, **changes: Any) -> Task:
     return a_task(number, status=Status.PROCESSING, provider_task_id=f"p-{number}", next_poll_at=NOW, **changes)
 
 
-async def test_what_the_dead_was_asking_about_is_free_at_once(store: Store) -> None:
+async def test_dead_process_poll_leases_are_freed_at_once(store: Store) -> None:
     await store.apply([writing(due(number)) for number in range(5)])
     await beat(store, "dead")
     assert len(await report(store, "dead")) == 5
@@ -69,7 +69,7 @@ async def test_what_the_dead_was_asking_about_is_free_at_once(store: Store) -> N
     assert [each.owner for each in (await beat(store, "survivor")).alive] == ["survivor"]
 
 
-async def test_a_submit_in_flight_keeps_its_lease_to_its_deadline_and_a_margin(store: Store) -> None:
+async def test_submit_lease_lasts_to_deadline_and_margin(store: Store) -> None:
     until = NOW + timedelta(seconds=14)
     sending = a_task(
         1, attempts=1, attempt_deadline_at=until, lease_owner="dead", lease_until=until + MARGIN, next_poll_at=NOW
@@ -87,20 +87,20 @@ async def test_a_submit_in_flight_keeps_its_lease_to_its_deadline_and_a_margin(s
     assert (kept.lease_owner, kept.lease_until) == ("dead", until + MARGIN)
 
 
-async def test_of_several_survivors_one_takes_over(store: Store) -> None:
+async def test_one_of_several_survivors_takes_over(store: Store) -> None:
     await store.apply([writing(due(number)) for number in range(40)])
     await beat(store, "dead")
     await report(store, "dead")
     names = [f"survivor {number}" for number in range(4)]
     for name in names:
         await beat(store, name)
-    # They do not judge each other: that silence is an hour for all but the one that is gone.
+    # The survivors do not judge each other: only the stopped process exceeds the silence limit.
     await _silenced(store, "dead")
     beats = await asyncio.gather(*(beat(store, name) for name in names))
     assert sum(taken.tasks for each in beats for taken in each.taken) == 40
 
 
-async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: Store, url: str) -> None:
+async def test_task_being_written_is_freed_later(store: Store, url: str) -> None:
     await store.apply([writing(due(1)), writing(due(2))])
     await beat(store, "dead")
     await report(store, "dead")
@@ -108,7 +108,7 @@ async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: 
         writer.execute("SELECT id FROM tasks WHERE id = %s FOR UPDATE", [due(1).id])
         (taken,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
         assert taken.tasks == 1
-        # The dead one is remembered as long as something of it is left.
+        # The dead process keeps its row as long as it holds a lease.
         assert len(await store.servers.alive(silence=LONG)) == 2
     (rest,) = (await beat(store, "survivor", silence=AT_ONCE)).taken
     assert rest.tasks == 1
@@ -116,7 +116,7 @@ async def test_a_task_that_is_just_being_written_is_freed_a_little_later(store: 
     assert len(await report(store, "survivor")) == 2
 
 
-async def test_one_that_was_only_paused_is_back_with_its_next_heartbeat(store: Store) -> None:
+async def test_paused_process_returns_on_next_heartbeat(store: Store) -> None:
     await beat(store, "paused")
     await beat(store, "other", silence=AT_ONCE)
     assert [each.owner for each in await store.servers.alive(silence=LONG)] == ["other"]
@@ -125,7 +125,7 @@ async def test_one_that_was_only_paused_is_back_with_its_next_heartbeat(store: S
     assert back.taken == ()
 
 
-async def test_one_that_says_that_it_is_alive_is(store: Store) -> None:
+async def test_late_heartbeat_marks_process_alive(store: Store) -> None:
     await beat(store, "late")
     await _silenced(store, "late")
     await beat(store, "late")
@@ -134,7 +134,7 @@ async def test_one_that_says_that_it_is_alive_is(store: Store) -> None:
     assert {each.owner for each in other.alive} == {"late", "other"}
 
 
-async def test_one_that_leaves_gives_back_what_it_was_asking_about(store: Store) -> None:
+async def test_stopping_process_releases_poll_leases(store: Store) -> None:
     await store.apply([writing(due(1))])
     await beat(store, "leaving")
     await report(store, "leaving")
@@ -143,10 +143,10 @@ async def test_one_that_leaves_gives_back_what_it_was_asking_about(store: Store)
     assert (await beat(store, "other", silence=AT_ONCE)).taken == ()
 
 
-async def test_whoever_has_a_wrong_clock_is_not_taken_for_dead(store: Store) -> None:
+async def test_process_with_wrong_clock_is_not_dead(store: Store) -> None:
     wrong = Clock(datetime.now(UTC) - timedelta(days=1))
-    told = await store.servers.beat(server("wrong"), silence=LONG, margin=MARGIN, own=wrong)
-    assert timedelta(hours=23) < told.reading.ahead < timedelta(hours=25)
+    answer = await store.servers.beat(server("wrong"), silence=LONG, margin=MARGIN, own=wrong)
+    assert timedelta(hours=23) < answer.reading.ahead < timedelta(hours=25)
     right = await beat(store, "right")
     assert right.taken == ()
     assert abs(right.reading.ahead) < timedelta(hours=1)
@@ -163,7 +163,7 @@ async def member(
         yield tracker, membership
 
 
-async def test_the_processes_with_loops_share_the_houses_requests(url: str) -> None:
+async def test_processes_with_loops_share_the_budget(url: str) -> None:
     async with AsyncExitStack() as stack:
         _, first = await stack.enter_async_context(member(url))
         assert first.share() == 1.0
@@ -175,14 +175,14 @@ async def test_the_processes_with_loops_share_the_houses_requests(url: str) -> N
     assert read(url, "SELECT count(*) FROM servers") == [(0,)]
 
 
-def test_a_budget_follows_the_share_that_is_ours() -> None:
+def test_budget_follows_share_of_process() -> None:
     share = 0.5
     budget = Budget(1200, NOW, share=lambda: share)
 
     def taken(minute: int) -> int:
         return sum(budget.take(NOW + timedelta(minutes=minute, milliseconds=at)) is None for at in range(0, 60_000, 20))
 
-    # What may be sent at once comes on top of the first minute.
+    # The initial burst adds to the first minute.
     assert taken(0) == pytest.approx(600 + 150, abs=2)
     assert taken(1) == pytest.approx(600, abs=2)
     share = 1.0
@@ -191,7 +191,7 @@ def test_a_budget_follows_the_share_that_is_ours() -> None:
     assert taken(3) == pytest.approx(300, abs=2)
 
 
-async def test_replicas_with_wrong_clocks_go_by_the_databases(url: str) -> None:
+async def test_replicas_with_wrong_clocks_use_database_time(url: str) -> None:
     async with AsyncExitStack() as stack:
         now = []
         for hours in (-7, 5):
@@ -201,7 +201,7 @@ async def test_replicas_with_wrong_clocks_go_by_the_databases(url: str) -> None:
     assert all(abs(each - datetime.now(UTC)) < timedelta(minutes=5) for each in now)
 
 
-async def test_on_sqlite_nothing_is_written_and_leases_of_before_are_taken_up(url: str, tmp_path: Any) -> None:
+async def test_sqlite_writes_no_heartbeat_and_takes_old_leases(url: str, tmp_path: Any) -> None:
     del url
     file = sqlite_url(tmp_path)
     store = Store(file)
@@ -215,7 +215,7 @@ async def test_on_sqlite_nothing_is_written_and_leases_of_before_are_taken_up(ur
     assert read(file, "SELECT count(*) FROM servers") == [(0,)]
 
 
-async def test_the_heartbeat_outlives_the_databases_absence(
+async def test_heartbeat_survives_database_outage(
     postgres: Postgres, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with member(url) as (tracker, _):
@@ -223,14 +223,14 @@ async def test_the_heartbeat_outlives_the_databases_absence(
             await _until(lambda: "cannot be written" in caplog.text)
         await _until(lambda: "works again" in caplog.text)
         assert [each.owner for each in await tracker.store.servers.alive(silence=LONG)] == [tracker.owner]
-    told = [record.getMessage() for record in caplog.records if record.name == "homing.membership"]
-    assert len(told) == 2, told
-    assert "the database" in told[0]
+    lines = [record.getMessage() for record in caplog.records if record.name == "homing.membership"]
+    assert len(lines) == 2, lines
+    assert "the database" in lines[0]
 
 
 @contextmanager
 def away(postgres: Postgres, url: str) -> Iterator[None]:
-    """Let nobody reach one database meanwhile."""
+    """Make one database unreachable for the duration of the context."""
     name = url.removeprefix("postgresql://postgres@/").partition("?")[0]
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
@@ -242,7 +242,7 @@ def away(postgres: Postgres, url: str) -> Iterator[None]:
 
 
 async def _silenced(store: Store, name: str) -> None:
-    """Let a process have been silent for a day."""
+    """Make the last heartbeat of a process one day old."""
     with psycopg.connect(store.name, autocommit=True) as connection:
         connection.execute("UPDATE servers SET seen_at = seen_at - 86400000000 WHERE owner = %s", [name])
 

@@ -1,6 +1,6 @@
-"""No task is charged twice: whatever happens between us and the provider, its ledger has one task for one wish.
+"""No task is charged twice: after any failure, the provider's ledger has one task for one create request.
 
-A client is told an error only where nothing was created, and success as soon as the provider may have the task.
+A client gets an error only if nothing was created, and success as soon as the provider may have the task.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tracker.storage.store import Store
 
 SandboxFactory = Callable[..., RunningSandbox]
 NOT_FOUND = "Task not found by id/external id: {}"
-# Later than anything that is still under way, and than denials begin to count.
+# Longer than any running attempt, and longer than the delay before denials count.
 AFTERWARDS = SHORT.answer_within + SHORT.lease_margin + SHORT.absence_wait
 REFUSALS = [
     *((429, 1100), (429, 1101), (429, 1102), (403, 1103), (400, 1200), (400, 1201), (404, 1202), (404, 1203)),
@@ -36,7 +36,7 @@ REFUSALS = [
 CREDENTIAL_TROUBLE = [(401, 1000), (401, 1001), (401, 1002), (401, 1003), (401, 1004), (429, 1304)]
 
 
-def wish(request: Request) -> str:
+def prompt_of(request: Request) -> str:
     return str(json.loads(request.body)["prompt"])
 
 
@@ -45,7 +45,7 @@ def sent_id(request: Request) -> str:
 
 
 def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
-    """Return the tasks that the provider truly has for a wish."""
+    """Return the tasks in the provider's ledger with the given prompt."""
     return [task for task in sandbox.ledger["tasks"] if task["prompt"] == prompt]
 
 
@@ -54,7 +54,7 @@ def has_id(task: Task) -> bool:
 
 
 TAKEN = "1201 about our id"
-# How a create may end without an answer that says what came of it.
+# The ways in which a create request can end without a known outcome.
 LOST: dict[str, Callable[[Request], Answer | None]] = {
     "connection cut": lambda _: None,
     "5000": lambda _: refusal(500, 5000),
@@ -66,14 +66,12 @@ LOST: dict[str, Callable[[Request], Answer | None]] = {
 }
 
 
-async def test_whatever_became_of_the_answer_there_is_one_task_and_the_client_is_told_success(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """Each way to lose an answer twice: the provider made the task, or never saw the request."""
+async def test_lost_answer_makes_one_task_and_success(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """Test each way to lose an answer twice: with the task created, and with the request never received."""
     struck: set[str] = set()
 
     async def script(request: Request) -> Answer | None:
-        if not request.creates or (name := wish(request)) in struck or name == "the first":
+        if not request.creates or (name := prompt_of(request)) in struck or name == "the first":
             return await request.forward()
         struck.add(name)
         way, _, fate = name.partition(", ")
@@ -81,38 +79,36 @@ async def test_whatever_became_of_the_answer_there_is_one_task_and_the_client_is
             await request.forward()
         return LOST[way](request)
 
-    # A provider that says that it has the task, and has none, would never be sent it again.
-    wishes = [f"{way}, {fate}" for way in LOST for fate in ("made", "not made") if (way, fate) != (TAKEN, "not made")]
+    # Homing never resends a task that the provider claims to have, so this pair is excluded.
+    prompts = [f"{way}, {fate}" for way in LOST for fate in ("made", "not made") if (way, fate) != (TAKEN, "not made")]
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
         homing_server(tmp_path, line.base_url, callbacks=False) as homing,
     ):
         await homing.lookups_proven()
-        ours = await asyncio.gather(*(homing.created(prompt=name) for name in wishes))
+        ours = await asyncio.gather(*(homing.created(prompt=name) for name in prompts))
         homing.clock.ahead = AFTERWARDS
         ends = await asyncio.gather(*(homing.settled(task_id) for task_id in ours))
-    assert {name: end.status for name, end in zip(wishes, ends, strict=True)} == dict.fromkeys(wishes, "succeeded")
-    for name, task_id in zip(wishes, ours, strict=True):
+    assert {name: end.status for name, end in zip(prompts, ends, strict=True)} == dict.fromkeys(prompts, "succeeded")
+    for name, task_id in zip(prompts, ours, strict=True):
         assert [task["external_id"] for task in made(kling_sandbox, name)] == [task_id], name
-        # What the provider had got was asked about, and never sent again.
-        creates = sum(request.creates and wish(request) == name for request in line.seen)
+        # Homing looked up each task that the provider had, and did not resend it.
+        creates = sum(request.creates and prompt_of(request) == name for request in line.seen)
         assert creates == (1 if name.endswith(", made") else 2), name
 
 
-async def test_a_repeated_create_waits_for_two_denials_and_the_time_that_the_first_could_still_take(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    # The attempt is over when the clock is moved there, and not before, however slow the machine.
+async def test_resubmission_waits_for_two_denials_and_deadline(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    # Only the moved clock ends the attempt, on a machine of any speed.
     policy = replace(SHORT, answer_within=timedelta(minutes=5))
-    asked: list[str] = []
+    requests: list[str] = []
     ours = "nothing yet"
 
     async def script(request: Request) -> Answer | None:
-        if request.creates and wish(request) == "a dog":
-            asked.append("create")
-            return None if asked.count("create") == 1 else await request.forward()
-        if request.target.endswith(f"/{ours}") and asked.count("create") == 1:
-            asked.append("lookup")
+        if request.creates and prompt_of(request) == "a dog":
+            requests.append("create")
+            return None if requests.count("create") == 1 else await request.forward()
+        if request.target.endswith(f"/{ours}") and requests.count("create") == 1:
+            requests.append("lookup")
         return await request.forward()
 
     async with (
@@ -126,18 +122,18 @@ async def test_a_repeated_create_waits_for_two_denials_and_the_time_that_the_fir
         homing.clock.ahead = timedelta(seconds=0.5)
 
         async def looked(times: int) -> bool:
-            return asked.count("lookup") >= times
+            return requests.count("lookup") >= times
 
-        # Denials before the attempt's time is over prove nothing, however many.
+        # Denials before the deadline of the attempt do not count.
         await homing.reconcile(lambda: looked(1))
         assert (await homing.task(ours)).not_found == 0
         homing.clock.ahead = attempt - homing.clock() + homing.clock.ahead + policy.absence_wait
         await homing.reconcile(lambda: looked(2))
         assert (await homing.task(ours)).not_found == 1
-        assert asked.count("create") == 1
+        assert requests.count("create") == 1
         await homing.reconcile(lambda: looked(3))
         await homing.reconcile(lambda: _has_id(homing, ours))
-    assert asked.count("create") == 2
+    assert requests.count("create") == 2
     assert len(made(kling_sandbox, "a dog")) == 1
 
 
@@ -145,9 +141,7 @@ async def _has_id(homing: HomingServer, ref: str) -> bool:
     return has_id(await homing.task(ref))
 
 
-async def test_maintenance_is_looked_up_at_once_and_a_task_that_is_there_is_told(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_maintenance_answer_is_looked_up_at_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:
         reply = await request.forward()
         return refusal(503, 5001) if request.creates else reply
@@ -161,9 +155,7 @@ async def test_maintenance_is_looked_up_at_once_and_a_task_that_is_there_is_told
     assert line.count(lambda request: request.creates) == 1
 
 
-async def test_a_full_provider_is_asked_again_within_the_answers_time(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_full_provider_is_retried_within_answer_time(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     full = [refusal(429, 1303), refusal(429, 1302)]
 
     async def script(request: Request) -> Answer | None:
@@ -176,16 +168,14 @@ async def test_a_full_provider_is_asked_again_within_the_answers_time(
     assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_a_provider_that_stays_full_refuses_with_its_own_words_and_the_id_is_free_again(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_full_provider_refusal_frees_the_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     full = True
 
     async def script(request: Request) -> Answer | None:
         if not full:
             return await request.forward()
         if line.count(lambda request: request.creates) == 3:
-            # Now there is no time left for another.
+            # No time is left for another attempt.
             homing.clock.ahead += policy.answer_within
         return refusal(429, 1303, "parallel task over resource pack limit")
 
@@ -210,9 +200,7 @@ async def test_a_provider_that_stays_full_refuses_with_its_own_words_and_the_id_
     assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [task.sent_external_id]
 
 
-async def test_a_told_wait_that_is_too_long_for_the_client_is_passed_on(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_long_retry_after_is_returned_to_client(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:  # noqa: ARG001 - a script takes the request
         return refusal(429, 1303, retry_after="40")
 
@@ -222,7 +210,7 @@ async def test_a_told_wait_that_is_too_long_for_the_client_is_passed_on(
     assert line.count(lambda request: request.creates) == 1
 
 
-async def test_a_provider_that_cannot_be_reached_is_an_error_and_nothing_is_sent_later(tmp_path: Path) -> None:
+async def test_unreachable_provider_error_sends_nothing_later(tmp_path: Path) -> None:
     async with provider_proxy("http://127.0.0.1:9") as line:
         nobody = line.base_url
     policy = replace(SHORT, answer_within=timedelta(seconds=1))
@@ -237,31 +225,27 @@ async def test_a_provider_that_cannot_be_reached_is_an_error_and_nothing_is_sent
             await homing.tracker.submit(ANYBODY, "kling", order)
 
 
-async def test_a_permanent_refusal_goes_to_the_client_as_it_is_and_leaves_the_id_free(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    answers = {f"{code}": refusal(status, code, f"the words of {code}") for status, code in REFUSALS}
+async def test_permanent_refusal_is_returned_and_frees_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    answers = {f"{code}": refusal(status, code, f"the text of {code}") for status, code in REFUSALS}
 
     async def script(request: Request) -> Answer | None:
-        return answers[wish(request)]
+        return answers[prompt_of(request)]
 
     async with provider_proxy(kling_sandbox.base_url, script) as line, homing_server(tmp_path, line.base_url) as homing:
         for status, code in REFUSALS:
             reply = await homing.create(prompt=f"{code}", external_task_id="the same for all")
-            told = reply.json()
-            assert (reply.status_code, told["code"], told["message"]) == (status, code, f"the words of {code}")
+            body = reply.json()
+            assert (reply.status_code, body["code"], body["message"]) == (status, code, f"the text of {code}")
             task = await homing.task("the same for all")
             assert (task.status, task.released, task.next_poll_at) == (Status.REJECTED, True, None)
     assert kling_sandbox.ledger["tasks"] == []
 
 
-async def test_the_operators_credential_is_never_shown_as_the_clients_trouble(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_client_never_sees_operator_credential_error(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     answers = {f"{code}": refusal(status, code, "your key is wrong") for status, code in CREDENTIAL_TROUBLE}
 
     async def script(request: Request) -> Answer | None:
-        return answers[wish(request)]
+        return answers[prompt_of(request)]
 
     async with provider_proxy(kling_sandbox.base_url, script) as line, homing_server(tmp_path, line.base_url) as homing:
         for _, code in CREDENTIAL_TROUBLE:
@@ -273,10 +257,8 @@ async def test_the_operators_credential_is_never_shown_as_the_clients_trouble(
         assert (await homing.alarms())["credential"] == len(CREDENTIAL_TROUBLE)
 
 
-async def test_a_task_that_is_proven_before_its_refusal_is_success(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """The callback of a task may come before the reply to its create; no later word can unmake it."""
+async def test_task_confirmed_before_refusal_is_success(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The callback of a task may arrive before the create reply. No later reply can undo it."""
 
     async def script(request: Request) -> Answer | None:
         if not request.creates:
@@ -293,17 +275,17 @@ async def test_a_task_that_is_proven_before_its_refusal_is_success(
     assert task.status is Status.SUCCEEDED
 
 
-# ---- an address that knows no external ids
+# ---- a provider without external IDs
 
 
 async def lost_at_a_reseller(homing: HomingServer, **changes: Any) -> Task:
-    """Submit where the reply is lost, and let the reconciler do all that it may."""
+    """Submit a request whose reply is lost, and run the reconciler until it polls."""
     ours = await homing.created(**changes)
 
-    async def asked() -> bool:
+    async def polled() -> bool:
         return (await homing.task(ours)).poll_count >= 5
 
-    await homing.reconcile(asked, step=AFTERWARDS)
+    await homing.reconcile(polled, step=AFTERWARDS)
     task = await homing.task(ours)
     assert (task.status, task.reason, task.attempts) == (Status.PENDING, "unresolved", 1)
     return task
@@ -314,9 +296,7 @@ async def drop_replies(request: Request) -> Answer | None:
     return None if request.creates else reply
 
 
-async def test_without_external_ids_nothing_is_ever_sent_twice_and_somebody_is_told(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_no_external_ids_never_resends_and_alarms(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     reseller = kling_sandbox_factory(reseller=True, held=True)
     async with (
         provider_proxy(reseller.base_url, drop_replies) as line,
@@ -327,9 +307,7 @@ async def test_without_external_ids_nothing_is_ever_sent_twice_and_somebody_is_t
     assert reseller.ledger["requests"]["create"] == 1
 
 
-async def test_its_own_callback_settles_an_unresolved_task(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_task_callback_resolves_unresolved_task(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     reseller = kling_sandbox_factory(reseller=True, held=True, intermediate=False)
     async with (
         provider_proxy(reseller.base_url, drop_replies) as line,
@@ -338,16 +316,16 @@ async def test_its_own_callback_settles_an_unresolved_task(
         task = await lost_at_a_reseller(homing)
         truth = reseller.ledger["tasks"][0]
         reseller.finish(truth["id"])
-        # The body has no external id: it is believed only after the provider, asked about the id in it, confirms it.
-        hinted = await homing.seen(task.id, lambda task: task.candidate_id is not None)
-        assert hinted.status is Status.PENDING
+        # The body has no external ID. Homing trusts it only after a poll of the ID in it confirms it.
+        unverified = await homing.seen(task.id, lambda task: task.candidate_id is not None)
+        assert unverified.status is Status.PENDING
         await homing.reconcile(lambda: _has_id(homing, task.id), step=AFTERWARDS)
         after = await homing.task(task.id)
     assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, truth["id"])
     assert reseller.ledger["requests"]["create"] == 1
 
 
-async def test_the_operator_settles_an_unresolved_task_with_what_the_list_shows(
+async def test_operator_attaches_listed_task_to_unresolved(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     reseller = kling_sandbox_factory(reseller=True, held=True)
@@ -365,13 +343,11 @@ async def test_the_operator_settles_an_unresolved_task_with_what_the_list_shows(
     assert reseller.ledger["requests"]["create"] == 1
 
 
-async def test_the_operator_may_say_that_an_unresolved_task_never_was(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_operator_resolves_task_as_never_created(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     reseller = kling_sandbox_factory(reseller=True)
 
     async def lose_the_first(request: Request) -> Answer | None:
-        return None if request.creates and wish(request) == "a cat" else await request.forward()
+        return None if request.creates and prompt_of(request) == "a cat" else await request.forward()
 
     async with (
         provider_proxy(reseller.base_url, lose_the_first) as line,
@@ -380,14 +356,12 @@ async def test_the_operator_may_say_that_an_unresolved_task_never_was(
         task = await lost_at_a_reseller(homing, external_task_id="mine")
         reply = await homing.client.post(f"/v1/tasks/{task.id}/resolve", json={"status": "rejected"})
         assert (reply.status_code, reply.json()["status"]) == (200, "rejected")
-        again = await homing.created(external_task_id="mine", prompt="another wish")
+        again = await homing.created(external_task_id="mine", prompt="another prompt")
         assert again != task.id
     assert reseller.ledger["requests"]["create"] == 1
 
 
-async def test_the_providers_list_settles_a_task_whose_external_id_it_shows(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_provider_list_resolves_task_by_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:
         reply = await request.forward()
         if request.asks_one:
@@ -403,19 +377,17 @@ async def test_the_providers_list_settles_a_task_whose_external_id_it_shows(
         async def listed() -> bool:
             return (await discovery_of(homing.tracker).discover("kling", KIND)).settled == 1
 
-        # Until its end the list shows no external id, and then the operator would have to decide.
+        # The list shows no external ID until the task finishes. Without it, an operator has to decide.
         await until(listed)
         after = await homing.task(task.id)
     assert after.status is Status.SUCCEEDED
     assert kling_sandbox.ledger["requests"]["create"] == 1
 
 
-# ---- the same wish again
+# ---- repeated requests
 
 
-async def test_a_client_that_leaves_finds_its_task_when_it_comes_back(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_returning_client_finds_its_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def script(request: Request) -> Answer | None:
@@ -436,10 +408,8 @@ async def test_a_client_that_leaves_finds_its_task_when_it_comes_back(
     assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_a_python_caller_that_stops_waiting_leaves_a_task_that_is_sent(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """However early it goes: its wish is written down and sent, or neither."""
+async def test_canceled_python_submit_is_still_sent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """At any moment of the cancellation the submission is recorded and sent, or neither."""
     async with homing_server(tmp_path, kling_sandbox.base_url) as homing:
         for steps in range(12):
             order = homing.tracker.order("kling", KIND, CAT | {"external_task_id": f"mine-{steps}"})
@@ -450,7 +420,7 @@ async def test_a_python_caller_that_stops_waiting_leaves_a_task_that_is_sent(
             await asyncio.wait({submit})
 
         async def all_made() -> bool:
-            # The first was cancelled before it took its first step.
+            # The first request was canceled before its first step.
             return len(kling_sandbox.ledger["tasks"]) == 11
 
         await until(all_made)
@@ -459,26 +429,24 @@ async def test_a_python_caller_that_stops_waiting_leaves_a_task_that_is_sent(
     assert sent == {task["external_id"] for task in kling_sandbox.ledger["tasks"]}
 
 
-async def test_the_same_id_many_times_at_once_is_one_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_concurrent_equal_ids_make_one_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url) as homing:
         by_id = await asyncio.gather(*(homing.created(external_task_id="mine") for _ in range(8)))
         by_key = await asyncio.gather(
             *(homing.created(headers={"idempotency-key": "key-1"}, prompt="a dog") for _ in range(8))
         )
-        # Without an id each request is a wish of its own.
+        # Without an ID, each request makes its own task.
         fresh = await asyncio.gather(*(homing.created(prompt="a bird") for _ in range(3)))
     assert (len(set(by_id)), len(set(by_key)), len(set(fresh))) == (1, 1, 3)
     assert len(kling_sandbox.ledger["tasks"]) == 5
 
 
-async def test_the_same_id_with_another_body_is_refused_in_the_providers_words(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_same_id_with_other_body_is_refused(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url) as homing:
         await homing.created(external_task_id="mine", headers={"idempotency-key": "key-1"})
         by_id = await homing.create(external_task_id="mine", prompt="a dog")
         by_key = await homing.create(headers={"idempotency-key": "key-1"}, prompt="a dog")
-        # Where the callback goes is no part of the wish.
+        # The callback URL is not part of the request's identity.
         same = await homing.create(external_task_id="mine", callback_url="https://example.com/hook")
     assert (by_id.status_code, by_id.json()["code"]) == (400, 1201)
     assert by_id.json()["message"] == "External_task_id mine already exists"
@@ -487,7 +455,7 @@ async def test_the_same_id_with_another_body_is_refused_in_the_providers_words(
     assert len(kling_sandbox.ledger["tasks"]) == 1
 
 
-async def test_an_id_is_remembered_across_a_restart(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_external_id_survives_a_restart(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url) as homing:
         first = await homing.created(external_task_id="mine")
         second = await homing.created(headers={"idempotency-key": "key-1"})
@@ -495,12 +463,12 @@ async def test_an_id_is_remembered_across_a_restart(tmp_path: Path, kling_sandbo
     async with homing_server(tmp_path, kling_sandbox.base_url) as homing:
         assert await homing.created(external_task_id="mine") == first
         assert await homing.created(headers={"idempotency-key": "key-1"}) == second
-        # Its answer was sent: the same body is a new wish, not a repeat.
+        # The client got its answer, so the same body makes a new task.
         assert await homing.created() != third
     assert len(kling_sandbox.ledger["tasks"]) == 4
 
 
-async def test_clients_do_not_share_their_ids(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_clients_do_not_share_external_ids(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     keys = "studio:made-up-studio-key,other:made-up-other-key"
     async with homing_server(tmp_path, kling_sandbox.base_url, api_keys=keys) as homing:
         mine = await homing.created(external_task_id="1")
@@ -511,11 +479,11 @@ async def test_clients_do_not_share_their_ids(tmp_path: Path, kling_sandbox: Run
     assert len(kling_sandbox.ledger["tasks"]) == 2
 
 
-# ---- our own trouble in the middle
+# ---- failures in Homing itself
 
 
 class FailingStore(Store):
-    """A database that fails for the named pieces of work, as often as told."""
+    """A store that fails for the named works, a given number of times."""
 
     def __init__(self, database_url: str, piece: str, error: Exception) -> None:
         super().__init__(database_url)
@@ -535,7 +503,7 @@ BROKEN = RuntimeError("nobody expected this")
 
 @pytest.mark.parametrize("error", [FULL, BROKEN], ids=["full", "broken"])
 @pytest.mark.parametrize("piece", ["RecordAccepted", "RecordUnanswered"])
-async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_client(
+async def test_unwritten_result_is_no_client_error(
     tmp_path: Path, kling_sandbox: RunningSandbox, piece: str, error: Exception
 ) -> None:
     store = FailingStore(sqlite_url(tmp_path), piece, error)
@@ -543,7 +511,7 @@ async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_cli
 
     async def script(request: Request) -> Answer | None:
         reply = await request.forward()
-        return None if request.creates and piece == "RecordUnanswered" and wish(request) == "a dog" else reply
+        return None if request.creates and piece == "RecordUnanswered" and prompt_of(request) == "a dog" else reply
 
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
@@ -560,17 +528,15 @@ async def test_what_cannot_be_written_down_after_the_call_is_no_error_to_the_cli
     assert len(made(kling_sandbox, "a dog")) == 1
 
 
-async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """An error answer would free the client to try again while our row would still be submitted by recovery.
+async def test_unwritten_refusal_is_not_returned(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """After an error the client may retry, while recovery would still submit the recorded row.
 
-    It is written as soon as the database takes it, so that what was refused is not sent later.
+    Homing records the refusal as soon as the database accepts it, so that it is not sent later.
     """
     store = FailingStore(sqlite_url(tmp_path), "RecordRefused", FULL)
 
     async def script(request: Request) -> Answer | None:
-        refused = request.creates and wish(request) == "a dog" and store.failing
+        refused = request.creates and prompt_of(request) == "a dog" and store.failing
         return refusal(400, 1300, "no") if refused else await request.forward()
 
     async with (
@@ -585,7 +551,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_not_told_before_it_is(
     assert made(kling_sandbox, "a dog") == []
 
 
-async def test_without_a_database_nothing_is_sent(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_database_outage_sends_nothing(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     store = FailingStore(sqlite_url(tmp_path), "RecordSubmission", FULL)
     async with homing_server(tmp_path, kling_sandbox.base_url, store=store) as homing:
         reply = await homing.create()
@@ -594,12 +560,12 @@ async def test_without_a_database_nothing_is_sent(tmp_path: Path, kling_sandbox:
     assert kling_sandbox.ledger["requests"]["create"] == 0
 
 
-async def test_two_recoveries_of_one_task_send_it_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """A lease that ran out while its holder was slow must not let two repeats happen."""
+async def test_two_recoveries_of_a_task_send_it_once(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """A lease that expires while its holder is slow must not cause two resubmissions."""
     lose = True
 
     async def script(request: Request) -> Answer | None:
-        return None if request.creates and lose and wish(request) == "a dog" else await request.forward()
+        return None if request.creates and lose and prompt_of(request) == "a dog" else await request.forward()
 
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
@@ -622,11 +588,11 @@ async def test_two_recoveries_of_one_task_send_it_once(tmp_path: Path, kling_san
         await asyncio.gather(*twice, return_exceptions=True)
         await homing.seen(ours, has_id)
     assert len(made(kling_sandbox, "a dog")) == 1
-    assert line.count(lambda request: request.creates and wish(request) == "a dog") == 2
+    assert line.count(lambda request: request.creates and prompt_of(request) == "a dog") == 2
 
 
-async def test_a_dead_address_is_never_an_answer_of_the_provider(tmp_path: Path) -> None:
-    """A web page for any path, as parked domains and login portals serve it, proves nothing and sends nothing twice."""
+async def test_parked_domain_page_is_no_provider_answer(tmp_path: Path) -> None:
+    """Parked domains and login portals return a web page for any path. It counts as no answer of the provider."""
 
     async def script(request: Request) -> Answer | None:  # noqa: ARG001 - a script takes the request
         return page(200, "<html>Welcome</html>")
@@ -641,10 +607,8 @@ async def test_a_dead_address_is_never_an_answer_of_the_provider(tmp_path: Path)
         assert line.count(lambda request: request.creates) == 1
 
 
-async def test_the_answer_comes_in_time_whatever_the_provider_does(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """A provider that accepts and says nothing: the client has its answer within the policy's time and some grace."""
+async def test_hanging_provider_is_answered_in_time(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The provider accepts the connection and never answers. The client still gets an answer in time."""
 
     async def script(request: Request) -> Answer | None:
         if request.creates:

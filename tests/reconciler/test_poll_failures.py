@@ -1,4 +1,4 @@
-"""What goes wrong at the provider is seen: in the task's history, in `homing why`, in readiness, in the log."""
+"""Provider failures are visible in the task's history, in `homing why`, in readiness and in the log."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tracker.model.task import Trouble, Verdict
 from tracker.storage.alarm_log import log as alarm_log
 
 PAGE = Answer(status=200, body=b"<html>sign in, sandbox-api-key</html>", headers={"content-type": "text/html"})
-REFUSED = refusal(401, 1002, "made-up words about sandbox-api-key")
+REFUSED = refusal(401, 1002, "made-up text about sandbox-api-key")
 
 
 async def state(homing: HomingServer) -> AccountState | None:
@@ -27,7 +27,7 @@ async def state(homing: HomingServer) -> AccountState | None:
 
 
 async def troubled(homing: HomingServer, trouble: Trouble | None) -> None:
-    """Wait until the account's trouble is recorded: that is done behind the answer."""
+    """Wait until the account's failure is recorded, which happens after the answer."""
 
     async def recorded() -> bool:
         known = await state(homing)
@@ -57,27 +57,27 @@ async def test_unreadable_polls_are_one_counted_entry(tmp_path: Path, kling_sand
         homing_server(tmp_path, line.base_url, policy=SILENT, callbacks=False, loops=False) as homing,
     ):
         ours = await homing.created()
-        said = [(await homing.tracker.poll(ANYBODY, ours))[1] for _ in range(4)]
+        outcomes = [(await homing.tracker.poll(ANYBODY, ours))[1] for _ in range(4)]
         await troubled(homing, Trouble.UNREADABLE)
 
         _, entries = await homing.tracker.history(ANYBODY, ours)
         (failed,) = [entry for entry in entries if entry.verdict is Verdict.UNREADABLE]
-        told = await why(homing, ours)
+        reasons = await why(homing, ours)
         alarms = await homing.alarms()
 
-        assert set(said) == {"the answer cannot be read: HTTP 200: a web page, not JSON"}
-        assert (failed.repeats, failed.why, failed.body) == (3, said[0], b"<html>sign in, ***</html>")
+        assert set(outcomes) == {"the answer cannot be read: HTTP 200: a web page, not JSON"}
+        assert (failed.repeats, failed.why, failed.body) == (3, outcomes[0], b"<html>sign in, ***</html>")
         assert alarms["unreadable_answer"] == 2
-        assert told[0].startswith("The provider's answers have not been readable for")
-        assert "(3 more before it), brought no answer: the answer cannot be read" in " ".join(told)
-        assert "It began: '<html>sign in, ***</html>'" in " ".join(told)
+        assert reasons[0].startswith("The provider's answers have not been readable for")
+        assert "(3 more before it), brought no answer: the answer cannot be read" in " ".join(reasons)
+        assert "It began: '<html>sign in, ***</html>'" in " ".join(reasons)
 
         await homing.tracker.poll(ANYBODY, ours)
         await troubled(homing, None)
         assert not [line for line in await why(homing, ours) if "readable" in line]
 
 
-async def test_refused_credential_is_shown_wherever_one_looks(
+async def test_refused_credential_is_shown_everywhere(
     tmp_path: Path, kling_sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing = True
@@ -109,7 +109,7 @@ async def test_refused_credential_is_shown_wherever_one_looks(
         assert await checks(homing) == (200, {"database": True})
 
 
-async def test_busy_words_of_a_poll_show_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_busy_poll_text_shows_no_credential(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async def script(request: Request) -> Answer | None:
         return refusal(429, 1303, "too many for sandbox-api-key") if request.asks_one else await request.forward()
 
@@ -118,12 +118,12 @@ async def test_busy_words_of_a_poll_show_no_credential(tmp_path: Path, kling_san
         homing_server(tmp_path, line.base_url, policy=SILENT, callbacks=False, loops=False) as homing,
     ):
         ours = await homing.created()
-        said = (await homing.client.post(f"/v1/tasks/{ours}/poll")).json()["outcome"]
+        outcome = (await homing.client.post(f"/v1/tasks/{ours}/poll")).json()["outcome"]
 
-    assert said == "busy: too many for ***"
+    assert outcome == "busy: too many for ***"
 
 
-async def test_polls_beyond_the_budget_say_what_they_wait_for(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_polls_beyond_budget_show_the_reason(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     policy = replace(SHORT, budget=4)
     async with homing_server(tmp_path, kling_sandbox.base_url, policy=policy, callbacks=False, loops=False) as homing:
         ours = await homing.created()

@@ -1,4 +1,4 @@
-"""The reconciler against a real provider over real HTTP: what it asks, how often, and what stops it (nothing)."""
+"""The reconciler with a real provider over real HTTP: its polls, its limits, and its behavior on failures."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ DUE = timedelta(seconds=5)
 PAIR = {"made-up-access": "made-up-secret-of-at-least-32-bytes!"}
 
 
-def is_settled(task: Task) -> bool:
+def is_finished(task: Task) -> bool:
     return task.status in SETTLED
 
 
@@ -63,10 +63,10 @@ async def states(homing: HomingServer, refs: list[str]) -> set[Status]:
     return {(await homing.task(ref)).status for ref in refs}
 
 
-# ---- many at once
+# ---- many tasks at once
 
 
-async def test_a_hundred_stale_tasks_cost_five_requests(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_hundred_stale_tasks_cost_five_requests(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with (
         provider_proxy(kling_sandbox.base_url) as line,
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
@@ -82,8 +82,8 @@ async def test_a_hundred_stale_tasks_cost_five_requests(tmp_path: Path, kling_sa
         assert (await homing.reconciler.run_once()).claimed == 0
 
 
-async def test_absent_from_a_batch_is_not_not_found(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """What a batch leaves out is asked for by itself; no task changes for having been left out."""
+async def test_task_absent_from_batch_is_polled_alone(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """Homing polls a task alone if a batch omits it. The omission changes no task."""
 
     async def script(request: Request) -> Answer | None:
         return EMPTY if request.batches else await request.forward()
@@ -100,10 +100,8 @@ async def test_absent_from_a_batch_is_not_not_found(tmp_path: Path, kling_sandbo
         assert await states(homing, ours) == {Status.SUCCEEDED}
 
 
-async def test_a_task_that_the_provider_denies_is_not_ended_by_it(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """A known task that is "not found" is a lie or a delay: it stays as it is until a word that is proven."""
+async def test_denied_known_task_keeps_its_status(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """If a known task is "not found", it keeps its status until a trusted report arrives."""
     denying = True
 
     async def script(request: Request) -> Answer | None:
@@ -129,7 +127,7 @@ async def test_a_task_that_the_provider_denies_is_not_ended_by_it(
     assert kling_sandbox.ledger["requests"]["create"] == 1
 
 
-async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credential_trouble(
+async def test_key_pair_refused_on_batch_path_is_no_alarm(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     sandbox = kling_sandbox_factory(access_keys=PAIR)
@@ -143,7 +141,7 @@ async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credenti
             plans = [(await homing.task(ref)).next_poll_at for ref in ours]
             return all(plan is not None and plan <= homing.clock() for plan in plans)
 
-        # No clock is moved here: the tokens that the pair signs would not be valid yet.
+        # The clock stays as it is, because tokens signed at a moved time would not be valid yet.
         await ended(sandbox)
         await until(all_due)
         counts = await homing.reconciler.run_once()
@@ -154,14 +152,12 @@ async def test_a_key_pair_is_not_taken_on_the_batch_path_and_that_is_no_credenti
         await until(all_due)
         counts = await homing.reconciler.run_once()
         assert (counts.requests, counts.settled) == (2, 2)
-    # What an address was seen not to do is not tried again at once.
+    # Homing does not immediately retry a feature that the provider lacked.
     assert sandbox.ledger["requests"]["batch"] == 1
 
 
-async def test_a_task_that_is_being_submitted_right_here_is_not_held_for_longer_than_that(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """The reconciler's own lease outlasts a submit by minutes: it is given back, not kept."""
+async def test_submitting_task_lease_is_released_early(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The reconciler's lease is minutes longer than a submission. The reconciler releases it early."""
     looked_up, answering = asyncio.Event(), asyncio.Event()
 
     async def script(request: Request) -> Answer | None:
@@ -188,10 +184,10 @@ async def test_a_task_that_is_being_submitted_right_here_is_not_held_for_longer_
         await client
 
 
-# ---- how much is asked
+# ---- the polling budget
 
 
-def test_the_budget_is_a_quarter_at_once_and_the_rest_over_the_minute() -> None:
+def test_budget_starts_at_a_quarter_and_refills() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     budget = Budget(120, now)
     taken = 0
@@ -205,9 +201,7 @@ def test_the_budget_is_a_quarter_at_once_and_the_rest_over_the_minute() -> None:
     assert budget.take(now + timedelta(seconds=0.6)) is not None
 
 
-async def test_no_more_is_asked_than_the_budget_allows_and_nothing_is_forgotten(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_budget_limits_polls_without_losing_any(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(reseller=True)
     policy = replace(SHORT, budget=20)
     async with (
@@ -220,18 +214,18 @@ async def test_no_more_is_asked_than_the_budget_allows_and_nothing_is_forgotten(
         counts = await homing.reconciler.run_once()
         assert counts.postponed >= 6
         assert line.count(lambda request: not request.creates) <= 6
-        asked = [(await homing.task(ref)).poll_count for ref in ours]
-        assert sum(asked) <= 6
+        poll_counts = [(await homing.task(ref)).poll_count for ref in ours]
+        assert sum(poll_counts) <= 6
 
-        async def all_home() -> bool:
+        async def all_finished() -> bool:
             return await states(homing, ours) == {Status.SUCCEEDED}
 
-        await homing.reconcile(all_home, step=timedelta(seconds=2))
+        await homing.reconcile(all_finished, step=timedelta(seconds=2))
     assert line.count(lambda request: request.asks_one) == 12
 
 
 @pytest.mark.parametrize(("number", "code"), [(1, 1302), (1, 1303), (3, 1302), (3, 1303)])
-async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
+async def test_retry_after_is_kept_for_poll_and_batch(
     tmp_path: Path, kling_sandbox: RunningSandbox, number: int, code: int
 ) -> None:
     answers = [refusal(429, code, retry_after="30")]
@@ -239,7 +233,7 @@ async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
     async def script(request: Request) -> Answer | None:
         return answers.pop() if answers and not request.creates else await request.forward()
 
-    # A told wait is kept to as far as the greatest gap between two questions.
+    # A Retry-After is respected up to the maximum interval between two polls.
     policy = replace(SHORT, greatest_gap=Policy().greatest_gap)
     async with (
         provider_proxy(kling_sandbox.base_url, script) as line,
@@ -258,7 +252,7 @@ async def test_a_told_wait_is_kept_to_after_a_single_query_and_after_a_batch(
         assert line.count(lambda request: not request.creates) == 2
 
 
-async def test_twenty_hints_cost_one_request(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+async def test_twenty_unverified_callbacks_cost_one_poll(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True, intermediate=False, webhook_secrets=(WEBHOOK_SECRET,))
     usual = {name: getattr(Policy(), name) for name in ("least_gap", "greatest_gap", "hint_delay", "hint_gap")}
     policy = replace(SILENT, **usual | {"least_gap": timedelta(minutes=5)})
@@ -267,26 +261,26 @@ async def test_twenty_hints_cost_one_request(tmp_path: Path, kling_sandbox_facto
         tmp_path, sandbox.base_url, policy=policy, loops=False, kling_webhook_secrets=signed
     ) as homing:
         ours = await homing.created()
-        # Ten before the question, ten after it: less than the least time between two that nobody hinted at.
+        # Ten callbacks before the poll, ten after it: within the minimum interval between scheduled polls.
         for first in (0, 10):
             for number in range(first, first + 10):
                 sandbox.callback(ours, status="succeed", seal="none", changes={"number": number})
-            await until(partial(_heard, homing, ours, first + 10))
+            await until(partial(_received, homing, ours, first + 10))
             assert (await homing.task(ours)).poll_count == bool(first)
             for _ in range(8):
                 homing.clock.ahead += timedelta(seconds=0.25)
                 await homing.reconciler.run_once()
         task = await homing.task(ours)
-        # The provider says "submitted": twenty times "succeed" from nobody knows whom moved nothing.
+        # The provider reports "submitted". Twenty unverified callbacks with "succeed" changed nothing.
         assert (task.status, task.poll_count) == (Status.SUBMITTED, 1)
 
 
-async def _heard(homing: HomingServer, ref: str, times: int) -> bool:
+async def _received(homing: HomingServer, ref: str, times: int) -> bool:
     _, entries = await homing.tracker.history(ANYBODY, ref)
     return sum(1 + entry.repeats for entry in entries if entry.source is Source.CALLBACK) >= times
 
 
-async def test_an_unchanged_answer_adds_no_history(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+async def test_unchanged_answer_adds_no_history(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
         ours = await homing.created()
@@ -301,13 +295,11 @@ async def test_an_unchanged_answer_adds_no_history(tmp_path: Path, kling_sandbox
     assert after.version == before.version
 
 
-# ---- what stops nothing else
+# ---- failures that stop nothing else
 
 
-async def test_an_outage_is_outlived_and_a_poisonous_task_harms_no_other(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    """First everything fails, then one task's every answer is nonsense; the rest come home."""
+async def test_outage_and_poison_task_harm_no_other_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """First every request fails, then every answer for one task is invalid. The other tasks finish."""
     out = True
     poisoned = ""
 
@@ -333,10 +325,10 @@ async def test_an_outage_is_outlived_and_a_poisonous_task_harms_no_other(
         out = False
         poisoned = kling_sandbox.task(ours[0])["id"]
 
-        async def the_rest_is_home() -> bool:
+        async def others_finished() -> bool:
             return await states(homing, ours[1:]) == {Status.SUCCEEDED}
 
-        await homing.reconcile(the_rest_is_home, step=DUE)
+        await homing.reconcile(others_finished, step=DUE)
         assert await states(homing, ours[:1]) == {Status.SUBMITTED}
         poisoned = "nobody"
         homing.clock.ahead += timedelta(minutes=1)
@@ -344,9 +336,7 @@ async def test_an_outage_is_outlived_and_a_poisonous_task_harms_no_other(
         assert await states(homing, ours) == {Status.SUCCEEDED}
 
 
-async def test_a_refused_credential_pauses_the_asking_and_is_told_and_then_all_goes_on(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
+async def test_refused_credential_pauses_polls_then_resumes(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     refusing = True
 
     async def script(request: Request) -> Answer | None:
@@ -358,29 +348,29 @@ async def test_a_refused_credential_pauses_the_asking_and_is_told_and_then_all_g
         provider_proxy(kling_sandbox.base_url, script) as line,
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
     ):
-        # One refusal may concern its task alone; several are the credential.
+        # One refusal may concern one task. Several mean that the credential is invalid.
         ours = await many(homing, 3)
         await ended(kling_sandbox)
         homing.clock.ahead = DUE
         await homing.reconciler.run_once()
-        asked = len(line.seen)
+        requests = len(line.seen)
         assert (await homing.alarms())["credential"] >= 1
-        # Submitting goes on meanwhile, and the account is left alone.
+        # Submissions continue meanwhile. Homing does not poll the account.
         ours.append(await homing.created())
         homing.clock.ahead += DUE
         await homing.reconciler.run_once()
-        assert len(line.seen) == asked + 1
+        assert len(line.seen) == requests + 1
         refusing = False
         homing.clock.ahead += timedelta(minutes=2)
 
-        async def all_home() -> bool:
+        async def all_finished() -> bool:
             return await states(homing, ours) == {Status.SUCCEEDED}
 
-        await homing.reconcile(all_home, step=DUE)
+        await homing.reconcile(all_finished, step=DUE)
 
 
 class FlakyDueTasks(DueTaskStore):
-    """Fails two rounds of the loop, in a way it should and in one that it never should."""
+    """A store that fails two rounds of the loop: with an expected error and with an unexpected one."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -398,7 +388,7 @@ class FlakyStore(Store):
         self.due_tasks = self.flaky = FlakyDueTasks(self._database)
 
 
-async def test_the_loop_goes_on_after_rounds_that_fail(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_loop_continues_after_failed_rounds(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     store = FlakyStore(sqlite_url(tmp_path))
     async with homing_server(tmp_path, kling_sandbox.base_url, callbacks=False, store=store) as homing:
         ours = await homing.created()
@@ -406,12 +396,10 @@ async def test_the_loop_goes_on_after_rounds_that_fail(tmp_path: Path, kling_san
     assert store.flaky.errors == []
 
 
-# ---- ends
+# ---- final statuses
 
 
-async def test_a_deadline_ends_in_expired_and_a_later_success_beats_it(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
+async def test_expired_task_accepts_later_success(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True, intermediate=False)
     async with homing_server(tmp_path, sandbox.base_url, loops=False) as homing:
         by_callback, by_poll = await many(homing, 2)
@@ -430,7 +418,7 @@ async def test_a_deadline_ends_in_expired_and_a_later_success_beats_it(
         assert (await homing.task(by_poll)).status is Status.SUCCEEDED
 
 
-async def test_a_caller_may_set_a_shorter_deadline(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+async def test_client_may_set_a_shorter_deadline(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, loops=False) as homing:
         expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND, deadline=timedelta(minutes=1))
@@ -442,11 +430,11 @@ async def test_a_caller_may_set_a_shorter_deadline(tmp_path: Path, kling_sandbox
         await homing.reconcile(expired, step=timedelta(minutes=1))
 
 
-async def test_a_success_without_its_files_is_completed(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+async def test_success_without_assets_is_completed(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(faults={"callback_empty_result": 1.0})
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT) as homing:
         ours = await homing.created()
-        await homing.seen(ours, is_settled)
+        await homing.seen(ours, is_finished)
         shown: dict[str, Any] = {}
 
         async def complete() -> bool:
@@ -459,8 +447,8 @@ async def test_a_success_without_its_files_is_completed(tmp_path: Path, kling_sa
     assert [entry.verdict.value for entry in entries][-2:] == ["applied", "completed"]
 
 
-async def test_a_restart_forgets_nothing(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
-    """Waiting times, unresolved submits, hints and orphans: all of it is in the rows."""
+async def test_restart_keeps_all_state(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """The rows hold all state: delays, unresolved submissions, unverified callbacks and orphan callbacks."""
     sandbox = kling_sandbox_factory(held=True)
 
     async def script(request: Request) -> Answer | None:
@@ -478,17 +466,17 @@ async def test_a_restart_forgets_nothing(tmp_path: Path, kling_sandbox_factory: 
                 sandbox.finish(ref)
             homing.clock.ahead = DUE
 
-            async def all_home() -> bool:
+            async def all_finished() -> bool:
                 return await states(homing, ours) == {Status.SUCCEEDED}
 
-            await homing.reconcile(all_home, step=DUE)
+            await homing.reconcile(all_finished, step=DUE)
     assert len(sandbox.ledger["tasks"]) == 4
 
 
-# ---- deliveries that lie
+# ---- false callbacks
 
 
-async def test_contradictory_forged_and_replayed_deliveries_leave_nothing_wrong(
+async def test_contradictory_forged_callbacks_change_nothing(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
     faults = {"callback_contradictory": 0.6, "callback_forged": 0.6, "callback_replayed": 0.6, "callback_doubled": 0.5}
@@ -511,10 +499,10 @@ async def test_contradictory_forged_and_replayed_deliveries_leave_nothing_wrong(
         truth = {"succeed": Status.SUCCEEDED, "failed": Status.FAILED}
         ledger = sandbox.ledger
         wrong = []
-        for told in ledger["tasks"]:
-            task = await homing.task(told["external_id"])
-            if task.status is not truth[told["status"]] or task.provider_task_id != told["id"]:
-                wrong.append(told["id"])
+        for row in ledger["tasks"]:
+            task = await homing.task(row["external_id"])
+            if task.status is not truth[row["status"]] or task.provider_task_id != row["id"]:
+                wrong.append(row["id"])
         assert wrong == []
         assert ledger["callbacks"]["forgeries_sent"] > 0
         assert ledger["callbacks"]["replays_sent"] > 0

@@ -1,4 +1,4 @@
-"""The database comes back from a backup: what a client sends again under its own name is found, not charged again."""
+"""A restored backup: a repeated request with an external ID finds its task and is not charged again."""
 
 import shutil
 import sqlite3
@@ -33,7 +33,7 @@ def made(sandbox: RunningSandbox, prompt: str) -> list[dict[str, Any]]:
 
 
 async def backed_up(folder: Path, sandbox: RunningSandbox) -> Path:
-    """Start once, end, and copy the database."""
+    """Start and stop once, and copy the database."""
     async with homing_server(folder, sandbox.base_url, callbacks=False, loops=False) as homing:
         await homing.created(prompt="the first")
     return Path(shutil.copy(folder / "homing.db", folder / "backup.db"))
@@ -46,7 +46,7 @@ def restore(folder: Path, backup: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_restored_backup_resent_name_charges_once(
+async def test_restored_backup_resent_id_charges_once(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory, name: str
 ) -> None:
     sandbox = kling_sandbox_factory(held=True)
@@ -59,7 +59,7 @@ async def test_restored_backup_resent_name_charges_once(
         again = await homing.created(prompt="a dog", **NAMES[name])
         assert again != lost
         task = await homing.task(again)
-        # Nor is another body the same wish.
+        # Another body is not the same request.
         assert await homing.created(prompt="another dog") != again
     assert [task.provider_task_id] == [truth["id"] for truth in made(sandbox, "a dog")]
 
@@ -67,7 +67,7 @@ async def test_restored_backup_resent_name_charges_once(
 async def test_restored_backup_hidden_task_stays_unresolved(
     tmp_path: Path, kling_sandbox_factory: SandboxFactory
 ) -> None:
-    """A gateway that refuses the id and finds nothing by it: nobody pays twice, and somebody is told."""
+    """A gateway refuses the ID and cannot look it up. Nobody pays twice, and an alarm is raised."""
     sandbox = kling_sandbox_factory(held=True, faults={"lookup_denied": 1.0})
     backup = await backed_up(tmp_path, sandbox)
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
@@ -85,10 +85,8 @@ async def test_restored_backup_hidden_task_stays_unresolved(
     assert len(made(sandbox, "a dog")) == 1
 
 
-async def test_restored_backup_discovered_task_goes_to_its_client(
-    tmp_path: Path, kling_sandbox_factory: SandboxFactory
-) -> None:
-    """The operator pages the provider's list before the client comes back."""
+async def test_restored_backup_found_task_goes_to_client(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """The operator scans the provider's list before the client sends its request again."""
     keys = "ops*:made-up-operator-key,studio:made-up-studio-key"
     studio = {"authorization": "Bearer made-up-studio-key"}
     sandbox = kling_sandbox_factory()
@@ -123,8 +121,8 @@ async def test_two_installations_at_one_account_never_meet(tmp_path: Path, kling
     assert {task.provider_task_id for task in ours} == {truth["id"] for truth in made(kling_sandbox, "a dog")}
 
 
-async def test_deliberate_repeat_gets_a_new_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """What was refused, or given up by the operator, and is sent again under the same name is a wish of its own."""
+async def test_deliberate_repeat_gets_new_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """A repeated request after a refusal or a manual resolution makes a new task under the same client ID."""
     sent: list[str] = []
 
     async def script(request: Request) -> Answer | None:
@@ -145,7 +143,7 @@ async def test_deliberate_repeat_gets_a_new_external_id(tmp_path: Path, kling_sa
     assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == sent[-1:]
 
 
-async def test_name_reused_after_retention_is_a_new_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_id_reused_after_retention_is_a_new_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, policy=replace(SHORT, retention=KEEP)) as homing:
         first = await homing.created(prompt="a dog", external_task_id="order-7")
         await homing.seen(first, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
@@ -160,7 +158,7 @@ async def test_name_reused_after_retention_is_a_new_task(tmp_path: Path, kling_s
 
 
 async def test_task_older_than_retention_is_not_adopted(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
-    """Its row was deleted when its time was over, and the client wants it again: nothing old is taken for new."""
+    """The row was deleted after its retention. A new request with the same ID must not adopt the old task."""
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
         ours = await homing.created(prompt="a dog", external_task_id="order-7")
@@ -175,7 +173,7 @@ async def test_task_older_than_retention_is_not_adopted(tmp_path: Path, kling_sa
         task = await homing.task(again)
         assert task.sent_external_id == kept.sent_external_id
         assert (task.status, task.reason, task.provider_task_id) == (Status.PENDING, "unresolved", None)
-        # The operator frees the name; what is sent then goes out under another id.
+        # The operator frees the client's ID. The next submission uses another external ID.
         await homing.tracker.resolve(ANYBODY, again, status=Status.REJECTED)
         third = await homing.created(prompt="a dog", external_task_id="order-7")
         assert (await homing.task(third)).status is Status.SUBMITTED

@@ -1,4 +1,4 @@
-"""Tasks whose time is over are deleted beside the work, and what comes about them later is noted and not adopted."""
+"""Retention deletes old tasks in the background. Later callbacks about them are recorded but adopt nothing."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from homing.sandbox import RunningSandbox
-from tests.reconciler.test_discovery import in_state, orphans, standing, submit_elsewhere
+from tests.reconciler.test_discovery import in_state, orphans, shared_callback_url, submit_elsewhere
 from tests.support.builders import a_task, writing
 from tests.support.homing_server import ANYBODY, KIND, SHORT, HomingServer, composed, homing_server, settings_of, until
 from tests.support.receiver_server import SECRET, signed
@@ -33,7 +33,7 @@ MANY = 2 * STEP + 9
 
 
 async def deleted(homing: HomingServer, sandbox: RunningSandbox, **changes: Any) -> tuple[str, Task]:
-    """Let a task come home at its own address, and its time pass; give that address and what the task was."""
+    """Finish a task by its callback URL, and let its retention pass. Return that URL and the task."""
     expected = await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND, external_id="order-1")
     assert expected.callback_url is not None
     theirs = submit_elsewhere(sandbox, external_task_id="order-1", callback_url=expected.callback_url, **changes)
@@ -49,22 +49,20 @@ async def deleted(homing: HomingServer, sandbox: RunningSandbox, **changes: Any)
 async def quiet(
     folder: Path, sandbox: RunningSandbox, **settings: Any
 ) -> AsyncIterator[tuple[HomingServer, str, Task]]:
-    """Serve without a reconciler, after a task was deleted."""
+    """Serve without a reconciler loop, after a task was deleted."""
     async with homing_server(folder, sandbox.base_url, **settings) as homing:
-        address, task = await deleted(homing, sandbox)
+        callback_url, task = await deleted(homing, sandbox)
     async with homing_server(folder, sandbox.base_url, loops=False, **settings) as homing:
         homing.clock.ahead = KEEP + timedelta(hours=1)
-        path = address.partition("/callbacks")
+        path = callback_url.partition("/callbacks")
         yield homing, homing.url + "".join(path[1:]), task
 
 
-async def test_what_comes_late_to_the_address_of_a_deleted_task_is_answered_and_noted(
-    tmp_path: Path, kling_sandbox: RunningSandbox
-) -> None:
-    async with quiet(tmp_path, kling_sandbox) as (homing, address, task):
-        asked = dict(kling_sandbox.ledger["requests"])
+async def test_late_callback_of_deleted_task_is_noted(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with quiet(tmp_path, kling_sandbox) as (homing, callback_url, task):
+        requests = dict(kling_sandbox.ledger["requests"])
         for _ in range(2):
-            reply = await homing.client.post(address, json={"id": task.provider_task_id, "status": "succeeded"})
+            reply = await homing.client.post(callback_url, json={"id": task.provider_task_id, "status": "succeeded"})
             assert reply.status_code == 200
         await homing.reconciler.run_once()
         (orphan,) = await orphans(homing)
@@ -72,40 +70,42 @@ async def test_what_comes_late_to_the_address_of_a_deleted_task_is_answered_and_
         assert orphan["provider_task_id"] == task.provider_task_id
         assert (await homing.alarms())["orphan"] == 2
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
-        assert kling_sandbox.ledger["requests"] == asked
+        assert kling_sandbox.ledger["requests"] == requests
 
 
 @pytest.mark.parametrize("secrets", [(), (SECRET,)], ids=["unsigned", "signed"])
-async def test_what_comes_late_to_a_standing_address_is_noted_without_asking_and_adopts_nothing(
+async def test_late_shared_callback_adopts_nothing(
     tmp_path: Path, kling_sandbox: RunningSandbox, secrets: tuple[str, ...]
 ) -> None:
     async with quiet(tmp_path, kling_sandbox, kling_webhook_secrets=secrets) as (homing, _, task):
-        asked = dict(kling_sandbox.ledger["requests"])
-        address = await standing(homing)
+        requests = dict(kling_sandbox.ledger["requests"])
+        callback_url = await shared_callback_url(homing)
         body = json.dumps({"id": task.provider_task_id, "status": "succeeded"}).encode()
         for number in range(2):
-            # A signed one opens the question again, and gets the same answer.
+            # A signed callback triggers the lookup again, with the same result.
             headers = signed(body, *secrets, webhook_id=str(number), ago=-homing.clock.ahead) if secrets else {}
-            assert (await homing.client.post(address, content=body, headers=headers)).status_code == 200
+            assert (await homing.client.post(callback_url, content=body, headers=headers)).status_code == 200
             await homing.reconciler.run_once()
             assert [(orphan["state"], orphan["why"]) for orphan in await orphans(homing)] == [("orphan", DELETED)]
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
-        assert kling_sandbox.ledger["requests"] == asked
+        assert kling_sandbox.ledger["requests"] == requests
 
 
-async def test_a_late_delivery_that_names_only_our_id_adopts_nothing_either(
+async def test_late_callback_with_only_external_id_adopts_nothing(
     tmp_path: Path, kling_sandbox: RunningSandbox
 ) -> None:
-    """The provider still knows the task, and says which one it was."""
+    """The provider still knows the task and returns its ID."""
     async with quiet(tmp_path, kling_sandbox) as (homing, _, _task):
-        reply = await homing.client.post(await standing(homing), json={"external_id": "order-1", "status": "succeeded"})
+        reply = await homing.client.post(
+            await shared_callback_url(homing), json={"external_id": "order-1", "status": "succeeded"}
+        )
         assert reply.status_code == 200
         await homing.reconciler.run_once()
         assert [(orphan["state"], orphan["why"]) for orphan in await orphans(homing)] == [("orphan", DELETED)]
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
 
 
-async def test_the_provider_s_list_brings_no_deleted_task_back(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_list_scan_restores_no_deleted_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with quiet(tmp_path, kling_sandbox) as (homing, _, _task):
         theirs = submit_elsewhere(kling_sandbox)
         found = await discovery_of(homing.tracker).discover("kling", KIND)
@@ -114,10 +114,10 @@ async def test_the_provider_s_list_brings_no_deleted_task_back(tmp_path: Path, k
         assert shown["provider_task_id"] == theirs
 
 
-async def test_a_stranger_s_task_is_still_adopted(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+async def test_foreign_task_is_still_adopted(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with quiet(tmp_path, kling_sandbox) as (homing, _, _task):
         theirs = submit_elsewhere(kling_sandbox)
-        await homing.client.post(await standing(homing), json={"id": theirs, "status": "processing"})
+        await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "processing"})
         await homing.reconciler.run_once()
         assert await in_state(homing, "adopted")
 
@@ -127,7 +127,7 @@ async def test_a_stranger_s_task_is_still_adopted(tmp_path: Path, kling_sandbox:
 
 @asynccontextmanager
 async def keeping(folder: Path, *, busy: timedelta = timedelta(seconds=5)) -> AsyncIterator[Tracker]:
-    """Open a tracker over tasks that are old."""
+    """Open a tracker whose database has old tasks."""
     settings = settings_of(folder, "http://127.0.0.1:9")
     store = Store(settings.database_url, busy=busy)
     async with composed(settings, policy=SHORT, store=store, loops=False) as (tracker, *_):
@@ -153,18 +153,16 @@ async def retaining(tracker: Tracker) -> AsyncIterator[None]:
             await running
 
 
-async def test_the_loop_deletes_in_steps_all_that_is_old_and_says_how_much(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_retention_deletes_in_steps_and_logs_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "homing.retention")
     async with keeping(tmp_path) as tracker:
         async with retaining(tracker):
             await until(lambda: is_empty(tracker))
-        said = [record.getMessage() for record in caplog.records if record.name == "homing.retention"]
-        assert said == [f"deleted {MANY} tasks that were kept for 30 days, 0:00:00"]
+        lines = [record.getMessage() for record in caplog.records if record.name == "homing.retention"]
+        assert lines == [f"deleted {MANY} tasks that were kept for 30 days, 0:00:00"]
 
 
-async def test_what_has_to_stay_however_old_hides_nothing_behind_it(tmp_path: Path) -> None:
+async def test_undeletable_old_tasks_hide_no_others(tmp_path: Path) -> None:
     async with keeping(tmp_path) as tracker:
         older = tracker.clock() - 3 * KEEP
         stay = [a_task(n, status=Status.EXPIRED, finished_at=older, next_poll_at=older) for n in range(500, 501 + STEP)]
@@ -178,7 +176,7 @@ async def test_what_has_to_stay_however_old_hides_nothing_behind_it(tmp_path: Pa
             await until(only_they_are_left)
 
 
-async def test_what_finishes_later_is_deleted_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_late_finished_task_is_deleted_on_time(tmp_path: Path) -> None:
     async with keeping(tmp_path) as tracker, retaining(tracker):
         await until(lambda: is_empty(tracker))
         now = tracker.clock()
@@ -193,22 +191,20 @@ async def test_what_finishes_later_is_deleted_when_its_time_is_over(tmp_path: Pa
         assert await tracker.store.tasks.get(young.id) is not None
 
 
-async def test_a_database_that_fails_is_told_once_and_the_deleting_goes_on_when_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_retention_resumes_after_database_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def warned() -> list[str]:
         records = [record for record in caplog.records if record.name == "homing.retention"]
         return [record.getMessage() for record in records if record.levelno == logging.WARNING]
 
-    async def told() -> bool:
+    async def logged() -> bool:
         return bool(warned())
 
     async with keeping(tmp_path, busy=SOON) as tracker:
         with closing(sqlite3.connect(tmp_path / "homing.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             async with retaining(tracker):
-                await until(told)
-                # It is tried again and again meanwhile.
+                await until(logged)
+                # The loop retries meanwhile.
                 for _ in range(5):
                     with pytest.raises(StoreUnavailable):
                         await tracker.store.ping()
@@ -217,7 +213,7 @@ async def test_a_database_that_fails_is_told_once_and_the_deleting_goes_on_when_
     assert warned() == ["retention cannot work: the database is locked by another process", "retention works again"]
 
 
-async def test_whoever_writes_meanwhile_waits_for_one_step_at_most(tmp_path: Path) -> None:
+async def test_writer_waits_for_one_deletion_step(tmp_path: Path) -> None:
     async with keeping(tmp_path) as tracker:
         retention = Retention(tracker.store, clock=tracker.clock, keep=KEEP)
         gone = 0

@@ -40,7 +40,7 @@ def finished(http: httpx.Client, task_id: str) -> Any:
     return until(data)
 
 
-def test_a_task_goes_from_its_create_to_a_picture(kling_sandbox: RunningSandbox) -> None:
+def test_task_runs_from_create_to_asset(kling_sandbox: RunningSandbox) -> None:
     with client(kling_sandbox) as http:
         made = create(http, external_task_id="mine", n=2)
         assert (made["task_status"], made["task_info"]) == ("submitted", {"external_task_id": "mine"})
@@ -49,15 +49,15 @@ def test_a_task_goes_from_its_create_to_a_picture(kling_sandbox: RunningSandbox)
         assert [image["index"] for image in images] == [0, 1]
         assert (done["task_status"], done["final_unit_deduction"]) == ("succeed", "16")
         assert done["task_info"] == {"external_task_id": "mine"}
-        pictures = [httpx.get(image["url"], verify=False) for image in images]
-    assert all(picture.content.startswith(b"\x89PNG\r\n") for picture in pictures)
-    assert pictures[0].content != pictures[1].content
+        assets = [httpx.get(image["url"], verify=False) for image in images]
+    assert all(asset.content.startswith(b"\x89PNG\r\n") for asset in assets)
+    assert assets[0].content != assets[1].content
     row = kling_sandbox.task("mine")
     assert (row["status"], row["result_urls"]) == ("succeed", [image["url"] for image in images])
     assert httpx.get(images[0]["url"][:-1] + "!", verify=False).status_code == 403
 
 
-def test_an_unfinished_task_has_empty_objects(kling_sandbox_factory: Start) -> None:
+def test_unfinished_task_has_empty_objects(kling_sandbox_factory: Start) -> None:
     with client(kling_sandbox_factory(held=True, run_time=0)) as http:
         made = create(http, external_task_id="mine")
         reply = http.get(f"/kling{PATH}/mine").json()
@@ -66,7 +66,7 @@ def test_an_unfinished_task_has_empty_objects(kling_sandbox_factory: Start) -> N
     assert (reply["data"]["task_info"], reply["data"]["task_result"]) == ({}, {})
 
 
-def test_a_failed_task_is_no_error_of_the_api(kling_sandbox_factory: Start) -> None:
+def test_failed_task_is_no_api_error(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(held=True)
     with client(sandbox) as http:
         made = create(http)
@@ -76,7 +76,7 @@ def test_a_failed_task_is_no_error_of_the_api(kling_sandbox_factory: Start) -> N
     assert (reply["data"]["task_status_msg"], reply["data"]["task_result"]) == ("Image pixel is invalid", {})
 
 
-def test_the_second_kind_has_its_own_path_and_list(kling_sandbox: RunningSandbox) -> None:
+def test_second_task_kind_has_its_own_path_and_list(kling_sandbox: RunningSandbox) -> None:
     other = "/v1/images/generations"
     with client(kling_sandbox) as http:
         first, second = create(http), create(http, other, model_name="kling-v2-1")
@@ -86,14 +86,14 @@ def test_the_second_kind_has_its_own_path_and_list(kling_sandbox: RunningSandbox
 
 
 @pytest.mark.parametrize("prefix", ["", "/kling"])
-def test_a_task_that_is_not_there_is_400_1201(kling_sandbox: RunningSandbox, prefix: str) -> None:
+def test_missing_task_returns_400_1201(kling_sandbox: RunningSandbox, prefix: str) -> None:
     with client(kling_sandbox) as http:
         reply = http.get(f"{prefix}{PATH}/a/b%20c")
     assert (reply.status_code, reply.json()["code"]) == (400, 1201)
     assert reply.json()["message"] == "Task not found by id/external id: a/b c"
 
 
-def test_an_external_id_makes_one_task_only(kling_sandbox: RunningSandbox) -> None:
+def test_external_id_makes_only_one_task(kling_sandbox: RunningSandbox) -> None:
     with client(kling_sandbox) as http:
         made = create(http, external_task_id="mine")
         reply = http.post(PATH, json={"prompt": "a cat", "external_task_id": "mine"})
@@ -102,7 +102,7 @@ def test_an_external_id_makes_one_task_only(kling_sandbox: RunningSandbox) -> No
     assert kling_sandbox.ledger["creations"] == {"mine": {"requests": 2, "accepted": 1, "task_ids": [made["task_id"]]}}
 
 
-def test_slots_are_held_until_the_end(kling_sandbox_factory: Start) -> None:
+def test_slots_are_held_until_task_ends(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(held=True, slots=3)
     with client(sandbox) as http:
         made = create(http, n=2)
@@ -114,7 +114,7 @@ def test_slots_are_held_until_the_end(kling_sandbox_factory: Start) -> None:
         create(http, n=2)
 
 
-def test_a_batch_is_in_the_new_shape_and_skips_what_is_not_there(kling_sandbox_factory: Start) -> None:
+def test_batch_uses_new_shape_and_skips_missing(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(held=True)
     with client(sandbox) as http:
         first, second = create(http, external_task_id="one"), create(http, external_task_id="two")
@@ -135,13 +135,13 @@ def test_a_batch_is_in_the_new_shape_and_skips_what_is_not_there(kling_sandbox_f
     "params",
     [{}, {"task_ids": ""}, {"task_ids": "1", "external_task_ids": "1"}, {"task_ids": ",".join("x" * 21)}],
 )
-def test_a_batch_that_cannot_be_asked_for_is_1201(kling_sandbox: RunningSandbox, params: dict[str, str]) -> None:
+def test_invalid_batch_returns_1201(kling_sandbox: RunningSandbox, params: dict[str, str]) -> None:
     with client(kling_sandbox) as http:
         reply = http.get("/tasks", params=params)
     assert (reply.status_code, reply.json()["code"]) == (400, 1201)
 
 
-def test_lists_page_by_number_and_by_cursor(kling_sandbox_factory: Start) -> None:
+def test_lists_page_by_number_and_cursor(kling_sandbox_factory: Start) -> None:
     with client(kling_sandbox_factory(held=True)) as http:
         ids = [create(http)["task_id"] for _ in range(3)]
         page = http.get(PATH, params={"pageNum": 1, "pageSize": 2}).json()["data"]
@@ -152,7 +152,7 @@ def test_lists_page_by_number_and_by_cursor(kling_sandbox_factory: Start) -> Non
     assert ([task["id"] for task in rest["result"]], rest["has_more"], rest["count"]) == (ids[:1], False, 1)
 
 
-def test_a_token_opens_the_legacy_paths_only(kling_sandbox_factory: Start) -> None:
+def test_token_opens_only_legacy_paths(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(access_keys={"ak": SECRET})
     now = int(time.time())
     token = jwt.encode({"iss": "ak", "exp": now + 1800, "nbf": now - 5}, SECRET, "HS256")
@@ -165,7 +165,7 @@ def test_a_token_opens_the_legacy_paths_only(kling_sandbox_factory: Start) -> No
     assert sandbox.task(made["task_id"])["account"] == "access-key ak"
 
 
-def test_a_reseller_knows_no_external_ids_and_no_tasks_path(kling_sandbox_factory: Start) -> None:
+def test_reseller_has_no_external_ids_or_tasks_path(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(reseller=True)
     with client(sandbox) as http:
         first, second = create(http, external_task_id="mine"), create(http, external_task_id="mine")
@@ -177,7 +177,7 @@ def test_a_reseller_knows_no_external_ids_and_no_tasks_path(kling_sandbox_factor
     assert doubled == {"requests": 2, "accepted": 2, "task_ids": [first["task_id"], second["task_id"]]}
 
 
-def test_unknown_paths_and_methods_are_answered_as_documented(kling_sandbox: RunningSandbox) -> None:
+def test_unknown_paths_and_methods_return_errors(kling_sandbox: RunningSandbox) -> None:
     with client(kling_sandbox) as http:
         replies = [http.get("/v1/images/oil-painting"), http.get("/nope"), http.put(PATH)]
     assert [(reply.status_code, reply.json()["code"]) for reply in replies] == [
@@ -187,7 +187,7 @@ def test_unknown_paths_and_methods_are_answered_as_documented(kling_sandbox: Run
     ]
 
 
-def test_a_new_task_may_not_be_found_at_once(kling_sandbox_factory: Start) -> None:
+def test_new_task_may_be_missing_at_first(kling_sandbox_factory: Start) -> None:
     with client(kling_sandbox_factory(not_found_lag=60)) as http:
         made = create(http)
         assert http.get(f"{PATH}/{made['task_id']}").json()["code"] == 1201
@@ -199,7 +199,7 @@ def test_a_new_task_may_not_be_found_at_once(kling_sandbox_factory: Start) -> No
 
 
 @pytest.mark.parametrize("hang_for", [0, 60])
-def test_a_lost_reply_leaves_a_task_and_no_answer(kling_sandbox_factory: Start, hang_for: float) -> None:
+def test_lost_reply_leaves_task_without_answer(kling_sandbox_factory: Start, hang_for: float) -> None:
     sandbox = kling_sandbox_factory(faults={"submit_reply_lost": 1}, hang_for=hang_for)
     with client(sandbox, timeout=0.3) as http, pytest.raises(httpx.TransportError):
         create(http, external_task_id="mine")
@@ -208,7 +208,7 @@ def test_a_lost_reply_leaves_a_task_and_no_answer(kling_sandbox_factory: Start, 
         assert http.get(f"{PATH}/mine").json()["code"] == 0
 
 
-def test_lost_replies_are_dropped_or_hang(kling_sandbox_factory: Start) -> None:
+def test_lost_reply_drops_or_hangs(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"submit_reply_lost": 1}, hang_for=60)
     timeouts = set()
     for _ in range(10):
@@ -218,7 +218,7 @@ def test_lost_replies_are_dropped_or_hang(kling_sandbox_factory: Start) -> None:
     assert timeouts == {True, False}
 
 
-def test_a_sandbox_that_stops_lets_go_of_those_it_kept_waiting(caplog: pytest.LogCaptureFixture) -> None:
+def test_stopping_sandbox_releases_waiting_clients(caplog: pytest.LogCaptureFixture) -> None:
     settings = SandboxSettings(faults={"slow": 1}, slow_by=60)
     answers: list[int] = []
     with serve_in_thread(settings) as sandbox:
@@ -236,7 +236,7 @@ def test_a_sandbox_that_stops_lets_go_of_those_it_kept_waiting(caplog: pytest.Lo
 
 
 @pytest.mark.parametrize(("fault", "status", "code"), [("submit_busy", 429, 1303), ("submit_unavailable", 503, 5001)])
-def test_a_refused_submit_makes_no_task(kling_sandbox_factory: Start, fault: str, status: int, code: int) -> None:
+def test_refused_submit_makes_no_task(kling_sandbox_factory: Start, fault: str, status: int, code: int) -> None:
     sandbox = kling_sandbox_factory(faults={fault: 1})
     with client(sandbox) as http:
         reply = http.post(PATH, json={"prompt": "a cat", "external_task_id": "mine"})
@@ -246,7 +246,7 @@ def test_a_refused_submit_makes_no_task(kling_sandbox_factory: Start, fault: str
     assert sandbox.ledger["creations"]["mine"] == {"requests": 1, "accepted": 0, "task_ids": []}
 
 
-def test_sandbox_foreign_refusals_take_every_form(kling_sandbox_factory: Start) -> None:
+def test_foreign_refusals_take_every_form(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"submit_foreign": 1})
     with client(sandbox) as http:
         replies = [http.post(PATH, json={"prompt": "a cat"}) for _ in range(40)]
@@ -255,7 +255,7 @@ def test_sandbox_foreign_refusals_take_every_form(kling_sandbox_factory: Start) 
     assert sandbox.ledger["tasks"] == []
 
 
-def test_sandbox_late_submit_makes_its_task_after_the_reply_is_lost(kling_sandbox_factory: Start) -> None:
+def test_late_submit_makes_task_after_lost_reply(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"submit_late": 1}, late_by=0.1)
     with client(sandbox) as http, pytest.raises(httpx.RemoteProtocolError):
         http.post(PATH, json={"prompt": "a cat"})
@@ -263,7 +263,7 @@ def test_sandbox_late_submit_makes_its_task_after_the_reply_is_lost(kling_sandbo
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_sandbox_repeated_submit_answers_as_the_second(kling_sandbox_factory: Start, *, again: bool) -> None:
+def test_repeated_submit_returns_second_answer(kling_sandbox_factory: Start, *, again: bool) -> None:
     sandbox = kling_sandbox_factory(faults={"submit_repeated": 1, "duplicate_made": float(again), "lookup_denied": 1})
     with client(sandbox) as http:
         reply = http.post(PATH, json={"prompt": "a cat", "external_task_id": "mine"})
@@ -273,7 +273,7 @@ def test_sandbox_repeated_submit_answers_as_the_second(kling_sandbox_factory: St
     assert looked_up.json()["message"] == "Task not found by id/external id: mine"
 
 
-def test_a_server_error_sometimes_made_the_task(kling_sandbox_factory: Start) -> None:
+def test_server_error_sometimes_made_the_task(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"server_error": 1})
     with client(sandbox) as http:
         replies = [http.post(PATH, json={"prompt": "a cat"}) for _ in range(30)]
@@ -281,7 +281,7 @@ def test_a_server_error_sometimes_made_the_task(kling_sandbox_factory: Start) ->
     assert 0 < len(sandbox.ledger["tasks"]) < 30
 
 
-def test_a_query_error_takes_every_form(kling_sandbox_factory: Start) -> None:
+def test_query_error_takes_every_form(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory()
     with client(sandbox) as http:
         made = create(http)
@@ -291,27 +291,27 @@ def test_a_query_error_takes_every_form(kling_sandbox_factory: Start) -> None:
     assert texts == {(500, '{"code":50'), (429, '{"code":13'), (200, '{"code":50'), (200, '{"code":0,')}
 
 
-def test_a_dripping_reply_is_whole_in_the_end(kling_sandbox_factory: Start) -> None:
+def test_dripping_reply_completes(kling_sandbox_factory: Start) -> None:
     with client(kling_sandbox_factory(faults={"dripping": 1}, drip_pause=0.0005)) as http:
         assert create(http)["task_status"] == "submitted"
         with http.stream("GET", f"{PATH}/nope") as reply:
             assert len(list(reply.iter_raw())) > 5
 
 
-def test_a_slow_reply_comes_too_late_for_the_impatient(kling_sandbox_factory: Start) -> None:
+def test_slow_reply_exceeds_short_timeout(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"slow": 1}, slow_by=60)
     with client(sandbox, timeout=0.3) as http, pytest.raises(httpx.ReadTimeout):
         create(http)
     until(lambda: len(sandbox.ledger["tasks"]) == 1)
 
 
-def test_a_body_that_is_too_large_is_refused(kling_sandbox_factory: Start) -> None:
+def test_oversized_body_is_refused(kling_sandbox_factory: Start) -> None:
     with client(kling_sandbox_factory(max_body=1000)) as http:
         reply = http.post(PATH, json={"prompt": "x" * 2000})
     assert (reply.status_code, reply.json()["code"]) == (400, 1200)
 
 
-def test_steering_says_what_would_do(kling_sandbox_factory: Start) -> None:
+def test_steering_error_lists_valid_values(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(held=True)
     with client(sandbox) as http:
         task_id = create(http)["task_id"]
@@ -348,9 +348,7 @@ def test_steering_says_what_would_do(kling_sandbox_factory: Start) -> None:
         ({"content-type": "application/json; charset=utf-8"}, 200),
     ],
 )
-def test_a_web_page_cannot_steer_the_sandbox(
-    kling_sandbox: RunningSandbox, headers: dict[str, str], status: int
-) -> None:
+def test_web_page_cannot_steer_the_sandbox(kling_sandbox: RunningSandbox, headers: dict[str, str], status: int) -> None:
     with client(kling_sandbox) as http:
         headers = {"content-type": "application/json"} | headers
         reply = http.post("/sandbox/faults", content=b'{"slow": 0.0}', headers=headers)
@@ -359,8 +357,8 @@ def test_a_web_page_cannot_steer_the_sandbox(
             assert http.get("/sandbox/ledger", headers=headers).status_code == status
 
 
-def test_a_held_task_waits_and_a_released_one_ends(kling_sandbox_factory: Start) -> None:
-    # Nobody could tell in time to hold one that ends after a moment: these are two.
+def test_held_task_waits_until_released(kling_sandbox_factory: Start) -> None:
+    # A task that ends quickly cannot be held in time, so this test uses two tasks.
     running = kling_sandbox_factory(run_time=3600)
     with client(running) as http:
         assert running.hold(create(http)["task_id"])["held"] is True
@@ -374,7 +372,7 @@ def test_a_held_task_waits_and_a_released_one_ends(kling_sandbox_factory: Start)
     assert states == ["submitted", "processing", "succeed"]
 
 
-def test_the_same_seed_fails_the_same_tasks(kling_sandbox_factory: Start) -> None:
+def test_equal_seed_fails_the_same_tasks(kling_sandbox_factory: Start) -> None:
     fates = []
     for _ in range(2):
         sandbox = kling_sandbox_factory(seed=5, failure_rate=0.5, held=True)
@@ -385,7 +383,7 @@ def test_the_same_seed_fails_the_same_tasks(kling_sandbox_factory: Start) -> Non
     assert set(fates[0]) == {"succeed", "failed"}
 
 
-async def test_it_also_lives_inside_the_callers_loop() -> None:
+async def test_sandbox_runs_inside_callers_event_loop() -> None:
     async with Sandbox(SandboxSettings(run_time=0.05)) as sandbox:
         transport = httpx.ASGITransport(app=sandbox.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sandbox") as http:

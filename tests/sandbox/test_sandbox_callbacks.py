@@ -19,9 +19,9 @@ NEXT_SECRET = "whsec_dGhlIG9uZSBhZnRlciB0aGUgcm90YXRpb24="
 
 @dataclass
 class Inbox:
-    """A web server that keeps what is posted to it; `answers` are given first, then 200.
+    """A web server that records the requests it gets. It returns `answers` first, then 200.
 
-    `patience` is how long (seconds) it keeps a request waiting for another one to overlap with.
+    `patience` is how long (seconds) it holds a request to let another one overlap.
     """
 
     url: str = ""
@@ -53,7 +53,7 @@ def inbox() -> Iterator[Inbox]:
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
-            """Be silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         box.url = f"http://127.0.0.1:{server.server_port}"
@@ -84,8 +84,8 @@ def until(condition: Callable[[], Any], limit: float = 10) -> Any:
     return met
 
 
-def settled(sandbox: RunningSandbox, task_id: str) -> dict[str, Any]:
-    """Return the task's row once it has ended and no callback of it is on its way."""
+def ended_row(sandbox: RunningSandbox, task_id: str) -> dict[str, Any]:
+    """Return the task's row after the task has ended and no callback is in flight."""
 
     def row() -> dict[str, Any] | None:
         found = sandbox.task(task_id)
@@ -98,14 +98,14 @@ def settled(sandbox: RunningSandbox, task_id: str) -> dict[str, Any]:
 def verifies(secret: str, headers: dict[str, str], body: bytes) -> bool:
     try:
         Webhook(secret).verify(body, headers)
-    except (WebhookVerificationError, ValueError):  # the library trips over a malformed header
+    except (WebhookVerificationError, ValueError):  # the library fails on a malformed header
         return False
     return True
 
 
-def test_each_change_is_posted_in_order_unsigned_without_a_secret(kling_sandbox: RunningSandbox, inbox: Inbox) -> None:
+def test_callbacks_are_posted_in_order_unsigned(kling_sandbox: RunningSandbox, inbox: Inbox) -> None:
     task_id = create(kling_sandbox, f"{inbox.url}/here")
-    row = settled(kling_sandbox, task_id)
+    row = ended_row(kling_sandbox, task_id)
     assert inbox.statuses() == ["submitted", "processing", "succeed"]
     assert {path for path, _, _ in inbox.received} == {"/here"}
     for _, headers, _ in inbox.received:
@@ -115,74 +115,72 @@ def test_each_change_is_posted_in_order_unsigned_without_a_secret(kling_sandbox:
     assert kling_sandbox.ledger["callbacks"]["by_kind"] == {"genuine": 3}
 
 
-def test_a_rotation_signs_with_both_secrets(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_rotation_signs_with_both_secrets(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(webhook_secrets=(SECRET, NEXT_SECRET))
-    settled(sandbox, create(sandbox, inbox.url))
+    ended_row(sandbox, create(sandbox, inbox.url))
     for _, headers, body in inbox.received:
         assert len(headers["webhook-signature"].split()) == 2
         assert verifies(SECRET, headers, body)
         assert verifies(NEXT_SECRET, headers, body)
 
 
-def test_a_callback_that_is_not_taken_is_sent_again_with_the_same_id(
-    kling_sandbox_factory: Start, inbox: Inbox
-) -> None:
+def test_refused_callback_is_retried_with_same_id(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     inbox.answers = [503, 503]
     sandbox = kling_sandbox_factory(webhook_secrets=(SECRET,), intermediate=False, callback_backoff=0.01)
-    row = settled(sandbox, create(sandbox, inbox.url))
+    row = ended_row(sandbox, create(sandbox, inbox.url))
     assert len({headers["webhook-id"] for _, headers, _ in inbox.received}) == 1
     (callback,) = row["callbacks"]
     assert callback["state"] == "delivered"
     assert [attempt["answer"] for attempt in callback["attempts"]] == [503, 503, 200]
 
 
-def test_a_callback_that_is_never_taken_is_given_up(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_callback_retries_end_after_limit(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     inbox.answers = [500] * 9
     sandbox = kling_sandbox_factory(intermediate=False, callback_backoff=0.01, callback_attempts=2)
-    (callback,) = settled(sandbox, create(sandbox, inbox.url))["callbacks"]
+    (callback,) = ended_row(sandbox, create(sandbox, inbox.url))["callbacks"]
     assert (callback["state"], len(callback["attempts"])) == ("refused", 2)
 
 
-def test_nobody_at_the_address_is_written_down(kling_sandbox_factory: Start) -> None:
+def test_unreachable_callback_url_is_recorded(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(intermediate=False, callback_attempts=1)
-    row = settled(sandbox, create(sandbox, "http://127.0.0.1:9/nobody"))
+    row = ended_row(sandbox, create(sandbox, "http://127.0.0.1:9/nobody"))
     (callback,) = row["callbacks"]
     assert (callback["state"], callback["attempts"][0]["error"]) == ("refused", "ConnectError")
 
 
 def test_callbacks_can_be_off(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(callbacks=False)
-    assert settled(sandbox, create(sandbox, inbox.url))["callbacks"] == []
+    assert ended_row(sandbox, create(sandbox, inbox.url))["callbacks"] == []
 
 
 def test_lost_callbacks_are_never_sent(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(faults={"callback_lost": 1})
-    row = settled(sandbox, create(sandbox, inbox.url))
+    row = ended_row(sandbox, create(sandbox, inbox.url))
     assert [(callback["kind"], callback["attempts"]) for callback in row["callbacks"]] == [("lost", [])] * 3
     assert inbox.received == []
 
 
-def test_a_late_callback_comes_last_and_at_all(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_late_callback_comes_last(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(faults={"callback_late": 1, "callback_out_of_order": 1}, late_by=0.1)
-    settled(sandbox, create(sandbox, inbox.url))
+    ended_row(sandbox, create(sandbox, inbox.url))
     assert inbox.statuses() == ["submitted", "succeed", "processing"]
 
 
-def test_the_callbacks_of_a_task_do_not_overtake_each_other(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_callbacks_of_a_task_stay_in_order(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     inbox.patience = 0.1
     sandbox = kling_sandbox_factory(run_time=0)
-    settled(sandbox, create(sandbox, inbox.url))
+    ended_row(sandbox, create(sandbox, inbox.url))
     assert inbox.statuses() == ["submitted", "processing", "succeed"]
     assert not inbox.overlap.is_set()
 
 
-def test_a_replay_has_the_old_timestamp_and_signature(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_replay_keeps_timestamp_and_signature(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(
         webhook_secrets=(SECRET,), held=True, faults={"callback_replayed": 1}, intermediate=False
     )
     first, second = create(sandbox, f"{inbox.url}/first"), create(sandbox, f"{inbox.url}/second")
     sandbox.finish(first)
-    settled(sandbox, first)
+    ended_row(sandbox, first)
     sent = int(inbox.received[0][1]["webhook-timestamp"])
     until(lambda: time.time() >= sent + 1)
     sandbox.process(second)
@@ -194,7 +192,7 @@ def test_a_replay_has_the_old_timestamp_and_signature(kling_sandbox_factory: Sta
     assert copied == genuine
 
 
-def test_a_replay_is_a_genuine_callback_at_the_wrong_address(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_replay_is_genuine_at_the_wrong_url(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(
         webhook_secrets=(SECRET,), held=True, faults={"callback_replayed": 1}, intermediate=False
     )
@@ -211,10 +209,10 @@ def test_a_replay_is_a_genuine_callback_at_the_wrong_address(kling_sandbox_facto
     until(lambda: sandbox.ledger["callbacks"]["replays_sent"] == 1)
 
 
-def test_forgeries_are_refused_by_a_verifier_or_sent_elsewhere(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_forgeries_are_refused_or_sent_elsewhere(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(webhook_secrets=(SECRET,), run_time=0.02, faults={"callback_forged": 1})
     ids = [create(sandbox, f"{inbox.url}/{number:032}") for number in range(12)]
-    rows = {task_id: settled(sandbox, task_id) for task_id in ids}
+    rows = {task_id: ended_row(sandbox, task_id) for task_id in ids}
     forged = [c for row in rows.values() for c in row["callbacks"] if c["kind"] == "forged"]
     assert len(forged) == len(ids)
     assert sandbox.ledger["callbacks"]["forgeries_sent"] == len(ids)
@@ -225,7 +223,7 @@ def test_forgeries_are_refused_by_a_verifier_or_sent_elsewhere(kling_sandbox_fac
         assert body["task_status"] in {state["status"] for state in row["states"]}
 
 
-def test_a_steered_callback_says_what_it_is_told(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_steered_callback_has_the_given_body(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(webhook_secrets=(SECRET,), held=True, callbacks=False)
     task_id = create(sandbox, f"{inbox.url}/own")
     sent = sandbox.callback(
@@ -240,14 +238,14 @@ def test_a_steered_callback_says_what_it_is_told(kling_sandbox_factory: Start, i
     assert (sent["kind"], sent["seal"], sent["webhook_id"]) == ("steered", "wrong_key", "42")
     until(lambda: sandbox.task(task_id)["callbacks"][0]["state"] == "delivered")
     ((path, headers, body),) = inbox.received
-    told = json.loads(body)
+    report = json.loads(body)
     assert (path, headers["webhook-id"]) == ("/other", "42")
-    assert (told["id"], told["status"], told["message"]) == (task_id, "failed", "a lie")
+    assert (report["id"], report["status"], report["message"]) == (task_id, "failed", "a lie")
     assert not verifies(SECRET, headers, body)
     assert sandbox.task(task_id)["status"] == "submitted"
 
 
-def test_a_silent_end_tells_nobody(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_silent_end_sends_no_callback(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(held=True, intermediate=False)
     task_id = create(sandbox, inbox.url)
     sandbox.finish(task_id, notify=False)
@@ -257,8 +255,8 @@ def test_a_silent_end_tells_nobody(kling_sandbox_factory: Start, inbox: Inbox) -
     assert [callback["kind"] for callback in sandbox.task(task_id)["callbacks"]] == ["steered"]
 
 
-def test_a_callback_may_come_before_the_reply_of_the_create(inbox: Inbox) -> None:
-    # The reply comes when the sandbox stops.
+def test_callback_may_precede_create_reply(inbox: Inbox) -> None:
+    # The reply arrives when the sandbox stops.
     settings = SandboxSettings(faults={"slow": 1}, slow_by=60, run_time=0.02)
     with serve_in_thread(settings) as sandbox:
         asking = threading.Thread(target=create, args=(sandbox, inbox.url))
@@ -269,11 +267,11 @@ def test_a_callback_may_come_before_the_reply_of_the_create(inbox: Inbox) -> Non
     assert not asking.is_alive()
 
 
-def test_a_full_post_leaves_callbacks_unsent(kling_sandbox_factory: Start, inbox: Inbox) -> None:
+def test_full_queue_leaves_callbacks_unsent(kling_sandbox_factory: Start, inbox: Inbox) -> None:
     sandbox = kling_sandbox_factory(
         held=True, intermediate=False, max_pending_callbacks=1, faults={"callback_doubled": 1}
     )
     task_id = create(sandbox, inbox.url)
     sandbox.finish(task_id)
-    states = [callback["state"] for callback in settled(sandbox, task_id)["callbacks"]]
+    states = [callback["state"] for callback in ended_row(sandbox, task_id)["callbacks"]]
     assert states == ["delivered", "unsent"]

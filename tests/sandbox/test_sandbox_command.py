@@ -38,7 +38,7 @@ def run(*arguments: str) -> int:
     return status
 
 
-def test_the_sandbox_prints_settings_that_can_be_pasted(tmp_path: Path) -> None:
+def test_sandbox_prints_settings_to_paste(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAIN, "sandbox", "--port", "0", "--seed", "7", "--webhook-secret", SECRET]
     with subprocess.Popen(
         [*command, "--fault", "submit_busy=1", "--api-key", "made-up"], stdout=subprocess.PIPE, text=True
@@ -67,7 +67,7 @@ def test_the_sandbox_prints_settings_that_can_be_pasted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "texts"),
     [
         (["--fault", "late=1"], ["unknown fault 'late'", *FAULTS]),
         (["--fault", "slow"], ["--fault", "NAME=VALUE"]),
@@ -84,21 +84,21 @@ def test_the_sandbox_prints_settings_that_can_be_pasted(tmp_path: Path) -> None:
         (["--slots", "0"], ["slots"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_status_2(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+def test_bad_input_exits_with_status_2(
+    arguments: list[str], texts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert [word for word in words if word not in err] == []
+    assert [text for text in texts if text not in err] == []
 
 
-def test_a_taken_port_is_named(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_taken_port_is_named(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--port", str(taken_port)) == 2
     assert f"cannot listen on 127.0.0.1 port {taken_port}: Address already in use" in capsys.readouterr().err
 
 
-def test_a_sandbox_for_other_machines_warns_and_is_reachable() -> None:
+def test_sandbox_on_all_interfaces_warns() -> None:
     command = [sys.executable, "-c", MAIN, "sandbox", "--port", "0", "--host", "0.0.0.0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -26,13 +26,13 @@ MIB = 1 << 20
 ENDLESS = 200
 
 
-async def test_a_silent_connection_is_closed() -> None:
+async def test_silent_connection_is_closed() -> None:
     place = Place()
     async with serving(place, head_within=SHORT), place.line() as line:
         assert await line.rest() == b""
 
 
-async def test_a_head_that_drips_is_not_waited_for() -> None:
+async def test_dripping_head_is_cut_off() -> None:
     place = Place()
     async with serving(place, head_within=SHORT), place.line() as line:
         await line.say(b"GET / HTTP/1.1\r\nx: ")
@@ -40,7 +40,7 @@ async def test_a_head_that_drips_is_not_waited_for() -> None:
         assert not place.asked.is_set()
 
 
-async def test_the_rest_of_a_body_whose_answer_is_out_may_not_drip_for_ever() -> None:
+async def test_dripping_body_after_answer_is_cut_off() -> None:
     place = Place()
     async with serving(place, head_within=SHORT), place.line() as line:
         await line.say(b"POST / HTTP/1.1\r\nhost: homing.test\r\ncontent-length: 1000000\r\n\r\n")
@@ -48,7 +48,7 @@ async def test_the_rest_of_a_body_whose_answer_is_out_may_not_drip_for_ever() ->
         await drips(line)
 
 
-async def test_a_request_that_is_being_answered_is_not_cut_off() -> None:
+async def test_running_request_is_not_cut_off() -> None:
     place = Place(gate=asyncio.Event())
     async with serving(place, head_within=SHORT), place.line() as line:
         await line.say(REQUEST)
@@ -60,10 +60,10 @@ async def test_a_request_that_is_being_answered_is_not_cut_off() -> None:
         assert place.gate is not None
         place.gate.set()
         assert b" 200 " in await line.hear(b"here")
-        assert await line.rest() == b"", "a kept connection that says nothing more is closed as well"
+        assert await line.rest() == b"", "an idle kept-alive connection is closed as well"
 
 
-async def test_a_connection_serves_one_request_after_the_other() -> None:
+async def test_connection_serves_requests_in_turn() -> None:
     place = Place()
     async with serving(place), place.line() as line:
         for _ in range(3):
@@ -73,16 +73,16 @@ async def test_a_connection_serves_one_request_after_the_other() -> None:
         assert (await line.rest()).count(b" 200 ") == 2
 
 
-async def test_silent_connections_keep_nobody_out() -> None:
+async def test_silent_connections_block_no_new_client() -> None:
     place = Place()
     async with serving(place, connections=3), place.line() as first, place.line(), place.line():
         async with place.line() as line:
             await line.say(CLOSING)
             assert b" 200 " in await line.rest()
-        assert await first.rest() == b"", "the one that was silent longest gives way"
+        assert await first.rest() == b"", "the connection that was silent longest is closed"
 
 
-async def test_those_that_have_left_cannot_give_way() -> None:
+async def test_closed_connections_are_not_evicted() -> None:
     place = Place()
     async with serving(place, connections=1):
         for _ in range(3):
@@ -94,20 +94,20 @@ async def test_those_that_have_left_cannot_give_way() -> None:
 
 
 @pytest.mark.parametrize("files", [1, 256, 1024, FILES, 1 << 20])
-def test_connections_never_take_the_last_file(files: int) -> None:
+def test_connections_leave_a_free_file_descriptor(files: int) -> None:
     assert 1 <= most_connections(files) <= DEFAULT_CONNECTIONS
-    # asyncio takes three rounds of its loop to count, or to close, what it has accepted in one.
+    # asyncio needs three loop iterations to count or close the connections that it accepted in one.
     assert most_connections(files) + 3 * backlog(files) < max(files, 5)
 
 
-def test_as_many_files_may_be_open_as_are_counted_on() -> None:
+def test_open_file_limit_covers_connections() -> None:
     files = open_files()
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 0 < files <= FILES
     assert soft == resource.RLIM_INFINITY or files <= soft
 
 
-async def test_a_connection_too_many_gives_way_itself_where_all_others_are_being_answered() -> None:
+async def test_excess_connection_closes_when_all_are_busy() -> None:
     place = Place(gate=asyncio.Event())
     async with serving(place, connections=1), place.line() as line:
         await line.say(CLOSING)
@@ -126,7 +126,7 @@ async def test_every_silent_connection_is_closed() -> None:
         assert [await line.rest() for line in lines] == [b""] * 20
 
 
-async def test_an_answer_that_nobody_takes_does_not_keep_its_place() -> None:
+async def test_unread_answer_frees_its_place() -> None:
     place = Place(answer=b"a" * (16 * MIB))
     async with serving(place, head_within=SHORT, connections=1), place.line() as line:
         await line.say(CLOSING)
@@ -148,7 +148,7 @@ async def test_unread_pipelined_answers_free_their_place() -> None:
                 pass
 
 
-async def test_stalled_connections_give_way_before_their_time() -> None:
+async def test_stalled_connections_are_evicted_early() -> None:
     place = Place(answer=b"a" * (4 * MIB))
     async with serving(place, connections=2), place.line() as line, place.line() as another:
         for each in (line, another):
@@ -164,22 +164,22 @@ async def test_unread_answers_are_not_made_ahead() -> None:
     async with serving(place), place.line() as line:
         await line.say(REQUEST * (1 + PIPELINED))
         assert await stalled(place, lambda: len(place.scopes)) == 1
-        assert len(await line.reader.readexactly(8 * MIB)) == 8 * MIB, "who reads on gets the next"
+        assert len(await line.reader.readexactly(8 * MIB)) == 8 * MIB, "a client that reads on gets the next answer"
 
 
-async def test_a_slow_reader_that_moves_is_not_cut_off() -> None:
+async def test_slow_but_active_reader_is_not_cut_off() -> None:
     place = Place(answer=b"a" * (4 * MIB))
     async with serving(place, head_within=SHORT), place.slow_line() as line:
         await line.say(CLOSING)
-        heard, began = 0, asyncio.get_running_loop().time()
+        received, began = 0, asyncio.get_running_loop().time()
         while piece := await asyncio.wait_for(line.reader.read(128 * 1024), WITHIN):
-            heard += len(piece)
+            received += len(piece)
             await asyncio.sleep(0.025)
-        assert heard > len(place.answer)
+        assert received > len(place.answer)
         assert asyncio.get_running_loop().time() - began > SHORT.total_seconds()
 
 
-async def test_all_unread_answers_together_are_bounded() -> None:
+async def test_unread_answers_have_a_total_limit() -> None:
     place = Place(answer=b"a" * (4 * MIB))
     async with serving(place, unread_bytes=6 * MIB), place.slow_line() as first, place.slow_line() as second:
         for line in (first, second):
@@ -200,7 +200,7 @@ async def _answered(place: Place) -> bool:
 
 
 class Torrent(Place):
-    """Sends without end, and counts what it could send."""
+    """An app that sends without end and counts the sent chunks."""
 
     sent = 0
 
@@ -212,14 +212,14 @@ class Torrent(Place):
         self.left.set()
 
 
-async def test_a_stream_that_nobody_reads_is_closed() -> None:
+async def test_unread_stream_is_closed() -> None:
     place = Torrent()
     async with serving(place, head_within=SHORT), place.line() as line:
         await line.say(REQUEST)
         await asyncio.wait_for(place.left.wait(), WITHIN)
 
 
-async def test_who_does_not_read_is_not_sent_more() -> None:
+async def test_non_reading_client_is_sent_no_more() -> None:
     place = Torrent()
     async with serving(place), place.line() as line:
         await line.say(REQUEST)
@@ -227,7 +227,7 @@ async def test_who_does_not_read_is_not_sent_more() -> None:
         line.writer.transport.abort()
 
 
-async def test_a_body_that_nobody_reads_is_not_taken_in() -> None:
+async def test_unread_request_body_is_not_buffered() -> None:
     place = Place(gate=asyncio.Event())
     taken: list[int] = []
     async with serving(place), place.line() as line:

@@ -1,4 +1,4 @@
-"""Requests that two servers could read in two ways, over raw sockets: each is refused, with all that is behind it."""
+"""Ambiguous requests over raw sockets: each is refused, together with everything after it."""
 
 import asyncio
 import logging
@@ -17,16 +17,18 @@ MUCH = 4 << 20
 
 @pytest.fixture(autouse=True)
 def _nothing_goes_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever comes in, it is no error of ours: no traceback, nothing above a warning."""
+    """Assert that bad input causes no traceback and no log line above a warning."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.WARNING] == []
 
 
-def refused(heard: bytes) -> bool:
-    return heard.startswith(b"HTTP/1.1 400 ") and heard.count(b"HTTP/1.1") == 1 and b"connection: close" in heard
+def refused(received: bytes) -> bool:
+    return (
+        received.startswith(b"HTTP/1.1 400 ") and received.count(b"HTTP/1.1") == 1 and b"connection: close" in received
+    )
 
 
-async def test_a_head_that_is_not_clear_is_refused_and_nothing_behind_it_is_answered() -> None:
+async def test_ambiguous_head_is_refused_with_all_behind_it() -> None:
     place = Place()
     async with serving(place):
         for name, head in HEADS.items():
@@ -36,7 +38,7 @@ async def test_a_head_that_is_not_clear_is_refused_and_nothing_behind_it_is_answ
                 assert not place.asked.is_set(), name
 
 
-async def test_a_body_that_is_not_clear_never_becomes_whole() -> None:
+async def test_ambiguous_body_never_completes() -> None:
     place = Place(reads=True)
     async with serving(place):
         for name, body in BODIES.items():
@@ -50,21 +52,21 @@ async def test_a_body_that_is_not_clear_never_becomes_whole() -> None:
     assert place.bodies == []
 
 
-async def test_who_answers_before_the_end_of_such_a_body_is_not_heard_behind_the_refusal() -> None:
+async def test_early_answer_does_not_follow_a_refusal() -> None:
     place = Place(answer=b"a" * (4 << 20))
     async with serving(place):
         for name, body in BODIES.items():
             async with place.line() as line:
-                # An answer that is not yet taken keeps the connection open for more.
+                # An unread answer keeps the connection open.
                 await line.say(REQUEST)
                 await place.asked.wait()
                 place.asked.clear()
                 await line.say(post(CHUNKED, body=body))
-                heard = await line.rest()
-                assert [part[:4] for part in heard.split(b"HTTP/1.1 ")] == [b"", b"200 ", b"400 "], name
+                received = await line.rest()
+                assert [part[:4] for part in received.split(b"HTTP/1.1 ")] == [b"", b"200 ", b"400 "], name
 
 
-async def test_what_never_becomes_a_request_is_not_read_for_ever() -> None:
+async def test_incomplete_request_is_not_read_forever() -> None:
     place = Place(reads=True)
     async with serving(place):
         for name, (opening, filler) in FLOODS.items():
@@ -74,7 +76,7 @@ async def test_what_never_becomes_a_request_is_not_read_for_ever() -> None:
 
 
 async def poured(line: Line, opening: bytes, filler: bytes) -> int:
-    """Send until the other end has had enough, or much; give how much was sent."""
+    """Send until the server closes, or up to `MUCH` bytes. Return the number of bytes sent."""
     sent = 0
     try:
         await line.say(opening)
@@ -87,7 +89,7 @@ async def poured(line: Line, opening: bytes, filler: bytes) -> int:
     return sent
 
 
-async def test_as_long_a_head_as_is_allowed_is_read() -> None:
+async def test_longest_allowed_head_is_read() -> None:
     place = Place()
     async with serving(place), place.line() as line:
         for _ in range(3):
@@ -96,7 +98,7 @@ async def test_as_long_a_head_as_is_allowed_is_read() -> None:
     assert len(place.scopes[0]["headers"]) == HEADERS
 
 
-async def test_a_body_may_come_in_as_many_pieces_as_it_likes() -> None:
+async def test_body_may_arrive_in_many_pieces() -> None:
     place = Place(reads=True)
     async with serving(place), place.line() as line:
         await line.say(post(CHUNKED, body=b"1\r\na\r\n" * 30_000 + b"0\r\n\r\n"))
@@ -106,7 +108,7 @@ async def test_a_body_may_come_in_as_many_pieces_as_it_likes() -> None:
     assert place.bodies == [b"a" * 30_000, b"a" * 300_000]
 
 
-async def test_a_request_is_the_same_however_it_is_cut() -> None:
+async def test_request_is_the_same_however_split() -> None:
     place = Place(reads=True)
     async with serving(place):
         for name, (request, body) in GOOD.items():
@@ -144,21 +146,21 @@ async def test_http_1_0_gets_one_answer() -> None:
             for behind in (b"", REQUEST, b"NONSENSE\r\n\r\n"):
                 async with place.line() as line:
                     await line.say(get(*fields, line=b"GET / HTTP/1.0") + behind)
-                    heard = await line.rest()
-                    assert heard.startswith(b"HTTP/1.1 200 ")
-                    assert heard.count(b"HTTP/1.1") == 1
-                    assert b"connection: close" in heard
-                    assert b"transfer-encoding" not in heard
+                    received = await line.rest()
+                    assert received.startswith(b"HTTP/1.1 200 ")
+                    assert received.count(b"HTTP/1.1") == 1
+                    assert b"connection: close" in received
+                    assert b"transfer-encoding" not in received
 
 
-async def test_who_says_close_gets_one_answer() -> None:
+async def test_connection_close_gets_one_answer() -> None:
     place = Place()
     async with serving(place), place.line() as line:
         await line.say(CLOSING + REQUEST)
         assert (await line.rest()).count(b"HTTP/1.1") == 1
 
 
-async def test_who_waits_to_be_told_to_go_on_is_told_once_the_body_is_wanted() -> None:
+async def test_expect_continue_is_sent_when_body_is_read() -> None:
     place = Place(reads=True)
     async with serving(place), place.line() as line:
         await line.say(post(b"expect: 100-continue", b"content-length: 5"))
@@ -167,7 +169,7 @@ async def test_who_waits_to_be_told_to_go_on_is_told_once_the_body_is_wanted() -
         assert b" 200 " in await line.hear(b"here")
 
 
-async def test_answers_that_are_owed_come_before_a_refusal() -> None:
+async def test_pending_answers_precede_a_refusal() -> None:
     for bad in (b"NONSENSE\r\n\r\n", get(), post(CHUNKED, body=b"five\r\n")):
         place = Place(gate=asyncio.Event())
         async with serving(place), place.line() as line:
@@ -175,12 +177,12 @@ async def test_answers_that_are_owed_come_before_a_refusal() -> None:
             await place.asked.wait()
             assert place.gate is not None
             place.gate.set()
-            heard = await line.rest()
-            assert [part[:4] for part in heard.split(b"HTTP/1.1 ")] == [b"", b"200 ", b"200 ", b"400 "]
+            received = await line.rest()
+            assert [part[:4] for part in received.split(b"HTTP/1.1 ")] == [b"", b"200 ", b"200 ", b"400 "]
             assert len(place.scopes) == 2
 
 
-async def test_nothing_is_taken_in_behind_what_will_be_refused() -> None:
+async def test_input_behind_refused_request_is_not_read() -> None:
     place = Place(gate=asyncio.Event())
     taken: list[int] = []
     async with serving(place), place.line() as line:
@@ -200,7 +202,7 @@ async def test_nothing_is_taken_in_behind_what_will_be_refused() -> None:
         place.gate.set()
 
 
-async def test_a_body_that_breaks_off_ends_an_answer_that_has_begun() -> None:
+async def test_broken_body_ends_started_answer() -> None:
     place = Begun(gate=asyncio.Event())
     async with serving(place), place.line() as line:
         await line.say(post(CHUNKED))
@@ -214,7 +216,7 @@ async def test_a_body_that_breaks_off_ends_an_answer_that_has_begun() -> None:
 
 
 class Begun(Place):
-    """Begins its answer, and goes on with it when its gate opens."""
+    """An app that starts its answer and continues when its gate opens."""
 
     async def answered(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an app
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -225,20 +227,20 @@ class Begun(Place):
         self.left.set()
 
 
-async def test_requests_do_not_queue_without_bound() -> None:
+async def test_request_queue_is_bounded() -> None:
     place = Place(gate=asyncio.Event(), reads=True)
     async with serving(place), place.line() as line:
         await line.say(REQUEST * 5000)
         await place.asked.wait()
         assert place.gate is not None
         place.gate.set()
-        heard = await line.rest()
-    assert heard.count(b" 200 ") == 1 + PIPELINED
-    assert heard.count(b" 400 ") == 1
+        received = await line.rest()
+    assert received.count(b" 200 ") == 1 + PIPELINED
+    assert received.count(b" 400 ") == 1
     assert len(place.scopes) == 1 + PIPELINED
 
 
-async def test_who_leaves_has_left_all_the_requests_that_wait() -> None:
+async def test_disconnect_cancels_waiting_requests() -> None:
     place = Watching()
     async with serving(place):
         async with place.line() as line:
@@ -249,7 +251,7 @@ async def test_who_leaves_has_left_all_the_requests_that_wait() -> None:
 
 
 class Watching(Place):
-    """Answers nothing; sees when its client leaves."""
+    """An app that never answers and records when its client disconnects."""
 
     async def answered(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the shape of an app
         while (await receive())["type"] != "http.disconnect":
