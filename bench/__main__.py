@@ -28,8 +28,8 @@ INTERRUPTED: Final = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; gives 0, or 1 where something could not be measured (its keys are then missing)."""
     args = _parser().parse_args(arguments)
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(asked, _interrupt)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, _interrupt)
     began = perf_counter()
     try:
         rows, failed = _run(args)
@@ -92,10 +92,10 @@ def _choice(known: Collection[str]) -> Callable[[str], list[str]]:
     """Make the reader of a comma-separated choice of ``known`` words; nothing is all of them."""
 
     def read(text: str) -> list[str]:
-        told = {word.strip() for word in text.split(",") if word.strip()}
-        if unknown := told.difference(known):
+        chosen = {name.strip() for name in text.split(",") if name.strip()}
+        if unknown := chosen.difference(known):
             raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of: {', '.join(known)}")
-        return [word for word in known if not told or word in told]
+        return [name for name in known if not chosen or name in chosen]
 
     return read
 

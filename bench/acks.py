@@ -24,7 +24,7 @@ def measure(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
             *(subjects.naive(databases, folder, style=style, tasks=few) for style in STYLES),
         ]
         turns = [Turn(subject=stack.enter_context(subject), connections=CONNECTIONS) for subject in everyone]
-        bare, ours, *both = ([one.per_second for one in told] for told in in_turns(turns, effort))
+        bare, ours, *both = ([one.per_second for one in outcomes] for outcomes in in_turns(turns, effort))
     # Whoever writes such a handler writes it one way or the other: we are compared with the faster.
     naive = max(both, key=median)
     rates = ", ".join(f"`{style}` {median(rate):,.0f}/s" for style, rate in zip(STYLES, both, strict=True))

@@ -31,7 +31,7 @@ from tests.support.brokers.redis_binary import redis_binary
 LOCALHOST: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
 READ_SECONDS: Final = 30.0
-LOOKS: Final = 100
+COUNT_ATTEMPTS: Final = 100
 RABBITMQ_PORT: Final = 5672
 RABBITMQ: Final = f"amqp://guest:guest@{LOCALHOST}:{RABBITMQ_PORT}/"
 
@@ -107,13 +107,13 @@ def rabbitmq() -> Iterator[Broker]:
     try:
 
         async def count(expected: int) -> int:
-            told = 0
-            for _ in range(LOOKS):
-                if (told := await _rabbitmq(name)) >= expected:
+            received = 0
+            for _ in range(COUNT_ATTEMPTS):
+                if (received := await _rabbitmq(name)) >= expected:
                     break
                 # It says a little late how many there are.
-                await asyncio.sleep(READ_SECONDS / LOOKS)
-            return told
+                await asyncio.sleep(READ_SECONDS / COUNT_ATTEMPTS)
+            return received
 
         yield Broker(address=f"{RABBITMQ}?exchange={name}", count=count, port=RABBITMQ_PORT)
     finally:
@@ -129,11 +129,11 @@ async def _rabbitmq(name: str, *, make: bool = False, remove: bool = False) -> i
             await channel.exchange_declare(name, exchange_type="topic", durable=True)
             await channel.queue_declare(name, durable=True)
             await channel.queue_bind(name, name, "#")
-        told = await channel.queue_declare(name, passive=True)
+        declared = await channel.queue_declare(name, passive=True)
         if remove:
             await channel.queue_delete(name)
             await channel.exchange_delete(name)
-        return told.message_count or 0
+        return declared.message_count or 0
     finally:
         await connection.close()
 

@@ -80,7 +80,7 @@ class _Consuming:
                 await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
         finally:
             await client.close()
-        return self._told()
+        return self._latencies()
 
     async def _send(self, place: int, request: bytes, at: float) -> None:
         await asyncio.sleep(at - perf_counter())
@@ -96,7 +96,7 @@ class _Consuming:
         if len(self._read) == self._plan.count:
             self._complete.set()
 
-    def _told(self) -> Read:
+    def _latencies(self) -> Read:
         delays = sorted(
             max(0.0, self._read[name] - at) * 1000 for name, at in self._answered.items() if name in self._read
         )

@@ -56,8 +56,8 @@ def _rows(numbers: range, originals: int, named: Named) -> Iterator[dict[str, An
 
 def _insert(connection: Connection, table: str, key: str, moved: Mapping[str, str]) -> None:
     """Insert the copies of a table's rows; row ids are given anew, in the order of the tasks."""
-    told = connection.execute(text(f"SELECT * FROM {table} WHERE 1 = 0"))
-    columns = [name for name in told.keys() if name != "id" or name in moved]  # noqa: SIM118 - a result's keys
+    result = connection.execute(text(f"SELECT * FROM {table} WHERE 1 = 0"))
+    columns = [name for name in result.keys() if name != "id" or name in moved]  # noqa: SIM118 - a result's keys
     values = ", ".join(moved.get(name, f"rows.{name}") for name in columns)
     order = "copies.number" if table == "tasks" else "copies.number, rows.id"
     connection.execute(

@@ -62,14 +62,14 @@ def requests(first: int, count: int, *, now: datetime) -> Sequence[bytes]:
 def body(number: int, step: int) -> bytes:
     """Return what the provider says of a task at a step, in its documented shape."""
     made = _EPOCH_MS + number
-    told = shapes.legacy(
+    report = shapes.legacy(
         provider_id(number),
         external_id=task_id(number),
-        word=STEPS[step],
+        status=STEPS[step],
         created_ms=made,
         updated_ms=made + 20_000 * step,
     )
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(report, separators=(",", ":")).encode()
 
 
 def _request(number: int, step: int, *, timestamp: str) -> bytes:

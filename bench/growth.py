@@ -34,7 +34,7 @@ PAGES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Measurement:
     """One kind of question, and the median milliseconds of each round's answers: with many tasks and with few."""
 
     name: str
@@ -45,7 +45,7 @@ class Asked:
     def ratios(self) -> list[float]:
         return [large / small for large, small in zip(self.many, self.few, strict=True)]
 
-    def told(self) -> str:
+    def text(self) -> str:
         return f"{self.name}: {median(self.many):.2f} ms, with few {median(self.few):.2f} ms"
 
 
@@ -62,19 +62,19 @@ def measure(databases: Databases, folder: Path) -> Iterator[Row]:
     yield _row("growth_claim", databases, claim, [claim])
 
 
-def _row(key: str, databases: Databases, asked: Asked, beside: Sequence[Asked]) -> Row:
+def _row(key: str, databases: Databases, measured: Measurement, noted: Sequence[Measurement]) -> Row:
     return Row(
         key=key if databases.name == "sqlite" else f"{key}_{databases.name}",
-        what=f"{MANY:,} tasks against {FEW:,}, {databases.name}: {asked.name}",
-        rounds=asked.ratios,
+        what=f"{MANY:,} tasks against {FEW:,}, {databases.name}: {measured.name}",
+        rounds=measured.ratios,
         unit="x",
         must=1.5,
         goal=1.1,
-        note="; ".join(each.told() for each in beside),
+        note="; ".join(each.text() for each in noted),
     )
 
 
-def _over_http(sizes: Mapping[int, str], folder: Path) -> list[Asked]:
+def _over_http(sizes: Mapping[int, str], folder: Path) -> list[Measurement]:
     """Ask a server on each database, over one connection each."""
     random = Random(1)
     with ExitStack() as stack:
@@ -92,22 +92,22 @@ def _over_http(sizes: Mapping[int, str], folder: Path) -> list[Asked]:
         def page(path: str, count: int) -> float:
             return _get(connections[count], path)
 
-        asked = [_in_turns("GET of one task", one)]
-        return asked + [_in_turns(f"a page {name}", partial(page, path)) for name, path in PAGES.items()]
+        measured = [_in_turns("GET of one task", one)]
+        return measured + [_in_turns(f"a page {name}", partial(page, path)) for name, path in PAGES.items()]
 
 
-def _in_turns(name: str, ask: Callable[[int], float]) -> Asked:
+def _in_turns(name: str, ask: Callable[[int], float]) -> Measurement:
     """Ask both in turns, question by question, so that whatever else the machine does hits both alike."""
     took: dict[int, list[float]] = {MANY: [], FEW: []}
     for number in range(-1, ROUNDS):
         milliseconds: dict[int, list[float]] = {MANY: [], FEW: []}
         for _ in range(QUESTIONS):
-            for count, told in milliseconds.items():
-                told.append(ask(count))
+            for count, values in milliseconds.items():
+                values.append(ask(count))
         if number >= 0:  # the first warms up
-            for count, told in milliseconds.items():
-                took[count].append(median(told))
-    return Asked(name=name, many=took[MANY], few=took[FEW])
+            for count, values in milliseconds.items():
+                took[count].append(median(values))
+    return Measurement(name=name, many=took[MANY], few=took[FEW])
 
 
 def _get(connection: socket.socket, path: str) -> float:
@@ -127,7 +127,7 @@ def _get(connection: socket.socket, path: str) -> float:
     return took * 1000
 
 
-async def _claims(sizes: Mapping[int, str]) -> Asked:
+async def _claims(sizes: Mapping[int, str]) -> Measurement:
     """Claim the open tasks of both in turns, again and again, each time after the last leases have ended."""
     stores = {count: Store(url) for count, url in sizes.items()}
     took: dict[int, list[float]] = {count: [] for count in sizes}
@@ -145,9 +145,9 @@ async def _claims(sizes: Mapping[int, str]) -> Asked:
                     if len(claimed) != OPEN:
                         raise Broken(f"{len(claimed)} of {OPEN} due tasks were claimed")
             if number >= 0:
-                for count, told in milliseconds.items():
-                    took[count].append(median(told))
+                for count, values in milliseconds.items():
+                    took[count].append(median(values))
     finally:
         for store in stores.values():
             await store.close()
-    return Asked(name=f"a claim of {OPEN} due tasks", many=took[MANY], few=took[FEW])
+    return Measurement(name=f"a claim of {OPEN} due tasks", many=took[MANY], few=took[FEW])

@@ -19,13 +19,13 @@ def measure(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterato
     """Measure all databases in turns."""
     tasks = deliveries.tasks_for(2 * effort.callbacks(subjects.HOMING_MOST // 2))
     with ExitStack() as stack:
-        homes = [
+        compared = [
             stack.enter_context(subjects.homing(databases, folder, name="latency", tasks=tasks)) for databases in every
         ]
-        busy = [Turn(subject=home, connections=SOME) for home in homes]
-        alone = [Turn(subject=home, connections=1) for home in homes]
-        told = in_turns([*busy, *alone], effort)
-    for databases, at_some in zip(every, told[: len(every)], strict=True):
+        busy = [Turn(subject=subject, connections=SOME) for subject in compared]
+        alone = [Turn(subject=subject, connections=1) for subject in compared]
+        outcomes = in_turns([*busy, *alone], effort)
+    for databases, at_some in zip(every, outcomes[: len(every)], strict=True):
         yield Row(
             key=f"ack_p99_ms_{databases.name}",
             what=f"p99 of an ack, {databases.name}, {SOME} connections",
@@ -35,7 +35,7 @@ def measure(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterato
             goal=8,
             note=f"p50 {median(one.p50_ms for one in at_some):.2f} ms, {_rate(at_some):,.0f}/s",
         )
-    for databases, at_one in zip(every, told[len(every) :], strict=True):
+    for databases, at_one in zip(every, outcomes[len(every) :], strict=True):
         bounded = databases.name == "sqlite"
         yield Row(
             key=f"ack_p50_ms_single_{databases.name}",

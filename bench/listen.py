@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Latencies:
     """How long after its callback's answer a change was seen, in milliseconds; ``missed`` were never seen."""
 
     stream_p50_ms: float
@@ -49,9 +49,9 @@ class Heard:
     missed: int
 
 
-def run(plan: Plan) -> Heard:
+def run(plan: Plan) -> Latencies:
     """Run it in a process of its own."""
-    return apart.ask("bench.listen", plan, Heard, within=plan.count / plan.per_second * 2 + 120)
+    return apart.ask("bench.listen", plan, Latencies, within=plan.count / plan.per_second * 2 + 120)
 
 
 class Line:
@@ -91,7 +91,7 @@ class _Listening:
         self._connected = asyncio.Event()
         self._complete = asyncio.Event()
 
-    async def run(self) -> Heard:
+    async def run(self) -> Latencies:
         plan = self._plan
         requests = deliveries.requests(plan.first, plan.count, now=datetime.now(UTC))
         subscriber = asyncio.create_task(self._subscribe())
@@ -110,7 +110,7 @@ class _Listening:
         with suppress(TimeoutError):  # what is missing is told
             await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
         subscriber.cancel()
-        return self._told()
+        return self._latencies()
 
     async def _send(self, place: int, request: bytes, at: float) -> None:
         await _until(at)
@@ -147,10 +147,10 @@ class _Listening:
         yield line
         self._free.put_nowait(line)
 
-    def _told(self) -> Heard:
+    def _latencies(self) -> Latencies:
         streamed = self._delays(self._streamed)
         polled = self._delays(self._polled)
-        return Heard(
+        return Latencies(
             stream_p50_ms=_percentile(streamed, 0.5),
             stream_p99_ms=_percentile(streamed, 0.99),
             poll_p50_ms=_percentile(polled, 0.5),

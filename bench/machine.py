@@ -21,6 +21,6 @@ def described() -> str:
 
 
 def _model() -> str:
-    told = CPU_INFO.read_text() if CPU_INFO.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    text = CPU_INFO.read_text() if CPU_INFO.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()

@@ -40,18 +40,18 @@ WHOLE: Final = Stretch(first=100_000, last=1_000_000, overload_seconds=60)
 
 def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Row]:
     tasks = deliveries.tasks_for(stretch.callbacks)
-    with subjects.homing(databases, folder, name="memory", tasks=tasks) as home:
-        _send_up_to(home, stretch.first)
-        early = home.server.memory().now
-        _send_up_to(home, stretch.last)
-        late = home.server.memory().now
-        home.verify()
-        home.server.forget_peak()
-        _overload(home, OVERLOAD, stretch.overload_seconds)
-        overloaded = home.server.memory()
+    with subjects.homing(databases, folder, name="memory", tasks=tasks) as subject:
+        _send_up_to(subject, stretch.first)
+        early = subject.server.memory().now
+        _send_up_to(subject, stretch.last)
+        late = subject.server.memory().now
+        subject.verify()
+        subject.server.forget_peak()
+        _overload(subject, OVERLOAD, stretch.overload_seconds)
+        overloaded = subject.server.memory()
         say(f"{overloaded.peak:.1f} MiB at most during overload, {overloaded.now:.1f} MiB after it")
-        refused = _overload(home, FLOOD, FLOOD_SECONDS)
-        flooded = home.server.memory()
+        refused = _overload(subject, FLOOD, FLOOD_SECONDS)
+        flooded = subject.server.memory()
         say(f"{flooded.peak:.1f} MiB at most during a flood, {flooded.now:.1f} MiB after it; {refused}")
     yield Row(
         key="memory_growth_mib",
@@ -73,27 +73,32 @@ def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Ro
     )
 
 
-def _send_up_to(home: Subject, place: int) -> None:
-    while home.place < place:
-        home.send(connections=USUAL, seconds=SLOWEST, count=min(CHUNK, place - home.place))
-        say(f"{home.server.memory().now:.1f} MiB after {home.place:,} callbacks")
+def _send_up_to(subject: Subject, place: int) -> None:
+    while subject.place < place:
+        subject.send(connections=USUAL, seconds=SLOWEST, count=min(CHUNK, place - subject.place))
+        say(f"{subject.server.memory().now:.1f} MiB after {subject.place:,} callbacks")
 
 
-def _overload(home: Subject, connections: int, seconds: float) -> str:
+def _overload(subject: Subject, connections: int, seconds: float) -> str:
     """Send far too much; what is refused is told, what is acknowledged has to be there."""
-    assert home.kept is not None
-    before = home.kept().callbacks
-    count = min(int(seconds * home.most), home.left)
+    assert subject.kept is not None
+    before = subject.kept().callbacks
+    count = min(int(seconds * subject.most), subject.left)
     plan = Plan(
-        port=home.server.port, connections=connections, seconds=seconds, first=home.place, count=count, reconnect=True
+        port=subject.server.port,
+        connections=connections,
+        seconds=seconds,
+        first=subject.place,
+        count=count,
+        reconnect=True,
     )
     outcome = load.run(plan)
-    home.place += count
+    subject.place += count
     if unknown := outcome.statuses.keys() - {"200", "503"}:
-        raise Broken(f"{home.name}: answers {outcome.statuses} at {connections} connections ({unknown})")
-    kept = home.kept().callbacks - before
+        raise Broken(f"{subject.name}: answers {outcome.statuses} at {connections} connections ({unknown})")
+    kept = subject.kept().callbacks - before
     if kept < outcome.acknowledged:
-        raise Broken(f"{home.name}: {outcome.acknowledged} acknowledged, {kept} recorded")
+        raise Broken(f"{subject.name}: {outcome.acknowledged} acknowledged, {kept} recorded")
     return (
         f"{outcome.acknowledged:,} acknowledged, {outcome.statuses.get('503', 0):,} refused, {outcome.lost:,} cut off"
     )

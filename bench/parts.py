@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from bench import acks, growth, latency, memory, relaying, schedule_cases, schedules, stale, telling
+from bench import acks, event_streams, growth, latency, memory, relaying, schedule_cases, schedules, stale
 from bench.databases import Databases
 from bench.results import Row
 from bench.rounds import Effort
@@ -63,10 +63,10 @@ def _memory(bench: Bench) -> Iterator[Row]:
 
 
 def _events(bench: Bench) -> Iterator[Row]:
-    yield from telling.latency(bench.databases, bench.folder, bench.effort)
+    yield from event_streams.latency(bench.databases, bench.folder, bench.effort)
     for databases in bench.databases:
-        yield from telling.cost(databases, bench.folder, bench.effort)
-    yield from telling.idle(bench.databases[0], bench.folder)
+        yield from event_streams.cost(databases, bench.folder, bench.effort)
+    yield from event_streams.idle(bench.databases[0], bench.folder)
 
 
 def _brokers(bench: Bench) -> Iterator[Row]:

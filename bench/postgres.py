@@ -41,8 +41,8 @@ class PostgresDatabases:
         """Raise Broken where the server does not keep what it has committed."""
         with self._connected() as connection:
             for setting in DURABLE:
-                told = connection.execute(f"SHOW {setting}".encode()).fetchone()
-                if told != ("on",):
+                answer = connection.execute(f"SHOW {setting}".encode()).fetchone()
+                if answer != ("on",):
                     raise Broken(f"{VARIABLE}: the server has {setting} off; only what is durable is measured")
 
     def fresh(self, name: str) -> str:

@@ -25,34 +25,34 @@ class Provider:
     """Counts and answers questions."""
 
     def __init__(self) -> None:
-        self._asked = 0
+        self._polls = 0
 
     async def batch(self, request: Request) -> Response:
         ids = request.query_params["task_ids"].split(",")
-        return await self._answer([_told(shapes.new, each) for each in ids])
+        return await self._answer([_report(shapes.new, each) for each in ids])
 
     async def single(self, request: Request) -> Response:
-        return await self._answer(_told(shapes.legacy, request.path_params["id"]))
+        return await self._answer(_report(shapes.legacy, request.path_params["id"]))
 
-    async def asked(self, _: Request) -> Response:
-        return JSONResponse({"asked": self._asked})
+    async def polls(self, _: Request) -> Response:
+        return JSONResponse({"asked": self._polls})
 
     async def _answer(self, data: JsonValue) -> Response:
-        self._asked += 1
+        self._polls += 1
         await asyncio.sleep(SECONDS)
         return JSONResponse(shapes.envelope(data))
 
     def routes(self) -> list[Route]:
         return [
-            Route("/asked", self.asked),
+            Route("/asked", self.polls),
             Route("/tasks", self.batch),
             Route("/v1/{product}/{kind}/{id}", self.single),
         ]
 
 
-def _told(shape: Callable[..., JsonObject], theirs: str) -> JsonObject:
+def _report(shape: Callable[..., JsonObject], theirs: str) -> JsonObject:
     ours = task_id(int(theirs) - int(provider_id(0)))
-    return shape(theirs, external_id=ours, word=shapes.SUCCEED, created_ms=CREATED_MS, updated_ms=CREATED_MS)
+    return shape(theirs, external_id=ours, status=shapes.SUCCEED, created_ms=CREATED_MS, updated_ms=CREATED_MS)
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ ROUNDS: Final = 2
 
 def rates(databases: Databases, folder: Path) -> Iterator[Row]:
     """Measure how fast one process delivers a backlog, until all is confirmed and recorded."""
-    with subjects.homing(databases, folder, name="relay", tasks=deliveries.tasks_for(EVENTS)) as home:
-        home.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
-        home.verify()
-        url = home.url
+    with subjects.homing(databases, folder, name="relay", tasks=deliveries.tasks_for(EVENTS)) as subject:
+        subject.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
+        subject.verify()
+        url = subject.url
     speed = _tell(url, "process", PROCESS)
     yield _row(databases, "relay_events_per_s", "a function in the same process", speed, must=5_000)
     for kind, running in BROKERS.items():
@@ -65,19 +65,19 @@ def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
     read = []
     with (
         brokers.jetstream() as broker,
-        subjects.homing(databases, folder, name="consumed", tasks=tasks, sinks=broker.address) as home,
+        subjects.homing(databases, folder, name="consumed", tasks=tasks, sinks=broker.address) as subject,
     ):
         for number in range(rounds + 1):
             plan = consume.Plan(
-                port=home.server.port, nats=broker.port, first=home.place, count=count, per_second=PER_SECOND
+                port=subject.server.port, nats=broker.port, first=subject.place, count=count, per_second=PER_SECOND
             )
-            told = consume.run(plan)
-            home.place += count
-            if told.missed:
-                raise Broken(f"{databases.name}: {told.missed} of {count} events were never read")
-            say(f"{databases.name}: JetStream consumer p50 {told.p50_ms:.1f} ms, p99 {told.p99_ms:.1f} ms")
+            outcome = consume.run(plan)
+            subject.place += count
+            if outcome.missed:
+                raise Broken(f"{databases.name}: {outcome.missed} of {count} events were never read")
+            say(f"{databases.name}: JetStream consumer p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms")
             if number:  # the first warms up
-                read.append(told)
+                read.append(outcome)
     yield Row(
         key=_key(databases, "jetstream_p99_ms"),
         what=f"p99 from answer to JetStream consumer, {databases.name}, {PER_SECOND:.0f} callbacks/s",

@@ -40,9 +40,9 @@ def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
         turn.subject.send(connections=turn.connections, seconds=WARM_UP_SECONDS)
     outcomes: list[list[Outcome]] = [[] for _ in turns]
     for number in range(effort.rounds):
-        for turn, told in zip(turns, outcomes, strict=True):
+        for turn, results in zip(turns, outcomes, strict=True):
             outcome = turn.subject.send(connections=turn.connections, seconds=effort.seconds)
-            told.append(outcome)
+            results.append(outcome)
             say(
                 f"round {number + 1}: {turn.subject.name} at {turn.connections} connections: "
                 f"{outcome.per_second:,.0f}/s, p50 {outcome.p50_ms:.2f} ms, p99 {outcome.p99_ms:.2f} ms"

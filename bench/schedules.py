@@ -41,11 +41,11 @@ Action = Callable[[], Awaitable[None]]
 
 def healthy(folder: Path) -> Iterator[Row]:
     """Every end is told by a signed callback."""
-    told = _simulated(folder, lost=False)
+    runs = _simulated(folder, lost=False)
     yield Row(
         key="healthy_requests_per_task",
         what="status reads per finished task while signed callbacks work",
-        rounds=[_reads(lives) for lives in told],
+        rounds=[_reads(lives) for lives in runs],
         must=0.2,
         goal=0.05,
         note=f"{MEASURED} tasks; {LOGNORMAL}",
@@ -54,16 +54,16 @@ def healthy(folder: Path) -> Iterator[Row]:
 
 def lost(folder: Path) -> Iterator[Row]:
     """No callback ever comes, and the provider takes no question about many tasks."""
-    told = _simulated(folder, lost=True)
+    runs = _simulated(folder, lost=True)
     yield Row(
         key="lost_extra_delay_ratio",
         what="all callbacks lost, single-id polls: median extra delay, as a share of the run time",
-        rounds=[median(life.extra_delay for life in lives) for lives in told],
+        rounds=[median(life.extra_delay for life in lives) for lives in runs],
         must=0.10,
         goal=0.07,
         note=f"{MEASURED} tasks; {LOGNORMAL}",
     )
-    yield Row(key="lost_reads_per_task", what="… reads per task", rounds=[_reads(lives) for lives in told], must=3)
+    yield Row(key="lost_reads_per_task", what="… reads per task", rounds=[_reads(lives) for lives in runs], must=3)
 
 
 def _reads(lives: Sequence[Life]) -> float:
@@ -77,11 +77,11 @@ def _simulated(folder: Path, *, lost: bool) -> list[Sequence[Life]]:
         TemporaryDirectory(prefix="bench-", dir=MEMORY if in_memory else folder) as files,
         ProcessPoolExecutor(mp_context=get_context("spawn")) as workers,
     ):
-        told = list(workers.map(partial(_lives, Path(files), lost=lost), SEEDS))
-    for seed, lives in zip(SEEDS, told, strict=True):
+        runs = list(workers.map(partial(_lives, Path(files), lost=lost), SEEDS))
+    for seed, lives in zip(SEEDS, runs, strict=True):
         delay = median(life.extra_delay for life in lives)
         say(f"seed {seed}: {_reads(lives):.3f} reads per task, median extra delay {delay:.1%}")
-    return told
+    return runs
 
 
 def _lives(folder: Path, seed: int, *, lost: bool) -> Sequence[Life]:

@@ -44,8 +44,10 @@ class Server:
         """Return what the process has in memory."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.is_file():  # no Linux: nobody knows the peak
-            told = subprocess.run(["ps", "-o", "rss=", "-p", str(self.pid)], capture_output=True, text=True, check=True)
-            return Memory(now=int(told.stdout) / 1024, peak=int(told.stdout) / 1024)
+            output = subprocess.run(
+                ["ps", "-o", "rss=", "-p", str(self.pid)], capture_output=True, text=True, check=True
+            )
+            return Memory(now=int(output.stdout) / 1024, peak=int(output.stdout) / 1024)
         kib = dict(_KIB.findall(status.read_text()))
         return Memory(now=int(kib["VmRSS"]) / 1024, peak=int(kib["VmHWM"]) / 1024)
 

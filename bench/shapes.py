@@ -7,30 +7,30 @@ from tracker.model.untrusted import JsonObject, JsonValue
 SUCCEED: Final = "succeed"
 
 
-def legacy(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
+def legacy(task_id: str, *, external_id: str, status: str, created_ms: int, updated_ms: int) -> JsonObject:
     """Return a task as callbacks and the query for one task show it; times are Unix milliseconds."""
-    told: JsonObject = {
+    report: JsonObject = {
         "task_id": task_id,
-        "task_status": word,
+        "task_status": status,
         "task_status_msg": "",
         "task_info": {"external_task_id": external_id},
         "task_result": {},
         "created_at": created_ms,
         "updated_at": updated_ms,
     }
-    if word == SUCCEED:
-        told["task_result"] = {"images": [{"index": 0, "url": _result(task_id)}]}
-        told["final_unit_deduction"] = "8"
-        told["final_balance_deduction"] = {"quota": "1.12", "list_price": "1.12"}
-    return told
+    if status == SUCCEED:
+        report["task_result"] = {"images": [{"index": 0, "url": _result(task_id)}]}
+        report["final_unit_deduction"] = "8"
+        report["final_balance_deduction"] = {"quota": "1.12", "list_price": "1.12"}
+    return report
 
 
-def new(task_id: str, *, external_id: str, word: str, created_ms: int, updated_ms: int) -> JsonObject:
+def new(task_id: str, *, external_id: str, status: str, created_ms: int, updated_ms: int) -> JsonObject:
     """Return a task as the query for many tasks shows it."""
-    ended = word == SUCCEED
+    ended = status == SUCCEED
     return {
         "id": task_id,
-        "status": "succeeded" if ended else word,
+        "status": "succeeded" if ended else status,
         "message": "",
         "external_id": external_id,
         "create_time": created_ms,

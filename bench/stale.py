@@ -29,10 +29,10 @@ def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]
     seconds: list[float] = []
     per_task: list[float] = []
     for number in range(rounds):
-        took, asked = _round(databases, folder)
+        took, requests = _round(databases, folder)
         seconds.append(took)
-        per_task.append(asked / TASKS)
-        say(f"round {number + 1}: {TASKS} stale tasks settled in {took:.2f} s with {asked} questions")
+        per_task.append(requests / TASKS)
+        say(f"round {number + 1}: {TASKS} stale tasks settled in {took:.2f} s with {requests} questions")
     what = f"{TASKS} stale tasks, {databases.name}, provider answering in 50 ms"
     yield Row(key=f"stale_{TASKS}_s", what=f"{what}: until settled", rounds=seconds, unit="s", must=3, goal=1)
     yield Row(key="stale_requests_per_task", what="… questions per task", rounds=per_task, must=0.06, goal=0.06)

@@ -64,8 +64,8 @@ class Subject:
         self.place += outcome.answered
         self.most = min(self.most, outcome.per_second * HEADROOM)
         if outcome.acknowledged != outcome.answered or outcome.lost:
-            told = f"answers {outcome.statuses}, {outcome.lost} lost"
-            raise Broken(f"{self.name}: {told}: {self.server.logged()}")
+            problem = f"answers {outcome.statuses}, {outcome.lost} lost"
+            raise Broken(f"{self.name}: {problem}: {self.server.logged()}")
         return outcome
 
     def verify(self) -> None:

@@ -63,23 +63,23 @@ class World:
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
         del account, now, within
         if call.method == "POST":
-            return _reply(self._shown(self._begin(json.loads(call.body)["external_task_id"]), shapes.legacy))
+            return _reply(self._shape(self._begin(json.loads(call.body)["external_task_id"]), shapes.legacy))
         if call.path == "/tasks":
             return self._batch([self.lives[each] for each in call.query["task_ids"].split(",")])
         life = self._life(call.path.rsplit("/", maxsplit=1)[1])
         life.reads += 1
-        return _reply(self._told(life, shapes.legacy))
+        return _reply(self._report(life, shapes.legacy))
 
     def callback(self, life: Life) -> bytes:
         """Return what is posted to the task's address now."""
-        return json.dumps(self._told(life, shapes.legacy)).encode()
+        return json.dumps(self._report(life, shapes.legacy)).encode()
 
-    def _batch(self, asked: Sequence[Life]) -> Reply:
-        for life in asked:
-            life.reads += 1 / len(asked)
+    def _batch(self, polled: Sequence[Life]) -> Reply:
+        for life in polled:
+            life.reads += 1 / len(polled)
         if not self._batches:
             return Reply(status=404, body=json.dumps(NO_SUCH_CALL).encode())
-        return _reply([self._told(life, shapes.new) for life in asked])
+        return _reply([self._report(life, shapes.new) for life in polled])
 
     def _life(self, either_id: str) -> Life:
         """Return a task by its ID or by its external ID, as the provider's single query takes both."""
@@ -93,18 +93,18 @@ class World:
         self.lives[theirs] = Life(id=theirs, external_id=external_id, begun_at=now, ends_at=now + run_time)
         return self.lives[theirs]
 
-    def _told(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
+    def _report(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
         """Report a task, and note whether that was its end."""
         if life.known_at is None and self._clock.now >= life.ends_at:
             life.known_at = self._clock.now
-        return self._shown(life, shape)
+        return self._shape(life, shape)
 
-    def _shown(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
+    def _shape(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
         ended = self._clock.now >= life.ends_at
         return shape(
             life.id,
             external_id=life.external_id,
-            word=shapes.SUCCEED if ended else "processing",
+            status=shapes.SUCCEED if ended else "processing",
             created_ms=milliseconds(life.begun_at),
             updated_ms=milliseconds(life.ends_at if ended else life.begun_at),
         )

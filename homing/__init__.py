@@ -119,10 +119,10 @@ class Shadowed:
 
 def shadowing() -> str | None:
     """Return which file hides a package of Homing, and what to do; None where none does."""
-    home = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
         found = _file_of(name)
-        if found is not None and found.resolve().parent.parent != home:
+        if found is not None and found.resolve().parent.parent != folder:
             return f"{found} hides the package `{name}` of Homing: rename it, or start Python in another folder"
     return None
 

@@ -12,7 +12,7 @@ from homing.server.connections import Bounds, most_connections, open_files
 from homing.server.local_key import LocalKey, key_file, local_key
 from homing.server.loops import Loop, looping
 from homing.server.serving_lock import Held, ServingLock
-from homing.server.web_server import Stop, address, listen, running, told_to_stop
+from homing.server.web_server import Stop, address, listen, running, when_stopped
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
@@ -95,7 +95,7 @@ class Homing:
         parts: Collection[Part] = ALL,
         rhythm: Rhythm = RHYTHM,
         subscribers: Sequence[Subscriber] = (),
-        tells: bool = True,
+        deliver_events: bool = True,
         connections: int = DEFAULT_CONNECTIONS,
     ) -> None:
         self._settings = settings
@@ -113,7 +113,7 @@ class Homing:
         if subscribers and Part.LOOPS not in parts:
             raise SettingsError("subscribers are told by the loops: let this process run them too")
         self._relay: Relay | None = None
-        if tells and Part.LOOPS in parts:
+        if deliver_events and Part.LOOPS in parts:
             # A sink that cannot be is known before anything is opened.
             self._relay = relay_of(self.tracker, sinks_of(settings, self.tracker, subscribers))
         self._open = AsyncExitStack()
@@ -132,7 +132,7 @@ class Homing:
         let go when the process is told to stop; who stops a server in another way calls ``tracker.feed.dismiss``.
         """
         async with self.serving():
-            with told_to_stop(self.tracker.feed.dismiss):
+            with when_stopped(self.tracker.feed.dismiss):
                 yield
 
     async def __aenter__(self) -> Self:
@@ -243,21 +243,21 @@ async def serve(
 
 def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str:
     """Say in one line what runs where, and what it would surprise somebody not to know."""
-    told = [f"Homing serves {url}"]
+    facts = [f"Homing serves {url}"]
     if set(parts) != ALL:
-        told.append(f"only {' and '.join(part.value for part in Part if part in parts)}")
-    told.append(f"database {settings.database_name}")
-    told.append(
+        facts.append(f"only {' and '.join(part.value for part in Part if part in parts)}")
+    facts.append(f"database {settings.database_name}")
+    facts.append(
         f"callbacks at {settings.public_url}" if settings.public_url else "no callbacks asked for, polling only"
     )
     if settings.sinks and Part.LOOPS in parts:
-        told.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
+        facts.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
     if Part.API in parts:
         keys = len(settings.api_keys) + len(settings.client_keys)
-        told.append(f"{keys} keys" if keys > 1 else "1 key" if keys else f"API key in {_key_file(settings)}")
+        facts.append(f"{keys} keys" if keys > 1 else "1 key" if keys else f"API key in {_key_file(settings)}")
     if not settings.has_credential and set(parts) != {Part.RECEIVER}:
-        told.append("no provider credential: set HOMING_KLING_API_KEY to submit and poll")
-    return " · ".join(told)
+        facts.append("no provider credential: set HOMING_KLING_API_KEY to submit and poll")
+    return " · ".join(facts)
 
 
 def key_notice(made: LocalKey, url: str, *, show_key: bool) -> str:

@@ -42,29 +42,29 @@ def json_text(value: JsonValue, *, indent: int | None = None) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    letters = found[0]
-    return letters if letters.isprintable() else json.dumps(letters)[1:-1]
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]], *, empty: str) -> None:
     """Print rows below their headings, or the sentence ``empty`` where there are none."""
-    told = [[cell(value) for value in row] for row in rows]
-    if not told:
+    cells = [[cell(value) for value in row] for row in rows]
+    if not cells:
         print_line(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in told:
+    for row in cells:
         table.add_row(*row)
     console().print(table)
 
 
 def print_fields(fields: Iterable[tuple[str, JsonValue]]) -> None:
     """Print names and values, one pair a line; empty ones are left out."""
-    told = [(name, cell(value)) for name, value in fields if value not in (None, "", [], {})]
-    width = max((len(name) for name, _ in told), default=0)
-    for name, value in told:
+    pairs = [(name, cell(value)) for name, value in fields if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
         console().print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
 
 
@@ -91,8 +91,8 @@ def cell(value: JsonValue) -> Text:
 def printable(text: str) -> str:
     """Replace whatever could steer a terminal."""
     return "".join(
-        letter if letter.isprintable() else " " if letter in "\r\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
+        character if character.isprintable() else " " if character in "\r\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for character in text
     )
 
 

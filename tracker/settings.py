@@ -58,7 +58,7 @@ class Settings(BaseModel):
     host: Annotated[str, _written(syntax.host)] = "127.0.0.1"
     port: Annotated[int, _written(syntax.port)] = 8000
     public_url: Address | None = None
-    allowed_hosts: Annotated[tuple[str, ...], _written(syntax.words)] = ()
+    allowed_hosts: Annotated[tuple[str, ...], _written(syntax.entries)] = ()
     body_limit: Annotated[int, _written(syntax.size)] = 32 * MIB
     streams_per_client: Count = 200
     log_level: Annotated[str, _written(syntax.level)] = "info"
@@ -195,19 +195,21 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
         raise SettingsError(_one_line(error)) from None
 
 
-def strays(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
+def unknown_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
     """Return a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
     known = [field.upper() for field in Settings.model_fields]
-    told = []
+    sentences = []
     names = sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file))
     if any(SERVICE_LINK.fullmatch(name) for name in names):
-        told.append(f"{PREFIX}SERVICE_HOST and its like do nothing: Kubernetes sets them for a Service called homing")
+        sentences.append(
+            f"{PREFIX}SERVICE_HOST and its like do nothing: Kubernetes sets them for a Service called homing"
+        )
     for name in names:
         if name not in known and not SERVICE_LINK.fullmatch(name):
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            told.append(f"{PREFIX}{name} is no setting and does nothing{hint}")
-    return told
+            sentences.append(f"{PREFIX}{name} is no setting and does nothing{hint}")
+    return sentences
 
 
 def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -> dict[str, str]:

@@ -39,9 +39,9 @@ _SIZE: Final = re.compile(r"(\d{1,12}) ?(|B|KiB|MiB|GiB)", re.IGNORECASE)
 _SIZES: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
-def words(text: str) -> tuple[str, ...]:
+def entries(text: str) -> tuple[str, ...]:
     """Split a comma-separated list; blanks round the commas and empty entries are nothing."""
-    return tuple(word for part in text.split(",") if (word := part.strip()))
+    return tuple(entry for part in text.split(",") if (entry := part.strip()))
 
 
 def duration(text: str) -> timedelta:
@@ -58,21 +58,21 @@ def duration(text: str) -> timedelta:
 
 def durations(text: str) -> Mapping[str, timedelta]:
     """Read ``images/omni-image=2h,…``: a duration per kind."""
-    told: dict[str, timedelta] = {}
-    for word in words(text):
-        kind, equals, value = word.partition("=")
+    result: dict[str, timedelta] = {}
+    for entry in entries(text):
+        kind, equals, value = entry.partition("=")
         if not equals or not kind.strip():
             raise ValueError("write a duration per kind, such as images/omni-image=2h")
-        told[kind.strip()] = duration(value)
-    return told
+        result[kind.strip()] = duration(value)
+    return result
 
 
 def retention(text: str) -> timedelta:
     """Read how long tasks are kept after their end: long enough that whoever asked for one still finds it."""
-    told = duration(text)
-    if told < LEAST_RETENTION:
+    result = duration(text)
+    if result < LEAST_RETENTION:
         raise ValueError("keep tasks for an hour or longer, such as 90d, or leave it out to keep them for ever")
-    return told
+    return result
 
 
 def size(text: str) -> int:
@@ -166,62 +166,62 @@ def secret(text: str) -> str:
 
 def callback_secrets(text: str) -> tuple[bytes, ...]:
     """Read the secrets of callback addresses; the first mints, all verify."""
-    for word in words(text):
-        if fault := secret_fault(word):
+    for entry in entries(text):
+        if fault := secret_fault(entry):
             raise ValueError(f"a secret {fault}. `homing key` makes one, behind the colon")
-    return tuple(word.encode() for word in words(text))
+    return tuple(entry.encode() for entry in entries(text))
 
 
 def webhook_secrets(text: str) -> tuple[str, ...]:
     """Read the provider's signing secrets, ``whsec_`` and Base64, as its console shows them."""
-    told = words(text)
-    for word in told:
-        webhook_key(word)
-    return told
+    result = entries(text)
+    for entry in result:
+        webhook_key(entry)
+    return result
 
 
 def api_keys(text: str) -> tuple[NamedKey, ...]:
     """Read ``name:key,…``; a star after the name lets that client see every client's tasks."""
-    told = []
-    for word in words(text):
-        name, colon, key = word.partition(":")
+    result = []
+    for entry in entries(text):
+        name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)):
             raise ValueError("write name:key,… (name*:key sees every client's tasks); `homing key` makes one")
         if fault := key_fault(key):
             raise ValueError(f"the key of {name} {fault}. `homing key {name.removesuffix(SEES_ALL)}` makes one")
-        told.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
-    return tuple(told)
+        result.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
+    return tuple(result)
 
 
 def client_keys(text: str) -> tuple[ClientKey, ...]:
     """Read ``access:secret,…``: pairs that clients sign their tokens with."""
-    told = []
-    for word in words(text):
-        access, colon, key = word.partition(":")
+    result = []
+    for entry in entries(text):
+        access, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
             raise ValueError("write access:secret,…; `homing key` makes one")
         if fault := secret_fault(key):
             raise ValueError(f"the secret of {access} {fault}. `homing key` makes one, behind the colon")
-        told.append(ClientKey(access=access, secret=key))
-    return tuple(told)
+        result.append(ClientKey(access=access, secret=key))
+    return tuple(result)
 
 
 def trust(text: str) -> Trust:
     """Read the least trust that may end a task without a poll; a hint never may."""
     try:
-        told = Trust[text.strip().upper()]
+        result = Trust[text.strip().upper()]
     except KeyError:
-        told = Trust.UNVERIFIED
-    if told is Trust.UNVERIFIED:
+        result = Trust.UNVERIFIED
+    if result is Trust.UNVERIFIED:
         raise ValueError("write token, signed or provider")
-    return told
+    return result
 
 
 def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Read ``name:whsec_…,…``: what each sink's webhooks are signed with, several during a rotation."""
-    told: dict[str, tuple[str, ...]] = {}
-    for word in words(text):
-        name, colon, key = word.partition(":")
+    result: dict[str, tuple[str, ...]] = {}
+    for entry in entries(text):
+        name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name):
             raise ValueError(
                 "write name:whsec_…,… with the names of sinks; `homing sinks secret NAME` shows the one in use"
@@ -230,13 +230,13 @@ def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
             webhook_key(key)
         except ValueError:
             raise ValueError("a secret is whsec_ and the Base64 of 24 bytes or more, behind the sink's name") from None
-        told[name] = (*told.get(name, ()), key)
-    return told
+        result[name] = (*result.get(name, ()), key)
+    return result
 
 
 def allowed_targets(text: str) -> Allowed:
     """Read what webhooks may reach although it is not public: networks, addresses and host names."""
-    return read_allowed(words(text))
+    return read_allowed(entries(text))
 
 
 def source(text: str) -> str:

@@ -42,7 +42,7 @@ class Source:
     def read(self) -> "Settings":
         """Read the settings, and warn of variables that look like settings and are none."""
         settings = self.load()
-        for sentence in self.strays():
+        for sentence in self.unknown_settings():
             complain(sentence)
         return settings
 
@@ -52,11 +52,11 @@ class Source:
 
         return load_settings(self.environ, self.env_file)
 
-    def strays(self) -> list[str]:
+    def unknown_settings(self) -> list[str]:
         """Return a sentence for each variable that looks like a setting and is none."""
-        from tracker.settings import strays  # noqa: PLC0415 - as above
+        from tracker.settings import unknown_settings  # noqa: PLC0415 - as above
 
-        return strays(self.environ, self.env_file)
+        return unknown_settings(self.environ, self.env_file)
 
 
 class Parser(ArgumentParser):
@@ -158,7 +158,7 @@ def cursor(text: str) -> int:
 def parts(text: str) -> tuple[Part, ...]:
     """Read the names of parts, separated by commas."""
     known = [part.value for part in Part]
-    named = settings_syntax.words(text)
+    named = settings_syntax.entries(text)
     if not named or not set(named) <= set(known):
         raise ArgumentTypeError(f"choose from {', '.join(known)}")
     return tuple(Part(name) for name in named)

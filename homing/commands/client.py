@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TOKEN_LIFE: Final = timedelta(minutes=30)
 LOCK_PAUSE: Final = 0.1
-LOCK_LOOKS: Final = 50
+LOCK_ATTEMPTS: Final = 50
 # A list is a parameter that is given several times.
 Params = Mapping[str, str | Sequence[str]]
 # Answers of a server that is there, and may take the same request later.
@@ -180,7 +180,7 @@ async def _in_process(settings: "Settings", lock: ServingLock, stack: AsyncExitS
     parts = {Part.API, Part.LOOPS} if loops else {Part.API}
     access, headers = _own_access(settings)
     # Only servers deliver to sinks: a command would stop in the middle of it.
-    homing = Homing(settings, access=access, parts=parts, tells=False)
+    homing = Homing(settings, access=access, parts=parts, deliver_events=False)
     homing.lock = lock
     await stack.enter_async_context(homing)
     return AsgiExchange(homing.app, headers)
@@ -229,7 +229,7 @@ def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
 
 async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStack) -> str | None:
     """Return the address of the server of our file, or take its lock and return None."""
-    for _ in range(LOCK_LOOKS):
+    for _ in range(LOCK_ATTEMPTS):
         try:
             stack.enter_context(lock)
         except Held as held:

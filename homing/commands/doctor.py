@@ -70,12 +70,12 @@ class Finding:
 def run(args: Namespace) -> int:
     """Run the command and return its exit status."""
     set_up_logs("error")
-    return asyncio.run(report(args.source.load(), args.source.strays(), as_json=args.json))
+    return asyncio.run(report(args.source.load(), args.source.unknown_settings(), as_json=args.json))
 
 
-async def report(settings: Settings, strays: Sequence[str], *, as_json: bool) -> int:
+async def report(settings: Settings, unknown_settings: Sequence[str], *, as_json: bool) -> int:
     """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
-    findings = [callers(settings), *trust(settings), *notes(settings, strays), *await database(settings)]
+    findings = [callers(settings), *trust(settings), *notes(settings, unknown_settings), *await database(settings)]
     findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
     shown = in_force(settings)
     if as_json:
@@ -136,18 +136,18 @@ def trust(settings: Settings) -> list[Finding]:
     return [Finding(name="callback proof", level=Level.NOTE, detail=detail)]
 
 
-def notes(settings: Settings, strays: Sequence[str]) -> list[Finding]:
+def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
     """Return findings that may surprise: names that are no settings, a credential in the clear."""
-    told = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in strays]
-    told += [
+    findings = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in unknown]
+    findings += [
         Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
         for sentence in wide_targets(settings.allowed_targets)
     ]
     clear = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
     if clear and settings.has_credential:
         detail = "HOMING_KLING_BASE_URL is http: the credential travels in the clear; use https"
-        told.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
-    return told
+        findings.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
+    return findings
 
 
 def wide_targets(allowed: Allowed) -> list[str]:
@@ -224,12 +224,12 @@ async def credential(settings: Settings) -> list[Finding]:
 
 def _credential(account: Account, reply: Reply) -> Finding:
     match account.provider.read_list(reply):
-        case BadCredential() as told:
-            level, detail = Level.WRONG, f"{account.base_url} refuses it: {told.message} ({told.code})"
-        case Busy() as told:
-            level, detail = Level.NOTE, f"{account.base_url} is too busy to say: {told.message}"
-        case Unknown() | Unsupported() as told:
-            level, detail = Level.NOTE, f"{account.base_url} does not say: {told.why}"
+        case BadCredential() as answer:
+            level, detail = Level.WRONG, f"{account.base_url} refuses it: {answer.message} ({answer.code})"
+        case Busy() as answer:
+            level, detail = Level.NOTE, f"{account.base_url} is too busy to say: {answer.message}"
+        case Unknown() | Unsupported() as answer:
+            level, detail = Level.NOTE, f"{account.base_url} does not say: {answer.why}"
         case _:
             level, detail = Level.OK, f"{account.base_url} takes it"
     return Finding(name="provider credential", level=level, detail=detail)
@@ -332,7 +332,7 @@ def _plain(value: object) -> JsonValue:
     if isinstance(value, Allowed):
         return str(value) or "not set"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_plain(told)}" for name, told in value.items()) or "not set"
+        return ", ".join(f"{name}={_plain(item)}" for name, item in value.items()) or "not set"
     return ", ".join(map(str, value)) if isinstance(value, tuple) and value else "not set"
 
 

@@ -52,9 +52,9 @@ async def _reconcile(tracker: Tracker, args: Namespace) -> int:
     if args.once:
         _show(args, asdict(await reconciler.run_once()))
         return 0
-    stop, asked = asyncio.Event(), Stop()
+    stop, stop_signal = asyncio.Event(), Stop()
     rounds = asyncio.create_task(reconciler.run(stop))
-    status = await asked.wait(rounds)
+    status = await stop_signal.wait(rounds)
     stop.set()
     await rounds
     return status
@@ -65,11 +65,11 @@ def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
     providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
     if kind is None:
         return [(name, one.name) for name, kinds in providers.items() for one in kinds.values() if one.submits]
-    told = [(name, kind) for name, kinds in providers.items() if kind in kinds]
-    if not told:
+    lists = [(name, kind) for name, kinds in providers.items() if kind in kinds]
+    if not lists:
         known = sorted({one for kinds in providers.values() for one in kinds})
         raise SettingsError(f"--kind {kind} is unknown; choose from {', '.join(known)}")
-    return told
+    return lists
 
 
 def _show(args: Namespace, counts: JsonObject) -> None:

@@ -23,7 +23,7 @@ def show_task(args: Namespace, task: JsonObject) -> None:
             ("external id", task["external_id"]),
             ("client", task["client"]),
             ("tags", ", ".join(map(str, _list(task["tags"])))),
-            ("came home", came_home(task)),
+            ("came home", reported_by(task)),
             ("created", ago(task["created_at"], now)),
             ("finished", ago(task["finished_at"], now)),
             ("polls", task["poll_count"] or None),
@@ -48,7 +48,7 @@ def show_tasks(args: Namespace, document: JsonObject) -> None:
             task["external_id"],
             task["client"],
             ago(task["created_at"], now),
-            came_home(task),
+            reported_by(task),
             ago(task["next_poll_at"], now),
             task["message"] or task["reason"],
         )
@@ -68,10 +68,10 @@ def show_change(args: Namespace, task: JsonObject) -> None:
     print_line(f"{task['updated_at']}  {task['id']}  {task['status']}" + (f"  {message}" if message else ""))
 
 
-def came_home(task: JsonObject) -> str:
+def reported_by(task: JsonObject) -> str:
     """Return how the present status was learned, in words."""
-    home = task["status_source"]
-    return f"{home['source']} ({home['trust']})" if isinstance(home, dict) else ""
+    source = task["status_source"]
+    return f"{source['source']} ({source['trust']})" if isinstance(source, dict) else ""
 
 
 def assets(task: JsonObject) -> list[str]:

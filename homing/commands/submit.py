@@ -114,12 +114,12 @@ async def settled(api: ApiClient, task: JsonObject, patience: timedelta) -> Json
 
 
 def _announced(args: Namespace) -> JsonObject:
-    told: dict[str, JsonValue] = {"provider": args.provider, "kind": args.kind, "tags": args.tag}
+    body: dict[str, JsonValue] = {"provider": args.provider, "kind": args.kind, "tags": args.tag}
     if args.external_id:
-        told["external_id"] = args.external_id
+        body["external_id"] = args.external_id
     if args.deadline:
-        told["deadline"] = args.deadline.total_seconds()
-    return told
+        body["deadline"] = args.deadline.total_seconds()
+    return body
 
 
 def _body(args: Namespace) -> JsonObject:

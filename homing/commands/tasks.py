@@ -43,13 +43,13 @@ def add(commands: Commands) -> None:
     for parser in parsers.values():
         parser.add_argument("task", metavar="TASK", help="Homing's ID, the provider's ID, or your external ID")
     parsers["attach"].add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
-    word = parsers["resolve"].add_mutually_exclusive_group(required=True)
-    word.add_argument(
+    decision = parsers["resolve"].add_mutually_exclusive_group(required=True)
+    decision.add_argument(
         "--status",
         choices=("rejected", "expired", "succeeded", "failed"),
         help="how it ended; succeeded and failed decide a conflict",
     )
-    word.add_argument("--provider-task-id", metavar="ID", help="the provider's ID, which is then polled")
+    decision.add_argument("--provider-task-id", metavar="ID", help="the provider's ID, which is then polled")
     parsers["resolve"].add_argument("--note", default="", help="why, for the history")
     watch.add_watch(verbs)
 

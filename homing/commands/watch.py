@@ -134,13 +134,13 @@ def _print_event(args: Namespace, event: JsonObject) -> None:
     else:
         data = event["data"] if isinstance(event["data"], dict) else {}
         about = data.get("message") or data.get("reason") or data.get("detail")
-        told = [
+        fields = [
             _short(str(event["time"])),
             str(event["type"]),
             str(event["subject"]),
             f"version {int(str(event['sequence']))}",
         ]
-        print_line("  ".join([*told, *([str(about)] if about else [])]))
+        print_line("  ".join([*fields, *([str(about)] if about else [])]))
     sys.stdout.flush()
 
 

@@ -19,10 +19,10 @@ def explain(
 ) -> list[str]:
     """Return the sentences: what is wrong with the account, then the task's state, heard, next, unblock."""
     open_ended = Status(str(task["status"])) in WAITING or task["next_poll_at"] is not None
-    told = [_account(trouble, now) for trouble in account] if open_ended else []
-    told += [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
-    told += [_contradictions(entries, now), _failures(entries, now), _unblock(task)]
-    return [sentence for sentence in told if sentence]
+    sentences = [_account(trouble, now) for trouble in account] if open_ended else []
+    sentences += [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
+    sentences += [_contradictions(entries, now), _failures(entries, now), _unblock(task)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _account(trouble: JsonObject, now: datetime) -> str:
@@ -55,8 +55,8 @@ def _state(task: JsonObject, now: datetime) -> str:
     if status in WAITING:
         name = f" as {task['provider_task_id']}" if task["provider_task_id"] else ""
         return f"It is {status.value}: the provider has it{name} and has been at it for {_since(task, now)}{because}."
-    home = task["status_source"]
-    learned = f", learned from a {home['source']} of {home['trust']} trust" if isinstance(home, dict) else ""
+    source = task["status_source"]
+    learned = f", learned from a {source['source']} of {source['trust']} trust" if isinstance(source, dict) else ""
     return f"It {_ended(status)} {ago(task['finished_at'], now)}{learned}{because}."
 
 
@@ -69,28 +69,28 @@ def _ended(status: Status) -> str:
 
 
 def _callbacks(task: JsonObject, entries: Sequence[JsonObject], now: datetime) -> str:
-    heard = [entry for entry in entries if entry["source"] == "callback"]
-    if not heard:
+    callbacks = [entry for entry in entries if entry["source"] == "callback"]
+    if not callbacks:
         if task["callback_requested"]:
             return "No callback has come yet; one was asked for."
         return "No callback was asked for, so only asking the provider tells."
-    last = max(heard, key=lambda entry: str(entry["at"]))
-    word = f" saying {last['provider_status']!r}" if last["provider_status"] else ""
+    last = max(callbacks, key=lambda entry: str(entry["at"]))
+    reported = f" saying {last['provider_status']!r}" if last["provider_status"] else ""
     when = ago(task["last_observed_at"] or last["at"], now)
-    return f"Last heard by callback {when}{word}: {last['verdict']}, {last['why']}."
+    return f"Last heard by callback {when}{reported}: {last['verdict']}, {last['why']}."
 
 
 def _polls(task: JsonObject, now: datetime) -> str:
     if task["poll_count"]:
-        asked = f"The provider was asked {task['poll_count']} times, last {ago(task['polled_at'], now)}"
-        asked = asked.replace(" 1 times, last", " once,")
+        polled = f"The provider was asked {task['poll_count']} times, last {ago(task['polled_at'], now)}"
+        polled = polled.replace(" 1 times, last", " once,")
     else:
-        asked = "The provider was not asked yet"
+        polled = "The provider was not asked yet"
     if task["next_poll_at"] is None:
-        return f"{asked}; there is nothing left to ask."
+        return f"{polled}; there is nothing left to ask."
     coming = ago(task["next_poll_at"], now)
     coming = f"next {coming}" if coming.startswith("in ") else "due now"
-    return f"{asked}; {coming}."
+    return f"{polled}; {coming}."
 
 
 def _conflict(task: JsonObject, now: datetime) -> str:

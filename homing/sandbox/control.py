@@ -19,13 +19,13 @@ from starlette.routing import Route
 from homing.sandbox import shapes
 from homing.sandbox.faults import Faults, UnknownFaultError
 from homing.sandbox.ledger import Ledger, delivery_json, task_json
-from homing.sandbox.life import SteeringError
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.replies import JSON
 from homing.sandbox.settings import CallbackShape
 from homing.sandbox.signing import Seal
 from homing.sandbox.steering import Steering, UnknownTaskError
 from homing.sandbox.submission import JsonObject, json_object
+from homing.sandbox.task_runner import SteeringError
 
 ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
     "hold": {},

@@ -19,11 +19,11 @@ from homing.sandbox import listing, pictures, refusals, shapes, submission
 from homing.sandbox.auth import Gate
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
-from homing.sandbox.life import Life
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.replies import JSON, Lost, Wire, dripping
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.task import Task
+from homing.sandbox.task_runner import TaskRunner
 
 Answer = Callable[[Request, str, int], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,11 +44,13 @@ _EVEN = 0.5
 class Endpoints:
     """Kling's side of HTTP: authentication, the answer, and what the faults make of it."""
 
-    def __init__(self, settings: SandboxSettings, faults: Faults, ledger: Ledger, life: Life, wire: Wire) -> None:
+    def __init__(
+        self, settings: SandboxSettings, faults: Faults, ledger: Ledger, runner: TaskRunner, wire: Wire
+    ) -> None:
         self._settings = settings
         self._faults = faults
         self._ledger = ledger
-        self._life = life
+        self._runner = runner
         self._wire = wire
         self._gate = Gate(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
 
@@ -84,8 +86,8 @@ class Endpoints:
         return endpoint
 
     async def _create(self, request: Request, account: str, number: int) -> Response:
-        asked = submission.read(_kind(request), await self._body(request))
-        self._ledger.asked(asked.external_id)
+        submission_body = submission.read(_kind(request), await self._body(request))
+        self._ledger.count_create(submission_body.external_id)
         if self._faults.strike("submit_busy", number):
             raise Refusal(1303, refusals.SLOTS_TAKEN)
         if self._faults.strike("submit_unavailable", number):
@@ -98,11 +100,11 @@ class Endpoints:
         origin = str(request.base_url).rstrip("/")
         again = self._faults.strike("duplicate_made", number) is not None
         if self._faults.strike("submit_late", number):
-            self._life.create_late(asked, account, origin, again=again)
+            self._runner.create_late(submission_body, account, origin, again=again)
             return Lost(self._wire, 0.0)
-        task = self._life.create(asked, account, origin, again=again)
+        task = self._runner.create(submission_body, account, origin, again=again)
         if self._faults.strike("submit_repeated", number):
-            task = self._life.create(asked, account, origin, again=again)
+            task = self._runner.create(submission_body, account, origin, again=again)
         if broken:
             return _server_error(broken)
         if dice := self._faults.strike("submit_reply_lost", task.index):
@@ -152,7 +154,9 @@ class Endpoints:
         self._ledger.count("picture")
         name, query = request.path_params["name"], request.query_params
         expires = query.get("x-expires", "")
-        right = pictures.is_right(self._life.picture_key, name, expires, query.get("x-signature", ""), int(time.time()))
+        right = pictures.is_right(
+            self._runner.picture_key, name, expires, query.get("x-signature", ""), int(time.time())
+        )
         task_id, _, number = name.rpartition("-")
         task = self._ledger.by_id(task_id) if right else None
         if task is None:

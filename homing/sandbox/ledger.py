@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from homing.sandbox.letters import STRANGERS, Delivery
+from homing.sandbox.outgoing_callback import FORGED_KINDS, Delivery
 from homing.sandbox.refusals import EXTERNAL_ID_TAKEN, SLOTS_TAKEN, Refusal
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.submission import JsonObject
@@ -50,7 +50,7 @@ class Ledger:
         self.requests[endpoint] += 1
         return self.requests[endpoint]
 
-    def asked(self, external_id: str | None) -> None:
+    def count_create(self, external_id: str | None) -> None:
         """Count a well-formed create, whatever becomes of it."""
         if external_id is not None:
             self.creations.setdefault(external_id, Creations()).requests += 1
@@ -94,11 +94,11 @@ class Ledger:
             "callbacks": {
                 "sent": sum(len(delivery.attempts) for delivery in sent),
                 "waiting": sum(delivery.state == "waiting" for delivery in deliveries),
-                "by_kind": dict(Counter(delivery.letter.kind for delivery in deliveries)),
+                "by_kind": dict(Counter(delivery.callback.kind for delivery in deliveries)),
                 "forgeries_sent": _sent(sent, "forged"),
                 "replays_sent": _sent(sent, "replayed"),
                 "strangers_answered_2xx": sum(
-                    delivery.state == "delivered" and delivery.letter.kind in STRANGERS for delivery in sent
+                    delivery.state == "delivered" and delivery.callback.kind in FORGED_KINDS for delivery in sent
                 ),
             },
         }
@@ -129,15 +129,15 @@ def task_json(task: Task) -> JsonObject:
 
 
 def delivery_json(delivery: Delivery) -> JsonObject:
-    letter = delivery.letter
+    callback = delivery.callback
     return {
-        "kind": letter.kind,
-        "variant": letter.variant,
-        "about": letter.about,
-        "status": letter.status,
-        "target": letter.target,
-        "webhook_id": letter.webhook_id,
-        "seal": letter.seal,
+        "kind": callback.kind,
+        "variant": callback.variant,
+        "about": callback.about,
+        "status": callback.status,
+        "target": callback.target,
+        "webhook_id": callback.webhook_id,
+        "seal": callback.seal,
         "state": delivery.state,
         "attempts": [
             {"at": attempt.at, "answer": attempt.answer, "error": attempt.error} for attempt in delivery.attempts
@@ -146,4 +146,4 @@ def delivery_json(delivery: Delivery) -> JsonObject:
 
 
 def _sent(deliveries: list[Delivery], kind: str) -> int:
-    return sum(delivery.letter.kind == kind for delivery in deliveries)
+    return sum(delivery.callback.kind == kind for delivery in deliveries)

@@ -18,17 +18,17 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from homing.sandbox.callback_factory import CallbackFactory
+from homing.sandbox.callback_sender import BackgroundJobs, CallbackSender
 from homing.sandbox.control import Control
-from homing.sandbox.desk import Desk
 from homing.sandbox.endpoints import Endpoints, unknown_path
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
-from homing.sandbox.life import Life
-from homing.sandbox.post import Errands, Post
 from homing.sandbox.replies import Wire
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.steering import Steering
 from homing.sandbox.submission import JsonObject
+from homing.sandbox.task_runner import TaskRunner
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
 _BACKLOG = 2048
@@ -48,12 +48,12 @@ class Sandbox:
         self.faults = Faults(settings.seed, settings.faults)
         self.ledger = Ledger(settings, started_at=int(time.time() * 1000))
         self.wire = Wire()
-        self._errands = Errands()
-        desk = Desk(settings, self.faults)
-        self._post = Post(settings, desk, self._errands)
-        life = Life(settings, self.faults, self.ledger, desk, self._post, self._errands)
-        self.steering = Steering(self.ledger, life, desk, self._post)
-        endpoints = Endpoints(settings, self.faults, self.ledger, life, self.wire)
+        self._jobs = BackgroundJobs()
+        factory = CallbackFactory(settings, self.faults)
+        self._sender = CallbackSender(settings, factory, self._jobs)
+        runner = TaskRunner(settings, self.faults, self.ledger, factory, self._sender, self._jobs)
+        self.steering = Steering(self.ledger, runner, factory, self._sender)
+        endpoints = Endpoints(settings, self.faults, self.ledger, runner, self.wire)
         self.app = Starlette(
             routes=[*Control(self.ledger, self.faults, self.steering).routes(), *endpoints.routes()],
             exception_handlers={404: unknown_path, 405: unknown_path},
@@ -67,8 +67,8 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.wire.let_go()
-        await self._errands.aclose()
-        await self._post.aclose()
+        await self._jobs.aclose()
+        await self._sender.aclose()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan takes its app
@@ -172,8 +172,8 @@ class RunningSandbox:
     def set_faults(self, rates: Mapping[str, float]) -> None:
         self._answer(self._client.post("/sandbox/faults", json=dict(rates)))
 
-    def _steer(self, any_id: str, **wish: object) -> JsonObject:
-        return self._answer(self._client.post(f"/sandbox/tasks/{any_id}", json=wish))
+    def _steer(self, any_id: str, **body: object) -> JsonObject:
+        return self._answer(self._client.post(f"/sandbox/tasks/{any_id}", json=body))
 
     def _answer(self, reply: httpx.Response) -> JsonObject:
         body: Any = reply.json()

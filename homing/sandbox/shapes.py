@@ -14,7 +14,7 @@ from homing.sandbox.settings import CallbackShape
 from homing.sandbox.submission import OMNI_IMAGE, JsonObject
 from homing.sandbox.task import SUCCEED, State, Task
 
-_NEW_WORDS = {SUCCEED: "succeeded"}
+_NEW_STATUSES = {SUCCEED: "succeeded"}
 _PRICE_OF_UNIT = 0.14  # USD at list price, as others computed it
 
 
@@ -57,7 +57,7 @@ def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
     """Return a task in the shape of `/tasks`, which is also the new callback's."""
     body: JsonObject = {
         "id": task.id,
-        "status": _NEW_WORDS.get(state.status, state.status),
+        "status": _NEW_STATUSES.get(state.status, state.status),
         "message": state.message,
         "create_time": task.created_at,
         "update_time": state.updated_at,

@@ -16,7 +16,7 @@ Seal = Literal["genuine", "none", "wrong_key", "malformed", "stale", "altered"]
 """How a callback is signed. `stale` is right but an hour old; `altered` was right before the body was changed."""
 
 STALE_BY_SECONDS = 3600
-_STRANGERS_KEY = f"{SECRET_PREFIX}{base64.b64encode(b'a stranger made this key up').decode()}"
+_FORGED_KEY = f"{SECRET_PREFIX}{base64.b64encode(b'a stranger made this key up').decode()}"
 _MALFORMED = "v1;not-base64! v1 v2,AAAA v1,"
 
 
@@ -40,7 +40,7 @@ def seal(kind: Seal, *, secrets: tuple[str, ...], webhook_id: str, timestamp: in
         case "altered":
             signatures = [sign(secret, webhook_id, timestamp, body + b" ") for secret in secrets]
         case "wrong_key":
-            signatures = [sign(_STRANGERS_KEY, webhook_id, timestamp, body)]
+            signatures = [sign(_FORGED_KEY, webhook_id, timestamp, body)]
         case "malformed":
             signatures = [_MALFORMED]
         case _:

@@ -1,14 +1,14 @@
 """Steering: what a test does to one task so that things happen when it says so, and not by the clock."""
 
-from homing.sandbox.desk import Desk
+from homing.sandbox.callback_factory import CallbackFactory
+from homing.sandbox.callback_sender import CallbackSender
 from homing.sandbox.ledger import Ledger
-from homing.sandbox.letters import Delivery
-from homing.sandbox.life import Life, SteeringError
-from homing.sandbox.post import Post
+from homing.sandbox.outgoing_callback import Delivery
 from homing.sandbox.settings import CallbackShape
 from homing.sandbox.signing import Seal
 from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import FINALS, State, Task
+from homing.sandbox.task_runner import SteeringError, TaskRunner
 
 
 class UnknownTaskError(SteeringError):
@@ -18,11 +18,11 @@ class UnknownTaskError(SteeringError):
 class Steering:
     """The verbs. An id is the task's own or its external one; each verb may raise `SteeringError`."""
 
-    def __init__(self, ledger: Ledger, life: Life, desk: Desk, post: Post) -> None:
+    def __init__(self, ledger: Ledger, runner: TaskRunner, factory: CallbackFactory, sender: CallbackSender) -> None:
         self._ledger = ledger
-        self._life = life
-        self._desk = desk
-        self._post = post
+        self._runner = runner
+        self._factory = factory
+        self._sender = sender
 
     def task(self, any_id: str) -> Task:
         task = self._ledger.by_id(any_id) or self._ledger.by_external_id(any_id)
@@ -33,19 +33,19 @@ class Steering:
     def hold(self, any_id: str) -> Task:
         """Stop the task's clock."""
         task = self.task(any_id)
-        self._life.hold(task)
+        self._runner.hold(task)
         return task
 
     def release(self, any_id: str) -> Task:
         """Let the task's clock run again, for its whole run time."""
         task = self.task(any_id)
-        self._life.release(task)
+        self._runner.release(task)
         return task
 
     def process(self, any_id: str, *, notify: bool = True) -> Task:
         """Let the task go from `submitted` to `processing`."""
         task = self.task(any_id)
-        self._life.process(task, notify=notify)
+        self._runner.process(task, notify=notify)
         return task
 
     def finish(
@@ -55,7 +55,7 @@ class Steering:
         if status is not None and status not in FINALS:
             raise SteeringError(f"a task ends as {' or '.join(FINALS)}, not as {status!r:.40}")
         task = self.task(any_id)
-        self._life.finish(task, status, message, notify=notify)
+        self._runner.finish(task, status, message, notify=notify)
         return task
 
     def callback(
@@ -82,7 +82,7 @@ class Steering:
         state = task.state
         if status is not None and status != state.status:
             state = State(status=status, updated_at=state.updated_at + 1)
-        letter = self._desk.steered(
+        callback = self._factory.steered(
             task, address, state=state, shape=shape, seal=seal, identity=webhook_id, changes=changes
         )
-        return self._post.dispatch(task, [letter])[0]
+        return self._sender.dispatch(task, [callback])[0]

@@ -99,8 +99,8 @@ def _text(limit: int) -> Check:
     return lambda value: isinstance(value, str) and len(value) <= limit
 
 
-def _one_of(*words: str) -> Check:
-    return lambda value: value in words
+def _one_of(*choices: str) -> Check:
+    return lambda value: value in choices
 
 
 def _integer(low: int, high: int) -> Check:

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from homing.sandbox.letters import Delivery
+from homing.sandbox.outgoing_callback import Delivery
 from homing.sandbox.submission import Submission
 
 SUBMITTED = "submitted"

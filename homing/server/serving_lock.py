@@ -158,7 +158,7 @@ def _open(path: Path) -> int:
 def _read(file: int) -> Holder:
     """Read what the holder wrote; it may be writing just now, so anything else than its text is an unknown holder."""
     try:
-        told = json.loads(os.pread(file, 4096, 0))
-        return Holder(pid=told.get("pid"), url=told.get("url"))
+        content = json.loads(os.pread(file, 4096, 0))
+        return Holder(pid=content.get("pid"), url=content.get("url"))
     except (ValueError, AttributeError):
         return Holder()

@@ -119,7 +119,7 @@ class Stop:
 
 
 @contextmanager
-def told_to_stop(action: Callable[[], None]) -> Iterator[None]:
+def when_stopped(action: Callable[[], None]) -> Iterator[None]:
     """Do something when the process is told to stop, and then what was to be done before: the server's own ending.
 
     Only the main thread hears signals; in another one nothing is done.
@@ -132,15 +132,15 @@ def told_to_stop(action: Callable[[], None]) -> Iterator[None]:
     # Where nobody listens the process ends at once, and so it may.
     before = {int(number): handler for number, handler in found.items() if callable(handler)}
 
-    def heard(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(action)
         before[number](number, frame)
 
     for number in before:
-        signal.signal(number, heard)
+        signal.signal(number, handle)
     try:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is heard:
+            if signal.getsignal(number) is handle:
                 signal.signal(number, handler)

@@ -37,10 +37,10 @@ class Seen:
 
 
 def homing(
-    folder: Path, *subscribers: Subscriber, sinks: str = "", parts: Collection[Part] = ALL, tells: bool = True
+    folder: Path, *subscribers: Subscriber, sinks: str = "", parts: Collection[Part] = ALL, deliver_events: bool = True
 ) -> Homing:
     settings = Settings.model_validate({"database_url": f"sqlite:///{folder / 'homing.db'}", "sinks": sinks})
-    return Homing(settings, subscribers=subscribers, parts=parts, tells=tells)
+    return Homing(settings, subscribers=subscribers, parts=parts, deliver_events=deliver_events)
 
 
 async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
@@ -136,7 +136,7 @@ async def test_process_without_relay_leaves_events_pending(tmp_path: Path) -> No
     quiet, seen = Seen(), Seen()
     async with homing(tmp_path, Subscriber("all", quiet)) as here:
         await until(lambda: asyncio.to_thread(held, tmp_path))
-    async with homing(tmp_path, Subscriber("all", quiet), tells=False) as here:
+    async with homing(tmp_path, Subscriber("all", quiet), deliver_events=False) as here:
         ids = await happen(here.tracker, 1)
         assert not held(tmp_path)
     async with homing(tmp_path, Subscriber("all", seen)):

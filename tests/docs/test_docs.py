@@ -9,7 +9,7 @@ import pytest
 from tracker import errors
 from tracker.api.http.access import WrongHost
 from tracker.model.task import Alarm
-from tracker.settings import strays
+from tracker.settings import unknown_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -101,7 +101,7 @@ def test_every_page_named_in_code_exists() -> None:
 def test_every_setting_named_in_docs_exists(name: str) -> None:
     named = dict.fromkeys(re.findall(r"HOMING_[A-Z_]+[A-Z]", (ROOT / name).read_text()), "set")
 
-    assert strays(environ=named, env_file=None) == []
+    assert unknown_settings(environ=named, env_file=None) == []
 
 
 def test_every_alarm_has_a_section() -> None:

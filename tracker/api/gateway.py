@@ -125,7 +125,7 @@ def _batch_ids(query: BatchQuery) -> Sequence[str]:
     fields = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
     if len(fields) != 1:
         raise InvalidRequest("give exactly one of task_ids and external_task_ids")
-    ids = [word for part in fields[0].split(",") if (word := part.strip())]
+    ids = [item for part in fields[0].split(",") if (item := part.strip())]
     if not ids:
         raise InvalidRequest("give at least one id")
     if len(ids) > MAX_BATCH_IDS:
@@ -150,7 +150,7 @@ def _tags(request: Request) -> Sequence[str]:
     if len(given) > TASK_TAGS.longest:
         raise InvalidRequest(f"{TASK_TAGS.name} is longer than {TASK_TAGS.longest} characters")
     try:
-        return [unquote(word, errors="strict") for part in given.split(",") if (word := part.strip())]
+        return [unquote(item, errors="strict") for part in given.split(",") if (item := part.strip())]
     except UnicodeDecodeError:
         raise InvalidRequest(f"{TASK_TAGS.name} is not percent-encoded UTF-8") from None
 

@@ -98,7 +98,7 @@ def _callback_loss(habits: Habits) -> list[schemas.CallbackLossShown]:
 
 
 def _run_times(habits: Habits) -> list[schemas.RunTimesShown]:
-    told = [
+    shown = [
         schemas.RunTimesShown(
             provider=group.provider,
             kind=group.kind,
@@ -109,7 +109,7 @@ def _run_times(habits: Habits) -> list[schemas.RunTimesShown]:
         for group, known in habits.run_times.items()
         if group.kind is not None and group.model is not None
     ]
-    return sorted(told, key=lambda one: (one.provider, one.kind, one.model))
+    return sorted(shown, key=lambda one: (one.provider, one.kind, one.model))
 
 
 def orphan(orphan: Orphan) -> schemas.OrphanShown:
@@ -133,18 +133,18 @@ def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTr
     """Show what is wrong with an account now, the reason that outweighs the others first."""
     if state is None:
         return []
-    told: list[schemas.AccountTroubleShown] = []
+    troubles: list[schemas.AccountTroubleShown] = []
     if state.trouble is Trouble.CREDENTIAL:
-        told.append(_trouble(state))
+        troubles.append(_trouble(state))
     if state.waited_at is not None and now - state.waited_at < BUDGET_SHOWN:
         why = "HOMING_POLLS_PER_MINUTE allows no more polls in this minute"
-        told.append(schemas.AccountTroubleShown(reason="budget", why=why, since=state.waited_at, until=None))
+        troubles.append(schemas.AccountTroubleShown(reason="budget", why=why, since=state.waited_at, until=None))
     if state.paused_until is not None and now < state.paused_until:
         why = "the provider asked Homing to wait, or refused several requests"
-        told.append(schemas.AccountTroubleShown(reason="paused", why=why, since=state.at, until=state.paused_until))
+        troubles.append(schemas.AccountTroubleShown(reason="paused", why=why, since=state.at, until=state.paused_until))
     if state.trouble not in {None, Trouble.CREDENTIAL}:
-        told.append(_trouble(state))
-    return told
+        troubles.append(_trouble(state))
+    return troubles
 
 
 def _trouble(state: AccountState) -> schemas.AccountTroubleShown:

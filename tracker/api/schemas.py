@@ -43,7 +43,7 @@ def _sane(value: datetime) -> datetime:
 def _one_by_one(value: object) -> object:
     """Take ``status=a&status=b`` and ``status=a,b`` alike."""
     if isinstance(value, list):
-        return [word for item in value for word in (item.split(",") if isinstance(item, str) else [item])]
+        return [text for item in value for text in (item.split(",") if isinstance(item, str) else [item])]
     return value
 
 

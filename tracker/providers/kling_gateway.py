@@ -14,7 +14,7 @@ from tracker.model import facts
 from tracker.model.task import Asset, Status, Task
 from tracker.model.untrusted import JsonObject, JsonValue, milliseconds
 
-LEGACY_WORDS: Final[Mapping[Status, str]] = MappingProxyType(
+LEGACY_STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
     {
         Status.PENDING: "submitted",
         Status.SUBMITTED: "submitted",
@@ -26,7 +26,7 @@ LEGACY_WORDS: Final[Mapping[Status, str]] = MappingProxyType(
         Status.EXPIRED: "failed",
     }
 )
-NEW_WORDS: Final[Mapping[Status, str]] = MappingProxyType({**LEGACY_WORDS, Status.SUCCEEDED: "succeeded"})
+NEW_STATUSES: Final[Mapping[Status, str]] = MappingProxyType({**LEGACY_STATUSES, Status.SUCCEEDED: "succeeded"})
 INFERRED_MESSAGES: Final[Mapping[Status, str]] = MappingProxyType(
     {
         Status.REJECTED: "the provider refused this task",
@@ -59,7 +59,7 @@ def legacy_created(task: Task) -> JsonObject:
     return {
         "task_id": task.id,
         "task_info": _task_info(task),
-        "task_status": LEGACY_WORDS[task.status],
+        "task_status": LEGACY_STATUSES[task.status],
         "created_at": milliseconds(task.created_at),
         "updated_at": milliseconds(task.updated_at),
     }
@@ -91,7 +91,7 @@ def new_task(task: Task) -> JsonObject:
     package = _PACKAGES.get(task.kind.partition("/")[0])
     return {
         "id": task.id,
-        "status": NEW_WORDS[task.status],
+        "status": NEW_STATUSES[task.status],
         "message": _message(task),
         "create_time": milliseconds(task.created_at),
         "update_time": milliseconds(task.updated_at),
@@ -108,13 +108,13 @@ def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
     paid = list(_charges(price["billing"]))
     units = [charge for charge in paid if charge.get("charge_type") == "unit"]
     cash = [charge for charge in paid if charge.get("charge_type") == "cash"]
-    told: JsonObject = {}
+    billing: JsonObject = {}
     if units:
-        told["final_unit_deduction"] = _total(units, "amount")
+        billing["final_unit_deduction"] = _total(units, "amount")
     if cash:
         balance: JsonObject = {"quota": _total(cash, "amount"), "list_price": _total(cash, "list_price")}
-        told["final_balance_deduction"] = balance
-    return told
+        billing["final_balance_deduction"] = balance
+    return billing
 
 
 def new_price(price: Mapping[str, JsonValue], package: str | None) -> list[JsonValue]:
@@ -185,8 +185,8 @@ def _legacy_entry(files: list[Asset]) -> JsonObject:
 
 def _legacy_file(file: Asset) -> JsonObject:
     if file.group in {"mp3", "wav"}:
-        told: JsonObject = {f"url_{file.group}": file.url}
-        return told | ({f"duration_{file.group}": file.duration} if file.duration else {})
+        fields: JsonObject = {f"url_{file.group}": file.url}
+        return fields | ({f"duration_{file.group}": file.duration} if file.duration else {})
     if file.kind == "voice":
         return {"trial_url": file.url} if file.url else {}
     name = "url_" + file.group.removeprefix("view-") if file.group.startswith("view-") else "url"
@@ -196,8 +196,8 @@ def _legacy_file(file: Asset) -> JsonObject:
 
 def _legacy_id(asset: Asset) -> JsonValue:
     """Return an element's id as the number that it is in the legacy dialect."""
-    told = asset.provider_asset_id or ""
-    return int(told) if asset.kind == "element" and told.isascii() and told.isdigit() else told
+    asset_id = asset.provider_asset_id or ""
+    return int(asset_id) if asset.kind == "element" and asset_id.isascii() and asset_id.isdigit() else asset_id
 
 
 def _output(task: Task, files: list[Asset]) -> JsonObject:
@@ -227,5 +227,5 @@ def _total(charges: Iterable[JsonObject], name: str) -> str:
 
 def _decimal(value: JsonValue) -> Decimal:
     """Read an amount; zero for what is none."""
-    told = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    return Decimal(told) if _AMOUNT.fullmatch(told) else Decimal(0)
+    text = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    return Decimal(text) if _AMOUNT.fullmatch(text) else Decimal(0)

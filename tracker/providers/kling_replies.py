@@ -45,7 +45,7 @@ NOT_FOUND: Final = "Task not found by id/external id: {id}"
 
 CREDENTIAL_CODES: Final = range(1000, 1100)
 # How gateways write the code of a success, beside the documented 0.
-SUCCESS_WORDS: Final = frozenset({"0", "200", "success"})
+SUCCESS_CODES: Final = frozenset({"0", "200", "success"})
 LONGEST_WAIT: Final = timedelta(days=1)
 EXCERPT_LENGTH: Final = 4_096
 TASKS_PER_REPLY: Final = 1_000
@@ -243,7 +243,7 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
 def _code(value: JsonValue) -> int | None:
     """Read a reply's code: 0 for every way to write a success, None where there is no number."""
     if isinstance(value, str):
-        return 0 if value.strip().lower() in SUCCESS_WORDS else None
+        return 0 if value.strip().lower() in SUCCESS_CODES else None
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return 0 if value == HTTPStatus.OK else value

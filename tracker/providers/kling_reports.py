@@ -19,7 +19,7 @@ import msgspec
 from tracker.model.task import Asset, Report, Status
 from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, text
 
-STATUS_WORDS: Final[Mapping[str, Status]] = MappingProxyType(
+STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
     {
         "submitted": Status.SUBMITTED,
         "processing": Status.PROCESSING,
@@ -31,7 +31,7 @@ STATUS_WORDS: Final[Mapping[str, Status]] = MappingProxyType(
 
 # The names of one fact, legacy first: the first that is there and not null counts.
 _TASK_ID: Final = ("task_id", "id")
-_WORD: Final = ("task_status", "status")
+_STATUS: Final = ("task_status", "status")
 _CREATED_AT: Final = ("created_at", "create_time")
 _UPDATED_AT: Final = ("updated_at", "update_time")
 _ASSET_ID: Final = ("voice_id", "element_id", "id")
@@ -41,7 +41,7 @@ RESULT_LIFETIME: Final = timedelta(days=30)
 
 ASSETS: Final = 100
 URL_LENGTH: Final = 4096
-WORD_LENGTH: Final = 100
+STATUS_LENGTH: Final = 100
 MESSAGE_LENGTH: Final = 2_000
 PRICE_LENGTH: Final = 4_096
 # The length of a price is that of its JSON in ASCII with spaces: at most so many times that of the tightest JSON (DEL).
@@ -114,17 +114,21 @@ def read_report(task: JsonObject) -> Report:
     task_id, external_id = _ids(task)
     if task_id is None and external_id is None:
         return Report(flaw="it names no task")
-    word = _first(task, _WORD)
-    word = word[:WORD_LENGTH] if isinstance(word, str) else None
+    provider_status = _first(task, _STATUS)
+    provider_status = provider_status[:STATUS_LENGTH] if isinstance(provider_status, str) else None
     # Whatever its case, and the blanks around it.
-    status = None if word is None else STATUS_WORDS.get(word) or STATUS_WORDS.get(word.strip().lower())
+    status = (
+        None
+        if provider_status is None
+        else STATUSES.get(provider_status) or STATUSES.get(provider_status.strip().lower())
+    )
     updated_at = from_milliseconds(_first(task, _UPDATED_AT))
     assets, left_out = _assets(task, updated_at + RESULT_LIFETIME if updated_at else None)
     return Report(
         provider_task_id=task_id,
         external_id=external_id,
         status=status,
-        provider_status=word,
+        provider_status=provider_status,
         message=_message(task, left_out),
         assets=assets,
         price=_price(task),
@@ -200,8 +204,8 @@ def _like(output: JsonValue) -> _Like:
     """Read kind and group of one of ``outputs``; a series has a ``group_id``, which single images do not have."""
     if not isinstance(output, dict):
         return _OTHER_TYPE, "single"
-    word = output.get("type")
-    kind = word if isinstance(word, str) and word in _OUTPUT_TYPES else _OTHER_TYPE
+    output_type = output.get("type")
+    kind = output_type if isinstance(output_type, str) and output_type in _OUTPUT_TYPES else _OTHER_TYPE
     return kind, "series" if output.get("group_id") else "single"
 
 
@@ -255,7 +259,7 @@ def _index(value: JsonValue, position: int) -> int:
 
 def _duration(value: JsonValue) -> str | None:
     """Seconds, as written: a string in the documentation, possibly fractional."""
-    return str(value)[:WORD_LENGTH] or None if type(value) in _DURATION_TYPES else None
+    return str(value)[:STATUS_LENGTH] or None if type(value) in _DURATION_TYPES else None
 
 
 def _price(task: JsonObject) -> dict[str, JsonValue]:

@@ -62,13 +62,13 @@ TROUBLE_NAMES: Final = re.compile(
     r"upstream|time_?out|unavailable|overload|internal|server_error|gateway|connection|bad_response|failed$",
     re.IGNORECASE,
 )
-TROUBLE_WORDS: Final = re.compile(
+TROUBLE_TEXT: Final = re.compile(
     r"upstream|time[d-]? ?out|unavailable|overload|internal|server error|gateway|connection|try again|retry"
     r"|上游|超时|稍后|重试",
     re.IGNORECASE,
 )
 # A code that is a word: "quota_not_enough", but not "1201".
-WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
+CODE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +81,13 @@ class GatewayError:
 
     @property
     def is_about_money(self) -> bool:
-        quota = QUOTA.search(self.message) is not None and TROUBLE_WORDS.search(self.message) is None
+        quota = QUOTA.search(self.message) is not None and TROUBLE_TEXT.search(self.message) is None
         return quota or QUOTA.search(self.code) is not None
 
     @property
     def shows_trouble(self) -> bool:
         named = any(TROUBLE_NAMES.search(part) for part in (self.code, self.type))
-        return named or TROUBLE_WORDS.search(self.message) is not None
+        return named or TROUBLE_TEXT.search(self.message) is not None
 
 
 def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
@@ -156,7 +156,7 @@ def _gateway_error(envelope: Envelope) -> GatewayError | None:
             type=_word(error.get("type")),
         )
     code = _word(envelope.body.get("code"))
-    if envelope.code is None and WORD.fullmatch(code):
+    if envelope.code is None and CODE_NAME.fullmatch(code):
         return GatewayError(message=text(envelope.body.get("message"), MESSAGE_LENGTH), code=code)
     return None
 

@@ -23,7 +23,7 @@ def masked(text: str, credential: Credential) -> str:
 def excerpt(text: str, credential: Credential) -> str:
     """Return at most the first ``EXCERPT_SHOWN`` characters of a text, printable, with the credential masked."""
     text = masked(text, credential)
-    printable = "".join(letter if letter.isprintable() else " " for letter in text[: EXCERPT_SHOWN * 4])
+    printable = "".join(character if character.isprintable() else " " for character in text[: EXCERPT_SHOWN * 4])
     return " ".join(printable.split())[:EXCERPT_SHOWN]
 
 

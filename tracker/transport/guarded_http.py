@@ -35,7 +35,7 @@ LOOKUPS: Final = 8
 # An answer's body is nobody's business here; it is only read so that the connection can be used again.
 ANSWER_LIMIT: Final = 4 * 1024
 ANSWER_SECONDS: Final = 1.0
-_WORDS: Final[Mapping[type[BaseException], str]] = {
+_TEXTS: Final[Mapping[type[BaseException], str]] = {
     ConnectionRefusedError: "connection refused",
     ConnectionResetError: "connection reset",
     socket.gaierror: "its name cannot be resolved",
@@ -137,11 +137,11 @@ class Poster:
         sent = [(name.encode(), value.encode()) for name, value in named.items()]
         timeouts = {"timeout": {"connect": CONNECT_SECONDS}}
         async with pool.stream("POST", url, headers=sent, content=body, extensions=timeouts) as response:
-            told = {name.lower(): value for name, value in response.headers}
+            fields = {name.lower(): value for name, value in response.headers}
             with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await _read_little(response)
-        return Answer(status=response.status, retry_after=told.get(b"retry-after", b"").decode("latin-1").strip())
+        return Answer(status=response.status, retry_after=fields.get(b"retry-after", b"").decode("latin-1").strip())
 
 
 async def dial_target(
@@ -216,8 +216,8 @@ async def _checked(host: str, port: int, allowed: Allowed, resolve: Resolve, *, 
 
 
 async def _look_up(threads: ThreadPoolExecutor, host: str, port: int) -> Sequence[str]:
-    look = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await asyncio.get_running_loop().run_in_executor(threads, look)
+    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(threads, lookup)
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
@@ -244,9 +244,9 @@ def _in_words(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {cause.verify_message}"
-        for kind, words in _WORDS.items():
+        for kind, text in _TEXTS.items():
             if isinstance(cause, kind):
-                return words
+                return text
     return "could not connect"
 
 

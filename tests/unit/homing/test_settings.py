@@ -8,7 +8,7 @@ import pytest
 
 from tracker.errors import SettingsError
 from tracker.model.task import Trust
-from tracker.settings import PREFIX, Settings, load_settings, strays
+from tracker.settings import PREFIX, Settings, load_settings, unknown_settings
 
 SECRET = "made-up-secret-that-must-never-be-shown"
 WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
@@ -254,7 +254,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_misspelled_variable_is_named_with_nearest() -> None:
-    warnings = strays({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
+    warnings = unknown_settings({"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None)
     assert warnings == [
         "HOMING_API_KEY is no setting and does nothing; did you mean HOMING_API_KEYS?",
         "HOMING_QQQQ is no setting and does nothing",
@@ -269,7 +269,7 @@ def test_kubernetes_service_links_are_named_once() -> None:
         "HOMING_PORT_8000_TCP": "tcp://10.96.0.7:8000",
         "HOMING_PORT_8000_TCP_ADDR": "10.96.0.7",
     }
-    (warning,) = strays(links, None)
+    (warning,) = unknown_settings(links, None)
     assert "Kubernetes" in warning
 
 

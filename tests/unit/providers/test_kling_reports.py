@@ -9,7 +9,7 @@ import pytest
 from tracker.model.task import Asset, Report, Status
 from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.kling import Kling
-from tracker.providers.kling_reports import STATUS_WORDS
+from tracker.providers.kling_reports import STATUSES
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "kling" / "callback"
 UPDATED = datetime(2026, 6, 10, 8, 40, 19, 402000, tzinfo=UTC)
@@ -68,10 +68,10 @@ def test_gateway_wrapper_is_opened() -> None:
     assert sample("succeeded/gateway-wrapper") == sample("succeeded/legacy-with-watermark")
 
 
-@pytest.mark.parametrize("status", [*STATUS_WORDS, "cancelled", "suc ceed", ""])
+@pytest.mark.parametrize("status", [*STATUSES, "cancelled", "suc ceed", ""])
 def test_only_documented_status_is_mapped(status: str) -> None:
     report = read(task_status=status)
-    assert (report.provider_status, report.status, report.flaw) == (status, STATUS_WORDS.get(status), None)
+    assert (report.provider_status, report.status, report.flaw) == (status, STATUSES.get(status), None)
 
 
 @pytest.mark.parametrize("status", ["SUCCEED", " succeed", "Succeed\n"])

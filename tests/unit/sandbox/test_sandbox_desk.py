@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from homing.sandbox import SandboxSettings
-from homing.sandbox.desk import UNKNOWN_WORDS, Desk
+from homing.sandbox.callback_factory import UNKNOWN_STATUSES, CallbackFactory
 from homing.sandbox.faults import Faults
-from homing.sandbox.letters import Letter
+from homing.sandbox.outgoing_callback import OutgoingCallback
 from homing.sandbox.submission import OMNI_IMAGE, Submission
 from homing.sandbox.task import FAILED, PROCESSING, SUBMITTED, SUCCEED, State, Task
 
@@ -41,27 +41,27 @@ def a_task(index: int = 0, *, end: str = SUCCEED) -> Task:
     )
 
 
-def desk(*struck: str, **settings: Any) -> Desk:
+def desk(*struck: str, **settings: Any) -> CallbackFactory:
     chosen = SandboxSettings(**{"webhook_secrets": (SECRET,), **settings})
-    return Desk(chosen, Faults(chosen.seed, dict.fromkeys(struck, 1.0)))
+    return CallbackFactory(chosen, Faults(chosen.seed, dict.fromkeys(struck, 1.0)))
 
 
-def ending(writer: Desk, task: Task | None = None) -> list[Letter]:
-    return writer.letters(task or a_task(), TARGET)
+def ending(writer: CallbackFactory, task: Task | None = None) -> list[OutgoingCallback]:
+    return writer.callbacks(task or a_task(), TARGET)
 
 
-def whole_life(writer: Desk, task: Task) -> list[Letter]:
+def whole_life(writer: CallbackFactory, task: Task) -> list[OutgoingCallback]:
     letters = []
     for length in range(1, len(task.states) + 1):
-        letters += writer.letters(replace(task, states=task.states[:length]), TARGET)
+        letters += writer.callbacks(replace(task, states=task.states[:length]), TARGET)
     return letters
 
 
-def kinds(letters: list[Letter]) -> list[str]:
+def kinds(letters: list[OutgoingCallback]) -> list[str]:
     return [letter.kind for letter in letters]
 
 
-def body(letter: Letter) -> dict[str, Any]:
+def body(letter: OutgoingCallback) -> dict[str, Any]:
     return dict(json.loads(letter.body))
 
 
@@ -150,7 +150,7 @@ def test_unknown_status_is_undocumented() -> None:
     for shape in ("legacy", "new", "enveloped"):
         (letter,) = ending(desk("callback_unknown_status", callback_shape=shape))
         data = body(letter).get("data", body(letter))
-        assert data.get("task_status", data.get("status")) in UNKNOWN_WORDS
+        assert data.get("task_status", data.get("status")) in UNKNOWN_STATUSES
         assert letter.kind == "unknown_status"
 
 

@@ -23,14 +23,14 @@ Kind = Literal[
 ]
 """Why the callback looks as it does; `lost` ones are written down and never sent, `steered` ones a test asked for."""
 
-STRANGERS: frozenset[Kind] = frozenset({"forged", "replayed"})
+FORGED_KINDS: frozenset[Kind] = frozenset({"forged", "replayed"})
 """Kinds that the provider did not send."""
 
 DeliveryState = Literal["waiting", "delivered", "refused", "unsent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class OutgoingCallback:
     """One callback to be sent.
 
     `about` is the task whose body it is, which for a replay is not the task whose address it goes to. `headers`, where
@@ -66,7 +66,7 @@ class Attempt:
 class Delivery:
     """A letter and what came of it. `sent_headers` are those of the first attempt."""
 
-    letter: Letter
+    callback: OutgoingCallback
     state: DeliveryState = "waiting"
     attempts: list[Attempt] = field(default_factory=list)
     sent_headers: dict[str, str] = field(default_factory=dict)

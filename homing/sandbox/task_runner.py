@@ -12,10 +12,10 @@ import time
 from random import Random
 
 from homing.sandbox import pictures
-from homing.sandbox.desk import Desk
+from homing.sandbox.callback_factory import CallbackFactory
+from homing.sandbox.callback_sender import BackgroundJobs, CallbackSender
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
-from homing.sandbox.post import Errands, Post
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.submission import Submission
@@ -31,18 +31,24 @@ class SteeringError(Exception):
     """What was asked of a task cannot be done any more; the message says why."""
 
 
-class Life:
+class TaskRunner:
     """Makes tasks and moves them; each change is written in the ledger and told by the post."""
 
     def __init__(
-        self, settings: SandboxSettings, faults: Faults, ledger: Ledger, desk: Desk, post: Post, errands: Errands
+        self,
+        settings: SandboxSettings,
+        faults: Faults,
+        ledger: Ledger,
+        factory: CallbackFactory,
+        sender: CallbackSender,
+        jobs: BackgroundJobs,
     ) -> None:
         self._settings = settings
         self._faults = faults
         self._ledger = ledger
-        self._desk = desk
-        self._post = post
-        self._errands = errands
+        self._factory = factory
+        self._sender = sender
+        self._jobs = jobs
         self._timers: dict[str, asyncio.Task[None]] = {}
         self.picture_key = hashlib.sha256(f"{settings.seed}/{ledger.started_at}".encode()).digest()
 
@@ -75,7 +81,7 @@ class Life:
 
     def create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
         """Make a task after `late_by` seconds, if it can be made then."""
-        self._errands.spawn(self._create_late(submission, account, origin, again=again))
+        self._jobs.spawn(self._create_late(submission, account, origin, again=again))
 
     async def _create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
         await asyncio.sleep(self._settings.late_by)
@@ -112,7 +118,7 @@ class Life:
         self._end(task, status or task.fate, message, notify=notify)
 
     def _start(self, task: Task) -> None:
-        self._timers[task.id] = self._errands.spawn(self._live(task))
+        self._timers[task.id] = self._jobs.spawn(self._live(task))
 
     def _stop(self, task: Task) -> None:
         if timer := self._timers.pop(task.id, None):
@@ -149,10 +155,10 @@ class Life:
         target = task.submission.callback_url
         if not self._settings.callbacks or target is None:
             return
-        self._post.dispatch(task, self._desk.letters(task, target))
+        self._sender.dispatch(task, self._factory.callbacks(task, target))
         processed = any(state.status == PROCESSING for state in task.states[:-1])
         if task.state.status != SUBMITTED and not processed and self._replayed(task):
-            self._post.replay_on(task)
+            self._sender.replay_on(task)
 
     def _replayed(self, task: Task) -> bool:
         return self._faults.strike("callback_replayed", task.index) is not None

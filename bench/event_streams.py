@@ -30,35 +30,41 @@ def latency(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterato
     rounds = min(effort.rounds, ROUNDS)
     tasks = deliveries.tasks_for(count * (rounds + 1))
     for databases in every:
-        heard = []
-        with subjects.homing(databases, folder, name="listen", tasks=tasks) as home:
+        measured = []
+        with subjects.homing(databases, folder, name="listen", tasks=tasks) as subject:
             for number in range(rounds + 1):
                 plan = listen.Plan(
-                    port=home.server.port, key=servers.API_KEY, first=home.place, count=count, per_second=PER_SECOND
+                    port=subject.server.port,
+                    key=servers.API_KEY,
+                    first=subject.place,
+                    count=count,
+                    per_second=PER_SECOND,
                 )
-                told = listen.run(plan)
-                home.place += count
-                if told.missed:
-                    raise Broken(f"{databases.name}: {told.missed} of {count} changes were never seen")
+                outcome = listen.run(plan)
+                subject.place += count
+                if outcome.missed:
+                    raise Broken(f"{databases.name}: {outcome.missed} of {count} changes were never seen")
                 if number:  # the first warms up
-                    heard.append(told)
-                    say(f"{databases.name}: stream p99 {told.stream_p99_ms:.1f} ms, poll p99 {told.poll_p99_ms:.1f} ms")
+                    measured.append(outcome)
+                    say(
+                        f"{databases.name}: stream p99 {outcome.stream_p99_ms:.1f} ms, poll p99 {outcome.poll_p99_ms:.1f} ms"
+                    )
         what = f"{databases.name}, {PER_SECOND:.0f} callbacks/s"
         yield Row(
             key=f"stream_p99_ms_{databases.name}",
             what=f"p99 from answer to event stream, {what}",
-            rounds=[one.stream_p99_ms for one in heard],
+            rounds=[one.stream_p99_ms for one in measured],
             unit="ms",
             must=50,
-            note=f"p50 {heard[0].stream_p50_ms:.1f} ms",
+            note=f"p50 {measured[0].stream_p50_ms:.1f} ms",
         )
         yield Row(
             key=f"wait_p99_ms_{databases.name}",
             what=f"p99 from answer to long-poller, {what}",
-            rounds=[one.poll_p99_ms for one in heard],
+            rounds=[one.poll_p99_ms for one in measured],
             unit="ms",
             must=50,
-            note=f"p50 {heard[0].poll_p50_ms:.1f} ms",
+            note=f"p50 {measured[0].poll_p50_ms:.1f} ms",
         )
 
 
@@ -81,8 +87,8 @@ def cost(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
 
 def idle(databases: Databases, folder: Path) -> Iterator[Row]:
     """Measure what thousands cost who wait for what does not happen."""
-    with subjects.homing(databases, folder, name="idle", tasks=deliveries.BLOCK) as home:
-        share, memory = asyncio.run(_idle(home.server))
+    with subjects.homing(databases, folder, name="idle", tasks=deliveries.BLOCK) as subject:
+        share, memory = asyncio.run(_idle(subject.server))
     yield Row(
         key="idle_core_share",
         what=f"share of a core, {WAITERS:,} long-pollers and {WAITERS:,} subscribers, nothing happening",

@@ -14,8 +14,8 @@ from functools import cache
 
 import httpx
 
-from homing.sandbox.desk import Desk
-from homing.sandbox.letters import STRANGERS, Attempt, Delivery, Letter
+from homing.sandbox.callback_factory import CallbackFactory
+from homing.sandbox.outgoing_callback import FORGED_KINDS, Attempt, Delivery, OutgoingCallback
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.signing import seal
 from homing.sandbox.task import Task
@@ -29,37 +29,37 @@ def _trust() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-class Errands:
+class BackgroundJobs:
     """Coroutines that run beside the requests; one that fails is logged and harms no other."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
     def spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        errand = asyncio.get_running_loop().create_task(coroutine)
-        self._running.add(errand)
-        errand.add_done_callback(self._done)
-        return errand
+        job = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(job)
+        job.add_done_callback(self._done)
+        return job
 
-    def _done(self, errand: asyncio.Task[None]) -> None:
-        self._running.discard(errand)
-        if not errand.cancelled() and (error := errand.exception()) is not None:
+    def _done(self, job: asyncio.Task[None]) -> None:
+        self._running.discard(job)
+        if not job.cancelled() and (error := job.exception()) is not None:
             _log.error("an errand of the sandbox failed", exc_info=error)
 
     async def aclose(self) -> None:
         running = list(self._running)
-        for errand in running:
-            errand.cancel()
+        for job in running:
+            job.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
 
-class Post:
+class CallbackSender:
     """Sends letters, retries those of the provider, and replays genuine ones to the wrong address."""
 
-    def __init__(self, settings: SandboxSettings, desk: Desk, errands: Errands) -> None:
+    def __init__(self, settings: SandboxSettings, factory: CallbackFactory, jobs: BackgroundJobs) -> None:
         self._settings = settings
-        self._desk = desk
-        self._errands = errands
+        self._factory = factory
+        self._jobs = jobs
         self._workers = asyncio.Semaphore(settings.callback_workers)
         self._client = httpx.AsyncClient(
             timeout=settings.callback_timeout, follow_redirects=False, trust_env=False, verify=_trust()
@@ -71,16 +71,16 @@ class Post:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    def dispatch(self, task: Task, letters: list[Letter]) -> list[Delivery]:
+    def dispatch(self, task: Task, callbacks: list[OutgoingCallback]) -> list[Delivery]:
         """Write the letters down and send them, in order; with too many waiting, a letter stays unsent."""
-        deliveries = [Delivery(letter=letter) for letter in letters]
+        deliveries = [Delivery(callback=callback) for callback in callbacks]
         task.callbacks += deliveries
         for delivery in deliveries:
-            if delivery.letter.kind == "lost" or self._waiting >= self._settings.max_pending_callbacks:
+            if delivery.callback.kind == "lost" or self._waiting >= self._settings.max_pending_callbacks:
                 delivery.state = "unsent"
             else:
                 self._waiting += 1
-                self._errands.spawn(self._deliver(task, delivery))
+                self._jobs.spawn(self._deliver(task, delivery))
         return deliveries
 
     def replay_on(self, victim: Task) -> None:
@@ -92,11 +92,11 @@ class Post:
 
     def _replay(self, specimen: Delivery, victim: Task) -> None:
         if target := victim.submission.callback_url:
-            self.dispatch(victim, [self._desk.replay(specimen, target)])
+            self.dispatch(victim, [self._factory.replay(specimen, target)])
 
     async def _deliver(self, task: Task, delivery: Delivery) -> None:
         try:
-            await asyncio.sleep(delivery.letter.delay)
+            await asyncio.sleep(delivery.callback.delay)
             async with task.turn:
                 await self._attempt(delivery)
             self._keep_specimen(task, delivery)
@@ -112,27 +112,27 @@ class Post:
             await self._attempt(delivery)
 
     def _goes_again(self, delivery: Delivery) -> bool:
-        once = delivery.letter.kind in STRANGERS or delivery.letter.kind == "steered"
+        once = delivery.callback.kind in FORGED_KINDS or delivery.callback.kind == "steered"
         return not once and len(delivery.attempts) < self._settings.callback_attempts
 
     async def _attempt(self, delivery: Delivery) -> None:
-        letter, now = delivery.letter, time.time()
-        headers = letter.headers
+        callback, now = delivery.callback, time.time()
+        headers = callback.headers
         if headers is None:
             headers = seal(
-                letter.seal,
+                callback.seal,
                 secrets=self._settings.webhook_secrets,
-                webhook_id=letter.webhook_id,
+                webhook_id=callback.webhook_id,
                 timestamp=int(now),
-                body=letter.body,
+                body=callback.body,
             )
         delivery.sent_headers = delivery.sent_headers or dict(headers)
         answer, error = None, None
         try:
             async with self._workers, asyncio.timeout(self._settings.callback_timeout):
                 reply = await self._client.post(
-                    letter.target,
-                    content=letter.body,
+                    callback.target,
+                    content=callback.body,
                     headers={"content-type": "application/json; charset=utf-8", **headers},
                 )
             answer = reply.status_code
@@ -146,7 +146,7 @@ class Post:
             delivery.state = "refused"
 
     def _keep_specimen(self, task: Task, delivery: Delivery) -> None:
-        if delivery.letter.kind != "genuine" or not task.state.final or delivery.letter.status != task.state.status:
+        if delivery.callback.kind != "genuine" or not task.state.final or delivery.callback.status != task.state.status:
             return
         self._specimen = delivery
         victims = [victim for victim in self._victims if victim is not task]

@@ -9,42 +9,42 @@ from urllib.parse import urlsplit, urlunsplit
 
 from homing.sandbox import shapes
 from homing.sandbox.faults import Faults
-from homing.sandbox.letters import Delivery, Kind, Letter, webhook_id
+from homing.sandbox.outgoing_callback import Delivery, Kind, OutgoingCallback, webhook_id
 from homing.sandbox.settings import CallbackShape, SandboxSettings
 from homing.sandbox.signing import Seal
 from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import FAILED, PROCESSING, SUCCEED, State, Task
 
 _EVEN = 0.5
-UNKNOWN_WORDS = ("completed", "SUCCESS", "finished", "cancelled")
+UNKNOWN_STATUSES = ("completed", "SUCCESS", "finished", "cancelled")
 _LIE_MESSAGE = "Internal generation error"
-_STRANGERS_PICTURE = "https://pictures.stranger.invalid/{id}.png"
+_FORGED_PICTURE = "https://pictures.stranger.invalid/{id}.png"
 _FORGERIES: tuple[Seal, ...] = ("wrong_key", "none", "altered", "malformed")
 
 
-class Desk:
+class CallbackFactory:
     """Writes the letters for each change of a task's status."""
 
     def __init__(self, settings: SandboxSettings, faults: Faults) -> None:
         self._settings = settings
         self._faults = faults
 
-    def letters(self, task: Task, target: str) -> list[Letter]:
+    def callbacks(self, task: Task, target: str) -> list[OutgoingCallback]:
         """Return what goes out, in this order, now that the task is in its newest state."""
         if task.state.final:
             return self._at_the_end(task, target)
-        letters = []
+        callbacks = []
         if (dice := self._forgery(task)) and self._forges_early(task, dice):
-            letters.append(self._forged(task, target, dice))
+            callbacks.append(self._forged(task, target, dice))
         held_back = task.state.status == PROCESSING and self._struck(task, "callback_out_of_order")
         if self._settings.intermediate and not held_back:
-            letters.append(self._genuine(task, target, task.state))
-        return letters
+            callbacks.append(self._genuine(task, target, task.state))
+        return callbacks
 
-    def replay(self, original: Delivery, target: str) -> Letter:
+    def replay(self, original: Delivery, target: str) -> OutgoingCallback:
         """Return a copy of what was sent for one task, to another one's address: no byte of it is false."""
         kind: Kind = "replayed"
-        return replace(original.letter, kind=kind, target=target, headers=original.sent_headers, delay=0.0)
+        return replace(original.callback, kind=kind, target=target, headers=original.sent_headers, delay=0.0)
 
     def steered(
         self,
@@ -56,11 +56,11 @@ class Desk:
         seal: Seal = "genuine",
         identity: str | None = None,
         changes: JsonObject | None = None,
-    ) -> Letter:
+    ) -> OutgoingCallback:
         """Return a letter as a test wants it; `changes` are merged into the task's body."""
         body = shapes.callback(task, state, shape or self._settings.callback_shape, reseller=self._settings.reseller)
         _task_part(body).update(changes or {})
-        return Letter(
+        return OutgoingCallback(
             kind="steered",
             about=task.id,
             target=target,
@@ -70,47 +70,49 @@ class Desk:
             seal=seal,
         )
 
-    def _at_the_end(self, task: Task, target: str) -> list[Letter]:
+    def _at_the_end(self, task: Task, target: str) -> list[OutgoingCallback]:
         contradictory = self._strike(task, "callback_contradictory")
         final = self._final(task, target, honest=contradictory is not None)
-        letters = [final]
+        callbacks = [final]
         if (dice := self._strike(task, "callback_doubled")) and final.kind != "lost":
             identity = final.webhook_id if dice.random() < _EVEN else webhook_id(task.id, "duplicate")
-            letters.append(replace(final, kind="duplicate", webhook_id=identity))
+            callbacks.append(replace(final, kind="duplicate", webhook_id=identity))
         if contradictory:
             before = contradictory.random() < _EVEN
             lie = self._contradiction(task, target, -1 if before else 1)
-            letters.insert(0 if before else len(letters), replace(lie, delay=final.delay))
+            callbacks.insert(0 if before else len(callbacks), replace(lie, delay=final.delay))
         if self._struck(task, "callback_out_of_order"):
-            letters.append(replace(self._stray(task, target, task.states[-2]), delay=final.delay))
+            callbacks.append(replace(self._out_of_order(task, target, task.states[-2]), delay=final.delay))
         if (dice := self._forgery(task)) and not self._forges_early(task, dice):
-            letters.append(self._forged(task, target, dice))
-        return letters
+            callbacks.append(self._forged(task, target, dice))
+        return callbacks
 
-    def _final(self, task: Task, target: str, *, honest: bool) -> Letter:
+    def _final(self, task: Task, target: str, *, honest: bool) -> OutgoingCallback:
         """Return the true notification of the end, slips included.
 
         `honest` ones, which have to make good a contradiction, come with the truth: late or unsigned perhaps, yet
         neither lost nor garbled.
         """
-        letter = self._genuine(task, target, task.state, losable=not honest)
-        if letter.kind == "lost":
-            return letter
+        callback = self._genuine(task, target, task.state, losable=not honest)
+        if callback.kind == "lost":
+            return callback
         if self._struck(task, "callback_empty_result") and task.state.status == SUCCEED and not honest:
             emptied = replace(task.state, pictures=())
-            letter = replace(letter, kind="empty_result", body=self._body(task, emptied))
+            callback = replace(callback, kind="empty_result", body=self._body(task, emptied))
         if (dice := self._strike(task, "callback_unknown_status")) and not honest:
-            word = dice.choice(UNKNOWN_WORDS)
-            letter = replace(letter, kind="unknown_status", status=word, body=self._body(task, task.state, word))
+            status = dice.choice(UNKNOWN_STATUSES)
+            callback = replace(
+                callback, kind="unknown_status", status=status, body=self._body(task, task.state, status)
+            )
         if self._struck(task, "callback_unsigned"):
-            letter = replace(letter, kind="unsigned", seal="none")
+            callback = replace(callback, kind="unsigned", seal="none")
         if self._struck(task, "callback_late"):
-            letter = replace(letter, kind="late", delay=self._settings.late_by)
-        return letter
+            callback = replace(callback, kind="late", delay=self._settings.late_by)
+        return callback
 
-    def _genuine(self, task: Task, target: str, state: State, *, losable: bool = True) -> Letter:
+    def _genuine(self, task: Task, target: str, state: State, *, losable: bool = True) -> OutgoingCallback:
         lost = losable and self._faults.strike("callback_lost", task.index, state.status) is not None
-        return Letter(
+        return OutgoingCallback(
             kind="lost" if lost else "genuine",
             about=task.id,
             target=target,
@@ -119,15 +121,15 @@ class Desk:
             webhook_id=webhook_id(task.id, state.status),
         )
 
-    def _stray(self, task: Task, target: str, state: State) -> Letter:
+    def _out_of_order(self, task: Task, target: str, state: State) -> OutgoingCallback:
         return replace(self._genuine(task, target, state, losable=False), kind="out_of_order")
 
-    def _contradiction(self, task: Task, target: str, shift: int) -> Letter:
+    def _contradiction(self, task: Task, target: str, shift: int) -> OutgoingCallback:
         lie = self._opposite(task, task.state.updated_at + shift, f"{task.origin}/results/{task.id}-gone.png")
-        letter = self._genuine(task, target, lie, losable=False)
-        return replace(letter, kind="contradictory", webhook_id=webhook_id(task.id, "contradictory"))
+        callback = self._genuine(task, target, lie, losable=False)
+        return replace(callback, kind="contradictory", webhook_id=webhook_id(task.id, "contradictory"))
 
-    def _forged(self, task: Task, target: str, dice: Random) -> Letter:
+    def _forged(self, task: Task, target: str, dice: Random) -> OutgoingCallback:
         """Return what a stranger invents: the opposite of what will be, under the true callback's own webhook-id.
 
         Without webhook secrets the address is the only proof, so a stranger who knew it would be believed by design;
@@ -135,11 +137,11 @@ class Desk:
         """
         variants = (*_FORGERIES, "wrong_address", "other_id") if self._signs else ("wrong_address", "other_id")
         variant = dice.choice(variants)
-        lie = self._opposite(task, task.state.updated_at, _STRANGERS_PICTURE.format(id=task.id))
+        lie = self._opposite(task, task.state.updated_at, _FORGED_PICTURE.format(id=task.id))
         liar = task
         if variant == "other_id":
             liar = replace(task, id=task.id[::-1], submission=replace(task.submission, external_id="not-yours"))
-        return Letter(
+        return OutgoingCallback(
             kind="forged",
             about=task.id,
             target=_guessed(target) if variant == "wrong_address" else target,
@@ -156,12 +158,12 @@ class Desk:
             return State(status=FAILED, updated_at=updated_at, message=_LIE_MESSAGE)
         return State(status=SUCCEED, updated_at=updated_at, pictures=(picture,))
 
-    def _body(self, task: Task, state: State, word: str | None = None) -> bytes:
+    def _body(self, task: Task, state: State, status: str | None = None) -> bytes:
         settings = self._settings
         body = shapes.callback(task, state, settings.callback_shape, reseller=settings.reseller)
-        if word is not None:
+        if status is not None:
             part = _task_part(body)
-            part["task_status" if "task_status" in part else "status"] = word
+            part["task_status" if "task_status" in part else "status"] = status
         return shapes.dumps(body)
 
     @property
