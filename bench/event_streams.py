@@ -47,7 +47,8 @@ def latency(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterato
                 if number:  # the first warms up
                     measured.append(outcome)
                     say(
-                        f"{databases.name}: stream p99 {outcome.stream_p99_ms:.1f} ms, poll p99 {outcome.poll_p99_ms:.1f} ms"
+                        f"{databases.name}: stream p99 {outcome.stream_p99_ms:.1f} ms, "
+                        f"poll p99 {outcome.poll_p99_ms:.1f} ms"
                     )
         what = f"{databases.name}, {PER_SECOND:.0f} callbacks/s"
         yield Row(

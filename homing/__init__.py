@@ -1,6 +1,6 @@
 """Homing receives the callbacks of asynchronous media tasks and keeps one correct row for each task.
 
-The names below are the public API. Each is imported when it is first used, so `import homing` costs nothing.
+The names below are the public API. Each is imported on first use, so `import homing` costs nothing.
 """
 
 import sys
@@ -71,7 +71,7 @@ __all__ = [
     "routes",
 ]
 
-# Where each public name is defined; those that are not here are in tracker.errors.
+# The module that defines each public name. The names that are not listed are in tracker.errors.
 ERRORS: Final = "tracker.errors"
 DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -96,14 +96,14 @@ DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-# They are installed beside this package.
+# These packages are installed next to this one.
 PACKAGES: Final = ("tracker", "receiver")
-# It stands in for the provider and needs neither: a test run may use it whatever the project's modules are called.
+# The sandbox needs neither package. A test run may use it whatever the names of the project's modules are.
 ALONE: Final = "homing.sandbox"
 
 
 class Shadowed:
-    """An import finder that refuses Homing's modules, but for the sandbox, with one line that says why."""
+    """An import finder that refuses Homing's modules, except the sandbox, with one line that says why."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -111,24 +111,27 @@ class Shadowed:
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return None for what others should look for. Raises ImportError."""
+        """Return None for modules that other finders handle.
+
+        Raises: ImportError.
+        """
         if name.startswith("homing.") and not f"{name}.".startswith(f"{ALONE}."):
             raise ImportError(self._reason)
         return None
 
 
 def shadowing() -> str | None:
-    """Return which file hides a package of Homing, and what to do; None where none does."""
+    """Return which file hides a package of Homing and what to do, or None."""
     folder = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
         found = _file_of(name)
         if found is not None and found.resolve().parent.parent != folder:
-            return f"{found} hides the package `{name}` of Homing: rename it, or start Python in another folder"
+            return f"{found} hides the package `{name}` of Homing. Rename it, or start Python in another folder"
     return None
 
 
 def _file_of(name: str) -> Path | None:
-    """Return the file that `import` takes or took for a package, without running it."""
+    """Return the file from which `import` loads a package, without running it."""
     loaded = getattr(sys.modules.get(name), "__file__", None)
     if loaded is not None:
         return Path(loaded)
@@ -140,7 +143,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
-    """Import a public name where it is first used. Raises ImportError where another module hides Homing's packages."""
+    """Import a public name on first use. Raises ImportError if another module hides Homing's packages."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if HIDDEN is not None:

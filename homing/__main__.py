@@ -1,4 +1,4 @@
-"""The command `homing`: the first look at where it runs, before anything is imported that only POSIX has."""
+"""The command `homing`. It checks the platform before it imports modules that exist only on POSIX."""
 
 import sys
 from typing import Final

@@ -1,4 +1,4 @@
-"""The command `homing`. Exit status: 0 done, 1 it failed, 2 it cannot be followed (one line says why), 130 Ctrl-C."""
+"""The command `homing`. Exit status: 0 success, 1 failure, 2 wrong usage or settings (with one line), 130 Ctrl-C."""
 
 import asyncio
 import atexit
@@ -34,9 +34,9 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
 def main(
     argv: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE
 ) -> int:
-    """Run one command and give its exit status; no traceback for anybody's mistake.
+    """Run one command and return its exit status. Expected errors print one line and no traceback.
 
-    ``argv`` and ``environ`` are the process's own unless a program passes others.
+    ``argv`` and ``environ`` are the process's own unless a caller passes others.
     """
     args = build_parser().parse_args(argv, Namespace(source=Source(environ=environ, env_file=env_file)))
     if argv is None and only_reads(args):
@@ -46,7 +46,7 @@ def main(
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us has had enough; the interpreter must not complain when it flushes at exit.
+        # The reader of the output closed it. The interpreter must not report that when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except SettingsError as error:
@@ -66,7 +66,7 @@ def build_parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    # The groups below take the place of the one long list.
+    # The groups below replace argparse's single long list.
     commands = parser.add_subparsers(prog="homing", metavar="COMMAND", required=True, help=SUPPRESS)
     serve.add(commands)
     sandbox.add_parser(commands)
@@ -80,7 +80,7 @@ def build_parser() -> ArgumentParser:
 
 
 class _Version(Action):
-    """Print the version. Only then its metadata is read, which takes longer than declaring all commands."""
+    """Print the version. The metadata is read only then, because that takes longer than declaring all commands."""
 
     def __call__(self, *_: object, **__: object) -> NoReturn:
         from importlib.metadata import version  # noqa: PLC0415 - as above
@@ -99,12 +99,12 @@ def _overview(sentences: Mapping[str, str]) -> str:
 
 
 def only_reads(args: Namespace) -> bool:
-    """Return whether a command only reads what is there, and then ends."""
+    """Return whether a command only reads the database and then ends."""
     return getattr(args, "reads", False) and not args.loops
 
 
 def _collect_no_garbage() -> None:
-    """Leave all garbage to the end of this process, which is near. Collecting takes a third of its time."""
+    """Turn off garbage collection. This process is short, and collecting takes a third of its time."""
     gc.disable()
     # Python collects once more as it ends, but not what is frozen.
     atexit.register(gc.freeze)

@@ -1,4 +1,4 @@
-"""One process: receiver, gateway and API in one app, the loops beside it, over one database; or only some of them."""
+"""One Homing process: the receiver, the gateway and the API in one app, and the loops; or only some of these roles."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
@@ -38,7 +38,7 @@ ALL: Final = frozenset(Part)
 
 @asynccontextmanager
 async def joined(settings: Settings, *, parts: Collection[Part]) -> AsyncIterator[tuple[Tracker, Membership]]:
-    """Open the settings' database as one of the processes that serve it; that of a file holds the serving lock."""
+    """Open the database as one of the processes that serve it. For a SQLite file the caller holds the serving lock."""
     clock = SteeredClock()
     tracker = create_tracker(settings, clock=clock)
     async with tracker, membership_of(tracker, clock, parts=parts) as membership:
@@ -73,17 +73,17 @@ def relay_of(
 
 
 class Homing:
-    """The parts that run together over the settings' database. Nothing is opened before ``async with``.
+    """The roles of one process over the database of the settings. ``async with`` opens everything.
 
-    So it can be made where an app of your own is, ``app`` mounted into that, and ``lifespan`` given to it; see
-    docs/how-to/embed.md. ``access`` replaces what the settings say about who may call, ``policy`` the usual delays.
-    Where neither has a key, the one beside the SQLite file is read or made as it is entered (``local_key``).
-    ``subscribers`` are told beside the sinks of the settings; where not ``tells`` nobody is, by this process. The
-    server takes ``connections`` at once. Entering it takes ``lock``, the serving lock of the settings' file; a lock
-    that is held already may be put in its place.
+    Create it next to your own app, mount ``app`` there, and pass ``lifespan`` to it. See docs/how-to/embed.md.
+    ``access`` replaces the keys and host names of the settings, ``policy`` the default delays. If there is no key, the
+    one next to the SQLite file is read or created on entering (``local_key``). ``subscribers`` get events in addition
+    to the sinks of the settings. Without ``deliver_events`` this process delivers none. The server accepts
+    ``connections`` at once. Entering takes ``lock``, the serving lock of the database file. You may replace it with a
+    lock that is already held.
 
-    Raises SettingsError where a sink or a subscriber cannot be, and where a database that is a server has no API key;
-    entering it raises SettingsError where another process serves the file.
+    Raises: SettingsError, if a sink or a subscriber is invalid, or if PostgreSQL is used without an API key. Entering
+    raises it if another process serves the file.
     """
 
     def __init__(
@@ -111,25 +111,25 @@ class Homing:
         self._guard = AccessGuard(access)
         self.app = _app(self.tracker, settings, self._guard, parts, connections)
         if subscribers and Part.LOOPS not in parts:
-            raise SettingsError("subscribers are told by the loops: let this process run them too")
+            raise SettingsError("Subscribers need the loops. Add Part.LOOPS to the parts of this process")
         self._relay: Relay | None = None
         if deliver_events and Part.LOOPS in parts:
-            # A sink that cannot be is known before anything is opened.
+            # An invalid sink is reported before anything is opened.
             self._relay = relay_of(self.tracker, sinks_of(settings, self.tracker, subscribers))
         self._open = AsyncExitStack()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:
-        """Run as the one process that serves the settings' file; SettingsError where another one does."""
+        """Serve the database file as its only process. Raises SettingsError if another process serves it."""
         async with self:
             yield self
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan is given its app
-        """Run within an app that mounts us, which takes this for its ``lifespan``, or enters it within its own.
+        """Run within an app that mounts this one. Pass this as its ``lifespan``, or enter it within your own.
 
-        A server first waits for its requests to end, and only then for the lifespan. So streams and those who wait are
-        let go when the process is told to stop; who stops a server in another way calls ``tracker.feed.dismiss``.
+        A server waits for its requests first, and then for the lifespan. So streams and long polls end when the process
+        gets a stop signal. If you stop the server in another way, call ``tracker.feed.dismiss``.
         """
         async with self.serving():
             with when_stopped(self.tracker.feed.dismiss):
@@ -144,7 +144,7 @@ class Homing:
             await opening.enter_async_context(self.tracker)
             await opening.enter_async_context(self._membership)
             if self._relay is not None:
-                # Before the first request: a sink that begins now is told of all that comes after it.
+                # This comes before the first request, so that a new sink gets every later event.
                 await self._relay.open()
             await opening.enter_async_context(looping(self._loops()))
             self._open = opening.pop_all()
@@ -157,7 +157,7 @@ class Homing:
 
     def _loops(self) -> Iterator[Loop]:
         if Part.LOOPS not in self._parts:
-            # Without the other loops it still plans the first look at what it submits.
+            # Without the other loops, this process still plans the first poll of what it submits.
             yield self.tracker.learner
             return
         yield reconciler_of(self.tracker)
@@ -174,7 +174,7 @@ def _app(
     if Part.API in parts:
         routes = guarded_routes(tracker, guard, limits=limits_of(settings, connections))
     else:
-        # A receiver alone faces strangers: they learn that it answers, and nothing about the database.
+        # A receiver alone is public. Its health check shows that it answers, and nothing about the database.
         routes = health_routes(tracker, ready=Part.LOOPS in parts)
     app = Starlette(routes=routes)
     if Part.RECEIVER not in parts:
@@ -183,7 +183,7 @@ def _app(
 
 
 def limits_of(settings: Settings, connections: int) -> Limits:
-    """Return what requests may hold at a server that takes so many connections."""
+    """Return the limits of requests for a server with this number of connections."""
     return Limits(
         gateway_body=settings.body_limit,
         body_room=max(Limits().body_room, LARGEST_BODIES * settings.body_limit),
@@ -193,7 +193,7 @@ def limits_of(settings: Settings, connections: int) -> Limits:
 
 
 def access_of(settings: Settings) -> Access:
-    """Return what the settings say about who may call and under which names."""
+    """Return the API keys and the host names of the settings."""
     return Access(
         api_keys=settings.api_keys,
         client_keys=settings.client_keys,
@@ -204,9 +204,9 @@ def access_of(settings: Settings) -> Access:
 
 
 def _makes_key(settings: Settings, access: Access) -> bool:
-    """Return whether the key beside the SQLite file is the one to use, which is so where no other is configured.
+    """Return whether to use the key next to the SQLite file, which is the case if no other is configured.
 
-    Raises: SettingsError, where there is none to use, or a configured one is too weak.
+    Raises: SettingsError, if there is no key to use, or a configured one is too weak.
     """
     if access.api_keys or access.client_keys or settings.database_file is None:
         check_keys(access)
@@ -217,12 +217,12 @@ def _makes_key(settings: Settings, access: Access) -> bool:
 async def serve(
     settings: Settings, *, announce: Callable[[str], None], parts: Collection[Part] = ALL, show_key: bool = False
 ) -> int:
-    """Serve until SIGTERM (gives 0) or Ctrl-C (130); ``announce`` gets the line that says what runs where.
+    """Serve until SIGTERM (returns 0) or Ctrl-C (returns 130). ``announce`` gets the line that says what runs where.
 
-    Where an API key was made, ``show_key`` says whether the line after it shows the key, or only the file that has it.
+    If an API key was created, a second line shows the key with ``show_key``, or else only its file.
 
-    Raises SettingsError where the address is taken, where another process serves the database's file, and where a
-    database that is a server has no API key.
+    Raises: SettingsError, if the address is taken, if another process serves the database file, or if PostgreSQL is
+    used without an API key.
     """
     if Part.API in parts:
         _makes_key(settings, access_of(settings))
@@ -233,7 +233,7 @@ async def serve(
         url = address(listener)
         async with homing, running(homing.app, listener, bounds=bounds, ending=homing.tracker.feed.dismiss) as serving:
             stop = Stop()
-            # Commands look for the API there.
+            # Commands read the URL of the API from the lock file.
             homing.lock.announce(url if Part.API in parts else None)
             announce(headline(settings, url, parts))
             if homing.local_key is not None and homing.local_key.made:
@@ -242,13 +242,13 @@ async def serve(
 
 
 def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str:
-    """Say in one line what runs where, and what it would surprise somebody not to know."""
+    """Return one line that says what runs where."""
     facts = [f"Homing serves {url}"]
     if set(parts) != ALL:
         facts.append(f"only {' and '.join(part.value for part in Part if part in parts)}")
     facts.append(f"database {settings.database_name}")
     facts.append(
-        f"callbacks at {settings.public_url}" if settings.public_url else "no callbacks asked for, polling only"
+        f"callbacks at {settings.public_url}" if settings.public_url else "no callbacks requested, polling only"
     )
     if settings.sinks and Part.LOOPS in parts:
         facts.append(f"events to {', '.join(spec.name for spec in settings.sinks)}")
@@ -279,6 +279,6 @@ def _held(lock: ServingLock, settings: Settings) -> Iterator[None]:
     except Held as held:
         where = f" at {held.holder.url}" if held.holder.url else ""
         raise SettingsError(
-            f"process {held.holder.pid} already serves {settings.database_name}{where}: "
-            "stop it first, or set another HOMING_DATABASE_URL"
+            f"process {held.holder.pid} already serves {settings.database_name}{where}. "
+            "Stop it first, or set another HOMING_DATABASE_URL"
         ) from None

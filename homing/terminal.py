@@ -1,7 +1,7 @@
-"""What the commands print: tables and lines for people, JSON for programs.
+"""Terminal output of the commands: tables and lines for people, JSON for programs.
 
-Texts come from the provider and from callers: nothing in them is markup, and a control character of theirs must not
-steer the terminal.
+Texts come from providers and clients. Nothing in them is markup, and their control characters must not reach the
+terminal.
 """
 
 import json
@@ -17,16 +17,16 @@ from rich.text import Text
 
 from tracker.model.untrusted import JsonValue
 
-# The exit status of a command that was ended by Ctrl-C.
+# The exit status of a command that Ctrl-C ended.
 INTERRUPTED: Final = 130
-# Beyond what JSON escapes by itself: DEL, the C1 controls, and whatever is not ASCII, of which some is no letter.
+# Characters to check beyond what JSON escapes: DEL, the C1 controls, and all non-ASCII characters.
 _STEERING: Final = re.compile(r"[^\n -~]")
 PIPED_WIDTH: Final = 220
 STYLES: Final = {"succeeded": "green", "failed": "red", "rejected": "red", "expired": "yellow", "pending": "dim"}
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console on a stream; a pipe gets wide lines, so that nothing is cut for a terminal that is not there."""
+    """Return a console on a stream. A pipe gets wide lines, so that nothing is cut."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
@@ -37,7 +37,7 @@ def print_json(value: JsonValue) -> None:
 
 
 def json_text(value: JsonValue, *, indent: int | None = None) -> str:
-    """Write JSON in which everything that could steer a terminal or turn its direction round is escaped."""
+    """Return JSON with every character escaped that could control a terminal or change the text direction."""
     return _STEERING.sub(_escaped, json.dumps(value, indent=indent, ensure_ascii=False))
 
 
@@ -47,7 +47,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]], *, empty: str) -> None:
-    """Print rows below their headings, or the sentence ``empty`` where there are none."""
+    """Print rows below their headings, or the sentence ``empty`` if there are none."""
     cells = [[cell(value) for value in row] for row in rows]
     if not cells:
         print_line(empty)
@@ -61,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]], *, 
 
 
 def print_fields(fields: Iterable[tuple[str, JsonValue]]) -> None:
-    """Print names and values, one pair a line; empty ones are left out."""
+    """Print names and values, one pair per line. Empty values are left out."""
     pairs = [(name, cell(value)) for name, value in fields if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
@@ -79,7 +79,7 @@ def complain(text: str) -> None:
 
 
 def cell(value: JsonValue) -> Text:
-    """Return a value as a person reads it; a status in its colour."""
+    """Return a value as text for people, a status in its color."""
     if value is None:
         return Text("")
     if isinstance(value, bool):
@@ -89,7 +89,7 @@ def cell(value: JsonValue) -> Text:
 
 
 def printable(text: str) -> str:
-    """Replace whatever could steer a terminal."""
+    """Replace every character that could control a terminal."""
     return "".join(
         character if character.isprintable() else " " if character in "\r\n\t" else "\N{REPLACEMENT CHARACTER}"
         for character in text
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 
 
 def ago(moment: JsonValue, now: datetime) -> str:
-    """Return an ISO time as a distance from ``now``: ``3 min ago``, ``in 20 s``; empty where there is none."""
+    """Return an ISO time relative to ``now``, such as ``3 min ago`` or ``in 20 s``, or an empty text for None."""
     if not isinstance(moment, str):
         return ""
     seconds = (now - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
@@ -106,7 +106,7 @@ def ago(moment: JsonValue, now: datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time in its largest sensible unit."""
+    """Format a duration in its largest sensible unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{round(seconds / length)} {unit}"

@@ -85,7 +85,7 @@ def sinks_of(
 
 
 def discovery_of(tracker: Tracker) -> Discovery:
-    """Make what looks for tasks that only the provider knows."""
+    """Make the discovery of tasks that only the provider knows."""
     return Discovery(tracker.store, tracker.providers, tracker.poller, tracker.adoption, clock=tracker.clock)
 
 
@@ -114,13 +114,13 @@ def policy_of(settings: Settings) -> Policy:
         budget=settings.polls_per_minute,
         client_budget=settings.client_polls_per_minute,
         retention=settings.retention,
-        # The largest body always finds room where nobody else needs it.
+        # The largest body always fits if no other body is in memory.
         submission_room=max(Policy().submission_room, LARGEST_BODIES * settings.body_limit),
     )
 
 
 def _transport() -> Sender:
-    from tracker.transport import Transport  # noqa: PLC0415 - who brings another way needs no HTTP library
+    from tracker.transport import Transport  # noqa: PLC0415 - another sender needs no HTTP library
 
     return Transport()
 

@@ -1,30 +1,30 @@
-"""What can go wrong, drawn once.
+"""The error types.
 
     HomingError
-    ├── CallerError               their mistake: repeating the request as it is cannot help
+    ├── CallerError               the client's mistake: repeating the same request cannot help
     │   ├── InvalidRequest        400  a body, a parameter or an id that cannot be used
-    │   │   └── Unreadable        400  bytes that are not the text they should be
+    │   │   └── Unreadable        400  bytes that are not the expected text
     │   ├── NotAuthenticated      401
     │   ├── Forbidden             403
     │   ├── NotFound              404
     │   ├── NotAllowed            405
     │   ├── TooSlow               408  a body that did not arrive in time
     │   ├── Conflict              409  it contradicts what is already recorded
-    │   ├── Gone                  410  it was there, and is not kept any more
+    │   ├── Gone                  410  it existed, but is no longer stored
     │   ├── TooLarge              413
     │   ├── WrongMediaType        415
     │   ├── TooMany               429  carries ``retry_after``
     │   └── Refused               the provider refused a submit and made no task; carries its answer
-    └── OurError                  our trouble: nothing was lost, and a later try may succeed
+    └── OurError                  Homing's problem: nothing was lost, and a later attempt may succeed
         ├── SettingsError         exit status 2: the settings contradict each other
-        ├── StoreUnavailable      503  what cannot be committed is not acknowledged
+        ├── StoreUnavailable      503  Homing acknowledges nothing that it cannot commit
         ├── Overloaded            503  a bound was reached
         ├── ProviderUnavailable   503  the provider could not be reached, and nothing was created there
-        └── CredentialRefused     503  the provider refuses *our* credential; never shown as the caller's
-            └── CredentialMissing 503  there is none to show to it, so nothing was sent
+        └── CredentialRefused     503  the provider refuses Homing's credential; not the client's error
+            └── CredentialMissing 503  no credential is configured, so nothing was sent
 
-``status`` is the HTTP status that each type is answered with: the one error → status table is this tree.
-Messages are written for the person who has to act; they never contain a secret, a token or a body.
+``status`` is the HTTP status of each type. This tree is the only table from errors to statuses.
+Messages are for the person who has to act. They never contain a secret, a token or a body.
 """
 
 from datetime import timedelta
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 class HomingError(Exception):
-    """Base of everything that Homing raises on purpose."""
+    """Base of all errors that Homing raises on purpose."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
@@ -44,7 +44,7 @@ class HomingError(Exception):
 
 
 class CallerError(HomingError):
-    """Their mistake."""
+    """The client's mistake."""
 
     status = 400
     title = "Bad request"
@@ -57,27 +57,27 @@ class InvalidRequest(CallerError):
 
 
 class Unreadable(InvalidRequest):
-    """Bytes that are not the text they should be."""
+    """Bytes that are not the expected text."""
 
     title = "Unreadable"
 
 
 class NotAuthenticated(CallerError):
-    """No key, or none that is known."""
+    """The request has no key, or an unknown one."""
 
     status = 401
     title = "Not authenticated"
 
 
 class Forbidden(CallerError):
-    """Known, but not allowed."""
+    """The client is known, but not allowed to do this."""
 
     status = 403
     title = "Forbidden"
 
 
 class NotFound(CallerError):
-    """Nothing there for this caller."""
+    """Nothing exists here for this client."""
 
     status = 404
     title = "Not found"
@@ -105,7 +105,7 @@ class Conflict(CallerError):
 
 
 class Gone(CallerError):
-    """What is asked for was there, and is not kept any more."""
+    """The requested item existed, but is no longer stored."""
 
     status = 410
     title = "Gone"
@@ -135,7 +135,7 @@ class TooMany(CallerError):
 class Refused(CallerError):
     """The provider refused a submit and made no task.
 
-    ``http_status``, ``code`` and ``detail`` are the provider's own and go to the caller as they are.
+    ``http_status``, ``code`` and ``detail`` are the provider's own and go to the client unchanged.
     """
 
     title = "Refused by the provider"
@@ -156,7 +156,7 @@ class Refused(CallerError):
 
 
 class OurError(HomingError):
-    """Our trouble: nothing was lost, and a later try may succeed."""
+    """Homing's problem: nothing was lost, and a later attempt may succeed."""
 
     status = 503
     title = "Temporarily unavailable"
@@ -170,17 +170,17 @@ class SettingsError(OurError):
 
 
 class StoreUnavailable(OurError):
-    """The database cannot take or give rows now."""
+    """The database cannot read or write rows now."""
 
     title = "Store unavailable"
 
 
 class CommitUnknown(StoreUnavailable):
-    """The database was asked to commit and did not say whether it has."""
+    """It is unknown whether the database has committed."""
 
 
 class Overloaded(OurError):
-    """A bound was reached; the load is shed instead of queued."""
+    """A limit was reached. Homing refuses the request instead of queueing it."""
 
     title = "Overloaded"
 
@@ -203,15 +203,15 @@ class CredentialMissing(CredentialRefused):
     title = "Credential missing"
 
 
-# How a call to a provider ends without an answer. For a submit the difference is all that matters: may the provider
-# have it?
+# A call to a provider ended without an answer. For a submission the difference decides whether the provider may have
+# the task.
 class NotSent(OurError):
-    """The request never reached the provider: nothing can have come of it."""
+    """The request never reached the provider, so it had no effect."""
 
     title = "Provider unreachable"
 
 
 class ReplyLost(OurError):
-    """The request may have reached the provider, and its answer did not reach us."""
+    """The request may have reached the provider, but no answer arrived."""
 
     title = "Provider's answer lost"

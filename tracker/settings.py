@@ -1,8 +1,7 @@
-"""The settings: from the environment and a ``.env`` file, read once, passed in, never global.
+"""The settings, read once from the environment and a ``.env`` file.
 
-A setting that cannot be read, or two that contradict each other, end in one SettingsError of one line that says what
-to do. The line never holds a value: pydantic's own texts quote what they refuse, so the line is built from the name
-and from our sentences alone.
+An invalid setting, or two contradictory ones, raise one SettingsError with one line that says what to do. That line
+never contains a value. Pydantic's own texts quote values, so the line is built only from the name and Homing's sentences.
 """
 
 import os
@@ -30,12 +29,12 @@ from tracker.providers.kling import Kling
 PREFIX: Final = "HOMING_"
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
 MIB: Final = 1 << 20
-# What Kubernetes adds to a pod's environment for a Service that is called homing, beside HOMING_PORT.
+# The variables that Kubernetes adds to a pod for a Service called homing, in addition to HOMING_PORT.
 SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
 
 
 def _written(read: Callable[[str], object]) -> BeforeValidator:
-    """Read the environment's text; a value that a program passes in is taken as it is."""
+    """Parse text from the environment. A value that a program passes in stays unchanged."""
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
@@ -46,7 +45,7 @@ Count = Annotated[int, _written(syntax.count)]
 
 
 class Settings(BaseModel):
-    """Everything an operator may choose. Each field is ``HOMING_`` and its name in capitals.
+    """All settings. The variable of a field is ``HOMING_`` and its name in capitals.
 
     Secrets are left out of ``repr``. docs/reference/settings.md explains each; `homing doctor` shows those in force.
     """
@@ -91,35 +90,35 @@ class Settings(BaseModel):
 
     @property
     def threshold(self) -> Trust:
-        """The least trust that may make a status final without a poll."""
+        """The lowest trust level that may make a status final without a poll."""
         if self.min_final_trust is not None:
             return self.min_final_trust
         return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
 
     @property
     def source(self) -> str:
-        """What events say they come from."""
+        """The CloudEvents source of events."""
         return self.event_source or self.public_url or "urn:homing"
 
     @property
     def database_file(self) -> Path | None:
-        """The SQLite file that ``database_url`` names; None where it names a server."""
+        """The SQLite file that ``database_url`` names, or None for a server."""
         return path_of(self.database_url)
 
     @property
     def database_name(self) -> str:
-        """The database for people: its file, or its address without the password, with the schema that was chosen."""
+        """The name of the database for people: its file, or its URL without the password, and the schema."""
         schema = f" (schema {self.database_schema})" if self.database_schema else ""
         return syntax.database_name(self.database_url) + schema
 
     @property
     def guarded(self) -> bool:
-        """Return whether callers have to show a key."""
+        """Return whether API keys are configured."""
         return bool(self.api_keys or self.client_keys)
 
     @property
     def has_credential(self) -> bool:
-        """Return whether there is something to authenticate at the provider with."""
+        """Return whether a provider credential is configured."""
         return self.kling_api_key is not None or self.kling_access_key is not None
 
     @model_validator(mode="after")
@@ -130,20 +129,20 @@ class Settings(BaseModel):
             )
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
             raise ValueError(
-                "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set: keep one, the provider takes either"
+                "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set. Keep one, the provider accepts either"
             )
         if bool(self.kling_access_key) != bool(self.kling_secret_key):
             there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
-            raise ValueError(f"HOMING_KLING_{there}_KEY is set alone: set HOMING_KLING_{missing}_KEY beside it")
+            raise ValueError(f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too")
         known = Kling().kinds
         if not self.deadlines.keys() <= known.keys():
-            raise ValueError(f"HOMING_DEADLINES: names an unknown kind; choose from {', '.join(sorted(known))}")
+            raise ValueError(f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}")
         keys = [key.key for key in self.api_keys]
         if len(set(keys)) < len(keys):
-            raise ValueError("HOMING_API_KEYS: two entries share one key; give each client its own")
+            raise ValueError("HOMING_API_KEYS: two entries share one key. Give each client its own")
         accesses = [pair.access for pair in self.client_keys]
         if len(set(accesses)) < len(accesses):
-            raise ValueError("HOMING_CLIENT_KEYS: two pairs share one access key; give each client its own")
+            raise ValueError("HOMING_CLIENT_KEYS: two pairs share one access key. Give each client its own")
         return self
 
     @model_validator(mode="after")
@@ -172,14 +171,14 @@ class Settings(BaseModel):
         signing = signing_names(self.sinks)
         if not self.sink_secrets.keys() <= signing:
             known = ", ".join(sorted(signing))
-            raise ValueError(f"HOMING_SINK_SECRETS: names no sink that signs; those of HOMING_SINKS that do: {known}")
+            raise ValueError(f"HOMING_SINK_SECRETS: a name is not a sink that signs. HOMING_SINKS has these: {known}")
         return self
 
 
 def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> Settings:
-    """Read the settings from ``environ`` (the process's where None) over ``env_file``; an empty value is unset.
+    """Read the settings from ``environ`` (None: the process's own), then from ``env_file``. An empty value is unset.
 
-    Raises SettingsError with one line that says what to do and never shows a value.
+    Raises: SettingsError, with one line that says what to do and never shows a value.
     """
     given = {
         name.removeprefix(PREFIX).lower(): value
@@ -188,7 +187,7 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
     }
     for name, value in given.items():
         if re.fullmatch(r"""(["']).*\1""", value.strip(), re.DOTALL):
-            raise SettingsError(f"{PREFIX}{name.upper()} is in quotes: take them off (docker's --env-file keeps them)")
+            raise SettingsError(f"{PREFIX}{name.upper()} is in quotes. Remove them (docker's --env-file keeps them)")
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
@@ -196,38 +195,38 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
 
 
 def unknown_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
-    """Return a sentence for each ``HOMING_`` variable that is no setting, with the nearest one that is."""
+    """Return a sentence for each ``HOMING_`` variable that is not a setting, with the most similar setting."""
     known = [field.upper() for field in Settings.model_fields]
     sentences = []
     names = sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file))
     if any(SERVICE_LINK.fullmatch(name) for name in names):
         sentences.append(
-            f"{PREFIX}SERVICE_HOST and its like do nothing: Kubernetes sets them for a Service called homing"
+            f"{PREFIX}SERVICE_HOST and similar variables are ignored. Kubernetes sets them for a Service called homing"
         )
     for name in names:
         if name not in known and not SERVICE_LINK.fullmatch(name):
             near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            sentences.append(f"{PREFIX}{name} is no setting and does nothing{hint}")
+            hint = f". Did you mean {PREFIX}{near[0]}?" if near else ""
+            sentences.append(f"{PREFIX}{name} is not a setting and is ignored{hint}")
     return sentences
 
 
 def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -> dict[str, str]:
-    """Return the variables with our prefix that hold something; the environment wins over the file."""
+    """Return the non-empty variables with Homing's prefix. The environment overrides the file."""
     found: dict[str, str | None] = {}
     if env_file is not None and Path(env_file).is_file():
         try:
-            # As it is written: a dollar sign in a secret is a dollar sign. Some editors begin a file with a byte order
-            # mark, which is no part of the first name.
+            # Interpolation would change a dollar sign in a secret. Some editors begin a file with a byte order mark,
+            # which is not part of the first name.
             found.update(dotenv_values(env_file, interpolate=False, encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError):
-            raise SettingsError(f"{env_file} cannot be read: make it a UTF-8 text file that you may read") from None
+            raise SettingsError(f"{env_file} cannot be read. Make it a readable UTF-8 text file") from None
     found.update(os.environ if environ is None else environ)
     return {name: value for name, value in found.items() if name.startswith(PREFIX) and value and value.strip()}
 
 
 def _one_line(error: ValidationError) -> str:
-    """Return the first error in Homing's words. A message of pydantic might quote a secret."""
+    """Return the first error as a sentence of Homing. A message of pydantic might quote a secret."""
     first = error.errors(include_input=False, include_url=False)[0]
     said = first.get("ctx", {}).get("error")
     sentence = str(said) if isinstance(said, ValueError) else "has a value of the wrong type"

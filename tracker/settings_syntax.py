@@ -68,7 +68,7 @@ def durations(text: str) -> Mapping[str, timedelta]:
 
 
 def retention(text: str) -> timedelta:
-    """Read how long tasks are kept after their end: long enough that whoever asked for one still finds it."""
+    """Read how long finished tasks are kept. The minimum leaves clients time to read them."""
     result = duration(text)
     if result < LEAST_RETENTION:
         raise ValueError("keep tasks for an hour or longer, such as 90d, or leave it out to keep them for ever")
@@ -84,7 +84,7 @@ def size(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """Read a TCP port; 0 lets the system choose one."""
+    """Read a TCP port. With 0 the system chooses one."""
     if re.match(r"(?:tcp|udp|sctp)://", text.strip()):
         raise ValueError(
             "Kubernetes set it, because a Service is called homing. "
@@ -110,7 +110,7 @@ def host(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """Read an http(s) address without a trailing slash; a path may follow the host, nothing else may."""
+    """Read an http(s) URL and remove a trailing slash. Only a path may follow the host."""
     wrong = "write an address such as https://homing.example.com (no query, no fragment, no user name)"
     try:
         parts = urlsplit(text.strip())
@@ -123,13 +123,13 @@ def address(text: str) -> str:
 
 
 def database(text: str) -> str:
-    """Read the database's address: a SQLite file or a PostgreSQL server."""
+    """Read the database URL: a SQLite file or a PostgreSQL server."""
     text = text.strip()
     if text.startswith("postgres"):
         return _server(text)
     path = path_of(text)
     unusable = path is None or not path.name or path.parts[0].startswith(":memory:")
-    # A question mark begins options, which a file has none of; one in a name is written %3F.
+    # A question mark begins options, and a file has none. In a name it is written as %3F.
     if unusable or re.search(r"[?#]", text) or re.search(r"[\x00-\x1f\x7f]", str(path)):
         raise ValueError(
             "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
@@ -139,7 +139,7 @@ def database(text: str) -> str:
 
 
 def schema(text: str) -> str:
-    """Read the name of a PostgreSQL schema, as it needs no quotes."""
+    """Read the name of a PostgreSQL schema that needs no quotes."""
     if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
         raise ValueError(
             "write a name of lowercase letters, digits and underscores, such as homing; it must not begin with pg_"
@@ -148,7 +148,7 @@ def schema(text: str) -> str:
 
 
 def database_name(text: str) -> str:
-    """Name a database as logs and people may see it: a file by its path, a server without the password."""
+    """Return a name of the database for logs: the path of a file, or the URL of a server without the password."""
     if (file := path_of(text)) is not None:
         return str(file)
     scheme, _, rest = text.partition("//")
@@ -158,14 +158,14 @@ def database_name(text: str) -> str:
 
 
 def secret(text: str) -> str:
-    """Read a credential that travels in a header: printable ASCII without blanks."""
+    """Read a credential for a header: printable ASCII without blanks."""
     if not re.fullmatch(r"[!-~]+", text.strip()) or is_quoted(text.strip()):
         raise ValueError("a key is printable ASCII without blanks and without quotes around it")
     return text.strip()
 
 
 def callback_secrets(text: str) -> tuple[bytes, ...]:
-    """Read the secrets of callback addresses; the first mints, all verify."""
+    """Read the secrets of callback URLs. The first creates URLs, all verify them."""
     for entry in entries(text):
         if fault := secret_fault(entry):
             raise ValueError(f"a secret {fault}. `homing key` makes one, behind the colon")
@@ -181,7 +181,7 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
 
 
 def api_keys(text: str) -> tuple[NamedKey, ...]:
-    """Read ``name:key,…``; a star after the name lets that client see every client's tasks."""
+    """Read ``name:key,…``. A star after the name gives access to the tasks of all clients."""
     result = []
     for entry in entries(text):
         name, colon, key = entry.partition(":")
@@ -194,7 +194,7 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
 
 
 def client_keys(text: str) -> tuple[ClientKey, ...]:
-    """Read ``access:secret,…``: pairs that clients sign their tokens with."""
+    """Read ``access:secret,…``: key pairs with which clients sign their tokens."""
     result = []
     for entry in entries(text):
         access, colon, key = entry.partition(":")
@@ -207,7 +207,7 @@ def client_keys(text: str) -> tuple[ClientKey, ...]:
 
 
 def trust(text: str) -> Trust:
-    """Read the least trust that may end a task without a poll; a hint never may."""
+    """Read the lowest trust level that may end a task without a poll. ``unverified`` is not allowed."""
     try:
         result = Trust[text.strip().upper()]
     except KeyError:
@@ -218,7 +218,7 @@ def trust(text: str) -> Trust:
 
 
 def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
-    """Read ``name:whsec_…,…``: what each sink's webhooks are signed with, several during a rotation."""
+    """Read ``name:whsec_…,…``: the secrets that sign each sink's webhooks, several during a rotation."""
     result: dict[str, tuple[str, ...]] = {}
     for entry in entries(text):
         name, colon, key = entry.partition(":")
@@ -235,26 +235,26 @@ def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def allowed_targets(text: str) -> Allowed:
-    """Read what webhooks may reach although it is not public: networks, addresses and host names."""
+    """Read the non-public targets that webhooks may reach: networks, addresses and host names."""
     return read_allowed(entries(text))
 
 
 def source(text: str) -> str:
-    """Read what events say they come from: a URI or a part of one, without blanks."""
+    """Read the CloudEvents source of events: a URI reference without blanks."""
     if not re.fullmatch(r"[!-~]{1,200}", text.strip()):
         raise ValueError("write an address or a URN without blanks, such as urn:homing:studio")
     return text.strip()
 
 
 def level(text: str) -> str:
-    """Read the level that logs begin at."""
+    """Read the lowest log level."""
     if text.strip().lower() not in LEVELS:
         raise ValueError(f"write one of {', '.join(LEVELS)}")
     return text.strip().lower()
 
 
 def _server(text: str) -> str:
-    """Read the address of a PostgreSQL server; what it would take for a part of the password is refused."""
+    """Read the URL of a PostgreSQL server. Characters that could belong to the password are refused."""
     wrong = f"write {SERVER_EXAMPLE}; in the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
     try:
         parts = urlsplit(text)

@@ -1,6 +1,6 @@
-"""How commands are declared: argparse from the standard library, with mistakes told in one line.
+"""Functions that declare commands with argparse and report a wrong argument in one line.
 
-argparse because a command needs nothing more: no dependency, and `--help` everywhere.
+argparse is enough for these commands. It adds no dependency and gives each of them `--help`.
 """
 
 import sys
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 USAGE: Final = 2
 ENV_FILE: Final = Path(".env")
 
-# A command over the API: gives the exit status. The other commands bring their own way to run.
+# A command that uses the API and returns the exit status. The other commands define how they run themselves.
 Data: TypeAlias = "Callable[[Namespace, ApiClient], Awaitable[int]]"
 Run = Callable[[Namespace], int]
 Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
@@ -40,27 +40,27 @@ class Source:
     env_file: Path | None
 
     def read(self) -> "Settings":
-        """Read the settings, and warn of variables that look like settings and are none."""
+        """Read the settings, and warn about HOMING_ variables that are not settings."""
         settings = self.load()
         for sentence in self.unknown_settings():
             complain(sentence)
         return settings
 
     def load(self) -> "Settings":
-        """Read the settings without a word."""
+        """Read the settings without warnings."""
         from tracker.settings import load_settings  # noqa: PLC0415 - `homing --help` needs none
 
         return load_settings(self.environ, self.env_file)
 
     def unknown_settings(self) -> list[str]:
-        """Return a sentence for each variable that looks like a setting and is none."""
+        """Return a sentence for each HOMING_ variable that is not a setting."""
         from tracker.settings import unknown_settings  # noqa: PLC0415 - as above
 
         return unknown_settings(self.environ, self.env_file)
 
 
 class Parser(ArgumentParser):
-    """A parser whose complaint is one line on the error stream."""
+    """A parser that writes each error as one line to the error stream."""
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see `{self.prog} --help`)")
@@ -78,11 +78,12 @@ def data_command(
     reads: bool = False,
     creates: Callable[[Namespace], bool] = lambda _: False,
 ) -> ArgumentParser:
-    """Declare a command that speaks to the API; ``loops`` where it waits and nobody else may be reconciling.
+    """Declare a command that uses the API.
 
-    One that only ``reads`` opens the database read-only, and needs no server. Only one that ``creates`` something may
-    make a database: for all others there would be nothing in it.
-    A ``verb`` stands below a command that has the same options: what was said there stays said.
+    ``loops`` runs the loops in this process if no server runs, for commands that wait for a change. A command that only
+    ``reads`` opens the database read-only and needs no server. Only a command that ``creates`` something may create a
+    SQLite database. For other commands a new one would be empty. A ``verb`` is a subcommand: its default values must
+    not overwrite options given to its parent.
     """
     parser = commands.add_parser(name, help=sentence, description=sentence)
     default = SUPPRESS if verb else False
@@ -92,9 +93,9 @@ def data_command(
 
 
 def plain_command(commands: Commands, name: str, run: Run | tuple[str, str], sentence: str) -> ArgumentParser:
-    """Declare a command that asks no API.
+    """Declare a command that does not use the API.
 
-    ``run`` is the function, or where it is: its module is then imported only when the command is used.
+    ``run`` is a function, or the names of its module and function. That module is imported only if the command runs.
     """
     parser = commands.add_parser(name, help=sentence, description=sentence)
     if isinstance(run, tuple):
@@ -118,7 +119,7 @@ def duration(text: str) -> timedelta:
 
 
 def moment(text: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
-    """Read a time with its offset, or a duration before now; return it in ISO 8601."""
+    """Read a time with an offset, or a duration before now, and return it in ISO 8601."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -149,14 +150,14 @@ def count(text: str) -> int:
 
 
 def cursor(text: str) -> int:
-    """Read the cursor of an event: a whole number, 0 for the beginning."""
+    """Read the cursor of an event, a whole number. 0 means the beginning."""
     if not (text.isascii() and text.isdecimal()):
         raise ArgumentTypeError("write a whole number, 0 for the beginning")
     return int(text)
 
 
 def parts(text: str) -> tuple[Part, ...]:
-    """Read the names of parts, separated by commas."""
+    """Read the names of roles, separated by commas."""
     known = [part.value for part in Part]
     named = settings_syntax.entries(text)
     if not named or not set(named) <= set(known):
@@ -170,4 +171,4 @@ def always(_: Namespace) -> bool:
 
 
 class Usage(SettingsError):
-    """Arguments that cannot be followed: exit status 2, like settings that cannot."""
+    """The arguments are invalid. The exit status is 2, as for invalid settings."""

@@ -1,8 +1,8 @@
-"""How every data command reaches the tasks: one HTTP client of our own API, wherever that runs.
+"""The API client of the data commands.
 
-A command that only reads opens the database read-only, beside whoever serves it. Any other command sends its requests
-to the server of the database file. If none runs, it takes the serving lock and runs the same app in its own process.
-A database that is a server has room for the command beside whoever serves it.
+A command that only reads opens the database read-only, while other processes serve it. Any other command sends its
+requests to the server of the database file. If none runs, it takes the serving lock and runs the same app in its own
+process. With PostgreSQL the command always runs the app in its own process, next to the servers.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ LOCK_PAUSE: Final = 0.1
 LOCK_ATTEMPTS: Final = 50
 # A list is a parameter that is given several times.
 Params = Mapping[str, str | Sequence[str]]
-# Answers of a server that is there, and may take the same request later.
+# A server that answers with one of these may accept the same request later.
 LATER: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
-# How long one request waits for news: less than it may take in all.
+# How long one request waits for a change, in seconds. It must be shorter than the timeout of the request.
 PATIENCE: Final = "20"
 
 
 class Failed(HomingError):
-    """What was asked for did not succeed; the sentence is for the terminal."""
+    """The command failed. The detail is a sentence for the terminal."""
 
 
 class Lost(Failed):
-    """The server cannot be reached, or cannot serve now; whoever follows something tries again."""
+    """The server cannot be reached, or cannot serve now. Commands that follow changes try again."""
 
 
 class Exchange(Protocol):
-    """How requests reach the API: ``HttpExchange`` over a socket, ``AsgiExchange`` within the process."""
+    """A way to send requests to the API: ``HttpExchange`` over a socket, ``AsgiExchange`` within the process."""
 
     @property
     def origin(self) -> str: ...
@@ -58,7 +58,7 @@ class Exchange(Protocol):
 
 
 class ApiClient:
-    """The API, with its errors as Failed and its documents as JSON objects."""
+    """A client of the API. It raises errors as Failed and returns documents as JSON objects."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -67,7 +67,7 @@ class ApiClient:
         return await self._call("GET", path, params=params)
 
     async def changed(self, task: JsonObject) -> JsonObject:
-        """Wait until a task has another version than it was shown with, or for a while; give it as it then is."""
+        """Wait for a while until the version of a task changes, and return the task."""
         return await self.get(
             f"/v1/tasks/{segment(str(task['id']))}", {"wait": PATIENCE, "version": str(task["version"])}
         )
@@ -103,23 +103,23 @@ class ApiClient:
         said = document.get("detail") or document.get("message")
         path = unquote(path.partition("?")[0])
         if status == HTTPStatus.UNAUTHORIZED:
-            said = f"{said or path}: set HOMING_API_KEYS to a key of the server at {self._exchange.origin}"
+            said = f"{said or path}. Set HOMING_API_KEYS to a key of the server at {self._exchange.origin}"
         raise (Lost if status in LATER else Failed)(
-            str(said) if said else f"{path} was answered {status}; is this a Homing server?"
+            str(said) if said else f"{path} was answered with {status}. Check that this is a Homing server"
         )
 
 
 def must_exist(settings: "Settings") -> None:
-    """Raise SettingsError where the settings name a SQLite file that is not there."""
+    """Raise SettingsError if the settings name a SQLite file that does not exist."""
     if settings.database_file is not None and not exists(settings.database_file):
         raise SettingsError(
             f"there is no database here ({settings.database_name} does not exist). "
-            "Change to its folder, or set HOMING_DATABASE_URL. `homing serve` makes a new one"
+            "Change to its folder, or set HOMING_DATABASE_URL. `homing serve` creates a new one"
         )
 
 
 def segment(text: str) -> str:
-    """Write an id as one segment of a path, whatever letters it has."""
+    """Encode an ID as one segment of a path."""
     return quote(text, safe="")
 
 
@@ -127,10 +127,12 @@ def segment(text: str) -> str:
 async def connect(
     settings: "Settings", *, loops: bool = False, create: bool = True, reads: bool = False
 ) -> AsyncIterator[ApiClient]:
-    """Reach the API: the one that HOMING_API_URL names, the one that serves our file, or one within this process.
+    """Connect to the API at HOMING_API_URL, to the server of the database file, or to an app within this process.
 
-    ``loops`` lets the reconciler run beside an API of our own, for a command that waits. A command that only ``reads``
-    needs neither the server nor the lock. Raises SettingsError where there is no SQLite file and none may be created.
+    ``loops`` runs the loops if the app runs within this process, for commands that wait. ``create`` says whether a
+    missing SQLite file may be created. A command that only ``reads`` needs neither the server nor the lock.
+
+    Raises: SettingsError, if the SQLite file is missing and may not be created.
     """
     if not create and settings.api_url is None:
         must_exist(settings)
@@ -147,7 +149,7 @@ async def connect(
 
 
 def authorization(settings: "Settings", now: datetime, otherwise: NamedKey | None = None) -> dict[str, str]:
-    """Make the header with a key: the one that sees all, else the first, else a signed token, else ``otherwise``."""
+    """Return the header with a key: one for all clients, else the first, else a signed token, else ``otherwise``."""
     keys = sorted(settings.api_keys, key=lambda key: not key.sees_all)
     if not keys and settings.client_keys:
         import jwt  # noqa: PLC0415 - few clients have a pair
@@ -160,26 +162,26 @@ def authorization(settings: "Settings", now: datetime, otherwise: NamedKey | Non
 
 
 async def _over_http(settings: "Settings", url: str, stack: AsyncExitStack) -> Exchange:
-    """Open a client of a server."""
+    """Open an HTTP client for a server."""
     import httpx  # noqa: PLC0415 - a command that reads the database needs none
 
     from homing.commands.http_exchange import TIMEOUT, HttpExchange  # noqa: PLC0415 - as above
 
     headers = authorization(settings, datetime.now(UTC), _stored_key(settings, url))
-    # Only a remote address may lie behind a proxy.
+    # Only requests to a remote server may use a proxy.
     remote = url == settings.api_url
     http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=remote)
     return HttpExchange(await stack.enter_async_context(http))
 
 
 async def _in_process(settings: "Settings", lock: ServingLock, stack: AsyncExitStack, *, loops: bool) -> Exchange:
-    """Open the database in this process, behind an API that no other process can reach. ``lock`` is held."""
+    """Open the database in this process, behind an API that no other process can reach. This process holds ``lock``."""
     from homing.commands.asgi_exchange import AsgiExchange  # noqa: PLC0415 - who speaks to a server loads none
     from homing.serve import Homing  # noqa: PLC0415 - as above
 
     parts = {Part.API, Part.LOOPS} if loops else {Part.API}
     access, headers = _own_access(settings)
-    # Only servers deliver to sinks: a command would stop in the middle of it.
+    # Only servers deliver to sinks. A command would end in the middle of a delivery.
     homing = Homing(settings, access=access, parts=parts, deliver_events=False)
     homing.lock = lock
     await stack.enter_async_context(homing)
@@ -207,20 +209,20 @@ async def _read_only(settings: "Settings", stack: AsyncExitStack) -> Exchange:
 
 
 def _own_access(settings: "Settings") -> tuple["Access", dict[str, str]]:
-    """Return who may call an API of our own, and the header with a key for it.
+    """Return the access rules of an API within this process, and the header with a key for it.
 
-    Who may open the database may use it. If no key is configured, a random one is used.
+    A user who may open the database may use the API. If no key is configured, a random one is used.
     """
     from tracker.api import Access  # noqa: PLC0415 - as above
 
     key = None if settings.guarded else NamedKey(name=CLIENT, key=secrets.token_urlsafe(32), sees_all=True)
-    # Only these keys may call, whatever addresses a server would answer at.
+    # Keys are enough here: no socket is open, so no host names are checked.
     access = Access(api_keys=settings.api_keys if key is None else (key,), client_keys=settings.client_keys)
     return access, authorization(settings, datetime.now(UTC), key)
 
 
 def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
-    """Read the key beside our SQLite file. It is for servers of this machine, and goes nowhere else."""
+    """Read the key next to the SQLite file. It is sent only to servers on this machine."""
     if settings.guarded or settings.database_file is None or not is_loopback(url_host(url)):
         return None
     stored = read_local_key(settings.database_file)
@@ -228,7 +230,7 @@ def _stored_key(settings: "Settings", url: str) -> NamedKey | None:
 
 
 async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStack) -> str | None:
-    """Return the address of the server of our file, or take its lock and return None."""
+    """Return the URL of the server of the database file, or take the serving lock and return None."""
     for _ in range(LOCK_ATTEMPTS):
         try:
             stack.enter_context(lock)
@@ -240,6 +242,6 @@ async def _serving(settings: "Settings", lock: ServingLock, stack: AsyncExitStac
             return None
         await asyncio.sleep(LOCK_PAUSE)
     raise Failed(
-        f"process {holder} works on {settings.database_name}; try again when it has ended, "
-        "or set HOMING_API_URL if it is an app that Homing is mounted in"
+        f"process {holder} uses {settings.database_name}. Try again when it has ended, "
+        "or set HOMING_API_URL if Homing is mounted in an app"
     )

@@ -1,4 +1,4 @@
-"""`homing doctor`: the settings in force, with secrets masked, and what they lead to."""
+"""`homing doctor`: show the settings in force, with secrets masked, and check what follows from them."""
 
 import asyncio
 from argparse import Namespace
@@ -51,7 +51,7 @@ METADATA: Final = IPv4Address("169.254.169.254")
 
 
 class Level(StrEnum):
-    """How a finding is to be taken: a ``wrong`` one makes the exit status 1."""
+    """The level of a finding. A ``wrong`` one makes the exit status 1."""
 
     OK = "ok"
     NOTE = "note"
@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
 
 
 async def report(settings: Settings, unknown_settings: Sequence[str], *, as_json: bool) -> int:
-    """Print the report; 1 where something is wrong. ``strays`` are sentences about variables that are no settings."""
+    """Print the report, and return 1 if something is wrong. ``unknown_settings`` are sentences."""
     findings = [callers(settings), *trust(settings), *notes(settings, unknown_settings), *await database(settings)]
     findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
     shown = in_force(settings)
@@ -90,7 +90,7 @@ async def report(settings: Settings, unknown_settings: Sequence[str], *, as_json
 
 
 def in_force(settings: Settings) -> JsonObject:
-    """Return each setting as a person may see it: a secret as the fact that it is set, a key as its name."""
+    """Return each setting without secrets: a secret as the fact that it is set, a key as its name."""
     shown: JsonObject = {}
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -100,44 +100,42 @@ def in_force(settings: Settings) -> JsonObject:
 
 
 def callers(settings: Settings) -> Finding:
-    """Check which keys the API takes, and whether `homing serve` would start with them."""
+    """Check which keys the API accepts, and whether `homing serve` would start with them."""
     try:
         if settings.guarded or settings.database_file is None:
             check_keys(access_of(settings))
             return Finding(name="callers", level=Level.OK, detail="requests need one of the configured keys")
         if read_local_key(settings.database_file) is not None:
-            detail = f"HOMING_API_KEYS is not set: requests need the key in {key_file(settings.database_file)}"
+            detail = f"HOMING_API_KEYS is not set. Requests need the key in {key_file(settings.database_file)}"
         else:
-            detail = f"HOMING_API_KEYS is not set: the first start makes a key in {key_file(settings.database_file)}"
+            detail = f"HOMING_API_KEYS is not set. The first start creates a key in {key_file(settings.database_file)}"
         return Finding(name="callers", level=Level.OK, detail=detail)
     except SettingsError as error:
         return Finding(name="callers", level=Level.WRONG, detail=error.detail)
 
 
 def trust(settings: Settings) -> list[Finding]:
-    """Return whether what is asked of a callback's proof can be met."""
+    """Check whether a callback can reach the trust level that ends a task."""
     signed, least = bool(settings.kling_webhook_secrets), settings.threshold
     if settings.public_url is None:
-        detail = "no callback is asked for (HOMING_PUBLIC_URL is not set); every result is found by asking"
+        detail = "HOMING_PUBLIC_URL is not set. Homing requests no callbacks and polls for every result"
         return [Finding(name="callback proof", level=Level.OK, detail=detail)]
     if signed and least is Trust.TOKEN:
-        detail = (
-            "signatures are checked, yet HOMING_MIN_FINAL_TRUST=token lets an address alone end a task; write signed"
-        )
+        detail = "HOMING_MIN_FINAL_TRUST=token lets a callback without a signature end a task. Set it to signed"
     elif not signed and least is Trust.TOKEN:
         detail = (
-            "callbacks are proven by their secret address alone, a signature is not checked; "
-            "set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
+            "only the secret callback URL verifies a callback; signatures are not checked. "
+            "Set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
         )
     elif least is Trust.PROVIDER or not signed:
-        detail = f"HOMING_MIN_FINAL_TRUST={least.name.lower()}: no callback ends a task here, each end is asked for"
+        detail = f"HOMING_MIN_FINAL_TRUST={least.name.lower()}: no callback ends a task. Homing polls for each result"
     else:
-        return [Finding(name="callback proof", level=Level.OK, detail="a signature ends a task; the rest are hints")]
+        return [Finding(name="callback proof", level=Level.OK, detail="only a signed callback ends a task")]
     return [Finding(name="callback proof", level=Level.NOTE, detail=detail)]
 
 
 def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
-    """Return findings that may surprise: names that are no settings, a credential in the clear."""
+    """Return findings about unknown variables, wide targets, and a credential sent in the clear."""
     findings = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in unknown]
     findings += [
         Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
@@ -145,7 +143,7 @@ def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
     ]
     clear = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
     if clear and settings.has_credential:
-        detail = "HOMING_KLING_BASE_URL is http: the credential travels in the clear; use https"
+        detail = "HOMING_KLING_BASE_URL is http, so the credential is sent in the clear. Use https"
         findings.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
     return findings
 
@@ -164,11 +162,11 @@ def wide_targets(allowed: Allowed) -> list[str]:
 
 
 async def database(settings: Settings) -> list[Finding]:
-    """Return findings about the database: whether it can be written, who serves it, and by which clock."""
+    """Return findings about the database: whether it can be written, who serves it, and its clock."""
     file, name = settings.database_file, settings.database_name
     if file is not None and not exists(file):
         fine = file.parent.is_dir() and access(file.parent, W_OK)
-        detail = f"{file} will be made by the first command" if fine else f"{file.parent} is no directory to write to"
+        detail = f"the first command creates {file}" if fine else f"{file.parent} is not a writable directory"
         return [Finding(name="database", level=Level.OK if fine else Level.WRONG, detail=detail)]
     try:
         with ServingLock(file):
@@ -183,30 +181,30 @@ async def database(settings: Settings) -> list[Finding]:
 
 
 async def public_address(settings: Settings) -> Finding:
-    """Return whether the public URL leads to a Homing. The provider may see it differently from where it is."""
+    """Check whether the public URL leads to Homing. The provider may see it differently."""
     url = settings.public_url
     if url is None:
-        detail = "none: no callback is asked for and everything works by asking"
+        detail = "none: Homing requests no callbacks and polls for every result"
         return Finding(name="public address", level=Level.OK, detail=detail)
     if urlsplit(url).scheme != "https" and not is_loopback(url_host(url)):
-        detail = "HOMING_PUBLIC_URL is http: anybody on the way reads the addresses of callbacks; use https"
+        detail = "HOMING_PUBLIC_URL is http, so others on the network can read callback URLs. Use https"
         return Finding(name="public address", level=Level.NOTE, detail=detail)
     try:
         async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
             answer = await http.get(f"{url}/healthz")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        detail = f"{url} does not answer from here ({type(error).__name__}); is `homing serve` up and reachable?"
+        detail = f"{url} does not answer from here ({type(error).__name__}). Check that `homing serve` is reachable"
         return Finding(name="public address", level=Level.NOTE, detail=detail)
     if not answer.is_success:
-        detail = f"{url}/healthz answers {answer.status_code}: something else stands there, or a proxy that hides us"
+        detail = f"{url}/healthz answers {answer.status_code}. Check for another server or a proxy at this URL"
         return Finding(name="public address", level=Level.NOTE, detail=detail)
     return Finding(name="public address", level=Level.OK, detail=f"{url} answers")
 
 
 async def credential(settings: Settings) -> list[Finding]:
-    """Return whether the provider takes our credential: one page of its list is asked for, which changes nothing."""
+    """Check whether the provider accepts the credential, with a request for one page of its task list."""
     if not settings.has_credential:
-        detail = "none: set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
+        detail = "none. Set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
         return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
     account = next(iter(create_tracker(settings).providers.values()))
     transport = Transport()
@@ -227,16 +225,16 @@ def _credential(account: Account, reply: Reply) -> Finding:
         case BadCredential() as answer:
             level, detail = Level.WRONG, f"{account.base_url} refuses it: {answer.message} ({answer.code})"
         case Busy() as answer:
-            level, detail = Level.NOTE, f"{account.base_url} is too busy to say: {answer.message}"
+            level, detail = Level.NOTE, f"{account.base_url} is too busy to answer: {answer.message}"
         case Unknown() | Unsupported() as answer:
-            level, detail = Level.NOTE, f"{account.base_url} does not say: {answer.why}"
+            level, detail = Level.NOTE, f"{account.base_url} does not confirm it: {answer.why}"
         case _:
-            level, detail = Level.OK, f"{account.base_url} takes it"
+            level, detail = Level.OK, f"{account.base_url} accepts it"
     return Finding(name="provider credential", level=level, detail=detail)
 
 
 async def sinks(settings: Settings) -> list[Finding]:
-    """Check whether each sink can be reached: its function is there, its host or broker answers. No event is sent."""
+    """Check whether each sink can be reached: its function exists, its host or broker answers. Sends no event."""
     return [await _sink(spec, settings.allowed_targets) for spec in settings.sinks]
 
 
@@ -247,13 +245,13 @@ async def _sink(spec: SinkSpec, allowed: Allowed) -> Finding:
     except (SettingsError, TargetRefused) as error:
         level, detail = Level.WRONG, error.detail
     except NotSent as error:
-        # It may come up later, and from elsewhere it may be found.
+        # The sink may start later, or be reachable only from another machine.
         level, detail = Level.NOTE, f"{spec.address} cannot be reached from here now: {error.detail}"
     return Finding(name=f"sink {spec.name}", level=level, detail=detail)
 
 
 def _clock(reply: Reply, now: datetime) -> list[Finding]:
-    """Compare our clock with the provider's: signatures hold within five minutes, tokens within seconds."""
+    """Compare this machine's clock with the provider's. Signatures tolerate five minutes, tokens seconds."""
     try:
         theirs = parsedate_to_datetime(reply.headers.get("date", ""))
     except ValueError:
@@ -261,9 +259,7 @@ def _clock(reply: Reply, now: datetime) -> list[Finding]:
     skew = abs(theirs.astimezone(UTC) - now)
     if skew <= CLOCK_SKEW + PATIENCE:
         return [Finding(name="clock", level=Level.OK, detail="agrees with the provider's")]
-    detail = (
-        f"{skew.total_seconds():.0f} s apart from the provider's: tokens and signatures will be refused; set it right"
-    )
+    detail = f"{skew.total_seconds():.0f} s apart from the provider's, so tokens will be refused. Correct the clock"
     return [Finding(name="clock", level=Level.WRONG, detail=detail)]
 
 
@@ -278,7 +274,7 @@ async def _checked(tracker: Tracker) -> list[Finding]:
 
 
 async def _noticed(url: str | None) -> list[Finding]:
-    """Ask the process that serves the database what it noticed at the provider."""
+    """Return the problems that the process serving the database has noticed."""
     if not url:
         return []
     try:
@@ -291,7 +287,7 @@ async def _noticed(url: str | None) -> list[Finding]:
 
 
 async def _shared(store: Store) -> list[Finding]:
-    """Return what only a database server knows: whether the clocks agree, and which processes serve it."""
+    """Return whether the clock of the database server agrees, and which processes serve the database."""
     clock = database_clock(await store.servers.read_clock(utc_now))
     alive = [
         f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
@@ -301,14 +297,14 @@ async def _shared(store: Store) -> list[Finding]:
 
 
 def database_clock(reading: Reading) -> Finding:
-    """Return whether the clock that all replicas go by agrees with this machine's."""
+    """Check whether the database clock, which all replicas use, agrees with this machine's."""
     apart = reading.ahead
     if abs(apart) <= DATABASE_SKEW + reading.error:
-        return Finding(name="database clock", level=Level.OK, detail="agrees with ours")
+        return Finding(name="database clock", level=Level.OK, detail="agrees with this machine's")
     side = "ahead of" if apart > timedelta() else "behind"
     detail = (
-        f"{abs(apart).total_seconds():.1f} s {side} this machine's: Homing goes by the database's; "
-        "set the wrong one right, the provider's tokens depend on it"
+        f"{abs(apart).total_seconds():.1f} s {side} this machine's. Homing uses the database's clock. "
+        "Correct the wrong one; the provider's tokens depend on it"
     )
     return Finding(name="database clock", level=Level.NOTE, detail=detail)
 
@@ -337,7 +333,7 @@ def _plain(value: object) -> JsonValue:
 
 
 def _duration(value: timedelta) -> str:
-    """Write a duration as the settings do, in its largest whole unit."""
+    """Format a duration in its largest whole unit, as in the settings."""
     seconds = value.total_seconds()
     for unit, length in (("h", 3600), ("m", 60)):
         if seconds % length == 0:

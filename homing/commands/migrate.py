@@ -1,4 +1,4 @@
-"""`homing migrate`: the tables of the database, made or brought up to date."""
+"""`homing migrate`: create the database tables, or update them."""
 
 import asyncio
 from argparse import Namespace
@@ -19,19 +19,22 @@ def run(args: Namespace) -> int:
 
 
 async def migrate(settings: Settings, args: Namespace) -> int:
-    """Do it and tell what was done. Raises Failed where a server serves the file: it brought it up to date itself."""
+    """Migrate the database and print the result.
+
+    Raises: Failed, if a server serves the file. That server migrated it when it started.
+    """
     name = settings.database_name
     try:
         with ServingLock(settings.database_file):
             done = await Store(settings.database_url, schema=settings.database_schema).migrate()
     except Held as held:
-        raise Failed(f"process {held.holder.pid} serves {name}: stop it first, then migrate") from None
+        raise Failed(f"process {held.holder.pid} serves {name}. Stop it first, then migrate") from None
     if args.json:
         print_json({"database": name, "before": done.before, "after": done.after})
     elif done.before == done.after:
-        print_line(f"{name}: the schema {done.after} is up to date, nothing was changed")
+        print_line(f"{name}: schema {done.after} is up to date. Nothing was changed")
     elif done.before is None:
-        print_line(f"{name}: the tables are made, schema {done.after}")
+        print_line(f"{name}: the tables were created, schema {done.after}")
     else:
-        print_line(f"{name}: brought from schema {done.before} to {done.after}")
+        print_line(f"{name}: migrated from schema {done.before} to {done.after}")
     return 0

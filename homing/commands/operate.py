@@ -11,7 +11,7 @@ from homing.terminal import ago, print_fields, print_json, print_line, print_tab
 from tracker.model.records import Action
 from tracker.model.untrusted import JsonObject, JsonValue
 
-ADDRESSES: Final = "/v1/callback-urls"
+CALLBACK_URLS: Final = "/v1/callback-urls"
 
 
 def add(commands: Commands) -> None:
@@ -64,7 +64,7 @@ async def run_create_url(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"provider": args.provider, "label": args.label}
     if args.kind:
         body["kind"] = args.kind
-    document = await api.post(ADDRESSES, body)
+    document = await api.post(CALLBACK_URLS, body)
     if args.json:
         print_json(document)
         return 0
@@ -79,7 +79,7 @@ async def run_orphans(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now = datetime.now(UTC)
-    columns = ("provider", "provider id", "says", "state", "why", "callbacks", "last", "next check", "task")
+    columns = ("provider", "provider id", "status", "state", "why", "callbacks", "last", "next poll", "task")
     rows = [
         [
             *(
@@ -106,7 +106,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
     print_fields(
         [
             ("tasks", _counts(document["by_status"])),
-            ("came home by", _counts(document["finished_by_source"])),
+            ("first reported by", _counts(document["finished_by_source"])),
             ("orphans", _counts(document["orphans"])),
             ("orphans not kept", document["orphans_not_kept"]),
             ("oldest open", ago(document["oldest_open_at"], now)),
@@ -131,7 +131,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
 
 
 def _print_learned(document: JsonObject) -> None:
-    """Print what the schedule has learned, if it has learned anything."""
+    """Print the measured callback losses and run times, if there are any."""
     losses, times = documents(document.get("callback_loss")), documents(document.get("run_times"))
     if losses:
         rows = [
@@ -157,7 +157,7 @@ def _percent(value: JsonValue) -> str:
 
 
 async def run_list_urls(args: Namespace, api: ApiClient) -> int:
-    document = await api.get(ADDRESSES)
+    document = await api.get(CALLBACK_URLS)
     if args.json:
         print_json(document)
         return 0
@@ -165,18 +165,18 @@ async def run_list_urls(args: Namespace, api: ApiClient) -> int:
     columns = ("number", "provider", "kind", "client", "label", "created", "revoked")
     rows = [
         [
-            *(address[name] for name in ("id", "provider", "kind", "client", "label")),
-            ago(address["created_at"], now),
-            ago(address["revoked_at"], now),
+            *(url[name] for name in ("id", "provider", "kind", "client", "label")),
+            ago(url["created_at"], now),
+            ago(url["revoked_at"], now),
         ]
-        for address in documents(document["addresses"])
+        for url in documents(document["addresses"])
     ]
-    print_table(columns, rows, empty="no shared callback URLs; `homing callback-url create kling` makes one")
+    print_table(columns, rows, empty="no shared callback URLs. Create one with `homing callback-url create kling`")
     return 0
 
 
 async def run_revoke_url(args: Namespace, api: ApiClient) -> int:
-    document = await api.delete(f"{ADDRESSES}/{args.id}")
+    document = await api.delete(f"{CALLBACK_URLS}/{args.id}")
     if args.json:
         print_json(document)
         return 0

@@ -1,4 +1,4 @@
-"""`homing reconcile`: the reconciler alone, once or until it is stopped, or a search through the provider's list."""
+"""`homing reconcile`: run only the reconciler, once or until it is stopped, or search the provider's list."""
 
 import asyncio
 from argparse import Namespace
@@ -27,7 +27,10 @@ def run(args: Namespace) -> int:
 
 
 async def reconcile(settings: Settings, args: Namespace) -> int:
-    """Do what was asked and print the counts. Raises Failed where a server reconciles this file already."""
+    """Run the reconciler or the discovery and print the counts.
+
+    Raises: Failed, if a server already reconciles this database file.
+    """
     if not args.discover:
         must_exist(settings)
     try:
@@ -37,8 +40,8 @@ async def reconcile(settings: Settings, args: Namespace) -> int:
                 return await _reconcile(tracker, args)
     except Held as held:
         raise Failed(
-            f"process {held.holder.pid} serves {settings.database_name} and reconciles already; "
-            "`homing tasks poll TASK` asks about one task now"
+            f"process {held.holder.pid} serves {settings.database_name} and already reconciles it. "
+            "Poll one task now with `homing tasks poll TASK`"
         ) from None
 
 
@@ -61,14 +64,14 @@ async def _reconcile(tracker: Tracker, args: Namespace) -> int:
 
 
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
-    """Name the lists to page: of the kind that was asked for, else of those that we submit."""
+    """Return (provider, kind) of each list to page: of ``kind``, or by default of all kinds that Homing submits."""
     providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
     if kind is None:
         return [(name, one.name) for name, kinds in providers.items() for one in kinds.values() if one.submits]
     lists = [(name, kind) for name, kinds in providers.items() if kind in kinds]
     if not lists:
         known = sorted({one for kinds in providers.values() for one in kinds})
-        raise SettingsError(f"--kind {kind} is unknown; choose from {', '.join(known)}")
+        raise SettingsError(f"--kind {kind} is unknown. Choose from {', '.join(known)}")
     return lists
 
 

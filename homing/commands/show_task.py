@@ -1,4 +1,4 @@
-"""How a task is shown on a terminal, whichever command shows it."""
+"""Functions that print tasks on a terminal."""
 
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from tracker.model.untrusted import JsonObject, JsonValue
 
 
 def show_task(args: Namespace, task: JsonObject) -> None:
-    """Print one task: the document, or its fields."""
+    """Print one task, as fields or as a JSON document."""
     if args.json:
         print_json(task)
         return
@@ -23,11 +23,11 @@ def show_task(args: Namespace, task: JsonObject) -> None:
             ("external id", task["external_id"]),
             ("client", task["client"]),
             ("tags", ", ".join(map(str, _list(task["tags"])))),
-            ("came home", reported_by(task)),
+            ("reported by", reported_by(task)),
             ("created", ago(task["created_at"], now)),
             ("finished", ago(task["finished_at"], now)),
             ("polls", task["poll_count"] or None),
-            ("next check", ago(task["next_poll_at"], now)),
+            ("next poll", ago(task["next_poll_at"], now)),
             *(("result", asset) for asset in assets(task)),
             *((name, value) for name, value in _object(task["price"]).items()),
         ]
@@ -40,7 +40,7 @@ def show_tasks(args: Namespace, document: JsonObject) -> None:
         print_json(document)
         return
     now = datetime.now(UTC)
-    columns = ("task", "status", "external id", "client", "created", "came home", "next check", "message")
+    columns = ("task", "status", "external id", "client", "created", "reported by", "next poll", "message")
     rows = [
         (
             task["id"],
@@ -60,7 +60,7 @@ def show_tasks(args: Namespace, document: JsonObject) -> None:
 
 
 def show_change(args: Namespace, task: JsonObject) -> None:
-    """Print one line about a task that changed; with --json one document a line would do, so one a block."""
+    """Print one line about a task that changed, or its JSON document."""
     if args.json:
         print_json(task)
         return
@@ -69,13 +69,13 @@ def show_change(args: Namespace, task: JsonObject) -> None:
 
 
 def reported_by(task: JsonObject) -> str:
-    """Return how the present status was learned, in words."""
+    """Return the source of the present status and its trust level."""
     source = task["status_source"]
     return f"{source['source']} ({source['trust']})" if isinstance(source, dict) else ""
 
 
 def assets(task: JsonObject) -> list[str]:
-    """Return the addresses of the results."""
+    """Return the URLs of the assets."""
     result = _object(task["result"])
     return [str(asset["url"]) for asset in documents(result.get("assets"))]
 

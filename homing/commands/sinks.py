@@ -21,9 +21,9 @@ def add(commands: Commands) -> None:
     verbs = sinks.add_subparsers(metavar="VERB")
     one = {
         "pause": (run_pause, "Stop deliveries to a sink until it is resumed. Its events are kept."),
-        "resume": (run_resume, "Resume deliveries to a sink, also if its receiver had asked for no more."),
-        "delete": (run_delete, "Delete a sink that HOMING_SINKS does not name any more."),
-        "secret": (run_secret, "Show the secrets that a receiver verifies Homing's signature with."),
+        "resume": (run_resume, "Resume deliveries to a sink, also after its endpoint answered 410."),
+        "delete": (run_delete, "Delete a sink that HOMING_SINKS no longer names."),
+        "secret": (run_secret, "Show the secrets with which an endpoint verifies Homing's signature."),
     }
     parsers = {name: data_command(verbs, name, run, sentence, verb=True) for name, (run, sentence) in one.items()}
     for parser in parsers.values():
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="skip all events until now, and drop its pending deliveries and dead letters",
     )
-    parsers["secret"].add_argument("--client", help="for the sink callbacks, which has a secret for each client")
+    parsers["secret"].add_argument("--client", help="for the sink `callbacks`, which has one secret per client")
 
     deliveries = data_command(
         commands,
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     state = deliveries.add_mutually_exclusive_group()
     for option, value, sentence in (
         ("--pending", "pending", "only deliveries that will be retried"),
-        ("--dead-letter", "dead_letter", "only deliveries that are not retried any more"),
+        ("--dead-letter", "dead_letter", "only deliveries that are no longer retried"),
     ):
         state.add_argument(option, action="store_const", const=value, dest="state", help=sentence)
     deliveries.add_argument("--sink", metavar="NAME")
@@ -73,7 +73,7 @@ def add(commands: Commands) -> None:
         help="only events from then on: 2026-11-23T00:00:00Z, or 1h for an hour ago",
     )
     replay.add_argument("--until", metavar="TIME", type=moment, help="only events before then, written the same way")
-    replay.add_argument("--dead-letter", action="store_true", help="only deliveries that are not retried any more")
+    replay.add_argument("--dead-letter", action="store_true", help="only deliveries that are no longer retried")
     replay.add_argument("--yes", action="store_true", help="do it, instead of counting only")
 
 
@@ -108,7 +108,7 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
         ]
         for sink in sinks
     ]
-    print_table(columns, rows, empty="no sinks; HOMING_SINKS names them, and they begin when `homing serve` is started")
+    print_table(columns, rows, empty="no sinks. Name them in HOMING_SINKS, then start `homing serve`")
     for sink in sinks:
         if isinstance(off := sink["off"], dict):
             print_line(_off(str(sink["name"]), off, now))
@@ -117,15 +117,13 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
 
 async def run_pause(args: Namespace, api: ApiClient) -> int:
     document = await api.post(f"{SINKS}/{segment(args.sink)}/pause")
-    return _done(args, document, f"{args.sink} is paused. Its events are kept until it is resumed")
+    return _done(args, document, f"{args.sink} is paused. Its events are kept until you resume it")
 
 
 async def run_resume(args: Namespace, api: ApiClient) -> int:
     how = "?from_now=true" if args.from_now else ""
     document = await api.post(f"{SINKS}/{segment(args.sink)}/resume{how}")
-    missed = (
-        "without the events that it has missed" if args.from_now else "beginning with the events that it has missed"
-    )
+    missed = "without the events that it missed" if args.from_now else "beginning with the events that it missed"
     return _done(args, document, f"deliveries to {args.sink} are resumed, {missed}")
 
 
@@ -177,8 +175,8 @@ async def run_dead_letter(args: Namespace, api: ApiClient) -> int:
     number = document["count"]
     deliveries = "1 delivery" if number == 1 else f"{number} deliveries"
     if args.yes:
-        return _done(args, document, f"{deliveries} dead-lettered; see homing deliveries --dead-letter")
-    more = "; add --yes to do it" if number else ""
+        return _done(args, document, f"{deliveries} dead-lettered. See `homing deliveries --dead-letter`")
+    more = ". Add --yes to do it" if number else ""
     return _done(args, document, f"{deliveries} would be dead-lettered{more}")
 
 
@@ -190,7 +188,7 @@ async def run_replay(args: Namespace, api: ApiClient) -> int:
     events = "1 event" if number == 1 else f"{number} events"
     if args.yes:
         return _done(args, document, f"{events} {'is' if number == 1 else 'are'} replayed to {args.sink}")
-    more = "; add --yes to do it" if number else ""
+    more = ". Add --yes to do it" if number else ""
     return _done(args, document, f"{events} would be replayed to {args.sink}{more}")
 
 
@@ -207,12 +205,13 @@ def _state(sink: JsonObject) -> JsonValue:
 
 
 def _off(name: str, off: JsonObject, now: datetime) -> str:
-    who = f"its receiver wants no more: {off['why']} ({ago(off['at'], now)})" if off["by"] == "receiver" else "paused"
-    return f"{name} is off, {who}; homing sinks resume {name} goes on with what it has missed"
+    cause = f"its endpoint refused further events: {off['why']} ({ago(off['at'], now)})"
+    cause = cause if off["by"] == "receiver" else "paused"
+    return f"{name} is off, {cause}. `homing sinks resume {name}` resumes it with the events that it missed"
 
 
 def _ahead(moment: JsonValue, now: datetime) -> str:
-    """Return when it is time: what is due already may have to wait for the receiver, or for its turn."""
+    """Return when the next attempt is. A due delivery may wait for its endpoint, or for an earlier event."""
     distance = ago(moment, now)
     return "due" if distance.endswith(" ago") else distance
 

@@ -1,4 +1,4 @@
-"""`homing submit | expect | adopt`: how tasks come to be known."""
+"""`homing submit | expect | adopt`: commands that create tasks or make them known to Homing."""
 
 import asyncio
 import base64
@@ -39,8 +39,8 @@ def add(commands: Commands) -> None:
     submit.add_argument("--n", type=count, help="how many images")
     submit.add_argument("--aspect-ratio", help="such as 16:9")
     submit.add_argument("--image", action="append", default=[], help="an input image: a URL or a file; repeatable")
-    submit.add_argument("--external-id", help="your own id: the same id with the same body is the same task")
-    submit.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
+    submit.add_argument("--external-id", help="your own ID; repeating a request with the same ID and body is safe")
+    submit.add_argument("--tag", action="append", default=[], help="a tag to find the task by; repeatable")
     submit.add_argument(
         "--body", metavar="FILE", help="the provider's JSON body, - for standard input; options override it"
     )
@@ -64,9 +64,9 @@ def add(commands: Commands) -> None:
         parser.add_argument("kind", help="the product's path, such as images/omni-image")
     adopt.add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
     for parser in (expect, adopt):
-        parser.add_argument("--external-id", help="your own id")
+        parser.add_argument("--external-id", help="your own ID")
         parser.add_argument("--deadline", type=duration, help="when to stop waiting, such as 2h")
-        parser.add_argument("--tag", action="append", default=[], help="a word to find the task by; repeatable")
+        parser.add_argument("--tag", action="append", default=[], help="a tag to find the task by; repeatable")
 
 
 async def run_submit(args: Namespace, api: ApiClient) -> int:
@@ -89,7 +89,7 @@ async def run_expect(args: Namespace, api: ApiClient) -> int:
     if args.json or not isinstance(task, dict):
         print_json(document)
         return 0
-    address = document["callback_url"] or "none: set HOMING_PUBLIC_URL; the task is found by asking the provider"
+    address = document["callback_url"] or "none: HOMING_PUBLIC_URL is not set, so Homing polls the provider"
     print_fields([("task", task["id"]), ("callback_url", address)])
     return 0
 
@@ -101,15 +101,16 @@ async def run_adopt(args: Namespace, api: ApiClient) -> int:
 
 
 async def settled(api: ApiClient, task: JsonObject, patience: timedelta) -> JsonObject:
-    """Wait until the task is settled; raises Failed after ``patience``."""
+    """Wait until the task is settled.
+
+    Raises: Failed, after ``patience``.
+    """
     try:
         async with asyncio.timeout(patience.total_seconds()):
             while task["status"] not in SETTLED:
                 task = await api.changed(task)
     except TimeoutError:
-        raise Failed(
-            f"{task['id']} is still {task['status']}; `homing why {task['id']}` says what it waits for"
-        ) from None
+        raise Failed(f"{task['id']} is still {task['status']}. `homing why {task['id']}` explains why") from None
     return task
 
 
@@ -128,7 +129,7 @@ def _body(args: Namespace) -> JsonObject:
     if args.image:
         body["image_list"] = [{"image": _image(text)} for text in args.image]
     if not body.get("prompt"):
-        raise Usage("give --prompt TEXT, or a --body FILE that has a prompt")
+        raise Usage("the prompt is missing. Pass --prompt TEXT, or a --body FILE that has a prompt")
     return body
 
 
@@ -142,10 +143,10 @@ def _read_body(name: str) -> JsonObject:
 
 
 def _image(text: str) -> str:
-    """Return an address as it is and a file as Base64 without a data: prefix, as the provider documents it."""
+    """Return a URL unchanged, or a file as Base64 without a `data:` prefix, as the provider documents it."""
     if text.startswith(("http://", "https://")):
         return text
     try:
         return base64.b64encode(Path(text).read_bytes()).decode()
     except OSError as error:
-        raise Usage(f"--image {text} cannot be read: {error.strerror}; give a file or an address") from None
+        raise Usage(f"--image {text} cannot be read: {error.strerror}. Pass a file or a URL") from None

@@ -1,4 +1,4 @@
-"""`homing tasks …` and `homing why`: what is believed about tasks."""
+"""`homing tasks …` and `homing why`: commands that show, poll and resolve tasks."""
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ async def run_history(args: Namespace, api: ApiClient) -> int:
     if args.json:
         print_json(document)
         return 0
-    columns = ("at", "source", "trust", "says", "verdict", "why", "repeats")
+    columns = ("at", "source", "trust", "status", "verdict", "why", "repeats")
     rows = [
         [
             entry["at"],
@@ -96,7 +96,7 @@ async def run_history(args: Namespace, api: ApiClient) -> int:
         ]
         for entry in documents(document["entries"])
     ]
-    print_table(columns, rows, empty="nothing was heard about it yet")
+    print_table(columns, rows, empty="no observations yet")
     return 0
 
 

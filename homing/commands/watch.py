@@ -1,4 +1,4 @@
-"""`homing tasks watch` and `homing events`: what happens, as it happens, also across a connection that is lost."""
+"""`homing tasks watch` and `homing events`: print changes as they come, also across lost connections."""
 
 import asyncio
 import sys
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         commands,
         "events",
         run_events,
-        "Print events, one per line: those that are kept, or new ones as they come.",
+        "Print events, one per line: the stored ones, or new ones as they come.",
         reads=True,
     )
     events.add_argument(
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="continue after this cursor (default: the beginning; with --follow: now)",
     )
-    # Whoever follows waits, and where no server runs the loops must run beside it.
+    # --follow waits for changes. If no server runs, the loops must run in this process.
     events.add_argument("--follow", action="store_true", dest="loops", help="continue until Ctrl-C")
 
 
@@ -73,7 +73,7 @@ async def run_watch(args: Namespace, api: ApiClient) -> int:
 
 
 async def followed(api: ApiClient, query: Params, *, after: int | None, forever: bool) -> AsyncIterator[JsonObject]:
-    """Yield events from a cursor on (None: now); ``forever``, or as far as there are."""
+    """Yield events after a cursor (None: now), ``forever`` or up to the newest."""
     if after is None:
         after = int(str((await api.get(EVENTS, {"limit": "1"}))["next"]))
     more = True
@@ -86,7 +86,7 @@ async def followed(api: ApiClient, query: Params, *, after: int | None, forever:
 
 
 async def _watch(args: Namespace, api: ApiClient, name: str) -> str:
-    """Print every version of a task that is seen, until it is settled; give how it ended."""
+    """Print each version of a task until it is settled, and return its status."""
     task = await api.get(f"/v1/tasks/{segment(name)}")
     show_change(args, task)
     while task["status"] not in SETTLED:
@@ -99,7 +99,7 @@ async def _watch(args: Namespace, api: ApiClient, name: str) -> str:
 
 
 async def _watch_all(args: Namespace, api: ApiClient) -> int:
-    """Print the newest tasks as they are, then each change of any."""
+    """Print the newest tasks, then each change of any task."""
     start = int(str((await api.get(EVENTS, {"limit": "1"}))["next"]))
     newest = documents((await api.get("/v1/tasks", {"limit": WATCHED}))["tasks"])
     seen = {task["id"]: task["version"] for task in newest}
@@ -113,7 +113,7 @@ async def _watch_all(args: Namespace, api: ApiClient) -> int:
 
 
 async def _again(api: ApiClient, path: str, query: Params, *, forever: bool) -> JsonObject:
-    """Ask; a server that is away is asked again, from the same place, until it is back."""
+    """Send a GET request. If ``forever``, repeat it until the server is reachable again."""
     lost = False
     while True:
         try:
@@ -122,13 +122,13 @@ async def _again(api: ApiClient, path: str, query: Params, *, forever: bool) -> 
             if not forever:
                 raise
             if not lost:
-                complain(f"{error.detail}; trying again")
+                complain(f"{error.detail}. Trying again")
             lost = True
             await asyncio.sleep(PAUSE)
 
 
 def _print_event(args: Namespace, event: JsonObject) -> None:
-    """Print one line about an event; with --json the event itself, as one line."""
+    """Print an event as one line, with --json as one line of JSON."""
     if args.json:
         sys.stdout.write(json_text(event) + "\n")
     else:

@@ -1,6 +1,6 @@
-"""Why a task is where it is, in words: what it waits for, what was heard, what comes next, what would unblock it.
+"""Sentences about a task: what it waits for, what was received, what comes next, and what would unblock it.
 
-Pure: from the API's documents (a task, its history, what is wrong with its account) and a time to sentences.
+This module is pure. Its input is the API's documents (a task, its history, the problems of its account) and a time.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ WAITING = {Status.PENDING, Status.SUBMITTED, Status.PROCESSING}
 def explain(
     task: JsonObject, entries: Sequence[JsonObject], now: datetime, *, account: Sequence[JsonObject] = ()
 ) -> list[str]:
-    """Return the sentences: what is wrong with the account, then the task's state, heard, next, unblock."""
+    """Return the sentences: account problems, task status, callbacks and polls, what comes next, what unblocks it."""
     open_ended = Status(str(task["status"])) in WAITING or task["next_poll_at"] is not None
     sentences = [_account(trouble, now) for trouble in account] if open_ended else []
     sentences += [_state(task, now), _callbacks(task, entries, now), _polls(task, now), _conflict(task, now)]
@@ -26,7 +26,7 @@ def explain(
 
 
 def _account(trouble: JsonObject, now: datetime) -> str:
-    """Return what keeps every task of the account waiting, and what to do."""
+    """Return the problem that delays every task of the account, and what to do."""
     since = ago(trouble["since"], now).removesuffix(" ago")
     match trouble["reason"]:
         case "credential":
@@ -51,13 +51,13 @@ def _state(task: JsonObject, now: datetime) -> str:
     status, reason = Status(str(task["status"])), task["reason"] or task["message"]
     because = f": {reason}" if reason else ""
     if status is Status.PENDING:
-        return f"It has been pending for {_since(task, now)}: written down, not yet known to be accepted{because}."
+        return f"It has been pending for {_since(task, now)}: recorded, not yet known to be accepted{because}."
     if status in WAITING:
         name = f" as {task['provider_task_id']}" if task["provider_task_id"] else ""
-        return f"It is {status.value}: the provider has it{name} and has been at it for {_since(task, now)}{because}."
+        return f"It is {status.value}: the provider has had it{name} for {_since(task, now)}{because}."
     source = task["status_source"]
-    learned = f", learned from a {source['source']} of {source['trust']} trust" if isinstance(source, dict) else ""
-    return f"It {_ended(status)} {ago(task['finished_at'], now)}{learned}{because}."
+    reported = f", reported by a {source['source']} of trust {source['trust']}" if isinstance(source, dict) else ""
+    return f"It {_ended(status)} {ago(task['finished_at'], now)}{reported}{because}."
 
 
 def _since(task: JsonObject, now: datetime) -> str:
@@ -72,25 +72,25 @@ def _callbacks(task: JsonObject, entries: Sequence[JsonObject], now: datetime) -
     callbacks = [entry for entry in entries if entry["source"] == "callback"]
     if not callbacks:
         if task["callback_requested"]:
-            return "No callback has come yet; one was asked for."
-        return "No callback was asked for, so only asking the provider tells."
+            return "No callback has been received yet. Homing requested one."
+        return "Homing requested no callback, so only polls can report the result."
     last = max(callbacks, key=lambda entry: str(entry["at"]))
-    reported = f" saying {last['provider_status']!r}" if last["provider_status"] else ""
+    reported = f" with status {last['provider_status']!r}" if last["provider_status"] else ""
     when = ago(task["last_observed_at"] or last["at"], now)
-    return f"Last heard by callback {when}{reported}: {last['verdict']}, {last['why']}."
+    return f"The last callback was received {when}{reported}: {last['verdict']}, {last['why']}."
 
 
 def _polls(task: JsonObject, now: datetime) -> str:
     if task["poll_count"]:
-        polled = f"The provider was asked {task['poll_count']} times, last {ago(task['polled_at'], now)}"
+        polled = f"Homing polled the provider {task['poll_count']} times, last {ago(task['polled_at'], now)}"
         polled = polled.replace(" 1 times, last", " once,")
     else:
-        polled = "The provider was not asked yet"
+        polled = "Homing has not polled the provider yet"
     if task["next_poll_at"] is None:
-        return f"{polled}; there is nothing left to ask."
+        return f"{polled}. No further poll is planned."
     coming = ago(task["next_poll_at"], now)
-    coming = f"next {coming}" if coming.startswith("in ") else "due now"
-    return f"{polled}; {coming}."
+    coming = coming if coming.startswith("in ") else "due now"
+    return f"{polled}. The next poll is {coming}."
 
 
 def _conflict(task: JsonObject, now: datetime) -> str:
@@ -101,13 +101,13 @@ def _conflict(task: JsonObject, now: datetime) -> str:
     if conflict == "open":
         return f"{since} Homing polls the provider until it says which is true."
     return (
-        f"{since} The provider did not say for days which is true. Check the task there, then run "
+        f"{since} Polls did not settle it for days. Check the task at the provider, then run "
         f"`homing tasks resolve {task['id']} --status succeeded` or `--status failed`."
     )
 
 
 def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
-    """Return a sentence about the last observation that changed nothing although it could have."""
+    """Return a sentence about the last observation that was refused as contradictory or unreadable."""
     found = [entry for entry in entries if entry["verdict"] in {"contradicted", "unreadable"} and not _failed(entry)]
     if not found:
         return ""
@@ -116,7 +116,7 @@ def _contradictions(entries: Sequence[JsonObject], now: datetime) -> str:
 
 
 def _failed(entry: JsonObject) -> bool:
-    """Return whether an entry is about polls that brought no answer, or one that cannot be read."""
+    """Return whether an entry is about polls without a readable answer."""
     return (
         entry["source"] == "poll"
         and entry["provider_status"] is None
@@ -125,29 +125,29 @@ def _failed(entry: JsonObject) -> bool:
 
 
 def _failures(entries: Sequence[JsonObject], now: datetime) -> str:
-    """Return a sentence about the last poll if it failed and nothing came after it."""
+    """Return a sentence about the last poll if it failed and is the newest entry."""
     last = max(entries, key=lambda entry: str(entry["at"]), default=None)
     if last is None or not _failed(last):
         return ""
     repeats = last.get("repeats")
     often = f" ({repeats} more before it)" if repeats else ""
-    began = f" It began: {str(last['body'])!r}." if last.get("body") else ""
-    return f"The last poll, {ago(last['at'], now)}{often}, brought no answer: {last['why']}.{began}"
+    began = f" The answer began with {str(last['body'])!r}." if last.get("body") else ""
+    return f"The last poll, {ago(last['at'], now)}{often}, got no usable answer: {last['why']}.{began}"
 
 
 def _unblock(task: JsonObject) -> str:
     status, name = Status(str(task["status"])), task["id"]
     if status is Status.PENDING and task["reason"] == UNRESOLVED:
         return (
-            "To unblock it: its own callback, `homing reconcile --discover` (the provider's list), or your word: "
+            "To unblock it: its own callback, `homing reconcile --discover` (the provider's list), or your decision: "
             f"`homing tasks resolve {name} --provider-task-id ID`, or `--status rejected` if the provider never had it."
         )
     if status is Status.PENDING and task["origin"] == "expect":
-        return f"To unblock it: submit it, its callback, or its id: `homing tasks attach {name} PROVIDER_TASK_ID`."
+        return f"To unblock it: submit it, wait for its callback, or run `homing tasks attach {name} PROVIDER_TASK_ID`."
     if status in WAITING:
-        return f"To unblock it: a proven callback or the next poll; `homing tasks poll {name}` asks now."
+        return f"To unblock it: a verified callback or the next poll. `homing tasks poll {name}` polls now."
     if status is Status.EXPIRED:
-        return f"The deadline passed without an answer; a late one still counts. `homing tasks poll {name}` asks now."
+        return f"The deadline passed without an answer. A late one still counts. `homing tasks poll {name}` polls now."
     if status is Status.REJECTED:
-        return "The provider made no task and nothing will submit it again; submit anew if you want it."
+        return "The provider made no task, and Homing does not submit it again. Submit it again if you still need it."
     return ""

@@ -1,11 +1,11 @@
 """A stand-in for Kling over real HTTP, for the demo, for drills and for tests.
 
-It plays the provider's side from the published description alone: it imports nothing of `receiver` or `tracker`, so
-that a mistake in how Homing reads the protocol cannot hide in a twin of itself. What is documented, what others saw
-live and what is assumed stands in `docs/reference/sandbox.md`.
+It implements the provider's side from the published documentation only. It imports nothing from `receiver` or
+`tracker`, so it cannot repeat a mistake in how Homing reads the protocol. `docs/reference/sandbox.md` lists what is
+documented, what others observed live and what is assumed.
 
-The heavy names below load on first use: the pytest plugin beside them is imported in every test run of every user,
-and must not bring a web server with it.
+The heavy names below are imported on first use. Every test run imports the pytest plugin in this package, and that
+must not import a web server.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Who may call: an API key on every path, an AK/SK token (HS256 JWT) on the legacy paths.
+"""Authentication: an API key on every path, an AK/SK token (HS256 JWT) on the legacy paths.
 
 Documented: "Authentication" of the official documentation. Live: the two 1002 texts. Assumed: a token whose access
 key or signature is wrong is 1000, one without `iss` or `exp` is 1002, and no life of a token is too long.
@@ -21,7 +21,7 @@ _PARTS = 3
 
 
 class Gate:
-    """Tells whose request it is, or refuses it; a reseller (`legacy_only`) lets nobody onto `/tasks`."""
+    """Identifies the account of a request, or refuses it. A reseller (`legacy_only`) has no `/tasks`."""
 
     def __init__(self, api_keys: tuple[str, ...], access_keys: Mapping[str, str], *, legacy_only: bool) -> None:
         self._legacy_only = legacy_only
@@ -29,7 +29,7 @@ class Gate:
         self._access_keys = access_keys
 
     def account(self, authorization: str | None, *, legacy: bool) -> str:
-        """Return a name for the credential that is no secret, such as `api-key-1` or `access-key NAME`."""
+        """Return a name for the credential that is not secret, such as `api-key-1` or `access-key NAME`."""
         if not authorization or not authorization.strip():
             raise Refusal(1001, NO_AUTHORIZATION)
         scheme, _, credential = authorization.strip().partition(" ")

@@ -1,6 +1,6 @@
-"""The desk where callbacks are written: the true ones, the provider's slips, and what strangers send.
+"""Creates callbacks: genuine ones, faulty ones and forged ones.
 
-Pure: a task, one of its states and the faults give letters. Nothing here sends, waits or reads a clock.
+This module is pure. Its input is a task, one of its states and the faults. It sends nothing and reads no clock.
 """
 
 from dataclasses import replace
@@ -23,14 +23,14 @@ _FORGERIES: tuple[Seal, ...] = ("wrong_key", "none", "altered", "malformed")
 
 
 class CallbackFactory:
-    """Writes the letters for each change of a task's status."""
+    """Creates the callbacks for each change of a task's status."""
 
     def __init__(self, settings: SandboxSettings, faults: Faults) -> None:
         self._settings = settings
         self._faults = faults
 
     def callbacks(self, task: Task, target: str) -> list[OutgoingCallback]:
-        """Return what goes out, in this order, now that the task is in its newest state."""
+        """Return the callbacks to send, in order, for the newest state of the task."""
         if task.state.final:
             return self._at_the_end(task, target)
         callbacks = []
@@ -42,7 +42,7 @@ class CallbackFactory:
         return callbacks
 
     def replay(self, original: Delivery, target: str) -> OutgoingCallback:
-        """Return a copy of what was sent for one task, to another one's address: no byte of it is false."""
+        """Return an unchanged copy of a sent callback, addressed to the callback URL of another task."""
         kind: Kind = "replayed"
         return replace(original.callback, kind=kind, target=target, headers=original.sent_headers, delay=0.0)
 
@@ -57,7 +57,7 @@ class CallbackFactory:
         identity: str | None = None,
         changes: JsonObject | None = None,
     ) -> OutgoingCallback:
-        """Return a letter as a test wants it; `changes` are merged into the task's body."""
+        """Return a callback as a test specifies it. `changes` are merged into the task's part of the body."""
         body = shapes.callback(task, state, shape or self._settings.callback_shape, reseller=self._settings.reseller)
         _task_part(body).update(changes or {})
         return OutgoingCallback(
@@ -88,10 +88,9 @@ class CallbackFactory:
         return callbacks
 
     def _final(self, task: Task, target: str, *, honest: bool) -> OutgoingCallback:
-        """Return the true notification of the end, slips included.
+        """Return the final callback, with the faults that apply.
 
-        `honest` ones, which have to make good a contradiction, come with the truth: late or unsigned perhaps, yet
-        neither lost nor garbled.
+        An `honest` one corrects a contradiction. It may be late or unsigned, but it is neither lost nor garbled.
         """
         callback = self._genuine(task, target, task.state, losable=not honest)
         if callback.kind == "lost":
@@ -130,10 +129,10 @@ class CallbackFactory:
         return replace(callback, kind="contradictory", webhook_id=webhook_id(task.id, "contradictory"))
 
     def _forged(self, task: Task, target: str, dice: Random) -> OutgoingCallback:
-        """Return what a stranger invents: the opposite of what will be, under the true callback's own webhook-id.
+        """Return a forged callback: it reports the opposite result, with the webhook-id of the genuine callback.
 
-        Without webhook secrets the address is the only proof, so a stranger who knew it would be believed by design;
-        then strangers only guess addresses and name other tasks.
+        Without webhook secrets the callback URL is the only proof, so a forger who knew it would be trusted by design.
+        In that case a forged callback only guesses URLs or names other tasks.
         """
         variants = (*_FORGERIES, "wrong_address", "other_id") if self._signs else ("wrong_address", "other_id")
         variant = dice.choice(variants)
@@ -191,7 +190,7 @@ def _task_part(body: JsonObject) -> JsonObject:
 
 
 def _guessed(target: str) -> str:
-    """Return the address with one character in the middle of its last segment changed, as a guess would be."""
+    """Return the URL with one wrong character in its last segment, as a guess would have."""
     parts = urlsplit(target)
     head, _, last = parts.path.rpartition("/")
     middle = len(last) // 2

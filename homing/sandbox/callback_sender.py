@@ -1,4 +1,4 @@
-"""The post: carries callbacks to their addresses.
+"""Sends callbacks to their URLs.
 
 Kling publishes no delivery timeout, no retry policy and no ordering guarantee. Assumed here, each settable: 5 s for an
 attempt; three attempts, 0.5 s and then 1 s apart, for any answer but a 2xx; the same webhook-id at each attempt with a
@@ -25,12 +25,12 @@ _log = logging.getLogger(__name__)
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Return the usual certificates; reading them takes longer than most tests, so it is done once."""
+    """Return the default certificates. They are read once, because reading them takes longer than most tests."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 class BackgroundJobs:
-    """Coroutines that run beside the requests; one that fails is logged and harms no other."""
+    """Coroutines that run in the background. A failure is logged and does not affect the others."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -44,7 +44,7 @@ class BackgroundJobs:
     def _done(self, job: asyncio.Task[None]) -> None:
         self._running.discard(job)
         if not job.cancelled() and (error := job.exception()) is not None:
-            _log.error("an errand of the sandbox failed", exc_info=error)
+            _log.error("a background job of the sandbox failed", exc_info=error)
 
     async def aclose(self) -> None:
         running = list(self._running)
@@ -54,7 +54,7 @@ class BackgroundJobs:
 
 
 class CallbackSender:
-    """Sends letters, retries those of the provider, and replays genuine ones to the wrong address."""
+    """Sends callbacks, retries genuine ones, and replays some of them to a wrong URL."""
 
     def __init__(self, settings: SandboxSettings, factory: CallbackFactory, jobs: BackgroundJobs) -> None:
         self._settings = settings
@@ -72,7 +72,7 @@ class CallbackSender:
         await self._client.aclose()
 
     def dispatch(self, task: Task, callbacks: list[OutgoingCallback]) -> list[Delivery]:
-        """Write the letters down and send them, in order; with too many waiting, a letter stays unsent."""
+        """Record the callbacks and send them in order. If too many are waiting, a callback stays unsent."""
         deliveries = [Delivery(callback=callback) for callback in callbacks]
         task.callbacks += deliveries
         for delivery in deliveries:
@@ -84,7 +84,7 @@ class CallbackSender:
         return deliveries
 
     def replay_on(self, victim: Task) -> None:
-        """Post a genuine final callback of another task to this one's address, as soon as there is one."""
+        """Send a genuine final callback of another task to this task's URL, as soon as one exists."""
         if self._specimen is None:
             self._victims.append(victim)
         else:

@@ -41,8 +41,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted. Exit status 0, or 2 with one line on stderr for settings that cannot be."""
-    # The web server is loaded to serve, not to print the help.
+    """Serve until interrupted. Return 0, or 2 with one line on stderr for invalid settings."""
+    # Importing the web server here keeps `--help` fast.
     from homing.sandbox.server import Sandbox, SandboxServer, base_url, listen  # noqa: PLC0415 - see above
 
     try:

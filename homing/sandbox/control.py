@@ -1,7 +1,7 @@
 """The steering paths under `/sandbox`, which the provider does not have: for tests, on loopback, without a key.
 
-A web page must not steer it: the Host header has to be an address or a name that nobody else can own, an Origin header
-has to be the sandbox's own, and a body has to be sent as `application/json`, which a page of another origin cannot do.
+A web page must not steer the sandbox. So the Host header must be an address or a name that nobody else can own, an
+Origin header must be the sandbox's own, and a body must be `application/json`, which a foreign page cannot send.
 
 `GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An id is the
 task's own or its external one, of a reseller's task too. Errors are `{"error": text}`.
@@ -41,15 +41,15 @@ ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
         "changes": dict,
     },
 }
-"""The actions of `POST /sandbox/tasks/{id}` and what each takes: a JSON type, or one of some words."""
+"""The actions of `POST /sandbox/tasks/{id}` and what each takes: a JSON type, or one of several values."""
 
 
-class BadWishError(ValueError):
-    """A steering request that cannot be understood; the message says what would do."""
+class BadRequestError(ValueError):
+    """A steering request is invalid. The message says what is valid."""
 
 
 class ForeignError(ValueError):
-    """A request that a web page may have sent; ``status`` is the answer's."""
+    """A web page may have sent the request. ``status`` is the HTTP status of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class Control:
         arguments = json_object(await request.body())
         action = arguments.pop("action", None)
         if not isinstance(action, str) or action not in ARGUMENTS:
-            raise BadWishError(f"action must be one of {', '.join(ARGUMENTS)}")
+            raise BadRequestError(f"action must be one of {', '.join(ARGUMENTS)}")
         _check(action, arguments)
         any_id = request.path_params["id"]
         done: Any = getattr(self._steering, action)(any_id, **arguments)
@@ -123,11 +123,11 @@ def _check(action: str, arguments: JsonObject) -> None:
     for name, value in arguments.items():
         wanted = allowed.get(name)
         if wanted is None:
-            raise BadWishError(f"{action} takes {', '.join(allowed) or 'no arguments'}, not {name!r:.40}")
+            raise BadRequestError(f"{action} takes {', '.join(allowed) or 'no arguments'}, not {name!r:.40}")
         if isinstance(wanted, tuple) and value not in wanted:
-            raise BadWishError(f"{name} must be one of {', '.join(wanted)}")
+            raise BadRequestError(f"{name} must be one of {', '.join(wanted)}")
         if isinstance(wanted, type) and not isinstance(value, wanted):
-            raise BadWishError(f"{name} must be a {wanted.__name__}")
+            raise BadRequestError(f"{name} must be a {wanted.__name__}")
 
 
 def _told(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
@@ -142,7 +142,7 @@ def _told(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
             status, body = 404, {"error": str(error)}
         except SteeringError as error:
             status, body = 409, {"error": str(error)}
-        except (BadWishError, UnknownFaultError, Refusal) as error:
+        except (BadRequestError, UnknownFaultError, Refusal) as error:
             status, body = 400, {"error": str(error)}
         return Response(shapes.dumps(body), status, media_type=JSON)
 

@@ -30,7 +30,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("", "/kling")
 _MAX_IDS = 20
-# What resellers answer before anything reaches the provider: status, code and words.
+# Refusals of resellers before a request reaches the provider: status, code and message.
 _FOREIGN = (
     (401, "invalid_api_key", "Invalid token"),
     (403, "insufficient_user_quota", "user quota is not enough"),
@@ -42,7 +42,7 @@ _EVEN = 0.5
 
 
 class Endpoints:
-    """Kling's side of HTTP: authentication, the answer, and what the faults make of it."""
+    """The provider's HTTP endpoints: authentication, the answer, and the faults that change it."""
 
     def __init__(
         self, settings: SandboxSettings, faults: Faults, ledger: Ledger, runner: TaskRunner, wire: Wire
@@ -215,7 +215,7 @@ def refused(refusal: Refusal, status: int | None = None) -> Response:
 
 
 async def unknown_path(request: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler of Starlette
-    """Answer a path or a method that is not there: 404 with 1203 or 1202, as documented."""
+    """Answer an unknown path or method with 404 and 1203 or 1202, as documented."""
     if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - method not allowed
         return refused(Refusal(1202, "the requested method is not supported"))
     return refused(Refusal(1203, refusals.NO_SUCH_RESOURCE))
@@ -236,7 +236,7 @@ def _server_error(dice: Random) -> Response:
 
 
 def _foreign_refusal(dice: Random) -> Response:
-    """Return a refusal as gateways write them: OpenAI's error object, or new-api's."""
+    """Return a refusal in the shape of a gateway: OpenAI's error object, or new-api's."""
     status, code, message = dice.choice(_FOREIGN)
     error = {"message": message, "type": "new_api_error", "param": None, "code": code}
     return Response(shapes.dumps({"error": error}), status, media_type=JSON)

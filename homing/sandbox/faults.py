@@ -1,7 +1,7 @@
-"""What can go wrong on purpose, and the dice that decide when.
+"""The deliberate faults, and the random decisions when they strike.
 
-Every throw of the dice is a function of (seed, fault, index, occasion) and of nothing else, so a run with the same
-seed and the same order of creations goes wrong in the same places, and changing one rate moves no other fault.
+Each decision depends only on (seed, fault, index, occasion). A run with the same seed and the same order of creates has
+the same faults, and changing one rate moves no other fault.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ CALLBACK_FAULTS: Mapping[str, str] = {
     "callback_doubled": "the final notification comes twice, with the same or with a new webhook-id",
     "callback_out_of_order": "the `processing` notification comes after the final one",
     "callback_contradictory": "a signed notification with the opposite final comes just before or after the true one",
-    "callback_forged": "a stranger posts an invented final to the task's address, or to a guess of it",
+    "callback_forged": "a forger posts an invented final status to the task's callback URL, or to a guessed one",
     "callback_replayed": "a genuine notification of another task is posted to this task's address",
     "callback_unsigned": "the final notification has no signature although the earlier ones had",
-    "callback_unknown_status": "the final notification has a status word that no page documents",
+    "callback_unknown_status": "the final callback has an undocumented status",
     "callback_empty_result": "the notification of a success has no results; the query has them",
 }
 SUBMIT_FAULTS: Mapping[str, str] = {
@@ -25,7 +25,7 @@ SUBMIT_FAULTS: Mapping[str, str] = {
     "submit_unavailable": "the create is refused with 503/5001; nothing is created",
     "submit_late": "the connection is dropped without a reply, and the task is created `late_by` seconds later",
     "submit_repeated": "a proxy on the way sends the create twice; the answer is that of the second",
-    "submit_foreign": "the create is refused in a reseller's own words (401, 403, 404, 405, 429); nothing is created",
+    "submit_foreign": "the create is refused in a reseller's own format (401, 403, 404, 405, 429); nothing is created",
     "duplicate_made": "a create whose external id is taken makes a second task",
 }
 REPLY_FAULTS: Mapping[str, str] = {
@@ -40,7 +40,7 @@ FAULTS: Mapping[str, str] = {**CALLBACK_FAULTS, **SUBMIT_FAULTS, **REPLY_FAULTS}
 
 
 class UnknownFaultError(ValueError):
-    """A fault that is not in the table, or a rate that is not a chance; the message says what would do."""
+    """A fault is unknown, or a rate is not a probability. The message says what is valid."""
 
 
 def checked_rates(rates: Mapping[str, object]) -> dict[str, float]:
@@ -56,7 +56,7 @@ def checked_rates(rates: Mapping[str, object]) -> dict[str, float]:
 
 
 class Faults:
-    """The rates in force, which may change while the sandbox runs, and the dice."""
+    """The current fault rates, which may change while the sandbox runs, and the random decisions."""
 
     def __init__(self, seed: int, rates: Mapping[str, float]) -> None:
         self._seed = seed
@@ -67,7 +67,7 @@ class Faults:
         return dict(self._rates)
 
     def change(self, rates: Mapping[str, object]) -> None:
-        """Set the named rates and leave the others; all or nothing."""
+        """Set the named rates and keep the others. If one is invalid, none changes."""
         self._rates |= checked_rates(rates)
 
     def strike(self, name: str, index: int, occasion: str = "") -> Random | None:

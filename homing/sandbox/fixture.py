@@ -6,8 +6,8 @@
         kling_sandbox.finish(task_id, status="failed")
         ...
 
-It runs in a thread with its own loop, so it works for sync tests and for async ones under any plugin. The plugin is
-loaded in every test run, so the web server is imported by the first test that asks for it and not before.
+It runs in a thread with its own loop, so it works for sync and async tests under any plugin. Every test run loads
+this plugin, so the web server is imported only when a test requests the fixture.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""The ledger: what truly happened, whatever anybody was told.
+"""The ledger: what really happened, whatever the answers and callbacks said.
 
-It is the sandbox's only memory (tasks, their ids, the slots they hold) and what the demo and the tests compare
-Homing's table with. It shows callback addresses as they are, so it is for loopback only.
+It is the sandbox's only state (tasks, their IDs, the slots they hold). The demo and the tests compare Homing's tasks
+with it. It shows callback URLs unmasked, so serve it on loopback only.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ ENDPOINTS = ("create", "single", "batch", "list", "cursor", "picture")
 
 @dataclass(slots=True)
 class Creations:
-    """The creates that came with one external id: how many asked, and which tasks they made."""
+    """The creates with one external ID: how many requests, and which tasks they made."""
 
     requests: int = 0
     task_ids: list[str] = field(default_factory=list)
 
 
 class Ledger:
-    """Tasks by both ids, and counts. `as_json` is the whole of it."""
+    """Tasks by both IDs, and counts. `as_json` returns all of it."""
 
     def __init__(self, settings: SandboxSettings, started_at: int) -> None:
         self._settings = settings
@@ -51,12 +51,12 @@ class Ledger:
         return self.requests[endpoint]
 
     def count_create(self, external_id: str | None) -> None:
-        """Count a well-formed create, whatever becomes of it."""
+        """Count a well-formed create, whatever its outcome."""
         if external_id is not None:
             self.creations.setdefault(external_id, Creations()).requests += 1
 
     def check_room(self, external_id: str | None, slots: int, *, again: bool = False) -> None:
-        """Raise `Refusal` where the provider would not make this task; `again` lets an external id be used twice."""
+        """Raise `Refusal` if the provider would not make this task. `again` allows a used external ID."""
         if not self._settings.reseller and not again and external_id in self._by_external_id:
             raise Refusal(1201, EXTERNAL_ID_TAKEN.format(id=external_id))
         limit = self._settings.slots
@@ -75,7 +75,7 @@ class Ledger:
         return self._tasks.get(task_id)
 
     def by_external_id(self, external_id: str) -> Task | None:
-        """Return the first task that was created with this external id, which a reseller would not know."""
+        """Return the first task with this external ID. A reseller would not know it."""
         return self._by_external_id.get(external_id)
 
     def as_json(self) -> JsonObject:
@@ -105,7 +105,7 @@ class Ledger:
 
 
 def task_json(task: Task) -> JsonObject:
-    """Return the truth about one task; statuses are the legacy words, times are milliseconds."""
+    """Return the true state of one task. Statuses are the legacy ones, times are milliseconds."""
     state = task.state
     return {
         "id": task.id,

@@ -20,7 +20,7 @@ _MAX_PAGE, _MAX_SIZE = 1000, 500
 
 
 def numbered_page(tasks: Iterable[Task], query: Mapping[str, str]) -> list[Task]:
-    """Return the page that the query asks for, or raise `Refusal` (1201)."""
+    """Return the requested page, or raise `Refusal` (1201)."""
     page = _bounded("pageNum", query.get("pageNum", "1"), _MAX_PAGE)
     size = _bounded("pageSize", query.get("pageSize", "30"), _MAX_SIZE)
     newest_first = sorted(tasks, key=lambda task: task.index, reverse=True)
@@ -36,7 +36,7 @@ class CursorPage:
 
 
 def cursor_page(tasks: Iterable[Task], raw: bytes, now: int) -> CursorPage:
-    """Return the page that the body asks for, or raise `Refusal` (1200, 1201); `now` is in milliseconds."""
+    """Return the requested page, or raise `Refusal` (1200, 1201). `now` is in milliseconds."""
     body = json_object(raw) if raw.strip() else {}
     limit = _bounded("limit", body.get("limit") or 100, _MAX_SIZE)
     if cursor := body.get("cursor"):
@@ -57,7 +57,7 @@ def cursor_page(tasks: Iterable[Task], raw: bytes, now: int) -> CursorPage:
 
 
 def _filtered(body: JsonObject) -> set[str]:
-    """Return the legacy words of the statuses that pass; none where the product is not an image."""
+    """Return the legacy statuses that pass the filter, or none if the product is not an image."""
     allowed = set(_STATUSES.values())
     filters = body.get("filters") or []
     if not isinstance(filters, list) or not all(isinstance(entry, dict) for entry in filters):

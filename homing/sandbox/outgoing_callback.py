@@ -1,4 +1,4 @@
-"""A callback before and after it is sent: what it says, where it goes, how it is signed, what came of it."""
+"""A callback before and after it is sent: its body, its URL, its signature and its outcome."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Kind = Literal[
     "steered",
     "lost",
 ]
-"""Why the callback looks as it does; `lost` ones are written down and never sent, `steered` ones a test asked for."""
+"""The kind of a callback. `lost` ones are recorded and never sent. `steered` ones were requested by a test."""
 
 FORGED_KINDS: frozenset[Kind] = frozenset({"forged", "replayed"})
 """Kinds that the provider did not send."""
@@ -33,8 +33,8 @@ DeliveryState = Literal["waiting", "delivered", "refused", "unsent"]
 class OutgoingCallback:
     """One callback to be sent.
 
-    `about` is the task whose body it is, which for a replay is not the task whose address it goes to. `headers`, where
-    given, are sent as they are (a replay copies them); otherwise the letter is sealed anew at each attempt.
+    `about` is the task in the body. For a replay that is not the task whose callback URL it goes to. `headers`, if
+    given, are sent unchanged (a replay copies them). Otherwise the callback is signed again at each attempt.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class OutgoingCallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One HTTP request: when (ms), and the answer's status or the name of what prevented one."""
+    """One HTTP request: its time (ms), and the status of the answer or the name of the error."""
 
     at: int
     answer: int | None = None
@@ -64,7 +64,7 @@ class Attempt:
 
 @dataclass(slots=True, kw_only=True)
 class Delivery:
-    """A letter and what came of it. `sent_headers` are those of the first attempt."""
+    """A callback and its outcome. `sent_headers` are those of the first attempt."""
 
     callback: OutgoingCallback
     state: DeliveryState = "waiting"

@@ -1,7 +1,7 @@
 """Answers that go wrong on their way: late, byte by byte, or not at all.
 
-A connection is dropped by closing its socket, which ASGI has no word for; `Wire` therefore knows the server. Under a
-server that it does not know, a reply that should be dropped hangs and then ends in an error.
+A connection is dropped by closing its socket. ASGI cannot do that, so `Wire` knows the server. With an unknown server,
+a reply that should be dropped hangs and then ends in an error.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ _PIECES = 500
 
 
 class Wire:
-    """What a spoiled answer needs of its server: to cut a connection, and to hear that the server is closing."""
+    """The server functions that a faulty answer needs: cut a connection, and learn that the server is closing."""
 
     def __init__(self) -> None:
         self.server: uvicorn.Server | None = None
         self._closing = asyncio.Event()
 
     def let_go(self) -> None:
-        """End all pauses, so that no answer that hangs on purpose keeps the server from closing."""
+        """End all pauses, so that no deliberately hanging answer delays the shutdown."""
         self._closing.set()
 
     async def pause(self, seconds: float) -> None:
@@ -34,7 +34,7 @@ class Wire:
             await asyncio.wait_for(self._closing.wait(), seconds)
 
     def cut(self, client: object) -> None:
-        """Close the client's socket without a word, unless it is gone already."""
+        """Close the client's socket without an answer, if it is still open."""
         connections = self.server.server_state.connections if self.server else ()
         for connection in connections:
             if isinstance(connection, H11Protocol) and client is not None and connection.client == client:
@@ -42,7 +42,7 @@ class Wire:
 
 
 class Lost(Response):
-    """An answer that never comes: the connection is cut, after it hung for a while if the client stays so long."""
+    """An answer that never comes: the connection hangs for a while and is then cut."""
 
     def __init__(self, wire: Wire, hang_for: float) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def dripping(reply: Response, wire: Wire, pause: float) -> Response:
-    """Return the answer so that its body comes byte by byte (a long body in 500 pieces)."""
+    """Return the answer with its body sent byte by byte (a long body in 500 pieces)."""
     body = bytes(reply.body)
     size = max(1, len(body) // _PIECES)
 

@@ -1,8 +1,8 @@
 """The sandbox put together, and ways to serve it.
 
-`Sandbox.app` is an ASGI app whose lifespan is the sandbox's own life. `make_server` gives a uvicorn server for it, on
-a socket that is already listening; `serve_in_thread` runs one in a thread with a loop of its own, so that it works
-under any test, sync or async.
+`Sandbox.app` is an ASGI app whose lifespan starts and stops the sandbox. `make_server` returns a uvicorn server for it,
+on a socket that is already listening. `serve_in_thread` runs one in a thread with its own loop, so that it works in
+sync and async tests.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class Sandbox:
 
 
 class SandboxServer(uvicorn.Server):
-    """Uvicorn that lets go of the answers that hang on purpose before it waits for their end."""
+    """Uvicorn that ends deliberately hanging answers before it waits for open requests."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class SandboxServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, or raise `OSError`; port 0 takes a free one."""
+    """Return a listening socket, or raise `OSError`. Port 0 selects a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's algorithm off only where it is: 40 ms an answer otherwise.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -124,7 +124,7 @@ def base_url(listening: socket.socket) -> str:
 
 
 class RunningSandbox:
-    """A sandbox that is being served, seen from outside, over HTTP: safe from any thread, and blocking.
+    """A blocking HTTP client of a running sandbox. It may be used from any thread.
 
     The `Steering` verbs are here with the same arguments; each returns a ledger row as JSON. None of them waits for a
     callback to be answered, so they may be called from the loop that has to answer it.
@@ -146,7 +146,7 @@ class RunningSandbox:
 
     @property
     def ledger(self) -> JsonObject:
-        """What truly happened so far; the shape stands in `docs/reference/sandbox.md`."""
+        """The ledger so far. `docs/reference/sandbox.md` describes its shape."""
         return self._answer(self._client.get("/sandbox/ledger"))
 
     def task(self, any_id: str) -> JsonObject:
@@ -186,7 +186,7 @@ class RunningSandbox:
 def serve_in_thread(
     settings: SandboxSettings | None = None, *, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[RunningSandbox]:
-    """Serve a sandbox in a thread of its own until the block ends; raises `OSError` when it cannot listen."""
+    """Serve a sandbox in its own thread until the block ends. Raises `OSError` if it cannot listen."""
     sandbox = Sandbox(settings)
     with listen(host, port) as listening:
         url = base_url(listening)

@@ -1,4 +1,4 @@
-"""What a sandbox is told before it starts."""
+"""The settings of a sandbox."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ MIN_ACCESS_SECRET = 32  # bytes; RFC 7518 section 3.2: an HS256 key is no shorte
 
 
 class SandboxSettingsError(ValueError):
-    """A setting that cannot be; the message names it and says what would do."""
+    """A setting is invalid. The message names it and says what is valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

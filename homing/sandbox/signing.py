@@ -1,4 +1,4 @@
-"""Signatures on callbacks, as the provider makes them and as a stranger would like to.
+"""Signatures on callbacks: the provider's, and forged ones.
 
 Documented (official callback page, since 2026-08-07): Standard Webhooks; the key is the Base64 after `whsec_`; the
 signed text is `{webhook-id}.{webhook-timestamp}.{raw body}`; HMAC-SHA256; Base64 after `v1,`; during a rotation one

@@ -1,4 +1,4 @@
-"""Steering: what a test does to one task so that things happen when it says so, and not by the clock."""
+"""Steering: the actions with which a test controls one task instead of the clock."""
 
 from homing.sandbox.callback_factory import CallbackFactory
 from homing.sandbox.callback_sender import CallbackSender
@@ -16,7 +16,7 @@ class UnknownTaskError(SteeringError):
 
 
 class Steering:
-    """The verbs. An id is the task's own or its external one; each verb may raise `SteeringError`."""
+    """The actions. An ID is the task's own or its external one. Each action may raise `SteeringError`."""
 
     def __init__(self, ledger: Ledger, runner: TaskRunner, factory: CallbackFactory, sender: CallbackSender) -> None:
         self._ledger = ledger
@@ -71,14 +71,14 @@ class Steering:
     ) -> Delivery:
         """Send one callback about the task, once, whatever the settings say about callbacks.
 
-        It tells the present state, or claims any other `status` word, true or not; `changes` are merged into the task's
-        part of the body. It goes to the task's own address, or to `target` (another task's, for a replay). The answer
-        is in the delivery, later.
+        It reports the present state, or any other `status`. `changes` are merged into the task's part of the body. It
+        goes to the task's own callback URL, or to `target` (another task's, for a replay). The delivery gets the
+        answer later.
         """
         task = self.task(any_id)
         address = target or task.submission.callback_url
         if address is None:
-            raise SteeringError("the task has no callback address; give a target")
+            raise SteeringError("the task has no callback URL. Give a target")
         state = task.state
         if status is not None and status != state.status:
             state = State(status=status, updated_at=state.updated_at + 1)

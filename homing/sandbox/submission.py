@@ -1,4 +1,4 @@
-"""What a create asks for, checked against the documented bounds; unknown fields are passed over.
+"""The body of a create, checked against the documented bounds. Unknown fields are ignored.
 
 Documented: "Omni-Image" and "Image Generation" pages of the official documentation. Assumed: the texts of the 1201
 messages, and that the model names of the aggregators' older copy of the page (`kling-v1`, …) are accepted here too,

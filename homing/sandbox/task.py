@@ -1,4 +1,4 @@
-"""A task of the sandbox: what was asked, what is true of it now and before, and what was told about it."""
+"""A task of the sandbox: its request, its states and its callbacks."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The life of tasks: submitted, processing, then succeed or failed, by the clock or by a steering hand.
+"""Runs tasks: submitted, processing, then succeed or failed, by the clock or by steering.
 
 Documented: the four statuses; a failed task is no API error. Live: `processing` came 1.8 s after a creation, and
 `Image pixel is invalid` is a message of a failed one. There is no cancelled or expired.
@@ -28,11 +28,11 @@ _INDEX_BITS = 20
 
 
 class SteeringError(Exception):
-    """What was asked of a task cannot be done any more; the message says why."""
+    """The task can no longer do what was requested. The message says why."""
 
 
 class TaskRunner:
-    """Makes tasks and moves them; each change is written in the ledger and told by the post."""
+    """Creates tasks and changes their status. Each change is recorded in the ledger and sent as callbacks."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TaskRunner:
     def create(self, submission: Submission, account: str, origin: str, *, again: bool = False) -> Task:
         """Make a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 when full).
 
-        `again` makes a duplicate all the same.
+        With `again` it makes a duplicate nevertheless.
         """
         self._ledger.check_room(submission.external_id, submission.pictures, again=again)
         index, now = len(self._ledger), _milliseconds()
@@ -80,7 +80,7 @@ class TaskRunner:
         return task
 
     def create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
-        """Make a task after `late_by` seconds, if it can be made then."""
+        """Make a task after `late_by` seconds, if that is still possible."""
         self._jobs.spawn(self._create_late(submission, account, origin, again=again))
 
     async def _create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
@@ -95,7 +95,7 @@ class TaskRunner:
         task.held = True
 
     def release(self, task: Task) -> None:
-        """Start the task's clock again; what was left of its run time is run in full."""
+        """Start the task's clock again, for the rest of its run time."""
         self._check_unfinished(task)
         task.held = False
         self._stop(task)
@@ -111,7 +111,7 @@ class TaskRunner:
             self._start(task)
 
     def finish(self, task: Task, status: str | None = None, message: str | None = None, *, notify: bool = True) -> None:
-        """End the task now, with the status given or fated; without `notify` no callback tells it."""
+        """End the task now, with the given or its random status. Without `notify` no callback is sent."""
         self._check_unfinished(task)
         self._stop(task)
         task.held = False
@@ -173,5 +173,5 @@ def _milliseconds() -> int:
 
 
 def _next_time(task: Task) -> int:
-    """Return now, and at least 2 ms after the last change, which leaves room for a contradiction between them."""
+    """Return the present time, at least 2 ms after the last change. A contradiction fits in between."""
     return max(_milliseconds(), task.state.updated_at + 2)

@@ -1,9 +1,8 @@
-"""What clients may hold open: how many connections, how long one may be silent, and how much one may leave unread.
+"""Limits of client connections: their number, how long one may be silent, and how much one may leave unread.
 
-uvicorn has no time limit for a request's head nor for a client that does not read its answers, and its bound on
-concurrency counts silent connections, so that a thousand of them would keep everybody else out. Here a connection that
-waits for its client costs only itself: it is closed after a time without any movement, and before that when its place
-is needed.
+uvicorn has no time limit for a request's head, and none for a client that does not read its answers. Its limit on
+concurrency counts silent connections, so a thousand of them would block all other clients. Here a connection that
+waits for its client is closed after a time without traffic, or earlier if another connection needs its place.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ UNREAD_BYTES: Final = 256 << 20
 
 
 def open_files() -> int:
-    """Return how many files the process may have open, raised to ``FILES`` where that is allowed."""
+    """Return how many files the process may have open, raised to ``FILES`` if that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -53,7 +52,7 @@ def backlog(files: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What clients may hold open.
+    """The limits of client connections.
 
     ``head_within`` is how long a connection may wait for its client, ``connections`` how many there may be (as many as
     the process may have where None), ``unread_bytes`` how much all clients together may leave unread.
@@ -65,19 +64,19 @@ class Bounds:
 
 
 class BoundedConfig(uvicorn.Config):
-    """The server's settings, with the bounds and the connections that wait for their clients, longest first."""
+    """The server's settings, with the limits and the waiting connections, longest first."""
 
     def __init__(self, app: ASGIApp, bounds: Bounds, *, grace: timedelta) -> None:
         files = open_files()
         super().__init__(
             app,
             http=BoundedConnection,
-            access_log=False,  # it would log callback addresses; ours logs routes
+            access_log=False,  # uvicorn would log callback URLs; Homing logs routes
             log_config=None,
             lifespan="off",
             ws="none",
             server_header=False,
-            proxy_headers=False,  # a header must not be able to say that a stranger is this machine
+            proxy_headers=False,  # a header must not make a remote client look like this machine
             backlog=backlog(files),
             timeout_graceful_shutdown=int(grace.total_seconds()),
         )
@@ -91,8 +90,8 @@ class Silent:
 
     That are those without a request, and those whose client does not read its answer.
 
-    One timer looks after all of them: one for each, set and cancelled with every request, was a tenth of what the
-    server itself spends on a request.
+    One timer serves all of them. One timer per connection, set and canceled with every request, took a tenth of the
+    server's own time per request.
     """
 
     def __init__(self, *, within: timedelta) -> None:
@@ -158,7 +157,7 @@ class Unread:
 
 
 class BoundedConnection(StrictConnection):
-    """A connection that is closed where its client neither asks nor reads, or when its place is needed by another."""
+    """A connection that is closed if its client neither sends nor reads, or if another needs its place."""
 
     def __init__(
         self,

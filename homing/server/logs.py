@@ -1,17 +1,17 @@
-"""Logs of a process: one line each on the error stream, without what other libraries would tell about addresses."""
+"""Logging of a process: one line per record on the error stream, without URLs from other libraries."""
 
 import logging
 from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
-# They log whole URLs, or what our own lines already say.
+# These libraries log whole URLs, or repeat what Homing logs.
 QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "asyncio", "alembic", "nats", "redis")
-# It tells of a connection that is lost in many lines; the relay tells it in one.
+# It reports a lost connection in many lines. The relay reports it in one.
 SILENT: Final = ("pika",)
 
 
 def set_up_logs(level: str) -> None:
-    """Log from ``level`` on; the libraries' own lines only where something is wrong."""
+    """Log from ``level`` on. Libraries log only warnings and errors."""
     logging.basicConfig(format=FORMAT, level=level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The loops beside a server: each runs until it is told to stop, and none of them can end another or the process."""
+"""The loops of a process. Each runs until it is stopped, and a failure ends neither the others nor the process."""
 
 import asyncio
 import logging
@@ -14,14 +14,14 @@ log: Final = logging.getLogger("homing.loops")
 
 
 class Loop(Protocol):
-    """Something that works until ``stop``, and then finishes what it has begun."""
+    """A loop that works until ``stop`` and then finishes what it has begun."""
 
     async def run(self, stop: asyncio.Event) -> None: ...
 
 
 @asynccontextmanager
 async def looping(loops: Iterable[Loop], *, wait: timedelta = PAUSE) -> AsyncIterator[None]:
-    """Run them meanwhile; one that fails is logged and begins anew after a ``wait``."""
+    """Run the loops within the block. A loop that fails is logged and restarted after ``wait``."""
     stop = asyncio.Event()
     running = [asyncio.create_task(_kept(loop, stop, wait), name=f"homing {_name(loop)}") for loop in loops]
     try:

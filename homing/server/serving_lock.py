@@ -1,7 +1,7 @@
-"""Who serves a SQLite database: one process at a time, known by a lock beside the file.
+"""The serving lock: one process at a time serves a SQLite database.
 
-The lock is ``flock`` on ``<database>.lock``: the kernel frees it however the process ends. The file's text tells the
-others where to go: the process id and, for a server, its address. A database that is a server has room for many.
+The lock is ``flock`` on ``<database>.lock``: the kernel frees it however the process ends. The file contains the
+process ID and, for a server, its URL, for the other processes. A PostgreSQL database needs no such lock.
 
 The lock lies beside the file that SQLite opens, where SQLite keeps its write-ahead log too: symbolic links are
 resolved. A file with a second name that leads elsewhere (a hard link, a mount of the file alone) is refused: SQLite
@@ -77,7 +77,7 @@ class ServingLock:
             self._file = None
 
     def announce(self, url: str | None) -> None:
-        """Write down who holds the lock, and where it answers."""
+        """Record which process holds the lock, and its URL."""
         if self._file is None:
             return
         text = json.dumps({"pid": os.getpid(), "url": url}).encode()
@@ -127,7 +127,7 @@ def check_names(database: Path) -> None:
 
 
 def _mount_points() -> set[str]:
-    """Return where something is mounted, as Linux tells; nothing elsewhere."""
+    """Return the mount points on Linux, and nothing on other systems."""
     try:
         lines = MOUNTS.read_bytes().splitlines()
     except OSError:

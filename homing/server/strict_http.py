@@ -1,8 +1,8 @@
-"""HTTP/1.1 read strictly: whatever another server could read in another way is refused, and the connection closed.
+"""Strict HTTP/1.1: a request that another server could read differently is refused, and its connection closed.
 
-llhttp, below httptools, is strict about bytes (bare line feeds, folded headers, lengths told twice). Here is what it
-leaves open, and what uvicorn loses around it: the body of a request that offers an upgrade, the order of answers where
-a later request is bad, a client that leaves while it has several requests waiting.
+llhttp, below httptools, is strict about bytes (bare line feeds, folded headers, repeated lengths). This module adds the
+checks that it lacks, and handles what uvicorn loses: the body of a request that offers an upgrade, the order of answers
+if a later request is bad, and a client that leaves while several of its requests wait.
 
 uvicorn has no public class for this, so ``StrictConnection`` builds on its private ones. ``pyproject.toml`` allows the
 versions that were tested, and a test fails when the source of one of these classes changes.
@@ -103,7 +103,7 @@ class HeadWithBody(asyncio.Transport):
 
 
 class StrictConnection(HttpToolsProtocol):
-    """A connection that takes requests in order and refuses, after the answers that it owes, what is not clear."""
+    """A connection that takes requests in order. It sends pending answers before it refuses an ambiguous one."""
 
     def __init__(
         self,
@@ -224,6 +224,6 @@ class StrictConnection(HttpToolsProtocol):
 
 
 def _leave(cycle: RequestResponseCycle) -> None:
-    """Tell the application that its client is gone."""
+    """Notify the application that its client disconnected."""
     cycle.disconnected = True
     cycle.message_event.set()

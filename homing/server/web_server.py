@@ -21,7 +21,7 @@ from tracker.errors import SettingsError
 GRACE: Final = timedelta(seconds=25)
 # What the kernel holds for a client beyond what is on its way; the rest stays here, where it is counted.
 UNSENT_BYTES: Final = 128 * 1024
-# A client that vanished without a word acknowledges nothing; its streams give their places back after this time.
+# A client that vanished acknowledges nothing. Its streams release their places after this time.
 UNACKNOWLEDGED: Final = timedelta(seconds=30)
 USUAL: Final = Bounds()
 FAILED: Final = 1
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen, or raise SettingsError with what to do. Port 0 lets the system choose one."""
+    """Bind and listen, or raise SettingsError that says what to do. With port 0 the system chooses a port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's delay off only where the protocol is named: 40 ms for each answer on a kept connection.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -67,7 +67,7 @@ def _bound_unread(listener: socket.socket) -> None:
 
 
 def address(listener: socket.socket) -> str:
-    """Return an address at which this machine reaches the listener."""
+    """Return a URL at which this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
     host = WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -97,7 +97,7 @@ async def running(
 
 
 class Stop:
-    """The end of a process, asked for by SIGTERM, SIGHUP or Ctrl-C. Heard from the moment that it is made."""
+    """A stop signal of the process: SIGTERM, SIGHUP or Ctrl-C. It is caught from the creation of this object on."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -109,7 +109,7 @@ class Stop:
             loop.add_signal_handler(signal.SIGHUP, self._ask, 0)
 
     async def wait(self, serving: asyncio.Task[None]) -> int:
-        """Wait for it, or for the server's own end; gives the process's exit status."""
+        """Wait for the signal or the end of the server, and return the exit status of the process."""
         serving.add_done_callback(lambda _: self._ask(FAILED))
         return await self._asked
 
@@ -120,16 +120,16 @@ class Stop:
 
 @contextmanager
 def when_stopped(action: Callable[[], None]) -> Iterator[None]:
-    """Do something when the process is told to stop, and then what was to be done before: the server's own ending.
+    """Run ``action`` when the process gets a stop signal, and then the previous signal handler.
 
-    Only the main thread hears signals; in another one nothing is done.
+    Only the main thread receives signals. In another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    # Where nobody listens the process ends at once, and so it may.
+    # Signals without a handler end the process at once, and that may stay so.
     before = {int(number): handler for number, handler in found.items() if callable(handler)}
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -101,12 +101,12 @@ def test_dead_letter_unblocks_later_events_of_task(shell: Shell, hook: Hook) -> 
         wanted = ("deliveries", "dead-letter", "--event", poison["event_id"])
         assert shell.run("deliveries", "dead-letter").line == "homing: give at least one of sink, task and event"
         assert "no such sink" in shell.run("deliveries", "dead-letter", "--sink", "elsewhere").line
-        assert shell.run(*wanted).out == "1 delivery would be dead-lettered; add --yes to do it\n"
+        assert shell.run(*wanted).out == "1 delivery would be dead-lettered. Add --yes to do it\n"
         assert len(shell.run("deliveries", "--pending", "--json").document["deliveries"]) == 2
         assert shell.run("deliveries", "dead-letter", "--task", "one").out.startswith(
             "2 deliveries would be dead-lettered"
         )
-        assert shell.run(*wanted, "--yes").out == "1 delivery dead-lettered; see homing deliveries --dead-letter\n"
+        assert shell.run(*wanted, "--yes").out == "1 delivery dead-lettered. See `homing deliveries --dead-letter`\n"
 
         until(shell, "deliveries", "--pending", holds=lambda found: found["deliveries"] == [])
         assert [event["id"] for event in hook.got] == [behind["event_id"]]
@@ -128,7 +128,7 @@ def test_sink_endpoint_410_shows_until_resumed(shell: Shell, hook: Hook) -> None
         off = state(until(shell, "sinks", holds=lambda found: state(found)["state"] == "off"))["off"]
         assert (off["by"], off["why"], off["at"] is None) == ("receiver", "410 Gone", False)
         line = shell.run("sinks").out.splitlines()[-1]
-        assert line.startswith("shop is off, its receiver wants no more: 410 Gone (")
+        assert line.startswith("shop is off, its endpoint refused further events: 410 Gone (")
         assert "homing sinks resume shop" in line
         hook.answer = lambda _: HTTPStatus.OK
         assert shell.run("sinks", "resume", "shop").status == 0

@@ -78,7 +78,7 @@ def test_follow_resumes_after_server_restart(shell: Shell) -> None:
     with shell.serving(port=port):
         two = an_end(shell, "two")
         assert json.loads(reading_events.stdout.readline())["subject"] == two
-        assert "trying again" in stopped(reading_events)
+        assert "Trying again" in stopped(reading_events)
 
 
 def test_follow_without_server_shows_events(shell: Shell) -> None:
@@ -133,7 +133,7 @@ def test_sinks_are_listed_paused_resumed_and_replayed(shell: Shell) -> None:
         assert "not signed" in shell.run("sinks", "secret", "hook").line
         assert "nothing is pending" in shell.run("deliveries", "--dead-letter", "--sink", "lines").out
         dry = shell.run("replay", "hook", "--task", "one")
-        assert "add --yes" in dry.out
+        assert "Add --yes" in dry.out
         assert shell.run("replay", "hook", "--task", "one", "--yes", "--json").document["dry_run"] is False
         assert shell.run("replay", "hook").line == "homing: give at least one of task, since, until and dead_letter"
         assert "no sink" in shell.run("replay", "elsewhere", "--dead-letter").line

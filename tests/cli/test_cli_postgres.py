@@ -71,7 +71,7 @@ def test_empty_database_error_names_migrate_command(empty: Shell) -> None:
     assert "no tables yet: run `homing migrate`" in refused.line
     document = empty.run("migrate", "--json").document
     assert document["before"] is None
-    assert empty.run("migrate").out.endswith(f"schema {document['after']} is up to date, nothing was changed\n")
+    assert empty.run("migrate").out.endswith(f"schema {document['after']} is up to date. Nothing was changed\n")
     assert empty.run("tasks").out == "no tasks\n"
 
 
@@ -82,7 +82,7 @@ def test_first_release_database_migrates_with_rows(empty: Shell) -> None:
     assert refused.status == 1
     assert "run `homing migrate`" in refused.line
     assert empty.run("doctor").status == 1
-    assert "brought from schema 0001 to" in empty.run("migrate").out
+    assert "migrated from schema 0001 to" in empty.run("migrate").out
     assert first_schema.kept(before, first_schema.rows(empty.settings["database_url"]))
     assert empty.run("tasks", "show", "order-1", "--json").document["id"] == first_schema.TASK.id
 
@@ -91,7 +91,7 @@ def test_concurrent_migrations_run_once(empty: Shell) -> None:
     running = [empty.begin("migrate"), empty.begin("migrate")]
     lines = sorted(process.communicate(timeout=60)[0].split(": ", 1)[1] for process in running)
     assert [process.returncode for process in running] == [0, 0]
-    assert [line.split(",")[0].split(" is ")[0] for line in lines] == [f"the schema {NEWEST}", "the tables are made"], (
+    assert [line.split(",")[0].split(" is ")[0] for line in lines] == [f"schema {NEWEST}", "the tables were created"], (
         lines
     )
 
@@ -105,7 +105,7 @@ def test_commands_and_reconcilers_run_beside_servers(shell: Shell) -> None:
         assert shell.run("reconcile", "--once").status == 0
         doctor = {check["name"]: check["detail"] for check in shell.run("doctor", "--json").document["checks"]}
         assert f"schema {NEWEST}" in doctor["database"]
-        assert doctor["database clock"] == "agrees with ours"
+        assert doctor["database clock"] == "agrees with this machine's"
         assert doctor["servers"].startswith(f"process {served.process.pid} on ")
     assert shell.run("reconcile", "--discover", "--kind", "images/omni-image", "--json").document["known"] == 1
 

@@ -158,10 +158,10 @@ def test_second_server_is_refused_naming_the_first(shell: Shell) -> None:
             assert served.url in second.line
         migrating = shell.run("migrate")
         assert migrating.status == 1
-        assert "stop it first" in migrating.line
+        assert "Stop it first" in migrating.line
         reconciling = shell.run("reconcile", "--once")
         assert reconciling.status == 1
-        assert "reconciles already" in reconciling.line
+        assert "already reconciles" in reconciling.line
 
 
 def test_serve_deletes_tasks_past_retention(shell: Shell) -> None:
@@ -233,7 +233,7 @@ def test_doctor_accepts_valid_settings(shell: Shell) -> None:
         ({"kling_api_key": "not-the-key"}, "provider credential", "refuses it"),
         ({"kling_api_key": ""}, "provider credential", "set HOMING_KLING_API_KEY"),
         ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "could not connect"),
-        ({"database_url": "sqlite:///absent/homing.db"}, "database", "no directory to write to"),
+        ({"database_url": "sqlite:///absent/homing.db"}, "database", "not a writable directory"),
     ],
 )
 def test_doctor_reports_problems(shell: Shell, settings: dict[str, str], check: str, says: str) -> None:

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from tracker.api.gateway_schemas import TaskData
 from tracker.api.http.openapi import REF_TEMPLATE
 from tracker.api.schemas import TaskShown
-from tracker.api.sink_schemas import AlarmTold, EventQuery, EventShown
+from tracker.api.sink_schemas import AlarmData, EventQuery, EventShown
 from tracker.model.event import ALARM_SCHEMA, ALARM_TYPES, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
 from tracker.model.event_numbers import LONG_DIGITS, SHORT_DIGITS
 
@@ -39,7 +39,7 @@ CHANNELS: Final[tuple[tuple[str, str, str | None, str | None, list[str], str, st
     ("callers", "callBack", "caller", None, [],
         "Callbacks to the clients", "The `callback_url` of a create request gets what the provider would send there."),
     ("webhooks", "postEvents", "receiver", None, ["https", "http"],
-        "Webhooks", "The address of the sink. Any 2xx takes the event; 410 asks for no more."),
+        "Webhooks", "The endpoint of the sink. Any 2xx accepts the event; 410 turns the sink off."),
     ("stream", "streamEvents", "homing", "/v1/events", [],
         "Server-Sent Events", "An event is a `data:` line, with its type as `event:` and its cursor as `id:`."),
     ("function", "callFunction", None, None, ["python"],
@@ -122,7 +122,7 @@ def _messages(channel: str) -> Document:
 def _message(channel: str, kind: str) -> Document:
     """Return how a channel writes an event of a type."""
     alarm = kind in ALARM_TYPES
-    data = _schema(AlarmTold.__name__ if alarm else TaskShown.__name__)
+    data = _schema(AlarmData.__name__ if alarm else TaskShown.__name__)
     fixed = {"type": {"const": kind}, "dataschema": {"const": ALARM_SCHEMA if alarm else TASK_SCHEMA}}
     message: Document = {"name": kind, "title": kind}
     if names := HEADERS.get(channel):

@@ -72,11 +72,11 @@ def _wants_stream(request: Request) -> bool:
 
 
 async def _start(request: EventRequest, newest: int) -> int:
-    """Return the cursor to continue from: the one that a client comes back with, the one it asks for, or the newest."""
+    """Return the cursor to continue from: the Last-Event-ID, the requested one, or the newest."""
     feed, last, after = request.tracker.feed, request.http.headers.get(LAST_EVENT_ID.name), request.query.after
     if last:
         if not (last.isascii() and last.isdecimal() and len(last) < LAST_EVENT_ID.longest):
-            raise InvalidRequest(f"{LAST_EVENT_ID.name} is no cursor of ours")
+            raise InvalidRequest(f"{LAST_EVENT_ID.name} is not a cursor of this server")
         after = int(last)
     elif after == 0:
         return await feed.horizon()
@@ -84,7 +84,7 @@ async def _start(request: EventRequest, newest: int) -> int:
         return newest
     if after > newest and after > await feed.given():
         raise Gone(
-            f"no event has the cursor {after} yet, the newest is {newest}: the cursor is from another database, "
+            f"no event has the cursor {after} yet, the newest is {newest}. The cursor is from another database, "
             "or this one was restored. Read GET /v1/tasks, then continue without a cursor or with after=0"
         )
     if after < await feed.horizon():
@@ -94,13 +94,13 @@ async def _start(request: EventRequest, newest: int) -> int:
 
 def _gone(after: int) -> Gone:
     return Gone(
-        f"events after {after} have been deleted with their tasks: look at GET /v1/tasks for what is, "
-        "then go on without a cursor, or with after=0 from the oldest event that is kept"
+        f"events after {after} have been deleted with their tasks. Read GET /v1/tasks, "
+        "then continue without a cursor, or with after=0 from the oldest stored event"
     )
 
 
 async def _filter_of(request: EventRequest) -> EventFilter:
-    """Return the filter for the events that the client asks for and may see. Only keys that see all may see alarms."""
+    """Return the filter for the requested events that the client may see. Only keys for all clients may see alarms."""
     query, caller = request.query, request.caller
     if not caller.sees_all and not set(query.client) <= {caller.name}:
         raise Forbidden("this key sees only its own client's events")

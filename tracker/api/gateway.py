@@ -45,7 +45,7 @@ TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
-# Below these an unknown path is answered in the provider's envelope: only a client of the provider asks there.
+# Below these prefixes an unknown path is answered in the provider's envelope, because only its clients use them.
 GATEWAY_PREFIXES: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
 # "cannot exceed 20 in total", as the provider itself says.
 MAX_BATCH_IDS: Final = 20
@@ -79,7 +79,7 @@ async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
         return Response(status_code=CLIENT_LEFT)
     task = submitting.result()
     if leaving.done():
-        # The tracker is told first: the client may send the request again at any moment.
+        # The tracker is notified first, because the client may repeat the request at any moment.
         await tracker.abandoned(task)
         return Response(status_code=CLIENT_LEFT)
     created = legacy_envelope(legacy_created(task), request_id=request.request_id)

@@ -29,7 +29,7 @@ async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
     return json_response(schemas.OrphansShown(orphans=[show.orphan(orphan) for orphan in orphans]))
 
 
-async def list_addresses(request: ApiRequest[Nothing, Nothing]) -> Response:
+async def list_callback_urls(request: ApiRequest[Nothing, Nothing]) -> Response:
     """List the shared callback URLs, without their tokens."""
     addresses = await request.tracker.addresses()
     return json_response(schemas.CallbackUrlsShown(addresses=[show.address(address) for address in addresses]))
@@ -49,7 +49,7 @@ async def revoke_callback_url(request: ApiRequest[Nothing, Nothing]) -> Response
     """Revoke a shared callback URL; requests to it then get 404."""
     ref = request.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
-        raise NotFound("no callback address has such an id")
+        raise NotFound("no shared callback URL has this ID")
     return json_response(show.address(await request.tracker.revoke_callback_url(int(ref), by=request.caller.name)))
 
 
@@ -69,7 +69,7 @@ async def get_ready(request: ApiRequest[Nothing, Nothing]) -> Response:
 OPERATIONS: Final = (
     operator_endpoint("GET", "/v1/stats", get_stats, schemas.StatsShown, all_clients=False),
     operator_endpoint("GET", "/v1/orphans", list_orphans, schemas.OrphansShown),
-    operator_endpoint("GET", "/v1/callback-urls", list_addresses, schemas.CallbackUrlsShown),
+    operator_endpoint("GET", "/v1/callback-urls", list_callback_urls, schemas.CallbackUrlsShown),
     operator_endpoint(
         "POST", "/v1/callback-urls", create_callback_url, schemas.NewCallbackUrlShown, status=HTTPStatus.CREATED
     ),

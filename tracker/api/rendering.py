@@ -1,4 +1,4 @@
-"""From the values inside to what the API shows. Our callback addresses and their tokens are never among it."""
+"""Converts values of the tracker to API models. Callback URLs and their tokens are never shown."""
 
 import hashlib
 import re
@@ -13,9 +13,9 @@ from tracker.model.task import Task, Trouble
 from tracker.rules.learning import Habits
 
 BODY_SHOWN: Final = 4096
-# How long a question that had to wait says something of now.
+# How long a delayed poll counts as a present problem.
 BUDGET_SHOWN: Final = timedelta(minutes=1)
-# A callback address of ours, or a bare token (see ``rules.callback_tokens``), wherever a provider's body repeats it.
+# A callback URL, or a bare token (see ``rules.callback_tokens``), wherever a provider's body repeats it.
 _ADDRESS: Final = re.compile(
     r'https?:[^\s"]*?/callbacks[^\s"]*|\b1[0-9a-f]{8}[0-9A-Za-z]{1,64}-[\w-]{22}|\bs[\w-]{43}(?![\w-])', re.ASCII
 )
@@ -32,7 +32,7 @@ def task(task: Task) -> schemas.TaskShown:
 
 
 def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
-    """Show one observation. A body may be about another client's task (a replay), so it is for those who see all."""
+    """Show one observation. Its body may be about another client's task, so only keys for all clients see it."""
     return schemas.EntryShown(
         id=entry.id,
         at=entry.at,
@@ -51,7 +51,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
 
 
 def body_text(body: bytes) -> str | None:
-    """Return the beginning of a kept body as text with our addresses masked; None where it is no UTF-8."""
+    """Return the beginning of a stored body as text with callback URLs masked, or None if it is not UTF-8."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -113,24 +113,24 @@ def _run_times(habits: Habits) -> list[schemas.RunTimesShown]:
 
 
 def orphan(orphan: Orphan) -> schemas.OrphanShown:
-    """Show an orphan, without the address that it came to and without its body."""
+    """Show an orphan callback, without its URL and its body."""
     fields = asdict(orphan)
     return schemas.OrphanShown(**{name: fields[name] for name in schemas.OrphanShown.model_fields})
 
 
 def address(address: SharedCallbackUrl) -> schemas.CallbackUrlShown:
-    """Show a standing address."""
+    """Show a shared callback URL."""
     return schemas.CallbackUrlShown(**asdict(address))
 
 
 def check(check: Check) -> health_schemas.CheckShown:
-    """Show one line of the health report to anybody: the detail only where it is the reason of a failure."""
+    """Show one line of the public health report. It has a detail only if the check failed."""
     detail = "" if check.ok else check.detail
     return health_schemas.CheckShown(name=check.name, ok=check.ok, detail=detail, fatal=check.fatal)
 
 
 def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTroubleShown]:
-    """Show what is wrong with an account now, the reason that outweighs the others first."""
+    """Show the present problems of an account, the most important first."""
     if state is None:
         return []
     troubles: list[schemas.AccountTroubleShown] = []

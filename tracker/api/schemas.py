@@ -1,4 +1,4 @@
-"""What the task API takes and shows: pydantic at the edge only; inside speak the values of ``tracker.model``."""
+"""The models of requests and answers of the task API. Only the API uses pydantic."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
@@ -22,7 +22,7 @@ MAX_TAGS: Final = 20
 TAG_LENGTH: Final = 64
 NOTE_LENGTH: Final = 500
 MAX_PAGE_SIZE: Final = 200
-# Proxies commonly give up on an answer after a minute.
+# Proxies commonly end a request after a minute.
 MAX_WAIT_SECONDS: Final = 55
 LARGEST_ID: Final = 2**63 - 1
 MAX_DEADLINE_SECONDS: Final = 366 * 24 * 3600
@@ -53,7 +53,7 @@ Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_DEADLINE_SECONDS, description="Seconds until we stop waiting for an answer.")
 ]
-Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for news.")]
+Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for a change.")]
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
 
 
@@ -101,13 +101,13 @@ class AdoptBody(ExpectBody):
 
 
 class AttachBody(Taken):
-    """The provider's id of a task that was expected."""
+    """The provider's ID of an expected task."""
 
     provider_task_id: Identifier
 
 
 class ResolveBody(Taken):
-    """How a task ended that asking cannot settle (of a conflict: which end is true), or the provider's id of it."""
+    """The status of a task that polling cannot settle (in a conflict: the true one), or its provider task ID."""
 
     status: Literal["rejected", "expired", "succeeded", "failed"] | None = None
     provider_task_id: Identifier | None = None
@@ -148,14 +148,14 @@ class ResultShown(Shown):
 
 
 class StatusSourceShown(Shown):
-    """How the present status was learned."""
+    """The source of the present status."""
 
     source: Source
     trust: TrustName
 
 
 class TaskShown(Shown):
-    """What we believe about one task."""
+    """The state of one task."""
 
     id: str
     provider: str
@@ -163,7 +163,7 @@ class TaskShown(Shown):
     client: str
     status: Status
     message: Annotated[str, Field(description="The provider's message, or why we inferred the status.")]
-    reason: Annotated[str | None, Field(description="Why the task is as it is, where that needs a word.")]
+    reason: Annotated[str | None, Field(description="Why the task has its status, if that needs an explanation.")]
     provider_task_id: str | None
     external_id: Annotated[str | None, Field(description="Your own id.")]
     origin: str
@@ -183,7 +183,7 @@ class TaskShown(Shown):
     finished_at: datetime | None
     last_observed_at: datetime | None
     polled_at: datetime | None
-    next_poll_at: Annotated[datetime | None, Field(description="When the provider is asked next.")]
+    next_poll_at: Annotated[datetime | None, Field(description="When Homing polls the provider next.")]
     deadline_at: datetime
 
 
@@ -195,7 +195,7 @@ class TaskPageShown(Shown):
 
 
 class EntryShown(Shown):
-    """One observation: who said what, how far it was believed, and why."""
+    """One observation: its source, its trust level and its effect."""
 
     id: int
     at: datetime
@@ -203,7 +203,7 @@ class EntryShown(Shown):
     trust: TrustName
     verdict: Verdict
     why: str
-    provider_status: Annotated[str | None, Field(description="The provider's own status word.")]
+    provider_status: Annotated[str | None, Field(description="The provider's own status.")]
     status: Status | None
     provider_updated_at: datetime | None
     repeats: Annotated[int, Field(description="Further identical deliveries, or polls that failed alike.")]
@@ -213,7 +213,7 @@ class EntryShown(Shown):
 
 
 class AccountTroubleShown(Shown):
-    """One reason why nothing, or not everything, of an account at a provider can be asked now."""
+    """One reason why Homing cannot call the provider for an account, or not as often as needed."""
 
     reason: Annotated[
         Literal["credential", "budget", "paused", "outage", "unreadable"],
@@ -225,7 +225,7 @@ class AccountTroubleShown(Shown):
 
 
 class HistoryShown(Shown):
-    """A task and its observations, oldest first, and what is wrong with its account at the provider."""
+    """A task, its observations (oldest first), and the problems of its account at the provider."""
 
     task: TaskShown
     entries: list[EntryShown]
@@ -233,14 +233,14 @@ class HistoryShown(Shown):
 
 
 class PolledShown(Shown):
-    """The task after the provider was asked, and what came of it in a sentence."""
+    """The task after a poll, and the result in a sentence."""
 
     task: TaskShown
     outcome: str
 
 
 class ExpectedShown(Shown):
-    """The task, and the address to submit as its `callback_url`: shown here and never again."""
+    """The task, and its callback URL, which is shown only once."""
 
     task: TaskShown
     callback_url: str | None
@@ -287,7 +287,7 @@ class RunTimesShown(Shown):
 
 
 class StatsShown(Shown):
-    """Counts over the tasks that the caller may see."""
+    """Counts over the tasks that the client may see."""
 
     by_status: dict[str, int]
     open: int
@@ -308,7 +308,7 @@ class StatsShown(Shown):
 
 
 class OrphanShown(Shown):
-    """A delivery about a task that nobody told us of."""
+    """A callback for an unknown task."""
 
     id: int
     provider: str

@@ -32,7 +32,7 @@ class EventQuery(Taken):
     ] = None
 
 
-class AlarmTold(Shown):
+class AlarmData(Shown):
     """An alarm, the first of its kind within an hour."""
 
     kind: Alarm
@@ -58,7 +58,7 @@ class EventShown(Shown):
         str, Field(description="Grows with each event of the task; 10 or 19 digits, which compare as text.")
     ]
     partitionkey: str
-    data: TaskShown | AlarmTold
+    data: TaskShown | AlarmData
 
 
 class EventsShown(Shown):
@@ -85,7 +85,7 @@ class SinkShown(Shown):
     address: str
     state: Annotated[
         Literal["on", "failing", "off"],
-        Field(description="Off: its receiver asked for no more, or an operator paused it."),
+        Field(description="Off: its endpoint answered 410, or an operator paused it."),
     ]
     off: Annotated[OffShown | None, Field(description="Why it is off; null if it is not.")]
     named: Annotated[bool, Field(description="Whether the process that answers has it in its settings.")]
@@ -128,7 +128,7 @@ class SecretQuery(Taken):
 
 
 class SecretShown(Shown):
-    """The secrets that a receiver verifies Homing's signature with."""
+    """The secrets with which an endpoint verifies Homing's signature."""
 
     name: str
     secrets: Annotated[list[str], Field(description="The first signs; all are valid.")]
@@ -206,7 +206,7 @@ class DeadLetterBody(Taken):
 
 
 class DeadLetteredShown(Shown):
-    """How many deliveries are not retried any more, or would not be."""
+    """How many deliveries are no longer retried, or would not be."""
 
     count: int
     dry_run: bool

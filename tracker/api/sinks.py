@@ -33,7 +33,7 @@ async def pause_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
 
 
 async def resume_sink(request: ApiRequest[ResumeQuery, Nothing]) -> Response:
-    """Resume deliveries to a sink, also if its receiver had asked for no more."""
+    """Resume deliveries to a sink, also after its endpoint answered 410."""
     name = _sink_name(request)
     await request.tracker.sink_admin.resume(name, from_now=request.query.from_now, by=request.caller.name)
     return json_response(schemas.SinkNamed(name=name, state="on"))
@@ -47,7 +47,7 @@ async def forget_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
 
 
 async def get_sink_secret(request: ApiRequest[SecretQuery, Nothing]) -> Response:
-    """Show the secrets that a receiver verifies Homing's signature with."""
+    """Show the secrets with which an endpoint verifies Homing's signature."""
     name = _sink_name(request)
     secrets = await request.tracker.sink_admin.secrets(name, request.query.client, by=request.caller.name)
     return json_response(schemas.SecretShown(name=name, secrets=list(secrets)))
@@ -94,7 +94,7 @@ async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
 def _sink_name(request: ApiRequest[Any, Any]) -> str:
     name = identifier(request.http.path_params["name"])
     if name is None:
-        raise NotFound("there is no such sink; GET /v1/sinks lists them")
+        raise NotFound("there is no such sink. GET /v1/sinks lists them")
     return name
 
 

@@ -1,1 +1,1 @@
-"""The providers: how each one is called and read, without I/O."""
+"""The providers: functions that shape calls and read replies, without I/O."""

@@ -1,7 +1,7 @@
-"""What a provider is: a few functions from values to a Call, and from a Reply to an outcome. No I/O.
+"""The interface of a provider: functions from values to a Call, and from a Reply to an outcome. No I/O.
 
-A provider is asked in three steps: it shapes a ``Call``, ``tracker.transport`` sends it and brings a ``Reply``, the
-provider reads the reply. An outcome is always one of the types below; reading never raises, whatever the bytes.
+A request has three steps: the provider shapes a ``Call``, ``tracker.transport`` sends it and returns a ``Reply``, and
+the provider reads the reply. An outcome is always one of the types below. Reading never raises, whatever the bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ Credential = ApiKey | KeyPair | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a provider's documentation promises; what an address really does is learned (see ``storage``).
+    """The capabilities that a provider documents. Homing learns what a base URL really does (see ``storage``).
 
     ``batch_size`` is how many ids one query takes (0: none), ``result_lifetime`` how long result URLs work.
     """
@@ -66,9 +66,9 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One product: its path name, what its tasks usually take, and when we stop waiting.
+    """One product: its path name, the usual run time of its tasks, and the deadline.
 
-    Tasks of any kind may be expected, adopted and polled; only those of a kind that ``submits`` may be sent out by us.
+    Tasks of any kind may be expected, adopted and polled. Homing submits only tasks of a kind that ``submits``.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """The provider refused for good and made no task; its own HTTP status, code and message."""
+    """The provider refused finally and made no task. The HTTP status, code and message are its own."""
 
     http_status: int
     code: int
@@ -95,7 +95,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """Refused for now and nothing made: too many requests or slots; ``retry_after`` where the provider said it."""
+    """The provider refused for now and made no task: too many requests or no free slot."""
 
     http_status: int
     code: int
@@ -105,7 +105,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadCredential:
-    """The provider does not accept our credential or our address; nothing made."""
+    """The provider does not accept Homing's credential or IP address, and made no task."""
 
     code: int
     message: str
@@ -117,7 +117,7 @@ class Unknown:
 
     ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that came and
     is none of the provider's, such as a web page; ``excerpt`` is how it begins. An excerpt may repeat a credential:
-    mask it before it is kept. ``mismatch`` marks an answer about another task than the one that was asked about.
+    mask it before it is kept. ``mismatch`` marks an answer about another task than the requested one.
     """
 
     why: str
@@ -129,9 +129,9 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicate:
-    """Refused because the provider has a task under our external id: an earlier submit made it, or a repeat on the way.
+    """Refused because the provider has a task with this external ID, from an earlier or a repeated submission.
 
-    The task must never be sent again, whatever a lookup says. ``why`` is for the history.
+    Homing must never submit the task again, whatever a lookup returns. ``why`` is for the history.
     """
 
     why: str
@@ -139,7 +139,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoSuchCall:
-    """The address does not have the call: a path that is not there, or a redirect; nothing made.
+    """The base URL does not offer the call: an unknown path, or a redirect. No task was made.
 
     ``why`` is for everybody, ``text`` is what was answered, for the operator: mask credentials before it is kept.
     """
@@ -153,7 +153,7 @@ SubmitOutcome = Accepted | Rejected | Busy | BadCredential | NoSuchCall | Duplic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The provider knows the task; ``body`` is the task's own JSON, for the history."""
+    """The provider knows the task. ``body`` is the task's own JSON, for the history."""
 
     report: Report
     body: bytes
@@ -168,19 +168,19 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsupported:
-    """This address does not offer the call (capability absent), which says nothing about the credential."""
+    """The base URL lacks this capability. That says nothing about the credential."""
 
     why: str
 
 
 PollOutcome = Found | Missing | Busy | BadCredential | Unknown | Unsupported
-# Several tasks in one reply: those found; an id that is not among them is simply absent.
+# Several tasks in one reply. An ID without a task is simply absent.
 ManyOutcome = Sequence[Found] | Busy | BadCredential | Unknown | Unsupported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A validated submit body: what goes to the provider and what our row keeps.
+    """A validated submit body: what goes to the provider, and what the row stores.
 
     ``body`` is the provider's request without callback address and external id; ``shown`` the same with large images
     replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own. ``model`` is what the
@@ -215,7 +215,7 @@ class Provider(Protocol):
         """Validate a caller's submit body. Raises InvalidRequest naming the field and its bound."""
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
-        """Return the headers that carry the credential."""
+        """Return the headers with the credential."""
 
     def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call: ...
 
@@ -225,10 +225,10 @@ class Provider(Protocol):
         """Shape the single query, by the provider's id or, where the address knows them, an external id."""
 
     def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
-        """Read the answer about ``task_id``; ``external`` where it was asked by external id.
+        """Read the answer about ``task_id``, which is an external ID if ``external``.
 
-        A reply about another task is Unknown and a ``mismatch``. Asked by external id, that id must be in the reply;
-        one that carries none counts where its provider id is another: then the external id alone can have found it.
+        A reply about another task is Unknown and a ``mismatch``. The reply to an external ID must contain that ID. A
+        reply without one counts if its provider ID differs: then only the external ID can have found it.
         A task that carries the id counts in any wrapper; a reply that cannot be read is Unknown and ``unreadable``.
         """
 

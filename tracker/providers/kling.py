@@ -2,7 +2,7 @@
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
 here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
-``kling_submits`` (what an answer to a create proves), ``kling_claims`` (what it says about a task). ``kling_gateway``
+``kling_submits`` (what an answer to a create proves), ``kling_reports`` (what it says about a task). ``kling_gateway``
 writes the same shapes for our own clients.
 """
 

@@ -1,7 +1,7 @@
-"""Kling's shapes, written: what our gateway answers to a client of Kling, from what we believe.
+"""Writes Kling's shapes: the gateway's answers to Kling's clients.
 
-Documentation: as in ``kling``; pages "Omni-Image" (legacy) and the task query of the new standard. The ids are ours:
-every lookup of the gateway takes them. A price is translated where it was learned in the other dialect.
+Documentation: as in ``kling``; pages "Omni-Image" (legacy) and the task query of the new standard. The IDs are
+Homing's: every lookup of the gateway accepts them. A price in the other dialect is translated.
 """
 
 import re
@@ -21,7 +21,7 @@ LEGACY_STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
         Status.PROCESSING: "processing",
         Status.SUCCEEDED: "succeed",
         Status.FAILED: "failed",
-        # Kling has no such states; to its clients the message tells what they are.
+        # Kling has no such statuses. The message explains them to its clients.
         Status.REJECTED: "failed",
         Status.EXPIRED: "failed",
     }
@@ -45,7 +45,7 @@ _AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 def legacy_envelope(data: JsonValue, *, request_id: str, code: int = 0, message: str = "SUCCEED") -> JsonObject:
-    """Wrap ``data`` as every reply is wrapped; live replies say ``SUCCEED`` whatever became of the task."""
+    """Wrap ``data`` as every reply is wrapped; live replies say ``SUCCEED`` whatever the task status."""
     return {"code": code, "message": message, "request_id": request_id, "data": data}
 
 
@@ -137,7 +137,7 @@ def _message(task: Task) -> str:
 
 
 def _task_info(task: Task) -> JsonObject:
-    """Show the client its own external id, never the one that the provider was told."""
+    """Show the client its own external ID, never the one that Homing sent to the provider."""
     return {} if task.external_id is None else {"external_task_id": task.external_id}
 
 
@@ -156,7 +156,7 @@ def _legacy_result(task: Task) -> JsonObject:
 
 
 def _entries(assets: Iterable[Asset]) -> list[list[Asset]]:
-    """Put the files that one entry told (two formats of a sound, three views of a subject) together again."""
+    """Group the files of one entry (two formats of a sound, three views of a subject)."""
     entries: list[list[Asset]] = []
     for asset in assets:
         before = entries[-1] if entries else []
@@ -226,6 +226,6 @@ def _total(charges: Iterable[JsonObject], name: str) -> str:
 
 
 def _decimal(value: JsonValue) -> Decimal:
-    """Read an amount; zero for what is none."""
+    """Read an amount. An invalid one is zero."""
     text = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
     return Decimal(text) if _AMOUNT.fullmatch(text) else Decimal(0)

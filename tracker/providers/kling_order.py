@@ -1,4 +1,4 @@
-"""A caller's submit body for Kling's omni-image: what is checked, what is kept, what is passed on.
+"""The create request for Kling's omni-image: what is checked, stored and passed on.
 
 Documentation: https://kling.ai/document-api, page "Omni-Image" (also
 https://app.klingai.com/cn/dev/document-api/apiReference/model/OmniImage), and the resellers' older copy of that page.
@@ -30,9 +30,9 @@ NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 a
 MOST_IMAGES: Final = 9
 ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
 
-# Longer texts are kept as digest and size, whatever their field: an image may come in one that we do not know.
+# Longer texts are stored as digest and size, whatever their field: an unknown field may contain an image.
 LONGEST_SHOWN: Final = 8_192
-# So much is kept in all, in the letters of JSON: every event of the task has it, in memory too, and whoever reads it.
+# The limit of all stored fields, in characters of JSON. Every event of the task contains them.
 MOST_SHOWN: Final = 32_768
 NOT_SHOWN: Final = "not_shown"
 IMAGE_FIELD: Final = "image"
@@ -138,7 +138,7 @@ def _canonical(body: JsonObject) -> str:
 
 
 def _kept(body: JsonObject) -> JsonObject:
-    """Return what is kept of a request: the fields that there is room for, of the others digest and size together."""
+    """Return the fields to store. Fields beyond the limit are stored as one digest and size."""
     kept: JsonObject = {}
     others: JsonObject = {}
     room = MOST_SHOWN

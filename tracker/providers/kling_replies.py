@@ -1,9 +1,9 @@
-"""What a reply of Kling means: HTTP status and code to an outcome, as tables. Reading never raises.
+"""Maps a reply of Kling (HTTP status and code) to an outcome. Reading never raises.
 
 Documentation: https://kling.ai/document-api/api/get-started/error-codes. Every reply is ``{code, message, request_id,
 data}``; a code other than 0 is an error even with HTTP 200.
 
-What an answer to a create proves is in ``kling_submits``; here is what all replies share, and what queries bring.
+``kling_submits`` reads answers to a create. This module has what all replies share, and the queries.
 """
 
 import json
@@ -31,7 +31,7 @@ from tracker.providers.base import (
 )
 from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, read_report, task_of, tasks_in
 
-# The documented codes, by what they mean to us.
+# The documented codes, by their meaning for Homing.
 OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
 TRY_LATER: Final = frozenset({1302, 1303})
 MAINTENANCE: Final = 5001
@@ -112,7 +112,7 @@ def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOut
     by_provider_id = any(one.provider_task_id == task_id for one, _ in reports)
     if external and report.external_id is None and report.provider_task_id is not None and not by_provider_id:
         return _found(report, task)
-    return Unknown(why=f"asked about {task_id!r}, the reply is about another task", mismatch=True)
+    return Unknown(why=f"the request is about {task_id!r}, the reply about another task", mismatch=True)
 
 
 def read_many(reply: Reply) -> ManyOutcome:

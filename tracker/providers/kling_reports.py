@@ -1,11 +1,11 @@
-"""What Kling's JSON says about a task, in Homing's terms: both dialects and all products, tolerant, never raising.
+"""Reads Kling's JSON about a task into a report: both dialects and all products. Reading never raises.
 
 Documentation: https://kling.ai/document-api, pages "Callback Protocol", "Omni-Image" and the query of each product.
 
 The legacy dialect (``/v1/...``) and the new one (``/tasks``, and callbacks of tasks made on new paths) name the same
 facts differently and mix in practice: ``/tasks`` also returns legacy tasks, in the new shape; ``/solutions`` replies
-``task_id`` to a create and ``id`` to a query. So each fact is looked for under every name it has, and a claim comes out
-the same from either dialect.
+``task_id`` to a create and ``id`` to a query. So each fact is read under every name it has, and both
+dialects give the same report.
 """
 
 import json
@@ -52,7 +52,7 @@ HIGHEST_INDEX: Final = 10_000
 # What a result is: its kind and its group; results that are alike are counted together.
 _Like = tuple[str, str]
 
-# The lists of a legacy task_result: what each holds. A series has its own list; the group tells it apart.
+# The lists of a legacy task_result: what each holds. A series has its own list and is identified by its group.
 _RESULT_LISTS: Final[Mapping[str, _Like]] = MappingProxyType(
     {
         "images": ("image", "single"),
@@ -116,7 +116,7 @@ def read_report(task: JsonObject) -> Report:
         return Report(flaw="it names no task")
     provider_status = _first(task, _STATUS)
     provider_status = provider_status[:STATUS_LENGTH] if isinstance(provider_status, str) else None
-    # Whatever its case, and the blanks around it.
+    # Case and surrounding blanks do not matter.
     status = (
         None
         if provider_status is None
@@ -160,7 +160,7 @@ def _message(task: JsonObject, left_out: Mapping[str, int]) -> str:
     message = text(found, MESSAGE_LENGTH)
     if not left_out:
         return message
-    # Said where a person looks: a result that we do not keep must not look like one that was never made.
+    # The message reports dropped results. Otherwise they would look like results that were never made.
     reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
     return f"{message} ({sum(left_out.values())} more result(s) left out: {reasons})".strip()
 
@@ -242,7 +242,7 @@ def _keep(
 
 
 def _address(value: JsonValue) -> str | None:
-    """Return a web address that is fit to keep and to show; a dashboard makes links of them."""
+    """Return a URL that is safe to store and to show, because dashboards make links of it."""
     if not isinstance(value, str) or len(value) > URL_LENGTH or not value.isprintable():
         return None
     scheme, _, rest = value.partition("://")

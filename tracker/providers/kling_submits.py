@@ -1,9 +1,9 @@
-"""What an answer to a create proves: docs/reference/create-answers.md is this table in words.
+"""Reads the answer to a create. docs/reference/create-answers.md describes the same rules.
 
 "Nothing was made" frees the client to try again, and to pay again if something was made after all. It is read from
 Kling's own refusal, and from the few answers of a gateway in between that can only come before a task is made: no key,
 no such path, too many requests, or a refusal in the error object that gateways share. A page of some proxy, a time-out,
-a 5xx, a code that contradicts its HTTP status, or words about trouble behind the gateway prove nothing.
+a 5xx, a code that contradicts its HTTP status, or a text about problems behind the gateway prove nothing.
 """
 
 import re
@@ -42,7 +42,7 @@ REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 130
 # Kling's own envelope is still a refusal. 408, 425 or 499 never are: they mean a request that was not finished.
 REFUSING: Final = frozenset({400, 401, 403, 404, 429})
 REFUSING_CODES: Final = range(1100, 2000)
-# Codes that are Kling's, in whatever answer: what holds one is not a gateway's own word.
+# Codes of Kling. An answer with one of them does not come from a gateway itself.
 KLING_CODES: Final = range(1000, 6000)
 TAKEN: Final = re.compile(r"external[ _-]?(task[ _-]?)?id\b.*\b(already|exists?|duplicated?|in use|taken)\b", re.DOTALL)
 
@@ -57,7 +57,7 @@ ABSENT: Final = frozenset({404, 405})
 REDIRECTS: Final = frozenset({301, 302, 307, 308})
 # Not enough money at the gateway: it is looked at before anything is sent on, and its code may end in "failed".
 QUOTA: Final = re.compile(r"quota|balance|insufficient|billing|额度|余额", re.IGNORECASE)
-# Trouble behind the gateway or within it, in a code or a type and in words: the create may have been sent on before.
+# Problems behind or within the gateway, in a code, a type or a message. The create may have been forwarded before.
 TROUBLE_NAMES: Final = re.compile(
     r"upstream|time_?out|unavailable|overload|internal|server_error|gateway|connection|bad_response|failed$",
     re.IGNORECASE,
@@ -67,13 +67,13 @@ TROUBLE_TEXT: Final = re.compile(
     r"|上游|超时|稍后|重试",
     re.IGNORECASE,
 )
-# A code that is a word: "quota_not_enough", but not "1201".
+# A code that is a name: "quota_not_enough", but not "1201".
 CODE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayError:
-    """An error as gateways write it: OpenAI's error object, or the words of new-api beside each other."""
+    """An error as gateways write it: OpenAI's error object, or new-api's fields."""
 
     message: str
     code: str = ""
@@ -116,7 +116,7 @@ def _made(reply: Reply, envelope: Envelope, external_id: str) -> SubmitOutcome:
         return unreadable_reply(reply, f"{envelope.outline}, but no task id")
     if report.external_id not in {None, external_id}:
         return unreadable_reply(reply, f"{envelope.outline}, but with another external id")
-    # Whatever word came with it: a task that was made is at least submitted.
+    # A task that was made is at least submitted, whatever its status says.
     report = msgspec.structs.replace(report, status=report.status or Status.SUBMITTED)
     return Accepted(report=report)
 
@@ -166,7 +166,7 @@ def _word(value: JsonValue) -> str:
 
 
 def _is_about_a_model(error: GatewayError | None) -> bool:
-    """Return whether an error means what was asked for, and not the path: 404 is written for both."""
+    """Return whether an error is about the requested model and not the path. A 404 can mean both."""
     return error is not None and any("model" in part.lower() for part in (error.code, error.message))
 
 
@@ -177,11 +177,11 @@ def _refuses(envelope: Envelope) -> bool:
 
 
 def _says_taken(message: str, external_id: str) -> bool:
-    """Return whether an error says that our external id is taken.
+    """Return whether an error says that the external ID is taken.
 
     Live: 400/1201 "External_task_id <ours> already exists". A gateway may name the id that it renamed ours to, and may
-    wrap the words in an error of its own. We send one external id only, so it is ours that is taken; and no refusal
-    that speaks of our id at all proves that nothing was made.
+    wrap the text in its own error. Homing sends only one external ID, so that one is taken. A refusal that mentions
+    this ID never proves that nothing was made.
     """
     folded = message.casefold()
     return external_id.casefold() in folded or TAKEN.search(folded) is not None

@@ -1,4 +1,4 @@
-"""What may be shown of a text that a provider, or somebody in its place, sent: its beginning, without credentials."""
+"""Masks texts from a provider: only their beginning is shown, without credentials."""
 
 import re
 from typing import Final
@@ -8,12 +8,12 @@ from tracker.providers.base import ApiKey, Credential, KeyPair
 
 EXCERPT_SHOWN: Final = 200
 MASK: Final = "***"
-# A token made from a key pair, or whatever stands where a token would.
+# A token made from a key pair, or any text in the place of a token.
 _TOKENS: Final = re.compile(r"\beyJ[\w-]+\.[\w.-]*|\b(?<=bearer )\S+", re.IGNORECASE | re.ASCII)
 
 
 def masked(text: str, credential: Credential) -> str:
-    """Return a text with the credential masked, and whatever stands where a token would."""
+    """Return a text with the credential and every possible token masked."""
     for secret in _secrets(credential):
         for written in {secret, quote(secret, safe="")}:
             text = text.replace(written, MASK)

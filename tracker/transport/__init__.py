@@ -1,9 +1,9 @@
-"""Calls that leave by HTTP, to providers and to whoever wants to be told: what knows httpx and httpcore is here alone.
+"""Outbound HTTP: calls to providers and webhooks. Only this package uses httpx and httpcore.
 
-Each call has one hard deadline over everything (connecting, sending, waiting, a dripping body), and ends in a reply or
-in one of two errors that differ in the only thing that matters for a submit: whether the provider may have it.
+Each call has one hard deadline for everything (connecting, sending, waiting, a slow body). It ends in a reply or in one
+of two errors. They differ in what matters for a submission: whether the provider may have received it.
 
-Names are imported when they are used: a command that only reads the database needs no HTTP library.
+Names are imported on first use, because a command that only reads the database needs no HTTP library.
 """
 
 from importlib import import_module

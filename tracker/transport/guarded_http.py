@@ -1,7 +1,7 @@
-"""Posts to addresses that strangers may have chosen.
+"""HTTP requests to URLs that untrusted people may have chosen.
 
-So a ``Poster`` decides on each address that a name has at the moment, and connects to what it has decided on: httpcore
-takes a network backend for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
+So a ``Poster`` checks each address to which a name resolves, and connects to a checked one. httpcore accepts a network
+backend for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ POSTS: Final = 256
 IDLE_POSTS: Final = 32
 IDLE_SECONDS: Final = 4.0
 LOOKUPS: Final = 8
-# An answer's body is nobody's business here; it is only read so that the connection can be used again.
+# The body of an answer is ignored. It is only read so that the connection can be used again.
 ANSWER_LIMIT: Final = 4 * 1024
 ANSWER_SECONDS: Final = 1.0
 _TEXTS: Final[Mapping[type[BaseException], str]] = {
@@ -46,14 +46,14 @@ _TEXTS: Final[Mapping[type[BaseException], str]] = {
 
 
 class TargetRefused(HomingError):
-    """An address that must not be posted to; nothing was sent."""
+    """The target is not allowed. Nothing was sent."""
 
     title = "Target refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a receiver answered: its status and its ``Retry-After``, empty where there was none."""
+    """The answer of an endpoint: its status and its ``Retry-After``, empty if there was none."""
 
     status: int
     retry_after: str = ""
@@ -63,7 +63,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Poster:
-    """Posts to addresses that others chose, over at most ``POSTS`` connections, without any proxy.
+    """Sends POST requests to URLs that others chose, over at most ``POSTS`` connections, without any proxy.
 
     ``resolve`` gives a host's addresses, the system's resolver where None; ``trust`` the certificates, the usual ones
     (or SSL_CERT_FILE) where None.
@@ -81,7 +81,7 @@ class Poster:
     async def open(self) -> None:
         await self.close()
         trust = self._trust or await asyncio.to_thread(httpx.create_ssl_context)
-        # Threads of its own: names of strangers may take long, and nothing else has to wait for them.
+        # It has its own threads: untrusted names may resolve slowly, and nothing else must wait for them.
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="homing names")
         resolve = self._resolve or partial(_look_up, self._lookups)
         self._pools = {
@@ -104,9 +104,9 @@ class Poster:
             self._lookups = None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, within: timedelta) -> Answer:
-        """Post once and give the answer; redirects are answers.
+        """Send one POST request and return the answer. A redirect is an answer.
 
-        Raises TargetRefused, NotSent or ReplyLost, in words that repeat nothing of the address but its host.
+        Raises: TargetRefused, NotSent or ReplyLost. Their texts repeat only the host of the URL.
         """
         seconds = within.total_seconds()
         try:
@@ -122,7 +122,7 @@ class Poster:
         except httpcore.ConnectTimeout as error:
             raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from error
         except httpcore.ConnectError as error:
-            raise NotSent(_in_words(error)) from error
+            raise NotSent(_connect_problem(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise ReplyLost("the connection broke before an answer") from error
 
@@ -147,7 +147,7 @@ class Poster:
 async def dial_target(
     host: str, port: int, allowed: Allowed, *, encrypted: bool, trust: ssl.SSLContext | None = None
 ) -> None:
-    """Connect to a host as a Poster would, with TLS where it is ``encrypted``, and send nothing.
+    """Connect to a host as a Poster does, with TLS if ``encrypted``, and send nothing.
 
     Raises TargetRefused or NotSent.
     """
@@ -163,11 +163,11 @@ async def dial_target(
         except httpcore.ConnectTimeout:
             raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from None
         except httpcore.ConnectError as error:
-            raise NotSent(_in_words(error)) from None
+            raise NotSent(_connect_problem(error)) from None
 
 
 class _Guarded(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were decided on; the name stays what TLS proves."""
+    """Connects to checked addresses. TLS still verifies the host name."""
 
     def __init__(self, allowed: Allowed, resolve: Resolve, *, encrypted: bool) -> None:
         self._allowed = allowed
@@ -192,7 +192,7 @@ class _Guarded(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectTimeout from None
         failure: Exception = httpcore.ConnectTimeout()
         for number, address in enumerate(addresses):
-            # One that swallows everything leaves the next its share of the time.
+            # An address that does not answer must leave time for the next one.
             share = max(until - loop.time(), 0) / (len(addresses) - number)
             try:
                 return await self._network.connect_tcp(address, port, share, local_address, socket_options)
@@ -202,7 +202,7 @@ class _Guarded(httpcore.AsyncNetworkBackend):
 
 
 async def _checked(host: str, port: int, allowed: Allowed, resolve: Resolve, *, encrypted: bool) -> Sequence[str]:
-    """Return a host's addresses, all of which may be dialed. Raises TargetRefused where one may not."""
+    """Return the addresses of a host. Raises TargetRefused if one of them is not allowed."""
     try:
         addresses = list(dict.fromkeys(await resolve(host, port)))
     except (OSError, UnicodeError) as error:
@@ -222,7 +222,7 @@ async def _look_up(threads: ThreadPoolExecutor, host: str, port: int) -> Sequenc
 
 
 async def _read_little(response: httpcore.Response) -> None:
-    """Read a short body to its end; a long one is left, and its connection closed."""
+    """Read a short body to its end. The connection of a longer one is closed."""
     read = 0
     async for chunk in response.aiter_stream():
         read += len(chunk)
@@ -231,7 +231,7 @@ async def _read_little(response: httpcore.Response) -> None:
 
 
 def _basic(target: httpx.URL) -> Mapping[str, str]:
-    """Return the credential that an operator wrote into an address, as a header."""
+    """Return the header for the credential in a URL."""
     if not target.userinfo:
         return {}
     user, _, password = target.userinfo.decode().partition(":")
@@ -239,8 +239,8 @@ def _basic(target: httpx.URL) -> Mapping[str, str]:
     return {"authorization": f"Basic {b64encode(pair).decode()}"}
 
 
-def _in_words(error: BaseException) -> str:
-    """Say why there is no connection: by the kind of what went wrong, its own text might repeat the address."""
+def _connect_problem(error: BaseException) -> str:
+    """Return why there is no connection, by the type of the error. Its own text might repeat the URL."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {cause.verify_message}"
@@ -251,7 +251,7 @@ def _in_words(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Return an error and what it came from, the root first."""
+    """Return an error and its causes, the root first."""
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)

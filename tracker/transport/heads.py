@@ -1,7 +1,7 @@
-"""What the other end may send before its answer: a few interim responses, and a head that is not endless.
+"""Limits on what a peer may send before its answer: a few interim responses, and a bounded head.
 
-h11 takes any number of 1xx responses, so a server could keep this process busy reading heads for as long as a call may
-take. Here the bytes are looked at before h11 gets them.
+h11 accepts any number of 1xx responses, so a server could keep this process busy for as long as a call may take. This
+module checks the bytes before h11 gets them.
 """
 
 import re
@@ -21,7 +21,7 @@ _STATUS_LINE_BYTES: Final = 16
 
 
 class BoundedBackend(httpcore.AsyncNetworkBackend):
-    """Another backend, whose connections bound what comes before an answer."""
+    """Wraps a backend. Its connections limit what comes before an answer."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -49,7 +49,7 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
 
 
 class BoundedStream(httpcore.AsyncNetworkStream):
-    """A connection that fails where the head of an answer does not come soon enough; a body is passed on as it is."""
+    """A connection that fails if the head of an answer takes too many bytes. It passes a body on unchanged."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -84,7 +84,7 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         return self._stream.get_extra_info(info)
 
     def _look(self, data: bytes) -> None:
-        """Go over the heads that have come. Raises RemoteProtocolError where there are too many or too long ones."""
+        """Check the received heads. Raises RemoteProtocolError if there are too many, or if one is too long."""
         self._read += len(data)
         unread = self._unread + data
         start = 0

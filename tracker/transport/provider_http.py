@@ -1,4 +1,4 @@
-"""Calls to providers: they go where the operator's settings say."""
+"""HTTP calls to providers, at the URLs of the settings."""
 
 import asyncio
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Transport:
 
 
 def _bound_heads(client: httpx.AsyncClient) -> None:
-    """Bound what comes before an answer on the client's connections, also through the environment's proxies."""
+    """Limit what comes before an answer on the client's connections, also through the proxies of the environment."""
     # httpx takes no network backend, and makes the transports of proxies itself.
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - see above
         if isinstance(transport, httpx.AsyncHTTPTransport):

@@ -1,4 +1,4 @@
-"""What the tracker needs of a transport."""
+"""The protocol between the tracker and a transport."""
 
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -8,14 +8,14 @@ from tracker.providers.base import Account, Call, Reply
 
 
 class Sender(Protocol):
-    """Sends calls to providers; ``Transport`` is the one over HTTP."""
+    """Sends calls to providers. ``Transport`` sends them over HTTP."""
 
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
-        """Send ``call`` and give its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
+        """Send ``call`` and return its whole reply ``within`` the given time, or raise NotSent or ReplyLost."""
 
 
 class NoTransport:

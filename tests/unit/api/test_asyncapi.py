@@ -78,7 +78,7 @@ def test_event_is_message_of_its_type_only(channel: str, event: PublishedEvent) 
 def test_published_event_is_fully_documented(event: PublishedEvent) -> None:
     assert [*attributes(event, "urn:homing")] == [*ATTRIBUTES]
     schemas = DOCUMENT["components"]["schemas"]
-    assert set(json.loads(event.body)) == set(schemas["AlarmTold" if event.task is None else "TaskShown"]["properties"])
+    assert set(json.loads(event.body)) == set(schemas["AlarmData" if event.task is None else "TaskShown"]["properties"])
 
 
 @pytest.mark.parametrize("name", [*ATTRIBUTES, "data"])

@@ -71,20 +71,20 @@ def test_conflict_explains_contradiction_and_who_decides(state: str, says: str) 
 
 def test_waiting_task_shows_duration_and_next_poll() -> None:
     output = why(task())
-    assert "the provider has it as 881 and has been at it for 3 min" in output
-    assert "No callback has come yet; one was asked for." in output
-    assert "The provider was not asked yet; next in 20 s." in output
-    assert "`homing tasks poll hm1` asks now" in output
+    assert "the provider has had it as 881 for 3 min" in output
+    assert "No callback has been received yet." in output
+    assert "Homing has not polled the provider yet. The next poll is in 20 s." in output
+    assert "`homing tasks poll hm1` polls now" in output
 
 
 def test_task_without_public_url_says_polling_only() -> None:
-    assert "No callback was asked for" in why(task(callback_requested=False))
+    assert "Homing requested no callback" in why(task(callback_requested=False))
 
 
 def test_unverified_callback_is_shown_with_reason() -> None:
     output = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
-    assert "Last heard by callback 2 min ago saying 'succeed': unverified, a hint: unsigned." in output
-    assert "The provider was asked 2 times, last 60 s ago; next in 20 s." in output
+    assert "The last callback was received 2 min ago with status 'succeed': unverified, a hint: unsigned." in output
+    assert "Homing polled the provider 2 times, last 60 s ago. The next poll is in 20 s." in output
 
 
 def test_overdue_poll_is_due_now() -> None:
@@ -112,13 +112,13 @@ def test_finished_task_shows_source_and_refused_reports() -> None:
         polled_at="2026-11-23T11:59:30Z",
     )
     output = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))
-    assert "It succeeded 30 s ago, learned from a poll of provider trust." in output
+    assert "It succeeded 30 s ago, reported by a poll of trust provider." in output
     assert "A callback 2 min ago was contradicted: failed does not beat succeeded." in output
-    assert "The provider was asked once, 30 s ago; there is nothing left to ask." in output
+    assert "Homing polled the provider once, 30 s ago. No further poll is planned." in output
     assert "unblock" not in output
 
 
-@pytest.mark.parametrize(("status", "says"), [("expired", "a late one still counts"), ("rejected", "made no task")])
+@pytest.mark.parametrize(("status", "says"), [("expired", "A late one still counts"), ("rejected", "made no task")])
 def test_status_set_by_homing_explains_itself(status: str, says: str) -> None:
     assert says in why(task(status=status, finished_at="2026-11-23T11:59:30Z", reason="the deadline passed"))
 

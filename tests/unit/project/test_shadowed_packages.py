@@ -28,7 +28,7 @@ def test_shadowing_file_is_named_in_one_line(tmp_path: Path, file: str, first: s
 
     assert done.returncode == 1
     name = file.partition("/")[0].removesuffix(".py")
-    said = f"ImportError: {shadow} hides the package `{name}` of Homing: rename it, or start Python in another folder"
+    said = f"ImportError: {shadow} hides the package `{name}` of Homing. Rename it, or start Python in another folder"
     assert done.stderr.splitlines()[-1] == said
 
 

@@ -1,7 +1,7 @@
 """Admit clients by their key, and limit and log wrong keys per peer.
 
 A correct key is always admitted: behind a proxy all clients share one address, and the wrong keys of one must not lock
-out the others. The limit makes wrong keys cheap, tells a misconfigured client when to come back, and keeps the log
+out the others. The limit makes wrong keys cheap, gives a misconfigured client a Retry-After, and keeps the log
 readable. The length of the keys prevents guessing.
 """
 

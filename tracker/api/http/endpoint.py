@@ -22,7 +22,7 @@ from tracker.service.tracker import Tracker
 QueryT = TypeVar("QueryT", bound=BaseModel)
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
-# What an endpoint may raise besides where it asks the provider.
+# The additional errors of an endpoint that calls the provider.
 PROVIDER_ERRORS: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, CredentialRefused, Overloaded, TooMany)
 
 

@@ -105,7 +105,7 @@ class RequestHandler:
         query = _read_query(endpoint.query, request.query_params)
         body = Nothing() if endpoint.body is Nothing else await self._read_body(endpoint.body, request, resources)
         if endpoint.all_clients and not caller.sees_all:
-            raise Forbidden("this concerns every client: it takes a key that sees all (name*:key in HOMING_API_KEYS)")
+            raise Forbidden("this concerns every client. Use a key for all clients (name*:key in HOMING_API_KEYS)")
         return await endpoint.answer(
             ApiRequest(
                 http=request,
@@ -150,7 +150,7 @@ class ApiRoute(Route):
 
 
 class RouteIndex(BaseRoute):
-    """The routes of many paths, found by a look-up instead of one by one.
+    """The routes of many paths, found by a table lookup instead of one by one.
 
     Each path is fixed, or fixed but for ``{ref}`` as its last segment. Repeated slashes count as one: clients of a
     provider join a base URL and a path without looking at either.
