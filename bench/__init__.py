@@ -1,1 +1,1 @@
-"""The benchmarks: how fast and how sparing Homing is on this machine, beside what it is compared with."""
+"""The benchmarks: speed and resource use of Homing on this machine, compared with other servers."""

@@ -26,7 +26,7 @@ INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; gives 0, or 1 where something could not be measured (its keys are then missing)."""
+    """Measure and return 0, or 1 if something could not be measured (its keys are then missing)."""
     args = _parser().parse_args(arguments)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, _interrupt)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
-    """Return what was measured, and why each part that failed did."""
+    """Return the measured rows, and why each failed part failed."""
     rows: list[Row] = []
     failed: dict[str, str] = {}
     effort = Effort(rounds=args.rounds, seconds=args.seconds)
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
             with _noted(POSTGRES, failed):
                 server.append(stack.enter_context(postgres.running()))
         for name in args.only:
-            # What a part has written is removed before the next begins.
+            # The files of a part are removed before the next part begins.
             folder = tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True)
             with _noted(name, failed), folder as path:
                 files: list[Databases] = [SqliteFiles(Path(path))] if SQLITE in args.databases else []
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
 
 @contextmanager
 def _noted(name: str, failed: dict[str, str]) -> Iterator[None]:
-    """Show how long something took, and note why it failed: the others can still be measured."""
+    """Print how long a part took. If it fails, note why and go on with the others."""
     say(f"{name} …")
     began = perf_counter()
     try:
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _choice(known: Collection[str]) -> Callable[[str], list[str]]:
-    """Make the reader of a comma-separated choice of ``known`` words; nothing is all of them."""
+    """Return a parser of a comma-separated choice of ``known`` names. An empty text means all of them."""
 
     def read(text: str) -> list[str]:
         chosen = {name.strip() for name in text.split(",") if name.strip()}

@@ -1,4 +1,4 @@
-"""How many durable acknowledgements a second, in one run with the bare server and the naive handler."""
+"""Durable acknowledgements per second, in one run with the bare server and the naive handler."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ def measure(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
         ]
         turns = [Turn(subject=stack.enter_context(subject), connections=CONNECTIONS) for subject in everyone]
         bare, ours, *both = ([one.per_second for one in outcomes] for outcomes in in_turns(turns, effort))
-    # Whoever writes such a handler writes it one way or the other: we are compared with the faster.
+    # A handler is written one way or the other. Homing is compared with the faster one.
     naive = max(both, key=median)
     rates = ", ".join(f"`{style}` {median(rate):,.0f}/s" for style, rate in zip(STYLES, both, strict=True))
     key = f"acks_{databases.name}"

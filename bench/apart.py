@@ -1,4 +1,4 @@
-"""Measuring in a process of its own: a module reads a plan as one line of JSON and writes its result as one line."""
+"""Measurements in a separate process: a module reads a plan as one line of JSON and writes its result as one line."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 
 def ask(module: str, plan: "DataclassInstance", result: type[R], *, within: float) -> R:
-    """Run a module with a plan and give its result; it has so many seconds."""
+    """Run a module with a plan and return its result. ``within`` is a limit in seconds."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         cwd=ROOT,
@@ -35,6 +35,6 @@ def ask(module: str, plan: "DataclassInstance", result: type[R], *, within: floa
 
 
 def answer(plan: type[P], measure: Callable[[P], Coroutine[Any, Any, "DataclassInstance"]]) -> None:
-    """Be the other side: read the plan, measure, write the result."""
+    """Read the plan, measure, and write the result."""
     result = uvloop.run(measure(plan(**json.loads(sys.stdin.readline()))))
     sys.stdout.write(json.dumps(asdict(result)) + "\n")

@@ -1,6 +1,6 @@
 """The bare server: reads and parses the same body and gives the same answer, without a database.
 
-What the loop, the parser and the framework leave to whatever stands on them. ``python -m bench.bare``.
+It shows the limit that the loop, the parser and the framework set. ``python -m bench.bare``.
 """
 
 import json

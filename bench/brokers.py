@@ -1,7 +1,7 @@
-"""The brokers that the relay is measured with: real servers from wheels, each empty, and how many messages they hold.
+"""The brokers of the relay benchmark: real, empty servers from wheels, and the number of messages that they hold.
 
-RabbitMQ comes in no wheel: the machine's own is used where it has one that lets ``guest`` in, with an exchange and a
-queue that are removed.
+There is no wheel of RabbitMQ. The machine's own server is used if it accepts ``guest``. The exchange and the queue are
+removed afterwards.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ RABBITMQ: Final = f"amqp://guest:guest@{LOCALHOST}:{RABBITMQ_PORT}/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """``address`` is what HOMING_SINKS takes; ``count`` tells how many messages came, of so many, and is asked once."""
+    """A broker. ``address`` is for HOMING_SINKS. ``count`` returns the number of messages; call it once."""
 
     address: str
     count: Callable[[int], Coroutine[Any, Any, int]]
@@ -111,7 +111,7 @@ def rabbitmq() -> Iterator[Broker]:
             for _ in range(COUNT_ATTEMPTS):
                 if (received := await _rabbitmq(name)) >= expected:
                     break
-                # It says a little late how many there are.
+                # RabbitMQ updates this number with a short delay.
                 await asyncio.sleep(READ_SECONDS / COUNT_ATTEMPTS)
             return received
 
@@ -121,7 +121,7 @@ def rabbitmq() -> Iterator[Broker]:
 
 
 async def _rabbitmq(name: str, *, make: bool = False, remove: bool = False) -> int:
-    """Make the exchange and a durable queue for all of it, or remove them; give how many messages wait there."""
+    """Create or remove the exchange and a durable queue for all its events. Return how many messages are queued."""
     connection = await aiormq.connect(RABBITMQ)
     try:
         channel = await connection.channel()
@@ -139,7 +139,7 @@ async def _rabbitmq(name: str, *, make: bool = False, remove: bool = False) -> i
 
 
 def _read_kafka(port: int, expected: int) -> int:
-    """Read them all: the end that this broker tells of a partition may be too low."""
+    """Count the messages by reading them. The end offset that this broker reports may be too low."""
     reader = Consumer({"bootstrap.servers": f"{LOCALHOST}:{port}", "group.id": "bench", "log_level": 0})
     try:
         partitions = reader.list_topics("homing", timeout=READ_SECONDS).topics["homing"].partitions
@@ -154,7 +154,7 @@ def _read_kafka(port: int, expected: int) -> int:
 
 @contextmanager
 def _running(name: str, command: Callable[[int, str], Sequence[str]]) -> Iterator[int]:
-    """Run a server on a free port over a folder of its own, and give the port."""
+    """Run a server on a free port with its own folder, and yield the port."""
     with TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True) as folder:
         port, log = _free_port(), Path(folder) / "log"
         with log.open("wb") as out:

@@ -1,4 +1,4 @@
-"""Callbacks at a steady rate, and a consumer of JetStream that reads what they tell: a process of its own, as ``load``.
+"""Sends callbacks at a steady rate and reads their events with a JetStream consumer, in a process like ``load``.
 
 ``python -m bench.consume`` reads a Plan as one line of JSON and writes a Read as one.
 """
@@ -48,7 +48,7 @@ class Read:
 
 
 def run(plan: Plan) -> Read:
-    """Run it in a process of its own."""
+    """Run the measurement in a separate process."""
     return apart.ask("bench.consume", plan, Read, within=plan.count / plan.per_second * 2 + 120)
 
 
@@ -76,7 +76,7 @@ class _Consuming:
                     at = began + number / plan.per_second
                     await asyncio.sleep(at - AHEAD_SECONDS - perf_counter())
                     sending.create_task(self._send(plan.first + number, request, at))
-            with suppress(TimeoutError):  # what is missing is told
+            with suppress(TimeoutError):  # missing events are counted
                 await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
         finally:
             await client.close()

@@ -1,6 +1,6 @@
-"""Very many tasks: some are written by the store, the others are copies of them that the database makes itself.
+"""Very many tasks: the store writes some, and the database copies them.
 
-A copy has ids, names and times of its own, and everything else of its original: the same columns and indexes, filled in
+A copy has its own IDs, names and times. Everything else equals its original: the same columns and indexes, filled in
 the same order, in less than half of the time.
 """
 
@@ -21,8 +21,8 @@ Named = Callable[[int], Mapping[str, str]]
 def multiply(url: str, *, originals: int, count: int, named: Named, moments: Sequence[str]) -> None:
     """Copy the tasks 0 to ``originals`` - 1, with their observations and events, until there are ``count``.
 
-    ``named`` gives the columns that tell one task from all others, by its number; ``moments`` are the columns that are
-    as much later as the task.
+    ``named`` returns the identifying columns of a task, by its number. ``moments`` are the time columns that are
+    shifted by the age of the task.
     """
     engine = create_engine(url)
     try:
@@ -55,7 +55,7 @@ def _rows(numbers: range, originals: int, named: Named) -> Iterator[dict[str, An
 
 
 def _insert(connection: Connection, table: str, key: str, moved: Mapping[str, str]) -> None:
-    """Insert the copies of a table's rows; row ids are given anew, in the order of the tasks."""
+    """Insert the copies of a table's rows; they get new row IDs, in the order of the tasks."""
     result = connection.execute(text(f"SELECT * FROM {table} WHERE 1 = 0"))
     columns = [name for name in result.keys() if name != "id" or name in moved]  # noqa: SIM118 - a result's keys
     values = ", ".join(moved.get(name, f"rows.{name}") for name in columns)

@@ -1,4 +1,4 @@
-"""How soon a change is seen by whoever waits for it, what those who only wait cost, and what a sink costs the acks."""
+"""How soon waiting clients see a change, what idle waiting clients cost, and what a sink takes from the acks."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ SECONDS: Final = 6.0
 WAITERS: Final = 1_000
 IDLE_SECONDS: Final = 20.0
 CONNECTIONS: Final = 64
-# A round is thousands of callbacks, each seen: a few of them are enough.
+# A round is thousands of observed callbacks, so a few rounds are enough.
 ROUNDS: Final = 3
 # Takes every event in the same process, and does nothing with it.
 SINK: Final = "python:bench.nothing:take"
@@ -87,7 +87,7 @@ def cost(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
 
 
 def idle(databases: Databases, folder: Path) -> Iterator[Row]:
-    """Measure what thousands cost who wait for what does not happen."""
+    """Measure what thousands of idle waiting clients cost."""
     with subjects.homing(databases, folder, name="idle", tasks=deliveries.BLOCK) as subject:
         share, memory = asyncio.run(_idle(subject.server))
     yield Row(
@@ -122,7 +122,7 @@ async def _idle(server: servers.Server) -> tuple[float, float]:
 
 
 def _cpu(pid: int) -> float:
-    """Return the seconds of processor time that a process has used; Linux only."""
+    """Return the seconds of processor time that a process has used. Linux only."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.is_file():
         raise Broken("processor time is read from /proc, which this system does not have")

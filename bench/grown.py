@@ -18,10 +18,10 @@ OPEN: Final = 100
 CLIENTS: Final = 20
 # So many are written by the store. Every client, each kind of history and an open one are among them.
 ORIGINALS: Final = 10_000
-# One of so many tasks has its observations and events too; more would fill the disk and tell nothing else.
+# One of so many tasks has observations and events too. More would fill the disk without another result.
 WITH_HISTORY: Final = 10
 TOOK: Final = timedelta(seconds=40)
-# When the open ones come due: long after whatever is measured.
+# The open tasks become due long after the measurement.
 DUE: Final = deliveries.created_at(0) + timedelta(days=3650)
 MOVES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 
@@ -76,7 +76,7 @@ def _event(task: Task, step: int) -> Event:
 
 
 def _named(number: int) -> dict[str, str]:
-    """Return the columns that tell a task from all others."""
+    """Return the identifying columns of a task."""
     own, order = deliveries.task_id(number), f"order-{number}"
     return {
         "id": own,
@@ -117,7 +117,7 @@ FACTS: Final[Mapping[str, Fact]] = {
     ),
     "price": Fact(precedence=SUCCESS, value={"final_unit_deduction": "8"}),
 }
-# What the provider works on, and what came home by a callback: all columns that are the same in every row.
+# The columns that are the same in every row, of open tasks and of tasks that a callback finished.
 WORKED_ON: Final[Mapping[str, Any]] = {
     "provider": deliveries.PROVIDER,
     "kind": deliveries.KIND,

@@ -1,4 +1,4 @@
-"""What a million ended tasks cost the hundred that are open: the same questions to a large and to a small database."""
+"""The cost of a million finished tasks for the hundred open ones: the same requests to a large and a small database."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ from tracker.storage.store import Store
 MANY: Final = 1_000_000
 FEW: Final = 10_000
 ROUNDS: Final = 9
-QUESTIONS: Final = 75
+REQUESTS: Final = 75
 CLAIMS: Final = 15
 LEASE: Final = timedelta(minutes=1)
 PAGES: Final = {
@@ -35,7 +35,7 @@ PAGES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One kind of question, and the median milliseconds of each round's answers: with many tasks and with few."""
+    """One kind of request, and the median milliseconds of each round: with many tasks and with few."""
 
     name: str
     many: Sequence[float]
@@ -75,7 +75,7 @@ def _row(key: str, databases: Databases, measured: Measurement, noted: Sequence[
 
 
 def _over_http(sizes: Mapping[int, str], folder: Path) -> list[Measurement]:
-    """Ask a server on each database, over one connection each."""
+    """Send requests to a server on each database, over one connection each."""
     random = Random(1)
     with ExitStack() as stack:
         connections: dict[int, socket.socket] = {}
@@ -96,14 +96,14 @@ def _over_http(sizes: Mapping[int, str], folder: Path) -> list[Measurement]:
         return measured + [_in_turns(f"a page {name}", partial(page, path)) for name, path in PAGES.items()]
 
 
-def _in_turns(name: str, ask: Callable[[int], float]) -> Measurement:
-    """Ask both in turns, question by question, so that whatever else the machine does hits both alike."""
+def _in_turns(name: str, measure_once: Callable[[int], float]) -> Measurement:
+    """Send requests to both in turns, so that other load on the machine affects both alike."""
     took: dict[int, list[float]] = {MANY: [], FEW: []}
     for number in range(-1, ROUNDS):
         milliseconds: dict[int, list[float]] = {MANY: [], FEW: []}
-        for _ in range(QUESTIONS):
+        for _ in range(REQUESTS):
             for count, values in milliseconds.items():
-                values.append(ask(count))
+                values.append(measure_once(count))
         if number >= 0:  # the first warms up
             for count, values in milliseconds.items():
                 took[count].append(median(values))
@@ -128,7 +128,7 @@ def _get(connection: socket.socket, path: str) -> float:
 
 
 async def _claims(sizes: Mapping[int, str]) -> Measurement:
-    """Claim the open tasks of both in turns, again and again, each time after the last leases have ended."""
+    """Claim the open tasks of both databases in turns, each time after the previous leases have ended."""
     stores = {count: Store(url) for count, url in sizes.items()}
     took: dict[int, list[float]] = {count: [] for count in sizes}
     for store in stores.values():

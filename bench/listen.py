@@ -1,7 +1,7 @@
-"""Callbacks at a steady rate, and whoever waits for what they tell: a process of its own, as ``load`` is.
+"""Sends callbacks at a steady rate to waiting clients, in a separate process like ``load``.
 
-``python -m bench.listen`` reads a Plan as one line of JSON and writes a Heard as one. One connection is a subscriber of
-the event stream; every tenth callback has a long-poller of its own, which is there before it is sent.
+``python -m bench.listen`` reads a Plan as one line of JSON and writes its Latencies as one. One connection reads
+the event stream. Every tenth callback has its own long poll, which is open before the callback is sent.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Latencies:
 
 
 def run(plan: Plan) -> Latencies:
-    """Run it in a process of its own."""
+    """Run the measurement in a separate process."""
     return apart.ask("bench.listen", plan, Latencies, within=plan.count / plan.per_second * 2 + 120)
 
 
@@ -62,7 +62,7 @@ class Line:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> bytes:
-        """Send a request and give the whole answer."""
+        """Send a request and return the whole answer."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=ANSWER)
         reader, writer = self._streams
@@ -107,7 +107,7 @@ class _Listening:
                     await _until(at - AHEAD_SECONDS)
                     sending.create_task(self._poll(place))
                 sending.create_task(self._send(place, request, at))
-        with suppress(TimeoutError):  # what is missing is told
+        with suppress(TimeoutError):  # missing events are counted
             await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
         subscriber.cancel()
         return self._latencies()

@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of it; ``statuses`` counts the answers by HTTP status, ``lost`` those that never came."""
+    """The result. ``statuses`` counts the answers by HTTP status, ``lost`` those that never came."""
 
     seconds: float
     statuses: dict[str, int]
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def run(plan: Plan) -> Outcome:
-    """Run the generator in a process of its own and give what it measured."""
+    """Run the generator in a separate process and return its result."""
     return apart.ask("bench.load", plan, Outcome, within=plan.seconds * 2 + 120)
 
 
@@ -85,7 +85,7 @@ class _Load:
         self.ended = asyncio.Event()
 
     def take(self, now: float) -> bytes | None:
-        """Return the next request, None where it is time to end."""
+        """Return the next request, or None at the end."""
         return next(self.requests, None) if now < self.until else None
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""Names the machine: numbers mean nothing without it."""
+"""Describes the machine, because numbers mean nothing without it."""
 
 import os
 import platform

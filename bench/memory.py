@@ -1,4 +1,4 @@
-"""What the server's memory grows by: over very many callbacks, and under ten times the usual connections."""
+"""Memory growth of the server: over very many callbacks, and under ten times the usual connections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SLOWEST: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """Between which two callbacks the memory is compared, and for how many seconds there is overload afterwards."""
+    """The two callbacks between which memory is compared, and the seconds of overload afterwards."""
 
     first: int
     last: int
@@ -80,7 +80,7 @@ def _send_up_to(subject: Subject, place: int) -> None:
 
 
 def _overload(subject: Subject, connections: int, seconds: float) -> str:
-    """Send far too much; what is refused is told, what is acknowledged has to be there."""
+    """Send far too many callbacks, and check that every acknowledged one is recorded. Return the counts."""
     assert subject.kept is not None
     before = subject.kept().callbacks
     count = min(int(seconds * subject.most), subject.left)

@@ -41,13 +41,13 @@ class NaiveObservation(SQLModel, table=True):
 
 
 class TaskInfo(BaseModel):
-    """The ids that we gave."""
+    """The IDs that the client chose."""
 
     external_task_id: str
 
 
 class Callback(BaseModel):
-    """The provider's notification."""
+    """The body of a callback."""
 
     task_id: str
     task_status: str

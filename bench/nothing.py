@@ -1,4 +1,4 @@
-"""A sink's callable that takes everything and does nothing."""
+"""The function of a sink that accepts every event and does nothing."""
 
 
 async def take(_event: object) -> None:

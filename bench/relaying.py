@@ -22,11 +22,11 @@ from tracker.settings import load_settings
 
 EVENTS: Final = 20_000
 CONNECTIONS: Final = 64
-# Events, or callbacks, a second: what is slower is given up.
+# Events or callbacks per second. A slower run fails.
 SLOWEST: Final = 500
-# While it tells, a look takes from it: it counts what is ahead.
-LOOK_SECONDS: Final = 0.02
-SELDOM_SECONDS: Final = 0.2
+# Reading the progress slows the relay down, because it counts the events ahead.
+CHECK_SECONDS: Final = 0.02
+RARE_CHECK_SECONDS: Final = 0.2
 # Takes every event in the same process, and does nothing with it.
 PROCESS: Final = "python:bench.nothing:take"
 MUST: Final[Mapping[str, float]] = MappingProxyType(
@@ -43,14 +43,14 @@ def rates(databases: Databases, folder: Path) -> Iterator[Row]:
         subject.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
         subject.verify()
         url = subject.url
-    speed = _tell(url, "process", PROCESS)
+    speed = _relay_all(url, "process", PROCESS)
     yield _row(databases, "relay_events_per_s", "a function in the same process", speed, must=5_000)
     for kind, running in BROKERS.items():
         if kind == "rabbitmq" and not brokers.answers(brokers.RABBITMQ_PORT):
             say(f"{kind}: skipped, there is none at {brokers.LOCALHOST}:{brokers.RABBITMQ_PORT}")
             continue
         with running() as broker:
-            speed = _tell(url, kind, broker.address)
+            speed = _relay_all(url, kind, broker.address)
             held = asyncio.run(broker.count(EVENTS))
         if held != EVENTS:
             raise Broken(f"{kind}: {EVENTS} events were confirmed, but there are {held}")
@@ -130,8 +130,8 @@ def _key(databases: Databases, key: str) -> str:
     return key if databases.name == "sqlite" else f"{key}_{databases.name}"
 
 
-def _tell(url: str, name: str, address: str) -> RelaySpeed:
-    """Run a relay with one sink from the first event; return how long it took."""
+def _relay_all(url: str, name: str, address: str) -> RelaySpeed:
+    """Run a relay with one sink from the first event, and return how long it took."""
     return apart.ask(
         "bench.relaying", Plan(url=url, name=name, address=address), RelaySpeed, within=EVENTS / SLOWEST + 120
     )
@@ -147,10 +147,10 @@ async def _relay(plan: Plan) -> RelaySpeed:
         favour_latency()
         relaying = asyncio.create_task(relay_of(tracker, sinks_of(settings, tracker)).run(stop))
         try:
-            # Where processes share a database each looks at what to tell at moments of its own.
-            await _until(tracker, plan.name, lambda state: state.owner is not None, every=LOOK_SECONDS)
+            # Processes that share a database scan for deliveries at different times.
+            await _until(tracker, plan.name, lambda state: state.owner is not None, every=CHECK_SECONDS)
             began, used = tracker.clock(), process_time()
-            state = await _until(tracker, plan.name, lambda state: state.delivered >= EVENTS, every=SELDOM_SECONDS)
+            state = await _until(tracker, plan.name, lambda state: state.delivered >= EVENTS, every=RARE_CHECK_SECONDS)
             assert state.delivered_at is not None
             seconds = (state.delivered_at - began).total_seconds()
             speed = RelaySpeed(seconds=seconds, processor_seconds=process_time() - used)
@@ -163,14 +163,14 @@ async def _relay(plan: Plan) -> RelaySpeed:
 
 
 async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool], *, every: float) -> SinkState:
-    """Look at the sink again and again, and give it once it is so."""
+    """Read the state of the sink repeatedly, and return it once the condition holds."""
     until = perf_counter() + EVENTS / SLOWEST
     while True:
         for state in await tracker.store.sinks.states():
             if state.name == name and reached(state):
                 return state
             if state.name == name and perf_counter() > until:
-                raise Broken(f"{name}: {state.delivered} of {EVENTS} events told in time: {state.last_error}")
+                raise Broken(f"{name}: {state.delivered} of {EVENTS} events delivered in time: {state.last_error}")
         await asyncio.sleep(every)
 
 

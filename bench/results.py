@@ -1,4 +1,4 @@
-"""What is measured: a row per number, with what it should reach, and a table for people."""
+"""The results: a row per number with its bounds, and a table for people."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ COLUMNS: Final = ("key", "what", "median", "lowest … highest", "must", "goal",
 
 
 class Broken(Exception):
-    """Something could not be measured, or what was measured is not what it should be."""
+    """Something could not be measured, or a result is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

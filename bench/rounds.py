@@ -25,16 +25,16 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What is done in one turn: so many connections to a subject."""
+    """One turn: a number of connections to a subject."""
 
     subject: Subject
     connections: int
 
 
 def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
-    """Do all turns round after round, after a warm-up of each; give each turn's outcomes, in the turns' order.
+    """Run all turns round after round, after a warm-up of each. Return the outcomes of each turn, in order.
 
-    At the end every subject's database is looked into.
+    At the end the database of every subject is verified.
     """
     for turn in turns:
         turn.subject.send(connections=turn.connections, seconds=WARM_UP_SECONDS)
@@ -53,6 +53,6 @@ def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
 
 
 def say(line: str) -> None:
-    """Show the progress on the error stream."""
+    """Print progress on the error stream."""
     sys.stderr.write(f"  {line}\n")
     sys.stderr.flush()

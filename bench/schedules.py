@@ -1,4 +1,4 @@
-"""How often the provider is asked, and how late we know: real tracker, store and reconciler, in virtual time."""
+"""How often Homing polls, and how late it knows: the real tracker, store and reconciler, in virtual time."""
 
 import asyncio
 import heapq
@@ -32,7 +32,7 @@ MEMORY: Final = Path("/dev/shm")
 WARM_UP: Final = 300
 MEASURED: Final = 500
 BETWEEN: Final = timedelta(seconds=10)
-# A callback comes a second or so after the end that it tells.
+# A callback comes about a second after the end of its task.
 CALLBACK_SECONDS: Final = (0.5, 1.5)
 ME: Final = ClientIdentity(name=deliveries.CLIENT)
 LOGNORMAL: Final = f"run times lognormal, median {MEDIAN.total_seconds():.0f} s, sigma {SIGMA}, virtual time"
@@ -40,7 +40,7 @@ Action = Callable[[], Awaitable[None]]
 
 
 def healthy(folder: Path) -> Iterator[Row]:
-    """Every end is told by a signed callback."""
+    """Measure with a signed callback for every finished task."""
     runs = _simulated(folder, lost=False)
     yield Row(
         key="healthy_requests_per_task",
@@ -53,7 +53,7 @@ def healthy(folder: Path) -> Iterator[Row]:
 
 
 def lost(folder: Path) -> Iterator[Row]:
-    """No callback ever comes, and the provider takes no question about many tasks."""
+    """Measure without any callback and without batch polls."""
     runs = _simulated(folder, lost=True)
     yield Row(
         key="lost_extra_delay_ratio",
@@ -118,7 +118,7 @@ class _Simulation:
         round_at = self._clock.now
         while self._open():
             due = await self._tracker.store.due_tasks.next_due()
-            # The reconciler looks every so often; what is due in between waits for it.
+            # The reconciler runs at intervals. A task that becomes due in between waits for it.
             next_round = None if due is None else round_at + max(-(-(due - round_at) // IDLE), 1) * IDLE
             if self._events and (next_round is None or self._events[0][0] <= next_round):
                 self._clock.now, _, action = heapq.heappop(self._events)
@@ -163,7 +163,7 @@ class _Simulation:
         self._at(self._clock.now + self._tracker.policy.learn_every, self._learn)
 
     async def _check(self) -> None:
-        """Look into the store: every task has to have come home."""
+        """Check the store: every task must have finished."""
         stats = await self._tracker.stats(ClientIdentity(name=ME.name, sees_all=True))
         if stats.by_status != {Status.SUCCEEDED.value: WARM_UP + MEASURED}:
-            raise Broken(f"not every task came home: {dict(stats.by_status)}")
+            raise Broken(f"not every task finished: {dict(stats.by_status)}")

@@ -1,4 +1,4 @@
-"""The servers under test: real processes, each known by its id, started and stopped by whoever measures."""
+"""The servers under test: real processes, identified by process ID, started and stopped by the benchmark."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from bench.results import Broken
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 API_KEY: Final = "made-up-key-for-the-benchmark"
-# Nobody listens on the discard port of this machine: what asks there is refused at once.
+# Nothing listens on the discard port of this machine, so connections to it are refused at once.
 NOWHERE: Final = "http://127.0.0.1:9"
 _KIB: Final = re.compile(r"^(VmRSS|VmHWM):\s*(\d+) kB$", re.MULTILINE)
 _URL: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
@@ -41,7 +41,7 @@ class Server:
     log: Path
 
     def memory(self) -> Memory:
-        """Return what the process has in memory."""
+        """Return the resident memory of the process."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.is_file():  # no Linux: nobody knows the peak
             output = subprocess.run(
@@ -52,7 +52,7 @@ class Server:
         return Memory(now=int(kib["VmRSS"]) / 1024, peak=int(kib["VmHWM"]) / 1024)
 
     def forget_peak(self) -> None:
-        """Let the peak begin where the memory is now; it takes the process's owner, on Linux."""
+        """Reset the peak to the present memory. Works only on Linux, for the owner of the process."""
         with suppress(OSError):
             Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
@@ -61,7 +61,7 @@ class Server:
 
 
 def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
-    """Return the environment of a `homing serve` with every check switched on and nobody to ask."""
+    """Return the environment of a `homing serve` with every check switched on and no provider."""
     usual = {
         "database_url": database_url,
         "host": "127.0.0.1",
@@ -79,21 +79,21 @@ def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with no settings of Homing's but those given."""
+    """Return this process's environment with only the given settings of Homing."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOMING_")}
     return kept | dict(settings)
 
 
 @contextmanager
 def homing(folder: Path, name: str, settings: Mapping[str, str]) -> Iterator[Server]:
-    """Run `homing serve` meanwhile."""
+    """Run `homing serve` within the block."""
     with _started(folder, name, ["homing", "serve"], environment(settings)) as server:
         yield server
 
 
 @contextmanager
 def module(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
-    """Run ``python -m`` one of our own servers meanwhile."""
+    """Run ``python -m`` one of the benchmark's servers within the block."""
     with _started(folder, name, arguments, environment({})) as server:
         yield server
 
@@ -121,7 +121,7 @@ def _started(folder: Path, name: str, arguments: Sequence[str], environ: Mapping
 
 
 def _announced(process: subprocess.Popen[str], log: Path) -> int:
-    """Read the line that says where the server listens."""
+    """Read the line with the server's URL."""
     assert process.stdout is not None
     limit = threading.Timer(START_SECONDS, process.kill)
     limit.start()

@@ -1,4 +1,4 @@
-"""What the provider says of a task, in its two documented dialects."""
+"""The provider's reports about a task, in its two documented dialects."""
 
 from typing import Final
 
@@ -41,7 +41,7 @@ def new(task_id: str, *, external_id: str, status: str, created_ms: int, updated
 
 
 def envelope(data: JsonValue) -> JsonObject:
-    """Return a reply that brings ``data``."""
+    """Return a reply with ``data``."""
     return {"code": 0, "message": "SUCCEED", "request_id": "CjMT7WdSwWcAAAAAALvB3g", "data": data}
 
 

@@ -1,4 +1,4 @@
-"""500 tasks whose callbacks were all lost come due at once: how long until each is settled, and how many questions."""
+"""500 tasks whose callbacks were lost become due at once: the time until each is settled, and the number of polls."""
 
 import json
 import time
@@ -19,10 +19,10 @@ from tracker.model.changes import Change
 from tracker.model.task import Status, Task
 
 TASKS: Final = 500
-# The tasks come due so long after they are told when.
+# The time between setting when the tasks are due, and that time.
 AHEAD: Final = timedelta(seconds=1)
 LONGEST_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.01
+CHECK_SECONDS: Final = 0.01
 
 
 def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]:
@@ -32,14 +32,14 @@ def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]
         took, requests = _round(databases, folder)
         seconds.append(took)
         per_task.append(requests / TASKS)
-        say(f"round {number + 1}: {TASKS} stale tasks settled in {took:.2f} s with {requests} questions")
+        say(f"round {number + 1}: {TASKS} stale tasks settled in {took:.2f} s with {requests} polls")
     what = f"{TASKS} stale tasks, {databases.name}, provider answering in 50 ms"
     yield Row(key=f"stale_{TASKS}_s", what=f"{what}: until settled", rounds=seconds, unit="s", must=3, goal=1)
-    yield Row(key="stale_requests_per_task", what="… questions per task", rounds=per_task, must=0.06, goal=0.06)
+    yield Row(key="stale_requests_per_task", what="… polls per task", rounds=per_task, must=0.06, goal=0.06)
 
 
 def _round(databases: Databases, folder: Path) -> tuple[float, int]:
-    """Return how long it took and how many questions the provider got."""
+    """Return the seconds that it took, and how many polls the provider got."""
     url = migrated(databases, "stale")
     write(url, (Change(result=None, task=_silent(number)) for number in range(TASKS)))
     with servers.module(folder, "provider", "bench.provider") as provider:
@@ -50,12 +50,12 @@ def _round(databases: Databases, folder: Path) -> tuple[float, int]:
                 took = _settled(engine, _due_soon(engine))
             finally:
                 engine.dispose()
-        with urlopen(f"{at}/asked", timeout=10) as reply:
-            return took, int(json.load(reply)["asked"])
+        with urlopen(f"{at}/polls", timeout=10) as reply:
+            return took, int(json.load(reply)["polls"])
 
 
 def _due_soon(engine: Engine) -> datetime:
-    """Let all come due at one moment, behind the back of the server."""
+    """Let all tasks become due at one time, directly in the database."""
     due = datetime.now(UTC) + AHEAD
     microseconds = (due - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
     with engine.begin() as connection:
@@ -64,7 +64,7 @@ def _due_soon(engine: Engine) -> datetime:
 
 
 def _settled(engine: Engine, due: datetime) -> float:
-    """Wait until every task is known to have succeeded; give how long after ``due`` that was."""
+    """Wait until every task is recorded as succeeded. Return the seconds since ``due``."""
     open_ones = text("SELECT count(*) FROM tasks WHERE status <> 'succeeded'")
     while True:
         with engine.connect() as connection:
@@ -74,11 +74,11 @@ def _settled(engine: Engine, due: datetime) -> float:
             return since
         if since > LONGEST_SECONDS:
             raise Broken(f"{left} of {TASKS} stale tasks are not settled after {since:.0f} s")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
 
 
 def _silent(number: int) -> Task:
-    """Return a task that the provider took a minute ago, and that nobody has heard of since."""
+    """Return a task that the provider accepted a minute ago, without any report since."""
     at = datetime.now(UTC) - timedelta(minutes=1)
     return replace(
         subjects.expected(number),

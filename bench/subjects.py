@@ -1,4 +1,4 @@
-"""What callbacks are sent to, each with a database of its own, and whether what it acknowledged is in there."""
+"""The servers under test, each with its own database, and the check that acknowledged callbacks are stored."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ HEADROOM: Final = 1.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a database holds: callbacks, those of them that moved their task, and events that tell of it."""
+    """The contents of a database: callbacks, callbacks that changed their task, and events."""
 
     callbacks: int
     moves: int
@@ -34,8 +34,8 @@ class Kept:
 class Subject:
     """One server that takes callbacks about ``tasks`` tasks; ``place`` is the next one's in their order.
 
-    ``kept`` looks into its database, where it has one, at ``url`` where that is Homing's; ``most`` is how many a second
-    it is sent at most.
+    ``kept`` counts the rows of its database, if it has one; ``url`` is that of Homing's. ``most`` is the highest rate
+    per second.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Subject:
 
     @property
     def left(self) -> int:
-        """How many callbacks about its tasks have not been sent."""
+        """The number of callbacks about its tasks that have not been sent."""
         return self.tasks * len(deliveries.STEPS) - self.place
 
     def send(self, *, connections: int, seconds: float, count: int | None = None) -> load.Outcome:
-        """Send callbacks for some seconds, or ``count`` of them; any answer but 200 fails loudly."""
+        """Send callbacks for some seconds, or ``count`` of them; any answer but 200 raises Broken."""
         if count is None:
             count = int(seconds * self.most)
         if self.kept is not None:
@@ -69,7 +69,7 @@ class Subject:
         return outcome
 
     def verify(self) -> None:
-        """Look into the database: everything that was acknowledged, and nothing else, has to be there."""
+        """Check that the database has every acknowledged callback, and nothing else."""
         if self.kept is None:
             return
         kept = self.kept()
@@ -135,7 +135,7 @@ def expected(number: int) -> Task:
         created_at=at,
         updated_at=at,
         answered_at=at,
-        # Nothing of this is due while it is measured.
+        # Nothing is due during the measurement.
         deadline_at=at + timedelta(days=3650),
         next_poll_at=at + timedelta(days=3650),
         external_id=own,

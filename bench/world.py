@@ -1,4 +1,4 @@
-"""The provider in virtual time: tasks that run as long as chance has it."""
+"""The provider in virtual time: tasks with random run times."""
 
 import json
 import math
@@ -19,7 +19,7 @@ NO_SUCH_CALL: Final = {"code": 1203, "message": "The requested resource does not
 
 @dataclass(slots=True, kw_only=True)
 class Life:
-    """One task at the provider; ``reads`` is its share of the questions, ``known_at`` when we were told its end."""
+    """One task at the provider; ``reads`` is its share of the polls, ``known_at`` when Homing learned its end."""
 
     id: str
     external_id: str
@@ -30,7 +30,7 @@ class Life:
 
     @property
     def extra_delay(self) -> float:
-        """The time from its end until we knew, as a share of its run time."""
+        """The time from its end until Homing knew it, as a share of its run time."""
         assert self.known_at is not None
         return (self.known_at - self.ends_at) / (self.ends_at - self.begun_at)
 
@@ -46,7 +46,7 @@ class Clock:
 
 
 class World:
-    """A ``tracker.transport.Sender`` that takes submits, and tells of each task as it stands at the time."""
+    """A ``tracker.transport.Sender`` that accepts submissions and reports each task's present state."""
 
     def __init__(self, clock: Clock, random: Random, *, batches: bool) -> None:
         self._clock = clock
@@ -71,7 +71,7 @@ class World:
         return _reply(self._report(life, shapes.legacy))
 
     def callback(self, life: Life) -> bytes:
-        """Return what is posted to the task's address now."""
+        """Return the present callback body of a task."""
         return json.dumps(self._report(life, shapes.legacy)).encode()
 
     def _batch(self, polled: Sequence[Life]) -> Reply:
@@ -94,7 +94,7 @@ class World:
         return self.lives[theirs]
 
     def _report(self, life: Life, shape: Callable[..., JsonObject]) -> JsonObject:
-        """Report a task, and note whether that was its end."""
+        """Report a task, and note the time of the first final report."""
         if life.known_at is None and self._clock.now >= life.ends_at:
             life.known_at = self._clock.now
         return self._shape(life, shape)

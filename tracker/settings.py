@@ -1,7 +1,7 @@
 """The settings, read once from the environment and a ``.env`` file.
 
 An invalid setting, or two contradictory ones, raise one SettingsError with one line that says what to do. That line
-never contains a value. Pydantic's own texts quote values, so the line is built only from the name and Homing's sentences.
+never contains a value. Pydantic's own texts quote values, so the line is built only from the name and fixed sentences.
 """
 
 import os
