@@ -211,8 +211,8 @@ def _completion(life: Life) -> Completion:
         model=MODEL,
         took=timedelta(seconds=life.ends_at - life.submitted_at),
         finished_at=_moment(life.known_at),
-        asked=True,
-        heard=life.heard,
+        callback_requested=True,
+        callback_arrived=life.heard,
     )
 
 

@@ -1,4 +1,4 @@
-"""The answers to callbacks: one table from what happened to an HTTP answer, which says nothing of the task.
+"""The HTTP answers to callbacks. They reveal nothing about the task.
 
 docs/reference/callback-answers.md says, for each, why the provider should retry or stop.
 """
@@ -21,21 +21,21 @@ RECORDED: Final[Response] = JSONResponse({"status": "recorded"})
 
 
 async def send_answer(response: Response, send: Send) -> None:
-    """Send an answer whole. The messages are made anew each time: what wraps us may write into those it passes on."""
+    """Send an answer. Each call makes new messages, because a middleware may change the messages that it passes on."""
     headers = response.raw_headers.copy()
     try:
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
     except OSError:
-        return  # the sender left; what was to be recorded is
+        return  # the sender disconnected; the callback is already recorded
 
 
 def refusal(error: HomingError, *, http_version: str = "1.1") -> Response:
-    """Answer what went wrong: a mistake of the sender by its own status, all else 503 with a time to retry."""
+    """Return the answer to an error: the status of a sender's mistake, or else 503 with Retry-After."""
     headers: dict[str, str] = {}
     if isinstance(error, NotAllowed):
         headers["allow"] = METHOD
-    # The rest of the body is not read, so the connection cannot be used again (HTTP/2 has no such header).
+    # The receiver does not read the rest of the body, so the connection cannot be reused. HTTP/2 has no such header.
     if isinstance(error, TooLarge | TooSlow) and http_version.startswith("1"):
         headers["connection"] = "close"
     ours = not isinstance(error, CallerError)

@@ -1,7 +1,7 @@
-"""Puts the receiver together: a tracker, settings, and how each provider's callbacks are verified.
+"""The receiver's ASGI app: a tracker, settings and the verifier of each provider.
 
-A plain ASGI app without a router: there is one route, and at thousands of callbacks a second a framework's way to it
-costs as much as verifying a signature.
+It has no router, because there is one route. At thousands of callbacks a second, a framework's routing costs as much
+as verifying a signature.
 """
 
 from typing import Final
@@ -16,10 +16,10 @@ ROOT: Final = "/callbacks"
 
 
 class Receiver:
-    """Answers ``/callbacks/{provider}/{token}`` and all else below ``/callbacks``; hands the rest on to ``otherwise``.
+    """Answers every path below ``/callbacks`` and passes other requests to the app ``otherwise``.
 
-    Without another app the rest is answered as an unknown token is. It may face the internet alone, stand before
-    another app, or be mounted into one. Whoever composes opens the tracker around the app's life.
+    Without ``otherwise``, the receiver answers other requests like an unknown token. It can run alone, in front of
+    another app, or mounted into one. The program that starts it must open and close the tracker.
     """
 
     def __init__(self, tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> None:
@@ -29,10 +29,10 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # Whatever mounts the receiver passes the whole path, and how much of it is not the receiver's.
+            # A mounting app passes the whole path, and the mount point in `root_path`.
             path: str = scope["path"].removeprefix(scope.get("root_path", ""))
             if path.startswith(self._prefixed):
-                # A proxy in front may pass on the path of the public URL, or take it away.
+                # A proxy may keep or remove the path of the public URL.
                 path = path[len(self._prefixed) - len(ROOT) - 1 :]
             match path.split("/"):
                 case ["", "callbacks", provider, token] if provider and token:
@@ -55,7 +55,7 @@ def create_receiver(tracker: CallbackTracker, settings: ReceiverSettings, otherw
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Follow the server's start and end, at which there is nothing to do."""
+    """Confirm the server's startup and shutdown events."""
     while True:
         event = (await receive())["type"]
         await send({"type": f"{event}.complete"})

@@ -1,7 +1,7 @@
 """The one callback route: token → method → bounded raw body → signature → read → record → answer.
 
-Written as a plain ASGI app, because the order matters: nothing of a request is looked at before its token is good, and
-nothing is answered 2xx before the tracker has committed it. docs/reference/callback-answers.md explains each answer.
+It is a plain ASGI app, because the order matters. The receiver verifies the token before it reads anything else. It
+answers 2xx only after the tracker committed the callback. docs/reference/callback-answers.md explains each answer.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from tracker.model.rooms import Room
 from tracker.model.task import Flaw, Observation, Recorded, Source, Trust
 from tracker.model.untrusted import READ_IN_THREAD
 from tracker.providers.base import Account
-from tracker.rules.callback_tokens import STANDING_BYTES, STANDING_PREFIX, standing_token
+from tracker.rules.callback_tokens import SHARED_BYTES, SHARED_PREFIX, shared_token
 
 TEMPLATE: Final = "/callbacks/{provider}/{token}"
 ELSEWHERE: Final = "/callbacks/…"
-_STANDING_LENGTH: Final = len(standing_token(bytes(STANDING_BYTES)))
+_SHARED_LENGTH: Final = len(shared_token(bytes(SHARED_BYTES)))
 logger: Final = logging.getLogger("homing.receiver")
 
 
@@ -47,36 +47,36 @@ class CallbackTracker(Protocol):
 
     def task_of_token(self, provider: str, token: str) -> str | None: ...
 
-    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None: ...
+    async def shared_callback_url(self, provider: str, token: str) -> SharedCallbackUrl | None: ...
 
     async def record(self, arrived: Arrived) -> Recorded:
-        """Record a callback; committed when this returns. A caller that stops waiting does not stop the commit."""
+        """Record a callback. It is committed when this returns; cancelling the wait does not stop the commit."""
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a callback arrived, verified by its token: at a task's own URL or at a shared one."""
+class CallbackUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """The URL where a callback arrived, verified by its token: a task callback URL or a shared callback URL."""
 
     provider: str
     task_id: str | None = None
     shared_url: SharedCallbackUrl | None = None
 
     def __str__(self) -> str:
-        """Name the address without its token, for the log and for counting."""
+        """Name the URL without its token, for the log and for rate limits."""
         what = f"shared URL {self.shared_url.id}" if self.shared_url else f"task {self.task_id}"
         return f"{self.provider} {what}"
 
 
 class _Line(msgspec.Struct, kw_only=True):
-    """What the log's one line about a callback says; filled as far as the callback gets."""
+    """The fields of the log line of one callback. The receiver fills them while it processes the callback."""
 
-    address: Address | None = None
+    url: CallbackUrl | None = None
     size: int | None = None
     judgement: Judgement | None = None
     outcome: Recorded | None = None
     answer: str = ""
 
     def __str__(self) -> str:
-        parts = [str(self.address or "no address")]
+        parts = [str(self.url or "unknown URL")]
         if self.outcome is not None:
             parts.append(self.outcome.verdict.value + (" (orphan)" if self.outcome.orphan else ""))
         parts.append(self.answer)
@@ -95,11 +95,11 @@ class CallbackEndpoint:
     ) -> None:
         self._tracker = tracker
         self._clock = tracker.clock
-        # How the callbacks of the providers that both sides know are verified, and how they are read.
+        # Only providers that both the tracker and the receiver know.
         self._verifiers = {name: verifiers[name] for name in tracker.providers if name in verifiers}
         self._readers = {name: account.provider.read_callback for name, account in tracker.providers.items()}
         self._settings = settings
-        self._unsigned = UnsignedBound(most=settings.counted_addresses)
+        self._unsigned = UnsignedBound(most=settings.counted_urls)
         self._bodies = BodyBounds(
             limit=settings.body_limit,
             deadline=Deadline(settings.body_timeout),
@@ -108,49 +108,49 @@ class CallbackEndpoint:
         self._commits = Deadline(settings.commit_timeout)
 
     async def receive(self, provider: str, token: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request to the address that ``provider`` and ``token`` make."""
+        """Answer one request to ``/callbacks/{provider}/{token}``."""
         line = _Line()
         level = logging.INFO
         try:
             task_id = self._tracker.task_of_token(provider, token) if provider in self._verifiers else None
             if task_id is not None:
-                line.address = address = Address(provider=provider, task_id=task_id)
+                line.url = url = CallbackUrl(provider=provider, task_id=task_id)
             else:
-                line.address = address = await self._shared_at(provider, token)
-            level = await self._receive(address, scope, receive, line)
+                line.url = url = await self._shared_at(provider, token)
+            level = await self._receive(url, scope, receive, line)
             response = RECORDED
         except Disconnected:
             logger.info("%s: %s, the sender left", TEMPLATE, line)
             return
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the sender gets an answer and no traceback
+        except Exception as error:  # noqa: BLE001 - the sender always gets an answer, and never a traceback
             known = error if isinstance(error, HomingError) else _unexpected(error)
             line.answer = known.title.lower()
             response = refusal(known, http_version=scope.get("http_version", "1.1"))
         await send_answer(response, send)
         logger.log(level, "%s: %d, %s", TEMPLATE, response.status_code, line)
 
-    async def _receive(self, address: Address, scope: Scope, receive: Receive, line: _Line) -> int:
-        """Take one callback in and commit it, or raise what the sender is answered; return the level of the log line.
+    async def _receive(self, url: CallbackUrl, scope: Scope, receive: Receive, line: _Line) -> int:
+        """Read one callback and commit it, or raise the error to answer. Return the level of the log line.
 
-        What is as it should be is in the history. At thousands a second, a log line for each would cost more than most
-        of what is done here.
+        An ordinary callback is in the task's history, so its log line is at DEBUG level. At thousands of callbacks a
+        second, an INFO line for each would cost too much.
         """
         if scope["method"] != METHOD:
-            raise NotAllowed("callbacks come by POST")
+            raise NotAllowed("callbacks must use POST")
         headers = scope["headers"]
-        body = await read_body(receive, headers, self._bodies, address)
+        body = await read_body(receive, headers, self._bodies, url)
         line.size = len(body)
         now = self._clock()
-        body, judgement = self._judged(address, headers, body, now)
+        body, judgement = self._judged(url, headers, body, now)
         line.judgement = judgement
         trust = judgement.trust
         kept = body
         if trust is not Trust.SIGNED:
-            self._bound(address, trust, now)
+            self._bound(url, trust, now)
             if len(body) > self._settings.unsigned_kept:
                 kept = _cut(body, self._settings.unsigned_kept)
-        # The whole body is read, however much of it is kept.
-        read = self._readers[address.provider]
+        # Parse the whole body, even if only its beginning is stored.
+        read = self._readers[url.provider]
         observation = Observation(
             source=Source.CALLBACK,
             trust=trust,
@@ -160,19 +160,19 @@ class CallbackEndpoint:
             flaw=judgement.flaw,
             webhook_id=judgement.webhook_id,
         )
-        line.outcome = outcome = await self._commit(address, observation)
+        line.outcome = outcome = await self._commit(url, observation)
         if judgement.refusal is not None:
             raise judgement.refusal
         return logging.INFO if outcome.orphan or trust is Trust.UNVERIFIED else logging.DEBUG
 
     def _judged(
-        self, address: Address, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: datetime
+        self, url: CallbackUrl, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: datetime
     ) -> tuple[bytes, Judgement]:
-        """Judge a callback, and return its body as it was before it was compressed.
+        """Decide the trust level of a callback. Return it with the decompressed body.
 
-        A signature may cover either: who signs compresses later, or what compresses signs.
+        The signature may cover the plain or the compressed body, because a sender may sign before or after compression.
         """
-        verifier, shared_url = self._verifiers[address.provider], address.shared_url is not None
+        verifier, shared_url = self._verifiers[url.provider], url.shared_url is not None
         encoding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
         if not encoding or not is_encoded(encoding):
             return body, judge(verifier, CallbackRequest(headers=headers, body=body), shared_url=shared_url, now=now)
@@ -183,29 +183,29 @@ class CallbackEndpoint:
             judgement = judgement if raw.refusal is not None and raw.flaw is Flaw.BAD_SIGNATURE else raw
         return plain, judgement
 
-    async def _shared_at(self, provider: str, token: str) -> Address:
-        """Find the standing address, or raise NotFound, the same for everything that is wrong with an address."""
-        # Only what could be a standing token costs a look into the database.
-        if provider in self._verifiers and token.startswith(STANDING_PREFIX) and len(token) == _STANDING_LENGTH:
-            shared_url = await self._tracker.standing_address(provider, token)
+    async def _shared_at(self, provider: str, token: str) -> CallbackUrl:
+        """Find the shared callback URL. Raise the same NotFound for every reason why a URL is not valid."""
+        # Query the database only for a token that has the form of a shared token.
+        if provider in self._verifiers and token.startswith(SHARED_PREFIX) and len(token) == _SHARED_LENGTH:
+            shared_url = await self._tracker.shared_callback_url(provider, token)
             if shared_url is not None:
-                return Address(provider=provider, shared_url=shared_url)
-        raise _no_address()
+                return CallbackUrl(provider=provider, shared_url=shared_url)
+        raise _unknown_url()
 
-    def _bound(self, address: Address, trust: Trust, now: datetime) -> None:
+    def _bound(self, url: CallbackUrl, trust: Trust, now: datetime) -> None:
         settings = self._settings
         rate = settings.token_rate if trust is Trust.TOKEN else settings.unverified_rate
-        if address.shared_url is not None:
+        if url.shared_url is not None:
             rate = settings.shared_rate
-        if (wait := self._unsigned.take(address, per_minute=rate, now=now)) is not None:
+        if (wait := self._unsigned.take(url, per_minute=rate, now=now)) is not None:
             raise TooMany("too many unsigned callbacks at this URL", retry_after=wait)
 
-    async def _commit(self, address: Address, observation: Observation) -> Recorded:
-        """Wait for the commit, but not for ever: it goes on when the sender leaves or the time is up."""
+    async def _commit(self, url: CallbackUrl, observation: Observation) -> Recorded:
+        """Wait for the commit up to the time limit. The commit continues in any case."""
         if self._commits.waiting >= self._settings.commits:
-            raise Overloaded("too many callbacks wait for their commit")
+            raise Overloaded("too many callbacks are waiting for their commit")
         arrived = Arrived(
-            provider=address.provider, observation=observation, task_id=address.task_id, shared_url=address.shared_url
+            provider=url.provider, observation=observation, task_id=url.task_id, shared_url=url.shared_url
         )
         try:
             with self._commits:
@@ -215,24 +215,24 @@ class CallbackEndpoint:
 
 
 async def refuse_elsewhere(send: Send) -> None:
-    """Answer all else below /callbacks, tokens with slashes among it, as an unknown token is answered."""
-    await send_answer(refusal(_no_address()), send)
+    """Answer every other path below /callbacks, and tokens with slashes, like an unknown token."""
+    await send_answer(refusal(_unknown_url()), send)
     logger.info("%s: %d", ELSEWHERE, NotFound.status)
 
 
 def _cut(body: bytes, limit: int) -> bytes:
-    """Return the beginning of a body, and a line that keeps two bodies apart that only begin alike."""
+    """Return the beginning of a body and a line with its digest, so that bodies with equal beginnings stay distinct."""
     cut = f"\n[cut by Homing: the first {limit} of {len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}]"
     return body[:limit] + cut.encode()
 
 
-def _no_address() -> NotFound:
-    """Return the same error for everything that can be wrong with an address."""
-    return NotFound("no such callback address")
+def _unknown_url() -> NotFound:
+    """Return the one error for every reason why a URL is not valid."""
+    return NotFound("no such callback URL")
 
 
 def _unexpected(error: Exception) -> OurError:
-    """Log by type and place only: the message of a foreign exception may quote the body or a query's parameters."""
+    """Log only type and place: the message of an exception may quote the body or the parameters of a query."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} ({place.name})"
     logger.error("unexpected %s at %s", type(error).__qualname__, where)

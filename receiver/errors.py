@@ -1,8 +1,8 @@
-"""What is wrong with a callback, where the tree of ``tracker.errors`` has no name for it yet.
+"""The errors of callbacks that ``tracker.errors`` does not define.
 
 CallerError
 ├── NotProven        401  carries ``reason``: a signature that is missing, wrong or stale
-└── Disconnected          the sender left before its body was complete; nobody is there to be answered
+└── Disconnected          the sender disconnected before its body was complete; no answer is possible
 """
 
 from enum import StrEnum
@@ -11,7 +11,7 @@ from tracker.errors import CallerError
 
 
 class Reason(StrEnum):
-    """Why a callback is not verified by its signature."""
+    """Why the receiver cannot verify a callback by its signature."""
 
     MISSING = "missing"
     WRONG = "wrong"
@@ -19,7 +19,7 @@ class Reason(StrEnum):
 
 
 class NotProven(CallerError):
-    """The one error of every verifier, whatever bytes it is fed."""
+    """The signature is missing, wrong or stale. A verifier raises no other error."""
 
     status = 401
     title = "Signature refused"
@@ -30,6 +30,6 @@ class NotProven(CallerError):
 
 
 class Disconnected(CallerError):
-    """The sender left before its body was complete."""
+    """The sender disconnected before its body was complete."""
 
     title = "Disconnected"

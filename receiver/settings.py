@@ -1,4 +1,4 @@
-"""What a receiver is configured with."""
+"""The receiver's settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from tracker.errors import SettingsError
 
 _COUNTS: Final = (
     *("body_limit", "body_room", "unsigned_kept", "commits"),
-    *("unverified_rate", "token_rate", "shared_rate", "counted_addresses"),
+    *("unverified_rate", "token_rate", "shared_rate", "counted_urls"),
 )
 
 
@@ -27,16 +27,17 @@ class CallbackSettings(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverSettings:
-    """Settings of one receiver; checked when made (SettingsError, which never shows a secret).
+    """Settings of one receiver, checked on creation. Raises SettingsError, which never shows a secret.
 
-    ``webhook_secrets`` are each provider's live signature secrets as its console shows them, in any order.
-    ``prefix`` is the path of the public URL, which a proxy may leave in front of ``/callbacks``.
-    ``body_room`` is how many bytes of large bodies may be arriving at once, ``body_timeout`` is for the whole body.
-    What no signature proves is bounded: ``unsigned_kept`` is how many bytes of such a body are stored;
-    ``unverified_rate``, ``token_rate`` and ``shared_rate`` are how many such callbacks are kept a minute: for one
-    task's address, for one where no signature is expected, and for one standing address (which serves many tasks);
-    ``counted_addresses`` is how many addresses are counted at once. ``commits`` is how many callbacks may wait for
-    their commit, ``commit_timeout`` how long one does before it is answered 503 (the commit itself goes on).
+    - ``webhook_secrets``: the live signature secrets of each provider, as its console shows them, in any order.
+    - ``prefix``: the path of the public URL. A proxy may leave it in front of ``/callbacks``.
+    - ``body_room``: the bytes of large bodies that may be arriving at once. ``body_timeout``: for the whole body.
+    - ``unsigned_kept``: the bytes that Homing stores of an unsigned body.
+    - ``unverified_rate``: unsigned callbacks per minute for one task callback URL, if a signature is expected.
+    - ``token_rate``: the same, if no signature is expected. ``shared_rate``: the same for one shared callback URL.
+    - ``counted_urls``: the number of URLs that have a rate limit at once.
+    - ``commits``: the callbacks that may wait for their commit. ``commit_timeout``: after it the answer is 503, and
+      the commit continues.
     """
 
     webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
@@ -48,7 +49,7 @@ class ReceiverSettings:
     unverified_rate: int = 30
     token_rate: int = 120
     shared_rate: int = 600
-    counted_addresses: int = 10_000
+    counted_urls: int = 10_000
     commits: int = 4096
     commit_timeout: timedelta = timedelta(seconds=10)
 
@@ -63,6 +64,6 @@ class ReceiverSettings:
 
     @classmethod
     def from_settings(cls, settings: CallbackSettings) -> Self:
-        """Take what concerns the receiver from the process's settings."""
+        """Make the receiver's settings from those of the process."""
         prefix = unquote(urlsplit(settings.public_url or "").path).rstrip("/")
         return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets}, prefix=prefix)

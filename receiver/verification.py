@@ -1,7 +1,7 @@
-"""Decides whether a callback is what its signature says, and how far it is trusted. Pure: the time is an argument.
+"""Signature verification and trust levels of callbacks. Pure: the time is an argument.
 
-The URL was already verified by its token (``rules.callback_tokens``). A verifier looks at headers and raw bytes
-and gives a ``Proof`` or raises ``NotProven``, never anything else. ``judge`` is the table of trust.
+The receiver has already verified the URL by its token (``rules.callback_tokens``). A verifier reads the headers and the
+raw body. It returns a ``Proof`` or raises ``NotProven``, and no other error. ``judge`` decides the trust level.
 """
 
 import hmac
@@ -17,27 +17,27 @@ from tracker.model.untrusted import ID_LENGTH
 from tracker.model.webhook_keys import written_signature
 
 TOLERANCE: Final = timedelta(minutes=5)
-# A rotation sends two. The bound keeps a header full of garbage from costing anything.
+# During a rotation the header has two. The limit makes a header with many signatures cheap.
 MOST_SIGNATURES: Final = 16
 _SIGNATURE: Final = b"webhook-signature"
 _WEBHOOK_ID: Final = b"webhook-id"
 _TIMESTAMP: Final = b"webhook-timestamp"
 STANDARD_HEADERS: Final = frozenset({_SIGNATURE, _WEBHOOK_ID, _TIMESTAMP})
 _MOST_DIGITS: Final = 12
-# What an id may be made of. Without a full stop, so that `id.timestamp.body` can be cut in one way only.
+# The characters of an ID. A full stop is not allowed, so that `id.timestamp.body` is unambiguous.
 _ID_LETTERS: Final = bytes(range(0x21, 0x7F)).replace(b".", b"")
 
 
 class CallbackRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback as it came: header names and values as raw bytes (names in any case), the body untouched."""
+    """A callback as received: raw bytes of header names (in any case), header values and body."""
 
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
 
     def headers_named(self, names: Collection[bytes]) -> dict[bytes, bytes]:
-        """Return the values of those of ``names`` (lower case) that came.
+        """Return the values of the present headers among ``names`` (lower case).
 
-        Raises NotProven where one came twice: which one was signed is a guess.
+        Raises NotProven if a header is repeated, because it is unknown which value was signed.
         """
         found: dict[bytes, bytes] = {}
         for key, value in self.headers:
@@ -50,7 +50,7 @@ class CallbackRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What a valid signature covers besides the body; ``webhook_id`` is None where the scheme has none."""
+    """The verified data besides the body. ``webhook_id`` is None if the scheme has none."""
 
     webhook_id: str | None = None
 
@@ -63,10 +63,10 @@ class Verifier(Protocol):
 
 
 class StandardWebhooks:
-    """The scheme of https://www.standardwebhooks.com: several signatures per callback, several keys here.
+    """The scheme of https://www.standardwebhooks.com, with several keys and several signatures per callback.
 
-    Signed is ``{webhook-id}.{webhook-timestamp}.{raw body}`` with HMAC-SHA256; the header lists ``v1,{Base64}``
-    separated by spaces, one for each of the sender's live secrets.
+    The sender signs ``{webhook-id}.{webhook-timestamp}.{raw body}`` with HMAC-SHA256. The header lists
+    ``v1,{Base64}``, separated by spaces, one for each of the sender's live secrets.
     """
 
     def __init__(self, *, keys: Sequence[bytes], tolerance: timedelta = TOLERANCE) -> None:
@@ -86,14 +86,14 @@ class StandardWebhooks:
         signed = b".".join((webhook_id, seconds, request.body))
         if not _any_equal(self._keys, signed, listed.split(maxsplit=MOST_SIGNATURES)[:MOST_SIGNATURES]):
             raise NotProven(Reason.WRONG, "no listed signature is valid")
-        # Only now: "stale" then means a true signature that is replayed, or a clock that is off, never a forgery.
+        # Check the time last: "stale" then means a replayed valid signature or a wrong clock, never a forgery.
         if abs(now.timestamp() - int(seconds)) > self._tolerance:
-            raise NotProven(Reason.STALE, "the signature's time is too far from ours")
+            raise NotProven(Reason.STALE, "the webhook-timestamp is too far from the server's time")
         return Proof(webhook_id=webhook_id.decode("ascii"))
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a callback is trusted; ``refusal`` is raised to the sender once the callback is recorded as a hint."""
+    """The trust level of a callback. After recording it as unverified, the receiver raises ``refusal``, if set."""
 
     trust: Trust
     flaw: Flaw | None = None
@@ -102,11 +102,11 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(verifier: Verifier | None, request: CallbackRequest, *, shared_url: bool, now: datetime) -> Judgement:
-    """Return the trust of a callback whose token is good. ``verifier`` is None where no secret is configured.
+    """Return the trust level of a callback with a valid token. ``verifier`` is None if no secret is configured.
 
-    Then a task's own address is proof enough of its task, and a signature that came along adds nothing; a standing
-    address names no task and proves nothing. A missing signature is kept as a hint and answered 2xx, since a refusal
-    would lose results: the provider's legacy dialect may not sign at all (nobody has published an observation).
+    Without a secret, a task callback URL proves its task, and Homing ignores a signature. A shared callback URL names
+    no task, so its callbacks are unverified. Homing records a callback without a signature as unverified and answers
+    2xx, because a refusal would lose results: the provider's legacy dialect may not sign its callbacks.
     """
     if verifier is None:
         return Judgement(trust=Trust.UNVERIFIED, flaw=Flaw.SHARED_URL) if shared_url else Judgement(trust=Trust.TOKEN)
@@ -121,9 +121,9 @@ def judge(verifier: Verifier | None, request: CallbackRequest, *, shared_url: bo
 
 
 def _any_equal(keys: Sequence[bytes], signed: bytes, given: Sequence[bytes]) -> bool:
-    """Return whether one of ``given`` is what one of the keys makes of ``signed``.
+    """Return whether one of ``given`` is a signature of ``signed`` by one of the keys.
 
-    Every pair is compared, each in constant time, without stopping at the first that matches.
+    It compares every pair in constant time and does not stop at the first match.
     """
     equal = False
     for key in keys:

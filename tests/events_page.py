@@ -18,7 +18,7 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "events.md"
 # A marker, and the block of code behind it.
 BLOCK: Final = re.compile(r"(<!-- made by tests/events_page.py: ([a-z ]+) -->\n\n```\w+\n)(.*?)(```\n)", re.DOTALL)
 SOURCE: Final = "https://homing.example.com"
-STANDING: Final = Precedence(rank=5, success=True)
+PRECEDENCE: Final = Precedence(rank=5, success=True)
 ASSET: Final = Asset(kind="image", url="https://results.example/1.png", expires_at=NOW + timedelta(days=30))
 TASK: Final = Task(
     id="hm01m9qj6p00c5t3m8e4x2v7k1sd",
@@ -39,10 +39,10 @@ TASK: Final = Task(
     external_id="order-17",
     tags=("spring",),
     request={"prompt": "a red bicycle", "model_name": "kling-v3-omni"},
-    precedence=STANDING,
+    precedence=PRECEDENCE,
     facts={
-        "assets": Fact(precedence=STANDING, value=[asset_to_json(ASSET)]),
-        "price": Fact(precedence=STANDING, value={"final_unit_deduction": "8"}),
+        "assets": Fact(precedence=PRECEDENCE, value=[asset_to_json(ASSET)]),
+        "price": Fact(precedence=PRECEDENCE, value={"final_unit_deduction": "8"}),
     },
     status_source=Source.CALLBACK,
     status_trust=Trust.SIGNED,

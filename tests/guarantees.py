@@ -121,9 +121,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_operator_attaches_listed_task_to_unresolved",
             "test_operator_resolves_task_as_never_created",
         ),
-        "3.1": (
-            "test_unverified_callback_changes_no_trusted_field",
-        ),
+        "3.1": ("test_unverified_callback_changes_no_trusted_field",),
         "3.2": (
             "test_open_conflict_is_polled_until_decided",
             "test_callback_order_never_hides_a_conflict",
@@ -200,9 +198,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_relay_without_database_loses_nothing",
             "test_sinks_are_recorded_before_first_request",
         ),
-        "5.2": (
-            "test_failing_sink_delays_no_other_sink",
-        ),
+        "5.2": ("test_failing_sink_delays_no_other_sink",),
         "5.3": (
             "test_failing_event_is_dead_letter_after_three_days",
             "test_sink_down_makes_no_dead_letter",

@@ -1,6 +1,6 @@
-"""How each provider's callbacks are proven: one file per provider, one line in ``VERIFIERS``.
+"""The callback verifiers: one file per provider, one line in ``VERIFIERS``.
 
-How they are read is borrowed from the tracker's provider (``Provider.read_callback``).
+The tracker's provider parses the body (``Provider.read_callback``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,12 @@ from receiver.providers import kling
 from receiver.verification import Verifier
 from tracker.errors import SettingsError
 
-# From the provider's name to what makes a verifier of its secrets (ValueError where one cannot be used).
+# Maps a provider's name to a function that makes its verifier from secrets. It raises ValueError for a bad secret.
 VERIFIERS: Final[Mapping[str, Callable[[Sequence[str]], Verifier]]] = MappingProxyType({kling.NAME: kling.verifier})
 
 
 def verifiers(secrets: Mapping[str, Sequence[str]]) -> Mapping[str, Verifier | None]:
-    """Return every provider's verifier, None where it has no secret. Raises SettingsError that shows no secret."""
+    """Return the verifier of each provider, None if it has no secret. Raises SettingsError, which shows no secret."""
     if unknown := secrets.keys() - VERIFIERS.keys():
         raise SettingsError(f"webhook secrets for {min(unknown)!r}, but callbacks come from: {', '.join(VERIFIERS)}")
     return {name: _verifier(name, secrets.get(name, ())) for name in VERIFIERS}

@@ -1,8 +1,8 @@
-"""How Kling's callbacks are proven: Standard Webhooks, since 2026-08-07, where a secret exists in the console.
+"""The verifier of Kling's callbacks: Standard Webhooks, since 2026-08-07.
 
-Source: https://kling.ai/document-api, "Callback protocol". The secret starts with ``whsec_``, the tolerance is five
-minutes, during a rotation (seven days) the header holds one signature for each secret. Without a secret in the console
-no signature headers are sent.
+Source: https://kling.ai/document-api, "Callback protocol". The secret starts with ``whsec_``. The tolerance is five
+minutes. During a rotation (seven days) the header holds one signature for each secret. Kling sends no signature
+headers if the console has no secret.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ NAME: Final = "kling"
 
 
 def verifier(secrets: Sequence[str]) -> StandardWebhooks:
-    """Make the verifier of the console's secrets. Raises ValueError naming the unusable one by its place only."""
+    """Make the verifier. Raises ValueError, which names an unusable secret only by its position."""
     return StandardWebhooks(keys=tuple(_key(place, secret) for place, secret in enumerate(secrets, start=1)))
 
 

@@ -120,7 +120,7 @@ async def test_unrecordable_action_is_not_done(client: httpx.AsyncClient, tracke
 
     assert all(reply.is_server_error for reply in replies)
     assert [state.on for state in await tracker.sink_admin.sinks() if state.name == "shop"] == [True]
-    assert await tracker.addresses() == []
+    assert await tracker.shared_callback_urls() == []
     assert (await client.get(f"/v1/tasks/{task}")).json()["status"] == "pending"
 
 

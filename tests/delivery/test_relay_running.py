@@ -30,7 +30,7 @@ BRISK = replace(
     RELAY_TIMING,
     lease=timedelta(seconds=1.5),
     renew=timedelta(seconds=0.3),
-    look=timedelta(seconds=0.1),
+    acquire=timedelta(seconds=0.1),
     idle=timedelta(seconds=0.2),
     grace=timedelta(seconds=0.1),
     finish=timedelta(seconds=0.5),
@@ -354,7 +354,7 @@ async def _known(here: Place) -> bool:
 async def test_replicas_starting_together_share_sinks(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.fresh()
     names = [f"sink{number}" for number in range(12)]
-    timing = replace(BRISK, look=timedelta(seconds=1))
+    timing = replace(BRISK, acquire=timedelta(seconds=1))
     async with place(url, tmp_path) as here, place(url, tmp_path) as other:
         named = [(a_sink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
         async with looping([relay_of(tracker, named, timing=timing) for tracker in (here, other)]):

@@ -32,7 +32,7 @@ HASTY = replace(
     RELAY_TIMING,
     lease=timedelta(seconds=0.4),
     renew=timedelta(seconds=0.1),
-    look=timedelta(seconds=0.02),
+    acquire=timedelta(seconds=0.02),
     page=9,
     settle=timedelta(seconds=0.005),
     gather=timedelta(seconds=0.001),

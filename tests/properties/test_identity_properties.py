@@ -13,7 +13,7 @@ from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Flaw, IdSource, Observation, Report, Source, Status, Task, Trust
 from tracker.rules.callbacks import RecordCallback
-from tracker.rules.identity import Asked
+from tracker.rules.identity import ReplyTo
 from tracker.rules.polls import PollResult, RecordPoll
 from tracker.rules.submits import RecordAccepted
 
@@ -57,10 +57,10 @@ reports = st.builds(
 )
 
 
-def polled(polled_by: Asked) -> Delivering:
+def polled(polled_by: ReplyTo) -> Delivering:
     def deliver(known: Known, task: Task, report: Report) -> Change[Any]:
         observation = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW, body=b"the body")
-        result = PollResult(observation=observation, asked=polled_by)
+        result = PollResult(observation=observation, reply_to=polled_by)
         return RecordPoll(polled=task, result=result, now=NOW, lifetime=LIFETIME, rules=RULES).decide(known)
 
     return deliver
@@ -82,7 +82,7 @@ def called_back(trust: Trust) -> Delivering:
     return deliver
 
 
-ANSWERS = st.sampled_from([Asked.PROVIDER_ID, Asked.EXTERNAL_ID, Asked.CANDIDATE]).map(polled)
+ANSWERS = st.sampled_from([ReplyTo.PROVIDER_ID, ReplyTo.EXTERNAL_ID, ReplyTo.CANDIDATE]).map(polled)
 SOURCES = st.one_of(ANSWERS, ANSWERS, st.just(accepted), TRUSTS.map(called_back))
 
 
@@ -119,7 +119,7 @@ def test_unverified_id_is_taken_only_by_submitted_row(holder: Task, named_by: Id
     for attempts in (0, 1):
         waiting = a_task(1, client="victim", attempts=attempts, next_poll_at=NOW)
 
-        change = polled(Asked.EXTERNAL_ID)(Known([waiting, holding]), waiting, report)
+        change = polled(ReplyTo.EXTERNAL_ID)(Known([waiting, holding]), waiting, report)
 
         after = change.task
         assert after is not None

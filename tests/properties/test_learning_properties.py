@@ -34,8 +34,8 @@ def completions(draw: st.DrawFn) -> list[Completion]:
             n,
             timedelta(seconds=took),
             model=model,
-            asked=requested,
-            heard=arrived,
+            callback_requested=requested,
+            callback_arrived=arrived,
             finished_at=NOW + timedelta(seconds=second),
         )
         for n, (took, model, requested, arrived, second) in enumerate(drawn)
@@ -86,7 +86,9 @@ def test_first_poll_is_not_later_with_more_lost_callbacks(runs: list[float], rat
 def test_polls_last_until_the_deadline_and_are_few(
     *, runs: list[float], arrived: bool, requested: bool, hours: float, random: float
 ) -> None:
-    habits = learn(Habits(), [a_completion(n, timedelta(seconds=run), heard=arrived) for n, run in enumerate(runs)])
+    habits = learn(
+        Habits(), [a_completion(n, timedelta(seconds=run), callback_arrived=arrived) for n, run in enumerate(runs)]
+    )
     deadline = NOW + timedelta(hours=hours)
     task = a_task(
         status=Status.SUBMITTED,

@@ -12,7 +12,7 @@ from tracker.rules import schedule
 from tracker.rules.learning import Habits, learn
 from tracker.rules.schedule import Policy
 
-LEARNED = learn(HABITS, [a_completion(n, timedelta(minutes=n), heard=n % 2 == 0) for n in range(1, 90)])
+LEARNED = learn(HABITS, [a_completion(n, timedelta(minutes=n), callback_arrived=n % 2 == 0) for n in range(1, 90)])
 AWAY = st.integers(-40_000, 40_000).map(lambda seconds: timedelta(seconds=seconds))
 OPEN = st.sampled_from([Status.PENDING, Status.SUBMITTED, Status.PROCESSING, *sorted(FINAL)])
 

@@ -223,7 +223,7 @@ async def test_notification_outage_is_logged_each_time(
         async def close(self) -> None:
             pass
 
-    monkeypatch.setattr("tracker.service.feed.LOOK", timedelta(milliseconds=10))
+    monkeypatch.setattr("tracker.service.feed.FEED_SCAN_INTERVAL", timedelta(milliseconds=10))
     store = Store(sqlite_url(tmp_path))
     await store.open()
     notices = Breaking()
@@ -232,7 +232,7 @@ async def test_notification_outage_is_logged_each_time(
 
     await asyncio.wait_for(notices.third.wait(), 20)
 
-    assert sum("cannot be heard: the connection broke" in message for message in caplog.messages) > 1
-    assert "notices of other processes are heard again" in caplog.messages
+    assert sum("cannot be received: the connection broke" in message for message in caplog.messages) > 1
+    assert "notices of other processes are received again" in caplog.messages
     await feed.close()
     await store.close()

@@ -126,8 +126,8 @@ def a_completion(number: int = 1, took: timedelta = timedelta(seconds=20), **cha
         "model": "kling-v3-omni",
         "took": took,
         "finished_at": NOW + timedelta(seconds=number),
-        "asked": True,
-        "heard": True,
+        "callback_requested": True,
+        "callback_arrived": True,
     }
     return Completion(**(values | changes))
 

@@ -10,7 +10,7 @@ from tracker.model.records import Arrived, SharedCallbackUrl
 from tracker.model.task import Observation, Recorded, Report, Status, Task, Trust
 from tracker.rules.callbacks import RecordCallback
 from tracker.rules.create_requests import RecordSubmission, SubmitDecision
-from tracker.rules.identity import Asked
+from tracker.rules.identity import ReplyTo
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.polls import PollResult, RecordPoll
@@ -24,7 +24,7 @@ LIFETIME = timedelta(days=30)
 SOON = timedelta(seconds=1)
 SUBMITTED = told_in_turn(a_task(next_poll_at=NOW + timedelta(hours=1)), [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
 LATE = NOW + timedelta(hours=25)
-STANDING = SharedCallbackUrl(
+SHARED_URL = SharedCallbackUrl(
     id=3, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label=""
 )
 
@@ -59,8 +59,8 @@ def delivered(task: Task, observation: Observation, *others: Task) -> Change[Rec
     return RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([task, *others]))
 
 
-def polled(task: Task, observation: Observation, *others: Task, asked: Asked = Asked.EXTERNAL_ID) -> Change[Any]:
-    return settle(task, PollResult(observation=observation, asked=asked), *others, now=observation.at)
+def polled(task: Task, observation: Observation, *others: Task, reply_to: ReplyTo = ReplyTo.EXTERNAL_ID) -> Change[Any]:
+    return settle(task, PollResult(observation=observation, reply_to=reply_to), *others, now=observation.at)
 
 
 def unanswered(task: Task, why: str, *, now: datetime = NOW, **brought: Any) -> Change[Any]:

@@ -11,7 +11,7 @@ from tracker.model.facts import asset_to_json
 from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Fact, Precedence, Source, Status, Task, Trust
 
-SUCCESS = Precedence(rank=5, asked=True, success=True)
+SUCCESS = Precedence(rank=5, polled=True, success=True)
 
 
 def a_success(number: int = 1, **changes: Any) -> Task:

@@ -28,12 +28,12 @@ STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decod
 TASK = "hm01jd5c8xkw3v5m2n7p9q4r6s8t"
 TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id=TASK)
 OTHER_TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id="hm01otherothertask")
-STANDING_TOKEN = callback_tokens.standing_token(b"r" * callback_tokens.STANDING_BYTES)
-STANDING = SharedCallbackUrl(
+SHARED_TOKEN = callback_tokens.shared_token(b"r" * callback_tokens.SHARED_BYTES)
+SHARED_URL = SharedCallbackUrl(
     id=7, provider="kling", kind=None, client="local", created_at=NOW, revoked_at=None, label=""
 )
 PATH = f"/callbacks/kling/{TOKEN}"
-STANDING_PATH = f"/callbacks/kling/{STANDING_TOKEN}"
+SHARED_PATH = f"/callbacks/kling/{SHARED_TOKEN}"
 BODY = b'{"id":"1234567890","status":"succeeded","message":"a made-up prompt","external_id":"x","outputs":[]}'
 SIGNING = ReceiverSettings(webhook_secrets={"kling": (SECRET,)})
 OPEN = ReceiverSettings()
@@ -50,7 +50,7 @@ class WritingTracker:
 
     providers: dict[str, Account] = field(default_factory=lambda: {"kling": kling_account()})
     now: datetime = NOW
-    standing: dict[str, SharedCallbackUrl] = field(default_factory=lambda: {STANDING_TOKEN: STANDING})
+    shared_urls: dict[str, SharedCallbackUrl] = field(default_factory=lambda: {SHARED_TOKEN: SHARED_URL})
     given: list[Arrived] = field(default_factory=list)
     fails: Exception | None = None
     gate: asyncio.Event | None = None
@@ -64,11 +64,11 @@ class WritingTracker:
     def task_of_token(self, provider: str, token: str) -> str | None:
         return callback_tokens.check(token, [MINTING], provider=provider)
 
-    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None:
+    async def shared_callback_url(self, provider: str, token: str) -> SharedCallbackUrl | None:
         self.looked_up += 1
         if self.fails is not None:
             raise self.fails
-        found = self.standing.get(token)
+        found = self.shared_urls.get(token)
         return found if found is not None and found.provider == provider else None
 
     async def record(self, delivery: Arrived) -> Recorded:

@@ -31,7 +31,7 @@ async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
 
 async def list_callback_urls(request: ApiRequest[Nothing, Nothing]) -> Response:
     """List the shared callback URLs, without their tokens."""
-    addresses = await request.tracker.addresses()
+    addresses = await request.tracker.shared_callback_urls()
     return json_response(schemas.CallbackUrlsShown(addresses=[show.address(address) for address in addresses]))
 
 

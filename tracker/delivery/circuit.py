@@ -140,10 +140,10 @@ class Circuits:
         circuit.failures += len(refused)
         circuit.refused.update(cursor for cursor, _ in refused[: FAILURES_TO_OPEN - len(circuit.refused)])
         if refused and len(circuit.refused) >= FAILURES_TO_OPEN:
-            asked = max((each.retry_after for _, each in refused if each.retry_after is not None), default=None)
+            retry_after = max((each.retry_after for _, each in refused if each.retry_after is not None), default=None)
             circuit.probes += 1
             circuit.open_since = circuit.open_since or now
-            circuit.wait = backoff.probe_in(circuit.probes, chance=self._chance(), asked=asked)
+            circuit.wait = backoff.probe_in(circuit.probes, chance=self._chance(), retry_after=retry_after)
             circuit.retry_at, circuit.probed_by = now + circuit.wait, turn
         return False
 

@@ -182,7 +182,7 @@ class Dispatcher:
             if delivery is not None and backoff.in_vain(
                 first_at=delivery.first_at, open_since=open_since, delivered_at=self.delivered_at, now=at
             ):
-                now.progress.fail(_given_up(delivery))
+                now.progress.fail(_dead_lettered(delivery))
             else:
                 now.put_aside(event, until)
 
@@ -196,7 +196,7 @@ class Dispatcher:
         try:
             async with limit:
                 outcomes = await self._sink.send(wave)
-        except Exception as error:  # noqa: BLE001 - a sink that breaks its word is one that fails
+        except Exception as error:  # noqa: BLE001 - treat any error of a sink as a failed delivery
             # By type only: the message of a foreign exception may quote anything.
             said = "no answer in time" if limit.expired() else f"it broke with {type(error).__name__}"
         except BaseException:
@@ -258,7 +258,7 @@ class Dispatcher:
         if outcome.hopeless or backoff.spent(attempts, first_at=first_at, delivered_at=self.delivered_at, now=at):
             next_at = None
         elif not outcome.gone:
-            next_at = at + backoff.retry_in(attempts, chance=self._chance(), asked=outcome.retry_after)
+            next_at = at + backoff.retry_in(attempts, chance=self._chance(), retry_after=outcome.retry_after)
             next_at = next_at if probe_by is None else min(next_at, probe_by)
         error = outcome.error or "it was not taken"
         if outcome.gone:
@@ -283,7 +283,7 @@ def by_endpoint(sink: Sink, events: Sequence[Found]) -> tuple[dict[str, list[Pub
             continue
         try:
             endpoint = sink.endpoint(event)
-        except Exception as error:  # noqa: BLE001 - a sink that breaks would break again
+        except Exception as error:  # noqa: BLE001 - the same event would fail again
             broken.append(_unsendable(event, f"it broke with {type(error).__name__} when asked where this goes"))
         else:
             if endpoint is not None:
@@ -319,7 +319,7 @@ def _wave(
     return wave, left
 
 
-def _given_up(delivery: PendingDelivery) -> Failure:
+def _dead_lettered(delivery: PendingDelivery) -> Failure:
     event, error = delivery.event, "its receiver has taken nothing for days"
     return Failure(cursor=event.cursor, task_id=event.task_id, attempts=delivery.attempts, error=error, next_at=None)
 

@@ -162,9 +162,11 @@ class LeasedSink:
                 progress.written(settled, at=self.time())
                 if not ours:
                     self.end(lost=True)
-                given_up = sum(failure.next_at is None for failure in settled.failed)
-                if ours and given_up:
-                    log.warning("sink %s: %d dead letters, see homing deliveries --dead-letter", self.name, given_up)
+                dead_letters = sum(failure.next_at is None for failure in settled.failed)
+                if ours and dead_letters:
+                    log.warning(
+                        "sink %s: %d dead letters, see homing deliveries --dead-letter", self.name, dead_letters
+                    )
                 if self.dispatcher.gone:
                     log.warning("sink %s wants no more and is off: %s", self.name, settled.error)
                     self.end()

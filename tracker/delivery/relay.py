@@ -86,20 +86,20 @@ class Relay:
         failures = Failures(log, f"the sink {sink.name} cannot be delivered to")
         if self._store.shared:
             # Processes that start together share the sinks.
-            await pause(stop, self._timing.look * self._chance())
+            await pause(stop, self._timing.acquire * self._chance())
         while not stop.is_set():
-            wait = self._timing.look
+            wait = self._timing.acquire
             with failures.survived():
                 if self._written_at != self._store.continuity.changes:
                     # The database may be older than a sink.
                     await self.open()
-                # The lease begins when it is asked for, so that it ends here before it ends in the database.
-                asked_at = asyncio.get_running_loop().time()
+                # Count the lease from the request, so that it ends here before it ends in the database.
+                requested_at = asyncio.get_running_loop().time()
                 state = await self._acquire(sink)
                 if self._written_at != self._store.continuity.changes:
                     continue  # the lease may be of the state that is lost
                 if state is not None and state.on:
-                    await self._hold(sink, state, asked_at, stop)
+                    await self._hold(sink, state, requested_at, stop)
                 elif state is not None:
                     wait = self._timing.renew
             await pause(stop, wait + self._held * ACQUIRE_DELAY_PER_SINK)
@@ -109,7 +109,7 @@ class Relay:
             sink.name, owner=self._owner, now=self._clock(), lease=self._timing.lease
         )
 
-    async def _hold(self, sink: Sink, state: SinkState, asked_at: float, stop: asyncio.Event) -> None:
+    async def _hold(self, sink: Sink, state: SinkState, requested_at: float, stop: asyncio.Event) -> None:
         worker = SinkWorker(
             self._store.progress,
             self._feed,
@@ -120,7 +120,7 @@ class Relay:
             chance=self._chance,
             timing=self._timing,
         )
-        worker.hold(asked_at + self._timing.lease.total_seconds())
+        worker.hold(requested_at + self._timing.lease.total_seconds())
         self._workers.add(worker)
         renewing = asyncio.create_task(self._renew(sink, worker), name=f"lease of {sink.name}")
         self._held += 1
@@ -143,7 +143,7 @@ class Relay:
         """Renew the lease again and again. If that fails for too long, the worker ends by itself."""
         while True:
             await asyncio.sleep(self._timing.renew.total_seconds())
-            asked_at = asyncio.get_running_loop().time()
+            requested_at = asyncio.get_running_loop().time()
             with suppress(HomingError):
                 state = await self._acquire(sink)
                 if state is None:
@@ -151,7 +151,7 @@ class Relay:
                 elif not state.on:
                     worker.end()
                 else:
-                    worker.hold(asked_at + self._timing.lease.total_seconds())
+                    worker.hold(requested_at + self._timing.lease.total_seconds())
 
 
 async def _close(sink: Sink) -> None:

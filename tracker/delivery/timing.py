@@ -9,17 +9,17 @@ from typing import Final
 class RelayTiming:
     """The relay's durations and sizes.
 
-    ``lease``: how long a sink stays with a silent process; ``renew``: how often it renews; ``look``: how often
-    other processes try to claim. ``page``: how many events are read at once. ``settle``: the least time between two
+    ``lease``: the length of a lease; ``renew``: how often the holder renews it; ``acquire``: how often other processes
+    try to acquire it. ``page``: how many events are read at once. ``settle``: the least time between two
     records of success; ``gather``: the least time between the beginnings of two pages that are not full. ``send``:
     the limit of one call of a sink; ``grace``: how long a page waits for slow endpoints; ``finish``: how long a
-    stop waits for events in flight. ``idle``: how often to look for events without a notice. ``hurry``: the least
+    stop waits for events in flight. ``idle``: how often to read events without a notice. ``hurry``: the least
     time between two times that an endpoint's pending deliveries are made due because it works again.
     """
 
     lease: timedelta = timedelta(seconds=10)
     renew: timedelta = timedelta(seconds=3)
-    look: timedelta = timedelta(seconds=1)
+    acquire: timedelta = timedelta(seconds=1)
     page: int = 500
     settle: timedelta = timedelta(milliseconds=50)
     gather: timedelta = timedelta(milliseconds=20)

@@ -1,4 +1,4 @@
-"""Tasks that Homing has no row of: orphans to look into, and the provider's list to page through."""
+"""Tasks without a row: orphan callbacks to check, and the provider's list of tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ class Discovery:
         return True
 
     async def _leave(self, orphan: Orphan, why: str) -> None:
-        """Look again later, a few times; then it stays a visible orphan."""
+        """Check the orphan callback again later. After a few checks it stays an orphan."""
         done = orphan.poll_count + 1 >= ORPHAN_CHECKS
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 

@@ -19,9 +19,9 @@ STEP: Final = 200
 
 
 class Expiry:
-    """``run_once`` looks once and counts; ``run`` looks until it is stopped.
+    """Warns of results that expire soon. ``run_once`` does one step; ``run`` repeats it until it is stopped.
 
-    ``notice`` is how long before their end results are warned of, ``idle`` how long to wait where there are none.
+    ``notice`` is how long before the expiry Homing warns. ``idle`` is the pause if there is nothing to warn of.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Expiry:
         self._clock = clock
         self._notice = notice
         self._idle = idle
-        self._failures = Failures(log, "results cannot be looked at", "results are looked at again")
+        self._failures = Failures(log, "expiring results cannot be read", "expiring results are read again")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look until ``stop``; a look that fails is logged once, and repeated later."""
+        """Warn of expiring results until ``stop``. A failed step is logged once and repeated later."""
         while not stop.is_set():
             found = 0
             with self._failures.survived():

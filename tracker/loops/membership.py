@@ -1,9 +1,9 @@
-"""Being one of several processes that serve one database: seen alive, on one clock, with a fair share of the work.
+"""Membership of processes that serve one database: heartbeats, a common clock and shares of the work.
 
-Each writes a row every few seconds. Who has been silent for too long is dead: any of the living takes over at once what
-it was asking about; its submits in flight keep their lease, since the provider may have them. A process that was only
-paused writes its row again and goes on; what was asked twice meanwhile is recorded once. On SQLite there is one
-process, and nothing is written.
+Each process writes a heartbeat every few seconds. A process without one for too long counts as dead. Another process
+then takes over its polls at once. Its submissions in flight keep their lease, because the provider may have them. A
+process that was only paused writes its heartbeat again and continues. If two processes polled the same task, the answer
+is recorded once. On SQLite there is one process and no heartbeat.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
-"""The reconciler: the loop that polls due tasks, recovers lost submits and looks into orphans.
+"""The reconciler: the loop that polls due tasks, recovers lost submissions and checks orphan callbacks.
 
-One task that goes wrong, one account that is down or one reply that cannot be read stops nothing else. What it knows
-is in the rows (``next_poll_at``, leases, counts), so a restart forgets nothing; only pauses and the budget live in
-memory.
+A failing task, account or reply does not stop the others. The state is in the rows (``next_poll_at``, leases, counts),
+so a restart loses nothing. Only pauses and the budget are in memory.
 """
 
 import asyncio
@@ -153,23 +152,24 @@ class Reconciler:
         return counts
 
     async def _bring_forward(self) -> None:
-        """Make due now what is planned further away than any plan can be: it was planned while the clock was ahead.
+        """Make tasks due now whose next poll is too far ahead: it was planned while the clock was ahead.
 
-        It looks when the clock was set back, and seldom besides: the clock may have been set while nobody ran.
+        This runs when the clock was set back, and rarely otherwise: no process may have run when the clock was set.
         """
         at, set_back = self._monotonic(), self._poller.clock_settings.times_set_back()
         if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
             return
         self._looked_ahead_at, self._set_back = at, set_back
         policy = self._policy
-        moved = await self._store.due_tasks.bring_forward(
+        rescheduled = await self._store.due_tasks.bring_forward(
             now=self._clock(),
             furthest=schedule.furthest(policy, self._learner.habits),
             expired=policy.expired_gap + policy.greatest_gap,
         )
-        if moved:
+        if rescheduled:
             log.warning(
-                "%d tasks were planned too far ahead, probably because a clock was set back; they are due now", moved
+                "%d tasks were planned too far ahead, probably because a clock was set back; they are due now",
+                rescheduled,
             )
 
     async def _poll_account(self, account: Account, tasks: Sequence[Task], counts: Counts) -> None:
@@ -228,7 +228,7 @@ class Reconciler:
             self._count(task, answer, counts)
 
     async def _guarded(self, account: Account, task: Task, counts: Counts, *, prove: bool = False) -> None:
-        """Look after one task; whatever goes wrong with it concerns no other."""
+        """Poll one task. An error affects no other task."""
         until = self._blocked(account)
         if until is not None:
             await self._postpone(account, task, until, counts)

@@ -52,7 +52,7 @@ class Retention:
         self._log()
 
     async def run_once(self) -> Deleted:
-        """Look at the next few tasks whose time is over, delete those that may go, and count."""
+        """Delete the next few tasks whose retention is over, if that is allowed. Return the counts."""
         now = self._clock()
         deleted = await self._store.retention.delete_old(until=now - self._keep, now=now, after=self._after, limit=STEP)
         self._after = deleted.after

@@ -58,7 +58,7 @@ class Known:
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._tasks = {task.id: task for task in tasks}
-        # By every key but the id; made when first asked for, since most batches never ask.
+        # An index by every key except the ID. It is built on first use, because most batches never need it.
         self._index: dict[Key, set[str]] | None = None
 
     def put(self, task: Task) -> None:
@@ -165,7 +165,7 @@ class Work(Protocol[T_co]):
 
     @property
     def keys(self) -> frozenset[Key]:
-        """The rows to load and lock, by every name that the decision looks at."""
+        """The keys of the rows to load and lock: every key that the decision reads."""
 
     def decide(self, known: Known) -> Change[T_co]:
         """Return what to write, or raise a CallerError. Pure: it may run again."""

@@ -1,9 +1,9 @@
-"""The time that all replicas share: this machine's clock, moved to where the database's was measured to be.
+"""The time that all replicas share: this machine's clock, corrected by the measured difference to the database's.
 
 Durations and pauses are measured on the monotonic clock, which nobody can set: seconds since any moment, as a float.
 
-A reading cannot tell when exactly between two of our own times the database looked at its clock; the shorter the way,
-the surer it is. Pure but for the reading of this machine's clock.
+The database reads its clock at an unknown moment between two local times. The shorter that interval, the more exact is
+the reading. Pure except for reading this machine's clock.
 """
 
 from collections import deque
@@ -102,7 +102,7 @@ class ClockSettings:
         return self._times_set_back
 
     def steady_for(self, duration: timedelta) -> bool:
-        """Return whether the clock was not set for so long, as far as this process can tell."""
+        """Return whether this process has seen no change of the clock for ``duration``."""
         self._compare()
         return self._monotonic() - self._set_at >= duration.total_seconds()
 

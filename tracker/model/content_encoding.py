@@ -5,7 +5,7 @@ from typing import Final
 
 from tracker.errors import TooLarge, WrongMediaType
 
-# How zlib is told what wraps the compressed bytes; some senders of "deflate" leave the wrapper out.
+# The `wbits` values of zlib for each format. Some senders of "deflate" leave out the zlib wrapper.
 GZIP: Final = 31
 ZLIB: Final = 15
 BARE: Final = -15

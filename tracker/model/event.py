@@ -106,9 +106,9 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that is there, but cannot be read: its row is damaged, or has words of a newer version.
+    """An event that cannot be read: its row is damaged, or has values of a newer version.
 
-    It cannot be delivered, and readers pass over it. ``why`` is the kind of the error, never what the row holds.
+    Homing cannot deliver it, and readers skip it. ``why`` is the type of the error, never the content of the row.
     """
 
     cursor: int
@@ -209,7 +209,7 @@ def alarm_data(alarm: AlarmCount) -> dict[str, Any]:
 
 
 def _conflict(task: Task) -> str | None:
-    """Return ``open`` while the provider is polled about contradictory ends, ``unanswered`` once that is given up."""
+    """Return ``open`` while Homing polls about contradictory final statuses, ``unanswered`` after it stopped."""
     if not facts.in_conflict(task):
         return None
     return "unanswered" if task.next_poll_at is None else "open"

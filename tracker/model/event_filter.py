@@ -1,7 +1,7 @@
-"""Which events a sink takes: read once from its address, then asked for every event. Pure.
+"""Which events a sink gets. Pure.
 
-Conditions of different fields must all hold; of one field any. A condition on what an alarm has not (a kind, a client,
-a tag) is one that no alarm meets.
+An event must match the conditions of all fields, and for each field one of its values. An alarm has no kind, client or
+tag, so it never matches a condition on these.
 """
 
 import re
@@ -63,7 +63,7 @@ def read_filter(options: Mapping[str, Sequence[str]]) -> EventFilter:
 
 def event_types(written: str) -> Sequence[str]:
     """Return the types that a name or pattern means: ``succeeded``, ``homing.alarm.*``. Raises ValueError for none."""
-    # Not fnmatch itself, which keeps tens of thousands of the patterns that strangers may send.
+    # Not fnmatch itself: it caches tens of thousands of patterns, and clients send them.
     means = re.compile(translate(written)).match
     found = [name for short, name in _SHORT.items() if means(name) or means(short)]
     if not found:

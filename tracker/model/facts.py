@@ -1,4 +1,4 @@
-"""What a task's facts are worth showing: its results, price and message, and how a result is stored."""
+"""The results, price and message of a task, and the stored form of an asset."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,8 +8,8 @@ from typing import Final
 from tracker.model.task import FINAL, Asset, Status, Task
 from tracker.model.untrusted import JsonObject, JsonValue
 
-# The total order. `rejected` and `expired` are our own inference: any proven word of the provider shows that a rejected
-# task exists after all, and only a final one answers an expired task.
+# The total order. Homing itself infers `rejected` and `expired`. Any verified report shows that a rejected task
+# exists, but only a final report replaces `expired`.
 RANK: Final[Mapping[Status, int]] = MappingProxyType(
     {
         Status.PENDING: 0,
@@ -21,12 +21,12 @@ RANK: Final[Mapping[Status, int]] = MappingProxyType(
         Status.SUCCEEDED: 5,
     }
 )
-# Said by us, not by the provider.
+# Statuses that Homing sets, not the provider.
 INFERRED: Final = frozenset({Status.REJECTED, Status.EXPIRED})
 
 
 def assets(task: Task) -> tuple[Asset, ...]:
-    """Return the believed result files; none unless the task succeeded."""
+    """Return the assets. Only a succeeded task has any."""
     fact = task.facts.get("assets")
     if task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
         return ()
@@ -40,28 +40,28 @@ def has_assets(task: Task) -> bool:
 
 
 def price(task: Task) -> JsonObject:
-    """Return the believed price fields, under the provider's names."""
+    """Return the price fields, with the provider's names."""
     fact = task.facts.get("price")
     return fact.value if fact is not None and isinstance(fact.value, dict) else {}
 
 
 def message(task: Task) -> str:
-    """Return the provider's believed message, or our own reason where the status is our inference."""
+    """Return the provider's message, or Homing's reason if Homing inferred the status."""
     fact = task.facts.get("message")
-    told = fact.value if fact is not None and isinstance(fact.value, str) else ""
+    text = fact.value if fact is not None and isinstance(fact.value, str) else ""
     if fact is not None and task.status in FINAL:
-        # What a contradicted final said of itself is not this one's message.
+        # The message of a contradicted final status does not belong to the current one.
         same = fact.precedence.rank == task.precedence.rank and fact.precedence.success == task.precedence.success
-        told = told if same else ""
-    return (task.reason or told) if task.status in INFERRED else told
+        text = text if same else ""
+    return (task.reason or text) if task.status in INFERRED else text
 
 
 def asset_to_json(asset: Asset) -> JsonObject:
     """Return an asset as JSON; absent fields are left out."""
     value: JsonObject = {"kind": asset.kind, "url": asset.url, "index": asset.index, "group": asset.group}
     for name in ("watermark_url", "duration", "provider_asset_id"):
-        if (told := getattr(asset, name)) is not None:
-            value[name] = told
+        if (found := getattr(asset, name)) is not None:
+            value[name] = found
     if asset.expires_at is not None:
         value["expires_at"] = asset.expires_at.isoformat()
     return value
@@ -92,4 +92,4 @@ def in_conflict(task: Task) -> bool:
 
     It depends on the set of finals that were reported and on nothing else, so no order of arrival can hide it.
     """
-    return bool(task.conflict_statuses) and task.status in FINAL and not task.precedence.asked
+    return bool(task.conflict_statuses) and task.status in FINAL and not task.precedence.polled

@@ -30,11 +30,11 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A delivery about a task that nobody told us of, as long as the provider has not confirmed it.
+    """A callback for an unknown task that the provider has not confirmed.
 
-    ``address`` names where it arrived (never the token); ``client`` gets the task when it is adopted. ``state`` is
-    waiting (it will be asked about), adopted, or orphan (the provider does not know it either); a ``signed`` delivery
-    opens the question again.
+    ``address`` names the callback URL without its token. ``client`` gets the task when it is adopted. ``state`` is
+    waiting (Homing will poll the provider), adopted, or orphan (the provider does not know the task). A later
+    ``signed`` callback makes an orphan wait again.
     """
 
     id: int
@@ -200,8 +200,7 @@ class Stats:
 class Completion:
     """A finished task, as the schedule learns from it.
 
-    ``took`` is the time from its submission to its end. ``asked`` says whether a callback was requested, ``heard``
-    whether one arrived at or after the end.
+    ``took`` is the time from its submission to its end. ``callback_arrived``: a callback arrived at or after the end.
     """
 
     task_id: str
@@ -210,14 +209,14 @@ class Completion:
     model: str | None
     took: timedelta
     finished_at: datetime
-    asked: bool
-    heard: bool
+    callback_requested: bool
+    callback_arrived: bool
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
-    """What the receiver hands over: one delivery, proven as far as its address and signature go.
+    """One callback from the receiver, with its trust level.
 
-    Exactly one of ``task_id`` (a task's own address) and ``standing`` says where it arrived.
+    Exactly one of ``task_id`` (a task callback URL) and ``shared_url`` is set.
     """
 
     provider: str

@@ -42,8 +42,8 @@ class SinkState:
     Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
     ``behind`` counts those after it; ``at_least``: there may be more. ``waiting`` and ``dead`` count Deliveries.
     ``oldest_at`` is when its first undelivered event happened. ``failures`` counts the failures since the last
-    success. Off: its receiver asked for no more, and then there are failures, or an operator did, and then there are
-    none. ``owner`` is the process that delivers to it, until ``lease_until``.
+    success. If it is off with failures, its endpoint answered 410; if it is off without failures, an operator
+    turned it off. ``owner`` is the process that delivers to it, until ``lease_until``.
     """
 
     name: str

@@ -61,16 +61,16 @@ class Allowed:
 NOWHERE: Final = Allowed()
 
 
-def read_allowed(words: tuple[str, ...]) -> Allowed:
+def read_allowed(entries: tuple[str, ...]) -> Allowed:
     """Read networks (``10.0.0.0/8``), addresses and host names. Raises ValueError that says what to write."""
     networks: list[IPNetwork] = []
     hosts: set[str] = set()
-    for word in words:
+    for entry in entries:
         try:
-            networks.append(ipaddress.ip_network(word.strip("[]")))
+            networks.append(ipaddress.ip_network(entry.strip("[]")))
         except ValueError:
-            host = plain_host(word)
-            if "/" in word or not _HOST.fullmatch(host) or _numeric(host) is not None:
+            host = plain_host(entry)
+            if "/" in entry or not _HOST.fullmatch(host) or _numeric(host) is not None:
                 raise ValueError("write networks such as 10.0.0.0/8, addresses or host names") from None
             hosts.add(host)
     return Allowed(networks=tuple(networks), hosts=frozenset(hosts))
@@ -123,7 +123,7 @@ def callback_refusal(url: str, allowed: Allowed) -> str | None:
 
 
 def inward(host: str, allowed: Allowed, *, encrypted: bool) -> str | None:
-    """Say why a host as it is written must not be posted to, or give None where its addresses have to tell."""
+    """Return why a written host is refused, or None if only its addresses can decide."""
     plain = plain_host(host)
     address = _numeric(plain)
     if allowed.names(plain) or (address is not None and allowed.holds(_unwrapped(address))):

@@ -40,7 +40,7 @@ SETTLED: Final = FINAL | {Status.REJECTED, Status.EXPIRED}
 
 
 class Trust(IntEnum):
-    """How far an observation may be believed; more is greater."""
+    """The trust level of an observation. A greater value is more trust."""
 
     UNVERIFIED = 0
     TOKEN = 1
@@ -48,7 +48,7 @@ class Trust(IntEnum):
     PROVIDER = 3
 
 
-# An enumeration looks its names up anew each time that it is asked.
+# Reading a name from the enumeration is slower than reading it from a mapping.
 TRUST_NAMES: Final[Mapping[Trust, str]] = MappingProxyType({trust: trust.name for trust in Trust})
 
 
@@ -76,7 +76,7 @@ class Verdict(StrEnum):
 
 
 class Alarm(StrEnum):
-    """What an operator should look at; counted per hour."""
+    """What an operator should check, counted per hour."""
 
     CONTRADICTION = "contradiction"
     BAD_SIGNATURE = "bad_signature"
@@ -139,10 +139,10 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider's bytes say about one task, in our words.
+    """The parsed body of a provider about one task.
 
-    ``word`` is the provider's own status word; ``status`` is None where the word is missing or unknown, or where the
-    bytes could not be read at all (then ``flaw`` says why). ``price`` keeps the provider's field names and values.
+    ``provider_status`` is the provider's own status. ``status`` is None if that is missing or unknown, or if Homing
+    cannot read the body (then ``flaw`` says why). ``price`` keeps the provider's field names and values.
     """
 
     provider_task_id: str | None = None
@@ -158,10 +158,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim, its source, its trust and its bytes.
+    """A report with its source, its trust level and its raw body.
 
-    ``webhook_id`` only where its signature verified: a guessed id must not shadow the true delivery. ``mismatch`` says
-    why the claim is about another task; empty where it is not.
+    ``webhook_id`` is set only if the signature is valid: a guessed ID must not hide the true callback.
+    ``mismatch`` says why the report is about another task, and is empty if it is not.
     """
 
     source: Source
@@ -176,14 +176,14 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Precedence(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """Where a proven word stands in the written total order; the greatest ever seen is believed.
+    """The precedence of a verified report. The report with the greatest precedence decides the status.
 
-    ``rank`` is the status's; among contradictory finals the provider's answer to a poll (``asked``) wins, then the
-    later ``updated_at`` (microseconds, 0 where unknown), then success. A manual resolution counts as such an answer.
+    ``rank`` is that of the status. Among contradictory final statuses the answer to a poll (``polled``) wins, then the
+    later ``updated_at`` (microseconds, 0 if unknown), then success. A manual resolution counts as a poll.
     """
 
     rank: int
-    asked: bool = False
+    polled: bool = False
     updated_at: int = 0
     success: bool = False
 
@@ -192,7 +192,7 @@ NO_PRECEDENCE: Final = Precedence(rank=0)
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """One believed fact (assets, price, message) and where the word that told it stands."""
+    """One accepted fact (assets, price or message) with the precedence of its report."""
 
     precedence: Precedence
     value: JsonValue
@@ -200,15 +200,15 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What we believe about one task; the row, in values. Not slotted: see ``changed``.
+    """The known state of one task: its row as values. Not slotted: see ``changed``.
 
-    ``external_id`` is the client's own, ``sent_external_id`` what the provider was told, ``candidate_id`` a provider id
-    that was named and no poll has confirmed, ``unproven_id_from`` who named it (or the provider id, once it is
+    ``external_id`` is the client's own, ``sent_external_id`` the one sent to the provider, ``candidate_id`` a provider
+    id that was named and no poll has confirmed, ``unproven_id_from`` who named it (or the provider id, once it is
     confirmed); None where the provider id is proven (see ``rules.identity``). ``conflict_statuses`` are the finals
-    that reports told besides ``status`` and that no answer of the provider decided (sorted); beside a final they are an
-    open conflict, since ``conflict_at`` (see ``facts.in_conflict``). ``next_poll_at`` is None where nothing is left
-    to ask; ``quiet_polls`` counts the questions since the last change. The lease covers whoever speaks to the provider
-    about the task: a submit in flight or a poll. ``not_found`` counts the not-found answers that count;
+    that reports named besides ``status`` and that no answer of the provider decided (sorted); beside a final they are
+    an open conflict, since ``conflict_at`` (see ``facts.in_conflict``). ``next_poll_at`` is None if no poll
+    is left; ``quiet_polls`` counts the polls since the last change. The process that submits or polls the task holds
+    the lease. ``not_found`` counts the not-found answers that count;
     ``duplicate_at`` is when the provider refused a submit as it has a task under its external id already; ``released``
     frees the client's external id and idempotency key for another task. ``taken_by`` is the process that took the
     submit, ``answered_at`` when its answer was on its way to the client. ``model`` is which of the kind's models was
@@ -280,7 +280,7 @@ else:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What the outside is told about one accepted change: the task as it then is."""
+    """The record of one transition: the task after the change."""
 
     type: str
     task: Task
@@ -293,7 +293,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of weighing one observation: the task as it is now believed, and why."""
+    """The result of applying one observation: the task afterwards, the verdict and its reason."""
 
     task: Task
     verdict: Verdict
@@ -304,7 +304,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a delivery, once it is committed."""
+    """The result of a committed callback."""
 
     task_id: str | None
     verdict: Verdict
@@ -314,7 +314,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A task written down before its submit, and the address for its ``callback_url`` (None without a public one)."""
+    """A task recorded before its submission, and its task callback URL (None without a public URL)."""
 
     task: Task
     callback_url: str | None
@@ -322,7 +322,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientIdentity:
-    """Who asks: one of our clients."""
+    """The client that calls the API."""
 
     name: str
     sees_all: bool = False
@@ -343,10 +343,10 @@ def crockford(number: int) -> str:
 
 
 def is_derived(task: Task) -> bool:
-    """Return whether the row's external id follows from its client's name for it: a forgotten row may have used it."""
+    """Return whether the external ID is derived from the client's ID. A deleted row may have used the same one."""
     return task.attempts > 0 and task.sent_external_id not in {None, task.id}
 
 
 def age(task: Task, now: datetime) -> timedelta:
-    """How long ago the task was written down."""
+    """Return the time since the task was recorded."""
     return now - task.created_at

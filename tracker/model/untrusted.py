@@ -1,7 +1,7 @@
-"""What a stranger may send: the bounds of a text, a number, a time and a JSON document.
+"""The limits of untrusted texts, numbers, times and JSON documents.
 
-Everything that comes from a provider or a caller passes here before it reaches a batch, so that one hostile value can
-fail neither a transaction nor its neighbours. The bounds are what both databases and every JSON reader can hold.
+Every value from a provider or a client is checked here before it reaches a batch. One hostile value cannot fail a
+transaction. Both databases and every JSON parser can hold values within these limits.
 """
 
 import codecs
@@ -52,8 +52,8 @@ def read_json(raw: bytes) -> JsonValue:
     except msgspec.DecodeError as error:
         why = str(error).removeprefix("JSON is malformed: ")
         raise Unreadable(f"the body is not JSON: {why}") from None
-    # The rest of the bounds is ours to keep. Of nearly every body its bytes alone tell that it is within them, for a
-    # fraction of what a walk through its values costs.
+    # The decoder does not check the other limits. For nearly every body, its bytes alone show that it is within them.
+    # That check is much cheaper than a walk through the values.
     outline = raw.translate(_OUTLINE)
     if outline.rfind(_LONG_NUMBER) >= 0 or outline.count(_OPENING) > DEPTH or (_ESCAPE in raw and b"\\u0000" in raw):
         _check(value)
@@ -113,7 +113,7 @@ _LONG_NUMBER: Final = b"0" * MOST_DIGITS
 
 
 def _check(root: JsonValue) -> None:
-    """Walk without recursion (the depth is the stranger's choice)."""
+    """Walk without recursion, because the sender chooses the depth."""
     level: list[JsonValue] = [root]
     for _ in range(DEPTH + 1):
         level = _below(level)

@@ -1,11 +1,11 @@
-"""The one rule of what a signing secret and a signature look like (Standard Webhooks), for both directions. Pure."""
+"""The format of signing secrets and signatures (Standard Webhooks), for callbacks and webhooks. Pure."""
 
 import base64
 import binascii
 from typing import Final
 
 PREFIX: Final = "whsec_"
-SHORTEST_KEY: Final = 16  # bytes; the convention (standardwebhooks.com) asks for 24 to 64
+SHORTEST_KEY: Final = 16  # bytes; the convention (standardwebhooks.com) is 24 to 64
 
 
 def webhook_key(secret: str) -> bytes:

@@ -1,12 +1,12 @@
-"""Callback addresses: both halves of one secret, minting and checking.
+"""The tokens of callback URLs.
 
-A task's address ends in a token that names the task and proves that we made it::
+A task callback URL ends in a token. It names the task and proves that Homing made it::
 
     1 <key id, 8 hex> <task id> - <MAC, 22 characters>
 
-The MAC covers version, key id, provider, purpose and task id, so that a token for one provider or purpose is worth
-nothing at another. The first secret mints; all verify, which is how secrets rotate. A standing address carries a random
-token instead, of which the store keeps only the hash.
+The MAC covers version, key ID, provider, purpose and task ID. A token is valid for one provider and one purpose only.
+Homing makes tokens with the first secret and accepts tokens of all secrets, so secrets can rotate. A shared callback
+URL has a random token instead. The store keeps only the hash of that token.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from typing import Final
 VERSION: Final = "1"
 PURPOSE: Final = "callback"
 MAC_BYTES: Final = 16
-STANDING_PREFIX: Final = "s"
-STANDING_BYTES: Final = 32
+SHARED_PREFIX: Final = "s"
+SHARED_BYTES: Final = 32
 SECRET_BYTES: Final = 32
 KEYS: Final = 16
 TASK_ID_LENGTH: Final = 64
@@ -30,42 +30,42 @@ _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 def mint(secrets: Sequence[bytes], *, provider: str, task_id: str) -> str:
-    """Make the token of a task's own callback address, with the first of ``secrets``."""
+    """Make the token of a task callback URL with the first of ``secrets``."""
     beginning, covered = _before(secrets[0], provider)
     raw = task_id.encode()
     return (beginning + raw + _end(secrets[0], covered + raw)).decode()
 
 
 def check(token: str, secrets: Sequence[bytes], *, provider: str) -> str | None:
-    """Return the task id that ``token`` proves at ``provider``, or None. Never raises, whatever the text."""
+    """Return the task ID in a valid ``token`` of ``provider``, or None. Never raises."""
     if not token.isascii():
         return None
     raw = token.encode()
-    # All parts but the task id have one length, so a token can be cut in one way only. The others need no look at
-    # their letters: they are what we mint, or they are refused.
+    # All parts except the task ID have a fixed length, so a token splits in one way only. The comparison below checks
+    # the characters of the other parts.
     task_id, end = raw[_TASK_ID_AT:-_END_LENGTH], raw[-_END_LENGTH:]
     if len(task_id) > TASK_ID_LENGTH or not task_id.isalnum():
         return None
     for secret in secrets:
         beginning, covered = _before(secret, provider)
-        # A key id is no secret, it stands in every address; the MAC is compared in constant time.
+        # The key ID is public: every URL contains it. Only the MAC needs a comparison in constant time.
         if raw.startswith(beginning) and hmac.compare_digest(_end(secret, covered + task_id), end):
             return task_id.decode()
     return None
 
 
-def address(public_url: str, *, provider: str, token: str) -> str:
-    """Return the callback address for a token below ``public_url`` (no trailing slash)."""
+def callback_url(public_url: str, *, provider: str, token: str) -> str:
+    """Return the callback URL of a token below ``public_url`` (no trailing slash)."""
     return f"{public_url}/callbacks/{provider}/{token}"
 
 
-def standing_token(random: bytes) -> str:
-    """Make a standing address's token from ``STANDING_BYTES`` random bytes."""
-    return STANDING_PREFIX + _text(random).decode()
+def shared_token(random: bytes) -> str:
+    """Make the token of a shared callback URL from ``SHARED_BYTES`` random bytes."""
+    return SHARED_PREFIX + _text(random).decode()
 
 
-def standing_hash(token: str) -> str:
-    """Return what the store keeps of a standing token: enough to recognise it, useless to use it."""
+def shared_hash(token: str) -> str:
+    """Return the hash of a shared token. The store keeps it instead of the token."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
@@ -77,10 +77,9 @@ def key_id(secret: bytes) -> str:
 
 @lru_cache(maxsize=KEYS)
 def _before(secret: bytes, provider: str) -> tuple[bytes, bytes]:
-    """Return what stands before the task id: in the token, and in what the MAC covers."""
+    """Return the text before the task ID: in the token, and in the input of the MAC."""
     key = key_id(secret)
-    # None of the fields can hold a line feed (the token's shape and the registry of providers see to it), so the
-    # joined text is unambiguous.
+    # No field can contain a line feed, so the joined text is unambiguous.
     covered = f"homing\n{VERSION}\n{key}\n{provider}\n{PURPOSE}\n"
     return (VERSION + key).encode(), covered.encode()
 
@@ -90,5 +89,5 @@ def _end(secret: bytes, covered: bytes) -> bytes:
 
 
 def _text(raw: bytes) -> bytes:
-    """Write bytes in the Base64 of URLs, without padding."""
+    """Encode bytes in URL-safe Base64 without padding."""
     return b2a_base64(raw).translate(_URL_SAFE, b"=\n")

@@ -1,7 +1,7 @@
-"""Decisions about what arrives at callback URLs.
+"""Decisions about callbacks.
 
-One callback, followed: ``RecordCallback`` finds the row, ``lifecycle.advance`` weighs the observation, ``schedule``
-says when to poll next. The Change carries the task, its history entry, events and alarms into one transaction.
+``RecordCallback`` finds the task, ``lifecycle.advance`` applies the observation, and ``schedule`` plans the next poll.
+The Change holds the task, its history entry, events and alarms of one transaction.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ UNSIGNED_ENTRIES: Final = 100
 
 
 class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a callback: on the task that its URL or its IDs name, else as an orphan. ``account`` is the receiver's."""
+    """Record a callback for the task that its URL or its IDs name, else as an orphan callback."""
 
     arrived: Arrived
     account: str
@@ -56,7 +56,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         elif report.external_id is not None:
             keys.append(by_sent_id(arrived.provider, self.account, report.external_id))
         if report.provider_task_id is not None:
-            # At a task's own callback URL too: an ID that another row has cannot be this task's.
+            # Also at a task callback URL: if another row has this ID, it is not the ID of this task.
             keys.append(by_provider_id(arrived.provider, self.account, report.provider_task_id))
         return frozenset(keys)
 
@@ -74,18 +74,18 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         if after.candidate_id != task.candidate_id:
             after = changed(after, unproven_id_from=IdSource.CALLBACK)
         if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
-            # Another row has it: it cannot be this task's.
+            # Another row has this ID, so it is not the ID of this task.
             after = changed(after, candidate_id=None, unproven_id_from=None)
-        moved = transition.verdict in CHANGED
-        # A new ID to poll is a new poll, however often the old one was polled.
-        fresh = moved or after.candidate_id != task.candidate_id
+        applied = transition.verdict in CHANGED
+        # A new ID restarts the count of polls without a change.
+        fresh = applied or after.candidate_id != task.candidate_id
         after = changed(
             after,
-            # The sender knows the URL and speaks of the task: its absence at the provider is no longer certain.
+            # A callback is a sign that the provider has the task, so earlier not-found answers no longer count.
             not_found=0,
             quiet_polls=0 if fresh else after.quiet_polls,
         )
-        if moved and after.status in FINAL:
+        if applied and after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
         if _worth_polling(after, transition, observation.report):
             after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
@@ -106,7 +106,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:
-    """Make the history entry of a callback; unsigned ones beyond the bound of a task share one, unless they move it."""
+    """Make the history entry. Beyond the limit of a task, unsigned callbacks that change nothing share one entry."""
     if observation.trust is not Trust.SIGNED:
         task = changed(task, unsigned=task.unsigned + 1)
         if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.APPLIED:
@@ -120,11 +120,11 @@ def _kept(task: Task, transition: Transition, observation: Observation) -> tuple
 def _worth_polling(task: Task, transition: Transition, report: Report) -> bool:
     """Return whether a callback should bring the next poll forward.
 
-    A final that a poll brought needs no more polls. One that a callback reported does, where another callback
-    contradicts it, verified or not, before or after: a hint is not believed, yet it may be the true one.
+    A final status from a poll needs no more polls. A final status from a callback does, if another callback contradicts
+    it. The contradicting callback counts even if it is unverified, because it may be correct.
     """
     if task.status in FINAL:
-        if task.precedence.asked:
+        if task.precedence.polled:
             return False
         return facts.in_conflict(task) or schedule.lacks_result(task)
     if transition.verdict is Verdict.UNREADABLE or transition.verdict is Verdict.UNVERIFIED:

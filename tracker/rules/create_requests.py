@@ -27,7 +27,7 @@ class SubmitDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a create request: ``send`` it as a new row, or return the row that has it already.
 
     Nothing is recorded where ``undecided`` names a process: it took the same body and has not answered, so everything
-    depends on whether it is gone. Nor where ``id_used``: an earlier row, which was given up, has the external ID.
+    depends on whether it is gone. Nor where ``id_used``: an earlier row, which was rejected, has the external ID.
     """
 
     task: Task

@@ -48,8 +48,8 @@ WITHDRAWN: Final = "its provider ID belongs to another task and was withdrawn"
 NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK})
 
 
-class Asked(StrEnum):
-    """What a report of the provider answers."""
+class ReplyTo(StrEnum):
+    """The request that a report of the provider replies to."""
 
     SUBMIT = "submit"
     PROVIDER_ID = "provider id"
@@ -81,39 +81,39 @@ class Withdrawal:
     alarm: RaisedAlarm
 
 
-def identify(known: Known, task: Task, report: Report, asked: Asked, policy: Policy) -> Identity:
+def identify(known: Known, task: Task, report: Report, reply_to: ReplyTo, policy: Policy) -> Identity:
     """Compare the IDs of a report with the row, and with all other rows of the batch."""
     own_id = report.external_id is not None and report.external_id == task.sent_external_id
     if task.provider_task_id is not None and task.provider_task_id == report.provider_task_id:
-        proven = task.unproven_id_from is None or own_id or asked is Asked.SUBMIT
+        proven = task.unproven_id_from is None or own_id or reply_to is ReplyTo.SUBMIT
         if not proven and _named_otherwise(known, task, report):
             return Identity(mismatch=OTHER_TASK, wrong=True)
         return Identity(source=None if proven else task.unproven_id_from)
-    wrong = asked is Asked.SUBMIT and task.unproven_id_from is not None and task.provider_task_id is not None
+    wrong = reply_to is ReplyTo.SUBMIT and task.unproven_id_from is not None and task.provider_task_id is not None
     if report.provider_task_id is None or (task.provider_task_id is not None and not wrong):
         return Identity(mismatch=OTHER_TASK)
-    if own_id or (asked is Asked.SUBMIT and report.external_id is None):
+    if own_id or (reply_to is ReplyTo.SUBMIT and report.external_id is None):
         source = None
-    elif asked is Asked.EXTERNAL_ID and report.external_id is None:
+    elif reply_to is ReplyTo.EXTERNAL_ID and report.external_id is None:
         source = IdSource.LOOKUP
-    elif asked is Asked.CANDIDATE and _could_be(known, task, report, policy):
+    elif reply_to is ReplyTo.CANDIDATE and _could_be(known, task, report, policy):
         source = task.unproven_id_from or IdSource.CALLBACK
     else:
         return Identity(mismatch=OTHER_TASK)
     holder = known.other_holder(task, report.provider_task_id)
     if holder is not None and not _outranks(task, source, holder):
         return Identity(mismatch=OF_ANOTHER)
-    former = asked is not Asked.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, report, policy)
+    former = reply_to is not ReplyTo.SUBMIT and source in {None, IdSource.LOOKUP} and not _fits(task, report, policy)
     return Identity(mismatch=FORMER_TASK) if former else Identity(source=source, holder=holder, wrong=wrong)
 
 
 def identified(before: Task, after: Task, identity: Identity) -> Task:
-    """Note on a row whose report was believed what its provider ID is worth."""
+    """Record how the provider ID of a row was learned, after its report was accepted."""
     if after.provider_task_id is None:
         return after
     reason = after.reason
     if before.provider_task_id is None and after.status not in facts.INFERRED:
-        # It said what the ID waited for.
+        # The reason described the wait for this ID.
         reason = None
     return changed(after, unproven_id_from=identity.source, reason=reason)
 
@@ -183,7 +183,7 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
-    """Take a provider ID away from a row, with all that was believed because of it: that was about another task."""
+    """Remove the provider ID from a row, with all facts learned by it, because they belong to another task."""
     after = changed(
         task,
         provider_task_id=None,
@@ -259,11 +259,11 @@ def _could_be(known: Known, task: Task, report: Report, policy: Policy) -> bool:
 
 
 def _fits(task: Task, report: Report, policy: Policy) -> bool:
-    """Return whether the provider's task under the row's external ID can be the one that the row asks for.
+    """Return whether the provider's task under the row's external ID can be the task of the row.
 
-    A derived ID is always the same for the same submit, and the task may be older than the row: the database came back
-    from a backup that knew nothing of it. It is adopted if this database, had it lost nothing, would still hold its
-    row. An older one may be a task that was deleted when its time was over, and that the client wants again.
+    A derived ID is the same for every repeated request. The task may be older than the row if the database was restored
+    from a backup. Homing adopts the task if its row would still be within the retention. An older task may have been
+    deleted, and the client wants a new one.
     """
     if not is_derived(task):
         return True

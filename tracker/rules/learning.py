@@ -147,9 +147,9 @@ def learn(before: Habits, completions: Iterable[Completion]) -> Habits:
         if one.model is not None and one.took > timedelta():
             for group in (Group(one.provider, one.kind, one.model), Group(one.provider, one.kind)):
                 took[group].append(one.took.total_seconds())
-        if one.asked:
+        if one.callback_requested:
             for group in (Group(one.provider, one.kind), Group(one.provider)):
-                arrived[group].append(one.heard)
+                arrived[group].append(one.callback_arrived)
     run_times = {group: _with_run_times(before, group, took[group]) for group in sorted(took, key=_width)}
     callbacks = {group: _with_callbacks(before, group, arrived[group]) for group in arrived}
     return replace(

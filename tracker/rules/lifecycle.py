@@ -63,15 +63,15 @@ FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
 
 
 def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transition:
-    """Weigh ``observation`` and give the task as it is believed afterwards.
+    """Apply ``observation`` to the task and return the transition.
 
-    Total: every observation has a verdict, none raises. ``threshold`` is the least trust that may make a status final.
+    Every observation has a verdict, and none raises. ``threshold`` is the least trust level for a final status.
     """
     trust, why, alarms = weigh(task, observation)
     report = observation.report
     seen = changed(task, last_observed_at=observation.at) if observation.source is Source.CALLBACK else task
     if observation.mismatch:
-        # It is about another task: nothing of it is remembered here.
+        # The report is about another task, so nothing of it is kept on this one.
         return Transition(task=seen, verdict=Verdict.UNVERIFIED, why=why, trust=trust, alarms=alarms)
     if report.flaw is not None:
         alarms = (*alarms, Alarm.UNREADABLE)
@@ -83,20 +83,20 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     if trust is not Trust.UNVERIFIED and report.status in FINAL and trust < threshold:
         why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
     elif trust is not Trust.UNVERIFIED:
-        return _believe(seen, observation, trust, alarms)
+        return _accept(seen, observation, trust, alarms)
     if seen.provider_task_id is None and seen.candidate_id is None and report.provider_task_id is not None:
-        # An ID to ask about. It is not learned from a callback.
+        # An ID to poll. A callback alone does not set the provider ID.
         seen = changed(seen, candidate_id=report.provider_task_id)
-    hinted = _claimed(seen, observation, seen.status)
-    return Transition(task=hinted, verdict=Verdict.UNVERIFIED, why=why, trust=trust, alarms=alarms)
+    unverified = _claimed(seen, observation, seen.status)
+    return Transition(task=unverified, verdict=Verdict.UNVERIFIED, why=why, trust=trust, alarms=alarms)
 
 
 def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm, ...]]:
-    """Decide how far an observation may be believed about *this* task: its ids must agree with the row.
+    """Return the trust level of an observation about *this* task. Its IDs must match the row.
 
-    For the provider's own answers ``rules.identity`` decides that, by what was polled. A signature does not cover the
-    address, so a true callback of another task may be replayed at this one's: where we know the provider's id the
-    body's must equal it; else its external id must equal what we sent.
+    For the provider's answers ``rules.identity`` checks the IDs. A signature does not cover the URL, so a sender can
+    replay a valid callback at the URL of another task. If the row has the provider ID, the body must have the same one.
+    Otherwise its external ID must be the one that Homing sent.
     """
     flaw = observation.flaw
     alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
@@ -109,57 +109,57 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
         return Trust.UNVERIFIED, _disagreement(task, report), (*alarms, Alarm.MISMATCH)
     if observation.trust is Trust.UNVERIFIED:
         return Trust.UNVERIFIED, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
-    # No callback, however well verified, is the provider's answer to a poll.
+    # Even a signed callback has less trust than the provider's answer to a poll.
     return min(observation.trust, Trust.SIGNED), "", alarms
 
 
 def ids_agree(task: Task, report: Report) -> bool:
-    """Return whether the ids in a body are those of the row; absent counts as different."""
+    """Return whether the IDs in a body match the row. A missing ID does not match."""
     if task.provider_task_id is not None:
         return report.provider_task_id == task.provider_task_id
     return task.sent_external_id is not None and report.external_id == task.sent_external_id
 
 
-def precedence(report: Report, *, asked: bool) -> Precedence:
-    """Place a claim with a known status in the total order; ``asked`` as ``DECIDING`` says."""
+def precedence(report: Report, *, polled: bool) -> Precedence:
+    """Return the precedence of a report with a known status. ``polled``: its source is in ``DECIDING``."""
     assert report.status is not None
     final = report.status in FINAL
     return Precedence(
         rank=RANK[report.status],
-        asked=final and asked,
+        polled=final and polled,
         updated_at=_microseconds(report.updated_at) if final else 0,
         success=report.status is Status.SUCCEEDED,
     )
 
 
-def _believe(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
+def _accept(task: Task, observation: Observation, trust: Trust, alarms: tuple[Alarm, ...]) -> Transition:
     report = observation.report
     assert report.status is not None
-    asked = observation.source in DECIDING
-    place = precedence(report, asked=asked)
-    if observation.source is Source.OPERATOR and place.asked:
+    polled = observation.source in DECIDING
+    place = precedence(report, polled=polled)
+    if observation.source is Source.OPERATOR and place.polled:
         place = structs.replace(place, updated_at=BEFORE_ANY_POLL)
     contradiction = report.status in FINAL and task.status in FINAL and report.status is not task.status
     if contradiction:
         alarms = (*alarms, Alarm.CONTRADICTION)
     known = _learn_ids(task, report, trust)
-    facts = merge_facts(known.facts, report, asked=asked)
+    facts = merge_facts(known.facts, report, polled=polled)
     if place > task.precedence and report.status is not task.status:
         if task.status is Status.REJECTED:
             alarms = (*alarms, Alarm.REVIVED)
         return _moved(known, facts, observation, place, trust, alarms)
-    believed = _claimed(changed(known, facts=facts, precedence=max(place, task.precedence)), observation, task.status)
+    accepted = _claimed(changed(known, facts=facts, precedence=max(place, task.precedence)), observation, task.status)
     if place > task.precedence:
-        believed = changed(believed, status_source=observation.source, status_trust=trust)
-    if _shown(believed) != _shown(task):
-        return _completed(believed, observation, trust, alarms)
+        accepted = changed(accepted, status_source=observation.source, status_trust=trust)
+    if _shown(accepted) != _shown(task):
+        return _completed(accepted, observation, trust, alarms)
     if report.status is task.status:
         return Transition(
-            task=believed, verdict=Verdict.CONFIRMED, why="says what is known", trust=trust, alarms=alarms
+            task=accepted, verdict=Verdict.CONFIRMED, why="says what is known", trust=trust, alarms=alarms
         )
     verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
     why = f"{report.status.value} does not beat {task.status.value}"
-    return Transition(task=believed, verdict=verdict, why=why, trust=trust, alarms=alarms)
+    return Transition(task=accepted, verdict=verdict, why=why, trust=trust, alarms=alarms)
 
 
 def _moved(
@@ -214,10 +214,10 @@ def event(task: Task, name: str, at: datetime) -> Event:
     return Event(type=f"homing.task.{name}", task=task, at=at)
 
 
-def merge_facts(facts: Mapping[str, Fact], report: Report, *, asked: bool) -> Mapping[str, Fact]:
-    """Merge a believed claim's facts, each by its own place in the order; empty ones say nothing.
+def merge_facts(facts: Mapping[str, Fact], report: Report, *, polled: bool) -> Mapping[str, Fact]:
+    """Merge the facts of an accepted report, each by its own precedence. Ignore empty facts.
 
-    Results and prices come with a final status only: one that is not final needs less trust than they do.
+    Only a final report can set results and prices, because other reports need less trust.
     """
     final = report.status in FINAL
     found: dict[str, JsonValue] = {}
@@ -232,7 +232,7 @@ def merge_facts(facts: Mapping[str, Fact], report: Report, *, asked: bool) -> Ma
     assert report.status is not None
     place = Precedence(
         rank=RANK[report.status],
-        asked=asked,
+        polled=polled,
         updated_at=_microseconds(report.updated_at),
         success=report.status is Status.SUCCEEDED,
     )
@@ -245,11 +245,11 @@ def merge_facts(facts: Mapping[str, Fact], report: Report, *, asked: bool) -> Ma
 
 
 def _claimed(task: Task, observation: Observation, status: Status) -> Task:
-    """Remember the finals that were reported besides ``status``, which is believed from now on.
+    """Record the final statuses that were reported besides ``status``, the current one.
 
-    The set only grows, whatever comes, until the provider's answer (or the operator's) is what is believed.
+    The set only grows until a poll or a manual resolution decides the status.
     """
-    decided = task.precedence.asked and status in FINAL
+    decided = task.precedence.polled and status in FINAL
     reported = FINAL.intersection((*task.conflict_statuses, observation.report.status, task.status)) - {status}
     reports = () if decided else tuple(sorted(reported))
     since = (task.conflict_at or observation.at) if reports and status in FINAL else None

@@ -1,4 +1,4 @@
-"""Decisions about what a poll of the provider brought, and about manual resolutions."""
+"""Decisions about the results of polls, and about manual resolutions."""
 
 import hashlib
 from dataclasses import replace
@@ -27,16 +27,16 @@ from tracker.model.task import (
     Verdict,
 )
 from tracker.rules import lifecycle, schedule
-from tracker.rules.identity import FORMER_TASK, Asked, Identity, identified, identify, superseded, taking, withdrawn
+from tracker.rules.identity import FORMER_TASK, Identity, ReplyTo, identified, identify, superseded, taking, withdrawn
 from tracker.rules.outcomes import UNCHANGED, Rules, alarms_of, entry_of, existing, given_back, replanned
 from tracker.rules.recovery import UNRESOLVED, Denial, not_found
 from tracker.rules.schedule import Policy
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A poll that brought no answer, for the history: one entry for each ``sort``, which counts and shows the last.
+    """A poll without an answer. The history has one entry for each ``sort``, with a count and the last failure.
 
-    ``body`` is what came instead, cut and masked; only keys that see all clients are shown it.
+    ``body`` is the response, shortened and masked. Only keys that see all clients can read it.
     """
 
     sort: str
@@ -49,15 +49,15 @@ UNDECIDED: Final = "contradictory reports of success and failure; the provider d
 
 
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one poll of a task brought: the provider's ``observation``, or ``why`` there is none.
+    """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
-    ``asked`` says by which ID the provider was asked, ``sent`` is false where it was not asked at all. ``again_at``
-    overrides the schedule, ``denial`` is weighed for a submit whose outcome is not known, ``forget`` drops a candidate
-    ID that led to nothing, ``failure`` is kept in the history, and ``seen`` is what the address was seen to do.
+    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
+    schedule. ``denial`` is a not-found answer for an unresolved submission. ``forget`` drops a candidate ID without a
+    task. ``failure`` goes to the history. ``seen`` holds the observed capabilities of the provider's URL.
     """
 
     observation: Observation | None = None
-    asked: Asked = Asked.PROVIDER_ID
+    reply_to: ReplyTo = ReplyTo.PROVIDER_ID
     why: str = ""
     again_at: datetime | None = None
     denial: Denial | None = None
@@ -97,7 +97,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         observation = self.result.observation
         if observation is None:
             return self._unanswered(task)
-        identity = identify(known, task, observation.report, self.result.asked, self.rules.policy)
+        identity = identify(known, task, observation.report, self.result.reply_to, self.rules.policy)
         if identity.mismatch:
             return self._of_another(task, observation, identity)
         transition = lifecycle.advance(task, observation, threshold=self.rules.threshold)
@@ -128,9 +128,9 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
     def _of_another(
         self, task: Task, observation: Observation, identity: Identity
     ) -> Change[tuple[Task, Verdict, str]]:
-        """Record an answer about another task: it says nothing of this one, and what was asked is still open.
+        """Record an answer about another task. It does not change this task, and the poll is still open.
 
-        The history of this task shows nothing of the other one, which may be another client's.
+        The history of this task hides the other task, because another client may own it.
         """
         about = structs.replace(observation, mismatch=identity.mismatch, report=Report())
         transition = lifecycle.advance(task, about, threshold=self.rules.threshold)
@@ -138,7 +138,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
         events = transition.events
         after = transition.task
-        if self.result.asked is Asked.CANDIDATE and after.provider_task_id is None:
+        if self.result.reply_to is ReplyTo.CANDIDATE and after.provider_task_id is None:
             after = replace(after, candidate_id=None, unproven_id_from=None)
             if task.unproven_id_from is IdSource.OWNER:
                 after = replace(
@@ -209,7 +209,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             entries=entries,
             events=transition.events if transition is not None else (),
             alarms=alarms,
-            # An expired task is asked about, but never submitted again.
+            # Homing polls an expired task, but never resubmits it.
             drop_submission=after.status is Status.EXPIRED,
             counts={"polls": count},
         )

@@ -1,8 +1,8 @@
-"""What to do about a submit whose outcome is not known: pure, and written so that no task is charged twice.
+"""Recovery of submissions with an unknown outcome. Pure. No task may be charged twice.
 
-"The provider never had it" is believed only after its exact documented not-found answer, twice, long enough after the
-attempt's deadline, at an address where lookups by external id are proven. Everything else leaves the row pending; a
-row whose external id the provider refused as taken stays so until it is found, or until the operator settles it.
+Homing concludes that the provider never had the task only after two documented not-found answers. They must come long
+enough after the deadline of the attempt, from a URL where lookups by external ID are verified. Otherwise the row stays
+pending. If the provider refused the external ID as taken, the row is pending until a lookup or a manual resolution.
 """
 
 from dataclasses import replace
@@ -29,13 +29,13 @@ class Step(StrEnum):
 
 
 def next_step(task: Task, *, policy: Policy) -> Step:
-    """Choose the next step for a ``pending`` task that we submit ourselves.
+    """Return the next step for a ``pending`` task that Homing submits itself.
 
-    A submit is repeated only for a task that is proven absent; after ``policy.attempts`` it is given up as rejected,
-    which is true: the provider never made it.
+    Homing resubmits only a task that the provider verifiably does not have. After ``policy.attempts`` the task is
+    rejected, because the provider never made it.
     """
     if task.duplicate_at is not None or task.provider_task_id is not None or task.candidate_id is not None:
-        # It exists, or may: no number of denials proves the contrary.
+        # The task exists or may exist. No number of not-found answers proves the contrary.
         return Step.LOOK_UP
     if task.not_found < policy.absences:
         return Step.LOOK_UP

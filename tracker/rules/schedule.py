@@ -34,15 +34,15 @@ class Policy:
     ``answer_within`` is the whole time of a submit as our client sees it; ``attempt`` the hard total deadline of one
     call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
     attempt's deadline a not-found answer begins to count, ``absence_gap`` the time between two, ``absences`` how many
-    prove that the provider never had the task. A repeat that the provider will not take for now is tried until the task
-    is ``repeat_within`` old; then its client is told that it was rejected.
-    ``budget`` is how many requests a minute are sent to ask about tasks, ``client_budget`` how many of these one client
+    prove that the provider never had the task. Homing retries a resubmission that the busy provider refuses until
+    the task is ``repeat_within`` old; then the task is rejected.
+    ``budget`` is how many polls and lookups a minute are sent, ``client_budget`` how many of these one client
     may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
     kept, None for ever: an older task of the provider may be one whose row was deleted.
     ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
-    ``callback_grace`` ago or earlier: so late a callback may be, and still count as heard. While a
-    task is in conflict, two polls are at most ``conflict_gap`` apart; it is given up after ``conflict_patience``.
+    ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
+    task is in conflict, two polls are at most ``conflict_gap`` apart; polling stops after ``conflict_patience``.
     """
 
     answer_within: timedelta = timedelta(seconds=18)
@@ -147,15 +147,15 @@ def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | Non
     return now + min(max(abs(age) * AGE_SHARE, policy.least_gap), policy.conflict_gap)
 
 
-def busy_delay(attempt: int, *, policy: Policy, told: timedelta | None, random: float) -> timedelta:
+def busy_delay(attempt: int, *, policy: Policy, retry_after: timedelta | None, random: float) -> timedelta:
     """Return the delay before the ``attempt``-th resubmission (from 1) after the provider was busy, with jitter."""
     own = policy.busy_delay * (1 << (attempt - 1))
-    return max(own * (0.5 + random / 2), told or timedelta())
+    return max(own * (0.5 + random / 2), retry_after or timedelta())
 
 
-def repeat_delay(task: Task, *, now: datetime, policy: Policy, told: timedelta | None) -> timedelta:
+def repeat_delay(task: Task, *, now: datetime, policy: Policy, retry_after: timedelta | None) -> timedelta:
     """Return the delay before an accepted task is resubmitted, after the provider was busy."""
-    own = max((now - task.created_at) * AGE_SHARE, policy.busy_delay, told or timedelta())
+    own = max((now - task.created_at) * AGE_SHARE, policy.busy_delay, retry_after or timedelta())
     return min(own, policy.greatest_gap)
 
 

@@ -1,4 +1,4 @@
-"""Decisions about tasks that are sent out or announced: intents, attempts and their outcomes."""
+"""Decisions about submissions: announced tasks, attempts and their outcomes."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ from tracker.model.changes import (
 from tracker.model.records import HistoryEntry
 from tracker.model.task import FINAL, Alarm, Observation, Report, Source, Status, Task, Trust, Verdict
 from tracker.rules import lifecycle, recovery
-from tracker.rules.identity import Asked, identified, identify, superseded, taking, withdrawn
+from tracker.rules.identity import ReplyTo, identified, identify, superseded, taking, withdrawn
 from tracker.rules.outcomes import Rules, alarms_of, begun, entry_of, existing, given_back, replanned
 
 ORIGIN_SUBMIT: Final = "submit"
@@ -51,7 +51,7 @@ class RecordExpected(msgspec.Struct, frozen=True, kw_only=True):
             ),
         ):
             before = known.get(key) if key else None
-            # A rejected row has given up what its client named it; the provider's own id is never another task's.
+            # A rejected row has released its client's IDs. It keeps the provider ID, which belongs to one task only.
             if before is not None and key and not (before.released and key.by != "provider_task_id"):
                 # The provider may name an ID of another client's task: show only an ID that this client gave.
                 known_as = f"the id {what}" if what in named_here else "its id"
@@ -173,7 +173,7 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
     def decide(self, known: Known) -> Change[Task]:
         report, now, rules = self.report, self.now, self.rules
         task = existing(known, self.sent.id)
-        identity = identify(known, task, report, Asked.SUBMIT, rules.policy)
+        identity = identify(known, task, report, ReplyTo.SUBMIT, rules.policy)
         if identity.mismatch:
             return _accepted_as_another(task, identity.mismatch, now=now, rules=rules)
         before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
@@ -324,11 +324,10 @@ class RecordUnanswered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordNotMade(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that a resubmission verifiably made nothing yet: it is repeated at ``again_at`` without a lookup.
+    """Record that a resubmission verifiably created nothing. Homing repeats it at ``again_at`` without a lookup.
 
-    It does not count as an attempt: a client that got success is not given up for a provider that is busy. It says
-    nothing of a task that an earlier attempt made after all. Where a callback came since this attempt began, the task
-    is looked up again first.
+    It does not count as an attempt, because a busy provider must not make an accepted task fail. An earlier attempt may
+    still have created the task. If a callback arrived since this attempt began, Homing looks the task up first.
     """
 
     sent: Task

@@ -19,7 +19,7 @@ from tracker.rules.identity import Attach
 from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
-from tracker.service.callback_urls import Addresses
+from tracker.service.callback_urls import CallbackUrls
 from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
@@ -44,7 +44,7 @@ class TrackRequest:
 
 
 class Adoption:
-    """Writes down tasks that we did not submit."""
+    """Records tasks that Homing did not submit."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Adoption:
         store: Store,
         recorder: Recorder,
         poller: Poller,
-        addresses: Addresses,
+        callback_urls: CallbackUrls,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
@@ -60,7 +60,7 @@ class Adoption:
         self._store = store
         self._recorder = recorder
         self._poller = poller
-        self._addresses = addresses
+        self._callback_urls = callback_urls
         self._rules = rules
         self._clock = clock
         self._monotonic = monotonic
@@ -70,7 +70,7 @@ class Adoption:
         """Record a task that is about to be submitted. Raises Conflict where a row has its external ID."""
         task = self._row(request)
         written = await self._recorder.apply(RecordExpected(task=task))
-        return Expected(task=written, callback_url=self._addresses.of_task(written))
+        return Expected(task=written, callback_url=self._callback_urls.of_task(written))
 
     async def found(
         self, caller: ClientIdentity, account: Account, ref: str, *, kind: str | None = None
@@ -82,9 +82,9 @@ class Adoption:
         return await self._store.tasks.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
 
     async def known(self, request: TrackRequest, provider_task_id: str) -> Task | None:
-        """Return a task that has a row, None where the provider has to be asked.
+        """Return a task that has a row, or None if Homing must poll the provider.
 
-        Raises NotFound where the row is another client's, and where the provider said so a moment ago.
+        Raises NotFound if another client owns the row, or if the provider answered not found a moment ago.
         """
         ref = bounded(provider_task_id, "provider_task_id")
         caller, account = request.caller, request.account
@@ -101,9 +101,9 @@ class Adoption:
         return None
 
     async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
-        """Ask the provider about a task that is not ``known``, and take it over.
+        """Poll the provider about a task that is not ``known``, and adopt it.
 
-        Raises NotFound where the provider does not know it, or where it is another's.
+        Raises NotFound if the provider does not know the task, or if another client owns it.
         """
         ref = bounded(provider_task_id, "provider_task_id")
         caller, account, kind = request.caller, request.account, request.kind.name
@@ -119,7 +119,7 @@ class Adoption:
         return task
 
     async def take(self, request: TrackRequest, found: Found) -> Task:
-        """Record a task that the provider has just confirmed, with what it request.
+        """Record a task that the provider has just confirmed, with its report.
 
         Returns the row that waits for it where there is one, whoever its client is.
         """
@@ -133,10 +133,10 @@ class Adoption:
         return answer.task
 
     async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
-        """Take the provider's id from the task's owner, and poll it at once: it counts once that confirmed it.
+        """Attach the provider ID that the task's owner named, and poll at once to confirm it.
 
-        Without a credential nobody can be asked, and it counts as it is. Raises Conflict where another id is known, or
-        another task has this one.
+        Without a credential Homing cannot poll, and accepts the ID unconfirmed. Raises Conflict if the task has another
+        provider ID, or another task has this one.
         """
         value = bounded(provider_task_id, "provider_task_id")
         confirmable = account.credential is not None
@@ -182,12 +182,12 @@ class Adoption:
             updated_at=now,
             deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=external_id,
-            # What the provider knows it by, which need not be what its adopter calls it.
+            # The external ID at the provider. The client may use another one.
             sent_external_id=report.external_id if report is not None else external_id,
             provider_task_id=report.provider_task_id if report is not None else None,
             unproven_id_from=IdSource.OWNER if report is not None and report.external_id is None else None,
             tags=distinct_tags(request.tags),
-            callback_requested=self._addresses.asked and request.origin == "expect",
+            callback_requested=self._callback_urls.available and request.origin == "expect",
             answered_at=now,
         )
         return begun(task, now=now, rules=self._rules)

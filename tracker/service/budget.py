@@ -1,7 +1,7 @@
-"""How many requests a provider is sent: by the loops, and by what clients ask for in between.
+"""The budget of polls and lookups for a provider, shared by the loops and the clients.
 
-Everything that asks about tasks takes from one bucket. Clients have a smaller one within it, so that they never wait
-for a busy reconciler and never take more than their part of its requests; and each client has a bucket of its own.
+Every poll and lookup takes from one bucket. All clients share a smaller bucket within it, so they never wait for a busy
+reconciler and never take more than their share. Each client also has its own bucket.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tracker.errors import Overloaded, TooMany
 WINDOW: Final = timedelta(minutes=1)
 # What may be taken at once after a pause.
 LOOPS_BURST: Final = 1 / 4
-# What clients may take of all requests; a client that asks about many tasks at once needs its minute's worth for that.
+# The share of all clients. A client that polls many tasks at once may use its whole minute at once.
 CLIENTS_SHARE: Final = 1 / 3
 CLIENTS_BURST: Final = 1.0
 # What one client may take of that at most, where it may take more by its own bound: another one always finds some.

@@ -1,4 +1,4 @@
-"""What clients have the provider asked: polls and lookups, within the budget that they share with the loops."""
+"""Polls and lookups on behalf of clients, within the budget that they share with the loops."""
 
 import asyncio
 from collections import OrderedDict
@@ -22,7 +22,7 @@ ASKED_AT_ONCE: Final = 4
 
 
 class ClientPolls:
-    """Asks about tasks for clients. Whoever asks about a task that is being asked about waits for the same answer."""
+    """Polls tasks for clients. Concurrent requests for one task share one poll."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class ClientPolls:
         self._fresh = policy.fresh
         self._clock = clock
         self._asking: dict[str, asyncio.Task[PollAnswer]] = {}
-        # What came of the last polls here, as a sentence; the row knows only when.
+        # The results of the last polls, as sentences. The row has only their time.
         self._said: OrderedDict[str, str] = OrderedDict()
 
     async def poll(self, caller: ClientIdentity, task: Task, account: Account) -> tuple[Task, str]:
-        """Ask about a task now, or give the answer of a moment ago. Raises TooMany or Overloaded."""
+        """Poll a task now, or return the answer of a moment ago. Raises TooMany or Overloaded."""
         asking = self._asking.get(task.id)
         if asking is None:
             if self._is_fresh(task):
@@ -52,19 +52,19 @@ class ClientPolls:
             asking = asyncio.create_task(self._ask(caller, task, account))
             self._asking[task.id] = asking
             asking.add_done_callback(partial(self._asked, task.id))
-        # Others may wait for it too: whoever leaves does not end it.
+        # Several clients may share the poll, so a client that leaves does not cancel it.
         answer = await asyncio.shield(asking)
         return answer.task, answer.why
 
     async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
-        """Learn the provider's ID of a task and ask about it. Raises TooMany or Overloaded, and nothing is learned."""
+        """Attach a provider ID and poll it. Raises TooMany or Overloaded before it changes anything."""
         if account.credential is not None:
-            # It is asked about by its own external id too.
+            # The poll may query the external ID too.
             self._budget.take_for(caller.name, self._clock(), 1 + (task.sent_external_id is not None))
         return await self._adoption.attach(caller, task, account, provider_task_id)
 
     async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
-        """Take over a running task. Raises TooMany or Overloaded where the provider would have to be asked."""
+        """Adopt a running task. Raises TooMany or Overloaded if this needs a poll beyond the budget."""
         known = await self._adoption.known(request, provider_task_id)
         if known is not None:
             return known

@@ -18,12 +18,12 @@ from tracker.service.repeat import Failures
 
 log: Final = logging.getLogger("homing.feed")
 
-# A reader that comes sooner would find too little to be worth the look.
+# The least time between two reads. More frequent reads would find too few events.
 PACE: Final = timedelta(milliseconds=10)
-# Where so many come at once, fewer and larger looks leave more room to those who bring them.
+# If a read finds so many events, fewer and larger reads leave more time to the writers.
 MUCH: Final = 40
 SLOWER: Final = timedelta(milliseconds=40)
-LOOK: Final = timedelta(seconds=1)
+FEED_SCAN_INTERVAL: Final = timedelta(seconds=1)
 # How much is kept in memory for readers that are a little behind; the others read from the database.
 KEPT: Final = 2_000
 PAGE: Final = 500
@@ -75,7 +75,7 @@ class Feed:
         self._running: list[asyncio.Task[None]] = []
         self._reading = Failures(log, "events cannot be read", "events are read again")
         self._listening = Failures(
-            log, "notices of other processes cannot be heard", "notices of other processes are heard again"
+            log, "notices of other processes cannot be received", "notices of other processes are received again"
         )
         self._announcing = Failures(log, "other processes cannot be notified", "other processes are notified again")
         self._dismissed = False
@@ -117,7 +117,7 @@ class Feed:
 
     @property
     def latest(self) -> int:
-        """The newest cursor that is known here; ``now`` asks."""
+        """The newest cursor that this process knows. ``now`` queries the database."""
         return self._latest
 
     async def now(self) -> int:
@@ -133,11 +133,11 @@ class Feed:
         return await self._events.given()
 
     def start_over(self) -> None:
-        """Forget what was read: the database is in another state. Whoever waits looks again."""
+        """Forget the events read so far, because the database was restored. All waiting readers read again."""
         self._restarts += 1
         self._lost = True
         self._kept = []
-        # Whatever is asked for is read from the database, until it is known where that ends.
+        # Serve every request from the database until its newest cursor is known.
         self._floor = self._latest
         self._hinted.set()
         self._wake_all()
@@ -169,7 +169,7 @@ class Feed:
 
     @asynccontextmanager
     async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
-        """Yield an Event that is set when the task may have changed since; look at the task only after entering.
+        """Yield an Event that is set when the task may have changed. Read the task only after entering.
 
         Once the feed is dismissed nothing sets it.
         """
@@ -205,11 +205,11 @@ class Feed:
             if not self._wanted.is_set():
                 await self._wanted.wait()
                 # Who waits again and again is away for moments.
-                if now() - self._left_at > LOOK.total_seconds():
+                if now() - self._left_at > FEED_SCAN_INTERVAL.total_seconds():
                     with self._reading.survived():
                         await self._catch_up()
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK.total_seconds()):
+                async with asyncio.timeout(FEED_SCAN_INTERVAL.total_seconds()):
                     await self._hinted.wait()
             self._hinted.clear()
             before = len(self._kept)
@@ -262,7 +262,7 @@ class Feed:
         while True:
             with self._listening.survived():
                 await notices.listen(self._noticed)
-            await asyncio.sleep(LOOK.total_seconds())
+            await asyncio.sleep(FEED_SCAN_INTERVAL.total_seconds())
 
     def _noticed(self) -> None:
         # Listening ends only by a failure, so the first notice is what shows that it works.

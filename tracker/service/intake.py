@@ -231,7 +231,7 @@ class Intake:
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_body_key(task), ()))
         named = is_named(task)
-        # Without a retention no row was ever deleted, and the first generation needs no look.
+        # Without a retention no row was ever deleted, so the first generation needs no query.
         generation = await self._external_ids.first_generation(task) if named and self._rules.policy.retention else 0
         while True:
             if named:

@@ -16,7 +16,7 @@ from tracker.storage.store import Store
 
 # Databases of earlier versions hold "lookup by external id", which an echo in any reply was enough for.
 FOUND_BY_EXTERNAL_ID: Final = "task found by external id"
-# After so long an answer is asked for anew, whichever it was: a gateway may change what is behind it.
+# Test a capability again after this time, because a gateway may change its backend.
 TRUSTED_FOR: Final = timedelta(days=1)
 LONGEST_GAP: Final = timedelta(hours=1)
 Purpose = Literal["plan", "ask", "search"]
@@ -37,18 +37,18 @@ class Lookups:
         return seen is not None and seen[0]
 
     async def due(self, account: Account, kind: str, purpose: Purpose) -> bool:
-        """Return whether it is time to find out; True only once in a while in this process, whoever asks.
+        """Return whether to test lookups now. It returns True only once in a while in this process.
 
-        ``plan`` brings the first poll of an accepted task forward, ``ask`` makes a poll a lookup, and ``search`` looks
-        for a task to ask about, because the recovery of another one needs to know.
+        ``plan`` brings the first poll of an accepted task forward. ``ask`` makes a poll a lookup. ``search`` finds a
+        task for a lookup, because the recovery of another task needs the result.
         """
         key = (purpose, account.base_url, kind)
         now = self._clock()
         since, gap = self._turns.get(key, (now, timedelta()))
-        # A clock that was set back must not silence this for longer than the gap.
+        # If the clock was set back, the pause must not exceed the gap.
         if since <= now < since + gap:
             return False
-        # Written before anything is awaited: of many tasks that are accepted at once, one asks.
+        # Set this before the first await, so that of many tasks accepted at once only one makes the lookup.
         self._turns[key] = (now, min(max(gap * 2, self._policy.first_lookup), LONGEST_GAP))
         seen = await self._store.accounts.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         if seen is None or now - seen[1] > TRUSTED_FOR:

@@ -27,7 +27,7 @@ from tracker.providers.base import (
 )
 from tracker.providers.masking import excerpt, masked
 from tracker.rules import recovery
-from tracker.rules.identity import Asked
+from tracker.rules.identity import ReplyTo
 from tracker.rules.outcomes import Rules
 from tracker.rules.polls import BATCH_QUERY, Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
@@ -60,15 +60,15 @@ class PollAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """One poll of a task: ``asked`` says by which ID, ``at`` when.
+    """One poll of a task: ``reply_to`` says by which ID, ``at`` when.
 
-    ``forget`` drops the task's candidate ID if the poll leads to nothing. ``seen`` is what the address was seen to do.
+    ``forget`` drops the candidate ID if the poll finds no task. ``seen`` holds the observed capabilities of the URL.
     """
 
     task: Task
     account: Account
     at: datetime
-    asked: Asked = Asked.PROVIDER_ID
+    reply_to: ReplyTo = ReplyTo.PROVIDER_ID
     forget: bool = False
     seen: tuple[Seen, ...] = ()
 
@@ -112,9 +112,9 @@ class Poller:
         return proving
 
     async def prove_lookups(self, task: Task, account: Account) -> PollAnswer:
-        """Poll a task that the provider has by the external id that we gave it, and remember whether that works.
+        """Poll an accepted task by its external ID, and record whether the lookup works.
 
-        Where it does not, the task is asked about by the provider's id: one more request.
+        If it does not, Homing polls by the provider ID, with one more request.
         """
         poll = Poll(task=task, account=account, at=self._clock())
         assert task.sent_external_id is not None
@@ -129,7 +129,7 @@ class Poller:
         outcome = await self.query(account, task.kind, task.provider_task_id)
         if denied and isinstance(outcome, Found):
             poll = replace(poll, seen=(lookup_seen(account, task.kind, poll.at, found=False),))
-        # Where it is nowhere, the provider may just be late.
+        # If neither ID finds the task, the provider may only be late.
         return replace(await self.record(poll, outcome), requests=2)
 
     async def poll(self, task: Task, account: Account) -> PollAnswer:
@@ -147,20 +147,20 @@ class Poller:
         return answer if outcome is None else replace(answer, requests=2)
 
     async def _guessed(self, poll: Poll, outcome: PollOutcome | None, guess: PollOutcome) -> PollAnswer:
-        """Record what came of asking by the id that somebody named; ``outcome`` is that of the task's own id."""
+        """Record the result of a poll by the candidate ID. ``outcome`` is the result of the task's own ID."""
         attached = poll.task.unproven_id_from is IdSource.OWNER
         # Where the owner named it, the provider may only be late to know the task: the ID is kept.
         if isinstance(guess, Found) or (attached and outcome is None):
-            return await self.record(replace(poll, asked=Asked.CANDIDATE), guess)
-        # What else the provider says of a guessed id says nothing about ours.
+            return await self.record(replace(poll, reply_to=ReplyTo.CANDIDATE), guess)
+        # Any other answer about a candidate ID does not concern this task.
         return await self._record_own(replace(poll, forget=isinstance(guess, Missing) and not attached), outcome)
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
-        """Return whether the id that a hint named may be asked about.
+        """Return whether Homing may poll by the candidate ID.
 
-        Not while a submit is under way, whose reply has the ID; nor where the provider finds tasks by the external id
-        that we gave: there its answer to that id is the better one, and a hint could only name somebody else's task.
-        What the task's owner attached is asked about in any case.
+        Not during a submission, because its reply has the ID. Not if the provider finds tasks by external ID, because
+        that answer is better and an unverified callback may name another task. Homing always polls an ID that the
+        task's owner attached.
         """
         if task.candidate_id is None or task.provider_task_id is not None:
             return False
@@ -171,7 +171,7 @@ class Poller:
         return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
 
     async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> PollAnswer:
-        """Record the outcome of asking by the task's own ID, None where it has none."""
+        """Record the outcome of a poll by the task's own ID, None if it has none."""
         task = poll.task
         if outcome is not None:
             return await self.record(
@@ -250,11 +250,11 @@ class Poller:
                     at=self._clock(),
                     body=outcome.body,
                 )
-                result = PollResult(observation=observation, asked=poll.asked, seen=poll.seen)
+                result = PollResult(observation=observation, reply_to=poll.reply_to, seen=poll.seen)
             case Missing():
                 result = await self._missing(poll, outcome)
             case Busy():
-                # A provider that asks for a day must not silence the tasks of a day.
+                # A Retry-After of a day must not stop all polls for a day.
                 pause = min(outcome.retry_after or BUSY_PAUSE, self._rules.policy.greatest_gap)
                 result = PollResult(why=f"busy: {masked(outcome.message, account.credential)}")
             case BadCredential():
@@ -319,11 +319,11 @@ class Poller:
 
 
 def _by_external_id(poll: Poll, outcome: PollOutcome) -> Poll:
-    """Note that a task was asked about by the external ID that it has, and whether that shows that lookups work.
+    """Mark a poll as a lookup by external ID, and record whether lookups work.
 
-    They do if this query by an external ID that Homing sent returned that very task.
+    They work if a query by an external ID that Homing sent returned that very task.
     """
-    poll = replace(poll, asked=Asked.EXTERNAL_ID)
+    poll = replace(poll, reply_to=ReplyTo.EXTERNAL_ID)
     task = poll.task
     if not isinstance(outcome, Found) or task.attempts == 0 or outcome.report.external_id != task.sent_external_id:
         return poll

@@ -1,8 +1,8 @@
-"""Whether requests can be served, and what is wrong at a provider: anybody may ask, without a key and often.
+"""Readiness: whether Homing can serve requests, and which providers have trouble. Public, without a key.
 
-A look writes as requests do. A page that is damaged elsewhere fails requests all the same, so it also counts how the
-latest batches of requests ended. What was seen is kept for a moment, and all who ask while somebody looks share that
-look: a database that hangs is not given one more write to hang on with each request. Nobody waits without a bound.
+A check writes to the database as requests do. It also uses the result of the latest batches, because damage elsewhere
+can make requests fail. The result is kept for a moment, and concurrent requests share one check. So a hanging database
+does not get one more write with each request. Every wait has a limit.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tracker.storage.store import Store
 
 log: Final = logging.getLogger("homing.readiness")
 KEPT: Final = timedelta(seconds=1)
-# Longer than a lock is waited for: then the database itself says what is wrong.
+# Longer than the lock timeout, so that the database reports its own error first.
 PATIENCE: Final = timedelta(seconds=8)
 TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
     {
@@ -31,7 +31,7 @@ TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
 
 
 class Readiness:
-    """One look at a time, at the parts that a callback needs."""
+    """Checks the parts that a callback needs, one check at a time."""
 
     def __init__(
         self,
@@ -47,30 +47,30 @@ class Readiness:
         self._failing = failing
         self._patience = patience
         self._seen: tuple[datetime, list[Check]] | None = None
-        self._looking: asyncio.Task[list[Check]] | None = None
+        self._running: asyncio.Task[list[Check]] | None = None
 
     async def check(self) -> list[Check]:
-        """Return whether the parts work, as was seen just now or is being seen."""
+        """Return the checks: a recent result, or that of the running check."""
         now = self._clock()
         if self._seen is not None and timedelta() <= now - self._seen[0] < KEPT:
             return self._seen[1]
-        if (looking := self._looking) is None:
-            looking = self._looking = asyncio.create_task(self._look(now), name="homing readiness")
-            looking.add_done_callback(self._looked)
-        # Whoever stops waiting leaves the look to the others.
+        if (running := self._running) is None:
+            running = self._running = asyncio.create_task(self._run_checks(now), name="homing readiness")
+            running.add_done_callback(self._checks_done)
+        # A request that stops waiting does not cancel the shared check.
         seconds = self._patience.total_seconds()
-        done, _ = await asyncio.wait({looking}, timeout=seconds)
+        done, _ = await asyncio.wait({running}, timeout=seconds)
         if not done:
-            return [_red(f"the database has not answered for {seconds:g} s: look at its load and its locks")]
-        return looking.result()
+            return [_red(f"the database has not answered for {seconds:g} s: check its load and its locks")]
+        return running.result()
 
     async def close(self) -> None:
-        """Wait for no look that is still under way."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})
+        """Cancel a running check."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
 
-    async def _look(self, now: datetime) -> list[Check]:
+    async def _run_checks(self, now: datetime) -> list[Check]:
         checks = [await self._database()]
         if checks[0].ok:
             checks += await self._accounts()
@@ -101,11 +101,11 @@ class Readiness:
             if one.trouble is not None
         ]
 
-    def _looked(self, looking: asyncio.Task[list[Check]]) -> None:
-        self._looking = None
-        if not looking.cancelled():
-            # Whoever waited has it; where nobody does any more, it must not be reported as forgotten.
-            looking.exception()
+    def _checks_done(self, running: asyncio.Task[list[Check]]) -> None:
+        self._running = None
+        if not running.cancelled():
+            # Retrieve the error, so that asyncio does not report it if no request waits any more.
+            running.exception()
 
 
 def _red(detail: str) -> Check:

@@ -75,7 +75,7 @@ class Recorder:
         """
         if self._closing or self._task is None:
             raise StoreUnavailable("the recorder is not running", retry_after=RETRY_AFTER)
-        # Not by asking for the running loop: Python 3.11 asks the system for the process each time.
+        # Do not use get_running_loop(): Python 3.11 makes a system call each time.
         answer: asyncio.Future[T] = self._task.get_loop().create_future()
         try:
             self._queue.put_nowait((work, answer))

@@ -13,7 +13,7 @@ from typing import Final
 from tracker.errors import HomingError
 from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.task import Alarm
-from tracker.service.callback_urls import Addresses
+from tracker.service.callback_urls import CallbackUrls
 from tracker.service.feed import Feed
 from tracker.service.learner import Learner
 from tracker.service.recorder import Recorder
@@ -37,14 +37,14 @@ class Restoration:
         *,
         feed: Feed,
         learner: Learner,
-        addresses: Addresses,
+        callback_urls: CallbackUrls,
         recorder: Recorder,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._feed = feed
         self._learner = learner
-        self._addresses = addresses
+        self._callback_urls = callback_urls
         self._recorder = recorder
         self._clock = clock
         self._restoring: set[asyncio.Task[None]] = set()
@@ -67,7 +67,7 @@ class Restoration:
         while True:
             with suppress(HomingError):
                 await self._store.secrets.record_again()
-                await self._addresses.open()
+                await self._callback_urls.open()
                 alarm = RaisedAlarm(
                     kind=Alarm.DATABASE_CHANGED, provider=OURS, at=self._clock(), task_id=None, detail=DETAIL
                 )

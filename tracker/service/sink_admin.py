@@ -146,7 +146,7 @@ class SinkAdmin:
         return count
 
     def _entry(self, by: str, action: Action, name: str, **said: str | None) -> AuditEntry:
-        detail = " ".join(f"{word}={value}" for word, value in said.items() if value)
+        detail = " ".join(f"{name}={value}" for name, value in said.items() if value)
         return AuditEntry(at=self._clock(), client=by, action=action, object=name, detail=detail)
 
     def _spec(self, name: str) -> SinkSpec:

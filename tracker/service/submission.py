@@ -97,7 +97,7 @@ class Submission:
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
-        callback_address: Callable[[Task], str | None],
+        callback_url_of: Callable[[Task], str | None],
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -107,7 +107,7 @@ class Submission:
         self._rules = rules
         self._clock = clock
         self.monotonic = monotonic
-        self._callback_address = callback_address
+        self._callback_url_of = callback_url_of
         # By task ID: the first attempts that are under way in this process.
         self.sending: dict[str, asyncio.Task[Task]] = {}
 
@@ -163,7 +163,7 @@ class Submission:
                 case Busy() | NotSent():
                     repeats += 1
                     delay = schedule.busy_delay(
-                        repeats, policy=self._rules.policy, told=outcome.retry_after, random=self._rules.random()
+                        repeats, policy=self._rules.policy, retry_after=outcome.retry_after, random=self._rules.random()
                     )
                     if delay + self._rules.policy.answer_within * LAST_CHANCE >= attempt.deadline.left:
                         return await self._refused_to(task, _why_waiting(outcome), _too_busy(outcome, task, delay))
@@ -207,7 +207,7 @@ class Submission:
         task, account = attempt.task, attempt.account
         assert task.sent_external_id is not None
         call = account.provider.submit(
-            attempt.order, external_id=task.sent_external_id, callback_url=self._callback_address(task)
+            attempt.order, external_id=task.sent_external_id, callback_url=self._callback_url_of(task)
         )
         now = self._clock()
         within = min(self._rules.policy.attempt, max(attempt.deadline.left, timedelta(seconds=1)))
@@ -267,7 +267,7 @@ class Submission:
         end = task.created_at + policy.repeat_within
         if now >= end:
             return await self._refused(task, f"{why}; the provider did not accept it")
-        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, told=retry_after), end)
+        again_at = min(now + schedule.repeat_delay(task, now=now, policy=policy, retry_after=retry_after), end)
         return await self._outcome(RecordNotMade(sent=task, why=why, again_at=again_at, rules=self._rules))
 
     async def _wrongly_set(self, attempt: _Attempt, outcome: BadCredential | NoSuchCall) -> str:

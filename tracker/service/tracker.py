@@ -35,7 +35,7 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.budget import Budget
-from tracker.service.callback_urls import Addresses
+from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
@@ -99,9 +99,14 @@ class Tracker:
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport = transport
-        self._addresses = Addresses(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
+        self._callback_urls = CallbackUrls(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
         self._restoration = Restoration(
-            store, feed=self.feed, learner=self.learner, addresses=self._addresses, recorder=self._recorder, clock=clock
+            store,
+            feed=self.feed,
+            learner=self.learner,
+            callback_urls=self._callback_urls,
+            recorder=self._recorder,
+            clock=clock,
         )
         self.poller = Poller(
             store=store,
@@ -120,13 +125,13 @@ class Tracker:
             rules=self.rules,
             clock=clock,
             monotonic=monotonic,
-            callback_address=self._addresses.of_task,
+            callback_url_of=self._callback_urls.of_task,
         )
         self.adoption = Adoption(
             store=store,
             recorder=self._recorder,
             poller=self.poller,
-            addresses=self._addresses,
+            callback_urls=self._callback_urls,
             rules=self.rules,
             clock=clock,
             monotonic=monotonic,
@@ -146,7 +151,7 @@ class Tracker:
 
     async def __aenter__(self) -> Self:
         await self.store.open()
-        await self._addresses.open()
+        await self._callback_urls.open()
         await self.intake.open()
         await self._transport.open()
         await self._recorder.open()
@@ -370,12 +375,12 @@ class Tracker:
         return await self._readiness.check()
 
     def task_of_token(self, provider: str, token: str) -> str | None:
-        """Return the task that a token proves, or None."""
-        return self._addresses.task_of(provider, token)
+        """Return the task ID of a valid token, or None."""
+        return self._callback_urls.task_of(provider, token)
 
-    async def standing_address(self, provider: str, token: str) -> SharedCallbackUrl | None:
+    async def shared_callback_url(self, provider: str, token: str) -> SharedCallbackUrl | None:
         """Return the shared callback URL that a token belongs to, None if there is none or it was revoked."""
-        return await self._addresses.shared_url(provider, token)
+        return await self._callback_urls.shared_url(provider, token)
 
     async def create_callback_url(
         self, caller: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
@@ -384,15 +389,15 @@ class Tracker:
         account = self._account(provider)
         if kind is not None:
             self._kind(account, kind)
-        return await self._addresses.create(caller, provider=provider, kind=kind, label=label)
+        return await self._callback_urls.create(caller, provider=provider, kind=kind, label=label)
 
-    async def addresses(self) -> Sequence[SharedCallbackUrl]:
+    async def shared_callback_urls(self) -> Sequence[SharedCallbackUrl]:
         """Return all shared callback URLs, revoked ones too."""
-        return await self._addresses.every()
+        return await self._callback_urls.every()
 
-    async def revoke_callback_url(self, address_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
+    async def revoke_callback_url(self, url_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
         """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
-        return await self._addresses.revoke(address_id, by=by)
+        return await self._callback_urls.revoke(url_id, by=by)
 
     def _account(self, provider: str) -> Account:
         account = self.providers.get(provider)

@@ -1,4 +1,4 @@
-"""Waiting for a task: what a long-poll and ``Tracker.wait`` stand on. Nothing is asked while nothing happens."""
+"""Waiting for a task, for a long-poll and ``Tracker.wait``. A wait makes no queries while nothing changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ class Waiting:
         return await self._until(enough, caller, ref, most)
 
     async def _until(self, enough: Callable[[Task], bool], caller: ClientIdentity, ref: str, most: timedelta) -> Task:
-        """Look once, and again only when an event of the task was committed; give the task as it is at the end."""
+        """Read the task once, and again after each of its events. Return the last state."""
         async with self._feed.watching(ref) as changed:
             task = await self._get(caller, ref)
             if enough(task):
@@ -48,5 +48,5 @@ class Waiting:
                             if enough(task := await self._get(caller, ref)):
                                 break
                 return task
-        # Events know a task by our id alone.
+        # Events name a task only by Homing's ID.
         return await self._until(enough, caller, task.id, most)

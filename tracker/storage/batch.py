@@ -207,7 +207,7 @@ def _repeated(statement: Insert) -> Insert:
     # Questions that brought no answer are one entry, which shows the last of them.
     failed = and_(
         excluded.source == literal_column(f"'{Source.POLL}'"),
-        excluded.verdict.in_([literal_column(f"'{word}'") for word in (Verdict.UNREADABLE, Verdict.UNANSWERED)]),
+        excluded.verdict.in_([literal_column(f"'{verdict}'") for verdict in (Verdict.UNREADABLE, Verdict.UNANSWERED)]),
     )
     last = {name: case((failed, excluded[name]), else_=OBSERVATIONS.c[name]) for name in ("at", "why", "body")}
     return statement.on_conflict_do_update(index_elements=["task_id", "dedupe_key"], set_={"repeats": seen, **last})

@@ -10,7 +10,7 @@ from tracker.storage import rows
 from tracker.storage.audit_store import AuditStore
 from tracker.storage.engine.database import Database
 from tracker.storage.engine.table_store import TableStore, read_transaction
-from tracker.storage.tables import ADDRESSES
+from tracker.storage.tables import CALLBACK_URLS
 
 
 class CallbackUrlStore(TableStore):
@@ -20,32 +20,32 @@ class CallbackUrlStore(TableStore):
         super().__init__(database)
         self._audit = audit
 
-    async def add(self, address: SharedCallbackUrl, token_hash: str) -> SharedCallbackUrl:
+    async def add(self, shared_url: SharedCallbackUrl, token_hash: str) -> SharedCallbackUrl:
         """Record a shared callback URL under the hash of its token, give it its ID, and record who made it."""
         values = {
-            "provider": address.provider,
-            "kind": address.kind,
-            "client": address.client,
-            "label": address.label,
+            "provider": shared_url.provider,
+            "kind": shared_url.kind,
+            "client": shared_url.client,
+            "label": shared_url.label,
             "token_hash": token_hash,
-            "created_at": rows.stamp(address.created_at),
+            "created_at": rows.stamp(shared_url.created_at),
             "revoked_at": None,
         }
 
         def step(connection: Connection) -> SharedCallbackUrl:
-            added = connection.execute(insert(ADDRESSES).values(values).returning(ADDRESSES))
+            added = connection.execute(insert(CALLBACK_URLS).values(values).returning(CALLBACK_URLS))
             return rows.callback_url_from_row(added.mappings().one())
 
         return await self._audit.run(step, _creation)
 
-    async def revoke(self, address_id: int, *, by: str, now: datetime) -> SharedCallbackUrl | None:
+    async def revoke(self, url_id: int, *, by: str, now: datetime) -> SharedCallbackUrl | None:
         """Revoke a shared callback URL, and record who did; None where there is none."""
-        entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(address_id))
+        entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(url_id))
 
         def step(connection: Connection) -> SharedCallbackUrl | None:
-            revoked_at = func.coalesce(ADDRESSES.c.revoked_at, rows.stamp(now))
-            revoked = update(ADDRESSES).where(ADDRESSES.c.id == address_id).values(revoked_at=revoked_at)
-            found = connection.execute(revoked.returning(ADDRESSES)).mappings().one_or_none()
+            revoked_at = func.coalesce(CALLBACK_URLS.c.revoked_at, rows.stamp(now))
+            revoked = update(CALLBACK_URLS).where(CALLBACK_URLS.c.id == url_id).values(revoked_at=revoked_at)
+            found = connection.execute(revoked.returning(CALLBACK_URLS)).mappings().one_or_none()
             return None if found is None else rows.callback_url_from_row(found)
 
         return await self._audit.run(step, lambda found: entry if found else None)
@@ -53,15 +53,15 @@ class CallbackUrlStore(TableStore):
     @read_transaction
     def all(self, connection: Connection) -> Sequence[SharedCallbackUrl]:
         """Return all shared callback URLs, in the order in which they were made."""
-        found = connection.execute(select(ADDRESSES).order_by(ADDRESSES.c.id)).mappings()
+        found = connection.execute(select(CALLBACK_URLS).order_by(CALLBACK_URLS.c.id)).mappings()
         return [rows.callback_url_from_row(row) for row in found]
 
     @read_transaction
     def find(self, connection: Connection, provider: str, token_hash: str) -> SharedCallbackUrl | None:
         """Find the live shared callback URL of a token."""
-        column = ADDRESSES.c
+        column = CALLBACK_URLS.c
         live = (column.token_hash == token_hash, column.provider == provider, column.revoked_at.is_(None))
-        found = connection.execute(select(ADDRESSES).where(*live)).mappings().one_or_none()
+        found = connection.execute(select(CALLBACK_URLS).where(*live)).mappings().one_or_none()
         return None if found is None else rows.callback_url_from_row(found)
 
 

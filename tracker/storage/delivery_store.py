@@ -1,4 +1,4 @@
-"""Pending deliveries and dead letters, as an operator sees and moves them."""
+"""Pending deliveries and dead letters, for the operator's commands."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime

@@ -17,7 +17,7 @@ _NOW: Final = bindparam("now", type_=BigInteger)
 _LATEST: Final = bindparam("latest", type_=BigInteger)
 _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, TASKS.c.lease_until > _LATEST)
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
-# Made once: it is asked many times a second, and making it costs more than asking.
+# Build the query once: it runs many times a second, and building it costs more than running it.
 IS_TASK_DUE: Final = select(DUE.exists())
 IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_poll_at <= _NOW).exists()))
 # Waits for its id, and for nothing else: until the deadline.

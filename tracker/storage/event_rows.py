@@ -1,6 +1,6 @@
 """Events as rows and as values: what an event keeps of its task.
 
-An event keeps what a change can change; the rest of its task (whose it is, what was asked for) never changes and is
+An event keeps what a change can change; the rest of its task (its client, its request) never changes and is
 read from the task's row.
 """
 

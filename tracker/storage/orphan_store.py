@@ -1,8 +1,8 @@
-"""Orphan callbacks: one row for each task that is named, and a bound on what nobody signed.
+"""Orphan callbacks: one row for each named task, and a limit on unsigned ones.
 
-Whoever knows a shared callback URL can send thousands of callbacks that name no task of ours. A signed one is always
-kept. Of unsigned ones at most ``WAITING_UNSIGNED`` wait for their check at one URL, and ``SETTLED_UNSIGNED`` stay after
-it, the latest; the rest are counted and not kept. Nothing here costs a callback of a known task anything.
+A sender with a shared callback URL can send thousands of callbacks for unknown tasks. Homing always keeps a signed one.
+Per URL, at most ``WAITING_UNSIGNED`` unsigned ones wait for their check. After it, only the latest
+``SETTLED_UNSIGNED`` stay. Homing counts the others but does not keep them. Callbacks for known tasks are unaffected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ class OrphanStore(TableStore):
         next_poll_at: datetime | None,
         task_id: str | None,
     ) -> None:
-        """Write down what came of checking an orphan."""
+        """Record the result of checking an orphan callback."""
         values = {
             "state": state,
             "why": why,
@@ -109,9 +109,9 @@ def count_unkept(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]
 
 def _noted(statement: Insert) -> Insert:
     new, old = statement.excluded, ORPHANS.c
-    # Whoever can sign is worth a new question; anybody else gets the answer that there is.
+    # A signed callback starts a new check. An unsigned one does not.
     again = and_(new.signed, _IS_SETTLED)
-    # What was signed is not overwritten by what anybody may have sent.
+    # An unsigned callback never replaces a signed one.
     stronger = or_(new.signed, ~old.signed)
     return statement.on_conflict_do_update(
         index_elements=["provider", "provider_task_id"],

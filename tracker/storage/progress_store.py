@@ -206,7 +206,7 @@ def write_failures(
 
 
 def _delay_followers(connection: Connection, name: str, failed: Sequence[Failure]) -> None:
-    """Let what waits behind a delivery wait as long as that: so it is not looked at again and again meanwhile."""
+    """Postpone the deliveries behind a pending delivery to its time, so that the relay does not read them again."""
     column, first = DELIVERIES.c, DELIVERIES.alias("first")
     # Not behind a delivery that was dead-lettered meanwhile: that waits no more.
     itself = exists().where(first.c.sink == name, first.c.event_id == bindparam("event"), first.c.next_at.is_not(None))

@@ -1,4 +1,4 @@
-"""One look at what every request needs: the tables of a batch can be written, and a commit reaches the disk."""
+"""A check of what every request needs: the tables of a batch are writable, and a commit reaches the disk."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""Warning of results that are about to stop working: each task once, whichever process looks."""
+"""Warnings about results that expire soon: once per task, across all processes."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -82,6 +82,6 @@ class ResultExpiryStore(TableStore):
             *alarms.write_events(dialect, raised),
         ):
             bulk.run(connection, statement)
-        moved = update(COUNTERS).where(COUNTERS.c.name == name, COUNTERS.c.value < until)
-        connection.execute(moved.values(value=until))
+        advanced = update(COUNTERS).where(COUNTERS.c.name == name, COUNTERS.c.value < until)
+        connection.execute(advanced.values(value=until))
         return raised

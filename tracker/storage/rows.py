@@ -66,8 +66,8 @@ SOURCES: Final = {source.value: source for source in Source}
 TRUSTS: Final = {int(trust): trust for trust in Trust}
 # The fields of a task, in the order in which every task has them.
 FIELDS: Final = tuple(field.name for field in fields(Task))
-WORDS: Final[Mapping[StrEnum, str]] = MappingProxyType(
-    {word: word.value for words in (Status, Source, Verdict) for word in words}
+ENUM_VALUES: Final[Mapping[StrEnum, str]] = MappingProxyType(
+    {member: member.value for members in (Status, Source, Verdict) for member in members}
 )
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
@@ -112,12 +112,12 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "idempotency_key": lambda task: None if task.released else task.idempotency_key,
         "request": lambda task: dump(task.request),
         "tags": lambda task: dump(list(task.tags)),
-        "status": lambda task: WORDS[task.status],
+        "status": lambda task: ENUM_VALUES[task.status],
         "unproven_id_from": lambda task: None if task.unproven_id_from is None else task.unproven_id_from.value,
         "conflict_statuses": lambda task: ",".join(task.conflict_statuses) or None,
-        "precedence_polled": lambda task: task.precedence.asked,
+        "precedence_polled": lambda task: task.precedence.polled,
         "precedence_updated_at": lambda task: task.precedence.updated_at,
-        "status_source": lambda task: None if task.status_source is None else WORDS[task.status_source],
+        "status_source": lambda task: None if task.status_source is None else ENUM_VALUES[task.status_source],
         "status_trust": lambda task: None if task.status_trust is None else int(task.status_trust),
         "facts": lambda task: dump({name: _fact_to_json(fact) for name, fact in task.facts.items()}),
     }
@@ -149,7 +149,7 @@ def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[An
     return list(zip(*(map(COLUMNS[name], tasks) for name in columns), strict=True))
 
 
-# What a task is read from: for each of its fields the column, and what else its standing needs.
+# The columns of a task: one for each field, and the extra column of its precedence.
 READ: Final = (*("precedence_updated_at" if name == "precedence" else name for name in FIELDS), "precedence_polled")
 
 
@@ -170,7 +170,7 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     status = values["status"] = STATUSES[values["status"]]
     values["precedence"] = Precedence(
         rank=RANK[status],
-        asked=bool(columns[-1]),
+        polled=bool(columns[-1]),
         updated_at=values["precedence"],
         success=status is Status.SUCCEEDED,
     )
@@ -213,11 +213,11 @@ def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[A
         entry.task_id,
         dedupe_key,
         stamp(entry.at),
-        WORDS[entry.source],
+        ENUM_VALUES[entry.source],
         int(entry.trust),
         entry.provider_status,
-        None if entry.status is None else WORDS[entry.status],
-        WORDS[entry.verdict],
+        None if entry.status is None else ENUM_VALUES[entry.status],
+        ENUM_VALUES[entry.verdict],
         entry.why,
         optional_stamp(entry.provider_updated_at),
         entry.body,
@@ -344,9 +344,9 @@ def _facts(text: str) -> dict[str, Fact]:
 
 def _fact_to_json(fact: Fact) -> JsonValue:
     place = fact.precedence
-    return [place.rank, place.asked, place.updated_at, place.success, fact.value]
+    return [place.rank, place.polled, place.updated_at, place.success, fact.value]
 
 
 def _fact_from_json(value: list[Any]) -> Fact:
-    rank, asked, updated_at, success, kept = value
-    return Fact(precedence=Precedence(rank=rank, asked=asked, updated_at=updated_at, success=success), value=kept)
+    rank, polled, updated_at, success, kept = value
+    return Fact(precedence=Precedence(rank=rank, polled=polled, updated_at=updated_at, success=success), value=kept)

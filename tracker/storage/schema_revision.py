@@ -19,7 +19,7 @@ MIGRATE: Final = "run `homing migrate`"
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
 # Every schema of Homing has these; together they are nobody else's.
-OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.ADDRESSES.name})
+OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.CALLBACK_URLS.name})
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 

@@ -35,7 +35,7 @@ class ServerStore(TableStore):
 
     @read_transaction
     def alive(self, connection: Connection, *, silence: timedelta) -> Sequence[Server]:
-        """Return the processes that were heard within ``silence``, the oldest first."""
+        """Return the processes with a heartbeat within ``silence``, the oldest first."""
         return _alive(connection, silence)
 
     @read_transaction
@@ -68,19 +68,19 @@ class ServerStore(TableStore):
 
     @read_transaction
     def last_seen(self, connection: Connection, owner: str) -> datetime | None:
-        """Return when a process was heard last, None where it has left or was declared dead."""
+        """Return the last heartbeat of a process, or None if it stopped or counts as dead."""
         seen = connection.execute(select(SERVERS.c.seen_at).where(SERVERS.c.owner == owner)).scalar_one_or_none()
         return None if seen is None else rows.moment(seen)
 
 
 def _alive(connection: Connection, silence: timedelta) -> tuple[Server, ...]:
-    """Return the processes that were heard lately, the oldest first."""
+    """Return the processes with a recent heartbeat, the oldest first."""
     statement = select(SERVERS).where(~_silent(silence)).order_by(SERVERS.c.started_at)
     return tuple(_server(row) for row in connection.execute(statement).mappings())
 
 
 def _read_clock(connection: Connection, own: Callable[[], datetime]) -> Reading:
-    """Read the database's clock between two looks at ours, on a connection that is already in a transaction."""
+    """Read the database's clock between two readings of the local clock, in an open transaction."""
     connection.execute(select(1))
     before = own()
     at = connection.execute(select(NOW)).scalar_one()

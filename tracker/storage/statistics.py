@@ -125,6 +125,6 @@ def _completion(row: RowMapping) -> Completion:
         model=row["model"],
         took=timedelta(microseconds=ended_at - submitted_at),
         finished_at=rows.moment(finished_at),
-        asked=row["callback_requested"],
-        heard=row["last_observed_at"] is not None and row["last_observed_at"] >= ended_at,
+        callback_requested=row["callback_requested"],
+        callback_arrived=row["last_observed_at"] is not None and row["last_observed_at"] >= ended_at,
     )

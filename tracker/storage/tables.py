@@ -260,8 +260,8 @@ class AlarmRow(TableRow, table=True):
     detail: str = _text(nullable=False)
 
 
-class AddressRow(TableRow, table=True):
-    """A standing callback address: its token hashed, revocable."""
+class CallbackUrlRow(TableRow, table=True):
+    """A shared callback URL, with the hash of its token. It can be revoked."""
 
     __tablename__: ClassVar[str] = "callback_addresses"
 
@@ -352,7 +352,7 @@ SUBMISSIONS: Final = _table(SubmissionRow)
 OBSERVATIONS: Final = _table(ObservationRow)
 EVENTS: Final = _table(EventRow)
 ALARMS: Final = _table(AlarmRow)
-ADDRESSES: Final = _table(AddressRow)
+CALLBACK_URLS: Final = _table(CallbackUrlRow)
 SECRETS: Final = _table(SecretRow)
 CAPABILITIES: Final = _table(CapabilityRow)
 COUNTERS: Final = _table(CounterRow)

@@ -22,7 +22,7 @@ from tracker.storage.tables import TAGS, TASKS
 
 BY_CLIENT: Final = ("client", "provider", "kind", "status")
 BY_KIND: Final = ("provider", "kind", "status")
-# Before and behind every id and word, in any order of letters that a database may have.
+# Values that sort before and after every ID and name in any collation.
 START: Final = ""
 END: Final = "z"
 FOREVER: Final = 1 << 62
@@ -31,7 +31,7 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 # A filter that at most so many tasks pass is looked through for a tag, instead of the tag for the filter.
 FEW: Final = 500
 
-Words = tuple[str, ...]
+Values = tuple[str, ...]
 
 
 class TaskPageStore(TableStore):
@@ -96,7 +96,7 @@ def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, 
 # ---- what to read
 
 
-def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Words, Sequence[Words]]:
+def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Values, Sequence[Values]]:
     """Return the columns of the index to read, and the values of each range; without a filter the one range is all."""
     if (wanted.client, wanted.provider, wanted.kind, wanted.statuses) == (None, None, None, ()):
         return (), [()]
@@ -105,8 +105,8 @@ def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Words, Sequence
     return columns, [(*kind, status.value) for kind in kinds for status in wanted.statuses or Status]
 
 
-def _kinds(connection: Connection, wanted: TaskFilter, columns: Words, scope: Words) -> Iterator[Words]:
-    """Yield (the client,) provider and kind wherever there are tasks; each takes one look into the index."""
+def _kinds(connection: Connection, wanted: TaskFilter, columns: Values, scope: Values) -> Iterator[Values]:
+    """Yield (the client,) provider and kind wherever there are tasks; each takes one index lookup."""
     if wanted.provider is not None and wanted.kind is not None:
         yield (*scope, wanted.provider, wanted.kind)
         return
@@ -133,7 +133,7 @@ def _window(wanted: TaskFilter, before: str | None) -> dict[str, Any]:
     }
 
 
-def _named(columns: Words, ranges: Sequence[Words]) -> dict[str, Any]:
+def _named(columns: Values, ranges: Sequence[Values]) -> dict[str, Any]:
     return {_in_range(name, n): value for n, one in enumerate(ranges) for name, value in zip(columns, one, strict=True)}
 
 
@@ -141,14 +141,14 @@ def _named(columns: Words, ranges: Sequence[Words]) -> dict[str, Any]:
 
 
 @lru_cache
-def _page(columns: Words, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+def _page(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
     newest = _newest(columns, count, timed).subquery()
     cut = select(newest.c.id).order_by(newest.c.id.desc()).limit(_number("limit")).offset(_number("skipped"))
     return select(TASKS).where(TASKS.c.id.in_(cut)).order_by(TASKS.c.id.desc())
 
 
 @lru_cache
-def _newest(columns: Words, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+def _newest(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
     """Find the ids of the newest tasks in each of ``count`` ranges, ``most`` of each."""
     index = [TASKS.c[name] for name in (*columns, "id")]
     parts = []
@@ -156,7 +156,7 @@ def _newest(columns: Words, count: int, timed: bool) -> Select[Any]:  # noqa: FB
         named = [bindparam(_in_range(name, n), type_=Text) for name in columns]
         within = _between(index, named)
         if timed:
-            # Looked at beside what the index tells: to the microsecond an id does not say when it was made.
+            # An extra condition: an ID has the time of its creation only to the millisecond.
             created_at = aside(TASKS.c.created_at)
             within += [created_at >= _number("after"), created_at < _number("until")]
         part = select(TASKS.c.id).where(*within).order_by(*(column.desc() for column in index))
@@ -196,7 +196,7 @@ def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
 
 
 @lru_cache
-def _following(columns: Words) -> Select[Any]:
+def _following(columns: Values) -> Select[Any]:
     """Find the first values of an index behind those given."""
     index = [TASKS.c[name] for name in columns]
     behind = tuple_(*index) > tuple_(*(bindparam(name, type_=Text) for name in columns))

@@ -109,7 +109,7 @@ async def test_operations_on_all_clients_require_their_key(api: ApiHarness) -> N
     ]
     async with api.client(KEYED, headers=STUDIOS) as client:
         refused = [(await client.request(method, path, json=body)).status_code for method, path, body in asked]
-    assert await api.tracker.addresses() == []
+    assert await api.tracker.shared_callback_urls() == []
     async with api.client(KEYED, headers=OPERATORS) as client:
         taken = [(await client.request(method, path, json=body)).status_code for method, path, body in asked]
 

@@ -23,13 +23,13 @@ def test_retry_wait_is_random_up_to_doubling_limit(attempts: int, chance: float)
     assert backoff.retry_in(attempts, chance=0.5) == most / 2
 
 
-@given(attempts=st.integers(1, 100), chance=chances, asked=waits)
-def test_retry_wait_honors_retry_after_up_to_an_hour(attempts: int, chance: float, asked: timedelta) -> None:
+@given(attempts=st.integers(1, 100), chance=chances, retry_after=waits)
+def test_retry_wait_honors_retry_after_up_to_an_hour(attempts: int, chance: float, retry_after: timedelta) -> None:
     for wait in (
-        backoff.retry_in(attempts, chance=chance, asked=asked),
-        backoff.probe_in(attempts, chance=chance, asked=asked),
+        backoff.retry_in(attempts, chance=chance, retry_after=retry_after),
+        backoff.probe_in(attempts, chance=chance, retry_after=retry_after),
     ):
-        assert min(asked, HOUR) <= wait <= HOUR
+        assert min(retry_after, HOUR) <= wait <= HOUR
 
 
 @given(chance=chances)

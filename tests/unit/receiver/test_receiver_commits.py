@@ -18,9 +18,9 @@ from tests.support.recording_tracker import (
     OTHER_TOKEN,
     PATH,
     SECRET,
+    SHARED_PATH,
+    SHARED_TOKEN,
     SIGNING,
-    STANDING_PATH,
-    STANDING_TOKEN,
     TASK,
     TOKEN,
     WritingTracker,
@@ -61,7 +61,7 @@ async def test_unverified_callbacks_beyond_rate_are_429(
 async def test_shared_url_has_its_own_rate() -> None:
     tracker = WritingTracker()
     async with client(tracker, replace(OPEN, unverified_rate=1, shared_rate=3)) as http:
-        answers = [await http.post(STANDING_PATH, content=BODY) for _ in range(4)]
+        answers = [await http.post(SHARED_PATH, content=BODY) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
 
 
@@ -78,7 +78,7 @@ async def test_token_callbacks_have_their_own_rate() -> None:
 async def test_signed_callbacks_are_not_limited() -> None:
     tracker = WritingTracker()
     async with client(tracker, replace(SIGNING, unverified_rate=1, token_rate=1, shared_rate=1)) as http:
-        for path in (PATH, STANDING_PATH):
+        for path in (PATH, SHARED_PATH):
             assert {(await http.post(path, content=BODY, headers=signed())).status_code for _ in range(3)} == {200}
 
 
@@ -116,7 +116,7 @@ async def test_unexpected_error_is_logged_by_type_and_place(caplog: pytest.LogCa
 
 
 async def test_store_error_on_shared_url_is_not_404() -> None:
-    response = await post(WritingTracker(fails=StoreUnavailable("locked")), path=STANDING_PATH)
+    response = await post(WritingTracker(fails=StoreUnavailable("locked")), path=SHARED_PATH)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
@@ -204,9 +204,9 @@ async def test_disconnect_after_commit_keeps_callback() -> None:
             BODY,
             f"401, kling task {TASK}, applied, signature refused, trust unverified, flaw bad_signature",
         ),
-        (STANDING_PATH, signed(), BODY, "200, kling shared URL 7, applied, trust signed"),
+        (SHARED_PATH, signed(), BODY, "200, kling shared URL 7, applied, trust signed"),
         (PATH, {}, BODY * 20_000, f"413, kling task {TASK}, content too large"),
-        ("/callbacks/kling/nonsense", {}, BODY, "404, no address, not found"),
+        ("/callbacks/kling/nonsense", {}, BODY, "404, unknown URL, not found"),
     ],
 )
 async def test_callback_is_one_log_line_without_secrets(
@@ -217,5 +217,5 @@ async def test_callback_is_one_log_line_without_secrets(
     [record] = ours(caplog)
     assert record.name == "homing.receiver"
     assert record.getMessage().startswith(f"/callbacks/{{provider}}/{{token}}: {expected}")
-    for kept_quiet in (TOKEN, STANDING_TOKEN, "nonsense", "made-up prompt", "1234567890", SECRET, *headers.values()):
+    for kept_quiet in (TOKEN, SHARED_TOKEN, "nonsense", "made-up prompt", "1234567890", SECRET, *headers.values()):
         assert kept_quiet == "42" or kept_quiet not in record.getMessage()

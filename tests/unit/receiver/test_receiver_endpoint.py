@@ -19,10 +19,10 @@ from tests.support.recording_tracker import (
     OPEN,
     PATH,
     RECORDED,
+    SHARED_PATH,
+    SHARED_TOKEN,
+    SHARED_URL,
     SIGNING,
-    STANDING,
-    STANDING_PATH,
-    STANDING_TOKEN,
     TASK,
     TOKEN,
     WritingTracker,
@@ -72,11 +72,11 @@ FUTURE = signed(at=NOW + timedelta(hours=1))
         (PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
         (PATH, SIGNING, STALE, 401, Trust.UNVERIFIED, Flaw.STALE_SIGNATURE),
         (PATH, SIGNING, FUTURE, 401, Trust.UNVERIFIED, Flaw.STALE_SIGNATURE),
-        (STANDING_PATH, OPEN, {}, 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
-        (STANDING_PATH, OPEN, signed(), 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
-        (STANDING_PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
-        (STANDING_PATH, SIGNING, {}, 200, Trust.UNVERIFIED, Flaw.UNSIGNED),
-        (STANDING_PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
+        (SHARED_PATH, OPEN, {}, 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
+        (SHARED_PATH, OPEN, signed(), 200, Trust.UNVERIFIED, Flaw.SHARED_URL),
+        (SHARED_PATH, SIGNING, signed(), 200, Trust.SIGNED, None),
+        (SHARED_PATH, SIGNING, {}, 200, Trust.UNVERIFIED, Flaw.UNSIGNED),
+        (SHARED_PATH, SIGNING, FORGED, 401, Trust.UNVERIFIED, Flaw.BAD_SIGNATURE),
     ],
 )
 async def test_callback_with_good_token_is_kept_with_its_trust(
@@ -88,7 +88,7 @@ async def test_callback_with_good_token_is_kept_with_its_trust(
     arrived = only(tracker)
     assert (arrived.observation.trust, arrived.observation.flaw) == (trust, flaw)
     assert arrived.observation.webhook_id == ("42" if trust is Trust.SIGNED else None), "an unverified ID was recorded"
-    assert (arrived.task_id, arrived.shared_url) == ((None, STANDING) if path == STANDING_PATH else (TASK, None))
+    assert (arrived.task_id, arrived.shared_url) == ((None, SHARED_URL) if path == SHARED_PATH else (TASK, None))
 
 
 async def test_refused_signature_shows_no_expected_value() -> None:
@@ -114,7 +114,7 @@ async def test_refused_signature_shows_no_expected_value() -> None:
         b'{"n":' + b"9" * 4000 + b"}",
     ],
 )
-@pytest.mark.parametrize("path", [PATH, STANDING_PATH])
+@pytest.mark.parametrize("path", [PATH, SHARED_PATH])
 async def test_any_body_with_good_token_is_stored_unchanged(path: str, body: bytes) -> None:
     tracker = WritingTracker()
     response = await post(tracker, path=path, body=body)
@@ -125,7 +125,7 @@ async def test_any_body_with_good_token_is_stored_unchanged(path: str, body: byt
 LONG = BODY[:-1] + b',"more":"' + b"x" * 100_000 + b'"}'
 
 
-@pytest.mark.parametrize(("path", "settings"), [(PATH, OPEN), (PATH, SIGNING), (STANDING_PATH, OPEN)])
+@pytest.mark.parametrize(("path", "settings"), [(PATH, OPEN), (PATH, SIGNING), (SHARED_PATH, OPEN)])
 async def test_unsigned_long_body_is_truncated_but_read_whole(path: str, settings: ReceiverSettings) -> None:
     tracker = WritingTracker()
     assert (await post(tracker, settings, path=path, body=LONG)).status_code == 200
@@ -182,8 +182,8 @@ BAD_PATHS = [
     "/callbacks/kling/%FF%FE",
     "/callbacks/kling/..%2F..%2Fetc%2Fpasswd",
     f"/callbacks/kling/{'x' * 5000}",
-    f"/callbacks/kling/{callback_tokens.standing_token(b'u' * callback_tokens.STANDING_BYTES)}",
-    f"{STANDING_PATH}A",
+    f"/callbacks/kling/{callback_tokens.shared_token(b'u' * callback_tokens.SHARED_BYTES)}",
+    f"{SHARED_PATH}A",
 ]
 
 
@@ -199,12 +199,12 @@ async def test_bad_url_is_not_found_for_any_method(path: str, method: str) -> No
 
 
 async def test_revoked_shared_url_is_not_found() -> None:
-    assert (await post(WritingTracker(standing={}), path=STANDING_PATH)).status_code == 404
+    assert (await post(WritingTracker(shared_urls={}), path=SHARED_PATH)).status_code == 404
 
 
 async def test_shared_token_of_another_provider_is_not_found() -> None:
-    tracker = WritingTracker(standing={STANDING_TOKEN: replace(STANDING, provider="runway")})
-    assert (await post(tracker, path=STANDING_PATH)).status_code == 404
+    tracker = WritingTracker(shared_urls={SHARED_TOKEN: replace(SHARED_URL, provider="runway")})
+    assert (await post(tracker, path=SHARED_PATH)).status_code == 404
 
 
 async def test_provider_missing_in_tracker_is_not_found() -> None:
@@ -231,7 +231,7 @@ async def test_bad_url_is_not_found_before_body_is_read() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
-@pytest.mark.parametrize("path", [PATH, STANDING_PATH])
+@pytest.mark.parametrize("path", [PATH, SHARED_PATH])
 async def test_wrong_method_on_good_url_names_allowed_one(path: str, method: str) -> None:
     tracker = WritingTracker()
     headers = [(b"content-length", b"99999999999")]

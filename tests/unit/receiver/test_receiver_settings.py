@@ -62,7 +62,7 @@ def test_settings_do_not_show_secrets() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["body_limit", "unverified_rate", "shared_rate", "counted_addresses", "token_rate", "unsigned_kept", "commits"],
+    ["body_limit", "unverified_rate", "shared_rate", "counted_urls", "token_rate", "unsigned_kept", "commits"],
 )
 def test_zero_bound_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):

@@ -98,16 +98,16 @@ def test_last_character_of_mac_has_one_spelling() -> None:
 
 
 def test_task_callback_url_ends_in_its_token() -> None:
-    url = callback_tokens.address("https://homing.example", provider="kling", token=TOKEN)
+    url = callback_tokens.callback_url("https://homing.example", provider="kling", token=TOKEN)
     assert url == f"https://homing.example/callbacks/kling/{TOKEN}"
 
 
 def test_shared_token_is_not_a_task_token() -> None:
-    token = callback_tokens.standing_token(bytes(range(callback_tokens.STANDING_BYTES)))
-    assert token.startswith(callback_tokens.STANDING_PREFIX)
+    token = callback_tokens.shared_token(bytes(range(callback_tokens.SHARED_BYTES)))
+    assert token.startswith(callback_tokens.SHARED_PREFIX)
     assert check(token, [FIRST], provider="kling") is None
-    assert callback_tokens.standing_hash(token) != callback_tokens.standing_hash(token[:-1])
-    assert len(callback_tokens.standing_hash("s\ud800")) == 64
+    assert callback_tokens.shared_hash(token) != callback_tokens.shared_hash(token[:-1])
+    assert len(callback_tokens.shared_hash("s\ud800")) == 64
 
 
 def test_key_id_differs_and_hides_its_secret() -> None:

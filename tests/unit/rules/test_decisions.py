@@ -14,7 +14,7 @@ from tracker.model.changes import Change, Known, by_id
 from tracker.model.task import Alarm, Flaw, IdSource, Report, Status, Task, Trust, Verdict
 from tracker.rules import identity, recovery
 from tracker.rules.create_requests import NoteAbandoned, NoteAnswered, RecordSubmission, SubmitDecision
-from tracker.rules.identity import Asked, Attach
+from tracker.rules.identity import Attach, ReplyTo
 from tracker.rules.submits import (
     BeginAttempt,
     GiveUp,
@@ -145,7 +145,7 @@ def test_attached_id_is_candidate_until_confirmed() -> None:
     assert waiting.next_poll_at == NOW + POLICY.hint_delay
     assert [event.sequence for event in change.events] == [2]
     assert attached(Known([waiting]), waiting.id, THEIR_ID).task is None
-    confirmed = row(polled(waiting, asked(a_claim(Status.PROCESSING, external_id=None)), asked=Asked.CANDIDATE))
+    confirmed = row(polled(waiting, asked(a_claim(Status.PROCESSING, external_id=None)), reply_to=ReplyTo.CANDIDATE))
     assert (confirmed.provider_task_id, confirmed.candidate_id, confirmed.reason) == (THEIR_ID, None, None)
     assert confirmed.unproven_id_from is IdSource.OWNER
 

@@ -13,7 +13,7 @@ from tests.support.decisions import (
     LIFETIME,
     POLICY,
     RULES,
-    STANDING,
+    SHARED_URL,
     SUBMITTED,
     accepted,
     delivered,
@@ -27,7 +27,7 @@ from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Flaw, Observation, Report, Status, Task, Trust, Verdict
 from tracker.rules.callbacks import UNSIGNED_ENTRIES, RecordCallback
-from tracker.rules.identity import Asked
+from tracker.rules.identity import ReplyTo
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordRefused
 
@@ -117,13 +117,13 @@ def test_pause_overrides_schedule_and_counts_no_poll() -> None:
 )
 def test_wrong_candidate_id_is_dropped(report: Report) -> None:
     task = a_task(candidate_id=THEIR_ID, attempts=1)
-    after = row(polled(task, asked(report), asked=Asked.CANDIDATE))
+    after = row(polled(task, asked(report), reply_to=ReplyTo.CANDIDATE))
     assert (after.status, after.provider_task_id, after.candidate_id) == (Status.PENDING, None, None)
 
 
 @pytest.mark.parametrize("report", [a_claim(), a_claim(external_id=None, created_at=NOW)])
 def test_confirmed_candidate_id_is_recorded(report: Report) -> None:
-    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(report), asked=Asked.CANDIDATE))
+    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(report), reply_to=ReplyTo.CANDIDATE))
     assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, THEIR_ID)
 
 
@@ -245,13 +245,13 @@ def test_forged_webhook_id_has_another_dedupe_key() -> None:
 def test_shared_callback_url_finds_task_by_ids(changes: dict[str, Any]) -> None:
     task = a_task(2, **changes)
     observation = told(a_claim(external_id="theirs"), Trust.SIGNED)
-    arrived = Arrived(provider="kling", observation=observation, shared_url=STANDING)
+    arrived = Arrived(provider="kling", observation=observation, shared_url=SHARED_URL)
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([task]))
     assert (change.result.task_id, change.result.verdict) == (task.id, Verdict.APPLIED)
 
 
 def test_callback_of_unknown_task_is_an_orphan() -> None:
-    arrived = Arrived(provider="kling", observation=told(a_claim(), Trust.UNVERIFIED), shared_url=STANDING)
+    arrived = Arrived(provider="kling", observation=told(a_claim(), Trust.UNVERIFIED), shared_url=SHARED_URL)
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([a_task(2)]))
     assert change.result.orphan
     assert change.task is None
@@ -261,7 +261,7 @@ def test_callback_of_unknown_task_is_an_orphan() -> None:
 
 
 def test_orphan_without_id_is_never_polled() -> None:
-    arrived = Arrived(provider="kling", observation=told(Report(flaw="not JSON"), body=b"x"), shared_url=STANDING)
+    arrived = Arrived(provider="kling", observation=told(Report(flaw="not JSON"), body=b"x"), shared_url=SHARED_URL)
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known())
     assert change.orphan is not None
     assert (change.orphan.state, change.orphan.next_poll_at, change.orphan.body) == ("orphan", None, b"x")

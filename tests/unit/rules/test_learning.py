@@ -28,7 +28,7 @@ def seconds(value: float) -> timedelta:
 
 
 def taught(took: Sequence[float], *, heard: bool = True) -> Habits:
-    return learn(USUAL, [a_completion(n, seconds(each), heard=heard) for n, each in enumerate(took)])
+    return learn(USUAL, [a_completion(n, seconds(each), callback_arrived=heard) for n, each in enumerate(took)])
 
 
 # ---- run times
@@ -74,7 +74,7 @@ def test_unknown_run_time_is_not_learned(changes: dict[str, object]) -> None:
 
 
 def test_completions_in_any_order_are_learned_once() -> None:
-    every = [a_completion(n, seconds(10 + n), heard=n % 3 > 0) for n in range(40)]
+    every = [a_completion(n, seconds(10 + n), callback_arrived=n % 3 > 0) for n in range(40)]
 
     at_once = learn(USUAL, every)
     bit_by_bit = learn(learn(learn(USUAL, every[:7]), every[:20]), reversed(every))
@@ -104,7 +104,7 @@ def test_loss_before_learning_is_one_half() -> None:
 def test_loss_counts_the_newest_callbacks() -> None:
     habits = taught([20] * 100, heard=False)
 
-    habits = learn(habits, [a_completion(100 + n, heard=n >= 5) for n in range(MAX_CALLBACKS)])
+    habits = learn(habits, [a_completion(100 + n, callback_arrived=n >= 5) for n in range(MAX_CALLBACKS)])
 
     assert (habits.callbacks[KIND].tasks, habits.callbacks[KIND].lost) == (MAX_CALLBACKS, 5)
     assert habits.callbacks[KIND].loss_rate == 0.1
@@ -123,7 +123,7 @@ def test_loss_after_an_outage_is_forgotten() -> None:
 
 def test_loss_of_one_kind_is_separate() -> None:
     well = [a_completion(n, kind="videos/well") for n in range(100)]
-    lost = [a_completion(100 + n, heard=n < 10) for n in range(50)]
+    lost = [a_completion(100 + n, callback_arrived=n < 10) for n in range(50)]
 
     habits = learn(USUAL, [*well, *lost, *(a_completion(150 + n, kind="videos/well") for n in range(20))])
 
@@ -189,7 +189,7 @@ def many(run: Callable[[Random], float], *, lost: float, learned: Sequence[bool]
     for seed in range(times):
         dice = Random(seed)
         arrivals = list(learned) * 300
-        completions = [a_completion(n, seconds(run(dice)), heard=arrivals[n]) for n in range(300)]
+        completions = [a_completion(n, seconds(run(dice)), callback_arrived=arrivals[n]) for n in range(300)]
         outcome = followed(learn(USUAL, completions), TASK, [run(dice) for _ in range(400)], dice, lost=lost)
         reads += outcome.reads
         delays += outcome.delays

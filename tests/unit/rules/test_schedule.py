@@ -201,10 +201,10 @@ def test_unverified_callbacks_in_vain_delay_polls(quiet: int, gap: int) -> None:
 
 
 def test_busy_delay_doubles_and_respects_retry_after() -> None:
-    delays = [schedule.busy_delay(n, policy=POLICY, told=None, random=1.0) for n in (1, 2, 3)]
+    delays = [schedule.busy_delay(n, policy=POLICY, retry_after=None, random=1.0) for n in (1, 2, 3)]
     assert delays == [seconds(1), seconds(2), seconds(4)]
-    assert schedule.busy_delay(1, policy=POLICY, told=None, random=0.0) == seconds(0.5)
-    assert schedule.busy_delay(1, policy=POLICY, told=seconds(9), random=0.0) == seconds(9)
+    assert schedule.busy_delay(1, policy=POLICY, retry_after=None, random=0.0) == seconds(0.5)
+    assert schedule.busy_delay(1, policy=POLICY, retry_after=seconds(9), random=0.0) == seconds(9)
 
 
 def test_deadline_prefers_kind_then_operator() -> None:

@@ -14,10 +14,10 @@ from tracker.model.event import PublishedEvent
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one event. Not ``delivered``: ``error`` says why in a line that holds no secret.
+    """The result of one attempt. If it is not ``delivered``, ``error`` says why in one line without secrets.
 
-    It is tried again, after ``retry_after`` where the receiver asked for that; never again where ``hopeless`` (the
-    event itself, or where it is to go, can never do). ``gone``: the receiver wants no more of any event.
+    The relay retries it, after ``retry_after`` if the endpoint sent that. It does not retry a ``hopeless`` event, which
+    can never succeed. ``gone``: the endpoint wants no more events.
     """
 
     delivered: bool

@@ -1,8 +1,7 @@
-"""What the sinks of all brokers share: one connection, dialled anew after trouble, and waves that are confirmed whole.
+"""What the sinks of all brokers share: one connection, and batches that the broker confirms as a whole.
 
-A client's own reconnecting is not used: what it still holds for a connection that was lost would come out later than
-events that were sent since. Here whatever leaves a doubt ends the connection, and the next wave dials another; how
-often is the relay's to say.
+The sinks do not use the reconnection of a client library: it could send old events after newer ones. If the state of a
+message is unknown, the sink closes the connection. The next batch opens another one. The relay decides when.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
 
 
 async def check_broker(spec: SinkSpec) -> None:
-    """Look whether a broker is there and lets us in. Raises SettingsError, or NotSent where it cannot be reached."""
+    """Check that a broker accepts a connection. Raises SettingsError, or NotSent if the broker is unreachable."""
     sink = broker_sink(spec, source="")
     why = await sink.check()
     if why:
@@ -80,7 +79,7 @@ class Wire(Protocol):
 
     @property
     def sound(self) -> bool:
-        """Return whether there is a connection on which nothing is in doubt."""
+        """Return whether there is a connection without messages of unknown state."""
 
     async def dial(self) -> None:
         """Make a connection, and what is to be there before events can be published; raises what the client does."""
@@ -157,7 +156,7 @@ class BrokerSink:
                 await self._wire.hang_up()
 
     def _clean(self, outcome: Outcome) -> Outcome:
-        """Hide what a broker or its client may have put into its words."""
+        """Mask secrets in the error text of a broker or its client."""
         if outcome.delivered:
             return outcome
         line = outcome.error
@@ -196,9 +195,9 @@ def forget(task: asyncio.Future[Any]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A broker's address, read. What is wrong with an option is a ValueError that shows no value.
+    """The parsed URL of a broker. A wrong option raises ValueError, which shows no value.
 
-    ``options`` are those of its query; each that is asked for is ``known`` from then.
+    ``options`` are those of its query. Reading an option adds its name to ``known``.
     """
 
     scheme: str
@@ -232,7 +231,7 @@ class Endpoint:
         return self.number("timeout", CONFIRMING)
 
     def check(self) -> None:
-        """Refuse options that nobody asked for."""
+        """Raise ValueError for options that the sink did not read."""
         if not self.options.keys() <= self.known:
             raise ValueError(f"an option of its address is not known; there are {', '.join(sorted(self.known))}")
 

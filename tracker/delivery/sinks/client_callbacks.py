@@ -62,7 +62,7 @@ class Callbacks:
         except HomingError as error:
             return Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")
         outcome = await post(self._poster, _letter(event, task, keys), now=self._clock())
-        # 410 speaks for this one address, which is not asked again about this event.
+        # 410 counts for this one URL. The relay does not retry this event there.
         return structs.replace(outcome, gone=False, hopeless=True) if outcome.gone else outcome
 
 

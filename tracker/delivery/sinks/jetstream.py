@@ -82,7 +82,7 @@ class JetStreamWire:
             )
         except NoServersError as error:
             # It tried them all; what went wrong with the last is worth more.
-            raise self._heard(error) from None
+            raise self._known_error(error) from None
         self._watch(client)
         self._context = client.jetstream(timeout=DIALLING, publish_async_max_pending=2 * WIDTH)
         self._doubt = False
@@ -127,7 +127,7 @@ class JetStreamWire:
             self._doubt = True
         except (OSError, Error) as error:
             self._doubt = True
-            rest = failed(said(self._heard(error)))
+            rest = failed(said(self._known_error(error)))
         finally:
             if not putting.done():
                 self._doubt = True
@@ -215,7 +215,7 @@ class JetStreamWire:
             return Outcome(
                 delivered=False, error=error.description or said(error), hopeless=error.err_code == TOO_LARGE
             )
-        return failed(said(self._heard(error)))
+        return failed(said(self._known_error(error)))
 
     async def _have_stream(self, context: JetStreamContext) -> None:
         assert self._stream is not None
@@ -232,8 +232,8 @@ class JetStreamWire:
     async def _hear_error(self, error: Exception) -> None:
         self._trouble = error
 
-    def _heard(self, error: BaseException) -> BaseException:
-        """Return what the client said meanwhile, which tells more than that it has no connection."""
+    def _known_error(self, error: BaseException) -> BaseException:
+        """Return the last error that the client reported, or ``error`` if there is none."""
         return self._trouble or error
 
     async def _hear_close(self) -> None:
@@ -253,12 +253,12 @@ def _tasks(client: Client) -> list[asyncio.Task[None]]:
 
 
 class _Encrypted(Client):
-    """Says nothing in the clear; the usual client signs in so where the server does not ask for TLS."""
+    """A client that sends no credentials without TLS. The usual client does, if the server does not require TLS."""
 
     def _connect_command(self) -> bytes:
         transport: Any = self._transport
-        if transport._io_writer.get_extra_info("ssl_object") is None:  # noqa: SLF001 - it tells nobody
-            raise ConnectionError("the server does not ask for an encrypted connection: it is told nothing")
+        if transport._io_writer.get_extra_info("ssl_object") is None:  # noqa: SLF001 - there is no public attribute
+            raise ConnectionError("the server does not offer an encrypted connection, so no credentials were sent")
         return super()._connect_command()
 
 

@@ -45,22 +45,22 @@ class KafkaWire:
         self._topic = endpoint.path or TOPIC
         self._options = _options(endpoint)
         self._producer: Producer | None = None
-        # Where its calls wait, one at a time. Each producer has its own: one that is given up may be long about it.
+        # The producer's calls block in this thread, one at a time. An old producer may take long to close in its own.
         self._thread: ThreadPoolExecutor | None = None
-        self._doubt = False
+        self._uncertain = False
         self._trouble = ""
 
     @property
     def sound(self) -> bool:
-        return self._producer is not None and not self._doubt
+        return self._producer is not None and not self._uncertain
 
     async def dial(self) -> None:
         await self.hang_up()
         self._trouble = ""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="homing kafka")
         self._producer = producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._look, producer)
-        self._doubt = False
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._check_topic, producer)
+        self._uncertain = False
 
     async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._producer is not None
@@ -70,7 +70,7 @@ class KafkaWire:
             outcomes[index] = self._produce(producer, event, index, outcomes)
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(self._thread, producer.flush, self._within + LONGER):
-            self._doubt = True
+            self._uncertain = True
         rest = failed(self._trouble or UNCONFIRMED)
         return [outcome or rest for outcome in outcomes]
 
@@ -79,14 +79,14 @@ class KafkaWire:
         thread, self._thread = self._thread, None
         if producer is None or thread is None:
             return
-        # Whoever waits in flush() is told at once; ending it waits for threads of its own, so not here.
+        # A waiting flush() returns at once. close() waits for the producer's threads, so it runs in the thread.
         producer.purge(blocking=False)
         ending = thread.submit(producer.close)
         thread.shutdown(wait=False)
         await asyncio.wrap_future(ending)
 
-    def _look(self, producer: Producer) -> None:
-        """See the topic, which makes it where the broker makes those that are asked for."""
+    def _check_topic(self, producer: Producer) -> None:
+        """Request the topic's metadata. A broker that creates topics automatically then creates it."""
         try:
             producer.list_topics(self._topic, timeout=DIALLING - 1)
         except KafkaException:
@@ -118,14 +118,14 @@ class KafkaWire:
             return Outcome(delivered=False, error=f"the event is too large: {error.str()}", hopeless=True)
         timed_out = error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001 - the client's name for it
         # What timed out may still be on its way, and nothing more goes where the producer gave up.
-        self._doubt = self._doubt or timed_out or error.fatal()
+        self._uncertain = self._uncertain or timed_out or error.fatal()
         # That it took too long is only how it ended: why is what the producer said meanwhile.
         return failed(self._trouble if timed_out and self._trouble else error.str())
 
     def _hear_error(self, error: KafkaError) -> None:
         self._trouble = error.str()
         if error.fatal():
-            self._doubt = True
+            self._uncertain = True
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:

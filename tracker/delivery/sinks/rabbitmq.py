@@ -29,7 +29,7 @@ PERSISTENT: Final = 2
 HEARTBEAT: Final = 10
 # How many events are handed to the client before others may run: a wave whole is tens of milliseconds of work.
 PIECE: Final = 50
-# How the client writes down the broker's own words: in quotes, after their code where they have one.
+# The client quotes the broker's error text, after its code if there is one.
 _QUOTED: Final = re.compile(r"""\((?:\d+\) |\d+, )?['"](.+)['"],?\)?$""")
 # What a broker refuses a message with that is too large for it; it ends the channel, and so fails the whole wave.
 _LIMIT: Final = re.compile(r"larger than configured max size (\d+)")
@@ -124,7 +124,7 @@ class _Line:
         self._waiting: dict[int, str] = {}
         self._taken: set[str] = set()
         self._refused: dict[str, object] = {}
-        self._doubt = False
+        self._uncertain = False
         self._channel: Channel | None = None
         self._connection = _Connection(
             parameters,
@@ -136,24 +136,24 @@ class _Line:
 
     @property
     def sound(self) -> bool:
-        """Return whether it stands and nothing that was put is in doubt."""
-        return not (self._doubt or self._ended.done())
+        """Return whether the connection is open and has no message of unknown state."""
+        return not (self._uncertain or self._ended.done())
 
     @property
     def lost(self) -> str:
-        """Why it ended; nothing where it stands."""
+        """Why the connection ended, empty while it is open."""
         return self._ended.result() if self._ended.done() else ""
 
     async def open(self, exchange: str | None) -> None:
-        """Wait until it stands; declare an exchange where one is given. Raises ConnectionError."""
+        """Wait until the connection is open, and declare ``exchange`` if it is given. Raises ConnectionError."""
         await self._answer(self._up)
-        channel: Channel = await self._asked(lambda done: self._connection.channel(on_open_callback=done))
+        channel: Channel = await self._request(lambda done: self._connection.channel(on_open_callback=done))
         self._channel = channel
         channel.add_on_close_callback(lambda _, why: self._end(why))
         channel.add_on_return_callback(lambda _, why, properties, __: self._refuse(properties.message_id, why))
-        await self._asked(lambda done: channel.confirm_delivery(self._confirm, done))
+        await self._request(lambda done: channel.confirm_delivery(self._confirm, done))
         if exchange is not None:
-            await self._asked(lambda done: channel.exchange_declare(exchange, "topic", durable=True, callback=done))
+            await self._request(lambda done: channel.exchange_declare(exchange, "topic", durable=True, callback=done))
 
     def begin(self) -> None:
         """Forget what became of an earlier wave."""
@@ -165,19 +165,19 @@ class _Line:
         """Hand a message to the client, which sends it soon."""
         assert self._channel is not None
         self._settled.clear()
-        self._doubt = True
+        self._uncertain = True
         self._channel.basic_publish(exchange, event.type, event.body, properties, mandatory)
         self._waiting[next(self._tags)] = event.id
 
     async def confirmed(self, *, within: float) -> None:
-        """Wait until all that was put is confirmed or refused, or the line has ended; else it is in doubt."""
+        """Wait until the broker confirmed or refused all messages, the connection ended, or the time is over."""
         settled = asyncio.ensure_future(self._settled.wait())
         either: list[asyncio.Future[Any]] = [settled, self._ended]
         try:
             await asyncio.wait(either, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
             settled.cancel()
-            self._doubt = bool(self._waiting)
+            self._uncertain = bool(self._waiting)
 
     def has(self, event_id: str) -> bool:
         """Return whether the broker confirmed it and did not refuse it."""
@@ -188,7 +188,7 @@ class _Line:
         return self._refused.get(event_id)
 
     async def close(self) -> None:
-        """End it: politely where nothing is in doubt, and in any case so that nothing comes out of it later."""
+        """Close the connection. Abort it if a message has an unknown state, so that nothing is sent later."""
         try:
             if self.sound and self._connection.is_open:
                 self._connection.close()
@@ -196,7 +196,7 @@ class _Line:
         finally:
             self._connection.abort()
 
-    async def _asked(self, ask: Callable[[Callable[[object], None]], object]) -> Any:  # noqa: ANN401 - the client's own
+    async def _request(self, ask: Callable[[Callable[[object], None]], object]) -> Any:  # noqa: ANN401 - the client's own
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         ask(lambda frame: _settle(answer, frame))
         return await self._answer(answer)
@@ -229,7 +229,7 @@ class _Line:
         self._refused[event_id] = why
 
     def _end(self, error: BaseException | None) -> None:
-        _settle(self._ended, _words(error) if error is not None else "closed meanwhile")
+        _settle(self._ended, _reason(error) if error is not None else "closed meanwhile")
         if self._connection.is_closed:
             _settle(self._down, None)
 
@@ -247,8 +247,8 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
         future.set_result(value)
 
 
-def _words(error: BaseException) -> str:
-    """Return what a client's chain of errors began with, in words: the broker's own where it said any."""
+def _reason(error: BaseException) -> str:
+    """Return the text of the first error in a client's chain of errors: the broker's own text if there is any."""
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner

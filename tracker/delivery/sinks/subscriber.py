@@ -17,31 +17,31 @@ from tracker.errors import SettingsError
 from tracker.model.event_filter import read_filter
 from tracker.model.sinks import SinkSpec
 
-Words = str | Sequence[str]
+Values = str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """A function and what it takes, in the words of HOMING_SINKS; each condition is one word or several, any of them.
+    """A function and the events that it gets. The conditions are those of HOMING_SINKS: one value or several.
 
-    ``beginning``: a new one gets earlier events as well. ValueError where the name or a condition cannot
-    be; SettingsError, once Homing is made of it, where another sink has its name.
+    ``beginning``: a new subscriber gets earlier events too. Raises ValueError if the name or a condition is not valid.
+    Homing raises SettingsError if another sink has the same name.
     """
 
     name: str
     hook: Hook | AsyncHook
     _: KW_ONLY
-    types: Words = ()
-    providers: Words = ()
-    kinds: Words = ()
-    clients: Words = ()
-    tags: Words = ()
+    types: Values = ()
+    providers: Values = ()
+    kinds: Values = ()
+    clients: Values = ()
+    tags: Values = ()
     beginning: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError("give it a name of letters, digits, dots, dashes and underscores, at most 64")
-        # What is wrong with a condition is said where it is written.
+        # Building the spec reports a wrong condition here, where it is written.
         _ = self.spec
 
     @property
@@ -85,5 +85,5 @@ def all_sinks(configured: Sequence[SinkSpec], subscribers: Sequence[Subscriber])
     return specs
 
 
-def _several(words: Words) -> Sequence[str]:
-    return (words,) if isinstance(words, str) else words
+def _several(values: Values) -> Sequence[str]:
+    return (values,) if isinstance(values, str) else values

@@ -19,7 +19,7 @@ BUSY: Final = Outcome(delivered=False, error="it is still busy with an earlier e
 
 
 class Threaded(Generic[T]):
-    """Calls ``call`` with each item; what it raises is a failure, which ``said`` puts into words."""
+    """Calls ``call`` with each item. If it raises, the delivery failed, and ``said`` makes the error text."""
 
     def __init__(
         self, call: Callable[[T], None], *, name: str, within: timedelta, said: Callable[[BaseException], str]

@@ -1,9 +1,9 @@
 """The sinks by their addresses: how HOMING_SINKS is written, and what each scheme makes of an address.
 
-    https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:told
+    https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:event
 
-Our own options stand behind the ``#``, written as a query. A scheme is one line in ``SINK_TYPES``. No sentence repeats
-what was written, which may be a secret: a word is only shown where it is one of ours.
+Homing's options follow the ``#`` as a query. A scheme is one line in ``SINK_TYPES``. An error text never repeats the
+setting, which may contain a secret. It shows only option names and values that Homing defines.
 """
 
 import re
@@ -46,7 +46,7 @@ class SinkContext:
 class SinkType:
     """What a scheme of a URL means. ``read`` makes a spec of a URL or raises ValueError; ``make`` raises SettingsError.
 
-    ``check`` looks, without sending anything, whether it would work, and raises a HomingError that says why not.
+    ``check`` checks the sink without sending an event, and raises a HomingError if it does not work.
     ``options`` are those that this scheme alone has; ``signs`` where each such sink has a secret of its own.
     """
 
@@ -61,11 +61,11 @@ def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
     """Read the sinks of HOMING_SINKS. Raises ValueError that says which one is wrong and what to write."""
     specs: list[SinkSpec] = []
     for number, found in enumerate(re.finditer(r"[^\s,]+", text), start=1):
-        word = found[0]
+        entry = found[0]
         try:
-            spec = _spec(word)
+            spec = _spec(entry)
         except ValueError as error:
-            split = number > 1 and text[found.start() - 1] == "," and ":" not in word.partition("#")[0]
+            split = number > 1 and text[found.start() - 1] == "," and ":" not in entry.partition("#")[0]
             hint = "; a comma ends a sink: within an address or its options write it as %2C" if split else ""
             raise ValueError(f"sink {number}: {error}{hint}") from None
         if spec.name == CALLBACKS:
@@ -94,9 +94,9 @@ def signing_names(specs: Sequence[SinkSpec]) -> frozenset[str]:
 
 
 async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
-    """Look whether a sink would work, without sending anything.
+    """Check whether a sink works, without sending an event.
 
-    Raises SettingsError or TargetRefused where it cannot be, NotSent where its receiver cannot be found now.
+    Raises SettingsError or TargetRefused if its URL is not valid, and NotSent if its endpoint is unreachable.
     """
     await SINK_TYPES[spec.scheme].check(spec, allowed)
 
@@ -112,8 +112,8 @@ def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
     return None
 
 
-def _spec(word: str) -> SinkSpec:
-    address, _, written = word.partition("#")
+def _spec(entry: str) -> SinkSpec:
+    address, _, written = entry.partition("#")
     name, colon, _ = address.partition(":")
     sink_type = SINK_TYPES.get(name.lower()) if colon else None
     if sink_type is None:

@@ -15,7 +15,7 @@ from tracker.transport import Poster
 
 
 class Webhook:
-    """An operator's webhook. The event's id is the webhook's id; 410 asks for no more events."""
+    """An operator's webhook. The event ID is the webhook ID. A 410 answer turns the sink off."""
 
     width = WIDTH
 

@@ -66,9 +66,9 @@ def play(connection: Connection, plan: Plan[T]) -> T:
     """Run a plan on a connection, one statement after the other; begin and commit are the caller's."""
     result: T
     try:
-        asked = next(plan)
+        statements = next(plan)
         while True:
-            asked = plan.send([run(connection, statement).fetchall() for statement in asked])
+            statements = plan.send([run(connection, statement).fetchall() for statement in statements])
     except StopIteration as ended:
         result, left = ended.value
     for statement in left:
@@ -156,7 +156,7 @@ def _groups(ids: Sequence[G]) -> Iterator[Sequence[G]]:
 
 @lru_cache(maxsize=STATEMENTS)
 def _insert(name: str, table: Table, columns: tuple[str, ...], size: int, on_conflict: Conflict | None) -> str:
-    # Inline: nobody asks which ids the rows got.
+    # Inline: the caller does not need the IDs of the rows.
     statement = upsert_for(name, table).inline().values({each: bindparam(each) for each in columns})
     return _repeated(name, statement if on_conflict is None else on_conflict(statement), columns, size)
 

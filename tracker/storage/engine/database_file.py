@@ -58,14 +58,14 @@ class OpenFile:
         if self._database is None:
             self._database = _identity(self._path)
             self._companions = []
-        elif (loss := self.moved()) is not None:
+        elif (loss := self.file_loss()) is not None:
             raise StoreUnavailable(loss.value)
 
     def forget_log(self) -> None:
         """Let the next commit make a log of its own, once every connection is closed."""
         self._companions = []
 
-    def moved(self) -> Loss | None:
+    def file_loss(self) -> Loss | None:
         """Return what happened to the database file itself: one system call."""
         if self._database is None or (found := _identity(self._path)) == self._database:
             return None
@@ -73,7 +73,7 @@ class OpenFile:
 
     def lost(self) -> Loss | None:
         """Return what happened to the file or to its log, right after a commit: three system calls."""
-        if (loss := self.moved()) is not None:
+        if (loss := self.file_loss()) is not None:
             return loss
         if not self._companions:
             # SQLite names them by the path without symbolic links, and makes them no later than the first commit.

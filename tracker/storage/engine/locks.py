@@ -12,7 +12,7 @@ from tracker.storage.engine import bulk
 SHARED: Final = "postgresql"
 # The one lock under which event ids are given; any number that nobody else in the database uses.
 ORDER: Final = 0x686F6D696E67
-# These are unique by our own rules, or not at all by the database's: two writers must not both find none.
+# Homing keeps these unique, not the database. Two writers must not both find no row.
 NAMES: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
 # What each connection that writes keeps for its session: the table of events that it knows (see ``server_identity``).
 KNOWN_TABLE: Final = "homing.events"

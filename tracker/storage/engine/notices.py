@@ -1,7 +1,7 @@
-"""LISTEN and NOTIFY: processes that share a PostgreSQL hint to each other that something was committed.
+"""LISTEN and NOTIFY: processes that share a PostgreSQL notify each other of commits.
 
-Never part of a batch: a NOTIFY makes every commit wait for a lock of the whole database. Never per row, and never
-believed: what is heard is only a reason to look.
+A notice is never part of a batch, because NOTIFY makes every commit wait for a database-wide lock. There is no notice
+per row. A notice carries no data: it only makes the other processes read new events.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from sqlalchemy import URL
 CHANNEL: Final = "homing_events"
 USUAL_SCHEMA: Final = "public"
 CONNECT_SECONDS: Final = 5
-# After a silence the connection is asked for anything, so that a dead one is noticed.
+# After this many seconds without a notice, run a query to detect a dead connection.
 SILENCE: Final = 30.0
 
 
@@ -29,17 +29,17 @@ class PostgresNotices:
         self._notifying: Any = None
         self._own = 0
 
-    async def listen(self, heard: Callable[[], None]) -> None:
-        """Call ``heard`` for each notice of another process, until cancelled; raises the driver's errors."""
+    async def listen(self, on_notice: Callable[[], None]) -> None:
+        """Call ``on_notice`` for each notice of another process, until cancelled. Raises the driver's errors."""
         connection = await self._connect()
         try:
             await connection.execute(f"LISTEN {self._channel}")
             # Notices from before it listened are lost.
-            heard()
+            on_notice()
             while True:
                 async for notice in connection.notifies(timeout=SILENCE):
                     if notice.pid != self._own:
-                        heard()
+                        on_notice()
                 await connection.execute("SELECT 1")
         finally:
             await connection.close()

@@ -34,7 +34,7 @@ FORGET: Final = Statement("DEALLOCATE ALL")
 STATEMENTS: Final = 400
 TEXT: Final = 0
 BINARY: Final = 1
-# How a value goes over the wire. Text goes as its bytes, whose length is told: a NUL would end it otherwise.
+# How to encode a value. Text is sent as bytes with their length, because a NUL would end a C string.
 WIRE: Final[Mapping[type, Callable[[Any], bytes | None]]] = MappingProxyType(
     {
         str: str.encode,
@@ -47,10 +47,10 @@ WIRE: Final[Mapping[type, Callable[[Any], bytes | None]]] = MappingProxyType(
 FORMATS: Final[Mapping[type, int]] = MappingProxyType(
     {str: BINARY, bytes: BINARY, int: TEXT, bool: TEXT, type(None): TEXT}
 )
-# What the server must be told of a value's type, since our statements do not say it; the rest it infers.
+# The types that the server cannot infer from the statements.
 TYPES: Final[Mapping[type, int]] = MappingProxyType({bool: 16, bytes: 17})
 GONE: Final = "the connection was lost"
-OUT_OF_STEP: Final = "the server gave another number of answers than it was asked for"
+OUT_OF_STEP: Final = "the server sent a wrong number of results"
 
 
 class _Message(NamedTuple):
@@ -85,8 +85,8 @@ class Line:
         self._answer: asyncio.Future[list[PGresult]] | None = None
         self._skipped = False
         self.lost = False
-        # Whether a commit was asked for and may have been done, though it failed.
-        self.doubtful = False
+        # Whether a commit was sent and may have succeeded although it failed here.
+        self.commit_uncertain = False
         self._loop = asyncio.get_running_loop()
         self._socket = self._pgconn.socket
         self._loop.add_reader(self._socket, self._receive)
@@ -114,7 +114,7 @@ class Line:
         try:
             await self.exchange([*statements, COMMIT])
         except Error:
-            self.doubtful = not self._skipped
+            self.commit_uncertain = not self._skipped
             raise
 
     def rows(self, result: PGresult) -> Rows:
@@ -210,7 +210,7 @@ class Line:
 
 
 def _is_error(result: PGresult) -> bool:
-    """Return whether the server says so; the driver's own word is that the connection is gone."""
+    """Return whether the server reported the error. The driver itself reports only a lost connection."""
     return result.status == ExecStatus.FATAL_ERROR and result.error_field(DiagnosticField.SQLSTATE) is not None
 
 
@@ -245,17 +245,17 @@ class Pipelines(Threads):
                 try:
                     line = await self._line()
                 except DBAPIError as error:
-                    self.weigh(error, asked=False, run=run)
+                    self.weigh(error, commit_sent=False, run=run)
                     continue
                 try:
                     return await self._transacted(line, plan())
                 except Error as error:
                     met = DBAPIError(None, None, error, connection_invalidated=line.lost)
-                    if self._backend.moved(met):
+                    if self._backend.tables_replaced(met):
                         # The others know no better.
                         for each in (line, *self._free):
                             each.close()
-                    self.weigh(met, asked=line.doubtful, run=run)
+                    self.weigh(met, commit_sent=line.commit_uncertain, run=run)
                 finally:
                     self._keep(line)
         raise AssertionError("the last run returns or raises")
@@ -293,10 +293,10 @@ async def _decided(line: Line, plan: Plan[T]) -> tuple[T, Sequence[Statement]]:
     """Begin a transaction and run a plan up to what it only writes."""
     begin = [BEGIN]
     try:
-        asked = next(plan)
+        statements = next(plan)
         while True:
-            results = await line.exchange([*begin, *asked])
-            asked = plan.send([line.rows(result) for result in results[len(begin) :]])
+            results = await line.exchange([*begin, *statements])
+            statements = plan.send([line.rows(result) for result in results[len(begin) :]])
             begin = []
     except StopIteration as ended:
         decided: tuple[T, Sequence[Statement]] = ended.value

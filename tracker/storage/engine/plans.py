@@ -10,7 +10,7 @@ T = TypeVar("T")
 def aside(column: ColumnElement[T]) -> ColumnElement[T]:
     """Return a column's value in a form that no planner knows anything about.
 
-    For a condition beside the one that leads to few rows: the planner then neither looks for another index because of
-    it nor believes to know how many rows it leaves.
+    Use it for a condition beside the selective one. The planner then chooses no other index for it and does not
+    estimate its rows.
     """
     return func.coalesce(column, column, type_=column.type)

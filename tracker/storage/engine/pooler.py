@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGconn
 
 PID: Final = b"SELECT pg_backend_pid()"
 # Twice in a row: a pooler may give its sessions out in turn.
-LOOKS: Final = 2
+PID_READS: Final = 2
 SECONDS: Final = 5.0
 
 
@@ -32,7 +32,7 @@ def changes_sessions(connection: Connection[Any], connect: Callable[[], Connecti
 
     A pool that has no session for the other one keeps its sessions to their connections.
     """
-    ours = {_pid(connection.pgconn) for _ in range(LOOKS)}
+    ours = {_pid(connection.pgconn) for _ in range(PID_READS)}
     if len(ours) > 1:
         return True
     try:
@@ -40,7 +40,7 @@ def changes_sessions(connection: Connection[Any], connect: Callable[[], Connecti
     except OperationalError:
         return False
     try:
-        theirs = {_pid(other.pgconn) for _ in range(LOOKS)}
+        theirs = {_pid(other.pgconn) for _ in range(PID_READS)}
     except TimeoutError:
         return False
     finally:
@@ -49,7 +49,7 @@ def changes_sessions(connection: Connection[Any], connect: Callable[[], Connecti
 
 
 def _pid(pgconn: PGconn) -> int:
-    """Ask a connection for its session's process. Raises TimeoutError where no session is given."""
+    """Return the process ID of a connection's session. Raises TimeoutError if the pooler gives it no session."""
     end = monotonic() + SECONDS
     pgconn.send_query(PID)
     with DefaultSelector() as selector:

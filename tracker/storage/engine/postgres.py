@@ -99,9 +99,9 @@ class Postgres:
         connect = {
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "homing",
-            # Takes statements as the server does; the usual cursor looks for its own placeholders in each again.
+            # Sends statements unchanged. The usual cursor parses each one for its own placeholders.
             "cursor_factory": import_module("psycopg").RawCursor,
-            # A peer that vanished without a word is noticed by these alone.
+            # Only these settings detect a peer that vanished without closing the connection.
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
@@ -114,14 +114,14 @@ class Postgres:
         except (ArgumentError, ValueError, TypeError):
             raise SettingsError(refusals.OPTION.format(option="an option")) from None
         event.listen(engine, "do_connect", self._connect)
-        # First of all: SQLAlchemy asks the server for its version, in text.
+        # Run this first, because SQLAlchemy then reads the server's version as text.
         event.listen(engine, "connect", partial(self._prepare, session), insert=True)
         if not read_only:
             event.listen(engine, "connect", self._identity.meet)
         return engine
 
     def _connect(self, _dialect: object, _record: object, args: Any, values: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's own types
-        """Connect as SQLAlchemy would; what the driver cannot even read is told as what it is."""
+        """Connect as SQLAlchemy would. Report settings that the driver cannot parse."""
         psycopg: Any = import_module("psycopg")
         try:
             return psycopg.connect(*args, **values)
@@ -168,7 +168,7 @@ class Postgres:
             return refusals.reason_of(str(error.orig), self._url.password) if known else None
         return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
 
-    def moved(self, error: DBAPIError) -> bool:
+    def tables_replaced(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) == locks.OTHER_TABLE
 
     def passing(self, error: DBAPIError) -> bool:

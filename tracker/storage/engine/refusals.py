@@ -1,7 +1,6 @@
-"""Why PostgreSQL, or libpq on our side, refuses a connection: their words, as a sentence that says what to do.
+"""Why PostgreSQL or libpq refuses a connection: maps their error texts to a sentence that says what to do.
 
-Neither tells a code when a connection fails, so the words have to be read. Words that are not known are shown as they
-are, without the password.
+A failed connection has no error code, so Homing matches the text. An unknown text is shown without the password.
 """
 
 import re
@@ -21,8 +20,8 @@ POOLER: Final = (
     "HOMING_DATABASE_URL leads to a connection pooler (such as PgBouncer) that gives each transaction another session, "
     "which Homing cannot use: name PostgreSQL itself, or a pool in session mode"
 )
-# In the order in which they are looked for: what is said about TLS may name a certificate, a timeout or a reset too.
-# https://github.com/postgres/postgres/tree/master/src/interfaces/libpq has the words of our side.
+# The order matters: a text about TLS may also name a certificate, a timeout or a reset.
+# For the texts of libpq see https://github.com/postgres/postgres/tree/master/src/interfaces/libpq
 REFUSALS: Final[Sequence[tuple[str, str]]] = (
     (
         r'invalid (?!integer)(\w+) value|connection option "(\w+)"|bad value for (\w+)|invalid (port) n|weak (sslmode)',
@@ -80,28 +79,28 @@ REFUSALS: Final[Sequence[tuple[str, str]]] = (
     ),
     (r"Permission denied", "this user may not open the database server's socket: check its permissions"),
 )
-# What a network says; it needs no more words.
+# Network errors. LOST describes them all.
 SILENCE: Final = re.compile(
     r"refused|time(d |)out|No route|unreachable|No such file|closed the connection|connection (is|was) (lost|closed)|"
     r"reset by peer|could not (receive|send)|Broken pipe|EOF|Is the server running|bad file descriptor",
     re.IGNORECASE,
 )
-MOST_WORDS: Final = 200
+MAX_REASON_LENGTH: Final = 200
 
 
-def reason_of(words: str, password: str | None) -> str:
-    """Return why a connection failed and what to do, from the words of the server or of libpq."""
+def reason_of(text: str, password: str | None) -> str:
+    """Return why a connection failed and what to do, from the error text of the server or of libpq."""
     for pattern, sentence in REFUSALS:
-        if found := re.search(pattern, words):
+        if found := re.search(pattern, text):
             return sentence.format(option=next(filter(None, found.groups()), ""))
-    if "FATAL" not in words and SILENCE.search(words):
+    if "FATAL" not in text and SILENCE.search(text):
         return LOST
-    return f"the connection to the database server failed: {_shown(words, password)}"
+    return f"the connection to the database server failed: {_shown(text, password)}"
 
 
-def _shown(words: str, password: str | None) -> str:
-    """Return words in one line, without what precedes the last colon of libpq's address, and without the password."""
+def _shown(text: str, password: str | None) -> str:
+    """Return the text in one line, without libpq's prefix up to FATAL, and without the password."""
     for secret in {password, quote(password, safe="")} if password else set():
-        words = words.replace(secret, "***")
-    line = re.sub(r"[^\x20-\x7e\u00a1-\uffff]+", " ", words.rpartition("FATAL:")[2]).strip()
-    return line[:MOST_WORDS] or "no reason was given"
+        text = text.replace(secret, "***")
+    line = re.sub(r"[^\x20-\x7e\u00a1-\uffff]+", " ", text.rpartition("FATAL:")[2]).strip()
+    return line[:MAX_REASON_LENGTH] or "no reason was given"

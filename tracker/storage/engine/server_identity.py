@@ -24,21 +24,21 @@ TABLE: Final = (
 
 
 class Identity(NamedTuple):
-    """What tells servers and their histories apart; None where it cannot be asked for."""
+    """The identity of a server and its history. A field is None if it cannot be read."""
 
     system: str | None
     timeline: str | None
     table: str
 
     def differs(self, other: "Identity") -> str | None:
-        """Return what is different, in words."""
+        """Return a text that names the differences, or None."""
         pairs = zip(("system identifier", "timeline", "table of events"), self, other, strict=True)
         found = [name for name, mine, others in pairs if None not in {mine, others} and mine != others]
         return f"another {' and another '.join(found)}" if found else None
 
 
 class ServerIdentity:
-    """What this process knows of its server, over all connections that write."""
+    """The identity of the server that all writing connections of this process must share."""
 
     def __init__(self, continuity: Continuity) -> None:
         self._continuity = continuity
@@ -46,7 +46,7 @@ class ServerIdentity:
         self._one = threading.Lock()
 
     def meet(self, connection: Any, _record: object = None) -> None:  # noqa: ANN401 - the driver's own type
-        """Look at a new connection of the driver; continue the event numbers where it leads to another state.
+        """Check a new connection of the driver. Continue the event numbers if it leads to another state.
 
         Raises StoreUnavailable for a standby: it could be promoted later, beneath the connection.
         """

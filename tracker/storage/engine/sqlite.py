@@ -108,7 +108,7 @@ class Sqlite:
             cached_statements=STATEMENTS,
         )
         try:
-            # Between the two looks it was opened: what the path named before and after is what SQLite has.
+            # SQLite opened the file between two checks of the path. If they agree, SQLite has that file.
             self.open_file.expect()
         except StoreUnavailable:
             connection.close()
@@ -119,8 +119,8 @@ class Sqlite:
         code = getattr(error.orig, "sqlite_errorcode", None)
         return UNAVAILABLE.get(code & 0xFF) if isinstance(code, int) else None
 
-    def moved(self, error: DBAPIError) -> bool:
-        del error  # a batch looks at the event numbers itself
+    def tables_replaced(self, error: DBAPIError) -> bool:
+        del error  # a batch checks the event numbers itself
         return False
 
     def passing(self, error: DBAPIError) -> bool:
@@ -162,7 +162,7 @@ class OneWriter(Threads):
 
     def _begin(self) -> Transaction | None:
         """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
-        if self.spent or not self.open or self.open[0].invalidated or self._file.moved() is not None:
+        if self.spent or not self.open or self.open[0].invalidated or self._file.file_loss() is not None:
             return None
         (connection,) = self.open
         try:
@@ -174,7 +174,7 @@ class OneWriter(Threads):
             return None
 
     def _connection(self) -> Connection:
-        self._check_file(self._file.moved())
+        self._check_file(self._file.file_loss())
         connection = super()._connection()
         if connection.invalidated:
             self._patient = True  # as the new one will be
@@ -205,7 +205,7 @@ class OneWriter(Threads):
                 raise
             raise unavailable from error
         except BaseException:
-            # Such as a want of memory: nobody can tell how far it came.
+            # For example too little memory: the state of the transaction is unknown.
             self._undo(begun, keep=False)
             raise
         self._committed()
@@ -247,7 +247,7 @@ class OneWriter(Threads):
             log.error("%s", loss)
             self._loss = loss
             self._empty_log()
-        # The connections to a log that was lost are of no use; those to a file that was moved are, if it comes back.
+        # Connections to a lost log are useless. Connections to a moved file work again if the file comes back.
         self.spent = self.spent or loss is Loss.LOG
         raise StoreUnavailable(loss.value)
 
@@ -258,7 +258,7 @@ class OneWriter(Threads):
 
     def _close(self) -> None:
         self._threads.shutdown()
-        if self._file.moved() is not None:
+        if self._file.file_loss() is not None:
             # Where its file has no name any more, SQLite would leave the log as it is.
             self._empty_log()
         super()._close()

@@ -1,8 +1,8 @@
-"""How a transaction is run: in a few threads of our own, each with a connection that it keeps.
+"""Running transactions in a few threads, each with its own connection.
 
-It may be run again where it failed for a passing reason before its commit was asked for (a deadlock, a connection that
-had died meanwhile); once the commit is asked for, nobody can tell without looking, so the caller is told that the
-database is unavailable. What differs between databases is in ``sqlite`` and ``postgres``.
+Homing repeats a transaction that failed for a temporary reason before its commit was sent, such as a deadlock or a lost
+connection. After that the outcome is unknown, so the caller gets CommitUnknown. The modules ``sqlite`` and ``postgres``
+hold the differences between the databases.
 """
 
 import asyncio
@@ -75,8 +75,8 @@ class Backend(Protocol):
     def trouble(self, error: DBAPIError) -> str | None:
         """Say what is wrong with the database and what to do; None where the statement is to blame."""
 
-    def moved(self, error: DBAPIError) -> bool:
-        """Return whether the connection leads to other tables than it knows: a new connection has to be made."""
+    def tables_replaced(self, error: DBAPIError) -> bool:
+        """Return whether the tables behind the connection were replaced, so that a new connection is needed."""
 
     def passing(self, error: DBAPIError) -> bool:
         """Return whether the same transaction, run again at once, may succeed."""
@@ -130,18 +130,18 @@ class Threads:
 
     def _transact(self, transaction: Callable[[Connection], T]) -> T:
         for run in range(1, RUNS + 1):
-            asked = False
+            commit_sent = False
             try:
                 connection = self._connection()
                 with self._kept(connection), connection.begin():
                     with self.driver_errors(connection):
                         result = transaction(connection)
-                    asked = True
+                    commit_sent = True
             except DBAPIError as error:
-                if asked or self._backend.moved(error):
+                if commit_sent or self._backend.tables_replaced(error):
                     # SQLAlchemy takes the transaction for ended now, whether or not the database does.
                     self._drop(connection)
-                self.weigh(error, asked=asked, run=run)
+                self.weigh(error, commit_sent=commit_sent, run=run)
             else:
                 self._committed()
                 return result
@@ -149,7 +149,7 @@ class Threads:
 
     @contextmanager
     def _kept(self, connection: Connection) -> Iterator[None]:
-        """Keep a connection, unless memory was lacking: then nobody can tell how far its transaction came."""
+        """Keep a connection, except after a MemoryError: the state of its transaction is then unknown."""
         try:
             yield
         except MemoryError:
@@ -157,19 +157,19 @@ class Threads:
             raise
 
     def _drop(self, connection: Connection) -> None:
-        """Close a connection of which nobody knows how it stands; a new one is made when it is needed."""
+        """Close a connection in an unknown state. A new one is made when it is needed."""
         connection.invalidate()
 
     def _committed(self) -> None:
         """Raise StoreUnavailable where the commit must not count."""
 
-    def weigh(self, error: DBAPIError, *, asked: bool, run: int) -> None:
-        """Return where the transaction may be run again, else raise; ``asked`` is whether its commit was asked for."""
-        if not asked and run < RUNS and self._backend.passing(error):
+    def weigh(self, error: DBAPIError, *, commit_sent: bool, run: int) -> None:
+        """Return if the transaction may run again, else raise. ``commit_sent``: its commit was already sent."""
+        if not commit_sent and run < RUNS and self._backend.passing(error):
             return
         if (unavailable := self.unavailable(error)) is None:
             raise error
-        raise (CommitUnknown(unavailable.detail) if asked else unavailable) from error
+        raise (CommitUnknown(unavailable.detail) if commit_sent else unavailable) from error
 
     def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
         """Say that the database is unavailable; None where the statement is to blame."""
@@ -186,7 +186,7 @@ class Threads:
 
     @contextmanager
     def driver_errors(self, connection: Connection) -> Iterator[None]:
-        """Let an error of the driver, where it was spoken to directly, look as if SQLAlchemy had met it."""
+        """Convert an error of the driver to the DBAPIError that SQLAlchemy would raise."""
         dialect = self._engine.dialect
         try:
             yield
