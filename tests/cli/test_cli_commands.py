@@ -147,7 +147,7 @@ def test_provider_refusal_exits_with_status_1(shell: Shell) -> None:
         (("submit", "--prompt", "x", "--image", "absent.png"), 2, "absent.png"),
         (("expect", "nobody", "images/omni-image"), 1, "nobody"),
         (("expect", "kling", "images/nothing"), 1, "images/nothing"),
-        (("reconcile", "--discover", "--kind", "images/nothing"), 2, "choose from audio/"),
+        (("reconcile", "--discover", "--kind", "images/nothing"), 2, "Choose from audio/"),
     ],
 )
 def test_user_error_is_one_line_with_fitting_status(
@@ -176,7 +176,7 @@ def test_remote_server_is_used_or_reported_absent(shell: Shell, tmp_path: Path) 
     with shell.serving() as served:
         task_id = shell.run("expect", "kling", "images/omni-image", "--json").document["task"]["id"]
         refused = elsewhere.run("tasks", api_url=served.url)
-        assert (refused.status, "set HOMING_API_KEYS" in refused.line) == (1, True)
+        assert (refused.status, "Set HOMING_API_KEYS" in refused.line) == (1, True)
         key = f"local*:{shell.key}"
         listed = elsewhere.run("tasks", "list", "--json", api_url=served.url, api_keys=key)
         assert [task["id"] for task in listed.document["tasks"]] == [task_id]
@@ -192,7 +192,7 @@ def test_command_waits_for_lock_then_names_process_id(shell: Shell) -> None:
     with ServingLock(shell.directory / "homing.db"):
         result = shell.run("expect", "kling", "images/omni-image")
     assert result.status == 1
-    assert "try again when it has ended" in result.line
+    assert "Try again when it has ended" in result.line
 
 
 def test_all_clients_key_or_key_pair_is_used(shell: Shell) -> None:

@@ -125,7 +125,7 @@ def test_sinks_are_listed_paused_resumed_and_replayed(shell: Shell) -> None:
         assert "python:builtins:id" in shell.run("sinks").out
         assert "is paused" in shell.run("sinks", "pause", "hook").out
         assert next(s for s in shell.run("sinks", "--json").document["sinks"] if s["name"] == "hook")["state"] == "off"
-        assert "without the events that it has missed" in shell.run("sinks", "resume", "hook", "--from-now").out
+        assert "without the events that it missed" in shell.run("sinks", "resume", "hook", "--from-now").out
         assert "HOMING_SINKS" in shell.run("sinks", "delete", "hook").line
         assert shell.run("sinks", "pause", "nobody").status == 1
         assert shell.run("sinks", "secret", "callbacks", "--client", "studio").out.startswith("whsec_")

@@ -45,7 +45,7 @@ def free_port() -> int:
 def test_serve_prints_one_startup_line(shell: Shell) -> None:
     with shell.serving() as served:
         assert "homing.db" in served.line
-        assert "no callbacks asked for" in served.line
+        assert "no callbacks requested" in served.line
         assert f"API key in {shell.directory / 'homing.db.key'}" in served.line
         assert httpx.get(f"{served.url}/healthz", trust_env=False).status_code == 200
         assert httpx.get(f"{served.url}/readyz", trust_env=False).json()["ready"] is True
@@ -231,7 +231,7 @@ def test_doctor_accepts_valid_settings(shell: Shell) -> None:
     ("settings", "check", "says"),
     [
         ({"kling_api_key": "not-the-key"}, "provider credential", "refuses it"),
-        ({"kling_api_key": ""}, "provider credential", "set HOMING_KLING_API_KEY"),
+        ({"kling_api_key": ""}, "provider credential", "Set HOMING_KLING_API_KEY"),
         ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "could not connect"),
         ({"database_url": "sqlite:///absent/homing.db"}, "database", "not a writable directory"),
     ],
@@ -249,5 +249,5 @@ def test_doctor_notes_surprising_settings(shell: Shell) -> None:
     notes = [
         found["detail"] for found in shell.run("doctor", "--json", **odd).document["checks"] if found["level"] == "note"
     ]
-    for sentence in ("did you mean HOMING_API_KEYS", "no callback ends a task here", "does not answer"):
+    for sentence in ("Did you mean HOMING_API_KEYS", "no callback ends a task", "does not answer"):
         assert any(sentence in note for note in notes), notes

@@ -154,7 +154,7 @@ def test_duplicate_sink_name_is_refused_before_open(tmp_path: Path, sinks: str, 
 
 
 def test_subscriber_without_loops_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="let this process run them too"):
+    with pytest.raises(SettingsError, match="Subscribers need the loops"):
         homing(tmp_path, Subscriber("mine", Seen()), parts={Part.API})
 
 

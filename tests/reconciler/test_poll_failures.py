@@ -69,7 +69,7 @@ async def test_unreadable_polls_are_one_counted_entry(tmp_path: Path, kling_sand
         assert (failed.repeats, failed.why, failed.body) == (3, outcomes[0], b"<html>sign in, ***</html>")
         assert alarms["unreadable_answer"] == 2
         assert reasons[0].startswith("The provider's answers have not been readable for")
-        assert "(3 more before it), brought no answer: the answer cannot be read" in " ".join(reasons)
+        assert "(3 more before it), got no usable answer: the answer cannot be read" in " ".join(reasons)
         assert "It began: '<html>sign in, ***</html>'" in " ".join(reasons)
 
         await homing.tracker.poll(ANYBODY, ours)

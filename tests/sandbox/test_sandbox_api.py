@@ -321,7 +321,7 @@ def test_steering_error_lists_valid_values(kling_sandbox_factory: Start) -> None
             (f"tasks/{task_id}", {"action": "finish", "notify": "no"}, 400, "notify must be a bool"),
             (f"tasks/{task_id}", {"action": "finish", "status": "gone"}, 409, "succeed or failed"),
             (f"tasks/{task_id}", {"action": "callback", "seal": "wax"}, 400, "wrong_key"),
-            (f"tasks/{task_id}", {"action": "callback"}, 409, "give a target"),
+            (f"tasks/{task_id}", {"action": "callback"}, 409, "Give a target"),
             ("tasks/nope", {"action": "hold"}, 404, "nope"),
             ("faults", {"callback_los": 1}, 400, "callback_lost"),
             ("faults", {"callback_lost": 2}, 400, "from 0 to 1"),

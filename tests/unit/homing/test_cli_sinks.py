@@ -34,5 +34,5 @@ async def test_sinks_table_explains_each_stopped_sink(
     *table, paused, gone = capsys.readouterr().out.splitlines()
     assert sum("at least 3" in line for line in table) == 1
     assert gone.startswith("shop is off, its endpoint refused further events: 410 Gone (")
-    assert gone.endswith(" ago); homing sinks resume shop goes on with what it has missed")
-    assert paused == "lines is off, paused; homing sinks resume lines goes on with what it has missed"
+    assert gone.endswith(" ago). `homing sinks resume shop` resumes it with the events that it missed")
+    assert paused == "lines is off, paused. `homing sinks resume lines` resumes it with the events that it missed"

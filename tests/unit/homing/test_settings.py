@@ -146,19 +146,19 @@ def test_settings_file_with_byte_order_mark_is_read_whole(tmp_path: Path) -> Non
 def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"HOMING_PORT=\xff\xfe")
-    with pytest.raises(SettingsError, match="make it a UTF-8 text file"):
+    with pytest.raises(SettingsError, match="Make it a readable UTF-8 text file"):
         load_settings({}, file)
 
 
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"kling_api_key": SECRET, "kling_access_key": "a", "kling_secret_key": "b"}, "keep one"),
-        ({"kling_api_key": SECRET, "kling_secret_key": "b"}, "keep one"),
-        ({"kling_access_key": SECRET}, "set HOMING_KLING_SECRET_KEY beside it"),
-        ({"kling_secret_key": SECRET}, "set HOMING_KLING_ACCESS_KEY beside it"),
-        ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "give each client its own"),
-        ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "give each client its own"),
+        ({"kling_api_key": SECRET, "kling_access_key": "a", "kling_secret_key": "b"}, "Keep one"),
+        ({"kling_api_key": SECRET, "kling_secret_key": "b"}, "Keep one"),
+        ({"kling_access_key": SECRET}, "Set HOMING_KLING_SECRET_KEY too"),
+        ({"kling_secret_key": SECRET}, "Set HOMING_KLING_ACCESS_KEY too"),
+        ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "Give each client its own"),
+        ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "Give each client its own"),
         ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "write postgresql://user:password@host"),
         ({"database_url": f"postgresql://u:{SECRET}@db"}, "name a database"),
         ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "name a database"),
@@ -194,7 +194,7 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"port": "99999"}, "write a port from 0 to 65535"),
         ({"polls_per_minute": "0"}, "write a whole number above zero"),
         ({"body_limit": "lots"}, "write a size"),
-        ({"deadlines": f"images/{SECRET}=1h"}, "choose from audio/"),
+        ({"deadlines": f"images/{SECRET}=1h"}, "Choose from audio/"),
         ({"retention": "59m59s"}, "HOMING_RETENTION: keep tasks for an hour or longer"),
         ({"retention": "1ms"}, "leave it out to keep them for ever"),
         ({"retention": "90"}, "write a duration"),

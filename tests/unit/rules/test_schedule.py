@@ -48,7 +48,7 @@ def first_poll_delay(
 
 def taught(took: Sequence[float], *, heard: bool = True) -> Habits:
     """Learn from tasks with these run times in seconds. All their callbacks arrived, or all were lost."""
-    return learn(USUAL, [a_completion(n, seconds(each), heard=heard) for n, each in enumerate(took)])
+    return learn(USUAL, [a_completion(n, seconds(each), callback_arrived=heard) for n, each in enumerate(took)])
 
 
 def seconds(value: float) -> timedelta:
