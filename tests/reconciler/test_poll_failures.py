@@ -70,7 +70,7 @@ async def test_unreadable_polls_are_one_counted_entry(tmp_path: Path, kling_sand
         assert alarms["unreadable_answer"] == 2
         assert reasons[0].startswith("The provider's answers have not been readable for")
         assert "(3 more before it), got no usable answer: the answer cannot be read" in " ".join(reasons)
-        assert "It began: '<html>sign in, ***</html>'" in " ".join(reasons)
+        assert "The answer began with '<html>sign in, ***</html>'" in " ".join(reasons)
 
         await homing.tracker.poll(ANYBODY, ours)
         await troubled(homing, None)

@@ -74,7 +74,7 @@ async def served(
                 yield Served(url=url, tracker=homing.tracker, client=client)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 60.0) -> None:
     """Wait for a condition, with a limit."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within

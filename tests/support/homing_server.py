@@ -93,7 +93,7 @@ class HomingServer:
     async def task(self, ref: str) -> Task:
         return await self.tracker.get(ANYBODY, ref)
 
-    async def seen(self, ref: str, condition: Callable[[Task], bool], *, within: float = 15.0) -> Task:
+    async def seen(self, ref: str, condition: Callable[[Task], bool], *, within: float = 60.0) -> Task:
         """Wait until a task meets a condition, and return it."""
 
         async def meets_condition() -> bool:
@@ -106,7 +106,7 @@ class HomingServer:
         return await self.tracker.wait(ANYBODY, ref, timeout=timedelta(seconds=20))
 
     async def reconcile(
-        self, condition: Callable[[], Awaitable[bool]], *, step: timedelta = timedelta(), within: float = 15.0
+        self, condition: Callable[[], Awaitable[bool]], *, step: timedelta = timedelta(), within: float = 60.0
     ) -> None:
         """Do the reconciler's rounds until the condition holds; the clock moves on by ``step`` before each."""
         async with asyncio.timeout(within):
@@ -143,7 +143,7 @@ class HomingServer:
         return counts
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 15.0, pause: float = 0.02) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 60.0, pause: float = 0.02) -> None:
     """Wait for a condition, with a limit."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within
