@@ -125,7 +125,10 @@ def test_invalid_sink_is_refused_in_one_line_without_secret(sinks: str, says: st
     ("environ", "says"),
     [
         ({"sink_secrets": f"shop:{WEBHOOK}"}, "HOMING_SINK_SECRETS: a name is not a sink that signs"),
-        ({"sinks": "stdout:", "sink_secrets": f"stdout:{WEBHOOK}"}, "HOMING_SINK_SECRETS: a name is not a sink that signs"),
+        (
+            {"sinks": "stdout:", "sink_secrets": f"stdout:{WEBHOOK}"},
+            "HOMING_SINK_SECRETS: a name is not a sink that signs",
+        ),
         ({"sink_secrets": WEBHOOK}, "HOMING_SINK_SECRETS: write name:whsec_"),
         ({"sink_secrets": f"callbacks:{SECRET}"}, "HOMING_SINK_SECRETS: a secret is whsec_"),
         ({"allowed_targets": "http://hooks"}, "HOMING_ALLOWED_TARGETS: write networks such as 10.0.0.0/8"),
