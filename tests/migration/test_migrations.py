@@ -200,6 +200,10 @@ VALUES ('open', 'a', 1, 'callback', 2, 'succeed', 'moved', '', '', 0),
     ('open', 'b', 2, 'callback', 0, NULL, 'hinted', '', '', 0);
 INSERT INTO alarms (kind, provider, hour, count, last_at, detail) VALUES ('unknown_word', 'kling', 0, 1, 0, '');
 INSERT INTO counters (name, value) VALUES ('deliveries', 7), ('hints', 3);
+INSERT INTO orphans
+    (provider, provider_task_id, client, address, state, why, first_at, last_at, deliveries, checks, signed, body)
+VALUES ('kling', '1', 'local', 'standing address 4', 'orphan', '', 1, 1, 1, 0, false, ''),
+    ('kling', '2', '', 'task address hm1', 'orphan', '', 2, 2, 1, 0, false, '');
 INSERT INTO events (task_id, sequence, type, at, data)
 VALUES (NULL, 1, 'homing.alarm.unknown_word', 3, '{"kind":"unknown_word","provider":"kling"}'),
     ('open', 2, 'homing.task.succeeded', 4, '{"status":"succeeded","polls":5,"learned_from":"poll",'
@@ -229,18 +233,20 @@ def test_values_with_old_names_get_new_names(database: str, tmp_path: Path, requ
                 "SELECT kind FROM alarms",
                 "SELECT name FROM counters WHERE value IN (7, 3) ORDER BY name",
                 "SELECT type FROM events ORDER BY at",
+                "SELECT address FROM orphans ORDER BY first_at",
                 "SELECT data FROM events ORDER BY at",
             )
         ]
     engine.dispose()
-    assert found[:5] == [
+    assert found[:6] == [
         ["applied", "unverified"],
         ["succeed", None],
         ["unknown_status"],
         ["callbacks", "unverified_callbacks"],
         ["homing.alarm.unknown_status", "homing.task.succeeded"],
+        ["shared URL 4", "task hm1"],
     ]
-    assert [json.loads(data) for data in found[5]] == [
+    assert [json.loads(data) for data in found[6]] == [
         {"kind": "unknown_status", "provider": "kling"},
         {
             "status": "succeeded",

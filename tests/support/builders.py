@@ -105,7 +105,7 @@ def an_orphan(**changes: Any) -> Orphan:
         "address": "shared URL 1",
         "provider_status": "submitted",
         "state": "waiting",
-        "why": "nobody told us of this task",
+        "why": "no such task is known",
         "first_at": NOW,
         "last_at": NOW,
         "callbacks": 1,

@@ -118,7 +118,7 @@ class SinkNamed(Shown):
     """A sink, and its state after the request."""
 
     name: str
-    state: Literal["on", "off", "forgotten"]
+    state: Literal["on", "off", "deleted"]
 
 
 class SecretQuery(Taken):

@@ -39,11 +39,11 @@ async def resume_sink(request: ApiRequest[ResumeQuery, Nothing]) -> Response:
     return json_response(schemas.SinkNamed(name=name, state="on"))
 
 
-async def forget_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
+async def delete_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Delete a sink, with its progress and its pending deliveries."""
     name = _sink_name(request)
     await request.tracker.sink_admin.delete(name, by=request.caller.name)
-    return json_response(schemas.SinkNamed(name=name, state="forgotten"))
+    return json_response(schemas.SinkNamed(name=name, state="deleted"))
 
 
 async def get_sink_secret(request: ApiRequest[SecretQuery, Nothing]) -> Response:
@@ -158,7 +158,7 @@ SINKS: Final = (
     sink_endpoint("GET", "/v1/sinks", list_sinks, schemas.SinksShown),
     sink_endpoint("POST", "/v1/sinks/{name}/pause", pause_sink, schemas.SinkNamed, errors=(NotFound,)),
     sink_endpoint("POST", "/v1/sinks/{name}/resume", resume_sink, schemas.SinkNamed, errors=(NotFound,)),
-    sink_endpoint("DELETE", "/v1/sinks/{name}", forget_sink, schemas.SinkNamed, errors=(NotFound, Conflict)),
+    sink_endpoint("DELETE", "/v1/sinks/{name}", delete_sink, schemas.SinkNamed, errors=(NotFound, Conflict)),
     sink_endpoint("GET", "/v1/sinks/{name}/secret", get_sink_secret, schemas.SecretShown, errors=(NotFound, Conflict)),
     sink_endpoint("GET", "/v1/deliveries", list_deliveries, schemas.DeliveriesShown, errors=(NotFound,)),
     sink_endpoint(

@@ -149,7 +149,7 @@ def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
     observation = arrived.observation
     report = observation.report
     shared_url = arrived.shared_url
-    why = "nobody told us of this task" if shared_url is not None else "its row is gone"
+    why = "no such task is known" if shared_url is not None else "its row is gone"
     alarm = RaisedAlarm(kind=Alarm.ORPHAN, provider=arrived.provider, at=observation.at, task_id=None, detail=why)
     name = report.provider_task_id or report.external_id
     orphan = Orphan(
@@ -159,7 +159,7 @@ def _orphaned(arrived: Arrived, counts: dict[str, int]) -> Change[Recorded]:
         external_id=report.external_id,
         kind=shared_url.kind if shared_url is not None else None,
         client=shared_url.client if shared_url is not None else "",
-        address=f"shared URL {shared_url.id}" if shared_url is not None else f"task address {arrived.task_id}",
+        address=f"shared URL {shared_url.id}" if shared_url is not None else f"task {arrived.task_id}",
         provider_status=report.provider_status,
         state="waiting" if shared_url is not None and name is not None else "orphan",
         why=report.flaw or why,

@@ -154,7 +154,7 @@ class Submission:
                     return await self._refused_to(task, outcome.message, _refusal(outcome, task))
                 case BadCredential():
                     why = await self._wrongly_set(attempt, outcome)
-                    error = CredentialRefused("credential refused: the operator has been told", retry_after=RETRY_LATER)
+                    error = CredentialRefused("credential refused: the operator sees an alarm", retry_after=RETRY_LATER)
                     return await self._refused_to(task, why, error)
                 case NoSuchCall():
                     why = await self._wrongly_set(attempt, outcome)

@@ -5,7 +5,6 @@ Constructing it does no I/O. ``async with`` opens the database, starts the recor
 
 import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from types import TracebackType
@@ -28,7 +27,7 @@ from tracker.model.records import (
 from tracker.model.sinks import SinkSpec
 from tracker.model.task import SETTLED, ClientIdentity, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject, identifier
-from tracker.providers.base import Account, Kind, Order
+from tracker.providers.base import Account, Order
 from tracker.rules.callbacks import RecordCallback
 from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
@@ -40,6 +39,7 @@ from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
+from tracker.service.named import account_named, kind_named, own_tasks, submitted_kind
 from tracker.service.polling import Poller
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
@@ -53,7 +53,7 @@ from tracker.transport import Sender
 
 
 class Tracker:
-    """What we believe about each task, how we learn it, and who may ask."""
+    """The verbs over all tasks: each checks who the client is, and leaves the work to one part."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Tracker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the submits in flight, then commit what is queued, then close."""
+        """Finish the submissions under way, then commit what is queued, then close."""
         await self._restoration.close()
         await self.feed.close()
         await self._client_polls.close()
@@ -183,19 +183,16 @@ class Tracker:
         deadline: timedelta | None = None,
         answered_later: bool = False,
     ) -> Task:
-        """Submit a task, once. Gives it when the provider has it or may have it, within ``policy.answer_within``.
+        """Submit a task once. Return it when the provider has it or may have it, within ``policy.answer_within``.
 
-        A caller that says ``answered_later`` calls ``answered`` when its own client surely has the answer; until then
-        the same body, sent again after a crash, gets the same task. The submit runs on if the caller stops waiting.
+        With ``answered_later`` you call ``answered`` when your client has the response. Until then, the same body
+        repeated after a crash gets the same task. The submission continues if you stop waiting.
 
         Raises Refused, CredentialRefused and ProviderUnavailable (nothing was created, and nothing will be), Conflict
         (an id was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
         """
-        account = self._account(provider)
-        kind = self._kind(account, order.kind)
-        if not kind.submits:
-            known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
-            raise InvalidRequest(f"tasks of kind {kind.name} are not submitted here; supported: {known}")
+        account = account_named(self.providers, provider)
+        kind = submitted_kind(account, order.kind)
         return await self.intake.submit(
             SubmitRequest(
                 caller=caller,
@@ -210,16 +207,16 @@ class Tracker:
         )
 
     def order(self, provider: str, kind: str, body: JsonObject) -> Order:
-        """Validate a submit's body as the provider documents it. Raises InvalidRequest naming the field."""
-        account = self._account(provider)
-        return account.provider.order(self._kind(account, kind).name, body)
+        """Validate a create request as the provider documents it. Raises InvalidRequest with the name of the field."""
+        account = account_named(self.providers, provider)
+        return account.provider.order(kind_named(account, kind).name, body)
 
     async def answered(self, task_id: str) -> None:
-        """Note that the answer to a submit is on its way; what cannot be written yet is tried again."""
+        """Record that the response to a submission was sent to the client. A failed write is retried."""
         await self.intake.answered(task_id)
 
     async def abandoned(self, task: Task) -> None:
-        """Note that a submit's client left before it had its answer; what cannot be written yet is tried again."""
+        """Record that the client left before it had the response. A failed write is retried."""
         await self.intake.abandoned(task)
 
     async def expect(
@@ -232,17 +229,17 @@ class Tracker:
         deadline: timedelta | None = None,
         tags: Sequence[str] = (),
     ) -> Expected:
-        """Write down a task that somebody else is about to submit, and give the address for its ``callback_url``.
+        """Record a task before your own code submits it. Return it with its callback URL.
 
-        ``external_id`` is what will be sent to the provider as such; it is what callbacks and lookups are matched by
-        until the provider's id is known. Raises Conflict where a row has it already.
+        ``external_id`` is the one that you will send to the provider. Callbacks and lookups are matched by it until the
+        provider task ID is known. Raises Conflict if another task has it.
         """
-        account = self._account(provider)
+        account = account_named(self.providers, provider)
         return await self.adoption.expect(
             TrackRequest(
                 caller=caller,
                 account=account,
-                kind=self._kind(account, kind),
+                kind=kind_named(account, kind),
                 external_id=external_id,
                 deadline=deadline,
                 tags=tags,
@@ -261,12 +258,12 @@ class Tracker:
         deadline: timedelta | None = None,
         tags: Sequence[str] = (),
     ) -> Task:
-        """Take over a task that is already running. Raises NotFound where the provider does not know it."""
-        account = self._account(provider)
+        """Track a task that already runs at the provider. Raises NotFound if the provider does not know it."""
+        account = account_named(self.providers, provider)
         request = TrackRequest(
             caller=caller,
             account=account,
-            kind=self._kind(account, kind),
+            kind=kind_named(account, kind),
             external_id=external_id,
             deadline=deadline,
             tags=tags,
@@ -274,19 +271,21 @@ class Tracker:
         return await self._client_polls.adopt(request, provider_task_id)
 
     async def attach(self, caller: ClientIdentity, ref: str, provider_task_id: str) -> Task:
-        """Take the provider's id of a task from its owner, and poll it: then it counts. Raises Conflict."""
+        """Poll the provider task ID that a client attaches to its task. It counts once confirmed. Raises Conflict."""
         task = await self.get(caller, ref)
-        return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
+        return await self._client_polls.attach(
+            caller, task, account_named(self.providers, task.provider), provider_task_id
+        )
 
     async def record(self, arrived: Arrived) -> Recorded:
         """Record one callback; committed when it returns."""
-        account = self._account(arrived.provider)
+        account = account_named(self.providers, arrived.provider)
         return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
     async def poll(self, caller: ClientIdentity, ref: str) -> tuple[Task, str]:
-        """Ask the provider about a task now; the sentence says what came of it."""
+        """Poll a task now. Return it with a sentence about the outcome."""
         task = await self.get(caller, ref)
-        return await self._client_polls.poll(caller, task, self._account(task.provider))
+        return await self._client_polls.poll(caller, task, account_named(self.providers, task.provider))
 
     async def resolve(
         self,
@@ -297,9 +296,9 @@ class Tracker:
         provider_task_id: str | None = None,
         note: str = "",
     ) -> Task:
-        """Settle a task by hand: rejected, expired, or the provider's ID of an unresolved one.
+        """Resolve a task manually: as rejected or expired, or by the provider task ID of an unresolved one.
 
-        Of a task in conflict also the final that is true. Raises Conflict where the provider proved something stronger.
+        A task in conflict also takes the true final status. Raises Conflict if a verified report contradicts.
         """
         if provider_task_id is not None and status is None:
             return await self.attach(caller, ref, provider_task_id)
@@ -307,12 +306,12 @@ class Tracker:
             statuses = "rejected, expired, or for a conflict succeeded or failed"
             raise InvalidRequest(f"resolve takes either status ({statuses}) or provider_task_id")
         task = await self.get(caller, ref)
-        return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
+        return await self.adoption.resolve(caller, task, account_named(self.providers, task.provider), status, note)
 
     async def get(
         self, caller: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
     ) -> Task:
-        """Find a task by our id, the provider's, or the caller's own. Raises NotFound, also for other clients'."""
+        """Return a task by any of its IDs. Raises NotFound, also for the tasks of other clients."""
         task = None
         if identifier(ref) is not None:
             client = None if caller.sees_all else caller.name
@@ -322,36 +321,36 @@ class Tracker:
         return task
 
     async def fetch(self, caller: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
-        """Find a task, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
-        account = self._account(provider)
-        return await self._client_polls.fetch(caller, account, self._kind(account, kind), ref)
+        """Return a task, or poll the provider once and adopt it. Raises NotFound if neither knows it."""
+        account = account_named(self.providers, provider)
+        return await self._client_polls.fetch(caller, account, kind_named(account, kind), ref)
 
     async def fetch_many(
         self, caller: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
     ) -> Sequence[Task]:
-        """Find several tasks, and ask the provider about all that are not known here; leaves out what nobody knows."""
-        account = self._account(provider)
-        return await self._client_polls.fetch_many(caller, account, self._kind(account, kind), refs)
+        """Return several tasks. Poll the provider for the unknown ones, and leave out what it does not know."""
+        account = account_named(self.providers, provider)
+        return await self._client_polls.fetch_many(caller, account, kind_named(account, kind), refs)
 
     async def find(
         self, wanted: TaskFilter, *, caller: ClientIdentity, limit: int = 50, cursor: str | None = None
     ) -> TaskPage:
         """Return a page of the caller's tasks, newest first."""
-        return await self.store.task_pages.page(self._scoped(wanted, caller), limit=limit, cursor=cursor)
+        return await self.store.task_pages.page(own_tasks(wanted, caller), limit=limit, cursor=cursor)
 
     async def find_numbered(
         self, wanted: TaskFilter, *, caller: ClientIdentity, offset: int, limit: int
     ) -> Sequence[Task]:
         """Return a numbered page of the caller's tasks, newest first."""
-        return await self.store.task_pages.numbered_page(self._scoped(wanted, caller), offset=offset, limit=limit)
+        return await self.store.task_pages.numbered_page(own_tasks(wanted, caller), offset=offset, limit=limit)
 
     async def history(self, caller: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
         """Return a task and its kept observations, oldest first."""
         task = await self.get(caller, ref)
         return task, await self.store.tasks.history(task.id)
 
-    async def wait(self, caller: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - gives the task, raises nothing
-        """Wait until a task is settled, or ``timeout`` is over; give it as it then is."""
+    async def wait(self, caller: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - returns the task, raises nothing
+        """Return a task as soon as it is settled, or as it is after ``timeout``."""
         return await self._waiting.settled(caller, ref, most=timeout)
 
     async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
@@ -359,7 +358,7 @@ class Tracker:
         return await self._waiting.changed(caller, ref, since=since, most=most)
 
     async def stats(self, caller: ClientIdentity) -> Stats:
-        """Count the caller's tasks; the whole store for one that sees all."""
+        """Return counts of the caller's tasks, or of the whole store if it sees all clients."""
         return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
 
     async def habits(self, caller: ClientIdentity) -> Habits:
@@ -386,9 +385,9 @@ class Tracker:
         self, caller: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
     ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL is returned this once and cannot be read again."""
-        account = self._account(provider)
+        account = account_named(self.providers, provider)
         if kind is not None:
-            self._kind(account, kind)
+            kind_named(account, kind)
         return await self._callback_urls.create(caller, provider=provider, kind=kind, label=label)
 
     async def shared_callback_urls(self) -> Sequence[SharedCallbackUrl]:
@@ -398,25 +397,3 @@ class Tracker:
     async def revoke_callback_url(self, url_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
         """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
         return await self._callback_urls.revoke(url_id, by=by)
-
-    def _account(self, provider: str) -> Account:
-        account = self.providers.get(provider)
-        if account is None:
-            raise InvalidRequest(f"unknown provider {provider!r}; known: {', '.join(sorted(self.providers))}")
-        return account
-
-    @staticmethod
-    def _kind(account: Account, kind: str) -> Kind:
-        named = account.provider.kinds.get(kind)
-        if named is None:
-            known = ", ".join(sorted(account.provider.kinds))
-            raise InvalidRequest(f"unknown kind {kind!r} of {account.provider.name}; known: {known}")
-        return named
-
-    @staticmethod
-    def _scoped(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:
-        if caller.sees_all:
-            return wanted
-        if wanted.client not in {None, caller.name}:
-            raise InvalidRequest("client: this key sees only its own tasks")
-        return replace(wanted, client=caller.name)

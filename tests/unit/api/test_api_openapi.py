@@ -98,7 +98,7 @@ ACTS_ON = {
     "attach_task": TO_ATTACH.id,
     "poll_task": TO_POLL.id,
     "resolve_task": TO_RESOLVE.id,
-    "forget_sink": "old",
+    "delete_sink": "old",
     "revoke_callback_url": "1",
 }
 

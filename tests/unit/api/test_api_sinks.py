@@ -131,7 +131,7 @@ async def test_sink_is_deleted_unless_configured(shop: ApiHarness) -> None:
         gone = await client.delete("/v1/sinks/old")
         left = [sink["name"] for sink in (await client.get("/v1/sinks")).json()["sinks"]]
 
-    assert (named.status_code, gone.json()) == (409, {"name": "old", "state": "forgotten"})
+    assert (named.status_code, gone.json()) == (409, {"name": "old", "state": "deleted"})
     assert left == ["callbacks", "lines", "shop"]
 
 

@@ -43,6 +43,10 @@ EVENT_KEYS = {
     **{name: COLUMNS["tasks"][name] for name in ("learned_from", "learned_trust", "heard_at", "polls")},
     **{name: COLUMNS["tasks"][name] for name in ("callback_asked", "conflict_claims")},
 }
+# How many orphans wait is bounded per URL, so the old and the new ones of a URL must have one name.
+ORPHAN_URLS = """
+UPDATE orphans SET address = replace(replace(address, 'standing address ', 'shared URL '), 'task address ', 'task ')
+"""
 ALARM_EVENTS = """
 UPDATE events SET data = replace(data, '"unknown_word"', '"unknown_status"')
 WHERE task_id IS NULL AND type = 'homing.alarm.unknown_status'
@@ -58,6 +62,7 @@ def upgrade() -> None:
         statement = f"UPDATE {table} SET {column} = :after WHERE {column} = :before"  # noqa: S608 - all names stand above
         op.execute(sa.text(statement).bindparams(before=before, after=after))
     op.execute(ALARM_EVENTS)
+    op.execute(ORPHAN_URLS)
     data: sa.ColumnElement[str] = sa.column("data", sa.Text)
     for before, after in EVENT_KEYS.items():
         data = sa.func.replace(data, f'"{before}":', f'"{after}":')
