@@ -197,7 +197,7 @@ def test_conflict_dropped_by_older_version_reopens(
 OLD_NAMES = """
 INSERT INTO observations (task_id, dedupe_key, at, source, trust, word, verdict, why, body, repeats)
 VALUES ('open', 'a', 1, 'callback', 2, 'succeed', 'moved', '', '', 0),
-    ('open', 'b', 2, 'callback', 0, NULL, 'hinted', '', '', 0);
+    ('open', 'callback|hint|ab', 2, 'callback', 0, NULL, 'hinted', '', '', 0);
 INSERT INTO alarms (kind, provider, hour, count, last_at, detail) VALUES ('unknown_word', 'kling', 0, 1, 0, '');
 INSERT INTO counters (name, value) VALUES ('deliveries', 7), ('hints', 3);
 INSERT INTO orphans
@@ -207,7 +207,7 @@ VALUES ('kling', '1', 'local', 'standing address 4', 'orphan', '', 1, 1, 1, 0, f
 INSERT INTO events (task_id, sequence, type, at, data)
 VALUES (NULL, 1, 'homing.alarm.unknown_word', 3, '{"kind":"unknown_word","provider":"kling"}'),
     ('open', 2, 'homing.task.succeeded', 4, '{"status":"succeeded","polls":5,"learned_from":"poll",'
-    || '"facts":{"message":{"standing":{"rank":3},"value":"\\"polls\\":"}}}');
+    || '"facts":{"message":{"standing":{"rank":3,"asked":true},"value":"\\"polls\\":"}}}');
 """
 
 
@@ -230,6 +230,7 @@ def test_values_with_old_names_get_new_names(database: str, tmp_path: Path, requ
             for statement in (
                 "SELECT verdict FROM observations ORDER BY at",
                 "SELECT provider_status FROM observations ORDER BY at",
+                "SELECT dedupe_key FROM observations ORDER BY at",
                 "SELECT kind FROM alarms",
                 "SELECT name FROM counters WHERE value IN (7, 3) ORDER BY name",
                 "SELECT type FROM events ORDER BY at",
@@ -238,20 +239,21 @@ def test_values_with_old_names_get_new_names(database: str, tmp_path: Path, requ
             )
         ]
     engine.dispose()
-    assert found[:6] == [
+    assert found[:7] == [
         ["applied", "unverified"],
         ["succeed", None],
+        ["a", "callback|unverified|ab"],
         ["unknown_status"],
         ["callbacks", "unverified_callbacks"],
         ["homing.alarm.unknown_status", "homing.task.succeeded"],
         ["shared URL 4", "task hm1"],
     ]
-    assert [json.loads(data) for data in found[6]] == [
+    assert [json.loads(data) for data in found[7]] == [
         {"kind": "unknown_status", "provider": "kling"},
         {
             "status": "succeeded",
             "poll_count": 5,
             "status_source": "poll",
-            "facts": {"message": {"precedence": {"rank": 3}, "value": '"polls":'}},
+            "facts": {"message": {"precedence": {"rank": 3, "polled": True}, "value": '"polls":'}},
         },
     ]

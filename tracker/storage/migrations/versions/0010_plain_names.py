@@ -40,12 +40,18 @@ VALUES = (
 # Of the keys of an event's data. A text that holds such a key has it with escaped quotes, and stays as it is.
 EVENT_KEYS = {
     "standing": "precedence",
+    "asked": "polled",
     **{name: COLUMNS["tasks"][name] for name in ("learned_from", "learned_trust", "heard_at", "polls")},
     **{name: COLUMNS["tasks"][name] for name in ("callback_asked", "conflict_claims")},
 }
 # How many orphans wait is bounded per URL, so the old and the new ones of a URL must have one name.
 ORPHAN_URLS = """
 UPDATE orphans SET address = replace(replace(address, 'standing address ', 'shared URL '), 'task address ', 'task ')
+"""
+# Repeats of a callback are found by this key, which begins with its source and trust.
+CALLBACK_KEYS = """
+UPDATE observations SET dedupe_key = 'callback|unverified|' || substr(dedupe_key, 15)
+WHERE dedupe_key LIKE 'callback|hint|%'
 """
 ALARM_EVENTS = """
 UPDATE events SET data = replace(data, '"unknown_word"', '"unknown_status"')
@@ -63,6 +69,7 @@ def upgrade() -> None:
         op.execute(sa.text(statement).bindparams(before=before, after=after))
     op.execute(ALARM_EVENTS)
     op.execute(ORPHAN_URLS)
+    op.execute(CALLBACK_KEYS)
     data: sa.ColumnElement[str] = sa.column("data", sa.Text)
     for before, after in EVENT_KEYS.items():
         data = sa.func.replace(data, f'"{before}":', f'"{after}":')
