@@ -27,6 +27,12 @@ from tracker.model.task import Trust
 from tracker.providers.kling import Kling
 
 PREFIX: Final = "HOMING_"
+# Names of before, which are no longer read.
+RENAMED: Final = {
+    "FIRST_CHECK": "FIRST_POLL_DELAY",
+    "POLL_BUDGET": "POLLS_PER_MINUTE",
+    "TRUST_FINAL": "MIN_FINAL_TRUST",
+}
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
 MIB: Final = 1 << 20
 # The variables that Kubernetes adds to a pod for a Service called homing, in addition to HOMING_PORT.
@@ -205,7 +211,7 @@ def unknown_settings(environ: Mapping[str, str] | None = None, env_file: str | P
         )
     for name in names:
         if name not in known and not SERVICE_LINK.fullmatch(name):
-            near = get_close_matches(name, known, n=1)
+            near = [RENAMED[name]] if name in RENAMED else get_close_matches(name, known, n=1)
             hint = f". Did you mean {PREFIX}{near[0]}?" if near else ""
             sentences.append(f"{PREFIX}{name} is not a setting and is ignored{hint}")
     return sentences

@@ -101,7 +101,7 @@ def _conflict(task: JsonObject, now: datetime) -> str:
     if conflict == "open":
         return f"{since} Homing polls the provider until it says which is true."
     return (
-        f"{since} Polls did not settle it for days. Check the task at the provider, then run "
+        f"{since} After days of polls, the provider has not decided. Check the task at the provider, then run "
         f"`homing tasks resolve {task['id']} --status succeeded` or `--status failed`."
     )
 

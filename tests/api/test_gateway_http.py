@@ -124,8 +124,8 @@ async def test_callback_url_is_never_shown_or_logged(
 
 async def test_official_token_submits_and_sees_own_tasks(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     now = datetime.now(UTC)
-    reports = {"iss": PAIR.access, "exp": now + timedelta(minutes=30), "nbf": now - timedelta(seconds=5)}
-    token = {"authorization": f"Bearer {jwt.encode(reports, PAIR.secret, algorithm='HS256')}"}
+    claims = {"iss": PAIR.access, "exp": now + timedelta(minutes=30), "nbf": now - timedelta(seconds=5)}
+    token = {"authorization": f"Bearer {jwt.encode(claims, PAIR.secret, algorithm='HS256')}"}
     keys = (STUDIO, OTHER, OPERATOR)
     async with served(tmp_path, kling_sandbox, api_keys=keys, client_keys=(PAIR,)) as homing:
         client = homing.client

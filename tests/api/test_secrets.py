@@ -117,8 +117,8 @@ async def good_day(ask: ClientIdentity, sandbox: RunningSandbox) -> None:
     """Do the normal work of a client, an operator and a provider."""
     created = await ask("POST", CREATE, json=CAT | {"prompt": PROMPT}, headers=STUDIO)
     ours = created.json()["data"]["task_id"]
-    reports = {"iss": "made-up-access", "nbf": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(minutes=5)}
-    token = jwt.encode(reports, SECRETS["a client's secret"], algorithm="HS256")
+    claims = {"iss": "made-up-access", "nbf": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(minutes=5)}
+    token = jwt.encode(claims, SECRETS["a client's secret"], algorithm="HS256")
     await ask("POST", CREATE, json=CAT, headers={"authorization": f"Bearer {token}"})
     ask.search.minted(sandbox.task(ours)["callback_url"])
 

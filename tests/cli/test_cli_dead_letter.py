@@ -99,7 +99,7 @@ def test_dead_letter_unblocks_later_events_of_task(shell: Shell, hook: Hook) -> 
         assert hook.got == []
 
         wanted = ("deliveries", "dead-letter", "--event", poison["event_id"])
-        assert shell.run("deliveries", "dead-letter").line == "homing: give at least one of sink, task and event"
+        assert shell.run("deliveries", "dead-letter").line == "homing: name at least one of sink, task and event"
         assert "no such sink" in shell.run("deliveries", "dead-letter", "--sink", "elsewhere").line
         assert shell.run(*wanted).out == "1 delivery would be dead-lettered. Add --yes to do it\n"
         assert len(shell.run("deliveries", "--pending", "--json").document["deliveries"]) == 2

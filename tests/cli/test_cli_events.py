@@ -135,5 +135,5 @@ def test_sinks_are_listed_paused_resumed_and_replayed(shell: Shell) -> None:
         dry = shell.run("replay", "hook", "--task", "one")
         assert "Add --yes" in dry.out
         assert shell.run("replay", "hook", "--task", "one", "--yes", "--json").document["dry_run"] is False
-        assert shell.run("replay", "hook").line == "homing: give at least one of task, since, until and dead_letter"
+        assert shell.run("replay", "hook").line == "homing: name at least one of task, since, until and dead_letter"
         assert "no sink" in shell.run("replay", "elsewhere", "--dead-letter").line

@@ -31,7 +31,6 @@ def test_demo_tasks_finish_once_with_true_status() -> None:
     assert summary["forgeries"]["sent"] > 0
     assert summary["forgeries"]["sent"] == summary["forgeries"]["refused"] + summary["forgeries"]["unverified"]
     assert summary["duplicates_absorbed"] > 0
-    assert summary["seconds"] < 60
 
 
 def test_demo_summary_matches_its_lines() -> None:

@@ -116,7 +116,7 @@ def complete_final_polls(draw: st.DrawFn) -> Observation:
     return Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW + timedelta(days=2))
 
 
-def told_in_turn(task: Task, observations: Sequence[Observation], threshold: Trust) -> Task:
+def observed_in_turn(task: Task, observations: Sequence[Observation], threshold: Trust) -> Task:
     """Apply ``observations`` to a task in order, and return the task."""
     return reduce(lambda now, each: lifecycle.advance(now, each, threshold=threshold).task, observations, task)
 

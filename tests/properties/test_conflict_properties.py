@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from tests.properties.observations import BOTH_IDS, HALF_IDS, OTHER_IDS, deliveries, told_in_turn
-from tests.support.builders import NOW, PICTURE, a_claim, a_task, asked, told
+from tests.properties.observations import BOTH_IDS, HALF_IDS, OTHER_IDS, deliveries, observed_in_turn
+from tests.support.builders import NOW, PICTURE, a_report, a_task, by_callback, by_poll
 from tests.support.decisions import LIFETIME, POLICY, RULES, in_flight
 from tracker.errors import Conflict
 from tracker.model import event, facts
@@ -66,7 +66,7 @@ def callback(observation: Observation) -> Step:
 def reply(status: Status) -> Step:
     def step(story: Story) -> None:
         story.reported |= {status} & FINAL
-        task, report = story.task, a_claim(status)
+        task, report = story.task, a_report(status)
         work = RecordAccepted(sent=task, report=report, now=story.now, prove_lookups=False, rules=RULES)
         story.take(work.decide(Known([task])))
 
@@ -91,7 +91,7 @@ def settle(story: Story, result: PollResult) -> Change[Any]:
 def poll(status: Status) -> Step:
     def step(story: Story) -> None:
         story.answered |= status in FINAL
-        observation = asked(a_claim(status, assets=(PICTURE,)), at=story.now)
+        observation = by_poll(a_report(status, assets=(PICTURE,)), at=story.now)
         story.take(settle(story, PollResult(observation=observation)))
 
     return step
@@ -143,7 +143,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
         ]
     ),
 )
-BOTH_ENDS: Sequence[Step] = [callback(told(a_claim(end))) for end in (Status.SUCCEEDED, Status.FAILED)]
+BOTH_ENDS: Sequence[Step] = [callback(by_callback(a_report(end))) for end in (Status.SUCCEEDED, Status.FAILED)]
 
 
 @given(steps=st.lists(st.tuples(GAPS, STEPS), max_size=12))
@@ -171,18 +171,18 @@ def test_callback_order_never_hides_a_conflict(observations: list[Observation], 
     task = a_task(provider_task_id="provider-1")
     order = data.draw(st.permutations(observations))
 
-    first, second = (told_in_turn(task, each, Trust.TOKEN) for each in (observations, order))
+    first, second = (observed_in_turn(task, each, Trust.TOKEN) for each in (observations, order))
 
     assert first.conflict_statuses == second.conflict_statuses
     assert facts.in_conflict(first) == facts.in_conflict(second)
 
 
 def test_three_contradictory_callbacks_open_a_conflict() -> None:
-    ends = [told(a_claim(end, updated_at=NOW + timedelta(seconds=n))) for n, end in enumerate([*ENDS, ENDS[0]])]
+    ends = [by_callback(a_report(end, updated_at=NOW + timedelta(seconds=n))) for n, end in enumerate([*ENDS, ENDS[0]])]
     task = a_task(provider_task_id="provider-1")
 
     for order in permutations(ends):
-        assert facts.in_conflict(told_in_turn(task, order, Trust.TOKEN))
+        assert facts.in_conflict(observed_in_turn(task, order, Trust.TOKEN))
 
 
 @pytest.mark.parametrize("how", [{}, {"sent": False, "wait": timedelta(days=1)}])
@@ -222,7 +222,7 @@ def test_manual_resolution_ends_conflict_until_a_poll(end: Status) -> None:
     other = next(each for each in ENDS if each is not end)
 
     resolution(end)(story)
-    callback(told(a_claim(other, updated_at=NOW)))(story)
+    callback(by_callback(a_report(other, updated_at=NOW)))(story)
     decided = story.task
     poll(other)(story)
 

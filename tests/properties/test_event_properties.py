@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.verification import CallbackRequest, StandardWebhooks
-from tests.properties.observations import PROVIDER_STATUSES, reports, told_in_turn
+from tests.properties.observations import PROVIDER_STATUSES, observed_in_turn, reports
 from tests.support.asyncapi_document import is_of, messages
-from tests.support.builders import NOW, a_task, asked, told
+from tests.support.builders import NOW, a_task, by_callback, by_poll
 from tests.support.published_events import an_event, every_event
 from tracker.api import rendering
 from tracker.api.schemas import TaskShown
@@ -39,7 +39,9 @@ IDS = [("provider-1", a_task().id)]
 def tasks(draw: st.DrawFn) -> Task:
     """Make tasks that something was learned about, with fields of any values."""
     observed = draw(st.lists(reports(IDS, PROVIDER_STATUSES), max_size=3))
-    task = told_in_turn(a_task(), [draw(st.sampled_from([asked, told]))(report) for report in observed], Trust.TOKEN)
+    task = observed_in_turn(
+        a_task(), [draw(st.sampled_from([by_poll, by_callback]))(report) for report in observed], Trust.TOKEN
+    )
     names = ("submitted_at", "last_observed_at", "polled_at", "next_poll_at")
     times: dict[str, Any] = {name: draw(st.none() | MOMENTS) for name in names}
     return replace(

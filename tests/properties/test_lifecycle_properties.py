@@ -16,8 +16,8 @@ from tests.properties.observations import (
     complete_final_polls,
     deliveries,
     inferences,
+    observed_in_turn,
     reports,
-    told_in_turn,
 )
 from tests.support.builders import NOW, THEIR_ID, a_task
 from tracker.model import facts
@@ -47,7 +47,7 @@ def reordered_observations(
 def test_order_and_repeats_do_not_change_a_known_task(
     orders: tuple[list[Observation], list[Observation]], threshold: Trust
 ) -> None:
-    first, second = (told_in_turn(KNOWN, observations, threshold) for observations in orders)
+    first, second = (observed_in_turn(KNOWN, observations, threshold) for observations in orders)
     assert belief(first) == belief(second)
 
 
@@ -55,7 +55,7 @@ def test_order_and_repeats_do_not_change_a_known_task(
 def test_order_and_repeats_do_not_change_an_unresolved_task(
     orders: tuple[list[Observation], list[Observation]], threshold: Trust
 ) -> None:
-    first, second = (told_in_turn(PENDING, observations, threshold) for observations in orders)
+    first, second = (observed_in_turn(PENDING, observations, threshold) for observations in orders)
     assert belief(first) == belief(second)
 
 
@@ -63,7 +63,7 @@ def test_order_and_repeats_do_not_change_an_unresolved_task(
 def test_final_poll_makes_the_status_independent_of_order(
     orders: tuple[list[Observation], list[Observation]], last: Observation, threshold: Trust, task: Task
 ) -> None:
-    first, second = (told_in_turn(task, [*observations, last], threshold) for observations in orders)
+    first, second = (observed_in_turn(task, [*observations, last], threshold) for observations in orders)
     if last.report.status is not None:
         assert first.status in FINAL
         assert first.status is second.status
@@ -75,10 +75,10 @@ def test_complete_last_poll_gives_the_same_end(
 ) -> None:
     observations = data.draw(st.lists(anything(ANY_IDS), max_size=7))
     arrived = data.draw(st.permutations([each for each in observations if data.draw(st.booleans())]))
-    whole = told_in_turn(task, [*observations, last], threshold)
+    whole = observed_in_turn(task, [*observations, last], threshold)
     assert whole.status is last.report.status
-    assert belief(whole) == belief(told_in_turn(task, [*arrived, last], threshold))
-    assert belief(whole) == belief(told_in_turn(task, [last, *arrived], threshold))
+    assert belief(whole) == belief(observed_in_turn(task, [*arrived, last], threshold))
+    assert belief(whole) == belief(observed_in_turn(task, [last, *arrived], threshold))
 
 
 @given(observations=st.lists(anything(ANY_IDS), max_size=10), threshold=THRESHOLDS, task=tasks)
@@ -118,7 +118,7 @@ def test_status_changes_only_as_the_table_allows(observations: list[Observation]
 @given(observations=st.lists(anything(ANY_IDS), max_size=8), threshold=THRESHOLDS)
 def test_status_is_the_highest_verified_report(observations: list[Observation], threshold: Trust) -> None:
     """State the precedence a second time, independently of the code: the finals first, then the rest by rank."""
-    ended = told_in_turn(KNOWN, observations, threshold)
+    ended = observed_in_turn(KNOWN, observations, threshold)
     verified = [each for each in observations if is_trusted(KNOWN, each, threshold)]
     last = [each for each in verified if each.report.status in FINAL]
     if last:
@@ -134,7 +134,7 @@ def test_status_is_the_highest_verified_report(observations: list[Observation], 
 
 @given(observations=st.lists(deliveries(ANY_IDS), max_size=8), threshold=THRESHOLDS, task=tasks)
 def test_callback_never_sets_the_provider_id(observations: list[Observation], threshold: Trust, task: Task) -> None:
-    assert told_in_turn(task, observations, threshold).provider_task_id == task.provider_task_id
+    assert observed_in_turn(task, observations, threshold).provider_task_id == task.provider_task_id
 
 
 @given(
@@ -148,14 +148,14 @@ def test_unverified_callback_changes_no_trusted_field(
     unverified = [callback for callback in unverified_callbacks if callback.trust is Trust.UNVERIFIED]
     mixed = data.draw(st.permutations([*observations, *unverified]))
     order = [each for each in mixed if each not in unverified]
-    with_unverified, without = told_in_turn(KNOWN, mixed, Trust.TOKEN), told_in_turn(KNOWN, order, Trust.TOKEN)
+    with_unverified, without = observed_in_turn(KNOWN, mixed, Trust.TOKEN), observed_in_turn(KNOWN, order, Trust.TOKEN)
     assert (belief(with_unverified), with_unverified.version) == (belief(without), without.version)
 
 
 @given(observations=st.lists(st.one_of(inferences, answers()), max_size=6), report=reports(BOTH_IDS, finals))
 def test_verified_final_report_ends_every_inference(observations: list[Observation], report: Report) -> None:
     poll = Observation(source=Source.POLL, trust=Trust.PROVIDER, report=report, at=NOW)
-    assert told_in_turn(told_in_turn(PENDING, observations, Trust.TOKEN), [poll], Trust.TOKEN).status in FINAL
+    assert observed_in_turn(observed_in_turn(PENDING, observations, Trust.TOKEN), [poll], Trust.TOKEN).status in FINAL
 
 
 def is_trusted(task: Task, each: Observation, threshold: Trust) -> bool:

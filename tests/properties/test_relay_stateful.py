@@ -58,22 +58,22 @@ class World(RuleBasedStateMachine):
         self.relay_harness: RelayHarness = await self.open.enter_async_context(
             relay_harness(sqlite_url(Path(self.folder.name)), timing)
         )
-        self.teller = await self.claimed()
+        self.worker = await self.claimed()
 
     async def claimed(self) -> SinkWorker:
         self.lives += 1
-        teller = await self.relay_harness.worker(self.sink, f"life {self.lives}")
-        teller.hold(float("inf"))
-        return teller
+        worker = await self.relay_harness.worker(self.sink, f"life {self.lives}")
+        worker.hold(float("inf"))
+        return worker
 
-    def endpoint(self, told: PublishedEvent) -> str | None:
-        del told
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        del event
         return self.sink.name
 
-    def answer(self, told: PublishedEvent) -> Outcome:
-        if self.endpoint(told) in self.down:
+    def answer(self, event: PublishedEvent) -> Outcome:
+        if self.endpoint(event) in self.down:
             return DOWN
-        return self.outcomes.get(told.id, DELIVERED)
+        return self.outcomes.get(event.id, DELIVERED)
 
     # ---- what happens
 
@@ -103,19 +103,19 @@ class World(RuleBasedStateMachine):
     @rule(pages=st.integers(1, 4))
     def new_ones_are_told(self, pages: int) -> None:
         for _ in range(pages):
-            self.runner.run(self.relay_harness.deliver_new(self.teller))
+            self.runner.run(self.relay_harness.deliver_new(self.worker))
 
     @rule()
     def owed_ones_are_told(self) -> None:
-        self.runner.run(self.owed())
+        self.runner.run(self.has_pending())
 
-    async def owed(self) -> None:
-        await self.teller.hurry()
-        await self.teller.deliver_pending()
+    async def has_pending(self) -> None:
+        await self.worker.hurry()
+        await self.worker.deliver_pending()
 
     @rule()
     def it_is_written_down(self) -> None:
-        self.runner.run(self.teller.finish())
+        self.runner.run(self.worker.finish())
 
     @rule()
     def it_dies(self) -> None:
@@ -124,24 +124,24 @@ class World(RuleBasedStateMachine):
     async def die(self) -> None:
         """Be forgotten in the middle of whatever it was, and be followed by another."""
         self.relay_harness.clock.advance(RELAY_TIMING.lease)
-        self.teller = await self.claimed()
+        self.worker = await self.claimed()
 
     @rule()
     def it_falls_asleep(self) -> None:
         """As dying, but for the awakening: it does not know that its lease is over."""
-        self.sleepers.append(self.teller)
+        self.sleepers.append(self.worker)
         self.it_dies()
 
     @precondition(lambda self: self.sleepers)
-    @rule(owed=st.booleans())
-    def a_sleeper_wakes_up(self, *, owed: bool) -> None:
+    @rule(has_pending=st.booleans())
+    def a_sleeper_wakes_up(self, *, has_pending: bool) -> None:
         sleeper = self.sleepers.pop()
         before = self.runner.run(self.relay_harness.state())
-        self.runner.run(self.wake(sleeper, owed=owed))
+        self.runner.run(self.wake(sleeper, has_pending=has_pending))
         assert self.runner.run(self.relay_harness.state()) == before
 
-    async def wake(self, sleeper: SinkWorker, *, owed: bool) -> None:
-        if owed:
+    async def wake(self, sleeper: SinkWorker, *, has_pending: bool) -> None:
+        if has_pending:
             await sleeper.deliver_pending()
         else:
             await self.relay_harness.deliver_new(sleeper)
@@ -152,9 +152,9 @@ class World(RuleBasedStateMachine):
     @invariant()
     def each_task_is_told_in_order(self) -> None:
         first: dict[str, list[int]] = defaultdict(list)
-        for told in self.sink.received:
-            if told.sequence not in first[told.subject]:
-                first[told.subject].append(told.sequence)
+        for event in self.sink.received:
+            if event.sequence not in first[event.subject]:
+                first[event.subject].append(event.sequence)
         for sequences in first.values():
             assert sequences == sorted(sequences)
 
@@ -177,10 +177,10 @@ class World(RuleBasedStateMachine):
         self.down = set()
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
         for _ in range(60):
-            await self.relay_harness.deliver_all_new(self.teller)
-            await self.teller.hurry()
-            await self.relay_harness.deliver_all_pending(self.teller)
-            await self.teller.finish()
+            await self.relay_harness.deliver_all_new(self.worker)
+            await self.worker.hurry()
+            await self.relay_harness.deliver_all_pending(self.worker)
+            await self.worker.finish()
             state = await self.relay_harness.state()
             if not (state.behind or state.waiting):
                 break
@@ -190,15 +190,15 @@ class World(RuleBasedStateMachine):
         dead = {delivery.event_id for delivery in await self.relay_harness.dead_letters()}
         hopeless = {key for key, outcome in self.outcomes.items() if outcome.hopeless}
         assert dead <= hopeless
-        received = {told.id for told in self.sink.received}
-        assert received | dead == {told.id for told in self.happened}
+        received = {event.id for event in self.sink.received}
+        assert received | dead == {event.id for event in self.happened}
 
 
 class Circuits(World):
     """One sink with two receivers."""
 
-    def endpoint(self, told: PublishedEvent) -> str | None:
-        return "odd" if told.subject in ODD else "even"
+    def endpoint(self, event: PublishedEvent) -> str | None:
+        return "odd" if event.subject in ODD else "even"
 
 
 World.TestCase.settings = settings(max_examples=examples(25), stateful_step_count=30)

@@ -72,12 +72,12 @@ def external(call: Call) -> str:
 
 
 async def until(seen: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not seen():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
 
 
-class HomingServer:
+class TrackerHarness:
     """One tracker with a scripted provider and a manual clock."""
 
     def __init__(self, folder: Path, answer: Answer) -> None:
@@ -119,7 +119,7 @@ class HomingServer:
         return rows[0]
 
     async def abandoned(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await self.only()).taken_by is not None:  # noqa: ASYNC110 - the row is in the database
                 await asyncio.sleep(0.01)
 
@@ -156,21 +156,21 @@ async def test_unverified_id_is_not_taken_by_active_submit(tmp_path: Path) -> No
 
     async def made(call: Call) -> Reply:
         await gate.wait()
-        return reply(200, 0, homing_server.shape("REAL", external(call), "submitted"))
+        return reply(200, 0, harness.shape("REAL", external(call), "submitted"))
 
     def answer(call: Call) -> Reply | Awaitable[Reply]:
         if call.method == "POST":
             return made(call)
         if requested_id(call) == "EVIL":
-            return reply(200, 0, homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"))
+            return reply(200, 0, harness.shape("EVIL", None, "succeed", "https://evil/1.png"))
         return missing(call)
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
-        sending = asyncio.create_task(homing_server.submit())
-        await until(lambda: bool(homing_server.provider.calls))
-        row = await homing_server.only()
-        await homing_server.deliver(homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"), task=row)
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        sending = asyncio.create_task(harness.submit())
+        await until(lambda: bool(harness.provider.calls))
+        row = await harness.only()
+        await harness.deliver(harness.shape("EVIL", None, "succeed", "https://evil/1.png"), task=row)
         await tracker.poll(ME, row.id)
         gate.set()
         task = await sending
@@ -179,36 +179,36 @@ async def test_unverified_id_is_not_taken_by_active_submit(tmp_path: Path) -> No
 
 async def test_unverified_id_is_not_polled_if_lookups_work(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
-        if call.method == "POST" and homing_server.provider.creations == 1:
-            return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+        if call.method == "POST" and harness.provider.creations == 1:
+            return reply(200, 0, harness.shape("FIRST", external(call), "succeed", "https://x/1.png"))
         if call.method == "POST":
             raise ReplyLost("no answer")
         return missing(call)
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
-        await homing_server.know_lookups()
-        await homing_server.submit()
-        lost = await homing_server.submit()
-        homing_server.clock.advance(timedelta(seconds=60))
-        await homing_server.deliver(homing_server.shape("EVIL", None, "succeed", "https://evil/1.png"), task=lost)
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        await harness.know_lookups()
+        await harness.submit()
+        lost = await harness.submit()
+        harness.clock.advance(timedelta(seconds=60))
+        await harness.deliver(harness.shape("EVIL", None, "succeed", "https://evil/1.png"), task=lost)
         await tracker.poll(ME, lost.id)
-        assert "EVIL" not in {requested_id(call) for call in homing_server.provider.calls if call.method == "GET"}
+        assert "EVIL" not in {requested_id(call) for call in harness.provider.calls if call.method == "GET"}
 
 
 async def test_reopened_task_is_polled_again(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.method == "POST":
             return reply(400, 1201, message="a field is wrong")
-        return reply(200, 0, homing_server.shape("P1", requested_id(call), "succeed", "https://x/1.png"))
+        return reply(200, 0, harness.shape("P1", requested_id(call), "succeed", "https://x/1.png"))
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
         with pytest.raises(Refused) as refused:
-            await homing_server.submit()
+            await harness.submit()
         row = await tracker.get(ME, refused.value.task_id)
-        await homing_server.deliver(homing_server.shape("P1", row.id, "processing"), task=row)
-        await homing_server.rounds(3, timedelta(hours=1))
+        await harness.deliver(harness.shape("P1", row.id, "processing"), task=row)
+        await harness.rounds(3, timedelta(hours=1))
         assert (await tracker.get(ME, row.id)).status is Status.SUCCEEDED
 
 
@@ -217,64 +217,62 @@ async def test_denial_is_ignored_once_task_was_seen(tmp_path: Path) -> None:
     answers = iter(["missing", "queued", "missing", "missing", "missing"])
 
     def answer(call: Call) -> Reply:
-        if call.method == "POST" and homing_server.provider.creations == 1:
-            return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+        if call.method == "POST" and harness.provider.creations == 1:
+            return reply(200, 0, harness.shape("FIRST", external(call), "succeed", "https://x/1.png"))
         if call.method == "POST":
             raise ReplyLost("no answer")
         if next(answers, "missing") == "queued":
-            return reply(200, 0, homing_server.shape("T1", requested_id(call), "queued"))
+            return reply(200, 0, harness.shape("T1", requested_id(call), "queued"))
         return missing(call)
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
-        await homing_server.know_lookups()
-        await homing_server.submit()
-        lost = await homing_server.submit()
-        await homing_server.rounds(8, timedelta(seconds=60))
-        assert homing_server.provider.creations == 2
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        await harness.know_lookups()
+        await harness.submit()
+        lost = await harness.submit()
+        await harness.rounds(8, timedelta(seconds=60))
+        assert harness.provider.creations == 2
         assert (await tracker.get(ME, lost.id)).provider_task_id == "T1"
 
 
-def lost_then_busy(homing_server: HomingServer, call: Call) -> Reply:
+def lost_then_busy(harness: TrackerHarness, call: Call) -> Reply:
     """Accept the first submission, lose the answer to the second, refuse all others, and deny every lookup."""
     if call.method == "GET":
         return missing(call)
-    if homing_server.provider.creations == 1:
-        return reply(200, 0, homing_server.shape("FIRST", external(call), "succeed", "https://x/1.png"))
-    if homing_server.provider.creations == 2:
+    if harness.provider.creations == 1:
+        return reply(200, 0, harness.shape("FIRST", external(call), "succeed", "https://x/1.png"))
+    if harness.provider.creations == 2:
         raise ReplyLost("no answer")
     return reply(429, 1303, message="parallel task over resource pack limit")
 
 
 async def test_callback_stops_resubmission_until_lookup(tmp_path: Path) -> None:
-    homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
-    async with homing_server.tracker as tracker:
-        await homing_server.know_lookups()
-        await homing_server.submit()
-        lost = await homing_server.submit()
-        while (
-            await tracker.get(ME, lost.id)
-        ).not_found < tracker.policy.absences or homing_server.provider.creations < 3:
-            await homing_server.rounds(1, timedelta(seconds=30))
-        await homing_server.deliver(homing_server.shape("T1", lost.id, "processing"), task=lost, trust=Trust.UNVERIFIED)
-        before = len(homing_server.provider.calls)
-        await homing_server.rounds(1, timedelta(minutes=20))
-        assert homing_server.provider.calls[before].method == "GET"
+    harness = TrackerHarness(tmp_path, lambda call: lost_then_busy(harness, call))
+    async with harness.tracker as tracker:
+        await harness.know_lookups()
+        await harness.submit()
+        lost = await harness.submit()
+        while (await tracker.get(ME, lost.id)).not_found < tracker.policy.absences or harness.provider.creations < 3:
+            await harness.rounds(1, timedelta(seconds=30))
+        await harness.deliver(harness.shape("T1", lost.id, "processing"), task=lost, trust=Trust.UNVERIFIED)
+        before = len(harness.provider.calls)
+        await harness.rounds(1, timedelta(minutes=20))
+        assert harness.provider.calls[before].method == "GET"
 
 
 async def test_busy_provider_ends_no_submission_early(tmp_path: Path) -> None:
     """Homing retries an acknowledged submission by time, not by count. At the deadline it publishes an event."""
-    homing_server = HomingServer(tmp_path, lambda call: lost_then_busy(homing_server, call))
-    async with homing_server.tracker as tracker:
-        await homing_server.know_lookups()
-        await homing_server.submit()
-        lost = await homing_server.submit()
+    harness = TrackerHarness(tmp_path, lambda call: lost_then_busy(harness, call))
+    async with harness.tracker as tracker:
+        await harness.know_lookups()
+        await harness.submit()
+        lost = await harness.submit()
 
-        await homing_server.rounds(25, timedelta(minutes=1))
-        assert homing_server.provider.creations > tracker.policy.attempts + 2
+        await harness.rounds(25, timedelta(minutes=1))
+        assert harness.provider.creations > tracker.policy.attempts + 2
         assert (await tracker.get(ME, lost.id)).status is Status.PENDING
 
-        await homing_server.rounds(20, timedelta(minutes=1))
+        await harness.rounds(20, timedelta(minutes=1))
         assert (await tracker.get(ME, lost.id)).status is Status.REJECTED
 
 
@@ -286,17 +284,17 @@ async def test_replayed_callback_id_does_not_replace_true_id(tmp_path: Path) -> 
             raise ReplyLost("no answer")
         if requested_id(call) in {"TRUE", "OTHER"}:
             return reply(
-                200, 0, homing_server.shape(requested_id(call), None, "succeed", f"https://x/{requested_id(call)}.png")
+                200, 0, harness.shape(requested_id(call), None, "succeed", f"https://x/{requested_id(call)}.png")
             )
         return missing(call)
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
-        lost = await homing_server.submit()
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        lost = await harness.submit()
         await tracker.adopt(ClientIdentity(name="other"), provider="kling", kind=KIND, provider_task_id="OTHER")
         for name in ("OTHER", "TRUE", "OTHER"):
-            await homing_server.deliver(homing_server.shape(name, None, "succeed", f"https://x/{name}.png"), task=lost)
-        await homing_server.rounds(3, timedelta(seconds=40))
+            await harness.deliver(harness.shape(name, None, "succeed", f"https://x/{name}.png"), task=lost)
+        await harness.rounds(3, timedelta(seconds=40))
         task = await tracker.get(ME, lost.id)
         assert (task.provider_task_id, task.status) == ("TRUE", Status.SUCCEEDED)
 
@@ -306,47 +304,45 @@ async def test_orphan_denied_too_early_is_polled_again(tmp_path: Path) -> None:
 
     def answer(call: Call) -> Reply:
         if visible:
-            return reply(200, 0, homing_server.shape(requested_id(call), "theirs", "succeed", "https://x/1.png"))
+            return reply(200, 0, harness.shape(requested_id(call), "theirs", "succeed", "https://x/1.png"))
         return missing(call)
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
         shared_url, _ = await tracker.create_callback_url(ME, provider="kling")
-        await homing_server.deliver(
-            homing_server.shape("T1", None, "submitted"), shared_url=shared_url, trust=Trust.SIGNED
-        )
-        await homing_server.rounds(6, timedelta(minutes=1))
+        await harness.deliver(harness.shape("T1", None, "submitted"), shared_url=shared_url, trust=Trust.SIGNED)
+        await harness.rounds(6, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "orphan"
         visible = True
-        signed = homing_server.shape("T1", None, "succeed", "https://x/1.png")
-        await homing_server.deliver(signed, shared_url=shared_url, trust=Trust.SIGNED)
-        await homing_server.rounds(1, timedelta(minutes=1))
+        signed = harness.shape("T1", None, "succeed", "https://x/1.png")
+        await harness.deliver(signed, shared_url=shared_url, trust=Trust.SIGNED)
+        await harness.rounds(1, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "adopted"
 
 
 async def test_assets_are_accepted_only_with_final_status(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
-        return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+        return reply(200, 0, harness.shape("P1", external(call), "submitted"))
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker as tracker:
-        task = await homing_server.submit()
-        planted = homing_server.shape("P1", task.id, "processing", "https://evil/1.png") | {"final_unit_deduction": "9"}
-        await homing_server.deliver(planted, task=task)
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        task = await harness.submit()
+        planted = harness.shape("P1", task.id, "processing", "https://evil/1.png") | {"final_unit_deduction": "9"}
+        await harness.deliver(planted, task=task)
         assert not {"assets", "price"} & (await tracker.get(ME, task.id)).facts.keys()
 
 
 async def test_long_retry_after_does_not_block_account(tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.method == "POST":
-            return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+            return reply(200, 0, harness.shape("P1", external(call), "submitted"))
         return reply(429, 1302, message="too many requests", retry_after="86400")
 
-    homing_server = HomingServer(tmp_path, answer)
-    async with homing_server.tracker:
-        await homing_server.submit()
-        await homing_server.rounds(6, timedelta(minutes=15))
-        assert len(homing_server.provider.calls) >= 5
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker:
+        await harness.submit()
+        await harness.rounds(6, timedelta(minutes=15))
+        assert len(harness.provider.calls) >= 5
 
 
 async def test_client_resending_after_hangup_gets_same_task(tmp_path: Path) -> None:
@@ -354,21 +350,21 @@ async def test_client_resending_after_hangup_gets_same_task(tmp_path: Path) -> N
 
     async def made(call: Call) -> Reply:
         await gate.wait()
-        return reply(200, 0, homing_server.shape("P1", external(call), "submitted"))
+        return reply(200, 0, harness.shape("P1", external(call), "submitted"))
 
-    homing_server = HomingServer(tmp_path, made)
-    async with homing_server.tracker as tracker:
+    harness = TrackerHarness(tmp_path, made)
+    async with harness.tracker as tracker:
         order = tracker.order("kling", KIND, {"prompt": "a cat"})
         first = asyncio.create_task(tracker.submit(ME, "kling", order, answered_later=True))
-        await until(lambda: bool(homing_server.provider.calls))
+        await until(lambda: bool(harness.provider.calls))
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        await homing_server.abandoned()
+        await harness.abandoned()
         again = asyncio.create_task(tracker.submit(ME, "kling", order, answered_later=True))
         await asyncio.sleep(0)
         gate.set()
         await again
-        assert homing_server.provider.creations == 1
+        assert harness.provider.creations == 1
         other = await tracker.submit(ME, "kling", order, answered_later=True)
         assert other.id != again.result().id

@@ -172,7 +172,7 @@ async def test_submitting_task_lease_is_released_early(tmp_path: Path, kling_san
         homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
     ):
         client = asyncio.create_task(homing.created())
-        await asyncio.wait_for(looked_up.wait(), 10)
+        await asyncio.wait_for(looked_up.wait(), 60)
         homing.clock.ahead = timedelta(seconds=1)
         counts = await homing.reconciler.run_once()
         assert (counts.claimed, counts.postponed, counts.requests) == (1, 1, 0)

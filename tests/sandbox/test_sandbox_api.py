@@ -24,7 +24,7 @@ def create(http: httpx.Client, path: str = PATH, **body: Any) -> Any:
     return reply.json()["data"]
 
 
-def until(condition: Callable[[], Any], limit: float = 10) -> Any:
+def until(condition: Callable[[], Any], limit: float = 60) -> Any:
     end = time.monotonic() + limit
     while not (met := condition()):
         assert time.monotonic() < end, "the condition was not met in time"

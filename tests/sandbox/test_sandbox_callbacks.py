@@ -76,7 +76,7 @@ def create(sandbox: RunningSandbox, target: str) -> str:
     return task_id
 
 
-def until(condition: Callable[[], Any], limit: float = 10) -> Any:
+def until(condition: Callable[[], Any], limit: float = 60) -> Any:
     end = time.monotonic() + limit
     while not (met := condition()):
         assert time.monotonic() < end, "the condition was not met in time"

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from tests.suites.store_case import LEASE, alarm, read
-from tests.support.builders import NOW, Deciding, a_claim, a_task, an_entry, an_event, told, writing
+from tests.support.builders import NOW, Deciding, a_report, a_task, an_entry, an_event, by_callback, writing
 from tests.support.event_reader import reading_events
 from tests.support.failing_stores import DawdlingStore
 from tests.support.fakes import Clock, FakeKling, Made
@@ -289,13 +289,13 @@ async def test_same_callbacks_at_both_are_recorded_once(replicas: tuple[Tracker,
     statuses = (Status.PROCESSING, Status.FAILED, Status.SUCCEEDED)
 
     def arrived(task: Task, status: Status) -> Arrived:
-        report = a_claim(
+        report = a_report(
             status,
             provider_task_id=f"p-{task.id}",
             external_id=task.external_id,
             updated_at=NOW + timedelta(seconds=statuses.index(status)),
         )
-        observation = told(report, Trust.SIGNED, webhook_id=f"{task.id}-{status}", body=status.encode())
+        observation = by_callback(report, Trust.SIGNED, webhook_id=f"{task.id}-{status}", body=status.encode())
         return Arrived(provider="kling", observation=observation, task_id=task.id)
 
     deliveries = [arrived(task, status) for task in expected for status in statuses]

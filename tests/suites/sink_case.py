@@ -87,7 +87,7 @@ class SinkCase(ABC):
 
 
 @dataclass(slots=True, kw_only=True)
-class HomingServer:
+class SinkHarness:
     """A tracker whose tasks change, and the relay that delivers to the sink of the case."""
 
     tracker: Tracker
@@ -146,10 +146,10 @@ class HomingServer:
 
 
 @asynccontextmanager
-async def homing_server(folder: Path, case: SinkCase) -> AsyncIterator[HomingServer]:
+async def sink_harness(folder: Path, case: SinkCase) -> AsyncIterator[SinkHarness]:
     settings = Settings(database_url=sqlite_url(folder))
     async with create_tracker(settings) as tracker:
-        yield HomingServer(tracker=tracker, case=case)
+        yield SinkHarness(tracker=tracker, case=case)
 
 
 async def until(condition: Callable[[], Any]) -> None:

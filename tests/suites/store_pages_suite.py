@@ -7,8 +7,8 @@ from itertools import product
 
 import pytest
 
-from tests.properties.observations import told_in_turn
-from tests.support.builders import NOW, OMNI, a_claim, a_task, asked, writing
+from tests.properties.observations import observed_in_turn
+from tests.support.builders import NOW, OMNI, a_report, a_task, by_poll, writing
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task, Trust
 from tracker.storage.store import Store
@@ -124,9 +124,9 @@ class StorePages:
         tasks = [
             a_task(1, tags=("red", "big")),
             a_task(2, status=Status.SUBMITTED, kind="videos/omni-video"),
-            told_in_turn(
+            observed_in_turn(
                 a_task(3, client="other", provider="other", tags=("red",), provider_task_id="p"),
-                [asked(a_claim(Status.FAILED, provider_task_id="p"))],
+                [by_poll(a_report(Status.FAILED, provider_task_id="p"))],
                 Trust.TOKEN,
             ),
         ]

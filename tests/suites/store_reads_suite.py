@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from tests.properties.observations import told_in_turn
+from tests.properties.observations import observed_in_turn
 from tests.suites.store_case import LEASE
 from tests.suites.store_pages_suite import StorePages
-from tests.support.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_orphan, asked, told, writing
+from tests.support.builders import NOW, PICTURE, a_report, a_task, an_entry, an_orphan, by_callback, by_poll, writing
 from tests.support.examples import examples
 from tracker.errors import HomingError
 from tracker.model.changes import Seen
@@ -103,12 +103,16 @@ class StoreReads(StorePages):
         assert await store.tasks.latest_accepted(provider="kling", account="nobody", kind=a_task(1).kind) is None
 
     async def test_stats_count_the_store_or_one_client(self, store: Store) -> None:
-        homing = told_in_turn(a_task(1, provider_task_id="p"), [told(a_claim(provider_task_id="p"))], Trust.TOKEN)
-        polled = told_in_turn(
-            a_task(2, client="other", provider_task_id="q"), [asked(a_claim(provider_task_id="q"))], Trust.TOKEN
+        by_callback_alone = observed_in_turn(
+            a_task(1, provider_task_id="p"), [by_callback(a_report(provider_task_id="p"))], Trust.TOKEN
+        )
+        polled = observed_in_turn(
+            a_task(2, client="other", provider_task_id="q"), [by_poll(a_report(provider_task_id="q"))], Trust.TOKEN
         )
         due = a_task(3, next_poll_at=NOW)
-        await store.apply([writing(homing), writing(polled), writing(due, counts={"polls": 1}, orphan=an_orphan())])
+        await store.apply(
+            [writing(by_callback_alone), writing(polled), writing(due, counts={"polls": 1}, orphan=an_orphan())]
+        )
         whole = await store.stats(client=None, now=NOW)
         assert whole.by_status == {"succeeded": 2, "pending": 1}
         assert (whole.open, whole.due, whole.oldest_open_at) == (1, 1, due.created_at)
@@ -230,10 +234,10 @@ class StoreReads(StorePages):
     async def test_task_fields_all_have_columns(self, store: Store) -> None:
         names = [one.name for one in fields(Task)]
         plain = {one.name: one.default for one in fields(Task)}
-        kept = told_in_turn(
-            a_task(), [told(a_claim(assets=(PICTURE,), price={"billing": 1}, updated_at=NOW))], Trust.TOKEN
+        kept = observed_in_turn(
+            a_task(), [by_callback(a_report(assets=(PICTURE,), price={"billing": 1}, updated_at=NOW))], Trust.TOKEN
         )
-        kept = told_in_turn(kept, [asked(a_claim(updated_at=NOW))], Trust.TOKEN)
+        kept = observed_in_turn(kept, [by_poll(a_report(updated_at=NOW))], Trust.TOKEN)
         unset = [name for name in names if getattr(kept, name) == plain[name] or not getattr(kept, name)]
         values: dict[str, Any] = {
             "unproven_id_from": IdSource.CALLBACK,
@@ -277,15 +281,15 @@ class StoreReads(StorePages):
             **times,
         )
         message = data.draw(texts)
-        observation = asked(
-            a_claim(
+        observation = by_poll(
+            a_report(
                 message=message,
                 updated_at=data.draw(moments),
                 price={"billing": data.draw(json_values)},
                 assets=(PICTURE,),
             )
         )
-        task = told_in_turn(
+        task = observed_in_turn(
             task,
             [structs.replace(observation, report=structs.replace(observation.report, provider_task_id=task.id))],
             Trust.TOKEN,

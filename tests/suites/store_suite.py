@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.properties.observations import told_in_turn
+from tests.properties.observations import observed_in_turn
 from tests.suites.store_case import LEASE, alarm, changing, looking, read, refusing
-from tests.support.builders import NOW, PICTURE, a_claim, a_task, an_entry, an_event, asked, writing
+from tests.support.builders import NOW, PICTURE, a_report, a_task, an_entry, an_event, by_poll, writing
 from tests.support.published_events import readable
 from tracker.errors import Conflict, OurError
 from tracker.model.changes import by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
@@ -24,8 +24,8 @@ class StoreWrites:
     # ---- a batch
 
     async def test_new_task_is_read_back_unchanged(self, store: Store) -> None:
-        task = told_in_turn(
-            a_task(tags=("a", "b"), request={"prompt": "ä"}), [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN
+        task = observed_in_turn(
+            a_task(tags=("a", "b"), request={"prompt": "ä"}), [by_poll(a_report(assets=(PICTURE,)))], Trust.TOKEN
         )
         await store.apply([writing(task)])
         assert await store.tasks.get(task.id) == task

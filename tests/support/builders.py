@@ -39,7 +39,7 @@ def a_task(number: int = 1, **changes: Any) -> Task:
     return Task(**(values | changes))
 
 
-def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Report:
+def a_report(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Report:
     """Return a provider's report about the first task."""
     values: dict[str, Any] = {
         "provider_task_id": THEIR_ID,
@@ -50,13 +50,13 @@ def a_claim(status: Status | None = Status.SUCCEEDED, **changes: Any) -> Report:
     return Report(**(values | changes))
 
 
-def told(report: Report, trust: Trust = Trust.TOKEN, **changes: Any) -> Observation:
+def by_callback(report: Report, trust: Trust = Trust.TOKEN, **changes: Any) -> Observation:
     """Make a delivery of ``claim``."""
     values: dict[str, Any] = {"source": Source.CALLBACK, "trust": trust, "report": report, "at": NOW}
     return Observation(**(values | changes))
 
 
-def asked(report: Report, **changes: Any) -> Observation:
+def by_poll(report: Report, **changes: Any) -> Observation:
     """Make the provider's own answer."""
     values: dict[str, Any] = {"source": Source.POLL, "trust": Trust.PROVIDER, "report": report, "at": NOW}
     return Observation(**(values | changes))

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.properties.observations import told_in_turn
-from tests.support.builders import NOW, OMNI, a_claim, a_task, asked
+from tests.properties.observations import observed_in_turn
+from tests.support.builders import NOW, OMNI, a_report, a_task, by_poll
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived, SharedCallbackUrl
 from tracker.model.task import Observation, Recorded, Report, Status, Task, Trust
@@ -22,7 +22,9 @@ HABITS = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
 RULES = Rules(policy=POLICY, threshold=Trust.TOKEN, random=lambda: 0.5, owner="us", habits=lambda: HABITS)
 LIFETIME = timedelta(days=30)
 SOON = timedelta(seconds=1)
-SUBMITTED = told_in_turn(a_task(next_poll_at=NOW + timedelta(hours=1)), [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
+SUBMITTED = observed_in_turn(
+    a_task(next_poll_at=NOW + timedelta(hours=1)), [by_poll(a_report(Status.SUBMITTED))], Trust.TOKEN
+)
 LATE = NOW + timedelta(hours=25)
 SHARED_URL = SharedCallbackUrl(
     id=3, provider="kling", kind=None, client="studio", created_at=NOW, revoked_at=None, label=""

@@ -179,7 +179,7 @@ class ReplayBody(Taken):
     @model_validator(mode="after")
     def _narrowed(self) -> Self:
         if self.task is None and self.since is None and self.until is None and not self.dead_letter:
-            raise ValueError("give at least one of task, since, until and dead_letter")
+            raise ValueError("name at least one of task, since, until and dead_letter")
         return self
 
 
@@ -201,7 +201,7 @@ class DeadLetterBody(Taken):
     @model_validator(mode="after")
     def _narrowed(self) -> Self:
         if self.sink is None and self.task is None and self.event is None:
-            raise ValueError("give at least one of sink, task and event")
+            raise ValueError("name at least one of sink, task and event")
         return self
 
 

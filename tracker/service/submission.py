@@ -176,10 +176,12 @@ class Submission:
         body = await self._store.tasks.submission(task.id)
         if body is None:
             return await self.give_up(task, "its body is no longer kept")
+        # A body that cannot be read must cost no attempt.
+        order = restored(task, body)
         now, within = self._clock(), self._rules.policy.attempt
         until, deadline = now + within, Deadline(self.monotonic, within)
         task = await self._recorder.apply(BeginAttempt(task_id=task.id, now=now, until=until, rules=self._rules))
-        attempt = _Attempt(task=task, account=account, order=restored(task, body), deadline=deadline)
+        attempt = _Attempt(task=task, account=account, order=order, deadline=deadline)
         outcome = await self._call(attempt)
         match outcome:
             case Accepted():

@@ -264,8 +264,8 @@ async def test_unexpected_error_is_5000_without_details(api: ApiHarness, caplog:
 
 
 def a_token(**changes: Any) -> str:
-    reports = {"iss": "made-up-access", "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
-    return jwt.encode(reports | changes, "made-up-secret-of-at-least-32-bytes!", algorithm="HS256")
+    claims = {"iss": "made-up-access", "exp": NOW + timedelta(minutes=30), "nbf": NOW - timedelta(seconds=5)}
+    return jwt.encode(claims | changes, "made-up-secret-of-at-least-32-bytes!", algorithm="HS256")
 
 
 @prefixed

@@ -255,11 +255,19 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_misspelled_variable_is_named_with_nearest() -> None:
     warnings = unknown_settings(
-        {"HOMING_API_KEY": SECRET, "HOMING_QQQQ": "1", "HOMING_PORT": "1", "PATH": "/bin"}, None
+        {
+            "HOMING_API_KEY": SECRET,
+            "HOMING_QQQQ": "1",
+            "HOMING_TRUST_FINAL": "provider",
+            "HOMING_PORT": "1",
+            "PATH": "/bin",
+        },
+        None,
     )
     assert warnings == [
         "HOMING_API_KEY is not a setting and is ignored. Did you mean HOMING_API_KEYS?",
         "HOMING_QQQQ is not a setting and is ignored",
+        "HOMING_TRUST_FINAL is not a setting and is ignored. Did you mean HOMING_MIN_FINAL_TRUST?",
     ]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.properties.observations import told_in_turn
-from tests.support.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
+from tests.properties.observations import observed_in_turn
+from tests.support.builders import NOW, PICTURE, THEIR_ID, a_report, a_task, by_callback, by_poll
 from tests.support.decisions import LATE, POLICY, RULES, SOON, accepted, delivered, in_flight, intended, polled, row
 from tracker.errors import Conflict
 from tracker.model.changes import Change, Known, by_id
@@ -145,7 +145,7 @@ def test_attached_id_is_candidate_until_confirmed() -> None:
     assert waiting.next_poll_at == NOW + POLICY.hint_delay
     assert [event.sequence for event in change.events] == [2]
     assert attached(Known([waiting]), waiting.id, THEIR_ID).task is None
-    confirmed = row(polled(waiting, asked(a_claim(Status.PROCESSING, external_id=None)), reply_to=ReplyTo.CANDIDATE))
+    confirmed = row(polled(waiting, by_poll(a_report(Status.PROCESSING, external_id=None)), reply_to=ReplyTo.CANDIDATE))
     assert (confirmed.provider_task_id, confirmed.candidate_id, confirmed.reason) == (THEIR_ID, None, None)
     assert confirmed.unproven_id_from is IdSource.OWNER
 
@@ -167,7 +167,7 @@ def test_attaching_a_second_or_taken_id_is_a_conflict() -> None:
 
 
 def test_accepted_submission_releases_lease_and_body() -> None:
-    change = accepted(in_flight(), a_claim(Status.SUBMITTED))
+    change = accepted(in_flight(), a_report(Status.SUBMITTED))
     after = row(change)
     assert (after.status, after.provider_task_id, after.lease_owner) == (Status.SUBMITTED, THEIR_ID, None)
     assert after.next_poll_at == NOW + SOON + timedelta(seconds=44)
@@ -175,26 +175,28 @@ def test_accepted_submission_releases_lease_and_body() -> None:
 
 
 def test_unverified_callback_before_reply_keeps_early_poll() -> None:
-    observed = row(delivered(in_flight(), told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)))
+    observed = row(delivered(in_flight(), by_callback(a_report(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)))
     assert observed.next_poll_at == NOW + POLICY.hint_delay
-    assert row(accepted(observed, a_claim(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
+    assert row(accepted(observed, a_report(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
 
 
 def test_early_callback_is_explained_by_submit_reply() -> None:
     """The provider supports no external IDs, and its first callback arrives before its reply."""
-    begun = row(accepted(in_flight(), a_claim(Status.SUBMITTED)))
-    early = told(a_claim(Status.SUBMITTED, external_id=None), Trust.TOKEN)
-    answered = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED)))
+    begun = row(accepted(in_flight(), a_report(Status.SUBMITTED)))
+    early = by_callback(a_report(Status.SUBMITTED, external_id=None), Trust.TOKEN)
+    answered = row(accepted(row(delivered(in_flight(), early)), a_report(Status.SUBMITTED)))
     assert answered.next_poll_at == begun.next_poll_at
-    other = row(accepted(row(delivered(in_flight(), early)), a_claim(Status.SUBMITTED, provider_task_id="another")))
-    unread = row(accepted(row(delivered(in_flight(), told(Report(flaw="not JSON")))), a_claim(Status.SUBMITTED)))
+    other = row(accepted(row(delivered(in_flight(), early)), a_report(Status.SUBMITTED, provider_task_id="another")))
+    unread = row(
+        accepted(row(delivered(in_flight(), by_callback(Report(flaw="not JSON")))), a_report(Status.SUBMITTED))
+    )
     assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.hint_delay
 
 
 def test_reply_naming_another_task_merges_nothing() -> None:
     other = a_task(2, provider_task_id=THEIR_ID)
 
-    change = accepted(in_flight(), a_claim(Status.SUBMITTED, price={"final_unit_deduction": "1"}), other)
+    change = accepted(in_flight(), a_report(Status.SUBMITTED, price={"final_unit_deduction": "1"}), other)
 
     after = row(change)
     assert (after.status, after.provider_task_id, after.facts) == (Status.PENDING, None, {})
@@ -206,10 +208,12 @@ def test_reply_naming_another_task_merges_nothing() -> None:
 
 @pytest.mark.parametrize("named_by", [IdSource.OWNER, IdSource.CALLBACK, IdSource.LOOKUP])
 def test_submit_reply_takes_id_from_unproven_task(named_by: IdSource) -> None:
-    observed = told_in_turn(a_task(2, provider_task_id=THEIR_ID), [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN)
+    observed = observed_in_turn(
+        a_task(2, provider_task_id=THEIR_ID), [by_poll(a_report(assets=(PICTURE,)))], Trust.TOKEN
+    )
     unproven = replace(observed, unproven_id_from=named_by, client="other")
 
-    change = accepted(in_flight(), a_claim(Status.SUBMITTED, external_id=None), unproven)
+    change = accepted(in_flight(), a_report(Status.SUBMITTED, external_id=None), unproven)
 
     after, (other,) = row(change), change.others
     assert (after.status, after.provider_task_id, after.unproven_id_from) == (Status.SUBMITTED, THEIR_ID, None)
@@ -225,7 +229,7 @@ def test_submit_reply_replaces_attached_id() -> None:
     for given in ({"candidate_id": "wrong"}, {"provider_task_id": "wrong"}):
         task = in_flight(unproven_id_from=IdSource.OWNER, **given)
 
-        change = accepted(task, a_claim(Status.SUBMITTED))
+        change = accepted(task, a_report(Status.SUBMITTED))
 
         after = row(change)
         assert (after.provider_task_id, after.candidate_id, after.unproven_id_from) == (THEIR_ID, None, None)
@@ -234,8 +238,8 @@ def test_submit_reply_replaces_attached_id() -> None:
 
 
 def test_submit_reply_does_not_undo_a_callback() -> None:
-    finished = row(delivered(in_flight(), told(a_claim(assets=(PICTURE,)))))
-    after = row(accepted(finished, a_claim(Status.SUBMITTED)))
+    finished = row(delivered(in_flight(), by_callback(a_report(assets=(PICTURE,)))))
+    after = row(accepted(finished, a_report(Status.SUBMITTED)))
     assert (after.status, after.provider_task_id, after.next_poll_at) == (Status.SUCCEEDED, THEIR_ID, None)
 
 
@@ -250,7 +254,7 @@ def test_refused_submission_is_rejected_and_frees_names() -> None:
 
 def test_refusal_does_not_reject_a_verified_task() -> None:
     task = replace(in_flight(external_id="x"), status=Status.PENDING)
-    verified = row(delivered(task, told(a_claim(Status.PROCESSING))))
+    verified = row(delivered(task, by_callback(a_report(Status.PROCESSING))))
     change = RecordRefused(sent=task, why="no", now=NOW, rules=RULES).decide(Known([verified]))
     assert (row(change).status, row(change).released) == (Status.PROCESSING, False)
     assert not change.drop_submission
@@ -325,9 +329,9 @@ def test_submit_outcome_keeps_a_lease_of_another() -> None:
         sent=task, why="lost", now=NOW, ended_at=NOW, reason=recovery.LOOKING_UP, rules=RULES
     ).decide(Known([task]))
     busy = RecordNotMade(sent=task, why="busy", again_at=NOW, rules=RULES).decide(Known([task]))
-    made = accepted(task, a_claim(Status.SUBMITTED))
+    made = accepted(task, a_report(Status.SUBMITTED))
     assert [row(change).lease_owner for change in (lost, busy, made)] == ["another"] * 3
-    assert row(accepted(task, a_claim())).lease_owner is None
+    assert row(accepted(task, a_report())).lease_owner is None
 
 
 def test_unmade_resubmission_repeats_without_lookup() -> None:
@@ -340,7 +344,7 @@ def test_unmade_resubmission_repeats_without_lookup() -> None:
 @pytest.mark.parametrize("status", [Status.PROCESSING, Status.SUCCEEDED])
 def test_busy_reply_keeps_an_existing_task(status: Status) -> None:
     """A callback arrives during a resubmission: the first submission did create the task."""
-    task = delivered(in_flight(attempts=2), told(a_claim(status))).task
+    task = delivered(in_flight(attempts=2), by_callback(a_report(status))).task
     assert task is not None
     after = row(RecordNotMade(sent=task, why="busy", again_at=LATE, rules=RULES).decide(Known([task])))
     assert (after.status, after.reason, after.not_found, after.lease_owner) == (status, None, 0, None)
@@ -348,7 +352,7 @@ def test_busy_reply_keeps_an_existing_task(status: Status) -> None:
 
 
 def test_callback_during_busy_resubmission_needs_lookup() -> None:
-    observation = told(Report(flaw="not JSON"), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
+    observation = by_callback(Report(flaw="not JSON"), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)
     task = delivered(in_flight(attempts=2, last_observed_at=NOW - SOON), observation).task
     assert task is not None
     after = row(RecordNotMade(sent=task, why="busy", again_at=LATE, rules=RULES).decide(Known([task])))

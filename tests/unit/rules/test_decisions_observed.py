@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from tests.support.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, told
+from tests.support.builders import NOW, PICTURE, THEIR_ID, a_report, a_task, by_callback, by_poll
 from tests.support.decisions import (
     LATE,
     LIFETIME,
@@ -42,7 +42,7 @@ def resolve(task: Task, status: Status) -> Change[Task]:
 
 def test_unchanged_poll_adds_no_history() -> None:
     task = replace(SUBMITTED, lease_owner="us", lease_until=LATE, quiet_polls=2, poll_count=3)
-    change = polled(task, asked(a_claim(Status.SUBMITTED)))
+    change = polled(task, by_poll(a_report(Status.SUBMITTED)))
     after = row(change)
     assert (change.entries, change.events, change.alarms) == ((), (), ())
     assert (after.poll_count, after.quiet_polls, after.lease_owner, after.polled_at) == (4, 3, None, NOW)
@@ -50,40 +50,40 @@ def test_unchanged_poll_adds_no_history() -> None:
 
 def test_poll_keeps_a_lease_of_another_until_finished() -> None:
     task = replace(SUBMITTED, lease_owner="another", lease_until=LATE)
-    after = row(polled(task, asked(a_claim(Status.SUBMITTED))))
+    after = row(polled(task, by_poll(a_report(Status.SUBMITTED))))
     assert (after.lease_owner, after.lease_until, after.poll_count) == ("another", LATE, 1)
     failed = unanswered(task, "down")
     assert row(failed).lease_owner == "another"
-    finished = row(polled(task, asked(a_claim(assets=(PICTURE,)))))
+    finished = row(polled(task, by_poll(a_report(assets=(PICTURE,)))))
     assert (finished.status, finished.lease_owner, finished.lease_until) == (Status.SUCCEEDED, None, None)
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING])
 @pytest.mark.parametrize("trust", [Trust.UNVERIFIED, Trust.TOKEN])
 def test_early_unfinished_report_costs_one_poll(status: Status, trust: Trust) -> None:
-    begun = row(accepted(in_flight(), a_claim(Status.SUBMITTED)))
-    observed = row(delivered(begun, told(a_claim(status), trust, at=NOW + timedelta(seconds=2))))
+    begun = row(accepted(in_flight(), a_report(Status.SUBMITTED)))
+    observed = row(delivered(begun, by_callback(a_report(status), trust, at=NOW + timedelta(seconds=2))))
     if trust is Trust.UNVERIFIED:
         soon = NOW + timedelta(seconds=2) + POLICY.hint_delay
         assert observed.next_poll_at == soon
-        observed = row(polled(observed, asked(a_claim(status), at=soon)))
+        observed = row(polled(observed, by_poll(a_report(status), at=soon)))
     assert observed.next_poll_at == begun.next_poll_at
 
 
 def test_poll_that_changes_status_resets_quiet_polls() -> None:
-    after = row(polled(replace(SUBMITTED, quiet_polls=5), asked(a_claim(Status.PROCESSING))))
+    after = row(polled(replace(SUBMITTED, quiet_polls=5), by_poll(a_report(Status.PROCESSING))))
     assert (after.status, after.quiet_polls) == (Status.PROCESSING, 1)
 
 
 def test_final_poll_ends_polling() -> None:
-    change = polled(SUBMITTED, asked(a_claim(assets=(PICTURE,))))
+    change = polled(SUBMITTED, by_poll(a_report(assets=(PICTURE,))))
     assert (row(change).status, row(change).next_poll_at) == (Status.SUCCEEDED, None)
     assert change.drop_submission
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING])
 def test_unfinished_poll_after_deadline_expires_task(status: Status) -> None:
-    change = polled(SUBMITTED, asked(a_claim(status), at=LATE))
+    change = polled(SUBMITTED, by_poll(a_report(status), at=LATE))
     after = row(change)
     assert (after.status, after.next_poll_at) == (Status.EXPIRED, LATE + POLICY.expired_gap)
     sequences = [event.sequence for event in change.events]
@@ -92,7 +92,7 @@ def test_unfinished_poll_after_deadline_expires_task(status: Status) -> None:
 
 
 def test_final_poll_after_deadline_is_applied() -> None:
-    assert row(polled(SUBMITTED, asked(a_claim(), at=LATE))).status is Status.SUCCEEDED
+    assert row(polled(SUBMITTED, by_poll(a_report(), at=LATE))).status is Status.SUCCEEDED
 
 
 def test_failed_poll_after_deadline_expires_task() -> None:
@@ -110,20 +110,20 @@ def test_pause_overrides_schedule_and_counts_no_poll() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        a_claim(external_id="another's"),
-        a_claim(provider_task_id=None),
-        a_claim(external_id=None, created_at=NOW - timedelta(minutes=3)),
+        a_report(external_id="another's"),
+        a_report(provider_task_id=None),
+        a_report(external_id=None, created_at=NOW - timedelta(minutes=3)),
     ],
 )
 def test_wrong_candidate_id_is_dropped(report: Report) -> None:
     task = a_task(candidate_id=THEIR_ID, attempts=1)
-    after = row(polled(task, asked(report), reply_to=ReplyTo.CANDIDATE))
+    after = row(polled(task, by_poll(report), reply_to=ReplyTo.CANDIDATE))
     assert (after.status, after.provider_task_id, after.candidate_id) == (Status.PENDING, None, None)
 
 
-@pytest.mark.parametrize("report", [a_claim(), a_claim(external_id=None, created_at=NOW)])
+@pytest.mark.parametrize("report", [a_report(), a_report(external_id=None, created_at=NOW)])
 def test_confirmed_candidate_id_is_recorded(report: Report) -> None:
-    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), asked(report), reply_to=ReplyTo.CANDIDATE))
+    after = row(polled(a_task(candidate_id=THEIR_ID, attempts=1), by_poll(report), reply_to=ReplyTo.CANDIDATE))
     assert (after.status, after.provider_task_id) == (Status.SUCCEEDED, THEIR_ID)
 
 
@@ -150,7 +150,7 @@ def test_resolve_of_unproven_task_is_recorded() -> None:
 
 @pytest.mark.parametrize("status", [Status.REJECTED, Status.EXPIRED])
 def test_resolve_of_finished_task_is_a_conflict(status: Status) -> None:
-    finished = row(polled(SUBMITTED, asked(a_claim())))
+    finished = row(polled(SUBMITTED, by_poll(a_report())))
     with pytest.raises(Conflict, match="succeeded"):
         resolve(finished, status)
 
@@ -165,16 +165,18 @@ def test_missing_row_is_not_found() -> None:
 
 def test_task_callback_resets_not_found_count() -> None:
     absent = a_task(attempts=1, not_found=2)
-    assert row(delivered(absent, told(Report(flaw="not JSON"), Trust.UNVERIFIED))).not_found == 0
+    assert row(delivered(absent, by_callback(Report(flaw="not JSON"), Trust.UNVERIFIED))).not_found == 0
 
 
 def test_unverified_id_of_another_task_is_no_candidate() -> None:
     other = a_task(2, provider_task_id=THEIR_ID)
-    assert row(delivered(a_task(), told(a_claim(external_id=None), Trust.UNVERIFIED), other)).candidate_id is None
+    assert (
+        row(delivered(a_task(), by_callback(a_report(external_id=None), Trust.UNVERIFIED), other)).candidate_id is None
+    )
 
 
 def test_unverified_callback_brings_poll_forward() -> None:
-    change = delivered(SUBMITTED, told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
+    change = delivered(SUBMITTED, by_callback(a_report(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
     assert row(change).next_poll_at == NOW + POLICY.hint_delay
     assert [entry.shown.verdict for entry in change.entries] == [Verdict.UNVERIFIED]
     assert [alarm.kind for alarm in change.alarms] == [Alarm.UNSIGNED]
@@ -182,39 +184,39 @@ def test_unverified_callback_brings_poll_forward() -> None:
 
 
 def test_unreadable_callback_brings_poll_forward() -> None:
-    change = delivered(SUBMITTED, told(Report(flaw="not JSON"), body=b"\xff"))
+    change = delivered(SUBMITTED, by_callback(Report(flaw="not JSON"), body=b"\xff"))
     assert row(change).next_poll_at == NOW + POLICY.hint_delay
     assert change.entries[0].shown.body == b"\xff"
 
 
 def test_unverified_callback_polls_an_expired_task() -> None:
     expired = row(unanswered(SUBMITTED, "", now=LATE))
-    unverified = told(a_claim(), Trust.UNVERIFIED, at=LATE + timedelta(hours=1))
+    unverified = by_callback(a_report(), Trust.UNVERIFIED, at=LATE + timedelta(hours=1))
     assert row(delivered(expired, unverified)).next_poll_at == LATE + timedelta(hours=1) + POLICY.hint_delay
 
 
 def test_final_callback_needs_no_poll() -> None:
-    change = delivered(SUBMITTED, told(a_claim(assets=(PICTURE,))))
+    change = delivered(SUBMITTED, by_callback(a_report(assets=(PICTURE,))))
     assert (row(change).status, row(change).next_poll_at) == (Status.SUCCEEDED, None)
 
 
 def test_success_without_files_is_polled() -> None:
-    assert row(delivered(SUBMITTED, told(a_claim()))).next_poll_at is not None
+    assert row(delivered(SUBMITTED, by_callback(a_report()))).next_poll_at is not None
 
 
 def test_callback_without_change_costs_no_poll() -> None:
-    assert row(delivered(SUBMITTED, told(a_claim(Status.SUBMITTED)))).next_poll_at == SUBMITTED.next_poll_at
+    assert row(delivered(SUBMITTED, by_callback(a_report(Status.SUBMITTED)))).next_poll_at == SUBMITTED.next_poll_at
 
 
 @pytest.mark.parametrize("trust", [Trust.UNVERIFIED, Trust.TOKEN])
 def test_contradicting_callbacks_are_polled(trust: Trust) -> None:
-    finished = row(delivered(SUBMITTED, told(a_claim(assets=(PICTURE,)))))
-    assert row(delivered(finished, told(a_claim(Status.FAILED), trust))).next_poll_at == NOW + POLICY.hint_delay
+    finished = row(delivered(SUBMITTED, by_callback(a_report(assets=(PICTURE,)))))
+    assert row(delivered(finished, by_callback(a_report(Status.FAILED), trust))).next_poll_at == NOW + POLICY.hint_delay
 
 
 def test_callback_contradicting_a_poll_is_not_polled() -> None:
-    finished = row(polled(SUBMITTED, asked(a_claim(assets=(PICTURE,)))))
-    assert row(delivered(finished, told(a_claim(Status.FAILED)))).next_poll_at is None
+    finished = row(polled(SUBMITTED, by_poll(a_report(assets=(PICTURE,)))))
+    assert row(delivered(finished, by_callback(a_report(Status.FAILED)))).next_poll_at is None
 
 
 def dedupe_key(observation: Observation, task: Task = SUBMITTED) -> str:
@@ -222,36 +224,36 @@ def dedupe_key(observation: Observation, task: Task = SUBMITTED) -> str:
 
 
 def test_dedupe_key_covers_trust_and_body() -> None:
-    first = told(a_claim(), body=b"1")
+    first = by_callback(a_report(), body=b"1")
     assert dedupe_key(first) == dedupe_key(structs.replace(first, at=LATE))
     assert dedupe_key(first) != dedupe_key(structs.replace(first, body=b"2"))
     assert dedupe_key(first) != dedupe_key(structs.replace(first, trust=Trust.UNVERIFIED))
 
 
 def test_dedupe_key_of_webhook_id_ignores_body() -> None:
-    first = told(a_claim(), Trust.SIGNED, body=b"1", webhook_id="w")
+    first = by_callback(a_report(), Trust.SIGNED, body=b"1", webhook_id="w")
     assert dedupe_key(first) == dedupe_key(structs.replace(first, body=b"2"))
     assert dedupe_key(first) != dedupe_key(structs.replace(first, webhook_id="v"))
 
 
 def test_forged_webhook_id_has_another_dedupe_key() -> None:
     """A forger may guess a future webhook ID. The receiver forwards the ID only if its signature is valid."""
-    forged = told(a_claim(Status.FAILED), Trust.UNVERIFIED, flaw=Flaw.BAD_SIGNATURE, body=b"1")
-    true = told(a_claim(), Trust.SIGNED, body=b"1", webhook_id="w")
+    forged = by_callback(a_report(Status.FAILED), Trust.UNVERIFIED, flaw=Flaw.BAD_SIGNATURE, body=b"1")
+    true = by_callback(a_report(), Trust.SIGNED, body=b"1", webhook_id="w")
     assert dedupe_key(forged) != dedupe_key(true)
 
 
 @pytest.mark.parametrize("changes", [{"provider_task_id": THEIR_ID}, {"sent_external_id": "theirs"}])
 def test_shared_callback_url_finds_task_by_ids(changes: dict[str, Any]) -> None:
     task = a_task(2, **changes)
-    observation = told(a_claim(external_id="theirs"), Trust.SIGNED)
+    observation = by_callback(a_report(external_id="theirs"), Trust.SIGNED)
     arrived = Arrived(provider="kling", observation=observation, shared_url=SHARED_URL)
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([task]))
     assert (change.result.task_id, change.result.verdict) == (task.id, Verdict.APPLIED)
 
 
 def test_callback_of_unknown_task_is_an_orphan() -> None:
-    arrived = Arrived(provider="kling", observation=told(a_claim(), Trust.UNVERIFIED), shared_url=SHARED_URL)
+    arrived = Arrived(provider="kling", observation=by_callback(a_report(), Trust.UNVERIFIED), shared_url=SHARED_URL)
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known([a_task(2)]))
     assert change.result.orphan
     assert change.task is None
@@ -261,7 +263,9 @@ def test_callback_of_unknown_task_is_an_orphan() -> None:
 
 
 def test_orphan_without_id_is_never_polled() -> None:
-    arrived = Arrived(provider="kling", observation=told(Report(flaw="not JSON"), body=b"x"), shared_url=SHARED_URL)
+    arrived = Arrived(
+        provider="kling", observation=by_callback(Report(flaw="not JSON"), body=b"x"), shared_url=SHARED_URL
+    )
     change = RecordCallback(arrived=arrived, account="default", rules=RULES).decide(Known())
     assert change.orphan is not None
     assert (change.orphan.state, change.orphan.next_poll_at, change.orphan.body) == ("orphan", None, b"x")
@@ -272,7 +276,7 @@ def test_unsigned_callbacks_beyond_bound_share_an_entry() -> None:
     keys: list[str] = []
     for number in range(UNSIGNED_ENTRIES + 50):
         body = str(number).encode()
-        forged = told(a_claim(), Trust.UNVERIFIED, body=body, flaw=Flaw.UNSIGNED)
+        forged = by_callback(a_report(), Trust.UNVERIFIED, body=body, flaw=Flaw.UNSIGNED)
         change = delivered(task, forged)
         task = row(change)
         keys.extend(entry.dedupe_key for entry in change.entries)
@@ -285,8 +289,8 @@ def test_unsigned_callbacks_beyond_bound_share_an_entry() -> None:
 def test_verified_callbacks_of_flooded_task_keep_entries() -> None:
     flooded = replace(SUBMITTED, unsigned=UNSIGNED_ENTRIES)
 
-    applied = delivered(flooded, told(a_claim(), Trust.TOKEN, body=b"applied"))
-    signed = delivered(flooded, told(a_claim(), Trust.SIGNED, body=b"signed", webhook_id="msg_1"))
+    applied = delivered(flooded, by_callback(a_report(), Trust.TOKEN, body=b"applied"))
+    signed = delivered(flooded, by_callback(a_report(), Trust.SIGNED, body=b"signed", webhook_id="msg_1"))
 
     assert [entry.dedupe_key for entry in (*applied.entries, *signed.entries)][1] == "callback|SIGNED|id msg_1"
     assert applied.entries[0].dedupe_key.startswith("callback|TOKEN|")

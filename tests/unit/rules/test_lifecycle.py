@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from tests.properties.observations import told_in_turn
-from tests.support.builders import NOW, PICTURE, THEIR_ID, a_claim, a_task, asked, inferred, told
+from tests.properties.observations import observed_in_turn
+from tests.support.builders import NOW, PICTURE, THEIR_ID, a_report, a_task, by_callback, by_poll, inferred
 from tracker.model import facts
 from tracker.model.facts import RANK
 from tracker.model.task import Alarm, Flaw, Observation, Report, Source, Status, Task, Transition, Trust, Verdict
@@ -16,12 +16,12 @@ from tracker.rules import lifecycle
 from tracker.rules.lifecycle import advance
 
 PENDING = a_task()
-SUBMITTED = told_in_turn(PENDING, [asked(a_claim(Status.SUBMITTED))], Trust.TOKEN)
+SUBMITTED = observed_in_turn(PENDING, [by_poll(a_report(Status.SUBMITTED))], Trust.TOKEN)
 LATER = NOW + timedelta(seconds=1)
 
 
 def after(task: Task, *observations: Observation, threshold: Trust = Trust.TOKEN) -> Task:
-    return told_in_turn(task, observations, threshold)
+    return observed_in_turn(task, observations, threshold)
 
 
 def weighed(task: Task, observation: Observation, threshold: Trust = Trust.TOKEN) -> Transition:
@@ -36,7 +36,7 @@ def at(status: Status) -> Task:
         return after(PENDING, inferred(status))
     if status is Status.EXPIRED:
         return after(SUBMITTED, inferred(status))
-    return after(SUBMITTED, told(a_claim(status)))
+    return after(SUBMITTED, by_callback(a_report(status)))
 
 
 # ---- Statuses and transitions
@@ -45,7 +45,7 @@ def at(status: Status) -> Task:
 def test_normal_statuses_follow_in_order() -> None:
     task, seen = PENDING, [PENDING.status]
     for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED):
-        task = after(task, asked(a_claim(status)))
+        task = after(task, by_poll(a_report(status)))
         seen.append(task.status)
     assert seen == [Status.PENDING, Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED]
 
@@ -54,8 +54,8 @@ def test_normal_statuses_follow_in_order() -> None:
 @pytest.mark.parametrize("status", list(Status))
 def test_poll_transitions_match_the_table(before: Status, status: Status) -> None:
     task = at(before)
-    report = Report(status=status) if status in facts.INFERRED else a_claim(status, updated_at=LATER)
-    moved = weighed(task, asked(report)).verdict is Verdict.APPLIED
+    report = Report(status=status) if status in facts.INFERRED else a_report(status, updated_at=LATER)
+    moved = weighed(task, by_poll(report)).verdict is Verdict.APPLIED
     assert moved == (status in lifecycle.MOVES[before])
 
 
@@ -63,27 +63,27 @@ def test_poll_transitions_match_the_table(before: Status, status: Status) -> Non
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
 def test_verified_final_status_beats_inference(inference: Status, final: Status, trust: Trust) -> None:
-    observation = asked(a_claim(final)) if trust is Trust.PROVIDER else told(a_claim(final), trust)
+    observation = by_poll(a_report(final)) if trust is Trust.PROVIDER else by_callback(a_report(final), trust)
     assert after(at(inference), observation).status is final
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED])
 def test_verified_status_revives_rejected_task(status: Status) -> None:
-    transition = weighed(at(Status.REJECTED), asked(a_claim(status)))
+    transition = weighed(at(Status.REJECTED), by_poll(a_report(status)))
     assert transition.task.status is status
     assert transition.alarms == (Alarm.REVIVED,)
 
 
 def test_expired_task_accepts_only_final_status() -> None:
     expired = at(Status.EXPIRED)
-    assert weighed(expired, asked(a_claim(Status.PROCESSING))).verdict is Verdict.OUTRANKED
-    assert after(expired, asked(a_claim(Status.PROCESSING)), asked(a_claim())).status is Status.SUCCEEDED
+    assert weighed(expired, by_poll(a_report(Status.PROCESSING))).verdict is Verdict.OUTRANKED
+    assert after(expired, by_poll(a_report(Status.PROCESSING)), by_poll(a_report())).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PROCESSING, Status.REJECTED, Status.EXPIRED])
 def test_final_status_survives_a_later_other_status(final: Status, status: Status) -> None:
-    late = inferred(status) if status in facts.INFERRED else asked(a_claim(status, updated_at=LATER))
+    late = inferred(status) if status in facts.INFERRED else by_poll(a_report(status, updated_at=LATER))
     assert after(at(final), late).status is final
 
 
@@ -91,53 +91,55 @@ def test_final_status_survives_a_later_other_status(final: Status, status: Statu
     ("polled", "delivered"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)]
 )
 def test_contradicting_finals_prefer_the_poll(polled: Status, delivered: Status) -> None:
-    poll = asked(a_claim(polled))
-    delivery = told(a_claim(delivered, updated_at=LATER), Trust.SIGNED)
+    poll = by_poll(a_report(polled))
+    delivery = by_callback(a_report(delivered, updated_at=LATER), Trust.SIGNED)
     assert after(SUBMITTED, poll, delivery).status is after(SUBMITTED, delivery, poll).status is polled
 
 
-@pytest.mark.parametrize("make", [asked, told])
+@pytest.mark.parametrize("make", [by_poll, by_callback])
 @pytest.mark.parametrize(("late", "early"), [(Status.FAILED, Status.SUCCEEDED), (Status.SUCCEEDED, Status.FAILED)])
 @pytest.mark.parametrize("before", [NOW, None])
 def test_contradicting_finals_prefer_the_later(make: object, late: Status, early: Status, before: object) -> None:
     assert callable(make)
-    first = make(a_claim(early, updated_at=before))
-    second = make(a_claim(late, updated_at=LATER))
+    first = make(a_report(early, updated_at=before))
+    second = make(a_report(late, updated_at=LATER))
     assert after(SUBMITTED, first, second).status is after(SUBMITTED, second, first).status is late
 
 
 @pytest.mark.parametrize("updated_at", [NOW, None])
 def test_contradicting_finals_prefer_success(updated_at: object) -> None:
-    failure, success = (told(a_claim(status, updated_at=updated_at)) for status in (Status.FAILED, Status.SUCCEEDED))
+    failure, success = (
+        by_callback(a_report(status, updated_at=updated_at)) for status in (Status.FAILED, Status.SUCCEEDED)
+    )
     assert after(SUBMITTED, failure, success).status is after(SUBMITTED, success, failure).status is Status.SUCCEEDED
 
 
 def test_changed_final_status_is_corrected_with_alarm() -> None:
-    transition = weighed(at(Status.FAILED), asked(a_claim(Status.SUCCEEDED)))
+    transition = weighed(at(Status.FAILED), by_poll(a_report(Status.SUCCEEDED)))
     assert [event.type for event in transition.events] == ["homing.task.corrected"]
     assert transition.alarms == (Alarm.CONTRADICTION,)
 
 
 def test_contradiction_without_change_is_an_alarm() -> None:
-    transition = weighed(after(SUBMITTED, asked(a_claim(Status.SUCCEEDED))), told(a_claim(Status.FAILED)))
+    transition = weighed(after(SUBMITTED, by_poll(a_report(Status.SUCCEEDED))), by_callback(a_report(Status.FAILED)))
     assert transition.verdict is Verdict.CONTRADICTED
     assert transition.alarms == (Alarm.CONTRADICTION,)
     assert transition.events == ()
 
 
 def test_empty_success_is_completed_by_next_report() -> None:
-    empty = after(SUBMITTED, told(a_claim()))
+    empty = after(SUBMITTED, by_callback(a_report()))
     assert facts.assets(empty) == ()
-    transition = weighed(empty, told(a_claim(assets=(PICTURE,))))
+    transition = weighed(empty, by_callback(a_report(assets=(PICTURE,))))
     assert transition.verdict is Verdict.COMPLETED
     assert facts.assets(transition.task) == (PICTURE,)
     assert [event.type for event in transition.events] == ["homing.task.updated"]
 
 
 def test_empty_facts_keep_known_facts() -> None:
-    full = after(SUBMITTED, told(a_claim(assets=(PICTURE,), price={"billing": 1}, message="done")))
-    assert weighed(full, asked(a_claim(updated_at=LATER))).verdict is Verdict.CONFIRMED
-    bare = after(full, asked(a_claim(updated_at=LATER)))
+    full = after(SUBMITTED, by_callback(a_report(assets=(PICTURE,), price={"billing": 1}, message="done")))
+    assert weighed(full, by_poll(a_report(updated_at=LATER))).verdict is Verdict.CONFIRMED
+    bare = after(full, by_poll(a_report(updated_at=LATER)))
     assert (facts.assets(bare), facts.price(bare), facts.message(bare)) == (
         (PICTURE,),
         {"billing": 1},
@@ -146,27 +148,27 @@ def test_empty_facts_keep_known_facts() -> None:
 
 
 def test_facts_follow_report_precedence() -> None:
-    polled = asked(a_claim(message="the poll's"))
-    delivered = told(a_claim(message="the delivery's", updated_at=LATER))
+    polled = by_poll(a_report(message="the poll's"))
+    delivered = by_callback(a_report(message="the delivery's", updated_at=LATER))
     assert facts.message(after(SUBMITTED, polled, delivered)) == "the poll's"
     assert facts.message(after(SUBMITTED, delivered, polled)) == "the poll's"
 
 
 def test_only_success_shows_results() -> None:
-    with_files = after(SUBMITTED, told(a_claim(assets=(PICTURE,))))
-    assert facts.assets(after(with_files, asked(a_claim(Status.FAILED)))) == ()
+    with_files = after(SUBMITTED, by_callback(a_report(assets=(PICTURE,))))
+    assert facts.assets(after(with_files, by_poll(a_report(Status.FAILED)))) == ()
 
 
 def test_repeated_status_is_confirmed_without_event() -> None:
-    transition = weighed(at(Status.PROCESSING), told(a_claim(Status.PROCESSING)))
+    transition = weighed(at(Status.PROCESSING), by_callback(a_report(Status.PROCESSING)))
     assert (transition.verdict, transition.events) == (Verdict.CONFIRMED, ())
 
 
-@pytest.mark.parametrize("make", [asked, told])
+@pytest.mark.parametrize("make", [by_poll, by_callback])
 def test_unknown_status_is_an_alarm_without_change(make: object) -> None:
     assert callable(make)
     transition = weighed(
-        SUBMITTED, make(a_claim(None, provider_status="cancelled", message="a fact", assets=(PICTURE,)))
+        SUBMITTED, make(a_report(None, provider_status="cancelled", message="a fact", assets=(PICTURE,)))
     )
     assert transition.verdict is Verdict.UNREADABLE
     assert transition.alarms == (Alarm.UNKNOWN_STATUS,)
@@ -175,7 +177,7 @@ def test_unknown_status_is_an_alarm_without_change(make: object) -> None:
 
 
 def test_unreadable_report_is_an_alarm_without_change() -> None:
-    transition = weighed(SUBMITTED, told(Report(flaw="the body is not JSON")))
+    transition = weighed(SUBMITTED, by_callback(Report(flaw="the body is not JSON")))
     assert (transition.verdict, transition.alarms) == (Verdict.UNREADABLE, (Alarm.UNREADABLE,))
     assert transition.task.version == SUBMITTED.version
 
@@ -188,17 +190,19 @@ def test_status_rank_is_total() -> None:
 
 def test_inferred_status_shows_its_own_message() -> None:
     expired = after(
-        SUBMITTED, told(a_claim(Status.PROCESSING, message="in the queue")), inferred(Status.EXPIRED, note="too late")
+        SUBMITTED,
+        by_callback(a_report(Status.PROCESSING, message="in the queue")),
+        inferred(Status.EXPIRED, note="too late"),
     )
     assert facts.message(expired) == "too late"
-    assert facts.message(after(expired, asked(a_claim(message="done")))) == "done"
+    assert facts.message(after(expired, by_poll(a_report(message="done")))) == "done"
 
 
 # ---- Trust
 
 
 def test_unverified_callback_only_sets_a_candidate() -> None:
-    transition = weighed(PENDING, told(a_claim(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
+    transition = weighed(PENDING, by_callback(a_report(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
     assert (transition.verdict, transition.trust) == (Verdict.UNVERIFIED, Trust.UNVERIFIED)
     reports = (Status.SUCCEEDED,)
     assert transition.task == replace(PENDING, candidate_id=THEIR_ID, last_observed_at=NOW, conflict_statuses=reports)
@@ -214,30 +218,30 @@ def test_unverified_callback_only_sets_a_candidate() -> None:
     ],
 )
 def test_signature_flaw_is_an_alarm(flaw: Flaw, alarms: tuple[Alarm, ...]) -> None:
-    assert weighed(SUBMITTED, told(a_claim(), Trust.UNVERIFIED, flaw=flaw)).alarms == alarms
+    assert weighed(SUBMITTED, by_callback(a_report(), Trust.UNVERIFIED, flaw=flaw)).alarms == alarms
 
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("threshold", [Trust.TOKEN, Trust.SIGNED, Trust.PROVIDER])
 @pytest.mark.parametrize("final", [Status.SUCCEEDED, Status.FAILED])
 def test_final_callback_below_threshold_is_unverified(trust: Trust, threshold: Trust, final: Status) -> None:
-    transition = weighed(SUBMITTED, told(a_claim(final), trust), threshold)
+    transition = weighed(SUBMITTED, by_callback(a_report(final), trust), threshold)
     assert transition.task.status is (final if trust >= threshold else Status.SUBMITTED)
     assert (transition.verdict is Verdict.UNVERIFIED) == (trust < threshold)
 
 
 def test_final_poll_ignores_the_threshold() -> None:
-    assert weighed(SUBMITTED, asked(a_claim()), Trust.PROVIDER).task.status is Status.SUCCEEDED
+    assert weighed(SUBMITTED, by_poll(a_report()), Trust.PROVIDER).task.status is Status.SUCCEEDED
 
 
 def test_unfinished_callback_ignores_the_threshold() -> None:
-    assert weighed(SUBMITTED, told(a_claim(Status.PROCESSING)), Trust.SIGNED).task.status is Status.PROCESSING
+    assert weighed(SUBMITTED, by_callback(a_report(Status.PROCESSING)), Trust.SIGNED).task.status is Status.PROCESSING
 
 
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("theirs", ["another", None])
 def test_callback_with_other_provider_id_is_unverified(trust: Trust, theirs: str | None) -> None:
-    transition = weighed(SUBMITTED, told(a_claim(provider_task_id=theirs), trust))
+    transition = weighed(SUBMITTED, by_callback(a_report(provider_task_id=theirs), trust))
     assert (transition.trust, transition.verdict) == (Trust.UNVERIFIED, Verdict.UNVERIFIED)
     assert transition.alarms == (Alarm.MISMATCH,)
     assert transition.task.status is Status.SUBMITTED
@@ -246,47 +250,47 @@ def test_callback_with_other_provider_id_is_unverified(trust: Trust, theirs: str
 @pytest.mark.parametrize("trust", [Trust.TOKEN, Trust.SIGNED])
 @pytest.mark.parametrize("ours", ["another", None])
 def test_callback_with_other_external_id_is_unverified(trust: Trust, ours: str | None) -> None:
-    transition = weighed(PENDING, told(a_claim(external_id=ours), trust))
+    transition = weighed(PENDING, by_callback(a_report(external_id=ours), trust))
     assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
     assert transition.task.status is Status.PENDING
 
 
 def test_callback_for_task_without_ids_is_unverified() -> None:
-    transition = weighed(a_task(sent_external_id=None), told(a_claim(external_id=None)))
+    transition = weighed(a_task(sent_external_id=None), by_callback(a_report(external_id=None)))
     assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
 
 
 def test_known_provider_id_alone_must_match() -> None:
-    assert weighed(SUBMITTED, told(a_claim(external_id="another"))).task.status is Status.SUCCEEDED
+    assert weighed(SUBMITTED, by_callback(a_report(external_id="another"))).task.status is Status.SUCCEEDED
 
 
 def test_callback_replayed_on_other_task_is_unverified() -> None:
     other = a_task(2)
-    signed = told(a_claim(), Trust.SIGNED)
+    signed = by_callback(a_report(), Trust.SIGNED)
     assert weighed(other, signed).verdict is Verdict.UNVERIFIED
-    known = after(other, asked(a_claim(Status.SUBMITTED, provider_task_id="provider-2", external_id=other.id)))
+    known = after(other, by_poll(a_report(Status.SUBMITTED, provider_task_id="provider-2", external_id=other.id)))
     assert weighed(known, signed).verdict is Verdict.UNVERIFIED
 
 
 @pytest.mark.parametrize("source", [Source.POLL, Source.SUBMIT])
 def test_poll_or_submit_reply_sets_provider_id(source: Source) -> None:
-    task = after(replace(PENDING, candidate_id="a guess"), asked(a_claim(Status.SUBMITTED), source=source))
+    task = after(replace(PENDING, candidate_id="a guess"), by_poll(a_report(Status.SUBMITTED), source=source))
     assert (task.provider_task_id, task.candidate_id) == (THEIR_ID, None)
 
 
 @pytest.mark.parametrize("trust", list(Trust))
 def test_callback_never_sets_provider_id(trust: Trust) -> None:
-    assert weighed(PENDING, told(a_claim(), trust)).task.provider_task_id is None
+    assert weighed(PENDING, by_callback(a_report(), trust)).task.provider_task_id is None
 
 
 def test_callback_never_has_provider_trust() -> None:
-    delivery = told(a_claim(Status.FAILED, updated_at=LATER), Trust.PROVIDER)
-    assert after(SUBMITTED, asked(a_claim()), delivery).status is Status.SUCCEEDED
+    delivery = by_callback(a_report(Status.FAILED, updated_at=LATER), Trust.PROVIDER)
+    assert after(SUBMITTED, by_poll(a_report()), delivery).status is Status.SUCCEEDED
     assert weighed(SUBMITTED, delivery, Trust.PROVIDER).verdict is Verdict.UNVERIFIED
 
 
 def test_known_provider_id_is_never_replaced() -> None:
-    assert after(SUBMITTED, asked(a_claim(provider_task_id="another"))).provider_task_id == THEIR_ID
+    assert after(SUBMITTED, by_poll(a_report(provider_task_id="another"))).provider_task_id == THEIR_ID
 
 
 @pytest.mark.parametrize(
@@ -299,26 +303,28 @@ def test_known_provider_id_is_never_replaced() -> None:
     ],
 )
 def test_unverified_reason_names_the_mismatch(task: Task, ids: dict[str, Any], why: str) -> None:
-    assert weighed(task, told(a_claim(**ids))).why == why
+    assert weighed(task, by_callback(a_report(**ids))).why == why
 
 
 def test_second_unverified_callback_keeps_candidate() -> None:
     task = after(
-        PENDING, told(a_claim(), Trust.UNVERIFIED), told(a_claim(provider_task_id="another"), Trust.UNVERIFIED)
+        PENDING,
+        by_callback(a_report(), Trust.UNVERIFIED),
+        by_callback(a_report(provider_task_id="another"), Trust.UNVERIFIED),
     )
     assert task.candidate_id == THEIR_ID
 
 
 def test_poll_with_unknown_status_sets_provider_id() -> None:
-    assert after(PENDING, asked(a_claim(None))).provider_task_id == THEIR_ID
-    assert after(PENDING, told(a_claim(None))).provider_task_id is None
+    assert after(PENDING, by_poll(a_report(None))).provider_task_id == THEIR_ID
+    assert after(PENDING, by_callback(a_report(None))).provider_task_id is None
 
 
 def test_unfinished_report_shows_no_results() -> None:
-    early = told(a_claim(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
+    early = by_callback(a_report(Status.PROCESSING, assets=(PICTURE,), price={"billing": 1}, message="soon"))
     task = after(SUBMITTED, early)
     assert (facts.price(task), facts.message(task)) == ({}, "soon")
-    assert facts.assets(after(task, asked(a_claim()))) == ()
+    assert facts.assets(after(task, by_poll(a_report()))) == ()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.properties.observations import told_in_turn
-from tests.support.builders import NOW, OMNI, PICTURE, THEIR_ID, a_claim, a_completion, a_task, asked, inferred
+from tests.properties.observations import observed_in_turn
+from tests.support.builders import NOW, OMNI, PICTURE, THEIR_ID, a_completion, a_report, a_task, by_poll, inferred
 from tracker.model.task import Status, Task, Trust
 from tracker.rules import schedule
 from tracker.rules.learning import Habits, learn
@@ -18,9 +18,9 @@ POLICY = Policy()
 UNTAUGHT = Habits()
 USUAL = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
 SUBMITTED = a_task(status=Status.SUBMITTED, provider_task_id=THEIR_ID, submitted_at=NOW)
-FULL = told_in_turn(SUBMITTED, [asked(a_claim(assets=(PICTURE,)))], Trust.TOKEN)
-EMPTY = told_in_turn(SUBMITTED, [asked(a_claim())], Trust.TOKEN)
-EXPIRED = told_in_turn(SUBMITTED, [inferred(Status.EXPIRED)], Trust.TOKEN)
+FULL = observed_in_turn(SUBMITTED, [by_poll(a_report(assets=(PICTURE,)))], Trust.TOKEN)
+EMPTY = observed_in_turn(SUBMITTED, [by_poll(a_report())], Trust.TOKEN)
+EXPIRED = observed_in_turn(SUBMITTED, [inferred(Status.EXPIRED)], Trust.TOKEN)
 LISTENING = replace(SUBMITTED, callback_requested=True, model="kling-v3-omni")
 MONTH = timedelta(days=30)
 RUNS = [16 + number / 5 for number in range(41)]
@@ -92,9 +92,11 @@ def test_arriving_callbacks_delay_the_first_poll() -> None:
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_gap_beyond_known_run_times_grows_with_age(*, heard: bool) -> None:
-    now = NOW + seconds(100)
+    habits = taught(RUNS, heard=heard)
 
-    assert after_poll(LISTENING, now, habits=taught(RUNS, heard=heard)) == now + seconds(25)
+    for age in (100, 400):
+        now = NOW + seconds(age)
+        assert after_poll(LISTENING, now, habits=habits) == now + seconds(age / 4)
 
 
 @pytest.mark.parametrize("habits", [USUAL, "lost", "heard"])

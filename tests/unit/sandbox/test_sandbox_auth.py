@@ -11,9 +11,9 @@ SECRET = "made-up-secret-of-thirty-two-bytes!"
 GATE = Gate(("first-key", "second-key"), {"ak": SECRET}, legacy_only=False)
 
 
-def token(secret: str = SECRET, **reports: object) -> str:
+def token(secret: str = SECRET, **claims: object) -> str:
     now = int(time.time())
-    whole = {"iss": "ak", "exp": now + 1800, "nbf": now - 5} | reports
+    whole = {"iss": "ak", "exp": now + 1800, "nbf": now - 5} | claims
     return jwt.encode({name: value for name, value in whole.items() if value is not None}, secret, "HS256")
 
 
