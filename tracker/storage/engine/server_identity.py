@@ -62,20 +62,21 @@ class ServerIdentity:
     def _compare(self, connection: Any) -> None:  # noqa: ANN401 - the driver's own type
         if connection.execute(IN_RECOVERY).fetchone()[0]:
             raise StoreUnavailable(STANDBY)
+        # Read before the database is: what others commit meanwhile is no sign of a restore.
+        highest = self._continuity.highest
         table, last = connection.execute(TABLE).fetchone()
         found = Identity(_asked(connection, SYSTEM), _asked(connection, TIMELINE), table)
-        why = self._why(found, last)
+        why = self._why(found, went_back=(last or 0) < highest)
         if why is not None:
             _continue_numbers(connection, self._continuity.highest)
         self._known = found
         if why is not None:
             self._continuity.changed(why)
 
-    def _why(self, found: Identity, last: int | None) -> str | None:
+    def _why(self, found: Identity, *, went_back: bool) -> str | None:
         if self._known is None:
             return None
-        went_back = WENT_BACK if (last or 0) < self._continuity.highest else None
-        return self._known.differs(found) or went_back
+        return self._known.differs(found) or (WENT_BACK if went_back else None)
 
 
 def _continue_numbers(connection: Any, highest: int) -> None:  # noqa: ANN401 - the driver's own type
