@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 
 from tests.support.postgres import Postgres
-from tracker.storage.engine.continuity import Continuity
-from tracker.storage.engine.server_identity import SEQUENCE, ServerIdentity
+from tracker.storage.engine.continuity import SEQUENCE, Continuity
+from tracker.storage.engine.server_identity import ServerIdentity
 
 LATER_EVENT = 1_000
 
