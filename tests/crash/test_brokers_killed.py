@@ -20,7 +20,7 @@ from tests.support.databases import sqlite_url
 from tests.support.deployment import HOMING, PAUSE, SOON, Server, server
 from tests.support.homing_server import until
 from tests.support.recording_hook import RecordedCall
-from tracker.model import event_numbers
+from tracker.model.event import sequence_of
 
 LIVES = 2
 TWICE_KEPT_ONCE = {"jetstream"}
@@ -103,7 +103,7 @@ async def until_dead(homing: Server, senders: Senders, left: Sequence[Delivery])
 def unwritten(url: str) -> set[tuple[str, int]]:
     """Return the events, as task and sequence, whose delivery is not recorded."""
     beyond = "SELECT id, task_id, sequence FROM events WHERE id > (SELECT cursor FROM sinks WHERE name = 'broker')"
-    return {(task_id, event_numbers.sequence(number, version)) for number, task_id, version in read(url, beyond)}
+    return {(task_id, sequence_of(number, version)) for number, task_id, version in read(url, beyond)}
 
 
 def unmarked(kept: Sequence[Kept], url: str) -> set[str]:

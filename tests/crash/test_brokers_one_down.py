@@ -26,7 +26,7 @@ from tests.support.callback_senders import SECRETS, Delivery, Senders, deliverie
 from tests.support.databases import sqlite_url
 from tests.support.deployment import HOMING, PAUSE, Server, server
 from tests.support.homing_server import until
-from tracker.model import event_numbers
+from tracker.model.event import sequence_of
 from tracker.storage.store import Store
 
 MOMENT: Final = 2.0
@@ -81,7 +81,7 @@ class Stage:
 
     def happened(self) -> set[Place]:
         found = read(self.url, "SELECT id, task_id, sequence FROM events")
-        return {(task, event_numbers.sequence(number, version)) for number, task, version in found}
+        return {(task, sequence_of(number, version)) for number, task, version in found}
 
     async def begun(self) -> bool:
         return len(self.happened()) > RATE

@@ -23,7 +23,7 @@ from tests.support.deployment import HOMING, Server, server
 from tests.support.homing_server import until
 from tests.support.postgres import Postgres
 from tests.support.recording_hook import RecordedCall, recorded_calls
-from tracker.model import event_numbers
+from tracker.model.event import sequence_of
 from tracker.storage.store import Store
 
 NOBODY = "http://127.0.0.1:9"
@@ -54,7 +54,7 @@ def check_order(calls: Iterable[RecordedCall], url: str) -> None:
     happened: dict[str, list[int]] = defaultdict(list)
     for number, task_id, version in records(url).events:
         if task_id is not None:
-            happened[task_id].append(event_numbers.sequence(number, version))
+            happened[task_id].append(sequence_of(number, version))
     assert {subject: first[subject] for subject in first if not subject.startswith("alarm-")} == happened
     assert all(len(each) == 1 for each in ids.values()), "a repeated event has the same ID"
 

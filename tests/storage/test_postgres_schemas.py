@@ -19,7 +19,7 @@ from tracker.model.changes import by_external_id
 from tracker.model.task import Status
 from tracker.settings import Settings
 from tracker.storage.engine.bulk import SALT
-from tracker.storage.engine.locks import ORDER
+from tracker.storage.engine.event_order import ORDER
 from tracker.storage.engine.notices import PostgresNotices
 from tracker.storage.store import Store
 

@@ -15,7 +15,7 @@ from tests.support.postgres import Postgres
 from tracker.errors import CommitUnknown
 from tracker.model.changes import Change, Known, Work, by_id
 from tracker.model.task import Task, changed
-from tracker.storage.engine import locks
+from tracker.storage.engine import event_order
 from tracker.storage.engine.pipeline import STATEMENTS
 from tracker.storage.engine.postgres import BATCHES
 from tracker.storage.store import Store
@@ -52,7 +52,7 @@ def holding(url: str, statement: str) -> Iterator[psycopg.Connection]:
         connection.rollback()
 
 
-ORDER = f"SELECT pg_advisory_xact_lock({locks.ORDER})"
+ORDER = f"SELECT pg_advisory_xact_lock({event_order.ORDER})"
 
 
 async def waiting(url: str, count: int) -> None:

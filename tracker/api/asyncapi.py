@@ -13,8 +13,16 @@ from tracker.api.gateway_schemas import TaskData
 from tracker.api.http.openapi import REF_TEMPLATE
 from tracker.api.schemas import TaskShown
 from tracker.api.sink_schemas import AlarmData, EventQuery, EventShown
-from tracker.model.event import ALARM_SCHEMA, ALARM_TYPES, JSON_TYPE, STRUCTURED_TYPE, TASK_SCHEMA, TYPES
-from tracker.model.event_numbers import LONG_DIGITS, SHORT_DIGITS
+from tracker.model.event import (
+    ALARM_SCHEMA,
+    ALARM_TYPES,
+    JSON_TYPE,
+    LONG_DIGITS,
+    SHORT_DIGITS,
+    STRUCTURED_TYPE,
+    TASK_SCHEMA,
+    TYPES,
+)
 
 Document = dict[str, Any]
 INTRODUCTION: Final = (

@@ -1,8 +1,13 @@
 """The one shape of a task and of an event, wherever they are shown.
 
 An event is a CloudEvent (https://github.com/cloudevents/spec, 1.0.2): ``id`` stays the same however often it is sent,
-``subject`` is the task, ``sequence`` grows with the task's versions (see ``event_numbers``), as digits that compare as
+``subject`` is the task, ``sequence`` grows with the task's versions (see ``sequence_of``), as digits that compare as
 text. ``data`` is the task as the API shows it, as it was then. docs/reference/events.md describes all of it.
+
+The cursor of an event is its number: the database gives one after the other. A database that comes back in an older
+state would give some of them again, to other events. So whenever that is possible, Homing continues at a number that is
+made of the time: greater than every number that was given before, in whatever state of the database. All stay below
+2**53, which JavaScript reads exactly.
 """
 
 from collections.abc import Mapping
@@ -14,7 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import structs
 
-from tracker.model import event_numbers, facts
+from tracker.model import facts
 from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Status, Task, Trust
 
@@ -38,7 +43,30 @@ TrustName = Literal["unverified", "token", "signed", "provider"]
 TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
     {Trust.UNVERIFIED: "unverified", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
 )
+# 2020-01-01 UTC in Unix milliseconds. A range of event numbers begins at the milliseconds since then, shifted by BITS.
+EPOCH: Final = 1_577_836_800_000
+# Room for 4,096 events in a millisecond: no range reaches one that begins later.
+BITS: Final = 12
+# Every number below was counted from 1, every other belongs to a range.
+FIRST_RANGE: Final = 1 << 44
+# A task has fewer versions.
+VERSIONS: Final = 10**6
+SHORT_DIGITS: Final = 10
+LONG_DIGITS: Final = 19
 _encode: Final = msgspec.json.Encoder().encode
+
+
+def sequence_of(cursor: int, version: int) -> int:
+    """Return what orders the events of one task and repeats for none, also after the task went back to an old version.
+
+    It is the task's version as long as numbers are counted from 1.
+    """
+    return version if cursor < FIRST_RANGE else (cursor >> BITS) * VERSIONS + version
+
+
+def written_sequence(number: int) -> str:
+    """Return a sequence as digits that compare as text: ten, or nineteen within a range."""
+    return f"{number:0{SHORT_DIGITS}}" if number < FIRST_RANGE else f"{number:0{LONG_DIGITS}}"
 
 
 class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -57,7 +85,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def id(self) -> str:
         """The event's id, which is a webhook's id too: Standard Webhooks allows no full stop in that."""
-        return f"{self.subject}-{event_numbers.sequence(self.cursor, self.sequence)}"
+        return f"{self.subject}-{sequence_of(self.cursor, self.sequence)}"
 
     @property
     def subject(self) -> str:
@@ -123,7 +151,7 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{self.type}-{self.cursor}"
             if self.task_id is None
-            else f"{self.task_id}-{event_numbers.sequence(self.cursor, self.sequence)}"
+            else f"{self.task_id}-{sequence_of(self.cursor, self.sequence)}"
         )
 
 
@@ -143,7 +171,7 @@ def attributes(event: PublishedEvent, source: str) -> dict[str, str]:
         "time": msgspec.json.decode(_encode(event.at)),
         "datacontenttype": JSON_TYPE,
         "dataschema": TASK_SCHEMA if task else ALARM_SCHEMA,
-        "sequence": event_numbers.written(event_numbers.sequence(event.cursor, event.sequence)),
+        "sequence": written_sequence(sequence_of(event.cursor, event.sequence)),
         "partitionkey": event.subject,
     }
 
@@ -164,6 +192,9 @@ def as_dict(event: PublishedEvent, source: str) -> dict[str, Any]:
 
 def task_data(task: Task) -> dict[str, Any]:
     """Return a task as everybody is shown it; times are datetimes still."""
+    source = None
+    if task.status_source is not None and task.status_trust is not None:
+        source = {"source": task.status_source.value, "trust": TRUSTS[task.status_trust]}
     return {
         "id": task.id,
         "provider": task.provider,
@@ -180,7 +211,7 @@ def task_data(task: Task) -> dict[str, Any]:
         "result": {"assets": [structs.asdict(asset) for asset in facts.assets(task)]},
         "price": dict(facts.price(task)),
         "version": task.version,
-        "status_source": _home(task),
+        "status_source": source,
         "conflict": _conflict(task),
         "conflict_at": task.conflict_at,
         "callback_requested": task.callback_requested,
@@ -213,9 +244,3 @@ def _conflict(task: Task) -> str | None:
     if not facts.in_conflict(task):
         return None
     return "unanswered" if task.next_poll_at is None else "open"
-
-
-def _home(task: Task) -> Mapping[str, str] | None:
-    if task.status_source is None or task.status_trust is None:
-        return None
-    return {"source": task.status_source.value, "trust": TRUSTS[task.status_trust]}

@@ -21,11 +21,10 @@ from tracker.model.changes import Change, Key, Known, Work
 from tracker.model.records import AlarmCount, HistoryEntry
 from tracker.model.task import Source, Task, Verdict
 from tracker.storage import account_store, alarms, audit_store, event_rows, orphan_store, rows
-from tracker.storage.engine import bulk, locks
+from tracker.storage.engine import bulk, event_order
 from tracker.storage.engine.bulk import SQLITE, Plan, Rows, Statement
-from tracker.storage.engine.continuity import WentBack
 from tracker.storage.engine.upserts import Insert
-from tracker.storage.recent import Written
+from tracker.storage.event_store import Written
 from tracker.storage.tables import (
     CAPABILITIES,
     COUNTERS,
@@ -91,7 +90,7 @@ def _last_cursor(dialect: str, *, highest: int) -> Generator[Sequence[Statement]
     ((row,),) = yield [LAST_CURSOR]
     number = int(row[0])
     if number < highest:
-        raise WentBack
+        raise event_order.WentBack
     return number
 
 
@@ -107,7 +106,7 @@ def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statem
     names = [key for key in keys if key.by != "id"]
     # Where every piece has an ID too, its names are of the same row, or somebody's mistake: one round trip.
     with_id = all(any(key.by == "id" for key in names) for names in needed)
-    holding = list(locks.hold_names(dialect, names))
+    holding = list(bulk.hold_names(dialect, names))
     finding = list(_find(dialect, names))
     locking = list(bulk.lock_rows(dialect, TASKS, rows.READ, ids if with_id else ()))
     answers = yield [*holding, *finding, *locking]
@@ -152,7 +151,7 @@ def _write(
     events = [event_rows.event_columns(event, change.task) for change in changes for event in change.events]
     if not (totals or events or alarm_counts or orphans):
         return
-    yield from locks.hold_order(dialect)
+    yield from event_order.hold_order(dialect)
     yield from bulk.insert_rows(dialect, COUNTERS, ("name", "value"), sorted(totals.items()), _counted)
     if orphans:
         yield from orphan_store.count_unkept(dialect, orphans)

@@ -1,23 +1,33 @@
-"""Reading events in the order of their commits. A row that cannot be read fails alone."""
+"""Reading events in the order of their commits. A row that cannot be read fails alone.
+
+What was committed here last stays in memory, so that it need not be read back: most readers are only just behind.
+"""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 from sqlalchemy.exc import DBAPIError
 
 from tracker.model.event import Found, PublishedEvent, UnreadableEvent
+from tracker.model.records import AlarmCount, AuditEntry
+from tracker.model.task import Task
 from tracker.storage import rows
-from tracker.storage.engine import continuity
+from tracker.storage.engine import event_order
 from tracker.storage.engine.database import Database
 from tracker.storage.engine.table_store import TableStore, read_transaction
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.event_rows import READING, event_from_row
-from tracker.storage.recent import Recent, Written
 from tracker.storage.tables import COUNTERS, EVENTS
 
 log: Final = logging.getLogger("homing.events")
+# How many events are kept in memory.
+KEPT: Final = 2_000
 # Of so many unreadable events it is remembered that the log has them.
 LOGGED_LIMIT: Final = 10_000
 # The highest ID of an event that was deleted: a reader whose cursor is before it may have missed something.
@@ -25,6 +35,82 @@ HORIZON: Final = "events forgotten"
 HEADS: Final = select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.task_id)
 # What the driver of SQLite says of text that is not UTF-8.
 UNDECODABLE: Final = "Could not decode to UTF-8"
+
+
+@dataclass(slots=True)
+class Written:
+    """The events of one batch, in their order, its alarms, and its entries in the audit.
+
+    ``numbered`` where the events' cursors are known, and there are no others. ``highest`` is the greatest cursor that
+    was known before: where the database gives that again, it went back.
+    """
+
+    highest: int = 0
+    events: Sequence[PublishedEvent] = ()
+    numbered: bool = False
+    alarms: Sequence[AlarmCount] = ()
+    audits: Sequence[AuditEntry] = ()
+
+
+class Recent:
+    """The latest events of this process.
+
+    Only what is surely committed may be kept: a batch that failed may be decided otherwise, here or by another process,
+    under the same version.
+    """
+
+    def __init__(self) -> None:
+        # Where ids are given one after the other: every event after ``_floor`` up to the last of ours.
+        self._tail: list[PublishedEvent] = []
+        self._floor: int | None = None
+        # Where others do: the tasks of events, as they then were, by id and version, and when each event happened.
+        self._tasks: dict[tuple[str, int], tuple[datetime, Task]] = {}
+
+    def clear(self) -> None:
+        """Drop everything: the database is in another state."""
+        self._tail, self._floor = [], None
+        # Not emptied: a thread may be reading from it.
+        self._tasks = {}
+
+    def keep(self, written: Written) -> None:
+        if not written.numbered:
+            self._tail, self._floor = [], None
+            self._keep_tasks(written.events)
+        elif written.events:
+            before = written.events[0].cursor - 1
+            if not self._tail or self._tail[-1].cursor != before:
+                # The first, or somebody else wrote in between.
+                self._tail, self._floor = [], before
+            self._tail.extend(written.events)
+            if len(self._tail) > 2 * KEPT:
+                self._floor = self._tail[-KEPT - 1].cursor
+                del self._tail[:-KEPT]
+
+    def after(self, cursor: int, *, limit: int) -> Sequence[PublishedEvent] | None:
+        """Return the next events after a cursor; None where they have to be read, also those of somebody else."""
+        if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
+            return None
+        start = bisect_right(self._tail, cursor, key=lambda event: event.cursor)
+        return self._tail[start : start + limit]
+
+    def get(self, task_id: str, version: int, at: datetime) -> Task | None:
+        """Return a task as an event at a time left it. Thread-safe.
+
+        A database that went back may give the same version to another event.
+        """
+        then, task = self._tasks.get((task_id, version), (at, None))
+        return task if then == at else None
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    def _keep_tasks(self, events: Sequence[PublishedEvent]) -> None:
+        self._tasks.update(
+            ((event.task.id, event.sequence), (event.at, event.task)) for event in events if event.task is not None
+        )
+        if len(self._tasks) > KEPT:
+            for key in list(islice(self._tasks, len(self._tasks) - KEPT)):
+                del self._tasks[key]
 
 
 class EventStore(TableStore):
@@ -61,7 +147,7 @@ class EventStore(TableStore):
 
     async def given(self) -> int:
         """Return the greatest cursor that this database may have used; no event need be committed there."""
-        return await self.database.read(continuity.given)
+        return await self.database.read(event_order.given)
 
     async def horizon(self) -> int:
         """Return the cursor before which events have been deleted: a reader that stopped before it missed some."""

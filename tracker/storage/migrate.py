@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateSchema
 from tracker.errors import StoreUnavailable
 from tracker.storage.account_table import ACCOUNTS
 from tracker.storage.columns import METADATA
-from tracker.storage.engine import locks
+from tracker.storage.engine import event_order
 from tracker.storage.schema_revision import (
     FORMER_VERSION_TABLE,
     LATER,
@@ -59,12 +59,12 @@ def upgrade(connection: Connection, *, schema: str | None = None, to: str = "hea
 
     Raises StoreUnavailable where it is not a database of ours, or one of a later version.
     """
-    if locks.is_shared(connection):
+    if event_order.is_shared(connection):
         # Building an index over many rows takes longer than any statement of a server may.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
     # Two that migrate at once would both begin with the same step.
-    locks.lock_order(connection)
+    event_order.lock_order(connection)
     if schema is not None and not inspect(connection).has_schema(schema):
         _make_schema(connection, schema)
     before = revision(connection)

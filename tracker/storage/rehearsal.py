@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Table, delete, func, select, text, update
 
-from tracker.storage.engine import locks
+from tracker.storage.engine import event_order
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import COUNTERS, EVENTS, OBSERVATIONS, TASKS
 
@@ -17,7 +17,7 @@ def rehearse(connection: Connection) -> None:
 
     On PostgreSQL the tables are only locked as an INSERT would: what is taken back there has to be cleaned up later.
     """
-    if locks.is_shared(connection):
+    if event_order.is_shared(connection):
         connection.execute(LOCK_TABLES)
     else:
         with connection.begin_nested() as savepoint:

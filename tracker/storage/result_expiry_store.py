@@ -11,7 +11,7 @@ from tracker.model.records import AlarmCount
 from tracker.model.task import Alarm, Status
 from tracker.storage import alarms, rows
 from tracker.storage.alarm_log import AlarmLog
-from tracker.storage.engine import bulk, locks
+from tracker.storage.engine import bulk, event_order
 from tracker.storage.engine.database import Database
 from tracker.storage.engine.table_store import TableStore, write_transaction
 from tracker.storage.engine.upserts import upsert
@@ -78,7 +78,7 @@ class ResultExpiryStore(TableStore):
         dialect = connection.dialect.name
         for statement in (
             *alarms.count(dialect, raised),
-            *locks.hold_order(dialect),
+            *event_order.hold_order(dialect),
             *alarms.write_events(dialect, raised),
         ):
             bulk.run(connection, statement)

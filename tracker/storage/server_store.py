@@ -11,7 +11,7 @@ from tracker.model.servers import Heartbeat, Server, TakenOver
 from tracker.model.task import Status
 from tracker.storage import rows
 from tracker.storage.due_task_store import release_leases
-from tracker.storage.engine import locks
+from tracker.storage.engine import event_order
 from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import SERVERS, TASKS
@@ -30,7 +30,7 @@ class ServerStore(TableStore):
 
         A process is silent after ``silence`` without a heartbeat. A restored database is noticed first.
         """
-        await self.database.write(locks.check_table, highest=self.database.backend.continuity.highest)
+        await self.database.write(event_order.check_table, highest=self.database.backend.continuity.highest)
         return await self._beat(me, silence=silence, margin=margin, own=own)
 
     @read_transaction

@@ -7,7 +7,6 @@ that owns the statements: ``store.tasks.get``, ``store.sinks.states``. Every met
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -22,13 +21,12 @@ from tracker.storage.audit_store import AuditStore
 from tracker.storage.callback_url_store import CallbackUrlStore
 from tracker.storage.delivery_store import DeliveryStore
 from tracker.storage.due_task_store import DueTaskStore
-from tracker.storage.engine.continuity import WENT_BACK, Continuity, WentBack, continue_numbers
 from tracker.storage.engine.database import BUSY, Database
+from tracker.storage.engine.event_order import WENT_BACK, WentBack, continue_numbers
 from tracker.storage.engine.notices import PostgresNotices
-from tracker.storage.event_store import EventStore
+from tracker.storage.event_store import EventStore, Written
 from tracker.storage.orphan_store import OrphanStore
 from tracker.storage.progress_store import ProgressStore
-from tracker.storage.recent import Written
 from tracker.storage.rehearsal import rehearse
 from tracker.storage.result_expiry_store import ResultExpiryStore
 from tracker.storage.retention_store import RetentionStore
@@ -55,7 +53,16 @@ class Store:
 
     def __init__(self, database_url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
         database = Database(database_url, busy=busy, schema=schema)
+        backend = database.backend
         self._database = database
+        # Whether several processes may serve the database at once.
+        self.shared: Final = backend.shared
+        # How many batches it takes at once; what is handed over first is first decided.
+        self.batches_at_once: Final = backend.batches_at_once
+        # Notices whether the database still follows what this process has seen of it.
+        self.continuity: Final = backend.continuity
+        # The file that is the database, None where it is a server.
+        self.file: Final = backend.file
         self._alarm_log = AlarmLog()
         self.accounts = AccountStore(database)
         self.audit = AuditStore(database)
@@ -79,29 +86,9 @@ class Store:
         return self._database.name
 
     @property
-    def shared(self) -> bool:
-        """Return whether several processes may serve the database at once."""
-        return self._database.backend.shared
-
-    @property
     def notices(self) -> PostgresNotices | None:
         """How processes that share the database hint to each other; None where only one serves it."""
         return PostgresNotices(self._database.url, self._database.schema) if self.shared else None
-
-    @property
-    def batches_at_once(self) -> int:
-        """How many batches it takes at once; what is handed over first is first decided."""
-        return self._database.backend.batches_at_once
-
-    @property
-    def continuity(self) -> Continuity:
-        """What notices whether the database still follows what this process has seen of it."""
-        return self._database.backend.continuity
-
-    @property
-    def file(self) -> Path | None:
-        """The file that is the database, None where it is a server."""
-        return self._database.backend.file
 
     async def open(self) -> None:
         """Connect. A file's schema is brought up to date; a server's must be so already: others may be using it.

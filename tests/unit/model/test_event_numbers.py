@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.builders import a_task
 from tests.support.published_events import an_event
-from tracker.model import event_numbers
-from tracker.model.event_numbers import BITS, EPOCH
+from tracker.model.event import BITS, EPOCH, LONG_DIGITS, sequence_of, written_sequence
 
 EXACT_IN_JAVASCRIPT = 2**53
 MOMENTS = st.integers(1_790_000_000_000, int(datetime(2080, 1, 1, tzinfo=UTC).timestamp()) * 1000)
@@ -24,15 +23,15 @@ def test_sequence_grows_across_ranges(starts: list[int], versions: list[int]) ->
     cursors = [1, 10**9, *(first_of(start) + 1 for start in sorted(starts))]
     # After each restore of the database, the task has its own series of versions.
     numbers = [
-        [event_numbers.sequence(cursor + step, version) for step, version in enumerate(sorted(set(versions)))]
+        [sequence_of(cursor + step, version) for step, version in enumerate(sorted(set(versions)))]
         for cursor in cursors
     ]
     later = [numbers[0], *numbers[2:]]
 
     for before, after in pairwise(later):
         assert max(before) < min(after)
-        assert max(map(event_numbers.written, before)) < min(map(event_numbers.written, after))
-    assert all(list(map(event_numbers.written, each)) == sorted(map(event_numbers.written, each)) for each in numbers)
+        assert max(map(written_sequence, before)) < min(map(written_sequence, after))
+    assert all(list(map(written_sequence, each)) == sorted(map(written_sequence, each)) for each in numbers)
 
 
 @given(MOMENTS)
@@ -40,8 +39,8 @@ def test_event_numbers_fit_their_readers(start: int) -> None:
     cursor = first_of(start) + 1
 
     assert cursor < EXACT_IN_JAVASCRIPT
-    assert event_numbers.sequence(cursor, 999_999) < 2**63
-    assert len(event_numbers.written(event_numbers.sequence(cursor, 3))) == event_numbers.LONG_DIGITS
+    assert sequence_of(cursor, 999_999) < 2**63
+    assert len(written_sequence(sequence_of(cursor, 3))) == LONG_DIGITS
 
 
 def test_event_of_lost_version_gets_another_id() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tracker.errors import StoreUnavailable
-from tracker.storage.engine.workers import Workers
+from tracker.storage.engine.transactions import Workers
 
 WITHIN = 20
 

@@ -9,6 +9,7 @@ already turned them into what the columns hold; an error is the driver's own (se
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from hashlib import blake2b
 from itertools import chain, count
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from tracker.model.changes import Key
 from tracker.storage.engine.upserts import Insert, upsert_for
 
 T = TypeVar("T")
@@ -45,6 +47,8 @@ VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
 # Advisory locks belong to a whole database, and each schema in it may be a Homing of its own. In the usual schema the
 # numbers are those that they were before there was a choice.
 SALT: Final = "(CASE current_schema() WHEN 'public' THEN 0 ELSE hashtextextended(current_schema(), 0) END)"
+# Homing keeps these unique, not the database. Two writers must not both find no row.
+HELD: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
 # Adds to an INSERT what happens to a row that is there already.
 Conflict = Callable[[Insert], Insert]
 
@@ -117,12 +121,14 @@ def delete_rows(dialect: str, table: Table, by: str, wanted: Iterable[str]) -> I
         yield Statement(_delete(dialect, table, by, len(some)), tuple(some))
 
 
-def lock_numbers(dialect: str, numbers: Iterable[int]) -> Iterator[Statement]:
-    """Hold PostgreSQL's advisory locks of these numbers in this schema to the end of the transaction.
+def hold_names(dialect: str, names: Iterable[Key]) -> Iterator[Statement]:
+    """Hold what ``names`` call a task, also where no row has that name yet, to the end of the transaction.
 
-    In an order that every process has: a number in another schema is another lock.
+    PostgreSQL has advisory locks for it, taken in an order that every process has. SQLite has one writer anyway.
     """
-    for some in _groups(sorted(numbers)):
+    if dialect == SQLITE:
+        return
+    for some in _groups(sorted({_number(name) for name in names if name.by in HELD})):
         yield Statement(_lock_numbers(dialect, len(some)), tuple(some))
 
 
@@ -198,6 +204,11 @@ def _lock_numbers(name: str, size: int) -> str:
     each = values(column("number", BigInteger), name="given").data([(bindparam("number", type_=BigInteger),)])
     own = each.c.number.op("#")(literal_column(SALT, BigInteger))
     return _repeated(name, select(func.pg_advisory_xact_lock(own)), ["number"], size)
+
+
+def _number(name: Key) -> int:
+    spelled = "\0".join((name.by, *name.scope, name.value)).encode()
+    return int.from_bytes(blake2b(spelled, digest_size=8).digest(), "big", signed=True)
 
 
 def _one_of(by: str, size: int) -> list[BindParameter[str]]:

@@ -16,8 +16,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tracker.errors import SettingsError, StoreUnavailable
-from tracker.storage.engine import locks, refusals
-from tracker.storage.engine.continuity import Continuity
+from tracker.storage.engine import refusals
+from tracker.storage.engine.event_order import OTHER_TABLE, Continuity
 from tracker.storage.engine.server_identity import STANDBY, ServerIdentity
 from tracker.storage.engine.transactions import Threads
 
@@ -40,7 +40,7 @@ UNAVAILABLE: Final = {
     "28": refusals.USER,
     "3D": refusals.NO_DATABASE,
     "40": "the database was too busy: transactions kept colliding",
-    locks.OTHER_TABLE: "the tables were replaced while Homing was writing",
+    OTHER_TABLE: "the tables were replaced while Homing was writing",
     "42501": "the database user may not do this: grant it the schema, its tables and sequences",
     "42P01": "a table of Homing is missing: run `homing migrate`, or check HOMING_DATABASE_URL",
     "42703": "a column of Homing's tables is missing: run `homing migrate`",
@@ -49,7 +49,7 @@ UNAVAILABLE: Final = {
 ENCODING: Final = "UTF8"
 # Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row. A statement
 # that was prepared before a migration is prepared anew.
-COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000", locks.OTHER_TABLE})
+COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000", OTHER_TABLE})
 
 
 class Postgres:
@@ -169,7 +169,7 @@ class Postgres:
         return UNAVAILABLE.get(state) or UNAVAILABLE.get(state[:2])
 
     def tables_replaced(self, error: DBAPIError) -> bool:
-        return getattr(error.orig, "sqlstate", None) == locks.OTHER_TABLE
+        return getattr(error.orig, "sqlstate", None) == OTHER_TABLE
 
     def passing(self, error: DBAPIError) -> bool:
         state = getattr(error.orig, "sqlstate", None)

@@ -1,16 +1,23 @@
 """Which PostgreSQL a new connection leads to: the one that this process knows, another one, or an older state of it.
 
 A failover and a restore to an earlier point in time end every connection, so each new one is looked at before anything
-is written over it. A dump may be restored beneath open connections; it makes the tables anew, and ``locks.hold_order``
-refuses to give event numbers in a table that the connection does not know.
+is written over it. A dump may be restored beneath open connections; it makes the tables anew, and
+``event_order.hold_order`` refuses to give event numbers in a table that the connection does not know.
 """
 
 import threading
 from typing import Any, Final, NamedTuple
 
 from tracker.errors import StoreUnavailable
-from tracker.storage.engine import locks
-from tracker.storage.engine.continuity import POSTGRES_CONTINUE, SEQUENCE, WENT_BACK, Continuity
+from tracker.storage.engine.event_order import (
+    KNOWN_TABLE,
+    ORDER,
+    POSTGRES_CONTINUE,
+    SEQUENCE,
+    WAIT_ORDER,
+    WENT_BACK,
+    Continuity,
+)
 
 STANDBY: Final = "the database is read-only: is it a standby?"
 IN_RECOVERY: Final = "SELECT pg_is_in_recovery()"
@@ -18,7 +25,7 @@ IN_RECOVERY: Final = "SELECT pg_is_in_recovery()"
 SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
 TIMELINE: Final = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 TABLE: Final = (
-    f"SELECT set_config('{locks.KNOWN_TABLE}', coalesce(to_regclass('events')::oid, 0)::text, false), "
+    f"SELECT set_config('{KNOWN_TABLE}', coalesce(to_regclass('events')::oid, 0)::text, false), "
     f"pg_sequence_last_value(to_regclass('{SEQUENCE}'))"
 )
 
@@ -81,7 +88,7 @@ class ServerIdentity:
 
 def _continue_numbers(connection: Any, highest: int) -> None:  # noqa: ANN401 - the driver's own type
     with connection.transaction():
-        connection.execute(locks.WAIT_ORDER, (locks.ORDER,))
+        connection.execute(WAIT_ORDER, (ORDER,))
         connection.execute(POSTGRES_CONTINUE.format(highest=highest))
 
 

@@ -4,7 +4,6 @@ WAL with synchronous=FULL: what is committed is on the disk. Writers begin IMMED
 half-way for a lock. Nothing counts as committed that went into a file which its path no longer names.
 """
 
-import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -22,8 +21,8 @@ from sqlalchemy.pool import NullPool
 
 from tracker.errors import StoreUnavailable
 from tracker.storage.engine.bulk import Plan, play
-from tracker.storage.engine.continuity import Continuity
 from tracker.storage.engine.database_file import Loss, OpenFile
+from tracker.storage.engine.event_order import Continuity
 from tracker.storage.engine.transactions import Backend, Threads
 
 T = TypeVar("T")
@@ -135,6 +134,9 @@ class OneWriter(Threads):
     the thread: two threads that take turns with the interpreter's lock cost a fifth more than one.
     """
 
+    # The connection is not free before.
+    to_the_end = True
+
     def __init__(self, backend: Backend, file: OpenFile, *, busy: timedelta) -> None:
         super().__init__(backend, read_only=False)
         self._file = file
@@ -155,10 +157,6 @@ class OneWriter(Threads):
             self._slow_until = now + SLOW_FOR.total_seconds()
         await self.in_thread(partial(self._commit, begin))
         return result
-
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run ``work`` to its end, whoever still waits for it: the connection is not free before."""
-        return await asyncio.shield(self.started(work))
 
     def _begin(self) -> Transaction | None:
         """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""

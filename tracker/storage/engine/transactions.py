@@ -3,29 +3,37 @@
 Homing repeats a transaction that failed for a temporary reason before its commit was sent, such as a deadlock or a lost
 connection. After that the outcome is unknown, so the caller gets CommitUnknown. The modules ``sqlite`` and ``postgres``
 hold the differences between the databases.
+
+The threads are not those of the standard library's executor. One that runs out of memory between two pieces of work
+ends, and nobody ever answers for what is queued behind it: the process could not even be stopped.
 """
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tracker.errors import CommitUnknown, Overloaded, StoreUnavailable
 from tracker.storage.engine.bulk import Plan, play
-from tracker.storage.engine.continuity import Continuity
-from tracker.storage.engine.workers import Workers
+from tracker.storage.engine.event_order import Continuity
 
 T = TypeVar("T")
+# One piece of work, and who waits for its answer on which loop.
+Piece = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Any]]
 
 RUNS: Final = 3
 # Far more than may be waiting: every reader is a request, and the connections of the server are bounded.
 WAITING: Final = 4_096
+# How long a thread waits for memory before it tries again to give its answer.
+PAUSE_SECONDS: Final = 0.05
 
 
 class Backend(Protocol):
@@ -85,6 +93,9 @@ class Backend(Protocol):
 class Threads:
     """Threads that each run one transaction at a time."""
 
+    # Whether work runs to its end, whoever still waits for it; else what nobody waits for any more is not begun.
+    to_the_end = False
+
     def __init__(self, backend: Backend, *, read_only: bool) -> None:
         self._backend = backend
         self._engine = backend.engine(read_only=read_only)
@@ -114,16 +125,12 @@ class Threads:
         self._engine.dispose()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run ``work``; what nobody waits for any more is not begun."""
-        return await self.started(work)
-
-    def started(self, work: Callable[[], T]) -> asyncio.Future[T]:
         if self.waiting >= WAITING:
             raise Overloaded("too much is waiting for the database")
         running = self._threads.submit(work, waiting=self.waiting)
         self.waiting += 1
         running.add_done_callback(self._done)
-        return running
+        return await (asyncio.shield(running) if self.to_the_end else running)
 
     def _done(self, _: object) -> None:
         self.waiting -= 1
@@ -195,3 +202,85 @@ class Threads:
             if lost:
                 connection.invalidate(error)
             raise DBAPIError(None, None, error, connection_invalidated=lost) from error
+
+
+class Workers:
+    """At most ``count`` threads, started as they are needed; each runs one piece of work at a time."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._queue: SimpleQueue[Piece | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, work: Callable[[], T], *, waiting: int) -> asyncio.Future[T]:
+        """Queue work behind what is ``waiting`` already; what is cancelled before its turn is not begun.
+
+        Raises StoreUnavailable where the system gives no thread.
+        """
+        if len(self._threads) < min(self._count, waiting + 1):
+            self._start()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._queue.put((work, loop, answer))
+        return answer
+
+    def shutdown(self) -> None:
+        """Let everything that was queued end; blocks until then. May be called again."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def _start(self) -> None:
+        # A daemon: what hangs in the system must not keep a process that is being stopped.
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):
+            if not self._threads:
+                raise StoreUnavailable("the system gives no thread for the database: it is out of memory") from None
+            return
+        self._threads.append(thread)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                piece = self._queue.get()
+            except MemoryError:
+                time.sleep(PAUSE_SECONDS)
+                continue
+            if piece is None:
+                return
+            _run(*piece)
+            del piece
+
+
+def _run(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]) -> None:
+    """Run one piece of work and hand its result to the loop that waits for it."""
+    if answer.cancelled():
+        return
+    result, failure = None, None
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+        failure = error
+    while True:
+        try:
+            loop.call_soon_threadsafe(_settle, answer, result, failure)
+        except MemoryError:
+            time.sleep(PAUSE_SECONDS)
+        except RuntimeError:
+            return  # the loop is closed, so nobody waits
+        else:
+            return
+
+
+def _settle(answer: asyncio.Future[Any], result: object, failure: BaseException | None) -> None:
+    if answer.done():
+        return
+    if failure is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(failure)

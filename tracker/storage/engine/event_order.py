@@ -1,4 +1,6 @@
-"""Whether the database is still in a state that follows what this process has seen of it.
+"""Event numbers: given in the order of commits, and none of them twice, in whatever state the database comes back.
+
+On PostgreSQL one advisory lock keeps the order; on SQLite one process writes at a time anyway.
 
 A standby that was promoted too early, a restore to an earlier point in time and a restored backup give event numbers
 again that were given already, and everything that a process remembers of the lost events is wrong. Listeners learn
@@ -7,27 +9,40 @@ of it, drop what they remember and start over from the database.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from sqlalchemy import Connection, text
 
-from tracker.model import event_numbers
-from tracker.storage.engine import locks
+from tracker.model.event import BITS, EPOCH
+from tracker.storage.engine import bulk
 
 log: Final = logging.getLogger("homing.database")
 
+SHARED: Final = "postgresql"
+# The one lock under which event ids are given; any number that nobody else in the database uses.
+ORDER: Final = 0x686F6D696E67
+# What each connection that writes keeps for its session: the table of events that it knows (see ``server_identity``).
+KNOWN_TABLE: Final = "homing.events"
+# Divides by nothing where the table is another one by now: a restored dump made it anew beneath the connection. The
+# server looks up the name when it plans the statement, and plans it again once that table is dropped.
+SAME_TABLE: Final = f"current_setting('{KNOWN_TABLE}')::oid = 'events'::regclass"
+WAIT_ORDER: Final = f"SELECT pg_advisory_xact_lock($1 # {bulk.SALT})"
+HOLD_ORDER: Final = f"{WAIT_ORDER}, 1 / ({SAME_TABLE})::int"
+FOLLOWS: Final = f"SELECT 1 / ({SAME_TABLE} AND coalesce(pg_sequence_last_value('events_id_seq'), 0) >= $1)::int"
+OTHER_TABLE: Final = "22012"
+LOCK_ORDER: Final = text(f"SELECT pg_advisory_xact_lock(:order # {bulk.SALT})")
 WENT_BACK: Final = "event numbers went back"
 SEQUENCE: Final = "events_id_seq"
 # Both databases' own clocks, and nothing where no event was ever given a number.
 SQLITE_CONTINUE: Final = text(
     "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of our own
-    f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {event_numbers.EPOCH}) << {event_numbers.BITS}) "
+    f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {EPOCH}) << {BITS}) "
     "WHERE name = 'events' AND seq > 0"
 )
 POSTGRES_CONTINUE: Final = (
     f"SELECT setval('{SEQUENCE}', greatest(last, {{highest}}, "  # noqa: S608 - the same
-    f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {event_numbers.EPOCH}) << {event_numbers.BITS})) "
+    f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH}) << {BITS})) "
     f"FROM (SELECT pg_sequence_last_value('{SEQUENCE}') AS last) AS given WHERE last IS NOT NULL"
 )
 SQLITE_GIVEN: Final = text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
@@ -79,10 +94,36 @@ class Continuity:
             listener()
 
 
+def is_shared(connection: Connection) -> bool:
+    """Return whether other processes may write at the same time."""
+    return connection.dialect.name == SHARED
+
+
+def hold_order(dialect: str) -> Iterable[bulk.Statement]:
+    """Wait until every event id that is given already is committed, and let nobody give one before we commit.
+
+    Fails with OTHER_TABLE where the table of events is not the one that the connection knows.
+    """
+    if dialect == SHARED:
+        yield bulk.Statement(HOLD_ORDER, (ORDER,))
+
+
+def check_table(connection: Connection, *, highest: int) -> None:
+    """Fail so, and also where a lower event number than ``highest`` would be the next."""
+    if is_shared(connection):
+        bulk.run(connection, bulk.Statement(FOLLOWS, (highest,)))
+
+
+def lock_order(connection: Connection) -> None:
+    """Do so at once."""
+    if is_shared(connection):
+        connection.execute(LOCK_ORDER, {"order": ORDER})
+
+
 def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
     """Let the next event number be greater than any that was ever given, in whatever state of the database."""
-    if locks.is_shared(connection):
-        locks.lock_order(connection)
+    if is_shared(connection):
+        lock_order(connection)
         connection.execute(text(POSTGRES_CONTINUE.format(highest=highest)))
     else:
         connection.execute(SQLITE_CONTINUE, {"highest": highest})
@@ -90,6 +131,6 @@ def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
 
 def given(connection: Connection) -> int:
     """Return the greatest event number that the database may have given: no cursor of its own is beyond that."""
-    statement = POSTGRES_GIVEN if locks.is_shared(connection) else SQLITE_GIVEN
+    statement = POSTGRES_GIVEN if is_shared(connection) else SQLITE_GIVEN
     last: int | None = connection.execute(statement).scalar_one_or_none()
     return last or 0
