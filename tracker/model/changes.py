@@ -58,19 +58,17 @@ class Known:
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._tasks = {task.id: task for task in tasks}
-        # An index by every key except the ID. It is built on first use, because most batches never need it.
-        self._index: dict[Key, set[str]] | None = None
+        # For each way to name a task but its ID: the IDs by their keys. Made on first use, as most batches need few.
+        self._indexes: dict[str, dict[Key, set[str]]] = {}
 
     def put(self, task: Task) -> None:
         before = self._tasks.get(task.id)
         self._tasks[task.id] = task
-        if self._index is None:
-            return
-        if before is not None:
-            for key in keys_of(before):
-                self._index[key].discard(task.id)
-        for key in keys_of(task):
-            self._index[key].add(task.id)
+        for by, index in self._indexes.items():
+            if before is not None and (old := key_of(before, by)) is not None:
+                index[old].discard(task.id)
+            if (new := key_of(task, by)) is not None:
+                index[new].add(task.id)
 
     def get(self, key: Key) -> Task | None:
         """Return the row that answers to ``key``; of several the one that is not released, then the newest."""
@@ -89,26 +87,29 @@ class Known:
         """Return all rows that answer to ``key``, newest first; keys that are not unique have several."""
         if key.by == "id":
             return [self._tasks[key.value]] if key.value in self._tasks else []
-        if self._index is None:
-            self._index = defaultdict(set)
+        index = self._indexes.get(key.by)
+        if index is None:
+            index = self._indexes[key.by] = defaultdict(set)
             for task in self._tasks.values():
-                for each in keys_of(task):
-                    self._index[each].add(task.id)
-        return [self._tasks[task_id] for task_id in sorted(self._index.get(key, ()), reverse=True)]
+                if (own := key_of(task, key.by)) is not None:
+                    index[own].add(task.id)
+        return [self._tasks[task_id] for task_id in sorted(index.get(key, ()), reverse=True)]
 
 
-def keys_of(task: Task) -> Iterable[Key]:
-    """Yield every key, besides its id, that a row answers to."""
-    if task.provider_task_id is not None:
-        yield by_provider_id(task.provider, task.account, task.provider_task_id)
-    if task.sent_external_id is not None:
-        yield by_sent_id(task.provider, task.account, task.sent_external_id)
-    if task.external_id is not None and not task.released:
-        yield by_external_id(task.client, task.external_id)
-    if task.idempotency_key is not None and not task.released:
-        yield by_idempotency_key(task.client, task.idempotency_key)
-    if task.answered_at is None and task.request_hash is not None:
-        yield by_unanswered(task.client, task.request_hash)
+def key_of(task: Task, by: str) -> Key | None:
+    """Return the key that a row answers to in one way besides its ID; None where it has no such name."""
+    match by:
+        case "provider_task_id" if task.provider_task_id is not None:
+            return by_provider_id(task.provider, task.account, task.provider_task_id)
+        case "sent_external_id" if task.sent_external_id is not None:
+            return by_sent_id(task.provider, task.account, task.sent_external_id)
+        case "external_key" if task.external_id is not None and not task.released:
+            return by_external_id(task.client, task.external_id)
+        case "idempotency_key" if task.idempotency_key is not None and not task.released:
+            return by_idempotency_key(task.client, task.idempotency_key)
+        case "unanswered" if task.answered_at is None and task.request_hash is not None:
+            return by_unanswered(task.client, task.request_hash)
+    return None
 
 
 class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
