@@ -91,7 +91,7 @@ def test_each_transition_is_one_version_and_one_event(
         after = transition.task
         changed = transition.verdict in {Verdict.APPLIED, Verdict.COMPLETED}
         assert len(transition.events) == after.version - task.version == int(changed)
-        assert [event.sequence for event in transition.events] == [after.version] * len(transition.events)
+        assert [event.task.version for event in transition.events] == [after.version] * len(transition.events)
         assert (after.status is not task.status) == (transition.verdict is Verdict.APPLIED)
         assert transition.why
         task, event_count = after, event_count + len(transition.events)

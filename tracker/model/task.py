@@ -286,11 +286,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     at: datetime
 
-    @property
-    def sequence(self) -> int:
-        """The place of the change among those of its task."""
-        return self.task.version
-
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying one observation: the task afterwards, the verdict and its reason."""

@@ -65,13 +65,13 @@ def event_columns(event: Event, after: Task | None) -> tuple[Any, ...]:
     """Return an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
     task = task_after(event, after)
     kept = dict(zip(TaskSnapshot.__struct_fields__, _of(task), strict=True))
-    return (task.id, event.sequence, event.type, rows.stamp(event.at), rows.dump(kept))
+    return (task.id, task.version, event.type, rows.stamp(event.at), rows.dump(kept))
 
 
 def task_after(event: Event, after: Task | None) -> Task:
     """Return the task of an event, as the event left it."""
     task = event.task
-    return after if after is not None and after.id == task.id and after.version == event.sequence else task
+    return after if after is not None and after.id == task.id and after.version == task.version else task
 
 
 def published_events(changes: Iterable[Change[Any]], *, after: int) -> list[PublishedEvent]:
@@ -81,7 +81,7 @@ def published_events(changes: Iterable[Change[Any]], *, after: int) -> list[Publ
         PublishedEvent(
             cursor=next(numbers),
             type=event.type,
-            sequence=event.sequence,
+            sequence=event.task.version,
             at=event.at,
             task=task_after(event, change.task),
         )

@@ -143,7 +143,7 @@ def test_attached_id_is_candidate_until_confirmed() -> None:
     waiting = row(change)
     assert (waiting.provider_task_id, waiting.candidate_id, waiting.version) == (None, THEIR_ID, 2)
     assert waiting.next_poll_at == NOW + POLICY.hint_delay
-    assert [event.sequence for event in change.events] == [2]
+    assert [event.task.version for event in change.events] == [2]
     assert attached(Known([waiting]), waiting.id, THEIR_ID).task is None
     confirmed = row(polled(waiting, by_poll(a_report(Status.PROCESSING, external_id=None)), reply_to=ReplyTo.CANDIDATE))
     assert (confirmed.provider_task_id, confirmed.candidate_id, confirmed.reason) == (THEIR_ID, None, None)
@@ -234,7 +234,7 @@ def test_submit_reply_replaces_attached_id() -> None:
         after = row(change)
         assert (after.provider_task_id, after.candidate_id, after.unproven_id_from) == (THEIR_ID, None, None)
         assert [alarm.kind for alarm in change.alarms].count(Alarm.MISMATCH) <= 1
-        assert [event.sequence for event in change.events] == list(range(2, after.version + 1))
+        assert [event.task.version for event in change.events] == list(range(2, after.version + 1))
 
 
 def test_submit_reply_does_not_undo_a_callback() -> None:

@@ -86,7 +86,7 @@ def test_unfinished_poll_after_deadline_expires_task(status: Status) -> None:
     change = polled(SUBMITTED, by_poll(a_report(status), at=LATE))
     after = row(change)
     assert (after.status, after.next_poll_at) == (Status.EXPIRED, LATE + POLICY.expired_gap)
-    sequences = [event.sequence for event in change.events]
+    sequences = [event.task.version for event in change.events]
     assert sequences == list(range(SUBMITTED.version + 1, after.version + 1))
     assert change.drop_submission
 
