@@ -26,7 +26,8 @@ KEYS: Final = 16
 TASK_ID_LENGTH: Final = 64
 _TASK_ID_AT: Final = 9
 _END_LENGTH: Final = 23
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+# Turns Base64 into its URL-safe form without padding.
+_URL_TEXT: Final = (bytes.maketrans(b"+/", b"-_"), b"=\n")
 
 
 def mint(secrets: Sequence[bytes], *, provider: str, task_id: str) -> str:
@@ -61,7 +62,7 @@ def callback_url(public_url: str, *, provider: str, token: str) -> str:
 
 def shared_token(random: bytes) -> str:
     """Make the token of a shared callback URL from ``SHARED_BYTES`` random bytes."""
-    return SHARED_PREFIX + _text(random).decode()
+    return SHARED_PREFIX + b2a_base64(random).translate(*_URL_TEXT).decode()
 
 
 def shared_hash(token: str) -> str:
@@ -85,9 +86,4 @@ def _before(secret: bytes, provider: str) -> tuple[bytes, bytes]:
 
 
 def _end(secret: bytes, covered: bytes) -> bytes:
-    return b"-" + _text(hmac.digest(secret, covered, "sha256")[:MAC_BYTES])
-
-
-def _text(raw: bytes) -> bytes:
-    """Encode bytes in URL-safe Base64 without padding."""
-    return b2a_base64(raw).translate(_URL_SAFE, b"=\n")
+    return b"-" + b2a_base64(hmac.digest(secret, covered, "sha256")[:MAC_BYTES]).translate(*_URL_TEXT)

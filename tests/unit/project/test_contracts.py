@@ -15,7 +15,7 @@ PACKAGES: Final = ("receiver", "tracker", "homing")
 PLANTED: Final = {
     "1 homing on receiver on tracker": ("tracker/model/changes.py", "import receiver.errors"),
     "2 floors of tracker": ("tracker/storage/rows.py", "import tracker.rules.lifecycle"),
-    "3 floors of receiver": ("receiver/limits.py", "import receiver.endpoint"),
+    "3 floors of receiver": ("receiver/limits.py", "import receiver.app"),
     "4 rules, values, providers and verification do no I/O": ("tracker/rules/outcomes.py", "import time"),
     "5 SQL stays in storage": ("tracker/loops/retention.py", "import sqlalchemy"),
     "6 tables are private to storage": ("tracker/service/tracker.py", "import tracker.storage.tables"),
