@@ -2,13 +2,14 @@
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
 here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
-``kling_submits`` (what an answer to a create proves), ``kling_reports`` (what it says about a task). ``kling_gateway``
-writes the same shapes for our own clients.
+``kling_submits`` (what an answer to a create proves), ``kling_reports`` (callbacks, and what is said about a task).
+``kling_gateway`` writes the same shapes for our own clients.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Final, assert_never
 from urllib.parse import quote
@@ -16,10 +17,9 @@ from urllib.parse import quote
 from tracker.errors import InvalidRequest
 from tracker.model.targets import NOWHERE, Allowed
 from tracker.model.untrusted import JsonObject
-from tracker.providers import kling_replies, kling_submits
+from tracker.providers import kling_replies, kling_reports, kling_submits
 from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
-from tracker.providers.kling_reports import RESULT_LIFETIME
 
 DEADLINE: Final = timedelta(hours=24)
 
@@ -77,7 +77,7 @@ class Kling:
         batch_size=BATCH,
         lists_tasks=True,
         echoes_external_ids=True,
-        result_lifetime=RESULT_LIFETIME,
+        result_lifetime=kling_reports.RESULT_LIFETIME,
     )
     kinds: Final[Mapping[str, Kind]] = MappingProxyType(
         {
@@ -121,13 +121,13 @@ class Kling:
         """Shape ``GET /tasks``, which also returns tasks made on legacy paths (live). Commas separate the ids."""
         return Call(method="GET", path="/tasks", query={"task_ids": ",".join(i for i in task_ids if "," not in i)})
 
-    read_query_many = staticmethod(kling_replies.read_batch)
+    read_query_many = staticmethod(partial(kling_replies.read_many, batch=True))
 
     def list_page(self, kind: str, page: int) -> Call:
         return Call(method="GET", path=f"/v1/{kind}", query={"pageNum": str(page), "pageSize": str(PAGE)})
 
     read_list = staticmethod(kling_replies.read_many)
-    read_callback = staticmethod(kling_replies.read_callback)
+    read_callback = staticmethod(kling_reports.read_callback)
 
 
 def _token(pair: KeyPair, now: datetime) -> str:

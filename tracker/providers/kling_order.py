@@ -47,7 +47,8 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
     """
     body = _given(body)
     _check_fields(body)
-    callback_url = _text(body.get(CALLBACK_URL))
+    given = body.get(CALLBACK_URL)
+    callback_url = given if isinstance(given, str) else None
     if callback_url is not None and (wrong := callback_refusal(callback_url, allowed)) is not None:
         raise InvalidRequest(f"{CALLBACK_URL} {wrong}")
     passed_on = {name: value for name, value in body.items() if name not in {EXTERNAL_ID, CALLBACK_URL}}
@@ -56,7 +57,8 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order
             kind=kind,
             body=passed_on,
             shown=_kept(passed_on),
-            request_hash=_hash(passed_on),
+            # The same for any order of the fields.
+            request_hash=hashlib.sha256(_canonical(passed_on).encode()).hexdigest(),
             # The editions and the gateways differ in what they take where none is named.
             model=identifier(body.get(MODEL)) or "",
             external_id=identifier(body.get(EXTERNAL_ID)),
@@ -128,11 +130,6 @@ _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
 )
 
 
-def _hash(body: JsonObject) -> str:
-    """Digest the canonical JSON: the same for any order of the fields."""
-    return hashlib.sha256(_canonical(body).encode()).hexdigest()
-
-
 def _canonical(body: JsonObject) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -174,7 +171,3 @@ def _digest(value: str) -> JsonObject:
     except (binascii.Error, ValueError):
         content = value.encode("utf-8", "surrogatepass")
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-
-
-def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -29,7 +29,7 @@ from tracker.providers.base import (
     Unknown,
     Unsupported,
 )
-from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, read_report, task_of, tasks_in
+from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, code_of, read_report, task_of, tasks_in
 
 # The documented codes, by their meaning for Homing.
 OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
@@ -44,8 +44,6 @@ NO_SUCH_CALL: Final = frozenset({1202, 1203})
 NOT_FOUND: Final = "Task not found by id/external id: {id}"
 
 CREDENTIAL_CODES: Final = range(1000, 1100)
-# How gateways write the code of a success, beside the documented 0.
-SUCCESS_CODES: Final = frozenset({"0", "200", "success"})
 LONGEST_WAIT: Final = timedelta(days=1)
 EXCERPT_LENGTH: Final = 4_096
 TASKS_PER_REPLY: Final = 1_000
@@ -115,9 +113,12 @@ def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOut
     return Unknown(why=f"the request is about {task_id!r}, the reply about another task", mismatch=True)
 
 
-def read_many(reply: Reply) -> ManyOutcome:
-    """Return the tasks of a ``/tasks`` query or of a list page. An entry that cannot be read is left out."""
+def read_many(reply: Reply, *, batch: bool = False) -> ManyOutcome:
+    """Return the tasks of a list page, or of ``/tasks`` (``batch``). An entry that cannot be read is left out."""
     envelope = open_envelope(reply)
+    if batch and envelope.status == HTTPStatus.UNAUTHORIZED and envelope.code in {INVALID_AUTHORIZATION, None}:
+        # An AK/SK token is not taken *here* (live); it need not be bad.
+        return Unsupported(why=envelope.outline)
     if envelope.fine:
         listed = _list_in(envelope.body)
         if listed is None:
@@ -132,28 +133,6 @@ def read_many(reply: Reply) -> ManyOutcome:
     return common_outcome(reply, envelope, query=True) or unreadable_reply(reply, envelope.outline)
 
 
-def read_batch(reply: Reply) -> ManyOutcome:
-    """Read ``/tasks``, where 401/1002 says that an AK/SK token is not taken *here* (live), not that it is bad."""
-    envelope = open_envelope(reply)
-    no_key_pairs = envelope.status == HTTPStatus.UNAUTHORIZED and envelope.code in {INVALID_AUTHORIZATION, None}
-    if no_key_pairs:
-        return Unsupported(why=envelope.outline)
-    return read_many(reply)
-
-
-def read_callback(body: bytes) -> Report:
-    """Read a callback: the bare task (documented), or the same in the reply's envelope (as some receivers report)."""
-    try:
-        value = read_object(body)
-    except Unreadable as error:
-        return Report(flaw=error.detail)
-    if code := _code(value.get("code")):
-        return Report(flaw=f"an error with code {code}, not a task")
-    # A body that names no task, nor has one inside, says so when it is read as a task itself.
-    wrapped = task_of(value) if "data" in value else None
-    return read_report(wrapped or value)
-
-
 def open_envelope(reply: Reply) -> Envelope:
     """Read a reply's envelope, as far as it is one."""
     try:
@@ -163,7 +142,7 @@ def open_envelope(reply: Reply) -> Envelope:
         if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
             message = "a redirect"
         return Envelope(status=reply.status, code=None, message=message, body={})
-    code = _code(body.get("code"))
+    code = code_of(body)
     if code is None:
         return Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
     message = text(body.get("message"), MESSAGE_LENGTH)
@@ -238,12 +217,3 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return max(timedelta(0), min(wait, LONGEST_WAIT))
-
-
-def _code(value: JsonValue) -> int | None:
-    """Read a reply's code: 0 for every way to write a success, None where there is no number."""
-    if isinstance(value, str):
-        return 0 if value.strip().lower() in SUCCESS_CODES else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return 0 if value == HTTPStatus.OK else value

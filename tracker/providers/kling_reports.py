@@ -1,4 +1,6 @@
-"""Reads Kling's JSON about a task into a report: both dialects and all products. Reading never raises.
+"""Reads Kling's callbacks, and its JSON about a task, into a report: both dialects and all products.
+
+Reading never raises.
 
 Documentation: https://kling.ai/document-api, pages "Callback Protocol", "Omni-Image" and the query of each product.
 
@@ -11,13 +13,15 @@ dialects give the same report.
 import json
 from collections.abc import Iterable, KeysView, Mapping
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from tracker.errors import Unreadable
 from tracker.model.task import Asset, Report, Status
-from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, text
+from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, read_object, text
 
 STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
     {
@@ -28,6 +32,9 @@ STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
         "failed": Status.FAILED,
     }
 )
+
+# How gateways write the code of a success, beside the documented 0.
+SUCCESS_CODES: Final = frozenset({"0", "200", "success"})
 
 # The names of one fact, legacy first: the first that is there and not null counts.
 _TASK_ID: Final = ("task_id", "id")
@@ -89,6 +96,29 @@ _PRICE_FIELDS: Final = ("final_unit_deduction", "final_balance_deduction", "bill
 _DURATION_TYPES: Final = frozenset({str, int, float})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
 _encode: Final = msgspec.json.Encoder().encode
+
+
+def read_callback(body: bytes) -> Report:
+    """Read a callback: the bare task (documented), or the same in the reply's envelope (as some receivers report)."""
+    try:
+        value = read_object(body)
+    except Unreadable as error:
+        return Report(flaw=error.detail)
+    if code := code_of(value):
+        return Report(flaw=f"an error with code {code}, not a task")
+    # A body that names no task, nor has one inside, says so when it is read as a task itself.
+    wrapped = task_of(value) if "data" in value else None
+    return read_report(wrapped or value)
+
+
+def code_of(envelope: JsonObject) -> int | None:
+    """Read the code of an envelope: 0 for every way to write a success, None where there is no number."""
+    code = envelope.get("code")
+    if isinstance(code, str):
+        return 0 if code.strip().lower() in SUCCESS_CODES else None
+    if not isinstance(code, int) or isinstance(code, bool):
+        return None
+    return 0 if code == HTTPStatus.OK else code
 
 
 def task_of(value: JsonValue) -> JsonObject | None:
