@@ -12,8 +12,7 @@ from tracker.api.documents import document_endpoint
 from tracker.api.events import EVENTS
 from tracker.api.gateway import GATEWAY, GATEWAY_PREFIXES
 from tracker.api.gateway_errors import ENVELOPE
-from tracker.api.http.access import Access, check_keys
-from tracker.api.http.access_guard import AccessGuard
+from tracker.api.http.access import Access, AccessGuard, check_keys
 from tracker.api.http.capacity import Capacity, Limits
 from tracker.api.http.endpoint import ApiEndpoint
 from tracker.api.http.openapi import describe

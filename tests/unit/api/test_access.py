@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tracker.api.http.access import (
     Access,
+    AccessGuard,
     KeyExpired,
     KeyMissing,
     KeyTooEarly,
@@ -22,7 +23,6 @@ from tracker.api.http.access import (
     admit,
     check_keys,
 )
-from tracker.api.http.access_guard import AccessGuard
 from tracker.errors import NotAuthenticated, SettingsError
 from tracker.model.keys import ClientKey, NamedKey
 from tracker.model.task import ClientIdentity

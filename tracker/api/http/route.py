@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from tracker.api.http.access_guard import AccessGuard
+from tracker.api.http.access import AccessGuard
 from tracker.api.http.body import read_body, require_json
 from tracker.api.http.capacity import Capacity, RequestResources
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, NothingHere

@@ -7,14 +7,17 @@ import jwt
 import pytest
 
 from tests.support.api_keys import LOCAL_ACCESS, LOCAL_HEADERS, LOCAL_KEY
-from tracker.api.http.access import Access, KeyMissing, KeyUnknown, TokenClaims
-from tracker.api.http.access_guard import (
+from tracker.api.http.access import (
     LOG_LINES_PER_MINUTE,
     PEER_LOG_INTERVAL_SECONDS,
     PEERS_REMEMBERED,
     WRONG_KEY_BURST,
     WRONG_KEY_INTERVAL_SECONDS,
+    Access,
     AccessGuard,
+    KeyMissing,
+    KeyUnknown,
+    TokenClaims,
     WrongKeys,
     peer_name,
 )
