@@ -136,7 +136,7 @@ async def delivery(homing: HomingServer, walk: Walk) -> None:
             assert await homing.tracker.feed.beyond(worker.cursor, within=timedelta(seconds=10))
             # The first one does what is done once only.
             async with walk.walked():
-                await worker.deliver_new()
+                await worker.new_events.deliver()
         assert len(receiver.got) > 1
         await worker.finish()
         await sink.close()

@@ -30,7 +30,7 @@ async def test_dead_letter_in_flight_still_precedes_later(
         return arrives
 
     sink.answer, sink.held = lambda _: DELIVERED, held
-    sending = asyncio.create_task(worker.deliver_pending())
+    sending = asyncio.create_task(worker.pending.deliver())
     async with asyncio.timeout(10):
         await leaves.wait()
     assert await relay.store.deliveries.dead_letter("shop", now=relay.clock(), task_id=ONE, dry_run=False)

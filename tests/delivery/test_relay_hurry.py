@@ -59,5 +59,5 @@ async def minutes(relay: RelayHarness, worker: SinkWorker, count: int) -> None:
         worker.hold(float("inf"))
         await relay.deliver_all_pending(worker)
         for _ in range(5):  # one page each time
-            await worker.hurry()
+            await worker.pending.hurry()
             await relay.deliver_all_pending(worker)

@@ -47,7 +47,7 @@ async def test_failing_endpoint_delays_no_other(relay: RelayHarness) -> None:
     for _ in range(4):
         relay.clock.advance(90 * SECOND)
         await relay.deliver_all_pending(worker)
-        await worker.hurry()
+        await worker.pending.hurry()
         await relay.deliver_all_pending(worker)
     assert await relay.pending() == []
     assert all(sink.of(a_task(number).id) == [2, 3] for number in range(1, 61))
@@ -67,7 +67,7 @@ async def test_endpoint_after_outage_gets_events_in_minutes(relay: RelayHarness,
     for _ in range(3):
         relay.clock.advance(60 * SECOND)
         await relay.deliver_all_pending(worker)
-        await worker.hurry()
+        await worker.pending.hurry()
         await relay.deliver_all_pending(worker)
     assert await relay.pending() == []
 

@@ -222,7 +222,7 @@ async def test_sink_down_keeps_few_rows_and_order(
     for _ in range(3):
         relay.clock.advance(90 * SECOND)
         await relay.deliver_all_new(worker)
-        await worker.hurry()
+        await worker.pending.hurry()
         await relay.deliver_all_pending(worker)
     assert await relay.pending() == []
     assert len(sink.received) == len(events)
@@ -292,7 +292,7 @@ async def test_refused_events_delay_others_by_seconds(relay: RelayHarness) -> No
         for _ in range(100):
             worker.hold(float("inf"))
             await relay.deliver_all_new(worker)
-            await worker.hurry()
+            await worker.pending.hurry()
             await relay.deliver_all_pending(worker)
             if sink.of(a_task(number).id):
                 break
@@ -380,12 +380,12 @@ async def test_failing_sink_is_logged_once_until_it_works(
     await relay.deliver_new(worker)
     for _ in range(8):
         relay.clock.advance(HOUR)
-        await worker.deliver_pending()
+        await worker.pending.deliver()
     assert said_of(caplog) == ["sink shop fails, and is tried again"]
 
     sink.answer = taken
     relay.clock.advance(HOUR)
-    await worker.deliver_pending()
+    await worker.pending.deliver()
     await relay.happen(1)
     await relay.deliver_new(worker)
 

@@ -18,7 +18,7 @@ from tests.support.builders import NOW, a_task, by_callback, by_poll
 from tests.support.published_events import an_event, every_event
 from tracker.api import rendering
 from tracker.api.schemas import TaskShown
-from tracker.delivery.sinks.signing import signature_headers
+from tracker.delivery.sinks.http_post import signature_headers
 from tracker.model.event import STRUCTURED_TYPE, TASK_TYPES, PublishedEvent, as_dict, structured
 from tracker.model.task import Status, Task, Trust
 from tracker.providers.kling import Kling

@@ -110,8 +110,8 @@ class World(RuleBasedStateMachine):
         self.runner.run(self.has_pending())
 
     async def has_pending(self) -> None:
-        await self.worker.hurry()
-        await self.worker.deliver_pending()
+        await self.worker.pending.hurry()
+        await self.worker.pending.deliver()
 
     @rule()
     def it_is_written_down(self) -> None:
@@ -142,7 +142,7 @@ class World(RuleBasedStateMachine):
 
     async def wake(self, sleeper: SinkWorker, *, has_pending: bool) -> None:
         if has_pending:
-            await sleeper.deliver_pending()
+            await sleeper.pending.deliver()
         else:
             await self.relay_harness.deliver_new(sleeper)
         await sleeper.finish()
@@ -178,7 +178,7 @@ class World(RuleBasedStateMachine):
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
         for _ in range(60):
             await self.relay_harness.deliver_all_new(self.worker)
-            await self.worker.hurry()
+            await self.worker.pending.hurry()
             await self.relay_harness.deliver_all_pending(self.worker)
             await self.worker.finish()
             state = await self.relay_harness.state()

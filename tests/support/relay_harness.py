@@ -67,7 +67,7 @@ class RelayHarness:
         """Deliver one page of new events, if there are any."""
         if await self.store.events.latest() > worker.cursor:
             assert await self.feed.beyond(worker.cursor, within=SOON)
-        return await worker.deliver_new()
+        return await worker.new_events.deliver()
 
     async def deliver_all_new(self, worker: SinkWorker) -> None:
         """Deliver new events until the cursor stops."""
@@ -79,7 +79,7 @@ class RelayHarness:
 
     async def deliver_all_pending(self, worker: SinkWorker) -> None:
         """Retry pending deliveries until none is due."""
-        while await worker.deliver_pending():
+        while await worker.pending.deliver():
             pass
 
     async def state(self, name: str = "shop") -> SinkState:

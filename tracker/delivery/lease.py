@@ -49,6 +49,7 @@ class LeasedSink:
     ) -> None:
         self.store = store
         self.sink = sink
+        self.name = sink.name
         self.clock = clock
         self.timing = timing
         self.time = asyncio.get_running_loop().time
@@ -73,10 +74,6 @@ class LeasedSink:
             f"the progress of the sink {sink.name} cannot be recorded",
             f"the progress of the sink {sink.name} is recorded again",
         )
-
-    @property
-    def name(self) -> str:
-        return self.sink.name
 
     # ---- the lease
 

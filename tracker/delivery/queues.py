@@ -52,17 +52,14 @@ class NewEvents:
         for failure in broken:
             self.progress.give_up(failure)
         await self._leased.dispatcher.send(now, groups)
-        self._put_aside_the_rest(now)
+        # An event that would hold up the cursor becomes a pending delivery: every one if endpoints were too slow.
+        at = self._leased.clock()
+        for event in list(now.progress.open.values()) if now.over else now.progress.passed_over():
+            # One in flight is sent again soon only if this process ends before its outcome arrives.
+            now.put_aside(event, at + self._leased.timing.finish if event.cursor in now.sending else at)
         self.cursor = max(self.cursor, self.progress.cursor or 0)
         await self._leased.write_if_due(self.progress)
         return len(page)
-
-    def _put_aside_the_rest(self, now: Round) -> None:
-        """Make pending deliveries of events that would hold up the cursor: of all if endpoints were too slow."""
-        at = self._leased.clock()
-        for event in list(now.progress.open.values()) if now.over else now.progress.passed_over():
-            # An event in flight is sent again soon only if this process ends before its outcome arrives.
-            now.put_aside(event, at + self._leased.timing.finish if event.cursor in now.sending else at)
 
     async def _behind(self, events: Sequence[PublishedEvent]) -> dict[str, datetime]:
         if not self._leased.has_pending or not events:

@@ -26,7 +26,10 @@ OPENING: Final = timedelta(seconds=30)
 
 
 class SinkWorker:
-    """Delivers to one sink. ``state`` is what the lease was acquired with; ``chance`` returns numbers in [0, 1)."""
+    """Delivers to one sink. ``state`` is what the lease was acquired with; ``chance`` returns numbers in [0, 1).
+
+    ``new_events`` and ``pending`` are its queues: each can also deliver one page by itself.
+    """
 
     def __init__(
         self,
@@ -43,13 +46,13 @@ class SinkWorker:
         self._sink = sink
         self._chance = chance
         self._leased = LeasedSink(progress, sink, state, owner=owner, clock=clock, chance=chance, timing=timing)
-        self._new_events = NewEvents(self._leased, feed, cursor=state.cursor)
-        self._pending = PendingDeliveries(self._leased)
+        self.new_events = NewEvents(self._leased, feed, cursor=state.cursor)
+        self.pending = PendingDeliveries(self._leased)
 
     @property
     def cursor(self) -> int:
         """The event up to which every event is delivered, or is a pending delivery."""
-        return self._new_events.cursor
+        return self.new_events.cursor
 
     def hold(self, until: float) -> None:
         """Extend the lease to ``until``, by the event loop's clock."""
@@ -61,7 +64,7 @@ class SinkWorker:
 
     async def open(self, stop: asyncio.Event) -> None:
         """Open the sink. Retry until it is open or ``stop`` is set."""
-        tries, progress = 0, self._pending.progress
+        tries, progress = 0, self.pending.progress
         while not (stop.is_set() or self._leased.ended.is_set()):
             try:
                 async with asyncio.timeout(OPENING.total_seconds()):
@@ -87,8 +90,8 @@ class SinkWorker:
         """Deliver until ``stop``, or until the lease is lost or the sink is off. Then finish what is being sent."""
         late = self._leased.dispatcher.late
         loops = [
-            asyncio.create_task(self._loop(self._new_events.step), name=f"new events for {self._sink.name}"),
-            asyncio.create_task(self._loop(self._pending.step), name=f"pending deliveries of {self._sink.name}"),
+            asyncio.create_task(self._loop(self.new_events.step), name=f"new events for {self._sink.name}"),
+            asyncio.create_task(self._loop(self.pending.step), name=f"pending deliveries of {self._sink.name}"),
         ]
         ends = [asyncio.create_task(event.wait()) for event in (stop, self._leased.ended)]
         try:
@@ -107,21 +110,9 @@ class SinkWorker:
 
     async def finish(self) -> None:
         """Record all progress."""
-        for progress in (self._new_events.progress, self._pending.progress):
+        for progress in (self.new_events.progress, self.pending.progress):
             if progress.unwritten:
                 await self._leased.write(progress)
-
-    async def deliver_new(self) -> int:
-        """Deliver the next page of new events, and return how many there were."""
-        return await self._new_events.deliver()
-
-    async def deliver_pending(self) -> bool:
-        """Deliver what is due. Return False if nothing is due or may be sent."""
-        return await self._pending.deliver()
-
-    async def hurry(self) -> None:
-        """Make the pending deliveries of endpoints that work again due now."""
-        await self._pending.hurry()
 
     async def _loop(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take step after step until the end. If the database is away, wait for it."""

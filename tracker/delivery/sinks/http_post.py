@@ -1,6 +1,11 @@
-"""One signed POST, and what its answer means for the event."""
+"""One signed POST, and what its answer means for the event.
+
+The signature is that of Standard Webhooks, one for each live secret. https://www.standardwebhooks.com: signed is
+``{webhook-id}.{webhook-timestamp}.{body}`` with HMAC-SHA256.
+"""
 
 import asyncio
+import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -10,8 +15,8 @@ from typing import Final
 import msgspec
 
 from tracker.delivery.sinks.base import DELIVERED, Outcome
-from tracker.delivery.sinks.signing import signature_headers
 from tracker.errors import HomingError
+from tracker.model.webhook_keys import written_signature
 from tracker.transport import Answer, Poster, TargetRefused
 
 # Over everything: resolving, connecting, sending, waiting for an answer.
@@ -42,6 +47,14 @@ async def post(poster: Poster, letter: Letter, *, now: datetime) -> Outcome:
     except HomingError as error:
         return Outcome(delivered=False, error=error.detail)
     return read_answer(answer, now)
+
+
+def signature_headers(keys: Sequence[bytes], *, webhook_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """Return the three headers that prove a body, with one signature for each key."""
+    seconds = str(int(at.timestamp()))
+    signed = b".".join((webhook_id.encode(), seconds.encode(), body))
+    signatures = [written_signature(hmac.digest(key, signed, "sha256")).decode() for key in keys]
+    return {"webhook-id": webhook_id, "webhook-timestamp": seconds, "webhook-signature": " ".join(signatures)}
 
 
 async def post_all(poster: Poster, letters: Sequence[Letter], *, now: datetime) -> list[Outcome]:

@@ -44,19 +44,16 @@ class Webhook:
             keys = await self._secrets.of_sink(self.name)
         except HomingError as error:
             return [Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")] * len(events)
-        letters = [self._letter(event, keys) for event in events]
+        letters = [
+            Letter(
+                url=self._url,
+                webhook_id=event.id,
+                content_type=STRUCTURED_TYPE,
+                body=structured(event, self._source),
+                keys=keys,
+            )
+            for event in events
+        ]
+        outcomes = await post_all(self._poster, letters, now=self._clock())
         # The operator can allow a target that is refused, so nothing is hopeless here.
-        return [_again(outcome) for outcome in await post_all(self._poster, letters, now=self._clock())]
-
-    def _letter(self, event: PublishedEvent, keys: tuple[bytes, ...]) -> Letter:
-        return Letter(
-            url=self._url,
-            webhook_id=event.id,
-            content_type=STRUCTURED_TYPE,
-            body=structured(event, self._source),
-            keys=keys,
-        )
-
-
-def _again(outcome: Outcome) -> Outcome:
-    return structs.replace(outcome, hopeless=False) if outcome.hopeless else outcome
+        return [structs.replace(outcome, hopeless=False) if outcome.hopeless else outcome for outcome in outcomes]
