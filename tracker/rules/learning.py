@@ -84,7 +84,7 @@ class Callbacks:
     @property
     def expected_loss(self) -> float:
         """The chance that the next callback is lost: never 0, and one half without any task."""
-        return (self.lost + 0.5) / (self.tasks + 1)
+        return (self.lost + 0.5) / (len(self.arrived) + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,26 +111,21 @@ class Habits:
 
     def outlook(self, task: Task) -> Outlook:
         """Return what to expect of a task, from the narrowest group with enough finished tasks."""
-        return Outlook(
-            usual=self.usual.get((task.provider, task.kind), timedelta()),
-            run_times=self._run_times_of(task),
-            lost=self._loss_of(task),
-        )
-
-    def _run_times_of(self, task: Task) -> tuple[float, ...]:
-        for group in (Group(task.provider, task.kind, task.model), Group(task.provider, task.kind)):
+        kind = Group(task.provider, task.kind)
+        run_times: tuple[float, ...] = ()
+        for group in (Group(task.provider, task.kind, task.model), kind):
             known = self.run_times.get(group)
             if known is not None and len(known.seconds) >= MIN_TASKS:
-                return known.ascending
-        return ()
-
-    def _loss_of(self, task: Task) -> float:
-        if not task.callback_requested:
-            return 1.0
-        known = self.callbacks.get(Group(task.provider, task.kind), Callbacks())
-        if known.tasks < MIN_TASKS:
-            known = self.callbacks.get(Group(task.provider), Callbacks())
-        return known.expected_loss
+                run_times = known.ascending
+                break
+        callbacks = self.callbacks.get(kind, Callbacks())
+        if len(callbacks.arrived) < MIN_TASKS:
+            callbacks = self.callbacks.get(Group(task.provider), Callbacks())
+        return Outlook(
+            usual=self.usual.get((task.provider, task.kind), timedelta()),
+            run_times=run_times,
+            lost=callbacks.expected_loss if task.callback_requested else 1.0,
+        )
 
 
 def learn(before: Habits, completions: Iterable[Completion]) -> Habits:

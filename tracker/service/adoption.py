@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.errors import InvalidRequest, NotFound, ProviderUnavailable
+from tracker.errors import NotFound, ProviderUnavailable
 from tracker.model.changes import Audited, Work
 from tracker.model.clock import Monotonic
 from tracker.model.records import Action
@@ -20,11 +20,11 @@ from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
 from tracker.service.callback_urls import CallbackUrls
+from tracker.service.named import bounded, distinct_tags
 from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
-TAGS: Final = 20
 ADOPT: Final = "adopt"
 ABSENT_FOR: Final = timedelta(seconds=10)
 ABSENT_BOUND: Final = 1_000
@@ -198,18 +198,3 @@ class Adoption:
         self._absent.move_to_end(key)
         while len(self._absent) > ABSENT_BOUND:
             self._absent.popitem(last=False)
-
-
-def bounded(value: str, name: str) -> str:
-    """Return an id from a caller, or raise InvalidRequest naming its field."""
-    checked = identifier(value)
-    if checked is None:
-        raise InvalidRequest(f"{name}: 1 to 200 printable characters")
-    return checked
-
-
-def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Return a caller's tags without repeats, or raise InvalidRequest."""
-    if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
-        raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
-    return tuple(dict.fromkeys(tags))

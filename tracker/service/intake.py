@@ -26,8 +26,8 @@ from tracker.rules.create_requests import (
 )
 from tracker.rules.outcomes import Rules
 from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
-from tracker.service.adoption import bounded, distinct_tags
 from tracker.service.external_ids import ExternalIds
+from tracker.service.named import bounded, distinct_tags
 from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
 from tracker.storage.store import Store

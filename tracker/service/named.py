@@ -1,20 +1,16 @@
-"""What a request names: an account, a kind of task, and the tasks that its client may see."""
+"""What a request names: a kind of task, IDs, tags, and the tasks that its client may see."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from tracker.errors import InvalidRequest
 from tracker.model.records import TaskFilter
 from tracker.model.task import ClientIdentity
+from tracker.model.untrusted import identifier
 from tracker.providers.base import Account, Kind
 
-
-def account_named(accounts: Mapping[str, Account], provider: str) -> Account:
-    """Return the account at a provider. Raises InvalidRequest with the known providers."""
-    account = accounts.get(provider)
-    if account is None:
-        raise InvalidRequest(f"unknown provider {provider!r}; known: {', '.join(sorted(accounts))}")
-    return account
+TAGS: Final = 20
 
 
 def kind_named(account: Account, kind: str) -> Kind:
@@ -33,6 +29,21 @@ def submitted_kind(account: Account, kind: str) -> Kind:
         known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
         raise InvalidRequest(f"tasks of kind {named.name} are not submitted here; supported: {known}")
     return named
+
+
+def bounded(value: str, name: str) -> str:
+    """Return an id from a caller, or raise InvalidRequest naming its field."""
+    checked = identifier(value)
+    if checked is None:
+        raise InvalidRequest(f"{name}: 1 to 200 printable characters")
+    return checked
+
+
+def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return a caller's tags without repeats, or raise InvalidRequest."""
+    if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
+        raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
+    return tuple(dict.fromkeys(tags))
 
 
 def own_tasks(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:

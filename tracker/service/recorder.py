@@ -139,7 +139,12 @@ class Recorder:
         else:
             self._failures = 0
             for (_, answer), result in zip(batch, results, strict=True):
-                _answer(answer, result)
+                if answer.done():
+                    continue
+                if isinstance(result, CallerError):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
             self._committed()
 
 
@@ -147,12 +152,3 @@ def _answer_all(batch: Sequence[Piece], error: Exception) -> None:
     for _, answer in batch:
         if not answer.done():
             answer.set_exception(error)
-
-
-def _answer(answer: asyncio.Future[Any], result: object) -> None:
-    if answer.done():
-        return
-    if isinstance(result, CallerError):
-        answer.set_exception(result)
-    else:
-        answer.set_result(result)

@@ -39,7 +39,7 @@ from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
-from tracker.service.named import account_named, kind_named, own_tasks, submitted_kind
+from tracker.service.named import kind_named, own_tasks, submitted_kind
 from tracker.service.polling import Poller
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
@@ -90,11 +90,7 @@ class Tracker:
         self.feed = Feed(store.events, notices=store.notices)
         self.audit = store.audit
         self.sink_admin = SinkAdmin(
-            store,
-            sinks,
-            SinkSecrets(store.secrets.get, sink_secrets),
-            clock=clock,
-            committed=self.feed.hint,
+            store, sinks, SinkSecrets(store.secrets.get, sink_secrets), clock=clock, committed=self.feed.hint
         )
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
@@ -191,13 +187,12 @@ class Tracker:
         Raises Refused, CredentialRefused and ProviderUnavailable (nothing was created, and nothing will be), Conflict
         (an id was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
         """
-        account = account_named(self.providers, provider)
-        kind = submitted_kind(account, order.kind)
+        account = self._account(provider)
         return await self.intake.submit(
             SubmitRequest(
                 caller=caller,
                 account=account,
-                kind=kind,
+                kind=submitted_kind(account, order.kind),
                 order=order,
                 tags=tags,
                 idempotency_key=idempotency_key,
@@ -208,7 +203,7 @@ class Tracker:
 
     def order(self, provider: str, kind: str, body: JsonObject) -> Order:
         """Validate a create request as the provider documents it. Raises InvalidRequest with the name of the field."""
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         return account.provider.order(kind_named(account, kind).name, body)
 
     async def answered(self, task_id: str) -> None:
@@ -234,7 +229,7 @@ class Tracker:
         ``external_id`` is the one that you will send to the provider. Callbacks and lookups are matched by it until the
         provider task ID is known. Raises Conflict if another task has it.
         """
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         return await self.adoption.expect(
             TrackRequest(
                 caller=caller,
@@ -259,7 +254,7 @@ class Tracker:
         tags: Sequence[str] = (),
     ) -> Task:
         """Track a task that already runs at the provider. Raises NotFound if the provider does not know it."""
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         request = TrackRequest(
             caller=caller,
             account=account,
@@ -273,19 +268,17 @@ class Tracker:
     async def attach(self, caller: ClientIdentity, ref: str, provider_task_id: str) -> Task:
         """Poll the provider task ID that a client attaches to its task. It counts once confirmed. Raises Conflict."""
         task = await self.get(caller, ref)
-        return await self._client_polls.attach(
-            caller, task, account_named(self.providers, task.provider), provider_task_id
-        )
+        return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
 
     async def record(self, arrived: Arrived) -> Recorded:
         """Record one callback; committed when it returns."""
-        account = account_named(self.providers, arrived.provider)
+        account = self._account(arrived.provider)
         return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
     async def poll(self, caller: ClientIdentity, ref: str) -> tuple[Task, str]:
         """Poll a task now. Return it with a sentence about the outcome."""
         task = await self.get(caller, ref)
-        return await self._client_polls.poll(caller, task, account_named(self.providers, task.provider))
+        return await self._client_polls.poll(caller, task, self._account(task.provider))
 
     async def resolve(
         self,
@@ -306,7 +299,7 @@ class Tracker:
             statuses = "rejected, expired, or for a conflict succeeded or failed"
             raise InvalidRequest(f"resolve takes either status ({statuses}) or provider_task_id")
         task = await self.get(caller, ref)
-        return await self.adoption.resolve(caller, task, account_named(self.providers, task.provider), status, note)
+        return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
 
     async def get(
         self, caller: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
@@ -322,14 +315,14 @@ class Tracker:
 
     async def fetch(self, caller: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
         """Return a task, or poll the provider once and adopt it. Raises NotFound if neither knows it."""
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         return await self._client_polls.fetch(caller, account, kind_named(account, kind), ref)
 
     async def fetch_many(
         self, caller: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
     ) -> Sequence[Task]:
         """Return several tasks. Poll the provider for the unknown ones, and leave out what it does not know."""
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         return await self._client_polls.fetch_many(caller, account, kind_named(account, kind), refs)
 
     async def find(
@@ -385,7 +378,7 @@ class Tracker:
         self, caller: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
     ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL is returned this once and cannot be read again."""
-        account = account_named(self.providers, provider)
+        account = self._account(provider)
         if kind is not None:
             kind_named(account, kind)
         return await self._callback_urls.create(caller, provider=provider, kind=kind, label=label)
@@ -397,3 +390,10 @@ class Tracker:
     async def revoke_callback_url(self, url_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
         """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
         return await self._callback_urls.revoke(url_id, by=by)
+
+    def _account(self, provider: str) -> Account:
+        """Return the account at a provider. Raises InvalidRequest with the known providers."""
+        account = self.providers.get(provider)
+        if account is None:
+            raise InvalidRequest(f"unknown provider {provider!r}; known: {', '.join(sorted(self.providers))}")
+        return account

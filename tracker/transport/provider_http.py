@@ -40,7 +40,8 @@ class Transport:
         if self._client is None:
             raise NotSent("the transport is closed")
         seconds = within.total_seconds()
-        headers = {**_content_type(call), **account.provider.authorization(account.credential, now)}
+        content_type = {"content-type": "application/json"} if call.body else {}
+        headers = {**content_type, **account.provider.authorization(account.credential, now)}
         try:
             async with asyncio.timeout(seconds):
                 return await self._exchange(self._client, account.base_url, call, headers, seconds)
@@ -84,7 +85,3 @@ def _bound_heads(client: httpx.AsyncClient) -> None:
         if isinstance(transport, httpx.AsyncHTTPTransport):
             pool = transport._pool  # noqa: SLF001 - see above
             pool._network_backend = BoundedBackend(pool._network_backend)  # noqa: SLF001 - see above
-
-
-def _content_type(call: Call) -> Mapping[str, str]:
-    return {"content-type": "application/json"} if call.body else {}
