@@ -58,7 +58,8 @@ def legacy_created(task: Task) -> JsonObject:
     """Write the ``data`` of a create's reply: the seed's four fields and the official ``task_info``."""
     return {
         "task_id": task.id,
-        "task_info": _task_info(task),
+        # Its client's own external ID, never the one that Homing sent to the provider.
+        "task_info": {} if task.external_id is None else {"external_task_id": task.external_id},
         "task_status": LEGACY_STATUSES[task.status],
         "created_at": milliseconds(task.created_at),
         "updated_at": milliseconds(task.updated_at),
@@ -134,11 +135,6 @@ def new_price(price: Mapping[str, JsonValue], package: str | None) -> list[JsonV
 
 def _message(task: Task) -> str:
     return facts.message(task) or INFERRED_MESSAGES.get(task.status, "")
-
-
-def _task_info(task: Task) -> JsonObject:
-    """Show the client its own external ID, never the one that Homing sent to the provider."""
-    return {} if task.external_id is None else {"external_task_id": task.external_id}
 
 
 def _legacy_result(task: Task) -> JsonObject:

@@ -67,8 +67,9 @@ class ProgressStore(TableStore):
         if progress.delivered:
             done = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id.in_(progress.delivered))
             connection.execute(delete(DELIVERIES).where(done))
-        write_failures(connection, name, progress.failed, stamp)
-        _delay_followers(connection, name, progress.failed)
+        if progress.failed:
+            write_failures(connection, name, progress.failed, stamp)
+            _delay_followers(connection, name, progress.failed)
         return True
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:

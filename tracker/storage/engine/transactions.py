@@ -140,10 +140,15 @@ class Threads:
             commit_sent = False
             try:
                 connection = self._connection()
-                with self._kept(connection), connection.begin():
-                    with self.driver_errors(connection):
-                        result = transaction(connection)
-                    commit_sent = True
+                try:
+                    with connection.begin():
+                        with self.driver_errors(connection):
+                            result = transaction(connection)
+                        commit_sent = True
+                except MemoryError:
+                    # The state of the transaction is unknown.
+                    self._drop(connection)
+                    raise
             except DBAPIError as error:
                 if commit_sent or self._backend.tables_replaced(error):
                     # SQLAlchemy takes the transaction for ended now, whether or not the database does.
@@ -153,15 +158,6 @@ class Threads:
                 self._committed()
                 return result
         raise AssertionError("the last run returns or raises")
-
-    @contextmanager
-    def _kept(self, connection: Connection) -> Iterator[None]:
-        """Keep a connection, except after a MemoryError: the state of its transaction is then unknown."""
-        try:
-            yield
-        except MemoryError:
-            self._drop(connection)
-            raise
 
     def _drop(self, connection: Connection) -> None:
         """Close a connection in an unknown state. A new one is made when it is needed."""
