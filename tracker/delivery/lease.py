@@ -144,7 +144,8 @@ class LeasedSink:
             while not self._lost:
                 settled = self._settled(progress)
                 has_pending = any(failure.next_at is not None for failure in settled.failed)
-                self._note_pending(has_pending)
+                self.has_pending |= has_pending
+                self.pending_writes += has_pending
                 try:
                     ours = await self.store.record(self.name, settled, owner=self._owner, now=self.clock())
                 except HomingError as error:
@@ -154,7 +155,8 @@ class LeasedSink:
                     await self.until_end(self.timing.idle)
                     continue
                 # Again, because a query in between may have run just before the commit.
-                self._note_pending(has_pending)
+                self.has_pending |= has_pending
+                self.pending_writes += has_pending
                 self.failures.note("")
                 progress.written(settled, at=self.time())
                 if not ours:
@@ -170,11 +172,6 @@ class LeasedSink:
                 if settled.failed or self.dispatcher.recovered:
                     self._stir()
                 return
-
-    def _note_pending(self, has_pending: bool) -> None:  # noqa: FBT001 - what was found
-        if has_pending:
-            self.has_pending = True
-            self.pending_writes += 1
 
     def _settled(self, progress: Progress) -> ProgressUpdate:
         dispatcher = self.dispatcher
