@@ -109,13 +109,13 @@ def hold_order(dialect: str) -> Iterable[bulk.Statement]:
 
 
 def check_table(connection: Connection, *, highest: int) -> None:
-    """Fail so, and also where a lower event number than ``highest`` would be the next."""
+    """Fail with OTHER_TABLE, as ``hold_order`` does, also where the next event number would be below ``highest``."""
     if is_shared(connection):
         bulk.run(connection, bulk.Statement(FOLLOWS, (highest,)))
 
 
 def lock_order(connection: Connection) -> None:
-    """Do so at once."""
+    """Hold the lock of ``hold_order`` on a connection, for the order alone."""
     if is_shared(connection):
         connection.execute(LOCK_ORDER, {"order": ORDER})
 
