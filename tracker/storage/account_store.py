@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, literal_column, or_, select
 
 from tracker.model.records import AccountNote, AccountState
 from tracker.model.task import Trouble
@@ -19,6 +19,9 @@ from tracker.storage.engine.table_store import TableStore, read_transaction
 from tracker.storage.engine.upserts import Insert
 from tracker.storage.tables import CAPABILITIES
 
+CAPABILITY: Final = select(CAPABILITIES.c.present, CAPABILITIES.c.at).where(
+    *(CAPABILITIES.c[name] == bindparam(name) for name in ("base_url", "kind", "name"))
+)
 NOTE: Final = ("provider", "account", "trouble", "why", "since", "at", "answered_at", "paused_until", "waited_at")
 
 
@@ -47,9 +50,7 @@ class AccountStore(TableStore):
     @read_transaction
     def capability(self, connection: Connection, base_url: str, kind: str, name: str) -> tuple[bool, datetime] | None:
         """Return whether a URL was seen to do something, and when; None where it was never tried."""
-        column = CAPABILITIES.c
-        named = (column.base_url == base_url, column.kind == kind, column.name == name)
-        found = connection.execute(select(column.present, column.at).where(*named)).one_or_none()
+        found = connection.execute(CAPABILITY, {"base_url": base_url, "kind": kind, "name": name}).one_or_none()
         return None if found is None else (found.present, rows.moment(found.at))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Integer, and_, bindparam, func, or_, select, update
 
 from tracker.model.task import Status, Task
 from tracker.storage import rows
@@ -17,6 +17,9 @@ _NOW: Final = bindparam("now", type_=BigInteger)
 _LATEST: Final = bindparam("latest", type_=BigInteger)
 _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, TASKS.c.lease_until > _LATEST)
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
+FIRST_DUE: Final = (
+    DUE.order_by(TASKS.c.next_poll_at).limit(bindparam("most", type_=Integer())).with_for_update(skip_locked=True)
+)
 # Build the query once: it runs many times a second, and building it costs more than running it.
 IS_TASK_DUE: Final = select(DUE.exists())
 IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_poll_at <= _NOW).exists()))
@@ -44,8 +47,7 @@ class DueTaskStore(TableStore):
         self, connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta
     ) -> Sequence[Task]:
         """Lease the tasks that are due, longest due first. Tasks that others lease, or just lock, are left to them."""
-        first = DUE.order_by(TASKS.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
-        ids = list(connection.execute(first, _moments(now, lease)).scalars())
+        ids = list(connection.execute(FIRST_DUE, {**_moments(now, lease), "most": limit}).scalars())
         if not ids:
             return []
         claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)

@@ -5,13 +5,13 @@ What was committed here last stays in memory, so that it need not be read back: 
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Integer, Row, Select, bindparam, delete, func, select
 from sqlalchemy.exc import DBAPIError
 
 from tracker.model.event import Found, PublishedEvent, UnreadableEvent
@@ -32,7 +32,31 @@ KEPT: Final = 2_000
 LOGGED_LIMIT: Final = 10_000
 # The highest ID of an event that was deleted: a reader whose cursor is before it may have missed something.
 HORIZON: Final = "events forgotten"
-HEADS: Final = select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.task_id)
+# Built once, here and below: these run many times a second, and building one costs more than running it.
+MOST: Final = bindparam("most", type_=Integer())
+AFTER: Final = EVENTS.c.id > bindparam("after", type_=BigInteger())
+HEADS: Final = (
+    select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.at, EVENTS.c.task_id)
+    .where(AFTER)
+    .order_by(EVENTS.c.id)
+    .limit(MOST)
+)
+
+
+class Page(NamedTuple):
+    """The query for a page of events, and the one for their IDs alone."""
+
+    events: Select[Any]
+    ids: Select[Any]
+
+
+def _page_where(which: ColumnElement[bool]) -> Page:
+    events, ids = (each.where(which).order_by(EVENTS.c.id).limit(MOST) for each in (READING, select(EVENTS.c.id)))
+    return Page(events, ids)
+
+
+PAGE_AFTER: Final = _page_where(AFTER)
+PAGE_AT: Final = _page_where(EVENTS.c.id.in_(bindparam("cursors", expanding=True)))
 # What the driver of SQLite says of text that is not UTF-8.
 UNDECODABLE: Final = "Could not decode to UTF-8"
 
@@ -169,12 +193,12 @@ class EventStore(TableStore):
     def _read(self, connection: Connection, *, after: int, limit: int) -> Sequence[Found]:
         if self._recent and (found := self._read_recent(connection, after, limit)) is not None:
             return found
-        return _select(connection, EVENTS.c.id > after, limit)
+        return _select(connection, PAGE_AFTER, {"after": after}, limit)
 
     def _read_recent(self, connection: Connection, after: int, limit: int) -> Sequence[Found] | None:
         """Read in full only the events that are not in memory; return None where those are most of them."""
         try:
-            heads = connection.execute(HEADS.where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)).all()
+            heads = connection.execute(HEADS, {"after": after, "most": limit}).all()
         except DBAPIError as error:
             _raise_unless_undecodable(error)
             return None
@@ -210,7 +234,7 @@ class EventStore(TableStore):
 
 def events_at(connection: Connection, cursors: Sequence[int]) -> Sequence[Found]:
     """Return some events by their cursors, in order."""
-    return _select(connection, EVENTS.c.id.in_(cursors))
+    return _select(connection, PAGE_AT, {"cursors": list(cursors)}, len(cursors))
 
 
 def latest_cursor(connection: Connection) -> int:
@@ -237,15 +261,14 @@ def _horizon(connection: Connection) -> int:
     return found or 0
 
 
-def _select(connection: Connection, which: ColumnElement[bool], limit: int | None = None) -> Sequence[Found]:
+def _select(connection: Connection, page: Page, values: Mapping[str, Any], limit: int) -> Sequence[Found]:
+    values = {**values, "most": limit}
     try:
-        found = connection.execute(READING.where(which).order_by(EVENTS.c.id).limit(limit))
-        return [event_from_row(row) for row in found]
+        return [event_from_row(row) for row in connection.execute(page.events, values)]
     except DBAPIError as error:
         _raise_unless_undecodable(error)
     # The driver fails with the whole page: one by one, then.
-    ids = connection.execute(select(EVENTS.c.id).where(which).order_by(EVENTS.c.id).limit(limit)).scalars().all()
-    return [_select_one(connection, cursor) for cursor in ids]
+    return [_select_one(connection, cursor) for cursor in connection.execute(page.ids, values).scalars().all()]
 
 
 def _select_one(connection: Connection, cursor: int) -> Found:

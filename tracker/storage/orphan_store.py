@@ -12,8 +12,10 @@ from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Integer,
     and_,
     bindparam,
     case,
@@ -40,6 +42,17 @@ SETTLED_UNSIGNED: Final = 500
 NOT_KEPT: Final = "orphans_not_kept"
 
 _seen: Final = ORPHANS.alias("seen")
+_TURN: Final = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_poll_at, ORPHANS.c.id))
+_READY: Final = (
+    select(ORPHANS, _TURN.label("turn"))
+    .where(ORPHANS.c.next_poll_at <= bindparam("now", type_=BigInteger()))
+    .subquery()
+)
+DUE: Final = (
+    select(_READY)
+    .order_by(_READY.c.signed.desc(), _READY.c.turn, _READY.c.next_poll_at, _READY.c.id)
+    .limit(bindparam("most", type_=Integer()))
+)
 _IS_SETTLED: Final[ColumnElement[bool]] = ORPHANS.c.state == literal_column("'orphan'")
 
 
@@ -55,10 +68,8 @@ class OrphanStore(TableStore):
     @read_transaction
     def due(self, connection: Connection, *, now: datetime, limit: int) -> Sequence[Orphan]:
         """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
-        turn = func.row_number().over(partition_by=ORPHANS.c.address, order_by=(ORPHANS.c.next_poll_at, ORPHANS.c.id))
-        ready = select(ORPHANS, turn.label("turn")).where(ORPHANS.c.next_poll_at <= rows.stamp(now)).subquery()
-        ordered = select(ready).order_by(ready.c.signed.desc(), ready.c.turn, ready.c.next_poll_at, ready.c.id)
-        return [rows.orphan_from_row(row) for row in connection.execute(ordered.limit(limit)).mappings()]
+        found = connection.execute(DUE, {"now": rows.stamp(now), "most": limit}).mappings()
+        return [rows.orphan_from_row(row) for row in found]
 
     @write_transaction
     def settle(

@@ -8,9 +8,25 @@ it. Only the process that holds the sink's lease records progress.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from tracker.model.event import Found
 from tracker.model.sinks import Failure, ProgressUpdate
@@ -24,6 +40,88 @@ from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 # No delivery waits for longer: see delivery.backoff.
 LONGEST_WAIT: Final = timedelta(hours=3)
 PENDING: Final = DELIVERIES.c.next_at.is_not(None)
+
+# The statements that a relay runs again and again are built once: building one costs more than running it.
+_OF_SINK: Final = DELIVERIES.c.sink == bindparam("sink")
+_EARLIER: Final = DELIVERIES.alias("earlier")
+# The delivery waits for an earlier one of its task.
+_IS_FOLLOWER: Final = exists().where(
+    _EARLIER.c.sink == bindparam("sink"),
+    _EARLIER.c.task_id == DELIVERIES.c.task_id,
+    _EARLIER.c.next_at.is_not(None),
+    _EARLIER.c.event_id < DELIVERIES.c.event_id,
+)
+_TIME: Final = BigInteger()
+# One that is planned further away than it can be was planned by a clock that was set back since.
+_IS_DUE: Final = or_(
+    DELIVERIES.c.next_at <= bindparam("now", type_=_TIME), DELIVERIES.c.next_at > bindparam("latest", type_=_TIME)
+)
+_DUE: Final = (
+    select(DELIVERIES.c.event_id, DELIVERIES.c.attempts, DELIVERIES.c.first_at)
+    .where(_OF_SINK, _IS_DUE, ~_IS_FOLLOWER)
+    .order_by(DELIVERIES.c.next_at, DELIVERIES.c.event_id)
+    .limit(bindparam("most", type_=Integer()))
+)
+_NEXT_DUE: Final = (
+    select(DELIVERIES.c.next_at).where(_OF_SINK, PENDING, ~_IS_FOLLOWER).order_by(DELIVERIES.c.next_at).limit(1)
+)
+_PENDING_UNTIL: Final = (
+    select(DELIVERIES.c.task_id, func.max(DELIVERIES.c.next_at))
+    .where(_OF_SINK, DELIVERIES.c.task_id.in_(bindparam("tasks", expanding=True)), PENDING)
+    .group_by(DELIVERIES.c.task_id)
+)
+_FIRST: Final = DELIVERIES.alias("first")
+# Not behind a delivery that was dead-lettered meanwhile: that waits no more.
+_FIRST_WAITS: Final = exists().where(
+    _FIRST.c.sink == bindparam("sink_name"),
+    _FIRST.c.event_id == bindparam("event"),
+    _FIRST.c.next_at.is_not(None),
+)
+_OF_GONE: Final = and_(
+    _FIRST.c.sink == bindparam("sink_name"), _FIRST.c.event_id.in_(bindparam("gone", expanding=True))
+)
+# Their tasks lead to few rows; of those only what comes after them waited for them.
+_MAKE_FOLLOWERS_DUE: Final = (
+    update(DELIVERIES)
+    .where(
+        DELIVERIES.c.sink == bindparam("sink_name"),
+        DELIVERIES.c.task_id.in_(select(_FIRST.c.task_id).where(_OF_GONE)),
+        DELIVERIES.c.next_at > bindparam("now", type_=_TIME),
+        exists().where(_OF_GONE, _FIRST.c.task_id == DELIVERIES.c.task_id, _FIRST.c.event_id < DELIVERIES.c.event_id),
+    )
+    .values(next_at=bindparam("now", type_=_TIME))
+)
+_DELAY_FOLLOWERS: Final = (
+    update(DELIVERIES)
+    .where(
+        DELIVERIES.c.sink == bindparam("sink_name"),
+        DELIVERIES.c.task_id == bindparam("task"),
+        DELIVERIES.c.event_id > bindparam("event"),
+        DELIVERIES.c.next_at < bindparam("until"),
+        _FIRST_WAITS,
+    )
+    .values(next_at=bindparam("until"))
+)
+
+
+@lru_cache
+def _record_statement(named: frozenset[str], *, off: bool) -> Update:
+    """Build the statement that records the progress of a sink, of what there is to record, by the ``named`` values."""
+    # What an operator turned off meanwhile keeps none: failures say that it was the receiver (see SinkState).
+    failures = case((SINKS.c.on, bindparam("new_failures")), else_=SINKS.c.failures)
+    values: dict[str, Any] = {"failures": failures, "retry_at": bindparam("new_retry_at", type_=_TIME)}
+    mine = and_(SINKS.c.name == bindparam("sink_name"), SINKS.c.lease_owner == bindparam("owner"))
+    if "new_cursor" in named:
+        values["cursor"] = bindparam("new_cursor", type_=_TIME)
+        mine = and_(mine, SINKS.c.cursor <= bindparam("new_cursor", type_=_TIME))
+    if "delivered_count" in named:
+        count, at = bindparam("delivered_count", type_=_TIME), bindparam("delivered_now", type_=_TIME)
+        values |= {"delivered": SINKS.c.delivered + count, "delivered_at": at}
+    if "new_error" in named:
+        values |= {"last_error": bindparam("new_error"), "last_error_at": bindparam("failed_now", type_=_TIME)}
+    if off:
+        values |= {"on": False, "failures": bindparam("new_failures")}
+    return update(SINKS).where(mine).values(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +144,20 @@ class ProgressStore(TableStore):
     def record(self, connection: Connection, name: str, progress: ProgressUpdate, *, owner: str, now: datetime) -> bool:
         """Record what became of some events; False, and nothing, where ``owner`` no longer holds the sink's lease."""
         stamp = rows.stamp(now)
-        # What an operator turned off meanwhile keeps none: failures say that it was the receiver (see SinkState).
-        failures = case((SINKS.c.on, progress.failures), else_=SINKS.c.failures)
-        values: dict[str, Any] = {"failures": failures, "retry_at": rows.optional_stamp(progress.retry_at)}
-        mine = and_(SINKS.c.name == name, SINKS.c.lease_owner == owner)
+        values: dict[str, Any] = {
+            "sink_name": name,
+            "owner": owner,
+            "new_failures": max(progress.failures, 1) if progress.off else progress.failures,
+            "new_retry_at": rows.optional_stamp(progress.retry_at),
+        }
         if progress.cursor is not None:
-            values["cursor"] = progress.cursor
-            mine = and_(mine, SINKS.c.cursor <= progress.cursor)
+            values["new_cursor"] = progress.cursor
         if progress.delivered_count:
-            values |= {"delivered": SINKS.c.delivered + progress.delivered_count, "delivered_at": stamp}
+            values |= {"delivered_count": progress.delivered_count, "delivered_now": stamp}
         if progress.error:
-            values |= {"last_error": progress.error, "last_error_at": stamp}
-        if progress.off:
-            values |= {"on": False, "failures": max(progress.failures, 1)}
-        if connection.execute(update(SINKS).where(mine).values(**values)).rowcount == 0:
+            values |= {"new_error": progress.error, "failed_now": stamp}
+        statement = _record_statement(frozenset(values), off=progress.off)
+        if connection.execute(statement, values).rowcount == 0:
             return False
         gone = [*progress.delivered, *(failure.cursor for failure in progress.failed if failure.next_at is None)]
         if gone:
@@ -80,15 +178,8 @@ class ProgressStore(TableStore):
 
     @read_transaction
     def _due(self, connection: Connection, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:
-        column = DELIVERIES.c
-        # One that is planned further away than it can be was planned by a clock that was set back since.
-        is_due = or_(column.next_at <= rows.stamp(now), column.next_at > rows.stamp(now + LONGEST_WAIT))
-        found = connection.execute(
-            select(column.event_id, column.attempts, column.first_at)
-            .where(column.sink == name, is_due, ~_is_follower(name))
-            .order_by(column.next_at, column.event_id)
-            .limit(limit)
-        ).all()
+        values = {"sink": name, "now": rows.stamp(now), "latest": rows.stamp(now + LONGEST_WAIT), "most": limit}
+        found = connection.execute(_DUE, values).all()
         readable = {one.cursor: one for one in events_at(connection, [row.event_id for row in found])} if found else {}
         return [
             PendingDelivery(event=readable[row.event_id], attempts=row.attempts, first_at=rows.moment(row.first_at))
@@ -99,20 +190,12 @@ class ProgressStore(TableStore):
     @read_transaction
     def next_due(self, connection: Connection, name: str) -> datetime | None:
         """Return when the next delivery is due, of those that wait behind no other."""
-        column = DELIVERIES.c
-        waits = select(column.next_at).where(column.sink == name, PENDING, ~_is_follower(name))
-        first = connection.execute(waits.order_by(column.next_at).limit(1)).scalar_one_or_none()
-        return rows.optional_moment(first)
+        return rows.optional_moment(connection.execute(_NEXT_DUE, {"sink": name}).scalar_one_or_none())
 
     @read_transaction
     def pending_until(self, connection: Connection, name: str, tasks: Collection[str]) -> dict[str, datetime]:
         """Return those of some tasks that have a pending delivery, and until when; later events wait behind it."""
-        column = DELIVERIES.c
-        found = connection.execute(
-            select(column.task_id, func.max(column.next_at))
-            .where(column.sink == name, column.task_id.in_(tasks), PENDING)
-            .group_by(column.task_id)
-        )
+        found = connection.execute(_PENDING_UNTIL, {"sink": name, "tasks": list(tasks)})
         return {task_id: rows.moment(until) for task_id, until in found if task_id is not None}
 
     @read_transaction
@@ -150,17 +233,7 @@ def make_due(connection: Connection, name: str, *, now: datetime, events: Sequen
 
 def make_followers_due(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
     """Make due what waits behind deliveries that are no more."""
-    first = DELIVERIES.alias("first")
-    tasks = select(first.c.task_id).where(first.c.sink == name, first.c.event_id.in_(gone))
-    # Its tasks lead to few rows; of those only what comes after it waited for it.
-    before = exists().where(
-        first.c.sink == name,
-        first.c.event_id.in_(gone),
-        first.c.task_id == DELIVERIES.c.task_id,
-        first.c.event_id < DELIVERIES.c.event_id,
-    )
-    waits = and_(DELIVERIES.c.sink == name, DELIVERIES.c.task_id.in_(tasks), DELIVERIES.c.next_at > stamp, before)
-    connection.execute(update(DELIVERIES).where(waits).values(next_at=stamp))
+    connection.execute(_MAKE_FOLLOWERS_DUE, {"sink_name": name, "gone": list(gone), "now": stamp})
 
 
 def write_failures(
@@ -208,31 +281,10 @@ def write_failures(
 
 def _delay_followers(connection: Connection, name: str, failed: Sequence[Failure]) -> None:
     """Postpone the deliveries behind a pending delivery to its time, so that the relay does not read them again."""
-    column, first = DELIVERIES.c, DELIVERIES.alias("first")
-    # Not behind a delivery that was dead-lettered meanwhile: that waits no more.
-    itself = exists().where(first.c.sink == name, first.c.event_id == bindparam("event"), first.c.next_at.is_not(None))
-    waits = update(DELIVERIES).where(
-        column.sink == name,
-        column.task_id == bindparam("task"),
-        column.event_id > bindparam("event"),
-        column.next_at < bindparam("until"),
-        itself,
-    )
     values = [
-        {"task": failure.task_id, "event": failure.cursor, "until": rows.stamp(failure.next_at)}
+        {"sink_name": name, "task": failure.task_id, "event": failure.cursor, "until": rows.stamp(failure.next_at)}
         for failure in failed
         if failure.next_at is not None and failure.task_id is not None
     ]
     if values:
-        connection.execute(waits.values(next_at=bindparam("until")), values)
-
-
-def _is_follower(name: str) -> ColumnElement[bool]:
-    """Return the condition of deliveries that wait for an earlier one of their task."""
-    earlier = DELIVERIES.alias("earlier")
-    return exists().where(
-        earlier.c.sink == name,
-        earlier.c.task_id == DELIVERIES.c.task_id,
-        earlier.c.next_at.is_not(None),
-        earlier.c.event_id < DELIVERIES.c.event_id,
-    )
+        connection.execute(_DELAY_FOLLOWERS, values)

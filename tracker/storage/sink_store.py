@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, func, or_, select, update
 
 from tracker.model.records import AuditEntry
 from tracker.model.sinks import SinkSpec, SinkState
@@ -20,6 +20,27 @@ from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
 # More events than this are not counted: a sink that is far behind must not make its page slow.
 COUNT_LIMIT: Final = 100_000
+_TIME: Final = BigInteger()
+# Built once: a relay renews the lease of each sink every few seconds.
+ACQUIRE_LEASE: Final = (
+    update(SINKS)
+    .where(
+        SINKS.c.name == bindparam("sink_name"),
+        or_(
+            SINKS.c.lease_owner.is_(None),
+            SINKS.c.lease_owner == bindparam("owner"),
+            SINKS.c.lease_until <= bindparam("now", type_=_TIME),
+            # A lease that ends later than any can was acquired by a clock that was set back since.
+            SINKS.c.lease_until > bindparam("latest", type_=_TIME),
+        ),
+    )
+    .values(
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until", type_=_TIME),
+        seen_at=bindparam("now", type_=_TIME),
+    )
+    .returning(SINKS)
+)
 
 
 class SinkStore(TableStore):
@@ -56,13 +77,14 @@ class SinkStore(TableStore):
         self, connection: Connection, name: str, *, owner: str, now: datetime, lease: timedelta
     ) -> SinkState | None:
         """Acquire or renew the lease of a sink; None where another process holds it. Nothing is counted."""
-        stamp = rows.stamp(now)
-        # A lease that ends later than any can was acquired by a clock that was set back since.
-        over = or_(SINKS.c.lease_until <= stamp, SINKS.c.lease_until > rows.stamp(now + 2 * lease))
-        free = or_(SINKS.c.lease_owner.is_(None), SINKS.c.lease_owner == owner, over)
-        held = {"lease_owner": owner, "lease_until": rows.stamp(now + lease), "seen_at": stamp}
-        acquired = update(SINKS).where(SINKS.c.name == name, free).values(**held).returning(SINKS)
-        row = connection.execute(acquired).mappings().one_or_none()
+        values = {
+            "sink_name": name,
+            "owner": owner,
+            "now": rows.stamp(now),
+            "until": rows.stamp(now + lease),
+            "latest": rows.stamp(now + 2 * lease),
+        }
+        row = connection.execute(ACQUIRE_LEASE, values).mappings().one_or_none()
         return None if row is None else _state(row)
 
     @write_transaction

@@ -1,9 +1,11 @@
 """Tasks by their IDs, and what belongs to one task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, select
+from sqlalchemy import Connection, Select, and_, bindparam, select
 
 from tracker.model.records import HistoryEntry
 from tracker.model.task import Status, Task
@@ -19,6 +21,7 @@ ACCEPTED: Final = tuple(
     status.value for status in (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED, Status.FAILED)
 )
 NEWEST_ACCEPTED: Final = 50
+NO_VALUES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class TaskStore(TableStore):
@@ -43,14 +46,11 @@ class TaskStore(TableStore):
 
         Homing's ID wins, then the provider's; of several external IDs the live one, then the newest.
         """
-        scope = [
-            aside(column) == value
-            for column, value in ((TASKS.c.client, client), (TASKS.c.provider, provider), (TASKS.c.kind, kind))
-            if value is not None
-        ]
-        for condition in (TASKS.c.id == ref, TASKS.c.provider_task_id == ref, TASKS.c.external_id == ref):
-            statement = select(TASKS).where(condition, *scope).order_by(TASKS.c.released, TASKS.c.id.desc()).limit(1)
-            if (task := _first(connection, statement)) is not None:
+        scope = {"client": client, "provider": provider, "kind": kind}
+        values = {name: value for name, value in scope.items() if value is not None}
+        for column in ("id", "provider_task_id", "external_id"):
+            statement = _find_statement(column, tuple(values))
+            if (task := _first(connection, statement, values | {"ref": ref})) is not None:
                 return task
         return None
 
@@ -100,6 +100,14 @@ class TaskStore(TableStore):
         return deleted_task(connection, provider, account, external_id) is not None
 
 
-def _first(connection: Connection, statement: Select[Any]) -> Task | None:
-    row = connection.execute(statement).mappings().one_or_none()
+@lru_cache
+def _find_statement(column: str, scope: tuple[str, ...]) -> Select[Any]:
+    """Build the query for a task by the ID in a column, once: every request runs it."""
+    within = [aside(TASKS.c[name]) == bindparam(name) for name in scope]
+    found = select(TASKS).where(TASKS.c[column] == bindparam("ref"), *within)
+    return found.order_by(TASKS.c.released, TASKS.c.id.desc()).limit(1)
+
+
+def _first(connection: Connection, statement: Select[Any], values: Mapping[str, str] = NO_VALUES) -> Task | None:
+    row = connection.execute(statement, values).mappings().one_or_none()
     return None if row is None else rows.task_from_row(row)
