@@ -21,7 +21,7 @@ from bench.results import Broken, Row
 from bench.rounds import say
 from bench.world import MEDIAN, SIGMA, Clock, Life, World
 from tracker.app import create_tracker, reconciler_of
-from tracker.loops.reconciler import IDLE, Reconciler
+from tracker.loops.reconciler import Reconciler
 from tracker.model.records import Arrived
 from tracker.model.task import ClientIdentity, Observation, Source, Status, Trust
 from tracker.settings import load_settings
@@ -119,7 +119,8 @@ class _Simulation:
         while self._open():
             due = await self._tracker.store.due_tasks.next_due()
             # The reconciler runs at intervals. A task that becomes due in between waits for it.
-            next_round = None if due is None else round_at + max(-(-(due - round_at) // IDLE), 1) * IDLE
+            idle = self._tracker.policy.idle
+            next_round = None if due is None else round_at + max(-(-(due - round_at) // idle), 1) * idle
             if self._events and (next_round is None or self._events[0][0] <= next_round):
                 self._clock.now, _, action = heapq.heappop(self._events)
                 await action()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from random import Random
 from types import TracebackType
 from typing import Final, Self
 
@@ -68,7 +69,13 @@ def relay_of(
 ) -> Relay:
     """Make the relay of a tracker's process."""
     return Relay(
-        tracker.store, tracker.feed, sinks, owner=tracker.owner, clock=tracker.clock, timing=timing, chance=chance
+        tracker.store,
+        tracker.feed,
+        sinks,
+        owner=tracker.owner,
+        clock=tracker.clock,
+        timing=timing,
+        chance=chance or Random(tracker.random_bytes(16)).random,  # noqa: S311 - spreads attempts, and hides nothing
     )
 
 

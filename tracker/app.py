@@ -1,5 +1,6 @@
 """The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from tracker.delivery.sinks.subscriber import Subscriber, all_sinks
 from tracker.delivery.sinks.urls import SinkContext, create_sinks
 from tracker.loops.discovery import Discovery
 from tracker.loops.reconciler import Reconciler
-from tracker.model.clock import Monotonic, utc_now
+from tracker.model.clock import Monotonic, RandomBytes, utc_now
 from tracker.model.sinks import SinkSpec
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
@@ -31,6 +32,7 @@ def create_tracker(
     policy: Policy | None = None,
     clock: Callable[[], datetime] = utc_now,
     monotonic: Monotonic = time.monotonic,
+    random_bytes: RandomBytes = secrets.token_bytes,
     store: Store | None = None,
     transport: Sender | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -39,8 +41,8 @@ def create_tracker(
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
-    and ``loops.membership`` steers it. ``monotonic`` measures durations, in seconds. ``subscribers`` are sinks that
-    an operator meets beside those of the settings.
+    and ``loops.membership`` steers it. ``monotonic`` measures durations, in seconds. All random values come from
+    ``random_bytes``. ``subscribers`` are sinks that an operator meets beside those of the settings.
     """
     kling = Account(
         name="default",
@@ -60,6 +62,7 @@ def create_tracker(
         policy=policy or policy_of(settings),
         clock=clock,
         monotonic=monotonic,
+        random_bytes=random_bytes,
         transport=transport or _transport(),
         source=settings.source,
         sinks=all_sinks(settings.sinks, subscribers),
@@ -76,7 +79,7 @@ def sinks_of(
     """
     context = SinkContext(
         source=settings.source,
-        secrets=SinkSecrets(tracker.store.secrets.get, settings.sink_secrets),
+        secrets=SinkSecrets(tracker.store.secrets.get, settings.sink_secrets, random_bytes=tracker.random_bytes),
         clock=tracker.clock,
         allowed=settings.allowed_targets,
     )

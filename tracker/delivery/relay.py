@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from random import Random
 from typing import Final
 
 from tracker.delivery.sinks.base import Sink
@@ -39,8 +38,8 @@ class Relay:
         *,
         owner: str,
         clock: Callable[[], datetime],
+        chance: Callable[[], float],
         timing: RelayTiming = RELAY_TIMING,
-        chance: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._feed = feed
@@ -48,7 +47,7 @@ class Relay:
         self._owner = owner
         self._clock = clock
         self._timing = timing
-        self._chance = chance or Random().random  # noqa: S311 - spreads attempts, and hides nothing
+        self._chance = chance
         self._held = 0
         # How often the database had come back in another state when the sinks were recorded; None before they were.
         self._written_at: int | None = None

@@ -37,7 +37,6 @@ REFUSALS: Final = 3
 SILENCES: Final = 2
 CLAIM: Final = 100
 AT_ONCE: Final = 16
-IDLE: Final = timedelta(seconds=0.1)
 LOOK_AHEAD: Final = timedelta(minutes=1)
 
 
@@ -114,7 +113,7 @@ class Reconciler:
                 started = asyncio.create_task(self._round(stop))
                 rounds.add(started)
                 started.add_done_callback(rounds.discard)
-            await _any(stop, self._more, within=IDLE)
+            await _any(stop, self._more, within=self._policy.idle)
         await asyncio.gather(learning, *rounds)
 
     async def _round(self, stop: asyncio.Event) -> None:

@@ -17,6 +17,8 @@ READINGS: Final = 8
 # Less than that is a clock being adjusted, or a slow reading, and not one being set.
 SET_BY: Final = timedelta(seconds=2)
 Monotonic = Callable[[], float]
+# Returns so many random bytes, which nobody can guess.
+RandomBytes = Callable[[int], bytes]
 
 
 def utc_now() -> datetime:

@@ -43,6 +43,8 @@ class Policy:
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
     task is in conflict, two polls are at most ``conflict_gap`` apart; polling stops after ``conflict_patience``.
+    ``idle`` is the pause of the reconciler if nothing is due; ``feed_scan_interval`` how often the feed reads events
+    although nothing announced one.
     """
 
     answer_within: timedelta = timedelta(seconds=18)
@@ -75,6 +77,8 @@ class Policy:
     callback_grace: timedelta = timedelta(seconds=60)
     conflict_gap: timedelta = timedelta(hours=1)
     conflict_patience: timedelta = timedelta(days=3)
+    idle: timedelta = timedelta(seconds=0.1)
+    feed_scan_interval: timedelta = timedelta(seconds=1)
 
 
 def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:

@@ -1,6 +1,5 @@
 """Tasks that somebody else submits: expected before, adopted after, or found at the provider."""
 
-import secrets as random_secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Final
 
 from tracker.errors import NotFound, ProviderUnavailable
 from tracker.model.changes import Audited, Work
-from tracker.model.clock import Monotonic
+from tracker.model.clock import Monotonic, RandomBytes
 from tracker.model.records import Action
 from tracker.model.task import ClientIdentity, Expected, IdSource, Status, Task, new_task_id
 from tracker.model.untrusted import identifier
@@ -56,6 +55,7 @@ class Adoption:
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
+        random_bytes: RandomBytes,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -64,6 +64,7 @@ class Adoption:
         self._rules = rules
         self._clock = clock
         self._monotonic = monotonic
+        self._random_bytes = random_bytes
         self._absent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
     async def expect(self, request: TrackRequest) -> Expected:
@@ -172,7 +173,7 @@ class Adoption:
             external_id = report.external_id
         policy = self._rules.policy
         task = Task(
-            id=new_task_id(now, random_secrets.token_bytes(10)),
+            id=new_task_id(now, self._random_bytes(10)),
             provider=account.provider.name,
             kind=kind.name,
             account=account.name,

@@ -1,11 +1,11 @@
 """Task callback URLs, and the shared callback URLs that an operator creates."""
 
-import secrets as random_secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 from tracker.errors import InvalidRequest, NotFound
+from tracker.model.clock import RandomBytes
 from tracker.model.records import SharedCallbackUrl
 from tracker.model.task import ClientIdentity, Task
 from tracker.rules import callback_tokens
@@ -18,13 +18,20 @@ class CallbackUrls:
     """Makes and verifies callback URLs below one public URL. Without one, Homing cannot request callbacks."""
 
     def __init__(
-        self, *, store: Store, public_url: str | None, secrets: Sequence[bytes], clock: Callable[[], datetime]
+        self,
+        *,
+        store: Store,
+        public_url: str | None,
+        secrets: Sequence[bytes],
+        clock: Callable[[], datetime],
+        random_bytes: RandomBytes,
     ) -> None:
         self._store = store
         self._public_url = public_url
         self._secrets = tuple(secrets)
         self._generates = not secrets
         self._clock = clock
+        self._random_bytes = random_bytes
 
     @property
     def available(self) -> bool:
@@ -34,7 +41,7 @@ class CallbackUrls:
     async def open(self) -> None:
         """Load the secret from the database if the operator set none. Call it again after a restore."""
         if self._generates:
-            fresh = random_secrets.token_bytes(callback_tokens.SECRET_BYTES)
+            fresh = self._random_bytes(callback_tokens.SECRET_BYTES)
             self._secrets = (await self._store.secrets.get(GENERATED, fresh),)
 
     def of_task(self, task: Task) -> str | None:
@@ -60,7 +67,7 @@ class CallbackUrls:
         """Create a shared callback URL. The URL with its token is returned only once."""
         if self._public_url is None:
             raise InvalidRequest("There is no public URL. Set HOMING_PUBLIC_URL.")
-        token = callback_tokens.shared_token(random_secrets.token_bytes(callback_tokens.SHARED_BYTES))
+        token = callback_tokens.shared_token(self._random_bytes(callback_tokens.SHARED_BYTES))
         shared = SharedCallbackUrl(
             id=0,
             provider=provider,

@@ -9,9 +9,10 @@ part of every backup, so that two installations at one account never meet.
 import hashlib
 import hmac
 import json
-import secrets as random_secrets
+import secrets
 from typing import Final
 
+from tracker.model.clock import RandomBytes
 from tracker.model.task import Task, crockford
 from tracker.storage.store import Store
 
@@ -22,8 +23,9 @@ SECRET_BYTES: Final = 32
 class ExternalIds:
     """The external IDs that a provider gets, by generation: 0, and one more for each deliberate repeat of a submit."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, random_bytes: RandomBytes = secrets.token_bytes) -> None:
         self._store = store
+        self._random_bytes = random_bytes
 
     async def open(self) -> None:
         """Make the secret of this installation where there is none, so that every backup has it."""
@@ -59,7 +61,7 @@ class ExternalIds:
         return await self._store.tasks.sent_id_used(task.provider, task.account, await self.of(task, generation))
 
     async def _secret(self) -> bytes:
-        return await self._store.secrets.get(SECRET, random_secrets.token_bytes(SECRET_BYTES))
+        return await self._store.secrets.get(SECRET, self._random_bytes(SECRET_BYTES))
 
 
 def external_id(secret: bytes, task: Task, generation: int) -> str:

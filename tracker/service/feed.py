@@ -58,9 +58,12 @@ class Feed:
     A reader keeps a cursor: ``read`` what is after it, then wait until there is more ``beyond`` it.
     """
 
-    def __init__(self, events: Events, *, notices: Notices | None = None) -> None:
+    def __init__(
+        self, events: Events, *, notices: Notices | None = None, scan_interval: timedelta = FEED_SCAN_INTERVAL
+    ) -> None:
         self._events = events
         self._notices = notices
+        self._scan_interval = scan_interval
         self._latest = 0
         # Every event after ``_floor`` up to ``_latest``.
         self._kept: list[Found] = []
@@ -209,7 +212,7 @@ class Feed:
                     with self._reading.survived():
                         await self._catch_up()
             with suppress(TimeoutError):
-                async with asyncio.timeout(FEED_SCAN_INTERVAL.total_seconds()):
+                async with asyncio.timeout(self._scan_interval.total_seconds()):
                     await self._hinted.wait()
             self._hinted.clear()
             before = len(self._kept)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets as random_secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,7 +10,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
-from tracker.model.clock import Deadline
+from tracker.model.clock import Deadline, RandomBytes
 from tracker.model.rooms import Room
 from tracker.model.task import Task, new_task_id
 from tracker.providers.base import Account
@@ -68,11 +67,13 @@ class Intake:
         rules: Rules,
         clock: Callable[[], datetime],
         callbacks: bool,
+        random_bytes: RandomBytes,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._notes = submission.notes
-        self._external_ids = ExternalIds(store)
+        self._random_bytes = random_bytes
+        self._external_ids = ExternalIds(store, random_bytes=random_bytes)
         self._submission = submission
         self._rules = rules
         self._clock = clock
@@ -173,7 +174,7 @@ class Intake:
         now = self._clock()
         policy = self._rules.policy
         until = now + policy.answer_within
-        task_id = new_task_id(now, random_secrets.token_bytes(10))
+        task_id = new_task_id(now, self._random_bytes(10))
         key = request.idempotency_key
         account, kind, order = request.account, request.kind, request.order
         return Task(

@@ -5,11 +5,12 @@ generates a secret and keeps it in the database, so that replicas share it.
 """
 
 import hmac
-import secrets as random_secrets
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from tracker.model.clock import RandomBytes
 from tracker.model.sinks import CALLBACKS
 from tracker.model.webhook_keys import webhook_key
 
@@ -26,16 +27,21 @@ class SinkSecrets:
     """
 
     def __init__(
-        self, generated: Callable[[str, bytes], Awaitable[bytes]], configured: Mapping[str, Sequence[str]]
+        self,
+        generated: Callable[[str, bytes], Awaitable[bytes]],
+        configured: Mapping[str, Sequence[str]],
+        *,
+        random_bytes: RandomBytes = secrets.token_bytes,
     ) -> None:
         self._generated = generated
+        self._random_bytes = random_bytes
         self._keys = {name: tuple(webhook_key(secret) for secret in secrets) for name, secrets in configured.items()}
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
         """Return the keys that a sink's webhooks are signed with."""
         if keys := self._keys.get(name):
             return keys
-        return (await self._generated(f"sink {name}", random_secrets.token_bytes(KEY_BYTES)),)
+        return (await self._generated(f"sink {name}", self._random_bytes(KEY_BYTES)),)
 
     async def of_client(self, client: str) -> tuple[bytes, ...]:
         """Return the keys for callbacks to one client: derived from the common secret, so that no list is kept."""

@@ -3,7 +3,6 @@
 Constructing it does no I/O. ``async with`` opens the database, starts the recorder, and closes all again.
 """
 
-import secrets as random_secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import Random
@@ -11,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from tracker.errors import InvalidRequest, NotFound
-from tracker.model.clock import Monotonic
+from tracker.model.clock import Monotonic, RandomBytes
 from tracker.model.event import NO_SOURCE
 from tracker.model.records import (
     IN_PROCESS,
@@ -66,6 +65,7 @@ class Tracker:
         policy: Policy,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
+        random_bytes: RandomBytes,
         transport: Sender,
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
@@ -74,28 +74,35 @@ class Tracker:
         self.providers = accounts
         self.clock = clock
         self.monotonic = monotonic
+        self.random_bytes = random_bytes
         self.policy = policy
-        self.owner = random_secrets.token_hex(8)
+        self.owner = random_bytes(8).hex()
         self.store = store
         self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
         self.rules = Rules(
             policy=policy,
             threshold=threshold,
-            random=Random().random,  # noqa: S311 - spreads what is due, and is used for every callback
+            random=Random(random_bytes(16)).random,  # noqa: S311 - spreads what is due, and is used for every callback
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
         self.source = source
-        self.feed = Feed(store.events, notices=store.notices)
+        self.feed = Feed(store.events, notices=store.notices, scan_interval=policy.feed_scan_interval)
         self.audit = store.audit
         self.sink_admin = SinkAdmin(
-            store, sinks, SinkSecrets(store.secrets.get, sink_secrets), clock=clock, committed=self.feed.hint
+            store,
+            sinks,
+            SinkSecrets(store.secrets.get, sink_secrets, random_bytes=random_bytes),
+            clock=clock,
+            committed=self.feed.hint,
         )
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.hint)
         self._transport = transport
-        self._callback_urls = CallbackUrls(store=store, public_url=public_url, secrets=callback_secrets, clock=clock)
+        self._callback_urls = CallbackUrls(
+            store=store, public_url=public_url, secrets=callback_secrets, clock=clock, random_bytes=random_bytes
+        )
         self._restoration = Restoration(
             store,
             feed=self.feed,
@@ -131,6 +138,7 @@ class Tracker:
             rules=self.rules,
             clock=clock,
             monotonic=monotonic,
+            random_bytes=random_bytes,
         )
         self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
         self._client_polls = ClientPolls(
@@ -143,6 +151,7 @@ class Tracker:
             rules=self.rules,
             clock=clock,
             callbacks=public_url is not None,
+            random_bytes=random_bytes,
         )
 
     async def __aenter__(self) -> Self:

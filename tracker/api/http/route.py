@@ -6,8 +6,6 @@ All of it is here and not in an application's middleware, so that the routes kee
 import asyncio
 import logging
 import re
-import secrets
-import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,7 +59,11 @@ class RequestHandler:
     capacity: Capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, request_id, began = Request(scope, receive), secrets.token_hex(12), time.monotonic()
+        request, request_id, began = (
+            Request(scope, receive),
+            self.tracker.random_bytes(12).hex(),
+            self.tracker.monotonic(),
+        )
         resources = RequestResources(self.capacity)
         try:
             try:
@@ -79,7 +81,7 @@ class RequestHandler:
             response.headers.setdefault("cache-control", "no-store")
             if response.status_code == NotAllowed.status:
                 response.headers["allow"] = ", ".join(sorted(self.endpoints))
-            took = (time.monotonic() - began) * 1000
+            took = (self.tracker.monotonic() - began) * 1000
             # The log gets the template: a path holds IDs, and its sender chooses it, as it chooses the method.
             method = request.method if request.method in LOGGED_METHODS else "?"
             logger.info("%s %s %d %.0f ms %s", method, self.path, response.status_code, took, request_id)
