@@ -27,40 +27,47 @@ HEAD: Final = """\
 <!-- made by tests/state_machine_page.py -->
 
 # Statuses of a task
-
-A task has the status with the **greatest rank that was ever verified**, not the first one to arrive. So reports may
-come in any order, twice, late or never. After the same reports a task has the same status and the same facts.
 """
 ORDER: Final = """\
 
-## Precedence
-
-A greater rank wins. `rejected` and `expired` are inferences of Homing, so a verified report of the provider overrides
-them: any report overrides `rejected`, a final one overrides `expired`.
+## Statuses
 
 | rank | status | who decides it | meaning |
 |---:|---|---|---|
 """
 FINALS: Final = """\
 
-Two verified finals can contradict each other. Then the provider's answer to a poll wins, then the later `updated_at`
-of the provider (none is the earliest), then `succeeded`. A final that changes is a `corrected` event and an alarm. A
-report that is not final never undoes a final.
+## Precedence
 
-Results, price and message merge by the same order, one by one, also after the final. An empty value removes nothing.
+The **greatest rank that was ever verified** decides the status, not the first report. So reports may come in any order,
+twice, late or never. After the same reports, a task has the same status and the same facts.
+
+- `rejected` and `expired` are inferences of Homing, so a verified report of the provider overrides them. Any report
+  overrides `rejected`. A final report overrides `expired`.
+- A report that is not final never undoes a final one.
+- Two verified final reports can contradict each other. Then the provider's answer to a poll wins, then the later
+  `updated_at` of the provider (a missing one is the earliest), then `succeeded`. If a published final status changes,
+  Homing publishes the event `homing.task.corrected` and raises an alarm.
+- Results, price and message merge by the same order, each on its own, also after the final report. An empty value
+  removes nothing.
+
+## Diagram
 """
 CONFLICTS: Final = """\
 
 ## Conflicts
 
-Two contradictory reports about the end open a **conflict**: both are verified, or one is trusted and the other is not
-verified. It depends only on the set of reported ends, so neither the order of arrival nor the number of callbacks can
-hide it. While it is open, Homing polls the provider, after growing gaps of at most an hour.
+Two contradictory reports about the end open a **conflict** if at least one of them is verified. Only the set of
+reported ends counts. So neither the order nor the number of callbacks can hide a conflict. While it is open, Homing
+polls the provider, after growing gaps of at most an hour.
 
-Only two things close it: a poll that returns a final status, and a manual resolution (`homing tasks resolve TASK
---status succeeded` or `failed`), which a later poll outranks. Callbacks and submit replies do not close it. If the
-provider does not decide for three days, the polls end with the alarm `conflict`. The task then shows the conflict as
-`unanswered`.
+Only two things close it:
+
+- a poll that returns a final status;
+- a manual resolution: `homing tasks resolve TASK --status succeeded` or `failed`. A later poll outranks it.
+
+Callbacks and submit replies do not close it. If the provider does not decide for three days, the polls end with the
+alarm `conflict`. The task then shows the conflict as `unanswered`.
 """
 MOVES_HEAD: Final = """\
 
@@ -76,22 +83,25 @@ TRUST_HEAD: Final = """\
 """
 TAIL: Final = """\
 
-A report ends a task without a poll if it has at least the level of `HOMING_MIN_FINAL_TRUST`. The default is `signed`
-if a signature secret is configured, else `token`. A callback below that level is a hint: Homing records it, polls the
+A report ends a task without a poll if it has at least the level of `HOMING_MIN_FINAL_TRUST`. The default is `signed` if
+a signature secret is configured, else `token`. A callback below that level is a *hint*: Homing records it, polls the
 provider soon, and changes nothing.
 
 ## IDs
 
-The IDs in a callback must be those of the task: the provider's ID if Homing knows it, else the external ID that Homing
-sent. A report whose provider ID belongs to another task merges nothing, whatever its source.
+The IDs in a callback must be those of the task. This is the provider's ID if Homing knows it, else the external ID that
+Homing sent. A report whose provider ID belongs to another task merges nothing, whatever its source.
 
-Homing learns the provider's ID only from the provider's own answers. The reply to Homing's submission verifies it,
-and so does a report that carries the external ID that Homing sent. Some IDs count once a poll confirmed them, but
-stay unverified: one that a client attached, that a callback named, or that a lookup found without showing an external
-ID. If the submit reply of another task names such an ID, Homing withdraws it and discards what it learned through it.
+Homing learns the provider's ID only from the provider's own answers:
 
-A callback with one right ID and one wrong or missing ID may come before the provider's first answer. Then two orders of
-arrival may differ in how far they trust it. The provider's final answer makes them agree.
+- The reply to Homing's submission verifies the ID. So does a report that contains the external ID that Homing sent.
+- Some IDs count once a poll confirmed them, but stay unverified. These are IDs that a client attached, that a callback
+  named, or that a lookup found without showing an external ID.
+- If the submit reply of another task names an unverified ID, Homing withdraws the ID from this task. It also discards
+  what it learned through the ID.
+
+A callback with one right ID and one wrong or missing ID may come before the provider's first answer. Then its trust
+level can depend on the order of arrival. The provider's final answer gives the same end in every order.
 """
 
 
