@@ -45,9 +45,9 @@ twice, late or never. After the same reports, a task has the same status and the
 - `rejected` and `expired` are inferences of Homing, so a verified report of the provider overrides them. Any report
   overrides `rejected`. A final report overrides `expired`.
 - A report that is not final never undoes a final one.
-- Two verified final reports can contradict each other. Then the provider's answer to a poll wins, then the later
-  `updated_at` of the provider (a missing one is the earliest), then `succeeded`. If a published final status changes,
-  Homing publishes the event `homing.task.corrected` and raises an alarm.
+- Two verified final reports can contradict each other. Then the provider's answer to a poll decides, else the later
+  `updated_at` of the provider, else `succeeded`. A missing `updated_at` is the earliest. If a published final status
+  changes, Homing publishes the event `homing.task.corrected` and raises an alarm.
 - Results, price and message merge by the same order, each on its own, also after the final report. An empty value
   removes nothing.
 
@@ -95,8 +95,8 @@ Homing sent. A report whose provider ID belongs to another task merges nothing, 
 Homing learns the provider's ID only from the provider's own answers:
 
 - The reply to Homing's submission verifies the ID. So does a report that contains the external ID that Homing sent.
-- Some IDs count once a poll confirmed them, but stay unverified. These are IDs that a client attached, that a callback
-  named, or that a lookup found without showing an external ID.
+- Some IDs count once a poll confirmed them, but stay unverified. A client attached such an ID, a callback named it, or
+  a lookup found it without showing an external ID.
 - If the submit reply of another task names an unverified ID, Homing withdraws the ID from this task. It also discards
   what it learned through the ID.
 
