@@ -20,7 +20,7 @@ FROM python:3.11-slim
 LABEL org.opencontainers.image.title="Homing" \
       org.opencontainers.image.description="Callback receiver and task tracker for image and video APIs that answer minutes later" \
       org.opencontainers.image.licenses="MIT"
-# Fixed numbers, so that a mounted volume keeps its owner and an orchestrator can tell that this is not root.
+# Fixed numeric IDs keep the owner of a mounted volume, and show an orchestrator that this user is not root.
 RUN groupadd --gid 10001 homing \
     && useradd --uid 10001 --gid homing --no-log-init --no-create-home --home-dir /data --shell /usr/sbin/nologin homing \
     && install --directory --owner homing --group homing --mode 0750 /data
@@ -36,8 +36,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 8000
-# An empty ProxyHandler: a proxy set for outgoing calls must not be asked about our own port.
+# The empty ProxyHandler ignores proxy settings, because the health check must reach this container directly.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('HOMING_PORT', '8000') + '/healthz', timeout=4)"]
-# The exec form: SIGTERM reaches Homing itself, which then finishes what it has begun.
+# The exec form lets SIGTERM reach Homing, which then finishes the requests in progress.
 CMD ["homing", "serve"]

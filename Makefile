@@ -34,7 +34,7 @@ help: ## Show these lines
 	@echo '  Options go in ARGS: make demo ARGS="--seed 7", make test ARGS="-k gateway"'
 
 .PHONY: demo
-demo: $(RUNTIME) ## Send 40 tasks through a sandbox full of faults and watch every one come home
+demo: $(RUNTIME) ## Send 40 tasks through a sandbox full of faults and watch every one finish
 	@$(BIN)/homing demo $(ARGS)
 
 .PHONY: serve

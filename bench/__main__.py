@@ -65,24 +65,35 @@ def _run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
 
 @contextmanager
 def _noted(name: str, failed: dict[str, str]) -> Iterator[None]:
-    """Print how long a part took. If it fails, note why and go on with the others."""
+    """Print how long a part took. If it fails, record why and continue with the other parts."""
     say(f"{name} …")
     began = perf_counter()
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - the other parts run after any error
         failed[name] = f"{type(error).__name__}: {error}"
     say(f"{name}: {failed.get(name, 'done')}, after {perf_counter() - began:.0f} s")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Measure Homing; docs/reference/benchmarks.md says how.")
-    parser.add_argument("--only", type=_choice(PARTS), default=list(PARTS), help=f"parts, of: {', '.join(PARTS)}")
-    parser.add_argument(
-        "--databases", type=_choice(DATABASES), default=list(DATABASES), help=f"of: {', '.join(DATABASES)}"
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Measure Homing. docs/reference/benchmarks.md explains how."
     )
-    parser.add_argument("--rounds", type=int, default=Effort().rounds, help="rounds (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=Effort().seconds, help="of a turn (default %(default)s)")
+    parser.add_argument(
+        "--only", type=_choice(PARTS), default=list(PARTS), help=f"the parts to run, from: {', '.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--databases",
+        type=_choice(DATABASES),
+        default=list(DATABASES),
+        help=f"the databases to measure, from: {', '.join(DATABASES)}",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=Effort().rounds, help="the number of rounds (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=Effort().seconds, help="the seconds of each turn (default %(default)s)"
+    )
     parser.add_argument("--soak", action="store_true", help="measure the memory over a million callbacks")
     parser.add_argument("--json", action="store_true", help="print no table")
     return parser
@@ -94,7 +105,7 @@ def _choice(known: Collection[str]) -> Callable[[str], list[str]]:
     def read(text: str) -> list[str]:
         chosen = {name.strip() for name in text.split(",") if name.strip()}
         if unknown := chosen.difference(known):
-            raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of: {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{min(unknown)!r} is unknown. Choose from {', '.join(known)}")
         return [name for name in known if not chosen or name in chosen]
 
     return read

@@ -16,7 +16,9 @@ STYLES: Final = ("def", "async")
 
 
 def measure(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
-    few, many = (deliveries.tasks_for(effort.callbacks(most)) for most in (subjects.NAIVE_MOST, subjects.HOMING_MOST))
+    few, many = (
+        deliveries.tasks_for(effort.callbacks(most)) for most in (subjects.NAIVE_MAX_RATE, subjects.HOMING_MAX_RATE)
+    )
     with ExitStack() as stack:
         everyone = [
             subjects.bare(folder),

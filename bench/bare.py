@@ -1,6 +1,6 @@
-"""The bare server: reads and parses the same body and gives the same answer, without a database.
+"""The bare server: it reads and parses the same body and returns the same answer, without a database.
 
-It shows the limit that the loop, the parser and the framework set. ``python -m bench.bare``.
+It shows the limit of the event loop, the parser and the framework. ``python -m bench.bare``.
 """
 
 import json

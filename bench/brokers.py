@@ -1,7 +1,7 @@
-"""The brokers of the relay benchmark: real, empty servers from wheels, and the number of messages that they hold.
+"""The brokers of the relay benchmark: real, empty servers from wheels, and functions that count their messages.
 
-There is no wheel of RabbitMQ. The machine's own server is used if it accepts ``guest``. The exchange and the queue are
-removed afterwards.
+RabbitMQ has no wheel. The benchmark uses the server on this machine if it accepts ``guest``, and removes its exchange
+and queue afterwards.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def jetstream() -> Iterator[Broker]:
 
 @contextmanager
 def redis_streams() -> Iterator[Broker]:
-    """Run a Redis that writes what comes to its file, and syncs it every second."""
+    """Run a Redis that writes everything to its append-only file, and syncs it every second."""
     durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
     binary = redis_binary()
     if binary is None:

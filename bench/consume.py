@@ -21,15 +21,15 @@ from bench import apart, deliveries
 from bench.listen import Line
 
 CONNECTIONS: Final = 32
-AHEAD_SECONDS: Final = 0.5
-LATE_SECONDS: Final = 10.0
+LEAD_SECONDS: Final = 0.5
+MAX_LATE_SECONDS: Final = 10.0
 STREAM: Final = "HOMING"
 SUBJECTS: Final = "homing.>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Send ``count`` callbacks from place ``first`` on, ``per_second`` of them; ``nats`` is the broker's port."""
+    """Send ``count`` callbacks from position ``first`` on, ``per_second``. ``nats`` is the port of the broker."""
 
     port: int
     nats: int
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """How long after its callback's answer an event was read, in milliseconds; ``missed`` were never read."""
+    """The milliseconds from the answer to a callback until its event was read. ``missed`` events were never read."""
 
     p50_ms: float
     p99_ms: float
@@ -70,14 +70,14 @@ class _Consuming:
             await _have_stream(client.jetstream())
             wanted = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW)
             await client.jetstream().subscribe(SUBJECTS, stream=STREAM, config=wanted, cb=self._take)
-            began = perf_counter() + AHEAD_SECONDS
+            began = perf_counter() + LEAD_SECONDS
             async with asyncio.TaskGroup() as sending:
                 for number, request in enumerate(requests):
                     at = began + number / plan.per_second
-                    await asyncio.sleep(at - AHEAD_SECONDS - perf_counter())
+                    await asyncio.sleep(at - LEAD_SECONDS - perf_counter())
                     sending.create_task(self._send(plan.first + number, request, at))
             with suppress(TimeoutError):  # missing events are counted
-                await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
+                await asyncio.wait_for(self._complete.wait(), MAX_LATE_SECONDS)
         finally:
             await client.close()
         return self._latencies()
@@ -108,7 +108,7 @@ class _Consuming:
 
 
 async def _have_stream(context: JetStreamContext) -> None:
-    """Make the stream as Homing would with its first event."""
+    """Create the stream as Homing creates it with its first event."""
     try:
         await context.stream_info(STREAM)
     except NotFoundError:

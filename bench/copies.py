@@ -1,7 +1,7 @@
-"""Very many tasks: the store writes some, and the database copies them.
+"""A very large number of tasks: the store writes some, and the database copies them.
 
-A copy has its own IDs, names and times. Everything else equals its original: the same columns and indexes, filled in
-the same order, in less than half of the time.
+A copy has its own IDs, names and times. All other columns and indexes equal the original's and are filled in the same
+order. This takes less than half of the time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def _rows(numbers: range, originals: int, named: Named) -> Iterator[dict[str, An
 
 
 def _insert(connection: Connection, table: str, key: str, moved: Mapping[str, str]) -> None:
-    """Insert the copies of a table's rows; they get new row IDs, in the order of the tasks."""
+    """Insert the copies of the rows of a table. They get new row IDs in the order of the tasks."""
     result = connection.execute(text(f"SELECT * FROM {table} WHERE 1 = 0"))
     columns = [name for name in result.keys() if name != "id" or name in moved]  # noqa: SIM118 - a result's keys
     values = ", ".join(moved.get(name, f"rows.{name}") for name in columns)

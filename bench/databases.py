@@ -11,20 +11,20 @@ from sqlalchemy import create_engine, text
 from tracker.model.changes import Change, RecordChange, Work
 from tracker.storage.store import Store
 
-CHUNK: Final = 1_000
+CHANGES_PER_TRANSACTION: Final = 1_000
 
 
 class Databases(Protocol):
-    """Where databases are made; ``name`` is in the keys of the results."""
+    """A place in which to create databases. ``name`` is part of the keys of the results."""
 
     @property
     def name(self) -> str: ...
 
     def fresh(self, name: str) -> str:
-        """Make an empty database and give its address, as Homing's setting has it."""
+        """Create an empty database. Return its URL in the form of HOMING_DATABASE_URL."""
 
     def analyse(self, url: str) -> None:
-        """Count rows for the planner, as a server's own housekeeping does within a minute."""
+        """Update the statistics of the planner, as the autovacuum of a server does within a minute."""
 
 
 class SqliteFiles:
@@ -40,18 +40,18 @@ class SqliteFiles:
         return f"sqlite:///{self._folder / name}_{next(self._numbers)}.db"
 
     def analyse(self, url: str) -> None:
-        """Nothing: nobody does that to a file."""
+        """Do nothing, because usually no program does this to a SQLite file."""
 
 
 def migrated(databases: Databases, name: str) -> str:
-    """Make a database with Homing's schema and give its address."""
+    """Create a database with Homing's schema and return its URL."""
     url = databases.fresh(name)
     asyncio.run(Store(url).migrate())
     return url
 
 
 def write(url: str, changes: Iterable[Change[None]]) -> None:
-    """Write many rows the way Homing does, some thousand changes in a transaction."""
+    """Write many rows in the same way as Homing, a thousand changes per transaction."""
     asyncio.run(_write(url, iter(changes)))
 
 
@@ -61,9 +61,9 @@ async def _write(url: str, changes: Iterator[Change[None]]) -> None:
     try:
         async with asyncio.TaskGroup() as writing:
             last = writing.create_task(asyncio.sleep(0))
-            while works := [RecordChange(change) for change in islice(changes, CHUNK)]:
+            while works := [RecordChange(change) for change in islice(changes, CHANGES_PER_TRANSACTION)]:
                 await last
-                # Written in a thread of the store's, while the next ones are made here.
+                # A thread of the store writes these changes while this loop creates the next ones.
                 last = writing.create_task(_apply(store, works))
                 await asyncio.sleep(0)
     finally:
@@ -75,7 +75,7 @@ async def _apply(store: Store, works: Sequence[Work[None]]) -> None:
 
 
 def count_of(url: str, query: str) -> int:
-    """Return the number that a query of one row and column gives, from outside of Homing."""
+    """Return the number from a query with one row and one column, on a connection outside of Homing."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:

@@ -1,7 +1,8 @@
-"""The load: tasks known by their number, and the callbacks about them. Pure, so that every process makes the same.
+"""The load: numbered tasks and their callbacks. The functions are pure, so every process creates the same load.
 
-Each task has three callbacks, and each moves it. They are ordered in blocks: the first callbacks of ``BLOCK`` tasks,
-then their second, then their last, so that those of one task come in order over any number of connections.
+Each task has three callbacks, and each callback changes the task. They are ordered in blocks: the first callbacks of
+``BLOCK`` tasks, then their second, then their last. So the callbacks of one task arrive in order over any number of
+connections.
 """
 
 import base64
@@ -29,12 +30,12 @@ _EPOCH_MS: Final = int(_EPOCH.timestamp() * 1000)
 
 
 def created_at(number: int) -> datetime:
-    """When the task of a number was made: a millisecond after the one before."""
+    """Return when a task was created: a millisecond after the previous one."""
     return _EPOCH + timedelta(milliseconds=number)
 
 
 def task_id(number: int) -> str:
-    """Return our id of a task: ids sort as their numbers do."""
+    """Return Homing's ID of a task. The IDs sort like their numbers."""
     return new_task_id(created_at(number), number.to_bytes(10, "big"))
 
 
@@ -43,24 +44,24 @@ def provider_id(number: int) -> str:
 
 
 def place_of(place: int) -> tuple[int, int]:
-    """Return the task's number and the step of the callback at a place of the order."""
+    """Return the number of the task and the step of the callback at a position in the order."""
     block, within = divmod(place, BLOCK * len(STEPS))
     step, number = divmod(within, BLOCK)
     return block * BLOCK + number, step
 
 
 def tasks_for(callbacks: int) -> int:
-    """How many tasks so many callbacks are about: whole blocks of them."""
+    """Return how many tasks are needed for this number of callbacks, in whole blocks."""
     return -(-callbacks // (BLOCK * len(STEPS))) * BLOCK
 
 
 def requests(first: int, count: int, *, now: datetime) -> Sequence[bytes]:
-    """Return the signed requests of the callbacks from place ``first`` on, as they go over the wire."""
+    """Return the raw signed HTTP requests of the callbacks from position ``first`` on."""
     return [_request(*place_of(place), timestamp=str(int(now.timestamp()))) for place in range(first, first + count)]
 
 
 def body(number: int, step: int) -> bytes:
-    """Return what the provider says of a task at a step, in its documented shape."""
+    """Return the provider's report about a task at a step, in its documented shape."""
     made = _EPOCH_MS + number
     report = shapes.legacy(
         provider_id(number),

@@ -1,4 +1,4 @@
-"""How soon waiting clients see a change, what idle waiting clients cost, and what a sink takes from the acks."""
+"""The delay until waiting clients see a change, the cost of idle waiting clients, and the cost of a sink."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ IDLE_SECONDS: Final = 20.0
 CONNECTIONS: Final = 64
 # A round is thousands of observed callbacks, so a few rounds are enough.
 ROUNDS: Final = 3
-# Takes every event in the same process, and does nothing with it.
+# A function in the same process that accepts every event and does nothing.
 SINK: Final = "python:bench.nothing:take"
 
 
 def latency(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterator[Row]:
-    """Measure how long after a callback's answer others see the change."""
+    """Measure the delay from the answer to a callback until other clients see the change."""
     count = int(PER_SECOND * SECONDS)
     rounds = min(effort.rounds, ROUNDS)
     tasks = deliveries.tasks_for(count * (rounds + 1))
@@ -70,8 +70,8 @@ def latency(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterato
 
 
 def cost(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
-    """Measure what one sink in the same process takes from the acknowledgements."""
-    tasks = deliveries.tasks_for(effort.callbacks(subjects.HOMING_MOST))
+    """Measure by which share one sink in the same process reduces the rate of acknowledgements."""
+    tasks = deliveries.tasks_for(effort.callbacks(subjects.HOMING_MAX_RATE))
     with ExitStack() as stack:
         both = [
             stack.enter_context(subjects.homing(databases, folder, name=name, tasks=tasks, **settings))
@@ -87,7 +87,7 @@ def cost(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
 
 
 def idle(databases: Databases, folder: Path) -> Iterator[Row]:
-    """Measure what thousands of idle waiting clients cost."""
+    """Measure the processor time and the memory for thousands of idle waiting clients."""
     with subjects.homing(databases, folder, name="idle", tasks=deliveries.BLOCK) as subject:
         share, memory = asyncio.run(_idle(subject.server))
     yield Row(

@@ -1,4 +1,4 @@
-"""A database in which many tasks have ended and a hundred are open, written as Homing itself writes."""
+"""A database with many finished tasks and a hundred open ones, written in the same way as by Homing."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,9 +16,9 @@ from tracker.rules import lifecycle
 
 OPEN: Final = 100
 CLIENTS: Final = 20
-# So many are written by the store. Every client, each kind of history and an open one are among them.
+# The number of tasks that the store writes. They include every client, each kind of history and an open task.
 ORIGINALS: Final = 10_000
-# One of so many tasks has observations and events too. More would fill the disk without another result.
+# One of this many tasks also has observations and events. More would fill the disk without changing the result.
 WITH_HISTORY: Final = 10
 TOOK: Final = timedelta(seconds=40)
 # The open tasks become due long after the measurement.
@@ -27,7 +27,7 @@ MOVES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 
 
 def grown(databases: Databases, *, count: int) -> str:
-    """Make a database of ``count`` tasks, ``OPEN`` of them open, evenly spread over the whole time."""
+    """Create a database of ``count`` tasks. ``OPEN`` of them, spread over the whole time, are open."""
     url = migrated(databases, f"grown_{count}")
     originals = min(count, ORIGINALS)
     write(url, (_change(number, open_=number % (count // OPEN) == 0) for number in range(originals)))
@@ -63,7 +63,7 @@ def _entry(task: Task, number: int, step: int) -> Entry:
         provider_status=deliveries.STEPS[step],
         status=MOVES[step],
         verdict=Verdict.APPLIED,
-        why=f"moved to {MOVES[step].value}",
+        why=f"changed to {MOVES[step].value}",
         provider_updated_at=task.created_at,
         body=deliveries.body(number, step),
     )

@@ -1,4 +1,4 @@
-"""The cost of a million finished tasks for the hundred open ones: the same requests to a large and a small database."""
+"""The cost of a million finished tasks: the same requests to a large and to a small database."""
 
 import asyncio
 import socket
@@ -128,7 +128,7 @@ def _get(connection: socket.socket, path: str) -> float:
 
 
 async def _claims(sizes: Mapping[int, str]) -> Measurement:
-    """Claim the open tasks of both databases in turns, each time after the previous leases have ended."""
+    """Acquire the leases of the open tasks of both databases in turns, after the previous leases have ended."""
     stores = {count: Store(url) for count, url in sizes.items()}
     took: dict[int, list[float]] = {count: [] for count in sizes}
     for store in stores.values():
@@ -143,11 +143,11 @@ async def _claims(sizes: Mapping[int, str]) -> Measurement:
                     claimed = await store.due_tasks.acquire(now=now, limit=OPEN, owner=deliveries.CLIENT, lease=LEASE)
                     milliseconds[count].append((perf_counter() - began) * 1000)
                     if len(claimed) != OPEN:
-                        raise Broken(f"{len(claimed)} of {OPEN} due tasks were claimed")
+                        raise Broken(f"{len(claimed)} of {OPEN} due tasks were leased")
             if number >= 0:
                 for count, values in milliseconds.items():
                     took[count].append(median(values))
     finally:
         for store in stores.values():
             await store.close()
-    return Measurement(name=f"a claim of {OPEN} due tasks", many=took[MANY], few=took[FEW])
+    return Measurement(name=f"leases of {OPEN} due tasks", many=took[MANY], few=took[FEW])

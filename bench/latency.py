@@ -12,23 +12,23 @@ from bench.load import Outcome
 from bench.results import Row
 from bench.rounds import Effort, Turn, in_turns
 
-SOME: Final = 16
+CONNECTIONS: Final = 16
 
 
 def measure(every: Sequence[Databases], folder: Path, effort: Effort) -> Iterator[Row]:
     """Measure all databases in turns."""
-    tasks = deliveries.tasks_for(2 * effort.callbacks(subjects.HOMING_MOST // 2))
+    tasks = deliveries.tasks_for(2 * effort.callbacks(subjects.HOMING_MAX_RATE // 2))
     with ExitStack() as stack:
         compared = [
             stack.enter_context(subjects.homing(databases, folder, name="latency", tasks=tasks)) for databases in every
         ]
-        busy = [Turn(subject=subject, connections=SOME) for subject in compared]
+        busy = [Turn(subject=subject, connections=CONNECTIONS) for subject in compared]
         alone = [Turn(subject=subject, connections=1) for subject in compared]
         outcomes = in_turns([*busy, *alone], effort)
     for databases, at_some in zip(every, outcomes[: len(every)], strict=True):
         yield Row(
             key=f"ack_p99_ms_{databases.name}",
-            what=f"p99 of an ack, {databases.name}, {SOME} connections",
+            what=f"p99 of an ack, {databases.name}, {CONNECTIONS} connections",
             rounds=[one.p99_ms for one in at_some],
             unit="ms",
             must=15,

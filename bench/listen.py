@@ -19,17 +19,17 @@ from bench.load import whole
 from bench.results import Broken
 
 CONNECTIONS: Final = 32
-EVERY: Final = 10
-AHEAD_SECONDS: Final = 0.5
-LATE_SECONDS: Final = 10.0
+CALLBACKS_PER_POLL: Final = 10
+LEAD_SECONDS: Final = 0.5
+MAX_LATE_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 30
-ANSWER: Final = 1 << 20
+MAX_ANSWER_BYTES: Final = 1 << 20
 EVENT_ID: Final = re.compile(rb'"id":"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Send ``count`` callbacks from place ``first`` on, ``per_second`` of them; ``key`` opens the API."""
+    """Send ``count`` callbacks from position ``first`` on, ``per_second``. ``key`` is the API key."""
 
     port: int
     key: str
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
-    """How long after its callback's answer a change was seen, in milliseconds; ``missed`` were never seen."""
+    """The milliseconds from the answer to a callback until its change was seen. ``missed`` were never seen."""
 
     stream_p50_ms: float
     stream_p99_ms: float
@@ -64,12 +64,12 @@ class Line:
     async def ask(self, request: bytes) -> bytes:
         """Send a request and return the whole answer."""
         if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=ANSWER)
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=MAX_ANSWER_BYTES)
         reader, writer = self._streams
         writer.write(request)
         received = b""
         while not whole(received):
-            piece = await reader.read(ANSWER)
+            piece = await reader.read(MAX_ANSWER_BYTES)
             if not piece:
                 raise Broken(f"the server hung up after {received[:100]!r}")
             received += piece
@@ -96,19 +96,19 @@ class _Listening:
         requests = deliveries.requests(plan.first, plan.count, now=datetime.now(UTC))
         subscriber = asyncio.create_task(self._subscribe())
         connected = asyncio.create_task(self._connected.wait())
-        await asyncio.wait({subscriber, connected}, return_when=asyncio.FIRST_COMPLETED, timeout=LATE_SECONDS)
+        await asyncio.wait({subscriber, connected}, return_when=asyncio.FIRST_COMPLETED, timeout=MAX_LATE_SECONDS)
         if not self._connected.is_set():
             raise Broken("the event stream did not begin")
-        began = perf_counter() + AHEAD_SECONDS
+        began = perf_counter() + LEAD_SECONDS
         async with asyncio.TaskGroup() as sending:
             for number, request in enumerate(requests):
                 place, at = plan.first + number, began + number / plan.per_second
-                if number % EVERY == 0:
-                    await _until(at - AHEAD_SECONDS)
+                if number % CALLBACKS_PER_POLL == 0:
+                    await _until(at - LEAD_SECONDS)
                     sending.create_task(self._poll(place))
                 sending.create_task(self._send(place, request, at))
         with suppress(TimeoutError):  # missing events are counted
-            await asyncio.wait_for(self._complete.wait(), LATE_SECONDS)
+            await asyncio.wait_for(self._complete.wait(), MAX_LATE_SECONDS)
         subscriber.cancel()
         return self._latencies()
 
@@ -127,7 +127,7 @@ class _Listening:
         self._idle.append(line)
 
     async def _subscribe(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._plan.port, limit=ANSWER)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._plan.port, limit=MAX_ANSWER_BYTES)
         writer.write(self._get("/v1/events", accept="text/event-stream"))
         if b" 200 " not in await reader.readline():
             raise Broken("the event stream is refused")

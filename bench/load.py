@@ -1,7 +1,7 @@
-"""The load generator: a process of its own, as light as can be, since it shares the cores with what it measures.
+"""The load generator. It is a separate, small process, because it shares the processor with the server.
 
-``python -m bench.load`` reads a Plan as one line of JSON, makes all requests before the clock starts, keeps
-``connections`` connections busy, each with one request at a time, and writes an Outcome as one line of JSON.
+``python -m bench.load`` reads a Plan as one line of JSON and creates all requests before the clock starts. It keeps
+``connections`` connections busy, each with one request at a time. It writes an Outcome as one line of JSON.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from bench import apart, deliveries
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length: "
 STATUS: Final = slice(9, 12)
-FILES: Final = 16_384
-GRACE: Final = 30.0
-# How long a client waits that was cut off, before it comes again.
-PAUSE: Final = 0.1
+MAX_OPEN_FILES: Final = 16_384
+EXTRA_SECONDS: Final = 30.0
+# How long a disconnected client waits before it connects again.
+RECONNECT_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to send: ``count`` callbacks from place ``first`` on, for ``seconds`` or until all are answered.
+    """The requests: ``count`` callbacks from position ``first`` on, for ``seconds`` or until all are answered.
 
-    ``reconnect`` where the server may hang up.
+    With ``reconnect``, the server may disconnect clients.
     """
 
     port: int
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result. ``statuses`` counts the answers by HTTP status, ``lost`` those that never came."""
+    """The result. ``statuses`` counts the answers by HTTP status, ``lost`` the requests without an answer."""
 
     seconds: float
     statuses: dict[str, int]
@@ -95,7 +95,7 @@ class _Load:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection: the next request follows the answer to the last."""
+    """One connection. It sends its next request after the answer to the previous one."""
 
     def __init__(self, load: _Load) -> None:
         self._load = load
@@ -150,7 +150,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def _connect_again(load: _Load) -> None:
-    await asyncio.sleep(PAUSE)
+    await asyncio.sleep(RECONNECT_SECONDS)
     try:
         connection = await _connected(load)
     except OSError:
@@ -167,7 +167,7 @@ async def _connected(load: _Load) -> _Connection:
 
 
 def whole(received: bytes) -> bool:
-    """Return whether what was received is a whole answer, head and body."""
+    """Return whether the received bytes are a whole answer with head and body."""
     head = received.find(HEAD_END)
     return head >= 0 and len(received) >= head + len(HEAD_END) + _length(received[:head])
 
@@ -188,7 +188,7 @@ async def _measure(plan: Plan) -> Outcome:
     load.until = started + plan.seconds
     for connection in connections:
         connection.send(perf_counter())
-    async with asyncio.timeout(plan.seconds + GRACE):
+    async with asyncio.timeout(plan.seconds + EXTRA_SECONDS):
         await load.ended.wait()
     latencies = sorted(load.latencies)
     return Outcome(
@@ -207,7 +207,7 @@ def _share(ordered: Sequence[float], share: float) -> float:
 
 def _allow_many_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

@@ -1,4 +1,4 @@
-"""Describes the machine, because numbers mean nothing without it."""
+"""A description of the machine, which the results depend on."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ GIB: Final = 1 << 30
 
 
 def described() -> str:
-    """Return cores, model of the CPU, memory, system and interpreter in one line."""
+    """Return the cores, the CPU model, the memory, the system and the interpreter in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return (
         f"{os.cpu_count()} cores shared with the load ({_model()}), {memory:.0f} GiB, "

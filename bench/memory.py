@@ -1,4 +1,4 @@
-"""Memory growth of the server: over very many callbacks, and under ten times the usual connections."""
+"""Memory growth of the server: over a million callbacks, and with ten times the usual connections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from bench.results import Broken, Row
 from bench.rounds import say
 from bench.subjects import Subject
 
-USUAL: Final = 64
-OVERLOAD: Final = 640
-# More than may be connected, or wait to be written.
-FLOOD: Final = 5_000
+USUAL_CONNECTIONS: Final = 64
+OVERLOAD_CONNECTIONS: Final = 640
+# More than the server accepts, and more than may wait for their commit.
+FLOOD_CONNECTIONS: Final = 5_000
 FLOOD_SECONDS: Final = 5.0
-CHUNK: Final = 25_000
-SLOWEST: Final = 100
+CALLBACKS_PER_SEND: Final = 25_000
+MAX_SEND_SECONDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """The two callbacks between which memory is compared, and the seconds of overload afterwards."""
+    """The two callbacks at which memory is compared, and the seconds of overload afterwards."""
 
     first: int
     last: int
@@ -31,7 +31,7 @@ class Stretch:
 
     @property
     def callbacks(self) -> int:
-        return self.last + int((self.overload_seconds + FLOOD_SECONDS) * subjects.HOMING_MOST)
+        return self.last + int((self.overload_seconds + FLOOD_SECONDS) * subjects.HOMING_MAX_RATE)
 
 
 SHORT: Final = Stretch(first=20_000, last=120_000, overload_seconds=15)
@@ -47,10 +47,10 @@ def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Ro
         late = subject.server.memory().now
         subject.verify()
         subject.server.forget_peak()
-        _overload(subject, OVERLOAD, stretch.overload_seconds)
+        _overload(subject, OVERLOAD_CONNECTIONS, stretch.overload_seconds)
         overloaded = subject.server.memory()
         say(f"{overloaded.peak:.1f} MiB at most during overload, {overloaded.now:.1f} MiB after it")
-        refused = _overload(subject, FLOOD, FLOOD_SECONDS)
+        refused = _overload(subject, FLOOD_CONNECTIONS, FLOOD_SECONDS)
         flooded = subject.server.memory()
         say(f"{flooded.peak:.1f} MiB at most during a flood, {flooded.now:.1f} MiB after it; {refused}")
     yield Row(
@@ -64,23 +64,27 @@ def measure(databases: Databases, folder: Path, stretch: Stretch) -> Iterator[Ro
     )
     yield Row(
         key="memory_overload_mib",
-        what=f"… the most that {OVERLOAD} connections for {stretch.overload_seconds:g} s add to it",
+        what=f"… the most that {OVERLOAD_CONNECTIONS} connections for {stretch.overload_seconds:g} s add to it",
         rounds=[overloaded.peak - late],
         unit="MiB",
         must=20,
         goal=5,
-        note=f"after a flood of {FLOOD:,} connections: {flooded.now - late:+.0f} MiB; {refused}",
+        note=f"after a flood of {FLOOD_CONNECTIONS:,} connections: {flooded.now - late:+.0f} MiB; {refused}",
     )
 
 
 def _send_up_to(subject: Subject, place: int) -> None:
     while subject.place < place:
-        subject.send(connections=USUAL, seconds=SLOWEST, count=min(CHUNK, place - subject.place))
+        subject.send(
+            connections=USUAL_CONNECTIONS,
+            seconds=MAX_SEND_SECONDS,
+            count=min(CALLBACKS_PER_SEND, place - subject.place),
+        )
         say(f"{subject.server.memory().now:.1f} MiB after {subject.place:,} callbacks")
 
 
 def _overload(subject: Subject, connections: int, seconds: float) -> str:
-    """Send far too many callbacks, and check that every acknowledged one is recorded. Return the counts."""
+    """Overload the server, and check that every acknowledged callback is recorded. Return the counts."""
     assert subject.kept is not None
     before = subject.kept().callbacks
     count = min(int(seconds * subject.most), subject.left)

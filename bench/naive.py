@@ -1,7 +1,7 @@
-"""The naive handler: FastAPI with one SQLModel session per request, written as the tutorials of both write it.
+"""The naive handler: FastAPI with one SQLModel session per request, as in the tutorials of both.
 
-``python -m bench.naive URL {def|async} TASKS``. It verifies nothing; the database is as durable as Homing's. The
-handler is either a plain function, which FastAPI runs in its threads, or an ``async`` one with the same session.
+``python -m bench.naive URL {def|async} TASKS``. It verifies nothing. The database is as durable as Homing's. The
+handler is a plain function, which FastAPI runs in its threads, or an ``async`` function with the same session.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Callback(BaseModel):
 
 
 def engine_of(url: str) -> Engine:
-    """Return the engine: as the tutorial's, and on SQLite as durable as Homing's."""
+    """Return an engine as in the tutorial. On SQLite, its commits are as durable as Homing's."""
     if not url.startswith("sqlite"):
         return create_engine(url)
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
@@ -72,7 +72,7 @@ def engine_of(url: str) -> Engine:
 
 
 def write_tasks(engine: Engine, count: int) -> None:
-    """Make the tables, and the tasks that the callbacks will be about."""
+    """Create the tables, and the tasks of the callbacks."""
     SQLModel.metadata.create_all(engine)
     with engine.begin() as connection:
         values = [{"id": task_id(number), "status": "pending", "result": {}} for number in range(count)]
@@ -95,7 +95,7 @@ def record(callback: Callback, session: Session) -> dict[str, str]:
 
 
 def create_app(engine: Engine, style: str) -> FastAPI:
-    """Make the app; ``style`` says what kind of function the handler is."""
+    """Create the app. ``style`` is the kind of function of the handler."""
     app = FastAPI()
 
     def get_session() -> Iterator[Session]:

@@ -2,4 +2,4 @@
 
 
 async def take(_event: object) -> None:
-    """Take one event."""
+    """Accept one event."""

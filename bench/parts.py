@@ -1,4 +1,4 @@
-"""The parts of the benchmark: what ``ONLY`` chooses from, in the order of the table."""
+"""The parts of the benchmark, in the order of the table. ``ONLY`` chooses from them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from bench.rounds import Effort
 class Bench:
     """The input of every part: a folder for its files, the databases to measure, and the effort.
 
-    Parts that are about one database take the first. ``soak`` is for those that have a long form.
+    Parts for one database use the first. ``soak`` selects the long form of a part that has one.
     """
 
     folder: Path

@@ -28,7 +28,7 @@ DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class PostgresDatabases:
-    """Databases of one server, made for a run and dropped after it."""
+    """Databases of one server. They are created for a run and dropped after it."""
 
     name: Final = "postgres"
 
@@ -43,7 +43,9 @@ class PostgresDatabases:
             for setting in DURABLE:
                 answer = connection.execute(f"SHOW {setting}".encode()).fetchone()
                 if answer != ("on",):
-                    raise Broken(f"{VARIABLE}: the server has {setting} off; only what is durable is measured")
+                    raise Broken(
+                        f"{VARIABLE}: the server has {setting} off. Turn it on: only durable commits are measured"
+                    )
 
     def fresh(self, name: str) -> str:
         made = f"bench_{os.getpid()}_{next(self._numbers)}_{name}"
@@ -68,7 +70,7 @@ class PostgresDatabases:
 
 @contextmanager
 def running() -> Iterator[Databases]:
-    """Yield the databases of the named server, or of one that runs meanwhile."""
+    """Yield the databases of the named server, or of a server that runs within the block."""
     named = os.environ.get(VARIABLE)
     if named:
         databases = PostgresDatabases(named)

@@ -17,7 +17,7 @@ from bench.deliveries import provider_id, task_id
 from bench.serving import serve
 from tracker.model.untrusted import JsonObject, JsonValue
 
-SECONDS: Final = 0.05
+ANSWER_SECONDS: Final = 0.05
 CREATED_MS: Final = 1_790_000_000_000
 
 
@@ -39,7 +39,7 @@ class Provider:
 
     async def _answer(self, data: JsonValue) -> Response:
         self._polls += 1
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(ANSWER_SECONDS)
         return JSONResponse(shapes.envelope(data))
 
     def routes(self) -> list[Route]:

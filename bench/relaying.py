@@ -1,4 +1,4 @@
-"""How fast the relay delivers a backlog to each kind of sink, and how soon a broker's consumer sees a change."""
+"""The rate at which the relay delivers a backlog to each kind of sink, and the delay until a consumer sees a change."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from bench.databases import Databases
 from bench.results import Broken, Row
 from bench.rounds import Effort, say
 from homing.serve import relay_of
-from homing.server.process import favour_latency
+from homing.server.process import tune_garbage_collection
 from tracker.app import create_tracker, sinks_of
 from tracker.model.sinks import SinkState
 from tracker.service.tracker import Tracker
@@ -22,14 +22,14 @@ from tracker.settings import load_settings
 
 EVENTS: Final = 20_000
 CONNECTIONS: Final = 64
-# Events or callbacks per second. A slower run fails.
-SLOWEST: Final = 500
+# In events or callbacks per second. A slower run fails.
+MIN_RATE: Final = 500
 # Reading the progress slows the relay down, because it counts the events ahead.
 CHECK_SECONDS: Final = 0.02
 RARE_CHECK_SECONDS: Final = 0.2
-# Takes every event in the same process, and does nothing with it.
-PROCESS: Final = "python:bench.nothing:take"
-MUST: Final[Mapping[str, float]] = MappingProxyType(
+# A function in the same process that accepts every event and does nothing.
+FUNCTION_SINK: Final = "python:bench.nothing:take"
+MIN_RATES: Final[Mapping[str, float]] = MappingProxyType(
     {"jetstream": 5_000, "redis": 5_000, "kafka": 3_000, "rabbitmq": 3_000}
 )
 PER_SECOND: Final = 500.0
@@ -38,27 +38,27 @@ ROUNDS: Final = 2
 
 
 def rates(databases: Databases, folder: Path) -> Iterator[Row]:
-    """Measure how fast one process delivers a backlog, until all is confirmed and recorded."""
+    """Measure the rate at which one process delivers a backlog, until all events are confirmed and recorded."""
     with subjects.homing(databases, folder, name="relay", tasks=deliveries.tasks_for(EVENTS)) as subject:
-        subject.send(connections=CONNECTIONS, seconds=EVENTS / SLOWEST, count=EVENTS)
+        subject.send(connections=CONNECTIONS, seconds=EVENTS / MIN_RATE, count=EVENTS)
         subject.verify()
         url = subject.url
-    speed = _relay_all(url, "process", PROCESS)
+    speed = _relay_all(url, "process", FUNCTION_SINK)
     yield _row(databases, "relay_events_per_s", "a function in the same process", speed, must=5_000)
     for kind, running in BROKERS.items():
         if kind == "rabbitmq" and not brokers.answers(brokers.RABBITMQ_PORT):
-            say(f"{kind}: skipped, there is none at {brokers.LOCALHOST}:{brokers.RABBITMQ_PORT}")
+            say(f"{kind}: skipped, no server at {brokers.LOCALHOST}:{brokers.RABBITMQ_PORT}")
             continue
         with running() as broker:
             speed = _relay_all(url, kind, broker.address)
             held = asyncio.run(broker.count(EVENTS))
         if held != EVENTS:
             raise Broken(f"{kind}: {EVENTS} events were confirmed, but there are {held}")
-        yield _row(databases, f"relay_{kind}_per_s", kind, speed, must=MUST[kind])
+        yield _row(databases, f"relay_{kind}_per_s", kind, speed, must=MIN_RATES[kind])
 
 
 def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]:
-    """Measure how long after a callback's answer a consumer of JetStream has the event."""
+    """Measure the delay from the answer to a callback until a JetStream consumer has the event."""
     count = int(PER_SECOND * SECONDS)
     rounds = min(effort.rounds, ROUNDS)
     tasks = deliveries.tasks_for(count * (rounds + 1))
@@ -90,7 +90,7 @@ def latency(databases: Databases, folder: Path, effort: Effort) -> Iterator[Row]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which database's events are delivered, and to what: the name and the address of a sink."""
+    """The database whose events are delivered, and the name and the URL of the sink."""
 
     url: str
     name: str
@@ -99,7 +99,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySpeed:
-    """How long a relay took for all events, and how much of a processor: what it waited for is not in there."""
+    """The time of a relay for all events, and the processor time of it, which does not include waiting."""
 
     seconds: float
     processor_seconds: float
@@ -133,7 +133,7 @@ def _key(databases: Databases, key: str) -> str:
 def _relay_all(url: str, name: str, address: str) -> RelaySpeed:
     """Run a relay with one sink from the first event, and return how long it took."""
     return apart.ask(
-        "bench.relaying", Plan(url=url, name=name, address=address), RelaySpeed, within=EVENTS / SLOWEST + 120
+        "bench.relaying", Plan(url=url, name=name, address=address), RelaySpeed, within=EVENTS / MIN_RATE + 120
     )
 
 
@@ -143,8 +143,8 @@ async def _relay(plan: Plan) -> RelaySpeed:
     settings = load_settings(environ=environ, env_file=None)
     async with create_tracker(settings) as tracker:
         stop = asyncio.Event()
-        # As a process that serves is set.
-        favour_latency()
+        # The same setup as in a server process.
+        tune_garbage_collection()
         relaying = asyncio.create_task(relay_of(tracker, sinks_of(settings, tracker)).run(stop))
         try:
             # Processes that share a database scan for deliveries at different times.
@@ -158,13 +158,13 @@ async def _relay(plan: Plan) -> RelaySpeed:
             stop.set()
             await relaying
     if state.waiting or state.dead:
-        raise Broken(f"{plan.name}: {state.waiting} events wait and {state.dead} are dead: {state.last_error}")
+        raise Broken(f"{plan.name}: {state.waiting} deliveries pending, {state.dead} dead letters: {state.last_error}")
     return speed
 
 
 async def _until(tracker: Tracker, name: str, reached: Callable[[SinkState], bool], *, every: float) -> SinkState:
     """Read the state of the sink repeatedly, and return it once the condition holds."""
-    until = perf_counter() + EVENTS / SLOWEST
+    until = perf_counter() + EVENTS / MIN_RATE
     while True:
         for state in await tracker.store.sinks.states():
             if state.name == name and reached(state):

@@ -1,4 +1,4 @@
-"""The results: a row per number with its bounds, and a table for people."""
+"""The results: one row per number with its bounds, and a table on the terminal."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-WIDTH: Final = 150
+TABLE_WIDTH: Final = 150
 COLUMNS: Final = ("key", "what", "median", "lowest … highest", "must", "goal", "reached", "how")
 
 
@@ -20,7 +20,7 @@ class Broken(Exception):
 class Row:
     """One number: its key in the JSON line, what it is, and the values of its rounds.
 
-    ``must`` and ``goal`` are bounds from below where ``more`` is better, else from above; None where none is set.
+    ``must`` and ``goal`` are lower bounds if ``more`` is better, and upper bounds otherwise. None means no bound.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Row:
 
 
 def show(rows: Iterable[Row], *, title: str, caption: str) -> None:
-    """Print the table on the error stream, which leaves standard output to the line of JSON."""
+    """Print the table on the error stream. Standard output is for the line of JSON."""
     table = Table(
         "key", "what", "median", "lowest … highest", "must", "goal", "reached", "how", title=title, caption=caption
     )
@@ -59,7 +59,7 @@ def show(rows: Iterable[Row], *, title: str, caption: str) -> None:
         bounds = [_number(bound) if bound is not None else "" for bound in (row.must, row.goal)]
         shown = f"{_number(row.value)} {row.unit}".strip()
         table.add_row(row.key, row.what, shown, spread, *bounds, row.verdict, row.note)
-    Console(stderr=True, width=WIDTH).print(table)
+    Console(stderr=True, width=TABLE_WIDTH).print(table)
 
 
 def as_json(rows: Iterable[Row]) -> dict[str, float]:

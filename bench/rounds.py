@@ -1,4 +1,4 @@
-"""Rounds: everything that is compared takes its turn in each, because the machine drifts within minutes."""
+"""Rounds: in each round every subject has its turn, because the speed of a machine changes within minutes."""
 
 import sys
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ WARM_UP_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How many rounds there are, and how long each subject's turn is."""
+    """The number of rounds, and the seconds of each turn."""
 
     rounds: int = 5
     seconds: float = 4.0
 
     def callbacks(self, per_second: int) -> int:
-        """How many callbacks a subject can answer at most in all rounds."""
+        """Return the most callbacks that a subject can answer in all rounds."""
         return int(per_second * (self.rounds * self.seconds + WARM_UP_SECONDS))
 
 
@@ -32,7 +32,7 @@ class Turn:
 
 
 def in_turns(turns: Sequence[Turn], effort: Effort) -> list[list[Outcome]]:
-    """Run all turns round after round, after a warm-up of each. Return the outcomes of each turn, in order.
+    """Warm up each turn, then run all turns in every round. Return the outcomes of each turn, in order.
 
     At the end the database of every subject is verified.
     """

@@ -1,4 +1,4 @@
-"""How often Homing polls, and how late it knows: the real tracker, store and reconciler, in virtual time."""
+"""The number of polls, and the delay until Homing knows a result: the real tracker and store, in virtual time."""
 
 import asyncio
 import heapq
@@ -27,8 +27,8 @@ from tracker.model.task import ClientIdentity, Observation, Source, Status, Trus
 from tracker.settings import load_settings
 
 SEEDS: Final = (1, 2, 3, 4)
-# Where it is, a file system that is no disk: some megabytes for a moment.
-MEMORY: Final = Path("/dev/shm")
+# A file system in memory, if the system has one. A run needs a few megabytes.
+MEMORY_FOLDER: Final = Path("/dev/shm")
 WARM_UP: Final = 300
 MEASURED: Final = 500
 BETWEEN: Final = timedelta(seconds=10)
@@ -71,10 +71,10 @@ def _reads(lives: Sequence[Life]) -> float:
 
 
 def _simulated(folder: Path, *, lost: bool) -> list[Sequence[Life]]:
-    """Simulate each seed; several at once and without waiting for a disk, since virtual time does not care."""
-    in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    """Simulate each seed. Several run at once and in memory, because virtual time does not depend on the disk."""
+    in_memory = MEMORY_FOLDER.is_dir() and os.access(MEMORY_FOLDER, os.W_OK)
     with (
-        TemporaryDirectory(prefix="bench-", dir=MEMORY if in_memory else folder) as files,
+        TemporaryDirectory(prefix="bench-", dir=MEMORY_FOLDER if in_memory else folder) as files,
         ProcessPoolExecutor(mp_context=get_context("spawn")) as workers,
     ):
         runs = list(workers.map(partial(_lives, Path(files), lost=lost), SEEDS))
@@ -90,7 +90,7 @@ def _lives(folder: Path, seed: int, *, lost: bool) -> Sequence[Life]:
 
 
 class _Simulation:
-    """What happens, in order: each step moves the clock to the next event or to the reconciler's next round."""
+    """One run. Each step sets the clock to the next event or to the next round of the reconciler."""
 
     def __init__(self, url: str, seed: int, *, lost: bool) -> None:
         self._lost = lost
@@ -103,7 +103,7 @@ class _Simulation:
         self._events: list[tuple[datetime, int, Action]] = []
 
     async def run(self) -> Sequence[Life]:
-        """Return the lives after those that the schedule learned from first."""
+        """Return the tasks that were created after the schedule had learned from the first ones."""
         at = self._clock.now
         for _ in range(WARM_UP + MEASURED):
             at += BETWEEN * self._random.expovariate(1)
@@ -164,7 +164,7 @@ class _Simulation:
         self._at(self._clock.now + self._tracker.policy.learn_every, self._learn)
 
     async def _check(self) -> None:
-        """Check the store: every task must have finished."""
+        """Check that every task in the store has finished."""
         stats = await self._tracker.stats(ClientIdentity(name=ME.name, sees_all=True))
         if stats.by_status != {Status.SUCCEEDED.value: WARM_UP + MEASURED}:
             raise Broken(f"not every task finished: {dict(stats.by_status)}")

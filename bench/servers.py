@@ -1,4 +1,4 @@
-"""The servers under test: real processes, identified by process ID, started and stopped by the benchmark."""
+"""The servers under test: real processes that the benchmark starts and stops."""
 
 import os
 import re
@@ -19,14 +19,14 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 API_KEY: Final = "made-up-key-for-the-benchmark"
 # Nothing listens on the discard port of this machine, so connections to it are refused at once.
-NOWHERE: Final = "http://127.0.0.1:9"
+CLOSED_PORT_URL: Final = "http://127.0.0.1:9"
 _KIB: Final = re.compile(r"^(VmRSS|VmHWM):\s*(\d+) kB$", re.MULTILINE)
 _URL: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Resident memory in MiB: at present and at most."""
+    """Resident memory in MiB: now and at its peak."""
 
     now: float
     peak: float
@@ -43,7 +43,7 @@ class Server:
     def memory(self) -> Memory:
         """Return the resident memory of the process."""
         status = Path(f"/proc/{self.pid}/status")
-        if not status.is_file():  # no Linux: nobody knows the peak
+        if not status.is_file():  # systems other than Linux do not report the peak
             output = subprocess.run(
                 ["ps", "-o", "rss=", "-p", str(self.pid)], capture_output=True, text=True, check=True
             )
@@ -52,7 +52,7 @@ class Server:
         return Memory(now=int(kib["VmRSS"]) / 1024, peak=int(kib["VmHWM"]) / 1024)
 
     def forget_peak(self) -> None:
-        """Reset the peak to the present memory. Works only on Linux, for the owner of the process."""
+        """Reset the peak to the current memory. This works only on Linux, for the owner of the process."""
         with suppress(OSError):
             Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
@@ -61,7 +61,7 @@ class Server:
 
 
 def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
-    """Return the environment of a `homing serve` with every check switched on and no provider."""
+    """Return the environment of a `homing serve` with all checks and without a provider."""
     usual = {
         "database_url": database_url,
         "host": "127.0.0.1",
@@ -70,9 +70,9 @@ def homing_settings(database_url: str, **changes: str) -> dict[str, str]:
         "api_keys": f"{deliveries.CLIENT}:{API_KEY}",
         "callback_secrets": deliveries.CALLBACK_SECRET,
         "kling_webhook_secrets": deliveries.WEBHOOK_SECRET,
-        "kling_base_url": NOWHERE,
+        "kling_base_url": CLOSED_PORT_URL,
         "kling_api_key": "made-up-key-at-the-provider",
-        # The tasks of the bench are planned ten years ahead, which would count as the work of a wrong clock.
+        # The polls of the tasks are ten years in the future. Without this, Homing takes that for a wrong clock.
         "first_poll_delay": "3650d",
     }
     return {f"HOMING_{name.upper()}": value for name, value in (usual | changes).items()}
@@ -101,7 +101,7 @@ def module(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
 @contextmanager
 def _started(folder: Path, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> Iterator[Server]:
     log = folder / f"{name}.log"
-    # A session of its own: Ctrl-C reaches us alone, and we end what we began.
+    # In its own session, Ctrl-C does not reach the server. The benchmark stops it.
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],

@@ -10,7 +10,7 @@ BACKLOG = 1024
 
 
 def serve(app: ASGIApp) -> None:
-    """Serve on a free loopback port until SIGTERM; the first line on standard output has the URL."""
+    """Serve on a free loopback port until SIGTERM. The first line on standard output has the URL."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(BACKLOG)

@@ -8,7 +8,7 @@ SUCCEED: Final = "succeed"
 
 
 def legacy(task_id: str, *, external_id: str, status: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Return a task as callbacks and the query for one task show it; times are Unix milliseconds."""
+    """Return a task in the shape of callbacks and of the query for one task. Times are Unix milliseconds."""
     report: JsonObject = {
         "task_id": task_id,
         "task_status": status,
@@ -26,7 +26,7 @@ def legacy(task_id: str, *, external_id: str, status: str, created_ms: int, upda
 
 
 def new(task_id: str, *, external_id: str, status: str, created_ms: int, updated_ms: int) -> JsonObject:
-    """Return a task as the query for many tasks shows it."""
+    """Return a task in the shape of the query for many tasks."""
     ended = status == SUCCEED
     return {
         "id": task_id,

@@ -1,4 +1,4 @@
-"""500 tasks whose callbacks were lost become due at once: the time until each is settled, and the number of polls."""
+"""500 tasks without callbacks become due at once: the time until all are finished, and the number of polls."""
 
 import json
 import time
@@ -19,9 +19,9 @@ from tracker.model.changes import Change
 from tracker.model.task import Status, Task
 
 TASKS: Final = 500
-# The time between setting when the tasks are due, and that time.
-AHEAD: Final = timedelta(seconds=1)
-LONGEST_SECONDS: Final = 60.0
+# How far in the future the tasks become due.
+LEAD_TIME: Final = timedelta(seconds=1)
+MAX_SECONDS: Final = 60.0
 CHECK_SECONDS: Final = 0.01
 
 
@@ -41,7 +41,7 @@ def measure(databases: Databases, folder: Path, *, rounds: int) -> Iterator[Row]
 def _round(databases: Databases, folder: Path) -> tuple[float, int]:
     """Return the seconds that it took, and how many polls the provider got."""
     url = migrated(databases, "stale")
-    write(url, (Change(result=None, task=_silent(number)) for number in range(TASKS)))
+    write(url, (Change(result=None, task=_unreported(number)) for number in range(TASKS)))
     with servers.module(folder, "provider", "bench.provider") as provider:
         at = f"http://127.0.0.1:{provider.port}"
         with servers.homing(folder, "homing_stale", servers.homing_settings(url, kling_base_url=at)):
@@ -55,8 +55,8 @@ def _round(databases: Databases, folder: Path) -> tuple[float, int]:
 
 
 def _due_soon(engine: Engine) -> datetime:
-    """Let all tasks become due at one time, directly in the database."""
-    due = datetime.now(UTC) + AHEAD
+    """Set one due time for all tasks, directly in the database."""
+    due = datetime.now(UTC) + LEAD_TIME
     microseconds = (due - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
     with engine.begin() as connection:
         connection.execute(text("UPDATE tasks SET next_poll_at = :due"), {"due": microseconds})
@@ -72,12 +72,12 @@ def _settled(engine: Engine, due: datetime) -> float:
         since = (datetime.now(UTC) - due).total_seconds()
         if not left:
             return since
-        if since > LONGEST_SECONDS:
+        if since > MAX_SECONDS:
             raise Broken(f"{left} of {TASKS} stale tasks are not settled after {since:.0f} s")
         time.sleep(CHECK_SECONDS)
 
 
-def _silent(number: int) -> Task:
+def _unreported(number: int) -> Task:
     """Return a task that the provider accepted a minute ago, without any report since."""
     at = datetime.now(UTC) - timedelta(minutes=1)
     return replace(

@@ -14,16 +14,16 @@ from bench.results import Broken
 from tracker.model.changes import Change
 from tracker.model.task import Task
 
-# More than each of them answers in a second: a round ends with its time, not with its callbacks.
-BARE_MOST: Final = 30_000
-HOMING_MOST: Final = 10_000
-NAIVE_MOST: Final = 2_500
+# More callbacks than each server answers in a second, so that the time ends a round and not the callbacks.
+BARE_MAX_RATE: Final = 30_000
+HOMING_MAX_RATE: Final = 10_000
+NAIVE_MAX_RATE: Final = 2_500
 HEADROOM: Final = 1.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """The contents of a database: callbacks, callbacks that changed their task, and events."""
+    """The content of a database: callbacks, callbacks that changed their task, and events."""
 
     callbacks: int
     moves: int
@@ -32,10 +32,10 @@ class Kept:
 
 @dataclass(slots=True, kw_only=True)
 class Subject:
-    """One server that takes callbacks about ``tasks`` tasks; ``place`` is the next one's in their order.
+    """One server that gets the callbacks of ``tasks`` tasks. ``place`` is the position of the next callback.
 
-    ``kept`` counts the rows of its database, if it has one; ``url`` is that of Homing's. ``most`` is the highest rate
-    per second.
+    ``kept`` counts the rows of its database, if it has one. ``url`` is the URL of Homing's database. ``most`` is the
+    highest rate per second.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Subject:
         return self.tasks * len(deliveries.STEPS) - self.place
 
     def send(self, *, connections: int, seconds: float, count: int | None = None) -> load.Outcome:
-        """Send callbacks for some seconds, or ``count`` of them; any answer but 200 raises Broken."""
+        """Send callbacks for some seconds, or ``count`` callbacks. Raises: Broken, after an answer other than 200."""
         if count is None:
             count = int(seconds * self.most)
         if self.kept is not None:
@@ -80,12 +80,12 @@ class Subject:
 @contextmanager
 def bare(folder: Path) -> Iterator[Subject]:
     with servers.module(folder, "bare", "bench.bare") as server:
-        yield Subject(name="bare", server=server, most=BARE_MOST)
+        yield Subject(name="bare", server=server, most=BARE_MAX_RATE)
 
 
 @contextmanager
 def naive(databases: Databases, folder: Path, *, style: str, tasks: int) -> Iterator[Subject]:
-    """Run the naive handler; it writes its tasks before it starts."""
+    """Run the naive handler. It writes its tasks before it starts."""
     name = f"naive_{style}_{databases.name}"
     url = databases.fresh(name)
 
@@ -94,12 +94,12 @@ def naive(databases: Databases, folder: Path, *, style: str, tasks: int) -> Iter
         return Kept(callbacks=callbacks, moves=callbacks, events=callbacks)
 
     with servers.module(folder, name, "bench.naive", url, style, str(tasks)) as server:
-        yield Subject(name=name, server=server, most=NAIVE_MOST, kept=kept, tasks=tasks)
+        yield Subject(name=name, server=server, most=NAIVE_MAX_RATE, kept=kept, tasks=tasks)
 
 
 @contextmanager
 def homing(databases: Databases, folder: Path, *, name: str, tasks: int, **settings: str) -> Iterator[Subject]:
-    """Run `homing serve` on a database that knows the tasks already."""
+    """Run `homing serve` on a database that already has the tasks."""
     full = f"homing_{name}_{databases.name}"
     url = migrated(databases, full)
     write(url, (Change(result=None, task=expected(number)) for number in range(min(tasks, deliveries.BLOCK))))
@@ -113,7 +113,7 @@ def homing(databases: Databases, folder: Path, *, name: str, tasks: int, **setti
         )
 
     with servers.homing(folder, full, servers.homing_settings(url, **settings)) as server:
-        yield Subject(name=full, server=server, most=HOMING_MOST, kept=kept, tasks=tasks, url=url)
+        yield Subject(name=full, server=server, most=HOMING_MAX_RATE, kept=kept, tasks=tasks, url=url)
 
 
 def _named(number: int) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _named(number: int) -> dict[str, str]:
 
 
 def expected(number: int) -> Task:
-    """Return a task that was announced to Homing before its submit: its three callbacks each move it."""
+    """Return a task that was recorded before its submission. Each of its three callbacks changes it."""
     at = deliveries.created_at(number)
     own = deliveries.task_id(number)
     return Task(

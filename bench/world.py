@@ -19,7 +19,7 @@ NO_SUCH_CALL: Final = {"code": 1203, "message": "The requested resource does not
 
 @dataclass(slots=True, kw_only=True)
 class Life:
-    """One task at the provider; ``reads`` is its share of the polls, ``known_at`` when Homing learned its end."""
+    """One task at the provider. ``reads`` is its share of the polls. ``known_at`` is when Homing learned its end."""
 
     id: str
     external_id: str
@@ -30,7 +30,7 @@ class Life:
 
     @property
     def extra_delay(self) -> float:
-        """The time from its end until Homing knew it, as a share of its run time."""
+        """The time from the end of the task until Homing knew it, as a share of the run time."""
         assert self.known_at is not None
         return (self.known_at - self.ends_at) / (self.ends_at - self.begun_at)
 
@@ -46,7 +46,7 @@ class Clock:
 
 
 class World:
-    """A ``tracker.transport.Sender`` that accepts submissions and reports each task's present state."""
+    """A ``tracker.transport.Sender`` that accepts submissions and reports the current state of each task."""
 
     def __init__(self, clock: Clock, random: Random, *, batches: bool) -> None:
         self._clock = clock
@@ -71,7 +71,7 @@ class World:
         return _reply(self._report(life, shapes.legacy))
 
     def callback(self, life: Life) -> bytes:
-        """Return the present callback body of a task."""
+        """Return the callback body for the current state of a task."""
         return json.dumps(self._report(life, shapes.legacy)).encode()
 
     def _batch(self, polled: Sequence[Life]) -> Reply:
@@ -82,7 +82,7 @@ class World:
         return _reply([self._report(life, shapes.new) for life in polled])
 
     def _life(self, either_id: str) -> Life:
-        """Return a task by its ID or by its external ID, as the provider's single query takes both."""
+        """Return a task by its ID or its external ID. The single query of the provider accepts both."""
         known = self.lives.get(either_id)
         return known or next(life for life in self.lives.values() if life.external_id == either_id)
 

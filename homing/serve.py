@@ -9,7 +9,7 @@ from typing import Final, Self
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from homing.server.connections import Bounds, most_connections, open_files
+from homing.server.connections import Bounds, max_connections, open_files
 from homing.server.local_key import LocalKey, key_file, local_key
 from homing.server.loops import Loop, looping
 from homing.server.serving_lock import Held, ServingLock
@@ -25,7 +25,7 @@ from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
-from tracker.loops.membership import RHYTHM, Membership, Rhythm, this_process
+from tracker.loops.membership import HEARTBEAT_TIMING, HeartbeatTiming, Membership, this_process
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
 from tracker.model.servers import Part
@@ -34,7 +34,7 @@ from tracker.rules.schedule import Policy
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-ALL: Final = frozenset(Part)
+ALL_PARTS: Final = frozenset(Part)
 
 
 @asynccontextmanager
@@ -47,16 +47,20 @@ async def joined(settings: Settings, *, parts: Collection[Part]) -> AsyncIterato
 
 
 def membership_of(
-    tracker: Tracker, clock: SteeredClock, *, parts: Collection[Part] = ALL, rhythm: Rhythm = RHYTHM
+    tracker: Tracker,
+    clock: SteeredClock,
+    *,
+    parts: Collection[Part] = ALL_PARTS,
+    heartbeat_timing: HeartbeatTiming = HEARTBEAT_TIMING,
 ) -> Membership:
-    """Make the membership of a tracker's process; ``clock`` is the tracker's."""
+    """Create the membership of a tracker's process. ``clock`` is the tracker's."""
     return Membership(
         tracker.store,
         tracker.submission.notes,
         clock,
         me=this_process(tracker.owner, parts),
         margin=tracker.policy.lease_margin,
-        rhythm=rhythm,
+        heartbeat_timing=heartbeat_timing,
     )
 
 
@@ -67,7 +71,7 @@ def relay_of(
     timing: RelayTiming = RELAY_TIMING,
     chance: Callable[[], float] | None = None,
 ) -> Relay:
-    """Make the relay of a tracker's process."""
+    """Create the relay of a tracker's process."""
     return Relay(
         tracker.store,
         tracker.feed,
@@ -99,8 +103,8 @@ class Homing:
         *,
         access: Access | None = None,
         policy: Policy | None = None,
-        parts: Collection[Part] = ALL,
-        rhythm: Rhythm = RHYTHM,
+        parts: Collection[Part] = ALL_PARTS,
+        heartbeat_timing: HeartbeatTiming = HEARTBEAT_TIMING,
         subscribers: Sequence[Subscriber] = (),
         deliver_events: bool = True,
         connections: int = DEFAULT_CONNECTIONS,
@@ -110,7 +114,7 @@ class Homing:
         self.lock = ServingLock(settings.database_file)
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
-        self._membership = membership_of(self.tracker, clock, parts=parts, rhythm=rhythm)
+        self._membership = membership_of(self.tracker, clock, parts=parts, heartbeat_timing=heartbeat_timing)
         self.tracker.budget.follow(self._membership.share)
         self.local_key: LocalKey | None = None
         access = access or access_of(settings)
@@ -193,7 +197,7 @@ def limits_of(settings: Settings, connections: int) -> Limits:
     """Return the limits of requests for a server with this number of connections."""
     return Limits(
         gateway_body=settings.body_limit,
-        body_room=max(Limits().body_room, LARGEST_BODIES * settings.body_limit),
+        body_capacity=max(Limits().body_capacity, LARGEST_BODIES * settings.body_limit),
         connections=connections,
         waits_per_client=settings.streams_per_client,
     )
@@ -222,7 +226,7 @@ def _makes_key(settings: Settings, access: Access) -> bool:
 
 
 async def serve(
-    settings: Settings, *, announce: Callable[[str], None], parts: Collection[Part] = ALL, show_key: bool = False
+    settings: Settings, *, announce: Callable[[str], None], parts: Collection[Part] = ALL_PARTS, show_key: bool = False
 ) -> int:
     """Serve until SIGTERM (returns 0) or Ctrl-C (returns 130). ``announce`` gets the line that says what runs where.
 
@@ -233,7 +237,7 @@ async def serve(
     """
     if Part.API in parts:
         _makes_key(settings, access_of(settings))
-    connections = most_connections(open_files())
+    connections = max_connections(open_files())
     homing = Homing(settings, parts=parts, connections=connections)
     bounds = Bounds(connections=connections)
     with _held(homing.lock, settings), closing(listen(settings.host, settings.port)) as listener:
@@ -248,10 +252,10 @@ async def serve(
             return await stop.wait(serving)
 
 
-def headline(settings: Settings, url: str, parts: Collection[Part] = ALL) -> str:
+def headline(settings: Settings, url: str, parts: Collection[Part] = ALL_PARTS) -> str:
     """Return one line that says what runs where."""
     facts = [f"Homing serves {url}"]
-    if set(parts) != ALL:
+    if set(parts) != ALL_PARTS:
         facts.append(f"only {' and '.join(part.value for part in Part if part in parts)}")
     facts.append(f"database {settings.database_name}")
     facts.append(

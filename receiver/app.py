@@ -38,7 +38,7 @@ from tracker.errors import (
 )
 from tracker.model.content_encoding import decode, is_encoded
 from tracker.model.records import Arrived, SharedCallbackUrl
-from tracker.model.rooms import Room
+from tracker.model.shared_capacity import SharedCapacity
 from tracker.model.task import Flaw, Observation, Recorded, Source, Trust
 from tracker.model.untrusted import READ_IN_THREAD
 from tracker.providers.base import Account
@@ -127,7 +127,7 @@ class Receiver:
         self._bodies = BodyBounds(
             limit=settings.body_limit,
             deadline=Deadline(settings.body_timeout),
-            room=Room(settings.body_room, LARGE_BODIES),
+            capacity=SharedCapacity(settings.body_capacity, LARGE_BODIES),
         )
         self._commits = Deadline(settings.commit_timeout)
 

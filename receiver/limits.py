@@ -14,10 +14,10 @@ from starlette.types import Receive
 
 from receiver.errors import Disconnected
 from tracker.errors import TooLarge, TooSlow
-from tracker.model.rooms import Room
+from tracker.model.shared_capacity import SharedCapacity
 
 MINUTE: Final = timedelta(minutes=1)
-# The room counts only the bytes of a body beyond this. The limit on connections bounds the rest.
+# The capacity counts only the bytes of a body beyond this. The limit on connections bounds the rest.
 UNCOUNTED_BYTES: Final = 64 * 1024
 LARGE_BODIES: Final = "too many large bodies are arriving at once"
 # Compare only so many digits of a declared length. Python refuses to read numbers of thousands of digits.
@@ -83,11 +83,11 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyBounds:
-    """The limits of a body: ``limit`` bytes, the time of ``deadline``, and the shared room for large bodies."""
+    """The limits of a body: ``limit`` bytes, the time of ``deadline``, and the shared capacity for large bodies."""
 
     limit: int
     deadline: Deadline
-    room: Room
+    capacity: SharedCapacity
 
 
 async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], bounds: BodyBounds, url: object) -> bytes:
@@ -116,13 +116,13 @@ async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], bo
                 if len(body) > limit:
                     raise TooLarge(f"the body is longer than {limit} bytes")
                 if more and len(body) > held + UNCOUNTED_BYTES:
-                    bounds.room.take(str(url), len(body) - held)
+                    bounds.capacity.take(str(url), len(body) - held)
                     held = len(body)
     except Late:
         raise TooSlow("the body took too long") from None
     finally:
         if held:
-            bounds.room.give(str(url), held)
+            bounds.capacity.give(str(url), held)
     return bytes(body)
 
 

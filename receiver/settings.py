@@ -10,7 +10,7 @@ from receiver.providers import kling, verifiers
 from tracker.errors import SettingsError
 
 _COUNTS: Final = (
-    *("body_limit", "body_room", "unsigned_kept", "commits"),
+    *("body_limit", "body_capacity", "unsigned_kept", "commits"),
     *("unverified_rate", "token_rate", "shared_rate", "counted_urls"),
 )
 
@@ -31,7 +31,7 @@ class ReceiverSettings:
 
     - ``webhook_secrets``: the live signature secrets of each provider, as its console shows them, in any order.
     - ``prefix``: the path of the public URL. A proxy may leave it in front of ``/callbacks``.
-    - ``body_room``: the bytes of large bodies that may be arriving at once. ``body_timeout``: for the whole body.
+    - ``body_capacity``: the bytes of large bodies that may be arriving at once. ``body_timeout``: for the whole body.
     - ``unsigned_kept``: the bytes that Homing stores of an unsigned body.
     - ``unverified_rate``: unsigned callbacks per minute for one task callback URL, if a signature is expected.
     - ``token_rate``: the same, if no signature is expected. ``shared_rate``: the same for one shared callback URL.
@@ -43,7 +43,7 @@ class ReceiverSettings:
     webhook_secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     prefix: str = ""
     body_limit: int = 1024 * 1024
-    body_room: int = 64 * 1024 * 1024
+    body_capacity: int = 64 * 1024 * 1024
     body_timeout: timedelta = timedelta(seconds=10)
     unsigned_kept: int = 4 * 1024
     unverified_rate: int = 30

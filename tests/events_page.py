@@ -61,18 +61,18 @@ SOUNDED: Final = PublishedEvent(
         count=1,
         last_at=NOW,
         task_id=TASK.id,
-        detail="the delivery names another task of the provider",
+        detail="the callback names another task of the provider",
     ),
 )
 
 
-def _document(told: PublishedEvent) -> str:
-    return json.dumps(json.loads(structured(told, SOURCE)), indent=2) + "\n"
+def _document(event: PublishedEvent) -> str:
+    return json.dumps(json.loads(structured(event, SOURCE)), indent=2) + "\n"
 
 
 def _stream() -> str:
-    told = frame(SOUNDED, SOURCE).decode().rstrip("\n")
-    return f": homing\nretry: 2000\nid: 4711\n\n{told}\n\n:\nid: 4750\n\n"
+    event = frame(SOUNDED, SOURCE).decode().rstrip("\n")
+    return f": homing\nretry: 2000\nid: 4711\n\n{event}\n\n:\nid: 4750\n\n"
 
 
 def _page() -> str:

@@ -1,4 +1,4 @@
-"""The composition root of the tracker: settings in, Tracker out. No I/O happens here."""
+"""Builds a Tracker from settings. No I/O happens here."""
 
 import secrets
 import time
@@ -37,7 +37,7 @@ def create_tracker(
     transport: Sender | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Tracker:
-    """Build a Tracker; open it with ``async with``.
+    """Build a Tracker. Open it with ``async with``.
 
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
@@ -73,9 +73,9 @@ def create_tracker(
 def sinks_of(
     settings: Settings, tracker: Tracker, subscribers: Sequence[Subscriber] = ()
 ) -> list[tuple[SinkSpec, Sink]]:
-    """Make the sinks of the settings, of the clients' callback URLs, and of the subscribers.
+    """Create the sinks of the settings, of the clients' callback URLs, and of the subscribers.
 
-    Raises SettingsError.
+    Raises: SettingsError.
     """
     context = SinkContext(
         source=settings.source,
@@ -88,12 +88,12 @@ def sinks_of(
 
 
 def discovery_of(tracker: Tracker) -> Discovery:
-    """Make the discovery of tasks that only the provider knows."""
+    """Create the discovery of tasks that only the provider knows."""
     return Discovery(tracker.store, tracker.providers, tracker.poller, tracker.adoption, clock=tracker.clock)
 
 
 def reconciler_of(tracker: Tracker) -> Reconciler:
-    """Make the reconciler of a tracker's process."""
+    """Create the reconciler of a tracker's process."""
     return Reconciler(
         store=tracker.store,
         accounts=tracker.providers,
@@ -109,7 +109,7 @@ def reconciler_of(tracker: Tracker) -> Reconciler:
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Return the delays and bounds that the settings choose."""
+    """Return the delays and limits of the settings."""
     return Policy(
         first_poll_delay=settings.first_poll_delay,
         deadline=settings.deadline,
@@ -118,7 +118,7 @@ def policy_of(settings: Settings) -> Policy:
         client_budget=settings.client_polls_per_minute,
         retention=settings.retention,
         # The largest body always fits if no other body is in memory.
-        submission_room=max(Policy().submission_room, LARGEST_BODIES * settings.body_limit),
+        submission_capacity=max(Policy().submission_capacity, LARGEST_BODIES * settings.body_limit),
     )
 
 

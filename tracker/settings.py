@@ -2,11 +2,13 @@
 
 An invalid setting, or two contradictory ones, raise one SettingsError with one line that says what to do. That line
 never contains a value. Pydantic's own texts quote values, so the line is built only from the name and fixed sentences.
+`homing doctor` goes on with the valid settings and shows every error.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,12 +24,12 @@ from tracker.model.database_url import path_of
 from tracker.model.keys import ClientKey, NamedKey
 from tracker.model.published_secrets import REPLACE, is_published, url_secrets
 from tracker.model.sinks import SinkSpec
-from tracker.model.targets import NOWHERE, Allowed
+from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.task import Trust
 from tracker.providers.kling import Kling
 
 PREFIX: Final = "HOMING_"
-# Names of before, which are no longer read.
+# The old names of settings. Homing no longer reads them.
 RENAMED: Final = {
     "FIRST_CHECK": "FIRST_POLL_DELAY",
     "POLL_BUDGET": "POLLS_PER_MINUTE",
@@ -35,8 +37,22 @@ RENAMED: Final = {
 }
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
 MIB: Final = 1 << 20
+# The fields of the provider credential.
+CREDENTIAL: Final = ("kling_api_key", "kling_access_key", "kling_secret_key")
 # The variables that Kubernetes adds to a pod for a Service called homing, in addition to HOMING_PORT.
 SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
+
+
+class Contradiction(ValueError):
+    """Settings that contradict each other or have a published secret.
+
+    ``fields`` are the ones to leave out. ``given`` are other fields that the sentence depends on.
+    """
+
+    def __init__(self, sentence: str, *fields: str, given: Iterable[str] = ()) -> None:
+        super().__init__(sentence)
+        self.fields = frozenset(fields)
+        self.given = frozenset(given)
 
 
 def _written(read: Callable[[str], object]) -> BeforeValidator:
@@ -44,14 +60,14 @@ def _written(read: Callable[[str], object]) -> BeforeValidator:
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
-Address = Annotated[str, _written(syntax.address)]
+Url = Annotated[str, _written(syntax.url)]
 Secret = Annotated[str, _written(syntax.secret)]
 Duration = Annotated[timedelta, _written(syntax.duration)]
 Count = Annotated[int, _written(syntax.count)]
 
 
 class Settings(BaseModel):
-    """All settings. The variable of a field is ``HOMING_`` and its name in capitals.
+    """All settings. The environment variable of a field is ``HOMING_`` and its name in capitals.
 
     Secrets are left out of ``repr``. docs/reference/settings.md explains each; `homing doctor` shows those in force.
     """
@@ -62,19 +78,19 @@ class Settings(BaseModel):
     database_schema: Annotated[str, _written(syntax.schema)] | None = None
     host: Annotated[str, _written(syntax.host)] = "127.0.0.1"
     port: Annotated[int, _written(syntax.port)] = 8000
-    public_url: Address | None = None
+    public_url: Url | None = None
     allowed_hosts: Annotated[tuple[str, ...], _written(syntax.entries)] = ()
     body_limit: Annotated[int, _written(syntax.size)] = 32 * MIB
     streams_per_client: Count = 200
     log_level: Annotated[str, _written(syntax.level)] = "info"
-    api_url: Address | None = None
+    api_url: Url | None = None
 
     callback_secrets: Annotated[tuple[bytes, ...], _written(syntax.callback_secrets)] = Field(default=(), repr=False)
     api_keys: Annotated[tuple[NamedKey, ...], _written(syntax.api_keys)] = Field(default=(), repr=False)
     client_keys: Annotated[tuple[ClientKey, ...], _written(syntax.client_keys)] = Field(default=(), repr=False)
     min_final_trust: Annotated[Trust | None, _written(syntax.trust)] = None
 
-    kling_base_url: Address = OFFICIAL_HOST
+    kling_base_url: Url = OFFICIAL_HOST
     kling_api_key: Secret | None = Field(default=None, repr=False)
     kling_access_key: Secret | None = Field(default=None, repr=False)
     kling_secret_key: Secret | None = Field(default=None, repr=False)
@@ -91,7 +107,7 @@ class Settings(BaseModel):
     sink_secrets: Annotated[Mapping[str, tuple[str, ...]], _written(syntax.sink_secrets)] = Field(
         default_factory=dict, repr=False
     )
-    allowed_targets: Annotated[Allowed, _written(syntax.allowed_targets)] = NOWHERE
+    allowed_targets: Annotated[Allowed, _written(syntax.allowed_targets)] = PUBLIC_ONLY
     event_source: Annotated[str, _written(syntax.source)] | None = None
 
     @property
@@ -130,32 +146,41 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.database_schema and self.database_file is not None:
-            raise ValueError(
-                "HOMING_DATABASE_SCHEMA is for PostgreSQL, but HOMING_DATABASE_URL is a SQLite file. Remove one of them"
+            raise Contradiction(
+                "HOMING_DATABASE_SCHEMA is for PostgreSQL, but HOMING_DATABASE_URL is a SQLite file. Remove one",
+                "database_schema",
+                "database_url",
             )
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
-            raise ValueError(
-                "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set. Keep one, the provider accepts either"
+            raise Contradiction(
+                "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set. Keep one, the provider accepts either",
+                *CREDENTIAL,
             )
         if bool(self.kling_access_key) != bool(self.kling_secret_key):
             there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
-            raise ValueError(f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too")
+            raise Contradiction(
+                f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too", *CREDENTIAL
+            )
         known = Kling().kinds
         if not self.deadlines.keys() <= known.keys():
-            raise ValueError(f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}")
+            raise Contradiction(
+                f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}", "deadlines"
+            )
         keys = [key.key for key in self.api_keys]
         if len(set(keys)) < len(keys):
-            raise ValueError("HOMING_API_KEYS: two entries share one key. Give each client its own")
+            raise Contradiction("HOMING_API_KEYS: two entries share one key. Give each client its own", "api_keys")
         accesses = [pair.access for pair in self.client_keys]
         if len(set(accesses)) < len(accesses):
-            raise ValueError("HOMING_CLIENT_KEYS: two pairs share one access key. Give each client its own")
+            raise Contradiction(
+                "HOMING_CLIENT_KEYS: two pairs share one access key. Give each client its own", "client_keys"
+            )
         return self
 
     @model_validator(mode="after")
     def _keep_secrets(self) -> Self:
         for setting, secrets in self._secrets():
             if any(is_published(secret) for secret in secrets):
-                raise ValueError(f"{PREFIX}{setting}: a secret {REPLACE}")
+                raise Contradiction(f"{PREFIX}{setting}: a secret {REPLACE}", setting.lower())
         return self
 
     def _secrets(self) -> Iterator[tuple[str, Iterable[str]]]:
@@ -173,12 +198,30 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _lead_somewhere(self) -> Self:
         if why := unreachable(self.sinks, self.allowed_targets):
-            raise ValueError(f"HOMING_SINKS: {why}")
+            raise Contradiction(f"HOMING_SINKS: {why}", "sinks", given=["allowed_targets"])
         signing = signing_names(self.sinks)
         if not self.sink_secrets.keys() <= signing:
             known = ", ".join(sorted(signing))
-            raise ValueError(f"HOMING_SINK_SECRETS: a name is not a sink that signs. HOMING_SINKS has these: {known}")
+            raise Contradiction(
+                f"HOMING_SINK_SECRETS: a name is not a sink that signs. HOMING_SINKS has these: {known}",
+                "sink_secrets",
+                given=["sinks"],
+            )
         return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedSettings:
+    """The valid settings, and a sentence for each problem.
+
+    ``errors`` are about invalid or contradictory settings, ``unknown`` about variables that are not settings. The
+    fields in ``left_out`` have their default values in ``settings``, although the environment sets them.
+    """
+
+    settings: Settings
+    errors: tuple[str, ...]
+    unknown: tuple[str, ...]
+    left_out: frozenset[str]
 
 
 def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> Settings:
@@ -186,25 +229,56 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
 
     Raises: SettingsError, with one line that says what to do and never shows a value.
     """
-    given = {
-        name.removeprefix(PREFIX).lower(): value
-        for name, value in _variables(environ, env_file).items()
-        if name.removeprefix(PREFIX).lower() in Settings.model_fields
-    }
+    checked = check_settings(environ, env_file)
+    if checked.errors:
+        raise SettingsError(checked.errors[0])
+    return checked.settings
+
+
+def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> CheckedSettings:
+    """Read the settings as ``load_settings`` does, but leave out invalid ones instead of raising."""
+    errors: list[str] = []
+    left_out: set[str] = set()
+    try:
+        variables = _variables(environ, env_file)
+    except SettingsError as error:
+        variables = _variables(environ, None)
+        errors.append(error.detail)
+        # The file may set any field that the environment does not set.
+        left_out.update(Settings.model_fields.keys() - _fields(variables).keys())
+    given = _fields(variables)
     for name, value in given.items():
         if re.fullmatch(r"""(["']).*\1""", value.strip(), re.DOTALL):
-            raise SettingsError(f"{PREFIX}{name.upper()} is in quotes. Remove them (docker's --env-file keeps them)")
-    try:
-        return Settings.model_validate(given)
-    except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+            errors.append(f"{PREFIX}{name.upper()} is in quotes. Remove them (docker's --env-file keeps them)")
+            left_out.add(name)
+    settings: Settings | None = None
+    while settings is None:
+        try:
+            settings = Settings.model_validate({name: given[name] for name in given if name not in left_out})
+        except ValidationError as error:
+            for found in error.errors(include_input=False, include_url=False):
+                fault = _contradiction(found["loc"], found.get("ctx", {}).get("error"))
+                # A contradiction with a setting that was left out says nothing about this setting.
+                if left_out.isdisjoint(fault.fields | fault.given):
+                    errors.append(str(fault))
+                left_out.update(fault.fields)
+    return CheckedSettings(
+        settings=settings,
+        errors=tuple(errors),
+        unknown=tuple(_unknown(variables)),
+        left_out=frozenset(left_out),
+    )
 
 
 def unknown_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
     """Return a sentence for each ``HOMING_`` variable that is not a setting, with the most similar setting."""
+    return _unknown(_variables(environ, env_file))
+
+
+def _unknown(variables: Iterable[str]) -> list[str]:
     known = [field.upper() for field in Settings.model_fields]
     sentences = []
-    names = sorted(name.removeprefix(PREFIX) for name in _variables(environ, env_file))
+    names = sorted(name.removeprefix(PREFIX) for name in variables)
     if any(SERVICE_LINK.fullmatch(name) for name in names):
         sentences.append(
             f"{PREFIX}SERVICE_HOST and similar variables are ignored. Kubernetes sets them for a Service called homing"
@@ -222,8 +296,8 @@ def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -
     found: dict[str, str | None] = {}
     if env_file is not None and Path(env_file).is_file():
         try:
-            # Interpolation would change a dollar sign in a secret. Some editors begin a file with a byte order mark,
-            # which is not part of the first name.
+            # Interpolation would change a dollar sign in a secret. A byte order mark, which some editors write, is not
+            # part of the first name.
             found.update(dotenv_values(env_file, interpolate=False, encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError):
             raise SettingsError(f"{env_file} cannot be read. Make it a readable UTF-8 text file") from None
@@ -231,9 +305,16 @@ def _variables(environ: Mapping[str, str] | None, env_file: str | Path | None) -
     return {name: value for name, value in found.items() if name.startswith(PREFIX) and value and value.strip()}
 
 
-def _one_line(error: ValidationError) -> str:
-    """Return the first error as a sentence of Homing. A message of pydantic might quote a secret."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    said = first.get("ctx", {}).get("error")
-    sentence = str(said) if isinstance(said, ValueError) else "has a value of the wrong type"
-    return f"{PREFIX}{str(first['loc'][0]).upper()}: {sentence}" if first["loc"] else sentence
+def _fields(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are settings, by the names of their fields."""
+    named = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
+    return {name: value for name, value in named.items() if name in Settings.model_fields}
+
+
+def _contradiction(location: Sequence[int | str], cause: object) -> Contradiction:
+    """Return an error of pydantic in Homing's words. A message of pydantic might quote a secret."""
+    if isinstance(cause, Contradiction):
+        return cause
+    name = str(location[0])
+    sentence = str(cause) if isinstance(cause, ValueError) else "has a value of the wrong type"
+    return Contradiction(f"{PREFIX}{name.upper()}: {sentence}", name)

@@ -1,11 +1,11 @@
-"""How the values of settings are written: lists, durations, sizes, addresses and keys.
+"""The syntax of the values of settings: lists, durations, sizes, URLs and keys.
 
-Every function takes the text of one setting and returns its value, or raises ValueError with a sentence that continues
-"HOMING_…: " and says what to write instead. Several of these texts are secrets, so no sentence repeats its text.
+Every function takes the text of one setting and returns its value, or raises ValueError. The error text continues
+"HOMING_…: " and says what to write. Some values are secrets, so no error text repeats a value.
 
-pydantic's types are no replacement. Its durations read neither ``90s`` nor ``24h``, its URLs rewrite what they read,
-and for the other types its messages would have to be replaced one by one. The commands read their arguments with these
-functions too, without importing pydantic.
+pydantic's types are no replacement. Its durations do not read ``90s`` or ``24h``, its URLs change the text, and its
+error messages would have to be replaced. The commands also read their arguments with these functions, without
+importing pydantic.
 """
 
 import re
@@ -23,15 +23,16 @@ from tracker.model.webhook_keys import webhook_key
 
 SERVERS: Final = frozenset({"postgresql", "postgres"})
 SERVER_EXAMPLE: Final = "postgresql://user:password@host/database"
-# What may follow the database's name. Timeouts of statements and locks are ours to set, a password stands in one place.
+# The options that may follow the name of the database. Homing sets the timeouts of statements and locks itself. A
+# password has only one place in the URL.
 SERVER_OPTIONS: Final = frozenset({
     "application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "passfile", "port", "sslcert",
     "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs",
 })  # fmt: skip
-SEES_ALL: Final = "*"
-LEAST_RETENTION: Final = timedelta(hours=1)
-LAST_PORT: Final = 65535
-LEVELS: Final = ("debug", "info", "warning", "error")
+ALL_CLIENTS_MARK: Final = "*"
+MIN_RETENTION: Final = timedelta(hours=1)
+MAX_PORT: Final = 65535
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -40,12 +41,12 @@ _SIZES: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 def entries(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list; blanks round the commas and empty entries are nothing."""
+    """Split a comma-separated list. Blanks around the commas and empty entries are ignored."""
     return tuple(entry for part in text.split(",") if (entry := part.strip()))
 
 
 def duration(text: str) -> timedelta:
-    """Read ``24h``, ``90s``, ``1h30m``; above zero, at most ten years."""
+    """Read a duration such as ``24h``, ``90s`` or ``1h30m``: above zero and at most ten years."""
     total = timedelta()
     rest = text.strip().lower()
     while match := _DURATION.match(rest):
@@ -68,15 +69,15 @@ def durations(text: str) -> Mapping[str, timedelta]:
 
 
 def retention(text: str) -> timedelta:
-    """Read how long finished tasks are kept. The minimum leaves clients time to read them."""
+    """Read how long finished tasks are kept. The minimum gives clients time to read them."""
     result = duration(text)
-    if result < LEAST_RETENTION:
-        raise ValueError("keep tasks for an hour or longer, such as 90d, or leave it out to keep them for ever")
+    if result < MIN_RETENTION:
+        raise ValueError("write an hour or longer, such as 90d. Leave it out to keep tasks forever")
     return result
 
 
 def size(text: str) -> int:
-    """Read ``32MiB`` or a plain number of bytes."""
+    """Read a size such as ``32MiB``, or a number of bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match[1]):
         raise ValueError("write a size such as 32MiB or a number of bytes")
@@ -87,11 +88,11 @@ def port(text: str) -> int:
     """Read a TCP port. With 0 the system chooses one."""
     if re.match(r"(?:tcp|udp|sctp)://", text.strip()):
         raise ValueError(
-            "Kubernetes set it, because a Service is called homing. "
-            "Write enableServiceLinks: false into the pod's spec, or rename the Service"
+            "Kubernetes set it, because a Service has the name homing. "
+            "Set enableServiceLinks: false in the pod's spec, or rename the Service"
         )
-    if not text.strip().isdecimal() or int(text) > LAST_PORT:
-        raise ValueError(f"write a port from 0 to {LAST_PORT}")
+    if not text.strip().isdecimal() or int(text) > MAX_PORT:
+        raise ValueError(f"write a port from 0 to {MAX_PORT}")
     return int(text)
 
 
@@ -105,13 +106,13 @@ def count(text: str) -> int:
 def host(text: str) -> str:
     """Read a bind address or a host name, without scheme and port."""
     if not text.strip() or re.search(r"[\s/@]", text.strip()):
-        raise ValueError("write a host or an address to bind, such as 127.0.0.1, without http:// and port")
+        raise ValueError("write a host name or an address, such as 127.0.0.1, without http:// and port")
     return text.strip()
 
 
-def address(text: str) -> str:
+def url(text: str) -> str:
     """Read an http(s) URL and remove a trailing slash. Only a path may follow the host."""
-    wrong = "write an address such as https://homing.example.com (no query, no fragment, no user name)"
+    wrong = "write a URL such as https://homing.example.com, without a query, a fragment and a user name"
     try:
         parts = urlsplit(text.strip())
         reads = _plain(parts) and (parts.port is None or parts.port > 0)
@@ -129,7 +130,7 @@ def database(text: str) -> str:
         return _server(text)
     path = path_of(text)
     unusable = path is None or not path.name or path.parts[0].startswith(":memory:")
-    # A question mark begins options, and a file has none. In a name it is written as %3F.
+    # A question mark starts options, and a file has none. A name contains it as %3F.
     if unusable or re.search(r"[?#]", text) or re.search(r"[\x00-\x1f\x7f]", str(path)):
         raise ValueError(
             "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
@@ -142,13 +143,13 @@ def schema(text: str) -> str:
     """Read the name of a PostgreSQL schema that needs no quotes."""
     if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
         raise ValueError(
-            "write a name of lowercase letters, digits and underscores, such as homing; it must not begin with pg_"
+            "write a name of lowercase letters, digits and underscores, such as homing, that does not begin with pg_"
         )
     return text.strip()
 
 
 def database_name(text: str) -> str:
-    """Return a name of the database for logs: the path of a file, or the URL of a server without the password."""
+    """Return the name of a database for logs: the path of a file, or the URL of a server without its password."""
     if (file := path_of(text)) is not None:
         return str(file)
     scheme, _, rest = text.partition("//")
@@ -160,7 +161,7 @@ def database_name(text: str) -> str:
 def secret(text: str) -> str:
     """Read a credential for a header: printable ASCII without blanks."""
     if not re.fullmatch(r"[!-~]+", text.strip()) or is_quoted(text.strip()):
-        raise ValueError("a key is printable ASCII without blanks and without quotes around it")
+        raise ValueError("write a key of printable ASCII characters, without blanks and quotes")
     return text.strip()
 
 
@@ -168,12 +169,12 @@ def callback_secrets(text: str) -> tuple[bytes, ...]:
     """Read the secrets of callback URLs. The first creates URLs, all verify them."""
     for entry in entries(text):
         if fault := secret_fault(entry):
-            raise ValueError(f"a secret {fault}. `homing key` makes one, behind the colon")
+            raise ValueError(f"a secret {fault}. `homing key` creates one, after the colon")
     return tuple(entry.encode() for entry in entries(text))
 
 
 def webhook_secrets(text: str) -> tuple[str, ...]:
-    """Read the provider's signing secrets, ``whsec_`` and Base64, as its console shows them."""
+    """Read the provider's signing secrets. Each is ``whsec_`` and Base64, as in the provider's console."""
     result = entries(text)
     for entry in result:
         webhook_key(entry)
@@ -185,11 +186,17 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
     result = []
     for entry in entries(text):
         name, colon, key = entry.partition(":")
-        if not colon or not _NAME.fullmatch(name.removesuffix(SEES_ALL)):
-            raise ValueError("write name:key,… (name*:key sees every client's tasks); `homing key` makes one")
+        if not colon or not _NAME.fullmatch(name.removesuffix(ALL_CLIENTS_MARK)):
+            raise ValueError(
+                "write name:key,… (name*:key sees the tasks of all clients). `homing key NAME` creates one"
+            )
         if fault := key_fault(key):
-            raise ValueError(f"the key of {name} {fault}. `homing key {name.removesuffix(SEES_ALL)}` makes one")
-        result.append(NamedKey(name=name.removesuffix(SEES_ALL), key=key, sees_all=name.endswith(SEES_ALL)))
+            raise ValueError(
+                f"the key of {name} {fault}. `homing key {name.removesuffix(ALL_CLIENTS_MARK)}` creates one"
+            )
+        result.append(
+            NamedKey(name=name.removesuffix(ALL_CLIENTS_MARK), key=key, sees_all=name.endswith(ALL_CLIENTS_MARK))
+        )
     return tuple(result)
 
 
@@ -199,9 +206,9 @@ def client_keys(text: str) -> tuple[ClientKey, ...]:
     for entry in entries(text):
         access, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
-            raise ValueError("write access:secret,…; `homing key` makes one")
+            raise ValueError("write access:secret,…. `homing key` creates a secret")
         if fault := secret_fault(key):
-            raise ValueError(f"the secret of {access} {fault}. `homing key` makes one, behind the colon")
+            raise ValueError(f"the secret of {access} {fault}. `homing key` creates one, after the colon")
         result.append(ClientKey(access=access, secret=key))
     return tuple(result)
 
@@ -224,12 +231,14 @@ def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
         name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name):
             raise ValueError(
-                "write name:whsec_…,… with the names of sinks; `homing sinks secret NAME` shows the one in use"
+                "write name:whsec_…,… with the names of sinks. `homing sinks secret NAME` shows the secret in use"
             )
         try:
             webhook_key(key)
         except ValueError:
-            raise ValueError("a secret is whsec_ and the Base64 of 24 bytes or more, behind the sink's name") from None
+            raise ValueError(
+                "a secret is not valid. After the name and a colon, write whsec_ and the Base64 of 24 bytes or more"
+            ) from None
         result[name] = (*result.get(name, ()), key)
     return result
 
@@ -242,20 +251,20 @@ def allowed_targets(text: str) -> Allowed:
 def source(text: str) -> str:
     """Read the CloudEvents source of events: a URI reference without blanks."""
     if not re.fullmatch(r"[!-~]{1,200}", text.strip()):
-        raise ValueError("write an address or a URN without blanks, such as urn:homing:studio")
+        raise ValueError("write a URL or a URN without blanks, such as urn:homing:studio")
     return text.strip()
 
 
 def level(text: str) -> str:
     """Read the lowest log level."""
-    if text.strip().lower() not in LEVELS:
-        raise ValueError(f"write one of {', '.join(LEVELS)}")
+    if text.strip().lower() not in LOG_LEVELS:
+        raise ValueError(f"write one of {', '.join(LOG_LEVELS)}")
     return text.strip().lower()
 
 
 def _server(text: str) -> str:
-    """Read the URL of a PostgreSQL server. Characters that could belong to the password are refused."""
-    wrong = f"write {SERVER_EXAMPLE}; in the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
+    """Read the URL of a PostgreSQL server. Unencoded characters that may belong to the password are refused."""
+    wrong = f"write {SERVER_EXAMPLE}. In the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
     try:
         parts = urlsplit(text)
         reads = parts.scheme in SERVERS and (parts.port is None or parts.port > 0)
@@ -265,9 +274,9 @@ def _server(text: str) -> str:
     if not reads or parts.fragment or parts.netloc.count("@") > 1 or re.search(r"[\s\x00-\x1f]", text):
         raise ValueError(wrong)
     if not re.fullmatch(r"/[^/]+", parts.path):
-        raise ValueError(f"name a database: write {SERVER_EXAMPLE}")
+        raise ValueError(f"the URL has no database. Write {SERVER_EXAMPLE}")
     if not options.keys() <= SERVER_OPTIONS:
-        raise ValueError(f"after the ? only these may be set: {', '.join(sorted(SERVER_OPTIONS))}")
+        raise ValueError(f"an option after the ? is unknown. Choose from {', '.join(sorted(SERVER_OPTIONS))}")
     return text
 
 

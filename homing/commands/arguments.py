@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from homing.commands.client import ApiClient
-    from tracker.settings import Settings
+    from tracker.settings import CheckedSettings, Settings
 
 USAGE: Final = 2
 ENV_FILE: Final = Path(".env")
@@ -40,23 +40,19 @@ class Source:
     env_file: Path | None
 
     def read(self) -> "Settings":
-        """Read the settings, and warn about HOMING_ variables that are not settings."""
-        settings = self.load()
-        for sentence in self.unknown_settings():
+        """Read the settings, and warn about HOMING_ variables that are not settings. Raises: SettingsError."""
+        checked = self.check()
+        if checked.errors:
+            raise SettingsError(checked.errors[0])
+        for sentence in checked.unknown:
             complain(sentence)
-        return settings
+        return checked.settings
 
-    def load(self) -> "Settings":
-        """Read the settings without warnings."""
-        from tracker.settings import load_settings  # noqa: PLC0415 - `homing --help` needs none
+    def check(self) -> "CheckedSettings":
+        """Read the settings, and leave out invalid ones instead of raising."""
+        from tracker.settings import check_settings  # noqa: PLC0415 - `homing --help` needs none
 
-        return load_settings(self.environ, self.env_file)
-
-    def unknown_settings(self) -> list[str]:
-        """Return a sentence for each HOMING_ variable that is not a setting."""
-        from tracker.settings import unknown_settings  # noqa: PLC0415 - as above
-
-        return unknown_settings(self.environ, self.env_file)
+        return check_settings(self.environ, self.env_file)
 
 
 class Parser(ArgumentParser):

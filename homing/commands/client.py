@@ -35,7 +35,7 @@ Params = Mapping[str, str | Sequence[str]]
 # A server that answers with one of these may accept the same request later.
 LATER: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 # How long one request waits for a change, in seconds. It must be shorter than the timeout of the request.
-PATIENCE: Final = "20"
+LONG_POLL_SECONDS: Final = "20"
 
 
 class Failed(HomingError):
@@ -69,7 +69,7 @@ class ApiClient:
     async def changed(self, task: JsonObject) -> JsonObject:
         """Wait for a while until the version of a task changes, and return the task."""
         return await self.get(
-            f"/v1/tasks/{segment(str(task['id']))}", {"wait": PATIENCE, "version": str(task["version"])}
+            f"/v1/tasks/{segment(str(task['id']))}", {"wait": LONG_POLL_SECONDS, "version": str(task["version"])}
         )
 
     async def post(

@@ -2,7 +2,7 @@
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
+from homing.commands.settings_in_force import in_force
 from homing.serve import access_of
 from homing.server.local_key import key_file, read_local_key
 from homing.server.logs import set_up_logs
@@ -26,28 +27,29 @@ from tracker.api.http.access import check_keys
 from tracker.app import create_tracker
 from tracker.delivery.sinks.urls import check_sink
 from tracker.errors import HomingError, NotSent, ReplyLost, SettingsError
-from tracker.loops.membership import RHYTHM
+from tracker.loops.membership import HEARTBEAT_TIMING
 from tracker.model.clock import Reading, utc_now
 from tracker.model.hosts import is_loopback, url_host
 from tracker.model.sinks import SinkSpec
 from tracker.model.targets import Allowed
 from tracker.model.task import Trust
-from tracker.model.untrusted import JsonObject, JsonValue
+from tracker.model.untrusted import JsonValue
 from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
 from tracker.service.tracker import Tracker
-from tracker.settings import PREFIX, Settings
+from tracker.settings import CREDENTIAL, CheckedSettings, Settings
 from tracker.storage.engine.database_file import exists
 from tracker.storage.store import Store
 from tracker.transport import TargetRefused, Transport
 
-PATIENCE: Final = timedelta(seconds=10)
-NEAR: Final = httpx.Timeout(3)
-DATABASE_SKEW: Final = timedelta(seconds=1)
-CLOCK_SKEW: Final = timedelta(seconds=60)
-KIND: Final = "images/omni-image"
-# The widest private networks: 10.0.0.0/8 and fc00::/7.
-WIDEST: Final = MappingProxyType({4: 8, 6: 7})
-METADATA: Final = IPv4Address("169.254.169.254")
+PROVIDER_TIMEOUT: Final = timedelta(seconds=10)
+# For requests to this Homing, in seconds.
+LOCAL_TIMEOUT: Final = httpx.Timeout(3)
+MAX_DATABASE_SKEW: Final = timedelta(seconds=1)
+MAX_PROVIDER_SKEW: Final = timedelta(seconds=60)
+LISTED_KIND: Final = "images/omni-image"
+# The prefix lengths of the widest private networks: 10.0.0.0/8 and fc00::/7.
+WIDEST_PREFIXES: Final = MappingProxyType({4: 8, 6: 7})
+METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")
 
 
 class Level(StrEnum):
@@ -70,14 +72,17 @@ class Finding:
 def run(args: Namespace) -> int:
     """Run the command and return its exit status."""
     set_up_logs("error")
-    return asyncio.run(report(args.source.load(), args.source.unknown_settings(), as_json=args.json))
+    return asyncio.run(report(args.source.check(), as_json=args.json))
 
 
-async def report(settings: Settings, unknown_settings: Sequence[str], *, as_json: bool) -> int:
-    """Print the report, and return 1 if something is wrong. ``unknown_settings`` are sentences."""
-    findings = [callers(settings), *trust(settings), *notes(settings, unknown_settings), *await database(settings)]
-    findings += [await public_address(settings), *await credential(settings), *await sinks(settings)]
-    shown = in_force(settings)
+async def report(checked: CheckedSettings, *, as_json: bool) -> int:
+    """Print the report, and return 1 if something is wrong."""
+    findings = [Finding(name="settings", level=Level.WRONG, detail=error) for error in checked.errors]
+    findings += notes(checked.settings, checked.unknown)
+    for needed, check in CHECKS:
+        if checked.left_out.isdisjoint(needed):
+            findings += await check(checked.settings)
+    shown = in_force(checked.settings, checked.left_out)
     if as_json:
         checks: list[JsonValue] = [asdict(finding) for finding in findings]
         print_json({"settings": shown, "checks": checks})
@@ -89,62 +94,54 @@ async def report(settings: Settings, unknown_settings: Sequence[str], *, as_json
     return int(any(finding.level is Level.WRONG for finding in findings))
 
 
-def in_force(settings: Settings) -> JsonObject:
-    """Return each setting without secrets: a secret as the fact that it is set, a key as its name."""
-    shown: JsonObject = {}
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        shown[PREFIX + name.upper()] = _plain(value) if field.repr else _masked(settings, name)
-    shown[PREFIX + "MIN_FINAL_TRUST"] = settings.threshold.name.lower()
-    return shown
-
-
-def callers(settings: Settings) -> Finding:
+async def clients(settings: Settings) -> list[Finding]:
     """Check which keys the API accepts, and whether `homing serve` would start with them."""
     try:
         if settings.guarded or settings.database_file is None:
             check_keys(access_of(settings))
-            return Finding(name="callers", level=Level.OK, detail="requests need one of the configured keys")
+            return [Finding(name="clients", level=Level.OK, detail="requests need one of the configured keys")]
         if read_local_key(settings.database_file) is not None:
             detail = f"HOMING_API_KEYS is not set. Requests need the key in {key_file(settings.database_file)}"
         else:
             detail = f"HOMING_API_KEYS is not set. The first start creates a key in {key_file(settings.database_file)}"
-        return Finding(name="callers", level=Level.OK, detail=detail)
+        return [Finding(name="clients", level=Level.OK, detail=detail)]
     except SettingsError as error:
-        return Finding(name="callers", level=Level.WRONG, detail=error.detail)
+        return [Finding(name="clients", level=Level.WRONG, detail=error.detail)]
 
 
-def trust(settings: Settings) -> list[Finding]:
+async def callback_verification(settings: Settings) -> list[Finding]:
     """Check whether a callback can reach the trust level that ends a task."""
-    signed, least = bool(settings.kling_webhook_secrets), settings.threshold
+    level = Level.NOTE
+    signed, threshold = bool(settings.kling_webhook_secrets), settings.threshold
     if settings.public_url is None:
+        level = Level.OK
         detail = "HOMING_PUBLIC_URL is not set. Homing requests no callbacks and polls for every result"
-        return [Finding(name="callback proof", level=Level.OK, detail=detail)]
-    if signed and least is Trust.TOKEN:
+    elif signed and threshold is Trust.TOKEN:
         detail = "HOMING_MIN_FINAL_TRUST=token lets a callback without a signature end a task. Set it to signed"
-    elif not signed and least is Trust.TOKEN:
+    elif not signed and threshold is Trust.TOKEN:
         detail = (
             "only the secret callback URL verifies a callback; signatures are not checked. "
             "Set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
         )
-    elif least is Trust.PROVIDER or not signed:
-        detail = f"HOMING_MIN_FINAL_TRUST={least.name.lower()}: no callback ends a task. Homing polls for each result"
+    elif threshold is Trust.PROVIDER or not signed:
+        trust = threshold.name.lower()
+        detail = f"HOMING_MIN_FINAL_TRUST={trust}: no callback ends a task. Homing polls for each result"
     else:
-        return [Finding(name="callback proof", level=Level.OK, detail="only a signed callback ends a task")]
-    return [Finding(name="callback proof", level=Level.NOTE, detail=detail)]
+        level, detail = Level.OK, "only a signed callback ends a task"
+    return [Finding(name="callback verification", level=level, detail=detail)]
 
 
 def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
-    """Return findings about unknown variables, wide targets, and a credential sent in the clear."""
+    """Return findings about unknown variables, wide targets, and a credential sent without encryption."""
     findings = [Finding(name="settings", level=Level.NOTE, detail=sentence) for sentence in unknown]
     findings += [
         Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
         for sentence in wide_targets(settings.allowed_targets)
     ]
-    clear = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
-    if clear and settings.has_credential:
-        detail = "HOMING_KLING_BASE_URL is http, so the credential is sent in the clear. Use https"
-        findings.append(Finding(name="provider address", level=Level.NOTE, detail=detail))
+    plain = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
+    if plain and settings.has_credential:
+        detail = "HOMING_KLING_BASE_URL is http, so Homing sends the credential without encryption. Use https"
+        findings.append(Finding(name="provider URL", level=Level.NOTE, detail=detail))
     return findings
 
 
@@ -153,11 +150,13 @@ def wide_targets(allowed: Allowed) -> list[str]:
     return [
         f"{network}, which covers much of the internet. Name single hosts"
         for network in allowed.networks
-        if network.prefixlen < WIDEST[network.version]
+        if network.prefixlen < WIDEST_PREFIXES[network.version]
     ] + [
-        f"{network}, which contains the cloud metadata address {METADATA}. Name single hosts"
+        f"{network}, which contains the cloud metadata address {METADATA_ADDRESS}. Name single hosts"
         for network in allowed.networks
-        if network.version == METADATA.version and network.prefixlen >= WIDEST[4] and METADATA in network
+        if network.version == METADATA_ADDRESS.version
+        and network.prefixlen >= WIDEST_PREFIXES[4]
+        and METADATA_ADDRESS in network
     ]
 
 
@@ -180,25 +179,25 @@ async def database(settings: Settings) -> list[Finding]:
         return [Finding(name="database", level=Level.WRONG, detail=error.detail)]
 
 
-async def public_address(settings: Settings) -> Finding:
+async def public_url(settings: Settings) -> list[Finding]:
     """Check whether the public URL leads to Homing. The provider may see it differently."""
-    url = settings.public_url
+    level, url = Level.NOTE, settings.public_url
     if url is None:
         detail = "none: Homing requests no callbacks and polls for every result"
-        return Finding(name="public address", level=Level.OK, detail=detail)
+        return [Finding(name="public URL", level=Level.OK, detail=detail)]
     if urlsplit(url).scheme != "https" and not is_loopback(url_host(url)):
         detail = "HOMING_PUBLIC_URL is http, so others on the network can read callback URLs. Use https"
-        return Finding(name="public address", level=Level.NOTE, detail=detail)
+        return [Finding(name="public URL", level=Level.NOTE, detail=detail)]
     try:
-        async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=LOCAL_TIMEOUT, trust_env=False) as http:
             answer = await http.get(f"{url}/healthz")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         detail = f"{url} does not answer from here ({type(error).__name__}). Check that `homing serve` is reachable"
-        return Finding(name="public address", level=Level.NOTE, detail=detail)
-    if not answer.is_success:
+    else:
         detail = f"{url}/healthz answers {answer.status_code}. Check for another server or a proxy at this URL"
-        return Finding(name="public address", level=Level.NOTE, detail=detail)
-    return Finding(name="public address", level=Level.OK, detail=f"{url} answers")
+        if answer.is_success:
+            level, detail = Level.OK, f"{url} answers"
+    return [Finding(name="public URL", level=level, detail=detail)]
 
 
 async def credential(settings: Settings) -> list[Finding]:
@@ -211,7 +210,9 @@ async def credential(settings: Settings) -> list[Finding]:
     await transport.open()
     now = datetime.now(UTC)
     try:
-        reply = await transport.send(account, account.provider.list_page(KIND, 1), now=now, within=PATIENCE)
+        reply = await transport.send(
+            account, account.provider.list_page(LISTED_KIND, 1), now=now, within=PROVIDER_TIMEOUT
+        )
     except (NotSent, ReplyLost) as error:
         detail = f"{account.base_url}: {error.detail}"
         return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
@@ -257,7 +258,7 @@ def _clock(reply: Reply, now: datetime) -> list[Finding]:
     except ValueError:
         return []
     skew = abs(theirs.astimezone(UTC) - now)
-    if skew <= CLOCK_SKEW + PATIENCE:
+    if skew <= MAX_PROVIDER_SKEW + PROVIDER_TIMEOUT:
         return [Finding(name="clock", level=Level.OK, detail="agrees with the provider's")]
     detail = f"{skew.total_seconds():.0f} s apart from the provider's, so tokens will be refused. Correct the clock"
     return [Finding(name="clock", level=Level.WRONG, detail=detail)]
@@ -278,7 +279,7 @@ async def _noticed(url: str | None) -> list[Finding]:
     if not url:
         return []
     try:
-        async with httpx.AsyncClient(timeout=NEAR, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=LOCAL_TIMEOUT, trust_env=False) as http:
             readiness = ReadyShown.model_validate_json((await http.get(f"{url}/readyz")).content)
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
         return []
@@ -291,7 +292,7 @@ async def _shared(store: Store) -> list[Finding]:
     clock = database_clock(await store.servers.read_clock(utc_now))
     alive = [
         f"process {one.pid} on {one.host} ({', '.join(one.parts)})"
-        for one in await store.servers.alive(silence=RHYTHM.silence)
+        for one in await store.servers.alive(silence=HEARTBEAT_TIMING.silence)
     ]
     return [clock, Finding(name="servers", level=Level.OK, detail="; ".join(alive) or "none is running")]
 
@@ -299,7 +300,7 @@ async def _shared(store: Store) -> list[Finding]:
 def database_clock(reading: Reading) -> Finding:
     """Check whether the database clock, which all replicas use, agrees with this machine's."""
     apart = reading.ahead
-    if abs(apart) <= DATABASE_SKEW + reading.error:
+    if abs(apart) <= MAX_DATABASE_SKEW + reading.error:
         return Finding(name="database clock", level=Level.OK, detail="agrees with this machine's")
     side = "ahead of" if apart > timedelta() else "behind"
     detail = (
@@ -309,33 +310,12 @@ def database_clock(reading: Reading) -> Finding:
     return Finding(name="database clock", level=Level.NOTE, detail=detail)
 
 
-def _masked(settings: Settings, name: str) -> str:
-    if name == "database_url":
-        return settings.database_name
-    if name == "api_keys":
-        return ", ".join(key.name + "*" * key.sees_all for key in settings.api_keys) or "not set"
-    value: str | Sequence[object] | None = getattr(settings, name)
-    if not value:
-        return "not set"
-    return "set" if isinstance(value, str) else f"{len(value)} set"
-
-
-def _plain(value: object) -> JsonValue:
-    if value is None or isinstance(value, (int, str)):
-        return value if value is not None else "not set"
-    if isinstance(value, timedelta):
-        return _duration(value)
-    if isinstance(value, Allowed):
-        return str(value) or "not set"
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_plain(item)}" for name, item in value.items()) or "not set"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) and value else "not set"
-
-
-def _duration(value: timedelta) -> str:
-    """Format a duration in its largest whole unit, as in the settings."""
-    seconds = value.total_seconds()
-    for unit, length in (("h", 3600), ("m", 60)):
-        if seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds:g}s"
+# A check runs only if all settings that it reads are valid.
+CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], Awaitable[list[Finding]]]]]] = (
+    (frozenset({"api_keys", "client_keys", "database_url"}), clients),
+    (frozenset({"public_url", "kling_webhook_secrets", "min_final_trust"}), callback_verification),
+    (frozenset({"database_url", "database_schema"}), database),
+    (frozenset({"public_url"}), public_url),
+    (frozenset({"kling_base_url", *CREDENTIAL}), credential),
+    (frozenset({"sinks", "allowed_targets"}), sinks),
+)

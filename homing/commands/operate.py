@@ -54,9 +54,9 @@ async def run_audit(args: Namespace, api: ApiClient) -> int:
         return 0
     columns = ("at", "client", "action", "object", "detail")
     rows = [[entry[column] for column in columns] for entry in documents(document["entries"])]
-    print_table(columns, rows, empty="the audit has no entries")
+    print_table(columns, rows, empty="No audit entries.")
     if document["next_cursor"] is not None:
-        print_line(f"more: --cursor {document['next_cursor']}")
+        print_line(f"More: --cursor {document['next_cursor']}")
     return 0
 
 
@@ -79,7 +79,7 @@ async def run_orphans(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now = datetime.now(UTC)
-    columns = ("provider", "provider id", "status", "state", "why", "callbacks", "last", "next poll", "task")
+    columns = ("provider", "provider task ID", "status", "state", "reason", "callbacks", "last", "next poll", "task")
     rows = [
         [
             *(
@@ -92,7 +92,7 @@ async def run_orphans(args: Namespace, api: ApiClient) -> int:
         ]
         for orphan in documents(document["orphans"])
     ]
-    print_table(columns, rows, empty="no orphans")
+    print_table(columns, rows, empty="No orphan callbacks.")
     return 0
 
 
@@ -110,7 +110,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
             ("orphans", _counts(document["orphans"])),
             ("orphans not kept", document["orphans_not_kept"]),
             ("oldest open", ago(document["oldest_open_at"], now)),
-            *((name, document[name]) for name in names),
+            *((name.replace("_", " "), document[name]) for name in names),
         ]
     )
     _print_learned(document)
@@ -126,7 +126,7 @@ async def run_stats(args: Namespace, api: ApiClient) -> int:
         ]
         for alarm in documents(document["alarms"])
     ]
-    print_table(columns, rows, empty="no alarms")
+    print_table(columns, rows, empty="No alarms.")
     return 0
 
 
@@ -143,13 +143,13 @@ def _print_learned(document: JsonObject) -> None:
             ]
             for loss in losses
         ]
-        print_table(("callbacks of", "kind", "lost", "likely between", "of tasks"), rows, empty="")
+        print_table(("provider", "kind", "callbacks lost", "likely between", "tasks"), rows, empty="")
     if times:
         rows = [
             [*(one[name] for name in ("provider", "kind", "model")), f"{one['median']:.1f} s", one["tasks"]]
             for one in times
         ]
-        print_table(("run times of", "kind", "model", "median", "of tasks"), rows, empty="")
+        print_table(("provider", "kind", "model", "median run time", "tasks"), rows, empty="")
 
 
 def _percent(value: JsonValue) -> str:
@@ -169,9 +169,9 @@ async def run_list_urls(args: Namespace, api: ApiClient) -> int:
             ago(url["created_at"], now),
             ago(url["revoked_at"], now),
         ]
-        for url in documents(document["addresses"])
+        for url in documents(document["callback_urls"])
     ]
-    print_table(columns, rows, empty="no shared callback URLs. Create one with `homing callback-url create kling`")
+    print_table(columns, rows, empty="No shared callback URLs. Create one with `homing callback-url create kling`.")
     return 0
 
 

@@ -8,16 +8,16 @@ from typing import TextIO
 
 import uvloop
 
-from homing.serve import ALL, serve
+from homing.serve import ALL_PARTS, serve
 from homing.server.logs import set_up_logs
-from homing.server.process import favour_latency
+from homing.server.process import tune_garbage_collection
 
 
 def run(args: Namespace) -> int:
     """Serve until SIGINT or SIGTERM, and return the exit status."""
     settings = args.source.read()
     set_up_logs(settings.log_level)
-    only = frozenset(chain.from_iterable(args.only)) if args.only else ALL
+    only = frozenset(chain.from_iterable(args.only)) if args.only else ALL_PARTS
     # Where events go to the standard output, nothing else does.
     aside = any(spec.scheme == "stdout" for spec in settings.sinks)
     to = sys.stderr if aside else sys.stdout
@@ -25,6 +25,6 @@ def run(args: Namespace) -> int:
 
 
 def _started(line: str, *, to: TextIO) -> None:
-    favour_latency()
+    tune_garbage_collection()
     to.write(line + "\n")
     to.flush()

@@ -54,9 +54,9 @@ def show_tasks(args: Namespace, document: JsonObject) -> None:
         )
         for task in documents(document["tasks"])
     ]
-    print_table(columns, rows, empty="no tasks")
+    print_table(columns, rows, empty="No tasks.")
     if document.get("next_cursor"):
-        print_line(f"more: --cursor {document['next_cursor']}")
+        print_line(f"More: --cursor {document['next_cursor']}")
 
 
 def show_change(args: Namespace, task: JsonObject) -> None:

@@ -4,13 +4,19 @@ from argparse import SUPPRESS, Namespace
 from datetime import UTC, datetime
 from typing import Final
 
-from homing.commands.arguments import Commands, count, data_command, moment
+from homing.commands.arguments import Commands, Usage, count, data_command, moment
 from homing.commands.client import ApiClient, segment
 from homing.commands.show_task import documents
 from homing.terminal import ago, print_json, print_line, print_table, span
+from tracker.model.sinks import CALLBACKS
 from tracker.model.untrusted import JsonObject, JsonValue
 
 SINKS: Final = "/v1/sinks"
+NO_DELIVERIES: Final = {
+    None: "No pending deliveries and no dead letters.",
+    "pending": "No pending deliveries.",
+    "dead_letter": "No dead letters.",
+}
 
 
 def add(commands: Commands) -> None:
@@ -85,21 +91,21 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
     now, sinks = datetime.now(UTC), list(documents(document["sinks"]))
     columns = (
         "sink",
-        "address",
+        "URL",
         "state",
-        "behind",
+        "unread events",
         "pending",
         "dead letters",
         "lag",
         "delivered",
-        "next try",
+        "next attempt",
         "last error",
     )
     rows = [
         [
-            *(sink[name] for name in ("name", "address")),
+            *(sink[name] for name in ("name", "url")),
             _state(sink),
-            f"at least {sink['behind']}" if sink["behind_at_least"] else sink["behind"],
+            f"at least {sink['unread']}" if sink["unread_at_least"] else sink["unread"],
             *(sink[name] for name in ("pending", "dead_letters")),
             _span(sink["lag"]),
             sink["delivered"],
@@ -108,7 +114,7 @@ async def run_sinks(args: Namespace, api: ApiClient) -> int:
         ]
         for sink in sinks
     ]
-    print_table(columns, rows, empty="no sinks. Name them in HOMING_SINKS, then start `homing serve`")
+    print_table(columns, rows, empty="No sinks. Add them to HOMING_SINKS, then start `homing serve`.")
     for sink in sinks:
         if isinstance(off := sink["off"], dict):
             print_line(_off(str(sink["name"]), off, now))
@@ -133,6 +139,8 @@ async def run_delete(args: Namespace, api: ApiClient) -> int:
 
 
 async def run_secret(args: Namespace, api: ApiClient) -> int:
+    if args.sink == CALLBACKS and not args.client:
+        raise Usage(f"sink `{CALLBACKS}` has one secret per client. Choose the client with --client NAME")
     query = {"client": args.client} if args.client else None
     document = await api.get(f"{SINKS}/{segment(args.sink)}/secret", query)
     if args.json:
@@ -152,25 +160,28 @@ async def run_deliveries(args: Namespace, api: ApiClient) -> int:
         print_json(document)
         return 0
     now = datetime.now(UTC)
-    columns = ("sink", "event", "type", "state", "attempts", "first", "last", "next try", "error")
+    columns = ("sink", "event", "type", "state", "attempts", "first attempt", "last attempt", "next attempt", "error")
     rows = [
         [
             *(delivery[name] for name in ("sink", "event_id", "type", "state", "attempts")),
             *(ago(delivery[name], now) for name in ("first_at", "last_at")),
             _ahead(delivery["next_at"], now),
-            delivery["error"] or ("behind an earlier event of its task" if not delivery["attempts"] else ""),
+            delivery["error"] or ("waits for an earlier event of its task" if not delivery["attempts"] else ""),
         ]
         for delivery in documents(document["deliveries"])
     ]
-    print_table(columns, rows, empty="no such deliveries: nothing is pending")
+    print_table(columns, rows, empty=NO_DELIVERIES[args.state])
     if document["next_cursor"]:
-        print_line(f"more: --cursor {document['next_cursor']}")
+        print_line(f"More: --cursor {document['next_cursor']}")
     return 0
 
 
 async def run_dead_letter(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"dry_run": not args.yes}
-    body |= {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
+    chosen = {name: value for name in ("sink", "task", "event") if (value := getattr(args, name)) is not None}
+    if not chosen:
+        raise Usage("no deliveries are selected. Add at least one of --sink, --task and --event")
+    body |= chosen
     document = await api.post("/v1/deliveries/dead-letter", body)
     number = document["count"]
     deliveries = "1 delivery" if number == 1 else f"{number} deliveries"
@@ -182,7 +193,10 @@ async def run_dead_letter(args: Namespace, api: ApiClient) -> int:
 
 async def run_replay(args: Namespace, api: ApiClient) -> int:
     body: JsonObject = {"sink": args.sink, "dead_letter": args.dead_letter, "dry_run": not args.yes}
-    body |= {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
+    chosen = {name: value for name in ("task", "since", "until") if (value := getattr(args, name)) is not None}
+    if not chosen and not args.dead_letter:
+        raise Usage("no events are selected. Add at least one of --task, --since, --until and --dead-letter")
+    body |= chosen
     document = await api.post("/v1/replay", body)
     number = document["count"]
     events = "1 event" if number == 1 else f"{number} events"
@@ -201,12 +215,12 @@ def _done(args: Namespace, document: JsonObject, sentence: str) -> int:
 
 
 def _state(sink: JsonObject) -> JsonValue:
-    return sink["state"] if sink["named"] else f"{sink['state']}, not named"
+    return sink["state"] if sink["configured"] else f"{sink['state']}, not configured"
 
 
 def _off(name: str, off: JsonObject, now: datetime) -> str:
     cause = f"its endpoint refused further events: {off['why']} ({ago(off['at'], now)})"
-    cause = cause if off["by"] == "receiver" else "paused"
+    cause = cause if off["by"] == "endpoint" else "paused"
     return f"{name} is off, {cause}. `homing sinks resume {name}` resumes it with the events that it missed"
 
 

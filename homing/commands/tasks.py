@@ -96,7 +96,7 @@ async def run_history(args: Namespace, api: ApiClient) -> int:
         ]
         for entry in documents(document["entries"])
     ]
-    print_table(columns, rows, empty="no observations yet")
+    print_table(columns, rows, empty="No observations yet.")
     return 0
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from homing.commands.arguments import Commands, cursor, data_command
-from homing.commands.client import PATIENCE, ApiClient, Lost, Params, segment
+from homing.commands.client import LONG_POLL_SECONDS, ApiClient, Lost, Params, segment
 from homing.commands.show_task import documents, show_change
 from homing.terminal import complain, json_text, print_line
 from tracker.model.event import TASK_TYPE
@@ -78,7 +78,7 @@ async def followed(api: ApiClient, query: Params, *, after: int | None, forever:
         after = int(str((await api.get(EVENTS, {"limit": "1"}))["next"]))
     more = True
     while more or forever:
-        wait = PATIENCE if forever else "0"
+        wait = LONG_POLL_SECONDS if forever else "0"
         page = await _again(api, EVENTS, {**query, "after": str(after), "wait": wait}, forever=forever)
         after, more = int(str(page["next"])), bool(page["more"])
         for event in documents(page["events"]):
@@ -92,7 +92,7 @@ async def _watch(args: Namespace, api: ApiClient, name: str) -> str:
     while task["status"] not in SETTLED:
         known = task["version"]
         path = f"/v1/tasks/{segment(str(task['id']))}"
-        task = await _again(api, path, {"wait": PATIENCE, "version": str(known)}, forever=True)
+        task = await _again(api, path, {"wait": LONG_POLL_SECONDS, "version": str(known)}, forever=True)
         if task["version"] != known:
             show_change(args, task)
     return str(task["status"])

@@ -1,6 +1,6 @@
 """`homing demo`: send tasks through a sandbox full of faults, and compare the result with the sandbox's ledger.
 
-Homing and the sandbox are real servers on loopback, and everything between them is HTTP. Only ``POLICY`` differs.
+Homing and the sandbox are real servers on loopback that use HTTP. Only ``POLICY`` is not the default.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tracker.rules.schedule import Policy
 from tracker.settings import Settings
 
 PAUSE_SECONDS: Final = 0.25
-# Far above any real rates, so that forty tasks meet every fault.
+# The rates are much higher than real ones, so that forty tasks have every fault.
 RATES: Final[Mapping[float, str]] = {
     0.25: "callback_lost callback_doubled callback_forged callback_out_of_order",
     0.15: "callback_late callback_replayed",
@@ -47,13 +47,13 @@ POLICY: Final = Policy(
     first_poll_delay=timedelta(seconds=5),
     least_gap=timedelta(seconds=1.5),
     greatest_gap=timedelta(seconds=3),
-    hint_gap=timedelta(seconds=1.5),
+    early_poll_gap=timedelta(seconds=1.5),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """One run against two servers. ``say`` prints one line."""
+    """One run with two servers. ``say`` prints one line."""
 
     sandbox: str
     http: httpx.AsyncClient
@@ -61,10 +61,10 @@ class Demo:
     say: Callable[[str], None]
 
     async def play(self) -> Document:
-        """Send every order, wait until nothing moves any more or the time is over, and return the summary."""
+        """Send all create requests, wait until all tasks have ended or the time is over, and return the summary."""
         started = time.monotonic()
-        self.say(f"Homing runs on {self.http.base_url}, a sandbox with every fault that it knows on {self.sandbox}.")
-        self.say("Waiting is shortened: tasks run about 3 s, and the first poll comes after 5 s instead of 40 s.")
+        self.say(f"Homing runs on {self.http.base_url}. A sandbox with all of its faults runs on {self.sandbox}.")
+        self.say("To save time, tasks run about 3 s, and the first poll comes after 5 s instead of 40 s.")
         with suppress(TimeoutError):
             async with asyncio.timeout(55) as limit, asyncio.TaskGroup() as group:
                 await self._watch(group.create_task(self._send_all()), started)
@@ -76,18 +76,18 @@ class Demo:
     async def _send_all(self) -> None:
         parallel = asyncio.Semaphore(8)
 
-        async def order(number: int, prompt: str) -> None:
-            # Every eighth client loses the connection after Homing took its order, and repeats the order.
+        async def submit(number: int, prompt: str) -> None:
+            # Every eighth client loses the connection after Homing got its request, and repeats the request.
             for _ in range(1 if number % 8 else 2):
                 async with parallel:
                     await self._send(f"order-{number}", prompt)
 
         async with asyncio.TaskGroup() as group:
             for number, prompt in enumerate(self.prompts, start=1):
-                group.create_task(order(number, prompt))
+                group.create_task(submit(number, prompt))
 
     async def _send(self, external_id: str, prompt: str) -> None:
-        """Send one order as real clients do: again, with the same ID, on 429, 5xx and a broken connection."""
+        """Send one create request. Like a real client, repeat it with the same ID on 429, 5xx and a lost connection."""
         body = {"model_name": "kling-v3-omni", "prompt": prompt, "n": 1, "external_task_id": external_id}
         for _ in range(12):
             pause = PAUSE_SECONDS
@@ -131,7 +131,7 @@ class Demo:
 
 
 def run(args: Namespace) -> int:
-    """Run the demo and return the exit status: 0 only if nothing was lost, doubled, wrong or left unfinished."""
+    """Run the demo. Return the exit status: 0 only if no task is lost, doubled, wrong or unfinished."""
     set_up_logs("error")
     return asyncio.run(_run(args))
 

@@ -1,7 +1,7 @@
-"""The summary of a demo run: Homing's rows compared with the sandbox's ledger, which holds the truth.
+"""The summary of a demo run: Homing's tasks compared with the sandbox's ledger, which shows what really happened.
 
-Pure, from the documents that both sides show. The prompt of each order is unique. It ties an order, a row and a task of
-the ledger together, so no ID that Homing hands out or learns takes part in the comparison.
+The functions are pure. Their input is the documents of both sides. The unique prompt of each create request connects
+the request, a task of Homing and a task of the ledger, so the comparison uses no ID from Homing.
 """
 
 from collections import Counter
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from tracker.model.task import FINAL, Status, Verdict
 
-# The ledger uses the provider's legacy words.
+# The ledger uses the provider's legacy statuses.
 STATUSES: Final = {"succeed": "succeeded", "failed": "failed"}
 TEXT: Final = """\
 finished      {finished} of {orders} in {seconds} s
 first report  {reports}
-recovered     {recovered_submits} of them after a submit whose answer was lost
+recovered     {recovered_submits} of them after a submission whose answer was lost
 callbacks     {callbacks} received, {duplicates_absorbed} duplicates absorbed
 forgeries     {forgeries[sent]} forged or replayed; {forgeries[refused]} refused, {forgeries[unverified]} unverified
 requests      {provider_requests_per_task} to the provider per task ({requests})
@@ -27,7 +27,7 @@ def summarize(
     prompts: list[str], histories: list[Document], stats: Document, ledger: Document, *, seconds: float, timed_out: bool
 ) -> Document:
     """Return the summary as a JSON document. ``histories`` holds the API's history document of every row."""
-    # A rejected submission made no task and freed its external ID: the order that was sent again is another row.
+    # A rejected submission created no task and released its external ID. The repeated request is another task.
     shown = [history for history in histories if history["task"]["status"] != Status.REJECTED]
     finished = [history for history in shown if history["task"]["status"] in FINAL]
     faults = {prompt: [*_faults(prompt, [history["task"] for history in shown], ledger["tasks"])] for prompt in prompts}
@@ -56,24 +56,24 @@ def summarize(
 
 
 def first_report(history: Document) -> str:
-    """Return the source of the observation that ended the task. A later and better source may confirm it."""
+    """Return the source of the observation that ended the task. A source with more trust may confirm it later."""
     entries = (entry for entry in history["entries"] if entry["verdict"] == Verdict.APPLIED)
     return next((entry["source"] for entry in entries if entry["status"] in FINAL), "none")
 
 
 def lines(summary: Document) -> Iterator[str]:
-    """Yield the summary for people."""
+    """Yield the lines of the summary for a terminal."""
     reports = ", ".join(f"{number} by {name}" for name, number in summary["first_reported_by"].items()) or "none"
     requests = ", ".join(f"{number} {name}" for name, number in summary["provider_requests"].items())
     yield from TEXT.format(**summary, reports=reports, requests=requests).splitlines()
     if summary["suspects"]:
         yield f"look at       {', '.join(summary['suspects'])}"
     if summary["timed_out"]:
-        yield "the time limit passed before everything was quiet"
+        yield "The time limit passed before all tasks and callbacks had ended."
 
 
 def _faults(prompt: str, tasks: Sequence[Document], made: Sequence[Document]) -> Iterator[str]:
-    """Compare one order's rows with the tasks that the provider made for it."""
+    """Compare the tasks of one request with the tasks that the provider created for it."""
     rows = [task for task in tasks if task["request"]["prompt"] == prompt]
     truth = [task for task in made if task["prompt"] == prompt]
     finals = [row for row in rows if row["status"] in FINAL]
@@ -86,9 +86,9 @@ def _faults(prompt: str, tasks: Sequence[Document], made: Sequence[Document]) ->
 
 
 def _agrees(row: Document, task: Document) -> bool:
-    """Return whether a row is true: its status, the URL of each asset, and its provider ID if it is known.
+    """Return whether a task has the right status, the right asset URLs, and the right provider ID if it has one.
 
-    Homing never takes that ID from a callback. A task whose submit was not answered may finish without it.
+    Homing never takes that ID from a callback, so a task without an answer to its submission may finish without it.
     """
     return bool(
         row["provider_task_id"] in {None, task["id"]}

@@ -1,11 +1,11 @@
-"""A stand-in for Kling over real HTTP, for the demo, for drills and for tests.
+"""A stand-in for Kling over real HTTP, for the demo, for experiments and for tests.
 
 It implements the provider's side from the published documentation only. It imports nothing from `receiver` or
 `tracker`, so it cannot repeat a mistake in how Homing reads the protocol. `docs/reference/sandbox.md` lists what is
 documented, what others observed live and what is assumed.
 
-The heavy names below are imported on first use. Every test run imports the pytest plugin in this package, and that
-must not import a web server.
+The names below that need a web server are imported on first use, because every test run imports the pytest plugin of
+this package.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """Authentication: an API key on every path, an AK/SK token (HS256 JWT) on the legacy paths.
 
 Documented: "Authentication" of the official documentation. Live: the two 1002 texts. Assumed: a token whose access
-key or signature is wrong is 1000, one without `iss` or `exp` is 1002, and no life of a token is too long.
+key or signature is wrong gets 1000, one without `iss` or `exp` gets 1002, and a token may be valid for any time.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from homing.sandbox.refusals import (
 _PARTS = 3
 
 
-class Gate:
+class Authenticator:
     """Identifies the account of a request, or refuses it. A reseller (`legacy_only`) has no `/tasks`."""
 
     def __init__(self, api_keys: tuple[str, ...], access_keys: Mapping[str, str], *, legacy_only: bool) -> None:

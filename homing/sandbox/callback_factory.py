@@ -18,7 +18,7 @@ from homing.sandbox.task import FAILED, PROCESSING, SUCCEED, State, Task
 _EVEN = 0.5
 UNKNOWN_STATUSES = ("completed", "SUCCESS", "finished", "cancelled")
 _LIE_MESSAGE = "Internal generation error"
-_FORGED_PICTURE = "https://pictures.stranger.invalid/{id}.png"
+_FORGED_PICTURE = "https://pictures.attacker.invalid/{id}.png"
 _FORGERIES: tuple[Seal, ...] = ("wrong_key", "none", "altered", "malformed")
 
 
@@ -90,7 +90,7 @@ class CallbackFactory:
     def _final(self, task: Task, target: str, *, honest: bool) -> OutgoingCallback:
         """Return the final callback, with the faults that apply.
 
-        An `honest` one corrects a contradiction. It may be late or unsigned, but it is neither lost nor garbled.
+        An `honest` callback corrects a contradictory one. It may be late or unsigned, but it is not lost or changed.
         """
         callback = self._genuine(task, target, task.state, losable=not honest)
         if callback.kind == "lost":
@@ -131,10 +131,10 @@ class CallbackFactory:
     def _forged(self, task: Task, target: str, dice: Random) -> OutgoingCallback:
         """Return a forged callback: it reports the opposite result, with the webhook-id of the genuine callback.
 
-        Without webhook secrets the callback URL is the only proof, so a forger who knew it would be trusted by design.
-        In that case a forged callback only guesses URLs or names other tasks.
+        Without webhook secrets, only the callback URL verifies a callback. An attacker who knows that URL is trusted by
+        design, so a forged callback then only guesses URLs or names other tasks.
         """
-        variants = (*_FORGERIES, "wrong_address", "other_id") if self._signs else ("wrong_address", "other_id")
+        variants = (*_FORGERIES, "wrong_url", "other_id") if self._signs else ("wrong_url", "other_id")
         variant = dice.choice(variants)
         lie = self._opposite(task, task.state.updated_at, _FORGED_PICTURE.format(id=task.id))
         liar = task
@@ -143,7 +143,7 @@ class CallbackFactory:
         return OutgoingCallback(
             kind="forged",
             about=task.id,
-            target=_guessed(target) if variant == "wrong_address" else target,
+            target=_guessed(target) if variant == "wrong_url" else target,
             status=lie.status,
             body=self._body(liar, lie),
             webhook_id=webhook_id(task.id, task.fate),

@@ -1,8 +1,9 @@
 """Sends callbacks to their URLs.
 
-Kling publishes no delivery timeout, no retry policy and no ordering guarantee. Assumed here, each settable: 5 s for an
-attempt; three attempts, 0.5 s and then 1 s apart, for any answer but a 2xx; the same webhook-id at each attempt with a
-fresh timestamp and signature; redirects are not followed; the first attempts of one task's callbacks are in order.
+Kling publishes no timeout, no retry policy and no order of callbacks. The sandbox assumes these values, and settings
+change them: 5 s for an attempt, and three attempts, 0.5 s and then 1 s apart, unless the answer is 2xx. Each attempt
+has the same webhook-id, a new timestamp and a new signature. Redirects are not followed. The first attempts of one
+task's callbacks are in order.
 """
 
 import asyncio

@@ -13,31 +13,37 @@ _MAX_PORT = 65_535
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `sandbox` and its arguments; the parsed namespace gets `run`, which takes it and returns an exit status."""
+    """Add `sandbox` and its arguments. `run` of the parsed namespace takes the namespace and returns an exit status."""
     parser = subparsers.add_parser(
         "sandbox",
-        help="Run a stand-in for Kling, with faults on request.",
-        description="Run a stand-in for Kling, with faults on request.",
+        help="Run a stand-in for Kling. --fault NAME=RATE adds faults.",
+        description="Run a stand-in for Kling. --fault NAME=RATE adds faults, such as --fault callback_lost=0.2.",
         epilog="faults: " + "; ".join(f"{name}: {what}" for name, what in FAULTS.items()),
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", default="8090", help="port to listen on, 0 for a free one (%(default)s)")
-    parser.add_argument("--seed", default="1", help="the seed of everything that is random (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default %(default)s)")
+    parser.add_argument("--port", default="8090", help="the port to listen on, 0 for a free one (default %(default)s)")
+    parser.add_argument("--seed", default="1", help="the seed of all random choices (default %(default)s)")
     parser.add_argument("--api-key", action="append", metavar="KEY", help="an accepted API key; repeatable")
     parser.add_argument("--access-key", action="append", metavar="ACCESS:SECRET", help="an AK/SK pair; repeatable")
     parser.add_argument(
         "--webhook-secret", action="append", metavar="whsec_BASE64", help="sign callbacks; twice for a rotation"
     )
-    parser.add_argument("--fault", action="append", metavar="NAME=RATE", help="a fault and its chance; repeatable")
-    parser.add_argument("--callback-shape", default="legacy", help="legacy, new or enveloped (%(default)s)")
-    parser.add_argument("--no-callbacks", action="store_true", help="send no callback at all")
-    parser.add_argument("--final-only", action="store_true", help="send callbacks for finals only")
-    parser.add_argument("--run-time", default="24", help="median seconds from create to end (%(default)s)")
-    parser.add_argument("--run-time-sigma", default="0.3", help="spread of the lognormal (%(default)s)")
-    parser.add_argument("--failure-rate", default="0", help="chance that a task fails (%(default)s)")
-    parser.add_argument("--slots", help="concurrency slots of the account (no limit)")
-    parser.add_argument("--reseller", action="store_true", help="play a reseller: no external ids, no /tasks")
+    parser.add_argument(
+        "--fault", action="append", metavar="NAME=RATE", help="a fault and its probability from 0 to 1; repeatable"
+    )
+    parser.add_argument("--callback-shape", default="legacy", help="legacy, new or enveloped (default %(default)s)")
+    parser.add_argument("--no-callbacks", action="store_true", help="send no callbacks")
+    parser.add_argument("--final-only", action="store_true", help="send callbacks only for final statuses")
+    parser.add_argument(
+        "--run-time", default="24", help="the median run time of a task in seconds (default %(default)s)"
+    )
+    parser.add_argument(
+        "--run-time-sigma", default="0.3", help="the sigma of the lognormal run times (default %(default)s)"
+    )
+    parser.add_argument("--failure-rate", default="0", help="the probability that a task fails (default %(default)s)")
+    parser.add_argument("--slots", help="the concurrency slots of the account (default: no limit)")
+    parser.add_argument("--reseller", action="store_true", help="behave like a reseller: no external IDs, no /tasks")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,13 +58,15 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"homing sandbox: {error}\n")
         return _BAD_INPUT
     except (OSError, UnicodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "no such address"
-        sys.stderr.write(f"homing sandbox: cannot listen on {args.host} port {args.port}: {reason}\n")
+        reason = (isinstance(error, OSError) and error.strerror) or "there is no such address"
+        sys.stderr.write(
+            f"homing sandbox: cannot listen on {args.host} port {args.port} ({reason}). Set another --port or --host\n"
+        )
         return _BAD_INPUT
     with listening:
         if not ip_address(listening.getsockname()[0]).is_loopback:
             sys.stderr.write(
-                f"homing sandbox: --host {args.host} lets other machines in. "
+                f"homing sandbox: --host {args.host} makes the sandbox reachable from other machines. "
                 "The control paths under /sandbox need no key. Use this host only in a network that you trust.\n"
             )
         sys.stdout.write("\n".join(_announcement(base_url(listening), settings)) + "\n")
@@ -71,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _announcement(url: str, settings: SandboxSettings) -> list[str]:
-    """Return the sandbox's address, and lines for `.env` that point Homing at it."""
+    """Return the sandbox's URL, and lines for `.env` that make Homing use it."""
     pointers = {"HOMING_KLING_BASE_URL": url}
     if settings.api_keys:
         pointers["HOMING_KLING_API_KEY"] = settings.api_keys[0]
@@ -118,7 +126,7 @@ def _pairs(option: str, texts: Iterable[str] | None, separator: str) -> list[tup
     for text in texts or ():
         name, found, value = text.partition(separator)
         if not (name and found and value):
-            raise SandboxSettingsError(f"{option} is written NAME{separator}VALUE")
+            raise SandboxSettingsError(f"{option} is not valid. Write it as NAME{separator}VALUE")
         pairs.append((name, value))
     return pairs
 

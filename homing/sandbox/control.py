@@ -1,10 +1,10 @@
 """The steering paths under `/sandbox`, which the provider does not have: for tests, on loopback, without a key.
 
-A web page must not steer the sandbox. So the Host header must be an address or a name that nobody else can own, an
-Origin header must be the sandbox's own, and a body must be `application/json`, which a foreign page cannot send.
+A web page must not control the sandbox. So the Host header must be an address or a name without dots, an Origin header
+must be the sandbox's own, and a body must be `application/json`, which a page of another origin cannot send.
 
-`GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An id is the
-task's own or its external one, of a reseller's task too. Errors are `{"error": text}`.
+`GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An ID is the
+task's own ID or its external ID, also with a reseller. Errors are `{"error": text}`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -48,7 +48,7 @@ class BadRequestError(ValueError):
     """A steering request is invalid. The message says what is valid."""
 
 
-class ForeignError(ValueError):
+class UntrustedRequestError(ValueError):
     """A web page may have sent the request. ``status`` is the HTTP status of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -69,10 +69,10 @@ class Control:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/sandbox/ledger", _told(self._show), methods=["GET"]),
-            Route("/sandbox/faults", _told(self._change_faults), methods=["POST"]),
-            Route("/sandbox/tasks/{id:path}", _told(self._task), methods=["GET"]),
-            Route("/sandbox/tasks/{id:path}", _told(self._steer), methods=["POST"]),
+            Route("/sandbox/ledger", _json_endpoint(self._show), methods=["GET"]),
+            Route("/sandbox/faults", _json_endpoint(self._change_faults), methods=["POST"]),
+            Route("/sandbox/tasks/{id:path}", _json_endpoint(self._task), methods=["GET"]),
+            Route("/sandbox/tasks/{id:path}", _json_endpoint(self._steer), methods=["POST"]),
         ]
 
     async def _show(self, request: Request) -> JsonObject:  # noqa: ARG002 - an endpoint
@@ -99,12 +99,12 @@ class Control:
 def _check_sender(request: Request) -> None:
     host = request.headers.get("host", "")
     if not _is_own(host):
-        raise ForeignError(421, "the Host header must be an address, localhost or a name without dots")
+        raise UntrustedRequestError(421, "the Host header must be an address, localhost or a name without dots")
     if request.headers.get("origin", f"http://{host}").lower() != f"http://{host}".lower():
-        raise ForeignError(403, "a web page of another origin may not control the sandbox")
+        raise UntrustedRequestError(403, "a web page of another origin may not control the sandbox")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and media_type != JSON:
-        raise ForeignError(415, f"send the body as {JSON}")
+        raise UntrustedRequestError(415, f"send the body as {JSON}")
 
 
 def _is_own(host: str) -> bool:
@@ -130,13 +130,13 @@ def _check(action: str, arguments: JsonObject) -> None:
             raise BadRequestError(f"{name} must be a {wanted.__name__}")
 
 
-def _told(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
+def _json_endpoint(endpoint: Callable[[Request], Awaitable[JsonObject]]) -> Endpoint:
     async def answer(request: Request) -> Response:
         status, body = 200, {}
         try:
             _check_sender(request)
             body = await endpoint(request)
-        except ForeignError as error:
+        except UntrustedRequestError as error:
             status, body = error.status, {"error": str(error)}
         except UnknownTaskError as error:
             status, body = 404, {"error": str(error)}

@@ -1,8 +1,8 @@
 """The provider's paths: create, single query and list on the legacy paths, and `/tasks`.
 
-Documented: paths, bounds, codes. Live: a task that is not there is 400/1201 on a legacy path and silently absent from
-`/tasks`; 21 ids are 400/1201; `/tasks` also answers for tasks of legacy paths, in the new shape. Assumed: `/tasks`
-without or with both kinds of ids is 400/1201, and a legacy path finds the tasks of its own kind only.
+Documented: paths, bounds, codes. Live: an unknown task is 400/1201 on a legacy path and left out of the answer of
+`/tasks`; 21 IDs are 400/1201; `/tasks` also answers for tasks of legacy paths, in the new shape. Assumed: `/tasks`
+without IDs or with both kinds of IDs is 400/1201, and a legacy path finds only tasks of its own kind.
 """
 
 import time
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from homing.sandbox import listing, pictures, refusals, shapes, submission
-from homing.sandbox.auth import Gate
+from homing.sandbox.auth import Authenticator
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
 from homing.sandbox.refusals import Refusal
@@ -31,7 +31,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 PREFIXES = ("", "/kling")
 _MAX_IDS = 20
 # Refusals of resellers before a request reaches the provider: status, code and message.
-_FOREIGN = (
+_RESELLER_REFUSALS = (
     (401, "invalid_api_key", "Invalid token"),
     (403, "insufficient_user_quota", "user quota is not enough"),
     (404, "not_found", "Invalid URL (POST /v1/images/omni-image)"),
@@ -52,7 +52,7 @@ class Endpoints:
         self._ledger = ledger
         self._runner = runner
         self._wire = wire
-        self._gate = Gate(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
+        self._authenticator = Authenticator(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
 
     def routes(self) -> list[Route]:
         routes = [Route("/results/{name}.png", self._picture, methods=["GET"])]
@@ -73,7 +73,7 @@ class Endpoints:
         async def endpoint(request: Request) -> Response:
             number = self._ledger.count(name)
             try:
-                account = self._gate.account(request.headers.get("authorization"), legacy=legacy)
+                account = self._authenticator.account(request.headers.get("authorization"), legacy=legacy)
                 broken = None if name == "create" else self._broken_query(name, number)
                 reply = broken or await answer(request, account, number)
             except Refusal as refusal:
@@ -93,7 +93,7 @@ class Endpoints:
         if self._faults.strike("submit_unavailable", number):
             raise Refusal(5001, refusals.UNAVAILABLE)
         if dice := self._faults.strike("submit_foreign", number):
-            return _foreign_refusal(dice)
+            return _reseller_refusal(dice)
         broken = self._faults.strike("server_error", number, "create")
         if broken and broken.random() < _EVEN:
             return _server_error(broken)
@@ -128,7 +128,7 @@ class Endpoints:
     async def _batch(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
         given = [name for name in ("task_ids", "external_task_ids") if request.query_params.get(name)]
         if len(given) != 1:
-            raise Refusal(1201, "exactly one of task_ids and external_task_ids is required")
+            raise Refusal(1201, "send exactly one of task_ids and external_task_ids")
         ids = [wanted for wanted in request.query_params[given[0]].split(",") if wanted]
         if len(ids) > _MAX_IDS:
             raise Refusal(1201, refusals.TOO_MANY_IDS.format(name=given[0]))
@@ -154,13 +154,13 @@ class Endpoints:
         self._ledger.count("picture")
         name, query = request.path_params["name"], request.query_params
         expires = query.get("x-expires", "")
-        right = pictures.is_right(
+        valid = pictures.is_valid(
             self._runner.picture_key, name, expires, query.get("x-signature", ""), int(time.time())
         )
         task_id, _, number = name.rpartition("-")
-        task = self._ledger.by_id(task_id) if right else None
+        task = self._ledger.by_id(task_id) if valid else None
         if task is None:
-            return Response(b"the address is not signed or has expired", 403, media_type="text/plain")
+            return Response(b"the URL has no valid signature or has expired", 403, media_type="text/plain")
         return Response(pictures.png(f"{self._settings.seed}/{task.index}/{number}"), media_type="image/png")
 
     def _found(self, wanted: str) -> Task | None:
@@ -215,7 +215,7 @@ def refused(refusal: Refusal, status: int | None = None) -> Response:
 
 
 async def unknown_path(request: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler of Starlette
-    """Answer an unknown path or method with 404 and 1203 or 1202, as documented."""
+    """Answer an unknown path with 404 and 1203, and an unknown method with 404 and 1202, as documented."""
     if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - method not allowed
         return refused(Refusal(1202, "the requested method is not supported"))
     return refused(Refusal(1203, refusals.NO_SUCH_RESOURCE))
@@ -230,14 +230,14 @@ def _kind(request: Request) -> str:
 
 def _server_error(dice: Random) -> Response:
     code = dice.choice((5000, 5002, 502))
-    if code == 502:  # noqa: PLR2004 - what a proxy says
+    if code == 502:  # noqa: PLR2004 - the status of a proxy
         return Response(b"<html><body><h1>502 Bad Gateway</h1></body></html>", code, media_type="text/html")
     return refused(Refusal(code, "internal error" if code == 5000 else "internal timeout"))  # noqa: PLR2004
 
 
-def _foreign_refusal(dice: Random) -> Response:
+def _reseller_refusal(dice: Random) -> Response:
     """Return a refusal in the shape of a gateway: OpenAI's error object, or new-api's."""
-    status, code, message = dice.choice(_FOREIGN)
+    status, code, message = dice.choice(_RESELLER_REFUSALS)
     error = {"message": message, "type": "new_api_error", "param": None, "code": code}
     return Response(shapes.dumps({"error": error}), status, media_type=JSON)
 

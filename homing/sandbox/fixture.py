@@ -25,8 +25,8 @@ QUICK_SECONDS = 0.2
 
 @pytest.fixture
 def kling_sandbox_factory() -> "Iterator[Callable[..., RunningSandbox]]":
-    """Start sandboxes with `SandboxSettings` given as keyword arguments; they stop when the test ends."""
-    import homing.sandbox as package  # noqa: PLC0415 - see above: not in every test run
+    """Return a function that starts a sandbox with the given `SandboxSettings`. All stop when the test ends."""
+    import homing.sandbox as package  # noqa: PLC0415 - see the docstring of the module
 
     with contextlib.ExitStack() as running:
 

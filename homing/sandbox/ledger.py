@@ -1,7 +1,7 @@
-"""The ledger: what really happened, whatever the answers and callbacks said.
+"""The ledger: what really happened at the sandbox, also if its responses and callbacks said something else.
 
 It is the sandbox's only state (tasks, their IDs, the slots they hold). The demo and the tests compare Homing's tasks
-with it. It shows callback URLs unmasked, so serve it on loopback only.
+with it. It shows callback URLs in full, so serve it on loopback only.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ ENDPOINTS = ("create", "single", "batch", "list", "cursor", "picture")
 
 @dataclass(slots=True)
 class Creations:
-    """The creates with one external ID: how many requests, and which tasks they made."""
+    """The create requests with one external ID: their number, and the tasks that they created."""
 
     requests: int = 0
     task_ids: list[str] = field(default_factory=list)
@@ -51,12 +51,12 @@ class Ledger:
         return self.requests[endpoint]
 
     def count_create(self, external_id: str | None) -> None:
-        """Count a well-formed create, whatever its outcome."""
+        """Count a well-formed create request. Its outcome does not matter."""
         if external_id is not None:
             self.creations.setdefault(external_id, Creations()).requests += 1
 
-    def check_room(self, external_id: str | None, slots: int, *, again: bool = False) -> None:
-        """Raise `Refusal` if the provider would not make this task. `again` allows a used external ID."""
+    def check_capacity(self, external_id: str | None, slots: int, *, again: bool = False) -> None:
+        """Raise `Refusal` if the provider would not create this task. `again` allows a used external ID."""
         if not self._settings.reseller and not again and external_id in self._by_external_id:
             raise Refusal(1201, EXTERNAL_ID_TAKEN.format(id=external_id))
         limit = self._settings.slots
@@ -75,7 +75,7 @@ class Ledger:
         return self._tasks.get(task_id)
 
     def by_external_id(self, external_id: str) -> Task | None:
-        """Return the first task with this external ID. A reseller would not know it."""
+        """Return the first task with this external ID. With a reseller, the provider does not know this ID."""
         return self._by_external_id.get(external_id)
 
     def as_json(self) -> JsonObject:
@@ -97,7 +97,7 @@ class Ledger:
                 "by_kind": dict(Counter(delivery.callback.kind for delivery in deliveries)),
                 "forgeries_sent": _sent(sent, "forged"),
                 "replays_sent": _sent(sent, "replayed"),
-                "strangers_answered_2xx": sum(
+                "forged_or_replayed_accepted": sum(
                     delivery.state == "delivered" and delivery.callback.kind in FORGED_KINDS for delivery in sent
                 ),
             },

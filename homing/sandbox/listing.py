@@ -2,7 +2,7 @@
 
 Documented: `pageNum` 1..1000 (1), `pageSize` 1..500 (30); `limit` 1..500 (100), times as text of milliseconds with
 the last 30 days as default, filters by `status` and `product_type`, a cursor that overrides the times. Live: times as
-numbers are accepted. Assumed: newest first in both, and the inside of the cursor.
+numbers are accepted. Assumed: both are newest first, and the content of the cursor.
 """
 
 import base64
@@ -29,7 +29,7 @@ def numbered_page(tasks: Iterable[Task], query: Mapping[str, str]) -> list[Task]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorPage:
-    """A page, and the cursor of the next one; empty at the end."""
+    """A page, and the cursor of the next one. The cursor is empty at the end."""
 
     tasks: list[Task]
     next_cursor: str
@@ -66,7 +66,7 @@ def _filtered(body: JsonObject) -> set[str]:
         key, values = entry.get("key"), entry.get("values")
         known = {"status": tuple(_STATUSES), "product_type": _PRODUCTS}.get(key) if isinstance(key, str) else None
         if known is None or not isinstance(values, list) or not all(value in known for value in values):
-            raise Refusal(1201, "a filter is a status or a product_type with known values")
+            raise Refusal(1201, "a filter has the key status or product_type, and known values")
         if key == "status":
             allowed &= {_STATUSES[value] for value in values}
         elif "image" not in values:
@@ -107,4 +107,4 @@ def _opened(cursor: object) -> tuple[int, int, int]:
         start, end, before = base64.urlsafe_b64decode(str(cursor)).decode().split(".")
         return int(start), int(end), int(before)
     except ValueError as error:
-        raise Refusal(1201, "cursor is not one of ours") from error
+        raise Refusal(1201, "cursor is not valid") from error

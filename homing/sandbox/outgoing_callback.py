@@ -21,7 +21,7 @@ Kind = Literal[
     "steered",
     "lost",
 ]
-"""The kind of a callback. `lost` ones are recorded and never sent. `steered` ones were requested by a test."""
+"""The kind of a callback. A `lost` one is recorded and never sent. A test requested a `steered` one."""
 
 FORGED_KINDS: frozenset[Kind] = frozenset({"forged", "replayed"})
 """Kinds that the provider did not send."""
@@ -33,8 +33,8 @@ DeliveryState = Literal["waiting", "delivered", "refused", "unsent"]
 class OutgoingCallback:
     """One callback to be sent.
 
-    `about` is the task in the body. For a replay that is not the task whose callback URL it goes to. `headers`, if
-    given, are sent unchanged (a replay copies them). Otherwise the callback is signed again at each attempt.
+    `about` is the task in the body. A replay goes to the callback URL of another task. `headers`, if set, are sent
+    unchanged (a replay copies them). Otherwise each attempt signs the callback again.
     """
 
     kind: Kind
@@ -73,6 +73,6 @@ class Delivery:
 
 
 def webhook_id(task_id: str, occasion: str) -> str:
-    """Return a number of 19 digits as text, like the documented example; the same for the same occasion."""
+    """Return a number of 19 digits as text, like the documented example. The same occasion gives the same number."""
     digest = hashlib.sha256(f"{task_id}/{occasion}".encode()).digest()
     return str(10**18 + int.from_bytes(digest[:7]))

@@ -1,7 +1,7 @@
-"""Results: small PNG pictures made from their name alone, and the signed addresses they are served at.
+"""Results: small PNG pictures that are made from their names, and their signed URLs.
 
-Documented: a result is cleared after 30 days and its address is signed. Live: one address expired 30 days after
-`updated_at`. The form of the address is ours.
+Documented: a result is cleared after 30 days and its URL is signed. Live: one URL expired 30 days after `updated_at`.
+The form of the URL is chosen.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _HEADER = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits a chann
 
 
 def png(name: str) -> bytes:
-    """Return a picture of 16 x 16 pixels, the same for the same name."""
+    """Return a picture of 16 x 16 pixels. The same name gives the same picture."""
     one, other = (hashlib.sha256(f"{side}/{name}".encode()).digest()[:3] for side in ("one", "other"))
     rows = b"".join(
         b"\0" + b"".join(other if (row // 4 + column // 4) % 2 else one for column in range(_SIDE))
@@ -30,8 +30,8 @@ def _chunk(tag: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
 
 
-def address(origin: str, key: bytes, name: str, finished_at: int) -> str:
-    """Return where the picture is served; `finished_at` is in milliseconds."""
+def picture_url(origin: str, key: bytes, name: str, finished_at: int) -> str:
+    """Return the signed URL of a picture. `finished_at` is in milliseconds."""
     expires = finished_at // 1000 + LIFETIME_SECONDS
     return f"{origin}/results/{name}.png?x-expires={expires}&x-signature={signature(key, name, str(expires))}"
 
@@ -40,7 +40,7 @@ def signature(key: bytes, name: str, expires: str) -> str:
     return hmac.new(key, f"{name}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
-def is_right(key: bytes, name: str, expires: str, given: str, now: int) -> bool:
-    """Return whether the address was signed here and is still good; `now` is in seconds."""
+def is_valid(key: bytes, name: str, expires: str, given: str, now: int) -> bool:
+    """Return whether a URL has a valid signature and has not expired. `now` is in seconds."""
     signed = hmac.compare_digest(signature(key, name, expires).encode(), given.encode())
     return signed and expires.isdigit() and int(expires) > now

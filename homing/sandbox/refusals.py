@@ -1,7 +1,7 @@
 """The refusals of the API: one exception, and the documented table of codes.
 
 Table: "Error codes" of the official documentation (identical in its Chinese and English editions).
-Texts marked live are what others recorded against the production API; the rest paraphrase the table.
+Others recorded the texts marked "live" against the production API. The other texts paraphrase the table.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ NO_SUCH_RESOURCE = "the requested resource does not exist"
 
 
 class Refusal(Exception):
-    """An answer with a code other than 0: no `data`, the HTTP status as documented."""
+    """An answer with a code other than 0. It has no `data`, and the documented HTTP status."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Answers that go wrong on their way: late, byte by byte, or not at all.
+"""Faulty answers: late, byte by byte, or never.
 
 A connection is dropped by closing its socket. ASGI cannot do that, so `Wire` knows the server. With an unknown server,
 a reply that should be dropped hangs and then ends in an error.
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 JSON = "application/json"
-_PIECES = 500
+_MAX_PIECES = 500
 
 
 class Wire:
@@ -25,7 +25,7 @@ class Wire:
         self.server: uvicorn.Server | None = None
         self._closing = asyncio.Event()
 
-    def let_go(self) -> None:
+    def end_pauses(self) -> None:
         """End all pauses, so that no deliberately hanging answer delays the shutdown."""
         self._closing.set()
 
@@ -51,9 +51,9 @@ class Lost(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is sent
         gone = asyncio.ensure_future(_disconnected(receive))
-        patience = asyncio.ensure_future(self._wire.pause(self._hang_for))
+        timeout = asyncio.ensure_future(self._wire.pause(self._hang_for))
         try:
-            await asyncio.wait((gone, patience), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((gone, timeout), return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 return
             if self._wire.server is None:
@@ -62,7 +62,7 @@ class Lost(Response):
             await gone
         finally:
             gone.cancel()
-            patience.cancel()
+            timeout.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -73,11 +73,11 @@ async def _disconnected(receive: Receive) -> None:
 def dripping(reply: Response, wire: Wire, pause: float) -> Response:
     """Return the answer with its body sent byte by byte (a long body in 500 pieces)."""
     body = bytes(reply.body)
-    size = max(1, len(body) // _PIECES)
+    size = max(1, len(body) // _MAX_PIECES)
 
     async def drops() -> AsyncIterator[bytes]:
-        for place in range(0, len(body), size):
-            yield body[place : place + size]
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
             await wire.pause(pause)
 
     headers = {"content-length": str(len(body))}

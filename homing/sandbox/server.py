@@ -39,8 +39,8 @@ _STEER_SECONDS = 10.0
 class Sandbox:
     """A stand-in for Kling.
 
-    It lives between `__aenter__` and `__aexit__`, which the app's lifespan calls: serve `app` with a lifespan, or
-    (with a transport that has none) enter the sandbox yourself, and not both.
+    The lifespan of `app` enters and exits it. If your transport runs no lifespan, enter the sandbox yourself with
+    ``async with``. Do not do both.
     """
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
@@ -66,7 +66,7 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.wire.let_go()
+        self.wire.end_pauses()
         await self._jobs.aclose()
         await self._sender.aclose()
 
@@ -97,14 +97,14 @@ class SandboxServer(uvicorn.Server):
         sandbox.wire.server = self
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._wire.let_go()
+        self._wire.end_pauses()
         await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket, or raise `OSError`. Port 0 selects a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio turns Nagle's algorithm off only where it is: 40 ms an answer otherwise.
+    # asyncio turns Nagle's algorithm off only if the protocol is named. Otherwise an answer takes 40 ms longer.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +117,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def base_url(listening: socket.socket) -> str:
-    """Return an address at which this machine reaches the listener."""
+    """Return a URL at which this machine reaches the listener."""
     host, port = listening.getsockname()[:2]
     host = _WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -126,8 +126,8 @@ def base_url(listening: socket.socket) -> str:
 class RunningSandbox:
     """A blocking HTTP client of a running sandbox. It may be used from any thread.
 
-    The `Steering` verbs are here with the same arguments; each returns a ledger row as JSON. None of them waits for a
-    callback to be answered, so they may be called from the loop that has to answer it.
+    Its methods are the actions of `Steering`, with the same arguments. Each returns a row of the ledger as JSON. None
+    of them waits until a callback is answered, so the event loop that answers the callback may call them.
     """
 
     def __init__(self, url: str, settings: SandboxSettings, client: httpx.Client) -> None:
@@ -193,7 +193,7 @@ def serve_in_thread(
         server = SandboxServer(sandbox)
         thread = threading.Thread(target=server.run, args=([listening],), name="kling-sandbox", daemon=True)
         thread.start()
-        no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP: reading them would only take time
+        no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP needs no certificates
         try:
             with httpx.Client(base_url=url, timeout=_STEER_SECONDS, trust_env=False, verify=no_certificates) as client:
                 yield RunningSandbox(url, sandbox.settings, client)

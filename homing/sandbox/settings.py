@@ -12,7 +12,7 @@ CallbackShape = Literal["legacy", "new", "enveloped"]
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the documented prefix, not a secret
 
 MAX_SIGMA = 5
-MIN_ACCESS_SECRET = 32  # bytes; RFC 7518 section 3.2: an HS256 key is no shorter than its hash
+MIN_ACCESS_SECRET = 32  # in bytes; RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 
 class SandboxSettingsError(ValueError):
@@ -23,12 +23,12 @@ class SandboxSettingsError(ValueError):
 class SandboxSettings:
     """Settings of one sandbox. Durations are seconds.
 
-    `run_time` is the median and `run_time_sigma` the sigma of a lognormal distribution (sigma 0: always the median;
-    the default median is the one live observation of an image). `held` tasks stay `submitted` until they are steered.
-    `slots` are the concurrency slots of the account (an image task takes `n`); None is no limit. `reseller` plays an
-    aggregator: external ids are neither known, echoed nor looked up, and there is no `/tasks`. For `not_found_lag`
-    seconds after its creation no query finds a task. `callback_attempts` and `callback_backoff` (the first pause,
-    doubled each time) are an assumption: Kling publishes no retry policy.
+    `run_time` is the median and `run_time_sigma` the sigma of a lognormal distribution. With sigma 0, each task takes
+    the median. The default median is the one live observation of an image. `held` tasks stay `submitted` until they are
+    steered. `slots` are the concurrency slots of the account (an image task takes `n`); None is no limit. A `reseller`
+    ignores external IDs and has no `/tasks`. For `not_found_lag` seconds after its creation, no query finds a task.
+    `callback_attempts` and `callback_backoff` (the first pause, doubled each time) are assumptions, because Kling
+    publishes no retry policy.
     """
 
     seed: int = 1
@@ -70,7 +70,7 @@ class SandboxSettings:
         except UnknownFaultError as error:
             raise SandboxSettingsError(str(error)) from error
         if any(len(secret.encode()) < MIN_ACCESS_SECRET for secret in self.access_keys.values()):
-            raise SandboxSettingsError(f"the secret of an access key has at least {MIN_ACCESS_SECRET} bytes")
+            raise SandboxSettingsError(f"the secret of an access key must have at least {MIN_ACCESS_SECRET} bytes")
         if not 0 <= self.failure_rate <= 1:
             raise SandboxSettingsError("failure_rate must be from 0 to 1")
         self._check_numbers()
@@ -86,7 +86,7 @@ class SandboxSettings:
             if getattr(self, name) < 1:
                 raise SandboxSettingsError(f"{name} must be 1 or more")
         if self.slots is not None and self.slots < 1:
-            raise SandboxSettingsError("slots must be 1 or more, or left out for no limit")
+            raise SandboxSettingsError("slots must be 1 or more. Leave it out for no limit")
 
 
 def _check_secret(secret: str) -> None:
@@ -95,4 +95,4 @@ def _check_secret(secret: str) -> None:
     except (binascii.Error, ValueError):
         key = b""
     if not secret.startswith(SECRET_PREFIX) or not key:
-        raise SandboxSettingsError(f"a webhook secret is {SECRET_PREFIX} followed by Base64")
+        raise SandboxSettingsError(f"a webhook secret must be {SECRET_PREFIX} followed by Base64")

@@ -1,9 +1,9 @@
-"""Every body the provider writes: its reply envelope, and a task in the legacy and in the new shape.
+"""The bodies of the provider: its reply envelope, and a task in the legacy and in the new shape.
 
 Documented: the field names of both shapes, in queries and callbacks (official "Callback Protocol", "Omni-Image" and
 task query pages). Live: the message `SUCCEED`, and the empty objects `task_info` and `task_result` while a task is
-not finished (in queries; callbacks are documented with `task_info`). Assumed: a series' pictures stand in a legacy
-callback as they do in a query.
+not finished (in queries; callbacks are documented with `task_info`). Assumed: a legacy callback has the pictures of a
+series in the same place as a query.
 """
 
 import json
@@ -27,12 +27,12 @@ def envelope(data: object, request_id: str) -> JsonObject:
 
 
 def refusal(code: int, message: str, request_id: str) -> JsonObject:
-    """Return the body of an error; documented with 1303: there is no `data`."""
+    """Return the body of an error. It has no `data`, as documented for 1303."""
     return {"code": code, "message": message, "request_id": request_id}
 
 
 def created(task: Task, *, reseller: bool) -> JsonObject:
-    """Return the `data` of a create's reply; an aggregator's has no `task_info` (its copy of the page shows none)."""
+    """Return the `data` of the reply to a create request. A reseller's has no `task_info`, as documented."""
     data: JsonObject = {
         "task_id": task.id,
         "task_status": task.states[0].status,
@@ -43,7 +43,7 @@ def created(task: Task, *, reseller: bool) -> JsonObject:
 
 
 def legacy_task(task: Task, *, reseller: bool) -> JsonObject:
-    """Return the `data` of a single query, and one element of a list's."""
+    """Return a task as in the `data` of a single query and in a list."""
     data = _legacy(task, task.state, reseller=reseller)
     data["watermark_info"] = {"enabled": task.submission.watermark}
     if not task.state.final:
@@ -54,7 +54,7 @@ def legacy_task(task: Task, *, reseller: bool) -> JsonObject:
 
 
 def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
-    """Return a task in the shape of `/tasks`, which is also the new callback's."""
+    """Return a task in the shape of `/tasks` and of the new callbacks."""
     body: JsonObject = {
         "id": task.id,
         "status": _NEW_STATUSES.get(state.status, state.status),
@@ -71,7 +71,7 @@ def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
 
 
 def callback(task: Task, state: State, shape: CallbackShape, *, reseller: bool) -> JsonObject:
-    """Return the body of a notification: the bare task; the envelope is only reported, by receivers that accept it."""
+    """Return the body of a callback. The enveloped shape is only known from receivers that accept it."""
     match shape:
         case "new":
             return new_task(task, state, reseller=reseller)

@@ -13,22 +13,22 @@ from typing import Literal, assert_never
 from homing.sandbox.settings import SECRET_PREFIX
 
 Seal = Literal["genuine", "none", "wrong_key", "malformed", "stale", "altered"]
-"""How a callback is signed. `stale` is right but an hour old; `altered` was right before the body was changed."""
+"""How a callback is signed. `stale` is an hour old; `altered` is signed for another body."""
 
 STALE_BY_SECONDS = 3600
-_FORGED_KEY = f"{SECRET_PREFIX}{base64.b64encode(b'a stranger made this key up').decode()}"
+_FORGED_KEY = f"{SECRET_PREFIX}{base64.b64encode(b'a key that an attacker made up').decode()}"
 _MALFORMED = "v1;not-base64! v1 v2,AAAA v1,"
 
 
 def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """Return one signature, `v1,<Base64>`; the timestamp is in seconds."""
+    """Return one signature, `v1,<Base64>`. The timestamp is in seconds."""
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     message = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
     return f"v1,{base64.b64encode(hmac.new(key, message, hashlib.sha256).digest()).decode()}"
 
 
 def seal(kind: Seal, *, secrets: tuple[str, ...], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the signature headers; none where the provider has no secret to sign with, as documented."""
+    """Return the signature headers. Without a secret there are none, as documented."""
     match kind:
         case "none":
             return {}

@@ -12,7 +12,7 @@ from homing.sandbox.task_runner import SteeringError, TaskRunner
 
 
 class UnknownTaskError(SteeringError):
-    """No task has this id or external id."""
+    """No task has this ID or external ID."""
 
 
 class Steering:
@@ -27,7 +27,7 @@ class Steering:
     def task(self, any_id: str) -> Task:
         task = self._ledger.by_id(any_id) or self._ledger.by_external_id(any_id)
         if task is None:
-            raise UnknownTaskError(f"no task has the id or external id {any_id!r:.80}")
+            raise UnknownTaskError(f"no task has the ID or external ID {any_id!r:.80}")
         return task
 
     def hold(self, any_id: str) -> Task:
@@ -37,13 +37,13 @@ class Steering:
         return task
 
     def release(self, any_id: str) -> Task:
-        """Let the task's clock run again, for its whole run time."""
+        """Start the task's clock again, for its whole run time."""
         task = self.task(any_id)
         self._runner.release(task)
         return task
 
     def process(self, any_id: str, *, notify: bool = True) -> Task:
-        """Let the task go from `submitted` to `processing`."""
+        """Change the status from `submitted` to `processing`."""
         task = self.task(any_id)
         self._runner.process(task, notify=notify)
         return task
@@ -51,9 +51,9 @@ class Steering:
     def finish(
         self, any_id: str, *, status: str | None = None, message: str | None = None, notify: bool = True
     ) -> Task:
-        """End the task with `succeed` or `failed` (default: its fate); without `notify`, silently."""
+        """End the task with `succeed` or `failed` (default: its random status). Without `notify`, send no callback."""
         if status is not None and status not in FINALS:
-            raise SteeringError(f"a task ends as {' or '.join(FINALS)}, not as {status!r:.40}")
+            raise SteeringError(f"{status!r:.40} is not a final status. Choose {' or '.join(FINALS)}")
         task = self.task(any_id)
         self._runner.finish(task, status, message, notify=notify)
         return task
@@ -69,20 +69,20 @@ class Steering:
         target: str | None = None,
         changes: JsonObject | None = None,
     ) -> Delivery:
-        """Send one callback about the task, once, whatever the settings say about callbacks.
+        """Send one callback about the task, once, also if the settings turn callbacks off.
 
-        It reports the present state, or any other `status`. `changes` are merged into the task's part of the body. It
-        goes to the task's own callback URL, or to `target` (another task's, for a replay). The delivery gets the
+        It reports the current state, or any other `status`. `changes` are merged into the task's part of the body. It
+        goes to the task's callback URL, or to `target` (for a replay, the URL of another task). The delivery gets the
         answer later.
         """
         task = self.task(any_id)
-        address = target or task.submission.callback_url
-        if address is None:
-            raise SteeringError("the task has no callback URL. Give a target")
+        url = target or task.submission.callback_url
+        if url is None:
+            raise SteeringError("the task has no callback URL. Set a target")
         state = task.state
         if status is not None and status != state.status:
             state = State(status=status, updated_at=state.updated_at + 1)
         callback = self._factory.steered(
-            task, address, state=state, shape=shape, seal=seal, identity=webhook_id, changes=changes
+            task, url, state=state, shape=shape, seal=seal, identity=webhook_id, changes=changes
         )
         return self._sender.dispatch(task, [callback])[0]

@@ -1,4 +1,4 @@
-"""The body of a create, checked against the documented bounds. Unknown fields are ignored.
+"""The body of a create request, checked against the documented bounds. Unknown fields are ignored.
 
 Documented: "Omni-Image" and "Image Generation" pages of the official documentation. Assumed: the texts of the 1201
 messages, and that the model names of the aggregators' older copy of the page (`kling-v1`, …) are accepted here too,
@@ -37,7 +37,7 @@ _URL_LIMIT = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One accepted create. `pictures` is how many images come back, which is also its price in slots."""
+    """One accepted create request. `pictures` is the number of images, and of the slots that the task takes."""
 
     kind: str
     prompt: str
@@ -49,7 +49,7 @@ class Submission:
 
 
 def read(kind: str, raw: bytes) -> Submission:
-    """Read the body of a create, or raise `Refusal` (1200, 1201, 1203)."""
+    """Read the body of a create request, or raise `Refusal` (1200, 1201, 1203)."""
     body = json_object(raw)
     for name, (check, bound) in _FIELDS[kind].items():
         if body.get(name) is not None and not check(body[name]):
@@ -84,7 +84,7 @@ def json_object(raw: bytes) -> JsonObject:
 def _check_model(kind: str, body: JsonObject) -> None:
     model = body.get("model_name") or _MODELS[kind][0]
     if model not in _MODELS[kind]:
-        raise Refusal(1203, f"model_name {model!r:.80} does not exist; there are {', '.join(_MODELS[kind])}")
+        raise Refusal(1203, f"model_name {model!r:.80} does not exist. Choose from {', '.join(_MODELS[kind])}")
     if kind == GENERATIONS:
         return
     if model != _SERIES_MODEL and body.get("result_type") == "series":
@@ -122,7 +122,7 @@ def _image(value: object) -> bool:
     return isinstance(value, str) and bool(value) and len(value) * 3 // 4 <= _IMAGE_BYTES
 
 
-def _web_address(value: object) -> bool:
+def _web_url(value: object) -> bool:
     if not isinstance(value, str) or len(value) > _URL_LIMIT:
         return False
     try:
@@ -142,7 +142,7 @@ _COMMON: dict[str, tuple[Check, str]] = {
     "n": (_integer(1, 9), "is an integer from 1 to 9"),
     "aspect_ratio": (_one_of(*_RATIOS), f"is one of {', '.join(_RATIOS)}"),
     "watermark_info": (_switch, "is an object with a boolean `enabled`"),
-    "callback_url": (_web_address, f"is an http or https address of at most {_URL_LIMIT} characters"),
+    "callback_url": (_web_url, f"is an http or https URL of at most {_URL_LIMIT} characters"),
     "external_task_id": (_text(_ID_LIMIT), f"is a text of at most {_ID_LIMIT} characters"),
 }
 _FIELDS: Mapping[str, Mapping[str, tuple[Check, str]]] = {

@@ -17,7 +17,7 @@ _UNITS_PER_PICTURE = 8  # live: one image of kling-v3 at 1k
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is claimed of a task at one time (ms); `pictures` are the addresses of the results."""
+    """The state of a task from one time on (ms). `pictures` are the URLs of the results."""
 
     status: str
     updated_at: int
@@ -31,10 +31,10 @@ class State:
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """The truth about one task.
+    """The real state of one task.
 
-    `fate` and `run_time` are what will happen unless it is steered. `turn` keeps its callbacks in order: the first
-    attempt at one is over before the next one starts.
+    `fate` is the status that it ends with after `run_time` unless a test steers it. `turn` keeps its callbacks in
+    order: the first attempt of one ends before that of the next one starts.
     """
 
     index: int
@@ -61,10 +61,10 @@ class Task:
 
     @property
     def slots(self) -> int:
-        """Documented: an image task takes as many slots as pictures, from `submitted` until its end."""
+        """The slots that the task takes. Documented: as many as pictures, from `submitted` until its end."""
         return 0 if self.state.final else self.submission.pictures
 
     @property
     def units(self) -> int:
-        """The price of success in resource units; a failure is free (reported, not documented)."""
+        """The price of a success in resource units. A failure is free (reported, not documented)."""
         return self.submission.pictures * _UNITS_PER_PICTURE

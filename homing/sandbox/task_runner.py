@@ -1,7 +1,7 @@
 """Runs tasks: submitted, processing, then succeed or failed, by the clock or by steering.
 
 Documented: the four statuses; a failed task is no API error. Live: `processing` came 1.8 s after a creation, and
-`Image pixel is invalid` is a message of a failed one. There is no cancelled or expired.
+`Image pixel is invalid` is a message of a failed one. The provider has no status for canceled or expired tasks.
 """
 
 import asyncio
@@ -53,11 +53,11 @@ class TaskRunner:
         self.picture_key = hashlib.sha256(f"{settings.seed}/{ledger.started_at}".encode()).digest()
 
     def create(self, submission: Submission, account: str, origin: str, *, again: bool = False) -> Task:
-        """Make a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 when full).
+        """Create a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 over `max_tasks`).
 
-        With `again` it makes a duplicate nevertheless.
+        With `again`, the external ID may be one that another task has.
         """
-        self._ledger.check_room(submission.external_id, submission.pictures, again=again)
+        self._ledger.check_capacity(submission.external_id, submission.pictures, again=again)
         index, now = len(self._ledger), _milliseconds()
         dice = Random(f"{self._settings.seed}/life/{index}")  # noqa: S311 - reproducible on purpose, no secret
         run_time = self._settings.run_time * math.exp(dice.gauss(0, 1) * self._settings.run_time_sigma)
@@ -80,7 +80,7 @@ class TaskRunner:
         return task
 
     def create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
-        """Make a task after `late_by` seconds, if that is still possible."""
+        """Create a task after `late_by` seconds, if that is still possible."""
         self._jobs.spawn(self._create_late(submission, account, origin, again=again))
 
     async def _create_late(self, submission: Submission, account: str, origin: str, *, again: bool) -> None:
@@ -102,7 +102,7 @@ class TaskRunner:
         self._start(task)
 
     def process(self, task: Task, *, notify: bool = True) -> None:
-        """Let the task go from `submitted` to `processing` now."""
+        """Change the status from `submitted` to `processing` now."""
         if task.state.status != SUBMITTED:
             raise SteeringError(f"the task is {task.state.status}, no longer {SUBMITTED}")
         self._stop(task)
@@ -140,7 +140,7 @@ class TaskRunner:
         now = _next_time(task)
         if status == SUCCEED:
             names = [f"{task.id}-{number}" for number in range(task.submission.pictures)]
-            urls = tuple(pictures.address(task.origin, self.picture_key, name, now) for name in names)
+            urls = tuple(pictures.picture_url(task.origin, self.picture_key, name, now) for name in names)
             state = State(status=SUCCEED, updated_at=now, message=message or "", pictures=urls)
         else:
             state = State(status=FAILED, updated_at=now, message=_FAILURE if message is None else message)

@@ -1,7 +1,7 @@
-"""The API key of a SQLite database for which none is configured: made at the first start, kept beside the file.
+"""The API key of a SQLite database without a configured key. The first start creates it beside the database file.
 
-``<database>.key`` holds the key and nothing else, so that ``KEY=$(cat homing.db.key)`` reads it. Its client, ``local``,
-sees every client's tasks: whoever can read this file can read the database as well.
+``<database>.key`` holds only the key, so that ``KEY=$(cat homing.db.key)`` reads it. Its client, ``local``, sees the
+tasks of all clients, because a user who can read this file can also read the database.
 """
 
 import errno
@@ -17,14 +17,14 @@ from tracker.model.keys import NamedKey, key_fault
 
 CLIENT: Final = "local"
 KEY_BYTES: Final = 32
-LONGEST_FILE: Final = 1024
-OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-INSTEAD: Final = "or set HOMING_API_KEYS"
+MAX_FILE_BYTES: Final = 1024
+OTHER_USERS_BITS: Final = stat.S_IRWXG | stat.S_IRWXO
+ALTERNATIVE: Final = "or set HOMING_API_KEYS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalKey:
-    """The key, the file that holds it, and whether this process made it just now."""
+    """The key, its file, and whether this process just created it."""
 
     key: NamedKey
     file: Path
@@ -32,19 +32,19 @@ class LocalKey:
 
 
 def key_file(database: Path) -> Path:
-    """Return where the key of a database file is: beside the file itself, whatever symbolic links lead there."""
+    """Return the key file of a database. It is beside the real file, after symbolic links are resolved."""
     real = Path(os.path.realpath(database))
     return real.with_name(f"{real.name}.key")
 
 
 def read_local_key(database: Path) -> LocalKey | None:
-    """Read the key of a database file; None where there is none yet.
+    """Read the key of a database file, or return None if there is none yet.
 
-    Raises: SettingsError, where the file cannot be read or others can read it.
+    Raises: SettingsError, if the file cannot be read, or if other users can read it.
     """
     file = key_file(database)
     try:
-        # Not blocking: a named pipe must not hold up the start.
+        # Opened without blocking, because a named pipe must not delay the start.
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
@@ -54,18 +54,18 @@ def read_local_key(database: Path) -> LocalKey | None:
         _refuse(file, f"cannot be read ({error.strerror}). Run as the user who owns it")
     try:
         _check_private(file, os.fstat(descriptor), database)
-        text = os.read(descriptor, LONGEST_FILE).decode("latin-1").strip()
+        text = os.read(descriptor, MAX_FILE_BYTES).decode("latin-1").strip()
     finally:
         os.close(descriptor)
     if fault := key_fault(text):
-        _refuse(file, f"holds no valid key: its content {fault}. Delete it, and the next start makes a new one")
+        _refuse(file, f"has no valid key: its content {fault}. Delete it, and the next start creates a new one")
     return LocalKey(key=_named(text), file=file, made=False)
 
 
 def local_key(database: Path) -> LocalKey:
-    """Read the key of a database file, or make it.
+    """Read the key of a database file, or create it.
 
-    Raises: SettingsError, where it can neither be read nor be written.
+    Raises: SettingsError, if it can be neither read nor written.
     """
     if (known := read_local_key(database)) is not None:
         return known
@@ -74,7 +74,7 @@ def local_key(database: Path) -> LocalKey:
         made = _write(file, key)
     except OSError as error:
         _refuse(file, f"cannot be written ({error.strerror}). Let this user write to the folder")
-    # What another process wrote first counts; and a filesystem without permissions shows here.
+    # Another process may have written its key first. On a file system without permissions, reading fails here.
     stored = read_local_key(database)
     if stored is None:
         _refuse(file, "was deleted while it was written. Start Homing again")
@@ -82,7 +82,7 @@ def local_key(database: Path) -> LocalKey:
 
 
 def _write(file: Path, key: str) -> bool:
-    """Write a key so that a reader finds all of it or nothing; False where a file is there already."""
+    """Write a key in one atomic step. Return False if a file already exists."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -100,17 +100,17 @@ def _write(file: Path, key: str) -> bool:
 
 def _check_private(file: Path, found: os.stat_result, database: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
-        _refuse(file, "is not a regular file. Remove it, and the next start makes one")
-    if found.st_mode & OTHERS:
+        _refuse(file, "is not a regular file. Remove it, and the next start creates one")
+    if found.st_mode & OTHER_USERS_BITS:
         _refuse(
-            file, "can be read by other users. Run chmod 600 on it, or delete it, and the next start makes a new one"
+            file, "can be read by other users. Run chmod 600 on it, or delete it, and the next start creates a new one"
         )
     owners = {os.geteuid()}
     if database.exists():
-        # Root may run the commands of a service that has a user of its own.
+        # Root may run the commands of a service that has its own user.
         owners.add(database.stat().st_uid)
     if found.st_uid not in owners:
-        _refuse(file, "belongs to another user. Delete it, and the next start makes a new one")
+        _refuse(file, "belongs to another user. Delete it, and the next start creates a new one")
 
 
 def _named(key: str) -> NamedKey:
@@ -118,4 +118,4 @@ def _named(key: str) -> NamedKey:
 
 
 def _refuse(file: Path, what: str) -> NoReturn:
-    raise SettingsError(f"The API key file {file} {what}, {INSTEAD}.")
+    raise SettingsError(f"The API key file {file} {what}, {ALTERNATIVE}.")

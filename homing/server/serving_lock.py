@@ -1,14 +1,14 @@
 """The serving lock: one process at a time serves a SQLite database.
 
-The lock is ``flock`` on ``<database>.lock``: the kernel frees it however the process ends. The file contains the
-process ID and, for a server, its URL, for the other processes. A PostgreSQL database needs no such lock.
+The lock is ``flock`` on ``<database>.lock``. The kernel releases it, also if the process crashes. The file contains the
+process ID, and the URL if the process is a server. A PostgreSQL database needs no such lock.
 
-The lock lies beside the file that SQLite opens, where SQLite keeps its write-ahead log too: symbolic links are
-resolved. A file with a second name that leads elsewhere (a hard link, a mount of the file alone) is refused: SQLite
-would keep a second log there, and lose commits.
+Symbolic links are resolved, so the lock is beside the file that SQLite opens and beside its write-ahead log. A file
+that has a second name in another folder (a hard link, a mount of the file alone) is refused: SQLite would keep a second
+log there, and lose commits.
 
-The package ``filelock`` is no replacement. It creates missing folders, and where a file system has no ``flock`` it
-falls back to a file that stays behind after a crash.
+The package ``filelock`` is no replacement. It creates missing folders. On a file system without ``flock`` it uses a
+file that stays after a crash.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from typing import Final, Self
 from tracker.errors import SettingsError
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
-# Attempts to get hold of a lock file that somebody deletes, or of a link that somebody changes, at that very moment.
+# Attempts to lock the file while another program deletes it or changes a link to it.
 ATTEMPTS: Final = 100
 HARD_LINKS: Final = (
     "the database file has {count} names (hard links), and SQLite keeps a separate log for each. "
@@ -36,7 +36,7 @@ NO_FILE: Final = "the path is not a file. Name a file"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The process that holds the lock; ``url`` is None while it starts and for a command that only works briefly."""
+    """The process that holds the lock. ``url`` is None while it starts, and for a short command."""
 
     pid: int | None = None
     url: str | None = None
@@ -51,9 +51,9 @@ class Held(Exception):
 
 
 class ServingLock:
-    """Holds the lock from entering the context to leaving it; nothing where the database is no file (None).
+    """Holds the lock within the context, or does nothing if the database is not a file (None).
 
-    The same object may be entered again meanwhile. Entering raises Held, or SettingsError for a file that is refused.
+    The same object may be entered again within the context. Entering raises Held, or SettingsError for a refused file.
     """
 
     def __init__(self, database: Path | None) -> None:
@@ -70,7 +70,7 @@ class ServingLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._entered -= 1
-        # The file stays: removing it would let two processes lock two files of one name.
+        # The file stays, because without it two processes could lock two files with the same name.
         if self._file is not None and not self._entered:
             os.ftruncate(self._file, 0)
             os.close(self._file)
@@ -86,7 +86,7 @@ class ServingLock:
 
 
 def _locked(database: Path) -> int:
-    """Take the lock of the file that SQLite opens under this name. Raises Held and SettingsError."""
+    """Take the lock of the file that SQLite opens under this name. Raises: Held, SettingsError."""
     for _ in range(ATTEMPTS):
         real = Path(os.path.realpath(database))
         check_names(real)
@@ -112,12 +112,12 @@ def _locked(database: Path) -> int:
 
 
 def check_names(database: Path) -> None:
-    """Raise SettingsError unless the file, where there is one, is reached by its name in its folder alone."""
+    """Raise SettingsError if the file exists and can also be reached by another name or in another folder."""
     real = Path(os.path.realpath(database))
     try:
         found = real.stat()
     except OSError:
-        return  # it will be made, or nothing can be: opening it says why
+        return  # the file does not exist yet; if it cannot be created, opening it fails with the reason
     if not stat.S_ISREG(found.st_mode):
         raise SettingsError(f"HOMING_DATABASE_URL: {NO_FILE}")
     if found.st_nlink > 1:
@@ -150,13 +150,13 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingsError(
-            f"HOMING_DATABASE_URL: cannot write beside the database ({error.strerror}: {path.parent}); "
-            "name a directory that exists and that you may write to"
+            f"HOMING_DATABASE_URL: cannot write beside the database ({error.strerror}: {path.parent}). "
+            "Choose an existing directory with write permission"
         ) from None
 
 
 def _read(file: int) -> Holder:
-    """Read what the holder wrote; it may be writing just now, so anything else than its text is an unknown holder."""
+    """Read the holder from the lock file. If the text is not complete yet, the holder is unknown."""
     try:
         content = json.loads(os.pread(file, 4096, 0))
         return Holder(pid=content.get("pid"), url=content.get("url"))

@@ -1,8 +1,9 @@
 """Strict HTTP/1.1: a request that another server could read differently is refused, and its connection closed.
 
-llhttp, below httptools, is strict about bytes (bare line feeds, folded headers, repeated lengths). This module adds the
-checks that it lacks, and handles what uvicorn loses: the body of a request that offers an upgrade, the order of answers
-if a later request is bad, and a client that leaves while several of its requests wait.
+llhttp, the parser in httptools, is strict about bytes (bare line feeds, folded headers, repeated lengths). This module
+adds the checks that llhttp lacks. It also handles three cases that uvicorn does not: the body of a request that offers
+an upgrade, the order of answers if a later request is invalid, and a client that disconnects while several of its
+requests wait.
 
 uvicorn has no public class for this, so ``StrictConnection`` builds on its private ones. ``pyproject.toml`` allows the
 versions that were tested, and a test fails when the source of one of these classes changes.
@@ -18,16 +19,16 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-# What h11 and nginx allow for a head in all; here also what may stand between two pieces of a body.
-HEAD_BYTES: Final = 64 * 1024
-# Read at once: the bounds are looked at in between. A whole request is usually shorter.
-PIECE: Final = 16 * 1024
-HEADERS: Final = 100
-# Up to this size the head of an answer and its body are joined; a larger body is not copied.
-JOINED_BYTES: Final = 16 * 1024
-# Requests that one connection may have waiting behind the one that is being answered.
-PIPELINED: Final = 16
-PORTS: Final = {b"http": b":80", b"https": b":443"}
+# The limit of h11 and nginx for a whole head. Here it also limits the bytes between two pieces of a body.
+MAX_HEAD_BYTES: Final = 64 * 1024
+# The bytes that are read at once. The limits are checked after each piece. Most requests are shorter.
+PIECE_BYTES: Final = 16 * 1024
+MAX_HEADERS: Final = 100
+# The head of an answer is joined with a body of up to this size. A larger body is not copied.
+MAX_JOINED_BYTES: Final = 16 * 1024
+# How many requests of one connection may wait while another one is answered.
+MAX_WAITING_REQUESTS: Final = 16
+DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 REFUSED: Final = "Invalid HTTP request received."
 
@@ -35,14 +36,14 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def unambiguous(method: bytes, target: bytes, version: str, headers: Headers) -> bool:
-    """Return whether a head that llhttp lets pass means one thing to everybody.
+    """Return whether every server reads a head that llhttp accepts in the same way.
 
-    That is one Host, the same in a target that is a whole address, at most one credential, and no transfer coding but
-    one "chunked", which HTTP/1.0 does not know: RFC 9112, 3.2 and 6.1, RFC 9110, 11.6.2.
+    It must have one Host header, the same host in a target that is a whole URL, and at most one credential. The only
+    transfer coding is one "chunked", in HTTP/1.1. See RFC 9112, 3.2 and 6.1, and RFC 9110, 11.6.2.
     """
     names = [name for name, _ in headers]
     hosts = names.count(b"host")
-    if len(names) > HEADERS or hosts > 1 or method == b"CONNECT" or names.count(b"authorization") > 1:
+    if len(names) > MAX_HEADERS or hosts > 1 or method == b"CONNECT" or names.count(b"authorization") > 1:
         return False
     if target[:1] != b"/" and target != b"*" and not names_host(target, dict(headers).get(b"host", b"")):
         return False
@@ -53,23 +54,23 @@ def unambiguous(method: bytes, target: bytes, version: str, headers: Headers) ->
 
 
 def names_host(target: bytes, host: bytes) -> bool:
-    """Return whether an address in the request line has the host of the Host field, and no user name."""
+    """Return whether a URL in the request line has the host of the Host header, and no user name."""
     scheme, _, rest = target.lower().partition(b"://")
     authority = rest.partition(b"/")[0].partition(b"?")[0]
-    port = PORTS.get(scheme)
+    port = DEFAULT_PORTS.get(scheme)
     return port is not None and bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """Write a head again that does not offer to go on in another protocol; a server may always pass that over."""
+    """Return a head without its offer to switch to another protocol. A server may always ignore that offer."""
     fields: Iterable[bytes] = (b"%b: %b\r\n" % field for field in headers if field[0] != b"upgrade")
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), b"".join(fields))
 
 
 class HeadWithBody(asyncio.Transport):
-    """Holds the head of one answer back until its body begins: both go out in one system call and one packet.
+    """Holds the head of an answer until its body begins, so that one system call and one packet send both.
 
-    A streamed answer is seen by its client with its first piece.
+    A client sees a streamed answer with its first piece.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -80,7 +81,7 @@ class HeadWithBody(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._begun or data == CONTINUE:
-            if len(data) > JOINED_BYTES:
+            if len(data) > MAX_JOINED_BYTES:
                 self.flush()
             self._transport.write(self._head + data if self._head else data)
             self._head = b""
@@ -103,7 +104,7 @@ class HeadWithBody(asyncio.Transport):
 
 
 class StrictConnection(HttpToolsProtocol):
-    """A connection that takes requests in order. It sends pending answers before it refuses an ambiguous one."""
+    """A connection that reads requests in order. It sends pending answers before it refuses an ambiguous request."""
 
     def __init__(
         self,
@@ -113,25 +114,25 @@ class StrictConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn's "cycle" is a request and its answer, made when the head is complete.
+        # A "cycle" of uvicorn is a request and its answer. It is created when the head is complete.
         self._unanswered: deque[RequestResponseCycle] = deque()
-        self._arriving: RequestResponseCycle | None = None  # its body is not complete
-        self._undecided = 0  # bytes that are no request yet, and no part of a body
+        self._arriving: RequestResponseCycle | None = None  # the request whose body is not complete
+        self._undecided = 0  # the number of bytes that are not yet part of a request or body
         self._plain_head = b""
         self._refused = False
-        self._held = False  # the next request waits until the client has read the answers before it
+        self._held = False  # the next request waits until the client has read the previous answers
 
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), PIECE):
+        for start in range(0, len(data), PIECE_BYTES):
             if self._refused:
                 return
             try:
-                self._read(data[start : start + PIECE])
+                self._read(data[start : start + PIECE_BYTES])
             except httptools.HttpParserError:
                 self._refuse()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # As uvicorn does it, but without the spaces that llhttp leaves behind a value.
+        # As in uvicorn, but without the spaces that llhttp leaves after a value.
         name, value = name.lower(), value.rstrip(b" \t")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -142,16 +143,16 @@ class StrictConnection(HttpToolsProtocol):
         if self.parser.should_upgrade() and method != b"CONNECT":
             self._plain_head = without_upgrade(method, self.url, version, self.headers)
             return
-        if len(self._unanswered) > PIPELINED or not unambiguous(method, self.url, version, self.headers):
-            raise httptools.HttpParserError("not to be answered")
+        if len(self._unanswered) > MAX_WAITING_REQUESTS or not unambiguous(method, self.url, version, self.headers):
+            raise httptools.HttpParserError("ambiguous head")
         if version == "1.0":
-            self.expect_100_continue = False  # which HTTP/1.0 does not know either
+            self.expect_100_continue = False  # HTTP/1.0 does not have it
         super().on_headers_complete()
         self.cycle.transport = HeadWithBody(self.transport)
         self._unanswered.append(self.cycle)
         self._arriving = self.cycle
         self._undecided = 0
-        # Trailers go nowhere: what was checked in the head must not change behind it.
+        # Trailers are dropped, because they must not change what was checked in the head.
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
@@ -167,26 +168,26 @@ class StrictConnection(HttpToolsProtocol):
         cycle = self._unanswered.popleft()
         assert isinstance(cycle.transport, HeadWithBody)
         cycle.transport.flush()
-        # What uvicorn does here, but for a timer for each answer: silent connections are `connections.Silent`'s.
+        # As in uvicorn, but without a timer for each answer. `IdleConnections` closes idle connections.
         self.server_state.total_requests += 1
         self._held = self.flow.write_paused
         if not self._held:
-            self._go_on()
+            self._continue()
         if self._refused:
-            self._say_so()
+            self._send_refusal()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._held:
             self._held = False
-            self._go_on()
+            self._continue()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in self._unanswered:
             _leave(cycle)
         super().connection_lost(exc)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if not self.transport.is_closing():
             self.flow.resume_reading()
             if self.pipeline:
@@ -197,14 +198,14 @@ class StrictConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as offered:
-            # llhttp takes what follows for the other protocol; nobody here speaks one.
+            # llhttp assumes that the other protocol follows, but Homing supports none.
             (end,) = offered.args
             self._read(self._plain_head + piece[end:])
-        if self._undecided > HEAD_BYTES:
-            raise httptools.HttpParserError("too long")
+        if self._undecided > MAX_HEAD_BYTES:
+            raise httptools.HttpParserError("head too long")
 
     def _refuse(self) -> None:
-        """Read no more; a request whose own body is broken off is not answered, those before it are."""
+        """Stop reading. Answer the earlier requests, but not the one whose body is incomplete."""
         self._refused = True
         self.flow.pause_reading()
         self.logger.warning(REFUSED)
@@ -216,9 +217,9 @@ class StrictConnection(HttpToolsProtocol):
             if self._unanswered:
                 self.pipeline.popleft()
             _leave(self._arriving)
-        self._say_so()
+        self._send_refusal()
 
-    def _say_so(self) -> None:
+    def _send_refusal(self) -> None:
         if not self._unanswered and not self.transport.is_closing():
             self.send_400_response(REFUSED)
 

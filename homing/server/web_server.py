@@ -1,4 +1,4 @@
-"""An HTTP server for one app: a listener of our own, and an end that finishes what has begun."""
+"""An HTTP server for one app. It uses a given listener, and finishes its requests before it ends."""
 
 import asyncio
 import signal
@@ -17,20 +17,20 @@ from homing.server.connections import BACKLOG, BoundedConfig, Bounds
 from homing.terminal import INTERRUPTED
 from tracker.errors import SettingsError
 
-# The gateway answers within 20 s and compose.yaml gives 30 s to stop: what has begun is finished in between.
-GRACE: Final = timedelta(seconds=25)
-# What the kernel holds for a client beyond what is on its way; the rest stays here, where it is counted.
-UNSENT_BYTES: Final = 128 * 1024
-# A client that vanished acknowledges nothing. Its streams release their places after this time.
-UNACKNOWLEDGED: Final = timedelta(seconds=30)
-USUAL: Final = Bounds()
+# The gateway answers within 20 s, and compose.yaml gives 30 s to stop. Requests in progress finish in between.
+SHUTDOWN_TIMEOUT: Final = timedelta(seconds=25)
+# How many unsent bytes the kernel holds for a client. The rest stays in the process, which counts it.
+MAX_UNSENT_BYTES: Final = 128 * 1024
+# A client that vanished acknowledges nothing. Its streams release their slots after this time.
+UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=30)
+DEFAULT_BOUNDS: Final = Bounds()
 FAILED: Final = 1
-# Addresses to listen on that are none to connect to.
+# Addresses that a server can listen on, and the addresses at which this machine can connect to it.
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its own signal handlers: they end the process before the database is closed."""
+    """uvicorn's server without its own signal handlers, which would end the process before the database is closed."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,9 +38,9 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen, or raise SettingsError that says what to do. With port 0 the system chooses a port."""
+    """Bind and listen. With port 0, the system chooses a port. Raises: SettingsError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only where the protocol is named: 40 ms for each answer on a kept connection.
+    # asyncio turns Nagle's algorithm off only if the protocol is named. Otherwise an answer takes 40 ms longer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,20 +50,22 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if isinstance(error, socket.gaierror):
-            raise SettingsError(f"HOMING_HOST={host} is no address of this machine; 127.0.0.1 always is one") from None
+            raise SettingsError(
+                f"HOMING_HOST={host} is not an address of this machine. Set one that is, such as 127.0.0.1"
+            ) from None
         raise SettingsError(
-            f"cannot listen on {host} port {port} ({error.strerror}): "
-            "stop what is there, or set another HOMING_PORT or HOMING_HOST"
+            f"cannot listen on {host} port {port} ({error.strerror}). "
+            "Stop the program that uses it, or set another HOMING_PORT or HOMING_HOST"
         ) from None
     return listener
 
 
 def _bound_unread(listener: socket.socket) -> None:
-    """Set, where the system has it, what the kernel keeps of unread answers; connections inherit it from a listener."""
+    """Limit what the kernel keeps of unread answers, if the system can. Connections inherit this from the listener."""
     if (option := getattr(socket, "TCP_NOTSENT_LOWAT", None)) is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, option, MAX_UNSENT_BYTES)
     if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, option, int(UNACKNOWLEDGED.total_seconds() * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, option, int(UNACKNOWLEDGED_TIMEOUT.total_seconds() * 1000))
 
 
 def address(listener: socket.socket) -> str:
@@ -78,15 +80,15 @@ async def running(
     app: ASGIApp,
     listener: socket.socket,
     *,
-    bounds: Bounds = USUAL,
+    bounds: Bounds = DEFAULT_BOUNDS,
     ending: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Answer on ``listener`` meanwhile; at the end requests that have begun are finished, within ``GRACE``.
+    """Serve on ``listener`` within the block. At the end, finish requests in progress within ``SHUTDOWN_TIMEOUT``.
 
-    ``ending`` is called first of all at the end, to let those go who wait for something that may be long in
-    coming. Gives the task that serves: it ends early only when the server fails.
+    At the end, ``ending`` is called first. It ends long polls and streams. The block gets the task of the server, which
+    ends early only if the server fails.
     """
-    server = Server(BoundedConfig(app, bounds, grace=GRACE))
+    server = Server(BoundedConfig(app, bounds, grace=SHUTDOWN_TIMEOUT))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield serving
@@ -97,25 +99,25 @@ async def running(
 
 
 class Stop:
-    """A stop signal of the process: SIGTERM, SIGHUP or Ctrl-C. It is caught from the creation of this object on."""
+    """Waits for a stop signal of the process: SIGTERM, SIGHUP or Ctrl-C. It catches them once it is created."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._asked: asyncio.Future[int] = loop.create_future()
-        loop.add_signal_handler(signal.SIGTERM, self._ask, 0)
-        loop.add_signal_handler(signal.SIGINT, self._ask, INTERRUPTED)
-        # Under nohup it stays ignored.
+        self._status: asyncio.Future[int] = loop.create_future()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, 0)
+        loop.add_signal_handler(signal.SIGINT, self._stop, INTERRUPTED)
+        # Under nohup, SIGHUP stays ignored.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            loop.add_signal_handler(signal.SIGHUP, self._ask, 0)
+            loop.add_signal_handler(signal.SIGHUP, self._stop, 0)
 
     async def wait(self, serving: asyncio.Task[None]) -> int:
         """Wait for the signal or the end of the server, and return the exit status of the process."""
-        serving.add_done_callback(lambda _: self._ask(FAILED))
-        return await self._asked
+        serving.add_done_callback(lambda _: self._stop(FAILED))
+        return await self._status
 
-    def _ask(self, status: int) -> None:
-        if not self._asked.done():
-            self._asked.set_result(status)
+    def _stop(self, status: int) -> None:
+        if not self._status.done():
+            self._status.set_result(status)
 
 
 @contextmanager
@@ -129,7 +131,7 @@ def when_stopped(action: Callable[[], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    # Signals without a handler end the process at once, and that may stay so.
+    # Signals without a handler still end the process at once.
     before = {int(number): handler for number, handler in found.items() if callable(handler)}
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,8 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 
 from homing.sandbox import RunningSandbox
-from tests.support.api_server import OMNI, OPERATOR, OTHER, STUDIO, Served, served, until
+from tests.support.api_server import OMNI, OPERATOR, OTHER, STUDIO, Served, served
+from tests.support.conditions import until
 
 KIND = "images/omni-image"
 EXPECT = {"provider": "kling", "kind": KIND}
@@ -155,7 +156,7 @@ async def test_client_sees_only_its_own_tasks(tmp_path: Path, kling_sandbox: Run
 async def test_shared_callback_url_works_until_revoked(homing: Served, kling_sandbox: RunningSandbox) -> None:
     client = homing.client
     made = (await client.post("/v1/callback-urls", json={"provider": "kling", "label": "studio"})).json()
-    url, number = made["callback_url"], made["address"]["id"]
+    url, number = made["callback_url"], made["shared_callback_url"]["id"]
     theirs = await at_the_provider(kling_sandbox, callback_url=url)
 
     async def received() -> bool:

@@ -53,7 +53,7 @@ async def test_operator_action_is_recorded(client: httpx.AsyncClient, caplog: py
     task, mine = await expected(client, **STUDIOS), await expected(client, **STUDIOS)
 
     made = (await client.post("/v1/callback-urls", json={"provider": "kling", "label": "console"})).json()
-    number = str(made["address"]["id"])
+    number = str(made["shared_callback_url"]["id"])
     secret = (await client.get("/v1/sinks/shop/secret")).json()["secrets"][0]
     replies = [
         await client.patch(f"/v1/tasks/{task}", json={"provider_task_id": "theirs-1"}),

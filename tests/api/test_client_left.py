@@ -12,13 +12,14 @@ import pytest
 
 from homing.serve import membership_of
 from tests.support.builders import Deciding, name_of
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.fakes import Clock, FakeKling, GatedStore
-from tests.support.homing_server import KIND, until
+from tests.support.homing_server import KIND
 from tests.support.postgres import Postgres
 from tracker.app import create_tracker
 from tracker.errors import CommitUnknown, StoreUnavailable
-from tracker.loops.membership import Rhythm
+from tracker.loops.membership import HeartbeatTiming
 from tracker.model.changes import Change, Known, Work, by_id
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.records import TaskFilter
@@ -30,7 +31,7 @@ from tracker.settings import Settings
 from tracker.storage.store import Store
 
 CLIENT = ClientIdentity(name="studio", sees_all=True)
-QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
+QUICK = HeartbeatTiming(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=30))
 
 
 class RefusingStore(Store):
@@ -179,7 +180,7 @@ async def test_leave_note_unwritten_other_replica_joins(stack: AsyncExitStack, p
         clock = SteeredClock()
         settings = Settings(database_url=url, kling_api_key="made-up-key")
         tracker = await stack.enter_async_context(create_tracker(settings, store=each, clock=clock, transport=kling))
-        await stack.enter_async_context(membership_of(tracker, clock, rhythm=QUICK))
+        await stack.enter_async_context(membership_of(tracker, clock, heartbeat_timing=QUICK))
         replicas.append(tracker)
     await left(replicas[0], kling)
 

@@ -14,16 +14,16 @@ from tests.support.fakes import Clock, FakeKling
 from tests.support.homing_server import ANYBODY, KIND
 from tests.support.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.loops.membership import Rhythm
+from tracker.loops.membership import HeartbeatTiming
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.task import Task
 from tracker.providers.base import Account, Call, Reply
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
-QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=10))
+QUICK = HeartbeatTiming(heartbeat=timedelta(milliseconds=50), silence=timedelta(seconds=10))
 # The process stops as if it were killed.
-ONCE = Rhythm(heartbeat=timedelta(hours=1))
+ONCE = HeartbeatTiming(heartbeat=timedelta(hours=1))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,11 +60,13 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def replica(stack: AsyncExitStack, url: str, kling: FakeKling, *, rhythm: Rhythm = QUICK) -> Tracker:
+async def replica(
+    stack: AsyncExitStack, url: str, kling: FakeKling, *, heartbeat_timing: HeartbeatTiming = QUICK
+) -> Tracker:
     clock = SteeredClock()
     settings = Settings(database_url=url, kling_api_key="made-up-key")
     tracker = await stack.enter_async_context(create_tracker(settings, clock=clock, transport=kling))
-    await stack.enter_async_context(membership_of(tracker, clock, rhythm=rhythm))
+    await stack.enter_async_context(membership_of(tracker, clock, heartbeat_timing=heartbeat_timing))
     return tracker
 
 
@@ -86,7 +88,7 @@ async def test_equal_requests_at_two_replicas_are_two_tasks(stack: AsyncExitStac
 
 async def test_equal_request_after_server_crash_is_one_task(stack: AsyncExitStack, url: str) -> None:
     kling = Slow(clock=Clock(utc_now()))
-    dying = await replica(stack, url, kling, rhythm=ONCE)
+    dying = await replica(stack, url, kling, heartbeat_timing=ONCE)
     other = await replica(stack, url, kling)
     lost = submit_cat(dying)
     await kling.hanging.wait()

@@ -13,9 +13,10 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from tests.support.api_keys import LOCAL_LINE
-from tests.support.api_server import OPERATOR, STUDIO, until
+from tests.support.api_server import OPERATOR, STUDIO
 from tests.support.builders import NOW, an_event, writing
 from tests.support.changing_server import ALL, LONG, STREAM, Watched, a_number, events, sequences, taken, watched
+from tests.support.conditions import until
 from tests.support.published_events import readable
 from tracker.model.changes import Change, RaisedAlarm, RecordChange
 from tracker.model.event import structured
@@ -77,8 +78,8 @@ async def test_stream_sends_commits_as_cloudevents(homing: Watched) -> None:
 
 async def test_stream_resumes_from_last_event_id(homing: Watched) -> None:
     await homing.change(a_number(1), 1, 2, 3, 4)
-    assert sequences(await homing.told(4, after=0)) == [1, 2, 3, 4]
-    assert sequences(await homing.told(2, after=2)) == [3, 4]
+    assert sequences(await homing.events(4, after=0)) == [1, 2, 3, 4]
+    assert sequences(await homing.events(2, after=2)) == [3, 4]
     back = {"last-event-id": "3"}
     async with aconnect_sse(homing.client, "GET", "/v1/events?after=0", headers=back) as stream:
         assert sequences(await taken(events(stream.aiter_sse()), 1)) == [4]

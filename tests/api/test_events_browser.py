@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from homing.server.web_server import address, listen, running
 from tests.support.api_keys import LOCAL_ACCESS, LOCAL_HEADERS
-from tests.support.api_server import until
 from tests.support.builders import an_event, writing
 from tests.support.changing_server import a_number
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tracker.api import routes
 from tracker.app import create_tracker
@@ -113,7 +113,7 @@ async def serving(tracker: Tracker, port: int = 0) -> AsyncIterator[str]:
 async def change(tracker: Tracker, sequence: int) -> None:
     event = an_event(a_number(1, client="local"), sequence)
     await tracker.store.apply([writing(event.task, events=(event,))])
-    tracker.feed.hint()
+    tracker.feed.signal_commit()
 
 
 async def test_event_source_reconnects_without_missing_events(browser: Browser, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.support.api_keys import LOCAL_ACCESS, LOCAL_HEADERS
-from tests.support.api_server import until
 from tests.support.changing_server import events, taken
+from tests.support.conditions import until
 from tests.support.postgres import Postgres
 from tests.support.receiver_server import KIND, ME, PUBLIC, body
 from tracker.api import routes

@@ -14,7 +14,8 @@ from homing.sandbox import RunningSandbox
 from homing.serve import Homing
 from homing.server.connections import Bounds
 from homing.server.web_server import address, listen, running
-from tests.support.api_server import OTHER, QUICK, STUDIO, until
+from tests.support.api_server import OTHER, QUICK, STUDIO
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.homing_server import CREATE, SHORT, HomingServer, homing_server
 from tests.support.provider_proxy import Answer, Request, provider_proxy
@@ -23,7 +24,7 @@ from tracker.settings import Settings
 
 CONNECTIONS = 32
 LARGE = "a" * 2_000
-PATIENT = replace(SHORT, answer_within=timedelta(minutes=5), attempt=timedelta(minutes=5), submission_room=5_000)
+PATIENT = replace(SHORT, answer_within=timedelta(minutes=5), attempt=timedelta(minutes=5), submission_capacity=5_000)
 STREAM = b"GET /v1/events HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\nauthorization: Bearer %b\r\n\r\n"
 
 
@@ -62,7 +63,7 @@ async def test_slow_provider_request_bodies_are_bounded(tmp_path: Path, kling_sa
         passed = [await first, await small, await homing.create(prompt=LARGE + "again")]
 
     assert (refused.status_code, refused.json()["code"]) == (503, 5001)
-    assert "nothing was sent" in refused.json()["message"]
+    assert "Nothing was sent" in refused.json()["message"]
     assert [reply.status_code for reply in passed] == [200] * 3
     assert provider.creates == 3
 

@@ -15,7 +15,8 @@ import pytest
 
 from homing.sandbox import RunningSandbox
 from tests.support.api_keys import LOCAL_LINE
-from tests.support.api_server import OMNI, OPERATOR, OTHER, STUDIO, Served, served, until
+from tests.support.api_server import OMNI, OPERATOR, OTHER, STUDIO, Served, served
+from tests.support.conditions import until
 from tests.support.provider_proxy import Answer, Request, provider_proxy
 from tracker.api import Limits
 from tracker.model.keys import ClientKey

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from tests.support.api_keys import LOCAL_HEADERS
-from tests.support.api_server import OTHER, STUDIO, until
+from tests.support.api_server import OTHER, STUDIO
 from tests.support.changing_server import ALL, LONG, Watched, a_number, counted, watched
+from tests.support.conditions import until
 from tests.support.provider_proxy import NO_TLS
 from tracker.model.task import Task
 

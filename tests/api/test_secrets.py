@@ -21,8 +21,9 @@ from homing.serve import access_of
 from receiver.providers import verifiers
 from receiver.settings import ReceiverSettings
 from tests.support.cli_process import Shell
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
-from tests.support.homing_server import CAT, CREATE, KIND, until
+from tests.support.homing_server import CAT, CREATE, KIND
 from tracker.app import create_tracker
 from tracker.errors import SettingsError
 from tracker.model.task import SETTLED

@@ -47,7 +47,7 @@ def test_command_without_server_does_the_work(shell: Shell, kling_sandbox: Runni
 
 def test_task_is_expected_attached_and_resolved(shell: Shell) -> None:
     shell.run("migrate")
-    assert shell.run("tasks").out == "no tasks\n"
+    assert shell.run("tasks").out == "No tasks.\n"
     expected = shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--tag", "red", "--json")
     task_id = expected.document["task"]["id"]
     assert expected.document["callback_url"] is None
@@ -164,7 +164,7 @@ def test_unusable_settings_exit_with_status_2(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     assert shell.run("tasks", port="x").status == 2
     absent = f"sqlite:///{tmp_path}/absent/homing.db"
-    assert "name a directory that exists" in shell.run("migrate", database_url=absent).line
+    assert "Choose an existing directory" in shell.run("migrate", database_url=absent).line
     (tmp_path / "homing.db").write_text("this is no database, and it is long enough to be read as one" * 40)
     broken = shell.run("tasks")
     assert broken.status == 1

@@ -82,7 +82,7 @@ def two_events(shell: Shell, name: str) -> str:
     return str(task["id"])
 
 
-def until(shell: Shell, *arguments: str, holds: Callable[[Any], bool]) -> Any:
+def repeated_until(shell: Shell, *arguments: str, holds: Callable[[Any], bool]) -> Any:
     """Repeat a command until its document matches. The time limit of the test ends the loop."""
     while not holds(document := shell.run(*arguments, "--json").document):
         time.sleep(PAUSE)
@@ -93,13 +93,18 @@ def test_dead_letter_unblocks_later_events_of_task(shell: Shell, hook: Hook) -> 
     hook.answer = lambda event: HTTPStatus.BAD_REQUEST if event["type"].endswith("updated") else HTTPStatus.OK
     with shell.serving():
         task = two_events(shell, "one")
-        pending = until(shell, "deliveries", "--sink", "shop", holds=lambda found: len(found["deliveries"]) == 2)
+        pending = repeated_until(
+            shell, "deliveries", "--sink", "shop", holds=lambda found: len(found["deliveries"]) == 2
+        )
         poison, behind = pending["deliveries"]
         assert (poison["type"], poison["error"]) == ("homing.task.updated", "400 Bad Request")
         assert hook.got == []
 
         wanted = ("deliveries", "dead-letter", "--event", poison["event_id"])
-        assert shell.run("deliveries", "dead-letter").line == "homing: name at least one of sink, task and event"
+        assert (
+            shell.run("deliveries", "dead-letter").line
+            == "homing: no deliveries are selected. Add at least one of --sink, --task and --event"
+        )
         assert "no such sink" in shell.run("deliveries", "dead-letter", "--sink", "elsewhere").line
         assert shell.run(*wanted).out == "1 delivery would be dead-lettered. Add --yes to do it\n"
         assert len(shell.run("deliveries", "--pending", "--json").document["deliveries"]) == 2
@@ -108,11 +113,11 @@ def test_dead_letter_unblocks_later_events_of_task(shell: Shell, hook: Hook) -> 
         )
         assert shell.run(*wanted, "--yes").out == "1 delivery dead-lettered. See `homing deliveries --dead-letter`\n"
 
-        until(shell, "deliveries", "--pending", holds=lambda found: found["deliveries"] == [])
+        repeated_until(shell, "deliveries", "--pending", holds=lambda found: found["deliveries"] == [])
         assert [event["id"] for event in hook.got] == [behind["event_id"]]
         (dead,) = shell.run("deliveries", "--dead-letter", "--json").document["deliveries"]
         assert (dead["task_id"], dead["event_id"]) == (task, poison["event_id"])
-        assert dead["error"] == "given up by an operator: 400 Bad Request"
+        assert dead["error"] == "dead-lettered by an operator: 400 Bad Request"
         assert shell.run(*wanted, "--yes", "--json").document == {"count": 0, "dry_run": False}
     # The command works without a server.
     assert shell.run("deliveries", "dead-letter", "--sink", "shop").out == "0 deliveries would be dead-lettered\n"
@@ -125,14 +130,14 @@ def test_sink_endpoint_410_shows_until_resumed(shell: Shell, hook: Hook) -> None
     hook.answer = lambda _: HTTPStatus.GONE
     with shell.serving():
         two_events(shell, "one")
-        off = state(until(shell, "sinks", holds=lambda found: state(found)["state"] == "off"))["off"]
-        assert (off["by"], off["why"], off["at"] is None) == ("receiver", "410 Gone", False)
+        off = state(repeated_until(shell, "sinks", holds=lambda found: state(found)["state"] == "off"))["off"]
+        assert (off["by"], off["why"], off["at"] is None) == ("endpoint", "410 Gone", False)
         line = shell.run("sinks").out.splitlines()[-1]
         assert line.startswith("shop is off, its endpoint refused further events: 410 Gone (")
         assert "homing sinks resume shop" in line
         hook.answer = lambda _: HTTPStatus.OK
         assert shell.run("sinks", "resume", "shop").status == 0
-        on = state(until(shell, "sinks", holds=lambda found: state(found)["delivered"] == 2))
+        on = state(repeated_until(shell, "sinks", holds=lambda found: state(found)["delivered"] == 2))
         assert (on["state"], on["off"]) == ("on", None)
         shell.run("sinks", "pause", "shop")
         assert state(shell.run("sinks", "--json").document)["off"]["by"] == "operator"

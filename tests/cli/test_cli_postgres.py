@@ -72,7 +72,7 @@ def test_empty_database_error_names_migrate_command(empty: Shell) -> None:
     document = empty.run("migrate", "--json").document
     assert document["before"] is None
     assert empty.run("migrate").out.endswith(f"schema {document['after']} is up to date. Nothing was changed\n")
-    assert empty.run("tasks").out == "no tasks\n"
+    assert empty.run("tasks").out == "No tasks.\n"
 
 
 def test_first_release_database_migrates_with_rows(empty: Shell) -> None:

@@ -94,7 +94,7 @@ def test_serve_signal_stops_and_frees_database(shell: Shell, number: signal.Sign
         served.process.send_signal(number)
         assert served.process.wait(timeout=30) == status
         assert "Traceback" not in served.errors.read_text()
-    assert shell.run("tasks").out == "no tasks\n"
+    assert shell.run("tasks").out == "No tasks.\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -141,7 +141,7 @@ def test_serve_callback_finishes_task_over_http(shell: Shell) -> None:
         assert task["callback_requested"] is True
         made = shell.run("callback-url", "create", "kling", "--label", "console", "--json", port=str(port)).document
         assert made["callback_url"].startswith(f"http://127.0.0.1:{port}/callbacks/kling/s")
-        listed = shell.run("callback-url", "list", "--json").document["addresses"]
+        listed = shell.run("callback-url", "list", "--json").document["callback_urls"]
         assert [address["label"] for address in listed] == ["console"]
         body = {"task_id": "unknown-1", "task_status": "submitted", "task_result": {}}
         assert httpx.post(made["callback_url"], json=body, trust_env=False).status_code == 200
@@ -172,7 +172,7 @@ def test_serve_deletes_tasks_past_retention(shell: Shell) -> None:
         database.execute("UPDATE tasks SET finished_at = finished_at - ? WHERE finished_at IS NOT NULL", [hour])
     refused = shell.run("serve", port="0", retention="59m")
     assert refused.status == 2
-    assert "HOMING_RETENTION: keep tasks for an hour or longer" in refused.line
+    assert "HOMING_RETENTION: write an hour or longer" in refused.line
     with shell.serving(retention="1h"):
         for _ in range(400):
             left = [task["id"] for task in shell.run("tasks", "--json").document["tasks"]]

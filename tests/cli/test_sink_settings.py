@@ -30,11 +30,11 @@ def checks(shell: Shell, **settings: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("sinks", "says"),
     [
-        (f"gopher://{SECRET}@a.example", "it has no scheme that is known"),
-        ("https://a.example#tipe=succeeded", "did you mean type=?"),
-        ("python:nowhere.hooks:told", "there is no module nowhere"),
-        ("python:json:nothing", "json has no nothing"),
-        (f"http://{SECRET}:x@a.example", "must be an https address"),
+        (f"gopher://{SECRET}@a.example", "its scheme is unknown. Choose one of https"),
+        ("https://a.example#tipe=succeeded", "Did you mean type=?"),
+        ("python:nowhere.hooks:notify", "there is no module `nowhere`"),
+        ("python:json:nothing", "module `json` has no `nothing`"),
+        (f"http://{SECRET}:x@a.example", "must be an https URL"),
     ],
 )
 def test_serve_invalid_sink_exits_with_status_2(shell: Shell, sinks: str, says: str) -> None:
@@ -72,3 +72,30 @@ def test_doctor_reports_forbidden_endpoint(shell: Shell) -> None:
     assert level == "wrong"
     assert "localhost is refused" in detail
     assert "HOMING_ALLOWED_TARGETS" in detail
+
+
+def test_doctor_with_invalid_sinks_checks_the_rest(shell: Shell) -> None:
+    result = shell.run("doctor", "--json", sinks=f"stdout: gopher://{SECRET}@a.example", deadline="24")
+
+    found = [(check["name"], check["level"]) for check in result.document["checks"]]
+    details = [check["detail"] for check in result.document["checks"] if check["name"] == "settings"]
+    assert result.status == 1
+    assert found == [
+        ("settings", "wrong"),
+        ("settings", "wrong"),
+        ("clients", "ok"),
+        ("callback verification", "ok"),
+        ("database", "ok"),
+        ("public URL", "ok"),
+        ("provider credential", "wrong"),
+    ]
+    assert sorted(detail.partition(":")[0] for detail in details) == ["HOMING_DEADLINE", "HOMING_SINKS"]
+    assert result.document["settings"]["HOMING_SINKS"] == "invalid, not used"
+    assert SECRET not in result.out + result.err
+
+
+def test_doctor_with_invalid_database_url_checks_no_database(shell: Shell) -> None:
+    result = shell.run("doctor", "--json", database_url="homing.db")
+
+    assert result.status == 1
+    assert {"database", "clients"}.isdisjoint(check["name"] for check in result.document["checks"])

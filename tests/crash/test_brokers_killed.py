@@ -16,9 +16,9 @@ from tests.suites.store_case import read
 from tests.support.brokers.cases import CASES, BrokerCase
 from tests.support.brokers.readers import Kept
 from tests.support.callback_senders import SECRETS, Delivery, Senders
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.deployment import HOMING, PAUSE, SOON, Server, server
-from tests.support.homing_server import until
 from tests.support.recording_hook import RecordedCall
 from tracker.model.event import sequence_of
 

@@ -23,9 +23,9 @@ from tests.support.brokers.cases import CASES, BrokerCase
 from tests.support.brokers.consumers import Place, Seen, consuming
 from tests.support.builders import writing
 from tests.support.callback_senders import SECRETS, Delivery, Senders, deliveries, tasks
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.deployment import HOMING, PAUSE, Server, server
-from tests.support.homing_server import until
 from tracker.model.event import sequence_of
 from tracker.storage.store import Store
 
@@ -68,7 +68,9 @@ class Load:
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
+class BrokerHarness:
+    """A running Homing with four brokers, and a consumer of each."""
+
     homing: Server
     url: str
     brokers: Mapping[str, BrokerCase]
@@ -108,23 +110,23 @@ BY_NIGHT = pytest.param(MINUTE, tuple(CASES), marks=[pytest.mark.nightly, pytest
 
 @pytest.mark.parametrize(("seconds", "going"), [BY_DAY, BY_NIGHT])
 async def test_broker_outage_does_not_affect_others(tmp_path: Path, seconds: float, going: Sequence[str]) -> None:
-    async with staged(tmp_path) as stage, loaded(stage, seconds * len(going)):
-        await until(stage.begun, within=LIMIT)
-        await stage.all_seen(*CASES)
-        await until(stage.calm, within=LIMIT, pause=PAUSE)
-        usual = mean(lag(sample, CASES) for sample in await sampled(stage, min(seconds, USUALLY)))
+    async with broker_harness(tmp_path) as harness, under_load(harness, seconds * len(going)):
+        await until(harness.begun, within=LIMIT)
+        await harness.all_seen(*CASES)
+        await until(harness.calm, within=LIMIT, pause=PAUSE)
+        usual = mean(lag(sample, CASES) for sample in await sampled(harness, min(seconds, USUALLY)))
         for down in going:
             others = [name for name in CASES if name != down]
             # Wait until the unconfirmed events of the last outage are delivered again.
-            await until(stage.calm, within=LIMIT, pause=PAUSE)
-            async with away(stage.brokers[down]):
-                samples = await watched(stage, down, seconds)
+            await until(harness.calm, within=LIMIT, pause=PAUSE)
+            async with away(harness.brokers[down]):
+                samples = await watched(harness, down, seconds)
                 # The outage lasts until the others have everything.
-                await stage.all_seen(*others)
-                at_last = (await stage.sinks())[down]
+                await harness.all_seen(*others)
+                at_last = (await harness.sinks())[down]
             lags = [lag(sample, others) for sample in samples]
             back_at = asyncio.get_running_loop().time()
-            await stage.all_seen(*CASES)
+            await harness.all_seen(*CASES)
             caught_up = asyncio.get_running_loop().time() - back_at
             summary = (
                 f"lag {at_last['lag']:.1f} s, of the others {max(lags):.2f} s at most; "
@@ -138,20 +140,20 @@ async def test_broker_outage_does_not_affect_others(tmp_path: Path, seconds: flo
                 # Short pauses of the machine are allowed, but not often, and not as long as the outage.
                 assert median(lags) < max(FAR * usual, LITTLE)
                 assert max(lags) < at_last["lag"]
-    for name, seen in stage.seen.items():
-        assert set(seen.order) == stage.happened(), name
+    for name, seen in harness.seen.items():
+        assert set(seen.order) == harness.happened(), name
         assert seen.out_of_order() == [], name
         assert len(seen.places) == len(seen.order), name
 
 
-async def watched(stage: Stage, down: str, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
+async def watched(harness: BrokerHarness, down: str, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
     """Sample the sinks during an outage, after Homing has noticed it."""
 
     async def noticed() -> bool:
-        return bool((await stage.sinks())[down]["failures"])
+        return bool((await harness.sinks())[down]["failures"])
 
     await until(noticed, within=LIMIT)
-    return await sampled(stage, seconds)
+    return await sampled(harness, seconds)
 
 
 def lag(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> float:
@@ -159,12 +161,12 @@ def lag(sample: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> float:
     return max(sample[name]["lag"] or 0.0 for name in names)
 
 
-async def sampled(stage: Stage, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
+async def sampled(harness: BrokerHarness, seconds: float) -> Sequence[dict[str, dict[str, Any]]]:
     samples = []
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while loop.time() < end:
-        samples.append(await stage.sinks())
+        samples.append(await harness.sinks())
         await asyncio.sleep(PAUSE)
     return samples
 
@@ -183,7 +185,7 @@ async def away(broker: BrokerCase) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def staged(folder: Path) -> AsyncIterator[Stage]:
+async def broker_harness(folder: Path) -> AsyncIterator[BrokerHarness]:
     url = sqlite_url(folder)
     async with AsyncExitStack() as stack:
         brokers = {name: await stack.enter_async_context(make()) for name, make in CASES.items()}
@@ -196,22 +198,22 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
         )
         await homing.start(program=HOMING)
         seen = {name: await stack.enter_async_context(consuming(broker)) for name, broker in brokers.items()}
-        yield Stage(homing=homing, url=url, brokers=brokers, seen=seen)
+        yield BrokerHarness(homing=homing, url=url, brokers=brokers, seen=seen)
 
 
 @asynccontextmanager
-async def loaded(stage: Stage, seconds: float) -> AsyncIterator[None]:
+async def under_load(harness: BrokerHarness, seconds: float) -> AsyncIterator[None]:
     """Send callbacks all the time. At the end, wait until each broker has all events.
 
     There are enough callbacks for outages of ``seconds`` in total.
     """
-    load = Load(senders=Senders(port=stage.homing.port, count=4), left=await add_tasks(stage.url, seconds))
+    load = Load(senders=Senders(port=harness.homing.port, count=4), left=await add_tasks(harness.url, seconds))
     running = asyncio.create_task(load.run())
     try:
         yield
         load.stopping.set()
         await running
-        await stage.all_seen(*CASES)
+        await harness.all_seen(*CASES)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

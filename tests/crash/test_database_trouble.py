@@ -22,12 +22,12 @@ import pytest
 
 from tests.support.builders import writing
 from tests.support.callback_senders import SECRETS, Delivery, Senders, deliveries, tasks
+from tests.support.conditions import until
 from tests.support.database_proxy import database_proxy
 from tests.support.database_records import agree, hold_exactly, records
 from tests.support.databases import sqlite_url
 from tests.support.deployment import HOMING, Server, server
 from tests.support.failing_stores import READ_ONLY, WRITABLE
-from tests.support.homing_server import until
 from tests.support.postgres import Postgres
 from tests.support.postgres import running as running_postgres
 from tracker.service.recorder import QUEUE_BOUND

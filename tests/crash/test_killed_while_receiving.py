@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.conditions import until
 from tests.support.deployment import Server, server
-from tests.support.homing_server import until
 
 SandboxFactory = Callable[..., RunningSandbox]
 TASKS = 4

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.conditions import until
 from tests.support.deployment import HOMING, Server, forever, server
-from tests.support.homing_server import until
 from tests.support.provider_proxy import Answer, ProviderProxy, Request, provider_proxy
 from tracker.rules.schedule import Policy
 

@@ -18,9 +18,9 @@ import pytest
 from tests.suites.store_case import read
 from tests.support.builders import writing
 from tests.support.callback_senders import SECRETS, Delivery, Senders, deliveries, tasks
+from tests.support.conditions import until
 from tests.support.database_records import records
 from tests.support.deployment import HOMING, Server, server
-from tests.support.homing_server import until
 from tests.support.postgres import Postgres
 from tests.support.recording_hook import RecordedCall, recorded_calls
 from tracker.model.event import sequence_of

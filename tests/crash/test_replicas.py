@@ -20,8 +20,8 @@ import pytest
 
 from homing.sandbox import RunningSandbox
 from tests.suites.store_case import read
+from tests.support.conditions import until
 from tests.support.deployment import Server, forever, server
-from tests.support.homing_server import until
 from tests.support.postgres import Postgres
 from tests.support.provider_proxy import Answer, ProviderProxy, Request, provider_proxy
 

@@ -225,7 +225,7 @@ async def test_broker_close_while_sending_ends_soon(broker: BrokerCase) -> None:
 async def test_broker_filtered_event_has_no_endpoint(broker: BrokerCase) -> None:
     sink = broker.sink(behind="&type=succeeded")
     assert sink.endpoint(an_event(1, 1)) is None
-    assert sink.endpoint(an_event(1, 3)) == sink.name == "told"
+    assert sink.endpoint(an_event(1, 3)) == sink.name == "events"
 
 
 def ours(tasks: set["asyncio.Task[None]"]) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.suites.sink_case import until
 from tests.support.brokers.cases import CASES
+from tests.support.conditions import until
 from tests.support.published_events import events_of
 
 STEPS = 10

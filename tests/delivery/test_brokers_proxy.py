@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from tests.suites.sink_case import until
 from tests.support.brokers.proxy import proxy
 from tests.support.brokers.servers import LOCALHOST
+from tests.support.conditions import until
 
 
 async def test_proxy_cut_with_buffered_data_raises_nothing() -> None:

@@ -51,7 +51,9 @@ async def nats_user(certificate: Certificate) -> AsyncIterator[LoginCase]:
             right=f"homing:{RIGHT_WRITTEN}",
             wrong=f"homing:{WRONG_WRITTEN}",
             refusal="authorization violation",
-            read=partial(read_jetstream, case.server.port, tls=certificate.believed(), user="homing", password=RIGHT),
+            read=partial(
+                read_jetstream, case.server.port, tls=certificate.trusted_by_clients(), user="homing", password=RIGHT
+            ),
         )
 
 
@@ -64,7 +66,7 @@ async def nats_token(certificate: Certificate) -> AsyncIterator[LoginCase]:
             right=RIGHT_WRITTEN,
             wrong=WRONG_WRITTEN,
             refusal="authorization violation",
-            read=partial(read_jetstream, case.server.port, tls=certificate.believed(), token=RIGHT),
+            read=partial(read_jetstream, case.server.port, tls=certificate.trusted_by_clients(), token=RIGHT),
         )
 
 

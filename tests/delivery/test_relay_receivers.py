@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.builders import a_task
-from tests.support.homing_server import until
+from tests.support.conditions import until
 from tests.support.relay_harness import ONE, THREE, TWO, RelayHarness
 from tests.support.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.delivery.sinks.base import DELIVERED, Outcome
@@ -228,7 +228,7 @@ async def test_unreadable_event_is_dead_letter_alone(relay: RelayHarness) -> Non
     worker = await relay.worker(sink)
     await relay.deliver_all_new(worker)
     assert [event.subject for event in sink.received] == [TWO, THREE]
-    assert [each.error for each in await relay.dead_letters()] == ["it broke with KeyError when asked where this goes"]
+    assert [each.error for each in await relay.dead_letters()] == ["its endpoint function raised KeyError"]
 
 
 async def test_pending_event_outside_new_filter_is_dropped(relay: RelayHarness) -> None:

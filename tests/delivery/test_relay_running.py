@@ -11,7 +11,8 @@ from typing import Any
 from homing.serve import relay_of
 from homing.server.loops import looping
 from tests.support.builders import a_sink, a_task, an_event, writing
-from tests.support.homing_server import settings_of, until
+from tests.support.conditions import until
+from tests.support.homing_server import settings_of
 from tests.support.postgres import Postgres
 from tests.support.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.app import create_tracker
@@ -54,7 +55,7 @@ class Place:
                 task = a_task(number, status=Status(status), version=version)
                 works.append(writing(task, events=(an_event(task, version, status),)))
             await self.tracker.store.apply(works)
-        self.tracker.feed.hint()
+        self.tracker.feed.signal_commit()
 
     async def state(self, name: str = "shop") -> SinkState:
         return next(state for state in await self.tracker.store.sinks.states() if state.name == name)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.builders import NOW, a_sink, a_task
-from tests.support.homing_server import until
+from tests.support.conditions import until
 from tests.support.relay_harness import ONE, THREE, TWO, RelayHarness
 from tests.support.scripted_sink import NO, ScriptedSink, refused, taken
 from tracker.delivery import backoff
@@ -390,7 +390,7 @@ async def test_failing_sink_is_logged_once_until_it_works(
     await relay.deliver_new(worker)
 
     assert len(sink.received) == 2
-    assert said_of(caplog) == ["sink shop fails, and is tried again", "sink shop works again"]
+    assert said_of(caplog) == ["sink shop fails and is retried", "sink shop works again"]
 
 
 async def test_failing_sink_shows_its_next_attempt(relay: RelayHarness) -> None:
@@ -423,4 +423,4 @@ async def test_unopenable_sink_shows_its_next_attempt(relay: RelayHarness, caplo
 
     assert state.retry_at is not None
     assert state.retry_at > relay.clock()
-    assert said_of(caplog) == ["sink shop fails, and is tried again", "sink shop works again"]
+    assert said_of(caplog) == ["sink shop fails and is retried", "sink shop works again"]

@@ -14,7 +14,8 @@ import pytest
 
 from homing.serve import relay_of
 from tests.support.builders import a_sink, a_task, an_event, writing
-from tests.support.homing_server import settings_of, until
+from tests.support.conditions import until
+from tests.support.homing_server import settings_of
 from tests.support.scripted_sink import NO, ScriptedSink
 from tracker.app import create_tracker
 from tracker.delivery.sinks.base import DELIVERED, Outcome
@@ -77,7 +78,7 @@ async def happening(tracker: Tracker, dice: Random) -> None:
             versions[number] += 1
             task = a_task(number, status=Status.PROCESSING, version=versions[number])
             await tracker.store.apply([writing(task, events=(an_event(task, versions[number]),))])
-        tracker.feed.hint()
+        tracker.feed.signal_commit()
         await asyncio.sleep(dice.choice([0, 0.001, 0.01]))
 
 

@@ -58,7 +58,7 @@ async def test_replay_and_delete_check_configured_sinks(tracker: Tracker, url: s
     with pytest.raises(Conflict, match="HOMING_SINKS"):
         await tracker.sink_admin.delete("shop")
     other = create_tracker(settings(url, "stdout:#name=lines"), store=tracker.store)
-    with pytest.raises(Conflict, match="no sink 'shop'"):
+    with pytest.raises(Conflict, match="no sink `shop`"):
         await other.sink_admin.replay("shop", ReplayFilter(dead=True), dry_run=True)
     await other.sink_admin.delete("shop")
     assert {state.name for state in await other.sink_admin.sinks()} == {"callbacks", "lines"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from homing.serve import ALL, Homing
+from homing.serve import ALL_PARTS, Homing
 from tests.support.builders import a_task, an_event, writing
-from tests.support.homing_server import until
+from tests.support.conditions import until
 from tracker.delivery.sinks.function import AsyncHook, Hook
 from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.errors import SettingsError
@@ -37,7 +37,11 @@ class Seen:
 
 
 def homing(
-    folder: Path, *subscribers: Subscriber, sinks: str = "", parts: Collection[Part] = ALL, deliver_events: bool = True
+    folder: Path,
+    *subscribers: Subscriber,
+    sinks: str = "",
+    parts: Collection[Part] = ALL_PARTS,
+    deliver_events: bool = True,
 ) -> Homing:
     settings = Settings.model_validate({"database_url": f"sqlite:///{folder / 'homing.db'}", "sinks": sinks})
     return Homing(settings, subscribers=subscribers, parts=parts, deliver_events=deliver_events)
@@ -51,7 +55,7 @@ async def happen(tracker: Tracker, number: int, **task: Any) -> list[str]:
     ]
     for event in events:
         await tracker.store.apply([writing(event.task, events=(event,))])
-    tracker.feed.hint()
+    tracker.feed.signal_commit()
     return [published.id for published in await tracker.store.events.read(after=before, limit=len(events))]
 
 
@@ -161,8 +165,8 @@ def test_subscriber_without_loops_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"name": "no name"}, "give it a name of letters"),
-        ({"types": "suceeded"}, "did you mean succeeded"),
+        ({"name": "no name"}, "is not valid. Use letters"),
+        ({"types": "suceeded"}, "Did you mean succeeded"),
         ({"kinds": ["images/*", ""]}, "kind= is empty"),
     ],
 )

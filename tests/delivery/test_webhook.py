@@ -27,7 +27,7 @@ from tracker.delivery.sinks.urls import SinkContext, create_sinks, parse_sinks
 from tracker.errors import StoreUnavailable
 from tracker.model.clock import utc_now
 from tracker.model.event import PublishedEvent
-from tracker.model.targets import NOWHERE, Allowed, read_allowed
+from tracker.model.targets import PUBLIC_ONLY, Allowed, read_allowed
 from tracker.model.task import Status
 from tracker.model.webhook_keys import webhook_key, written_key
 from tracker.providers.kling import Kling
@@ -175,7 +175,7 @@ async def test_webhook_410_turns_the_sink_off() -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_webhook_redirect_is_a_clear_failure(status: int) -> None:
     found = await outcome(answering(status, location="https://elsewhere.example/made-up-secret"))
-    assert found.error.endswith("redirects are not followed; name the final address")
+    assert found.error.endswith("redirects are not followed. Configure the final URL")
     assert found.error.startswith(str(status))
     assert (found.delivered, found.hopeless, found.gone) == (False, False, False)
 
@@ -205,7 +205,7 @@ async def test_retry_after_is_read_as_seconds_and_date() -> None:
 async def test_forbidden_target_is_retried_and_names_setting() -> None:
     async with WebReceiver() as receiver:
         specs = parse_sinks(f"https://localhost:{receiver.port}/#name=shop")
-        context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=NOWHERE)
+        context = SinkContext(source=SOURCE, secrets=SinkSecrets(new_secret, {}), clock=utc_now, allowed=PUBLIC_ONLY)
         ((_, _), (_, sink)) = create_sinks(specs, context=context)
         await sink.open()
         (found,) = await sink.send([an_event(a_success())])
@@ -328,7 +328,7 @@ async def test_client_callback_410_ends_only_its_event() -> None:
 
 
 async def test_client_callback_to_private_host_is_hopeless() -> None:
-    async with WebReceiver() as receiver, opened("", allowed=NOWHERE) as sinks:
+    async with WebReceiver() as receiver, opened("", allowed=PUBLIC_ONLY) as sinks:
         event = an_event(a_success(client_callback_url=f"https://localhost:{receiver.port}/"))
         (found,) = await sinks["callbacks"].send([event])
         assert receiver.connections == 0

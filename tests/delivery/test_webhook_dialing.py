@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.web_receiver import Request, WebReceiver, reply
 from tracker.errors import NotSent, ReplyLost
-from tracker.model.targets import NOWHERE, Allowed, callback_refusal, read_allowed
+from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal, read_allowed
 from tracker.transport import Answer, Poster, TargetRefused, dial_target
 from tracker.transport.guarded_http import Resolve
 from tracker.transport.provider_http import CONNECT_SECONDS
@@ -61,8 +61,8 @@ def served_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 async def test_name_rebound_to_private_address_is_refused() -> None:
     async with WebReceiver() as inside:
         url = f"https://rebound.example:{inside.port}/"
-        assert callback_refusal(url, NOWHERE) is None
-        async with posting(NOWHERE, resolve=names(rebound_example=["127.0.0.1"])) as poster:
+        assert callback_refusal(url, PUBLIC_ONLY) is None
+        async with posting(PUBLIC_ONLY, resolve=names(rebound_example=["127.0.0.1"])) as poster:
             with pytest.raises(TargetRefused, match=r"rebound.example is refused: it is not on the public internet"):
                 await post(poster, url)
         assert inside.connections == 0
@@ -71,7 +71,7 @@ async def test_name_rebound_to_private_address_is_refused() -> None:
 async def test_one_private_address_is_enough_to_refuse() -> None:
     async with WebReceiver() as inside:
         for addresses in ("8.8.8.8 127.0.0.1", "127.0.0.1 8.8.8.8", "8.8.8.8 ::ffff:127.0.0.1", "::1"):
-            async with posting(NOWHERE, resolve=names(mixed_example=[addresses])) as poster:
+            async with posting(PUBLIC_ONLY, resolve=names(mixed_example=[addresses])) as poster:
                 with pytest.raises(TargetRefused):
                     await post(poster, f"https://mixed.example:{inside.port}/")
         assert inside.connections == 0
@@ -93,7 +93,7 @@ async def test_one_private_address_is_enough_to_refuse() -> None:
 )
 @pytest.mark.parametrize("before", ["", "client.example.com@", "client.example.com:443@"])
 async def test_unusual_loopback_spelling_is_refused(host: str, before: str) -> None:
-    async with WebReceiver() as inside, posting(NOWHERE) as poster:
+    async with WebReceiver() as inside, posting(PUBLIC_ONLY) as poster:
         for scheme in ("https", "http"):
             with pytest.raises((TargetRefused, NotSent)):
                 await post(poster, f"{scheme}://{before}{host}:{inside.port}/")
@@ -246,6 +246,6 @@ async def test_target_is_dialed_without_posting() -> None:
     with pytest.raises(NotSent, match="connection refused"):
         await dial_target("127.0.0.1", plain.port, LOOPBACK, encrypted=False)
     with pytest.raises(TargetRefused, match="HOMING_ALLOWED_TARGETS"):
-        await dial_target("localhost", 443, NOWHERE, encrypted=True)
+        await dial_target("localhost", 443, PUBLIC_ONLY, encrypted=True)
     with pytest.raises(NotSent, match="its name cannot be resolved"):
-        await dial_target("nobody.invalid", 443, NOWHERE, encrypted=True)
+        await dial_target("nobody.invalid", 443, PUBLIC_ONLY, encrypted=True)

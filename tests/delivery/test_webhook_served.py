@@ -8,7 +8,8 @@ import pytest
 from standardwebhooks import Webhook as PublicWebhook
 
 from homing.sandbox import RunningSandbox
-from tests.support.api_server import OMNI, STUDIO, served, until
+from tests.support.api_server import OMNI, STUDIO, served
+from tests.support.conditions import until
 from tests.support.web_receiver import WebReceiver
 from tracker.delivery.sinks.urls import parse_sinks
 from tracker.errors import SettingsError
@@ -56,10 +57,10 @@ async def test_submission_triggers_callback_and_webhook(tmp_path: Path, kling_sa
     [
         ("https://127.0.0.1/hook", "callback_url must not point to a private address"),
         ("https://0x7f.1/hook", "callback_url must not point to a private address"),
-        ("https://metadata.internal/", "callback_url must not point to a name of an internal network"),
-        ("http://client.example.com/", "callback_url must be an https address"),
-        ("https://user:pass@client.example.com/", "callback_url must not hold a user name"),
-        ("no address", "callback_url must be an http or https address"),
+        ("https://metadata.internal/", "callback_url must not point to a host name of an internal network"),
+        ("http://client.example.com/", "callback_url must be an https URL"),
+        ("https://user:pass@client.example.com/", "callback_url must not contain a user name"),
+        ("no address", "callback_url must be an http or https URL"),
     ],
 )
 async def test_forbidden_callback_url_creates_no_task(
@@ -74,6 +75,6 @@ async def test_forbidden_callback_url_creates_no_task(
 
 
 async def test_invalid_sink_stops_the_start(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    with pytest.raises(SettingsError, match="there is no module nowhere"):
-        async with served(tmp_path, kling_sandbox, sinks=parse_sinks("python:nowhere:told")):
+    with pytest.raises(SettingsError, match="there is no module `nowhere`"):
+        async with served(tmp_path, kling_sandbox, sinks=parse_sinks("python:nowhere:notify")):
             pass

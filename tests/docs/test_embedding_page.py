@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from homing.sandbox import RunningSandbox
-from tests.support.homing_server import until
+from tests.support.conditions import until
 
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"^```python\n(# (\w+\.py)\n.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support.builders import a_task
+from tests.support.conditions import until
 from tests.support.fakes import new_secret
-from tests.support.homing_server import until
 from tests.support.published_events import an_event
 from tracker.delivery.sinks.base import DELIVERED
 from tracker.delivery.sinks.webhook import Webhook

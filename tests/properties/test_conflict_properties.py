@@ -211,7 +211,7 @@ def test_late_callback_resumes_polls_of_a_conflict() -> None:
 
     BOTH_ENDS[0](story)
 
-    assert story.task.next_poll_at == story.now + POLICY.hint_delay
+    assert story.task.next_poll_at == story.now + POLICY.early_poll_delay
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -36,7 +36,7 @@ ODD = {task_id for task_id, number in NUMBERS.items() if number % 2}
 
 
 class World(RuleBasedStateMachine):
-    """One sink whose events all go to one receiver; ``lane`` says where an event goes."""
+    """One sink whose events all go to one endpoint; ``endpoint`` is the endpoint of an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ class World(RuleBasedStateMachine):
     def refused_events_are_taken_from_now_on(self) -> None:
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if outcome.hopeless}
 
-    @rule(lanes=st.sets(st.sampled_from(["shop", "odd", "even"])))
-    def receivers_go_down_or_up(self, lanes: set[str]) -> None:
-        self.down = lanes
+    @rule(endpoints=st.sets(st.sampled_from(["shop", "odd", "even"])))
+    def receivers_go_down_or_up(self, endpoints: set[str]) -> None:
+        self.down = endpoints
 
     @rule(seconds=st.sampled_from([1, 2, 5, 30, 600, 4_000]))
     def time_passes(self, seconds: int) -> None:

@@ -41,7 +41,7 @@ def test_poll_is_never_planned_beyond_the_maximum(task: Task, habits: Habits, ra
     for policy in (Policy(), Policy(first_poll_delay=timedelta(hours=2))):
         plans = [
             schedule.first_poll_delay(task, now=NOW, policy=policy, habits=habits, random=random),
-            schedule.after_hint(task, now=NOW, policy=policy),
+            schedule.early_poll_at(task, now=NOW, policy=policy),
             schedule.after_poll(
                 task,
                 now=NOW,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.fakes import Clock
 from tracker.app import create_tracker, reconciler_of
@@ -69,12 +70,6 @@ def requested_id(call: Call) -> str:
 def external(call: Call) -> str:
     external_id: str = json.loads(call.body)["external_task_id"]
     return external_id
-
-
-async def until(seen: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not seen():  # noqa: ASYNC110 - what is waited for has no event of its own
-            await asyncio.sleep(0.01)
 
 
 class TrackerHarness:

@@ -13,12 +13,12 @@ import pytest
 from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
+from tests.support.conditions import until
 from tests.support.receiver_server import (
     OPEN,
     SIGNING,
     ReceiverServer,
     body,
-    reached,
     receiver_server,
 )
 from tracker.model.task import Status
@@ -85,7 +85,7 @@ async def test_truncated_body_is_not_recorded(unsigning: ReceiverServer, caplog:
     async def noticed() -> bool:
         return "the sender left" in caplog.text
 
-    await reached(noticed)
+    await until(noticed)
     assert await unsigning.history(task) == []
 
 
@@ -97,7 +97,7 @@ async def test_callback_is_recorded_after_sender_leaves(unsigning: ReceiverServe
     async def already_finished() -> bool:
         return await unsigning.status(task) is Status.SUCCEEDED
 
-    await reached(already_finished)
+    await until(already_finished)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE"])
@@ -152,7 +152,7 @@ async def test_locked_database_acknowledges_and_loses_nothing(tmp_path: Path) ->
 async def test_closed_tracker_acknowledges_nothing(tmp_path: Path) -> None:
     async with receiver_server(tmp_path, OPEN) as made:
         _, path = await made.expect("a")
-        _, shared_path = await made.standing()
+        _, shared_path = await made.shared_url()
     with closing(listen("127.0.0.1", 0)) as listener:
         url = address(listener)
         async with running(create_receiver(made.tracker, OPEN), listener), httpx.AsyncClient(base_url=url) as http:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.receiver_server import (
+    ATTACKERS_SECRET,
     ME,
     NEXT_SECRET,
     OPEN,
     PROMPT,
     SECRET,
     SIGNING,
-    STRANGERS,
     ReceiverServer,
     body,
     receiver_server,
@@ -50,7 +50,7 @@ async def test_task_callback_without_secret_is_trusted(unsigning: ReceiverServer
     assert (entry.trust, entry.verdict) == (Trust.TOKEN, Verdict.APPLIED)
 
 
-@pytest.mark.parametrize("secrets", [(SECRET,), (NEXT_SECRET,), (STRANGERS, NEXT_SECRET), (SECRET, NEXT_SECRET)])
+@pytest.mark.parametrize("secrets", [(SECRET,), (NEXT_SECRET,), (ATTACKERS_SECRET, NEXT_SECRET), (SECRET, NEXT_SECRET)])
 async def test_signature_by_any_secret_is_trusted(signing: ReceiverServer, secrets: tuple[str, ...]) -> None:
     task, path = await signing.expect("a")
     raw = body("a")
@@ -63,7 +63,7 @@ async def test_signature_by_any_secret_is_trusted(signing: ReceiverServer, secre
 @pytest.mark.parametrize(
     ("headers", "status", "alarm"),
     [
-        (signed(body("a"), STRANGERS), 401, Alarm.BAD_SIGNATURE),
+        (signed(body("a"), ATTACKERS_SECRET), 401, Alarm.BAD_SIGNATURE),
         (signed(body("another"), SECRET), 401, Alarm.BAD_SIGNATURE),
         (signed(body("a"), SECRET, ago=timedelta(hours=1)), 401, Alarm.STALE_SIGNATURE),
         (signed(body("a"), SECRET, ago=-timedelta(hours=1)), 401, Alarm.STALE_SIGNATURE),
@@ -91,11 +91,11 @@ async def test_unverified_callback_only_brings_poll_forward(
 @pytest.mark.parametrize("status", ["submitted", "processing", "failed", "succeeded"])
 async def test_unverified_status_changes_nothing(signing: ReceiverServer, status: str) -> None:
     task, path = await signing.expect("a")
-    _, shared_path = await signing.standing()
+    _, shared_path = await signing.shared_url()
     raw = body("a", status)
     assert (await signing.post(path, raw)).status_code == 200
     assert (await signing.post(shared_path, raw)).status_code == 200
-    assert (await signing.post(path, raw, signed(raw, STRANGERS))).status_code == 401
+    assert (await signing.post(path, raw, signed(raw, ATTACKERS_SECRET))).status_code == 401
     assert await signing.status(task) is task.status
 
 
@@ -111,7 +111,7 @@ async def test_replayed_signed_callback_changes_neither_task(signing: ReceiverSe
 async def test_guessed_webhook_id_does_not_block_true_callback(signing: ReceiverServer) -> None:
     task, path = await signing.expect("a")
     raw = body("a")
-    assert (await signing.post(path, raw, signed(raw, STRANGERS, webhook_id="77"))).status_code == 401
+    assert (await signing.post(path, raw, signed(raw, ATTACKERS_SECRET, webhook_id="77"))).status_code == 401
     assert (await signing.post(path, raw, signed(raw, SECRET, webhook_id="77"))).status_code == 200
     assert await signing.status(task) is Status.SUCCEEDED
 
@@ -127,21 +127,21 @@ async def test_repeated_callback_is_one_row(signing: ReceiverServer) -> None:
 
 async def test_unsigned_shared_callback_changes_nothing(unsigning: ReceiverServer) -> None:
     task, _ = await unsigning.expect("a")
-    _, path = await unsigning.standing()
+    _, path = await unsigning.shared_url()
     assert (await unsigning.post(path, body("a"))).status_code == 200
     assert await unsigning.status(task) is task.status
 
 
 async def test_signed_shared_callback_updates_named_task(signing: ReceiverServer) -> None:
     task, _ = await signing.expect("a")
-    _, path = await signing.standing()
+    _, path = await signing.shared_url()
     raw = body("a")
     assert (await signing.post(path, raw, signed(raw, SECRET))).status_code == 200
     assert await signing.status(task) is Status.SUCCEEDED
 
 
 async def test_console_test_callback_returns_200(signing: ReceiverServer) -> None:
-    _, path = await signing.standing()
+    _, path = await signing.shared_url()
     raw = b'{"id":"555","status":"submitted","message":"","create_time":1781080778802,"outputs":[]}'
     assert (await signing.post(path, raw, signed(raw, SECRET))).status_code == 200
     [orphan] = await signing.tracker.orphans()
@@ -149,7 +149,7 @@ async def test_console_test_callback_returns_200(signing: ReceiverServer) -> Non
 
 
 async def test_revoked_shared_callback_url_is_not_found(signing: ReceiverServer) -> None:
-    row_id, path = await signing.standing()
+    row_id, path = await signing.shared_url()
     await signing.tracker.revoke_callback_url(row_id)
     assert (await signing.post(path, body("a"))).status_code == 404
     assert list(await signing.tracker.orphans()) == []
@@ -193,9 +193,9 @@ async def test_log_and_answers_hold_no_secret_or_body(
     # Opened here and not by a fixture: pytest enables the loggers that were silenced before the test call.
     async with receiver_server(tmp_path, SIGNING) as signing:
         _, path = await signing.expect("a")
-        _, shared_path = await signing.standing()
+        _, shared_path = await signing.shared_url()
         for each in (path, shared_path, f"{path}x"):
-            for headers in (signed(raw, SECRET), signed(raw, STRANGERS), {}):
+            for headers in (signed(raw, SECRET), signed(raw, ATTACKERS_SECRET), {}):
                 answer = await signing.post(each, raw, headers)
                 output += [answer.text, str(answer.headers)]
     # Exclude the tests' own client and the driver's debug lines. `homing serve` never shows them.

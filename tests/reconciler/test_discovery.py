@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from homing.sandbox import RunningSandbox
-from tests.support.homing_server import ANYBODY, CREATE, KIND, SILENT, HomingServer, homing_server, until
+from tests.support.conditions import until
+from tests.support.homing_server import ANYBODY, CREATE, KIND, SILENT, HomingServer, homing_server
 from tests.support.provider_proxy import Answer, Request, provider_proxy, refusal
 from tracker.app import discovery_of
 from tracker.errors import ProviderUnavailable
@@ -116,7 +117,7 @@ async def test_orphan_waits_while_provider_is_unavailable(tmp_path: Path, kling_
         await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "processing"})
         await homing.reconciler.run_once()
         (orphan,) = await orphans(homing)
-        assert (orphan["state"], orphan["why"]) == ("waiting", "the provider could not be asked")
+        assert (orphan["state"], orphan["why"]) == ("waiting", "the provider did not answer")
         requests = len(line.seen)
         await homing.reconciler.run_once()
         assert len(line.seen) == requests
@@ -149,7 +150,7 @@ async def test_expected_task_callback_is_matched_by_poll(tmp_path: Path, kling_s
 async def test_revoked_callback_url_returns_404(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
         callback_url = await shared_callback_url(homing)
-        (shown,) = (await homing.client.get("/v1/callback-urls")).json()["addresses"]
+        (shown,) = (await homing.client.get("/v1/callback-urls")).json()["callback_urls"]
         assert (await homing.client.delete(f"/v1/callback-urls/{shown['id']}")).status_code == 200
         assert (await homing.client.post(callback_url, json=CONSOLE_TEST)).status_code == 404
         assert await orphans(homing) == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.builders import NOW, OMNI, a_completion
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.fakes import Clock, FakeKling, Made
-from tests.support.homing_server import until
 from tracker.app import create_tracker, reconciler_of
 from tracker.errors import StoreUnavailable
 from tracker.model.changes import Change, RecordChange

@@ -20,7 +20,7 @@ from tests.support.databases import sqlite_url
 from tests.support.fakes import Clock
 from tests.support.postgres import Postgres
 from tracker.app import create_tracker
-from tracker.loops.membership import Membership, Rhythm
+from tracker.loops.membership import HeartbeatTiming, Membership
 from tracker.model.clock import SteeredClock, utc_now
 from tracker.model.servers import Heartbeat, Part, Server
 from tracker.model.task import Status, Task
@@ -33,7 +33,7 @@ MARGIN = timedelta(seconds=10)
 LEASE = timedelta(minutes=2)
 AT_ONCE = timedelta()
 LONG = timedelta(hours=1)
-QUICK = Rhythm(heartbeat=timedelta(milliseconds=20), silence=LONG)
+QUICK = HeartbeatTiming(heartbeat=timedelta(milliseconds=20), silence=LONG)
 
 
 @pytest.fixture
@@ -155,11 +155,15 @@ async def test_process_with_wrong_clock_is_not_dead(store: Store) -> None:
 
 @asynccontextmanager
 async def member(
-    url: str, *, parts: frozenset[Part] = frozenset(Part), clock: SteeredClock | None = None, rhythm: Rhythm = QUICK
+    url: str,
+    *,
+    parts: frozenset[Part] = frozenset(Part),
+    clock: SteeredClock | None = None,
+    heartbeat_timing: HeartbeatTiming = QUICK,
 ) -> AsyncIterator[tuple[Tracker, Membership]]:
     clock = clock or SteeredClock()
     tracker = create_tracker(Settings(database_url=url), clock=clock)
-    async with tracker, membership_of(tracker, clock, parts=parts, rhythm=rhythm) as membership:
+    async with tracker, membership_of(tracker, clock, parts=parts, heartbeat_timing=heartbeat_timing) as membership:
         yield tracker, membership
 
 

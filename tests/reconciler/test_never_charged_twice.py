@@ -16,8 +16,9 @@ import pytest
 
 from homing.sandbox import RunningSandbox
 from tests.support.builders import name_of
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
-from tests.support.homing_server import ANYBODY, CAT, CREATE, KIND, SHORT, HomingServer, homing_server, until
+from tests.support.homing_server import ANYBODY, CAT, CREATE, KIND, SHORT, HomingServer, homing_server
 from tests.support.provider_proxy import Answer, Request, page, provider_proxy, refusal
 from tracker.app import discovery_of
 from tracker.errors import ProviderUnavailable, StoreUnavailable

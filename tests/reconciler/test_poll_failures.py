@@ -11,7 +11,8 @@ import pytest
 
 from homing.commands.why import explain
 from homing.sandbox import RunningSandbox
-from tests.support.homing_server import ANYBODY, SHORT, SILENT, HomingServer, homing_server, until
+from tests.support.conditions import until
+from tests.support.homing_server import ANYBODY, SHORT, SILENT, HomingServer, homing_server
 from tests.support.provider_proxy import Answer, Request, provider_proxy, refusal
 from tracker.model.records import AccountState
 from tracker.model.task import Trouble, Verdict

@@ -12,8 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
-from tests.support.homing_server import ANYBODY, KIND, SHORT, SILENT, HomingServer, homing_server, until
+from tests.support.homing_server import ANYBODY, KIND, SHORT, SILENT, HomingServer, homing_server
 from tests.support.provider_proxy import Answer, Request, page, provider_proxy, refusal
 from tracker.errors import StoreUnavailable
 from tracker.model.records import TaskFilter
@@ -254,7 +255,9 @@ async def test_retry_after_is_kept_for_poll_and_batch(
 
 async def test_twenty_unverified_callbacks_cost_one_poll(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True, intermediate=False, webhook_secrets=(WEBHOOK_SECRET,))
-    usual = {name: getattr(Policy(), name) for name in ("least_gap", "greatest_gap", "hint_delay", "hint_gap")}
+    usual = {
+        name: getattr(Policy(), name) for name in ("least_gap", "greatest_gap", "early_poll_delay", "early_poll_gap")
+    }
     policy = replace(SILENT, **usual | {"least_gap": timedelta(minutes=5)})
     signed = (WEBHOOK_SECRET,)
     async with homing_server(

@@ -15,7 +15,8 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.reconciler.test_discovery import in_state, orphans, shared_callback_url, submit_elsewhere
 from tests.support.builders import a_task, writing
-from tests.support.homing_server import ANYBODY, KIND, SHORT, HomingServer, composed, homing_server, settings_of, until
+from tests.support.conditions import until
+from tests.support.homing_server import ANYBODY, KIND, SHORT, HomingServer, composed, homing_server, settings_of
 from tests.support.receiver_server import SECRET, signed
 from tracker.app import discovery_of
 from tracker.errors import StoreUnavailable

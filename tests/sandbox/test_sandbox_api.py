@@ -8,6 +8,7 @@ import jwt
 import pytest
 
 from homing.sandbox import RunningSandbox, Sandbox, SandboxSettings, serve_in_thread
+from tests.support.conditions import result_of
 
 Start = Callable[..., RunningSandbox]
 PATH = "/v1/images/omni-image"
@@ -24,20 +25,12 @@ def create(http: httpx.Client, path: str = PATH, **body: Any) -> Any:
     return reply.json()["data"]
 
 
-def until(condition: Callable[[], Any], limit: float = 60) -> Any:
-    end = time.monotonic() + limit
-    while not (met := condition()):
-        assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.01)
-    return met
-
-
 def finished(http: httpx.Client, task_id: str) -> Any:
     def data() -> Any:
         found = http.get(f"{PATH}/{task_id}").json()["data"]
         return found if found["task_status"] in {"succeed", "failed"} else None
 
-    return until(data)
+    return result_of(data)
 
 
 def test_task_runs_from_create_to_asset(kling_sandbox: RunningSandbox) -> None:
@@ -194,7 +187,7 @@ def test_new_task_may_be_missing_at_first(kling_sandbox_factory: Start) -> None:
     began = time.monotonic()
     with client(kling_sandbox_factory(not_found_lag=0.3)) as http:
         made = create(http)
-        until(lambda: http.get(f"{PATH}/{made['task_id']}").json()["code"] == 0)
+        result_of(lambda: http.get(f"{PATH}/{made['task_id']}").json()["code"] == 0)
     assert time.monotonic() - began >= 0.3
 
 
@@ -203,7 +196,7 @@ def test_lost_reply_leaves_task_without_answer(kling_sandbox_factory: Start, han
     sandbox = kling_sandbox_factory(faults={"submit_reply_lost": 1}, hang_for=hang_for)
     with client(sandbox, timeout=0.3) as http, pytest.raises(httpx.TransportError):
         create(http, external_task_id="mine")
-    until(lambda: sandbox.ledger["tasks"])
+    result_of(lambda: sandbox.ledger["tasks"])
     with client(sandbox) as http:
         assert http.get(f"{PATH}/mine").json()["code"] == 0
 
@@ -229,7 +222,7 @@ def test_stopping_sandbox_releases_waiting_clients(caplog: pytest.LogCaptureFixt
 
         asking = threading.Thread(target=ask)
         asking.start()
-        until(lambda: sandbox.ledger["tasks"])
+        result_of(lambda: sandbox.ledger["tasks"])
     asking.join(10)
     assert answers == [200]
     assert caplog.messages == []
@@ -259,7 +252,7 @@ def test_late_submit_makes_task_after_lost_reply(kling_sandbox_factory: Start) -
     sandbox = kling_sandbox_factory(faults={"submit_late": 1}, late_by=0.1)
     with client(sandbox) as http, pytest.raises(httpx.RemoteProtocolError):
         http.post(PATH, json={"prompt": "a cat"})
-    until(lambda: sandbox.ledger["tasks"])
+    result_of(lambda: sandbox.ledger["tasks"])
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -302,7 +295,7 @@ def test_slow_reply_exceeds_short_timeout(kling_sandbox_factory: Start) -> None:
     sandbox = kling_sandbox_factory(faults={"slow": 1}, slow_by=60)
     with client(sandbox, timeout=0.3) as http, pytest.raises(httpx.ReadTimeout):
         create(http)
-    until(lambda: len(sandbox.ledger["tasks"]) == 1)
+    result_of(lambda: len(sandbox.ledger["tasks"]) == 1)
 
 
 def test_oversized_body_is_refused(kling_sandbox_factory: Start) -> None:
@@ -321,7 +314,7 @@ def test_steering_error_lists_valid_values(kling_sandbox_factory: Start) -> None
             (f"tasks/{task_id}", {"action": "finish", "notify": "no"}, 400, "notify must be a bool"),
             (f"tasks/{task_id}", {"action": "finish", "status": "gone"}, 409, "succeed or failed"),
             (f"tasks/{task_id}", {"action": "callback", "seal": "wax"}, 400, "wrong_key"),
-            (f"tasks/{task_id}", {"action": "callback"}, 409, "Give a target"),
+            (f"tasks/{task_id}", {"action": "callback"}, 409, "Set a target"),
             ("tasks/nope", {"action": "hold"}, 404, "nope"),
             ("faults", {"callback_los": 1}, 400, "callback_lost"),
             ("faults", {"callback_lost": 2}, 400, "from 0 to 1"),

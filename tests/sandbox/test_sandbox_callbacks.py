@@ -11,6 +11,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from homing.sandbox import RunningSandbox, SandboxSettings, serve_in_thread
+from tests.support.conditions import result_of
 
 Start = Callable[..., RunningSandbox]
 SECRET = "whsec_bWFkZSB1cCBmb3IgdGhlc2UgdGVzdHM="
@@ -76,14 +77,6 @@ def create(sandbox: RunningSandbox, target: str) -> str:
     return task_id
 
 
-def until(condition: Callable[[], Any], limit: float = 60) -> Any:
-    end = time.monotonic() + limit
-    while not (met := condition()):
-        assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.01)
-    return met
-
-
 def ended_row(sandbox: RunningSandbox, task_id: str) -> dict[str, Any]:
     """Return the task's row after the task has ended and no callback is in flight."""
 
@@ -92,7 +85,7 @@ def ended_row(sandbox: RunningSandbox, task_id: str) -> dict[str, Any]:
         waiting = any(callback["state"] == "waiting" for callback in found["callbacks"])
         return found if found["final"] and not waiting else None
 
-    return dict(until(row))
+    return dict(result_of(row))
 
 
 def verifies(secret: str, headers: dict[str, str], body: bytes) -> bool:
@@ -182,9 +175,9 @@ def test_replay_keeps_timestamp_and_signature(kling_sandbox_factory: Start, inbo
     sandbox.finish(first)
     ended_row(sandbox, first)
     sent = int(inbox.received[0][1]["webhook-timestamp"])
-    until(lambda: time.time() >= sent + 1)
+    result_of(lambda: time.time() >= sent + 1)
     sandbox.process(second)
-    until(lambda: len(inbox.received) == 2)
+    result_of(lambda: len(inbox.received) == 2)
     genuine, copied = (
         {name: value for name, value in headers.items() if name.startswith("webhook-")}
         for _, headers, _ in inbox.received
@@ -199,14 +192,14 @@ def test_replay_is_genuine_at_the_wrong_url(kling_sandbox_factory: Start, inbox:
     first, second = create(sandbox, f"{inbox.url}/first"), create(sandbox, f"{inbox.url}/second")
     sandbox.process(second)
     sandbox.finish(first)
-    until(lambda: len(inbox.received) == 2)
+    result_of(lambda: len(inbox.received) == 2)
     (here, genuine, original), (there, copied, copy) = inbox.received
     assert (here, there, copy) == ("/first", "/second", original)
     assert verifies(SECRET, copied, copy)
     assert copied["webhook-id"] == genuine["webhook-id"]
     (replay,) = sandbox.task(second)["callbacks"]
     assert (replay["kind"], replay["about"], replay["target"]) == ("replayed", first, f"{inbox.url}/second")
-    until(lambda: sandbox.ledger["callbacks"]["replays_sent"] == 1)
+    result_of(lambda: sandbox.ledger["callbacks"]["replays_sent"] == 1)
 
 
 def test_forgeries_are_refused_or_sent_elsewhere(kling_sandbox_factory: Start, inbox: Inbox) -> None:
@@ -216,8 +209,8 @@ def test_forgeries_are_refused_or_sent_elsewhere(kling_sandbox_factory: Start, i
     forged = [c for row in rows.values() for c in row["callbacks"] if c["kind"] == "forged"]
     assert len(forged) == len(ids)
     assert sandbox.ledger["callbacks"]["forgeries_sent"] == len(ids)
-    believed = [(path, json.loads(body)) for path, headers, body in inbox.received if verifies(SECRET, headers, body)]
-    for path, body in believed:
+    verified = [(path, json.loads(body)) for path, headers, body in inbox.received if verifies(SECRET, headers, body)]
+    for path, body in verified:
         row = rows[body["task_id"]]
         assert path == row["callback_url"].removeprefix(inbox.url)
         assert body["task_status"] in {state["status"] for state in row["states"]}
@@ -236,7 +229,7 @@ def test_steered_callback_has_the_given_body(kling_sandbox_factory: Start, inbox
         changes={"message": "a lie"},
     )
     assert (sent["kind"], sent["seal"], sent["webhook_id"]) == ("steered", "wrong_key", "42")
-    until(lambda: sandbox.task(task_id)["callbacks"][0]["state"] == "delivered")
+    result_of(lambda: sandbox.task(task_id)["callbacks"][0]["state"] == "delivered")
     ((path, headers, body),) = inbox.received
     report = json.loads(body)
     assert (path, headers["webhook-id"]) == ("/other", "42")
@@ -250,7 +243,7 @@ def test_silent_end_sends_no_callback(kling_sandbox_factory: Start, inbox: Inbox
     task_id = create(sandbox, inbox.url)
     sandbox.finish(task_id, notify=False)
     sandbox.callback(task_id)
-    until(lambda: inbox.received)
+    result_of(lambda: inbox.received)
     assert inbox.statuses() == ["succeed"]
     assert [callback["kind"] for callback in sandbox.task(task_id)["callbacks"]] == ["steered"]
 
@@ -261,7 +254,7 @@ def test_callback_may_precede_create_reply(inbox: Inbox) -> None:
     with serve_in_thread(settings) as sandbox:
         asking = threading.Thread(target=create, args=(sandbox, inbox.url))
         asking.start()
-        until(lambda: inbox.statuses() == ["submitted", "processing", "succeed"])
+        result_of(lambda: inbox.statuses() == ["submitted", "processing", "succeed"])
         assert asking.is_alive()
     asking.join(10)
     assert not asking.is_alive()

@@ -95,7 +95,7 @@ def test_bad_input_exits_with_status_2(
 
 def test_taken_port_is_named(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--port", str(taken_port)) == 2
-    assert f"cannot listen on 127.0.0.1 port {taken_port}: Address already in use" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1 port {taken_port} (Address already in use)" in capsys.readouterr().err
 
 
 def test_sandbox_on_all_interfaces_warns() -> None:
@@ -111,4 +111,4 @@ def test_sandbox_on_all_interfaces_warns() -> None:
 
     assert url.startswith("http://127.0.0.1:")
     assert ledger.status_code == 200
-    assert "--host 0.0.0.0 lets other machines in" in warning
+    assert "--host 0.0.0.0 makes the sandbox reachable from other machines" in warning

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from homing.server.connections import FILES, backlog, most_connections, open_files
-from homing.server.strict_http import PIPELINED
+from homing.server.connections import MAX_OPEN_FILES, backlog, max_connections, open_files
+from homing.server.strict_http import MAX_WAITING_REQUESTS
 from tests.support.raw_sockets import (
     CLOSING,
     REQUEST,
@@ -28,13 +28,13 @@ ENDLESS = 200
 
 async def test_silent_connection_is_closed() -> None:
     place = Place()
-    async with serving(place, head_within=SHORT), place.line() as line:
+    async with serving(place, idle_timeout=SHORT), place.line() as line:
         assert await line.rest() == b""
 
 
 async def test_dripping_head_is_cut_off() -> None:
     place = Place()
-    async with serving(place, head_within=SHORT), place.line() as line:
+    async with serving(place, idle_timeout=SHORT), place.line() as line:
         await line.say(b"GET / HTTP/1.1\r\nx: ")
         await drips(line)
         assert not place.asked.is_set()
@@ -42,7 +42,7 @@ async def test_dripping_head_is_cut_off() -> None:
 
 async def test_dripping_body_after_answer_is_cut_off() -> None:
     place = Place()
-    async with serving(place, head_within=SHORT), place.line() as line:
+    async with serving(place, idle_timeout=SHORT), place.line() as line:
         await line.say(b"POST / HTTP/1.1\r\nhost: homing.test\r\ncontent-length: 1000000\r\n\r\n")
         assert b" 200 " in await line.hear(b"here")
         await drips(line)
@@ -50,7 +50,7 @@ async def test_dripping_body_after_answer_is_cut_off() -> None:
 
 async def test_running_request_is_not_cut_off() -> None:
     place = Place(gate=asyncio.Event())
-    async with serving(place, head_within=SHORT), place.line() as line:
+    async with serving(place, idle_timeout=SHORT), place.line() as line:
         await line.say(REQUEST)
         await place.asked.wait()
         async with place.line() as silent:
@@ -93,17 +93,17 @@ async def test_closed_connections_are_not_evicted() -> None:
             assert await first.rest() == b""
 
 
-@pytest.mark.parametrize("files", [1, 256, 1024, FILES, 1 << 20])
+@pytest.mark.parametrize("files", [1, 256, 1024, MAX_OPEN_FILES, 1 << 20])
 def test_connections_leave_a_free_file_descriptor(files: int) -> None:
-    assert 1 <= most_connections(files) <= DEFAULT_CONNECTIONS
+    assert 1 <= max_connections(files) <= DEFAULT_CONNECTIONS
     # asyncio needs three loop iterations to count or close the connections that it accepted in one.
-    assert most_connections(files) + 3 * backlog(files) < max(files, 5)
+    assert max_connections(files) + 3 * backlog(files) < max(files, 5)
 
 
 def test_open_file_limit_covers_connections() -> None:
     files = open_files()
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert 0 < files <= FILES
+    assert 0 < files <= MAX_OPEN_FILES
     assert soft == resource.RLIM_INFINITY or files <= soft
 
 
@@ -121,14 +121,14 @@ async def test_excess_connection_closes_when_all_are_busy() -> None:
 
 async def test_every_silent_connection_is_closed() -> None:
     place = Place()
-    async with serving(place, head_within=SHORT), AsyncExitStack() as stack:
+    async with serving(place, idle_timeout=SHORT), AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(place.line()) for _ in range(20)]
         assert [await line.rest() for line in lines] == [b""] * 20
 
 
 async def test_unread_answer_frees_its_place() -> None:
     place = Place(answer=b"a" * (16 * MIB))
-    async with serving(place, head_within=SHORT, connections=1), place.line() as line:
+    async with serving(place, idle_timeout=SHORT, connections=1), place.line() as line:
         await line.say(CLOSING)
         await place.asked.wait()
         place.answer = b"here"
@@ -139,8 +139,8 @@ async def test_unread_answer_frees_its_place() -> None:
 
 async def test_unread_pipelined_answers_free_their_place() -> None:
     place = Place(answer=b"a" * (4 * MIB))
-    async with serving(place, head_within=SHORT, connections=1), place.line() as line:
-        await line.say(REQUEST * (1 + PIPELINED))
+    async with serving(place, idle_timeout=SHORT, connections=1), place.line() as line:
+        await line.say(REQUEST * (1 + MAX_WAITING_REQUESTS))
         await place.asked.wait()
         place.answer = b"here"
         async with asyncio.timeout(WITHIN):
@@ -162,14 +162,14 @@ async def test_stalled_connections_are_evicted_early() -> None:
 async def test_unread_answers_are_not_made_ahead() -> None:
     place = Place(answer=b"a" * (4 * MIB))
     async with serving(place), place.line() as line:
-        await line.say(REQUEST * (1 + PIPELINED))
+        await line.say(REQUEST * (1 + MAX_WAITING_REQUESTS))
         assert await stalled(place, lambda: len(place.scopes)) == 1
         assert len(await line.reader.readexactly(8 * MIB)) == 8 * MIB, "a client that reads on gets the next answer"
 
 
 async def test_slow_but_active_reader_is_not_cut_off() -> None:
     place = Place(answer=b"a" * (4 * MIB))
-    async with serving(place, head_within=SHORT), place.slow_line() as line:
+    async with serving(place, idle_timeout=SHORT), place.slow_line() as line:
         await line.say(CLOSING)
         received, began = 0, asyncio.get_running_loop().time()
         while piece := await asyncio.wait_for(line.reader.read(128 * 1024), WITHIN):
@@ -214,7 +214,7 @@ class Torrent(Place):
 
 async def test_unread_stream_is_closed() -> None:
     place = Torrent()
-    async with serving(place, head_within=SHORT), place.line() as line:
+    async with serving(place, idle_timeout=SHORT), place.line() as line:
         await line.say(REQUEST)
         await asyncio.wait_for(place.left.wait(), WITHIN)
 

@@ -8,7 +8,7 @@ from itertools import repeat
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from homing.server.strict_http import HEADERS, PIPELINED
+from homing.server.strict_http import MAX_HEADERS, MAX_WAITING_REQUESTS
 from tests.support.odd_requests import BODIES, CHUNKED, FLOODS, GOOD, HEADS, HOST, TARGETS, get
 from tests.support.raw_sockets import CLOSING, REQUEST, WITHIN, Line, Place, post, serving, stalled
 
@@ -93,9 +93,9 @@ async def test_longest_allowed_head_is_read() -> None:
     place = Place()
     async with serving(place), place.line() as line:
         for _ in range(3):
-            await line.say(get(HOST, *repeat(b"x: " + b"a" * 600, HEADERS - 1)))
+            await line.say(get(HOST, *repeat(b"x: " + b"a" * 600, MAX_HEADERS - 1)))
             assert b" 200 " in await line.hear(b"here")
-    assert len(place.scopes[0]["headers"]) == HEADERS
+    assert len(place.scopes[0]["headers"]) == MAX_HEADERS
 
 
 async def test_body_may_arrive_in_many_pieces() -> None:
@@ -235,9 +235,9 @@ async def test_request_queue_is_bounded() -> None:
         assert place.gate is not None
         place.gate.set()
         received = await line.rest()
-    assert received.count(b" 200 ") == 1 + PIPELINED
+    assert received.count(b" 200 ") == 1 + MAX_WAITING_REQUESTS
     assert received.count(b" 400 ") == 1
-    assert len(place.scopes) == 1 + PIPELINED
+    assert len(place.scopes) == 1 + MAX_WAITING_REQUESTS
 
 
 async def test_disconnect_cancels_waiting_requests() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.api_server import until
 from tests.support.builders import Deciding, a_task, writing
+from tests.support.conditions import until
 from tracker.errors import StoreUnavailable
 from tracker.model.changes import Change, Known
 from tracker.storage.store import Store

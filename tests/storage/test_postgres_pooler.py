@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from tests.suites.store_case import changing
-from tests.support.api_server import until
 from tests.support.builders import a_task, writing
+from tests.support.conditions import until
 from tests.support.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage.store import Store

@@ -22,7 +22,7 @@ async def refusal(url: str) -> str:
 
 
 async def test_missing_database_is_named(postgres: Postgres) -> None:
-    assert "does not exist: create it" in await refusal(postgres.url("nonexistent"))
+    assert "does not exist. Create it" in await refusal(postgres.url("nonexistent"))
 
 
 async def test_refused_user_is_named(postgres: Postgres) -> None:
@@ -42,10 +42,10 @@ async def test_absent_server_is_reported_unreachable() -> None:
     ("option", "message"),
     [
         ("target_session_attrs=standby", "no server has the role that target_session_attrs asks for"),
-        ("target_session_attrs=nonsense", "target_session_attrs in HOMING_DATABASE_URL has a value"),
-        ("sslmode=nonsense", "sslmode in HOMING_DATABASE_URL has a value"),
-        ("connect_timeout=nonsense", "connect_timeout in HOMING_DATABASE_URL has a value"),
-        ("port=nonsense", "an option in HOMING_DATABASE_URL has a value"),
+        ("target_session_attrs=nonsense", "target_session_attrs in HOMING_DATABASE_URL is not valid"),
+        ("sslmode=nonsense", "sslmode in HOMING_DATABASE_URL is not valid"),
+        ("connect_timeout=nonsense", "connect_timeout in HOMING_DATABASE_URL is not valid"),
+        ("port=nonsense", "an option in HOMING_DATABASE_URL is not valid"),
     ],
 )
 async def test_refused_libpq_option_is_named(postgres: Postgres, option: str, message: str) -> None:
@@ -117,7 +117,7 @@ async def test_server_connection_limit_is_reported_and_recovers(postgres: Postgr
     with psycopg.connect(url) as connection:
         ours = url.replace("postgres@", f"{connection.info.dbname}@", 1)
     with taken(url):
-        assert "out of room or of connections" in await refusal(ours)
+        assert "no free disk space, memory or connections" in await refusal(ours)
         with psycopg.connect(url, autocommit=True) as admin:
             admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {admin.info.dbname}".encode())
             admin.execute(f"ALTER ROLE {admin.info.dbname} CONNECTION LIMIT -1".encode())
@@ -150,7 +150,7 @@ async def test_database_encoding_not_utf_8_is_refused(postgres: Postgres, encodi
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
     url = postgres.url(name)
-    with pytest.raises(StoreUnavailable, match="create it with ENCODING 'UTF8'"):
+    with pytest.raises(StoreUnavailable, match="Create it with ENCODING 'UTF8'"):
         await Store(url).migrate()
     assert encoding in await refusal(url)
 

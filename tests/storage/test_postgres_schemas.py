@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from tests.support.api_server import until
 from tests.support.builders import a_task, an_event, writing
+from tests.support.conditions import until
 from tests.support.postgres import Postgres
 from tests.support.published_events import readable
 from tracker.errors import SettingsError, StoreUnavailable

@@ -17,12 +17,12 @@ from homing.serve import membership_of
 from tests.delivery.test_relay_running import Place, relaying
 from tests.support.backups import back_up
 from tests.support.builders import NOW, a_task, writing
-from tests.support.homing_server import until
+from tests.support.conditions import until
 from tests.support.postgres import Postgres, Standby
 from tests.support.postgres import running as running_postgres
 from tests.support.scripted_sink import ScriptedSink
 from tracker.errors import StoreUnavailable
-from tracker.loops.membership import Rhythm
+from tracker.loops.membership import HeartbeatTiming
 from tracker.model.clock import SteeredClock
 from tracker.model.event import PublishedEvent, attributes
 from tracker.model.servers import Part
@@ -31,7 +31,7 @@ from tracker.storage.store import Store
 
 SOON = timedelta(seconds=20)
 CHANGED = "homing.alarm.database_changed"
-QUICK = Rhythm(heartbeat=timedelta(milliseconds=50), silence=timedelta(milliseconds=200))
+QUICK = HeartbeatTiming(heartbeat=timedelta(milliseconds=50), silence=timedelta(milliseconds=200))
 Restore = Callable[[], None]
 
 
@@ -102,7 +102,7 @@ async def test_restored_database_sink_gets_later_events(
     restore = backup()
     await happen(store, Status.SUCCEEDED, 1, 2, version=3)
     await happen(store, Status.PROCESSING, 4, 5, 6, version=2)
-    feed.hint()
+    feed.signal_commit()
     await last_statuses(shop, 4, 5, 6, status=Status.PROCESSING)
     lost = {event.id for event in shop.received[3:]}
     cursor = shop.received[-1].cursor
@@ -112,7 +112,7 @@ async def test_restored_database_sink_gets_later_events(
     await happen(store, Status.FAILED, 1, version=3, seconds=5)
     await happen(store, Status.SUBMITTED, 4, version=2, seconds=5)
     await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
-    feed.hint()
+    feed.signal_commit()
 
     await last_statuses(shop, 2, status=Status.PROCESSING)
     await last_statuses(shop, 1, status=Status.FAILED)
@@ -132,13 +132,13 @@ async def test_restored_database_stream_shows_only_its_events(relay: Place, back
     await happen(store, Status.SUBMITTED, 1, version=2)
     restore = backup()
     await happen(store, Status.SUCCEEDED, 1, version=3)
-    feed.hint()
+    feed.signal_commit()
     assert await feed.beyond(1, within=SOON)
     (lost,) = await feed.read(1)
 
     restore()
     await happen(store, Status.FAILED, 1, version=3, seconds=5)
-    feed.hint()
+    feed.signal_commit()
     assert await feed.beyond(lost.cursor, within=SOON)
 
     found = [
@@ -156,7 +156,7 @@ async def test_restored_database_raises_one_alarm(
     await happen(store, Status.SUBMITTED, 1, version=2)
     restore = backup()
     await happen(store, Status.SUCCEEDED, 1, version=3)
-    relay.tracker.feed.hint()
+    relay.tracker.feed.signal_commit()
     await last_statuses(shop, 1, status=Status.SUCCEEDED)
 
     restore()
@@ -176,12 +176,12 @@ async def test_sink_newer_than_backup_misses_nothing(
     async with relaying(url, tmp_path, shop) as here:
         await last_statuses(shop, 1, status=Status.SUBMITTED)
         await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
-        here.tracker.feed.hint()
+        here.tracker.feed.signal_commit()
         await last_statuses(shop, 1, status=Status.SUCCEEDED)
 
         restore()
         await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
-        here.tracker.feed.hint()
+        here.tracker.feed.signal_commit()
 
         await last_statuses(shop, 1, status=Status.FAILED)
 
@@ -235,7 +235,7 @@ async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[P
     """Serve as the only process does."""
     async with (
         relaying(url, folder, shop) as here,
-        membership_of(here.tracker, SteeredClock(), parts=[Part.LOOPS], rhythm=QUICK),
+        membership_of(here.tracker, SteeredClock(), parts=[Part.LOOPS], heartbeat_timing=QUICK),
     ):
         yield here
 
@@ -248,14 +248,14 @@ async def test_database_restored_offline_reuses_no_id(
     restore = backup()
     async with serving(url, tmp_path, shop) as here:
         await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
-        here.tracker.feed.hint()
+        here.tracker.feed.signal_commit()
         await last_statuses(shop, 1, status=Status.SUCCEEDED)
     lost = shop.received[-1]
 
     restore()
     async with serving(url, tmp_path, shop) as here:
         await happen(here.tracker.store, Status.FAILED, 1, version=3, seconds=5)
-        here.tracker.feed.hint()
+        here.tracker.feed.signal_commit()
         await last_statuses(shop, 1, status=Status.FAILED)
         new = shop.received[-1]
         assert new.cursor > lost.cursor, "a client that comes back with a lost cursor would miss it"
@@ -274,7 +274,7 @@ async def test_standby_promoted_early_loses_no_later_event(tmp_path: Path, shop:
                 await until(partial(replayed, standby, url, 2), within=30)
                 standby.stop()
                 await happen(store, Status.SUCCEEDED, 1, 2, version=3)
-                feed.hint()
+                feed.signal_commit()
                 await last_statuses(shop, 1, 2, status=Status.SUCCEEDED)
                 lost = {event.id for event in shop.received[2:]}
 
@@ -283,7 +283,7 @@ async def test_standby_promoted_early_loses_no_later_event(tmp_path: Path, shop:
                 standby.promote()
                 await insisting(partial(happen, store, Status.FAILED, 1, version=3, seconds=5))
                 await happen(store, Status.PROCESSING, 2, version=3, seconds=5)
-                feed.hint()
+                feed.signal_commit()
 
                 await last_statuses(shop, 2, status=Status.PROCESSING)
                 await last_statuses(shop, 1, status=Status.FAILED)

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 
 from tests.support.postgres import Postgres
-from tracker.storage.engine.continuity import SEQUENCE, Continuity
+from tracker.storage.engine.event_order import SEQUENCE, Continuity
 from tracker.storage.engine.server_identity import ServerIdentity
 
 LATER_EVENT = 1_000

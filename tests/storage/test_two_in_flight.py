@@ -9,8 +9,8 @@ import pytest
 
 from tests.suites.store_case import read
 from tests.support.builders import Deciding, a_task, an_entry, an_event, writing
+from tests.support.conditions import until
 from tests.support.database_proxy import DatabaseProxy, database_proxy
-from tests.support.homing_server import until
 from tests.support.postgres import Postgres
 from tracker.errors import CommitUnknown
 from tracker.model.changes import Change, Known, Work, by_id

@@ -164,7 +164,7 @@ class UnreadableEvents:
                 "INSERT INTO events (task_id, sequence, type, at, data) "
                 f"VALUES ('{TWO}', 5, 'homing.task.updated', 0, '{{')",
             )
-            here.feed.hint()
+            here.feed.signal_commit()
             assert await here.feed.beyond(7, within=SOON)
             (found,) = await here.feed.read(7)
             assert (found.id, isinstance(found, UnreadableEvent)) == (f"{TWO}-5", True)
@@ -181,7 +181,7 @@ class UnreadableEvents:
                 found = await here.store.events.read(after=0, limit=100)
                 assert [one.cursor for one in found if isinstance(one, UnreadableEvent)] == [2, 5]
         subject = f"the event {ONE}-3 (homing.task.processing)"
-        assert lines() == [f"{subject} cannot be read and is passed over: ValidationError (and 1 more)"]
+        assert lines() == [f"{subject} cannot be read and is skipped: ValidationError (and 1 more)"]
 
     async def test_repaired_event_can_be_replayed(self, written: str) -> None:
         sink = ScriptedSink()

@@ -18,8 +18,8 @@ from receiver.settings import ReceiverSettings
 from tests.suites.store_case import refusing
 from tests.support.builders import Deciding, a_task, an_entry, an_event, writing
 from tests.support.callback_senders import CALLBACK_SECRET, WEBHOOK_SECRET, Delivery, Senders, deliveries, tasks
+from tests.support.conditions import until
 from tests.support.fakes import GatedStore
-from tests.support.homing_server import until
 from tracker.app import create_tracker
 from tracker.errors import Conflict, OurError
 from tracker.model.changes import Change, Known, Work
@@ -48,7 +48,7 @@ REFUSED: dict[str, Callable[[Task], Work[Any]]] = {
     "a number of 400 digits": lambda task: writing(replace(task, version=10**400)),
     "an observation of nobody": lambda task: writing(None, entries=(an_entry(task, "one"),)),
     "a name that is taken": lambda task: writing(replace(task, external_id="taken")),
-    "an event told twice": lambda task: writing(task, events=(an_event(task, 2), an_event(task, 2))),
+    "a repeated event": lambda task: writing(task, events=(an_event(task, 2), an_event(task, 2))),
     "no value where there must be one": lambda task: writing(replace(task, kind=NOTHING)),
     "a decision that breaks": lambda _: raising(RuntimeError("a bug")),
     "a decision without an end": lambda _: raising(RecursionError()),

@@ -15,6 +15,7 @@ from typing import Any
 
 from homing.serve import relay_of
 from tests.support.builders import NOW, a_sink, a_task, writing
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.published_events import readable
 from tracker.app import create_tracker
@@ -106,7 +107,7 @@ class SinkHarness:
             task = a_task(number, **{**self.case.task, "status": status, "version": version})
             event = Event(type=f"homing.task.{event_name}", task=task, at=NOW)
             await self.tracker.store.apply([writing(task, events=(event,))])
-        self.tracker.feed.hint()
+        self.tracker.feed.signal_commit()
         published = readable(await events.read(after=before, limit=10_000))
         for one in published:
             self.happened[one.subject].append(self.case.id_of(one))
@@ -150,15 +151,3 @@ async def sink_harness(folder: Path, case: SinkCase) -> AsyncIterator[SinkHarnes
     settings = Settings(database_url=sqlite_url(folder))
     async with create_tracker(settings) as tracker:
         yield SinkHarness(tracker=tracker, case=case)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition, which may be awaitable, with a limit."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + LIMIT
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        assert loop.time() < end, "it did not come to pass"
-        await asyncio.sleep(0.01)

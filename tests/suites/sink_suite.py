@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.suites.sink_case import LIMIT, SinkCase, SinkHarness, sink_harness, until
+from tests.suites.sink_case import LIMIT, SinkCase, SinkHarness, sink_harness
 from tests.support.builders import a_task
+from tests.support.conditions import until
 from tests.support.published_events import a_success, an_alarm, an_event
 from tracker.delivery.sinks.base import DELIVERED
 

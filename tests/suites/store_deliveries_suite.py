@@ -121,7 +121,7 @@ class StoreDeliveries:
         assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 1
         assert await due(store) == [(second.cursor, 0)]
         (dead,) = await store.deliveries.page(dead=True, limit=10)
-        assert (dead.cursor, dead.attempts, dead.error) == (first.cursor, 3, "given up by an operator: 500")
+        assert (dead.cursor, dead.attempts, dead.error) == (first.cursor, 3, "dead-lettered by an operator: 500")
         assert await store.deliveries.dead_letter("shop", event_id=first.id, now=NOW, dry_run=False) == 0
         assert await store.progress.pending_until("shop", [other.subject]) == {other.subject: later}
 
@@ -139,7 +139,7 @@ class StoreDeliveries:
         assert await give_up("shop", now=NOW, dry_run=False) == 5
         state = await state_of(store)
         assert (state.waiting, state.dead, state.cursor) == (0, 8, events[-1].cursor)
-        assert {each.error for each in await store.deliveries.page(limit=10)} == {"given up by an operator"}
+        assert {each.error for each in await store.deliveries.page(limit=10)} == {"dead-lettered by an operator"}
 
     async def test_alarm_is_dead_lettered_by_its_id(self, store: Store) -> None:
         await store.apply([writing(alarms=(alarm(),))])
@@ -158,7 +158,7 @@ class StoreDeliveries:
         # The sink worker does not know it yet.
         assert await settled(store, failed=(failure(first, attempts=2, next_at=NOW + 60 * SECOND, error="refused"),))
         (dead,) = await store.deliveries.page(dead=True, limit=10)
-        assert (dead.cursor, dead.error) == (first.cursor, "given up by an operator: no")
+        assert (dead.cursor, dead.error) == (first.cursor, "dead-lettered by an operator: no")
         assert await due(store) == [(second.cursor, 0)]
 
     async def test_dead_letter_can_be_replayed_and_dead_again(self, store: Store) -> None:
@@ -168,7 +168,7 @@ class StoreDeliveries:
             assert await store.deliveries.dead_letter("shop", now=NOW, dry_run=False) == 1
             assert await self.replayed(store, dead=True) == 1
         (delivery,) = await store.deliveries.page(limit=10)
-        assert (delivery.attempts, delivery.error) == (0, "given up by an operator: no")
+        assert (delivery.attempts, delivery.error) == (0, "dead-lettered by an operator: no")
 
     # ---- to be looked at
 

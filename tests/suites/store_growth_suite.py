@@ -102,7 +102,7 @@ def _with_all_that_belongs_to_it(task: Task) -> Any:
     orphan = an_orphan(provider_task_id=task.id, next_poll_at=due, last_at=task.created_at)
     return writing(
         task,
-        entries=(an_entry(task, "told"),),
+        entries=(an_entry(task, "reported"),),
         events=(an_event(task, 2),),
         orphan=orphan if due or task.status is Status.FAILED else None,
     )

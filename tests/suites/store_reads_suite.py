@@ -146,11 +146,11 @@ class StoreReads(StorePages):
     async def test_callbacks_of_one_orphan_are_one_row(self, store: Store) -> None:
         later = an_orphan(last_at=NOW + LEASE, provider_status="succeed", body=b"later")
         await store.apply([writing(orphan=an_orphan()), writing(orphan=later)])
-        await store.apply([writing(orphan=an_orphan(provider_task_id="stranger-2"))])
+        await store.apply([writing(orphan=an_orphan(provider_task_id="unknown-2"))])
         newest, other = await store.orphans.latest(limit=10)
         assert (newest.callbacks, newest.first_at, newest.last_at) == (2, NOW, NOW + LEASE)
         assert (newest.provider_status, newest.body) == ("succeed", b"later")
-        assert other.provider_task_id == "stranger-2"
+        assert other.provider_task_id == "unknown-2"
 
     async def test_orphan_is_due_until_settled(self, store: Store) -> None:
         waiting = an_orphan(next_poll_at=NOW)

@@ -123,9 +123,9 @@ class FunctionCase(SinkCase):
         self.waiting = 0
 
     def sink(self) -> Sink:
-        return Function(self.told, name=NAME, source=SOURCE)
+        return Function(self.receive, name=NAME, source=SOURCE)
 
-    def told(self, event: dict[str, Any]) -> None:
+    def receive(self, event: dict[str, Any]) -> None:
         self.waiting += 1
         self.open.wait()
         self.waiting -= 1

@@ -18,7 +18,7 @@ SECOND = timedelta(seconds=1)
 OLD, NEW, STRANGE = (
     b"an old key of thirty-two letters",
     b"a new key of thirty-two letters!",
-    b"a key that a stranger made up...",
+    b"a key that an attacker made up..",
 )
 BODY = b'{"id":"1234567890","status":"succeeded","message":"made-up body"}'
 

@@ -176,13 +176,6 @@ def _usual_closed_api() -> ASGIApp:
     return create_api(closed_tracker(), LOCAL_ACCESS)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, with a limit."""
-    async with asyncio.timeout(CONDITION_LIMIT_SECONDS):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not an event
-            await asyncio.sleep(0.001)
-
-
 def kling_error(status: int, code: int, message: str) -> Reply:
     """Make an error answer of the provider."""
     return Reply(status=status, body=json.dumps({"code": code, "message": message, "request_id": "r-1"}).encode())

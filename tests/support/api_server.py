@@ -1,7 +1,6 @@
 """Homing over real HTTP on a free port with a sandbox provider, for the API integration tests."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,7 +31,7 @@ QUICK = Policy(
     busy_delay=timedelta(milliseconds=50),
     # Callbacks arrive before any scheduled poll.
     first_poll_delay=timedelta(seconds=30),
-    hint_delay=timedelta(seconds=30),
+    early_poll_delay=timedelta(seconds=30),
 )
 
 
@@ -72,12 +71,3 @@ async def served(
                 httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30) as client,
             ):
                 yield Served(url=url, tracker=homing.tracker, client=client)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 60.0) -> None:
-    """Wait for a condition, with a limit."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + within
-    while not await condition():
-        assert loop.time() < end, "it did not come to pass"
-        await asyncio.sleep(0.02)

@@ -98,7 +98,7 @@ def an_orphan(**changes: Any) -> Orphan:
     values: dict[str, Any] = {
         "id": 0,
         "provider": "kling",
-        "provider_task_id": "stranger-1",
+        "provider_task_id": "unknown-1",
         "external_id": None,
         "kind": None,
         "client": "studio",

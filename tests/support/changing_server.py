@@ -40,9 +40,9 @@ class Watched:
         """Commit changes of a task in one go, each with its event."""
         events = tuple(an_event(task, sequence, name) for sequence in sequences)
         await self.tracker.store.apply([writing(events[-1].task, events=events)])
-        self.tracker.feed.hint()
+        self.tracker.feed.signal_commit()
 
-    async def told(self, count: int, **query: Any) -> list[ServerSentEvent]:
+    async def events(self, count: int, **query: Any) -> list[ServerSentEvent]:
         """Read so many events from a stream of their own."""
         async with aconnect_sse(self.client, "GET", "/v1/events", params=query) as stream:
             return await taken(aiter(events(stream.aiter_sse())), count)

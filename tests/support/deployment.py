@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import httpx
 
 from tests.support.api_keys import LOCAL_HEADERS, LOCAL_SETTING
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.forked_server import ROOT, Forked
-from tests.support.homing_server import CAT, CREATE, KIND, until
+from tests.support.homing_server import CAT, CREATE, KIND
 from tests.support.provider_proxy import NO_TLS
 from tracker.model.task import SETTLED
 from tracker.service.lookups import FOUND_BY_EXTERNAL_ID

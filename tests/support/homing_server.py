@@ -18,6 +18,7 @@ from homing.server.web_server import address, listen, running
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
 from tests.support.api_keys import LOCAL_KEY
+from tests.support.conditions import until
 from tests.support.databases import sqlite_url
 from tests.support.provider_proxy import NO_TLS
 from tracker.api import routes as api_routes
@@ -50,8 +51,8 @@ SHORT = Policy(
     first_poll_delay=timedelta(milliseconds=500),
     least_gap=timedelta(milliseconds=200),
     greatest_gap=timedelta(seconds=1),
-    hint_delay=timedelta(milliseconds=50),
-    hint_gap=timedelta(milliseconds=200),
+    early_poll_delay=timedelta(milliseconds=50),
+    early_poll_gap=timedelta(milliseconds=200),
     budget=60_000,
     client_budget=60_000,
     fresh=timedelta(),
@@ -141,15 +142,6 @@ class HomingServer:
         for alarm in stats.alarms:
             counts[alarm.kind.value] = counts.get(alarm.kind.value, 0) + alarm.count
         return counts
-
-
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 60.0, pause: float = 0.02) -> None:
-    """Wait for a condition, with a limit."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + within
-    while not await condition():
-        assert loop.time() < end, "it did not come to pass"
-        await asyncio.sleep(pause)
 
 
 def settings_of(folder: Path, provider_url: str, **changes: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 from itertools import repeat
 
-from homing.server.strict_http import HEAD_BYTES, HEADERS
+from homing.server.strict_http import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.support.raw_sockets import REQUEST, post
 
 HOST = b"host: homing.test"
@@ -90,9 +90,9 @@ HEADS = {
     "a control character in the path": get(HOST, line=b"GET /\x01 HTTP/1.1"),
     "a NUL in the path": get(HOST, line=b"GET /\0 HTTP/1.1"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "many fields": get(HOST, *repeat(b"x: a", HEADERS)),
-    "a long field": get(HOST, b"x: " + b"a" * (HEAD_BYTES + (1 << 15))),
-    "a long path": get(HOST, line=b"GET /%b HTTP/1.1" % (b"a" * (HEAD_BYTES + (1 << 15)))),
+    "many fields": get(HOST, *repeat(b"x: a", MAX_HEADERS)),
+    "a long field": get(HOST, b"x: " + b"a" * (MAX_HEAD_BYTES + (1 << 15))),
+    "a long path": get(HOST, line=b"GET /%b HTTP/1.1" % (b"a" * (MAX_HEAD_BYTES + (1 << 15)))),
 }
 
 # Chunked; each is refused on the way.

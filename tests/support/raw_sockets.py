@@ -10,7 +10,7 @@ from datetime import timedelta
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from homing.server.connections import UNREAD_BYTES, Bounds
+from homing.server.connections import MAX_UNREAD_BYTES, Bounds
 from homing.server.web_server import listen, running
 from tests.support.stream_sending import send
 
@@ -114,9 +114,9 @@ class Place:
 
 @asynccontextmanager
 async def serving(
-    place: Place, *, head_within: timedelta = LONG, connections: int = 100, unread_bytes: int = UNREAD_BYTES
+    place: Place, *, idle_timeout: timedelta = LONG, connections: int = 100, unread_bytes: int = MAX_UNREAD_BYTES
 ) -> AsyncIterator[None]:
-    bounds = Bounds(head_within=head_within, connections=connections, unread_bytes=unread_bytes)
+    bounds = Bounds(idle_timeout=idle_timeout, connections=connections, unread_bytes=unread_bytes)
     with closing(listen("127.0.0.1", 0)) as listener:
         place.port = listener.getsockname()[1]
         async with running(place, listener, bounds=bounds):

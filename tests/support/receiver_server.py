@@ -25,7 +25,7 @@ from tracker.settings import Settings
 
 SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
 NEXT_SECRET = f"whsec_{base64.b64encode(b'the made-up secret after that...').decode()}"
-STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decode()}"
+ATTACKERS_SECRET = f"whsec_{base64.b64encode(b'a made-up secret of an attacker.').decode()}"
 PUBLIC = "http://callbacks.test"
 ME = ClientIdentity(name="local", sees_all=True)
 KIND = "images/omni-image"
@@ -41,12 +41,12 @@ class ReceiverServer:
     database: Path
 
     async def expect(self, external_id: str) -> tuple[Task, str]:
-        """Write a task down and give it with the path of its own callback address."""
+        """Record a task. Return it with the path of its task callback URL."""
         made = await self.tracker.expect(ME, provider="kling", kind=KIND, external_id=external_id)
         assert made.callback_url is not None
         return made.task, made.callback_url.removeprefix(PUBLIC)
 
-    async def standing(self) -> tuple[int, str]:
+    async def shared_url(self) -> tuple[int, str]:
         row, made = await self.tracker.create_callback_url(ME, provider="kling")
         return row.id, made.removeprefix(PUBLIC)
 
@@ -58,14 +58,14 @@ class ReceiverServer:
         return (await self.tracker.get(ME, task.id)).status
 
     async def history(self, task: Task) -> list[HistoryEntry]:
-        """Return the kept deliveries only."""
+        """Return the recorded callbacks only."""
         return [each for each in (await self.tracker.history(ME, task.id))[1] if each.source == "callback"]
 
     async def alarms(self) -> set[Alarm]:
         return {each.kind for each in (await self.tracker.stats(ME)).alarms}
 
     async def raw(self, *parts: bytes, hang_up: bool = False) -> bytes:
-        """Send raw bytes and return the whole answer; ``hang_up`` closes without reading."""
+        """Send raw bytes and return the whole answer. With ``hang_up``, close without reading."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         try:
             for part in parts:
@@ -116,11 +116,3 @@ def signed(raw: bytes, *secrets: str, webhook_id: str = "1000", ago: timedelta =
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(Webhook(each).sign(webhook_id, at, raw.decode()) for each in secrets),
     }
-
-
-async def reached(condition: Reached) -> None:
-    for _ in range(1000):
-        if await condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("waited in vain")

@@ -24,7 +24,7 @@ from tracker.rules import callback_tokens
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MINTING = b"a made-up secret that mints URLs"
 SECRET = f"whsec_{base64.b64encode(b'a made-up secret of the console.').decode()}"
-STRANGERS = f"whsec_{base64.b64encode(b'a made-up secret of a stranger..').decode()}"
+ATTACKERS_SECRET = f"whsec_{base64.b64encode(b'a made-up secret of an attacker.').decode()}"
 TASK = "hm01jd5c8xkw3v5m2n7p9q4r6s8t"
 TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id=TASK)
 OTHER_TOKEN = callback_tokens.mint([MINTING], provider="kling", task_id="hm01otherothertask")
@@ -117,7 +117,7 @@ def only(tracker: WritingTracker) -> Arrived:
     return arrived
 
 
-FORGED = signed(secret=STRANGERS)
+FORGED = signed(secret=ATTACKERS_SECRET)
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -193,11 +193,3 @@ def status_of(sent: list[Message]) -> int:
 def header(sent: list[Message], name: bytes) -> bytes | None:
     values: dict[bytes, bytes] = dict(sent[0]["headers"])
     return values.get(name)
-
-
-async def reached(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("waited 5 s in vain")

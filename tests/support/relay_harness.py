@@ -42,7 +42,7 @@ class RelayHarness:
             status = STATUSES[min(version - 2, 2)]
             task = a_task(number, status=Status(status), version=version)
             await self.store.apply([writing(task, events=(an_event(task, version, status),))])
-        self.feed.hint()
+        self.feed.signal_commit()
         return readable(await self.store.events.read(after=before, limit=10_000))
 
     async def worker(self, sink: ScriptedSink, owner: str = "me") -> SinkWorker:

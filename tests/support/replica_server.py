@@ -13,10 +13,10 @@ from homing.serve import Homing
 from homing.server.logs import set_up_logs
 from homing.server.web_server import listen, running
 from tests.support.crashing_server import POLICIES
-from tracker.loops.membership import Rhythm
+from tracker.loops.membership import HeartbeatTiming
 from tracker.settings import load_settings
 
-QUICK = Rhythm(heartbeat=timedelta(milliseconds=200), silence=timedelta(seconds=1.5))
+QUICK = HeartbeatTiming(heartbeat=timedelta(milliseconds=200), silence=timedelta(seconds=1.5))
 
 
 async def serve(args: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ async def serve(args: argparse.Namespace) -> None:
     set_up_logs(settings.log_level)
     with closing(listen(settings.host, settings.port)) as listener:
         async with (
-            Homing(settings, policy=POLICIES[args.policy], rhythm=QUICK) as homing,
+            Homing(settings, policy=POLICIES[args.policy], heartbeat_timing=QUICK) as homing,
             running(homing.app, listener),
         ):
             await asyncio.Event().wait()

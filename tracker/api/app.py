@@ -1,4 +1,4 @@
-"""The API's routes and application, composed from the endpoints' declarations."""
+"""The routes and the application of the API, made from the declared endpoints."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -29,14 +29,14 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 def create_api(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> Starlette:
-    """Make the API as an application of its own. Raises SettingsError if ``access`` has no key, or a weak one."""
+    """Create the API as an application. Raises: SettingsError, if ``access`` has no key or a weak one."""
     return Starlette(routes=routes(tracker, access, limits=limits))
 
 
 def routes(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
-    """Return the API's routes. Put them last in an application: the final one answers every unknown path.
+    """Return the API's routes. Put them last in an application, because the final one answers every unknown path.
 
-    Raises: SettingsError if ``access`` has no key, or a weak one.
+    Raises: SettingsError, if ``access`` has no key or a weak one.
     """
     check_keys(access)
     return guarded_routes(tracker, AccessGuard(access), limits=limits)
@@ -58,7 +58,7 @@ def health_routes(tracker: Tracker, *, ready: bool = True) -> list[BaseRoute]:
 def _routes_of(
     endpoints: Iterable[ApiEndpoint], unknown: Iterable[str], tracker: Tracker, guard: AccessGuard, capacity: Capacity
 ) -> list[BaseRoute]:
-    """Return a route for each path; at the ``unknown`` ones, errors are answered as the gateway does."""
+    """Return a route for each path. At ``unknown`` paths, errors have the form of the gateway."""
 
     def route(path: str, here: Mapping[str, ApiEndpoint], dialect: ErrorDialect) -> ApiRoute:
         return ApiRoute(
@@ -78,7 +78,7 @@ def _routes_of(
 
 
 def endpoints() -> tuple[ApiEndpoint, ...]:
-    """Return every endpoint, /openapi.json and /asyncapi.json among them."""
+    """Return every endpoint, including /openapi.json and /asyncapi.json."""
     others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY)
     events = document_endpoint(
         "asyncapi", "The channels of the events, and their messages", describe_events, EventsDocumentShown

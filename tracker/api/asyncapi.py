@@ -1,6 +1,6 @@
-"""The AsyncAPI 3.0 document: a channel for each way that an event can take, a message for each type of event.
+"""The AsyncAPI 3.0 document: a channel for each kind of sink and stream, and a message for each event type.
 
-Types, attributes and schemas are those of the code. Tests compare each channel with what is really sent there.
+Types, attributes and schemas come from the code. Tests compare each channel with what Homing really sends.
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
@@ -28,13 +28,13 @@ Document = dict[str, Any]
 INTRODUCTION: Final = (
     "Every accepted change of a task is one event. Homing delivers it at least once and in order per task: drop an "
     "event whose `sequence` is not greater than the last one of its `subject`. `HOMING_SINKS` decides which of these "
-    "channels exist, by the schemes of its addresses (`x-schemes`)."
+    "channels exist, by the schemes of its URLs (`x-schemes`)."
 )
 # Name, protocol and an example. The settings decide where each server is.
 SERVERS: Final = (
     ("homing", "http", "127.0.0.1:8000"),
-    ("receiver", "https", "shop.example"),
-    ("caller", "https", "caller.example"),
+    ("endpoint", "https", "shop.example"),
+    ("client", "https", "client.example"),
     ("nats", "nats", "nats.example:4222"),
     ("kafka", "kafka", "kafka.example:9092"),
     ("rabbitmq", "amqp", "rabbit.example:5672"),
@@ -43,27 +43,27 @@ SERVERS: Final = (
 # Name, operation, server, address, schemes in HOMING_SINKS, title and description.
 CHANNELS: Final[tuple[tuple[str, str, str | None, str | None, list[str], str, str], ...]] = (
     ("callbacks", "receiveCallbacks", "homing", "/callbacks/{provider}/{token}", [],
-        "Callbacks of the providers", "A task callback URL, or a shared one. 200 once the callback is committed."),
-    ("callers", "callBack", "caller", None, [],
-        "Callbacks to the clients", "The `callback_url` of a create request gets what the provider would send there."),
-    ("webhooks", "postEvents", "receiver", None, ["https", "http"],
+        "Callbacks of the providers", "A task callback URL or a shared one. 200 means that the callback is committed."),
+    ("clients", "callBack", "client", None, [],
+        "Callbacks to the clients", "The client's `callback_url` gets the callbacks that the provider would send."),
+    ("webhooks", "postEvents", "endpoint", None, ["https", "http"],
         "Webhooks", "The endpoint of the sink. Any 2xx accepts the event; 410 turns the sink off."),
     ("stream", "streamEvents", "homing", "/v1/events", [],
-        "Server-Sent Events", "An event is a `data:` line, with its type as `event:` and its cursor as `id:`."),
+        "Server-Sent Events", "Each event is a `data:` line, with its type as `event:` and its cursor as `id:`."),
     ("function", "callFunction", None, None, ["python"],
-        "A function in the process", "`python:module:callable` takes the event, a dict, by returning."),
-    ("stdout", "printEvents", None, None, ["stdout"], "The standard output", "One event a line."),
+        "A function in the process", "`python:module:callable` gets the event as a dict, and accepts it by returning."),
+    ("stdout", "printEvents", None, None, ["stdout"], "The standard output", "One event per line."),
     ("jetstream", "publishToJetStream", "nats", "{type}", ["nats", "tls"],
-        "NATS JetStream", "A subject per type, behind the path of the sink's address and a dot where it has one."),
+        "NATS JetStream", "One subject per type. If the URL of the sink has a path, the path and a dot precede it."),
     ("kafka", "publishToKafka", "kafka", "homing", ["kafka"],
-        "Kafka", "The topic is the path of the sink's address, `homing` where it has none."),
+        "Kafka", "The topic is the path of the sink's URL, or `homing` without a path."),
     ("rabbitmq", "publishToRabbitMq", "rabbitmq", "{type}", ["amqp", "amqps"],
-        "RabbitMQ", "A routing key per type. `exchange=`, `headers=` and `mandatory=` of the address change it."),
+        "RabbitMQ", "One routing key per type. `exchange=`, `headers=` and `mandatory=` in the URL change this."),
     ("redis", "addToRedis", "redis", "homing:events", ["redis", "rediss"],
-        "Redis Streams", "The key of the stream; `stream=` sets another. Its field `data` is the payload."),
+        "Redis Streams", "The key of the stream, unless `stream=` sets another. The field `data` is the payload."),
 )  # fmt: skip
 ATTRIBUTES: Final = tuple(name for name in EventShown.model_fields if name != "data")
-# The channels whose attributes are headers, and the headers' names. Elsewhere an event is one JSON document.
+# The channels that send attributes as headers, with the header names. In all others, an event is one JSON document.
 HEADERS: Final = {
     "jetstream": {name: f"ce-{name}" for name in ATTRIBUTES} | {"datacontenttype": "content-type"},
     "kafka": {name: f"ce_{name}" for name in ATTRIBUTES} | {"datacontenttype": "content-type"},
@@ -97,7 +97,7 @@ def describe_events() -> Document:
     operations["publishToRabbitMq"] |= _amqp(deliveryMode=2, mandatory=True, timestamp=True)
     exchange = {"name": "homing", "type": "topic", "durable": True, "vhost": "/"}
     channels["rabbitmq"] |= _amqp(exchange=exchange, **{"is": "routingKey"})
-    token = {"description": "A secret: whoever knows it can report about the task."}
+    token = {"description": "A secret. A sender that knows it can report about the task."}
     channels["callbacks"]["parameters"] = {"provider": {}, "token": token}
     for name in ("jetstream", "rabbitmq"):
         channels[name]["parameters"] = {"type": {"enum": [*TYPES], "location": "$message.header#/ce-type"}}
@@ -119,9 +119,9 @@ def describe_events() -> Document:
 
 def _messages(channel: str) -> Document:
     if channel == "callbacks":
-        payload = {"description": "What the provider writes, in any of its dialects."}
+        payload = {"description": "The provider's report, in any of its formats."}
         return {"callback": {"contentType": JSON_TYPE, "headers": SIGNATURE, "payload": payload}}
-    if channel == "callers":
+    if channel == "clients":
         payload = _schema(TaskData.__name__)
         return {"callback": {"contentType": f"{JSON_TYPE}; charset=utf-8", "headers": SIGNED, "payload": payload}}
     return {kind: _message(channel, kind) for kind in TYPES}

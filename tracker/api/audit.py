@@ -1,4 +1,4 @@
-"""The audit: which client did what, for keys that see all clients."""
+"""The audit of operator actions, for keys that see all clients."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -6,8 +6,8 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.responses import Response
 
+from tracker.api.http.base_schemas import Nothing, Shown, Taken
 from tracker.api.http.endpoint import ApiRequest, json_response
-from tracker.api.http.schemas import Nothing, Shown, Taken
 from tracker.api.operations import operator_endpoint
 from tracker.api.schemas import LARGEST_ID, MAX_PAGE_SIZE
 from tracker.model.records import Action
@@ -15,7 +15,7 @@ from tracker.model.untrusted import ID_LENGTH
 
 
 class AuditQuery(Taken):
-    """Which entries, newest first. ``cursor`` is ``next_cursor`` of the previous page."""
+    """The entries to list, newest first. ``cursor`` is ``next_cursor`` of the previous page."""
 
     client: Annotated[str, Field(min_length=1, max_length=ID_LENGTH)] | None = None
     action: Action | None = None
@@ -42,7 +42,7 @@ class AuditShown(Shown):
 
 
 async def list_audit(request: ApiRequest[AuditQuery, Nothing]) -> Response:
-    """List which client did what: resolutions, replays, pauses, callback URLs, secrets that were read."""
+    """List the actions of operators: resolutions, replays, pauses, callback URLs, and secrets that were read."""
     query = request.query
     found = await request.tracker.audit.entries(
         client=query.client, action=query.action, before=query.cursor, limit=query.limit + 1

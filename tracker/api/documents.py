@@ -1,4 +1,4 @@
-"""Documents about the API: made at the first request, and sent again only if they have changed."""
+"""Documents about the API. They are created at the first request, and sent again only after a change."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from tracker.api.http.base_schemas import Nothing, Shown
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, Header
-from tracker.api.http.schemas import Nothing, Shown
 from tracker.api.operations import health_endpoint
 from tracker.model.event import JSON_TYPE
 from tracker.model.untrusted import JsonObject
@@ -30,7 +30,7 @@ def document_endpoint(name: str, summary: str, make: Callable[[], JsonObject], r
     async def answer(request: ApiRequest[Nothing, Nothing]) -> Response:
         body, etag = written()
         headers = {"etag": etag, "cache-control": "no-cache"}
-        known = request.http.headers.get(IF_NONE_MATCH.name, "")[: IF_NONE_MATCH.longest]
+        known = request.http.headers.get(IF_NONE_MATCH.name, "")[: IF_NONE_MATCH.max_length]
         # The weak comparison of RFC 9110, 13.1.2.
         tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
         if etag in tags or tags == {"*"}:

@@ -1,6 +1,6 @@
-"""Events as a stream (Server-Sent Events) or page by page. A client that comes back with a cursor misses nothing.
+"""Events as a stream (Server-Sent Events) or in pages. A client that continues with its cursor misses nothing.
 
-A connection has a cursor and no queue: what a slow client has not taken is read later, from the feed or the database.
+A connection has a cursor and no queue. For a slow client, later events are read from the feed or the database.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.disconnect import CLIENT_LEFT, while_connected
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, Header
-from tracker.api.http.schemas import Nothing
 from tracker.api.sink_schemas import EventQuery, EventsShown
 from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
 from tracker.model.event import JSON_TYPE, PublishedEvent, structured
@@ -27,10 +27,10 @@ LAST_EVENT_ID: Final = Header("Last-Event-ID", 19)
 HEARTBEAT: Final = timedelta(seconds=15)
 # The pause of a client that lost its connection.
 RECONNECT_AFTER: Final = timedelta(seconds=2)
-# Events that are read and sent at once: the most that a connection holds in memory.
+# How many events are read and sent at once. A connection holds no more in memory.
 EVENTS_PER_READ: Final = 100
 DEFAULT_PAGE_SIZE: Final = 100
-# A page reads so often, though the filter takes nothing, before it returns how far it has come.
+# How often a page reads without a match before it returns its cursor.
 READS_PER_PAGE: Final = 50
 NO_TIME: Final = timedelta()
 
@@ -46,7 +46,7 @@ class Stream(StreamingResponse):
 
 
 async def list_events(request: EventRequest) -> Response:
-    """Stream events as they come (Server-Sent Events), or return a page of them."""
+    """Stream events (Server-Sent Events), or return a page of them."""
     query = request.query
     is_page = query.wait is not None or query.limit is not None or not _wants_stream(request.http)
     if request.http.method != "HEAD" and (query.wait or not is_page):
@@ -56,7 +56,7 @@ async def list_events(request: EventRequest) -> Response:
     if is_page:
         page = await while_connected(request.http.receive, _page(request, takes, after=after, newest=newest))
         return Response(status_code=CLIENT_LEFT) if page is None else page
-    # A proxy that buffers an answer would hold every event back.
+    # A proxy that buffers an answer would delay every event.
     headers = {"x-accel-buffering": "no"}
     if request.http.method == "HEAD":
         return Response(media_type=STREAM_TYPE, headers=headers)
@@ -65,7 +65,7 @@ async def list_events(request: EventRequest) -> Response:
 
 
 def _wants_stream(request: Request) -> bool:
-    """Return whether the client accepts a stream and does not accept JSON too: only such a client can read one."""
+    """Return whether the client accepts a stream and no JSON. Only such a client can read a stream."""
     accepted = ",".join(request.headers.getlist("accept")).lower()
     types = {part.partition(";")[0].strip() for part in accepted.split(",")}
     return STREAM_TYPE in types and JSON_TYPE not in types
@@ -75,7 +75,7 @@ async def _start(request: EventRequest, newest: int) -> int:
     """Return the cursor to continue from: the Last-Event-ID, the requested one, or the newest."""
     feed, last, after = request.tracker.feed, request.http.headers.get(LAST_EVENT_ID.name), request.query.after
     if last:
-        if not (last.isascii() and last.isdecimal() and len(last) < LAST_EVENT_ID.longest):
+        if not (last.isascii() and last.isdecimal() and len(last) < LAST_EVENT_ID.max_length):
             raise InvalidRequest(f"{LAST_EVENT_ID.name} is not a cursor of this server")
         after = int(last)
     elif after == 0:
@@ -119,9 +119,9 @@ async def _filter_of(request: EventRequest) -> EventFilter:
 async def pieces(
     feed: Feed, takes: EventFilter, source: str, *, after: int, heartbeat: timedelta = HEARTBEAT
 ) -> AsyncIterator[bytes]:
-    """Yield the pieces of a stream, the first one at once: Homing's server holds an answer's head until then.
+    """Yield the pieces of a stream. The first comes at once, because the server holds the head of the answer for it.
 
-    An ID without data is no event. It moves the cursor that the client comes back with past other clients' events.
+    An ID without data is not an event. It moves the cursor of the client past events of other clients.
     """
     now = asyncio.get_running_loop().time
     cursor = known = after
@@ -130,7 +130,7 @@ async def pieces(
     while not feed.dismissed:
         page = await feed.read(cursor, limit=EVENTS_PER_READ)
         if not await feed.reaches(cursor):
-            return  # Events are deleted faster than it reads. When it comes back, it gets a 410.
+            return  # Events are deleted faster than the client reads. When it connects again, it gets 410.
         cursor = page[-1].cursor if page else cursor
         found = [event for event in page if isinstance(event, PublishedEvent) and takes(event)]
         if found:
@@ -147,7 +147,7 @@ async def pieces(
 
 
 def frame(event: PublishedEvent, source: str) -> bytes:
-    """Return one event as it is written to a stream."""
+    """Return the bytes of one event in a stream."""
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.cursor, event.type.encode(), structured(event, source))
 
 
@@ -161,7 +161,7 @@ async def _page(request: EventRequest, takes: EventFilter, *, after: int, newest
 async def _read_page(
     request: EventRequest, takes: EventFilter, *, after: int, newest: int
 ) -> tuple[list[PublishedEvent], int, bool]:
-    """Return the events of a page, the cursor behind it, and whether there may be more."""
+    """Return the events of a page, the cursor after it, and whether there may be more."""
     feed, now = request.tracker.feed, asyncio.get_running_loop().time
     end = now() + (request.query.wait or 0)
     found: list[PublishedEvent] = []

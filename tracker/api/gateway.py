@@ -1,7 +1,7 @@
 """The gateway in Kling's shape: a client of Kling changes its base URL and nothing else.
 
-Answers come from the database, in the provider's shapes, with Homing's task ID. A create request that was answered is
-never made twice. An error answer means that no task was created.
+Answers come from the database, in the provider's shapes, with Homing's task ID. An answered create request never
+creates a second task. An error answer means that no task was created.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from tracker.api.gateway_schemas import (
     TaskEnvelope,
     TaskListEnvelope,
 )
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import read_body, require_json
 from tracker.api.http.disconnect import CLIENT_LEFT, disconnected
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header
-from tracker.api.http.schemas import Nothing
 from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
 from tracker.model.records import TaskFilter
 from tracker.model.task import TAGS_HEADER, Status
@@ -40,16 +40,16 @@ from tracker.providers.kling_gateway import legacy_created, legacy_envelope, leg
 
 gateway_endpoint: Final = partial(ApiEndpoint, group="gateway", dialect=ENVELOPE)
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
-# 20 tags hardly ever need more, even if they are percent-encoded.
+# Enough for 20 tags, even if they are percent-encoded.
 TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
 # Below these prefixes an unknown path is answered in the provider's envelope, because only its clients use them.
 GATEWAY_PREFIXES: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
-# "cannot exceed 20 in total", as the provider itself says.
+# The provider's limit: "cannot exceed 20 in total".
 MAX_BATCH_IDS: Final = 20
-# To the provider's clients a refused submission made no task.
+# For the provider's clients, a refused submission created no task.
 LISTED_STATUSES: Final = tuple(status for status in Status if status is not Status.REJECTED)
 
 
@@ -66,15 +66,15 @@ async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
     submitting = asyncio.create_task(
         tracker.submit(request.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
     )
-    # The tracker counts what it keeps of the body until the provider has answered.
-    resources.give_bytes()
+    # The tracker counts the stored part of the body until the provider has answered.
+    resources.release_bytes()
     leaving = asyncio.create_task(disconnected(http.receive))
     try:
         await asyncio.wait({submitting, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
     if not submitting.done():
-        # The submission goes on by itself. If its client sends the request again, it gets the same task.
+        # The submission continues in the background. If the client repeats the request, it gets the same task.
         submitting.cancel()
         return Response(status_code=CLIENT_LEFT)
     task = submitting.result()
@@ -121,16 +121,16 @@ async def get_tasks(request: ApiRequest[BatchQuery, Nothing]) -> Response:
 
 
 def _batch_ids(query: BatchQuery) -> Sequence[str]:
-    """Return each ID once, of the one field that has them."""
+    """Return the IDs of the one field that is set, without duplicates."""
     fields = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
     if len(fields) != 1:
-        raise InvalidRequest("give exactly one of task_ids and external_task_ids")
+        raise InvalidRequest("set exactly one of task_ids and external_task_ids")
     ids = [item for part in fields[0].split(",") if (item := part.strip())]
     if not ids:
-        raise InvalidRequest("give at least one id")
+        raise InvalidRequest("set at least one ID")
     if len(ids) > MAX_BATCH_IDS:
         raise InvalidRequest(f"ids cannot exceed {MAX_BATCH_IDS} in total")
-    # An ID that no task can have is absent from the answer, like any unknown one.
+    # An invalid ID is absent from the answer, like any unknown one.
     return list(dict.fromkeys(ref for ref in ids if identifier(ref) is not None))
 
 
@@ -145,10 +145,10 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _tags(request: Request) -> Sequence[str]:
-    """Return the tags, which are separated by commas, each percent-encoded if it is more than plain ASCII."""
+    """Return the tags of the header. They are separated by commas and may be percent-encoded."""
     given = ",".join(request.headers.getlist(TASK_TAGS.name))
-    if len(given) > TASK_TAGS.longest:
-        raise InvalidRequest(f"{TASK_TAGS.name} is longer than {TASK_TAGS.longest} characters")
+    if len(given) > TASK_TAGS.max_length:
+        raise InvalidRequest(f"{TASK_TAGS.name} is longer than {TASK_TAGS.max_length} characters")
     try:
         return [unquote(item, errors="strict") for part in given.split(",") if (item := part.strip())]
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
 """Errors below the gateway's paths: the provider's envelope, with the codes that its clients already know.
 
-Codes: https://kling.ai/document-api, "Error codes". A client re-sends a create by itself on 5001 and on 502 to 504, so
-those are answered only where nothing was created.
+Codes: https://kling.ai/document-api, "Error codes". Clients repeat a create request on 5001 and on 502 to 504,
+so the gateway sends these only if nothing was created.
 """
 
 from http import HTTPStatus
@@ -56,7 +56,7 @@ ENVELOPE_CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
     KeyExpired: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1004),
     Forbidden: EnvelopeCode(HTTPStatus.FORBIDDEN, 1103),
     WrongHost: EnvelopeCode(HTTPStatus.MISDIRECTED_REQUEST, 1103),
-    # A body as a whole is 1200, a field or an id of it 1201; so are a task that is not there and an id that is taken.
+    # A wrong body is 1200. A wrong field or ID in it, an unknown task and a used ID are 1201.
     Unreadable: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1200),
     Truncated: EnvelopeCode(HTTPStatus.BAD_REQUEST, 1200),
     TooSlow: EnvelopeCode(HTTPStatus.REQUEST_TIMEOUT, 1200),
@@ -72,12 +72,12 @@ ENVELOPE_CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
 
 
 def envelope_code(error: type[HomingError]) -> EnvelopeCode:
-    """Return the status and the code of an error type: those of its nearest listed base class."""
+    """Return the status and the code of an error type, or of its nearest listed base class."""
     return next(ENVELOPE_CODES[base] for base in error.__mro__ if base in ENVELOPE_CODES)
 
 
 def refuse_with_envelope(error: HomingError, request_id: str) -> Response:
-    """Answer in the provider's envelope."""
+    """Return the response in the provider's envelope."""
     status, code = envelope_code(type(error))
     if isinstance(error, Refused):
         status, code = error.http_status, error.code

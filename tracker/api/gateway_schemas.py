@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tracker.api.http.schemas import Shown
+from tracker.api.http.base_schemas import Shown
 from tracker.model.untrusted import ID_LENGTH
-from tracker.providers.kling_order import ASPECT_RATIOS, MOST_IMAGES, NEGATIVE_PROMPT_LENGTH, PROMPT_LENGTH
+from tracker.providers.kling_order import ASPECT_RATIOS, MAX_IMAGES, NEGATIVE_PROMPT_LENGTH, PROMPT_LENGTH
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
 NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
@@ -18,7 +18,7 @@ NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
 class OmniImageBody(BaseModel):
     """The official body and the resellers'. Fields that are not listed go to the provider unchanged.
 
-    An empty text counts as a field that is not given.
+    An empty text counts as a missing field.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -28,10 +28,10 @@ class OmniImageBody(BaseModel):
     negative_prompt: Annotated[str | None, Field(max_length=NEGATIVE_PROMPT_LENGTH)] = None
     image: Annotated[str | None, Field(description="The URL of an image, or the image in Base64.")] = None
     image_fidelity: Annotated[float | None, Field(ge=0, le=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=MOST_IMAGES, description="How many images; 1.0 counts as 1.")] = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="The number of images. 1.0 counts as 1.")] = None
     aspect_ratio: Annotated[str | None, Field(json_schema_extra={"enum": [*ASPECT_RATIOS, "", None]})] = None
     external_task_id: Annotated[
-        str | None, Field(max_length=ID_LENGTH, description="Your own ID; unique among your tasks.")
+        str | None, Field(max_length=ID_LENGTH, description="Your own ID. It must be unique among your tasks.")
     ] = None
     callback_url: Annotated[
         str | None, Field(description="An https URL on the public internet. Homing calls it in the provider's shape.")
@@ -39,7 +39,7 @@ class OmniImageBody(BaseModel):
 
 
 class IgnoredQuery(BaseModel):
-    """A query whose unknown names are ignored, as the provider ignores them: its clients add names of their own."""
+    """A query whose unknown names are ignored, as at the provider, because some clients add their own names."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -52,14 +52,14 @@ class ListQuery(IgnoredQuery):
 
 
 class BatchQuery(IgnoredQuery):
-    """At most 20 IDs, separated by commas, in exactly one of the two."""
+    """At most 20 IDs, separated by commas, in exactly one of the two parameters."""
 
     task_ids: str | None = None
     external_task_ids: str | None = None
 
 
 class TaskInfo(Shown):
-    """The client's own ID, if it gave one."""
+    """The client's own ID, if the request has one."""
 
     external_task_id: str | None = None
 

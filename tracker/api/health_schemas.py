@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tracker.api.http.schemas import Shown
+from tracker.api.http.base_schemas import Shown
 
 
 class CheckShown(Shown):
@@ -13,7 +13,7 @@ class CheckShown(Shown):
     name: str
     ok: bool
     detail: str
-    fatal: Annotated[bool, Field(description="Whether Homing serves no requests while it is not ok.")]
+    fatal: Annotated[bool, Field(description="Whether Homing cannot serve requests while this is not ok.")]
 
 
 class AliveShown(Shown):

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from tracker.api import health_schemas, schemas
 from tracker.api import rendering as show
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, json_response
-from tracker.api.http.schemas import Nothing
 from tracker.api.schemas import LARGEST_ID, CallbackUrlBody, PageQuery
 from tracker.errors import NotFound
 
@@ -31,35 +31,36 @@ async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
 
 async def list_callback_urls(request: ApiRequest[Nothing, Nothing]) -> Response:
     """List the shared callback URLs, without their tokens."""
-    addresses = await request.tracker.shared_callback_urls()
-    return json_response(schemas.CallbackUrlsShown(addresses=[show.address(address) for address in addresses]))
+    urls = await request.tracker.shared_callback_urls()
+    return json_response(schemas.CallbackUrlsShown(callback_urls=[show.shared_callback_url(url) for url in urls]))
 
 
 async def create_callback_url(request: ApiRequest[Nothing, CallbackUrlBody]) -> Response:
-    """Create a shared callback URL; only this answer shows it."""
+    """Create a shared callback URL. Only this response shows it."""
     body = request.body
-    address, url = await request.tracker.create_callback_url(
+    shared, url = await request.tracker.create_callback_url(
         request.caller, provider=body.provider, kind=body.kind, label=body.label
     )
-    shown = schemas.NewCallbackUrlShown(address=show.address(address), callback_url=url)
+    shown = schemas.NewCallbackUrlShown(shared_callback_url=show.shared_callback_url(shared), callback_url=url)
     return json_response(shown, HTTPStatus.CREATED)
 
 
 async def revoke_callback_url(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Revoke a shared callback URL; requests to it then get 404."""
+    """Revoke a shared callback URL. Requests to it then get 404."""
     ref = request.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
         raise NotFound("no shared callback URL has this ID")
-    return json_response(show.address(await request.tracker.revoke_callback_url(int(ref), by=request.caller.name)))
+    revoked = await request.tracker.revoke_callback_url(int(ref), by=request.caller.name)
+    return json_response(show.shared_callback_url(revoked))
 
 
-async def get_alive(request: ApiRequest[Nothing, Nothing]) -> Response:  # noqa: ARG001 - every endpoint is called alike
-    """Return that the process answers."""
+async def get_alive(request: ApiRequest[Nothing, Nothing]) -> Response:  # noqa: ARG001 - all endpoints have the same signature
+    """Show that the process answers."""
     return json_response(health_schemas.AliveShown())
 
 
 async def get_ready(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Return whether requests can be served, or why not."""
+    """Show whether Homing can serve requests, or why not."""
     checks = await request.tracker.check()
     ready = all(check.ok or not check.fatal for check in checks)
     shown = health_schemas.ReadyShown(ready=ready, checks=[show.check(check) for check in checks])

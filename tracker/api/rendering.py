@@ -13,13 +13,13 @@ from tracker.model.task import Task, Trouble
 from tracker.rules.learning import Habits
 
 BODY_SHOWN: Final = 4096
-# How long a delayed poll counts as a present problem.
+# How long a delayed poll counts as a current problem.
 BUDGET_SHOWN: Final = timedelta(minutes=1)
 # A callback URL, or a bare token (see ``rules.callback_tokens``), wherever a provider's body repeats it.
 _ADDRESS: Final = re.compile(
     r'https?:[^\s"]*?/callbacks[^\s"]*|\b1[0-9a-f]{8}[0-9A-Za-z]{1,64}-[\w-]{22}|\bs[\w-]{43}(?![\w-])', re.ASCII
 )
-# What an address may be written of: every visible character but the quote and the backslash.
+# The characters of a URL: every visible character except the quote and the backslash.
 _VISIBLE: Final = "2[013-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e]"
 _ESCAPED: Final = re.compile(rf"\\u00({_VISIBLE})", re.IGNORECASE)
 _PERCENT: Final = re.compile(f"%({_VISIBLE})", re.IGNORECASE)
@@ -56,8 +56,8 @@ def body_text(body: bytes) -> str | None:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    # Masked before it is cut, so that no half of a token is left at the end.
-    return _ADDRESS.sub("[callback address]", _plain(text))[:BODY_SHOWN]
+    # Masked before it is cut, so that no part of a token is left at the end.
+    return _ADDRESS.sub("[callback URL]", _plain(text))[:BODY_SHOWN]
 
 
 def stats(stats: Stats, habits: Habits) -> schemas.StatsShown:
@@ -118,9 +118,9 @@ def orphan(orphan: Orphan) -> schemas.OrphanShown:
     return schemas.OrphanShown(**{name: fields[name] for name in schemas.OrphanShown.model_fields})
 
 
-def address(address: SharedCallbackUrl) -> schemas.CallbackUrlShown:
+def shared_callback_url(url: SharedCallbackUrl) -> schemas.CallbackUrlShown:
     """Show a shared callback URL."""
-    return schemas.CallbackUrlShown(**asdict(address))
+    return schemas.CallbackUrlShown(**asdict(url))
 
 
 def check(check: Check) -> health_schemas.CheckShown:
@@ -130,7 +130,7 @@ def check(check: Check) -> health_schemas.CheckShown:
 
 
 def account(state: AccountState | None, now: datetime) -> list[schemas.AccountTroubleShown]:
-    """Show the present problems of an account, the most important first."""
+    """Show the current problems of an account, the most important first."""
     if state is None:
         return []
     troubles: list[schemas.AccountTroubleShown] = []
@@ -153,7 +153,7 @@ def _trouble(state: AccountState) -> schemas.AccountTroubleShown:
 
 
 def _plain(text: str) -> str:
-    """Write out the other ways of JSON and of URLs to write a plain character, also where one is inside the other."""
+    """Return a text with escaped plain characters of JSON and URLs decoded, also if one is inside the other."""
     text = _ESCAPED.sub(lambda code: chr(int(code[1], 16)), text).replace("\\/", "/")
     for _ in range(PERCENT_LAYERS):
         text = _PERCENT.sub(lambda code: chr(int(code[1], 16)), text)

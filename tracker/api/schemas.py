@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from tracker.api.http.schemas import Shown, Taken
+from tracker.api.http.base_schemas import Shown, Taken
 from tracker.model.event import TrustName
 from tracker.model.task import Alarm, Source, Status, Verdict
 from tracker.model.untrusted import FIRST_YEAR, ID_LENGTH, LAST_YEAR
@@ -41,7 +41,7 @@ def _sane(value: datetime) -> datetime:
 
 
 def _one_by_one(value: object) -> object:
-    """Take ``status=a&status=b`` and ``status=a,b`` alike."""
+    """Read both ``status=a&status=b`` and ``status=a,b``."""
     if isinstance(value, list):
         return [text for item in value for text in (item.split(",") if isinstance(item, str) else [item])]
     return value
@@ -51,35 +51,37 @@ Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterVali
 Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(_printable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 Seconds = Annotated[
-    float, Field(gt=0, le=MAX_DEADLINE_SECONDS, description="Seconds until we stop waiting for an answer.")
+    float, Field(gt=0, le=MAX_DEADLINE_SECONDS, description="Seconds until Homing stops waiting for an answer.")
 ]
 Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to wait for a change.")]
 Moment = Annotated[AwareDatetime, AfterValidator(_sane)]
 
 
 class TaskQuery(Taken):
-    """Which tasks to list, newest first; several statuses mean any of them."""
+    """The tasks to list, newest first. Of several statuses, any matches."""
 
     status: Annotated[list[Status], BeforeValidator(_one_by_one)] = Field(default=[], max_length=len(Status))
     provider: Identifier | None = None
     kind: Identifier | None = None
-    client: Annotated[Identifier | None, Field(description="Another client's tasks; for keys that see all.")] = None
+    client: Annotated[
+        Identifier | None, Field(description="Only tasks of this client. Needs a key that sees all clients.")
+    ] = None
     tag: Tag | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
-    cursor: Annotated[Identifier | None, Field(description="`next_cursor` of the page before.")] = None
+    cursor: Annotated[Identifier | None, Field(description="`next_cursor` of the previous page.")] = None
 
 
 class WaitQuery(Taken):
-    """How long to wait until a task has another version; without ``version``: another than now."""
+    """How long to wait until a task has another version than ``version`` (default: the current one)."""
 
     wait: Wait = 0
     version: Annotated[int | None, Field(ge=0, le=LARGEST_ID, description="The version that you know.")] = None
 
 
 class PageQuery(Taken):
-    """How many to show."""
+    """The length of a page."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 100
 
@@ -107,7 +109,7 @@ class AttachBody(Taken):
 
 
 class ResolveBody(Taken):
-    """The status of a task that polling cannot settle (in a conflict: the true one), or its provider task ID."""
+    """The status of a task that polling cannot decide (in a conflict: the correct one), or its provider task ID."""
 
     status: Literal["rejected", "expired", "succeeded", "failed"] | None = None
     provider_task_id: Identifier | None = None
@@ -116,7 +118,7 @@ class ResolveBody(Taken):
     @model_validator(mode="after")
     def _one_word(self) -> Self:
         if (self.status is None) == (self.provider_task_id is None):
-            raise ValueError("give exactly one of status and provider_task_id")
+            raise ValueError("set exactly one of status and provider_task_id")
         return self
 
 
@@ -138,17 +140,17 @@ class AssetShown(Shown):
     watermark_url: str | None
     duration: Annotated[str | None, Field(description="Seconds, as the provider wrote them.")]
     provider_asset_id: str | None
-    expires_at: Annotated[datetime | None, Field(description="When the url stops working.")]
+    expires_at: Annotated[datetime | None, Field(description="When the URL stops working.")]
 
 
 class ResultShown(Shown):
-    """What the task made; empty unless it succeeded."""
+    """The results of the task. They are empty unless it succeeded."""
 
     assets: list[AssetShown]
 
 
 class StatusSourceShown(Shown):
-    """The source of the present status."""
+    """The source of the current status."""
 
     source: Source
     trust: TrustName
@@ -162,19 +164,21 @@ class TaskShown(Shown):
     kind: str
     client: str
     status: Status
-    message: Annotated[str, Field(description="The provider's message, or why we inferred the status.")]
+    message: Annotated[str, Field(description="The provider's message, or why Homing inferred the status.")]
     reason: Annotated[str | None, Field(description="Why the task has its status, if that needs an explanation.")]
     provider_task_id: str | None
-    external_id: Annotated[str | None, Field(description="Your own id.")]
+    external_id: Annotated[str | None, Field(description="Your own ID.")]
     origin: str
     tags: list[str]
-    request: Annotated[dict[str, JsonValue], Field(description="What was submitted; digest and size of what is large.")]
+    request: Annotated[
+        dict[str, JsonValue], Field(description="The submitted fields. Large values are replaced by digest and size.")
+    ]
     result: ResultShown
     price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
     version: int
     status_source: StatusSourceShown | None
     conflict: Literal["open", "unanswered"] | None
-    conflict_at: Annotated[datetime | None, Field(description="When contradictory ends were first reported.")]
+    conflict_at: Annotated[datetime | None, Field(description="When contradictory final statuses were first reported.")]
     callback_requested: bool
     poll_count: int
     created_at: datetime
@@ -206,10 +210,12 @@ class EntryShown(Shown):
     provider_status: Annotated[str | None, Field(description="The provider's own status.")]
     status: Status | None
     provider_updated_at: datetime | None
-    repeats: Annotated[int, Field(description="Further identical deliveries, or polls that failed alike.")]
+    repeats: Annotated[
+        int, Field(description="The number of identical callbacks, or of equally failed polls, after the first.")
+    ]
     body_size: int
     body_sha256: str
-    body: Annotated[str | None, Field(description="The first 4 KiB; for keys that see all.")]
+    body: Annotated[str | None, Field(description="The first 4 KiB. Only keys that see all clients get it.")]
 
 
 class AccountTroubleShown(Shown):
@@ -262,9 +268,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CallbackLossShown(Shown):
-    """How many of the requested callbacks were lost: the share of `tasks`, the latest that finished, at most 50.
+    """The share of lost callbacks among the latest finished `tasks`, at most 50.
 
-    The true share is between `low` and `high` with 95 % confidence.
+    With 95 % confidence, the real share is between `low` and `high`.
     """
 
     provider: str
@@ -277,11 +283,13 @@ class CallbackLossShown(Shown):
 
 
 class RunTimesShown(Shown):
-    """How long the last tasks of a model ran, as far as they were submitted here."""
+    """The run times of the latest tasks of a model that Homing submitted."""
 
     provider: str
     kind: str
-    model: Annotated[str, Field(description="The provider's name of it; empty where it has no choice of models.")]
+    model: Annotated[
+        str, Field(description="The provider's name of the model. It is empty if the provider has no choice of models.")
+    ]
     median: Annotated[float, Field(description="Seconds.")]
     tasks: int
 
@@ -300,11 +308,11 @@ class StatsShown(Shown):
     polls: int
     orphans: dict[str, int]
     orphans_not_kept: Annotated[
-        int, Field(description="Unsigned orphan callbacks beyond what may wait at one URL: counted, not kept.")
+        int, Field(description="Unsigned orphan callbacks over the limit of their URL. They are only counted.")
     ]
     alarms: list[AlarmShown]
-    callback_loss: Annotated[list[CallbackLossShown], Field(description="For keys that see all.")]
-    run_times: Annotated[list[RunTimesShown], Field(description="For keys that see all.")]
+    callback_loss: Annotated[list[CallbackLossShown], Field(description="Only for keys that see all clients.")]
+    run_times: Annotated[list[RunTimesShown], Field(description="Only for keys that see all clients.")]
 
 
 class OrphanShown(Shown):
@@ -328,7 +336,7 @@ class OrphanShown(Shown):
 
 
 class OrphansShown(Shown):
-    """Orphans, as the store orders them."""
+    """Orphan callbacks, the latest callback first."""
 
     orphans: list[OrphanShown]
 
@@ -346,16 +354,16 @@ class CallbackUrlShown(Shown):
 
 
 class NewCallbackUrlShown(Shown):
-    """A new shared callback URL. `callback_url` is shown here and never again."""
+    """A new shared callback URL. Only this response shows `callback_url`."""
 
-    address: CallbackUrlShown
+    shared_callback_url: CallbackUrlShown
     callback_url: str
 
 
 class CallbackUrlsShown(Shown):
-    """All shared callback URLs, revoked ones among them."""
+    """All shared callback URLs, including revoked ones."""
 
-    addresses: list[CallbackUrlShown]
+    callback_urls: list[CallbackUrlShown]
 
 
 class DocumentShown(Shown):

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from tracker.api.http.schemas import Shown, Taken
+from tracker.api.http.base_schemas import Shown, Taken
 from tracker.api.schemas import LARGEST_ID, MAX_PAGE_SIZE, Identifier, Moment, TaskShown, Wait
 from tracker.model.task import Alarm
 
@@ -15,20 +15,21 @@ Wanted = Annotated[list[Identifier], Field(max_length=MAX_FILTER_VALUES)]
 
 
 class EventQuery(Taken):
-    """Which events to return. Of several values of one name any matches; of different names all must match."""
+    """Which events to return. An event must match one of the values of each parameter."""
 
-    after: Annotated[Cursor | None, Field(description="The cursor to continue from; 0: from the beginning.")] = None
-    type: Wanted = Field(default=[], description="Such as `succeeded`, `homing.alarm.*`.")
+    after: Annotated[Cursor | None, Field(description="The cursor to continue from. 0 is the beginning.")] = None
+    type: Wanted = Field(default=[], description="Such as `succeeded` or `homing.alarm.*`.")
     provider: Wanted = Field(default=[])
-    kind: Wanted = Field(default=[], description="May hold `*` and `?`.")
-    client: Wanted = Field(default=[], description="Other clients' events; for keys that see all.")
+    kind: Wanted = Field(default=[], description="It may contain the wildcards `*` and `?`.")
+    client: Wanted = Field(default=[], description="Only events of these clients. Needs a key that sees all clients.")
     tag: Wanted = Field(default=[])
     task: Annotated[Identifier | None, Field(description="Only events of this task, by any of its IDs.")] = None
     wait: Annotated[
-        Wait | None, Field(description="Return a page once there is an event, or after so many seconds.")
+        Wait | None, Field(description="Wait at most this many seconds for an event, then return a page.")
     ] = None
     limit: Annotated[
-        int | None, Field(ge=1, le=MAX_PAGE_SIZE, description="Return a page of at most so many (100).")
+        int | None,
+        Field(ge=1, le=MAX_PAGE_SIZE, description="Return a page of at most this many events (default 100)."),
     ] = None
 
 
@@ -50,12 +51,12 @@ class EventShown(Shown):
     id: Annotated[str, Field(description="The same in every delivery of the event.")]
     source: str
     type: str
-    subject: Annotated[str, Field(description="The task's ID, or the name that an alarm is counted under.")]
+    subject: Annotated[str, Field(description="The ID of the task, or the name of the alarm's counter.")]
     time: datetime
     datacontenttype: Literal["application/json"]
     dataschema: str
     sequence: Annotated[
-        str, Field(description="Grows with each event of the task; 10 or 19 digits, which compare as text.")
+        str, Field(description="Grows with each event of the task. It has 10 or 19 digits and sorts as text.")
     ]
     partitionkey: str
     data: TaskShown | AlarmData
@@ -66,15 +67,15 @@ class EventsShown(Shown):
 
     events: list[EventShown]
     next: Annotated[int, Field(description="The cursor to continue from.")]
-    more: Annotated[bool, Field(description="Whether the next page is there already.")]
+    more: Annotated[bool, Field(description="Whether the next page exists already.")]
 
 
 class OffShown(Shown):
     """Why a sink gets no deliveries, and how to resume it."""
 
-    by: Annotated[Literal["receiver", "operator"], Field(description="Who turned it off.")]
-    why: Annotated[str, Field(description="The answer of the receiver.")]
-    at: Annotated[datetime | None, Field(description="Since when; null if an operator paused it.")]
+    by: Annotated[Literal["endpoint", "operator"], Field(description="What turned the sink off.")]
+    why: Annotated[str, Field(description="The response of the endpoint.")]
+    at: Annotated[datetime | None, Field(description="When it was turned off; null if an operator paused it.")]
     resume: Annotated[str, Field(description="The request and the command that resume it.")]
 
 
@@ -82,19 +83,22 @@ class SinkShown(Shown):
     """The progress of one sink."""
 
     name: str
-    address: str
+    url: Annotated[str, Field(description="The URL of the sink, without secrets.")]
     state: Annotated[
         Literal["on", "failing", "off"],
         Field(description="Off: its endpoint answered 410, or an operator paused it."),
     ]
-    off: Annotated[OffShown | None, Field(description="Why it is off; null if it is not.")]
-    named: Annotated[bool, Field(description="Whether the process that answers has it in its settings.")]
-    behind: Annotated[int, Field(description="Events that the relay has not read for this sink yet.")]
-    behind_at_least: Annotated[bool, Field(description="Whether there may be more than `behind`.")]
+    off: Annotated[OffShown | None, Field(description="Why the sink is off; null if it is not off.")]
+    configured: Annotated[bool, Field(description="Whether HOMING_SINKS of the answering process has this sink.")]
+    unread: Annotated[int, Field(description="Events that the relay has not read for this sink yet.")]
+    unread_at_least: Annotated[bool, Field(description="Whether there may be more than `unread`.")]
     pending: Annotated[int, Field(description="Deliveries that will be retried.")]
     dead_letters: Annotated[int, Field(description="Deliveries that will not be retried.")]
     delivered: int
-    lag: Annotated[float | None, Field(description="Seconds since its oldest pending event; null: none.")]
+    lag: Annotated[
+        float | None,
+        Field(description="Seconds since the oldest event that the sink did not get; null if there is none."),
+    ]
     failures: Annotated[int, Field(description="Failed attempts since the last success.")]
     last_error: str
     last_error_at: datetime | None
@@ -111,7 +115,7 @@ class SinksShown(Shown):
 class ResumeQuery(Taken):
     """Where to continue."""
 
-    from_now: Annotated[bool, Field(description="Skip the events that it has missed.")] = False
+    from_now: Annotated[bool, Field(description="Skip the events that the sink missed.")] = False
 
 
 class SinkNamed(Shown):
@@ -131,7 +135,7 @@ class SecretShown(Shown):
     """The secrets with which an endpoint verifies Homing's signature."""
 
     name: str
-    secrets: Annotated[list[str], Field(description="The first signs; all are valid.")]
+    secrets: Annotated[list[str], Field(description="All are valid. Homing signs with each of them.")]
 
 
 class DeliveryQuery(Taken):
@@ -141,7 +145,7 @@ class DeliveryQuery(Taken):
     task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
     state: Literal["pending", "dead_letter"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
-    cursor: Annotated[str | None, Field(max_length=300, description="`next_cursor` of the page before.")] = None
+    cursor: Annotated[str | None, Field(max_length=300, description="`next_cursor` of the previous page.")] = None
 
 
 class DeliveryShown(Shown):
@@ -152,7 +156,7 @@ class DeliveryShown(Shown):
     type: str
     task_id: str | None
     state: Literal["pending", "dead_letter"]
-    attempts: Annotated[int, Field(description="0: it waits for an earlier event of its task.")]
+    attempts: Annotated[int, Field(description="0 if the delivery waits for an earlier event of its task.")]
     error: str
     first_at: datetime
     last_at: datetime
@@ -167,7 +171,7 @@ class DeliveriesShown(Shown):
 
 
 class ReplayBody(Taken):
-    """The events to replay to a sink. Each field that is given narrows them."""
+    """The events to replay to a sink. An event must match every field that is set."""
 
     sink: Identifier
     task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
@@ -179,7 +183,7 @@ class ReplayBody(Taken):
     @model_validator(mode="after")
     def _narrowed(self) -> Self:
         if self.task is None and self.since is None and self.until is None and not self.dead_letter:
-            raise ValueError("name at least one of task, since, until and dead_letter")
+            raise ValueError("no events are selected. Set at least one of task, since, until and dead_letter")
         return self
 
 
@@ -191,7 +195,7 @@ class ReplayShown(Shown):
 
 
 class DeadLetterBody(Taken):
-    """The pending deliveries to stop retrying. Each field that is given narrows them."""
+    """The pending deliveries to stop retrying. A delivery must match every field that is set."""
 
     sink: Annotated[Identifier | None, Field(description="Only deliveries to this sink.")] = None
     task: Annotated[Identifier | None, Field(description="Any of its IDs.")] = None
@@ -201,7 +205,7 @@ class DeadLetterBody(Taken):
     @model_validator(mode="after")
     def _narrowed(self) -> Self:
         if self.sink is None and self.task is None and self.event is None:
-            raise ValueError("name at least one of sink, task and event")
+            raise ValueError("no deliveries are selected. Set at least one of sink, task and event")
         return self
 
 

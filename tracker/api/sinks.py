@@ -7,8 +7,8 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from tracker.api import sink_schemas as schemas
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, json_response
-from tracker.api.http.schemas import Nothing
 from tracker.api.schemas import LARGEST_ID
 from tracker.api.sink_schemas import DeadLetterBody, DeliveryQuery, ReplayBody, ResumeQuery, SecretQuery
 from tracker.errors import Conflict, InvalidRequest, NotFound
@@ -21,7 +21,9 @@ sink_endpoint: Final = partial(ApiEndpoint, group="sinks", all_clients=True)
 async def list_sinks(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Show the progress of each sink, and what is wrong with it."""
     sink_admin, now = request.tracker.sink_admin, request.tracker.clock()
-    sinks = [sink_shown(state, named=state.name in sink_admin.names, now=now) for state in await sink_admin.sinks()]
+    sinks = [
+        sink_shown(state, configured=state.name in sink_admin.names, now=now) for state in await sink_admin.sinks()
+    ]
     return json_response(schemas.SinksShown(sinks=sinks))
 
 
@@ -106,27 +108,27 @@ def _read_cursor(cursor: str) -> tuple[int, str]:
     """Return the event and the sink that the previous page ended with."""
     number, _, sink = cursor.partition(".")
     if not (number.isascii() and number.isdecimal() and (not sink or identifier(sink))) or int(number) > LARGEST_ID:
-        raise InvalidRequest("cursor: give next_cursor of the page before as it is")
+        raise InvalidRequest("cursor is not valid. Pass `next_cursor` of the previous page unchanged")
     return int(number), sink
 
 
-def sink_shown(state: SinkState, *, named: bool, now: datetime) -> schemas.SinkShown:
-    """Return what the API shows of a sink. ``named``: the settings of this process name it."""
+def sink_shown(state: SinkState, *, configured: bool, now: datetime) -> schemas.SinkShown:
+    """Return what the API shows of a sink. ``configured``: HOMING_SINKS of this process has it."""
     off = schemas.OffShown(
-        by="receiver" if state.refused else "operator",
+        by="endpoint" if state.refused else "operator",
         why=state.last_error if state.refused else "paused",
         at=state.last_error_at if state.refused else None,
-        resume=f"POST /v1/sinks/{state.name}/resume, or homing sinks resume {state.name}",
+        resume=f"POST /v1/sinks/{state.name}/resume, or `homing sinks resume {state.name}`",
     )
     failing = state.failures > 0 and (state.waiting > 0 or state.behind > 0)
     return schemas.SinkShown(
         name=state.name,
-        address=state.address,
+        url=state.address,
         state="off" if not state.on else "failing" if failing else "on",
         off=None if state.on else off,
-        named=named,
-        behind=state.behind,
-        behind_at_least=state.at_least,
+        configured=configured,
+        unread=state.behind,
+        unread_at_least=state.at_least,
         pending=state.waiting,
         dead_letters=state.dead,
         delivered=state.delivered,

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from tracker.api import rendering as show
 from tracker.api import schemas
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.disconnect import CLIENT_LEFT, while_connected
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header, json_response
-from tracker.api.http.schemas import Nothing
 from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, ResolveBody, TaskQuery, WaitQuery
 from tracker.errors import Conflict, Forbidden, NotFound, Overloaded, TooMany
 from tracker.model.records import TaskFilter

@@ -136,7 +136,7 @@ class Dispatcher:
     def _caught_up(self, task: asyncio.Task[None]) -> None:
         self.late.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("what was sent late to the sink %s ended with %s", self._sink.name, type(error).__name__)
+            log.error("a late delivery to sink %s failed with %s", self._sink.name, type(error).__name__)
 
     async def _slotted(
         self,
@@ -243,7 +243,7 @@ class Dispatcher:
                 if not outcome.delivered:
                     self._fail(now, event, outcome, at, self.circuits.probe_by(endpoint))
         if failed_before is not self.circuits.of(endpoint).failing:
-            state = "works again" if failed_before else f"fails, and is tried again: {now.progress.error}"
+            state = "works again" if failed_before else f"fails and is retried: {now.progress.error}"
             log.warning("sink %s%s %s", self._sink.name, "" if endpoint == self._sink.name else f" ({endpoint})", state)
 
     def _fail(
@@ -284,7 +284,7 @@ def by_endpoint(sink: Sink, events: Sequence[Found]) -> tuple[dict[str, list[Pub
         try:
             endpoint = sink.endpoint(event)
         except Exception as error:  # noqa: BLE001 - the same event would fail again
-            broken.append(_unsendable(event, f"it broke with {type(error).__name__} when asked where this goes"))
+            broken.append(_unsendable(event, f"its endpoint function raised {type(error).__name__}"))
         else:
             if endpoint is not None:
                 groups[endpoint].append(event)

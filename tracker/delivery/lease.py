@@ -167,7 +167,9 @@ class LeasedSink:
                         "sink %s: %d dead letters, see homing deliveries --dead-letter", self.name, dead_letters
                     )
                 if self.dispatcher.gone:
-                    log.warning("sink %s wants no more and is off: %s", self.name, settled.error)
+                    log.warning(
+                        "sink %s is off, because its endpoint refused further events: %s", self.name, settled.error
+                    )
                     self.end()
                 if settled.failed or self.dispatcher.recovered:
                     self._stir()

@@ -158,4 +158,4 @@ async def _close(sink: Sink) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT.total_seconds()):
             await sink.close()
     except Exception as error:  # noqa: BLE001 - it is let go in any case
-        log.warning("the sink %s could not be closed: %s", sink.name, type(error).__name__)
+        log.warning("sink %s could not be closed: %s", sink.name, type(error).__name__)

@@ -75,7 +75,7 @@ class SinkWorker:
                 self._leased.dispatcher.failures += 1
                 progress.error = f"it cannot be opened: {said}"
                 if tries == 1:
-                    log.warning("sink %s fails, and is tried again: %s", self._sink.name, progress.error)
+                    log.warning("sink %s fails and is retried: %s", self._sink.name, progress.error)
                 wait = backoff.probe_in(tries, chance=self._chance())
                 self._leased.opening_at = self._leased.clock() + wait
                 await self._leased.write(progress)
@@ -83,7 +83,7 @@ class SinkWorker:
             else:
                 self._leased.opening_at = None
                 if tries:
-                    log.warning("sink %s works again: it was opened", self._sink.name)
+                    log.warning("sink %s works again", self._sink.name)
                 return
 
     async def run(self, stop: asyncio.Event) -> None:

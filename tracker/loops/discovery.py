@@ -1,4 +1,4 @@
-"""Tasks without a row: orphan callbacks to check, and the provider's list of tasks."""
+"""Discovery of tasks without a row: it checks orphan callbacks and the provider's list of tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,16 +20,16 @@ LIST_PAGES: Final = 1_000
 UNRESOLVED: Final = 1_000
 WINDOW: Final = timedelta(minutes=1)
 ORIGIN: Final = "discover"
-DELETED: Final = "its task was deleted when its time was over"
+DELETED: Final = "its task was deleted after the retention time"
 DISCOVERER: Final = ClientIdentity(name="local")
 
 
 @dataclass(slots=True, kw_only=True)
 class Discovered:
-    """What paging the provider's list found.
+    """The result of reading the provider's list.
 
-    ``deleted`` counts those that retention has deleted. ``candidates`` are pairs of our unresolved task and a listed id
-    that could be it: for the operator to settle.
+    ``deleted`` counts listed tasks that retention has deleted. ``candidates`` are pairs of an unresolved task of Homing
+    and a listed ID that may belong to it. The operator decides.
     """
 
     listed: int = 0
@@ -41,7 +41,7 @@ class Discovered:
 
 
 class Discovery:
-    """Confirms tasks at the provider before it believes in them."""
+    """Adopts tasks of unknown callbacks and lists, after the provider has confirmed them."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Discovery:
         self._clock = clock
 
     async def check(self, account: Account, orphan: Orphan) -> bool:
-        """Ask the provider whether an orphan is a task of this account, and adopt it if so.
+        """Poll the provider about an orphan, and adopt it if it is a task of this account.
 
-        Without a kind of its own it is looked for among the kinds that we submit: each is one more request. One that
-        retention has deleted stays deleted.
+        If its kind is unknown, Homing tries each kind that it submits, with one request per kind. A task that retention
+        has deleted stays deleted.
         """
         if await self._is_deleted(account, orphan.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
@@ -76,13 +76,13 @@ class Discovery:
                 return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
         unknown = absent == len(names)
-        why = "the provider does not know it" if unknown else "the provider could not be asked"
-        # The first callback may be faster than the provider's own view of the task: one denial is not enough.
+        why = "the provider does not know it" if unknown else "the provider did not answer"
+        # The first callback may arrive before the provider's queries know the task, so one denial is not enough.
         await self._leave(orphan, why)
         return False
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
-        # A callback that names Homing's ID alone: only the provider knows which of its tasks that was.
+        # The callback has only Homing's ID. Only the provider knows which of its tasks that is.
         if await self._is_deleted(account, found.report.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
             return False
@@ -100,10 +100,12 @@ class Discovery:
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, caller: ClientIdentity = DISCOVERER) -> Discovered:
-        """Page the provider's list for tasks that have no row, and adopt them for ``caller``.
+        """Read the provider's list and adopt tasks without a row for ``caller``.
 
-        A listed task without an external id that could be one of our unresolved submits is left for the operator: the
-        list shows nothing that would prove it. Raises ProviderUnavailable where a page cannot be read.
+        A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
+        Homing leaves it to the operator.
+
+        Raises: ProviderUnavailable, if a page cannot be read.
         """
         account = self._accounts[provider]
         result = Discovered()
@@ -163,7 +165,7 @@ class Discovery:
         return task if task is not None and task.provider_task_id == provider_task_id else None
 
     async def _is_deleted(self, account: Account, provider_task_id: str | None) -> bool:
-        """Return whether retention has deleted a task: what comes of it later is not taken for a new one."""
+        """Return whether retention has deleted a task. Later reports about it do not make a new task."""
         if provider_task_id is None:
             return False
         named = (account.provider.name, account.name, provider_task_id)

@@ -1,4 +1,4 @@
-"""Expiry: the loop that warns of results that are about to stop working, while they can still be fetched."""
+"""Expiry: the loop that warns of result URLs that will soon stop working."""
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ class Expiry:
                 await pause(stop, self._idle)
 
     async def run_once(self) -> int:
-        """Warn of the next results of each provider that stop working soon, and count."""
+        """Warn of the next expiring results of each provider. Return how many there were."""
         found = 0
         for account in self._accounts.values():
             found += await self._store.result_expiry.warn(
@@ -63,5 +63,5 @@ class Expiry:
                 limit=STEP,
             )
         if found:
-            self._feed.hint()
+            self._feed.signal_commit()
         return found

@@ -28,26 +28,26 @@ log: Final = logging.getLogger("homing.membership")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rhythm:
-    """How often a process says that it is alive, and after how long a silence it counts as dead."""
+class HeartbeatTiming:
+    """The interval of heartbeats, and the time without a heartbeat after which a process counts as dead."""
 
     heartbeat: timedelta = timedelta(seconds=2)
     silence: timedelta = timedelta(seconds=10)
 
 
-RHYTHM: Final = Rhythm()
+HEARTBEAT_TIMING: Final = HeartbeatTiming()
 
 
 def this_process(owner: str, parts: Collection[Part]) -> Server:
-    """Return this process as the others see it."""
+    """Return this process as other processes see it."""
     named = tuple(part.value for part in Part if part in parts)
     return Server(owner=owner, host=socket.gethostname(), pid=os.getpid(), parts=named)
 
 
 class Membership:
-    """``async with`` joins, keeps the membership alive, and leaves; inside it the tracker is ready for loops.
+    """``async with`` joins, writes heartbeats, and leaves. Within the block, the tracker is ready for loops.
 
-    ``store``, ``notes`` and ``clock`` are the tracker's; ``margin`` is what is added to a lease of a dead process.
+    ``store``, ``notes`` and ``clock`` are the tracker's. ``margin`` is added to the leases of a dead process.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class Membership:
         *,
         me: Server,
         margin: timedelta,
-        rhythm: Rhythm = RHYTHM,
+        heartbeat_timing: HeartbeatTiming = HEARTBEAT_TIMING,
     ) -> None:
         self._store = store
         self._notes = notes
         self._clock = clock
         self._me = me
         self._margin = margin
-        self._rhythm = rhythm
+        self._heartbeat_timing = heartbeat_timing
         self._share = 1.0
         self._failures = Failures(log, "the heartbeat cannot be written", "the heartbeat works again")
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
     def share(self) -> float:
-        """Return this process's share of all requests: 1.0 where it is alone."""
+        """Return this process's share of the request budget. It is 1.0 for a single process."""
         return self._share
 
     async def __aenter__(self) -> Self:
         if not self._store.shared:
             await self._store.continue_numbers()
-            # Take up at once what an earlier process was asking about.
+            # Continue at once the polls of an earlier process.
             await self._store.due_tasks.release(owner=self._me.owner, margin=self._margin)
             return self
         heartbeat = await self._write()
@@ -92,7 +92,7 @@ class Membership:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave, so that nobody has to wait for our silence; where that fails they will."""
+        """Leave, so that other processes can take over at once. If that fails, they wait for missing heartbeats."""
         if self._running is None:
             return
         self._stop.set()
@@ -101,17 +101,17 @@ class Membership:
             await self._store.servers.leave(self._me.owner, margin=self._margin)
 
     async def _run(self) -> None:
-        """Write heartbeats; a failure is logged once, and the next heartbeat tries again."""
-        while not await pause(self._stop, self._rhythm.heartbeat):
+        """Write heartbeats. A failure is logged once, and the next heartbeat tries again."""
+        while not await pause(self._stop, self._heartbeat_timing.heartbeat):
             with self._failures.survived():
                 self._follow(await self._write())
 
     async def _write(self) -> Heartbeat:
-        # A heartbeat promises to other processes that the rows say which clients left before it.
+        # Other processes rely on a heartbeat: all clients that left before it are recorded.
         await self._notes.flush()
         return await self._store.servers.beat(
             self._me,
-            silence=self._rhythm.silence,
+            silence=self._heartbeat_timing.silence,
             margin=self._margin,
             own=self._clock.own,
         )
@@ -122,7 +122,7 @@ class Membership:
         self._share = 1 / max(looping, 1)
         for taken in heartbeat.taken:
             log.warning(
-                "process %d on %s (%s) has been silent for %.0f s: %d of its tasks are taken over",
+                "process %d on %s (%s) has sent no heartbeat for %.0f s: %d of its tasks are taken over",
                 taken.server.pid,
                 taken.server.host,
                 ", ".join(taken.server.parts),

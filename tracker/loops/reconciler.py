@@ -42,7 +42,7 @@ LOOK_AHEAD: Final = timedelta(minutes=1)
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What one round did: tasks claimed, requests sent, and what came of them."""
+    """The counts of one round: leased tasks, requests and results."""
 
     claimed: int = 0
     requests: int = 0
@@ -64,7 +64,7 @@ class Counts:
 
 
 class Reconciler:
-    """``run_once`` does one round and counts; ``run`` does rounds until it is stopped."""
+    """``run_once`` does one round and returns its counts. ``run`` does rounds until it is stopped."""
 
     def __init__(
         self,
@@ -99,10 +99,11 @@ class Reconciler:
         self._silent: dict[str, int] = defaultdict(int)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do rounds until ``stop``; a round that fails is logged once and followed by the next.
+        """Do rounds until ``stop``. A failed round is logged once, and the next one follows.
 
-        Rounds overlap, each over the tasks that it has leased, so that one slow answer holds up no other task; where
-        one finds more due than it takes, the next begins at once. The schedule learns from finished tasks beside them.
+        Rounds overlap. Each works on the tasks that it has leased, so one slow answer does not delay other tasks. If
+        more tasks are due than a round takes, the next one starts at once. In parallel, the schedule learns from
+        finished tasks.
         """
         await self._learner.refresh()
         learning = asyncio.create_task(self._learner.run(stop))
@@ -123,16 +124,16 @@ class Reconciler:
                 counts = await self.run_once()
 
     async def run_once(self) -> Counts:
-        """Claim what is due, poll it, record the answers, and count."""
+        """Lease due tasks, poll them, record the answers, and return the counts."""
         counts = Counts()
-        # Long enough for the last of a round whose every poll takes all its time.
+        # Long enough for the last task of a round in which every poll takes its maximum time.
         policy = self._policy
         lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
         await self._bring_forward()
         now = self._clock()
         checking = self._budget.has_for_orphan(now)
         if not await self._store.due_tasks.is_due(now, lease=lease, orphans=checking):
-            # A claim writes, and where nothing is due it would hold up a batch for nothing, many times a second.
+            # Acquiring leases writes. If nothing is due, that would delay batches many times a second.
             return counts
         due = await self._store.due_tasks.acquire(now=self._clock(), limit=CLAIM, owner=self._owner, lease=lease)
         counts.claimed = len(due)
@@ -151,9 +152,9 @@ class Reconciler:
         return counts
 
     async def _bring_forward(self) -> None:
-        """Make tasks due now whose next poll is too far ahead: it was planned while the clock was ahead.
+        """Make tasks due now if their next poll is too far ahead, because it was planned while the clock was ahead.
 
-        This runs when the clock was set back, and rarely otherwise: no process may have run when the clock was set.
+        This runs after the clock was set back, and rarely otherwise, because no process may have run at that time.
         """
         at, set_back = self._monotonic(), self._poller.clock_settings.times_set_back()
         if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
@@ -167,7 +168,7 @@ class Reconciler:
         )
         if rescheduled:
             log.warning(
-                "%d tasks were planned too far ahead, probably because a clock was set back; they are due now",
+                "%d polls were planned too far ahead, probably because a clock was set back. They are due now",
                 rescheduled,
             )
 
@@ -175,7 +176,7 @@ class Reconciler:
         proving = await self._poller.lookups_to_prove(account, tasks)
         ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
         others = [task for task in tasks if task.provider_task_id is None]
-        # An address that answers every batch with nonsense may still answer about each task alone.
+        # A server that answers every batch with unreadable data may still answer single polls.
         in_batches = self._silent[account.name] < SILENCES and await self._poller.batches(account)
         self._silent[account.name] %= SILENCES
         if len(ready) > 1 and in_batches:
@@ -187,7 +188,7 @@ class Reconciler:
         await _gather(self._guarded(account, task, counts, prove=True) for task in proving)
 
     async def _poll_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
-        """Poll a chunk at once; return the tasks that the reply says nothing of, to be polled one by one."""
+        """Poll several tasks with one request. Return the tasks that the reply does not contain, for single polls."""
         until = self._blocked(account)
         if until is not None:
             for task in tasks:
@@ -212,7 +213,7 @@ class Reconciler:
             return []
         if isinstance(outcome, Busy):
             self._pause(account, min(outcome.retry_after or BUSY_PAUSE, self._policy.greatest_gap))
-        # Refused as a whole: the single query, when its time has come, shows what is the matter.
+        # The whole batch was refused. The next single polls will show the reason.
         return tasks
 
     async def _record(
@@ -240,7 +241,7 @@ class Reconciler:
 
     async def _look_after(self, account: Account, task: Task, counts: Counts, *, prove: bool) -> None:
         if task.id in self._submission.sending:
-            # Whatever the clock says of its lease: its submit is under way right here. This lease would outlast it.
+            # This process is submitting the task now, even if its lease looks expired. A new lease would last too long.
             await self._postpone(account, task, self._clock() + self._policy.first_lookup, counts)
             return
         if task.status is Status.PENDING and task.origin == ORIGIN_SUBMIT:
@@ -254,7 +255,7 @@ class Reconciler:
                 await self._submission.give_up(task, "the provider never took it")
                 counts.settled += 1
                 return
-        # A lookup that proves nothing is followed by the usual question: the budget pays for both.
+        # A lookup without a result is followed by a poll, so both count in the budget.
         prove = prove and self._budget.take(self._clock()) is None
         counts.requests += 1
         poll = self._poller.prove_lookups if prove else self._poller.poll
@@ -266,7 +267,7 @@ class Reconciler:
         if answer.credential_refused:
             self._refused[account.name].add(task.id)
             if len(self._refused[account.name]) < REFUSALS:
-                # One task alone may be what the credential does not reach; several in a row are the credential.
+                # For one task, the credential may lack access. Several refusals in a row mean a bad credential.
                 return
         else:
             self._refused[account.name].clear()
@@ -286,7 +287,7 @@ class Reconciler:
         self._poller.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
-        """Take a request from the budget, or return until when the account must be left alone."""
+        """Take a request from the budget, or return until when the account may not be polled."""
         now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused
@@ -325,7 +326,7 @@ class Reconciler:
 
 
 async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = AT_ONCE) -> list[T]:
-    """Await all, a few at once; one that fails unexpectedly is logged and left out."""
+    """Await all, a few at the same time. Log unexpected failures and leave them out."""
     slots = asyncio.Semaphore(at_once)
 
     async def one(thing: Coroutine[None, None, T]) -> T:
@@ -336,14 +337,14 @@ async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = 
     done: list[T] = []
     for result in ended:
         if isinstance(result, BaseException):
-            log.error("looking after a task failed: %s", type(result).__name__)
+            log.error("polling a task failed unexpectedly: %s", type(result).__name__)
         else:
             done.append(result)
     return done
 
 
 async def _any(*events: asyncio.Event, within: timedelta) -> None:
-    """Wait until one of the events, or until the time is over."""
+    """Wait until one of the events is set or the time is over."""
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waiting, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)

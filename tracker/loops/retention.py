@@ -1,7 +1,7 @@
-"""Retention: the loop that deletes tasks when their time is over, in steps so small that nobody notices.
+"""Retention: the loop that deletes tasks after the retention time, in small steps.
 
-A step takes the database for a few milliseconds, and then leaves it alone for several times as long: what is busy
-otherwise slows the deleting down, never the other way round.
+A step uses the database for a few milliseconds and then pauses for several times as long. So other work slows down the
+deletion, but not the other way round.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ log: Final = logging.getLogger("homing.retention")
 
 STEP: Final = 50
 PAUSE: Final = timedelta(milliseconds=20)
-# How many times longer than a step the pause behind it is: one that writes meets a step once in ten times.
-REST: Final = 9
+# The length of the pause as a multiple of the step before it. A write meets a step once in ten times.
+PAUSE_FACTOR: Final = 9
 IDLE: Final = timedelta(minutes=1)
 LOGGED_TASKS: Final = 10_000
 
 
 class Retention:
-    """``run_once`` does one step and counts; ``run`` does steps until it is stopped.
+    """``run_once`` does one step and returns its counts. ``run`` does steps until it is stopped.
 
-    ``keep`` is how long a task is kept after it finished, and an orphan or an alarm after it was last seen;
-    ``idle`` how long to wait where nothing is left to delete, or where the database fails.
+    ``keep`` is how long a task is kept after it finished, and an orphan or an alarm after it was last seen. ``idle`` is
+    the pause if there is nothing to delete, or if the database fails.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], datetime], keep: timedelta, idle: timedelta = IDLE) -> None:
@@ -41,13 +41,13 @@ class Retention:
         self._failures = Failures(log, "retention cannot work", "retention works again")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do steps until ``stop``; one that fails is logged once, and tried again later."""
+        """Do steps until ``stop``. A failed step is logged once and repeated later."""
         loop = asyncio.get_running_loop()
         while not stop.is_set():
             began = loop.time()
             rest = self._idle
             if await self._step():
-                rest = max(PAUSE, timedelta(seconds=(loop.time() - began) * REST))
+                rest = max(PAUSE, timedelta(seconds=(loop.time() - began) * PAUSE_FACTOR))
             await pause(stop, rest)
         self._log()
 

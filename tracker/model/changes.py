@@ -1,8 +1,8 @@
-"""What the recorder hands to the store: pieces of work that become one transaction.
+"""Pieces of work for the store. The store commits a batch of them in one transaction.
 
-A piece of work names the rows it needs by keys. The store loads them for the whole batch. It calls ``decide`` of each
-piece in arrival order with the rows as they are by then, so that several pieces about one task fold in memory.
-``decide`` is pure: it returns a Change, or raises a CallerError, which then goes to its caller alone.
+A piece of work names the rows that it needs by keys. The store loads the rows of the whole batch. It calls ``decide``
+of each piece in the order of arrival, with the rows as the earlier pieces left them. ``decide`` is pure: it returns a
+Change, or raises a CallerError for its own caller only.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Key(NamedTuple):
-    """One way to name a task. ``scope`` is empty for our own id, else who gave the id."""
+    """One way to identify a task. ``scope`` is empty for Homing's ID. Otherwise it says where the ID is unique."""
 
     by: Literal["id", "provider_task_id", "sent_external_id", "external_key", "idempotency_key", "unanswered"]
     value: str
@@ -49,12 +49,12 @@ def by_idempotency_key(client: str, value: str) -> Key:
 
 
 def by_unanswered(client: str, request_hash: str) -> Key:
-    """Name the submits of a client's body that were never answered."""
+    """Return the key of the submissions of a client's body without an answer."""
     return Key("unanswered", request_hash, (client,))
 
 
 class Known:
-    """The rows of a batch as they stand after the pieces so far."""
+    """The rows of a batch after the pieces of work so far."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._tasks = {task.id: task for task in tasks}
@@ -71,20 +71,20 @@ class Known:
                 index[new].add(task.id)
 
     def get(self, key: Key) -> Task | None:
-        """Return the row that answers to ``key``; of several the one that is not released, then the newest."""
+        """Return the row with ``key``. Of several, prefer one that is not released, then the newest."""
         if key.by == "id":
             return self._tasks.get(key.value)
         return min(self.every(key), key=lambda task: task.released, default=None)
 
     def other_holder(self, task: Task, provider_task_id: str | None) -> Task | None:
-        """Return the other row that has the provider ID that a report about ``task`` names."""
+        """Return another row with the provider ID of a report about ``task``."""
         if provider_task_id is None:
             return None
         holder = self.get(by_provider_id(task.provider, task.account, provider_task_id))
         return None if holder is None or holder.id == task.id else holder
 
     def every(self, key: Key) -> Sequence[Task]:
-        """Return all rows that answer to ``key``, newest first; keys that are not unique have several."""
+        """Return all rows with ``key``, newest first. A key that is not unique may have several."""
         if key.by == "id":
             return [self._tasks[key.value]] if key.value in self._tasks else []
         index = self._indexes.get(key.by)
@@ -113,7 +113,7 @@ def key_of(task: Task, by: str) -> Key | None:
 
 
 class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
-    """An alarm on its way to its hourly count."""
+    """An alarm to add to its hourly count."""
 
     kind: Alarm
     provider: str
@@ -123,7 +123,7 @@ class RaisedAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An observation to keep, under the key that absorbs repeats."""
+    """An observation to store. Repeats have the same ``dedupe_key``."""
 
     dedupe_key: str
     shown: HistoryEntry
@@ -131,7 +131,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What an address was seen to do (``present``) or not to do."""
+    """A capability that a provider URL was seen to have (``present``) or not to have."""
 
     base_url: str
     kind: str
@@ -141,9 +141,9 @@ class Seen:
 
 
 class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
-    """What one piece of work wants written, and what its caller gets once that is committed.
+    """The rows that one piece of work writes, and the result for its caller after the commit.
 
-    ``others`` are further rows that change with ``task``: those that give up an id to it.
+    ``others`` are more rows that change with ``task``, because they release an ID to it.
     """
 
     result: T_co
@@ -162,14 +162,14 @@ class Change(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
 
 
 class Work(Protocol[T_co]):
-    """One piece: the rows it needs, and its decision. Each verb has a class of its own, mostly in ``rules``."""
+    """One piece of work: the keys of its rows, and its decision. Each operation has a class, mostly in ``rules``."""
 
     @property
     def keys(self) -> frozenset[Key]:
         """The keys of the rows to load and lock: every key that the decision reads."""
 
     def decide(self, known: Known) -> Change[T_co]:
-        """Return what to write, or raise a CallerError. Pure: it may run again."""
+        """Return the change to write, or raise a CallerError. It is pure and may run again."""
 
 
 class RecordChange(msgspec.Struct, Generic[T], frozen=True):
@@ -183,7 +183,7 @@ class RecordChange(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Audited(msgspec.Struct, frozen=True, kw_only=True):
-    """Work on one task that the audit records when it is committed; ``client`` did it."""
+    """Work of ``client`` on one task. The audit records it in the same transaction."""
 
     work: Work[Task]
     at: datetime

@@ -1,6 +1,6 @@
 """The time that all replicas share: this machine's clock, corrected by the measured difference to the database's.
 
-Durations and pauses are measured on the monotonic clock, which nobody can set: seconds since any moment, as a float.
+Durations and pauses are measured with the monotonic clock, in seconds as a float. Nothing can set that clock.
 
 The database reads its clock at an unknown moment between two local times. The shorter that interval, the more exact is
 the reading. Pure except for reading this machine's clock.
@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Final
 
 READINGS: Final = 8
-# Less than that is a clock being adjusted, or a slow reading, and not one being set.
+# A smaller difference is a slow reading, or a clock that is slowly adjusted. A larger one means that a clock was set.
 SET_BY: Final = timedelta(seconds=2)
 Monotonic = Callable[[], float]
 # Returns so many random bytes, which nobody can guess.
@@ -22,13 +22,13 @@ RandomBytes = Callable[[int], bytes]
 
 
 def utc_now() -> datetime:
-    """Read the machine's clock."""
+    """Return the time of this machine."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the database's clock said (``at``), between two times of our own."""
+    """A reading of the database clock (``at``), between two times of this machine."""
 
     before: datetime
     at: datetime
@@ -36,7 +36,7 @@ class Reading:
 
     @property
     def ahead(self) -> timedelta:
-        """How far the database's clock is ahead of ours, give or take ``error``."""
+        """How far the database clock is ahead of this machine's, within ``error``."""
         return self.at - self.before - self.error
 
     @property
@@ -45,9 +45,9 @@ class Reading:
 
 
 def offset(readings: Sequence[Reading]) -> timedelta:
-    """How far the database's clock is ahead, by the surest of the latest readings that agree with each other.
+    """Return how far the database clock is ahead, from the most exact reading that agrees with the latest one.
 
-    One that contradicts the latest was taken before somebody set one of the clocks, and counts no more.
+    A reading that contradicts the latest one is older than a change of one of the clocks, and is ignored.
     """
     latest = readings[-1]
 
@@ -58,7 +58,7 @@ def offset(readings: Sequence[Reading]) -> timedelta:
 
 
 class SteeredClock:
-    """The machine's clock, ``own``, until readings of a database's clock say how far that is ahead."""
+    """The clock of this machine (``own``), corrected by readings of a database clock once there are any."""
 
     def __init__(self, own: Callable[[], datetime] = utc_now) -> None:
         self.own = own
@@ -69,14 +69,14 @@ class SteeredClock:
         return self.own() + self.ahead
 
     def steer(self, reading: Reading) -> None:
-        """Follow the database's clock from now on; a reading during which our own was set back is no measure."""
+        """Follow the database clock from now on. Ignore a reading during which this machine's clock was set back."""
         if reading.after >= reading.before:
             self._readings.append(reading)
             self.ahead = offset(self._readings)
 
 
 class Deadline:
-    """A moment on the monotonic clock, ``within`` from now; no setting of the wall clock moves it."""
+    """A moment ``within`` from now on the monotonic clock. A change of the wall clock does not move it."""
 
     def __init__(self, monotonic: Monotonic, within: timedelta) -> None:
         self._monotonic = monotonic
@@ -84,12 +84,12 @@ class Deadline:
 
     @property
     def left(self) -> timedelta:
-        """The time until it; negative once it has passed."""
+        """The time until the moment. It is negative afterwards."""
         return timedelta(seconds=self._at - self._monotonic())
 
 
 class ClockSettings:
-    """Notices that the wall clock was set, by comparing it with the monotonic one."""
+    """Detects changes of the wall clock by comparing it with the monotonic clock."""
 
     def __init__(self, clock: Callable[[], datetime], monotonic: Monotonic) -> None:
         self._clock = clock
@@ -99,7 +99,7 @@ class ClockSettings:
         self._times_set_back = 0
 
     def times_set_back(self) -> int:
-        """Return how often the clock was set back so far."""
+        """Return how many times the clock was set back so far."""
         self._compare()
         return self._times_set_back
 

@@ -1,4 +1,4 @@
-"""Bodies that were sent compressed (RFC 9110, section 8.4), decoded within a bound."""
+"""Decoding of compressed bodies (RFC 9110, section 8.4) within a size limit."""
 
 import zlib
 from typing import Final
@@ -14,19 +14,19 @@ IDENTITY: Final = frozenset({"", "identity"})
 
 
 def is_encoded(encoding: str) -> bool:
-    """Return whether a Content-Encoding header says that a body has to be decoded."""
+    """Return whether a body with this Content-Encoding header must be decoded."""
     return encoding.strip().lower() not in IDENTITY
 
 
 def decode(body: bytes, encoding: str, *, limit: int) -> bytes:
-    """Return a body as it was before it was compressed, of at most ``limit`` bytes.
+    """Return the decompressed body of at most ``limit`` bytes.
 
-    Raises WrongMediaType where the encoding is none of gzip and deflate, or the bytes are not that; TooLarge.
+    Raises: WrongMediaType, if the encoding is not gzip or deflate, or the bytes do not match it; TooLarge.
     """
     name = encoding.strip().lower()
     wrappers = WRAPPERS.get(name)
     if wrappers is None:
-        raise WrongMediaType("the Content-Encoding is not supported; send the body uncompressed, or as gzip or deflate")
+        raise WrongMediaType("the Content-Encoding is not supported. Send the body uncompressed, or as gzip or deflate")
     for wrapper in wrappers:
         try:
             return _inflate(body, wrapper, limit)
@@ -36,7 +36,7 @@ def decode(body: bytes, encoding: str, *, limit: int) -> bytes:
 
 
 def _inflate(body: bytes, wrapper: int, limit: int) -> bytes:
-    """Decode all members of a stream. Raises zlib.error, EOFError where the last one is cut, or TooLarge."""
+    """Decode all members of a stream. Raises: zlib.error, EOFError if the last member is incomplete, TooLarge."""
     whole = bytearray()
     left = body
     while left or not whole:

@@ -1,4 +1,4 @@
-"""The address of a SQLite database."""
+"""The URL of a SQLite database."""
 
 from pathlib import Path
 from typing import Final
@@ -8,5 +8,5 @@ PREFIX: Final = "sqlite:///"
 
 
 def path_of(url: str) -> Path | None:
-    """Return the file that ``sqlite:///…`` names, with percent-encoded characters decoded; None for another URL."""
+    """Return the file of a ``sqlite:///…`` URL with percent-encoded characters decoded, or None for another URL."""
     return Path(unquote(url.removeprefix(PREFIX))) if url.startswith(PREFIX) else None

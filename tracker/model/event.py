@@ -1,4 +1,4 @@
-"""The one shape of a task and of an event, wherever they are shown.
+"""The common shape of tasks and events in all outputs.
 
 An event is a CloudEvent (https://github.com/cloudevents/spec, 1.0.2): ``id`` stays the same however often it is sent,
 ``subject`` is the task, ``sequence`` grows with the task's versions (see ``sequence_of``), as digits that compare as
@@ -25,19 +25,19 @@ from tracker.model.task import Alarm, Status, Task, Trust
 
 TASK_TYPE: Final = "homing.task."
 ALARM_TYPE: Final = "homing.alarm."
-# The events of a task besides those of its statuses. A pending task has no event: it is only recorded.
+# The events of a task besides the events of its statuses. A pending task has no event: it is only recorded.
 CHANGES: Final = ("updated", "corrected")
 TASK_TYPES: Final = tuple(
     TASK_TYPE + name for name in (*(status.value for status in Status if status is not Status.PENDING), *CHANGES)
 )
 ALARM_TYPES: Final = tuple(ALARM_TYPE + alarm.value for alarm in Alarm)
 TYPES: Final = TASK_TYPES + ALARM_TYPES
-# The last part counts the versions of the shape; what is only added does not make a new one.
+# The last part is the version of the shape. New fields do not make a new version.
 TASK_SCHEMA: Final = "urn:homing:task:2"
 ALARM_SCHEMA: Final = "urn:homing:alarm:1"
 JSON_TYPE: Final = "application/json"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
-# What events come from where nobody has said it: CloudEvents want a source always.
+# The source of events if none is configured. CloudEvents require a source.
 NO_SOURCE: Final = "urn:homing"
 TrustName = Literal["unverified", "token", "signed", "provider"]
 TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
@@ -45,11 +45,11 @@ TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
 )
 # 2020-01-01 UTC in Unix milliseconds. A range of event numbers begins at the milliseconds since then, shifted by BITS.
 EPOCH: Final = 1_577_836_800_000
-# Room for 4,096 events in a millisecond: no range reaches one that begins later.
+# 4,096 numbers per millisecond, so no range reaches a range that begins later.
 BITS: Final = 12
-# Every number below was counted from 1, every other belongs to a range.
+# Smaller numbers were counted from 1. All others belong to a range.
 FIRST_RANGE: Final = 1 << 44
-# A task has fewer versions.
+# The maximum number of versions of a task.
 VERSIONS: Final = 10**6
 SHORT_DIGITS: Final = 10
 LONG_DIGITS: Final = 19
@@ -70,9 +70,9 @@ def written_sequence(number: int) -> str:
 
 
 class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One event as readers get it: of a task, as it was then, or of an alarm, the first of its kind in an hour.
+    """One event: a task at that time, or the first alarm of its kind in an hour.
 
-    ``cursor`` is its place in the order of commits, which readers resume from; ``sequence`` is the task's version.
+    ``cursor`` is its position in the order of commits, from which readers resume. ``sequence`` is the task's version.
     """
 
     cursor: int
@@ -89,7 +89,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def subject(self) -> str:
-        """The task's id; for an alarm its kind, provider and hour, which it is counted under."""
+        """The ID of the task. For an alarm it is the name of its counter: kind, provider and hour."""
         if self.task is not None:
             return self.task.id
         assert self.alarm is not None
@@ -97,7 +97,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def task_id(self) -> str | None:
-        """The task's id; None for an alarm, also where that names a task."""
+        """The ID of the task, or None for an alarm, even if the alarm names a task."""
         return None if self.task is None else self.task.id
 
     @property
@@ -112,7 +112,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def client(self) -> str | None:
-        """Whose task it is; None for an alarm, which is for those who see all."""
+        """The client of the task, or None for an alarm. Only keys that see all clients get alarms."""
         return None if self.task is None else self.task.client
 
     @property
@@ -121,7 +121,7 @@ class PublishedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """The data of the event, as JSON but for its times."""
+        """The data of the event. Times are datetimes."""
         if self.task is not None:
             return task_data(self.task)
         assert self.alarm is not None
@@ -147,7 +147,7 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """The event's id; an alarm's is in what cannot be read, so there it is the type and the cursor."""
+        """The ID of the event. The ID of an alarm cannot be read, so it is the type and the cursor."""
         return (
             f"{self.type}-{self.cursor}"
             if self.task_id is None
@@ -155,12 +155,12 @@ class UnreadableEvent(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-# An event as it is found.
+# An event as the store returns it.
 Found = PublishedEvent | UnreadableEvent
 
 
 def attributes(event: PublishedEvent, source: str) -> dict[str, str]:
-    """Return an event's attributes without its data: what the binary mode of a binding writes as headers."""
+    """Return the attributes of an event without its data. The binary mode of a binding sends them as headers."""
     task = event.task is not None
     return {
         "specversion": "1.0",
@@ -177,7 +177,7 @@ def attributes(event: PublishedEvent, source: str) -> dict[str, str]:
 
 
 def structured(event: PublishedEvent, source: str) -> bytes:
-    """Write a whole event as one JSON document, ``application/cloudevents+json``, once for all readers."""
+    """Return a whole event as one JSON document, ``application/cloudevents+json``. All readers share it."""
     kept, name = vars(event), f"from {source}"
     written: bytes | None = kept.get(name)
     if written is None:
@@ -186,7 +186,7 @@ def structured(event: PublishedEvent, source: str) -> bytes:
 
 
 def as_dict(event: PublishedEvent, source: str) -> dict[str, Any]:
-    """Return a whole event as what its JSON document would be read as; the dict is the caller's own."""
+    """Return a whole event as a new dict, equal to its parsed JSON document."""
     return {**attributes(event, source), "data": msgspec.to_builtins(event.data)}
 
 
@@ -228,7 +228,7 @@ def task_data(task: Task) -> dict[str, Any]:
 
 
 def alarm_data(alarm: AlarmCount) -> dict[str, Any]:
-    """Return an alarm; it was raised at least once within the hour, and /v1/stats goes on counting it."""
+    """Return an alarm as in all outputs. It is the first in its hour; /v1/stats counts the next ones."""
     return {
         "kind": alarm.kind.value,
         "provider": alarm.provider,

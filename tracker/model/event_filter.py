@@ -16,12 +16,15 @@ import msgspec
 from tracker.model.event import TASK_TYPE, TYPES, PublishedEvent
 
 FIELDS: Final = ("type", "provider", "kind", "client", "tag")
-# Names as people may write them: whole, or a task's change alone.
+# The names that a user may write: each full type, and a task type without its prefix.
 _SHORT: Final[Mapping[str, str]] = {name.removeprefix(TASK_TYPE): name for name in TYPES}
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What a sink takes; an empty field takes every event. ``kinds`` may hold ``*`` and ``?``, ``types`` are whole."""
+    """The events that a sink takes. An empty field takes every event.
+
+    ``kinds`` may contain the wildcards ``*`` and ``?``; ``types`` are complete names.
+    """
 
     types: frozenset[str] = frozenset()
     providers: frozenset[str] = frozenset()
@@ -48,10 +51,10 @@ EVERYTHING: Final = EventFilter()
 
 
 def read_filter(options: Mapping[str, Sequence[str]]) -> EventFilter:
-    """Read the conditions among a sink's options. Raises ValueError, which names the field and what to write."""
+    """Read the conditions among a sink's options. Raises: ValueError, which names the field and what to write."""
     for name in FIELDS:
         if any(not value.strip() for value in options.get(name, ())):
-            raise ValueError(f"{name}= is empty: write what to take, or leave it out to take all")
+            raise ValueError(f"{name}= is empty. Write a value, or remove it to take all events")
     return EventFilter(
         types=frozenset(name for written in options.get("type", ()) for name in event_types(written)),
         providers=frozenset(options.get("provider", ())),
@@ -62,12 +65,15 @@ def read_filter(options: Mapping[str, Sequence[str]]) -> EventFilter:
 
 
 def event_types(written: str) -> Sequence[str]:
-    """Return the types that a name or pattern means: ``succeeded``, ``homing.alarm.*``. Raises ValueError for none."""
-    # Not fnmatch itself: it caches tens of thousands of patterns, and clients send them.
-    means = re.compile(translate(written)).match
-    found = [name for short, name in _SHORT.items() if means(name) or means(short)]
+    """Return the event types that a name or pattern matches, such as ``succeeded`` or ``homing.alarm.*``.
+
+    Raises: ValueError, if it matches none.
+    """
+    # ``fnmatch`` would cache tens of thousands of patterns, and clients send these patterns.
+    matches = re.compile(translate(written)).match
+    found = [name for short, name in _SHORT.items() if matches(name) or matches(short)]
     if not found:
         near = get_close_matches(written, [*_SHORT, *TYPES], n=1)
-        hint = f"did you mean {near[0]}?" if near else "write one such as succeeded, failed, homing.alarm.*"
-        raise ValueError(f"type= matches no type of event; {hint}")
+        hint = f"Did you mean {near[0]}?" if near else "Write one such as succeeded, failed or homing.alarm.*"
+        raise ValueError(f"type= matches no event type. {hint}")
     return found

@@ -34,7 +34,7 @@ def assets(task: Task) -> tuple[Asset, ...]:
 
 
 def has_assets(task: Task) -> bool:
-    """Return whether ``assets`` gives any."""
+    """Return whether the task has assets."""
     fact = task.facts.get("assets")
     return task.status is Status.SUCCEEDED and fact is not None and bool(fact.value)
 
@@ -57,7 +57,7 @@ def message(task: Task) -> str:
 
 
 def asset_to_json(asset: Asset) -> JsonObject:
-    """Return an asset as JSON; absent fields are left out."""
+    """Return an asset as JSON without its empty fields."""
     value: JsonObject = {"kind": asset.kind, "url": asset.url, "index": asset.index, "group": asset.group}
     for name in ("watermark_url", "duration", "provider_asset_id"):
         if (found := getattr(asset, name)) is not None:
@@ -68,7 +68,7 @@ def asset_to_json(asset: Asset) -> JsonObject:
 
 
 def asset_from_json(value: JsonObject) -> Asset:
-    """Read back what ``asset_to_json`` wrote."""
+    """Return the asset of a JSON object of ``asset_to_json``."""
     expires = value.get("expires_at")
     index = value.get("index")
     return Asset(
@@ -90,6 +90,6 @@ def _optional(value: JsonValue) -> str | None:
 def in_conflict(task: Task) -> bool:
     """Return whether contradictory finals wait for an answer of the provider, or for a manual resolution.
 
-    It depends on the set of finals that were reported and on nothing else, so no order of arrival can hide it.
+    It depends only on the set of reported finals, so the order of arrival does not matter.
     """
     return bool(task.conflict_statuses) and task.status in FINAL and not task.precedence.polled

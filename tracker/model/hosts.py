@@ -1,11 +1,11 @@
-"""The host that a URL or a Host header names."""
+"""Functions that read the host of a URL or a Host header."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own."""
+    """Return whether a host name or address is a loopback name or address."""
     if host == "localhost":
         return True
     address = ip_of(host)
@@ -13,12 +13,12 @@ def is_loopback(host: str) -> bool:
 
 
 def header_host(header: str) -> str:
-    """Return the host of a Host header without its port, lower case; empty for anything that is no host."""
+    """Return the host of a Host header in lower case without its port, or an empty text if it is not valid."""
     return url_host(f"//{header}") if header.isprintable() and not set(header) & set("/?#@\\ ") else ""
 
 
 def url_host(url: str) -> str:
-    """Return a URL's host, lower case; empty where there is none."""
+    """Return the host of a URL in lower case, or an empty text if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -26,7 +26,7 @@ def url_host(url: str) -> str:
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that a host is, None where it is a name."""
+    """Return the IP address of a host, or None if the host is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

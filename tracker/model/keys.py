@@ -1,4 +1,4 @@
-"""The keys that clients prove themselves with, and what a key must be made of."""
+"""The keys that authenticate clients, and the rules for the text of a key."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,17 +6,18 @@ from typing import Final
 
 from tracker.model.published_secrets import REPLACE, is_published, is_quoted
 
-LEAST_KEY_LENGTH: Final = 16
-SECRET_BYTES: Final = 32
-# What a bearer credential may be made of: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+MIN_KEY_LENGTH: Final = 16
+MIN_SECRET_BYTES: Final = 32
+# The characters of a bearer credential: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 BEARER: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedKey:
-    """A bearer key and whose it is; two keys of one name are that client's old and new one.
+    """A bearer key and the name of its client. Two keys of one name are the client's old and new key.
 
-    ``sees_all`` shows every client's tasks and allows what concerns all of them (``name*:key`` in the settings).
+    With ``sees_all``, the client sees the tasks of all clients and may run operator commands (``name*:key`` in the
+    settings).
     """
 
     name: str
@@ -26,7 +27,7 @@ class NamedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientKey:
-    """An access key, which is the client's name, and the secret that its tokens are signed with."""
+    """An access key, which is the name of the client, and the secret that signs its tokens."""
 
     access: str
     secret: str = field(repr=False)
@@ -34,17 +35,17 @@ class ClientKey:
 
 def key_fault(key: str) -> str | None:
     """Return why a text cannot be an API key, or None."""
-    if len(key) < LEAST_KEY_LENGTH:
-        return f"is shorter than {LEAST_KEY_LENGTH} characters"
+    if len(key) < MIN_KEY_LENGTH:
+        return f"is shorter than {MIN_KEY_LENGTH} characters"
     if not BEARER.fullmatch(key):
-        return "holds a character that no key has; look for quotes, blanks, colons and semicolons"
+        return "has a character that is not allowed. Look for quotes, blanks, colons and semicolons"
     return REPLACE if is_published(key) else None
 
 
 def secret_fault(secret: str) -> str | None:
-    """Return why a text cannot be the secret that tokens are signed with, or None."""
-    if len(secret.encode()) < SECRET_BYTES:
-        return f"is shorter than {SECRET_BYTES} bytes"
+    """Return why a text cannot be a secret that signs tokens, or None."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        return f"is shorter than {MIN_SECRET_BYTES} bytes"
     if is_quoted(secret):
-        return "is in quotes; take them off"
+        return "is in quotes. Remove them"
     return REPLACE if is_published(secret) else None

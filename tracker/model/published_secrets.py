@@ -1,7 +1,7 @@
-"""The secrets that stand in this repository as examples, which anybody can read: no settings may use them.
+"""The example secrets of this repository. They are public, so no setting may use them.
 
-A copy of an example that nobody edited would otherwise start with a key that the whole world knows.
-``tests/unit/model/test_published_secrets.py`` finds those that are missing here.
+Otherwise an unedited copy of an example would start with a public key. A test finds examples that are missing here
+(``tests/unit/model/test_published_secrets.py``).
 """
 
 from typing import Final
@@ -21,11 +21,11 @@ PUBLISHED: Final = frozenset({
     "made-up-token",
     "madeuptoken",
 })  # fmt: skip
-REPLACE: Final = "is an example that everybody can read; replace it"
+REPLACE: Final = "is a public example. Replace it"
 
 
 def url_secrets(url: str) -> tuple[str, ...]:
-    """Return what may be secret in a URL: its password and its user name, which may be a token."""
+    """Return the parts of a URL that may be secret: its password, and its user name, which may be a token."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -34,10 +34,10 @@ def url_secrets(url: str) -> tuple[str, ...]:
 
 
 def is_quoted(secret: str) -> bool:
-    """Return whether quotes came along as a secret was copied."""
+    """Return whether a secret begins or ends with a quote, for example after copying."""
     return not {secret[:1], secret[-1:]}.isdisjoint({'"', "'", "`"})
 
 
 def is_published(secret: str) -> bool:
-    """Return whether a secret stands in this repository."""
+    """Return whether a secret is an example of this repository."""
     return secret in PUBLISHED

@@ -1,4 +1,4 @@
-"""Values beside the task: what arrives about it, and what readers are shown. Frozen, like models."""
+"""Frozen values besides the task: arriving callbacks, and the records that readers are shown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tracker.model.task import Alarm, Observation, Source, Status, Task, Trouble
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One kept observation, as the history shows it; ``repeats`` counts further identical deliveries."""
+    """One stored observation, as the history shows it. ``repeats`` counts identical callbacks after the first."""
 
     id: int
     task_id: str
@@ -59,7 +59,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedCallbackUrl:
-    """A registered callback address that names no task. The token itself is shown once and not kept."""
+    """A shared callback URL. Its token is shown once and not stored."""
 
     id: int
     provider: str
@@ -71,7 +71,7 @@ class SharedCallbackUrl:
 
 
 class Action(StrEnum):
-    """What is recorded in the audit."""
+    """An action that the audit records."""
 
     RESOLVE = "resolve"
     ATTACH = "attach"
@@ -86,13 +86,13 @@ class Action(StrEnum):
     REVOKE_CALLBACK_URL = "revoke-callback-url"
 
 
-# The client of what a program did that embeds Homing, and named nobody.
+# The client in the audit for actions of a program that embeds Homing and names no client.
 IN_PROCESS: Final = "in-process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """Who did what: ``object`` is the ID or name of what it was done to, ``detail`` says how, without secrets."""
+    """One entry of the audit. ``object`` is an ID or a name. ``detail`` has the arguments without secrets."""
 
     at: datetime
     client: str
@@ -104,7 +104,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One line of a health report. What is not ``fatal`` keeps no request from being served."""
+    """One line of a health report. If it is not ``fatal``, Homing can still serve requests."""
 
     name: str
     ok: bool
@@ -113,7 +113,7 @@ class Check:
 
 
 class AccountNote(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process noticed about an account: trouble, a good answer, a pause, or that a question had to wait."""
+    """A note of one process about an account: a problem, a good answer, a pause, or a request that had to wait."""
 
     provider: str
     account: str
@@ -127,10 +127,10 @@ class AccountNote(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
-    """What is known of an account at a provider.
+    """The state of an account at a provider.
 
-    ``trouble`` began at ``since`` and was seen last at ``at``; ``why`` quotes nobody. ``waited_at`` is when a question
-    last had to wait for the budget.
+    ``trouble`` began at ``since`` and was last seen at ``at``. ``why`` has no text of the provider. ``waited_at`` is
+    when a poll last had to wait for the budget.
     """
 
     provider: str
@@ -159,7 +159,7 @@ class AlarmCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
-    """What a page of tasks is narrowed to; None means every. ``client`` None sees all clients."""
+    """The filter of a page of tasks. None matches all."""
 
     client: str | None = None
     statuses: tuple[Status, ...] = ()
@@ -180,7 +180,7 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts over the whole store, or one client's share of it."""
+    """Counts over the whole store, or over the tasks of one client."""
 
     by_status: Mapping[str, int]
     open: int

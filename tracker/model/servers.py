@@ -8,7 +8,7 @@ from tracker.model.clock import Reading
 
 
 class Part(StrEnum):
-    """What a process may run."""
+    """The roles of a process."""
 
     RECEIVER = "receiver"
     API = "api"
@@ -17,7 +17,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One process that serves a shared database; ``parts`` is what it runs."""
+    """One process that serves a shared database. ``parts`` are its roles."""
 
     owner: str
     host: str
@@ -27,7 +27,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenOver:
-    """A process that fell silent, and how many of its tasks others may ask about now."""
+    """A process without heartbeats, and the number of its tasks that other processes may poll now."""
 
     server: Server
     silent_for: timedelta
@@ -36,7 +36,7 @@ class TakenOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What a process learns when it says that it is alive: who else is, whose work was freed, and what time it is."""
+    """The answer to a heartbeat: the live processes, the released work, and the time of the database."""
 
     alive: tuple[Server, ...]
     taken: tuple[TakenOver, ...]

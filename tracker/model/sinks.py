@@ -1,4 +1,4 @@
-"""A sink as it is configured, its progress, and its pending and dead deliveries."""
+"""A configured sink, its progress, its pending deliveries and its dead letters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ CALLBACKS: Final = "callbacks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSpec:
-    """A sink as it is configured. Nothing is imported, opened or resolved yet.
+    """A configured sink. Nothing is imported, opened or resolved yet.
 
-    ``target`` is the URL without our options and may hold a secret; ``address`` is what people may see of it.
-    ``beginning``: it gets all kept events. ``options`` are those that only this scheme has. ``signed_per`` says what
-    has a signing secret of its own: the sink, or each client; None where nothing is signed.
+    ``target`` is the URL without Homing's options and may contain a secret. ``address`` is the URL without secrets.
+    With ``beginning``, it gets all stored events. ``options`` are the options that only this scheme has. ``signed_per``
+    says whether the sink or each client has a signing secret. None means that nothing is signed.
     """
 
     name: str
@@ -39,11 +39,11 @@ class SinkSpec:
 class SinkState:
     """The progress of one sink.
 
-    Every event up to ``cursor`` was delivered, was not for it, or has a Delivery of its own that says why not;
-    ``behind`` counts those after it; ``at_least``: there may be more. ``waiting`` and ``dead`` count Deliveries.
-    ``oldest_at`` is when its first undelivered event happened. ``failures`` counts the failures since the last
-    success. If it is off with failures, its endpoint answered 410; if it is off without failures, an operator
-    turned it off. ``owner`` is the process that delivers to it, until ``lease_until``.
+    Every event up to ``cursor`` was delivered, does not match the filter, or has a Delivery. ``behind`` counts the
+    events after it; with ``at_least`` there may be more. ``waiting`` and ``dead`` count Deliveries. ``oldest_at`` is
+    the time of the first undelivered event. ``failures`` counts the failures since the last success. If the sink is
+    off with failures, its endpoint answered 410. If it is off without failures, an operator turned it off. ``owner``
+    is the process that delivers to it, until ``lease_until``.
     """
 
     name: str
@@ -66,7 +66,7 @@ class SinkState:
 
     @property
     def refused(self) -> bool:
-        """Return whether its receiver turned it off: with ``last_error``, at ``last_error_at``."""
+        """Return whether the endpoint turned the sink off. ``last_error`` and ``last_error_at`` say why and when."""
         return not self.on and self.failures > 0
 
 
@@ -74,7 +74,7 @@ class SinkState:
 class Delivery:
     """One event that a sink did not accept at once. It is retried at ``next_at``, or is a dead letter if that is None.
 
-    ``cursor`` is the event's; ``attempts`` is 0 where it waits behind an earlier event of its task.
+    ``cursor`` is the event's. ``attempts`` is 0 if it waits for an earlier event of its task.
     """
 
     sink: str
@@ -90,7 +90,7 @@ class Delivery:
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a sink did not accept: when to retry, None for never. ``attempts`` counts all so far."""
+    """An event that a sink did not accept, and when to retry it (None: never). ``attempts`` counts all attempts."""
 
     cursor: int
     task_id: str | None
@@ -100,10 +100,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of some events at one sink.
+    """The results of some events at one sink.
 
-    ``cursor`` moves only forward, None leaves it. ``delivered`` are events that had a Delivery and need none any more;
-    ``delivered_count`` counts all that were delivered. The rest is the sink's state from now on (see SinkState).
+    ``cursor`` only moves forward; None does not change it. ``delivered`` are events whose Delivery ends.
+    ``delivered_count`` counts all delivered events. The other fields are the new state of the sink (see SinkState).
     """
 
     cursor: int | None = None
@@ -118,7 +118,7 @@ class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayFilter:
-    """Which events to replay to a sink: those of a task, of a time, or the ``dead`` letters; what is given narrows."""
+    """The events to replay to a sink. An event must match every field. ``dead``: only dead letters."""
 
     task_id: str | None = None
     since: datetime | None = None

@@ -1,9 +1,9 @@
-"""Where outgoing webhooks may go: decided from addresses, as values. The dialing itself is in ``transport``.
+"""The rules for the targets of outgoing webhooks, without I/O. ``transport`` opens the connections.
 
-Whoever may name an address for us to post to could make us speak to what only we can reach: this machine, its
-neighbours, a cloud's metadata. So nothing but the public internet is allowed, unless the operator says otherwise
-(HOMING_ALLOWED_TARGETS). A name is decided on when it is dialed, by every address that it then has: what it had
-before proves nothing.
+A client that chooses a URL could make Homing send requests to hosts that only Homing can reach: this machine, its
+network, a cloud's metadata service. So only targets on the public internet are allowed, unless the operator allows
+others (HOMING_ALLOWED_TARGETS). Homing checks every address of a host name each time it connects, because a name can
+get new addresses at any time.
 """
 
 import ipaddress
@@ -17,23 +17,23 @@ from urllib.parse import SplitResult, urlsplit
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-ALLOW: Final = "HOMING_ALLOWED_TARGETS"
-LONGEST: Final = 2_048
+ALLOWED_SETTING: Final = "HOMING_ALLOWED_TARGETS"
+MAX_URL_LENGTH: Final = 2_048
 # All unicast addresses of the public internet are here (RFC 4291, 2.4 and IANA's registry of address space).
 GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 # A translator turns these into the IPv4 address in their last 32 bits (RFC 6052).
 TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# Public by their number, and yet not reached over the internet: protocols' own addresses and those of examples, which
-# older Pythons take for public (RFC 6890, 7526, 9637), and the address at which each machine of Azure reaches its host
-# (https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16). What other clouds use is
-# link-local, shared or private: 169.254.169.254, 100.100.100.200, 192.0.0.192, fd00:ec2::254.
+# Addresses in public ranges that the internet does not reach. Older Python versions report protocol and example
+# addresses (RFC 6890, 7526, 9637) as public. Each Azure machine reaches its host at 168.63.129.16
+# (https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16). The metadata addresses of other
+# clouds are link-local, shared or private: 169.254.169.254, 100.100.100.200, 192.0.0.192, fd00:ec2::254.
 NOT_PUBLIC: Final = (
     ipaddress.IPv4Network("168.63.129.16/32"),
     ipaddress.IPv4Network("192.0.0.0/24"),
     ipaddress.IPv4Network("192.88.99.0/24"),
     ipaddress.IPv6Network("3fff::/20"),
 )
-# Names that no public resolver answers (RFC 6761, 6762, 8375, ICANN's .internal) and those that networks use inside.
+# Names without public answers (RFC 6761, 6762, 8375, ICANN's .internal), and usual names of internal hosts.
 INWARD_NAMES: Final = ("localhost", "local", "internal", "home.arpa", "lan", "intranet", "corp", "home", "localdomain")
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
 _UNWRITABLE: Final = re.compile(r"[\s\\\x00-\x20\x7f]")
@@ -41,7 +41,7 @@ _UNWRITABLE: Final = re.compile(r"[\s\\\x00-\x20\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """What the operator lets webhooks reach although it is not public, by address or by name; also without TLS."""
+    """The targets that the operator allows although they are not public, also without TLS."""
 
     networks: tuple[IPNetwork, ...] = ()
     hosts: frozenset[str] = frozenset()
@@ -50,7 +50,7 @@ class Allowed:
         return ", ".join([*map(str, self.networks), *sorted(self.hosts)])
 
     def names(self, host: str) -> bool:
-        """Return whether a host is allowed by its name, whatever its addresses are."""
+        """Return whether the operator allows a host by its name. Its addresses do not matter then."""
         return plain_host(host) in self.hosts
 
     def holds(self, address: IPAddress) -> bool:
@@ -58,7 +58,7 @@ class Allowed:
         return any(address in network for network in self.networks)
 
 
-NOWHERE: Final = Allowed()
+PUBLIC_ONLY: Final = Allowed()
 
 
 def read_allowed(entries: tuple[str, ...]) -> Allowed:
@@ -77,22 +77,22 @@ def read_allowed(entries: tuple[str, ...]) -> Allowed:
 
 
 def refusal(host: str, address: str, allowed: Allowed, *, encrypted: bool) -> str | None:
-    """Say why a host must not be dialed at an address that it has, or give None where it may be."""
+    """Return why Homing must not connect to a host at one of its addresses, or None if it may."""
     if allowed.names(host):
         return None
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return f"its address cannot be read; allow it by name in {ALLOW}"
+        return f"its address cannot be read. Allow the host by name in {ALLOWED_SETTING}"
     if allowed.holds(_unwrapped(found)):
         return None
     if not is_public(found):
-        return f"it is not on the public internet; allow it in {ALLOW} if it is meant"
-    return None if encrypted else f"http is for hosts in {ALLOW} only; use https"
+        return f"it is not on the public internet. To allow it, add it to {ALLOWED_SETTING}"
+    return None if encrypted else f"http is allowed only for hosts in {ALLOWED_SETTING}. Use https"
 
 
 def is_public(address: IPAddress) -> bool:
-    """Return whether an address is one of the public internet, and so are those that it stands for."""
+    """Return whether an address and the addresses embedded in it are on the public internet."""
     if any(address in network for network in NOT_PUBLIC):
         return False
     if isinstance(address, ipaddress.IPv4Address):
@@ -106,9 +106,9 @@ def is_public(address: IPAddress) -> bool:
 
 
 def callback_refusal(url: str, allowed: Allowed) -> str | None:
-    """Say what is wrong with an address that a caller wants to be called back at, or give None.
+    """Return what is wrong with a client's callback URL, or None.
 
-    What can be seen without asking a resolver; the rest is seen when it is dialed.
+    This checks only the text of the URL. Homing checks the addresses of its host when it connects.
     """
     try:
         parts = urlsplit(url)
@@ -116,9 +116,9 @@ def callback_refusal(url: str, allowed: Allowed) -> str | None:
     except ValueError:
         sound = False
     if not sound:
-        return f"must be an http or https address of at most {LONGEST} characters"
+        return f"must be an http or https URL of at most {MAX_URL_LENGTH} characters"
     if parts.username is not None or parts.password is not None:
-        return "must not hold a user name or a password"
+        return "must not contain a user name or a password"
     return inward(parts.hostname or "", allowed, encrypted=parts.scheme == "https")
 
 
@@ -132,31 +132,31 @@ def inward(host: str, allowed: Allowed, *, encrypted: bool) -> str | None:
         wrong = _wrong_name(plain, allowed)
     else:
         wrong = None if is_public(address) else "must not point to a private address"
-    told_by_resolver = address is None and bool(allowed.networks)
-    return wrong or (None if encrypted or told_by_resolver else "must be an https address")
+    decided_by_resolver = address is None and bool(allowed.networks)
+    return wrong or (None if encrypted or decided_by_resolver else "must be an https URL")
 
 
 def plain_host(host: str) -> str:
-    """Return a host's name as resolvers take it: lower case, compatible letters folded, no brackets, no root dot."""
+    """Return a host name as resolvers read it: lower case, compatible letters folded, no brackets, no root dot."""
     return unicodedata.normalize("NFKC", host).strip("[]").lower().rstrip(".")
 
 
 def _is_sound(url: str, parts: SplitResult) -> bool:
     port_is_read = parts.port is None or parts.port > 0
-    written = len(url) <= LONGEST and url.isprintable() and _UNWRITABLE.search(url) is None
+    written = len(url) <= MAX_URL_LENGTH and url.isprintable() and _UNWRITABLE.search(url) is None
     return written and port_is_read and parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _wrong_name(host: str, allowed: Allowed) -> str | None:
     if not _HOST.fullmatch(_ascii(host)):
-        return "must name a host"
+        return "must contain a valid host name"
     inside = "." not in host or host.endswith(tuple("." + name for name in INWARD_NAMES))
-    # Where networks are allowed, such a name may lead to them.
-    return "must not point to a name of an internal network" if inside and not allowed.networks else None
+    # If networks are allowed, such a name may resolve to an address in them.
+    return "must not point to a host name of an internal network" if inside and not allowed.networks else None
 
 
 def _numeric(host: str) -> IPAddress | None:
-    """Read an address in any form that resolvers take for one: 127.1, 0x7f000001, 2130706433, 0177.0.0.1 too."""
+    """Read an address in any form that resolvers accept, also 127.1, 0x7f000001, 2130706433 and 0177.0.0.1."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -168,7 +168,7 @@ def _numeric(host: str) -> IPAddress | None:
 
 
 def _unwrapped(address: IPAddress) -> IPAddress:
-    """Return the IPv4 address that an IPv6 one is dialed as, where it is mapped or translated."""
+    """Return the IPv4 address embedded in a mapped or translated IPv6 address, or else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -177,7 +177,7 @@ def _unwrapped(address: IPAddress) -> IPAddress:
 
 
 def _ascii(host: str) -> str:
-    """Return a name in the letters of the resolvers; what cannot be written so comes back as it is."""
+    """Return a host name in ASCII (IDNA), or unchanged if it cannot be encoded."""
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:

@@ -1,7 +1,7 @@
-"""The values that everything else speaks in: frozen, without I/O, without defaults that read a clock.
+"""The frozen values that all other packages use, without I/O and without defaults that read a clock.
 
-A *claim* is what some bytes say about a task. An *observation* is a claim with its source and its trust. A *task* is
-what we believe. Times are aware UTC.
+A *report* is the parsed body about a task. An *observation* is a report with its source and its trust level. A *task*
+is the known state. Times are aware UTC.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from tracker.model.untrusted import JsonObject, JsonValue
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
-# In this header the gateway takes a task's tags, percent-encoded and separated by commas.
+# The header of a create request with the tags of the task, percent-encoded and separated by commas.
 TAGS_HEADER: Final = "Homing-Tags"
 
 
 class Status(StrEnum):
-    """Where a task is. The order between them is ``facts.RANK``."""
+    """The status of a task. ``facts.RANK`` is the order between statuses."""
 
     PENDING = "pending"
     SUBMITTED = "submitted"
@@ -35,7 +35,7 @@ class Status(StrEnum):
 
 
 FINAL: Final = frozenset({Status.SUCCEEDED, Status.FAILED})
-# What a client may stop waiting for: the finals and our two inferences.
+# The statuses after which a client may stop waiting: the finals, and the two that Homing infers.
 SETTLED: Final = FINAL | {Status.REJECTED, Status.EXPIRED}
 
 
@@ -53,7 +53,7 @@ TRUST_NAMES: Final[Mapping[Trust, str]] = MappingProxyType({trust: trust.name fo
 
 
 class Source(StrEnum):
-    """Who made an observation."""
+    """The source of an observation."""
 
     CALLBACK = "callback"
     POLL = "poll"
@@ -63,7 +63,7 @@ class Source(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of an observation."""
+    """The result of an observation."""
 
     APPLIED = "applied"
     COMPLETED = "completed"
@@ -76,7 +76,7 @@ class Verdict(StrEnum):
 
 
 class Alarm(StrEnum):
-    """What an operator should check, counted per hour."""
+    """Something that an operator should check. Alarms are counted per hour."""
 
     CONTRADICTION = "contradiction"
     BAD_SIGNATURE = "bad_signature"
@@ -98,7 +98,7 @@ class Alarm(StrEnum):
 
 
 class Trouble(StrEnum):
-    """What is wrong with an account at a provider, as its answers show."""
+    """A problem of an account at a provider, as the provider's answers show it."""
 
     CREDENTIAL = "credential"
     UNREADABLE = "unreadable"
@@ -106,7 +106,7 @@ class Trouble(StrEnum):
 
 
 class IdSource(StrEnum):
-    """Who named a provider id that nothing has proven to be the task's: its owner, a callback, or a lookup."""
+    """The source of an unverified provider ID: the client that owns the task, a callback, or a lookup."""
 
     OWNER = "owner"
     CALLBACK = "callback"
@@ -114,7 +114,7 @@ class IdSource(StrEnum):
 
 
 class Flaw(StrEnum):
-    """Why a delivery is only a hint; the receiver says it."""
+    """Why a callback is unverified, as the receiver found out."""
 
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
@@ -125,7 +125,7 @@ class Flaw(StrEnum):
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """One result file.
 
-    ``kind`` is image, video, audio, voice or element; ``duration`` is seconds as the provider wrote it.
+    ``kind`` is image, video, audio, voice or element. ``duration`` is in seconds, as the provider wrote it.
     """
 
     kind: str
@@ -200,19 +200,21 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The known state of one task: its row as values. Not slotted: see ``changed``.
+    """The known state of one task: its row as values. It has no slots: see ``changed``.
 
-    ``external_id`` is the client's own, ``sent_external_id`` the one sent to the provider, ``candidate_id`` a provider
-    id that was named and no poll has confirmed, ``unproven_id_from`` who named it (or the provider id, once it is
-    confirmed); None where the provider id is proven (see ``rules.identity``). ``conflict_statuses`` are the finals
-    that reports named besides ``status`` and that no answer of the provider decided (sorted); beside a final they are
-    an open conflict, since ``conflict_at`` (see ``facts.in_conflict``). ``next_poll_at`` is None if no poll
-    is left; ``quiet_polls`` counts the polls since the last change. The process that submits or polls the task holds
-    the lease. ``not_found`` counts the not-found answers that count;
-    ``duplicate_at`` is when the provider refused a submit as it has a task under its external id already; ``released``
-    frees the client's external id and idempotency key for another task. ``taken_by`` is the process that took the
-    submit, ``answered_at`` when its answer was on its way to the client. ``model`` is which of the kind's models was
-    asked for, where we submitted it. ``unsigned`` counts the callbacks that no signature proved.
+    - ``external_id`` is the client's, ``sent_external_id`` the one that Homing sent to the provider.
+    - ``candidate_id`` is a provider ID that no poll has confirmed. ``unproven_id_from`` is the source of that ID, or of
+      the provider ID once a poll has confirmed it. It is None if the provider ID is verified (see ``rules.identity``).
+    - ``conflict_statuses`` are reported finals besides ``status`` that no answer of the provider decided, sorted. If
+      ``status`` is a final too, they are an open conflict since ``conflict_at`` (see ``facts.in_conflict``).
+    - ``next_poll_at`` is None if no poll is planned. ``quiet_polls`` counts the polls since the last change.
+      ``not_found`` counts the valid not-found answers.
+    - The process that submits or polls the task holds the lease.
+    - ``duplicate_at`` is when the provider refused a submission because it already has a task with its external ID.
+    - ``released`` frees the client's external ID and idempotency key for another task.
+    - ``taken_by`` is the process that got the create request. ``answered_at`` is when its answer was sent.
+    - ``model`` is the requested model, if Homing submitted the task.
+    - ``unsigned`` counts the callbacks without a valid signature.
     """
 
     id: str
@@ -269,9 +271,9 @@ if TYPE_CHECKING:
 else:
 
     def changed(task: Task, /, **changes: object) -> Task:
-        """Return a copy of ``task`` with some fields changed, as ``dataclasses.replace`` would in ten times the time.
+        """Return a copy of ``task`` with some fields changed, ten times as fast as ``dataclasses.replace``.
 
-        Every delivery copies its task several times, and a task has nearly fifty fields.
+        Every callback copies its task several times, and a task has nearly fifty fields.
         """
         copy = object.__new__(Task)
         copy.__dict__.update(task.__dict__)
@@ -324,7 +326,7 @@ class ClientIdentity:
 
 
 def new_task_id(now: datetime, random: bytes) -> str:
-    """Make a task id: sorts by time, plain letters and digits, so that any provider takes it as an external id.
+    """Return a new task ID. It sorts by time and has only letters and digits, so it is a valid external ID everywhere.
 
     48 bits of milliseconds and 80 random bits (10 bytes) in Crockford's base 32, after ``hm``.
     """
@@ -333,7 +335,7 @@ def new_task_id(now: datetime, random: bytes) -> str:
 
 
 def crockford(number: int) -> str:
-    """Write 128 bits as 26 letters and digits of Crockford's base 32."""
+    """Return 128 bits as 26 letters and digits of Crockford's base 32."""
     return "".join(CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 

@@ -21,9 +21,9 @@ LEAST_INT: Final = -(2**63)
 MOST_INT: Final = 2**63 - 1
 MOST_DIGITS: Final = len(str(MOST_INT))
 ID_LENGTH: Final = 200
-# What is no id of anything: as a segment of a path it would name another path.
+# These are not valid IDs, because as a segment of a path they would name another path.
 DOTS: Final = frozenset({".", ".."})
-# Reading more than this holds an event loop for milliseconds: it is done in a thread.
+# A larger document is read in a thread, because reading it would block the event loop for milliseconds.
 READ_IN_THREAD: Final = 64 * 1024
 TEXT_LENGTH: Final = 20_000
 FIRST_YEAR: Final = 2000
@@ -33,9 +33,11 @@ LAST_YEAR: Final = 2100
 def read_json(raw: bytes) -> JsonValue:
     """Decode ``raw`` as strict JSON within the bounds.
 
-    Raises Unreadable for anything else: bad UTF-8, NUL, lone surrogates, NaN and infinities, integers beyond 64 bits,
-    nesting deeper than ``DEPTH``. Duplicate keys follow the last, as in every common reader. One byte order mark
-    before the JSON is ignored (RFC 8259, section 8.1).
+    Of duplicate keys, the last one counts, as in every common parser. One byte order mark before the JSON is ignored
+    (RFC 8259, section 8.1).
+
+    Raises: Unreadable, for invalid UTF-8, NUL, lone surrogates, NaN and infinities, integers beyond 64 bits, and
+    nesting deeper than ``DEPTH``.
     """
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     if not raw:
@@ -47,7 +49,7 @@ def read_json(raw: bytes) -> JsonValue:
     except RecursionError:
         raise Unreadable(f"the JSON is nested deeper than {DEPTH}") from None
     except msgspec.ValidationError:
-        # Of an untyped document the decoder refuses so only numbers: an infinite double, thousands of digits.
+        # In an untyped document, the decoder refuses only numbers in this way: an infinite double, thousands of digits.
         raise Unreadable("a number beyond 64 bits") from None
     except msgspec.DecodeError as error:
         why = str(error).removeprefix("JSON is malformed: ")
@@ -69,7 +71,7 @@ def read_object(raw: bytes) -> JsonObject:
 
 
 def identifier(value: object) -> str | None:
-    """Return an id as bounded text (some senders write numbers), or None where there is none to be had."""
+    """Return an ID as bounded text, or None if it is not valid. Some senders write numbers."""
     if not isinstance(value, str):
         if not isinstance(value, int) or isinstance(value, bool):
             return None
@@ -79,15 +81,15 @@ def identifier(value: object) -> str | None:
 
 
 def text(value: object, limit: int = TEXT_LENGTH) -> str:
-    """Return a free text, cut at ``limit`` characters; anything that is no text is the empty one."""
+    """Return a text, cut at ``limit`` characters. A value that is not a text becomes an empty text."""
     return value[:limit] if isinstance(value, str) else ""
 
 
 def from_milliseconds(value: object) -> datetime | None:
-    """Return an aware UTC time for Unix milliseconds (number or digits) in sane years, else None."""
+    """Return an aware UTC time for Unix milliseconds (a number or digits), or None outside of sane years."""
     if isinstance(value, str):
         value = int(value) if len(value) <= MOST_DIGITS and value.isascii() and value.isdigit() else None
-    # The exact types: a bool is an int too.
+    # The exact type is checked, because a bool is also an int.
     if type(value) is not int and type(value) is not float:
         return None
     try:
@@ -104,7 +106,7 @@ def milliseconds(moment: datetime) -> int:
 
 _decode: Final = msgspec.json.Decoder().decode
 
-# What of the bytes the bounds are about: each digit is a 0, each bracket that opens a [, and all the rest is blank.
+# The outline of a document for the limits: each digit becomes 0, each opening bracket [, and all other bytes blank.
 _DIGIT, _OPENING, _BLANK, _ESCAPE = b"0[ \\"
 _OUTLINE: Final = bytes(
     _DIGIT if byte in b"0123456789" else _OPENING if byte in b"[{" else _BLANK for byte in range(256)
@@ -123,7 +125,7 @@ def _check(root: JsonValue) -> None:
 
 
 def _below(level: list[JsonValue]) -> list[JsonValue]:
-    """Check each value of one depth and give those of the next."""
+    """Check the values of one depth and return the values of the next depth."""
     below: list[JsonValue] = []
     for value in level:
         if isinstance(value, str):

@@ -15,7 +15,7 @@ from tracker.model.untrusted import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to a provider: ``path`` is relative to the account's base URL and starts with a slash."""
+    """One request to a provider. ``path`` starts with a slash and is relative to the base URL of the account."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer of a provider; header names are lower case."""
+    """One answer of a provider. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ Credential = ApiKey | KeyPair | None
 class Capabilities:
     """The capabilities that a provider documents. Homing learns what a base URL really does (see ``storage``).
 
-    ``batch_size`` is how many ids one query takes (0: none), ``result_lifetime`` how long result URLs work.
+    ``batch_size`` is how many IDs one query may have (0: none). ``result_lifetime`` is how long result URLs work.
     """
 
     signs_callbacks: bool
@@ -113,11 +113,11 @@ class BadCredential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """This reply does not show whether the task exists (5xx, nonsense); ``why`` is for the history.
+    """The reply does not show whether the task exists (5xx, unreadable). ``why`` is for the history.
 
-    ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that came and
-    is none of the provider's, such as a web page; ``excerpt`` is how it begins. An excerpt may repeat a credential:
-    mask it before it is kept. ``mismatch`` marks an answer about another task than the requested one.
+    ``unavailable`` marks the documented "try again" answer (maintenance). ``unreadable`` marks an answer that is not
+    the provider's, such as a web page. ``excerpt`` is its beginning. It may repeat a credential, so mask it before
+    storing. ``mismatch`` marks an answer about another task than the requested one.
     """
 
     why: str
@@ -141,7 +141,7 @@ class Duplicate:
 class NoSuchCall:
     """The base URL does not offer the call: an unknown path, or a redirect. No task was made.
 
-    ``why`` is for everybody, ``text`` is what was answered, for the operator: mask credentials before it is kept.
+    ``why`` may be shown to clients. ``text`` is the answer, for the operator only. Mask credentials before storing it.
     """
 
     why: str
@@ -180,12 +180,11 @@ ManyOutcome = Sequence[Found] | Busy | BadCredential | Unknown | Unsupported
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A validated submit body: what goes to the provider, and what the row stores.
+    """A validated create request: the body for the provider, and the fields that the row stores.
 
-    ``body`` is the provider's request without callback address and external id; ``shown`` the same with large images
-    replaced by digest and size; ``external_id`` and ``callback_url`` are the caller's own. ``model`` is what the
-    caller chose to run the task, under the provider's name for it; empty where the provider chooses. Tasks of one model
-    are taken to run equally long.
+    ``body`` is the request without callback URL and external ID. ``shown`` is the same with digests and sizes instead
+    of large images. ``external_id`` and ``callback_url`` are the client's. ``model`` is the requested model, or empty
+    if the provider chooses. Homing expects similar run times for tasks of one model.
     """
 
     kind: str
@@ -198,21 +197,21 @@ class Order:
 
 
 class Provider(Protocol):
-    """A remote API. Every method is a pure function; the shared suite in tests/suites must pass."""
+    """A remote API. Every method is a pure function. Every provider passes the shared suite in tests/suites."""
 
     @property
     def name(self) -> str:
-        """The name in addresses and rows."""
+        """The name in URLs and rows."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """The products whose tasks may be followed, by path name; ``Kind.submits`` says which may be sent out."""
+        """The kinds of tasks that Homing tracks, by path name. It submits only kinds with ``Kind.submits``."""
 
     def order(self, kind: str, body: JsonObject) -> Order:
-        """Validate a caller's submit body. Raises InvalidRequest naming the field and its bound."""
+        """Validate a client's create request. Raises: InvalidRequest, with the field and its bound."""
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
         """Return the headers with the credential."""
@@ -222,35 +221,35 @@ class Provider(Protocol):
     def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome: ...
 
     def query(self, kind: str, task_id: str) -> Call:
-        """Shape the single query, by the provider's id or, where the address knows them, an external id."""
+        """Return the single query, by the provider's ID or by an external ID if the provider supports it."""
 
     def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
         """Read the answer about ``task_id``, which is an external ID if ``external``.
 
         A reply about another task is Unknown and a ``mismatch``. The reply to an external ID must contain that ID. A
         reply without one counts if its provider ID differs: then only the external ID can have found it.
-        A task that carries the id counts in any wrapper; a reply that cannot be read is Unknown and ``unreadable``.
+        A task with the ID counts in any wrapper. An unreadable reply is Unknown and ``unreadable``.
         """
 
     def query_many(self, task_ids: Sequence[str]) -> Call:
-        """Shape one query for at most ``capabilities.batch_size`` provider ids."""
+        """Return one query for at most ``capabilities.batch_size`` provider IDs."""
 
     def read_query_many(self, reply: Reply) -> ManyOutcome: ...
 
     def list_page(self, kind: str, page: int) -> Call:
-        """Shape the query for one page (from 1) of the account's tasks of a kind."""
+        """Return the query for one page (from 1) of the account's tasks of a kind."""
 
     def read_list(self, reply: Reply) -> ManyOutcome: ...
 
     def read_callback(self, body: bytes) -> Report:
-        """Read a callback in any shape the provider uses. Never raises: ``flaw`` says what could not be read."""
+        """Read a callback in any shape of the provider. It never raises. ``flaw`` says what is unreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One credential at one provider's address; the ``settings`` name what gives each, for whoever has to set it.
+    """One credential at one provider URL. ``credential_settings`` and ``address_setting`` name the settings.
 
-    Without a credential tasks are followed by what others report of them, and none are submitted.
+    Without a credential, Homing submits no tasks and only records callbacks.
     """
 
     name: str

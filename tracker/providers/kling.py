@@ -1,4 +1,4 @@
-"""Kling: the provider behind ``/v1/images/omni-image`` and its neighbours, official or resold.
+"""Kling: the provider of ``/v1/images/omni-image`` and related paths, official or resold.
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
 here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from urllib.parse import quote
 
 from tracker.errors import InvalidRequest
-from tracker.model.targets import NOWHERE, Allowed
+from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.untrusted import JsonObject
 from tracker.providers import kling_replies, kling_reports, kling_submits
 from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
@@ -23,8 +23,9 @@ from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
 
 DEADLINE: Final = timedelta(hours=24)
 
-# The legacy asynchronous products, by path, with the seconds that their tasks were seen to take, or a neighbour's
-# where nobody published any. A product is added by a line here; to be sent out, `kling_order` must also know its body.
+# The legacy asynchronous products by path, with the observed run time of their tasks in seconds. Without a published
+# time, it is the time of a similar product. A new product needs a line here. For submissions, `kling_order` must also
+# know its body.
 _USUAL_SECONDS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "images/omni-image": 40,
@@ -52,8 +53,8 @@ _USUAL_SECONDS: Final[Mapping[str, int]] = MappingProxyType(
 )
 _SUBMITTED: Final = frozenset({"images/omni-image"})
 
-# `GET /tasks` takes 20 ids (live: 21 are refused with 400/1201). Pages of a list may have 500 tasks; a hundred keep a
-# reply well below any bound on its size.
+# `GET /tasks` accepts 20 IDs (live: 21 get 400/1201). A page of a list may have 500 tasks, but with a hundred a reply
+# stays well below every size limit.
 BATCH: Final = 20
 PAGE: Final = 100
 
@@ -63,12 +64,12 @@ CLOCK_SKEW: Final = timedelta(seconds=5)
 
 
 class Kling:
-    """The provider, as functions; one serves every account.
+    """The provider as functions. One object serves every account.
 
-    ``allowed_targets`` are what a caller's own callback address may point to although it is not public.
+    ``allowed_targets`` are the targets of clients' callback URLs that are allowed although they are not public.
     """
 
-    def __init__(self, *, allowed_targets: Allowed = NOWHERE) -> None:
+    def __init__(self, *, allowed_targets: Allowed = PUBLIC_ONLY) -> None:
         self._allowed = allowed_targets
 
     name: Final = "kling"
@@ -112,13 +113,13 @@ class Kling:
     read_submit = staticmethod(kling_submits.read_submit)
 
     def query(self, kind: str, task_id: str) -> Call:
-        """Shape the single query: "task_id or external_task_id, choose one", in the same place of the path."""
+        """Return the single query. The path ends with "task_id or external_task_id, choose one"."""
         return Call(method="GET", path=f"/v1/{kind}/{quote(task_id, safe='')}")
 
     read_query = staticmethod(kling_replies.read_query)
 
     def query_many(self, task_ids: Sequence[str]) -> Call:
-        """Shape ``GET /tasks``, which also returns tasks made on legacy paths (live). Commas separate the ids."""
+        """Return ``GET /tasks``, which also finds tasks of legacy paths (live). Commas separate the IDs."""
         return Call(method="GET", path="/tasks", query={"task_ids": ",".join(i for i in task_ids if "," not in i)})
 
     read_query_many = staticmethod(partial(kling_replies.read_many, batch=True))
@@ -137,6 +138,6 @@ def _token(pair: KeyPair, now: datetime) -> str:
         "exp": int((now + TOKEN_LIFETIME).timestamp()),
         "nbf": int((now - CLOCK_SKEW).timestamp()),
     }
-    import jwt  # noqa: PLC0415 - few accounts have a key pair, and it takes long to import
+    import jwt  # noqa: PLC0415 - few accounts have a key pair, and this import is slow
 
     return jwt.encode(reports, pair.secret_key, algorithm="HS256")

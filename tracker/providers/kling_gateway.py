@@ -1,4 +1,4 @@
-"""Writes Kling's shapes: the gateway's answers to Kling's clients.
+"""The gateway's answers to Kling's clients, in Kling's shapes.
 
 Documentation: as in ``kling``; pages "Omni-Image" (legacy) and the task query of the new standard. The IDs are
 Homing's: every lookup of the gateway accepts them. A price in the other dialect is translated.
@@ -45,17 +45,17 @@ _AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 def legacy_envelope(data: JsonValue, *, request_id: str, code: int = 0, message: str = "SUCCEED") -> JsonObject:
-    """Wrap ``data`` as every reply is wrapped; live replies say ``SUCCEED`` whatever the task status."""
+    """Return a reply with ``data``. Live replies say ``SUCCEED`` for every task status."""
     return {"code": code, "message": message, "request_id": request_id, "data": data}
 
 
 def error_envelope(code: int, message: str, *, request_id: str) -> JsonObject:
-    """Write a refusal; as documented with 1303 it has no ``data``."""
+    """Return a refusal. It has no ``data``, as documented for 1303."""
     return {"code": code, "message": message, "request_id": request_id}
 
 
 def legacy_created(task: Task) -> JsonObject:
-    """Write the ``data`` of a create's reply: the seed's four fields and the official ``task_info``."""
+    """Return the ``data`` of the reply to a create request: four documented fields and ``task_info``."""
     return {
         "task_id": task.id,
         # Its client's own external ID, never the one that Homing sent to the provider.
@@ -67,7 +67,7 @@ def legacy_created(task: Task) -> JsonObject:
 
 
 def legacy_task(task: Task) -> JsonObject:
-    """Write the ``data`` of a single query, or one entry of a list."""
+    """Return the ``data`` of a single query, or one entry of a list."""
     watermark = task.request.get("watermark_info")
     data = legacy_created(task) | {
         "task_status_msg": _message(task),
@@ -78,7 +78,7 @@ def legacy_task(task: Task) -> JsonObject:
 
 
 def legacy_callback(task: Task) -> JsonObject:
-    """Write the body of a callback, "Callback Protocol": the bare task, with what is documented there."""
+    """Return the body of a callback: the bare task with the fields of the page "Callback Protocol"."""
     data = legacy_task(task)
     data.pop("watermark_info", None)
     result = data["task_result"]
@@ -88,7 +88,7 @@ def legacy_callback(task: Task) -> JsonObject:
 
 
 def new_task(task: Task) -> JsonObject:
-    """Write one entry of ``GET /tasks``."""
+    """Return one entry of ``GET /tasks``."""
     package = _PACKAGES.get(task.kind.partition("/")[0])
     return {
         "id": task.id,
@@ -103,7 +103,7 @@ def new_task(task: Task) -> JsonObject:
 
 
 def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
-    """Return a price in the legacy fields; ``billing`` is added up by what was paid with."""
+    """Return a price in the legacy fields. They have the sum of ``billing`` for each kind of payment."""
     if "billing" not in price:
         return {name: value for name, value in price.items() if name.startswith("final_")}
     paid = list(_charges(price["billing"]))
@@ -138,7 +138,7 @@ def _message(task: Task) -> str:
 
 
 def _legacy_result(task: Task) -> JsonObject:
-    """Write ``task_result``: an empty object until there is one (live), then a list for each sort of result."""
+    """Return ``task_result``: an empty object without a result (live), or a list for each kind of result."""
     result: JsonObject = {}
     for entry in _entries(facts.assets(task)):
         first = entry[0]
@@ -156,7 +156,7 @@ def _entries(assets: Iterable[Asset]) -> list[list[Asset]]:
     entries: list[list[Asset]] = []
     for asset in assets:
         before = entries[-1] if entries else []
-        # Files of one entry differ in their group; two images that merely share an index do not.
+        # The files of one entry have different groups. Two images with the same index have the same group.
         fits = before and _entry_key(before[0]) == _entry_key(asset) and asset.group not in {f.group for f in before}
         if fits:
             before.append(asset)
@@ -191,7 +191,7 @@ def _legacy_file(file: Asset) -> JsonObject:
 
 
 def _legacy_id(asset: Asset) -> JsonValue:
-    """Return an element's id as the number that it is in the legacy dialect."""
+    """Return the ID of an element as a number, as in the legacy dialect."""
     asset_id = asset.provider_asset_id or ""
     return int(asset_id) if asset.kind == "element" and asset_id.isascii() and asset_id.isdigit() else asset_id
 
@@ -209,7 +209,7 @@ def _output(task: Task, files: list[Asset]) -> JsonObject:
             output[f"{audio}_duration" if audio else "duration"] = file.duration
     if first.watermark_url:
         output["watermark_url"] = first.watermark_url
-    # All files of a task's series are one group; the provider's own name for it is not kept.
+    # All files of a series are one group. The provider's name of the group is not stored.
     return output | ({"group_id": task.id} if first.group == SERIES else {})
 
 

@@ -1,9 +1,9 @@
-"""The create request for Kling's omni-image: what is checked, stored and passed on.
+"""The create request for Kling's omni-image: the checks, and the parts that Homing stores and forwards.
 
 Documentation: https://kling.ai/document-api, page "Omni-Image" (also
 https://app.klingai.com/cn/dev/document-api/apiReference/model/OmniImage), and the resellers' older copy of that page.
-They disagree about models, fields and limits, so only what no edition allows is refused here; whatever else is there,
-known or not, goes to the provider as it came.
+These documents disagree about models, fields and limits. So this module refuses only values that all of them forbid.
+All other fields, also unknown ones, go to the provider unchanged.
 """
 
 import base64
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, TypeGuard
 
 from tracker.errors import InvalidRequest
-from tracker.model.targets import NOWHERE, Allowed, callback_refusal
+from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal
 from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.providers.base import Order
 
@@ -26,50 +26,50 @@ MODEL: Final = "model_name"
 COUNT: Final = "n"
 
 PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
-NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 at the neighbours of the official page
-MOST_IMAGES: Final = 9
+NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 on related official pages
+MAX_IMAGES: Final = 9
 ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
 
-# Longer texts are stored as digest and size, whatever their field: an unknown field may contain an image.
-LONGEST_SHOWN: Final = 8_192
+# A longer text is stored as digest and size in any field, because an unknown field may contain an image.
+MAX_STORED_TEXT: Final = 8_192
 # The limit of all stored fields, in characters of JSON. Every event of the task contains them.
-MOST_SHOWN: Final = 32_768
-NOT_SHOWN: Final = "not_shown"
+MAX_STORED_FIELDS: Final = 32_768
+NOT_STORED: Final = "not_shown"
 IMAGE_FIELD: Final = "image"
 
 _Check = Callable[[JsonValue], bool]
 
 
-def read_order(kind: str, body: JsonObject, allowed: Allowed = NOWHERE) -> Order:
-    """Check ``body`` and take it apart; its callback address may point to the public, and to what is ``allowed``.
+def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY) -> Order:
+    """Check ``body`` and return its parts. Its callback URL must be public or ``allowed``.
 
-    Raises InvalidRequest naming the field and its bound.
+    Raises: InvalidRequest, with the field and its bound.
     """
-    body = _given(body)
+    body = _without_empty(body)
     _check_fields(body)
     given = body.get(CALLBACK_URL)
     callback_url = given if isinstance(given, str) else None
     if callback_url is not None and (wrong := callback_refusal(callback_url, allowed)) is not None:
         raise InvalidRequest(f"{CALLBACK_URL} {wrong}")
-    passed_on = {name: value for name, value in body.items() if name not in {EXTERNAL_ID, CALLBACK_URL}}
+    forwarded = {name: value for name, value in body.items() if name not in {EXTERNAL_ID, CALLBACK_URL}}
     try:
         return Order(
             kind=kind,
-            body=passed_on,
-            shown=_kept(passed_on),
-            # The same for any order of the fields.
-            request_hash=hashlib.sha256(_canonical(passed_on).encode()).hexdigest(),
-            # The editions and the gateways differ in what they take where none is named.
+            body=forwarded,
+            shown=_stored(forwarded),
+            # It does not depend on the order of the fields.
+            request_hash=hashlib.sha256(_canonical(forwarded).encode()).hexdigest(),
+            # The default model is unknown, because documents and gateways differ.
             model=identifier(body.get(MODEL)) or "",
             external_id=identifier(body.get(EXTERNAL_ID)),
             callback_url=callback_url,
         )
     except (ValueError, TypeError, RecursionError):
-        raise InvalidRequest("the body is not JSON, or is nested too deeply") from None
+        raise InvalidRequest("the body is not JSON, or its nesting is too deep") from None
 
 
-def _given(body: JsonObject) -> JsonObject:
-    """Leave out the known fields that are empty: clients that fill in every field send an empty text for none."""
+def _without_empty(body: JsonObject) -> JsonObject:
+    """Remove empty known fields. Some clients send every field, with an empty text for a missing value."""
     given = {name: value for name, value in body.items() if value != "" or name not in _FIELDS}
     if isinstance(count := given.get(COUNT), float) and _is_count(count):
         given[COUNT] = int(count)
@@ -94,8 +94,8 @@ def _is_text(value: JsonValue) -> bool:
 
 
 def _is_count(value: JsonValue) -> bool:
-    """Return whether it is a whole number in its bounds; JavaScript and PHP clients may write 1 as 1.0."""
-    return _is_number(value) and value == int(value) and 1 <= value <= MOST_IMAGES
+    """Return whether a value is a whole number in its bounds. JavaScript and PHP clients may write 1 as 1.0."""
+    return _is_number(value) and value == int(value) and 1 <= value <= MAX_IMAGES
 
 
 def _is_share(value: JsonValue) -> bool:
@@ -122,10 +122,10 @@ _FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
         ),
         IMAGE_FIELD: (_is_text, "a text: the URL of an image, or the image in Base64"),
         "image_fidelity": (_is_share, "a number from 0 to 1"),
-        COUNT: (_is_count, f"an integer from 1 to {MOST_IMAGES}"),
+        COUNT: (_is_count, f"an integer from 1 to {MAX_IMAGES}"),
         "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
         EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
-        CALLBACK_URL: (_is_text, "an https address"),
+        CALLBACK_URL: (_is_text, "an https URL"),
     }
 )
 
@@ -134,22 +134,22 @@ def _canonical(body: JsonObject) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _kept(body: JsonObject) -> JsonObject:
+def _stored(body: JsonObject) -> JsonObject:
     """Return the fields to store. Fields beyond the limit are stored as one digest and size."""
-    kept: JsonObject = {}
+    stored: JsonObject = {}
     others: JsonObject = {}
-    room = MOST_SHOWN
+    left = MAX_STORED_FIELDS
     for name, value in body.items():
         shown = _shown(name, value)
         size = len(_canonical({name: shown}))
-        if size <= room:
-            kept[name] = shown
-            room -= size
+        if size <= left:
+            stored[name] = shown
+            left -= size
         else:
             others[name] = value
     if others:
-        kept[NOT_SHOWN] = _digest(_canonical(others))
-    return kept
+        stored[NOT_STORED] = _digest(_canonical(others))
+    return stored
 
 
 def _shown(name: str, value: JsonValue) -> JsonValue:
@@ -160,11 +160,11 @@ def _shown(name: str, value: JsonValue) -> JsonValue:
     if not isinstance(value, str):
         return value
     inline = name == IMAGE_FIELD and value and not value.lower().startswith(("http://", "https://"))
-    return _digest(value) if inline or len(value) > LONGEST_SHOWN else value
+    return _digest(value) if inline or len(value) > MAX_STORED_TEXT else value
 
 
 def _digest(value: str) -> JsonObject:
-    """Return digest and size of what a Base64 text (with or without a ``data:`` prefix) holds, else of the text."""
+    """Return the digest and the size of the content of a Base64 text or ``data:`` URL, or of any other text itself."""
     encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
     try:
         content = base64.b64decode(encoded, validate=True)

@@ -1,9 +1,9 @@
-"""Maps a reply of Kling (HTTP status and code) to an outcome. Reading never raises.
+"""Reads a reply of Kling (HTTP status and code) as an outcome. Reading never raises.
 
 Documentation: https://kling.ai/document-api/api/get-started/error-codes. Every reply is ``{code, message, request_id,
 data}``; a code other than 0 is an error even with HTTP 200.
 
-``kling_submits`` reads answers to a create. This module has what all replies share, and the queries.
+``kling_submits`` reads the answers to create requests. This module reads queries and the parts that all replies share.
 """
 
 import json
@@ -32,35 +32,37 @@ from tracker.providers.base import (
 from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, code_of, read_report, task_of, tasks_in
 
 # The documented codes, by their meaning for Homing.
-OUR_CREDENTIAL: Final = frozenset({1000, 1001, 1002, 1003, 1004, 1304})  # 1304: our address is not allowed
+OUR_CREDENTIAL: Final = frozenset(
+    {1000, 1001, 1002, 1003, 1004, 1304}
+)  # 1304: the address of this server is not allowed
 TRY_LATER: Final = frozenset({1302, 1303})
 MAINTENANCE: Final = 5001
-# 5000 and 5002 are left out on purpose: after them a task may exist, as after anything undocumented.
+# 5000 and 5002 have no constant on purpose. After them a task may exist, as after any undocumented code.
 
 NO_SUCH_KEY_VALUE: Final = 1201
 INVALID_AUTHORIZATION: Final = 1002
 NO_SUCH_CALL: Final = frozenset({1202, 1203})
-# Observed live; the table would have it 404/1203, which therefore may mean a missing path as well as a missing task.
+# Observed live. The table says 404/1203, so that answer may mean a missing path or a missing task.
 NOT_FOUND: Final = "Task not found by id/external id: {id}"
 
 CREDENTIAL_CODES: Final = range(1000, 1100)
-LONGEST_WAIT: Final = timedelta(days=1)
+MAX_WAIT: Final = timedelta(days=1)
 EXCERPT_LENGTH: Final = 4_096
 TASKS_PER_REPLY: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """Kling's own envelope; ``code`` None where the bytes hold none (``message`` then says what is wrong).
+    """The envelope of a reply. ``code`` is None if there is none; ``message`` then says what is wrong.
 
-    ``signed_off`` marks a request id: what Kling itself wrote has one.
+    ``has_request_id`` is true for a reply that Kling itself wrote.
     """
 
     status: int
     code: int | None
     message: str
     body: JsonObject
-    signed_off: bool = False
+    has_request_id: bool = False
 
     @property
     def fine(self) -> bool:
@@ -72,17 +74,17 @@ class Envelope:
 
     @property
     def broken(self) -> bool:
-        """A server's trouble: whatever the code says, the request may have done its work."""
+        """Whether it is a server error. Then the request may have succeeded, also if the code says something else."""
         return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def text(self) -> str:
-        """What the sender says, where it wrote the envelope: else ``message`` is ours."""
+        """The message of the sender. It is empty without an envelope, because ``message`` is then Homing's."""
         return "" if self.code is None else self.message
 
     @property
     def outline(self) -> str:
-        """What came, without any text of the sender: any client may read it."""
+        """A description of the reply without any text of the sender, so that every client may read it."""
         if self.code is None:
             return f"HTTP {self.status}: {self.message}"
         return f"HTTP {self.status}, code {self.code}"
@@ -105,8 +107,8 @@ def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOut
     if not reports:
         return unreadable_reply(reply, f"{envelope.outline}, but no task")
     report, task = reports[0]
-    # Until a task ends, Kling shows no external id of it. The id in the path may be of either sort: where it is the
-    # task's own, the reply is about somebody's task whose provider id was given out as an external id.
+    # Kling does not return the external ID of a task until the task ends. An external ID in the path may equal the
+    # provider ID of another client's task. Then the reply is about that task.
     by_provider_id = any(one.provider_task_id == task_id for one, _ in reports)
     if external and report.external_id is None and report.provider_task_id is not None and not by_provider_id:
         return _found(report, task)
@@ -134,7 +136,7 @@ def read_many(reply: Reply, *, batch: bool = False) -> ManyOutcome:
 
 
 def open_envelope(reply: Reply) -> Envelope:
-    """Read a reply's envelope, as far as it is one."""
+    """Read the envelope of a reply."""
     try:
         body = read_object(reply.body)
     except Unreadable as error:
@@ -146,8 +148,8 @@ def open_envelope(reply: Reply) -> Envelope:
     if code is None:
         return Envelope(status=reply.status, code=None, message="the JSON is not Kling's envelope", body=body)
     message = text(body.get("message"), MESSAGE_LENGTH)
-    signed_off = identifier(body.get("request_id")) is not None
-    return Envelope(status=reply.status, code=code, message=message, body=body, signed_off=signed_off)
+    has_request_id = identifier(body.get("request_id")) is not None
+    return Envelope(status=reply.status, code=code, message=message, body=body, has_request_id=has_request_id)
 
 
 def _is_page(reply: Reply) -> bool:
@@ -155,7 +157,7 @@ def _is_page(reply: Reply) -> bool:
 
 
 def unreadable_reply(reply: Reply, why: str) -> Unknown:
-    """Return the outcome for an unreadable answer, with its beginning; for a redirect, with its target."""
+    """Return the outcome of an unreadable reply, with the beginning of its body and the target of a redirect."""
     target = reply.headers.get("location", "")
     location = f"location: {target} " if target else ""
     text = location + reply.body[:EXCERPT_LENGTH].decode(errors="replace")
@@ -163,7 +165,10 @@ def unreadable_reply(reply: Reply, why: str) -> Unknown:
 
 
 def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
-    """Read what means the same after every call; a ``query`` makes nothing, so its HTTP status may speak alone."""
+    """Return an outcome that is the same for every call, or None.
+
+    A ``query`` creates nothing, so its HTTP status is enough without a code.
+    """
     code, message, why = envelope.code, envelope.message, envelope.outline
     if code == MAINTENANCE:
         return Unknown(why=why, unavailable=True)
@@ -172,7 +177,7 @@ def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> 
     if code in TRY_LATER or (query and code is None and envelope.status == HTTPStatus.TOO_MANY_REQUESTS):
         wait = retry_after(reply.headers)
         return Busy(http_status=envelope.status, code=code or 0, message=message, retry_after=wait)
-    if code in OUR_CREDENTIAL or (code in CREDENTIAL_CODES and envelope.signed_off):
+    if code in OUR_CREDENTIAL or (code in CREDENTIAL_CODES and envelope.has_request_id):
         return BadCredential(code=code or 0, message=message)
     if query and envelope.status == HTTPStatus.UNAUTHORIZED:
         return BadCredential(code=code or 0, message=message)
@@ -180,7 +185,7 @@ def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> 
 
 
 def _absent_call(reply: Reply, envelope: Envelope) -> Unsupported | None:
-    """Recognise an address that has no such call: its 404 or 405, the table's codes, or its web page for any path."""
+    """Return an outcome if the server does not have this call: 404, 405, a documented code, or a web page."""
     page = envelope.successful and envelope.code is None and _is_page(reply)
     by_status = envelope.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
     if page or by_status or (envelope.code in NO_SUCH_CALL and not envelope.broken):
@@ -189,7 +194,7 @@ def _absent_call(reply: Reply, envelope: Envelope) -> Unsupported | None:
 
 
 def _list_in(body: JsonObject) -> list[JsonValue] | None:
-    """Return the list of tasks in a reply, also from a wrapper, or one task alone; null is an empty list."""
+    """Return the list of tasks in a reply, also from a wrapper. A single task is a list of one; null is empty."""
     listed: JsonValue = body.get("data", [])
     if listed is None:
         return []
@@ -208,12 +213,12 @@ def _found(report: Report, task: JsonObject) -> Found:
 
 
 def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """Read ``Retry-After``: seconds, or a date, which is measured against the reply's own ``Date``."""
+    """Read ``Retry-After`` in seconds or as a date. A date is compared with the ``Date`` of the reply."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
-        return min(timedelta(seconds=int(value)), LONGEST_WAIT)
+        return min(timedelta(seconds=int(value)), MAX_WAIT)
     try:
         wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
     except (ValueError, TypeError, OverflowError):
         return None
-    return max(timedelta(0), min(wait, LONGEST_WAIT))
+    return max(timedelta(0), min(wait, MAX_WAIT))

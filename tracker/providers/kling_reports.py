@@ -43,7 +43,7 @@ _CREATED_AT: Final = ("created_at", "create_time")
 _UPDATED_AT: Final = ("updated_at", "update_time")
 _ASSET_ID: Final = ("voice_id", "element_id", "id")
 
-# "Result files are cleared after 30 days"; a live address was seen to end within 2 s of updated_at + 30 days.
+# "Result files are cleared after 30 days". A live URL stopped working within 2 s of updated_at + 30 days.
 RESULT_LIFETIME: Final = timedelta(days=30)
 
 ASSETS: Final = 100
@@ -51,15 +51,15 @@ URL_LENGTH: Final = 4096
 STATUS_LENGTH: Final = 100
 MESSAGE_LENGTH: Final = 2_000
 PRICE_LENGTH: Final = 4_096
-# The length of a price is that of its JSON in ASCII with spaces: at most so many times that of the tightest JSON (DEL).
+# A price is measured as ASCII JSON with spaces, which is at most this many times as long as the shortest JSON (DEL).
 PRICE_GROWTH: Final = 6
 NESTING: Final = 4
 HIGHEST_INDEX: Final = 10_000
 
-# What a result is: its kind and its group; results that are alike are counted together.
+# The kind and the group of a result. Results with the same pair are counted together.
 _Like = tuple[str, str]
 
-# The lists of a legacy task_result: what each holds. A series has its own list and is identified by its group.
+# The lists of a legacy task_result, with the kind and group of their results. A series has its own list and group.
 _RESULT_LISTS: Final[Mapping[str, _Like]] = MappingProxyType(
     {
         "images": ("image", "single"),
@@ -73,11 +73,11 @@ _RESULT_LISTS: Final[Mapping[str, _Like]] = MappingProxyType(
 _RESULT_NAMES: Final = _RESULT_LISTS.keys()
 _OUTPUT_TYPES: Final = frozenset({"image", "video", "audio", "voice", "element"})
 _OTHER_TYPE: Final = "file"
-# What later requests name by its id: a result even without a file.
+# Later requests refer to these by ID, so they are results even without a file.
 _USED_BY_ID: Final = frozenset({"voice", "element"})
 
-# The fields that hold an address: the group they put it in (None: that of the list), and which field has its duration.
-# One entry may have several: AI multi-shot gives three views, audio two formats (whose names the new dialect reverses).
+# The fields with a URL: the group of the URL (None: the group of the list), and the fields with its duration. One entry
+# may have several: AI multi-shot has three views, audio has two formats (the new dialect reverses their names).
 _URL_FIELDS: Final[Mapping[str, tuple[str | None, tuple[str, ...]]]] = MappingProxyType(
     {
         "url": (None, ("duration",)),
@@ -122,13 +122,13 @@ def code_of(envelope: JsonObject) -> int | None:
 
 
 def task_of(value: JsonValue) -> JsonObject | None:
-    """Find the task's own object: bare (as documented), in Kling's envelope, or in a gateway's wrapper round that."""
+    """Return the object of the task: bare (documented), in Kling's envelope, or in a gateway's wrapper around it."""
     found = tasks_in(value)
     return found[-1] if found else None
 
 
 def tasks_in(value: JsonValue) -> list[JsonObject]:
-    """Return every object along the ``data`` fields that names a task, the innermost last."""
+    """Return every object along the ``data`` fields that has a task ID, the innermost last."""
     found = []
     for _ in range(NESTING):
         if not isinstance(value, dict):
@@ -140,10 +140,10 @@ def tasks_in(value: JsonValue) -> list[JsonObject]:
 
 
 def read_report(task: JsonObject) -> Report:
-    """Read a task's own object; ``flaw`` where it names no task."""
+    """Read the object of a task. The report has a ``flaw`` if the object has no task ID."""
     task_id, external_id = _ids(task)
     if task_id is None and external_id is None:
-        return Report(flaw="it names no task")
+        return Report(flaw="it has no task ID")
     provider_status = _first(task, _STATUS)
     provider_status = provider_status[:STATUS_LENGTH] if isinstance(provider_status, str) else None
     # Case and surrounding blanks do not matter.
@@ -175,7 +175,7 @@ def _ids(task: JsonObject) -> tuple[str | None, str | None]:
 
 
 def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
-    """Return the first field that is there and not null."""
+    """Return the first field that exists and is not null."""
     for name in names:
         if (found := fields.get(name)) is not None:
             return found
@@ -185,7 +185,7 @@ def _first(fields: JsonObject, names: tuple[str, ...]) -> JsonValue:
 def _message(task: JsonObject, left_out: Mapping[str, int]) -> str:
     found = task.get("task_status_msg")
     if not found and "code" not in task:
-        # Beside a code, the message is the envelope's and says nothing of the task.
+        # Next to a code, the message belongs to the envelope and not to the task.
         found = task.get("message")
     message = text(found, MESSAGE_LENGTH)
     if not left_out:
@@ -196,7 +196,7 @@ def _message(task: JsonObject, left_out: Mapping[str, int]) -> str:
 
 
 def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset, ...], Mapping[str, int]]:
-    """Return the bounded results, and how many were left out for which reason."""
+    """Return the bounded results, and the number of dropped results by reason."""
     kept: list[Asset] = []
     counts: dict[_Like, int] = {}
     left_out: dict[str, int] = {}
@@ -217,7 +217,7 @@ def _assets(task: JsonObject, expires_at: datetime | None) -> tuple[tuple[Asset,
 
 
 def _count(left_out: dict[str, int], entry: JsonValue) -> None:
-    """Count an entry that is no result, by what is wrong with it."""
+    """Count an entry that is not a valid result, by reason."""
     urls = [entry[name] for name in _named(_URL_NAMES, entry)] if isinstance(entry, dict) else []
     long = any(isinstance(url, str) and len(url) > URL_LENGTH for url in urls)
     why = f"with a URL beyond {URL_LENGTH} characters" if long else "with no usable URL"
@@ -225,13 +225,13 @@ def _count(left_out: dict[str, int], entry: JsonValue) -> None:
 
 
 def _named(names: KeysView[str], fields: JsonObject) -> Iterable[str]:
-    """Return the names that are among the fields, in the order of ``names``; nearly always that is one."""
+    """Return the names that the object has, in the order of ``names``. Nearly always it is one."""
     there = names & fields.keys()
     return [name for name in names if name in there] if len(there) > 1 else there
 
 
 def _like(output: JsonValue) -> _Like:
-    """Read kind and group of one of ``outputs``; a series has a ``group_id``, which single images do not have."""
+    """Return the kind and group of one of ``outputs``. Only a series has a ``group_id``."""
     if not isinstance(output, dict):
         return _OTHER_TYPE, "single"
     output_type = output.get("type")
@@ -242,7 +242,7 @@ def _like(output: JsonValue) -> _Like:
 def _keep(
     entry: JsonValue, like: _Like, counts: dict[_Like, int], kept: list[Asset], expires_at: datetime | None
 ) -> bool:
-    """Add the results of one entry to those that are kept; say whether there was one."""
+    """Add the results of one entry. Return whether there was one."""
     position = counts.get(like, 0)
     counts[like] = position + 1
     if not isinstance(entry, dict):
@@ -272,33 +272,33 @@ def _keep(
 
 
 def _address(value: JsonValue) -> str | None:
-    """Return a URL that is safe to store and to show, because dashboards make links of it."""
+    """Return a URL that is safe to store and to show, because dashboards make links from it."""
     if not isinstance(value, str) or len(value) > URL_LENGTH or not value.isprintable():
         return None
     scheme, _, rest = value.partition("://")
-    # No white space is printable but the blank; browsers read a backslash as a slash.
+    # The blank is the only printable white space. Browsers read a backslash as a slash.
     fits = rest and rest[0] != "/" and " " not in rest and "\\" not in rest and scheme.lower() in _WEB_SCHEMES
     return value if fits else None
 
 
 def _index(value: JsonValue, position: int) -> int:
-    """Return the provider's index; the new dialect has none, and some copies write the placeholder "int"."""
-    # The exact type, here and below: a bool is an int too.
+    """Return the provider's index. The new dialect has none, and some copies have the placeholder "int"."""
+    # The exact type is checked here and below, because a bool is also an int.
     return value if type(value) is int and 0 <= value <= HIGHEST_INDEX else position
 
 
 def _duration(value: JsonValue) -> str | None:
-    """Seconds, as written: a string in the documentation, possibly fractional."""
+    """Return the duration in seconds as the provider wrote it: a text in the documentation, possibly fractional."""
     return str(value)[:STATUS_LENGTH] or None if type(value) in _DURATION_TYPES else None
 
 
 def _price(task: JsonObject) -> dict[str, JsonValue]:
-    """Return the price fields as they are, without empty ones, and without a value that is absurdly long."""
+    """Return the price fields unchanged, without empty and without extremely long values."""
     price: dict[str, JsonValue] = {}
     for name in _PRICE_FIELDS:
         if value := task.get(name):
             price[name] = value
-    # For every real price it is enough to measure all of them together.
+    # For a real price, one measurement of all fields together is enough.
     if len(_encode(price)) * PRICE_GROWTH <= PRICE_LENGTH:
         return price
     return {name: value for name, value in price.items() if len(json.dumps(value)) <= PRICE_LENGTH}

@@ -1,4 +1,4 @@
-"""Reads the answer to a create. docs/reference/create-answers.md describes the same rules.
+"""Reads the answer to a create request. docs/reference/create-answers.md describes the same rules.
 
 "Nothing was made" frees the client to try again, and to pay again if something was made after all. It is read from
 Kling's own refusal, and from the few answers of a gateway in between that can only come before a task is made: no key,
@@ -36,7 +36,7 @@ from tracker.providers.kling_replies import (
 )
 from tracker.providers.kling_reports import MESSAGE_LENGTH, read_report, task_of
 
-# The documented codes of refusals. 5000 and 5002 are left out on purpose: after them a task may exist.
+# The documented codes of refusals. 5000 and 5002 are missing on purpose, because after them a task may exist.
 REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 1300, 1301})
 # The HTTP statuses that the table gives to refusals, and the family of codes: an undocumented code of that family in
 # Kling's own envelope is still a refusal. 408, 425 or 499 never are: they mean a request that was not finished.
@@ -46,16 +46,16 @@ REFUSING_CODES: Final = range(1100, 2000)
 KLING_CODES: Final = range(1000, 6000)
 TAKEN: Final = re.compile(r"external[ _-]?(task[ _-]?)?id\b.*\b(already|exists?|duplicated?|in use|taken)\b", re.DOTALL)
 
-# A gateway's own refusals: HTTP status to the code of Kling that means the same to our client.
+# A gateway's own refusals: the HTTP status, and the code of Kling with the same meaning for the client.
 GATEWAY_REFUSALS: Final = MappingProxyType(
     {400: 1201, 402: 1102, 403: 1103, 404: 1203, 413: 1200, 415: 1200, 422: 1201, 451: 1301}
 )
 QUOTA_CODE: Final = 1102
 TOO_MANY_CODE: Final = 1302
 ABSENT: Final = frozenset({404, 405})
-# 303 is left out: it may follow upon what was done, and point to it. 300, 304 and their like say nothing of the kind.
+# 303 is missing, because it may point to the result of the request. 300, 304 and similar statuses refuse nothing.
 REDIRECTS: Final = frozenset({301, 302, 307, 308})
-# Not enough money at the gateway: it is looked at before anything is sent on, and its code may end in "failed".
+# Not enough money at the gateway. A gateway checks that before it forwards a request. Its code may end in "failed".
 QUOTA: Final = re.compile(r"quota|balance|insufficient|billing|额度|余额", re.IGNORECASE)
 # Problems behind or within the gateway, in a code, a type or a message. The create may have been forwarded before.
 TROUBLE_NAMES: Final = re.compile(
@@ -91,7 +91,7 @@ class GatewayError:
 
 
 def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
-    """Read what became of a submit that carried ``external_id``."""
+    """Return the outcome of a submission with ``external_id``."""
     envelope = open_envelope(reply)
     if envelope.fine:
         return _made(reply, envelope, external_id)
@@ -109,20 +109,20 @@ def read_submit(reply: Reply, *, external_id: str) -> SubmitOutcome:
 
 
 def _made(reply: Reply, envelope: Envelope, external_id: str) -> SubmitOutcome:
-    """Read a create's success. Its ``data`` is the task; one gateway writes the task beside the code instead."""
+    """Read a success. Its ``data`` is the task. One gateway writes the task next to the code instead."""
     task = task_of(envelope.body)
     report = read_report(task) if task is not None else None
     if report is None or report.provider_task_id is None:
         return unreadable_reply(reply, f"{envelope.outline}, but no task id")
     if report.external_id not in {None, external_id}:
         return unreadable_reply(reply, f"{envelope.outline}, but with another external id")
-    # A task that was made is at least submitted, whatever its status says.
+    # A created task is at least submitted, even if its status is unknown.
     report = msgspec.structs.replace(report, status=report.status or Status.SUBMITTED)
     return Accepted(report=report)
 
 
 def _refused_on_the_way(reply: Reply, envelope: Envelope, error: GatewayError | None) -> SubmitOutcome | None:
-    """Read a refusal that is not Kling's: that of a gateway, or of whatever else is at the address."""
+    """Read a refusal that is not Kling's, but that of a gateway or of another server at the URL."""
     status = envelope.status
     if envelope.code in KLING_CODES:
         return None
@@ -147,7 +147,7 @@ def _refused_by_gateway(status: int, error: GatewayError) -> Rejected | None:
 
 
 def _gateway_error(envelope: Envelope) -> GatewayError | None:
-    """Find ``{"error": {"message", "type", "code"}}``, or ``{"code": "a_word", "message"}``."""
+    """Return the error of ``{"error": {"message", "type", "code"}}`` or ``{"code": "a_word", "message"}``, or None."""
     error: JsonValue = envelope.body.get("error")
     if isinstance(error, dict):
         return GatewayError(
@@ -173,7 +173,7 @@ def _is_about_a_model(error: GatewayError | None) -> bool:
 def _refuses(envelope: Envelope) -> bool:
     if envelope.code in REFUSALS:
         return envelope.status in REFUSING or envelope.successful
-    return envelope.code in REFUSING_CODES and envelope.status in REFUSING and envelope.signed_off
+    return envelope.code in REFUSING_CODES and envelope.status in REFUSING and envelope.has_request_id
 
 
 def _says_taken(message: str, external_id: str) -> bool:
@@ -193,5 +193,5 @@ def _unknown(reply: Reply, envelope: Envelope, *, unavailable: bool = False) -> 
     shown = error.message if error is not None else envelope.text
     if shown:
         return Unknown(why=envelope.outline, unavailable=unavailable, excerpt=shown)
-    # What a server in trouble sends need not be readable: it is an outage, not another API.
+    # An unreadable answer with a server error is an outage, and no sign of another API.
     return replace(unreadable_reply(reply, envelope.outline), unreadable=not envelope.broken)

@@ -1,6 +1,6 @@
 """The tokens of callback URLs.
 
-A task callback URL ends in a token. It names the task and proves that Homing made it::
+A task callback URL ends with a token. It contains the task ID and verifies that Homing created the URL::
 
     1 <key id, 8 hex> <task id> - <MAC, 22 characters>
 
@@ -31,7 +31,7 @@ _URL_TEXT: Final = (bytes.maketrans(b"+/", b"-_"), b"=\n")
 
 
 def mint(secrets: Sequence[bytes], *, provider: str, task_id: str) -> str:
-    """Make the token of a task callback URL with the first of ``secrets``."""
+    """Return the token of a task callback URL, made with the first of ``secrets``."""
     beginning, covered = _before(secrets[0], provider)
     raw = task_id.encode()
     return (beginning + raw + _end(secrets[0], covered + raw)).decode()
@@ -72,7 +72,7 @@ def shared_hash(token: str) -> str:
 
 @lru_cache(maxsize=KEYS)
 def key_id(secret: bytes) -> str:
-    """Name a secret without revealing it."""
+    """Return the public ID of a secret."""
     return hashlib.sha256(b"homing key id\n" + secret).hexdigest()[:8]
 
 

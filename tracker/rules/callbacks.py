@@ -35,12 +35,12 @@ from tracker.rules.identity import OF_ANOTHER
 from tracker.rules.outcomes import Rules, alarms_of, entry_of, replanned
 
 CHANGED: Final = frozenset({Verdict.APPLIED, Verdict.COMPLETED})
-# How many unsigned callbacks of one task have an entry of their own in its history.
+# How many unsigned callbacks of one task get their own entries in the history.
 UNSIGNED_ENTRIES: Final = 100
 
 
 class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a callback for the task that its URL or its IDs name, else as an orphan callback."""
+    """Record a callback for the task of its URL or its IDs, or else as an orphan callback."""
 
     arrived: Arrived
     account: str
@@ -88,7 +88,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
         if applied and after.status in FINAL:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
         if _worth_polling(after, transition, observation.report):
-            after = changed(after, next_poll_at=schedule.after_hint(after, now=observation.at, policy=rules.policy))
+            after = changed(after, next_poll_at=schedule.early_poll_at(after, now=observation.at, policy=rules.policy))
         if after.status not in SETTLED and after.next_poll_at is None:
             after = replanned(after, now=observation.at, rules=rules, lifetime=timedelta())
         if transition.trust is Trust.UNVERIFIED:
@@ -106,11 +106,11 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:
-    """Make the history entry. Beyond the limit of a task, unsigned callbacks that change nothing share one entry."""
+    """Return the history entry. Beyond the limit of a task, unsigned callbacks that change nothing share one entry."""
     if observation.trust is not Trust.SIGNED:
         task = changed(task, unsigned=task.unsigned + 1)
         if task.unsigned > UNSIGNED_ENTRIES and transition.verdict is not Verdict.APPLIED:
-            why = f"more than {UNSIGNED_ENTRIES} callbacks came unsigned, and this one and later ones are only counted"
+            why = f"more than {UNSIGNED_ENTRIES} callbacks were unsigned, so this one and later ones are only counted"
             return task, entry_of(transition, observation, "callback|unsigned", why=why)
     webhook_id = observation.webhook_id
     what = f"id {webhook_id}" if webhook_id is not None else hashlib.sha256(observation.body).hexdigest()

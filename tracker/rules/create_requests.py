@@ -1,4 +1,4 @@
-"""Decisions about create requests: a row of its own, or the one that has it already, and whose client has an answer."""
+"""Decisions about create requests: a new row or an existing one, and which submissions were answered."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -24,10 +24,11 @@ from tracker.rules.schedule import Policy
 
 
 class SubmitDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a create request: ``send`` it as a new row, or return the row that has it already.
+    """The decision about a create request: ``send`` it as a new row, or return the existing row.
 
-    Nothing is recorded where ``undecided`` names a process: it took the same body and has not answered, so everything
-    depends on whether it is gone. Nor where ``id_used``: an earlier row, which was rejected, has the external ID.
+    If ``undecided`` names a process, nothing is recorded: that process got the same body and has not answered, so the
+    decision depends on whether it is dead. If ``id_used``, nothing is recorded either, because an earlier rejected row
+    has the external ID.
     """
 
     task: Task
@@ -37,12 +38,13 @@ class SubmitDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a create request before the provider is called, or find the row that has it already.
+    """Record a create request before the provider is called, or find its existing row.
 
-    ``gone`` says of other processes whether they are, as far as that is known; None where all others are. ``left`` are
-    tasks of this process whose clients hung up, although their rows do not say so yet. A fresh one that is not
-    ``sendable`` is not recorded. Raises Conflict where the client used its external ID or idempotency key with another
-    body.
+    ``gone`` says for other processes whether they are dead, if that is known. None means that all others are dead.
+    ``left`` are tasks of this process whose clients disconnected, before their rows say so. A new request that is not
+    ``sendable`` is not recorded.
+
+    Raises: Conflict, if the client used its external ID or idempotency key with another body.
     """
 
     task: Task
@@ -78,7 +80,7 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(unanswered, str):
             return Change(result=SubmitDecision(task=task, undecided=unanswered))
         if unanswered is not None:
-            # It counts as answered once this answer is out, and not before: this process may die too.
+            # It counts as answered only after this answer is sent, because this process may crash too.
             joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
             return Change(result=SubmitDecision(task=joined), task=joined)
         if is_named(task) and is_derived(task) and task.sent_external_id is not None:
@@ -90,7 +92,7 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_names(task: Task) -> frozenset[Key]:
-    """Return the names under which a create request may have been recorded before."""
+    """Return the keys under which a create request may be recorded already."""
     keys = [by_id(task.id)]
     if task.external_id is not None:
         keys.append(by_external_id(task.client, task.external_id))
@@ -102,14 +104,14 @@ def request_names(task: Task) -> frozenset[Key]:
 
 
 def is_named(task: Task) -> bool:
-    """Return whether the client named its request, which decides the external ID that the provider gets."""
+    """Return whether the request has a client's ID. The external ID for the provider depends on that."""
     return task.external_id is not None or task.idempotency_key is not None
 
 
 def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:
-    """Assign another external id to a submit, or return the row of a task adopted before its client sent it again.
+    """Assign another external ID to a submission, or return the row of an adopted task with that ID.
 
-    Nobody else can have made a task under this id: it proves whose the adopted one is.
+    Only Homing can have made a task with this ID, so it verifies the client of the adopted task.
     """
     if holder.released or holder.attempts > 0:
         return Change(result=SubmitDecision(task=task, id_used=True))
@@ -135,14 +137,14 @@ def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:
 def _resent(
     known: Known, task: Task, policy: Policy, gone: Mapping[str, bool] | None, left: AbstractSet[str]
 ) -> Task | str | None:
-    """Find the submit of the same body whose client has no answer, and therefore sends it again.
+    """Return the submission of the same body whose client has no answer and therefore repeats its request.
 
-    That client hung up, or a dead process took it. Gives the process where it is not known whether it is dead: a living
-    one has a client of its own.
+    That client disconnected, or its process died. If it is unknown whether the process is dead, return the process: a
+    live process has its own client.
     """
     if task.request_hash is None or is_named(task):
         return None
-    # Each re-sent one takes one of them, the oldest first: two equal submits stay two tasks.
+    # Each repeated request takes one of them, the oldest first, so two equal submissions stay two tasks.
     for before in reversed(known.every(by_unanswered(task.client, task.request_hash))):
         recent = task.created_at - before.created_at < policy.resend_window
         if not recent or is_named(before) or before.status is Status.REJECTED:
@@ -161,7 +163,7 @@ def _resent(
 
 
 class NoteAbandoned(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the client of a submit left without its answer: the same body, sent again, is the same submit."""
+    """Record that a client disconnected without its answer. The same body sent again is then the same submission."""
 
     task_id: str
 
@@ -177,7 +179,7 @@ class NoteAbandoned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoteAnswered(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the answer to a submit was on its way."""
+    """Record that the answer to a create request was sent."""
 
     task_id: str
     now: datetime

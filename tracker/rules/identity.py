@@ -1,7 +1,7 @@
-"""Whether a report is about this very task, and what its provider ID is worth.
+"""Checks whether a report is about this very task, and whether its provider ID is verified.
 
-Facts come only from a report about the task itself. A report whose provider ID belongs to another row, or whose IDs
-disagree with the row, is unverified and merges nothing, whatever its source.
+Facts come only from a report about the task itself. A report whose provider ID belongs to another row, or whose IDs do
+not match the row, is unverified and merges nothing. This holds for every source.
 
 A provider ID is *proven* by the reply to our own submit, and by a report that carries the row's external ID. Until then
 it is unproven, although the provider confirmed that it exists: its owner, a callback or a lookup named it. Where two
@@ -40,7 +40,7 @@ from tracker.rules.outcomes import Rules, existing
 from tracker.rules.schedule import Policy
 
 T = TypeVar("T")
-# These texts are shown to the task's client: they name nothing of another task.
+# The client of the task sees these texts, so they contain nothing about another task.
 OF_ANOTHER: Final = "the provider ID belongs to another task"
 OTHER_TASK: Final = "the reply is about another task"
 FORMER_TASK: Final = "the provider has an older task under this ID, which Homing deleted long ago"
@@ -59,10 +59,11 @@ class ReplyTo(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whether a report is about the task: ``mismatch`` says why not, empty where it is.
+    """The result of comparing the IDs of a report with a task.
 
-    ``source`` is who named the provider ID, None where it is proven. ``holder`` is the row that must give it up,
-    ``wrong`` marks the row's own provider ID as that of another task.
+    ``mismatch`` says why the report is not about the task, and is empty if it is. ``source`` is the source of an
+    unverified provider ID, or None. ``holder`` is the row that must give the ID up. ``wrong`` means that the row's own
+    provider ID belongs to another task.
     """
 
     mismatch: str = ""
@@ -73,7 +74,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawal:
-    """A row that lost its provider ID, and what is recorded of that."""
+    """A row that lost its provider ID, and the records about that."""
 
     task: Task
     event: Event
@@ -119,7 +120,7 @@ def identified(before: Task, after: Task, identity: Identity) -> Task:
 
 
 def superseded(before: Task, after: Task, now: datetime) -> tuple[RaisedAlarm, ...]:
-    """Raise an alarm where the ID that the task's owner attached gave way to the one that the provider names."""
+    """Return an alarm if the provider reported another ID than the one that the client attached."""
     attached = before.candidate_id is not None and before.unproven_id_from is IdSource.OWNER
     if not attached or after.provider_task_id in {None, before.candidate_id}:
         return ()
@@ -127,7 +128,7 @@ def superseded(before: Task, after: Task, now: datetime) -> tuple[RaisedAlarm, .
 
 
 def taking(change: Change[T], identity: Identity, *, now: datetime, rules: Rules) -> Change[T]:
-    """Add to a change what becomes of the row that must give up the provider ID."""
+    """Add the row that must give up the provider ID to a change."""
     if identity.holder is None:
         return change
     lost = withdrawn(identity.holder, now=now, rules=rules)
@@ -141,10 +142,11 @@ def taking(change: Change[T], identity: Identity, *, now: datetime, rules: Rules
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):
-    """Take a provider ID from the task's owner: a candidate until a poll confirms it, which is due soon.
+    """Record a provider ID from the task's client. It is a candidate until a poll confirms it soon.
 
-    Where the provider cannot be polled (not ``confirmable``) it counts at once, and stays unproven. Raises Conflict
-    where it cannot be the task's.
+    If the provider cannot be polled (not ``confirmable``), it counts at once but stays unverified.
+
+    Raises: Conflict, if it cannot be the ID of this task.
     """
 
     task: Task
@@ -177,7 +179,7 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True):
             version=task.version + 1,
             updated_at=now,
             reason=f"the provider has to confirm the ID {provider_task_id}" if self.confirmable else None,
-            next_poll_at=schedule.after_hint(task, now=now, policy=self.rules.policy),
+            next_poll_at=schedule.early_poll_at(task, now=now, policy=self.rules.policy),
         )
         return Change(result=after, task=after, events=(lifecycle.event(after, "updated", now),))
 
@@ -204,7 +206,7 @@ def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
         updated_at=now,
         finished_at=None,
     )
-    again = schedule.after_hint(changed(after, next_poll_at=None), now=now, policy=rules.policy)
+    again = schedule.early_poll_at(changed(after, next_poll_at=None), now=now, policy=rules.policy)
     after = changed(after, next_poll_at=again)
     name = "corrected" if task.status in FINAL else "updated"
     shown = HistoryEntry(
@@ -229,14 +231,14 @@ def withdrawn(task: Task, *, now: datetime, rules: Rules) -> Withdrawal:
 
 
 def mismatch_alarm(task: Task, why: str, now: datetime) -> RaisedAlarm:
-    """Make the alarm about a report that is about another task."""
+    """Return the alarm for a report about another task."""
     return RaisedAlarm(kind=Alarm.MISMATCH, provider=task.provider, at=now, task_id=task.id, detail=why)
 
 
 def _outranks(task: Task, source: IdSource | None, holder: Task) -> bool:
-    """Return whether the row may take the provider ID away from another: only one that Homing submitted ever does.
+    """Return whether the row may take the provider ID from another row. Only a task that Homing submitted may.
 
-    Nobody can guess its external ID. What a client named may be the external ID of anybody's task.
+    Its external ID cannot be guessed. An ID from a client may be the external ID of any task.
     """
     if task.attempts == 0 or holder.unproven_id_from is None:
         return False
@@ -244,7 +246,7 @@ def _outranks(task: Task, source: IdSource | None, holder: Task) -> bool:
 
 
 def _could_be(known: Known, task: Task, report: Report, policy: Policy) -> bool:
-    """Return whether the provider's task that somebody named can be this one: nothing known may speak against it."""
+    """Return whether the provider's task with an unverified ID can be this task. No known fact may contradict it."""
     if report.provider_task_id != task.candidate_id or _named_otherwise(known, task, report):
         return False
     attached = task.unproven_id_from is IdSource.OWNER
@@ -273,7 +275,7 @@ def _fits(task: Task, report: Report, policy: Policy) -> bool:
 
 
 def _named_otherwise(known: Known, task: Task, report: Report) -> bool:
-    """Return whether a report carries an external ID that is not this row's."""
+    """Return whether a report has an external ID that is not this row's."""
     if report.external_id is None or report.external_id == task.sent_external_id:
         return False
     if task.sent_external_id is not None:

@@ -1,4 +1,4 @@
-"""What the schedule learns from finished tasks: how long they ran, and how many callbacks were lost. Pure.
+"""The run times and callback losses that the schedule learns from finished tasks. Pure.
 
 ``learn`` adds finished tasks to an immutable snapshot. The snapshot is bounded: it keeps the latest run times and the
 latest callbacks of a limited number of groups.
@@ -16,10 +16,10 @@ from tracker.model.records import Completion
 from tracker.model.task import Task
 
 MAX_RUN_TIMES: Final = 300
-# Few enough that an outage shows after a few tasks, and that it is forgotten soon after its end.
+# A small number, so that an outage has an effect after a few tasks, and none soon after its end.
 MAX_CALLBACKS: Final = 50
 MAX_GROUPS: Final = 200
-# Fewer finished tasks than these say less than those of the wider group.
+# With fewer finished tasks, the wider group is more reliable.
 MIN_TASKS: Final = 10
 # Standard deviations on each side of a measured share: 95 % confidence.
 CONFIDENCE: Final = 1.96
@@ -29,7 +29,7 @@ K = TypeVar("K")
 
 
 class Group(NamedTuple):
-    """Tasks that are learned from together; without a model all of a kind, without a kind all of a provider."""
+    """A group of tasks. Without a model it is all tasks of a kind, without a kind all tasks of a provider."""
 
     provider: str
     kind: str | None = None
@@ -67,12 +67,12 @@ class Callbacks:
 
     @property
     def loss_rate(self) -> float:
-        """The measured share of lost callbacks, 0 without any task."""
+        """The measured share of lost callbacks. It is 0 without tasks."""
         return self.lost / self.tasks if self.tasks else 0.0
 
     @property
     def loss_bounds(self) -> tuple[float, float]:
-        """The true loss rate lies between these with 95 % confidence (Wilson's interval); 0 and 1 without any task."""
+        """The 95 % confidence interval of the loss rate (Wilson). It is 0 and 1 without tasks."""
         if not self.tasks:
             return 0.0, 1.0
         rate, spread = self.loss_rate, CONFIDENCE**2 / self.tasks
@@ -89,10 +89,10 @@ class Callbacks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What to expect of one task.
+    """The expectations for one task.
 
-    ``usual`` is the run time that the provider documents. ``run_times`` are the learned ones in seconds, ascending;
-    empty while there are too few. ``lost`` is the chance that no callback reports the end.
+    ``usual`` is the documented run time. ``run_times`` are the learned ones in seconds, ascending, or empty if there
+    are too few. ``lost`` is the probability that no callback reports the end.
     """
 
     usual: timedelta = timedelta()
@@ -129,7 +129,7 @@ class Habits:
 
 
 def learn(before: Habits, completions: Iterable[Completion]) -> Habits:
-    """Add the completions that are later than those in ``before``.
+    """Return a snapshot with the completions that are later than those in ``before``.
 
     Only run times of tasks with a model count: Homing submitted these and knows when they began.
     """
@@ -166,7 +166,7 @@ def _with_callbacks(before: Habits, group: Group, arrived: Iterable[bool]) -> Ca
 
 
 def _latest(before: Mapping[K, V], changed: Mapping[K, V]) -> Mapping[K, V]:
-    """Put changed groups last, and drop the groups that have not changed for longest."""
+    """Return the groups with the changed ones last, without those that have not changed for longest."""
     merged = {key: value for key, value in before.items() if key not in changed} | dict(changed)
     return MappingProxyType(dict(list(merged.items())[-MAX_GROUPS:]))
 

@@ -1,9 +1,8 @@
-"""The state machine: what moves a task, as tables and one total order.
+"""The state machine: how observations change a task, as tables and one total order.
 
-Everything that can change what we believe is in this file, and it is a function of its arguments. A task's status is
-the greatest ever verified in a written total order, never the first to arrive, so observations may come in any
-order, any number of times, and the task ends the same (in status and in facts; version, history and alarms follow
-arrival).
+The functions are pure. The status of a task is the greatest verified status in a written total order, not the first
+one to arrive. So observations may come in any order and any number of times, and the task ends with the same status
+and facts. Version, history and alarms follow the order of arrival.
 """
 
 import json
@@ -35,9 +34,8 @@ from tracker.model.task import (
 )
 from tracker.model.untrusted import JsonValue
 
-# From each status, the statuses that a verified report may move it to. The empty row is a statement. The two finals
-# move to each other only by the tie-break among contradictory finals.
-# docs/reference/state-machine.md is made from this table.
+# For each status, the statuses that a verified report may change it to. The two finals change to each other only by the
+# precedence of contradictory finals. docs/reference/state-machine.md is generated from this table.
 MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
         status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
@@ -45,14 +43,22 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     }
 )
 
-# What says nothing of when the provider accepted a task.
+# In these statuses it is unknown when the provider accepted the task.
 NOT_ACCEPTED: Final = frozenset({Status.PENDING, Status.REJECTED, Status.EXPIRED})
-# A manual resolution decides, until the provider itself does.
+# The ``updated_at`` of a manual resolution. Any poll has precedence over it.
 BEFORE_ANY_POLL: Final = -1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-# Who decides among contradictory finals: the provider when it is polled, and the operator.
+# The sources that decide between contradictory finals: a poll, and the operator.
 DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
+FLAW_REASONS: Final[Mapping[Flaw, str]] = MappingProxyType(
+    {
+        Flaw.UNSIGNED: "it has no signature",
+        Flaw.BAD_SIGNATURE: "its signature is wrong",
+        Flaw.STALE_SIGNATURE: "its signature is too old",
+        Flaw.SHARED_URL: "a shared callback URL does not verify it",
+    }
+)
 FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
     {
         Flaw.UNSIGNED: Alarm.UNSIGNED,
@@ -65,7 +71,7 @@ FLAW_ALARMS: Final[Mapping[Flaw, Alarm]] = MappingProxyType(
 def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transition:
     """Apply ``observation`` to the task and return the transition.
 
-    Every observation has a verdict, and none raises. ``threshold`` is the least trust level for a final status.
+    Every observation gets a verdict, and none raises. ``threshold`` is the lowest trust level for a final status.
     """
     trust, why, alarms = weigh(task, observation)
     report = observation.report
@@ -78,10 +84,10 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
         return Transition(task=seen, verdict=Verdict.UNREADABLE, why=report.flaw, trust=trust, alarms=alarms)
     if report.status is None:
         alarms = (*alarms, Alarm.UNKNOWN_STATUS)
-        known, why = _learn_ids(seen, report, trust), f"unknown status word {report.provider_status!r}"
+        known, why = _learn_ids(seen, report, trust), f"unknown status {report.provider_status!r}"
         return Transition(task=known, verdict=Verdict.UNREADABLE, why=why, trust=trust, alarms=alarms)
     if trust is not Trust.UNVERIFIED and report.status in FINAL and trust < threshold:
-        why = f"a final word needs {threshold.name.lower()} trust; the provider will be asked"
+        why = f"a final status needs the trust level {threshold.name.lower()}, so Homing polls the provider"
     elif trust is not Trust.UNVERIFIED:
         return _accept(seen, observation, trust, alarms)
     if seen.provider_task_id is None and seen.candidate_id is None and report.provider_task_id is not None:
@@ -101,14 +107,14 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
     flaw = observation.flaw
     alarms = (FLAW_ALARMS[flaw],) if flaw is not None and flaw in FLAW_ALARMS else ()
     if observation.mismatch:
-        return Trust.UNVERIFIED, f"a hint: {observation.mismatch}", (*alarms, Alarm.MISMATCH)
+        return Trust.UNVERIFIED, observation.mismatch, (*alarms, Alarm.MISMATCH)
     if observation.source is not Source.CALLBACK:
         return observation.trust, "", ()
     report = observation.report
     if report.flaw is None and not ids_agree(task, report):
         return Trust.UNVERIFIED, _disagreement(task, report), (*alarms, Alarm.MISMATCH)
     if observation.trust is Trust.UNVERIFIED:
-        return Trust.UNVERIFIED, f"a hint: {flaw.value if flaw else 'not proven'}", alarms
+        return Trust.UNVERIFIED, FLAW_REASONS[flaw] if flaw else "it is not verified", alarms
     # Even a signed callback has less trust than the provider's answer to a poll.
     return min(observation.trust, Trust.SIGNED), "", alarms
 
@@ -154,11 +160,9 @@ def _accept(task: Task, observation: Observation, trust: Trust, alarms: tuple[Al
     if _shown(accepted) != _shown(task):
         return _completed(accepted, observation, trust, alarms)
     if report.status is task.status:
-        return Transition(
-            task=accepted, verdict=Verdict.CONFIRMED, why="says what is known", trust=trust, alarms=alarms
-        )
+        return Transition(task=accepted, verdict=Verdict.CONFIRMED, why="nothing new", trust=trust, alarms=alarms)
     verdict = Verdict.CONTRADICTED if contradiction else Verdict.OUTRANKED
-    why = f"{report.status.value} does not beat {task.status.value}"
+    why = f"{task.status.value} has precedence over {report.status.value}"
     return Transition(task=accepted, verdict=verdict, why=why, trust=trust, alarms=alarms)
 
 
@@ -202,7 +206,7 @@ def _completed(task: Task, observation: Observation, trust: Trust, alarms: tuple
     return Transition(
         task=after,
         verdict=Verdict.COMPLETED,
-        why="brought facts that were missing",
+        why="new facts",
         trust=trust,
         events=(event(after, "updated", observation.at),),
         alarms=alarms,
@@ -265,14 +269,14 @@ def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
 
 
 def _disagreement(task: Task, report: Report) -> str:
-    """Say what disagrees without naming the other task: it may be another client's."""
+    """Return what does not match, without the other task's ID. That task may be another client's."""
     if task.provider_task_id is not None:
-        return "a hint: it names another task" if report.provider_task_id else "a hint: it names no task"
-    return "a hint: its external id is another one" if report.external_id else "a hint: it carries no external id"
+        return "it has another provider task ID" if report.provider_task_id else "it has no provider task ID"
+    return "it has another external ID" if report.external_id else "it has no external ID"
 
 
 def _shown(task: Task) -> tuple[object, ...]:
-    """Return what a reader of the task sees of its facts: only a change of that is a change."""
+    """Return the facts that a reader of the task sees. Only a change of these makes a new version."""
     return (assets(task), price(task), message(task), task.provider_task_id)
 
 

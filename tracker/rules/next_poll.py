@@ -26,14 +26,14 @@ STILL_RUNNING_PER_LOST: Final = 1.5
 # A few very long run times must not delay the first poll, nor a gap between two modes the next one.
 MAX_FIRST_PER_MEAN: Final = 3.0
 MAX_AGE_GROWTH: Final = 2.0
-# Where run times hardly differ, polls closer than this find nothing new.
+# If run times hardly differ, closer polls find nothing new.
 MIN_AGE_GROWTH: Final = 1.1
 
 
 def next_poll_age(run_times: Sequence[float], *, lost: float, age: float) -> float | None:
-    """Return the age in seconds at which to poll next; None if no known task ran longer than ``age``.
+    """Return the age in seconds at which to poll next, or None if no known task ran longer than ``age``.
 
-    ``run_times`` are in seconds, ascending; ``lost`` is the chance that no callback reports the end.
+    ``run_times`` are in seconds, ascending. ``lost`` is the probability that no callback reports the end.
     """
     longer = len(run_times) - bisect_right(run_times, age)
     if longer == 0:

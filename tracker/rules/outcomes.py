@@ -1,4 +1,4 @@
-"""What all decisions share: the rules they follow, and how a verdict becomes rows."""
+"""The parts that all decisions share: their rules, and the rows of a verdict."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ UNCHANGED: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What every decision needs besides the rows; ``owner`` is the process that decides, ``habits`` what it learned."""
+    """The input of every decision besides the rows. ``owner`` is this process, ``habits`` is what it has learned."""
 
     policy: Policy
     threshold: Trust
@@ -28,7 +28,7 @@ class Rules:
 
 
 def existing(known: Known, task_id: str) -> Task:
-    """Return a task's row, or raise NotFound."""
+    """Return the row of a task. Raises: NotFound."""
     task = known.get(by_id(task_id))
     if task is None:
         raise NotFound(f"no task {task_id}")
@@ -36,7 +36,7 @@ def existing(known: Known, task_id: str) -> Task:
 
 
 def entry_of(transition: Transition, observation: Observation, dedupe_key: str, *, why: str = "") -> Entry:
-    """Make the history entry of a weighed observation; ``why`` adds to the verdict's own reason."""
+    """Return the history entry of a transition. ``why`` is added to the reason of its verdict."""
     report = observation.report
     shown = HistoryEntry(
         id=0,
@@ -55,7 +55,7 @@ def entry_of(transition: Transition, observation: Observation, dedupe_key: str, 
 
 
 def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedAlarm, ...]:
-    """Make the alarms that a weighed observation raises."""
+    """Return the alarms of a transition."""
     return tuple(
         RaisedAlarm(
             kind=kind,
@@ -69,7 +69,7 @@ def alarms_of(transition: Transition, observation: Observation) -> tuple[RaisedA
 
 
 def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, answered: bool = True) -> Task:
-    """Plan the next poll; ``answered`` says whether the last one was."""
+    """Return the task with its next poll planned. ``answered`` says whether the last poll got an answer."""
     again = schedule.after_poll(
         task,
         now=now,
@@ -83,7 +83,7 @@ def replanned(task: Task, *, now: datetime, rules: Rules, lifetime: timedelta, a
 
 
 def begun(task: Task, *, now: datetime, rules: Rules) -> Task:
-    """Plan the first poll of a task that begins now."""
+    """Return a task that begins now with its first poll planned."""
     first = schedule.first_poll_delay(task, now=now, policy=rules.policy, habits=rules.habits(), random=rules.random())
     return changed(task, next_poll_at=first)
 

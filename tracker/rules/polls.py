@@ -45,7 +45,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BATCH_QUERY: Final = "batch query"
-UNDECIDED: Final = "contradictory reports of success and failure; the provider does not say which is true"
+UNDECIDED: Final = (
+    "the reports contradict each other, and the provider does not say whether the task succeeded or failed"
+)
 
 
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +71,9 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
-    """Record what a poll brought, and expire the task if its time is over.
+    """Record the result of a poll, and expire the task if its deadline has passed.
 
-    ``polled`` is the row as it was then, ``lifetime`` is how long the provider keeps results.
+    ``polled`` is the row at the time of the poll. ``lifetime`` is how long the provider keeps results.
     """
 
     polled: Task
@@ -104,12 +106,12 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         after = identified(task, replace(transition.task, not_found=0), identity)
         if transition.verdict is Verdict.APPLIED:
             after = replace(after, quiet_polls=0)
-        # An answer from before the end, which came late, decides nothing about an end that was reported.
+        # A late answer from before the end decides nothing about a reported end.
         change = self._closed(after, transition.verdict, transition.why, answered=not after.conflict_statuses)
         assert change.task is not None
         alarms = alarms_of(transition, observation) + change.alarms + superseded(task, after, self.now)
         if schedule.lacks_result(change.task) and change.task.next_poll_at is None:
-            why = "it succeeded without results, however often the provider was asked"
+            why = "it succeeded without results, also after repeated polls"
             alarms = (*alarms, _alarm(Alarm.EMPTY_RESULT, task, self.now, why))
         entries: tuple[Entry, ...] = ()
         if transition.verdict not in UNCHANGED:
@@ -158,7 +160,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _unanswered(self, task: Task) -> Change[tuple[Task, Verdict, str]]:
-        """Record that the poll brought no observation."""
+        """Record that the poll got no observation."""
         result, now, policy = self.result, self.now, self.rules.policy
         after = task if result.denial is None else not_found(task, result.denial, policy)
         if result.forget:
@@ -179,7 +181,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         return structs.replace(change, entries=entries, alarms=alarms, seen=result.seen)
 
     def _closed(self, task: Task, verdict: Verdict, why: str, *, answered: bool) -> Change[tuple[Task, Verdict, str]]:
-        """Count the poll, give the lease back, expire the task if it is time, and plan the next poll."""
+        """Count the poll, release the lease, expire the task if its deadline has passed, and plan the next poll."""
         now, rules = self.now, self.rules
         entries: tuple[Entry, ...] = ()
         transition: Transition | None = None
@@ -237,9 +239,9 @@ def _failed(task: Task, failure: Failure, why: str, now: datetime) -> Entry:
 
 
 class Resolve(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a manual resolution: rejected or expired; of an open conflict the final that is true.
+    """Record a manual resolution: rejected or expired, or the correct final of an open conflict.
 
-    Raises Conflict where the provider verifiably said something stronger.
+    Raises: Conflict, if a verified report of the provider has precedence.
     """
 
     task_id: str
@@ -284,12 +286,12 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def under_way(task: Task, now: datetime, policy: Policy) -> bool:
-    """Return whether a submit of the task may be under way: its lease is not for others to give back."""
+    """Return whether a submission of the task may be in progress. Then only its process may release the lease."""
     return (
         task.status is Status.PENDING
         and task.lease_until is not None
         and task.attempt_deadline_at is not None
         and now < task.attempt_deadline_at
-        # A poll's lease is longer than a submit's by all the polls of its round.
+        # The lease of a poll is longer than that of a submission, because it covers all polls of a round.
         and task.lease_until <= task.attempt_deadline_at + policy.lease_margin
     )

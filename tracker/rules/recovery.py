@@ -16,8 +16,8 @@ from tracker.model.task import Status, Task
 from tracker.rules.schedule import Policy
 
 UNRESOLVED: Final = "unresolved"
-LOOKING_UP: Final = "the provider's answer to the submit was lost; looking the task up"
-ABSENT: Final = "the provider never had it; it will be submitted again"
+LOOKING_UP: Final = "the provider's answer to the submission was lost. Homing looks the task up"
+ABSENT: Final = "the provider never had the task. Homing will submit it again"
 
 
 class Step(StrEnum):
@@ -35,7 +35,7 @@ def next_step(task: Task, *, policy: Policy) -> Step:
     rejected, because the provider never made it.
     """
     if task.duplicate_at is not None or task.provider_task_id is not None or task.candidate_id is not None:
-        # The task exists or may exist. No number of not-found answers proves the contrary.
+        # The task exists or may exist. Not-found answers do not change that.
         return Step.LOOK_UP
     if task.not_found < policy.absences:
         return Step.LOOK_UP
@@ -45,8 +45,8 @@ def next_step(task: Task, *, policy: Policy) -> Step:
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
     """One exact not-found answer to a lookup by external ID that was sent at ``at`` or later.
 
-    ``proven`` where such a lookup found its task before. Unless the clock was ``steady`` for a while, the denial does
-    not count: the attempt may have ended just now.
+    ``proven`` means that such a lookup has found its task before. If the clock was not ``steady`` for a while, the
+    answer does not count, because the attempt may have ended just now.
     """
 
     at: datetime
@@ -55,7 +55,7 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def not_found(task: Task, denial: Denial, policy: Policy) -> Task:
-    """Weigh a denial for a submit whose outcome is not known."""
+    """Count a not-found answer for a submission with an unknown outcome."""
     if task.status is not Status.PENDING or task.attempts == 0:
         return task
     if not denial.proven or task.duplicate_at is not None:
@@ -65,5 +65,5 @@ def not_found(task: Task, denial: Denial, policy: Policy) -> Task:
 
 
 def is_over(task: Task, now: datetime, policy: Policy) -> bool:
-    """Return whether the last attempt is over for so long that whatever it made must be visible by now."""
+    """Return whether the last attempt ended so long ago that a task of it would be visible by now."""
     return task.attempt_deadline_at is None or now >= task.attempt_deadline_at + policy.absence_wait

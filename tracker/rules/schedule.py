@@ -20,7 +20,7 @@ from tracker.rules import next_poll
 from tracker.rules.learning import Habits, Outlook
 
 JITTER: Final = 0.2
-# A learned poll moves only as far as keeps apart tasks that began together.
+# The jitter of a learned poll, just large enough to separate tasks that began together.
 LEARNED_JITTER: Final = 0.05
 AGE_SHARE: Final = 0.25
 EMPTY_RESULT_CHECKS: Final = 7
@@ -29,7 +29,7 @@ REPEATS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Every duration and count that decides about time; the defaults are for the real provider.
+    """All durations and counts of the schedule. The defaults are for the real provider.
 
     ``answer_within`` is the whole time of a submit as our client sees it; ``attempt`` the hard total deadline of one
     call that creates; ``lease_margin`` what a lease outlives the deadline by; ``absence_wait`` how long after the
@@ -39,7 +39,7 @@ class Policy:
     ``budget`` is how many polls and lookups a minute are sent, ``client_budget`` how many of these one client
     may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
     kept, None for ever: an older task of the provider may be one whose row was deleted.
-    ``submission_room`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
+    ``submission_capacity`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
     task is in conflict, two polls are at most ``conflict_gap`` apart; polling stops after ``conflict_patience``.
@@ -61,8 +61,8 @@ class Policy:
     first_poll_delay: timedelta | None = None
     least_gap: timedelta = timedelta(seconds=2)
     greatest_gap: timedelta = timedelta(minutes=10)
-    hint_delay: timedelta = timedelta(seconds=1)
-    hint_gap: timedelta = timedelta(seconds=10)
+    early_poll_delay: timedelta = timedelta(seconds=1)
+    early_poll_gap: timedelta = timedelta(seconds=10)
     expired_gap: timedelta = timedelta(days=1)
     deadline: timedelta | None = None
     deadlines: Mapping[str, timedelta] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Policy:
     budget: int = 120
     client_budget: int = 30
     fresh: timedelta = timedelta(seconds=3)
-    submission_room: int = 384 << 20
+    submission_capacity: int = 384 << 20
     learn_every: timedelta = timedelta(seconds=10)
     callback_grace: timedelta = timedelta(seconds=60)
     conflict_gap: timedelta = timedelta(hours=1)
@@ -82,12 +82,12 @@ class Policy:
 
 
 def deadline_for(kind: str, usual: timedelta, policy: Policy) -> timedelta:
-    """Return after how long a task of ``kind`` expires; ``usual`` is the provider's own deadline."""
+    """Return after how long a task of ``kind`` expires. ``usual`` is the deadline of the provider."""
     return policy.deadlines.get(kind) or policy.deadline or usual
 
 
 def first_poll_delay(task: Task, *, now: datetime, policy: Policy, habits: Habits, random: float) -> datetime:
-    """Return when to poll a task first that begins now; 0 ≤ ``random`` < 1."""
+    """Return the delay until the first poll of a task that begins now. 0 ≤ ``random`` < 1."""
     first = _planned(habits.outlook(task), timedelta(), policy, random)
     return _in_time(task, now, policy, timedelta() if first is None else first)
 
@@ -102,10 +102,10 @@ def after_poll(
     random: float,
     answered: bool = True,
 ) -> datetime | None:
-    """Return when to poll a task again; None if nothing is left to learn.
+    """Return when to poll a task again, or None if no poll is needed.
 
-    ``lifetime`` is how long the provider keeps results: an expired task can still bring some until then. ``answered``
-    is false if the poll failed: even a finished task was polled for a reason.
+    ``lifetime`` is how long the provider keeps results. Until then, an expired task may still get one. ``answered`` is
+    false if the poll failed. Then even a finished task is polled again.
     """
     if facts.in_conflict(task):
         return conflict_due(task, now=now, policy=policy)
@@ -120,11 +120,11 @@ def after_poll(
     return _in_time(task, now, policy, _gap(task, now, policy, habits, random, answered=answered))
 
 
-def after_hint(task: Task, *, now: datetime, policy: Policy) -> datetime:
-    """Return when to poll because of an unverified callback: soon, but not right after another poll."""
-    soon = now + policy.hint_delay
+def early_poll_at(task: Task, *, now: datetime, policy: Policy) -> datetime:
+    """Return the time of an early poll, for example after an unverified callback: soon, but not right after another."""
+    soon = now + policy.early_poll_delay
     if task.polled_at is not None and task.polled_at <= now:
-        gap = min(policy.hint_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
+        gap = min(policy.early_poll_gap * (1 << min(task.quiet_polls, 6)), policy.greatest_gap)
         soon = max(soon, task.polled_at + gap)
     return soon if task.next_poll_at is None else min(soon, task.next_poll_at)
 
@@ -138,7 +138,7 @@ def furthest(policy: Policy, habits: Habits) -> timedelta:
 
 
 def conflict_due(task: Task, *, now: datetime, policy: Policy) -> datetime | None:
-    """Return when to poll a task in conflict; None after ``conflict_patience``.
+    """Return when to poll a task in conflict, or None after ``conflict_patience``.
 
     The polls end later if there were fewer than ``REPEATS`` (Homing may have been down), but after twice that time in
     any case (there may be no way to poll).
@@ -189,9 +189,9 @@ def _growing(age: timedelta, policy: Policy) -> timedelta:
 
 
 def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) -> timedelta | None:
-    """Return the age at which to poll next; None beyond what is known of such tasks.
+    """Return the age at which to poll next, or None beyond all known run times.
 
-    The operator's own first delay wins, also after an unverified callback caused an earlier poll.
+    The configured first delay has precedence, also after an unverified callback caused an earlier poll.
     """
     first = policy.first_poll_delay or (None if outlook.run_times else outlook.usual)
     if first is not None and age < first:
@@ -199,6 +199,6 @@ def _planned(outlook: Outlook, age: timedelta, policy: Policy, random: float) ->
     planned = next_poll.next_poll_age(outlook.run_times, lost=outlook.lost, age=age.total_seconds())
     if planned is None:
         return None
-    # A callback arrives a moment after the end: the surer it is, the less a poll may overtake it.
+    # A callback arrives shortly after the end. The more likely it is, the longer the poll waits for it.
     later = timedelta(seconds=planned) + policy.least_gap * (1 - outlook.lost)
     return age + (later - age) * (1 + LEARNED_JITTER * random)

@@ -28,7 +28,7 @@ ORIGIN_SUBMIT: Final = "submit"
 
 
 class RecordExpected(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a task that Homing does not submit itself. Raises Conflict where a row has one of its IDs."""
+    """Record a task that Homing does not submit itself. Raises: Conflict, if a row has one of its IDs."""
 
     task: Task
 
@@ -53,17 +53,19 @@ class RecordExpected(msgspec.Struct, frozen=True, kw_only=True):
             before = known.get(key) if key else None
             # A rejected row has released its client's IDs. It keeps the provider ID, which belongs to one task only.
             if before is not None and key and not (before.released and key.by != "provider_task_id"):
-                # The provider may name an ID of another client's task: show only an ID that this client gave.
+                # The ID may belong to another client's task, so the error shows only an ID from this client.
                 known_as = f"the id {what}" if what in named_here else "its id"
                 raise Conflict(f"a task with {known_as} is already known")
         return Change(result=task, task=task)
 
 
 class RecordConfirmed(msgspec.Struct, frozen=True, kw_only=True):
-    """Record a task that the provider has just confirmed, or return the row that it belongs to already.
+    """Record a task that the provider has just confirmed, or return its existing row.
 
-    That is the row with its provider ID, or one that waits for it under the external ID that the provider names.
-    ``named`` where the client chose the external ID. Raises Conflict where a row of the client's has that.
+    That is the row with its provider ID, or a row with the external ID that the provider reports. ``named`` means that
+    the client chose the external ID.
+
+    Raises: Conflict, if another row of the client has that external ID.
     """
 
     task: Task
@@ -83,15 +85,15 @@ class RecordConfirmed(msgspec.Struct, frozen=True, kw_only=True):
             if before is not None and before.provider_task_id in {None, task.provider_task_id}:
                 return Change(result=before)
         if not self.named and task.external_id and known.get(by_external_id(task.client, task.external_id)) is not None:
-            # The provider uses this ID for the task, and the client for another one of its own.
+            # The provider uses this ID for the task, but the client uses it for another task.
             task = replace(task, external_id=None)
         return RecordExpected(task=task).decide(known)
 
 
 class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """Take the lease for one more attempt to submit; from here on the provider may have the task.
+    """Acquire the lease for one more submission. From now on, the provider may have the task.
 
-    Raises Conflict where the row no longer proves that the provider has no such task.
+    Raises: Conflict, if the row no longer shows that the provider has no such task.
     """
 
     task_id: str
@@ -107,7 +109,7 @@ class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
         now, until, rules = self.now, self.until, self.rules
         task = _absent(known, self.task_id, now, rules)
         if recovery.next_step(task, policy=rules.policy) is not recovery.Step.SUBMIT_AGAIN:
-            raise Conflict("it was submitted often enough; it is not submitted again")
+            raise Conflict("the task reached its maximum number of attempts. Homing does not submit it again")
         after = replace(
             task,
             attempts=task.attempts + 1,
@@ -122,9 +124,9 @@ class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the provider never made the task, which is not submitted again either.
+    """Record that the provider never made the task, and that Homing does not submit it again.
 
-    Raises Conflict where the row no longer proves that: it may have been submitted again meanwhile.
+    Raises: Conflict, if the row no longer shows that, because the task may have been submitted again.
     """
 
     task_id: str
@@ -142,20 +144,20 @@ class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _absent(known: Known, task_id: str, now: datetime, rules: Rules) -> Task:
-    """Return the row if, as it is now, it proves that the provider has no such task and that nobody else submits it.
+    """Return the row if it still shows that the provider has no such task and that no other process submits it.
 
-    Whoever chose what to do about it chose by an older one.
+    The caller decided by an older version of the row.
     """
     task = existing(known, task_id)
     if task.status is not Status.PENDING or recovery.next_step(task, policy=rules.policy) is recovery.Step.LOOK_UP:
-        raise Conflict("the task may exist by now")
+        raise Conflict("the task may exist at the provider by now")
     if task.lease_owner not in {None, rules.owner} and task.lease_until is not None and now < task.lease_until:
-        raise Conflict("another process is looking after the task")
+        raise Conflict("another process handles the task. Try again later")
     return task
 
 
 class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the provider made the task. ``prove_lookups`` polls it soon, to find out what lookups prove here."""
+    """Record that the provider made the task. ``prove_lookups``: poll it soon, to learn whether lookups work here."""
 
     sent: Task
     report: Report
@@ -204,7 +206,7 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -> Change[Task]:
-    """Record a reply that names another task: what became of the submit is as open as if no reply had come."""
+    """Record a reply about another task. The outcome of the submission stays unknown."""
     said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, report=Report(), at=now, mismatch=why)
     transition = lifecycle.advance(task, said, threshold=rules.threshold)
     after = given_back(transition.task, rules)
@@ -221,10 +223,10 @@ def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -
 
 
 def _hinted_for(task: Task, report: Report) -> datetime | None:
-    """Return when a hint that came before the submit's reply wants the task polled, if one came.
+    """Return the time of the early poll that a hint before the reply of the submission caused, or None.
 
-    A submit in flight is due at its lease's end; only a hint brings that forward. Where it named the very task that
-    the reply names, and reported no end of it, the reply is its answer.
+    A submission in progress is due at the end of its lease. Only a hint makes it due earlier. If the hint has the same
+    provider ID as the reply, and no final status, the reply answers it.
     """
     if not task.conflict_statuses and task.candidate_id is not None and task.candidate_id == report.provider_task_id:
         return None
@@ -234,7 +236,7 @@ def _hinted_for(task: Task, report: Report) -> datetime | None:
 
 
 class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the provider verifiably made no task; the client's IDs are free again."""
+    """Record that the provider verifiably made no task. The client's IDs are free again."""
 
     sent: Task
     why: str
@@ -271,10 +273,10 @@ class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordUnanswered(msgspec.Struct, frozen=True, kw_only=True):
-    """Record that the outcome of a submit is not known; recovery goes on from here.
+    """Record that the outcome of a submission is unknown. Recovery continues from here.
 
-    ``text`` is from the answer, for the operator, with credentials masked. ``duplicate`` where the provider has a task
-    under Homing's external ID: it is looked up, and never sent again.
+    ``text`` is from the answer, for the operator, with credentials masked. ``duplicate`` means that the provider
+    already has a task with Homing's external ID. Homing looks it up and never submits it again.
     """
 
     sent: Task
@@ -357,9 +359,9 @@ class RecordNotMade(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordLate(msgspec.Struct, frozen=True, kw_only=True):
-    """Record an outcome that could not be recorded when it came, unless the row has gone on meanwhile.
+    """Record an outcome that could not be recorded at once, unless the row has changed since.
 
-    ``others`` are further names of the row, whose commits this one has to wait for.
+    ``others`` are more keys of the row. This commit has to wait for their commits.
     """
 
     outcome: RecordRefused | RecordUnanswered | RecordNotMade
@@ -378,7 +380,7 @@ class RecordLate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def names_of(task: Task) -> frozenset[Key]:
-    """Return every name of a task that another row may have: its own ID, and those of its client and its provider."""
+    """Return every key of a task that another row may have: its ID, and the IDs of its client and its provider."""
     keys = [by_id(task.id)]
     if task.external_id is not None:
         keys.append(by_external_id(task.client, task.external_id))

@@ -126,13 +126,14 @@ class Budget:
             own = self._by_client[client] = Bucket(now, self._rate_of_client, CLIENTS_BURST)
         if (wait := own.wait(now, count)) is not None:
             raise TooMany(
-                f"this key may cause {self._rate_of_client():g} requests to the provider a minute; none was sent now. "
+                f"this key may cause {self._rate_of_client():g} requests to the provider per minute. None was sent. "
                 "Retry after the time in Retry-After, or wait for callbacks and events",
                 retry_after=wait,
             )
         if (wait := self._clients.wait(now, count)) is not None:
             raise Overloaded(
-                "clients together cause too many requests to the provider; none was sent now", retry_after=wait
+                "clients together cause too many requests to the provider. None was sent; try again later",
+                retry_after=wait,
             )
         self.spend_for(client, count)
 

@@ -1,8 +1,8 @@
-"""The change feed: what was committed, in the order of commits, to whoever waits for it.
+"""The change feed: committed events, in the order of commits, for all waiters of a process.
 
-One reader per process follows the events table; a thousand waiters cost no query each. It reads when something was
-committed here (a hint), when another process says that it has committed (a notice), and in any case every second: both
-are only hints, and a lost one costs a second. Nobody waits: nothing is read.
+One reader per process reads the events table, so a thousand waiters cost no additional queries. It reads after a commit
+of this process, after a notice of another process, and otherwise every second. A lost signal or notice therefore costs
+at most a second. Without waiters, it reads nothing.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class Feed:
         self._kept: list[Found] = []
         self._floor = 0
         self._arrived = asyncio.Event()
-        self._hinted = asyncio.Event()
+        self._read_due = asyncio.Event()
         self._unannounced = asyncio.Event()
         self._wanted = asyncio.Event()
         self._waiting = 0
@@ -142,28 +142,28 @@ class Feed:
         self._kept = []
         # Serve every request from the database until its newest cursor is known.
         self._floor = self._latest
-        self._hinted.set()
+        self._read_due.set()
         self._wake_all()
         self._arrived = asyncio.Event()
 
     async def reaches(self, after: int) -> bool:
-        """Return whether everything after a cursor is still there to be read; ask once it was read."""
+        """Return whether all events after a cursor are still readable. Call it after reading them."""
         return after >= self._floor or after >= await self._events.horizon()
 
-    def hint(self) -> None:
-        """Say that something was committed here."""
-        self._hinted.set()
+    def signal_commit(self) -> None:
+        """Signal that this process has committed an event."""
+        self._read_due.set()
         self._unannounced.set()
 
     async def read(self, after: int, *, limit: int = PAGE) -> Sequence[Found]:
-        """Return the next events after a cursor, none where there are none yet."""
+        """Return the next events after a cursor. The list is empty if there are none yet."""
         if after < self._floor:
             return await self._events.read(after=after, limit=limit)
         start = bisect_right(self._kept, after, key=lambda event: event.cursor)
         return self._kept[start : start + limit]
 
     async def beyond(self, after: int, *, within: timedelta) -> bool:
-        """Wait until there are events after a cursor; False where there are none ``within`` that time."""
+        """Wait until there are events after a cursor. Return False if there are none ``within`` that time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds()), self._wanting():
                 while (self._latest <= after or self._lost) and not self._dismissed:
@@ -192,7 +192,7 @@ class Feed:
         self._waiting += 1
         if self._waiting == 1:
             # What nobody waited for was not read: whoever comes now gets it at once.
-            self._hinted.set()
+            self._read_due.set()
             self._wanted.set()
         try:
             yield
@@ -213,8 +213,8 @@ class Feed:
                         await self._catch_up()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._scan_interval.total_seconds()):
-                    await self._hinted.wait()
-            self._hinted.clear()
+                    await self._read_due.wait()
+            self._read_due.clear()
             before = len(self._kept)
             with self._reading.survived():
                 await self._look()
@@ -242,7 +242,7 @@ class Feed:
                 self._lost = False
                 self._wake_all()
                 self._arrived = asyncio.Event()
-                self._hinted.set()
+                self._read_due.set()
             return
         found = await self._events.read(after=self._latest, limit=PAGE)
         if not found or restarts != self._restarts:
@@ -250,7 +250,7 @@ class Feed:
         self._kept.extend(found)
         self._latest = found[-1].cursor
         if len(found) == PAGE:
-            self._hinted.set()
+            self._read_due.set()
         if len(self._kept) > 2 * KEPT:
             self._floor = self._kept[-KEPT - 1].cursor
             del self._kept[:-KEPT]
@@ -270,7 +270,7 @@ class Feed:
     def _noticed(self) -> None:
         # Listening ends only by a failure, so the first notice is what shows that it works.
         self._listening.note("")
-        self._hinted.set()
+        self._read_due.set()
 
     async def _announce(self, notices: Notices) -> None:
         while True:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
 from tracker.model.clock import Deadline, RandomBytes
-from tracker.model.rooms import Room
+from tracker.model.shared_capacity import SharedCapacity
 from tracker.model.task import Task, new_task_id
 from tracker.providers.base import Account
 from tracker.rules import schedule
@@ -38,8 +38,8 @@ CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
 # How many rows may or may not exist before nothing more is recorded: a full disk must not fill the memory too.
 MOST_UNSURE: Final = 200
-UNSENT: Final = "the database did not say whether this was written down, so nothing was sent"
-FULL: Final = "too many large tasks wait for the provider's answer; nothing was sent to it"
+UNSENT: Final = "the database did not confirm that the request was recorded, so nothing was sent. Try again later"
+FULL: Final = "too many large requests wait for the provider's answer. Nothing was sent; try again later"
 # Whoever has been silent for so long is gone, also where nobody is left to say so.
 LONG_SILENT: Final = timedelta(seconds=15)
 
@@ -79,7 +79,7 @@ class Intake:
         self._clock = clock
         self._callbacks = callbacks
         # Bodies of submits in flight; the places of their requests are given back as soon as a client hangs up.
-        self._bodies = Room(rules.policy.submission_room, FULL)
+        self._bodies = SharedCapacity(rules.policy.submission_capacity, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
         # By client and body: rows whose clients left, while that is not committed yet.
         self._left: dict[BodyKey, set[str]] = {}

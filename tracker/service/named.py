@@ -18,7 +18,7 @@ def kind_named(account: Account, kind: str) -> Kind:
     named = account.provider.kinds.get(kind)
     if named is None:
         known = ", ".join(sorted(account.provider.kinds))
-        raise InvalidRequest(f"unknown kind {kind!r} of {account.provider.name}; known: {known}")
+        raise InvalidRequest(f"unknown kind {kind!r} of {account.provider.name}. Choose from {known}")
     return named
 
 
@@ -27,7 +27,7 @@ def submitted_kind(account: Account, kind: str) -> Kind:
     named = kind_named(account, kind)
     if not named.submits:
         known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
-        raise InvalidRequest(f"tasks of kind {named.name} are not submitted here; supported: {known}")
+        raise InvalidRequest(f"Homing does not submit tasks of kind {named.name}. Choose from {known}")
     return named
 
 
@@ -51,5 +51,5 @@ def own_tasks(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:
     if caller.sees_all:
         return wanted
     if wanted.client not in {None, caller.name}:
-        raise InvalidRequest("client: this key sees only its own tasks")
+        raise InvalidRequest("this key sees only its own tasks. Remove client")
     return replace(wanted, client=caller.name)

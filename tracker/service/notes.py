@@ -87,13 +87,13 @@ class Notes:
         """Try everything that is pending. Raises StoreUnavailable where the database cannot take it now."""
         await asyncio.gather(*(self.attempt(name) for name in list(self._pending)))
         if any(not note.unwritable for note in self._pending.values()):
-            raise StoreUnavailable("the outcome of earlier submits cannot be recorded")
+            raise StoreUnavailable("the outcomes of earlier submissions cannot be recorded. Try again later")
 
     async def close(self) -> None:
         """Try everything once more, and give up what cannot be written now."""
         await asyncio.gather(*(self.attempt(name) for name in list(self._pending)))
         if self._pending:
-            log.warning("the process ends with %d notes about submits that were not recorded", len(self._pending))
+            log.warning("the process ends with %d unrecorded notes about submissions", len(self._pending))
         self._pending.clear()
         for trying in list(self._trying):
             trying.cancel()

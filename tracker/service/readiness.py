@@ -20,11 +20,11 @@ from tracker.storage.store import Store
 log: Final = logging.getLogger("homing.readiness")
 KEPT: Final = timedelta(seconds=1)
 # Longer than the lock timeout, so that the database reports its own error first.
-PATIENCE: Final = timedelta(seconds=8)
+DATABASE_TIMEOUT: Final = timedelta(seconds=8)
 TROUBLE: Final[Mapping[Trouble, str]] = MappingProxyType(
     {
-        Trouble.CREDENTIAL: "the provider refuses the credential; run `homing doctor`",
-        Trouble.UNREADABLE: "the provider's answers cannot be read; check its base URL",
+        Trouble.CREDENTIAL: "the provider refuses the credential. Run `homing doctor`",
+        Trouble.UNREADABLE: "the provider's answers cannot be read. Check its base URL",
         Trouble.OUTAGE: "the provider does not answer, or answers with server errors",
     }
 )
@@ -39,7 +39,7 @@ class Readiness:
         store: Store,
         clock: Callable[[], datetime],
         failing: Callable[[], str | None] = lambda: None,
-        patience: timedelta = PATIENCE,
+        patience: timedelta = DATABASE_TIMEOUT,
     ) -> None:
         """``failing`` returns why the latest batches of requests could not be committed, None where they could."""
         self._store = store

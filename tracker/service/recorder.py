@@ -80,7 +80,9 @@ class Recorder:
         try:
             self._queue.put_nowait((work, answer))
         except asyncio.QueueFull:
-            raise Overloaded("too much is waiting to be written", retry_after=RETRY_AFTER) from None
+            raise Overloaded(
+                "too many requests wait for the database. Try again later", retry_after=RETRY_AFTER
+            ) from None
         return await answer
 
     @property
@@ -130,8 +132,10 @@ class Recorder:
             _answer_all(batch, type(error)(error.detail, retry_after=RETRY_AFTER))
         except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
             if len(batch) == 1:
-                log.error("a piece of work cannot be written: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
-                _answer_all(batch, OurError("this could not be written down", retry_after=RETRY_AFTER))
+                log.error("a request cannot be recorded: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
+                _answer_all(
+                    batch, OurError("the request could not be recorded. Try again later", retry_after=RETRY_AFTER)
+                )
                 return
             middle = len(batch) // 2
             await self._commit(batch[:middle])

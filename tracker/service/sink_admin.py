@@ -1,4 +1,4 @@
-"""What an operator does with sinks: see their lag, pause, resume, delete, replay, dead-letter, read a secret."""
+"""Operations on sinks for the operator: list, pause, resume, delete, replay, dead-letter, and read a secret."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -6,20 +6,18 @@ from typing import Final
 
 from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.model.records import IN_PROCESS, Action, AuditEntry
-from tracker.model.sinks import Delivery, ReplayFilter, SinkSpec, SinkState
+from tracker.model.sinks import CALLBACKS, Delivery, ReplayFilter, SinkSpec, SinkState
 from tracker.model.webhook_keys import written_key
 from tracker.service.sink_secrets import SinkSecrets
 from tracker.storage.store import Store
 
-CLIENT_MISSING: Final = (
-    "each client that is called back has a secret of its own: say with client, or --client, whose you want"
-)
+CLIENT_MISSING: Final = f"sink `{CALLBACKS}` has one secret per client. Choose the client with `client`"
 
 
 class SinkAdmin:
-    """The sinks of one database; ``sinks`` are those that this process is configured with.
+    """Operations on the sinks of one database. ``sinks`` are the configured ones.
 
-    ``committed`` is called after a change that makes deliveries due.
+    ``committed`` is called after each change that makes deliveries due.
     """
 
     def __init__(
@@ -43,10 +41,10 @@ class SinkAdmin:
         return frozenset(self._configured)
 
     async def sinks(self) -> Sequence[SinkState]:
-        """Return every sink that was ever configured and not deleted."""
+        """Return every sink that was configured at any time and not deleted since."""
         return await self._store.sinks.states()
 
-    # ``by`` is the client whose name the audit gets.
+    # ``by`` is the client that the audit names.
 
     async def pause(self, name: str, *, by: str = IN_PROCESS) -> None:
         """Stop deliveries to a sink until it is resumed. Its events are kept. Raises NotFound."""
@@ -54,24 +52,25 @@ class SinkAdmin:
         _found(await self._store.sinks.switch(name, on=False, now=audit.at, audit=audit))
 
     async def resume(self, name: str, *, from_now: bool = False, by: str = IN_PROCESS) -> None:
-        """Deliver to a sink again, and at once; ``from_now`` drops what it has missed. Raises NotFound."""
+        """Resume deliveries to a sink at once. ``from_now`` drops the events that it missed. Raises: NotFound."""
         audit = self._entry(by, Action.RESUME_SINK, name, from_now="yes" if from_now else None)
         _found(await self._store.sinks.switch(name, on=True, now=audit.at, from_now=from_now, audit=audit))
         self._committed()
 
     async def delete(self, name: str, *, by: str = IN_PROCESS) -> None:
-        """Delete a sink and its progress; configured again it is a new one. Raises NotFound and Conflict."""
+        """Delete a sink and its progress. If it is configured again, it is a new sink. Raises: NotFound, Conflict."""
         if name in self._configured:
             raise Conflict(
-                f"{name} is still configured. Remove it from HOMING_SINKS and restart before you delete it, or pause it"
+                f"sink `{name}` is still configured. Remove it from HOMING_SINKS and restart first, or pause it instead"
             )
         _found(await self._store.sinks.delete(name, audit=self._entry(by, Action.DELETE_SINK, name)))
 
     async def secrets(self, name: str, client: str | None = None, *, by: str = IN_PROCESS) -> Sequence[str]:
-        """Return the secrets that verify the signatures of a sink, the signing one first.
+        """Return the secrets that verify the signatures of a sink.
 
-        ``client`` says whose, where each client has another. The audit is written before anything is returned. Raises
-        NotFound for a sink that does not sign; InvalidRequest where ``client`` is missing, or is not expected.
+        ``client`` is for the sink that has one secret per client. The audit gets its entry before this returns.
+
+        Raises: NotFound, if the sink does not sign. InvalidRequest, if ``client`` is missing or not expected.
         """
         spec = self._spec(name)
         if spec.signed_per == "client":
@@ -80,9 +79,9 @@ class SinkAdmin:
             keys = await self._secrets.of_client(client)
         else:
             if client is not None:
-                raise InvalidRequest(f"{name} has one secret for everybody: leave the client out")
+                raise InvalidRequest(f"sink `{name}` has one secret for all clients. Remove `client`")
             if spec.signed_per is None:
-                raise NotFound(f"what goes to {name} is not signed")
+                raise NotFound(f"sink `{name}` does not sign its events, so it has no secret")
             keys = await self._secrets.of_sink(name)
         await self._store.audit.write(self._entry(by, Action.READ_SECRET, name, client=client))
         return [written_key(key) for key in keys]
@@ -96,14 +95,16 @@ class SinkAdmin:
         after: tuple[int, str] | None = None,
         limit: int,
     ) -> Sequence[Delivery]:
-        """Return pending deliveries and dead letters, by event; ``after`` is a place (cursor, sink)."""
+        """Return pending deliveries and dead letters in the order of events, after a position (cursor, sink)."""
         return await self._store.deliveries.page(sink=sink, task_id=task_id, dead=dead, after=after, limit=limit)
 
     async def replay(self, name: str, wanted: ReplayFilter, *, dry_run: bool, by: str = IN_PROCESS) -> int:
-        """Replay past events to a sink, and return how many there are, or would be. Raises NotFound and Conflict."""
+        """Replay past events to a sink. Return how many are, or would be, replayed. Raises: NotFound, Conflict."""
         takes = self._spec(name).filter.takes
         if all(state.name != name for state in await self._store.sinks.states()):
-            raise NotFound(f"{name} has no progress yet: it begins when a process with the loops is started")
+            raise NotFound(
+                f"sink `{name}` has no progress yet. Start a process that runs the loops, such as `homing serve`"
+            )
         said = {
             "task": wanted.task_id,
             "since": wanted.since.isoformat() if wanted.since is not None else None,
@@ -125,14 +126,14 @@ class SinkAdmin:
         dry_run: bool,
         by: str = IN_PROCESS,
     ) -> int:
-        """Dead-letter pending deliveries, and return how many there are, or would be.
+        """Dead-letter pending deliveries that match every given filter. Return how many are, or would be.
 
-        What is given narrows. Raises NotFound where there is no such sink.
+        Raises: NotFound, if there is no such sink.
         """
         names = [state.name for state in await self._store.sinks.states() if sink in {None, state.name}]
         _found(sink is None or bool(names))
         count = 0
-        # One request is one entry, however many sinks it concerns.
+        # The audit gets one entry for the request, also if it concerns several sinks.
         audit: AuditEntry | None = self._entry(
             by, Action.DEAD_LETTER, sink or "every sink", task=task_id, event=event_id
         )
@@ -153,10 +154,10 @@ class SinkAdmin:
         spec = self._configured.get(name)
         if spec is None:
             known = ", ".join(sorted(self._configured)) or "none"
-            raise Conflict(f"the settings of this process name no sink {name!r}; it knows: {known}")
+            raise Conflict(f"no sink `{name}` is configured in this process. Configured are: {known}")
         return spec
 
 
-def _found(found: bool) -> None:  # noqa: FBT001 - what a verb of the store gave
+def _found(found: bool) -> None:  # noqa: FBT001 - the result of a store method
     if not found:
-        raise NotFound("there is no such sink; GET /v1/sinks, or homing sinks, lists them")
+        raise NotFound("there is no such sink. `homing sinks` and GET /v1/sinks list all sinks")

@@ -135,9 +135,9 @@ class Submission:
         except (Refused, CredentialRefused, ProviderUnavailable):
             raise
         except HomingError as error:
-            log.warning("task %s: the outcome of its submit could not be written down: %s", task.id, error.detail)
+            log.warning("task %s: the outcome of its submission could not be recorded: %s", task.id, error.detail)
         except Exception as error:  # noqa: BLE001 - the provider may have the task, whatever this is
-            log.error("task %s: its submit failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
+            log.error("task %s: its submission failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
         return task
 
     async def _send(self, attempt: _Attempt) -> Task:
@@ -158,7 +158,7 @@ class Submission:
                     return await self._refused_to(task, why, error)
                 case NoSuchCall():
                     why = await self._wrongly_set(attempt, outcome)
-                    absent = ProviderUnavailable(f"{why}; nothing was created", retry_after=RETRY_LATER)
+                    absent = ProviderUnavailable(f"{why}. Nothing was created", retry_after=RETRY_LATER)
                     return await self._refused_to(task, why, absent)
                 case Busy() | NotSent():
                     repeats += 1
@@ -338,7 +338,9 @@ def _without_credential(outcome: SubmitOutcome, credential: Credential) -> Submi
 
 def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:
     if isinstance(outcome, NotSent):
-        return ProviderUnavailable("the provider cannot be reached; nothing was created", retry_after=RETRY_LATER)
+        return ProviderUnavailable(
+            "the provider cannot be reached. Nothing was created; try again later", retry_after=RETRY_LATER
+        )
     return Refused(
         outcome.message,
         http_status=outcome.http_status,

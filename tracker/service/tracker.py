@@ -95,10 +95,10 @@ class Tracker:
             sinks,
             SinkSecrets(store.secrets.get, sink_secrets, random_bytes=random_bytes),
             clock=clock,
-            committed=self.feed.hint,
+            committed=self.feed.signal_commit,
         )
         self._waiting = Waiting(feed=self.feed, get=self.get)
-        self._recorder = Recorder(store, committed=self.feed.hint)
+        self._recorder = Recorder(store, committed=self.feed.signal_commit)
         self._transport = transport
         self._callback_urls = CallbackUrls(
             store=store, public_url=public_url, secrets=callback_secrets, clock=clock, random_bytes=random_bytes

@@ -1,7 +1,4 @@
-"""What was noticed about each account at a provider: one row, which every process writes and shows.
-
-And what the provider's URL was seen to do (a capability).
-"""
+"""The state of each account at a provider, in one row that all processes write, and the capabilities of its URL."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -26,11 +23,11 @@ NOTE: Final = ("provider", "account", "trouble", "why", "since", "at", "answered
 
 
 class AccountStore(TableStore):
-    """What was noticed about each account, and about what a provider's URL can do."""
+    """The states of accounts, and the observed capabilities of provider URLs."""
 
     @read_transaction
     def states(self, connection: Connection) -> Sequence[AccountState]:
-        """Return what was noticed about each account."""
+        """Return the state of each account."""
         found = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.provider, ACCOUNTS.c.account)).mappings()
         return [
             AccountState(
@@ -55,7 +52,7 @@ class AccountStore(TableStore):
 
 
 def note(dialect: str, notes: Sequence[AccountNote]) -> Iterator[Statement]:
-    """Record notes, in the order of their accounts, so that no two batches wait for each other."""
+    """Record notes in the order of their accounts, so that two batches cannot deadlock."""
     for one in sorted(notes, key=lambda each: (each.provider, each.account, each.at)):
         values = (
             one.provider,
@@ -72,7 +69,7 @@ def note(dialect: str, notes: Sequence[AccountNote]) -> Iterator[Statement]:
 def _noted(statement: Insert) -> Insert:
     new, old = statement.excluded, ACCOUNTS.c
     none: ColumnElement[str] = literal_column("''")
-    # A note of a pause or of a wait says nothing of trouble.
+    # A note about a pause or a wait does not change the problem.
     speaks = or_(new.trouble != none, new.answered_at.is_not(None))
     changes = and_(speaks, new.trouble != old.trouble)
     return statement.on_conflict_do_update(

@@ -6,7 +6,7 @@ from tracker.storage.columns import TableRow, table_of, text_column, time_column
 
 
 class AccountRow(TableRow, table=True):
-    """What was noticed about an account at a provider; ``trouble`` is empty where it works."""
+    """The state of an account at a provider. ``trouble`` is empty if there is no problem."""
 
     __tablename__: ClassVar[str] = "accounts"
 

@@ -1,4 +1,4 @@
-"""Says committed alarms in the log: each kind of each provider once an hour, however often it is raised."""
+"""Logs committed alarms: each kind of each provider at most once an hour."""
 
 import logging
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from tracker.model.task import Alarm
 log: Final = logging.getLogger("homing.alarms")
 
 HOUR: Final = timedelta(hours=1)
-# Homing's own sentence for each alarm: the log must not quote a provider or a sender.
+# The log text of each alarm. The log must not quote a provider or a sender.
 MEANINGS: Final = MappingProxyType(
     {
         Alarm.CONTRADICTION: "two final reports about one task contradict each other",
@@ -37,13 +37,13 @@ MEANINGS: Final = MappingProxyType(
 
 
 class AlarmLog:
-    """One process's lines about alarms. Only what is committed may be said."""
+    """Writes the log lines of one process about committed alarms."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[Alarm, str], datetime] = {}
 
     def say(self, alarms: Iterable[AlarmCount]) -> None:
-        """Write a WARNING for each alarm that is the first of its kind and provider for an hour."""
+        """Write a WARNING for each alarm that is the first of its kind and provider in an hour."""
         for alarm in alarms:
             key = (alarm.kind, alarm.provider)
             last = self._said.get(key)
@@ -52,7 +52,7 @@ class AlarmLog:
             self._said[key] = alarm.last_at
             meaning = MEANINGS.get(alarm.kind, alarm.kind.value)
             log.warning(
-                "alarm %s: %s (provider %s, task %s); further ones are counted for an hour, see `homing stats`",
+                "alarm %s: %s (provider %s, task %s). Homing counts more of them for an hour: see `homing stats`",
                 alarm.kind.value,
                 meaning,
                 alarm.provider,

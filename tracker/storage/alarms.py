@@ -1,4 +1,4 @@
-"""Alarms: counted in the hour that they were raised in; the first of its kind in an hour is an event too."""
+"""Alarms: they are counted per hour, and the first of its kind in an hour is also an event."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -21,7 +21,7 @@ COUNT_COLUMNS: Final = ("kind", "provider", "hour", "count")
 
 
 def folded(raised: Iterable[RaisedAlarm]) -> list[AlarmCount]:
-    """Count alarms in their hours, in the order in which their rows are written."""
+    """Count alarms per hour, in the order in which their rows are written."""
     counts: dict[tuple[str, str, int], AlarmCount] = {}
     for alarm in raised:
         hour = rows.stamp(alarm.at) // HOUR * HOUR
@@ -39,7 +39,7 @@ def folded(raised: Iterable[RaisedAlarm]) -> list[AlarmCount]:
 
 
 def count(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
-    """Add to the hours' counts."""
+    """Add alarms to the counts of their hours."""
     yield from bulk.insert_rows(dialect, ALARMS, rows.ALARM, [rows.alarm_columns(alarm) for alarm in alarms], _rung)
 
 
@@ -52,7 +52,7 @@ def _rung(statement: Insert) -> Insert:
 
 
 def write_events(dialect: str, alarms: Sequence[AlarmCount]) -> Iterator[Statement]:
-    """Yield statements that make events for the first alarms of an hour, under the lock that orders events."""
+    """Yield statements that write the events of first alarms, under the lock that orders events."""
     for alarm in alarms:
         yield _of(dialect, alarm)
 
@@ -72,7 +72,7 @@ def _of(dialect: str, alarm: AlarmCount) -> Statement:
 
 @cache
 def _first_of_its_hour(dialect: str) -> str:
-    """Write an event where the hour's count is no more than what was just counted."""
+    """Write an event if the count of the hour only has the alarms that were just counted."""
     event = [bindparam(name, type_=EVENTS.c[name].type) for name in EVENT_COLUMNS]
     counted = exists().where(*(ALARMS.c[name] == bindparam(f"alarm_{name}") for name in COUNT_COLUMNS))
     found = select(literal_column("NULL"), literal_column("1"), *event).where(counted)

@@ -1,6 +1,6 @@
-"""The audit: who did what, written in the transaction that does it.
+"""The audit: the actions of operators, each recorded in the same transaction as the action.
 
-It holds names and IDs, and never a secret, a token or a body.
+It contains names and IDs, and never a secret, a token or a body.
 """
 
 import logging
@@ -24,14 +24,14 @@ log: Final = logging.getLogger("homing.audit")
 
 
 class AuditStore(TableStore):
-    """Runs what is to be audited, and reads what was."""
+    """Records and reads the audit."""
 
     async def write(self, entry: AuditEntry) -> None:
-        """Record what changes nothing in the database, before it is done."""
+        """Record an action that does not change the database, before it happens."""
         await self.run(lambda _: None, lambda _: entry)
 
     async def run(self, step: Callable[[Connection], T], entry_of: Callable[[T], AuditEntry | None]) -> T:
-        """Run a step and record it in one transaction; ``entry_of`` gets its result, and returns None for no entry."""
+        """Run and record a step in one transaction. ``entry_of`` gets its result and returns the entry or None."""
         result, entry = await self.database.write(_audited, step, entry_of)
         if entry is not None:
             say([entry])
@@ -47,7 +47,7 @@ class AuditStore(TableStore):
         before: int | None = None,
         limit: int,
     ) -> Sequence[AuditEntry]:
-        """Return entries, newest first: those with a smaller ID than ``before``."""
+        """Return the entries with a smaller ID than ``before``, newest first."""
         statement = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
         if client is not None:
             statement = statement.where(AUDIT.c.client == client)
@@ -69,12 +69,12 @@ class AuditStore(TableStore):
 
 
 def insert_entries(dialect: str, entries: Sequence[AuditEntry]) -> Iterator[Statement]:
-    """Plan to write the entries of a batch."""
+    """Yield the statements that write the entries of a batch."""
     yield from bulk.insert_rows(dialect, AUDIT, COLUMNS, [_columns(entry) for entry in entries])
 
 
 def say(entries: Iterable[AuditEntry]) -> None:
-    """Log entries that are committed, one line each."""
+    """Log committed entries, one line each."""
     for entry in entries:
         fields = [_plain(text) for text in (entry.client, entry.action.value, entry.object, entry.detail)]
         log.info("audit: client=%s action=%s object=%s detail=%s", *fields)
@@ -95,5 +95,5 @@ def _columns(entry: AuditEntry) -> tuple[int, str, str, str, str]:
 
 
 def _plain(text: str) -> str:
-    """Keep an ID that a client chose from writing lines of its own."""
+    """Return an ID from a client without characters that would break the log line."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,8 +1,8 @@
 """The write path: a batch of work becomes one transaction.
 
-Load and lock the rows that the keys name, let each piece decide in arrival order over what is known so far, write the
-outcome as a few sorted statements, events last. What a single piece does wrong (a CallerError) is its own result; what
-the database cannot take fails the whole transaction, and the recorder then bisects the batch.
+It loads and locks the rows of all keys. Each piece decides in the order of arrival, with the changes of the earlier
+pieces. A few sorted statements write the result, events last. A CallerError is the result of its own piece only. If the
+database refuses a value, the whole transaction fails, and the recorder bisects the batch.
 
 Several processes may do this at once on one PostgreSQL. Rows are locked in the order of their ids, and every batch
 writes the tables in the same order, so that no two wait for each other (but for a row that only a mistaken name leads
@@ -36,7 +36,7 @@ from tracker.storage.tables import (
 )
 
 TASK_COLUMNS: Final = tuple(TASKS.columns.keys())
-# For each way to name a task but its id: the columns that the scope holds, and the one that holds the name.
+# For each kind of key except the ID: the columns of its scope, and the column of its value.
 NAMED: Final = {
     "provider_task_id": (("provider", "account"), "provider_task_id"),
     "sent_external_id": (("provider", "account"), "sent_external_id"),
@@ -50,9 +50,9 @@ EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
 
 def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = None) -> Plan[list[Any]]:
-    """Plan to decide and write ``works``; its result is each one's, or the CallerError it raised, in order.
+    """Yield the statements that decide and write ``works``. Return the result or the CallerError of each, in order.
 
-    ``written`` gets the events, which count once this is committed.
+    ``written`` gets the events. They are valid after the commit.
     """
     last = yield from _last_cursor(dialect, highest=written.highest if written is not None else 0)
     loaded = yield from _load(dialect, works)
@@ -72,7 +72,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
     raised = [alarm for change in changes for alarm in change.alarms]
     counts = alarms.folded(raised) if raised else []
     if written is not None:
-        # Anew: this may be the second run.
+        # Set again, because this may be the second run.
         written.events = event_rows.published_events(changes, after=last or 0)
         written.numbered = last is not None and not counts
         written.alarms = counts
@@ -81,9 +81,9 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
 
 
 def _last_cursor(dialect: str, *, highest: int) -> Generator[Sequence[Statement], Sequence[Rows], int | None]:
-    """Plan to ask for the cursor that was given last, where nobody else gives any meanwhile; None where others do.
+    """Yield the query for the last cursor. Return it, or None if other processes may assign cursors at the same time.
 
-    Raises WentBack where that is before ``highest``: some were given already in a state that the database has lost.
+    Raises: WentBack, if it is before ``highest``, because the database has returned to an older state.
     """
     if dialect != SQLITE:
         return None
@@ -95,7 +95,7 @@ def _last_cursor(dialect: str, *, highest: int) -> Generator[Sequence[Statement]
 
 
 def changed_tasks(change: Change[Any]) -> tuple[Task, ...]:
-    """Return every row that a change writes; those that give up an id come first."""
+    """Return every row that a change writes, the rows that release an ID first."""
     return change.others if change.task is None else (*change.others, change.task)
 
 
@@ -104,7 +104,7 @@ def _load(dialect: str, works: Sequence[Work[Any]]) -> Generator[Sequence[Statem
     keys = frozenset().union(*needed)
     ids = {key.value for key in keys if key.by == "id"}
     names = [key for key in keys if key.by != "id"]
-    # Where every piece has an ID too, its names are of the same row, or somebody's mistake: one round trip.
+    # If every piece also has an ID, its other keys belong to the same row or to a wrong request: one round trip.
     with_id = all(any(key.by == "id" for key in names) for names in needed)
     holding = list(bulk.hold_names(dialect, names))
     finding = list(_find(dialect, names))
@@ -163,13 +163,13 @@ def _write(
 def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str, Task]) -> Iterator[Statement]:
     last = {task.id: task for change in changes for task in changed_tasks(change)}
     ordered = [last[task_id] for task_id in sorted(last)]
-    # Old rows first: a rejected row gives up its keys before a new one takes them.
+    # Old rows first, because a rejected row releases its keys before a new row gets them.
     old = [task for task in ordered if task.id in before]
-    # An id of the provider is free before another row takes it.
+    # A provider ID is released before another row gets it.
     free = [(task.id, None) for task in old if before[task.id].provider_task_id not in {None, task.provider_task_id}]
     if free:
         yield from bulk.update_rows(dialect, TASKS, ("provider_task_id",), free)
-    # What no row of the batch changes is not written: each column that is costs the upkeep of its indexes.
+    # Columns that no row of the batch changes are not written, because each written column updates its indexes.
     columns = rows.changed_columns((before[task.id], task) for task in old)
     if columns:
         yield from bulk.update_rows(dialect, TASKS, tuple(columns), rows.task_columns(old, ("id", *columns)))
@@ -200,10 +200,10 @@ def _write_observations(dialect: str, changes: Sequence[Change[Any]]) -> Iterato
 
 
 def _repeated(statement: Insert) -> Insert:
-    # As text, here and below: what is bound here would come among the values of the rows.
+    # These are literals here and below, because bound parameters would mix with the values of the rows.
     excluded = statement.excluded
     seen = OBSERVATIONS.c.repeats + excluded.repeats + literal_column("1")
-    # Questions that brought no answer are one entry, which shows the last of them.
+    # Polls without an answer share one entry, which shows the last of them.
     failed = and_(
         excluded.source == literal_column(f"'{Source.POLL}'"),
         excluded.verdict.in_([literal_column(f"'{verdict}'") for verdict in (Verdict.UNREADABLE, Verdict.UNANSWERED)]),

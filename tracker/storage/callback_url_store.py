@@ -1,4 +1,4 @@
-"""Shared callback URLs, under the hashes of their tokens. Who makes or revokes one is in the audit."""
+"""Shared callback URLs, stored under the hashes of their tokens. The audit records each creation and revocation."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,14 +14,14 @@ from tracker.storage.tables import CALLBACK_URLS
 
 
 class CallbackUrlStore(TableStore):
-    """The shared callback URLs, revoked ones too."""
+    """The shared callback URLs, including revoked ones."""
 
     def __init__(self, database: Database, audit: AuditStore) -> None:
         super().__init__(database)
         self._audit = audit
 
     async def add(self, shared_url: SharedCallbackUrl, token_hash: str) -> SharedCallbackUrl:
-        """Record a shared callback URL under the hash of its token, give it its ID, and record who made it."""
+        """Record a shared callback URL under the hash of its token, with an audit entry. Return it with its ID."""
         values = {
             "provider": shared_url.provider,
             "kind": shared_url.kind,
@@ -39,7 +39,7 @@ class CallbackUrlStore(TableStore):
         return await self._audit.run(step, _creation)
 
     async def revoke(self, url_id: int, *, by: str, now: datetime) -> SharedCallbackUrl | None:
-        """Revoke a shared callback URL, and record who did; None where there is none."""
+        """Revoke a shared callback URL, with an audit entry. Return None if there is none."""
         entry = AuditEntry(at=now, client=by, action=Action.REVOKE_CALLBACK_URL, object=str(url_id))
 
         def step(connection: Connection) -> SharedCallbackUrl | None:
@@ -52,13 +52,13 @@ class CallbackUrlStore(TableStore):
 
     @read_transaction
     def all(self, connection: Connection) -> Sequence[SharedCallbackUrl]:
-        """Return all shared callback URLs, in the order in which they were made."""
+        """Return all shared callback URLs in the order of their creation."""
         found = connection.execute(select(CALLBACK_URLS).order_by(CALLBACK_URLS.c.id)).mappings()
         return [rows.callback_url_from_row(row) for row in found]
 
     @read_transaction
     def find(self, connection: Connection, provider: str, token_hash: str) -> SharedCallbackUrl | None:
-        """Find the live shared callback URL of a token."""
+        """Return the shared callback URL of a token, if it is not revoked."""
         column = CALLBACK_URLS.c
         live = (column.token_hash == token_hash, column.provider == provider, column.revoked_at.is_(None))
         found = connection.execute(select(CALLBACK_URLS).where(*live)).mappings().one_or_none()

@@ -1,4 +1,4 @@
-"""What tables are made of: their base class, and the few sorts of columns that they have."""
+"""The base class of the tables, and their kinds of columns."""
 
 from typing import Any, Final
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 CONDITION: Final = "condition"
-# SQLite numbers rows by itself only in a column of type INTEGER.
+# SQLite assigns row numbers only in a column of type INTEGER.
 ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -38,14 +38,14 @@ def bytes_column(*, nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's
 
 
 def only(condition: str) -> dict[str, Any]:
-    """Let an index hold only the rows of a condition, on both databases (see ``complete_indexes``)."""
+    """Return the options of an index over the rows of a condition, on both databases (see ``complete_indexes``)."""
     return {"sqlite_where": text(condition), "info": {CONDITION: condition}}
 
 
 def complete_indexes() -> None:
-    """Add the conditions of indexes for PostgreSQL, before they are compared with a database's.
+    """Add the conditions of indexes for PostgreSQL, before they are compared with a database.
 
-    Not as they are declared: SQLAlchemy then imports all of PostgreSQL's dialect, which takes a tenth of a second.
+    This is not in their declaration, because SQLAlchemy would then import the PostgreSQL dialect, which takes 0.1 s.
     """
     for table in METADATA.tables.values():
         for index in table.indexes:

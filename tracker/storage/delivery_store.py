@@ -19,11 +19,11 @@ from tracker.storage.event_store import events_at
 from tracker.storage.progress_store import PENDING, lock_sink, make_followers_due, write_failures
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
-# So many events are looked at in one transaction.
+# How many events one transaction reads.
 STEP_SIZE: Final = 1_000
-DEAD_LETTERED: Final = "given up by an operator"
+DEAD_LETTERED: Final = "dead-lettered by an operator"
 
-# One transaction of many: ``step(connection, after=cursor)`` returns how many there were, and the cursor to go on from.
+# One of many transactions: ``step(connection, after=cursor)`` returns a count, and the cursor to continue from.
 Step = Callable[..., tuple[int, int | None]]
 
 
@@ -45,7 +45,7 @@ class DeliveryStore(TableStore):
         after: tuple[int, str] | None = None,
         limit: int,
     ) -> Sequence[Delivery]:
-        """Return pending deliveries and dead letters, by event and sink, those after a place (cursor, sink)."""
+        """Return pending deliveries and dead letters by event and sink, after a position (cursor, sink)."""
         column = DELIVERIES.c
         wanted: list[ColumnElement[bool]] = []
         if sink is not None:
@@ -74,9 +74,9 @@ class DeliveryStore(TableStore):
         dry_run: bool,
         audit: AuditEntry | None = None,
     ) -> int:
-        """Make the past events that a filter wants and the sink ``takes`` pending; return how many there are.
+        """Make past events pending that match the filter and that the sink ``takes``. Return how many there are.
 
-        Events after the sink's cursor are not among them: they are delivered anyway.
+        Events after the cursor of the sink are not included, because they are delivered anyway.
         """
 
         def step(connection: Connection, *, after: int) -> tuple[int, int | None]:
@@ -108,9 +108,9 @@ class DeliveryStore(TableStore):
         dry_run: bool,
         audit: AuditEntry | None = None,
     ) -> int:
-        """Dead-letter the pending deliveries of a sink, of a task or one event only; return how many there are.
+        """Dead-letter the pending deliveries of a sink, optionally of one task or event only. Return the number.
 
-        A delivery that waits behind one of them is due then.
+        A delivery that waited for one of them becomes due.
         """
 
         def step(connection: Connection, *, after: int) -> tuple[int, int | None]:
@@ -121,7 +121,7 @@ class DeliveryStore(TableStore):
             if task_id is not None:
                 wanted.append(column.task_id == task_id)
             if event_id is not None:
-                # The ID of a task's event holds that of its task; an alarm's ID is in no column.
+                # The ID of a task's event contains the task ID. No column has the ID of an alarm's event.
                 wanted.append(or_(column.task_id == event_id.rpartition("-")[0], column.task_id.is_(None)))
             statement = select(column.event_id, column.error).where(*wanted).order_by(column.event_id)
             found = connection.execute(statement.limit(STEP_SIZE)).all()
@@ -137,9 +137,9 @@ class DeliveryStore(TableStore):
         return await self._step_by_step(step, dry_run=dry_run, audit=audit)
 
     async def _step_by_step(self, step: Step, *, dry_run: bool, audit: AuditEntry | None) -> int:
-        """Run a step in transactions that are short, from cursor to cursor, and return the sum of its counts.
+        """Run a step in short transactions, from cursor to cursor, and return the sum of its counts.
 
-        The first of them records ``audit``, before the count is known: a crash must not leave half unrecorded.
+        The first transaction records ``audit`` before the count is known, so that a crash leaves nothing unrecorded.
         """
         total = 0
         after: int | None = 0
@@ -154,7 +154,7 @@ class DeliveryStore(TableStore):
 
 
 def _replayed(name: str, wanted: ReplayFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions of the events that a filter wants."""
+    """Return the conditions of the events that match a filter."""
     conditions = []
     if wanted.task_id is not None:
         conditions.append(EVENTS.c.task_id == wanted.task_id)
@@ -169,7 +169,7 @@ def _replayed(name: str, wanted: ReplayFilter) -> list[ColumnElement[bool]]:
 
 
 def _mark_dead(connection: Connection, name: str, errors: Mapping[int, str]) -> None:
-    """Make deliveries dead letters, by their events; the error that each had is still to be read."""
+    """Make the deliveries of some events dead letters. Each keeps its last error."""
     itself = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id == bindparam("event"))
     before = {event: error.removeprefix(DEAD_LETTERED).removeprefix(": ") for event, error in errors.items()}
     connection.execute(

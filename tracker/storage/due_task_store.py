@@ -1,4 +1,4 @@
-"""Tasks that are due, and their leases: which process may poll which task, until when."""
+"""Due tasks and their leases. A lease says which process may poll a task, and until when."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import TASKS
 
 _NOW: Final = bindparam("now", type_=BigInteger)
-# A lease that ends later than any can was taken by a clock that was set back since.
+# A lease that ends too late was taken before the clock was set back.
 _LATEST: Final = bindparam("latest", type_=BigInteger)
 _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, TASKS.c.lease_until > _LATEST)
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
@@ -23,7 +23,7 @@ FIRST_DUE: Final = (
 # Build the query once: it runs many times a second, and building it costs more than running it.
 IS_TASK_DUE: Final = select(DUE.exists())
 IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_poll_at <= _NOW).exists()))
-# Waits for its id, and for nothing else: until the deadline.
+# A task without any ID. It only waits for an ID, until its deadline.
 NAMELESS: Final = and_(
     TASKS.c.provider_task_id.is_(None), TASKS.c.sent_external_id.is_(None), TASKS.c.candidate_id.is_(None)
 )
@@ -32,13 +32,13 @@ MARGIN: Final = timedelta(minutes=1)
 
 
 class DueTaskStore(TableStore):
-    """Which tasks are due, and who may poll them."""
+    """The due tasks and their leases."""
 
     @read_transaction
     def is_due(self, connection: Connection, now: datetime, *, lease: timedelta, orphans: bool = True) -> bool:
-        """Return whether a task that nobody has leased is due, or an orphan where those count.
+        """Return whether an unleased task is due, or an orphan, if orphans count.
 
-        No lease is longer than ``lease``.
+        ``lease`` is the maximum length of a lease.
         """
         return bool(connection.execute(IS_DUE if orphans else IS_TASK_DUE, _moments(now, lease)).scalar_one())
 
@@ -56,9 +56,9 @@ class DueTaskStore(TableStore):
 
     @write_transaction
     def bring_forward(self, connection: Connection, *, now: datetime, furthest: timedelta, expired: timedelta) -> int:
-        """Make due the tasks and orphans that are planned further away than they can be; return how many there are.
+        """Make tasks and orphans due whose next poll is too far away. Return how many there are.
 
-        ``expired`` is the bound for expired tasks, ``furthest`` for all others.
+        ``expired`` is the limit for expired tasks, ``furthest`` for all others.
         """
         planned, is_expired = TASKS.c.next_poll_at, TASKS.c.status == Status.EXPIRED.value
         open_too_far = and_(planned > rows.stamp(now + furthest), ~is_expired)
@@ -76,14 +76,14 @@ class DueTaskStore(TableStore):
 
     @read_transaction
     def next_due(self, connection: Connection) -> datetime | None:
-        """Return when the next task is due, leases aside."""
+        """Return when the next task is due. Leases are ignored."""
         due = TASKS.c.next_poll_at
         first: int | None = connection.execute(select(func.min(due)).where(due.is_not(None))).scalar_one()
         return rows.optional_moment(first)
 
     @write_transaction
     def release(self, connection: Connection, *, owner: str, margin: timedelta) -> int:
-        """Release the leases of every owner but ``owner``, and return how many there were."""
+        """Release the leases of all owners except ``owner``. Return how many there were."""
         return release_leases(connection, TASKS.c.lease_owner != owner, margin=margin)
 
 
@@ -92,9 +92,9 @@ def _moments(now: datetime, lease: timedelta) -> dict[str, int]:
 
 
 def release_leases(connection: Connection, whose: ColumnElement[bool], *, margin: timedelta) -> int:
-    """Release the leases of polls of processes that are gone, and return how many there were.
+    """Release the poll leases of dead processes. Return how many there were.
 
-    A submit may still be under way at the provider: its lease stays, to ``margin`` after the attempt's deadline.
+    A submission may still be in progress at the provider, so its lease stays until ``margin`` after its deadline.
     """
     whose = and_(whose, TASKS.c.lease_owner.is_not(None))
     submit_ends = TASKS.c.attempt_deadline_at + margin // rows.MICROSECOND
@@ -105,7 +105,7 @@ def release_leases(connection: Connection, whose: ColumnElement[bool], *, margin
         (and_(whose, ~pending), {"lease_owner": None, "lease_until": None}),
         (looked_up, {"lease_until": submit_ends}),
     ):
-        # In no order: whoever skips what is locked never waits, and sorting would mean to read every task.
+        # Without an order: with SKIP LOCKED, no process waits, and sorting would read every task.
         locked = select(TASKS.c.id).where(held).with_for_update(skip_locked=True)
         ids = list(connection.execute(locked).scalars())
         if ids:

@@ -1,7 +1,7 @@
-"""Events as rows and as values: what an event keeps of its task.
+"""Events as rows and as values.
 
-An event keeps what a change can change; the rest of its task (its client, its request) never changes and is
-read from the task's row.
+An event stores the fields of its task that a change can change. The other fields (the client, the request) never change
+and are read from the row of the task.
 """
 
 from collections.abc import Iterable
@@ -28,14 +28,14 @@ READING: Final = select(*_EVENT, *(TASKS.c[name] for name in rows.READ)).select_
 
 
 class _KeptFact(msgspec.Struct, kw_only=True):
-    """A Fact, as far as it can be declared: what JSON holds is not looked into."""
+    """The declared part of a Fact. The content of its JSON is not checked."""
 
     precedence: Precedence
     value: Any
 
 
 class TaskSnapshot(msgspec.Struct, kw_only=True):
-    """What an event keeps of its task: the fields that a change can change. Older events keep fewer."""
+    """The fields of its task that an event stores. Older events have fewer."""
 
     status: Status | UnsetType = UNSET
     precedence: Precedence | UnsetType = UNSET
@@ -62,20 +62,20 @@ _of: Final = attrgetter(*TaskSnapshot.__struct_fields__)
 
 
 def event_columns(event: Event, after: Task | None) -> tuple[Any, ...]:
-    """Return an event's columns but its id; ``after`` is the task at the end of the same change, where that is it."""
+    """Return the columns of an event except its ID. ``after`` is the task at the end of the same change."""
     task = task_after(event, after)
     kept = dict(zip(TaskSnapshot.__struct_fields__, _of(task), strict=True))
     return (task.id, task.version, event.type, rows.stamp(event.at), rows.dump(kept))
 
 
 def task_after(event: Event, after: Task | None) -> Task:
-    """Return the task of an event, as the event left it."""
+    """Return the task of an event, as it was after the event."""
     task = event.task
     return after if after is not None and after.id == task.id and after.version == task.version else task
 
 
 def published_events(changes: Iterable[Change[Any]], *, after: int) -> list[PublishedEvent]:
-    """Return the events of some changes as readers get them, numbered on from a cursor."""
+    """Return the published events of some changes, with cursors after the given one."""
     numbers = count(after + 1)
     return [
         PublishedEvent(
@@ -91,7 +91,7 @@ def published_events(changes: Iterable[Change[Any]], *, after: int) -> list[Publ
 
 
 def event_from_row(row: Row[Any]) -> Found:
-    """Read an event back from a row of ``READING``; whatever is wrong with it is wrong with this one alone."""
+    """Return the event of a row of ``READING``. An error affects only this event."""
     try:
         return _event(row)
     except Exception as error:  # noqa: BLE001 - a row may be damaged in any way, and none may hold up the others

@@ -30,7 +30,7 @@ log: Final = logging.getLogger("homing.events")
 KEPT: Final = 2_000
 # Of so many unreadable events it is remembered that the log has them.
 LOGGED_LIMIT: Final = 10_000
-# The highest ID of an event that was deleted: a reader whose cursor is before it may have missed something.
+# The highest ID of a deleted event. A reader with an earlier cursor may have missed events.
 HORIZON: Final = "events forgotten"
 # Built once, here and below: these run many times a second, and building one costs more than running it.
 MOST: Final = bindparam("most", type_=Integer())
@@ -148,7 +148,7 @@ class EventStore(TableStore):
         self._continuity.listen(self._start_over)
 
     def keep(self, written: Written) -> None:
-        """Remember what was just committed."""
+        """Keep events that were just committed in memory."""
         self._recent.keep(written)
         if written.numbered and written.events:
             self._continuity.see(written.events[-1].cursor)
@@ -164,7 +164,7 @@ class EventStore(TableStore):
         return found
 
     async def latest(self) -> int:
-        """Return the cursor of the newest event, 0 where there never was one."""
+        """Return the cursor of the newest event, or 0 if there never was one."""
         newest = await self.database.read(latest_cursor)
         self._continuity.see(newest)
         return newest
@@ -174,11 +174,11 @@ class EventStore(TableStore):
         return await self.database.read(event_order.given)
 
     async def horizon(self) -> int:
-        """Return the cursor before which events have been deleted: a reader that stopped before it missed some."""
+        """Return the cursor up to which events may be deleted. A reader that stopped before it has missed some."""
         return await self.database.read(_horizon)
 
     def log_unreadable(self, found: Iterable[Found]) -> None:
-        """Log once, in one line, which events cannot be read."""
+        """Log the unreadable events once, in one line."""
         unreadable = [one for one in found if isinstance(one, UnreadableEvent) and one.cursor not in self._logged]
         if not unreadable:
             return
@@ -187,7 +187,7 @@ class EventStore(TableStore):
         self._logged.update(one.cursor for one in unreadable)
         one, more = unreadable[0], len(unreadable) - 1
         others = f" (and {more} more)" if more else ""
-        log.error("the event %s (%s) cannot be read and is passed over: %s%s", one.id, one.type, one.why, others)
+        log.error("the event %s (%s) cannot be read and is skipped: %s%s", one.id, one.type, one.why, others)
 
     @read_transaction
     def _read(self, connection: Connection, *, after: int, limit: int) -> Sequence[Found]:
@@ -196,7 +196,7 @@ class EventStore(TableStore):
         return _select(connection, PAGE_AFTER, {"after": after}, limit)
 
     def _read_recent(self, connection: Connection, after: int, limit: int) -> Sequence[Found] | None:
-        """Read in full only the events that are not in memory; return None where those are most of them."""
+        """Read only the events that are not in memory. Return None if most of them are not."""
         try:
             heads = connection.execute(HEADS, {"after": after, "most": limit}).all()
         except DBAPIError as error:
@@ -238,14 +238,14 @@ def events_at(connection: Connection, cursors: Sequence[int]) -> Sequence[Found]
 
 
 def latest_cursor(connection: Connection) -> int:
-    """Return the cursor of the newest event, 0 where there never was one."""
+    """Return the cursor of the newest event, or 0 if there never was one."""
     newest: int | None = connection.execute(select(func.max(EVENTS.c.id))).scalar_one()
     return max(newest or 0, _horizon(connection))
 
 
 def delete_events(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Delete events, and remember that they are gone."""
-    # The count keeps PostgreSQL from reading all events backwards, in search of the first that is meant.
+    """Delete events, and record the highest deleted ID."""
+    # The count stops PostgreSQL from searching all events backwards for the first match.
     newest, _ = connection.execute(select(func.max(EVENTS.c.id), func.count()).where(which)).one()
     if newest is None:
         return
@@ -288,6 +288,6 @@ def _select_one(connection: Connection, cursor: int) -> Found:
 
 
 def _raise_unless_undecodable(error: DBAPIError) -> None:
-    """Raise the error, unless it only says that a text is not UTF-8: SQLite takes any bytes for text."""
+    """Raise the error, unless it only says that a text is not UTF-8. SQLite accepts any bytes as text."""
     if UNDECODABLE not in str(error.orig):
         raise error

@@ -1,4 +1,4 @@
-"""Bringing a database's schema up to date, with Alembic, over a connection that is already open.
+"""Migrates the schema of a database, with Alembic, over an open connection.
 
 The revision of an earlier version is moved from Alembic's usual table to Homing's own (see ``schema_revision``).
 """
@@ -40,24 +40,24 @@ NO_SCHEMA: Final = (
     "the database user may not create the schema {schema} (HOMING_DATABASE_SCHEMA). "
     "Let an administrator run CREATE SCHEMA {schema} AUTHORIZATION followed by that user's name"
 )
-# With that of `account_table`, which is a module of its own.
+# Includes the table of `account_table`, which is a separate module.
 NAMES: Final = frozenset({*METADATA.tables, ACCOUNTS.name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgrade:
-    """The schema's revision before, None for a database without tables, and after."""
+    """The revision of the schema before (None without tables) and after the migration."""
 
     before: str | None
     after: str | None
 
 
 def upgrade(connection: Connection, *, schema: str | None = None, to: str = "head") -> Upgrade:
-    """Run every migration up to ``to`` that the database does not have yet, within the caller's transaction.
+    """Run all missing migrations up to ``to``, within the caller's transaction.
 
-    ``schema`` is made where it is missing; the connection already works in it.
+    ``schema`` is created if it is missing. The connection already uses it.
 
-    Raises StoreUnavailable where it is not a database of ours, or one of a later version.
+    Raises: StoreUnavailable, if the database belongs to another program or to a later version of Homing.
     """
     if event_order.is_shared(connection):
         # Building an index over many rows takes longer than any statement of a server may.
@@ -89,7 +89,7 @@ def _make_schema(connection: Connection, schema: str) -> None:
 
 
 def _check_free(connection: Connection) -> None:
-    """Raise StoreUnavailable where a table that the first migration makes is there already."""
+    """Raise StoreUnavailable if a table of the first migration already exists."""
     found = table_names(connection)
     if taken := sorted(found & NAMES):
         alembic = ALEMBIC if FORMER_VERSION_TABLE in found else ""

@@ -57,11 +57,11 @@ _IS_SETTLED: Final[ColumnElement[bool]] = ORPHANS.c.state == literal_column("'or
 
 
 class OrphanStore(TableStore):
-    """Orphan callbacks that wait for a check, and that had one."""
+    """Orphan callbacks, before and after their check."""
 
     @read_transaction
     def latest(self, connection: Connection, *, limit: int) -> Sequence[Orphan]:
-        """Return the orphans, latest callback first."""
+        """Return the orphans, the latest callback first."""
         newest = select(ORPHANS).order_by(ORPHANS.c.last_at.desc()).limit(limit)
         return [rows.orphan_from_row(row) for row in connection.execute(newest).mappings()]
 
@@ -97,8 +97,8 @@ class OrphanStore(TableStore):
 
 
 def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
-    """Record orphans, in the order of their names, so that no two batches wait for each other."""
-    # One at a time: several may be about the same task.
+    """Record orphans in the order of their IDs, so that two batches cannot deadlock."""
+    # One at a time, because several may be about the same task.
     for orphan in sorted(orphans, key=attrgetter("provider", "provider_task_id")):
         values = rows.orphan_columns(orphan)
         if orphan.signed or orphan.next_poll_at is None:
@@ -112,7 +112,7 @@ def write(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
 
 
 def count_unkept(dialect: str, orphans: Sequence[Orphan]) -> Iterator[Statement]:
-    """Count those that were just not kept; under the lock of all counts."""
+    """Count the orphans that were not stored, under the lock of all counts."""
     for orphan in orphans:
         if not orphan.signed and orphan.next_poll_at is not None:
             yield Statement(_count_where_missing(dialect), (orphan.provider, orphan.provider_task_id))
@@ -141,7 +141,7 @@ def _noted(statement: Insert) -> Insert:
 
 @cache
 def _insert_where_room_is(dialect: str) -> str:
-    """Record an orphan that is known already, or that finds a free place at its URL."""
+    """Record an orphan that is already known, or for which its URL has a free slot."""
     waiting = and_(_seen.c.address == bindparam("at_address"), _seen.c.next_poll_at.is_not(None), ~_seen.c.signed)
     count = select(func.count()).select_from(_seen).where(waiting).scalar_subquery()
     room = count < literal_column(str(WAITING_UNSIGNED))
@@ -168,7 +168,7 @@ def _is_known() -> ColumnElement[bool]:
 
 @cache
 def _drop_oldest(dialect: str) -> str:
-    """Delete, of what nobody signed and no check will be about any more at one URL, all but the latest."""
+    """Delete all but the latest unsigned orphans of one URL whose check is over."""
     older = and_(_seen.c.address == bindparam("kept_at"), _seen.c.state == literal_column("'orphan'"), ~_seen.c.signed)
     beyond = select(_seen.c.last_at).where(older).order_by(_seen.c.last_at.desc())
     last = beyond.limit(literal_column("1")).offset(literal_column(str(SETTLED_UNSIGNED))).scalar_subquery()

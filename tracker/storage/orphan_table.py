@@ -20,7 +20,7 @@ class OrphanRow(TableRow, table=True):
             **only("next_poll_at IS NOT NULL"),
         ),
         Index("ix_orphans_last", "last_at"),
-        # What one URL keeps of what nobody signed is bounded (see ``orphan_store``).
+        # The number of unsigned orphans per URL is limited (see ``orphan_store``).
         Index(
             "ix_orphans_waiting",
             "address",

@@ -37,8 +37,8 @@ from tracker.storage.engine.upserts import upsert
 from tracker.storage.event_store import EventStore, events_at
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
-# No delivery waits for longer: see delivery.backoff.
-LONGEST_WAIT: Final = timedelta(hours=3)
+# The maximum delay of a delivery: see delivery.backoff.
+MAX_DELAY: Final = timedelta(hours=3)
 PENDING: Final = DELIVERIES.c.next_at.is_not(None)
 
 # The statements that a relay runs again and again are built once: building one costs more than running it.
@@ -126,7 +126,7 @@ def _record_statement(named: frozenset[str], *, off: bool) -> Update:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingDelivery:
-    """An event whose next attempt is due, how many there were, and when the first was."""
+    """An event whose next attempt is due, the number of attempts so far, and the time of the first."""
 
     event: Found
     attempts: int
@@ -134,7 +134,7 @@ class PendingDelivery:
 
 
 class ProgressStore(TableStore):
-    """What the relay reads and records about deliveries."""
+    """The progress of sinks, which the relay reads and records."""
 
     def __init__(self, database: Database, events: EventStore) -> None:
         super().__init__(database)
@@ -142,7 +142,7 @@ class ProgressStore(TableStore):
 
     @write_transaction
     def record(self, connection: Connection, name: str, progress: ProgressUpdate, *, owner: str, now: datetime) -> bool:
-        """Record what became of some events; False, and nothing, where ``owner`` no longer holds the sink's lease."""
+        """Record the results of some events. Return False and record nothing if ``owner`` has lost the lease."""
         stamp = rows.stamp(now)
         values: dict[str, Any] = {
             "sink_name": name,
@@ -171,14 +171,14 @@ class ProgressStore(TableStore):
         return True
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:
-        """Return the due deliveries, longest due first; of each task only the first pending one."""
+        """Return the due deliveries, the longest due first. Of each task, only the first pending one is included."""
         due = await self._due(name, now=now, limit=limit)
         self._events.log_unreadable(one.event for one in due)
         return due
 
     @read_transaction
     def _due(self, connection: Connection, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:
-        values = {"sink": name, "now": rows.stamp(now), "latest": rows.stamp(now + LONGEST_WAIT), "most": limit}
+        values = {"sink": name, "now": rows.stamp(now), "latest": rows.stamp(now + MAX_DELAY), "most": limit}
         found = connection.execute(_DUE, values).all()
         readable = {one.cursor: one for one in events_at(connection, [row.event_id for row in found])} if found else {}
         return [
@@ -200,7 +200,7 @@ class ProgressStore(TableStore):
 
     @read_transaction
     def due_later(self, connection: Connection, name: str, *, now: datetime, after: int, limit: int) -> Sequence[Found]:
-        """Return the events of deliveries that are due later, in their order, those after a cursor."""
+        """Return the events of deliveries that are due later, in order, after a cursor."""
         column = DELIVERIES.c
         waits = and_(column.sink == name, column.next_at > rows.stamp(now), column.event_id > after)
         found = connection.execute(select(column.event_id).where(waits).order_by(column.event_id).limit(limit))
@@ -210,7 +210,7 @@ class ProgressStore(TableStore):
     def make_due(
         self, connection: Connection, name: str, *, now: datetime, events: Sequence[int] | None = None
     ) -> None:
-        """Make all pending deliveries due, or those of some events (cursors): the receiver works again."""
+        """Make all pending deliveries due, or those of some events (cursors), because the endpoint works again."""
         make_due(connection, name, now=now, events=events)
 
 
@@ -218,7 +218,7 @@ class ProgressStore(TableStore):
 
 
 def lock_sink(connection: Connection, name: str) -> None:
-    """Lock a sink's row before its deliveries are moved, so that two that move them cannot deadlock."""
+    """Lock the row of a sink before its deliveries change, so that two changes cannot deadlock."""
     connection.execute(select(SINKS.c.name).where(SINKS.c.name == name).with_for_update(key_share=True))
 
 
@@ -239,13 +239,13 @@ def make_followers_due(connection: Connection, name: str, gone: Sequence[int], s
 def write_failures(
     connection: Connection, name: str, failed: Sequence[Failure], stamp: int, *, revive: bool = False
 ) -> None:
-    """Record what a sink did not accept; ``stamp`` is now. A dead letter stays one, unless it is to ``revive``.
+    """Record events that a sink did not accept. ``stamp`` is now. A dead letter stays one unless ``revive`` is set.
 
-    An operator may have dead-lettered it while it was being sent.
+    An operator may have dead-lettered the event while it was being sent.
     """
     if not failed:
         return
-    # An event that was deleted meanwhile, with its task, is pending no more.
+    # An event that was deleted with its task is not pending any more.
     ids = [failure.cursor for failure in failed]
     left = select(EVENTS.c.id).where(EVENTS.c.id.in_(ids)).with_for_update(read=True, key_share=True)
     there = set(connection.execute(left).scalars())
@@ -269,8 +269,8 @@ def write_failures(
     again: dict[str, ColumnElement[Any]] = {
         each: statement.excluded[each] for each in ("attempts", "last_at", "next_at")
     }
-    # What was not tried now has no error of its own. What was never tried begins with its first attempt, and a dead
-    # letter begins anew.
+    # A delivery that was not tried now keeps its error. The first attempt sets ``first_at``. A replayed dead letter
+    # starts again.
     again["error"] = case((statement.excluded.error == "", DELIVERIES.c.error), else_=statement.excluded.error)
     tried = and_(DELIVERIES.c.attempts == 0, statement.excluded.attempts > 0)
     again["first_at"] = case((or_(tried, ~PENDING), statement.excluded.first_at), else_=DELIVERIES.c.first_at)

@@ -1,4 +1,4 @@
-"""A check of what every request needs: the tables of a batch are writable, and a commit reaches the disk."""
+"""The readiness check of the database: the tables of a batch are writable, and a commit reaches the disk."""
 
 from typing import Any, Final
 
@@ -8,14 +8,14 @@ from tracker.storage.engine import event_order
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import COUNTERS, EVENTS, OBSERVATIONS, TASKS
 
-# The lock that an INSERT takes: it waits for whoever keeps requests out, and keeps no request out itself.
+# The lock of an INSERT. It waits for a process that blocks requests, and blocks no request itself.
 LOCK_TABLES: Final = text(f"LOCK TABLE {TASKS.name}, {OBSERVATIONS.name}, {EVENTS.name} IN ROW EXCLUSIVE MODE")
 
 
 def rehearse(connection: Connection) -> None:
-    """Write near the end of each table, where the next rows go, take it back, and commit a count.
+    """Write near the end of each table, where the next rows go, roll that back, and commit a count.
 
-    On PostgreSQL the tables are only locked as an INSERT would: what is taken back there has to be cleaned up later.
+    On PostgreSQL, only lock the tables as an INSERT would, because rolled back rows there need a cleanup later.
     """
     if event_order.is_shared(connection):
         connection.execute(LOCK_TABLES)

@@ -17,21 +17,21 @@ from tracker.storage.engine.table_store import TableStore, write_transaction
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.tables import COUNTERS, TASKS
 
-# Up to which end of a task, in microseconds, somebody has looked.
+# The end time of the last checked task, in microseconds.
 MARK: Final = "results looked at of "
 
 
 class ResultExpiryStore(TableStore):
-    """Warns of results that stop working soon."""
+    """Raises alarms for results that expire soon."""
 
     def __init__(self, database: Database, alarm_log: AlarmLog) -> None:
         super().__init__(database)
         self._alarm_log = alarm_log
 
     async def warn(self, provider: str, *, lifetime: timedelta, notice: timedelta, now: datetime, limit: int) -> int:
-        """Raise an alarm for the next tasks whose results stop working within ``notice``, and return how many.
+        """Raise an alarm for the next tasks whose results expire within ``notice``. Return how many there were.
 
-        What had less than that left at the first call is passed over.
+        Results that already had less time left at the first call are skipped.
         """
         raised = await self._warn(provider, lifetime=lifetime, notice=notice, now=now, limit=limit)
         self._alarm_log.say(raised)
@@ -62,7 +62,7 @@ class ResultExpiryStore(TableStore):
         )
         found = connection.execute(ended.order_by(TASKS.c.finished_at, TASKS.c.id).limit(limit)).all()
         if len(found) == limit:
-            # All of one moment, since the mark is a moment.
+            # All tasks with the same end time, because the mark is a time.
             until = found[-1].finished_at
             found = connection.execute(ended.where(TASKS.c.finished_at <= until)).all()
         raised = alarms.folded(

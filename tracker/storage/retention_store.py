@@ -1,7 +1,7 @@
-"""Deleting what is over: a few rows at a time, found by an index, so that nothing else waits for it.
+"""Deletes old rows, a few at a time and found by an index, so that nothing else waits for it.
 
-Rows that somebody else has locked are left for another time, so that several processes share the work and none of them
-ever waits for a batch of the recorder.
+Rows that another process has locked are skipped until later. So several processes share the work, and none of them
+waits for a batch of the recorder.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from tracker.storage.event_store import delete_events, latest_cursor
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
 
-# How long it is remembered, from its deletion on, that there was a task; and at least, who did what.
+# How long the IDs of a deleted task are kept, and the minimum time that audit entries are kept.
 REMEMBERED: Final = timedelta(days=90)
-# A sink that no process has named for so long is not waited for any more.
+# Events are no longer kept for a sink that no process has configured for this time.
 NAMED_WITHIN: Final = timedelta(days=7)
 OVER: Final = sorted(status.value for status in SETTLED)
 HOUR: Final = timedelta(hours=1)
@@ -31,7 +31,7 @@ Place = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """What one step deleted, and behind which task the next one goes on: None where all have been looked at."""
+    """The counts of one step, and the task after which the next step continues (None after the last one)."""
 
     tasks: int = 0
     orphans: int = 0
@@ -42,20 +42,20 @@ class Deleted:
 
 
 class RetentionStore(TableStore):
-    """Deletes what is over, and keeps the names of deleted tasks."""
+    """Deletes old rows, and keeps the IDs of deleted tasks."""
 
     @read_transaction
     def deleted_task(self, connection: Connection, provider: str, account: str, its_id: str) -> str | None:
-        """Return the ID of a deleted task by the provider's ID or by a derived external ID, as long as it is kept."""
+        """Return the ID of a deleted task by its provider ID or its derived external ID, while these are kept."""
         return deleted_task(connection, provider, account, its_id)
 
     @write_transaction
     def delete_old(
         self, connection: Connection, *, until: datetime, now: datetime, after: Place | None, limit: int
     ) -> Deleted:
-        """Delete those that may go of the next ``limit`` tasks that finished by ``until``.
+        """Delete the deletable ones of the next ``limit`` tasks that finished by ``until``.
 
-        Delete at most ``limit`` old rows of each other kind, too.
+        Also delete at most ``limit`` old rows of each other kind.
         """
         seen = _finished(connection, until=until, after=after, limit=limit)
         delivered = _delivered_everywhere(connection, now=now)
@@ -71,7 +71,7 @@ class RetentionStore(TableStore):
 
 
 def deletable(delivered: int, now: datetime) -> ColumnElement[bool]:
-    """Return the condition of tasks that may go once they are old enough: settled, with no poll or delivery left.
+    """Return the condition of tasks that may be deleted when they are old: settled, without a poll or delivery left.
 
     Every sink has the events up to ``delivered``, except its pending deliveries.
     """
@@ -83,7 +83,7 @@ def deletable(delivered: int, now: datetime) -> ColumnElement[bool]:
 
 
 def deleted_task(connection: Connection, provider: str, account: str, provider_task_id: str) -> str | None:
-    """Return the id that a deleted task had."""
+    """Return the ID of a deleted task."""
     named = (FORGOTTEN.c.provider, FORGOTTEN.c.account, FORGOTTEN.c.provider_task_id)
     statement = select(FORGOTTEN.c.task_id).where(tuple_(*named) == tuple_(provider, account, provider_task_id))
     return connection.execute(statement).scalar_one_or_none()
@@ -113,7 +113,7 @@ def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, del
     gone = connection.execute(found).all()
     if not gone:
         return 0
-    # A derived external ID is remembered too: the provider still has it, so the next such submit needs another.
+    # A derived external ID is kept too. The provider still has it, so the next such submission needs another one.
     derived = (task.sent_external_id if task.attempts and task.sent_external_id != task.id else None for task in gone)
     names = sorted(
         (task.provider, task.account, name, task.id)
@@ -123,13 +123,13 @@ def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, del
     )
     _remember(connection, names, now)
     delete_events(connection, EVENTS.c.task_id.in_([task.id for task in gone]))
-    # What else belongs to a task (tags, submission, observations) goes with it.
+    # The other rows of a task (tags, submission, observations) are deleted with it.
     connection.execute(delete(TASKS).where(column.id.in_([task.id for task in gone])))
     return len(gone)
 
 
 def _remember(connection: Connection, names: Sequence[tuple[str, ...]], now: datetime) -> None:
-    """Keep what a late delivery may call the tasks. The same name may come back: adopted again, and over again."""
+    """Keep the IDs that a late callback may have. The same ID may come again, if the task is adopted again."""
     if not names:
         return
     key = ("provider", "account", "provider_task_id")
@@ -156,11 +156,11 @@ def _delete(
 
 
 def _waited_for(now: datetime) -> ColumnElement[bool]:
-    """Say for which sinks old events are kept: those that are on, and that some process named lately."""
+    """Return the condition of sinks for which old events are kept: on, and recently configured in a process."""
     return and_(SINKS.c.on, SINKS.c.seen_at > rows.stamp(now - NAMED_WITHIN))
 
 
 def _delivered_everywhere(connection: Connection, *, now: datetime) -> int:
-    """Return the cursor up to which every sink that is waited for has the events, except pending deliveries."""
+    """Return the cursor up to which every such sink has the events, except its pending deliveries."""
     slowest: int | None = connection.execute(select(func.min(SINKS.c.cursor)).where(_waited_for(now))).scalar_one()
     return latest_cursor(connection) if slowest is None else slowest

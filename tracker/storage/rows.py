@@ -1,4 +1,4 @@
-"""Rows to values and back: the one place that knows how a value is written into columns."""
+"""Conversion of rows to values and back. Only this module knows how a value is stored in columns."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -20,7 +20,7 @@ from tracker.model.untrusted import JsonValue
 Row = RowMapping | Mapping[str, Any]
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-# Fields whose columns hold the value itself.
+# Fields whose columns contain the value unchanged.
 PLAIN: Final = (
     "id",
     "provider",
@@ -79,7 +79,7 @@ def stamp(moment: datetime) -> int:
 
 
 def moment(value: int) -> datetime:
-    """Read back what ``stamp`` wrote."""
+    """Return the time of a value of ``stamp``."""
     return EPOCH + timedelta(0, 0, value)
 
 
@@ -101,12 +101,12 @@ def _stamped(name: str) -> Callable[[Task], int | None]:
     return column
 
 
-# For each column of a task, how its value comes from the task.
+# For each column of a task, the function that returns its value.
 COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
     {
         **{name: attrgetter(name) for name in (*PLAIN, *FLAGS)},
         **{name: _stamped(name) for name in TIMES},
-        # Most tasks have none, and a column that is NULL takes no room.
+        # Most tasks have none, and a NULL column takes no space.
         "unsigned": lambda task: task.unsigned or None,
         "external_key": lambda task: None if task.released else task.external_id,
         "idempotency_key": lambda task: None if task.released else task.idempotency_key,
@@ -122,7 +122,7 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "facts": lambda task: dump({name: _fact_to_json(fact) for name, fact in task.facts.items()}),
     }
 )
-# The columns that follow from a field, where they are not just the one of its name.
+# The columns of a field, if they are not only the column with its name.
 FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "precedence": ("precedence_polled", "precedence_updated_at"),
@@ -133,11 +133,11 @@ FOLLOWING: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def changed_columns(versions: Iterable[tuple[Task, Task]]) -> list[str]:
-    """Name the columns in which a task of any pair differs from its earlier version, the first of the pair; sorted."""
+    """Return the sorted names of the columns that differ in any pair of an earlier and a later version."""
     names: set[str] = set()
     for before, after in versions:
         was, now = before.__dict__, after.__dict__
-        # Both have their fields in the same order; most hold the very same value.
+        # Both have their fields in the same order, and most of them have the identical value.
         for name in compress(FIELDS, map(is_not, now.values(), was.values())):
             if name not in names and now[name] != was[name]:
                 names.add(name)
@@ -145,7 +145,7 @@ def changed_columns(versions: Iterable[tuple[Task, Task]]) -> list[str]:
 
 
 def task_columns(tasks: Sequence[Task], columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return the values of some columns, a tuple for each task."""
+    """Return the values of some columns, one tuple per task."""
     return list(zip(*(map(COLUMNS[name], tasks) for name in columns), strict=True))
 
 
@@ -154,14 +154,14 @@ READ: Final = (*("precedence_updated_at" if name == "precedence" else name for n
 
 
 def task_from_row(row: Row) -> Task:
-    """Read a task back."""
+    """Return the task of a row."""
     return task_from_columns([row[name] for name in READ])
 
 
 def task_from_columns(columns: Sequence[Any]) -> Task:
-    """Read a task back from its columns ``READ``, as the driver has them."""
+    """Return the task of its columns ``READ``, with the values of the driver."""
     task = object.__new__(Task)
-    # As ``task.changed`` does: the constructor takes as long as all the rest.
+    # As in ``task.changed``, because the constructor takes as long as everything else.
     values = task.__dict__
     values.update(zip(FIELDS, columns, strict=False))
     for name in TIMES:
@@ -208,7 +208,7 @@ ENTRY: Final = (
 
 
 def entry_columns(entry: HistoryEntry, dedupe_key: str, repeats: int) -> tuple[Any, ...]:
-    """Return the columns ``ENTRY`` of a kept observation."""
+    """Return the columns ``ENTRY`` of a stored observation."""
     return (
         entry.task_id,
         dedupe_key,
@@ -309,7 +309,7 @@ ALARM: Final = ("kind", "provider", "hour", "count", "last_at", "task_id", "deta
 
 
 def alarm_columns(alarm: AlarmCount) -> tuple[Any, ...]:
-    """Return the columns ``ALARM`` of an hour's alarms."""
+    """Return the columns ``ALARM`` of the alarms of an hour."""
     return (
         alarm.kind.value,
         alarm.provider,
@@ -334,7 +334,7 @@ def alarm_from_row(row: Row) -> AlarmCount:
 
 
 def dump(value: object) -> str:
-    """Write JSON as it is kept in text columns."""
+    """Return JSON as it is stored in text columns."""
     return _encode(value).decode()
 
 

@@ -14,7 +14,7 @@ from tracker.errors import StoreUnavailable
 from tracker.storage import tables
 from tracker.storage.orphan_table import ORPHANS
 
-LATER: Final = "the database was made by a later version of Homing: install that, or newer"
+LATER: Final = "the database belongs to a later version of Homing. Install that version or a newer one"
 MIGRATE: Final = "run `homing migrate`"
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"

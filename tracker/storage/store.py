@@ -87,7 +87,7 @@ class Store:
 
     @property
     def notices(self) -> PostgresNotices | None:
-        """How processes that share the database hint to each other; None where only one serves it."""
+        """The notices between processes that share the database, or None if only one process serves it."""
         return PostgresNotices(self._database.url, self._database.schema) if self.shared else None
 
     async def open(self) -> None:

@@ -3,7 +3,7 @@
 Two indexes name every task by (its client,) its provider, kind, status and id. Where all but the id is given, an index
 has the tasks in the order of their ids, so a page is the newest of a few ranges: one for each provider, kind and status
 that the filter leaves open. A range is spelled as a comparison of rows in the order of the index's columns: only that
-index gives it without sorting, so that no planner takes another one, whatever it believes about the data.
+index returns it without sorting. So a planner chooses this index for any statistics of the data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

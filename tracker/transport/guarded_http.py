@@ -1,4 +1,4 @@
-"""HTTP requests to URLs that untrusted people may have chosen.
+"""HTTP requests to URLs that clients may have chosen.
 
 So a ``Poster`` checks each address to which a name resolves, and connects to a checked one. httpcore accepts a network
 backend for that (https://www.encode.io/httpcore/network-backends/), httpx does not.
@@ -25,9 +25,8 @@ from tracker.model.targets import Allowed, refusal
 from tracker.transport.heads import BoundedBackend
 from tracker.transport.provider_http import CONNECT_SECONDS
 
-# Of one poster: how many connections are open at most (many more than one slow receiver can keep busy) and how many of
-# them idle, how long those are kept (receivers commonly close theirs after five seconds), and how many names are looked
-# up at once.
+# The limits of one poster: open connections (many more than one slow endpoint can use), idle connections, how long
+# these stay open (endpoints commonly close theirs after five seconds), and parallel name lookups.
 POSTS: Final = 256
 IDLE_POSTS: Final = 32
 IDLE_SECONDS: Final = 4.0
@@ -63,10 +62,10 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Poster:
-    """Sends POST requests to URLs that others chose, over at most ``POSTS`` connections, without any proxy.
+    """Sends POST requests to untrusted URLs, over at most ``POSTS`` connections and without a proxy.
 
-    ``resolve`` gives a host's addresses, the system's resolver where None; ``trust`` the certificates, the usual ones
-    (or SSL_CERT_FILE) where None.
+    ``resolve`` returns the addresses of a host (None: the system's resolver). ``trust`` has the certificates (None: the
+    usual ones, or SSL_CERT_FILE).
     """
 
     def __init__(
@@ -147,9 +146,9 @@ class Poster:
 async def dial_target(
     host: str, port: int, allowed: Allowed, *, encrypted: bool, trust: ssl.SSLContext | None = None
 ) -> None:
-    """Connect to a host as a Poster does, with TLS if ``encrypted``, and send nothing.
+    """Connect to a host like a Poster, with TLS if ``encrypted``, and send nothing.
 
-    Raises TargetRefused or NotSent.
+    Raises: TargetRefused, NotSent.
     """
     with ThreadPoolExecutor(1) as lookups:
         backend = _Guarded(allowed, partial(_look_up, lookups), encrypted=encrypted)

@@ -11,17 +11,17 @@ from typing import Final
 
 import httpcore
 
-# Before the head of the answer itself. "103 Early Hints" comes once or twice, "100 Continue" not at all.
+# Interim responses before the final head. "103 Early Hints" comes once or twice, "100 Continue" never.
 INTERIM_RESPONSES: Final = 8
 HEAD_BYTES: Final = 64 * 1024
-# As h11 finds the end of a head.
+# The end of a head, as h11 finds it.
 _END: Final = re.compile(rb"\n\r?\n")
 _INTERIM: Final = re.compile(rb"\s*HTTP/1\.[01] 1[0-9][0-9]\b")
 _STATUS_LINE_BYTES: Final = 16
 
 
 class BoundedBackend(httpcore.AsyncNetworkBackend):
-    """Wraps a backend. Its connections limit what comes before an answer."""
+    """Wraps a backend. Its connections limit the bytes before an answer."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -65,7 +65,7 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above
-        # The next thing that is read is the head of the answer to this.
+        # The next bytes are the head of the answer to this request.
         self._unread, self._interim, self._read, self._in_body = b"", 0, 0, False
         await self._stream.write(buffer, timeout)
 
@@ -84,7 +84,7 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         return self._stream.get_extra_info(info)
 
     def _look(self, data: bytes) -> None:
-        """Check the received heads. Raises RemoteProtocolError if there are too many, or if one is too long."""
+        """Check the received heads. Raises: RemoteProtocolError, if there are too many, or if one is too long."""
         self._read += len(data)
         unread = self._unread + data
         start = 0
@@ -98,7 +98,7 @@ class BoundedStream(httpcore.AsyncNetworkStream):
             start = end.end()
         else:
             if len(unread) - start >= _STATUS_LINE_BYTES:
-                # The answer's own head; h11 bounds that one.
+                # This is the final head. h11 limits its size.
                 self._unread, self._in_body = b"", True
                 return
         if self._read > HEAD_BYTES:

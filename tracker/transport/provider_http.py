@@ -79,8 +79,8 @@ class Transport:
 
 
 def _bound_heads(client: httpx.AsyncClient) -> None:
-    """Limit what comes before an answer on the client's connections, also through the proxies of the environment."""
-    # httpx takes no network backend, and makes the transports of proxies itself.
+    """Limit the bytes before an answer on the client's connections, also on those to proxies."""
+    # httpx accepts no network backend, and creates the transports of proxies itself.
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - see above
         if isinstance(transport, httpx.AsyncHTTPTransport):
             pool = transport._pool  # noqa: SLF001 - see above

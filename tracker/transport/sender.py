@@ -19,13 +19,13 @@ class Sender(Protocol):
 
 
 class NoTransport:
-    """A sender for a process that only reads the database: it sends nothing."""
+    """A sender for a process that only reads the database. It sends nothing."""
 
     async def open(self) -> None:
-        """There is nothing to open."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
         del account, call, now, within

@@ -43,7 +43,7 @@ class BrokerCase:
     def sink(self, *options: str, behind: str = "") -> BrokerSink:
         """Make a sink to it as the settings would."""
         query = "&".join(option for option in (self.options, *options) if option)
-        return sink(f"{self.address}?{query}#name=told{behind}")
+        return sink(f"{self.address}?{query}#name=events{behind}")
 
 
 def sink(address: str) -> BrokerSink:
@@ -59,7 +59,7 @@ def shown(certificate: Certificate | None) -> ssl.SSLContext | None:
 @asynccontextmanager
 async def jetstream_case(certificate: Certificate | None = None, *, settings: str = "") -> AsyncIterator[BrokerCase]:
     tls = f'tls {{ cert_file: "{certificate.file}", key_file: "{certificate.key}" }}\n' if certificate else ""
-    believed = certificate.believed() if certificate else None
+    trusted = certificate.trusted_by_clients() if certificate else None
     with jetstream(settings=f"max_payload: 64KB\n{tls}{settings}") as server:
         async with proxy(server.port) as line:
             yield BrokerCase(
@@ -67,7 +67,7 @@ async def jetstream_case(certificate: Certificate | None = None, *, settings: st
                 address=f"{'tls' if certificate else 'nats'}://{LOCALHOST}:{line.port}/",
                 options="create=true",
                 line=line,
-                read=lambda: read_jetstream(server.port, tls=believed),
+                read=lambda: read_jetstream(server.port, tls=trusted),
                 limit=64 * 1024,
                 server=server,
             )

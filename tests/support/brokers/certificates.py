@@ -42,7 +42,7 @@ class Certificate:
         context.load_cert_chain(self.file, self.key)
         return context
 
-    def believed(self) -> ssl.SSLContext:
+    def trusted_by_clients(self) -> ssl.SSLContext:
         """Return the TLS context of the tests' own clients, without a host name check."""
         context = ssl.create_default_context(cafile=self.authority)
         context.check_hostname = False

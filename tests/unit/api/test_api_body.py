@@ -103,7 +103,7 @@ async def test_closed_connection_is_truncated_body() -> None:
 
 
 async def test_bytes_count_on_arrival_not_as_announced() -> None:
-    capacity = Capacity(Limits(body_room=90))
+    capacity = Capacity(Limits(body_capacity=90))
     announcing, other = RequestResources(capacity), RequestResources(capacity)
 
     with pytest.raises(TooSlow):
@@ -114,7 +114,7 @@ async def test_bytes_count_on_arrival_not_as_announced() -> None:
         await read_body(sent([chunk(b"c" * 50)]), announcing, limit=80, within=LATER)
 
     announcing.release()
-    other.give_bytes()
+    other.release_bytes()
     assert capacity.bodies.left == 90
     other.release()
     assert capacity.bodies.left == 90

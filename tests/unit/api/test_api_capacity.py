@@ -6,7 +6,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.api_harness import ApiHarness, api_harness, closed_client, until
+from tests.support.api_harness import ApiHarness, api_harness, closed_client
+from tests.support.conditions import until
 from tests.support.published_events import a_success
 from tracker.api import Access, Limits
 from tracker.model.keys import NamedKey
@@ -52,8 +53,8 @@ async def test_announced_bodies_without_bytes_block_no_one(api: ApiHarness) -> N
 
 
 async def test_twenty_chunked_submits_to_slow_provider_pass(tmp_path: Path) -> None:
-    policy = Policy(submission_room=Policy().submission_room // SCALE)
-    limits = Limits(body_room=Limits().body_room // SCALE)
+    policy = Policy(submission_capacity=Policy().submission_capacity // SCALE)
+    limits = Limits(body_capacity=Limits().body_capacity // SCALE)
     body = FIVE_MIB
     async with api_harness(tmp_path, policy=policy) as api, api.client(limits=limits) as client:
         gate = api.provider.gate = asyncio.Event()
@@ -106,7 +107,7 @@ async def test_client_never_takes_all_places(api: ApiHarness) -> None:
 
 async def test_unauthenticated_client_takes_no_place() -> None:
     gate = asyncio.Event()
-    async with closed_client(KEYS, limits=Limits(connections=4, body_room=10), anonymous=True) as client:
+    async with closed_client(KEYS, limits=Limits(connections=4, body_capacity=10), anonymous=True) as client:
         for _ in range(20):
             reply = await client.post(OMNI, content=pieces(b"{" * 100, gate=gate))
             assert reply.status_code in {401, 429}

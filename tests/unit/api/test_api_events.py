@@ -50,7 +50,7 @@ async def happen(api: ApiHarness, clients: Sequence[str | None]) -> list[Publish
             writes.append(writing(task, events=(an_event(task, 2),)))
     if writes:
         await api.tracker.store.apply(writes)
-        api.tracker.feed.hint()
+        api.tracker.feed.signal_commit()
     return readable(await events.read(after=before, limit=1_000))
 
 

@@ -83,9 +83,9 @@ async def test_shared_callback_url_is_shown_once_and_revocable(api: ApiHarness) 
         assert made.status_code == 201
         assert made.json()["callback_url"].startswith(f"{PUBLIC_URL}/callbacks/kling/s")
         listed = await client.get("/v1/callback-urls")
-        assert listed.json()["addresses"][0]["label"] == "studio"
+        assert listed.json()["callback_urls"][0]["label"] == "studio"
         assert "/callbacks/" not in listed.text
-        revoked = await client.delete(f"/v1/callback-urls/{made.json()['address']['id']}")
+        revoked = await client.delete(f"/v1/callback-urls/{made.json()['shared_callback_url']['id']}")
         assert revoked.json()["revoked_at"] is not None
 
 
@@ -163,7 +163,7 @@ async def test_ready_with_provider_trouble_stays_green(api: ApiHarness) -> None:
     assert reply.json()["checks"][1] == {
         "name": "provider kling",
         "ok": False,
-        "detail": "the provider refuses the credential; run `homing doctor`",
+        "detail": "the provider refuses the credential. Run `homing doctor`",
         "fatal": False,
     }
 

@@ -84,14 +84,14 @@ async def test_sink_operations_require_all_clients_key(method: str, path: str, b
 
 
 def test_sink_shows_its_lag_and_last_error() -> None:
-    shop = sink_shown(FAILING, named=True, now=NOW)
-    well = sink_shown(replace(FAILING, failures=0, oldest_at=None), named=True, now=NOW)
-    off = sink_shown(replace(FAILING, on=False), named=False, now=NOW)
+    shop = sink_shown(FAILING, configured=True, now=NOW)
+    well = sink_shown(replace(FAILING, failures=0, oldest_at=None), configured=True, now=NOW)
+    off = sink_shown(replace(FAILING, on=False), configured=False, now=NOW)
     # The refused delivery is a dead letter, so nothing is pending.
-    settled = sink_shown(replace(FAILING, waiting=0, behind=0), named=True, now=NOW)
+    settled = sink_shown(replace(FAILING, waiting=0, behind=0), configured=True, now=NOW)
 
-    assert (shop.state, shop.lag, shop.behind, shop.pending, shop.dead_letters) == ("failing", 60.0, 3, 2, 1)
-    assert (shop.last_error, shop.named, off.named) == ("answered 500", True, False)
+    assert (shop.state, shop.lag, shop.unread, shop.pending, shop.dead_letters) == ("failing", 60.0, 3, 2, 1)
+    assert (shop.last_error, shop.configured, off.configured) == ("answered 500", True, False)
     assert (well.state, well.lag, off.state, settled.state) == ("on", None, "off", "on")
 
 
@@ -99,15 +99,15 @@ def test_stopped_sink_shows_who_why_when_and_how_to_resume() -> None:
     gone = replace(FAILING, on=False, last_error="410 Gone")
 
     refused, paused, failing = [
-        sink_shown(state, named=True, now=NOW).off for state in (gone, replace(gone, failures=0), FAILING)
+        sink_shown(state, configured=True, now=NOW).off for state in (gone, replace(gone, failures=0), FAILING)
     ]
 
     assert refused is not None
     assert paused is not None
-    assert (refused.by, refused.why, refused.at) == ("receiver", "410 Gone", THEN)
+    assert (refused.by, refused.why, refused.at) == ("endpoint", "410 Gone", THEN)
     assert (paused.by, paused.why, paused.at) == ("operator", "paused", None)
     assert failing is None
-    assert refused.resume == paused.resume == "POST /v1/sinks/shop/resume, or homing sinks resume shop"
+    assert refused.resume == paused.resume == "POST /v1/sinks/shop/resume, or `homing sinks resume shop`"
 
 
 async def test_sink_is_paused_resumed_and_moved_to_now(shop: ApiHarness) -> None:
@@ -122,7 +122,7 @@ async def test_sink_is_paused_resumed_and_moved_to_now(shop: ApiHarness) -> None
             states.append(await state_of(client, "shop"))
 
     assert [(one["state"], one["pending"]) for one in states] == [("failing", 1), ("off", 1), ("on", 1), ("on", 0)]
-    assert [(one["named"], one["delivered"]) for one in states] == [(True, 0)] * 4
+    assert [(one["configured"], one["delivered"]) for one in states] == [(True, 0)] * 4
 
 
 async def test_sink_is_deleted_unless_configured(shop: ApiHarness) -> None:

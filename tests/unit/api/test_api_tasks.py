@@ -228,7 +228,7 @@ def test_recorded_body_never_shows_callback_url(body: bytes) -> None:
     shown = body_text(body)
 
     assert shown is not None
-    assert "[callback address]"[:10] in shown
+    assert "[callback URL]"[:10] in shown
     assert TOKEN[:16] not in shown
     assert "aaaaaaaa" not in shown
 
@@ -250,7 +250,7 @@ def test_token_in_any_encoding_is_masked(written: str) -> None:
     shown = body_text(f'{{"a": "{written}"}}'.encode())
 
     assert shown is not None
-    assert "[callback address]" in shown
+    assert "[callback URL]" in shown
     assert TOKEN[1:16] not in shown
     assert "aaaaaaaa" not in shown
 
@@ -270,7 +270,7 @@ async def test_recorded_body_is_masked_bounded_and_text_only(api: ApiHarness) ->
         entries = (await client.get(f"/v1/tasks/{task.id}/history")).json()["entries"]
 
     masked, long, binary = (entry["body"] for entry in entries)
-    assert (masked, len(long), binary) == ("[callback address]", 4096, None)
+    assert (masked, len(long), binary) == ("[callback URL]", 4096, None)
 
 
 async def test_poll_returns_outcome_in_one_sentence(api: ApiHarness) -> None:
@@ -343,15 +343,15 @@ ALL = "client, created_after, created_before, cursor, kind, limit, provider, sta
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("/v1/tasks?state=failed", f"state: unknown parameter; known here: {ALL}"),
-        ("/v1/tasks?state=failed&state=expired", f"state: unknown parameter; known here: {ALL}"),
+        ("/v1/tasks?state=failed", f"state: unknown parameter; known are: {ALL}"),
+        ("/v1/tasks?state=failed&state=expired", f"state: unknown parameter; known are: {ALL}"),
         (
             "/v1/tasks?limit=5&state=a&colour=b",
-            f"state: unknown parameter; colour: unknown parameter; known here: {ALL}",
+            f"state: unknown parameter; colour: unknown parameter; known are: {ALL}",
         ),
-        ("/v1/tasks/a?fields=id", "fields: unknown parameter; known here: version, wait"),
-        ("/v1/orphans?page=2", "page: unknown parameter; known here: limit"),
-        ("/healthz?verbose", "verbose: unknown parameter; known here: none"),
+        ("/v1/tasks/a?fields=id", "fields: unknown parameter; known are: version, wait"),
+        ("/v1/orphans?page=2", "page: unknown parameter; known are: limit"),
+        ("/healthz?verbose", "verbose: unknown parameter; known are: none"),
     ],
 )
 async def test_unknown_parameter_is_named_with_known_ones(path: str, says: str) -> None:
@@ -370,7 +370,7 @@ async def test_many_unknown_parameters_are_named_in_part() -> None:
 async def test_unknown_field_is_named_with_known_ones() -> None:
     async with closed_client() as client:
         reply = await client.patch("/v1/tasks/mine-1", json={"provider_id": "8001"})
-    says = "provider_task_id: Field required; provider_id: unknown field; known here: provider_task_id"
+    says = "provider_task_id: Field required; provider_id: unknown field; known are: provider_task_id"
     assert is_problem(reply, 400, "invalid-request") == says
 
 
@@ -516,7 +516,7 @@ def test_provider_text_about_credential_is_not_shown() -> None:
     answer = PROBLEMS.refuse(CredentialRefused("access key ak-made-up is not known (1002)"), "made-up-id")
 
     text = bytes(answer.body).decode()
-    assert "does not take this server's own key" in text
+    assert "does not accept this server's own key" in text
     assert "ak-made-up" not in text
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 

@@ -21,7 +21,7 @@ from tracker.model.task import Status
 from tracker.providers.kling_gateway import legacy_callback
 
 EVENTS = every_event()
-EVENT_CHANNELS = sorted(DOCUMENT["channels"].keys() - {"callbacks", "callers"})
+EVENT_CHANNELS = sorted(DOCUMENT["channels"].keys() - {"callbacks", "clients"})
 SIGNED = {"webhook-id": "1", "webhook-timestamp": "2", "webhook-signature": "v1,3"}
 
 
@@ -105,5 +105,5 @@ def test_webhook_without_signature_is_no_message() -> None:
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.PENDING])
 def test_client_webhook_is_message_of_its_channel(status: Status) -> None:
     task = replace(a_task(external_id="order-1"), status=status)
-    assert types_of("callers", SIGNED, legacy_callback(task)) == ["callback"]
-    assert [*faults(messages("callers")["callback"]["payload"], legacy_callback(task) | {"task_id": 1})] != []
+    assert types_of("clients", SIGNED, legacy_callback(task)) == ["callback"]
+    assert [*faults(messages("clients")["callback"]["payload"], legacy_callback(task) | {"task_id": 1})] != []

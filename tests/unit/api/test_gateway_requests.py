@@ -13,9 +13,10 @@ import httpx
 import jwt
 import pytest
 
-from tests.support.api_harness import ApiHarness, api_harness, closed_client, until
+from tests.support.api_harness import ApiHarness, api_harness, closed_client
 from tests.support.api_keys import LOCAL_ACCESS, LOCAL_HEADERS
 from tests.support.builders import NOW, PICTURE, a_task
+from tests.support.conditions import until
 from tests.support.published_events import a_success
 from tracker.api import Access, Limits, create_api
 from tracker.api.gateway import PREFIXES
@@ -362,7 +363,7 @@ async def test_ten_base64_images_fit_and_limit_is_settable(api: ApiHarness) -> N
 
 
 async def test_large_bodies_beyond_capacity_are_shed() -> None:
-    async with closed_client(limits=Limits(body_room=1000)) as client:
+    async with closed_client(limits=Limits(body_capacity=1000)) as client:
         reply = await client.post(OMNI, json={"prompt": "a" * 2000})
     assert refusal(reply, 503, 5001) == BODIES_FULL
     assert "retry-after" in reply.headers

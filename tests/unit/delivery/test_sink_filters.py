@@ -71,16 +71,16 @@ def test_pattern_matches_all_its_types() -> None:
 @pytest.mark.parametrize(
     ("written", "hint"),
     [
-        ("succeded", "did you mean succeeded?"),
-        ("homing.task.suceeded", "did you mean homing.task.succeeded?"),
-        ("homing.alarm.orphans", "did you mean homing.alarm.orphan?"),
-        ("pending", "type= matches no type of event"),
-        ("Succeeded", "did you mean succeeded?"),
-        ("qqqq*", "write one such as succeeded"),
+        ("succeded", "Did you mean succeeded?"),
+        ("homing.task.suceeded", "Did you mean homing.task.succeeded?"),
+        ("homing.alarm.orphans", "Did you mean homing.alarm.orphan?"),
+        ("pending", "type= matches no event type"),
+        ("Succeeded", "Did you mean succeeded?"),
+        ("qqqq*", "Write one such as succeeded"),
     ],
 )
 def test_unknown_type_is_refused_with_nearest_one(written: str, hint: str) -> None:
-    with pytest.raises(ValueError, match="type= matches no type of event") as caught:
+    with pytest.raises(ValueError, match="type= matches no event type") as caught:
         event_types(written)
     assert hint in str(caught.value)
     assert "qqqq" not in str(caught.value)

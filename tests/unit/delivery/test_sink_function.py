@@ -83,14 +83,14 @@ async def test_exception_fails_one_event_and_hides_message(error: BaseException)
     for hook in (plain, on_the_loop):
         outcomes = await sink(hook).send(WAVE)
         assert [outcome.delivered for outcome in outcomes] == [True, True, False, True, True]
-        assert outcomes[2].error == f"it raised {type(error).__name__}"
+        assert outcomes[2].error == f"the function raised {type(error).__name__}"
         assert not outcomes[2].hopeless
 
 
 async def test_coroutine_never_awaited_is_failure() -> None:
     seen = Seen()
     (outcome,) = await sink(lambda event: seen.on_the_loop(event)).send(WAVE[:1])  # noqa: PLW0108 - hides that it is one
-    assert outcome.error == "it raised TypeError"
+    assert outcome.error == "the function raised TypeError"
     assert seen.events == []
 
 
@@ -108,7 +108,7 @@ async def test_hanging_plain_function_gets_no_second_thread() -> None:
     outcomes = await hung.send(WAVE)
     assert hanging.is_set()
     assert [outcome.delivered for outcome in outcomes] == [True, False, False, False, False]
-    assert outcomes[1].error == "no end within 0.2 s"
+    assert outcomes[1].error == "not finished within 0.2 s"
     assert {outcome.error for outcome in await hung.send(WAVE)} == {"it is still busy with an earlier event"}
     go_on.set()
     # When the hanging call ends, the function does not get the rest of the failed wave.
@@ -131,7 +131,7 @@ async def test_hanging_coroutine_is_cancelled() -> None:
 
     outcomes = await sink(hook, within=SHORT).send(WAVE)
     assert [outcome.delivered for outcome in outcomes] == [True, False, True, True, True]
-    assert outcomes[1].error == "no end within 0.2 s"
+    assert outcomes[1].error == "not finished within 0.2 s"
     await asyncio.sleep(0)
     assert cancelled == [WAVE[1].id]
 
@@ -173,4 +173,4 @@ def test_hanging_thread_does_not_block_exit() -> None:
         "print(asyncio.run(f.send([an_event(a_success())]))[0].error)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "no end within 0.05 s\n"
+    assert done.stdout == "not finished within 0.05 s\n"

@@ -87,7 +87,7 @@ def test_postgres_needs_no_lock_and_writes_nothing() -> None:
 
 def test_missing_directory_is_one_line_with_remedy(tmp_path: Path) -> None:
     with (
-        pytest.raises(SettingsError, match="name a directory that exists") as caught,
+        pytest.raises(SettingsError, match="Choose an existing directory") as caught,
         ServingLock(tmp_path / "absent" / "homing.db"),
     ):
         pass

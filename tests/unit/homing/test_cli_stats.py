@@ -34,4 +34,4 @@ async def test_audit_is_table_with_clients_and_actions(api: ApiHarness, capsys: 
     heads, line, more = capsys.readouterr().out.splitlines()
     assert heads.split() == ["at", "client", "action", "object", "detail"]
     assert line.split()[1:] == ["ops", "replay", "shop", "dead=yes"]
-    assert more == "more: --cursor 2"
+    assert more == "More: --cursor 2"

@@ -46,7 +46,7 @@ def entry(**changes: Any) -> JsonObject:
         "trust": "unverified",
         "provider_status": "succeed",
         "verdict": "unverified",
-        "why": "a hint: unsigned",
+        "why": "it has no signature",
     }
     return shown | changes
 
@@ -83,7 +83,7 @@ def test_task_without_public_url_says_polling_only() -> None:
 
 def test_unverified_callback_is_shown_with_reason() -> None:
     output = why(task(last_observed_at="2026-11-23T11:58:00Z", poll_count=2, polled_at="2026-11-23T11:59:00Z"), entry())
-    assert "The last callback was received 2 min ago with status 'succeed': unverified, a hint: unsigned." in output
+    assert "The last callback was received 2 min ago with status 'succeed': unverified, it has no signature." in output
     assert "Homing polled the provider 2 times, last 60 s ago. The next poll is in 20 s." in output
 
 
@@ -111,9 +111,9 @@ def test_finished_task_shows_source_and_refused_reports() -> None:
         poll_count=1,
         polled_at="2026-11-23T11:59:30Z",
     )
-    output = why(done, entry(verdict="contradicted", why="failed does not beat succeeded"))
+    output = why(done, entry(verdict="contradicted", why="succeeded has precedence over failed"))
     assert "It succeeded 30 s ago, reported by a poll of trust provider." in output
-    assert "A callback 2 min ago was contradicted: failed does not beat succeeded." in output
+    assert "A callback 2 min ago was contradicted: succeeded has precedence over failed." in output
     assert "Homing polled the provider once, 30 s ago. No further poll is planned." in output
     assert "unblock" not in output
 
@@ -155,8 +155,8 @@ def test_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_empty_table_is_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("one",), [], empty="no tasks")
-    assert capsys.readouterr().out == "no tasks\n"
+    print_table(("one",), [], empty="No tasks.")
+    assert capsys.readouterr().out == "No tasks.\n"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_key_readable_by_others_is_refused(database: Path, mode: int) -> None:
 def test_file_without_key_is_refused(database: Path, text: str) -> None:
     write(key_file(database), text)
 
-    assert "holds no valid key" in refusal(database)
+    assert "has no valid key" in refusal(database)
     assert key_file(database).read_text() == text
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tracker.errors import SettingsError
 from tracker.model.task import Trust
-from tracker.settings import PREFIX, Settings, load_settings, unknown_settings
+from tracker.settings import PREFIX, Settings, check_settings, load_settings, unknown_settings
 
 SECRET = "made-up-secret-that-must-never-be-shown"
 WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
@@ -115,7 +115,7 @@ def test_public_url_loses_slash_and_may_have_path() -> None:
     ],
 )
 def test_unusable_public_url_is_refused(url: str) -> None:
-    assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: write an address such as https://")
+    assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: write a URL such as https://")
 
 
 def test_min_final_trust_depends_on_signatures() -> None:
@@ -160,46 +160,46 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "Give each client its own"),
         ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "Give each client its own"),
         ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "write postgresql://user:password@host"),
-        ({"database_url": f"postgresql://u:{SECRET}@db"}, "name a database"),
-        ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "name a database"),
-        ({"database_url": f"postgresql://u:{SECRET}@@db/homing"}, "in the password, write @"),
-        ({"database_url": f"postgresql://u:{SECRET}/x@db/homing"}, "in the password, write @"),
-        ({"database_url": f"postgresql://u:{SECRET}#x@db/homing"}, "in the password, write @"),
-        ({"database_url": f"postgresql://u:{SECRET} x@db/homing"}, "in the password, write @"),
-        ({"database_url": f"postgresql://u@db:{SECRET}/homing"}, "in the password, write @"),
-        ({"database_url": f"postgresql://u@db/homing?password={SECRET}"}, "only these may be set"),
-        ({"database_url": f"postgresql://u@db/homing?options=-c{SECRET}"}, "only these may be set"),
+        ({"database_url": f"postgresql://u:{SECRET}@db"}, "the URL has no database"),
+        ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "the URL has no database"),
+        ({"database_url": f"postgresql://u:{SECRET}@@db/homing"}, "In the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}/x@db/homing"}, "In the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET}#x@db/homing"}, "In the password, write @"),
+        ({"database_url": f"postgresql://u:{SECRET} x@db/homing"}, "In the password, write @"),
+        ({"database_url": f"postgresql://u@db:{SECRET}/homing"}, "In the password, write @"),
+        ({"database_url": f"postgresql://u@db/homing?password={SECRET}"}, "an option after the ? is unknown"),
+        ({"database_url": f"postgresql://u@db/homing?options=-c{SECRET}"}, "an option after the ? is unknown"),
         ({"database_url": f"mysql://u:{SECRET}@db/homing"}, "write sqlite:///homing.db"),
         ({"database_url": "sqlite:///:memory:"}, "write sqlite:///homing.db"),
         ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
         ({"api_keys": SECRET}, "write name:key"),
         ({"api_keys": f":{SECRET}"}, "write name:key"),
         ({"api_keys": "a:hunter2-short"}, "the key of a is shorter than 16 characters"),
-        ({"api_keys": f"a:'{SECRET}'"}, "look for quotes"),
-        ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "look for quotes"),
-        ({"api_keys": f"a*:{SECRET} b:{SECRET}"}, "look for quotes"),
+        ({"api_keys": f"a:'{SECRET}'"}, "Look for quotes"),
+        ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "Look for quotes"),
+        ({"api_keys": f"a*:{SECRET} b:{SECRET}"}, "Look for quotes"),
         ({"api_keys": f'"a:{SECRET}"'}, "HOMING_API_KEYS is in quotes"),
         ({"callback_secrets": f"'{SECRET}','{SECRET}'"}, "HOMING_CALLBACK_SECRETS is in quotes"),
-        ({"callback_secrets": f"{SECRET},'{SECRET}'"}, "is in quotes; take them off"),
-        ({"client_keys": f"access:'{SECRET}'"}, "is in quotes; take them off"),
-        ({"kling_api_key": f"{SECRET}'"}, "without quotes"),
+        ({"callback_secrets": f"{SECRET},'{SECRET}'"}, "is in quotes. Remove them"),
+        ({"client_keys": f"access:'{SECRET}'"}, "is in quotes. Remove them"),
+        ({"kling_api_key": f"{SECRET}'"}, "blanks and quotes"),
         ({"client_keys": "access:hunter2-is-short"}, "shorter than 32 bytes"),
         ({"callback_secrets": "hunter2-is-short"}, "shorter than 32 bytes"),
         ({"port": "tcp://10.96.0.7:8000"}, "HOMING_PORT: Kubernetes set it"),
-        ({"kling_webhook_secrets": f"whsec_{SECRET}"}, "copy the whole secret"),
-        ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "copy the whole secret"),
-        ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "copy the whole secret"),
+        ({"kling_webhook_secrets": f"whsec_{SECRET}"}, "Copy the whole secret"),
+        ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "Copy the whole secret"),
+        ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "Copy the whole secret"),
         ({"kling_api_key": f"{SECRET}\n{SECRET}"}, "printable ASCII"),
         ({"min_final_trust": "unverified"}, "write token, signed or provider"),
         ({"port": "99999"}, "write a port from 0 to 65535"),
         ({"polls_per_minute": "0"}, "write a whole number above zero"),
         ({"body_limit": "lots"}, "write a size"),
         ({"deadlines": f"images/{SECRET}=1h"}, "Choose from audio/"),
-        ({"retention": "59m59s"}, "HOMING_RETENTION: keep tasks for an hour or longer"),
-        ({"retention": "1ms"}, "leave it out to keep them for ever"),
+        ({"retention": "59m59s"}, "HOMING_RETENTION: write an hour or longer"),
+        ({"retention": "1ms"}, "Leave it out to keep tasks forever"),
         ({"retention": "90"}, "write a duration"),
         ({"log_level": "loud"}, "write one of debug"),
-        ({"host": "http://here"}, "write a host or an address to bind"),
+        ({"host": "http://here"}, "write a host name or an address"),
     ],
 )
 def test_invalid_setting_is_one_line_without_secret(environ: dict[str, str], says: str) -> None:
@@ -287,3 +287,40 @@ def test_reference_lists_exactly_the_settings() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text()
     named = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `HOMING_")}
     assert named == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_check_reports_each_invalid_setting_and_reads_others() -> None:
+    environ = {
+        "HOMING_PORT": "http",
+        "HOMING_DEADLINE": "24",
+        "HOMING_KLING_API_KEY": f'"{SECRET}"',
+        "HOMING_RETENTION": "90d",
+    }
+
+    checked = check_settings(environ, None)
+
+    assert len(checked.errors) == 3
+    assert checked.left_out == {"port", "deadline", "kling_api_key"}
+    assert (checked.settings.port, checked.settings.retention) == (8000, timedelta(days=90))
+    assert SECRET not in str(checked)
+
+
+def test_check_reports_no_consequence_of_an_error() -> None:
+    environ = {"HOMING_SINKS": "gopher://a.example", "HOMING_SINK_SECRETS": f"shop:{WEBHOOK}"}
+
+    checked = check_settings(environ, None)
+
+    (error,) = checked.errors
+    assert error.startswith("HOMING_SINKS: sink 1: ")
+    assert checked.left_out == {"sinks", "sink_secrets"}
+
+
+def test_check_without_readable_file_uses_environment(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"HOMING_PORT=\xff\xfe")
+
+    checked = check_settings({"HOMING_HOST": "127.0.0.2"}, file)
+
+    assert [error.rpartition(". ")[2] for error in checked.errors] == ["Make it a readable UTF-8 text file"]
+    assert checked.settings.host == "127.0.0.2"
+    assert checked.left_out == Settings.model_fields.keys() - {"host"}

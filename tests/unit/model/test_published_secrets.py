@@ -59,7 +59,7 @@ def test_unedited_example_is_refused(name: str, value: str) -> None:
         load_settings({name: value} | BESIDE.get(name, {}), None)
 
     assert raised.value.detail.startswith(name)
-    assert "everybody can read" in raised.value.detail
+    assert "is a public example" in raised.value.detail
     assert value.rpartition(":")[2] not in raised.value.detail
 
 
@@ -73,7 +73,7 @@ def test_unedited_example_is_refused(name: str, value: str) -> None:
 )
 def test_example_secret_in_url_is_refused(settings: dict[str, str]) -> None:
     environ = {f"HOMING_{name.upper()}": value for name, value in settings.items()}
-    with pytest.raises(SettingsError, match="everybody can read"):
+    with pytest.raises(SettingsError, match="is a public example"):
         load_settings(environ, None)
 
 
@@ -82,11 +82,11 @@ def test_example_secret_in_python_is_refused(tmp_path: Path) -> None:
     pair = ClientKey(access="shop", secret="made-up-secret-of-at-least-32-bytes")
 
     for access in (Access(api_keys=(key,)), Access(client_keys=(pair,))):
-        with pytest.raises(SettingsError, match="everybody can read"):
+        with pytest.raises(SettingsError, match="is a public example"):
             check_keys(access)
-    with pytest.raises(ValueError, match="everybody can read"):
+    with pytest.raises(ValueError, match="is a public example"):
         Settings(callback_secrets=(b"made-up-callback-secret-of-at-least-32-bytes",))
     key_file(tmp_path / "homing.db").write_text(key.key)
     key_file(tmp_path / "homing.db").chmod(0o600)
-    with pytest.raises(SettingsError, match="everybody can read"):
+    with pytest.raises(SettingsError, match="is a public example"):
         local_key(tmp_path / "homing.db")

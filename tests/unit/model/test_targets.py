@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.model.targets import NOWHERE, Allowed, callback_refusal, is_public, read_allowed, refusal
+from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal, is_public, read_allowed, refusal
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 MAYBE_PUBLIC = ("2000::/3", "::ffff:0:0/96", "64:ff9b::/96")
@@ -63,12 +63,12 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_address_is_allowed(address: str) -> None:
-    assert refusal("hook.example", address, NOWHERE, encrypted=True) is None
+    assert refusal("hook.example", address, PUBLIC_ONLY, encrypted=True) is None
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_address_is_refused_with_the_setting(address: str) -> None:
-    message = refusal("hook.example", address, NOWHERE, encrypted=True)
+    message = refusal("hook.example", address, PUBLIC_ONLY, encrypted=True)
     assert message is not None
     assert "HOMING_ALLOWED_TARGETS" in message
 
@@ -81,7 +81,7 @@ def test_embedded_private_address_is_not_public(random: ipaddress.IPv6Address, i
 
 
 def test_http_is_refused_unless_allowed() -> None:
-    assert "use https" in (refusal("hook.example", "8.8.8.8", NOWHERE, encrypted=False) or "")
+    assert "Use https" in (refusal("hook.example", "8.8.8.8", PUBLIC_ONLY, encrypted=False) or "")
     assert refusal("hook.example", "8.8.8.8", read_allowed(("8.8.8.0/24",)), encrypted=False) is None
     assert refusal("Hook.Example.", "10.0.0.1", read_allowed(("hook.example",)), encrypted=False) is None
 
@@ -115,7 +115,7 @@ def test_invalid_allowed_target_is_refused(target: str) -> None:
     ],
 )
 def test_public_callback_url_is_allowed(url: str) -> None:
-    assert callback_refusal(url, NOWHERE) is None
+    assert callback_refusal(url, PUBLIC_ONLY) is None
 
 
 INWARD = [
@@ -152,7 +152,7 @@ INWARD = [
 
 @pytest.mark.parametrize("url", INWARD)
 def test_internal_callback_url_is_refused(url: str) -> None:
-    assert "must not point" in (callback_refusal(url, NOWHERE) or "")
+    assert "must not point" in (callback_refusal(url, PUBLIC_ONLY) or "")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_internal_callback_url_is_refused(url: str) -> None:
     ],
 )
 def test_invalid_callback_url_is_refused(url: str) -> None:
-    assert callback_refusal(url, NOWHERE) is not None
+    assert callback_refusal(url, PUBLIC_ONLY) is not None
 
 
 def test_allowed_callback_url_needs_no_tls() -> None:

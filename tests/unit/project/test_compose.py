@@ -18,7 +18,7 @@ import yaml
 from tests.support.brokers.servers import LOCALHOST, free_port
 from tracker.delivery.sinks.urls import check_sink, parse_sinks
 from tracker.errors import SettingsError
-from tracker.model.targets import NOWHERE
+from tracker.model.targets import PUBLIC_ONLY
 from tracker.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
@@ -120,7 +120,7 @@ def test_compose_requires_and_explains_every_secret(way: list[str]) -> None:
 
 @pytest.mark.parametrize("value", ["made-up-password", "madeupdatabasepassword"])
 def test_published_password_is_refused(value: str) -> None:
-    with pytest.raises(SettingsError, match="HOMING_DATABASE_URL: a secret is an example"):
+    with pytest.raises(SettingsError, match="HOMING_DATABASE_URL: a secret is a public example"):
         settings_of(homing_services(WAYS[1])["one"], POSTGRES_PASSWORD=value)
 
 
@@ -131,7 +131,7 @@ async def test_compose_broker_accepts_sink_and_becomes_healthy(tmp_path: Path) -
         health = NATS["healthcheck"]["test"][-1].replace(":8222/", f":{ports['8222']}/")
         assert answers_well(health)
         (here,) = parse_sinks(sink.target.replace("@nats:4222", f"@{LOCALHOST}:{ports['4222']}"))
-        await check_sink(here, NOWHERE)
+        await check_sink(here, PUBLIC_ONLY)
 
 
 @contextmanager

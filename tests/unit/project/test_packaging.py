@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from homing.server.web_server import GRACE
+from homing.server.web_server import SHUTDOWN_TIMEOUT
 from tracker.model.published_secrets import PUBLISHED
 from tracker.model.webhook_keys import written_key
 from tracker.settings import load_settings, unknown_settings
@@ -266,7 +266,7 @@ def test_setting_named_in_text_exists(file: str) -> None:
 
 def test_container_stop_grace_exceeds_server_grace() -> None:
     [seconds] = re.findall(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
-    assert int(seconds) > GRACE.total_seconds()
+    assert int(seconds) > SHUTDOWN_TIMEOUT.total_seconds()
 
 
 def test_image_copies_each_package_and_build_input() -> None:

@@ -276,7 +276,7 @@ def test_price_limit_counts_ascii_json(fits: JsonValue, absurd: JsonValue) -> No
 @pytest.mark.parametrize("body", [{"task_status": "succeed"}, {"task_id": ""}, {"task_id": "a" * 201}, {"id": [1]}, {}])
 def test_body_without_task_id_is_flawed(body: JsonObject) -> None:
     report = Kling().read_callback(json.dumps(body).encode())
-    assert report == Report(flaw="it names no task")
+    assert report == Report(flaw="it has no task ID")
 
 
 def test_external_id_alone_identifies_a_task() -> None:
@@ -305,4 +305,4 @@ def test_innermost_object_with_id_is_the_task() -> None:
     task: JsonObject = {"task_id": "1", "data": {"id": "2", "data": {"status": "failed", "data": {"id": "3"}}}}
     assert Kling().read_callback(json.dumps(task).encode()).provider_task_id == "3"
     assert Kling().read_callback(json.dumps({"data": task}).encode()).provider_task_id == "2"
-    assert Kling().read_callback(json.dumps({"data": [task]}).encode()) == Report(flaw="it names no task")
+    assert Kling().read_callback(json.dumps({"data": [task]}).encode()) == Report(flaw="it has no task ID")

@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
+from tests.support.conditions import until
 from tests.support.recording_tracker import (
     BODY,
     FORGED,
@@ -29,7 +30,6 @@ from tests.support.recording_tracker import (
     ours,
     playing,
     post,
-    reached,
     scope,
     signed,
     status_of,
@@ -128,7 +128,7 @@ async def test_callback_is_not_answered_before_commit() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     sent: list[Message] = []
     posting = asyncio.create_task(call(tracker, sent=sent))
-    await reached(lambda: tracker.began == 1)
+    await until(lambda: tracker.began == 1)
     assert sent == []
     assert tracker.gate is not None
     tracker.gate.set()
@@ -138,13 +138,13 @@ async def test_callback_is_not_answered_before_commit() -> None:
 async def test_commit_continues_after_request_is_cancelled() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     posting = asyncio.create_task(call(tracker))
-    await reached(lambda: tracker.began == 1)
+    await until(lambda: tracker.began == 1)
     posting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await posting
     assert tracker.gate is not None
     tracker.gate.set()
-    await reached(lambda: len(tracker.given) == 1)
+    await until(lambda: len(tracker.given) == 1)
 
 
 async def test_slow_commit_is_not_acknowledged_and_continues(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,7 +154,7 @@ async def test_slow_commit_is_not_acknowledged_and_continues(caplog: pytest.LogC
     assert "unexpected" not in caplog.text
     assert tracker.gate is not None
     tracker.gate.set()
-    await reached(lambda: len(tracker.given) == 1)
+    await until(lambda: len(tracker.given) == 1)
 
 
 async def test_commit_that_fails_after_timeout_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +162,7 @@ async def test_commit_that_fails_after_timeout_is_quiet(caplog: pytest.LogCaptur
     await post(tracker, replace(OPEN, commit_timeout=timedelta(milliseconds=10)))
     assert tracker.gate is not None
     tracker.gate.set()
-    await reached(lambda: len(asyncio.all_tasks()) == 1)
+    await until(lambda: len(asyncio.all_tasks()) == 1)
     gc.collect()  # asyncio logs an error that was never retrieved when the task is deleted
     assert "quotes a body" not in caplog.text
     assert all(line.exc_info is None for line in ours(caplog)), "a traceback was logged"
@@ -172,7 +172,7 @@ async def test_callbacks_waiting_for_commit_are_bounded() -> None:
     tracker = WritingTracker(gate=asyncio.Event())
     async with client(tracker, replace(OPEN, commits=2)) as http:
         first = [asyncio.create_task(http.post(PATH, content=BODY)) for _ in range(2)]
-        await reached(lambda: tracker.began == 2)
+        await until(lambda: tracker.began == 2)
         assert (await http.post(PATH, content=BODY)).status_code == 503
         assert tracker.gate is not None
         tracker.gate.set()

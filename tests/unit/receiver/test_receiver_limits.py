@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 from receiver.errors import Disconnected
 from receiver.limits import LARGE_BODIES, UNCOUNTED_BYTES, BodyBounds, Deadline, Late, UnsignedBound, read_body
 from tracker.errors import Overloaded, TooLarge, TooSlow
-from tracker.model.rooms import Room
+from tracker.model.shared_capacity import SharedCapacity
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LONG = timedelta(seconds=30)
@@ -40,8 +40,8 @@ async def unread() -> Message:
     raise AssertionError("the body was read")
 
 
-def bounds(limit: int, *, within: timedelta, room: int = 1 << 20) -> BodyBounds:
-    return BodyBounds(limit=limit, deadline=Deadline(within), room=Room(room, LARGE_BODIES))
+def bounds(limit: int, *, within: timedelta, capacity: int = 1 << 20) -> BodyBounds:
+    return BodyBounds(limit=limit, deadline=Deadline(within), capacity=SharedCapacity(capacity, LARGE_BODIES))
 
 
 async def test_body_parts_are_joined() -> None:
@@ -90,13 +90,13 @@ async def test_disconnect_during_body_raises_disconnected() -> None:
 
 async def test_arriving_large_bodies_are_bounded_in_total() -> None:
     part = b"a" * (UNCOUNTED_BYTES + 1)
-    bounded = bounds(1 << 30, within=LONG, room=2 * len(part))
+    bounded = bounds(1 << 30, within=LONG, capacity=2 * len(part))
 
     assert len(await read_body(sent(part), [], bounded, "task hm1")) == len(part)
     with pytest.raises(Overloaded):
         await read_body(sent(part, part), [], bounded, "task hm1")
-    assert len(await read_body(sent(part[1:]), [], bounds(1 << 30, within=LONG, room=0), "task hm1")) > 0
-    assert bounded.room.left == 2 * len(part), "some reserved bytes were not released"
+    assert len(await read_body(sent(part[1:]), [], bounds(1 << 30, within=LONG, capacity=0), "task hm1")) > 0
+    assert bounded.capacity.left == 2 * len(part), "some reserved bytes were not released"
 
 
 async def waiting(deadline: Deadline, gate: asyncio.Event) -> str:

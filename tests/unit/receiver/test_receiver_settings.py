@@ -43,7 +43,9 @@ def test_provider_with_secrets_has_verifier() -> None:
 
 @pytest.mark.parametrize("secrets", [(BROKEN,), (SECRET, BROKEN)])
 def test_broken_secret_is_named_by_position_and_not_shown(secrets: tuple[str, ...]) -> None:
-    with pytest.raises(SettingsError, match=f"kling webhook secret {len(secrets)}: copy the whole secret") as refusal:
+    with pytest.raises(
+        SettingsError, match=f"kling webhook secret {len(secrets)}: not valid. Copy the whole secret"
+    ) as refusal:
         ReceiverSettings(webhook_secrets={"kling": secrets})
     assert "made-up" not in str(refusal.value)
     assert refusal.value.__cause__ is None

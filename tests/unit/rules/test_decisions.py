@@ -142,7 +142,7 @@ def test_attached_id_is_candidate_until_confirmed() -> None:
 
     waiting = row(change)
     assert (waiting.provider_task_id, waiting.candidate_id, waiting.version) == (None, THEIR_ID, 2)
-    assert waiting.next_poll_at == NOW + POLICY.hint_delay
+    assert waiting.next_poll_at == NOW + POLICY.early_poll_delay
     assert [event.task.version for event in change.events] == [2]
     assert attached(Known([waiting]), waiting.id, THEIR_ID).task is None
     confirmed = row(polled(waiting, by_poll(a_report(Status.PROCESSING, external_id=None)), reply_to=ReplyTo.CANDIDATE))
@@ -176,8 +176,8 @@ def test_accepted_submission_releases_lease_and_body() -> None:
 
 def test_unverified_callback_before_reply_keeps_early_poll() -> None:
     observed = row(delivered(in_flight(), by_callback(a_report(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED)))
-    assert observed.next_poll_at == NOW + POLICY.hint_delay
-    assert row(accepted(observed, a_report(Status.SUBMITTED))).next_poll_at == NOW + POLICY.hint_delay
+    assert observed.next_poll_at == NOW + POLICY.early_poll_delay
+    assert row(accepted(observed, a_report(Status.SUBMITTED))).next_poll_at == NOW + POLICY.early_poll_delay
 
 
 def test_early_callback_is_explained_by_submit_reply() -> None:
@@ -190,7 +190,7 @@ def test_early_callback_is_explained_by_submit_reply() -> None:
     unread = row(
         accepted(row(delivered(in_flight(), by_callback(Report(flaw="not JSON")))), a_report(Status.SUBMITTED))
     )
-    assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.hint_delay
+    assert other.next_poll_at == unread.next_poll_at == NOW + POLICY.early_poll_delay
 
 
 def test_reply_naming_another_task_merges_nothing() -> None:

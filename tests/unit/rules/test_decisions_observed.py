@@ -64,7 +64,7 @@ def test_early_unfinished_report_costs_one_poll(status: Status, trust: Trust) ->
     begun = row(accepted(in_flight(), a_report(Status.SUBMITTED)))
     observed = row(delivered(begun, by_callback(a_report(status), trust, at=NOW + timedelta(seconds=2))))
     if trust is Trust.UNVERIFIED:
-        soon = NOW + timedelta(seconds=2) + POLICY.hint_delay
+        soon = NOW + timedelta(seconds=2) + POLICY.early_poll_delay
         assert observed.next_poll_at == soon
         observed = row(polled(observed, by_poll(a_report(status), at=soon)))
     assert observed.next_poll_at == begun.next_poll_at
@@ -177,7 +177,7 @@ def test_unverified_id_of_another_task_is_no_candidate() -> None:
 
 def test_unverified_callback_brings_poll_forward() -> None:
     change = delivered(SUBMITTED, by_callback(a_report(), Trust.UNVERIFIED, flaw=Flaw.UNSIGNED))
-    assert row(change).next_poll_at == NOW + POLICY.hint_delay
+    assert row(change).next_poll_at == NOW + POLICY.early_poll_delay
     assert [entry.shown.verdict for entry in change.entries] == [Verdict.UNVERIFIED]
     assert [alarm.kind for alarm in change.alarms] == [Alarm.UNSIGNED]
     assert change.counts == {"callbacks": 1, "unverified_callbacks": 1}
@@ -185,14 +185,14 @@ def test_unverified_callback_brings_poll_forward() -> None:
 
 def test_unreadable_callback_brings_poll_forward() -> None:
     change = delivered(SUBMITTED, by_callback(Report(flaw="not JSON"), body=b"\xff"))
-    assert row(change).next_poll_at == NOW + POLICY.hint_delay
+    assert row(change).next_poll_at == NOW + POLICY.early_poll_delay
     assert change.entries[0].shown.body == b"\xff"
 
 
 def test_unverified_callback_polls_an_expired_task() -> None:
     expired = row(unanswered(SUBMITTED, "", now=LATE))
     unverified = by_callback(a_report(), Trust.UNVERIFIED, at=LATE + timedelta(hours=1))
-    assert row(delivered(expired, unverified)).next_poll_at == LATE + timedelta(hours=1) + POLICY.hint_delay
+    assert row(delivered(expired, unverified)).next_poll_at == LATE + timedelta(hours=1) + POLICY.early_poll_delay
 
 
 def test_final_callback_needs_no_poll() -> None:
@@ -211,7 +211,10 @@ def test_callback_without_change_costs_no_poll() -> None:
 @pytest.mark.parametrize("trust", [Trust.UNVERIFIED, Trust.TOKEN])
 def test_contradicting_callbacks_are_polled(trust: Trust) -> None:
     finished = row(delivered(SUBMITTED, by_callback(a_report(assets=(PICTURE,)))))
-    assert row(delivered(finished, by_callback(a_report(Status.FAILED), trust))).next_poll_at == NOW + POLICY.hint_delay
+    assert (
+        row(delivered(finished, by_callback(a_report(Status.FAILED), trust))).next_poll_at
+        == NOW + POLICY.early_poll_delay
+    )
 
 
 def test_callback_contradicting_a_poll_is_not_polled() -> None:

@@ -172,7 +172,7 @@ def test_unknown_status_is_an_alarm_without_change(make: object) -> None:
     )
     assert transition.verdict is Verdict.UNREADABLE
     assert transition.alarms == (Alarm.UNKNOWN_STATUS,)
-    assert transition.why == "unknown status word 'cancelled'"
+    assert transition.why == "unknown status 'cancelled'"
     assert replace(transition.task, last_observed_at=None) == replace(SUBMITTED, last_observed_at=None)
 
 
@@ -296,10 +296,10 @@ def test_known_provider_id_is_never_replaced() -> None:
 @pytest.mark.parametrize(
     ("task", "ids", "why"),
     [
-        (SUBMITTED, {"provider_task_id": "another"}, "a hint: it names another task"),
-        (SUBMITTED, {"provider_task_id": None}, "a hint: it names no task"),
-        (PENDING, {"external_id": "another's"}, "a hint: its external id is another one"),
-        (PENDING, {"external_id": None}, "a hint: it carries no external id"),
+        (SUBMITTED, {"provider_task_id": "another"}, "it has another provider task ID"),
+        (SUBMITTED, {"provider_task_id": None}, "it has no provider task ID"),
+        (PENDING, {"external_id": "another's"}, "it has another external ID"),
+        (PENDING, {"external_id": None}, "it has no external ID"),
     ],
 )
 def test_unverified_reason_names_the_mismatch(task: Task, ids: dict[str, Any], why: str) -> None:

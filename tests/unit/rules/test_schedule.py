@@ -175,13 +175,13 @@ def test_expired_task_is_polled_once_a_day() -> None:
 
 def test_unverified_callback_makes_poll_earlier() -> None:
     waiting = replace(SUBMITTED, next_poll_at=NOW + seconds(500))
-    assert schedule.after_hint(waiting, now=NOW, policy=POLICY) == NOW + seconds(1)
-    assert schedule.after_hint(replace(waiting, next_poll_at=None), now=NOW, policy=POLICY) == NOW + seconds(1)
+    assert schedule.early_poll_at(waiting, now=NOW, policy=POLICY) == NOW + seconds(1)
+    assert schedule.early_poll_at(replace(waiting, next_poll_at=None), now=NOW, policy=POLICY) == NOW + seconds(1)
 
 
 def test_unverified_callback_never_delays_a_poll() -> None:
     soon = replace(SUBMITTED, next_poll_at=NOW)
-    assert schedule.after_hint(soon, now=NOW, policy=POLICY) == NOW
+    assert schedule.early_poll_at(soon, now=NOW, policy=POLICY) == NOW
 
 
 def test_twenty_unverified_callbacks_cost_one_poll() -> None:
@@ -192,14 +192,14 @@ def test_twenty_unverified_callbacks_cost_one_poll() -> None:
             polls += 1
             again = after_poll(task, now, habits=USUAL)
             task = replace(task, polled_at=now, quiet_polls=task.quiet_polls + 1, next_poll_at=again)
-        task = replace(task, next_poll_at=schedule.after_hint(task, now=now, policy=POLICY))
+        task = replace(task, next_poll_at=schedule.early_poll_at(task, now=now, policy=POLICY))
     assert polls == 1
 
 
 @pytest.mark.parametrize(("quiet", "gap"), [(0, 10), (1, 20), (3, 80), (6, 600), (60, 600)])
 def test_unverified_callbacks_in_vain_delay_polls(quiet: int, gap: int) -> None:
     task = replace(SUBMITTED, polled_at=NOW, quiet_polls=quiet)
-    assert schedule.after_hint(task, now=NOW, policy=POLICY) == NOW + seconds(gap)
+    assert schedule.early_poll_at(task, now=NOW, policy=POLICY) == NOW + seconds(gap)
 
 
 def test_busy_delay_doubles_and_respects_retry_after() -> None:

@@ -4,11 +4,11 @@ from itertools import count
 import jwt
 import pytest
 
-from homing.sandbox.auth import Gate
+from homing.sandbox.auth import Authenticator
 from homing.sandbox.refusals import Refusal
 
 SECRET = "made-up-secret-of-thirty-two-bytes!"
-GATE = Gate(("first-key", "second-key"), {"ak": SECRET}, legacy_only=False)
+AUTHENTICATOR = Authenticator(("first-key", "second-key"), {"ak": SECRET}, legacy_only=False)
 
 
 def token(secret: str = SECRET, **claims: object) -> str:
@@ -19,11 +19,11 @@ def token(secret: str = SECRET, **claims: object) -> str:
 
 @pytest.mark.parametrize("legacy", [True, False])
 def test_api_key_opens_every_path(*, legacy: bool) -> None:
-    assert GATE.account("Bearer second-key", legacy=legacy) == "api-key-2"
+    assert AUTHENTICATOR.account("Bearer second-key", legacy=legacy) == "api-key-2"
 
 
 def test_token_opens_legacy_paths() -> None:
-    assert GATE.account(f"Bearer {token()}", legacy=True) == "access-key ak"
+    assert AUTHENTICATOR.account(f"Bearer {token()}", legacy=True) == "access-key ak"
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_token_opens_legacy_paths() -> None:
 )
 def test_bad_credential_has_its_code(authorization: str | None, code: int, message: str) -> None:
     with pytest.raises(Refusal, match=message) as refused:
-        GATE.account(authorization, legacy=True)
+        AUTHENTICATOR.account(authorization, legacy=True)
     assert (refused.value.code, refused.value.status) == (code, 401)
 
 
 def test_new_paths_refuse_token() -> None:
     with pytest.raises(Refusal, match="The current API does not support AK/SK") as refused:
-        GATE.account(f"Bearer {token()}", legacy=False)
+        AUTHENTICATOR.account(f"Bearer {token()}", legacy=False)
     assert (refused.value.code, refused.value.status) == (1002, 401)
 
 
 def test_reseller_has_no_new_paths() -> None:
-    reseller = Gate(("first-key",), {}, legacy_only=True)
+    reseller = Authenticator(("first-key",), {}, legacy_only=True)
     with pytest.raises(Refusal, match="does not support"):
         reseller.account("Bearer first-key", legacy=False)

@@ -176,8 +176,8 @@ def test_forgery_is_false_and_never_validly_signed(end: str) -> None:
         assert forged.seal != "genuine"
         assert forged.status == (FAILED if end == SUCCEED else SUCCEED)
         assert forged.webhook_id == ending(desk(), task)[0].webhook_id
-        assert (forged.target != TARGET) == (forged.variant == "wrong_address")
-    assert variants == {"wrong_key", "none", "altered", "malformed", "wrong_address", "other_id"}
+        assert (forged.target != TARGET) == (forged.variant == "wrong_url")
+    assert variants == {"wrong_key", "none", "altered", "malformed", "wrong_url", "other_id"}
 
 
 def test_forgery_without_secret_guesses_urls_and_ids() -> None:
@@ -185,7 +185,7 @@ def test_forgery_without_secret_guesses_urls_and_ids() -> None:
         letters = whole_life(desk("callback_forged", webhook_secrets=()), task)
         (forged,) = (letter for letter in letters if letter.kind == "forged")
         own = (forged.target, body(forged)["task_id"], body(forged)["task_info"]["external_task_id"])
-        assert forged.variant in {"wrong_address", "other_id"}
+        assert forged.variant in {"wrong_url", "other_id"}
         assert own != (TARGET, task.id, task.external_id)
 
 

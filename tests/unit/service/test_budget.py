@@ -53,7 +53,7 @@ def test_one_client_has_its_own_limit() -> None:
         budget.take_for("studio", NOW)
 
     assert refused.value.retry_after == MINUTE / 10
-    assert "10 requests to the provider a minute" in refused.value.detail
+    assert "10 requests to the provider per minute" in refused.value.detail
     assert taken(budget, "other") == 10
 
 

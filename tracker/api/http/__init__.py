@@ -1,1 +1,1 @@
-"""How a request becomes a call: endpoints, routes, bodies, access, problems, OpenAPI."""
+"""The HTTP layer of the API: endpoints, routes, bodies, access, problem documents and OpenAPI."""

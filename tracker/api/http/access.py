@@ -34,7 +34,7 @@ WRONG_KEY_INTERVAL_SECONDS: Final = 6.0
 PEERS_REMEMBERED: Final = 1024
 PEER_LOG_INTERVAL_SECONDS: Final = 60.0
 LOG_LINES_PER_MINUTE: Final = 20
-# An internet provider gives each customer a whole network of this length.
+# The usual length of the network that an internet provider gives to one customer.
 IPV6_PREFIX: Final = 64
 UNKNOWN_PEER: Final = "unknown"
 
@@ -62,7 +62,7 @@ class KeyExpired(NotAuthenticated):
 
 
 class WrongHost(CallerError):
-    """The Host header names none of this server's addresses."""
+    """The Host header has no name of this server."""
 
     status = 421
     title = "Misdirected request"
@@ -70,7 +70,7 @@ class WrongHost(CallerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """The keys of the clients, and the names of this server: the bind address, the public URL, further ``hosts``."""
+    """The keys of the clients, and the names of this server: its bind address, its public URL and more ``hosts``."""
 
     api_keys: tuple[NamedKey, ...] = ()
     client_keys: tuple[ClientKey, ...] = ()
@@ -92,7 +92,7 @@ def check_keys(access: Access) -> None:
 
 
 def admit(access: Access, headers: Mapping[str, str], now: datetime) -> ClientIdentity:
-    """Return the client that a request comes from; the names of ``headers`` are lower case.
+    """Return the client that sent a request. The names of ``headers`` are lower case.
 
     Raises: WrongHost, or one of the four KeyMissing … KeyExpired.
     """
@@ -100,9 +100,9 @@ def admit(access: Access, headers: Mapping[str, str], now: datetime) -> ClientId
     scheme, _, token = headers.get("authorization", "").strip().partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise KeyMissing("send Authorization: Bearer KEY")
+        raise KeyMissing("the request has no key. Send Authorization: Bearer KEY")
     digest = _digest(token)
-    # Each key is compared, by its digest: the time reveals neither its length nor its place in the list.
+    # All digests are compared, so the time reveals neither the length of a key nor its position in the list.
     named = [key for key in access.api_keys if hmac.compare_digest(digest, _digest(key.key))]
     if named:
         return ClientIdentity(name=named[-1].name, sees_all=named[-1].sees_all)
@@ -110,7 +110,7 @@ def admit(access: Access, headers: Mapping[str, str], now: datetime) -> ClientId
 
 
 def check_host(access: Access, header: str) -> None:
-    """Raise WrongHost unless the Host header names this server: a rebound DNS name must not pass for this machine."""
+    """Raise WrongHost unless the Host header names this server. This refuses DNS rebinding."""
     host = header_host(header)
     if is_loopback(host):
         return
@@ -119,10 +119,10 @@ def check_host(access: Access, header: str) -> None:
         names.add(access.host.lower())
     if host and host in names:
         return
-    # A server that is bound to every address of the machine answers at each. A numeric address cannot be rebound.
+    # A server that is bound to all addresses accepts each numeric address, because DNS cannot rebind one.
     if access.host in WILDCARD_HOSTS and ip_of(host) is not None:
         return
-    raise WrongHost("the Host header names none of this server's addresses; HOMING_ALLOWED_HOSTS can add one")
+    raise WrongHost("the Host header does not name this server. Add the name to HOMING_ALLOWED_HOSTS")
 
 
 def _digest(text: str) -> bytes:
@@ -130,17 +130,17 @@ def _digest(text: str) -> bytes:
 
 
 def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> ClientIdentity:
-    """Return the client of the provider's token, signed with HS256: iss is the access key, exp and nbf are seconds.
+    """Return the client of a token in the provider's form (HS256). iss is the access key; exp and nbf are in seconds.
 
     https://app.klingai.com/global/dev/document-api, "Authentication".
     """
-    import jwt  # noqa: PLC0415 - few clients have a key pair, and it takes long to import
+    import jwt  # noqa: PLC0415 - few clients have a key pair, and this import is slow
 
     try:
         issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
         key = next((key for key in keys if key.access == issuer), None)
         if key is None:
-            raise KeyUnknown("the key is not known")
+            raise KeyUnknown("the key is unknown")
         claims = jwt.decode(
             token,
             key.secret,
@@ -149,9 +149,9 @@ def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> ClientI
         )
     except jwt.MissingRequiredClaimError as error:
         # Only a token with a valid signature gets here, so the error may say what is wrong.
-        raise TokenClaims(f"the token has no {error.claim}; sign iss, exp and nbf") from None
-    except (jwt.PyJWTError, ValueError, RecursionError):  # the oldest PyJWT that is allowed raises the latter two
-        raise KeyUnknown("the key is not known") from None
+        raise TokenClaims(f"the token has no {error.claim}. Sign iss, exp and nbf") from None
+    except (jwt.PyJWTError, ValueError, RecursionError):  # the oldest allowed version of PyJWT raises the last two
+        raise KeyUnknown("the key is unknown") from None
     _check_times(_seconds(claims["exp"]), _seconds(claims["nbf"]), now)
     return ClientIdentity(name=key.access)
 
@@ -159,11 +159,11 @@ def _from_token(keys: Sequence[ClientKey], token: str, now: datetime) -> ClientI
 def _check_times(expires: float, not_before: float, now: datetime) -> None:
     moment, leeway = now.timestamp(), CLOCK_LEEWAY.total_seconds()
     if expires <= moment - leeway:
-        raise KeyExpired("the token has expired; sign a new one")
+        raise KeyExpired("the token has expired. Sign a new one")
     if not_before > moment + leeway:
-        raise KeyTooEarly("the token is not valid yet; compare the clocks")
+        raise KeyTooEarly("the token is not valid yet. Compare the clocks")
     if expires > moment + leeway + MAX_TOKEN_LIFETIME.total_seconds():
-        raise TokenClaims("the token is valid for more than 24 hours; sign a shorter one")
+        raise TokenClaims("the token is valid for more than 24 hours. Sign one with a shorter time")
 
 
 def _seconds(value: object) -> float:
@@ -179,13 +179,13 @@ def _seconds(value: object) -> float:
 
 @dataclass(slots=True)
 class _Allowance:
-    """The rest of an allowance that refills steadily."""
+    """An allowance that refills at a constant rate."""
 
     left: float
     at: float
 
     def take(self, now: float, *, most: float, interval: float) -> float:
-        """Take one and return 0, or return the seconds until there is one."""
+        """Take one and return 0, or return the seconds until one is available."""
         self.left = min(most, self.left + max(0.0, now - self.at) / interval)
         self.at = now
         if self.left >= 1:
@@ -241,7 +241,7 @@ class AccessGuard:
         self._access = replace(self._access, api_keys=(*self._access.api_keys, key))
 
     def admit(self, headers: Mapping[str, str], peer: str | None, now: datetime) -> ClientIdentity:
-        """Return the client that a request comes from. ``peer`` is the address of its sender, if it is known.
+        """Return the client that sent a request. ``peer`` is the address of the sender, if it is known.
 
         Raises: WrongHost, TooMany, or one of the four KeyMissing … KeyExpired.
         """
@@ -253,7 +253,7 @@ class AccessGuard:
             wait = self._wrong_keys.count(peer)
             if wait is None:
                 raise
-            raise TooMany("Too many wrong keys came from this address. Send a correct one.", retry_after=wait) from None
+            raise TooMany("too many wrong keys came from this address. Send a correct key", retry_after=wait) from None
 
 
 def peer_name(address: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Read a request's body within a size and a time: Homing chooses both, never the sender."""
+"""Read the body of a request within a size limit and a time limit. The sender cannot change them."""
 
 import asyncio
 from datetime import timedelta
@@ -12,22 +12,22 @@ from tracker.model.event import JSON_TYPE
 
 
 class Truncated(InvalidRequest):
-    """The connection ended before the body did. The answer is for the log: nobody is left to read it."""
+    """The connection ended before the body. The answer only goes to the log."""
 
     title = "Truncated"
 
 
 async def read_body(request: Request, resources: RequestResources, *, limit: int, within: timedelta) -> bytes:
-    """Return the whole body, decoded if it is compressed: at most ``limit`` bytes, which arrive ``within`` that time.
+    """Return the whole body of at most ``limit`` bytes, decoded if it is compressed.
 
-    The bytes that have arrived are counted in ``resources``; what is only announced is not. After TooSlow the answer
-    should carry ``Connection: close``, since the rest may still arrive.
+    It must arrive ``within`` that time. Bytes that arrived are counted in ``resources``. After TooSlow, the answer
+    should have ``Connection: close``, because the rest of the body may still arrive.
 
-    Raises: TooLarge (at once if the announced length says so), TooSlow, Truncated, WrongMediaType if the body cannot be
-        decoded, Overloaded if too much of other bodies is in memory.
+    Raises: TooLarge (at once if the announced length is too large), TooSlow, Truncated, WrongMediaType if the body
+        cannot be decoded, Overloaded if the bodies of other requests fill the memory.
     """
     announced = request.headers.get("content-length", "")
-    # The digits are the sender's: int() refuses thousands of them, and isdigit() accepts more than ASCII.
+    # The sender chooses the digits. int() refuses thousands of them, and isdigit() accepts more than ASCII.
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")
     chunks: list[bytes] = []
@@ -44,7 +44,7 @@ async def read_body(request: Request, resources: RequestResources, *, limit: int
     except TimeoutError:
         raise TooSlow(f"the body did not arrive within {within.total_seconds():g} s") from None
     except ClientDisconnect:
-        raise Truncated("the connection ended before the body did") from None
+        raise Truncated("the connection ended before the body") from None
     body = b"".join(chunks)
     encoding = request.headers.get("content-encoding", "")
     if not is_encoded(encoding):
@@ -55,7 +55,7 @@ async def read_body(request: Request, resources: RequestResources, *, limit: int
 
 
 def require_json(request: Request) -> None:
-    """Raise WrongMediaType unless the body is declared as JSON: the form of a web page cannot declare that."""
+    """Raise WrongMediaType unless the body is declared as JSON. A form on a web page cannot declare that."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != JSON_TYPE:
-        raise WrongMediaType(f"the body must be sent as Content-Type: {JSON_TYPE}")
+        raise WrongMediaType(f"the body is not declared as JSON. Send Content-Type: {JSON_TYPE}")

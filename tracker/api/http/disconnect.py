@@ -7,18 +7,18 @@ from typing import Final, TypeVar
 from starlette.types import Receive
 
 ResultT = TypeVar("ResultT")
-# The status of a request whose client disconnected. Nobody reads it: it is for the log, as nginx logs it.
+# The status of a request whose client disconnected. As in nginx, it only appears in the log.
 CLIENT_LEFT: Final = 499
 
 
 async def disconnected(receive: Receive) -> None:
-    """Wait until the client of a request, whose body was read, disconnects."""
+    """Wait until the client of a request disconnects. The body of the request must be read before."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_connected(receive: Receive, work: Awaitable[ResultT]) -> ResultT | None:
-    """Do some work while its client is connected. If the client disconnects first, cancel the work and return None."""
+    """Await ``work`` while its client is connected. If the client disconnects first, cancel it and return None."""
 
     async def leave() -> None:
         await disconnected(receive)

@@ -1,4 +1,4 @@
-"""An endpoint declared once: from the same value come its route and its entry in /openapi.json."""
+"""The declaration of an endpoint. Its route and its entry in /openapi.json both come from this one value."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -27,10 +27,10 @@ PROVIDER_ERRORS: Final[tuple[type[HomingError], ...]] = (ProviderUnavailable, Cr
 
 
 class Header(NamedTuple):
-    """A request header that an endpoint reads, and its greatest length."""
+    """A request header that an endpoint reads, and its maximum length."""
 
     name: str
-    longest: int
+    max_length: int
 
 
 class NothingHere(NotFound):
@@ -52,25 +52,26 @@ class ApiRequest(Generic[QueryT, BodyT]):
 
     @property
     def ref(self) -> str:
-        """The ID in the path. Raises NotFound for one that no task can have."""
+        """The ID in the path. Raises: NotFound, if no task can have it."""
         ref = identifier(self.http.path_params.get("ref"))
         if ref is None:
-            raise NotFound("no task has such an id")
+            raise NotFound("no task has this ID")
         return ref
 
 
 @dataclass(frozen=True, slots=True)
 class ApiEndpoint:
-    """One operation. ``path`` may hold ``{ref}``, any of a task's IDs.
+    """One operation. ``path`` may contain ``{ref}``, which is any ID of a task.
 
-    ``answer`` is the function that answers. Its name and the first line of its docstring are the operation's, unless
-    ``name`` and ``summary`` are given. Its first parameter is annotated as ``ApiRequest[Query, Body]``: these models
-    validate a request before it is called.
+    ``answer`` is the function that answers. The operation gets the name of the function and the first line of its
+    docstring, unless ``name`` and ``summary`` are set. The function's first parameter is annotated as
+    ``ApiRequest[Query, Body]``. These models validate a request before the function is called.
 
-    ``reply`` is the schema of the answer, ``also`` further statuses with that schema, ``bare`` those without a body,
-    ``streams`` the media type of a stream that may be the answer instead. ``errors`` are those that only it may raise,
-    ``headers`` those that it reads. ``documented_body`` is the schema of a body that ``answer`` reads itself.
-    ``all_clients`` requires a key that sees all clients. Not ``secured``: no key is required.
+    - ``reply``: the schema of the answer. ``also``: more statuses with that schema. ``bare``: statuses without a body.
+    - ``streams``: the media type, if the answer may be a stream instead.
+    - ``errors``: errors that only this endpoint raises. ``headers``: request headers that it reads.
+    - ``documented_body``: the schema of a body that ``answer`` reads itself.
+    - ``all_clients``: a key that sees all clients is required. ``secured``: a key is required.
     """
 
     method: str
@@ -106,5 +107,5 @@ class ApiEndpoint:
 def json_response(
     model: BaseModel, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer with a model as JSON."""
+    """Return a response with a model as JSON."""
     return Response(model.model_dump_json().encode(), status_code=status, media_type=JSON_TYPE, headers=headers)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the same endpoints as the routes, so that both always agree."""
+"""The OpenAPI 3.1 document. It is made from the same endpoints as the routes, so both always agree."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -8,9 +8,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from tracker.api.http.access import KeyUnknown, WrongHost
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import Truncated
 from tracker.api.http.endpoint import ApiEndpoint
-from tracker.api.http.schemas import Nothing
 from tracker.errors import (
     Forbidden,
     HomingError,
@@ -28,11 +28,11 @@ from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue
 REF_TEMPLATE: Final = "#/components/schemas/{model}"
 
 INTRODUCTION: Final = (
-    "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`; below the gateway's "
-    "paths the provider's own HS256 token is taken too. A client sees its own tasks; a key may be marked to see all. "
-    "Wherever a path takes a task's ID it takes Homing's, the provider's, or your own external ID."
+    "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`. The gateway also "
+    "accepts the HS256 token of the provider's clients. A client sees its own tasks, unless its key sees all clients. "
+    "A task ID in a path may be Homing's ID, the provider's ID, or your external ID."
 )
-# The errors of every secured endpoint, and of every one with a body.
+# The errors of every secured endpoint, and of every endpoint with a body.
 AT_ADMISSION: Final = (KeyUnknown, WrongHost, TooMany, HomingError, StoreUnavailable)
 AT_BODY: Final = (InvalidRequest, Truncated, TooSlow, TooLarge, WrongMediaType)
 
@@ -66,7 +66,7 @@ def errors_of(endpoint: ApiEndpoint) -> tuple[type[HomingError], ...]:
         errors = (*errors, *AT_BODY)
     if "{ref}" in endpoint.path:
         errors = (*errors, NotFound)
-    # A query parameter may be out of its bounds. Outside the gateway an unknown one is refused as well.
+    # A query parameter may be out of its bounds. Outside the gateway, an unknown parameter is also refused.
     return (*errors, InvalidRequest)
 
 
@@ -123,16 +123,16 @@ def _parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", [])
         parameters.append({"name": name, "in": "query", "required": required, "schema": field})
-    return [*parameters, *(_text_parameter(header.name, "header", header.longest) for header in endpoint.headers)]
+    return [*parameters, *(_text_parameter(header.name, "header", header.max_length) for header in endpoint.headers)]
 
 
-def _text_parameter(name: str, where: str, longest: int) -> JsonObject:
-    schema: JsonObject = {"type": "string", "minLength": 1, "maxLength": longest}
+def _text_parameter(name: str, where: str, max_length: int) -> JsonObject:
+    schema: JsonObject = {"type": "string", "minLength": 1, "maxLength": max_length}
     return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
 def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
-    """Return the schemas of all models that the operations name, and of the models that those contain."""
+    """Return the schemas of all models that the operations use, and of the models within them."""
     models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
     for endpoint in endpoints:
         for shown in (endpoint.reply, endpoint.dialect.schema):
@@ -142,7 +142,7 @@ def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
                 models[taken, "validation"] = None
     _, document = models_json_schema(list(models), ref_template=REF_TEMPLATE)
     schemas: dict[str, JsonValue] = document["$defs"]
-    # A query is described by parameters. Only the schemas that those refer to are kept.
+    # Parameters describe a query. Only the schemas that they refer to are kept.
     queries = {endpoint.query.__name__ for endpoint in endpoints}
     return {name: schema for name, schema in schemas.items() if name not in queries}
 

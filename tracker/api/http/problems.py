@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457). The status of each error is the tree in ``tracker.errors``."""
+"""Errors as problem documents (RFC 9457). ``tracker.errors`` defines the status of each error."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from tracker.api.http.schemas import ProblemShown
+from tracker.api.http.base_schemas import ProblemShown
 from tracker.errors import (
     CredentialMissing,
     CredentialRefused,
@@ -22,17 +22,19 @@ from tracker.errors import (
 )
 
 PROBLEM_TYPE: Final = "application/problem+json"
-CREDENTIAL_REFUSED: Final = "credential refused: the provider does not take this server's own key; nothing was created"
+CREDENTIAL_REFUSED: Final = (
+    "credential refused: the provider does not accept this server's own key. Nothing was created"
+)
 DEFAULT_RETRY_AFTER: Final = timedelta(seconds=5)
-INTERNAL_ERROR: Final = "something went wrong here; the log names this request_id"
+INTERNAL_ERROR: Final = "an internal error occurred. The log has the details under this request_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDialect:
-    """How errors are answered below some paths: as problem documents, or in a provider's envelope.
+    """The form of error responses below some paths: problem documents, or a provider's envelope.
 
-    ``status`` returns the HTTP status of an error type, for the documentation; ``refuse`` makes the answer.
-    ``nothing_here`` is the sentence at an unknown path.
+    ``status`` returns the HTTP status of an error type, for the documentation. ``refuse`` creates the response.
+    ``nothing_here`` is the error text at an unknown path.
     """
 
     schema: type[BaseModel]
@@ -43,7 +45,7 @@ class ErrorDialect:
 
 
 def refuse_with_problem(error: HomingError, request_id: str) -> Response:
-    """Answer with the problem document of an error."""
+    """Return the response with the problem document of an error."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
     problem = ProblemShown(
         type=f"urn:homing:problem:{kind}",
@@ -63,7 +65,7 @@ def detail_of(error: HomingError) -> str:
 
 
 def headers_of(error: HomingError) -> dict[str, str]:
-    """Return the headers that belong to an error, whatever the dialect of its body."""
+    """Return the headers of an error response, which are the same in every dialect."""
     headers: dict[str, str] = {}
     wait = error.retry_after or (DEFAULT_RETRY_AFTER if error.status == OurError.status else None)
     if wait is not None:
@@ -81,5 +83,5 @@ PROBLEMS: Final = ErrorDialect(
     media_type=PROBLEM_TYPE,
     status=lambda error: error.status,
     refuse=refuse_with_problem,
-    nothing_here="there is nothing at this path; /openapi.json lists what there is",
+    nothing_here="this path does not exist. /openapi.json lists all paths",
 )

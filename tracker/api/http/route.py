@@ -1,6 +1,6 @@
 """The route of one path: admit a request, read it, call its endpoint, answer and log.
 
-All of it is here and not in an application's middleware, so that the routes keep their guard wherever they are mounted.
+This is not the middleware of an application, so that the routes stay protected in any app that mounts them.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
 from tracker.api.http.access import AccessGuard
+from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import read_body, require_json
 from tracker.api.http.capacity import Capacity, RequestResources
 from tracker.api.http.endpoint import ApiEndpoint, ApiRequest, NothingHere
 from tracker.api.http.problems import INTERNAL_ERROR, ErrorDialect
-from tracker.api.http.schemas import Nothing
 from tracker.errors import Forbidden, HomingError, InvalidRequest, NotAllowed
 from tracker.model.task import ClientIdentity
 from tracker.model.untrusted import READ_IN_THREAD, read_object
@@ -32,14 +32,14 @@ from tracker.service.tracker import Tracker
 
 logger: Final = logging.getLogger("homing.api")
 ModelT = TypeVar("ModelT", bound=BaseModel)
-# These headers decide who the client is. Of two, another program on the way may have read the other one.
+# These headers identify the client. If one is repeated, a proxy may read another value than Homing.
 SINGLE_HEADERS: Final = ("authorization", "host")
 LOGGED_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-FAULTS_NAMED: Final = 3
+MAX_FAULTS_SHOWN: Final = 3
 REPEATED_SLASHES: Final = re.compile("/{2,}")
 # The client of a request that needs no key.
 NO_CALLER: Final = ClientIdentity(name="")
-# How pydantic calls an unknown name, and what it writes before a sentence of Homing.
+# The type of pydantic's error for an unknown name, and its prefix before an error text of Homing.
 UNKNOWN_NAME: Final = "extra_forbidden"
 OWN_SENTENCE: Final = "Value error, "
 
@@ -48,7 +48,7 @@ OWN_SENTENCE: Final = "Value error, "
 class RequestHandler:
     """The ASGI application at one path. It always sends an answer.
 
-    ``endpoints`` are those of the path by their method; without any, it answers that nothing is there.
+    ``endpoints`` are the endpoints of the path by method. Without any, the path does not exist.
     """
 
     path: str
@@ -70,10 +70,10 @@ class RequestHandler:
                 response = await self._answer(request, request_id, resources)
             except HomingError as error:
                 response = self.dialect.refuse(error, request_id)
-            except Exception as error:  # noqa: BLE001 - the client gets an answer, and the log the place
-                # The message is not logged: it may quote a key or a body.
+            except Exception as error:  # noqa: BLE001 - the client gets an answer, and the log gets the traceback
+                # The message is not logged, because it may quote a key or a body.
                 where = "".join(traceback.format_tb(error.__traceback__))
-                logger.error(  # noqa: TRY400 - that would log the message
+                logger.error(  # noqa: TRY400 - logger.exception would log the message
                     "request %s failed with %s at\n%s", request_id, type(error).__name__, where
                 )
                 response = self.dialect.refuse(HomingError(INTERNAL_ERROR), request_id)
@@ -82,7 +82,7 @@ class RequestHandler:
             if response.status_code == NotAllowed.status:
                 response.headers["allow"] = ", ".join(sorted(self.endpoints))
             took = (self.tracker.monotonic() - began) * 1000
-            # The log gets the template: a path holds IDs, and its sender chooses it, as it chooses the method.
+            # The log gets the template of the path and a known method, because the client chooses both texts.
             method = request.method if request.method in LOGGED_METHODS else "?"
             logger.info("%s %s %d %.0f ms %s", method, self.path, response.status_code, took, request_id)
             await response(scope, request.receive, send)
@@ -93,21 +93,21 @@ class RequestHandler:
         endpoint = self.endpoints.get("GET" if request.method == "HEAD" else request.method)
         if endpoint is None:
             if self.endpoints:
-                raise NotAllowed(f"this path takes {', '.join(sorted(self.endpoints))}")
+                raise NotAllowed(f"this path does not have the method. Use {', '.join(sorted(self.endpoints))}")
             raise NothingHere(self.dialect.nothing_here)
         caller = NO_CALLER
         if endpoint.secured:
-            # Homing's own server refuses these before; another server that mounts the routes may not.
+            # Homing's own server refuses these earlier. Another server that mounts the routes may not.
             for name in SINGLE_HEADERS:
                 if len(request.headers.getlist(name)) > 1:
-                    raise InvalidRequest(f"the header {name} is given more than once")
+                    raise InvalidRequest(f"the header {name} is repeated. Send it once")
             peer = request.client.host if request.client is not None else None
             caller = self.guard.admit(request.headers, peer, self.tracker.clock())
             resources.admit(caller.name)
         query = _read_query(endpoint.query, request.query_params)
         body = Nothing() if endpoint.body is Nothing else await self._read_body(endpoint.body, request, resources)
         if endpoint.all_clients and not caller.sees_all:
-            raise Forbidden("this concerns every client. Use a key for all clients (name*:key in HOMING_API_KEYS)")
+            raise Forbidden("this path needs a key that sees all clients. Set one as name*:key in HOMING_API_KEYS")
         return await endpoint.answer(
             ApiRequest(
                 http=request,
@@ -127,14 +127,14 @@ class RequestHandler:
         raw = await read_body(request, resources, limit=limits.body, within=limits.body_time)
         large = len(raw) > READ_IN_THREAD
         body = await asyncio.to_thread(_parse_body, model, raw) if large else _parse_body(model, raw)
-        resources.give_bytes()
+        resources.release_bytes()
         return body
 
 
 class ApiRoute(Route):
     """The route of one path, for every method.
 
-    It is matched against the path as it was sent: an ID may hold an encoded slash, which is no separator.
+    It matches the path as it was sent, because an ID may contain an encoded slash, which is not a separator.
     """
 
     def __init__(self, handler: RequestHandler) -> None:
@@ -152,10 +152,10 @@ class ApiRoute(Route):
 
 
 class RouteIndex(BaseRoute):
-    """The routes of many paths, found by a table lookup instead of one by one.
+    """The routes of many paths in one lookup table.
 
-    Each path is fixed, or fixed but for ``{ref}`` as its last segment. Repeated slashes count as one: clients of a
-    provider join a base URL and a path without looking at either.
+    Each path is fixed, except that its last segment may be ``{ref}``. Repeated slashes count as one, because clients
+    join a base URL and a path without checking them.
     """
 
     def __init__(self, routes: Iterable[ApiRoute]) -> None:
@@ -189,7 +189,7 @@ class RouteIndex(BaseRoute):
 
 
 def _read_query(model: type[ModelT], query: QueryParams) -> ModelT:
-    """Validate a query. A field that is a list may be given several times, any other field once."""
+    """Validate a query. A field that is a list may be repeated. Any other field may not."""
     values: dict[str, object] = {}
     for name in query:
         given = query.getlist(name)
@@ -197,7 +197,7 @@ def _read_query(model: type[ModelT], query: QueryParams) -> ModelT:
         if field is not None and isinstance(field.default, list):
             values[name] = given
         elif field is not None and len(given) > 1:
-            raise InvalidRequest(f"{name:.80} is given more than once")
+            raise InvalidRequest(f"{name:.80} is repeated. Send it once")
         else:
             values[name] = given[0]
     try:
@@ -207,7 +207,7 @@ def _read_query(model: type[ModelT], query: QueryParams) -> ModelT:
 
 
 def _parse_body(model: type[ModelT], raw: bytes) -> ModelT:
-    """Check the bounds first (depth, NUL, 64 bits), then let pydantic read the same bytes in its strict JSON mode."""
+    """Parse a body in pydantic's strict JSON mode, after the bounds are checked (depth, NUL, 64-bit numbers)."""
     read_object(raw)
     try:
         return model.model_validate_json(raw, strict=True)
@@ -216,16 +216,16 @@ def _parse_body(model: type[ModelT], raw: bytes) -> ModelT:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel], what: str) -> str:
-    """Name the wrong fields and their faults, never their values; if one is unknown, list the known ones."""
+    """Return the wrong fields with their faults, without values. If a name is unknown, list the known names."""
     faults = error.errors(include_input=False, include_url=False, include_context=False)
     parts = [
         (f"{'.'.join(str(part) for part in fault['loc'])[:80]}: " if fault["loc"] else "")
         + (f"unknown {what}" if fault["type"] == UNKNOWN_NAME else fault["msg"].removeprefix(OWN_SENTENCE)[:200])
-        for fault in faults[:FAULTS_NAMED]
+        for fault in faults[:MAX_FAULTS_SHOWN]
     ]
-    more = len(faults) - FAULTS_NAMED
+    more = len(faults) - MAX_FAULTS_SHOWN
     if more > 0:
         parts.append(f"and {more} more")
     if any(fault["type"] == UNKNOWN_NAME for fault in faults):
-        parts.append(f"known here: {', '.join(sorted(model.model_fields)) or 'none'}")
+        parts.append(f"known are: {', '.join(sorted(model.model_fields)) or 'none'}")
     return "; ".join(parts)

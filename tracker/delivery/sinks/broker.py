@@ -19,9 +19,9 @@ from tracker.errors import NotSent, SettingsError
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import SinkSpec
 
-# How many events are on their way at once. More was measured to be no faster with any of them.
+# How many events one batch may have. Larger batches were not faster with any broker.
 WIDTH: Final = 500
-# Seconds: to have a connection, to have a whole wave confirmed (timeout= says another), to end a connection politely.
+# Seconds to open a connection, to confirm a whole batch (the option timeout= sets another limit), and to disconnect.
 DIALLING: Final = 5
 CONFIRMING: Final = 10
 HANGING_UP: Final = 2
@@ -29,7 +29,7 @@ LINE: Final = 200
 HIDDEN: Final = "***"
 UNCONFIRMED: Final = "not confirmed in time"
 YES_OR_NO: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-# What speaks each scheme, and the extra that installs its client.
+# For each scheme, the module of its sink and the extra that installs the client library.
 _SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
     "nats": ("jetstream", "nats"),
     "tls": ("jetstream", "nats"),
@@ -43,9 +43,11 @@ SCHEMES: Final = tuple(_SCHEMES)
 
 
 def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
-    """Make the sink of a broker's address; ``source`` is the events' own. Raises SettingsError, which shows no value.
+    """Create the sink of a broker's URL. ``source`` is the CloudEvents source of the events.
 
-    Only now its client is imported: a broker that nobody uses needs none.
+    The client library is imported here, so only configured brokers need theirs.
+
+    Raises: SettingsError, which shows no value.
     """
     module, extra = _SCHEMES[spec.scheme]
     try:
@@ -54,15 +56,15 @@ def broker_sink(spec: SinkSpec, *, source: str) -> "BrokerSink":
         if (error.name or "").startswith("tracker"):
             raise
         raise SettingsError(
-            f"sink {spec.name}: {spec.scheme}: takes a client that is not installed: "
-            f"pip install '.[{extra}]' in Homing's folder"
+            f"sink `{spec.name}`: the client library for {spec.scheme}: is not installed. "
+            f"Run pip install '.[{extra}]' in Homing's folder"
         ) from None
     try:
         endpoint = read(spec.target)
         sink = BrokerSink(spec, wire(endpoint, source), endpoint.secrets)
         endpoint.check()
     except ValueError as error:
-        raise SettingsError(f"sink {spec.name}: {error}") from None
+        raise SettingsError(f"sink `{spec.name}`: {error}") from None
     return sink
 
 
@@ -82,17 +84,20 @@ class Wire(Protocol):
         """Return whether there is a connection without messages of unknown state."""
 
     async def dial(self) -> None:
-        """Make a connection, and what is to be there before events can be published; raises what the client does."""
+        """Open a connection, and create what must exist before events can be published.
+
+        Raises: the errors of the client library.
+        """
 
     async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
-        """Publish them all, then wait until each is confirmed or the endpoint's ``within`` has passed."""
+        """Publish all events, then wait until each one is confirmed or the endpoint's ``within`` has passed."""
 
     async def hang_up(self) -> None:
-        """Drop the connection, if there is one; what is being published fails."""
+        """Close the connection, if there is one. Events that are being published fail."""
 
 
 class BrokerSink:
-    """A sink that publishes in waves."""
+    """A sink that publishes in batches."""
 
     width = WIDTH
 
@@ -122,14 +127,14 @@ class BrokerSink:
         async with self._turn:
             certain = False
             try:
-                # Only closing sets an end to it; what it waits for has limits of its own.
+                # Only ``close`` sets a deadline here. Each step within has its own limit.
                 async with asyncio.timeout(None) as self._sending:
                     if not self._wire.sound:
                         await self._dial()
                     outcomes = await self._wire.publish(events)
                 certain = self._wire.sound
             except Exception as error:  # noqa: BLE001 - clients raise what they like, and the relay needs an outcome
-                outcomes = [failed("closed meanwhile" if self._closed else said(error))] * len(events)
+                outcomes = [failed("the sink was closed" if self._closed else said(error))] * len(events)
             finally:
                 self._sending = None
                 if not certain:
@@ -137,7 +142,7 @@ class BrokerSink:
         return [self._clean(outcome) for outcome in outcomes]
 
     async def check(self) -> str:
-        """Connect and hang up again; gives why it cannot connect, nothing where it can."""
+        """Connect and disconnect. Return the error, or an empty text if there is none."""
         try:
             await self._dial()
         except Exception as error:  # noqa: BLE001 - as in send
@@ -166,13 +171,15 @@ class BrokerSink:
 
 
 def failed(error: str) -> Outcome:
-    """Say that an event was not delivered, and is to be tried again."""
+    """Return the outcome of an event that was not delivered and will be retried."""
     return Outcome(delivered=False, error=error)
 
 
 def too_large(size: int, most: int) -> Outcome:
-    """Say that an event is larger than the broker takes."""
-    return Outcome(delivered=False, error=f"the event has {size} bytes, the broker takes {most}", hopeless=True)
+    """Return the outcome of an event that is larger than the broker accepts."""
+    return Outcome(
+        delivered=False, error=f"the event has {size} bytes, the broker accepts at most {most}", hopeless=True
+    )
 
 
 def said(error: BaseException) -> str:
@@ -211,29 +218,29 @@ class Endpoint:
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no line may show. Where there is no password a user may be a token."""
+        """Texts that no log line or error may show. Without a password, the user name may be a token."""
         return [secret for secret in (self.password or self.user,) if secret]
 
     @property
     def shown(self) -> str:
-        """The address without who we are there and how."""
+        """The URL without user name, password and options."""
         return f"{self.scheme}://{self.place()}" + (f"/{self.path}" if self.path else "")
 
     def place(self, default: int | None = None) -> str:
-        """Return the host and the port, in the form that addresses have."""
+        """Return the host and the port as in a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = self.port or default
         return f"{host}:{port}" if port else host
 
     @property
     def within(self) -> int:
-        """How many seconds a wave may take to be confirmed."""
+        """How many seconds the confirmation of a batch may take."""
         return self.number("timeout", CONFIRMING)
 
     def check(self) -> None:
         """Raise ValueError for options that the sink did not read."""
         if not self.options.keys() <= self.known:
-            raise ValueError(f"an option of its address is not known; there are {', '.join(sorted(self.known))}")
+            raise ValueError(f"an option in its URL is unknown. Choose from {', '.join(sorted(self.known))}")
 
     def all(self, name: str) -> Sequence[str]:
         self.known.add(name)
@@ -245,17 +252,17 @@ class Endpoint:
     def number(self, name: str, default: int) -> int:
         written = self.text(name, str(default))
         if not (written.isascii() and written.isdigit() and int(written)):
-            raise ValueError(f"{name}= must be a whole number above 0")
+            raise ValueError(f"its {name}= is not valid. Write a whole number above 0")
         return int(written)
 
     def flag(self, name: str, *, default: bool) -> bool:
         written = self.text(name, str(default).lower())
         if written not in YES_OR_NO:
-            raise ValueError(f"{name}= must be true or false")
+            raise ValueError(f"its {name}= is not valid. Write true or false")
         return YES_OR_NO[written]
 
     def file(self, name: str) -> str | None:
-        """Return the path in an option, None without one. Raises ValueError where the file cannot be read."""
+        """Return the path in an option, or None without one. Raises: ValueError, if the file cannot be read."""
         path = self.text(name)
         if not path:
             return None
@@ -263,22 +270,27 @@ class Endpoint:
             with Path(path).open("rb"):
                 return path
         except (OSError, ValueError):
-            raise ValueError(f"the file of {name}= cannot be read") from None
+            raise ValueError(f"the file of {name}= cannot be read. Check its path and permissions") from None
 
     def tls(self) -> ssl.SSLContext:
-        """Trust what the system trusts, or the authorities in ``ca``; show the certificate in ``cert`` and ``key``."""
+        """Return a TLS context. It trusts the system's authorities, or those in ``ca``.
+
+        ``cert`` and ``key`` are the client certificate. Raises: ValueError, if a file cannot be used.
+        """
         ca, cert, key = (self.text(name) for name in ("ca", "cert", "key"))
         try:
             context = ssl.create_default_context(cafile=ca or None)
             if cert:
                 context.load_cert_chain(cert, key or None)
         except (OSError, ssl.SSLError):
-            raise ValueError("the files of ca=, cert= and key= cannot be used") from None
+            raise ValueError(
+                "the files of ca=, cert= and key= cannot be used. Check that they are readable PEM files"
+            ) from None
         return context
 
 
 def read(address: str) -> Endpoint:
-    """Read where a broker is. Raises ValueError, which shows no value."""
+    """Read the URL of a broker. Raises: ValueError, which shows no value."""
     options: dict[str, list[str]] = {}
     try:
         parts = urlsplit(address)
@@ -286,9 +298,9 @@ def read(address: str) -> Endpoint:
         for name, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
             options.setdefault(name, []).append(value)
     except ValueError:
-        raise ValueError("its address cannot be read; letters that mean something in one are written %40") from None
+        raise ValueError("its URL cannot be read. In the user name and password, write # @ / as %23 %40 %2F") from None
     if not parts.hostname:
-        raise ValueError("its address names no host: write it after the //")
+        raise ValueError("its URL has no host. Write the host after the //")
     return Endpoint(
         scheme=parts.scheme,
         host=parts.hostname,

@@ -1,6 +1,7 @@
 """``callbacks``: the URL that a client gave with its create request. It gets what the provider would have sent there.
 
-The body is the provider's own callback with our task id, signed as the provider signs, with a secret of the client's.
+The body has the format of the provider's callback, with Homing's task ID. Homing signs it as the provider would, with a
+secret of the client.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from msgspec import structs
 
 from tracker.delivery.sinks.base import Outcome
 from tracker.delivery.sinks.callback_filter import CALLBACKS_SPEC, SHAPES
-from tracker.delivery.sinks.http_post import WIDTH, Letter, post
+from tracker.delivery.sinks.http_post import WIDTH, WebhookRequest, post
 from tracker.errors import HomingError
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import CALLBACKS
@@ -29,7 +30,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Callbacks:
-    """The clients' own URLs. Each host is an endpoint: one that is down delays no other."""
+    """The sink of the clients' callback URLs. Each host is its own endpoint, so one that is down delays no other."""
 
     name = CALLBACKS
     width = WIDTH
@@ -61,13 +62,13 @@ class Callbacks:
             keys = await self._secrets.of_client(task.client)
         except HomingError as error:
             return Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")
-        outcome = await post(self._poster, _letter(event, task, keys), now=self._clock())
+        outcome = await post(self._poster, _request(event, task, keys), now=self._clock())
         # 410 counts for this one URL. The relay does not retry this event there.
         return structs.replace(outcome, gone=False, hopeless=True) if outcome.gone else outcome
 
 
-def _letter(event: PublishedEvent, task: Task, keys: tuple[bytes, ...]) -> Letter:
-    return Letter(
+def _request(event: PublishedEvent, task: Task, keys: tuple[bytes, ...]) -> WebhookRequest:
+    return WebhookRequest(
         url=task.client_callback_url or "",
         webhook_id=event.id,
         content_type=CONTENT_TYPE,

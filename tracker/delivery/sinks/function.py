@@ -1,7 +1,7 @@
 """``python:module:callable``: a function in this process, called with each event as a dict.
 
-The dict is the structured CloudEvent: plain JSON values. A function that returns has taken the event, one that raises
-is called again later; it may be called twice for one event, and knows that by the event's id.
+The dict is the structured CloudEvent, with plain JSON values. A function accepts an event by returning. If it raises,
+Homing calls it again later. Homing may call it twice with one event; both calls have the same event ID.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ Hook = Callable[[dict[str, Any]], object]
 AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
 
 WIDTH: Final = 256
-# For a whole wave: what takes longer is better given to something that queues.
+# For a whole batch. Longer work belongs into a queue.
 WITHIN: Final = timedelta(seconds=20)
-# What has begun may still end by itself.
+# How long calls in progress may continue when the sink closes.
 GRACE: Final = timedelta(seconds=3)
 _WRITTEN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
 class Function:
-    """A callable as a sink. A plain function runs in a thread, a wave at once; a coroutine function on this loop."""
+    """A callable as a sink. One thread calls a plain function for a whole batch. This event loop runs coroutines."""
 
     width = WIDTH
 
@@ -57,7 +57,7 @@ class Function:
         self._running: set[asyncio.Task[Outcome]] = set()
 
     async def open(self) -> None:
-        """There is nothing to get ready."""
+        """Do nothing, because a function needs no connection."""
 
     async def close(self) -> None:
         if self._running:
@@ -88,12 +88,12 @@ class Function:
         result = self._hook(item)
         if inspect.iscoroutine(result):
             result.close()
-            raise TypeError("it returned a coroutine: declare it with async def")
+            raise TypeError("the function returned a coroutine. Declare it with async def")
 
     def _outcome(self, task: asyncio.Task[Outcome]) -> Outcome:
         if task.done() and not task.cancelled():
             return task.result()
-        return Outcome(delivered=False, error=f"no end within {self._within.total_seconds():g} s")
+        return Outcome(delivered=False, error=f"not finished within {self._within.total_seconds():g} s")
 
 
 def is_written(text: str) -> bool:
@@ -102,7 +102,7 @@ def is_written(text: str) -> bool:
 
 
 def load(spec: SinkSpec) -> Hook:
-    """Import the callable of a ``python:`` address; the working directory is searched last. Raises SettingsError."""
+    """Import the callable of a ``python:`` URL. The working directory is searched last. Raises: SettingsError."""
     module, _, path = spec.target.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
@@ -113,14 +113,16 @@ def load(spec: SinkSpec) -> Hook:
             found = getattr(found, name)
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{_names(spec)}: there is no module {error.name}; install it or correct the name"
+            f"{_names(spec)}: there is no module `{error.name}`. Install it, or correct the name"
         ) from None
     except AttributeError:
-        raise SettingsError(f"{_names(spec)}: {module} has no {path}; correct the name") from None
+        raise SettingsError(f"{_names(spec)}: module `{module}` has no `{path}`. Correct the name") from None
     except Exception as error:  # noqa: BLE001 - a module may raise anything
-        raise SettingsError(f"{_names(spec)}: importing {module} raised {type(error).__name__}") from None
+        raise SettingsError(
+            f"{_names(spec)}: importing `{module}` raised {type(error).__name__}. Import it in Python to see why"
+        ) from None
     if not callable(found):
-        raise SettingsError(f"{_names(spec)}: {path} of {module} cannot be called; name a function")
+        raise SettingsError(f"{_names(spec)}: `{path}` of `{module}` cannot be called. Name a function")
     hook: Hook = found
     return hook
 
@@ -138,11 +140,11 @@ async def _awaited(hook: AsyncHook, item: dict[str, Any]) -> Outcome:
         await hook(item)
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - what others' code raises must not end the process
+    except BaseException as error:  # noqa: BLE001 - no error of the user's code may end the process
         return Outcome(delivered=False, error=_raised(error))
     return DELIVERED
 
 
 def _raised(error: BaseException) -> str:
-    """Say what was raised without its message, which may hold anything."""
-    return f"it raised {type(error).__name__}"
+    """Return a sentence with the type of an error. Its message may contain a secret."""
+    return f"the function raised {type(error).__name__}"

@@ -229,7 +229,7 @@ class _Line:
         self._refused[event_id] = why
 
     def _end(self, error: BaseException | None) -> None:
-        _settle(self._ended, _reason(error) if error is not None else "closed meanwhile")
+        _settle(self._ended, _reason(error) if error is not None else "the connection was closed")
         if self._connection.is_closed:
             _settle(self._down, None)
 

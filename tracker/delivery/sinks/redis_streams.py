@@ -35,7 +35,7 @@ class RedisWire:
 
     def __init__(self, endpoint: Endpoint, source: str) -> None:
         if not (endpoint.path or "0").isdigit():
-            raise ValueError("the path of its address must be the number of a database")
+            raise ValueError("the path of its URL is not a database number. Write one such as /0")
         self._source = source
         self._within = endpoint.within
         self._stream = endpoint.text("stream", STREAM)

@@ -40,7 +40,9 @@ class Subscriber:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ValueError("give it a name of letters, digits, dots, dashes and underscores, at most 64")
+            raise ValueError(
+                "the name of a subscriber is not valid. Use letters, digits, dots, hyphens and underscores, at most 64"
+            )
         # Building the spec reports a wrong condition here, where it is written.
         _ = self.spec
 

@@ -67,7 +67,7 @@ class Threaded(Generic[T]):
             self._thread.join()
             self._thread = None
         done = outcomes[: len(items)]
-        late = Outcome(delivered=False, error=f"no end within {self._within.total_seconds():g} s")
+        late = Outcome(delivered=False, error=f"not finished within {self._within.total_seconds():g} s")
         return done + [late] * (len(items) - len(done))
 
     def _outcome(self, item: T) -> Outcome:

@@ -1,4 +1,4 @@
-"""The sinks by their addresses: how HOMING_SINKS is written, and what each scheme makes of an address.
+"""The syntax of HOMING_SINKS, and the kind of sink that each URL scheme stands for.
 
     https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:event
 
@@ -22,10 +22,11 @@ from tracker.delivery.sinks.function import Function
 from tracker.delivery.sinks.stdout import Lines
 from tracker.model.event_filter import FIELDS, read_filter
 from tracker.model.sinks import CALLBACKS, SinkSpec
-from tracker.model.targets import ALLOW, NOWHERE, Allowed, inward
+from tracker.model.targets import ALLOWED_SETTING, PUBLIC_ONLY, Allowed, inward
 from tracker.service.sink_secrets import SinkSecrets
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# The options of every sink, and those of them that take one value.
 OURS: Final = ("name", "from", *FIELDS)
 ONCE: Final = frozenset({"name", "from"})
 STARTS: Final = ("now", "beginning")
@@ -34,20 +35,21 @@ _PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkContext:
-    """What every sink is made with, besides its spec."""
+    """What a scheme needs to create a sink, in addition to its spec."""
 
     source: str
     secrets: SinkSecrets
     clock: Callable[[], datetime]
-    allowed: Allowed = NOWHERE
+    allowed: Allowed = PUBLIC_ONLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkType:
-    """What a scheme of a URL means. ``read`` makes a spec of a URL or raises ValueError; ``make`` raises SettingsError.
+    """The kind of sink that a URL scheme stands for.
 
+    ``read`` makes a spec from a URL, or raises ValueError. ``make`` creates the sink, or raises SettingsError.
     ``check`` checks the sink without sending an event, and raises a HomingError if it does not work.
-    ``options`` are those that this scheme alone has; ``signs`` where each such sink has a secret of its own.
+    ``options`` are additional options of this scheme. With ``signs``, each such sink has its own secret.
     """
 
     read: Callable[[str], SinkSpec]
@@ -66,20 +68,20 @@ def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
             spec = _spec(entry)
         except ValueError as error:
             split = number > 1 and text[found.start() - 1] == "," and ":" not in entry.partition("#")[0]
-            hint = "; a comma ends a sink: within an address or its options write it as %2C" if split else ""
+            hint = ". A comma ends a sink. Within a URL or its options, write a comma as %2C" if split else ""
             raise ValueError(f"sink {number}: {error}{hint}") from None
         if spec.name == CALLBACKS:
-            raise ValueError(f"sink {number}: {CALLBACKS} is the name of the callers' own; choose another #name=")
+            raise ValueError(f"sink {number}: the name `{CALLBACKS}` is reserved. Choose another #name=")
         if spec.name in {other.name for other in specs}:
-            raise ValueError(f"sink {number}: another one is called {spec.name}; give each its own #name=")
+            raise ValueError(f"sink {number}: another sink has the name `{spec.name}`. Give each sink its own #name=")
         specs.append(spec)
     return tuple(specs)
 
 
 def create_sinks(specs: Sequence[SinkSpec], *, context: SinkContext) -> list[tuple[SinkSpec, Sink]]:
-    """Make the sinks, that of the clients' callback URLs first. Nothing is opened yet.
+    """Create the sinks without opening them. The first one is the sink of the clients' callback URLs.
 
-    Raises SettingsError where one cannot be: a function that is not there, something that is not installed.
+    Raises: SettingsError, if a function does not exist or a client library is not installed.
     """
     from tracker.delivery.sinks.client_callbacks import Callbacks  # noqa: PLC0415 - to read settings needs no HTTP library
     from tracker.transport import Poster  # noqa: PLC0415 - as above
@@ -102,13 +104,13 @@ async def check_sink(spec: SinkSpec, allowed: Allowed) -> None:
 
 
 def unreachable(specs: Sequence[SinkSpec], allowed: Allowed) -> str | None:
-    """Say which sink's address can be seen to lead where webhooks must not go, and what to do, or give None."""
+    """Return a sentence about the first sink whose URL is not an allowed target, or None if there is none."""
     for spec in specs:
         if SINK_TYPES[spec.scheme].make is _webhook:
             parts = urlsplit(spec.target)
             why = inward(parts.hostname or "", allowed, encrypted=parts.scheme == "https")
             if why is not None:
-                return f"the address of {spec.name} {why}; if it is meant, allow its host in {ALLOW}"
+                return f"the URL of sink `{spec.name}` {why}. To allow its host, add it to {ALLOWED_SETTING}"
     return None
 
 
@@ -118,16 +120,16 @@ def _spec(entry: str) -> SinkSpec:
     sink_type = SINK_TYPES.get(name.lower()) if colon else None
     if sink_type is None:
         near = get_close_matches(name.lower(), SINK_TYPES, n=1)
-        hint = f", did you mean {near[0]}:?" if near else ";"
-        raise ValueError(f"it has no scheme that is known{hint} there are {', '.join(SINK_TYPES)}")
+        hint = f"Did you mean {near[0]}:?" if near else f"Choose one of {', '.join(SINK_TYPES)}"
+        raise ValueError(f"its scheme is unknown. {hint}")
     spec = sink_type.read(address)
     options = _options(written, sink_type)
     chosen = options.get("name", [spec.name])[0]
     if not NAME.fullmatch(chosen):
-        raise ValueError("give it a #name= of letters, digits, dots, dashes and underscores, at most 64")
+        raise ValueError("its #name= is not valid. Use letters, digits, dots, hyphens and underscores, at most 64")
     start = options.get("from", ["now"])[0]
     if start not in STARTS:
-        raise ValueError("from= is now or beginning")
+        raise ValueError("its from= is not valid. Write now or beginning")
     return replace(
         spec,
         name=chosen,
@@ -143,18 +145,21 @@ def _options(written: str, sink_type: SinkType) -> Mapping[str, list[str]]:
     try:
         options = parse_qs(written, keep_blank_values=True, strict_parsing=bool(written), max_num_fields=100)
     except ValueError:
-        raise ValueError("write its options as #name=shop&type=succeeded; a # in an address itself is %23") from None
+        raise ValueError(
+            "its options cannot be read. Write them as #name=shop&type=succeeded, and a # within the URL as %23"
+        ) from None
     for key in options.keys() - set(known):
         near = get_close_matches(key, known, n=1)
-        hint = f", did you mean {near[0]}=?" if near else ";"
-        raise ValueError(f"an option behind the # is not known{hint} there are {', '.join(known)}")
-    if any(len(options.get(key, ())) > 1 for key in ONCE | sink_type.options):
-        raise ValueError(f"give {', '.join(sorted(ONCE | sink_type.options))} once at most")
+        hint = f"Did you mean {near[0]}=?" if near else f"Choose from {', '.join(known)}"
+        raise ValueError(f"an option after the # is unknown. {hint}")
+    single = ONCE | sink_type.options
+    if any(len(options.get(key, ())) > 1 for key in single):
+        raise ValueError(f"an option is set twice. Set each of {', '.join(sorted(single))} at most once")
     return options
 
 
 def _web(address: str) -> SinkSpec:
-    wrong = "write an address such as https://shop.example/hook#name=shop; in a password, write # @ / as %23 %40 %2F"
+    wrong = "it is not a valid URL. Write https://shop.example/hook#name=shop, and # @ / in a password as %23 %40 %2F"
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -164,7 +169,7 @@ def _web(address: str) -> SinkSpec:
         raise ValueError(wrong)
     shown = f"[{host}]" if ":" in host else host
     place = shown if port in {None, _PORTS[parts.scheme]} else f"{shown}:{port}"
-    # A path or a query is where such addresses have their secrets.
+    # The path or the query of a webhook URL often contains a secret.
     rest = "/…" if parts.path.strip("/") or parts.query else ""
     return SinkSpec(name=_name(place), scheme=parts.scheme, target=address, address=f"{parts.scheme}://{place}{rest}")
 
@@ -172,13 +177,15 @@ def _web(address: str) -> SinkSpec:
 def _python(address: str) -> SinkSpec:
     written = address.partition(":")[2]
     if not function.is_written(written):
-        raise ValueError("write python:module:callable, such as python:myapp.hooks:on_event")
+        raise ValueError(
+            "it does not name a function. Write python:module:callable, such as python:myapp.hooks:on_event"
+        )
     return SinkSpec(name=written.replace(":", ".")[:64], scheme="python", target=written, address=f"python:{written}")
 
 
 def _stdout(address: str) -> SinkSpec:
     if address.partition(":")[2]:
-        raise ValueError("write stdout: alone, with options behind a #")
+        raise ValueError("stdout: takes no path. Write stdout: alone, and options after a #")
     return SinkSpec(name="stdout", scheme="stdout", target="", address="stdout:")
 
 
@@ -206,12 +213,12 @@ async def _check_python(spec: SinkSpec, allowed: Allowed) -> None:
 
 
 async def _check_stdout(spec: SinkSpec, allowed: Allowed) -> None:
-    """There is always one."""
+    """Do nothing, because there is always a standard output."""
     del spec, allowed
 
 
 async def _check_broker(spec: SinkSpec, allowed: Allowed) -> None:
-    """Connect to it: a broker is the operator's own, wherever it is."""
+    """Connect to the broker. It may be at any address, because the operator chose it."""
     del allowed
     await broker.check_broker(spec)
 

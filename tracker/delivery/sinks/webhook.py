@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import structs
 
 from tracker.delivery.sinks.base import Outcome
-from tracker.delivery.sinks.http_post import WIDTH, Letter, post_all
+from tracker.delivery.sinks.http_post import WIDTH, WebhookRequest, post_all
 from tracker.errors import HomingError
 from tracker.model.event import STRUCTURED_TYPE, PublishedEvent, structured
 from tracker.model.sinks import SinkSpec
@@ -44,8 +44,8 @@ class Webhook:
             keys = await self._secrets.of_sink(self.name)
         except HomingError as error:
             return [Outcome(delivered=False, error=f"its secret cannot be read: {error.detail}")] * len(events)
-        letters = [
-            Letter(
+        requests = [
+            WebhookRequest(
                 url=self._url,
                 webhook_id=event.id,
                 content_type=STRUCTURED_TYPE,
@@ -54,6 +54,6 @@ class Webhook:
             )
             for event in events
         ]
-        outcomes = await post_all(self._poster, letters, now=self._clock())
+        outcomes = await post_all(self._poster, requests, now=self._clock())
         # The operator can allow a target that is refused, so nothing is hopeless here.
         return [structs.replace(outcome, hopeless=False) if outcome.hopeless else outcome for outcome in outcomes]

@@ -64,9 +64,9 @@ class Postgres:
 
     def __init__(self, url: URL, *, busy: timedelta, schema: str | None = None) -> None:
         if not url.database:
-            raise SettingsError("HOMING_DATABASE_URL must name a database: postgresql://user@host/database")
+            raise SettingsError("HOMING_DATABASE_URL has no database. Write postgresql://user@host/database")
         if find_spec("psycopg") is None:
-            raise SettingsError(f"HOMING_DATABASE_URL names PostgreSQL, whose driver is not installed: {INSTALL}")
+            raise SettingsError(f"the PostgreSQL driver for HOMING_DATABASE_URL is not installed. Run {INSTALL}")
         self.continuity = Continuity()
         self._identity = ServerIdentity(self.continuity)
         self._url = url
@@ -180,7 +180,7 @@ def _check_encoding(connection: Any) -> None:  # noqa: ANN401 - the driver's own
     """Refuse a database that cannot hold every text, before one that it cannot hold comes."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != ENCODING:
-        raise StoreUnavailable(f"the database's encoding is {encoding}: create it with ENCODING '{ENCODING}'")
+        raise StoreUnavailable(f"the encoding of the database is {encoding}. Create it with ENCODING '{ENCODING}'")
 
 
 def _set(connection: Any, session: Mapping[str, str]) -> None:  # noqa: ANN401 - the driver's own type

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-ROOM: Final = "the database server is out of room or of connections"
+ROOM: Final = "the database server has no free disk space, memory or connections"
 STOPPING: Final = "the database server is stopping, starting, or cancelled the statement"
-USER: Final = "the database server refuses the user or the password: check HOMING_DATABASE_URL"
-NO_DATABASE: Final = "the database does not exist: create it, or check HOMING_DATABASE_URL"
-LOST: Final = "the database server cannot be reached: check that it runs, and the host and port in HOMING_DATABASE_URL"
-OPTION: Final = (
-    "{option} in HOMING_DATABASE_URL has a value that cannot be used: correct what follows the question mark"
+USER: Final = "the database server refuses the user or the password. Check HOMING_DATABASE_URL"
+NO_DATABASE: Final = "the database does not exist. Create it, or check HOMING_DATABASE_URL"
+LOST: Final = (
+    "the database server cannot be reached. Check that it runs, and check the host and port in HOMING_DATABASE_URL"
 )
+OPTION: Final = "{option} in HOMING_DATABASE_URL is not valid. Correct the text after the question mark"
 POOLER: Final = (
     "HOMING_DATABASE_URL leads to a connection pooler (such as PgBouncer) that gives each transaction another session, "
     "which Homing cannot use: name PostgreSQL itself, or a pool in session mode"

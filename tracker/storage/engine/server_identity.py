@@ -19,7 +19,7 @@ from tracker.storage.engine.event_order import (
     Continuity,
 )
 
-STANDBY: Final = "the database is read-only: is it a standby?"
+STANDBY: Final = "the database is read-only. It may be a standby"
 IN_RECOVERY: Final = "SELECT pg_is_in_recovery()"
 # Not every provider of databases has these, or lets everybody ask.
 SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"

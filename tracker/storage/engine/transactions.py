@@ -126,7 +126,7 @@ class Threads:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         if self.waiting >= WAITING:
-            raise Overloaded("too much is waiting for the database")
+            raise Overloaded("too many requests wait for the database. Try again later")
         running = self._threads.submit(work, waiting=self.waiting)
         self.waiting += 1
         running.add_done_callback(self._done)

@@ -1,4 +1,4 @@
-"""Sinks and what they could not be told at once; events that tell of alarms, which belong to no task."""
+"""Sinks and their pending deliveries; events about alarms, which belong to no task."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -10,7 +10,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# A column that kept the last final that was told and not believed, also where the provider had answered.
+# The old column had the last final report that was not accepted, also if the provider had answered.
 DECIDED = """
 UPDATE tasks SET conflict_claims = NULL
 WHERE conflict_claims = status OR (standing_asked AND status IN ('succeeded', 'failed'))

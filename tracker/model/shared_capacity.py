@@ -1,7 +1,7 @@
-"""A bounded amount that clients share: bytes in memory, or places for requests.
+"""A bounded amount that clients share: bytes in memory, or slots for requests.
 
-A client may hold at most twice what stays free. Alone it gets two thirds; the more is taken, the less a client may add
-to what it holds already. So a newcomer always finds something, and nothing has to be reserved for anybody.
+A client may hold at most twice the amount that stays free. A single client gets two thirds. The more is taken, the less
+a client can add to what it holds. So a new client always gets something, and nothing has to be reserved.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from typing import Final
 
 from tracker.errors import Overloaded
 
-SHARE: Final = 2
+MAX_HELD_PER_FREE: Final = 2
 
 
-class Room:
-    """``size`` bytes or places; ``full`` is the sentence of the error where nothing more fits."""
+class SharedCapacity:
+    """``size`` bytes or slots. ``full`` is the error text if nothing more fits."""
 
     def __init__(self, size: int, full: str) -> None:
         self._left = size
@@ -23,16 +23,16 @@ class Room:
 
     @property
     def left(self) -> int:
-        """How much is free."""
+        """The amount that is free."""
         return self._left
 
     def held(self, client: str) -> int:
-        """Return how much a client holds."""
+        """Return the amount that a client holds."""
         return self._held.get(client, 0)
 
     @contextmanager
     def holding(self, client: str, amount: int) -> Iterator[None]:
-        """Hold an amount for a client meanwhile. Raises Overloaded."""
+        """Hold an amount for a client within the block. Raises: Overloaded."""
         self.take(client, amount)
         try:
             yield
@@ -40,19 +40,19 @@ class Room:
             self.give(client, amount)
 
     def take(self, client: str, amount: int = 1) -> None:
-        """Take an amount for a client. Raises Overloaded."""
+        """Take an amount for a client. Raises: Overloaded."""
         left, held = self._left - amount, self._held.get(client, 0) + amount
-        if held > SHARE * left:
+        if held > MAX_HELD_PER_FREE * left:
             raise Overloaded(self._full)
         self._left = left
         self._held[client] = held
 
     def give(self, client: str, amount: int = 1) -> None:
-        """Release what a client took."""
+        """Release an amount that a client took."""
         self._left += amount
         held = self._held[client] - amount
         if held:
             self._held[client] = held
         else:
-            # Names of clients that hold nothing are not kept.
+            # The names of clients that hold nothing are not kept.
             del self._held[client]

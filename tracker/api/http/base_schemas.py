@@ -1,4 +1,4 @@
-"""The base classes of the models of requests and answers; pydantic is used in the API only."""
+"""The base classes of the models of requests and responses. Only the API and the settings use pydantic."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ class Taken(BaseModel):
 
 
 class Shown(BaseModel):
-    """A part of an answer."""
+    """A part of a response."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,5 +27,5 @@ class ProblemShown(Shown):
     type: Annotated[str, Field(description="`urn:homing:problem:` and the kind of problem.")]
     title: str
     status: int
-    detail: Annotated[str, Field(description="What is wrong, for the person who has to act.")]
+    detail: Annotated[str, Field(description="What is wrong and what to do.")]
     request_id: str
