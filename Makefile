@@ -5,6 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 ARGS    ?=
 ONLY    ?=
+SEEDS   ?= 200
 
 # Half of what the tests do is waiting, so there are twice as many workers as processors; each has a PostgreSQL of its own.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(12, 2 * (os.cpu_count() or 1)))')
@@ -54,6 +55,10 @@ nightly: $(DEV) ## Run what takes about two hours: a thousand processes killed, 
 	$(PYTEST) -m nightly $(ARGS)
 	$(PYTEST) $(QUICK) --hypothesis-profile explore
 	$(BIN)/python -m bench --soak --only memory
+
+.PHONY: simulate
+simulate: $(DEV) ## Run whole histories of faults on virtual time, each from one seed (SEEDS=200)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 .PHONY: bench
 bench: $(DEV) ## Measure it beside a bare server and a naive handler (ONLY=acks,latency for parts)

@@ -1,0 +1,221 @@
+"""Clients: each order is one picture that one client wants once, however often it has to send for it."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from tests.simulation.deployment import Deployment
+from tests.simulation.http_caller import Answer, Broken
+from tests.simulation.process import CLIENTS
+from tests.simulation.provider import KIND
+from tests.simulation.world import World
+
+CREATE: Final = f"/kling/v1/{KIND}"
+SENDING_SECONDS: Final = 60.0
+TRIES: Final = 30
+FINAL: Final = frozenset({"succeeded", "failed"})
+SETTLED: Final = FINAL | {"rejected", "expired", "canceled"}
+Style = Literal["submit", "expect", "adopt"]
+Naming = Literal["external id", "idempotency key", "none"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Order:
+    """What one client wants, and what it was told. The prompt is unique: it finds the order at the provider."""
+
+    number: int
+    client: str
+    style: Style
+    naming: Naming
+    task_id: str | None = None
+    provider_task_id: str | None = None
+    # The last answer was an error, so nothing may exist.
+    refused: bool = False
+    # A request ended without an answer since the last one with an answer.
+    in_the_dark: bool = False
+    done: bool = False
+    answers: list[str] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> str:
+        return f"order {self.number}"
+
+    @property
+    def external_id(self) -> str:
+        return f"{self.client}-{self.number}"
+
+
+class Clients:
+    """All orders of a history."""
+
+    def __init__(self, world: World, deployment: Deployment) -> None:
+        self.world = world
+        self.deployment = deployment
+        self.orders = [self._order(number) for number in world.plan.orders]
+        # What a client saw that it must not see.
+        self.leaks: list[str] = []
+
+    def _order(self, number: int) -> Order:
+        world, dice = self.world, self.world.chance(f"style {number}")
+        style: Style = "submit" if dice < 0.7 else "expect" if dice < 0.85 else "adopt"
+        naming: Naming = world.choice(f"naming {number}", ("external id", "idempotency key", "none"))
+        return Order(number=number, client=world.choice(f"client {number}", CLIENTS), style=style, naming=naming)
+
+    async def run(self, order: Order) -> None:
+        """Send for one order until its task is known, then watch it."""
+        world = self.world
+        await asyncio.sleep(world.between(f"start {order.number}", 0.0, SENDING_SECONDS))
+        match order.style:
+            case "submit":
+                await self._submit(order)
+            case "expect":
+                await self._expect(order)
+            case "adopt":
+                await self._adopt(order)
+        await self._watch(order)
+        order.done = True
+
+    async def _submit(self, order: Order) -> None:
+        world = self.world
+        body: dict[str, Any] = {"prompt": order.prompt, "model_name": "kling-v3-omni"}
+        headers = {}
+        if order.naming == "external id":
+            body["external_task_id"] = order.external_id
+        elif order.naming == "idempotency key":
+            headers["idempotency-key"] = order.external_id
+        if world.chance(f"client callback {order.number}") < 0.3:
+            body["callback_url"] = f"https://{order.client}.example/results"
+        sent = json.dumps(body).encode()
+        for _ in range(TRIES):
+            about = f"order {order.number}"
+            patience = (
+                world.between(f"patience {about}", 0.05, 8.0) if world.strikes("client hangs up", about) else None
+            )
+            twice = order.naming != "none" and world.strikes("client repeats", about)
+            tries = [self._ask(order, "POST", CREATE, sent, patience, headers) for _ in range(2 if twice else 1)]
+            answers = await asyncio.gather(*tries)
+            for answer in answers:
+                self._note_answer(order, answer)
+            if order.task_id is not None or (order.refused and self._final_refusal(answers[-1])):
+                return
+            await asyncio.sleep(world.between(f"again {about}", 0.5, 5.0))
+
+    def _note_answer(self, order: Order, answer: Answer | None) -> None:
+        if answer is None:
+            order.in_the_dark = True
+            order.answers.append("none")
+            return
+        order.answers.append(str(answer.status))
+        if answer.status == 200 and answer.json()["code"] == 0:
+            data = answer.json()["data"]
+            if order.task_id not in {None, data["task_id"]}:
+                self.leaks.append(f"order {order.number} has two tasks: {order.task_id} and {data['task_id']}")
+            order.task_id, order.refused, order.in_the_dark = data["task_id"], False, False
+        else:
+            order.refused = order.task_id is None
+
+    @staticmethod
+    def _final_refusal(answer: Answer | None) -> bool:
+        return answer is not None and 400 <= answer.status < 500 and answer.status not in {408, 409, 425, 429}
+
+    async def _expect(self, order: Order) -> None:
+        """Expect a task, then make it at the provider as one's own code would."""
+        world, provider = self.world, self.deployment.provider
+        callback_url, external_id = None, order.external_id
+        for number in range(TRIES):
+            external_id = f"{order.external_id}-{number}"
+            body = json.dumps({"provider": "kling", "kind": KIND, "external_id": external_id}).encode()
+            answer = await self._ask(order, "POST", "/v1/tasks/expect", body)
+            if answer is not None and answer.status == 201:
+                order.task_id, callback_url = answer.json()["task"]["id"], answer.json()["callback_url"]
+                break
+            await asyncio.sleep(world.between(f"expect again {order.number}", 0.5, 5.0))
+        if order.task_id is None:
+            return
+        await asyncio.sleep(world.between(f"own submit {order.number}", 0.0, 3.0))
+        made = provider.make({"prompt": order.prompt, "external_task_id": external_id, "callback_url": callback_url})
+        order.provider_task_id = made.id
+        if world.chance(f"attach {order.number}") < 0.5 or provider.renames:
+            await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", {"provider_task_id": made.id})
+
+    async def _adopt(self, order: Order) -> None:
+        made = self.deployment.provider.make({"prompt": order.prompt})
+        order.provider_task_id = made.id
+        await asyncio.sleep(self.world.between(f"adopt {order.number}", 0.0, 20.0))
+        body = {"provider": "kling", "kind": KIND, "provider_task_id": made.id}
+        answer = await self._until_answered(order, "POST", "/v1/tasks/adopt", body)
+        if answer is not None and answer.status == 201:
+            order.task_id = answer.json()["id"]
+
+    async def _until_answered(self, order: Order, method: str, url: str, body: dict[str, Any]) -> Answer | None:
+        """Repeat a request until it is answered with success; no fault keeps it from that for ever."""
+        answer = None
+        for _ in range(TRIES * 3):
+            answer = await self._ask(order, method, url, json.dumps(body).encode())
+            if answer is not None and answer.status < 300:
+                return answer
+            await asyncio.sleep(self.world.between(f"answer {order.number}", 1.0, 6.0))
+        return answer
+
+    async def _watch(self, order: Order) -> None:
+        """Read the task now and then, as another client too, until it is settled."""
+        world = self.world
+        if order.task_id is None:
+            return
+        url = f"/v1/tasks/{order.task_id}"
+        stranger = next(name for name in CLIENTS if name != order.client)
+        while not world.calm:
+            answer = await self._ask(order, "GET", url)
+            if answer is not None and answer.status == 200 and answer.json()["status"] in FINAL:
+                return
+            if world.strikes("client misuses ids", f"order {order.number}"):
+                await self._misuse(order, stranger)
+            await asyncio.sleep(world.between(f"watch {order.number}", 5.0, 25.0))
+
+    async def _misuse(self, order: Order, stranger: str) -> None:
+        """Let another client name this order's IDs in every verb. It must neither see nor change the task."""
+        deployment, how = (
+            self.deployment,
+            self.world.choice("misuse", ("get", "gateway", "poll", "expect", "adopt", "attach")),
+        )
+        made = next((made for made in deployment.provider.tasks.values() if made.prompt == order.prompt), None)
+        theirs = made.id if made is not None else "kl999999"
+        expected = {"provider": "kling", "kind": KIND, "external_id": theirs}
+        requests = {
+            "get": ("GET", f"/v1/tasks/{order.task_id}", None),
+            "gateway": ("GET", f"{CREATE}/{theirs}", None),
+            "poll": ("POST", f"/v1/tasks/{order.task_id}/poll", None),
+            "expect": ("POST", "/v1/tasks/expect", expected),
+            "adopt": ("POST", "/v1/tasks/adopt", {**expected, "provider_task_id": theirs, "external_id": "misused"}),
+            "attach": ("PATCH", f"/v1/tasks/{order.task_id}", {"provider_task_id": theirs}),
+        }
+        method, url, body = requests[how]
+        try:
+            answer = await deployment.request(stranger, method, url, b"" if body is None else json.dumps(body).encode())
+        except Broken:
+            return
+        self.world.note(f"{stranger} misuses order {order.number} by {how}: {answer.status}")
+        text = answer.body.decode()
+        # A task that the client's own code made belongs to the first that names it (a documented limit).
+        if order.style == "submit" and (order.prompt + '"' in text or f"results.example/{theirs}" in text):
+            self.leaks.append(f"{stranger} saw order {order.number} of {order.client} by {how}: {text[:200]}")
+
+    async def _ask(
+        self,
+        order: Order,
+        method: str,
+        url: str,
+        body: bytes = b"",
+        hang_up_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer | None:
+        try:
+            answer = await self.deployment.request(
+                order.client, method, url, body, hang_up_after=hang_up_after, headers=headers
+            )
+        except Broken as broken:
+            self.world.note(f"{order.client} order {order.number} {method}: {broken}")
+            return None
+        self.world.note(f"{order.client} order {order.number} {method} {url[:60]}: {answer.status}")
+        return answer

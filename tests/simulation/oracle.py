@@ -1,0 +1,196 @@
+"""The oracle: what must be true at the end of every history, checked against what the provider and the sinks know.
+
+It shares no code with Homing. It reads Homing's tables with plain SQL, the provider's truth, and what arrived.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from tests.simulation.clients import FINAL, Clients, Order
+from tests.simulation.deployment import Deployment
+from tests.simulation.operators import Operators
+from tests.simulation.process import KEYS, POLICY
+from tests.simulation.provider import API_KEY, SECRET_KEY, WEBHOOK_SECRET
+from tests.simulation.provider_shapes import Made
+from tests.simulation.sinks import SINKS
+from tests.simulation.world import World
+
+TRUTH: Final = {"succeed": "succeeded", "failed": "failed"}
+CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
+WINDOW_SECONDS: Final = 60.0
+# A deadline that a wrong clock set may be hours away.
+OPEN_ROWS: Final = (
+    "SELECT count(*) FROM tasks WHERE status IN ('pending', 'submitted', 'processing') "
+    "AND next_poll_at IS NOT NULL AND deadline_at <= {now}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken guarantee; ``invariant`` is its name."""
+
+    invariant: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.detail}"
+
+
+class Oracle:
+    """Judges one history once everything has come to rest."""
+
+    def __init__(self, world: World, deployment: Deployment, clients: Clients, operators: Operators) -> None:
+        self.world = world
+        self.deployment = deployment
+        self.clients = clients
+        self.operators = operators
+
+    def at_rest(self) -> str | None:
+        """Return what is still to come, None if everything is finished and delivered."""
+        if self.deployment.provider.busy:
+            return "the provider has tasks that run, or callbacks to send"
+        rows = self._tasks()
+        made = {task.prompt for task in self.deployment.provider.tasks.values()}
+        for order in self.clients.orders:
+            if (open_for := self._open_for(order, rows.get(order.task_id or ""), order.prompt in made)) is not None:
+                return open_for
+        newest = self.deployment.rows("SELECT coalesce(max(id), 0) FROM events")[0][0]
+        for what, query in (
+            ("rows are open", OPEN_ROWS.format(now=int(self.world.clock().timestamp() * 1_000_000))),
+            ("deliveries are pending", "SELECT count(*) FROM deliveries WHERE next_at IS NOT NULL"),
+            ("sinks are behind", f'SELECT count(*) FROM sinks WHERE "on" AND cursor < {int(newest)}'),
+        ):
+            if count := self.deployment.rows(query)[0][0]:
+                return f"{count} {what}"
+        return None
+
+    def _open_for(self, order: Order, row: dict[str, Any] | None, made: bool) -> str | None:  # noqa: FBT001 - a fact
+        if not order.done:
+            return f"order {order.number} is not done"
+        if row is None:
+            return None
+        if row["conflict_at"] is not None and row["next_poll_at"] is not None and not self._cannot_ask(row):
+            return f"order {order.number} is in conflict"
+        is_open = row["status"] not in FINAL and made and not self._may_stay_open(order, row)
+        return f"order {order.number} is {row['status']}" if is_open else None
+
+    def violations(self, log: list[str]) -> list[Violation]:
+        """Return every broken guarantee. ``log`` has the log lines of all processes."""
+        found = [Violation("client saw another's data", leak) for leak in self.clients.leaks]
+        made = defaultdict[str, list[Made]](list)
+        for task in self.deployment.provider.tasks.values():
+            made[task.prompt].append(task)
+        rows = self._tasks()
+        for order in self.clients.orders:
+            found += self._about_order(order, made[order.prompt], rows)
+        found += self._about_events()
+        found += self._about_budget()
+        found += self._about_secrets(log)
+        return found
+
+    def _about_order(self, order: Order, made: list[Made], rows: dict[str, dict[str, Any]]) -> Iterator[Violation]:
+        name = f"order {order.number} ({order.style}, {order.naming}, {order.task_id}, answers {order.answers})"
+        # Without a name, a repeat is recognized by the wall clock (a documented limit).
+        is_recognized = order.naming != "none" or not self.world.faults["clock set"]
+        if len(made) > 1 and is_recognized:
+            yield Violation("doubled", f"{name}: the provider made {[task.id for task in made]}")
+        if order.task_id is None:
+            if made and order.style == "submit" and order.refused and not order.in_the_dark:
+                yield Violation("refused but made", f"{name}: {made[0].id}")
+            elif not order.refused and order.style != "adopt":
+                yield Violation("stuck", f"{name}: never answered")
+        elif (row := rows.get(order.task_id)) is None:
+            yield Violation("lost", f"{name}: there is no row")
+        elif made:
+            yield from self._about_made(name, order, made[0], row)
+        elif row["status"] in FINAL:
+            yield Violation("phantom final", f"{name}: {row['status']}, but nothing was made")
+        elif row["status"] in {"submitted", "processing"} and row["origin"] == "submit":
+            yield Violation("stuck", f"{name}: {row['status']}, but nothing was made")
+
+    def _about_made(self, name: str, order: Order, made: Made, row: dict[str, Any]) -> Iterator[Violation]:
+        truth = TRUTH[made.final]
+        if row["status"] not in FINAL:
+            if not self._may_stay_open(order, row):
+                yield Violation("stuck", f"{name}: {row['status']} ({row['reason']}), in truth {truth}")
+        elif row["status"] != truth and not (row["conflict_at"] is not None and self._cannot_ask(row)):
+            yield Violation("wrong final", f"{name}: {row['status']}, in truth {truth}")
+        elif row["provider_task_id"] not in {None, made.id}:
+            yield Violation("another task's ID", f"{name}: {row['provider_task_id']}, in truth {made.id}")
+        elif row["status"] == "succeeded" and f"{made.id}.png" not in row["facts"]:
+            yield Violation("wrong result", f"{name}: {row['facts'][:200]}")
+
+    def _cannot_ask(self, row: dict[str, Any]) -> bool:
+        """Return whether nothing finds the task: a gateway without lookups, and no provider ID. The conflict stays."""
+        return self.deployment.provider.renames and row["provider_task_id"] is None
+
+    def _may_stay_open(self, order: Order, row: dict[str, Any]) -> bool:
+        """Return whether Homing cannot know: a gateway without lookups lost the reply and the callbacks."""
+        return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
+
+    def _about_events(self) -> Iterator[Violation]:
+        recorded = self.deployment.rows("SELECT id, task_id, sequence, type, data FROM events ORDER BY id")
+        versions = defaultdict[str, list[int]](list)
+        contents: dict[tuple[str, int], str] = {}
+        for _, task_id, version, kind, data in recorded:
+            if task_id is not None:
+                versions[task_id].append(version)
+                contents[task_id, version] = f"{kind} {data}"
+        for task_id, numbers in versions.items():
+            if any(earlier >= later for earlier, later in pairwise(numbers)):
+                yield Violation("events out of order", f"{task_id}: {numbers}")
+            for earlier, later in pairwise(numbers):
+                if contents[task_id, earlier] == contents[task_id, later]:
+                    yield Violation("event without a change", f"{task_id}: version {later}")
+        for sink in SINKS:
+            yield from self._about_sink(sink, versions)
+
+    def _about_sink(self, sink: str, versions: dict[str, list[int]]) -> Iterator[Violation]:
+        received = defaultdict[str, list[int]](list)
+        seen: dict[str, bytes] = {}
+        for webhook in self.deployment.destinations.received.get(f"{sink}.example", ()):
+            event = json.loads(webhook.body)
+            if seen.setdefault(webhook.webhook_id, webhook.body) != webhook.body:
+                yield Violation("one ID, two events", f"{sink}: {webhook.webhook_id}")
+            if not event["type"].startswith("homing.task."):
+                continue
+            version = event["data"]["version"]
+            if version not in received[event["subject"]]:
+                received[event["subject"]].append(version)
+        for task_id, numbers in received.items():
+            in_order = all(earlier < later for earlier, later in pairwise(numbers))
+            if not in_order and sink not in self.operators.dead_lettered:
+                yield Violation("delivered out of order", f"{sink}: {task_id} {numbers}")
+            if phantoms := set(numbers) - set(versions.get(task_id, ())):
+                yield Violation("phantom event", f"{sink}: {task_id} {sorted(phantoms)}")
+        for task_id, numbers in versions.items():
+            if missing := set(numbers) - set(received.get(task_id, ())):
+                yield Violation("never delivered", f"{sink}: {task_id} {sorted(missing)} of {numbers}")
+
+    def _about_budget(self) -> Iterator[Violation]:
+        polls = [at for at, method in self.deployment.provider.requests if method == "GET"]
+        # A process that starts has a full bucket again.
+        most = POLICY.budget * (2 + self.deployment.restarts)
+        start = 0
+        for end, at in enumerate(polls):
+            while polls[start] <= at - WINDOW_SECONDS:
+                start += 1
+            if end - start + 1 > most:
+                yield Violation("budget exceeded", f"{end - start + 1} polls within a minute at {at:.0f}")
+                return
+
+    def _about_secrets(self, log: list[str]) -> Iterator[Violation]:
+        secrets = (*KEYS.values(), API_KEY, WEBHOOK_SECRET, SECRET_KEY.decode())
+        for line in log:
+            if any(secret in line for secret in secrets) or CALLBACK_TOKEN.search(line):
+                yield Violation("secret in the log", line[:200])
+
+    def _tasks(self) -> dict[str, dict[str, Any]]:
+        names = ("id", "status", "reason", "origin", "provider_task_id", "next_poll_at", "conflict_at", "facts")
+        found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
+        return {row[0]: dict(zip(names, row, strict=True)) for row in found}
