@@ -232,7 +232,7 @@ def test_doctor_accepts_valid_settings(shell: Shell) -> None:
     [
         ({"kling_api_key": "not-the-key"}, "provider credential", "refuses it"),
         ({"kling_api_key": ""}, "provider credential", "Set HOMING_KLING_API_KEY"),
-        ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "could not connect"),
+        ({"kling_base_url": "http://127.0.0.1:9"}, "provider credential", "connection refused"),
         ({"database_url": "sqlite:///absent/homing.db"}, "database", "not a writable directory"),
     ],
 )

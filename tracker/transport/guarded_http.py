@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import httpx
 
 from tracker.errors import HomingError, NotSent, ReplyLost
 from tracker.model.targets import Allowed, refusal
+from tracker.transport.connect_errors import connect_problem
 from tracker.transport.heads import BoundedBackend
 from tracker.transport.provider_http import CONNECT_SECONDS
 
@@ -34,14 +35,6 @@ LOOKUPS: Final = 8
 # The body of an answer is ignored. It is only read so that the connection can be used again.
 ANSWER_LIMIT: Final = 4 * 1024
 ANSWER_SECONDS: Final = 1.0
-_TEXTS: Final[Mapping[type[BaseException], str]] = {
-    ConnectionRefusedError: "connection refused",
-    ConnectionResetError: "connection reset",
-    socket.gaierror: "its name cannot be resolved",
-    UnicodeError: "its name cannot be resolved",
-    ssl.SSLError: "no TLS connection",
-    TimeoutError: "could not connect in time",
-}
 
 
 class TargetRefused(HomingError):
@@ -121,7 +114,7 @@ class Poster:
         except httpcore.ConnectTimeout as error:
             raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from error
         except httpcore.ConnectError as error:
-            raise NotSent(_connect_problem(error)) from error
+            raise NotSent(connect_problem(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise ReplyLost("the connection broke before an answer") from error
 
@@ -162,7 +155,7 @@ async def dial_target(
         except httpcore.ConnectTimeout:
             raise NotSent(f"could not connect within {CONNECT_SECONDS:g} s") from None
         except httpcore.ConnectError as error:
-            raise NotSent(_connect_problem(error)) from None
+            raise NotSent(connect_problem(error)) from None
 
 
 class _Guarded(httpcore.AsyncNetworkBackend):
@@ -236,23 +229,3 @@ def _basic(target: httpx.URL) -> Mapping[str, str]:
     user, _, password = target.userinfo.decode().partition(":")
     pair = f"{unquote(user)}:{unquote(password)}".encode()
     return {"authorization": f"Basic {b64encode(pair).decode()}"}
-
-
-def _connect_problem(error: BaseException) -> str:
-    """Return why there is no connection, by the type of the error. Its own text might repeat the URL."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message}"
-        for kind, text in _TEXTS.items():
-            if isinstance(cause, kind):
-                return text
-    return "could not connect"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Return an error and its causes, the root first."""
-    chain: list[BaseException] = []
-    while error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__ or error
-    return reversed(chain)

@@ -9,6 +9,7 @@ import httpx
 
 from tracker.errors import NotSent, ReplyLost
 from tracker.providers.base import Account, Call, Reply
+from tracker.transport.connect_errors import connect_problem
 from tracker.transport.heads import BoundedBackend
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
@@ -45,8 +46,10 @@ class Transport:
         try:
             async with asyncio.timeout(seconds):
                 return await self._exchange(self._client, account.base_url, call, headers, seconds)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            raise NotSent(f"could not connect: {type(error).__name__}") from error
+        except httpx.PoolTimeout as error:
+            raise NotSent("every connection to the provider is in use") from error
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            raise NotSent(connect_problem(error)) from error
         except TimeoutError as error:
             raise ReplyLost(f"no answer within {seconds:g} s") from error
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
