@@ -214,13 +214,15 @@ class Settings(BaseModel):
 class CheckedSettings:
     """The valid settings, and a sentence for each problem.
 
-    ``errors`` are about invalid or contradictory settings, ``unknown`` about variables that are not settings. The
-    fields in ``left_out`` have their default values in ``settings``, although the environment sets them.
+    ``errors`` are about ``invalid`` or contradictory fields, ``unknown`` about variables that are not settings. The
+    fields in ``left_out`` have their default values in ``settings``: they are invalid, or cannot be checked beside an
+    invalid one.
     """
 
     settings: Settings
     errors: tuple[str, ...]
     unknown: tuple[str, ...]
+    invalid: frozenset[str]
     left_out: frozenset[str]
 
 
@@ -238,6 +240,7 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: str | Path
 def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> CheckedSettings:
     """Read the settings as ``load_settings`` does, but leave out invalid ones instead of raising."""
     errors: list[str] = []
+    invalid: set[str] = set()
     left_out: set[str] = set()
     try:
         variables = _variables(environ, env_file)
@@ -250,7 +253,8 @@ def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Pat
     for name, value in given.items():
         if re.fullmatch(r"""(["']).*\1""", value.strip(), re.DOTALL):
             errors.append(f"{PREFIX}{name.upper()} is in quotes. Remove them (docker's --env-file keeps them)")
-            left_out.add(name)
+            invalid.add(name)
+    left_out |= invalid
     settings: Settings | None = None
     while settings is None:
         try:
@@ -261,11 +265,13 @@ def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Pat
                 # A contradiction with a setting that was left out says nothing about this setting.
                 if left_out.isdisjoint(fault.fields | fault.given):
                     errors.append(str(fault))
-                left_out.update(fault.fields)
+                    invalid.update(fault.fields)
+                left_out.update(fault.fields or given)
     return CheckedSettings(
         settings=settings,
         errors=tuple(errors),
         unknown=tuple(_unknown(variables)),
+        invalid=frozenset(invalid),
         left_out=frozenset(left_out),
     )
 
@@ -315,6 +321,8 @@ def _contradiction(location: Sequence[int | str], cause: object) -> Contradictio
     """Return an error of pydantic in Homing's words. A message of pydantic might quote a secret."""
     if isinstance(cause, Contradiction):
         return cause
-    name = str(location[0])
     sentence = str(cause) if isinstance(cause, ValueError) else "has a value of the wrong type"
+    if not location:
+        return Contradiction(sentence)
+    name = str(location[0])
     return Contradiction(f"{PREFIX}{name.upper()}: {sentence}", name)

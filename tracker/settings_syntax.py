@@ -184,16 +184,15 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
 def api_keys(text: str) -> tuple[NamedKey, ...]:
     """Read ``name:key,…``. A star after the name gives access to the tasks of all clients."""
     result = []
-    for entry in entries(text):
+    for number, entry in enumerate(entries(text), start=1):
         name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name.removesuffix(ALL_CLIENTS_MARK)):
             raise ValueError(
                 "write name:key,… (name*:key sees the tasks of all clients). `homing key NAME` creates one"
             )
         if fault := key_fault(key):
-            raise ValueError(
-                f"the key of {name} {fault}. `homing key {name.removesuffix(ALL_CLIENTS_MARK)}` creates one"
-            )
+            # The name is not shown: somebody may have swapped the name and the key.
+            raise ValueError(f"the key of entry {number} {fault}. `homing key NAME` creates one")
         result.append(
             NamedKey(name=name.removesuffix(ALL_CLIENTS_MARK), key=key, sees_all=name.endswith(ALL_CLIENTS_MARK))
         )
@@ -203,12 +202,12 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
 def client_keys(text: str) -> tuple[ClientKey, ...]:
     """Read ``access:secret,…``: key pairs with which clients sign their tokens."""
     result = []
-    for entry in entries(text):
+    for number, entry in enumerate(entries(text), start=1):
         access, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
             raise ValueError("write access:secret,…. `homing key` creates a secret")
         if fault := secret_fault(key):
-            raise ValueError(f"the secret of {access} {fault}. `homing key` creates one, after the colon")
+            raise ValueError(f"the secret of entry {number} {fault}. `homing key` creates one, after the colon")
         result.append(ClientKey(access=access, secret=key))
     return tuple(result)
 

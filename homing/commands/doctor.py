@@ -82,7 +82,7 @@ async def report(checked: CheckedSettings, *, as_json: bool) -> int:
     for needed, check in CHECKS:
         if checked.left_out.isdisjoint(needed):
             findings += await check(checked.settings)
-    shown = in_force(checked.settings, checked.left_out)
+    shown = in_force(checked)
     if as_json:
         checks: list[JsonValue] = [asdict(finding) for finding in findings]
         print_json({"settings": shown, "checks": checks})
@@ -314,7 +314,8 @@ def database_clock(reading: Reading) -> Finding:
 CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], Awaitable[list[Finding]]]]]] = (
     (frozenset({"api_keys", "client_keys", "database_url"}), clients),
     (frozenset({"public_url", "kling_webhook_secrets", "min_final_trust"}), callback_verification),
-    (frozenset({"database_url", "database_schema"}), database),
+    # Opening the database generates a callback secret if none is configured.
+    (frozenset({"database_url", "database_schema", "callback_secrets"}), database),
     (frozenset({"public_url"}), public_url),
     (frozenset({"kling_base_url", *CREDENTIAL}), credential),
     (frozenset({"sinks", "allowed_targets"}), sinks),

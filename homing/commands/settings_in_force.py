@@ -1,24 +1,26 @@
 """The settings in force as `homing doctor` shows them: secrets are masked."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from tracker.model.targets import Allowed
 from tracker.model.untrusted import JsonObject, JsonValue
-from tracker.settings import PREFIX, Settings
+from tracker.settings import PREFIX, CheckedSettings, Settings
 
 
-def in_force(settings: Settings, left_out: Collection[str] = ()) -> JsonObject:
-    """Return each setting without secrets: a secret as the fact that it is set, a key as its name.
-
-    Fields in ``left_out`` are shown as invalid.
-    """
+def in_force(checked: CheckedSettings) -> JsonObject:
+    """Return each setting without secrets: a secret as the fact that it is set, a key as its name."""
+    settings, left_out = checked.settings, set(checked.left_out)
+    if "kling_webhook_secrets" in left_out and settings.min_final_trust is None:
+        # The default depends on it.
+        left_out.add("min_final_trust")
     shown: JsonObject = {}
     for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
+        value = settings.threshold.name.lower() if name == "min_final_trust" else getattr(settings, name)
         shown[PREFIX + name.upper()] = _plain(value) if field.repr else _masked(settings, name)
-    shown[PREFIX + "MIN_FINAL_TRUST"] = settings.threshold.name.lower()
-    return shown | {PREFIX + name.upper(): "invalid, not used" for name in left_out}
+    for name in left_out:
+        shown[PREFIX + name.upper()] = "invalid, not used" if name in checked.invalid else "not checked"
+    return shown
 
 
 def _masked(settings: Settings, name: str) -> str:

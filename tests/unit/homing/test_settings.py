@@ -174,7 +174,7 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
         ({"api_keys": SECRET}, "write name:key"),
         ({"api_keys": f":{SECRET}"}, "write name:key"),
-        ({"api_keys": "a:hunter2-short"}, "the key of a is shorter than 16 characters"),
+        ({"api_keys": "a:hunter2-short"}, "the key of entry 1 is shorter than 16 characters"),
         ({"api_keys": f"a:'{SECRET}'"}, "Look for quotes"),
         ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "Look for quotes"),
         ({"api_keys": f"a*:{SECRET} b:{SECRET}"}, "Look for quotes"),
