@@ -196,16 +196,14 @@ class TestSeveralProcesses:
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
         with pytest.raises(psycopg.OperationalError):
             await asyncio.wait_for(listening, LONG.total_seconds())
-        async with opened(Feed(store.events, notices=notices)) as feed:
+        async with opened(Feed(store.events, notices=notices, scan_interval=timedelta(milliseconds=10))) as feed:
             waiting = asyncio.create_task(feed.beyond(0, within=LONG))
             await asyncio.sleep(0)
             await add_events(store, TASK, 2)
             assert await waiting
 
 
-async def test_notification_outage_is_logged_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_notification_outage_is_logged_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class BrokenNotices:
         """Notices whose connection breaks as soon as it listens."""
 
@@ -225,12 +223,11 @@ async def test_notification_outage_is_logged_each_time(
         async def close(self) -> None:
             pass
 
-    monkeypatch.setattr("tracker.service.feed.FEED_SCAN_INTERVAL", timedelta(milliseconds=10))
     store = Store(sqlite_url(tmp_path))
     await store.open()
     notices = BrokenNotices()
     try:
-        async with opened(Feed(store.events, notices=notices)):
+        async with opened(Feed(store.events, notices=notices, scan_interval=timedelta(milliseconds=10))):
             await asyncio.wait_for(notices.third.wait(), 20)
 
         assert sum("cannot be received: the connection broke" in message for message in caplog.messages) > 1

@@ -20,7 +20,7 @@ from tracker.api.sink_schemas import EventQuery, EventsShown
 from tracker.errors import Forbidden, Gone, InvalidRequest, NotFound, Overloaded, TooMany
 from tracker.model.event import JSON_TYPE, PublishedEvent, structured
 from tracker.model.event_filter import read_filter
-from tracker.service.feed import FEED_SCAN_INTERVAL, Feed
+from tracker.service.feed import Feed
 
 STREAM_TYPE: Final = "text/event-stream"
 LAST_EVENT_ID: Final = Header("Last-Event-ID", 19)
@@ -177,7 +177,7 @@ async def _read_page(
                 return found, after, True
         if not page:
             # While no client waits, the feed does not read.
-            least = FEED_SCAN_INTERVAL if after < newest else NO_TIME
+            least = feed.scan_interval if after < newest else NO_TIME
             within = max(timedelta(seconds=end - now()), least) if not found or least else NO_TIME
             if not await feed.beyond(after, within=within):
                 return found, after, False

@@ -63,7 +63,7 @@ class Feed:
     ) -> None:
         self._events = events
         self._notices = notices
-        self._scan_interval = scan_interval
+        self.scan_interval = scan_interval
         self._latest = 0
         # Every event after ``_floor`` up to ``_latest``.
         self._kept: list[Found] = []
@@ -208,11 +208,11 @@ class Feed:
             if not self._wanted.is_set():
                 await self._wanted.wait()
                 # Who waits again and again is away for moments.
-                if now() - self._left_at > FEED_SCAN_INTERVAL.total_seconds():
+                if now() - self._left_at > self.scan_interval.total_seconds():
                     with self._reading.survived():
                         await self._catch_up()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._scan_interval.total_seconds()):
+                async with asyncio.timeout(self.scan_interval.total_seconds()):
                     await self._read_due.wait()
             self._read_due.clear()
             before = len(self._kept)
@@ -265,7 +265,7 @@ class Feed:
         while True:
             with self._listening.survived():
                 await notices.listen(self._noticed)
-            await asyncio.sleep(FEED_SCAN_INTERVAL.total_seconds())
+            await asyncio.sleep(self.scan_interval.total_seconds())
 
     def _noticed(self) -> None:
         # Listening ends only by a failure, so the first notice is what shows that it works.
