@@ -73,7 +73,7 @@ def run_key(args: Namespace) -> int:
     star = "*" if args.all_clients else ""
     key = secrets.token_urlsafe(KEY_BYTES)
     if args.json:
-        print_json({"name": args.name, "sees_all": args.all_clients, "key": key})
+        print_json({"name": args.name, "all_clients": args.all_clients, "key": key})
     else:
         print_line(f"HOMING_API_KEYS={args.name}{star}:{key}")
     return 0

@@ -134,12 +134,9 @@ def _print_event(args: Namespace, event: JsonObject) -> None:
     else:
         data = event["data"] if isinstance(event["data"], dict) else {}
         about = data.get("message") or data.get("reason") or data.get("detail")
-        fields = [
-            _short(str(event["time"])),
-            str(event["type"]),
-            str(event["subject"]),
-            f"version {int(str(event['sequence']))}",
-        ]
+        fields = [_short(str(event["time"])), str(event["type"]), str(event["subject"])]
+        if "version" in data:
+            fields.append(f"version {data['version']}")
         print_line("  ".join([*fields, *([str(about)] if about else [])]))
     sys.stdout.flush()
 

@@ -31,8 +31,8 @@ def _account(trouble: JsonObject, now: datetime) -> str:
     match trouble["reason"]:
         case "credential":
             return (
-                f"The provider has refused this server's credential for {since}. Nothing is polled or sent until the "
-                "operator corrects it. `homing doctor` tests it."
+                f"The provider has refused this server's credential for {since}. Polls wait and create requests fail "
+                "until the operator corrects it. `homing doctor` tests it."
             )
         case "budget":
             return f"Polls wait for the budget: {trouble['why']}."

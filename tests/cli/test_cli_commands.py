@@ -241,5 +241,5 @@ def test_documents_and_key_are_printed(tmp_path: Path) -> None:
     assert "homing.task.succeeded" in events["channels"]["webhooks"]["messages"]
     assert shell.run("asyncapi", "--json").document == events
     key = shell.run("key", "studio", "--json").document
-    assert (key["name"], key["sees_all"], len(key["key"]) > 40) == ("studio", False, True)
+    assert (key["name"], key["all_clients"], len(key["key"]) > 40) == ("studio", False, True)
     assert list(tmp_path.iterdir()) == before

@@ -113,7 +113,7 @@ async def test_sinks_are_recorded_before_first_request(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / "homing.db")) as database:
             rows = database.execute("SELECT name, address FROM sinks ORDER BY name").fetchall()
     assert rows == [
-        ("callbacks", "each caller's callback_url"),
+        ("callbacks", "each client's callback_url"),
         ("lines", "stdout:"),
         ("mine", f"python:{__name__}:Seen"),
     ]

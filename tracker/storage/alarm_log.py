@@ -19,7 +19,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.BAD_SIGNATURE: "a callback's signature is wrong",
         Alarm.STALE_SIGNATURE: "a callback's signature is valid but too old or too new: a replay, or a wrong clock",
         Alarm.UNSIGNED: "a callback came without the signature that the settings expect",
-        Alarm.MISMATCH: "a callback names another task than its URL",
+        Alarm.MISMATCH: "a report does not carry the IDs of the task that it came for",
         Alarm.UNKNOWN_STATUS: "the provider reports a status that Homing does not know",
         Alarm.UNREADABLE: "a callback cannot be read",
         Alarm.UNREADABLE_ANSWER: "the provider's answers to polls cannot be read",

@@ -86,7 +86,7 @@ async def _jetstream(case: BrokerCase, seen: Seen) -> None:
                 )
                 reader = await client.jetstream().pull_subscribe("", stream="HOMING", config=config)
                 while client.is_connected:
-                    with suppress(nats.errors.TimeoutError):
+                    with suppress(TimeoutError):
                         for message in await reader.fetch(MOST, timeout=LOOK):
                             headers = message.headers or {}
                             seen.note(headers["ce-id"], headers["ce-subject"], headers["ce-sequence"])

@@ -32,7 +32,7 @@ CALLBACKS_SPEC: Final = SinkSpec(
     name=CALLBACKS,
     scheme=CALLBACKS,
     target="",
-    address="each caller's callback_url",
+    address="each client's callback_url",
     filter=CallbackFilter(),
     signed_per="client",
 )
