@@ -1,1 +1,1 @@
-"""The Tracker and its methods: each hands a decision of ``rules`` to the store, and calls the provider."""
+"""The Tracker and its methods. Each passes a decision of ``rules`` to the store, and calls the provider."""

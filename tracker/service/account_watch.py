@@ -1,8 +1,8 @@
-"""Notices what is wrong with an account at a provider, from each answer that comes, and records it for everybody.
+"""Detects trouble with an account at a provider from each answer, and records it for all processes.
 
-What was noticed is a row, so that a process that only answers the API, or an operator's command, shows it too. A row is
-written when something changes, and again at most every ``REPEATED`` while it lasts: another process may have written
-something else meanwhile.
+A note is a row. So a process that only answers the API shows it too, and so does an operator's command. A change writes
+the row. While the trouble lasts, the row is written again at most every ``REPEATED``, because another process may have
+written another state.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from tracker.providers.base import (
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
-# From this many on, in a row, answers are the account's trouble and not one request's.
+# So many bad answers in a row mean trouble of the account, not of one request.
 IN_A_ROW: Final = 3
 REPEATED: Final = timedelta(seconds=30)
 SAME_PAUSE: Final = timedelta(seconds=1)
@@ -41,7 +41,7 @@ CREDENTIAL_REFUSED: Final = "the provider refuses Homing's credential"
 
 @dataclass(slots=True)
 class _Seen:
-    """What this process saw of one account: the last sort of answer, how often in a row, and what it recorded last."""
+    """What this process observed of one account: the last sort of answer, its count in a row, and the last record."""
 
     trouble: Trouble | None = None
     in_a_row: int = 0
@@ -53,7 +53,7 @@ class _Seen:
 
 
 class AccountWatch:
-    """One process's watch over its accounts. What it records is committed behind whoever reports, never before it."""
+    """Watches the accounts of one process. Notes are committed in the background, so no request waits for them."""
 
     def __init__(self, *, store: Store, recorder: Recorder, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -63,7 +63,7 @@ class AccountWatch:
         self._recording: set[asyncio.Task[None]] = set()
 
     def answered(self, account: Account, outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> None:
-        """Take note of one answer to a request, or that none came (Unknown)."""
+        """Note one answer to a request. Unknown means that no answer came."""
         shown = _shown(outcome)
         if shown is None:
             return
@@ -79,7 +79,8 @@ class AccountWatch:
             seen.answered = True
             note = msgspec.structs.replace(note, answered_at=now)
         else:
-            # A credential that worked may be refused for one task alone; one that never did is refused at once.
+            # A provider may refuse a working credential for one task alone. A credential that never worked counts at
+            # once.
             first = trouble is Trouble.CREDENTIAL and not seen.answered
             if seen.in_a_row < IN_A_ROW and not first:
                 return
@@ -97,16 +98,16 @@ class AccountWatch:
         self._record(note, alarms)
 
     def paused(self, account: Account, until: datetime) -> None:
-        """Take note that the account is left alone until then."""
+        """Note that Homing sends nothing for the account until then."""
         seen, now = self._of(account), self._clock()
-        # Requests that were under way together pause it several times.
+        # Concurrent requests can pause the account several times.
         if seen.paused_until is None or until - seen.paused_until >= SAME_PAUSE:
             seen.paused_until = until
             note = AccountNote(provider=account.provider.name, account=account.name, at=now, paused_until=until)
             self._record(note, ())
 
     def out_of_budget(self, account: Account) -> None:
-        """Take note that a poll had to wait, since as many were sent as may be."""
+        """Note that a poll had to wait because the budget was used up."""
         seen, now = self._of(account), self._clock()
         if seen.waited_at is None or now - seen.waited_at >= REPEATED:
             seen.waited_at = now
@@ -114,12 +115,12 @@ class AccountWatch:
             self._record(note, ())
 
     async def state(self, provider: str, account: str) -> AccountState | None:
-        """Return what is known of an account, whichever process noticed it; None before anything was."""
+        """Return the recorded state of an account, from any process. None means that nothing is recorded."""
         states = await self._store.accounts.states()
         return next((one for one in states if (one.provider, one.account) == (provider, account)), None)
 
     async def close(self) -> None:
-        """Wait until all that was noticed is recorded, or could not be."""
+        """Wait until each note is recorded, or has failed to be recorded."""
         await asyncio.gather(*self._recording)
 
     def _of(self, account: Account) -> _Seen:
@@ -134,17 +135,20 @@ class AccountWatch:
         try:
             await self._recorder.apply(RecordChange(Change(result=None, account=note, alarms=alarms)))
         except HomingError:
-            # The database says so elsewhere; the next answer is noted again.
+            # Other code reports the database error. The next answer is noted again.
             if note is not None:
                 seen = self._seen[note.provider, note.account]
                 seen.recorded_at = seen.paused_until = seen.waited_at = None
 
 
 def _shown(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> tuple[Trouble | None, str] | None:
-    """Return what an answer shows of its account: trouble and why, or no trouble; None where it shows nothing."""
+    """Return the trouble that an answer shows and the reason.
+
+    Return (None, "") if the answer shows no trouble, and None if it shows nothing about the account.
+    """
     if isinstance(outcome, BadCredential):
         return Trouble.CREDENTIAL, CREDENTIAL_REFUSED
     if isinstance(outcome, Unknown):
         return Trouble.UNREADABLE if outcome.unreadable else Trouble.OUTAGE, outcome.why
-    # A refusal for now, or of a call, shows nothing.
+    # A temporary refusal, or the refusal of one call, shows nothing about the account.
     return (None, "") if isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple) else None

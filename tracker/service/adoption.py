@@ -1,4 +1,4 @@
-"""Tasks that somebody else submits: expected before, adopted after, or found at the provider."""
+"""Tasks that Homing does not submit: expected before, adopted after, or found at the provider."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ class Adoption:
         self._absent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
     async def expect(self, request: TrackRequest) -> Expected:
-        """Record a task that is about to be submitted. Raises Conflict where a row has its external ID."""
+        """Record a task before its client submits it. Raises Conflict if a row has its external ID."""
         task = self._row(request)
         written = await self._recorder.apply(RecordExpected(task=task))
         return Expected(task=written, callback_url=self._callback_urls.of_task(written))
@@ -76,7 +76,7 @@ class Adoption:
     async def found(
         self, caller: ClientIdentity, account: Account, ref: str, *, kind: str | None = None
     ) -> Task | None:
-        """Return the caller's task of this ID; of whatever kind where None."""
+        """Return the client's task with this ID. If ``kind`` is None, any kind matches."""
         if identifier(ref) is None:
             raise NotFound("no such task")
         client = None if caller.sees_all else caller.name
@@ -122,7 +122,7 @@ class Adoption:
     async def take(self, request: TrackRequest, found: Found) -> Task:
         """Record a task that the provider has just confirmed, with its report.
 
-        Returns the row that waits for it where there is one, whoever its client is.
+        If a row already waits for this task, return that row, whichever client it belongs to.
         """
         task = self._row(request, found)
         work: Work[Task] = RecordConfirmed(task=task, named=request.external_id is not None)
@@ -134,7 +134,7 @@ class Adoption:
         return answer.task
 
     async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
-        """Attach the provider ID that the task's owner named, and poll at once to confirm it.
+        """Attach the provider ID from the task's owner, and poll at once to confirm it.
 
         Without a credential Homing cannot poll, and accepts the ID unconfirmed. Raises Conflict if the task has another
         provider ID, or another task has this one.
@@ -150,7 +150,10 @@ class Adoption:
         return (await self._poller.poll(attached, account)).task if confirmable else attached
 
     async def resolve(self, caller: ClientIdentity, task: Task, account: Account, status: Status, note: str) -> Task:
-        """Record a manual resolution, and who made it. Raises Conflict where the provider proved something stronger."""
+        """Record a manual resolution and its author.
+
+        Raises Conflict if a stronger report of the provider contradicts it.
+        """
         work = Resolve(
             task_id=task.id,
             status=status,
@@ -194,7 +197,7 @@ class Adoption:
         return begun(task, now=now, rules=self._rules)
 
     def _remember_absent(self, key: tuple[str, str, str]) -> None:
-        """Remember an id for a while: a client that polls nobody's id must not become a stream of requests."""
+        """Remember an absent ID for a while, so that polls for an unknown ID do not cause a stream of requests."""
         self._absent[key] = self._monotonic() + ABSENT_FOR.total_seconds()
         self._absent.move_to_end(key)
         while len(self._absent) > ABSENT_BOUND:

@@ -11,12 +11,12 @@ from typing import Final
 from tracker.errors import Overloaded, TooMany
 
 WINDOW: Final = timedelta(minutes=1)
-# What may be taken at once after a pause.
+# The part of a minute's requests that the loops may send at once after a pause.
 LOOPS_BURST: Final = 1 / 4
-# The share of all clients. A client that polls many tasks at once may use its whole minute at once.
+# The share of all clients together. A client that polls many tasks at once may use its whole minute at once.
 CLIENTS_SHARE: Final = 1 / 3
 CLIENTS_BURST: Final = 1.0
-# What one client may take of that at most, where it may take more by its own bound: another one always finds some.
+# The largest part of that share for one client, even if its own limit is higher. So other clients always get some.
 ONE_CLIENTS_SHARE: Final = 3 / 4
 # Orphans always get this part of all requests, and more only while this part of the burst is left for tasks.
 ORPHANS_SHARE: Final = 1 / 10
@@ -24,9 +24,9 @@ LEFT_FOR_TASKS: Final = 1 / 2
 
 
 class Bucket:
-    """Tokens that come back at ``rate`` a minute, ``burst`` minutes' worth at most, and at least one.
+    """Tokens that refill at ``rate`` a minute. It holds ``burst`` minutes of tokens, and at least one token.
 
-    It may be spent below zero: then it takes longer until something can be taken again.
+    The level may fall below zero. Then the next tokens take longer.
     """
 
     def __init__(self, now: datetime, rate: Callable[[], float], burst: float) -> None:
@@ -40,9 +40,9 @@ class Bucket:
         return max(self._rate() * self._burst, 1.0)
 
     def wait(self, now: datetime, count: int = 1) -> timedelta | None:
-        """Return how long until ``count`` may be taken, None where they may be taken now.
+        """Return how long until ``count`` tokens are available, or None if they are available now.
 
-        A full bucket gives more than it holds: the rest is paid back before anything else is taken.
+        A full bucket grants more tokens than it holds. It must recover the difference before it grants another token.
         """
         elapsed = max(now - self._at, timedelta())
         self._left = min(self._most, self._left + elapsed / WINDOW * self._rate())
@@ -51,7 +51,7 @@ class Bucket:
         return None if lacking <= 0 else lacking / self._rate() * WINDOW
 
     def level(self, now: datetime) -> float:
-        """Return how full it is, 1 at most."""
+        """Return the fill level, at most 1."""
         self.wait(now)
         return self._left / self._most
 
@@ -60,10 +60,10 @@ class Bucket:
 
 
 class Budget:
-    """At most our ``share`` of ``per_minute`` requests a minute, a quarter of them at once.
+    """Allows at most ``share`` of ``per_minute`` requests a minute, and a quarter of them at once.
 
-    Of these a third for all clients together, and at least a tenth for orphans. One client may take our share of
-    ``client_per_minute``, and three quarters of what is for clients at most.
+    All clients together get a third of these requests, and orphans at least a tenth. One client may take this process's
+    share of ``client_per_minute``, and at most three quarters of the part for clients.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Budget:
         self._by_client: dict[str, Bucket] = {}
 
     def follow(self, share: Callable[[], float]) -> None:
-        """Take what part of all requests is ours from now on; see ``Membership``."""
+        """Use ``share`` as this process's part of all requests from now on. See ``Membership``."""
         self._share = share
 
     def take(self, now: datetime) -> timedelta | None:
@@ -106,7 +106,7 @@ class Budget:
         return self._is_ample(now) or self._orphans.wait(now) is None
 
     def take_for_orphan(self, now: datetime) -> bool:
-        """Take a request about an orphan: from what tasks leave, else from the share that orphans always have."""
+        """Take a request about an orphan, from the rest that tasks leave, or else from the share of orphans."""
         if not self.has_for_orphan(now):
             return False
         if not self._is_ample(now):
@@ -118,7 +118,7 @@ class Budget:
         return self._all.level(now) >= LEFT_FOR_TASKS and self._all.wait(now) is None
 
     def take_for(self, client: str, now: datetime, count: int = 1) -> None:
-        """Take requests for a client, all or none. Raises TooMany or Overloaded, which say when to come again."""
+        """Take requests for a client, all or none. Raises TooMany or Overloaded, which contain the time to wait."""
         if count == 0:
             return
         own = self._by_client.get(client)

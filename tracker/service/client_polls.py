@@ -47,7 +47,7 @@ class ClientPolls:
         asking = self._asking.get(task.id)
         if asking is None:
             if self._is_fresh(task):
-                return task, self._said.get(task.id, "asked a moment ago; this is what came of it")
+                return task, self._said.get(task.id, "polled a moment ago; this is the recorded result")
             self._budget.take_for(caller.name, self._clock())
             asking = asyncio.create_task(self._ask(caller, task, account))
             self._asking[task.id] = asking
@@ -72,9 +72,9 @@ class ClientPolls:
         return await self._adoption.adopt(request, provider_task_id)
 
     async def fetch(self, caller: ClientIdentity, account: Account, kind: Kind, ref: str) -> Task:
-        """Find a task of a kind, or ask the provider once and adopt it. Raises NotFound where neither knows it."""
+        """Return a task of a kind. If it has no row, query the provider once and adopt it. Raises NotFound."""
         task = await self._adoption.found(caller, account, ref, kind=kind.name)
-        # Where another kind has it, asking the provider would not help.
+        # If the row has another kind, a query to the provider would not help.
         if task is None and await self._adoption.found(caller, account, ref) is None:
             task = await self.adopt(TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH), ref)
         if task is None or task.kind != kind.name:
@@ -84,7 +84,10 @@ class ClientPolls:
     async def fetch_many(
         self, caller: ClientIdentity, account: Account, kind: Kind, refs: Sequence[str]
     ) -> Sequence[Task]:
-        """Find tasks of any kind, and ask the provider about all others or about none; leave out what nobody knows."""
+        """Return the tasks of any kind that ``refs`` name, without those that do not exist.
+
+        Query the provider about all references without a row. If the budget is too small for all of them, query none.
+        """
         request = TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH)
         found: dict[str, Task] = {}
         unknown: list[str] = []
@@ -107,7 +110,7 @@ class ClientPolls:
         return [found[ref] for ref in refs if ref in found]
 
     async def close(self) -> None:
-        """End what nobody waits for any more."""
+        """Cancel all running polls."""
         for asking in self._asking.values():
             asking.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
@@ -115,7 +118,7 @@ class ClientPolls:
     def _asked(self, task_id: str, asking: asyncio.Task[PollAnswer]) -> None:
         del self._asking[task_id]
         if not asking.cancelled():
-            # Whoever waited has it; where nobody does, it must not be reported as forgotten.
+            # The waiting requests have the error. If none waits, asyncio must not report the error as never retrieved.
             asking.exception()
 
     async def _ask(self, caller: ClientIdentity, task: Task, account: Account) -> PollAnswer:

@@ -1,9 +1,9 @@
-"""External ids that a restored database makes again: a keyed hash over whose task it is and what is wanted.
+"""External IDs that Homing can derive again after a restore: a keyed hash of the client and of the request.
 
-Where a client names its submit, the provider gets an id that follows from that name. If the database comes back from a
-backup, and the client sends the same again, the provider gets the same id and refuses it: the task that was forgotten
-is found instead of made and charged again. The key is a secret of this installation, kept in the database and therefore
-part of every backup, so that two installations at one account never meet.
+If a client names its submission, Homing derives the provider's external ID from that name. After a restore from a
+backup, the client may send the same request again. The provider then gets the same ID and refuses it. Homing finds the
+forgotten task, instead of creating it and paying for it again. The key is a secret of this installation. It is in the
+database and therefore in every backup. So two installations that share an account never derive equal IDs.
 """
 
 import hashlib
@@ -21,30 +21,36 @@ SECRET_BYTES: Final = 32
 
 
 class ExternalIds:
-    """The external IDs that a provider gets, by generation: 0, and one more for each deliberate repeat of a submit."""
+    """External IDs for the provider.
+
+    The generation starts at 0 and grows with each deliberate repeat of a submission.
+    """
 
     def __init__(self, store: Store, *, random_bytes: RandomBytes = secrets.token_bytes) -> None:
         self._store = store
         self._random_bytes = random_bytes
 
     async def open(self) -> None:
-        """Make the secret of this installation where there is none, so that every backup has it."""
+        """Create the secret of this installation if it does not exist, so that every backup has it."""
         await self._secret()
 
     async def of(self, task: Task, generation: int) -> str:
-        """Return the external id of a named submit: letters and digits, 28 of them, as task ids have."""
+        """Return the external ID of a named submission: 28 letters and digits, as in task IDs."""
         return external_id(await self._secret(), task, generation)
 
     async def first_generation(self, task: Task) -> int:
-        """Return the generation of a submit whose name no row has: later than those of rows that retention deleted."""
+        """Return the generation of a submission whose name no row has.
+
+        It is later than the generations of rows that retention deleted.
+        """
         forgotten = await self._store.retention.deleted_task(task.provider, task.account, await self.of(task, 0))
         return 0 if forgotten is None else await self.next_generation(task, 1)
 
     async def next_generation(self, task: Task, generation: int) -> int:
-        """Return a generation from ``generation`` on whose id no row has and no deleted row had.
+        """Return a generation from ``generation`` on. No row has its external ID, and no deleted row had it.
 
-        Generations are used one after another, so the search doubles its steps: a name that was refused ten thousand
-        times costs a few dozen ids.
+        Generations are used in sequence, so the search doubles its steps. A name that was refused ten thousand times
+        costs a few dozen IDs.
         """
         used, step = generation - 1, 1
         while await self._is_used(task, generation):
@@ -65,7 +71,7 @@ class ExternalIds:
 
 
 def external_id(secret: bytes, task: Task, generation: int) -> str:
-    """Hash a submit into an external ID: all that makes two submits differ; it cannot be read back."""
+    """Hash everything that distinguishes two submissions into an external ID. The hash cannot be reversed."""
     parts = (
         *(task.provider, task.account, task.kind, task.client),
         *(task.external_id, task.idempotency_key, task.request_hash),

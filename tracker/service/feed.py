@@ -24,13 +24,13 @@ PACE: Final = timedelta(milliseconds=10)
 MUCH: Final = 40
 SLOWER: Final = timedelta(milliseconds=40)
 FEED_SCAN_INTERVAL: Final = timedelta(seconds=1)
-# How much is kept in memory for readers that are a little behind; the others read from the database.
+# The number of events in memory for readers that lag a little. Other readers query the database.
 KEPT: Final = 2_000
 PAGE: Final = 500
 
 
 class Events(Protocol):
-    """Where events are read from; ``tracker.storage`` has it."""
+    """The source of the events, which ``tracker.storage`` implements."""
 
     async def read(self, *, after: int, limit: int) -> Sequence[Found]: ...
 
@@ -42,10 +42,10 @@ class Events(Protocol):
 
 
 class Notices(Protocol):
-    """How processes that share a database notify each other that something was committed."""
+    """Notices between processes that share a database. Each says that something was committed."""
 
     async def listen(self, noticed: Callable[[], None]) -> None:
-        """Call ``noticed`` for each notice of another process, until cancelled; raises where that cannot be."""
+        """Call ``noticed`` for each notice of another process, until cancelled. Raises an error if it cannot listen."""
 
     async def announce(self) -> None: ...
 
@@ -53,9 +53,9 @@ class Notices(Protocol):
 
 
 class Feed:
-    """The events of one database. ``open`` starts the reader, ``close`` ends it and every waiting.
+    """The events of one database. ``open`` starts the reader. ``close`` stops it and ends every wait.
 
-    A reader keeps a cursor: ``read`` what is after it, then wait until there is more ``beyond`` it.
+    A reader keeps a cursor. It calls ``read`` for the events after the cursor, then ``beyond`` to wait for more.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Feed:
         )
         self._announcing = Failures(log, "other processes cannot be notified", "other processes are notified again")
         self._dismissed = False
-        # How often everything was forgotten, and whether it is still to be found out where to go on.
+        # The number of restarts, and whether the reader must still find its new position.
         self._restarts = 0
         self._lost = False
 
@@ -105,7 +105,7 @@ class Feed:
             await self._notices.close()
 
     def dismiss(self) -> None:
-        """Let everybody go who waits, and let nobody wait any more: the server that they ask is about to end."""
+        """Release all waiters and refuse new ones, because the server is about to stop."""
         self._dismissed = True
         self._wake_all()
 
@@ -115,7 +115,7 @@ class Feed:
 
     @property
     def waiting(self) -> int:
-        """How many wait for something now."""
+        """The number of current waiters."""
         return self._waiting
 
     @property
@@ -124,15 +124,15 @@ class Feed:
         return self._latest
 
     async def now(self) -> int:
-        """Return the cursor behind everything that is committed."""
+        """Return the cursor of the last committed event."""
         return await self._events.latest()
 
     async def horizon(self) -> int:
-        """Return the cursor before which events have been deleted: a reader that stopped before it missed something."""
+        """Return the cursor before which events have been deleted. A reader with an earlier cursor missed events."""
         return await self._events.horizon()
 
     async def given(self) -> int:
-        """Return the greatest cursor that may have been given, whether or not an event was committed there."""
+        """Return the greatest cursor that may have been assigned, even if no event was committed there."""
         return await self._events.given()
 
     def start_over(self) -> None:
@@ -174,7 +174,7 @@ class Feed:
     async def watching(self, task_id: str) -> AsyncIterator[asyncio.Event]:
         """Yield an Event that is set when the task may have changed. Read the task only after entering.
 
-        Once the feed is dismissed nothing sets it.
+        After ``dismiss``, nothing sets it.
         """
         changed = asyncio.Event()
         self._of_task.setdefault(task_id, set()).add(changed)
@@ -191,7 +191,7 @@ class Feed:
     async def _wanting(self) -> AsyncIterator[None]:
         self._waiting += 1
         if self._waiting == 1:
-            # What nobody waited for was not read: whoever comes now gets it at once.
+            # Events are not read while nobody waits. The first waiter must get them at once.
             self._read_due.set()
             self._wanted.set()
         try:
@@ -207,7 +207,7 @@ class Feed:
         while True:
             if not self._wanted.is_set():
                 await self._wanted.wait()
-                # Who waits again and again is away for moments.
+                # A client that waits repeatedly is away only for moments.
                 if now() - self._left_at > self.scan_interval.total_seconds():
                     with self._reading.survived():
                         await self._catch_up()
@@ -222,9 +222,9 @@ class Feed:
             await asyncio.sleep((SLOWER if much else PACE).total_seconds())
 
     async def _catch_up(self) -> None:
-        """Pass over what nobody waited for, where that is much or not whole any more.
+        """Skip the events that arrived without a waiter, if they are many or incomplete.
 
-        Who wants it reads it from the database, and learns there that something is gone.
+        A reader that wants them queries the database. There it also learns whether events are gone.
         """
         newest = await self._events.latest()
         if newest - self._latest > KEPT or await self._events.horizon() > self._latest:
@@ -268,7 +268,7 @@ class Feed:
             await asyncio.sleep(self.scan_interval.total_seconds())
 
     def _noticed(self) -> None:
-        # Listening ends only by a failure, so the first notice is what shows that it works.
+        # Listening ends only with a failure, so the first notice shows that it works.
         self._listening.note("")
         self._read_due.set()
 

@@ -1,4 +1,4 @@
-"""Accepting create requests: the row first, one submission per row, and never a second row for the same request."""
+"""Accepts create requests: the row first, one submission per row, and never a second row for the same request."""
 
 import asyncio
 import json
@@ -31,31 +31,32 @@ from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
 from tracker.storage.store import Store
 
-# What two equal submits of a client have in common.
+# The key that equal submissions of one client share.
 BodyKey = tuple[str, str | None]
-# A heartbeat counts as later than a request only by more than the replicas' clocks may be apart.
+# The replicas' clocks may differ by this much. A heartbeat is later than a request only by a larger difference.
 CLOCKS_APART: Final = timedelta(seconds=0.5)
 LOOK_AGAIN: Final = timedelta(seconds=0.1)
-# How many rows may or may not exist before nothing more is recorded: a full disk must not fill the memory too.
+# The limit of rows with an unknown commit result. Beyond it, Homing records nothing, to protect the memory.
 MOST_UNSURE: Final = 200
 UNSENT: Final = "the database did not confirm that the request was recorded, so nothing was sent. Try again later"
 FULL: Final = "too many large requests wait for the provider's answer. Nothing was sent; try again later"
-# Whoever has been silent for so long is gone, also where nobody is left to say so.
+# A process that is silent for so long is gone, even if no other process can confirm it.
 LONG_SILENT: Final = timedelta(seconds=15)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Client:
-    """The client of a request on its way in: which row it got, once that is known, and whether it left."""
+    """The client of a request in progress: the ID of its row, once it is known, and whether the client left."""
 
     row_id: str | None = None
     left: bool = False
 
 
 class Intake:
-    """Holds the submits in flight, so that a re-sent one waits for the first, and none is cut short.
+    """Holds the submissions in progress. A repeated request waits for the first one, and no submission is cut short.
 
-    Whose client left without an answer is known here at once, and noted in the row as soon as the database takes it.
+    This process knows at once if a client leaves without an answer. It records this in the row as soon as the database
+    accepts it.
     """
 
     def __init__(
@@ -78,23 +79,26 @@ class Intake:
         self._rules = rules
         self._clock = clock
         self._callbacks = callbacks
-        # Bodies of submits in flight; the places of their requests are given back as soon as a client hangs up.
+        # The bodies of submissions in progress. The slot of a request is free as soon as its client disconnects.
         self._bodies = SharedCapacity(rules.policy.submission_capacity, FULL)
         self._under_way: set[asyncio.Task[Any]] = set()
-        # By client and body: rows whose clients left, while that is not committed yet.
+        # By client and body: rows whose clients left, until this is committed.
         self._left: dict[BodyKey, set[str]] = {}
         # By client and body: rows that may exist although their clients got an error.
         self._unsure: dict[BodyKey, set[str]] = {}
         self._resending: WeakValueDictionary[BodyKey, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
-        """Read the secret that external ids are derived with; the first start makes it, so that every backup has it."""
+        """Load the secret that external IDs are derived from.
+
+        The first start creates it, so that every backup has it.
+        """
         await self._external_ids.open()
 
     async def submit(self, request: SubmitRequest) -> Task:
-        """Record the request, send it, and return its task; see ``Tracker.submit`` for what it raises.
+        """Record the request, send it, and return its task. ``Tracker.submit`` lists the exceptions.
 
-        Both run on by themselves if the caller stops waiting: what is recorded is sent.
+        Both steps continue if the caller stops waiting, because every recorded request is sent.
         """
         task = self._row(request)
         client = _Client()
@@ -109,10 +113,10 @@ class Intake:
             raise
 
     async def _accept(self, request: SubmitRequest, task: Task, client: _Client) -> Task:
-        """Record a request, and send it unless a row has it already."""
+        """Record a request, and send it unless a row already has it."""
         body = json.dumps(request.order.body, ensure_ascii=False).encode()
         with self._bodies.holding(task.client, len(body)):
-            # What is there already is returned all the same: an error would say that nothing was created.
+            # An existing task is returned in any case, because an error would say that nothing was created.
             recording = self._record(task, body, sendable=request.account.credential is not None)
             del body
             try:
@@ -124,7 +128,7 @@ class Intake:
             client.row_id = found.id
             if not decision.send:
                 if client.left:
-                    # It was noted of a row that did not come to be.
+                    # The note was about a row that was never committed.
                     self._returned(_body_key(task), task.id)
                     self._leave(_body_key(task), found.id)
                 sending = self._submission.sending.get(found.id)
@@ -134,23 +138,26 @@ class Intake:
             return await self._submission.first(found, request)
 
     def _withdraw(self, task: Task) -> None:
-        """Reject a row that may or may not be committed: its client gets the error that nothing was sent."""
+        """Reject a row that may or may not be committed. Its client gets the error that nothing was sent."""
         refused = RecordRefused(sent=task, why=UNSENT, now=self._clock(), rules=self._rules)
-        # Its other names have this wait for a commit that is still under way.
+        # With the other names, this work waits for a commit that is still in progress.
         work = RecordLate(outcome=refused, others=request_names(task))
         self._unsure.setdefault(_body_key(task), set()).add(task.id)
         written = partial(_forget, self._unsure, _body_key(task), task.id)
         self._notes.keep(_request_of(task.id), work, written=written)
 
     async def answered(self, task_id: str) -> None:
-        """Note that the answer to a submit is on its way. Returns after the first try; what fails is tried again."""
+        """Record that the answer to a submission is on its way.
+
+        Return after the first try. A failed write is retried.
+        """
         self._notes.keep(_note_of(task_id), NoteAnswered(task_id=task_id, now=self._clock()))
         await self._notes.attempt(_note_of(task_id))
 
     async def abandoned(self, task: Task) -> None:
-        """Note that the client of a submit left without its answer: the same body, sent again, is the same request.
+        """Record that the client of a submission left without its answer. The same body sent again is the same request.
 
-        It is known here at once. Returns after the first try to write it; what fails is tried again.
+        This process knows it at once. Return after the first try to record it. A failed write is retried.
         """
         self._leave(_body_key(task), task.id)
         await self._notes.attempt(_note_of(task.id))
@@ -161,11 +168,14 @@ class Intake:
         self._notes.keep(_note_of(task_id), work, written=partial(self._returned, body_key, task_id))
 
     def _returned(self, body_key: BodyKey, task_id: str) -> None:
-        """Forget that a client left: the row says so, or the client came back for it."""
+        """Forget that a client left, because the row has it recorded or the client came back."""
         _forget(self._left, body_key, task_id)
 
     async def finish(self) -> None:
-        """Wait for the submits in flight, each of which ends by its own deadline, and write the last notes."""
+        """Wait for the submissions in progress, then record the last notes.
+
+        Each submission ends by its own deadline.
+        """
         if self._under_way:
             await asyncio.wait(self._under_way)
         await self._notes.close()
@@ -214,7 +224,8 @@ class Intake:
             raise StoreUnavailable(UNSENT, retry_after=RETRY_LATER)
         if not self._left.get(body_key):
             return await self._decide(task, body, sendable=sendable)
-        # A client has left an equal submit, and its row does not say so yet. Each re-sent one takes one such row.
+        # A client left an equal submission, and its row does not have this yet. Each repeated request takes one such
+        # row.
         async with self._resending.setdefault(body_key, asyncio.Lock()):
             for task_id in list(self._left.get(body_key, ())):
                 await self._notes.drop(_note_of(task_id))
@@ -227,8 +238,8 @@ class Intake:
                     self._leave(body_key, task_id)
 
     async def _decide(self, task: Task, body: bytes, *, sendable: bool) -> SubmitDecision:
-        """Record the request once it is known which other processes live, under an external ID that no row has."""
-        # The one process that serves a file knows that no other lives.
+        """Record the request once the living processes are known. Use an external ID that no row has."""
+        # A process that serves a file alone knows that no other process lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_body_key(task), ()))
         named = is_named(task)
@@ -249,12 +260,12 @@ class Intake:
             gone[decision.undecided] = await self._is_gone(decision.undecided, since=task.created_at)
 
     async def _is_gone(self, owner: str, *, since: datetime) -> bool:
-        """Wait until it is known whether a process was alive after ``since``, when a client sent something again."""
+        """Wait until it is known whether a process was alive after ``since``, the time of a repeated request."""
         waited = Deadline(self._submission.monotonic, LONG_SILENT)
         while (seen := await self._store.servers.last_seen(owner)) is not None:
             if seen > since + CLOCKS_APART:
                 return False
-            # Also where the clock was set meanwhile: a heartbeat that comes is later than the request by then.
+            # This works even if the clock was set: a new heartbeat is later than the request by then.
             if self._clock() - seen > LONG_SILENT or waited.left <= timedelta():
                 break
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
@@ -263,7 +274,7 @@ class Intake:
     def _accepted(self, accepting: asyncio.Task[Any]) -> None:
         self._under_way.discard(accepting)
         if not accepting.cancelled():
-            # Whoever waited has it; where nobody does, it must not be reported as forgotten.
+            # The waiting requests have the error. If none waits, asyncio must not report the error as never retrieved.
             accepting.exception()
 
 

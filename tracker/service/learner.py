@@ -1,4 +1,4 @@
-"""Keeps what the schedule has learned up to date. Every process learns the same from one database."""
+"""Keeps the learned schedule up to date. Every process learns the same from one database."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from tracker.storage.store import Store
 
 log = logging.getLogger("homing.learner")
 
-# If more tasks finished since the last time, only the newest are read: they teach as much as all.
+# If more tasks finished since the last time, only the newest are read. Their number is enough to learn from.
 MAX_COMPLETIONS: Final = 2_000
 
 

@@ -1,7 +1,7 @@
-"""Lookups by external id: where they are proven to work, and when to find out.
+"""Lookups by external ID: for which URLs they are proven to work, and when to test them.
 
-Only one thing proves them: a query whose key was our external id, at this address and for this kind, was answered with
-the task. A reply that repeats our id proves nothing: a gateway may repeat what it was sent and rename it upstream.
+Only one result proves them. Homing queries by its own external ID at this URL and for this kind, and the answer is that
+task. A reply that repeats the ID proves nothing, because a gateway may echo its input and rename it upstream.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tracker.providers.base import Account
 from tracker.rules.schedule import Policy
 from tracker.storage.store import Store
 
-# Databases of earlier versions hold "lookup by external id", which an echo in any reply was enough for.
+# Databases of earlier versions hold "lookup by external id". An echo in any reply was enough for it.
 FOUND_BY_EXTERNAL_ID: Final = "task found by external id"
 # Test a capability again after this time, because a gateway may change its backend.
 TRUSTED_FOR: Final = timedelta(days=1)
@@ -23,7 +23,7 @@ Purpose = Literal["plan", "ask", "search"]
 
 
 class Lookups:
-    """What is known about lookups by external id, per address and kind of task."""
+    """What is known about lookups by external ID, per URL and kind of task."""
 
     def __init__(self, *, store: Store, policy: Policy, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class Lookups:
         self._turns: dict[tuple[Purpose, str, str], tuple[datetime, timedelta]] = {}
 
     async def proven(self, account: Account, kind: str) -> bool:
-        """Return whether a lookup by external id found its task at the address, for the kind."""
+        """Return whether a lookup by external ID found its task at the URL, for the kind."""
         seen = await self._store.accounts.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         return seen is not None and seen[0]
 
@@ -58,7 +58,7 @@ class Lookups:
 
 
 def can_prove(task: Task) -> bool:
-    """Return whether a lookup of the task can prove anything: we sent its external id, and the provider has it."""
+    """Return whether a lookup of the task can prove anything: Homing sent its external ID, and the provider has it."""
     return (
         task.attempts > 0
         and task.sent_external_id is not None
@@ -68,5 +68,5 @@ def can_prove(task: Task) -> bool:
 
 
 def lookup_seen(account: Account, kind: str, at: datetime, *, found: bool) -> Seen:
-    """Record the result of a lookup by external id of a task that the provider has."""
+    """Return the result of a lookup by external ID, for a task that the provider has."""
     return Seen(base_url=account.base_url, kind=kind, name=FOUND_BY_EXTERNAL_ID, present=found, at=at)

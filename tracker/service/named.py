@@ -32,7 +32,7 @@ def submitted_kind(account: Account, kind: str) -> Kind:
 
 
 def bounded(value: str, name: str) -> str:
-    """Return an id from a caller, or raise InvalidRequest naming its field."""
+    """Return an ID from a client. Raises InvalidRequest with the name of its field."""
     checked = identifier(value)
     if checked is None:
         raise InvalidRequest(f"{name}: 1 to 200 printable characters")
@@ -40,14 +40,14 @@ def bounded(value: str, name: str) -> str:
 
 
 def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Return a caller's tags without repeats, or raise InvalidRequest."""
+    """Return a client's tags without repeats. Raises InvalidRequest."""
     if len(tags) > TAGS or any(identifier(tag) is None for tag in tags):
         raise InvalidRequest(f"tags: at most {TAGS}, each of 1 to 200 printable characters")
     return tuple(dict.fromkeys(tags))
 
 
 def own_tasks(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:
-    """Narrow a filter to the tasks that the client may see. Raises InvalidRequest for those of another client."""
+    """Narrow a filter to the tasks that the client may see. Raises InvalidRequest if it names another client."""
     if caller.sees_all:
         return wanted
     if wanted.client not in {None, caller.name}:

@@ -1,7 +1,7 @@
-"""Notes: what this process knows and must write down, tried again until it is committed or the process ends.
+"""Notes: facts that this process must still record. It retries each until it is committed or the process ends.
 
-A submit's outcome, and whether its client left or was answered, are known only here until they are written. A database
-that is locked, full or away for a while must not make the process forget them.
+Only this process knows the outcome of a submission until it is recorded, and whether the client left or got its answer.
+It must not forget them while the database is locked, full or unreachable.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = logging.getLogger("homing.notes")
 
 FIRST_PAUSE: Final = timedelta(seconds=0.1)
 LONGEST_PAUSE: Final = timedelta(seconds=2)
-# For a piece that fails by itself, at a database that takes others.
+# The pause for a piece that fails on its own while the database accepts others.
 UNWRITABLE_PAUSE: Final = timedelta(minutes=1)
 
 
@@ -27,13 +27,13 @@ UNWRITABLE_PAUSE: Final = timedelta(minutes=1)
 class _Note:
     work: Work[Any]
     written: Callable[[], None]
-    # One attempt at a time, so that whoever drops a note knows what became of it.
+    # One attempt at a time, so that ``drop`` knows the result.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unwritable: bool = False
 
 
 class Notes:
-    """Pieces of work by name. They live in memory; there are as many as submits were in flight when writing failed."""
+    """Pieces of work by name, in memory. There is one for each submission in progress when a write failed."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -41,9 +41,9 @@ class Notes:
         self._trying: set[asyncio.Task[None]] = set()
 
     def keep(self, name: str, work: Work[Any], *, written: Callable[[], None] = lambda: None) -> None:
-        """Remember a piece from now on, and write it in the background; it replaces an earlier one of its name.
+        """Keep a piece of work, and record it in the background. It replaces an earlier piece with the same name.
 
-        ``written`` is called once it is committed.
+        ``written`` is called after the commit.
         """
         if (note := self._pending.get(name)) is not None:
             note.work, note.written = work, written
@@ -54,7 +54,7 @@ class Notes:
         trying.add_done_callback(self._trying.discard)
 
     async def attempt(self, name: str) -> bool:
-        """Try to write a piece now; return False where the database cannot take it yet."""
+        """Try to record a piece now. Return False if the database cannot accept it yet."""
         note = self._pending.get(name)
         if note is None:
             return True
@@ -65,32 +65,32 @@ class Notes:
             try:
                 await self._recorder.apply(work)
             except CallerError:
-                # What it was about is gone.
+                # The row that the note is about no longer exists.
                 pass
             except OurError as error:
                 note.unwritable = not isinstance(error, StoreUnavailable | Overloaded)
                 return False
-            # It may have been dropped or replaced while this was written.
+            # The note may have been dropped or replaced during the write.
             if note.work is work and self._pending.get(name) is note:
                 del self._pending[name]
                 written()
             return True
 
     async def drop(self, name: str) -> None:
-        """Stop trying to write a piece; when this returns it is committed, or will not be."""
+        """Stop trying to record a piece. When this returns, the piece is committed or never will be."""
         note = self._pending.pop(name, None)
         if note is not None:
             async with note.lock:
                 return
 
     async def flush(self) -> None:
-        """Try everything that is pending. Raises StoreUnavailable where the database cannot take it now."""
+        """Try to record every pending piece. Raises StoreUnavailable if the database cannot accept them now."""
         await asyncio.gather(*(self.attempt(name) for name in list(self._pending)))
         if any(not note.unwritable for note in self._pending.values()):
             raise StoreUnavailable("the outcomes of earlier submissions cannot be recorded. Try again later")
 
     async def close(self) -> None:
-        """Try everything once more, and give up what cannot be written now."""
+        """Try each piece once more, and drop a piece that cannot be recorded now."""
         await asyncio.gather(*(self.attempt(name) for name in list(self._pending)))
         if self._pending:
             log.warning("the process ends with %d unrecorded notes about submissions", len(self._pending))

@@ -1,4 +1,4 @@
-"""Polling the provider: one task or many at a time, and recording what it says."""
+"""Polls the provider about one task or many, and records the answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,9 +45,9 @@ CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollAnswer:
-    """What came of polling one task, and how many requests it took.
+    """The result of polling one task, and the number of requests.
 
-    ``pause`` is how long its account should be left alone.
+    ``pause`` is how long Homing should send nothing for its account.
     """
 
     task: Task
@@ -74,7 +74,7 @@ class Poll:
 
 
 class Poller:
-    """Polls the provider. Polling and recording are apart, so that one reply can settle many tasks."""
+    """Polls the provider. Polling and recording are separate, so that one reply can update many tasks."""
 
     def __init__(
         self,
@@ -96,9 +96,9 @@ class Poller:
         self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
 
     async def lookups_to_prove(self, account: Account, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Choose the tasks whose poll shall also find out whether lookups work: rarely any, and one for each kind.
+        """Choose the tasks whose poll also tests lookups. There is rarely any, and at most one per kind.
 
-        Where a submit is to be recovered and none of ``tasks`` would do, that is the newest one that the provider has.
+        If a submission needs recovery and none of ``tasks`` can test it, choose the newest task that the provider has.
         """
         chosen = {task.kind: task for task in tasks if can_prove(task)}
         proving = [task for kind, task in chosen.items() if await self.lookups.due(account, kind, "ask")]
@@ -133,7 +133,7 @@ class Poller:
         return replace(await self.record(poll, outcome), requests=2)
 
     async def poll(self, task: Task, account: Account) -> PollAnswer:
-        """Poll one task by the best ID there is, and record the answer."""
+        """Poll one task by the best ID that it has, and record the answer."""
         poll = Poll(task=task, account=account, at=self._clock())
         own = task.provider_task_id or task.sent_external_id
         outcome: PollOutcome | None = None
@@ -149,7 +149,7 @@ class Poller:
     async def _guessed(self, poll: Poll, outcome: PollOutcome | None, guess: PollOutcome) -> PollAnswer:
         """Record the result of a poll by the candidate ID. ``outcome`` is the result of the task's own ID."""
         attached = poll.task.unproven_id_from is IdSource.OWNER
-        # Where the owner named it, the provider may only be late to know the task: the ID is kept.
+        # The provider may know an attached task only later, so the ID that its owner attached is kept.
         if isinstance(guess, Found) or (attached and outcome is None):
             return await self.record(replace(poll, reply_to=ReplyTo.CANDIDATE), guess)
         # Any other answer about a candidate ID does not concern this task.
@@ -158,9 +158,9 @@ class Poller:
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Return whether Homing may poll by the candidate ID.
 
-        Not during a submission, because its reply has the ID. Not if the provider finds tasks by external ID, because
-        that answer is better and an unverified callback may name another task. Homing always polls an ID that the
-        task's owner attached.
+        Homing does not poll by it during a submission, because the reply has the ID. It also does not if the provider
+        finds tasks by external ID. That answer is better, and an unverified callback may name another task. Homing
+        always polls an ID that the task's owner attached.
         """
         if task.candidate_id is None or task.provider_task_id is not None:
             return False
@@ -177,12 +177,12 @@ class Poller:
             return await self.record(
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
-        why = "there is no id to ask by: waiting for its callback, or for its id at the provider"
+        why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
         unanswered = PollResult(why=why, again_at=task.deadline_at, sent=poll.forget, forget=poll.forget)
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
-        """Look a submitted task up by its external id, once, and record it if it is found."""
+        """Look up a submitted task by its external ID, once. Record it if it is found."""
         if task.sent_external_id is None:
             return None
         poll = Poll(task=task, account=account, at=self._clock())
@@ -198,14 +198,14 @@ class Poller:
         external: bool = False,
         within: timedelta | None = None,
     ) -> PollOutcome:
-        """Ask the single query; every failure is an outcome. ``external`` says that the id is one that we gave."""
+        """Send one query, and return every failure as an outcome. ``external`` means that Homing made the ID."""
         call = account.provider.query(kind, task_id)
         time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
         read = partial(account.provider.read_query, task_id=task_id, external=external)
         return await self._answer(account, call, read, within=time)
 
     async def query_many(self, account: Account, tasks: Sequence[Task]) -> ManyOutcome:
-        """Ask about many tasks with one call, by the provider's ids; every failure is an outcome."""
+        """Query many tasks with one call, by the provider's IDs. Return every failure as an outcome."""
         call = account.provider.query_many([task.provider_task_id or "" for task in tasks])
         outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
         if isinstance(outcome, Unsupported):
@@ -214,14 +214,14 @@ class Poller:
         return outcome
 
     async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
-        """Ask for one page of the account's tasks."""
+        """Query one page of the account's tasks."""
         call = account.provider.list_page(kind, page)
         return await self._answer(account, call, account.provider.read_list, within=self._rules.policy.query)
 
     async def _answer(
         self, account: Account, call: Call, read: Callable[[Reply], Outcome], *, within: timedelta
     ) -> Outcome | Unknown:
-        """Send a question and read its answer; the watch over the account takes note of it."""
+        """Send a query and read its answer. The account watch takes note of the answer."""
         outcome: Outcome | Unknown
         try:
             outcome = read(await self._transport.send(account, call, now=self._clock(), within=within))
@@ -231,14 +231,17 @@ class Poller:
         return outcome
 
     async def batches(self, account: Account) -> bool:
-        """Return whether the address takes many ids in one query, as far as it is known."""
+        """Return whether the URL is known to accept many IDs in one query."""
         if account.provider.capabilities.batch_size == 0:
             return False
         seen = await self._store.accounts.capability(account.base_url, "", BATCH_QUERY)
         return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
     async def record(self, poll: Poll, outcome: PollOutcome) -> PollAnswer:
-        """Record one outcome, and what was seen of the address. A task that is gone meanwhile raises NotFound."""
+        """Record one outcome, and the observed capabilities of the URL.
+
+        Raises NotFound if the task no longer exists.
+        """
         account = poll.account
         pause: timedelta | None = None
         match outcome:
@@ -275,7 +278,7 @@ class Poller:
         return await self._record(poll, result, pause=pause)
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> PollAnswer:
-        """Release a claimed task without asking."""
+        """Release a claimed task without a poll."""
         now = self._clock()
         poll = Poll(task=task, account=account, at=now)
         return await self._record(poll, PollResult(why=why, sent=False), pause=until - now)
@@ -298,11 +301,11 @@ class Poller:
 
     async def _missing(self, poll: Poll, missing: Missing) -> PollResult:
         task, account, policy = poll.task, poll.account, self._rules.policy
-        # While the clock may just have been set, nobody knows how long ago an attempt ended: no denial counts.
+        # If the clock may just have been set, the age of an attempt is unknown. Then no denial counts.
         steady = self.clock_settings.steady_for(policy.absence_wait)
         proven = await self.lookups.proven(account, task.kind)
         ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
-        # A provider that refused our id as taken has the task, whatever it says of it now.
+        # A provider that refused the external ID as taken has the task, whatever it answers now.
         absent = proven and task.duplicate_at is None
         unresolved = ours and not absent and task.reason != recovery.UNRESOLVED
         hidden = ours and task.duplicate_at is not None and recovery.is_over(task, poll.at, policy)
@@ -312,7 +315,7 @@ class Poller:
             denial=Denial(at=poll.at, proven=proven, steady=steady) if ours else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
             forget=poll.forget,
-            # It is there and cannot be found: denials prove nothing here, for no task.
+            # The task exists, but the lookup cannot find it. So denials prove nothing here, for any task.
             seen=(lookup_seen(account, task.kind, poll.at, found=False),) if hidden else (),
             failure=_failure(account, "missing", ""),
         )
@@ -331,5 +334,5 @@ def _by_external_id(poll: Poll, outcome: PollOutcome) -> Poll:
 
 
 def _failure(account: Account, sort: str, text: str, *, verdict: Verdict = Verdict.UNANSWERED) -> Failure:
-    """Make what the history says of a poll without an answer. Credentials in ``text`` are masked."""
+    """Return the history entry of a poll without an answer. Credentials in ``text`` are masked."""
     return Failure(sort=sort, verdict=verdict, body=excerpt(text, account.credential).encode())

@@ -41,7 +41,7 @@ class Readiness:
         failing: Callable[[], str | None] = lambda: None,
         patience: timedelta = DATABASE_TIMEOUT,
     ) -> None:
-        """``failing`` returns why the latest batches of requests could not be committed, None where they could."""
+        """``failing`` returns why the latest batches could not be committed, or None if they were committed."""
         self._store = store
         self._clock = clock
         self._failing = failing
@@ -90,7 +90,7 @@ class Readiness:
         return Check(name="database", ok=True, detail="rows can be written")
 
     async def _accounts(self) -> list[Check]:
-        """Return what is wrong with accounts: requests are served all the same."""
+        """Return the problems of accounts. Homing serves requests in spite of them."""
         try:
             states = await self._store.accounts.states()
         except HomingError:

@@ -1,8 +1,8 @@
-"""Group commit: many concurrent pieces of work become one transaction, and only then is everyone answered.
+"""Group commit: concurrent pieces of work share one transaction. Each caller gets its answer after the commit.
 
-The queue is bounded: beyond the bound the load is shed (Overloaded), never queued. A batch that the database cannot
-take for what is in it is bisected until the one bad piece stands alone; a database that is unavailable fails the whole
-batch at once, and nothing of it was committed.
+The queue has a limit. Beyond it, new work gets Overloaded. If a batch fails because of its content, it is bisected
+until the bad piece is alone. If the database is unavailable, the whole batch fails at once, and none of it is
+committed.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ log = logging.getLogger("homing.recorder")
 
 QUEUE_BOUND: Final = 4_096
 BATCH_BOUND: Final = 256
-# How many turns of the event loop a batch waits for more at most: a loop that is flooded makes slow ones.
+# The most turns of the event loop that a batch waits for more work. The turns of an overloaded loop are slow.
 TURNS: Final = 10
 RETRY_AFTER: Final = timedelta(seconds=2)
-# So many batches in a row, the last of them not longer ago: requests fail, whatever a single write may do.
+# After so many failed batches in a row, the last one within ``FAILED_FOR``, requests fail even if one write works.
 FAILURES: Final = 3
 FAILED_FOR: Final = timedelta(seconds=30)
 
 
 class Recorder:
-    """One writer task before one store. ``open`` starts it; ``close`` finishes what is queued.
+    """One writer task for one store. ``open`` starts it. ``close`` commits the queue and stops it.
 
     ``committed`` is called after each batch.
     """
@@ -49,7 +49,7 @@ class Recorder:
         self._queue: asyncio.Queue[Piece | None] = asyncio.Queue(queue_bound)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        # How many batches failed since the last that did not, why the last of them did, and when.
+        # The number of failed batches since the last success, and the reason and time of the last failure.
         self._failures = 0
         self._failure = ""
         self._failed_at = 0.0
@@ -59,7 +59,7 @@ class Recorder:
         self._task = asyncio.create_task(self._run(), name="homing recorder")
 
     async def close(self) -> None:
-        """Commit what is queued, then stop."""
+        """Commit the queue, then stop."""
         if self._task is None:
             return
         self._closing = True
@@ -68,10 +68,10 @@ class Recorder:
         self._task = None
 
     async def apply(self, work: Work[T]) -> T:
-        """Commit one piece, in a transaction shared with whoever else is waiting, and return its result.
+        """Commit one piece in a transaction that it shares with other waiting pieces. Return its result.
 
-        Raises the CallerError that its decision raised, StoreUnavailable or Overloaded; then nothing of it was
-        committed. Once queued it is committed even if the caller stops waiting.
+        Raises the CallerError of its decision, StoreUnavailable or Overloaded. Then nothing of the piece is committed.
+        A queued piece is committed even if the caller stops waiting.
         """
         if self._closing or self._task is None:
             raise StoreUnavailable("the recorder is not running", retry_after=RETRY_AFTER)
@@ -87,7 +87,7 @@ class Recorder:
 
     @property
     def trouble(self) -> str | None:
-        """Why no batch can be committed, None where the latest ones could, or nobody has tried lately."""
+        """Why no batch can be committed. None if the latest batches succeeded, or if there was none lately."""
         if self._task is None or self._failures < FAILURES:
             return None
         silence = self._task.get_loop().time() - self._failed_at
@@ -98,7 +98,7 @@ class Recorder:
         async with asyncio.TaskGroup() as committing:
             last = False
             while not last:
-                # What comes meanwhile goes along.
+                # Work that arrives during the wait joins the batch.
                 await room.acquire()
                 batch, last = await self._gathered()
                 if batch:
@@ -108,7 +108,8 @@ class Recorder:
         """Return the next batch, and whether it is the last."""
         batch: list[Piece] = []
         item = await self._queue.get()
-        # What arrives in this moment comes along: a batch of one costs hardly less than one of ten.
+        # Work that arrives at this moment joins the batch, because a batch of one costs almost as much as a batch of
+        # ten.
         seen = -1
         for _ in range(TURNS):
             if not seen < (waiting := self._queue.qsize()) < self._batch_bound:
@@ -130,7 +131,7 @@ class Recorder:
                 self._failures += 1
                 self._failure, self._failed_at = error.detail, asyncio.get_running_loop().time()
             _answer_all(batch, type(error)(error.detail, retry_after=RETRY_AFTER))
-        except Exception as error:  # noqa: BLE001 - one bad piece must fail neither its neighbours nor this loop
+        except Exception as error:  # noqa: BLE001 - one bad piece must not fail the other pieces or this loop
             if len(batch) == 1:
                 log.error("a request cannot be recorded: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
                 _answer_all(

@@ -1,4 +1,4 @@
-"""What every loop needs: a pause that ends when the loop is stopped, and failures that are survived and logged once."""
+"""Tools for every loop: a pause that ends when the loop stops, and failures that are logged once."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from tracker.errors import HomingError
 
 
 async def pause(stop: asyncio.Event, duration: timedelta) -> bool:
-    """Wait for ``duration``, or until ``stop``; return whether to stop."""
+    """Wait for ``duration``, or until ``stop``. Return whether to stop."""
     try:
         async with asyncio.timeout(duration.total_seconds()):
             await stop.wait()
@@ -20,7 +20,7 @@ async def pause(stop: asyncio.Event, duration: timedelta) -> bool:
 
 
 class Failures:
-    """The failures of one repeated action: a warning when it begins to fail, fails otherwise, or works again.
+    """The failures of one repeated action. It logs when the action fails, fails for another reason, or works again.
 
     ``failing`` and ``working`` are the sentences of the log: "retention cannot work" and "retention works again".
     ``working`` is empty if the end of the action does not show that it works.
@@ -34,7 +34,7 @@ class Failures:
 
     @contextmanager
     def survived(self) -> Iterator[None]:
-        """Let no exception of the body out. An exception that is not Homing's is named by its type alone."""
+        """Suppress every exception of the body. Log a foreign exception by its type alone."""
         reason = ""
         try:
             yield
@@ -46,7 +46,7 @@ class Failures:
         self.note(reason)
 
     def note(self, reason: str) -> None:
-        """Log a change of the reason; empty where the action worked."""
+        """Log a change of the reason. An empty reason means that the action worked."""
         if reason and reason != self._reason:
             self._log.warning("%s: %s", self._failing, reason)
         elif self._reason and not reason and self._working:

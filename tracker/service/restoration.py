@@ -1,7 +1,7 @@
-"""Starting over when the database came back in another state: a failover that lost commits, a restored backup.
+"""Starts over when the database returns in another state, after a failover that lost commits or a restored backup.
 
-The store notices it, and has let the event numbers continue where none was given before. What this process remembers is
-of a past that the database does not have any more: it is dropped here, and read again.
+The store detects this, and continues the event numbers after all earlier ones. This process then drops its memory of
+the lost state, and reads the database again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 
 AGAIN: Final = timedelta(seconds=1)
-# Alarms are counted by provider; this one is nobody else's.
+# Alarms are counted by provider. This alarm belongs to no provider.
 OURS: Final = "homing"
 DETAIL: Final = (
     "another database server answers, or the database was restored: the latest commits may be lost, "
@@ -29,7 +29,7 @@ DETAIL: Final = (
 
 
 class Restoration:
-    """Drops what a process remembers of a database, each time that this is in another state, until it is closed."""
+    """Drops the process's memory of a database each time that the database returns in another state, until closed."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Restoration:
         restoring.add_done_callback(self._restoring.discard)
 
     async def _restore(self) -> None:
-        """Keep the secrets that are in use, and raise the alarm; again and again where the database is away."""
+        """Record the secrets in use again, and raise the alarm. Retry while the database is unavailable."""
         while True:
             with suppress(HomingError):
                 await self._store.secrets.record_again()

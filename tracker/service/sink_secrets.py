@@ -1,7 +1,7 @@
-"""The secrets that webhooks to sinks, and to the clients' callback URLs, are signed with.
+"""The secrets that sign webhooks to sinks and to the clients' callback URLs.
 
-The operator's secrets sign, all of them, so that a receiver may hold either during a rotation. Without one, Homing
-generates a secret and keeps it in the database, so that replicas share it.
+All of the operator's secrets sign each webhook, so that an endpoint may use any of them during a rotation. If the
+operator sets none, Homing generates a secret. It is in the database, so that replicas share it.
 """
 
 import hmac
@@ -20,7 +20,7 @@ _CLIENT: Final = b"homing callbacks to client "
 
 
 class SinkSecrets:
-    """The keys of each sink, and of each client that is called back.
+    """The keys of each sink, and of each client that gets webhooks.
 
     ``configured`` are the operator's ``whsec_`` secrets by sink. ``generated`` returns the secret of a name, and
     records the new one that it gets if there is none (``store.secrets.get``). It raises StoreUnavailable.
@@ -38,11 +38,11 @@ class SinkSecrets:
         self._keys = {name: tuple(webhook_key(secret) for secret in secrets) for name, secrets in configured.items()}
 
     async def of_sink(self, name: str) -> tuple[bytes, ...]:
-        """Return the keys that a sink's webhooks are signed with."""
+        """Return the keys that sign a sink's webhooks."""
         if keys := self._keys.get(name):
             return keys
         return (await self._generated(f"sink {name}", self._random_bytes(KEY_BYTES)),)
 
     async def of_client(self, client: str) -> tuple[bytes, ...]:
-        """Return the keys for callbacks to one client: derived from the common secret, so that no list is kept."""
+        """Return the keys that sign webhooks to one client. They derive from the common secret, so there is no list."""
         return tuple(hmac.digest(key, _CLIENT + client.encode(), "sha256") for key in await self.of_sink(CALLBACKS))

@@ -1,7 +1,7 @@
-"""Sending a task out so that it is never charged twice.
+"""Submits tasks so that the provider never charges twice.
 
-The row and its attempt are committed before the call. Once the provider may have the task, the client gets success, and
-recovery settles what the provider's answer leaves open. An error means that nothing was created.
+The row and its attempt are committed before the call. If the provider may have the task, the client gets success, and
+recovery resolves the open outcome. An error means that nothing was created.
 """
 
 import asyncio
@@ -52,16 +52,16 @@ from tracker.transport import Sender
 log = logging.getLogger("homing.submission")
 
 RETRY_LATER: Final = timedelta(seconds=5)
-# A repeat needs at least this share of the whole time, or its own outcome would be lost.
+# A retry needs at least this share of the whole time. With less time, its own outcome could be lost.
 LAST_CHANCE: Final = 0.2
 Waiting = Busy | NotSent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
-    """A create request of a client, complete: what is submitted, where, and under which names.
+    """A complete create request of a client: the body, the account, and the IDs.
 
-    ``answered_later``: the client's answer is on its way only once ``Intake.answered`` says so.
+    With ``answered_later``, the client's answer is on its way only after ``Intake.answered``.
     """
 
     caller: ClientIdentity
@@ -76,7 +76,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    """One attempt to submit a task: ``task`` is the row that was recorded for it, and its outcome is due by then."""
+    """One attempt to submit a task. ``task`` is its recorded row. The outcome is due by ``deadline``."""
 
     task: Task
     account: Account
@@ -85,7 +85,7 @@ class _Attempt:
 
 
 class Submission:
-    """The one place that calls what creates tasks."""
+    """The only code that sends create requests to providers."""
 
     def __init__(
         self,
@@ -112,19 +112,19 @@ class Submission:
         self.sending: dict[str, asyncio.Task[Task]] = {}
 
     async def first(self, task: Task, request: SubmitRequest) -> Task:
-        """Submit a task that was just recorded. It goes on if the caller stops waiting; see ``_first``."""
+        """Submit a task that was just recorded. It continues if the caller stops waiting. See ``_first``."""
         sending = asyncio.create_task(self._first(task, request))
         self.sending[task.id] = sending
         sending.add_done_callback(lambda _: self.sending.pop(task.id, None))
         return await sending
 
     async def _first(self, task: Task, request: SubmitRequest) -> Task:
-        """Submit a task that was just recorded; its client waits until the attempt's deadline.
+        """Submit a task that was just recorded. Its client waits until the attempt's deadline.
 
         Returns the task once the provider has it or may have it. Raises Refused, CredentialRefused or
-        ProviderUnavailable once it is certain, and recorded, that nothing was created. Whatever else goes wrong is no
-        error to the client, who got success: the row stays pending, and recovery settles it. An outcome that the
-        database cannot take now is kept, and recorded as soon as it can.
+        ProviderUnavailable once it is certain, and recorded, that nothing was created. Any other failure is no error
+        for the client, which gets success: the row stays pending, and recovery resolves it. If the database cannot take
+        an outcome now, the outcome is kept and recorded as soon as possible.
         """
         assert task.attempt_deadline_at is not None
         deadline = Deadline(self.monotonic, task.attempt_deadline_at - self._clock())
@@ -136,7 +136,7 @@ class Submission:
             raise
         except HomingError as error:
             log.warning("task %s: the outcome of its submission could not be recorded: %s", task.id, error.detail)
-        except Exception as error:  # noqa: BLE001 - the provider may have the task, whatever this is
+        except Exception as error:  # noqa: BLE001 - the provider may have the task in spite of any error
             log.error("task %s: its submission failed unexpectedly: %s", task.id, type(error).__name__)  # noqa: TRY400 - may hold a body
         return task
 
@@ -172,11 +172,11 @@ class Submission:
                     assert_never(outcome)
 
     async def again(self, task: Task, account: Account) -> Task:
-        """Resubmit a task that the provider verifiably never had; its client got success before."""
+        """Resubmit a task that the provider verifiably never had. Its client already got success."""
         body = await self._store.tasks.submission(task.id)
         if body is None:
             return await self.give_up(task, "its body is no longer kept")
-        # A body that cannot be read must cost no attempt.
+        # An unreadable body must not use up an attempt.
         order = restored(task, body)
         now, within = self._clock(), self._rules.policy.attempt
         until, deadline = now + within, Deadline(self.monotonic, within)
@@ -199,9 +199,9 @@ class Submission:
                 assert_never(outcome)
 
     async def give_up(self, task: Task, why: str) -> Task:
-        """End a task that the provider never made and that is not submitted again.
+        """End a task that the provider never created and that Homing does not resubmit.
 
-        Raises Conflict where the row no longer proves that.
+        Raises Conflict if the row no longer proves this.
         """
         return await self._recorder.apply(GiveUp(task_id=task.id, why=why, now=self._clock(), rules=self._rules))
 
@@ -240,7 +240,7 @@ class Submission:
             sent=task,
             why=outcome.why,
             now=now,
-            # An answered attempt is over; one that was not may still be under way at the provider.
+            # An answered attempt has ended. An unanswered one may still be in progress at the provider.
             ended_at=now if answered else now + max(deadline.left, timedelta()),
             reason=recovery.LOOKING_UP if proven else recovery.UNRESOLVED,
             rules=self._rules,
@@ -254,7 +254,7 @@ class Submission:
         return after
 
     async def _refused_to(self, task: Task, why: str, error: Exception) -> Task:
-        """Write a refusal down and raise it; a task that a callback proved meanwhile is given instead."""
+        """Record a refusal and raise it. If a callback has proven the task, return the task instead."""
         after = await self._refused(task, why)
         if after.status is Status.REJECTED:
             raise error
@@ -264,7 +264,10 @@ class Submission:
         return await self._outcome(RecordRefused(sent=task, why=why, now=self._clock(), rules=self._rules))
 
     async def _not_made(self, task: Task, why: str, retry_after: timedelta | None) -> Task:
-        """Repeat a submit later that the provider will not take for now; not for so long that its client forgets it."""
+        """Plan a resubmission of a task that the provider does not accept now.
+
+        The task is refused after ``policy.repeat_within``, before its client forgets it.
+        """
         policy, now = self._rules.policy, self._clock()
         end = task.created_at + policy.repeat_within
         if now >= end:
@@ -273,7 +276,7 @@ class Submission:
         return await self._outcome(RecordNotMade(sent=task, why=why, again_at=again_at, rules=self._rules))
 
     async def _wrongly_set(self, attempt: _Attempt, outcome: BadCredential | NoSuchCall) -> str:
-        """Raise the alarm about what the operator has to set right; return what a client may read of it."""
+        """Raise the alarm about a setting that the operator must correct. Return the text that a client may read."""
         if isinstance(outcome, BadCredential):
             kind, why, text = Alarm.CREDENTIAL, CREDENTIAL_REFUSED, f"{outcome.message} ({outcome.code})"
         else:
@@ -288,10 +291,10 @@ class Submission:
         return why
 
     async def _outcome(self, outcome: RecordAccepted | RecordRefused | RecordUnanswered | RecordNotMade) -> Task:
-        """Record an outcome, and if that fails again and again until it is; raises what the first try raised.
+        """Record an outcome, with retries until it is recorded. Raises the error of the first try.
 
-        A later attempt of the row, or what was learned of it meanwhile, makes stale what does not prove that the
-        provider has the task.
+        A later attempt of the row, or newer knowledge about it, makes an outcome stale. An outcome that proves that the
+        provider has the task never becomes stale.
         """
         try:
             return await self._recorder.apply(outcome)
@@ -305,7 +308,7 @@ class Submission:
 
 
 def restored(task: Task, body: bytes) -> Order:
-    """Make the order again from the row and its kept body."""
+    """Build the order again from the row and its kept body."""
     return Order(
         kind=task.kind,
         body=read_object(body),
@@ -322,7 +325,10 @@ def _refusal(outcome: Rejected, task: Task) -> Refused:
 
 
 def _without_credential(outcome: SubmitOutcome, credential: Credential) -> SubmitOutcome:
-    """Mask the operator's credential in the texts of an answer, which may repeat it: they go to clients and alarms."""
+    """Mask the operator's credential in the texts of an answer.
+
+    They may repeat it, and clients and alarms show them.
+    """
     match outcome:
         case Rejected() | Busy() | BadCredential():
             return replace(outcome, message=masked(outcome.message, credential))

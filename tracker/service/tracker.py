@@ -1,6 +1,6 @@
-"""The Tracker: every verb that users, the receiver, the API and the loops call. One transaction per verb.
+"""The Tracker: all methods that users, the receiver, the API and the loops call. Each runs one transaction.
 
-Constructing it does no I/O. ``async with`` opens the database, starts the recorder, and closes all again.
+The constructor does no I/O. ``async with`` opens the database and starts the recorder. It closes everything at the end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ from tracker.transport import Sender
 
 
 class Tracker:
-    """The verbs over all tasks: each checks who the client is, and leaves the work to one part."""
+    """The methods over all tasks. Each checks what the client may do, and delegates the work to one part."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Tracker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the submissions under way, then commit what is queued, then close."""
+        """Finish the submissions in progress, commit the queue, then close."""
         await self._restoration.close()
         await self.feed.close()
         await self._client_polls.close()
@@ -194,7 +194,7 @@ class Tracker:
         repeated after a crash gets the same task. The submission continues if you stop waiting.
 
         Raises Refused, CredentialRefused and ProviderUnavailable (nothing was created, and nothing will be), Conflict
-        (an id was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
+        (an ID was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
         """
         account = self._account(provider)
         return await self.intake.submit(
@@ -280,7 +280,7 @@ class Tracker:
         return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
 
     async def record(self, arrived: Arrived) -> Recorded:
-        """Record one callback; committed when it returns."""
+        """Record one callback. It is committed when this returns."""
         account = self._account(arrived.provider)
         return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
@@ -356,19 +356,22 @@ class Tracker:
         return await self._waiting.settled(caller, ref, most=timeout)
 
     async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
-        """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
+        """Return a task once its version differs from ``since``, or as it is after ``most``.
+
+        If ``since`` is None, the present version counts.
+        """
         return await self._waiting.changed(caller, ref, since=since, most=most)
 
     async def stats(self, caller: ClientIdentity) -> Stats:
-        """Return counts of the caller's tasks, or of the whole store if it sees all clients."""
+        """Return counts of the client's tasks, or of the whole store if the client sees all tasks."""
         return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
 
     async def habits(self, caller: ClientIdentity) -> Habits:
-        """Return what the schedule has learned. It belongs to no client: only keys that see all clients get it."""
+        """Return the learned schedule. It belongs to no client, so only keys with access to all clients get it."""
         return await self.learner.lately() if caller.sees_all else Habits()
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
-        """Return the callbacks for unknown tasks, latest first."""
+        """Return the callbacks for unknown tasks, the latest first."""
         return await self.store.orphans.latest(limit=limit)
 
     async def check(self) -> list[Check]:
@@ -380,7 +383,7 @@ class Tracker:
         return self._callback_urls.task_of(provider, token)
 
     async def shared_callback_url(self, provider: str, token: str) -> SharedCallbackUrl | None:
-        """Return the shared callback URL that a token belongs to, None if there is none or it was revoked."""
+        """Return the shared callback URL of a token, or None if there is none or it was revoked."""
         return await self._callback_urls.shared_url(provider, token)
 
     async def create_callback_url(

@@ -10,7 +10,7 @@ from tracker.service.feed import Feed
 
 
 class Waiting:
-    """Waits on the feed; ``get`` finds a task as its caller may see it, and raises NotFound."""
+    """Waits on the feed. ``get`` returns a task that its caller may see, and raises NotFound."""
 
     def __init__(self, *, feed: Feed, get: Callable[[ClientIdentity, str], Awaitable[Task]]) -> None:
         self._feed = feed
@@ -21,7 +21,10 @@ class Waiting:
         return await self._until(lambda task: task.status in SETTLED, caller, ref, most)
 
     async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
-        """Wait until a task has another version than ``since``; None: than now, unless it is settled."""
+        """Wait until the version of a task differs from ``since``.
+
+        If ``since`` is None, the present version counts, and a settled task is returned at once.
+        """
         known = since
 
         def enough(task: Task) -> bool:
