@@ -46,7 +46,7 @@ class AccountStore(TableStore):
 
     @read_transaction
     def capability(self, connection: Connection, base_url: str, kind: str, name: str) -> tuple[bool, datetime] | None:
-        """Return whether a URL was seen to do something, and when; None where it was never tried."""
+        """Return whether a URL was seen to do something, and when. None means that it was never tried."""
         found = connection.execute(CAPABILITY, {"base_url": base_url, "kind": kind, "name": name}).one_or_none()
         return None if found is None else (found.present, rows.moment(found.at))
 

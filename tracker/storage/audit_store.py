@@ -31,7 +31,7 @@ class AuditStore(TableStore):
         await self.run(lambda _: None, lambda _: entry)
 
     async def run(self, step: Callable[[Connection], T], entry_of: Callable[[T], AuditEntry | None]) -> T:
-        """Run and record a step in one transaction. ``entry_of`` gets its result and returns the entry or None."""
+        """Run a step and record it in one transaction. ``entry_of`` gets the result and returns the entry or None."""
         result, entry = await self.database.write(_audited, step, entry_of)
         if entry is not None:
             say([entry])

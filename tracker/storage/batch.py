@@ -4,10 +4,11 @@ It loads and locks the rows of all keys. Each piece decides in the order of arri
 pieces. A few sorted statements write the result, events last. A CallerError is the result of its own piece only. If the
 database refuses a value, the whole transaction fails, and the recorder bisects the batch.
 
-Several processes may do this at once on one PostgreSQL. Rows are locked in the order of their ids, and every batch
-writes the tables in the same order, so that no two wait for each other (but for a row that only a mistaken name leads
-to: a deadlock that comes of that is run again); names that have no row yet are locked too; and what all batches write
-(counts, event ids) comes last, under one lock, so that the order of event ids is the order of commits.
+Several processes may do this at the same time on one PostgreSQL. Each batch locks its rows in the order of their IDs,
+and writes the tables in the same order. So two batches never wait for each other. The exception is a row that only a
+wrong ID leads to. If that causes a deadlock, the batch runs again. Names without a row are locked too. All batches
+write the counts and the event IDs. They do this last, under one lock, so that the order of event IDs is the order of
+commits.
 """
 
 from collections import defaultdict

@@ -12,9 +12,10 @@ ROW_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class TableRow(SQLModel, registry=registry()):
-    """Base of every table, with a registry of its own.
+    """The base of every table, with its own registry.
 
-    A program that embeds Homing may have tables and classes of the same names. Its ``create_all`` makes only its own.
+    A program that embeds Homing may have tables and classes with the same names. Its ``create_all`` creates only its
+    own.
     """
 
 

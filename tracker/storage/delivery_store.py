@@ -19,7 +19,7 @@ from tracker.storage.event_store import events_at
 from tracker.storage.progress_store import PENDING, lock_sink, make_followers_due, write_failures
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
-# How many events one transaction reads.
+# The number of events that one transaction reads.
 STEP_SIZE: Final = 1_000
 DEAD_LETTERED: Final = "dead-lettered by an operator"
 

@@ -13,7 +13,7 @@ from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import TASKS
 
 _NOW: Final = bindparam("now", type_=BigInteger)
-# A lease that ends too late was taken before the clock was set back.
+# A lease that ends too late was acquired before the clock was set back.
 _LATEST: Final = bindparam("latest", type_=BigInteger)
 _FREE: Final = or_(TASKS.c.lease_until.is_(None), TASKS.c.lease_until <= _NOW, TASKS.c.lease_until > _LATEST)
 DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
@@ -46,7 +46,7 @@ class DueTaskStore(TableStore):
     def acquire(
         self, connection: Connection, *, now: datetime, limit: int, owner: str, lease: timedelta
     ) -> Sequence[Task]:
-        """Lease the tasks that are due, longest due first. Tasks that others lease, or just lock, are left to them."""
+        """Lease the due tasks, the longest due first. Skip the tasks that other processes lease or lock."""
         ids = list(connection.execute(FIRST_DUE, {**_moments(now, lease), "most": limit}).scalars())
         if not ids:
             return []

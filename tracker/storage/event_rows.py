@@ -94,7 +94,7 @@ def event_from_row(row: Row[Any]) -> Found:
     """Return the event of a row of ``READING``. An error affects only this event."""
     try:
         return _event(row)
-    except Exception as error:  # noqa: BLE001 - a row may be damaged in any way, and none may hold up the others
+    except Exception as error:  # noqa: BLE001 - a row may be damaged in any way, and must not block the others
         cursor, kind, sequence, _, _, task_id, *_ = tuple[Any, ...](row)
         return UnreadableEvent(cursor=cursor, type=kind, sequence=sequence, task_id=task_id, why=type(error).__name__)
 

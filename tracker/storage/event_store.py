@@ -1,6 +1,6 @@
-"""Reading events in the order of their commits. A row that cannot be read fails alone.
+"""Reads events in the order of their commits. A row that cannot be read fails alone.
 
-What was committed here last stays in memory, so that it need not be read back: most readers are only just behind.
+The last commits of this process stay in memory, so that they need no query. Most readers lag only a little.
 """
 
 import logging
@@ -26,13 +26,13 @@ from tracker.storage.event_rows import READING, event_from_row
 from tracker.storage.tables import COUNTERS, EVENTS
 
 log: Final = logging.getLogger("homing.events")
-# How many events are kept in memory.
+# The number of events in memory.
 KEPT: Final = 2_000
-# Of so many unreadable events it is remembered that the log has them.
+# The number of unreadable events that Homing remembers, to log each only once.
 LOGGED_LIMIT: Final = 10_000
 # The highest ID of a deleted event. A reader with an earlier cursor may have missed events.
 HORIZON: Final = "events forgotten"
-# Built once, here and below: these run many times a second, and building one costs more than running it.
+# Built once, here and below: these queries run many times a second, and building one costs more than running it.
 MOST: Final = bindparam("most", type_=Integer())
 AFTER: Final = EVENTS.c.id > bindparam("after", type_=BigInteger())
 HEADS: Final = (
@@ -57,16 +57,16 @@ def _page_where(which: ColumnElement[bool]) -> Page:
 
 PAGE_AFTER: Final = _page_where(AFTER)
 PAGE_AT: Final = _page_where(EVENTS.c.id.in_(bindparam("cursors", expanding=True)))
-# What the driver of SQLite says of text that is not UTF-8.
+# The error text of SQLite's driver for text that is not UTF-8.
 UNDECODABLE: Final = "Could not decode to UTF-8"
 
 
 @dataclass(slots=True)
 class Written:
-    """The events of one batch, in their order, its alarms, and its entries in the audit.
+    """The events of one batch, in their order, its alarms, and its audit entries.
 
-    ``numbered`` where the events' cursors are known, and there are no others. ``highest`` is the greatest cursor that
-    was known before: where the database gives that again, it went back.
+    ``numbered`` means that the cursors of the events are known, and that there are no other events. ``highest`` is the
+    greatest cursor before this batch. If the database assigns that cursor again, it went back.
     """
 
     highest: int = 0
@@ -79,21 +79,22 @@ class Written:
 class Recent:
     """The latest events of this process.
 
-    Only what is surely committed may be kept: a batch that failed may be decided otherwise, here or by another process,
-    under the same version.
+    Only events that are surely committed may be kept. After a failed batch, this process or another one may decide
+    again, with other results under the same version.
     """
 
     def __init__(self) -> None:
-        # Where ids are given one after the other: every event after ``_floor`` up to the last of ours.
+        # If only this process assigns IDs: every event after ``_floor`` up to this process's last one.
         self._tail: list[PublishedEvent] = []
         self._floor: int | None = None
-        # Where others do: the tasks of events, as they then were, by id and version, and when each event happened.
+        # If other processes assign IDs too: each event's task at that time, by ID and version, and the time of the
+        # event.
         self._tasks: dict[tuple[str, int], tuple[datetime, Task]] = {}
 
     def clear(self) -> None:
-        """Drop everything: the database is in another state."""
+        """Drop everything, because the database is in another state."""
         self._tail, self._floor = [], None
-        # Not emptied: a thread may be reading from it.
+        # Replace the dict instead of clearing it, because a thread may be reading it.
         self._tasks = {}
 
     def keep(self, written: Written) -> None:
@@ -103,7 +104,7 @@ class Recent:
         elif written.events:
             before = written.events[0].cursor - 1
             if not self._tail or self._tail[-1].cursor != before:
-                # The first, or somebody else wrote in between.
+                # This is the first batch, or another process wrote in between.
                 self._tail, self._floor = [], before
             self._tail.extend(written.events)
             if len(self._tail) > 2 * KEPT:
@@ -111,14 +112,14 @@ class Recent:
                 del self._tail[:-KEPT]
 
     def after(self, cursor: int, *, limit: int) -> Sequence[PublishedEvent] | None:
-        """Return the next events after a cursor; None where they have to be read, also those of somebody else."""
+        """Return the next events after a cursor, or None if they must be read from the database."""
         if self._floor is None or not self._floor <= cursor < self._tail[-1].cursor:
             return None
         start = bisect_right(self._tail, cursor, key=lambda event: event.cursor)
         return self._tail[start : start + limit]
 
     def get(self, task_id: str, version: int, at: datetime) -> Task | None:
-        """Return a task as an event at a time left it. Thread-safe.
+        """Return a task as it was after an event at a time. Thread-safe.
 
         A database that went back may give the same version to another event.
         """
@@ -138,7 +139,7 @@ class Recent:
 
 
 class EventStore(TableStore):
-    """The events, in the order of their commits. The latest of this process are kept in memory."""
+    """The events, in the order of their commits. The latest events of this process are in memory."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -170,11 +171,11 @@ class EventStore(TableStore):
         return newest
 
     async def given(self) -> int:
-        """Return the greatest cursor that this database may have used; no event need be committed there."""
+        """Return the greatest cursor that this database may have assigned. It may have no committed event."""
         return await self.database.read(event_order.given)
 
     async def horizon(self) -> int:
-        """Return the cursor up to which events may be deleted. A reader that stopped before it has missed some."""
+        """Return the cursor up to which events may be deleted. A reader with an earlier cursor has missed some."""
         return await self.database.read(_horizon)
 
     def log_unreadable(self, found: Iterable[Found]) -> None:
@@ -211,7 +212,7 @@ class EventStore(TableStore):
         return [one for one in found.values() if one is not None]
 
     def _known(self, head: Row[int, str, int, int, str | None]) -> PublishedEvent | None:
-        """Return an event whose task is in memory. Return None also if it is damaged, which its reader reports."""
+        """Return an event whose task is in memory. Return None for a damaged event too, which its reader reports."""
         cursor, kind, sequence, at, task_id = head
         if task_id is None:
             return None
@@ -267,7 +268,7 @@ def _select(connection: Connection, page: Page, values: Mapping[str, Any], limit
         return [event_from_row(row) for row in connection.execute(page.events, values)]
     except DBAPIError as error:
         _raise_unless_undecodable(error)
-    # The driver fails with the whole page: one by one, then.
+    # The driver fails for the whole page, so read the events one by one.
     return [_select_one(connection, cursor) for cursor in connection.execute(page.ids, values).scalars().all()]
 
 

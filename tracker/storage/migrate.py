@@ -34,7 +34,7 @@ FOREIGN: Final = (
     "the database has tables of another program ({tables}){alembic}. "
     "Use another database, or on PostgreSQL a separate schema (HOMING_DATABASE_SCHEMA)"
 )
-ALEMBIC: Final = ", whose own Alembic keeps alembic_version there"
+ALEMBIC: Final = ", and that program's own Alembic keeps alembic_version there"
 NOT_ALLOWED: Final = "42501"
 NO_SCHEMA: Final = (
     "the database user may not create the schema {schema} (HOMING_DATABASE_SCHEMA). "
@@ -63,7 +63,7 @@ def upgrade(connection: Connection, *, schema: str | None = None, to: str = "hea
         # Building an index over many rows takes longer than any statement of a server may.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
-    # Two that migrate at once would both begin with the same step.
+    # Two concurrent migrations would both begin with the same step.
     event_order.lock_order(connection)
     if schema is not None and not inspect(connection).has_schema(schema):
         _make_schema(connection, schema)

@@ -67,7 +67,10 @@ class OrphanStore(TableStore):
 
     @read_transaction
     def due(self, connection: Connection, *, now: datetime, limit: int) -> Sequence[Orphan]:
-        """Return orphans whose check is due: signed ones first, then one of each URL in turn, the longest due first."""
+        """Return the orphans whose check is due.
+
+        Signed ones come first, then one of each URL in turn, the longest due first.
+        """
         found = connection.execute(DUE, {"now": rows.stamp(now), "most": limit}).mappings()
         return [rows.orphan_from_row(row) for row in found]
 

@@ -1,8 +1,8 @@
 """The progress of each sink: its cursor, and a delivery for each event that it did not accept at once.
 
 A sink has one cursor, and a delivery row for each event up to it that is still pending or is a dead letter. So a
-delivery that succeeds costs no row of its own, and a sink that is down costs one row, however many events wait behind
-it. Only the process that holds the sink's lease records progress.
+successful delivery needs no row of its own. A sink that is down needs one row, however many events wait behind it. Only
+the process that holds the sink's lease records progress.
 """
 
 from collections.abc import Collection, Sequence
@@ -41,7 +41,7 @@ from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 MAX_DELAY: Final = timedelta(hours=3)
 PENDING: Final = DELIVERIES.c.next_at.is_not(None)
 
-# The statements that a relay runs again and again are built once: building one costs more than running it.
+# A relay runs these statements often, so each is built once. Building one costs more than running it.
 _OF_SINK: Final = DELIVERIES.c.sink == bindparam("sink")
 _EARLIER: Final = DELIVERIES.alias("earlier")
 # The delivery waits for an earlier one of its task.
@@ -52,7 +52,7 @@ _IS_FOLLOWER: Final = exists().where(
     _EARLIER.c.event_id < DELIVERIES.c.event_id,
 )
 _TIME: Final = BigInteger()
-# One that is planned further away than it can be was planned by a clock that was set back since.
+# A delivery with a time beyond the maximum delay was planned before the clock was set back.
 _IS_DUE: Final = or_(
     DELIVERIES.c.next_at <= bindparam("now", type_=_TIME), DELIVERIES.c.next_at > bindparam("latest", type_=_TIME)
 )
@@ -71,7 +71,7 @@ _PENDING_UNTIL: Final = (
     .group_by(DELIVERIES.c.task_id)
 )
 _FIRST: Final = DELIVERIES.alias("first")
-# Not behind a delivery that was dead-lettered meanwhile: that waits no more.
+# A delivery does not wait behind a delivery that was dead-lettered in the meantime.
 _FIRST_WAITS: Final = exists().where(
     _FIRST.c.sink == bindparam("sink_name"),
     _FIRST.c.event_id == bindparam("event"),
@@ -80,7 +80,7 @@ _FIRST_WAITS: Final = exists().where(
 _OF_GONE: Final = and_(
     _FIRST.c.sink == bindparam("sink_name"), _FIRST.c.event_id.in_(bindparam("gone", expanding=True))
 )
-# Their tasks lead to few rows; of those only what comes after them waited for them.
+# The tasks of these deliveries select few rows. Only the later deliveries of those tasks waited for them.
 _MAKE_FOLLOWERS_DUE: Final = (
     update(DELIVERIES)
     .where(
@@ -106,8 +106,9 @@ _DELAY_FOLLOWERS: Final = (
 
 @lru_cache
 def _record_statement(named: frozenset[str], *, off: bool) -> Update:
-    """Build the statement that records the progress of a sink, of what there is to record, by the ``named`` values."""
-    # What an operator turned off meanwhile keeps none: failures say that it was the receiver (see SinkState).
+    """Build the statement that records the ``named`` values of a sink's progress."""
+    # If an operator turned the sink off in the meantime, count no failures. In a sink that is off, failures mean that
+    # its endpoint refused events (see SinkState).
     failures = case((SINKS.c.on, bindparam("new_failures")), else_=SINKS.c.failures)
     values: dict[str, Any] = {"failures": failures, "retry_at": bindparam("new_retry_at", type_=_TIME)}
     mine = and_(SINKS.c.name == bindparam("sink_name"), SINKS.c.lease_owner == bindparam("owner"))
@@ -171,7 +172,10 @@ class ProgressStore(TableStore):
         return True
 
     async def due(self, name: str, *, now: datetime, limit: int) -> Sequence[PendingDelivery]:
-        """Return the due deliveries, the longest due first. Of each task, only the first pending one is included."""
+        """Return the due deliveries, the longest due first.
+
+        Only the first pending delivery of each task is included.
+        """
         due = await self._due(name, now=now, limit=limit)
         self._events.log_unreadable(one.event for one in due)
         return due
@@ -189,12 +193,12 @@ class ProgressStore(TableStore):
 
     @read_transaction
     def next_due(self, connection: Connection, name: str) -> datetime | None:
-        """Return when the next delivery is due, of those that wait behind no other."""
+        """Return when the next delivery is due. Deliveries that wait behind another one are ignored."""
         return rows.optional_moment(connection.execute(_NEXT_DUE, {"sink": name}).scalar_one_or_none())
 
     @read_transaction
     def pending_until(self, connection: Connection, name: str, tasks: Collection[str]) -> dict[str, datetime]:
-        """Return those of some tasks that have a pending delivery, and until when; later events wait behind it."""
+        """Return the tasks that have a pending delivery, and the time until which later events wait behind it."""
         found = connection.execute(_PENDING_UNTIL, {"sink": name, "tasks": list(tasks)})
         return {task_id: rows.moment(until) for task_id, until in found if task_id is not None}
 
@@ -232,7 +236,7 @@ def make_due(connection: Connection, name: str, *, now: datetime, events: Sequen
 
 
 def make_followers_due(connection: Connection, name: str, gone: Sequence[int], stamp: int) -> None:
-    """Make due what waits behind deliveries that are no more."""
+    """Make the deliveries due that waited behind deliveries that no longer exist."""
     connection.execute(_MAKE_FOLLOWERS_DUE, {"sink_name": name, "gone": list(gone), "now": stamp})
 
 

@@ -19,7 +19,7 @@ from tracker.storage.event_store import delete_events, latest_cursor
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
 
-# How long the IDs of a deleted task are kept, and the minimum time that audit entries are kept.
+# How long Homing keeps the IDs of a deleted task, and the minimum time that it keeps audit entries.
 REMEMBERED: Final = timedelta(days=90)
 # Events are no longer kept for a sink that no process has configured for this time.
 NAMED_WITHIN: Final = timedelta(days=7)

@@ -1,6 +1,6 @@
-"""Which revision the schema of a database has, and whether this version of Homing can use it. Without Alembic.
+"""Checks whether this version of Homing can use the schema of a database, without Alembic.
 
-The revision is in a table of Homing's own, so that an application that shares the database can use Alembic too. Earlier
+The revision is in Homing's own table, so that an application that shares the database can use Alembic too. Earlier
 versions kept it in Alembic's usual table.
 """
 
@@ -18,13 +18,13 @@ LATER: Final = "the database belongs to a later version of Homing. Install that 
 MIGRATE: Final = "run `homing migrate`"
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
-# Every schema of Homing has these; together they are nobody else's.
+# Every schema of Homing has these tables. No other program is expected to have all of them.
 OURS: Final = frozenset({tables.OBSERVATIONS.name, ORPHANS.name, tables.CALLBACK_URLS.name})
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 
 def check(connection: Connection) -> None:
-    """Raise StoreUnavailable, with what to do, unless the schema is the one that this version needs."""
+    """Raise StoreUnavailable, with what to do, if the schema is not the one that this version needs."""
     found, known = revision(connection), known_revisions()
     needed = known[-1]
     if found == needed:
@@ -37,7 +37,7 @@ def check(connection: Connection) -> None:
 
 
 def revision(connection: Connection) -> str | None:
-    """Return the schema's revision, None where Homing has no tables."""
+    """Return the revision of the schema, or None if Homing has no tables."""
     found = revision_in(connection, VERSION_TABLE)
     if found is None and table_names(connection) >= OURS:
         return revision_in(connection, FORMER_VERSION_TABLE)
@@ -45,16 +45,16 @@ def revision(connection: Connection) -> str | None:
 
 
 def revision_in(connection: Connection, name: str) -> str | None:
-    """Return the revision in one of the two tables, None without it."""
+    """Return the revision in one of the two tables, or None without the table."""
     if not inspect(connection).has_table(name):
         return None
     heads: Sequence[str] = connection.execute(select(column("version_num")).select_from(table(name))).scalars().all()
-    # Homing has one line of migrations: several heads are another program's.
+    # Homing has one line of migrations. Several heads belong to another program.
     return heads[0] if len(heads) == 1 else None
 
 
 def known_revisions() -> list[str]:
-    """Return the revisions that this version knows, the newest last: each migration's file begins with its own."""
+    """Return the revisions that this version knows, the newest last. Each migration's file name begins with its own."""
     return sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("[0-9]*_*.py"))
 
 

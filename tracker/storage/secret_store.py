@@ -1,4 +1,4 @@
-"""Secrets that Homing made itself, kept in the database so that replicas share them."""
+"""Secrets that Homing generated, in the database so that replicas share them."""
 
 from sqlalchemy import Connection, select
 
@@ -9,7 +9,7 @@ from tracker.storage.tables import SECRETS
 
 
 class SecretStore(TableStore):
-    """Reads each secret once, then remembers it: webhooks are signed with every delivery."""
+    """Reads each secret once, then remembers it, because every webhook is signed."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -22,7 +22,7 @@ class SecretStore(TableStore):
         return self._used[name]
 
     async def record_again(self) -> None:
-        """Record the secrets in use, in case the database came back without them. One that it has wins."""
+        """Record the secrets in use, in case the database returned without them. A secret in the database wins."""
         for name, used in tuple(self._used.items()):
             self._used[name] = await self._recorded(name, used)
 

@@ -1,4 +1,4 @@
-"""Who serves the database: a row per process, renewed while it lives. All of it is judged by the database's clock."""
+"""The processes that serve the database: a row per process, with its heartbeat. The database's clock judges all."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -88,7 +88,10 @@ def _read_clock(connection: Connection, own: Callable[[], datetime]) -> Reading:
 
 
 def _take_over(connection: Connection, owner: str, *, silence: timedelta, margin: timedelta) -> tuple[TakenOver, ...]:
-    """Free the questions of the silent. A row goes when none is left: one that is just being written is skipped."""
+    """Release the tasks that silent processes were polling, and delete the rows of these processes.
+
+    A task that another process has locked is skipped. The row of its process then stays.
+    """
     silent = (
         select(SERVERS, NOW.label("now"))
         .where(SERVERS.c.owner != owner, _silent(silence))

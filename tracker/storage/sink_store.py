@@ -1,4 +1,4 @@
-"""Sinks: which there are, which process delivers to each, and how far each is."""
+"""Sinks: their configuration, the process that delivers to each, and their progress."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +18,10 @@ from tracker.storage.event_store import latest_cursor
 from tracker.storage.progress_store import PENDING, lock_sink, make_due
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
-# More events than this are not counted: a sink that is far behind must not make its page slow.
+# Beyond this number, events are not counted, so that a sink with a large lag does not make its page slow.
 COUNT_LIMIT: Final = 100_000
 _TIME: Final = BigInteger()
-# Built once: a relay renews the lease of each sink every few seconds.
+# Built once, because a relay renews the lease of each sink every few seconds.
 ACQUIRE_LEASE: Final = (
     update(SINKS)
     .where(
@@ -30,7 +30,7 @@ ACQUIRE_LEASE: Final = (
             SINKS.c.lease_owner.is_(None),
             SINKS.c.lease_owner == bindparam("owner"),
             SINKS.c.lease_until <= bindparam("now", type_=_TIME),
-            # A lease that ends later than any can was acquired by a clock that was set back since.
+            # A lease that ends later than possible was acquired before the clock was set back.
             SINKS.c.lease_until > bindparam("latest", type_=_TIME),
         ),
     )
@@ -54,7 +54,7 @@ class SinkStore(TableStore):
     def register(
         self, connection: Connection, sinks: Sequence[SinkSpec], *, now: datetime, newest: int | None = None
     ) -> None:
-        """Record the configured sinks. A new one begins at its beginning, after the event ``newest``, or now."""
+        """Record the configured sinks. A new sink starts at its beginning, after the event ``newest``, or now."""
         newest = latest_cursor(connection) if newest is None else newest
         for sink in sorted(sinks, key=lambda one: one.name):
             values: dict[str, Any] = {
@@ -76,7 +76,10 @@ class SinkStore(TableStore):
     def acquire_lease(
         self, connection: Connection, name: str, *, owner: str, now: datetime, lease: timedelta
     ) -> SinkState | None:
-        """Acquire or renew the lease of a sink; None where another process holds it. Nothing is counted."""
+        """Acquire or renew the lease of a sink.
+
+        Return its state without counts, or None if another process holds it.
+        """
         values = {
             "sink_name": name,
             "owner": owner,
@@ -99,12 +102,15 @@ class SinkStore(TableStore):
         found = connection.execute(select(SINKS).order_by(SINKS.c.name)).mappings().all()
         return [_counted(connection, row) for row in found]
 
-    # Each records ``audit`` in the transaction that does it.
+    # Each method records ``audit`` in the same transaction.
 
     async def switch(
         self, name: str, *, on: bool, now: datetime, from_now: bool = False, audit: AuditEntry | None = None
     ) -> bool:
-        """Turn a sink on or off; ``from_now`` drops what it has missed. False where there is none."""
+        """Turn a sink on or off.
+
+        ``from_now`` drops the events that it missed. Return False if there is no such sink.
+        """
 
         def step(connection: Connection) -> bool:
             values: dict[str, Any] = {"on": on, "failures": 0, "retry_at": None}
@@ -120,7 +126,7 @@ class SinkStore(TableStore):
         return await self._audit.run(step, lambda found: audit if found else None)
 
     async def delete(self, name: str, *, audit: AuditEntry | None = None) -> bool:
-        """Delete a sink and its deliveries. False where there is none."""
+        """Delete a sink and its deliveries. Return False if there is no such sink."""
 
         def step(connection: Connection) -> bool:
             lock_sink(connection, name)
@@ -144,12 +150,12 @@ def _counted(connection: Connection, row: rows.Row) -> SinkState:
     try:
         oldest_at = rows.optional_moment(at)
     except (OverflowError, TypeError):
-        oldest_at = None  # it is damaged; the rest is to be seen all the same
+        oldest_at = None  # the event is damaged, but the rest of the state must stay visible
     state = replace(
         _state(row), behind=behind, waiting=waiting, dead=dead, oldest_at=oldest_at, at_least=behind == COUNT_LIMIT
     )
     if state.retry_at is None and state.on and state.failures and next_at is not None:
-        # Unless the circuit of the whole sink is open, a pending delivery has a time of its own.
+        # A pending delivery has its own time, unless the circuit of the whole sink is open.
         state = replace(state, retry_at=rows.optional_moment(next_at))
     return state
 

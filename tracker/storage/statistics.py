@@ -23,7 +23,7 @@ ALARM_LIMIT: Final = 50
 
 
 def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats:
-    """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
+    """Return the counts. Running counts, orphans and alarms belong to no client, so only the whole store has them."""
     statuses: dict[str, int] = defaultdict(int)
     sources: dict[str, int] = defaultdict(int)
     oldest: str | None = None
@@ -57,7 +57,7 @@ def stats(connection: Connection, *, client: str | None, now: datetime) -> Stats
 
 
 def _tally(client: str | None) -> Select[Any]:
-    """Count in the order of the index that has all of it, so that nothing is sorted and no row is looked at."""
+    """Count in the order of the index that has all columns. So the database sorts nothing and reads no row."""
     column = TASKS.c
     groups = (column.client, column.provider, column.kind, column.status)
     by_source = [func.sum(case((column.status_source == source.value, 1), else_=0)).label(source) for source in Source]
@@ -67,7 +67,7 @@ def _tally(client: str | None) -> Select[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Whole:
-    """What belongs to no client."""
+    """The counts that belong to no client."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     orphans: Mapping[str, int] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def _whole(connection: Connection) -> _Whole:
 def completions(
     connection: Connection, *, after: tuple[datetime, str] | None, until: datetime, limit: int
 ) -> list[Completion]:
-    """Return finished tasks in the order of (finished_at, id): those after the cursor, else the newest ``limit``."""
+    """Return finished tasks by (finished_at, id): those after the cursor, or without one the newest ``limit``."""
     column = TASKS.c
     ended = and_(column.status.in_(ENDED), column.submitted_at.is_not(None), column.finished_at <= rows.stamp(until))
     chosen = select(
@@ -115,7 +115,7 @@ def completions(
 
 def _completion(row: RowMapping) -> Completion:
     submitted_at, finished_at = row["submitted_at"], row["finished_at"]
-    # The provider's own time of the end is better than Homing's, which may have polled much later.
+    # The end time from the provider is better than Homing's, which may have polled much later.
     reported_at = row["precedence_updated_at"]
     ended_at = reported_at if submitted_at < reported_at < finished_at else finished_at
     return Completion(

@@ -1,7 +1,7 @@
 """The store: one database, opened and closed, and the classes that own its SQL. All SQL is in this package.
 
-What follows from a decision is written by ``Store.apply`` (see ``batch``). Everything else is a method of the class
-that owns the statements: ``store.tasks.get``, ``store.sinks.states``. Every method is one transaction.
+``Store.apply`` writes the result of a decision (see ``batch``). Everything else is a method of the class that owns the
+statements: ``store.tasks.get``, ``store.sinks.states``. Every method is one transaction.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The first run notices a database that went back; the second writes to it.
+# The first run detects a database that went back. The second run writes to it.
 RUNS: Final = 2
 
 
 class Store:
-    """One database, opened by ``open``; ``busy`` is how long a locked one is waited for.
+    """One database, opened by ``open``. ``busy`` is the maximum wait for a lock.
 
-    ``schema`` is PostgreSQL's schema that the tables are in, None: the usual one. Raises SettingsError.
+    ``schema`` is the PostgreSQL schema of the tables. None means the usual one. Raises SettingsError.
     """
 
     def __init__(self, database_url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
@@ -57,11 +57,11 @@ class Store:
         self._database = database
         # Whether several processes may serve the database at once.
         self.shared: Final = backend.shared
-        # How many batches it takes at once; what is handed over first is first decided.
+        # The number of concurrent batches. The database decides them in the order of arrival.
         self.batches_at_once: Final = backend.batches_at_once
-        # Notices whether the database still follows what this process has seen of it.
+        # Detects whether the database still continues the state that this process has seen.
         self.continuity: Final = backend.continuity
-        # The file that is the database, None where it is a server.
+        # The file of the database, or None for a server.
         self.file: Final = backend.file
         self._alarm_log = AlarmLog()
         self.accounts = AccountStore(database)
@@ -82,7 +82,7 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The database's address, without a password."""
+        """The database URL without its password."""
         return self._database.name
 
     @property
@@ -91,9 +91,11 @@ class Store:
         return PostgresNotices(self._database.url, self._database.schema) if self.shared else None
 
     async def open(self) -> None:
-        """Connect. A file's schema is brought up to date; a server's must be so already: others may be using it.
+        """Connect, and migrate the schema of a file.
 
-        Raises StoreUnavailable; what cannot be opened is closed again.
+        Homing does not migrate the schema of a server, because other processes may be using it.
+
+        Raises StoreUnavailable, after closing everything again.
         """
         if self.shared:
             await self._open(schema_revision.check)
@@ -105,7 +107,7 @@ class Store:
     async def open_read_only(self) -> None:
         """Connect for reading: without the serving lock, and without migrations. Nothing can be written.
 
-        Raises StoreUnavailable, with what to do where the schema is absent or another one.
+        Raises StoreUnavailable, with what to do, if the schema is missing or another one.
         """
         await self._database.open(read_only=True)
         try:
@@ -115,7 +117,7 @@ class Store:
             raise
 
     async def migrate(self) -> "Upgrade":
-        """Bring the schema up to date, whatever the database is, return what that took, and close."""
+        """Migrate the schema of any database, return what was migrated, and close."""
         from tracker.storage import migrate  # noqa: PLC0415 - as above
 
         done = await self._open(partial(migrate.upgrade, schema=self._database.schema))
@@ -142,7 +144,10 @@ class Store:
         await self._database.write(rehearse)
 
     async def apply(self, works: Sequence[Work[Any]]) -> list[Any]:
-        """Decide and commit a batch (see ``batch.apply``). Then remember its events, and log its alarms and audit."""
+        """Decide and commit a batch (see ``batch.apply``).
+
+        Then keep its events in memory, and log its alarms and audit.
+        """
         for _ in range(RUNS):
             changes, written = self.continuity.changes, Written(highest=self.continuity.highest)
             try:
@@ -161,7 +166,7 @@ class Store:
         raise StoreUnavailable("the database went back again: wait until its restore is done")
 
     async def continue_numbers(self) -> None:
-        """Continue event numbers beyond all used in any earlier state of the database, which may have been restored."""
+        """Continue the event numbers after all earlier ones, because the database may have been restored."""
         await self._database.write(continue_numbers, highest=self.continuity.highest)
 
     async def completions(
@@ -171,5 +176,8 @@ class Store:
         return await self._database.read(statistics.completions, after=after, until=until, limit=limit)
 
     async def stats(self, *, client: str | None, now: datetime) -> Stats:
-        """Count; the running counts, orphans and alarms belong to no client and are only in the whole."""
+        """Return the counts.
+
+        Running counts, orphans and alarms belong to no client, so only the whole store has them.
+        """
         return await self._database.read(statistics.stats, client=client, now=now)

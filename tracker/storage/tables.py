@@ -1,8 +1,8 @@
-"""The tables: the only SQLModel tables there are. A table class is a row, never a domain value nor an API schema.
+"""The tables, as SQLModel classes. A table class is a row, and never a domain value or an API schema.
 
 Times are whole microseconds since 1970 in UTC: the same number on every database, sortable, and never naive. JSON is
-text that we write and read ourselves, so that no database's idea of JSON can refuse a value. ``migrations`` creates all
-this.
+text that Homing writes and reads itself, so that no database's own JSON rules can refuse a value. ``migrations``
+creates these tables.
 """
 
 from typing import ClassVar, Final
@@ -20,7 +20,7 @@ from tracker.storage.columns import time_column as _time
 
 
 class TaskRow(TableRow, table=True):
-    """One task: the current belief."""
+    """One task: its currently known state."""
 
     __tablename__: ClassVar[str] = "tasks"
     __table_args__ = (
@@ -32,7 +32,7 @@ class TaskRow(TableRow, table=True):
             unique=True,
             **_only("provider_task_id IS NOT NULL"),
         ),
-        # The client's own ids are unique among rows that are not rejected: the key columns are emptied on rejection.
+        # The client's own IDs are unique among rows that are not rejected. A rejection empties the key columns.
         Index(
             "ux_tasks_external_key",
             "client",
@@ -64,7 +64,7 @@ class TaskRow(TableRow, table=True):
             "request_hash",
             **_only("answered_at IS NULL AND request_hash IS NOT NULL"),
         ),
-        # Every page is read from these two (see ``pages``), and every count (see ``statistics``).
+        # These two indexes serve every page (see ``task_page_store``) and every count (see ``statistics``).
         Index("ix_tasks_client", "client", "provider", "kind", "status", "id", "status_source"),
         Index("ix_tasks_kind", "provider", "kind", "status", "id"),
         Index(
@@ -142,7 +142,7 @@ class TagRow(TableRow, table=True):
 
 
 class SubmissionRow(TableRow, table=True):
-    """The whole body of a submit, kept until the provider provably has it or provably never will."""
+    """The whole body of a submission, kept until the provider provably has it or provably never will."""
 
     __tablename__: ClassVar[str] = "submissions"
 
@@ -151,7 +151,7 @@ class SubmissionRow(TableRow, table=True):
 
 
 class ObservationRow(TableRow, table=True):
-    """One kept observation; the raw body as bytes, never as JSON. Repeats are counted, not added."""
+    """One kept observation, with the raw body as bytes, never as JSON. Repeats are counted, not added."""
 
     __tablename__: ClassVar[str] = "observations"
     __table_args__ = (
@@ -179,9 +179,9 @@ class ObservationRow(TableRow, table=True):
 
 
 class EventRow(TableRow, table=True):
-    """A published event. IDs are given last in the transaction, so that ID order is commit order.
+    """A published event. IDs are assigned last in the transaction, so that ID order is commit order.
 
-    ``data`` is what the task was then (see ``event_rows``), or the alarm of an event without a task.
+    ``data`` is the state of the task at that time (see ``event_rows``), or the alarm of an event without a task.
     """
 
     __tablename__: ClassVar[str] = "events"
@@ -192,7 +192,7 @@ class EventRow(TableRow, table=True):
             "at",
             **_only("task_id IS NULL"),
         ),
-        # Nor is an id ever given again, which a reader with a cursor would take for one that it has seen.
+        # An ID is never assigned again, because a reader with a cursor would mistake it for an event that it has seen.
         {"sqlite_autoincrement": True},
     )
 
@@ -205,7 +205,7 @@ class EventRow(TableRow, table=True):
 
 
 class SinkRow(TableRow, table=True):
-    """One sink and its progress: it has every event up to ``cursor``, except those that have a delivery row."""
+    """One sink and its progress. It has received every event up to ``cursor``, except events with a delivery row."""
 
     __tablename__: ClassVar[str] = "sinks"
 
@@ -276,7 +276,7 @@ class CallbackUrlRow(TableRow, table=True):
 
 
 class SecretRow(TableRow, table=True):
-    """A generated secret, here so that replicas share it."""
+    """A generated secret, in the database so that replicas share it."""
 
     __tablename__: ClassVar[str] = "secrets"
 
@@ -285,7 +285,7 @@ class SecretRow(TableRow, table=True):
 
 
 class CapabilityRow(TableRow, table=True):
-    """What an address was seen to do or not to do."""
+    """A capability that a URL was observed to have or not to have."""
 
     __tablename__: ClassVar[str] = "capabilities"
 
@@ -306,7 +306,7 @@ class CounterRow(TableRow, table=True):
 
 
 class ServerRow(TableRow, table=True):
-    """One process that serves the database, as long as it keeps saying so; times are the database's own."""
+    """One process that serves the database, while it sends heartbeats. Times are from the database's clock."""
 
     __tablename__: ClassVar[str] = "servers"
 
@@ -319,7 +319,7 @@ class ServerRow(TableRow, table=True):
 
 
 class ForgottenRow(TableRow, table=True):
-    """A task that was deleted when its time was over, so that a late delivery about it is not taken for a new one."""
+    """A task that retention deleted. Its row prevents that a late callback about it counts as a new task."""
 
     __tablename__: ClassVar[str] = "forgotten"
     __table_args__ = (Index("ix_forgotten_at", "at"),)
@@ -332,7 +332,7 @@ class ForgottenRow(TableRow, table=True):
 
 
 class AuditRow(TableRow, table=True):
-    """Who did what; see ``tracker.storage.audit``."""
+    """An action and its operator. See ``tracker.storage.audit_store``."""
 
     __tablename__: ClassVar[str] = "audit"
     __table_args__ = (Index("ix_audit_at", "at"),)

@@ -1,9 +1,9 @@
-"""Pages of tasks, newest first. What a page costs follows from what it shows, not from how many tasks there are.
+"""Pages of tasks, newest first. The cost of a page depends on its content, not on the number of tasks.
 
-Two indexes name every task by (its client,) its provider, kind, status and id. Where all but the id is given, an index
-has the tasks in the order of their ids, so a page is the newest of a few ranges: one for each provider, kind and status
-that the filter leaves open. A range is spelled as a comparison of rows in the order of the index's columns: only that
-index returns it without sorting. So a planner chooses this index for any statistics of the data.
+Two indexes name every task by (its client,) its provider, kind, status and ID. If everything except the ID is given, an
+index has the tasks in the order of their IDs. So a page is the newest part of a few ranges: one for each provider, kind
+and status that the filter leaves open. A range is written as a comparison of rows in the order of the index's columns.
+Only that index returns it without sorting, so a planner chooses it for any statistics of the data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ END: Final = "z"
 FOREVER: Final = 1 << 62
 LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
-# A filter that at most so many tasks pass is looked through for a tag, instead of the tag for the filter.
+# If at most so many tasks pass a filter, search them for the tag. Otherwise search the tag for the filter.
 FEW: Final = 500
 
 Values = tuple[str, ...]
@@ -39,21 +39,21 @@ class TaskPageStore(TableStore):
 
     @read_transaction
     def page(self, connection: Connection, wanted: TaskFilter, *, limit: int, cursor: str | None) -> TaskPage:
-        """Return one page; the cursor is the last ID of the page before."""
+        """Return one page. The cursor is the last ID of the previous page."""
         found = _find(connection, wanted, limit=limit + 1, before=cursor)
         shown = found[:limit]
         return TaskPage(tasks=tuple(shown), next_cursor=shown[-1].id if len(found) > limit else None)
 
     @read_transaction
     def numbered_page(self, connection: Connection, wanted: TaskFilter, *, offset: int, limit: int) -> Sequence[Task]:
-        """Return ``limit`` tasks after the first ``offset``, for the provider-shaped list."""
+        """Return ``limit`` tasks after the first ``offset``, for the list in the provider's format."""
         return _find(connection, wanted, limit=limit, offset=offset)
 
 
 def _find(
     connection: Connection, wanted: TaskFilter, *, limit: int, before: str | None = None, offset: int = 0
 ) -> list[Task]:
-    """Return at most ``limit`` tasks below the id ``before``, after skipping ``offset``."""
+    """Return at most ``limit`` tasks below the ID ``before``, after skipping ``offset``."""
     columns, ranges = _ranges(connection, wanted)
     if not ranges:
         return []
@@ -71,7 +71,7 @@ def _find(
 
 
 def _tagged(connection: Connection, wanted: TaskFilter, values: Mapping[str, Any], most: int) -> list[Task]:
-    """Go through what has the tag, newest first, for what is as wanted in all else."""
+    """Search the tasks with the tag, newest first, for those that pass the rest of the filter."""
     conditions = _conditions(wanted)
     some = FEW if conditions else most
     found: list[Task] = []
@@ -97,7 +97,7 @@ def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, 
 
 
 def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Values, Sequence[Values]]:
-    """Return the columns of the index to read, and the values of each range; without a filter the one range is all."""
+    """Return the index columns to read, and the values of each range. Without a filter, the one range has all tasks."""
     if (wanted.client, wanted.provider, wanted.kind, wanted.statuses) == (None, None, None, ()):
         return (), [()]
     columns, scope = (BY_KIND, ()) if wanted.client is None else (BY_CLIENT, (wanted.client,))
@@ -106,7 +106,7 @@ def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Values, Sequenc
 
 
 def _kinds(connection: Connection, wanted: TaskFilter, columns: Values, scope: Values) -> Iterator[Values]:
-    """Yield (the client,) provider and kind wherever there are tasks; each takes one index lookup."""
+    """Yield (the client,) provider and kind of all existing tasks. Each costs one index lookup."""
     if wanted.provider is not None and wanted.kind is not None:
         yield (*scope, wanted.provider, wanted.kind)
         return
@@ -122,7 +122,7 @@ def _kinds(connection: Connection, wanted: TaskFilter, columns: Values, scope: V
 
 
 def _window(wanted: TaskFilter, before: str | None) -> dict[str, Any]:
-    """Return the bounds of ids and times. Ids begin with the millisecond in which they were made."""
+    """Return the bounds of IDs and times. IDs begin with the millisecond of their creation."""
     after, until = wanted.created_after, wanted.created_before
     last = END if until is None else new_task_id(until + MILLISECOND, LEAST)
     return {
@@ -149,7 +149,7 @@ def _page(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT
 
 @lru_cache
 def _newest(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
-    """Find the ids of the newest tasks in each of ``count`` ranges, ``most`` of each."""
+    """Find the IDs of the newest tasks in each of ``count`` ranges, ``most`` of each."""
     index = [TASKS.c[name] for name in (*columns, "id")]
     parts = []
     for n in range(count):
@@ -167,7 +167,7 @@ def _newest(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: F
 
 @lru_cache
 def _tagged_before() -> Select[Any]:
-    """Find the ids of the newest tasks that have a tag."""
+    """Find the IDs of the newest tasks that have a tag."""
     index = [TAGS.c.tag, TAGS.c.task_id]
     within = _between(index, [bindparam("tag", type_=Text)])
     return select(TAGS.c.task_id).where(*within).order_by(*(each.desc() for each in index)).limit(_number("most"))
@@ -183,7 +183,7 @@ def _tagged_of(ids: Sequence[str], tag: str) -> Select[Any]:
 
 
 def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
-    """Say what is wanted besides the tag."""
+    """Return the conditions of the filter except the tag."""
     named = {"client": wanted.client, "provider": wanted.provider, "kind": wanted.kind}
     conditions = [aside(TASKS.c[name]) == value for name, value in named.items() if value is not None]
     if wanted.statuses:
@@ -197,14 +197,14 @@ def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
 
 @lru_cache
 def _following(columns: Values) -> Select[Any]:
-    """Find the first values of an index behind those given."""
+    """Find the first values of an index after the given ones."""
     index = [TASKS.c[name] for name in columns]
     behind = tuple_(*index) > tuple_(*(bindparam(name, type_=Text) for name in columns))
     return select(*index).where(behind).order_by(*index).limit(1)
 
 
 def _between(index: Sequence[ColumnElement[Any]], named: Sequence[ColumnElement[str]]) -> list[ColumnElement[bool]]:
-    """Say that the first columns of an index are as ``named``, and the id is in the window."""
+    """Return the conditions that the first columns of an index are as ``named``, and the ID is in the window."""
     first, last = bindparam("first", type_=Text), bindparam("last", type_=Text)
     return [tuple_(*index) >= tuple_(*named, first), tuple_(*index) < tuple_(*named, last)]
 

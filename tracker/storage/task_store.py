@@ -1,4 +1,4 @@
-"""Tasks by their IDs, and what belongs to one task."""
+"""Tasks by their IDs, and the records that belong to one task."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ NO_VALUES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class TaskStore(TableStore):
-    """The tasks. What changes one is a piece of a batch (``Store.apply``)."""
+    """The tasks. A piece of a batch (``Store.apply``) changes them."""
 
     @read_transaction
     def get(self, connection: Connection, task_id: str) -> Task | None:
@@ -42,9 +42,10 @@ class TaskStore(TableStore):
         provider: str | None = None,
         kind: str | None = None,
     ) -> Task | None:
-        """Find a task by Homing's ID, the provider's, or a client's external ID; ``client`` None sees all clients'.
+        """Find a task by Homing's ID, the provider's, or a client's external ID. ``client`` None sees all clients.
 
-        Homing's ID wins, then the provider's; of several external IDs the live one, then the newest.
+        Homing's ID has priority, then the provider's. Of several external IDs, the live one has priority, then the
+        newest.
         """
         scope = {"client": client, "provider": provider, "kind": kind}
         values = {name: value for name, value in scope.items() if value is not None}
@@ -63,7 +64,7 @@ class TaskStore(TableStore):
 
     @read_transaction
     def submission(self, connection: Connection, task_id: str) -> bytes | None:
-        """Return the kept body of a create request that the provider does not provably have."""
+        """Return the kept body of a create request, unless the provider provably has it."""
         statement = select(SUBMISSIONS.c.body).where(SUBMISSIONS.c.task_id == task_id)
         body: bytes | None = connection.execute(statement).scalar_one_or_none()
         return body
@@ -77,9 +78,9 @@ class TaskStore(TableStore):
 
     @read_transaction
     def latest_accepted(self, connection: Connection, *, provider: str, account: str, kind: str) -> Task | None:
-        """Return one of the newest submitted tasks of a kind that the provider has, also a finished one.
+        """Return one of the newest submitted tasks of a kind that the provider has, including finished ones.
 
-        It is looked for among the newest few of each status: any will do, and a long history must not be read for it.
+        The query reads only the newest few of each status: any task will do, and it must not read a long history.
         """
         column = TASKS.c
         found: list[str] = []
@@ -102,7 +103,7 @@ class TaskStore(TableStore):
 
 @lru_cache
 def _find_statement(column: str, scope: tuple[str, ...]) -> Select[Any]:
-    """Build the query for a task by the ID in a column, once: every request runs it."""
+    """Build the query for a task by the ID in a column, once, because every request runs it."""
     within = [aside(TASKS.c[name]) == bindparam(name) for name in scope]
     found = select(TASKS).where(TASKS.c[column] == bindparam("ref"), *within)
     return found.order_by(TASKS.c.released, TASKS.c.id.desc()).limit(1)

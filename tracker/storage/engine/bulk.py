@@ -1,9 +1,10 @@
-"""Many rows in few statements, and a transaction as a plan of them that does no I/O.
+"""Writes and reads many rows in few statements. A transaction is a plan of statements that does no I/O.
 
-A statement for one row costs as much as one for many, so rows are written and read many at a time, as plain tuples.
-SQLAlchemy makes each statement once, for one row; for more rows the group of its values is repeated. Statements and
-values go to the driver itself: SQLAlchemy would spend more on each than the database does. Whoever gives the values has
-already turned them into what the columns hold; an error is the driver's own (see ``transactions``).
+A statement for one row costs as much as a statement for many. So rows are written and read many at a time, as plain
+tuples. SQLAlchemy builds each statement once, for one row. For more rows, the group of its values is repeated.
+Statements and values go directly to the driver, because SQLAlchemy would spend more time on each than the database
+does. The caller has already converted the values to the types of the columns. Errors are the driver's own (see
+``transactions``).
 """
 
 import re
@@ -39,35 +40,35 @@ T = TypeVar("T")
 G = TypeVar("G")
 
 SQLITE: Final = "sqlite"
-# How many rows a statement is about. Another number would be another statement, to be parsed and planned anew.
+# The numbers of rows per statement. Another number would be another statement to parse and plan.
 SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 STATEMENTS: Final = 512
 PLACE: Final = re.compile("%s")
 VALUES: Final = re.compile(r"VALUES (\([^()]*\))")
-# Advisory locks belong to a whole database, and each schema in it may be a Homing of its own. In the usual schema the
-# numbers are those that they were before there was a choice.
+# Advisory locks belong to a whole database, and each schema in it may have its own Homing. In the usual schema, the
+# numbers are the same as in the versions without a choice of schema.
 SALT: Final = "(CASE current_schema() WHEN 'public' THEN 0 ELSE hashtextextended(current_schema(), 0) END)"
-# Homing keeps these unique, not the database. Two writers must not both find no row.
+# Homing keeps these values unique, not the database. Two writers must not both find no row.
 HELD: Final = frozenset({"external_key", "idempotency_key", "sent_external_id", "unanswered"})
-# Adds to an INSERT what happens to a row that is there already.
+# Adds the handling of an existing row to an INSERT.
 Conflict = Callable[[Insert], Insert]
 
 
 class Statement(NamedTuple):
-    """One statement for the driver; places for values are written as the driver takes them."""
+    """One statement for the driver, with placeholders in the driver's format."""
 
     text: str
     values: tuple[Any, ...] = ()
 
 
 Rows = Sequence[tuple[Any, ...]]
-# A transaction without its I/O: yields statements and is sent the rows that each of them gives; returns its result
-# and the statements that are left, whose rows nobody wants. It may be begun anew where the database says so.
+# A transaction without I/O. It yields statements and receives the rows of each. It returns its result and the remaining
+# statements, whose rows it does not need. It may run again if the database requires this.
 Plan = Generator[Sequence[Statement], Sequence[Rows], tuple[T, Sequence[Statement]]]
 
 
 def play(connection: Connection, plan: Plan[T]) -> T:
-    """Run a plan on a connection, one statement after the other; begin and commit are the caller's."""
+    """Run a plan on a connection, one statement after the other. The caller begins and commits the transaction."""
     result: T
     try:
         statements = next(plan)
@@ -87,20 +88,20 @@ def insert_rows(
     rows: Rows,
     on_conflict: Conflict | None = None,
 ) -> Iterator[Statement]:
-    """Insert rows of ``columns`` (in the table's order), in the order given."""
+    """Insert rows with ``columns`` (in the order of the table), in the given order."""
     for some in _pieces(rows):
         text = _insert(dialect, table, columns, len(some), on_conflict)
         yield Statement(text, tuple(chain.from_iterable(some)))
 
 
 def update_rows(dialect: str, table: Table, columns: tuple[str, ...], rows: Rows) -> Iterator[Statement]:
-    """Set ``columns`` of the rows that the first value of each names by their id."""
+    """Set ``columns`` of rows. The first value of each row is its ID."""
     for some in _pieces(rows):
         yield Statement(_update(dialect, table, columns, len(some)), tuple(chain.from_iterable(some)))
 
 
 def lock_rows(dialect: str, table: Table, columns: tuple[str, ...], ids: Iterable[str]) -> Iterator[Statement]:
-    """Lock the rows of ``ids`` in the order of the ids, and give ``columns`` of them as the driver has them."""
+    """Lock the rows of ``ids`` in the order of their IDs, and return their ``columns`` as the driver reads them."""
     for some in _groups(sorted(ids)):
         yield Statement(_lock(dialect, table, columns, len(some)), tuple(some))
 
@@ -108,7 +109,7 @@ def lock_rows(dialect: str, table: Table, columns: tuple[str, ...], ids: Iterabl
 def find_ids(
     dialect: str, table: Table, named: Mapping[str, str | None], by: str, wanted: Iterable[str]
 ) -> Iterator[Statement]:
-    """Yield the ids of the rows whose column ``by`` is one of ``wanted`` and whose other columns are as ``named``."""
+    """Find the IDs of the rows whose column ``by`` is in ``wanted`` and whose other columns are as ``named``."""
     given = tuple(value for value in named.values() if value is not None)
     empty = frozenset(name for name, value in named.items() if value is None)
     for some in _groups(sorted(wanted)):
@@ -116,15 +117,16 @@ def find_ids(
 
 
 def delete_rows(dialect: str, table: Table, by: str, wanted: Iterable[str]) -> Iterator[Statement]:
-    """Delete the rows whose column ``by`` is one of ``wanted``."""
+    """Delete the rows whose column ``by`` is in ``wanted``."""
     for some in _groups(sorted(wanted)):
         yield Statement(_delete(dialect, table, by, len(some)), tuple(some))
 
 
 def hold_names(dialect: str, names: Iterable[Key]) -> Iterator[Statement]:
-    """Hold what ``names`` call a task, also where no row has that name yet, to the end of the transaction.
+    """Lock ``names`` of tasks until the end of the transaction, also a name that no row has yet.
 
-    PostgreSQL has advisory locks for it, taken in an order that every process has. SQLite has one writer anyway.
+    PostgreSQL uses advisory locks, which every process takes in the same order. SQLite needs none, because it has one
+    writer.
     """
     if dialect == SQLITE:
         return
@@ -133,14 +135,14 @@ def hold_names(dialect: str, names: Iterable[Key]) -> Iterator[Statement]:
 
 
 def run(connection: Connection, statement: Statement) -> DBAPICursor:
-    """Have the driver run one statement."""
+    """Run one statement on the driver."""
     cursor = connection.connection.cursor()
     cursor.execute(*statement)
     return cursor
 
 
 def _pieces(rows: Rows) -> Iterator[Rows]:
-    """Cut rows into the few sizes for which the database keeps a statement ready."""
+    """Cut rows into the few sizes for which the database keeps a prepared statement."""
     start = 0
     for size in SIZES:
         while len(rows) - start >= size:
@@ -149,7 +151,7 @@ def _pieces(rows: Rows) -> Iterator[Rows]:
 
 
 def _groups(ids: Sequence[G]) -> Iterator[Sequence[G]]:
-    """Cut ids into the same sizes; the last is filled up, since the same id again changes nothing."""
+    """Cut IDs into the same sizes. Fill the last group with a repeated ID, which changes nothing."""
     start = 0
     for size in SIZES:
         while (left := len(ids) - start) >= size:
@@ -216,19 +218,19 @@ def _one_of(by: str, size: int) -> list[BindParameter[str]]:
 
 
 def _repeated(name: str, statement: ClauseElement, columns: Sequence[str], size: int) -> str:
-    """Return the text for ``size`` rows of a statement for one."""
+    """Return the text of a one-row statement, extended to ``size`` rows."""
     text = _sql(name, statement, list(columns))
     return _numbered(name, VALUES.sub(lambda found: "VALUES " + ", ".join([found[1]] * size), text, count=1))
 
 
 def _numbered(name: str, text: str) -> str:
-    """Return the statement with numbered placeholders, where the driver wants those."""
+    """Return the statement with numbered placeholders, if the driver needs them."""
     numbers = count(1)
     return text if name == SQLITE else PLACE.sub(lambda _: f"${next(numbers)}", text)
 
 
 def text_of(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
-    """Return the text as the driver takes it, with its values in ``order``."""
+    """Return the text in the driver's format, with its values in ``order``."""
     return _numbered(name, _sql(name, statement, order))
 
 
@@ -247,8 +249,8 @@ def _dialect(name: str) -> Dialect:
 
 
 def _sql(name: str, statement: ClauseElement, order: Sequence[str]) -> str:
-    """Return the text, after making sure that it takes its values in ``order``."""
+    """Return the text, after a check that it takes its values in ``order``."""
     compiled = statement.compile(dialect=_dialect(name))
     assert isinstance(compiled, SQLCompiler)
-    assert compiled.positiontup == order, "the values would go elsewhere"
+    assert compiled.positiontup == order, "the values would be in the wrong order"
     return str(compiled)

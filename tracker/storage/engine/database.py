@@ -1,6 +1,7 @@
-"""One database: its address, which kind it is, and its two verbs. How a transaction is run is in ``transactions``.
+"""One database: its URL, its kind, and the methods that read and write it. ``transactions`` runs the transactions.
 
-A transaction is a plain function of a connection; one on which many wait is a plan without I/O (see ``bulk``).
+A transaction is a plain function of a connection. A transaction with many waiting callers is a plan without I/O (see
+``bulk``).
 """
 
 import asyncio
@@ -28,9 +29,9 @@ EXAMPLES: Final = "use sqlite:///homing.db or postgresql://user@host/database"
 
 
 class Database:
-    """One database. Nothing is opened before ``open``; ``busy`` is how long a lock is waited for.
+    """One database. Nothing is opened before ``open``. ``busy`` is the maximum wait for a lock.
 
-    ``schema`` is the one of PostgreSQL's that the tables are in; None: the one that the server chooses.
+    ``schema`` is the PostgreSQL schema of the tables. None means the schema that the server chooses.
     """
 
     def __init__(self, url: str, *, busy: timedelta = BUSY, schema: str | None = None) -> None:
@@ -45,11 +46,11 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The address without a password, for people."""
+        """The database URL without its password, to show to people."""
         return self.url.render_as_string(hide_password=True)
 
     async def open(self, *, read_only: bool = False) -> None:
-        """Connect. ``read_only``: nothing can be written, and a file that is not there is not made."""
+        """Connect. With ``read_only``, nothing can be written, and a missing file is not created."""
         self.backend.continuity.open()
         if read_only:
             self._reader = self.backend.only_reader()
@@ -58,7 +59,7 @@ class Database:
         self._start()
 
     async def close(self) -> None:
-        """Let what has begun end, then let go of every connection and thread."""
+        """Let the running transactions finish, then close every connection and thread."""
         if self._renewing is not None:
             await asyncio.wait({self._renewing})
         await self._end()
@@ -71,13 +72,13 @@ class Database:
         threads = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
         await _closed(threads)
-        # Every connection is closed, so the next one may find, or make, another log.
+        # Every connection is closed, so the next one may find, or create, another log.
         self.backend.renew()
 
     async def write(self, transaction: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one write transaction: committed when this returns, rolled back where it raises.
+        """Run one write transaction. It is committed when this returns, and rolled back if it raises an error.
 
-        A caller that goes away stops waiting; the transaction ends by itself. Raises StoreUnavailable.
+        If the caller stops waiting, the transaction still runs to its end. Raises StoreUnavailable.
         """
         writer = _opened(self._writer)
         try:
@@ -86,7 +87,10 @@ class Database:
             self._renew_after(writer)
 
     async def write_batch(self, plan: Callable[Concatenate[str, P], Plan[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a plan on which many wait as one write transaction; it is given the name of the dialect first."""
+        """Run a plan with many waiting callers as one write transaction.
+
+        Its first argument is the name of the dialect.
+        """
         writer = _opened(self._writer)
         try:
             return await writer.run_batch(lambda: plan(self.backend.dialect, *args, **kwargs))
@@ -98,12 +102,12 @@ class Database:
         return await _opened(self._reader).run(lambda connection: transaction(connection, *args, **kwargs))
 
     def _renew_after(self, writer: Threads) -> None:
-        """Replace all connections where one found that they have to be; what comes meanwhile is refused."""
+        """Replace all connections if one of them requires it. Refuse new work during the replacement."""
         if writer.spent and writer is self._writer:
             self._renewing = asyncio.create_task(self._renew(), name="homing database renewal")
 
     def _renew_all(self) -> None:
-        """Replace all connections after a failover: some may still lead to the server that was in charge before."""
+        """Replace all connections after a failover, because some may still lead to the earlier primary server."""
         if self._writer is not None:
             before = [each for each in (self._reader, self._writer) if each is not None]
             self._start()
@@ -119,7 +123,7 @@ async def _closed(threads: Iterable[Threads]) -> None:
 
 
 def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) -> Backend:
-    """Choose by the address's scheme. Raises SettingsError with what to do; it never repeats a password."""
+    """Choose the backend by the scheme of the URL. Raises SettingsError with what to do, and never with a password."""
     url = _parsed(text)
     scheme = url.drivername
     if scheme == "sqlite":
@@ -129,7 +133,7 @@ def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) 
             )
         if schema is not None:
             raise SettingsError(NO_SCHEMAS)
-        # Read by our own rule, which the serving lock goes by too.
+        # Parse the path with Homing's own rule, because the serving lock uses the same rule.
         return Sqlite(path_of(text) or Path(), busy=busy)
     if scheme in {"postgresql", "postgres"}:
         return Postgres(url, busy=busy, schema=schema)

@@ -1,7 +1,7 @@
 """The file of a SQLite database: its path, and whether the path still names the file that is open.
 
-A process that has a file open goes on writing to it after the file was deleted or replaced, and the next start does not
-find what was written. SQLite keeps the newest commits in a second file, the write-ahead log, for which the same holds.
+A process with an open file continues to write to it after the file was deleted or replaced. The next start does not
+find those writes. SQLite keeps the newest commits in a second file, the write-ahead log, which has the same problem.
 """
 
 import os
@@ -34,14 +34,14 @@ class Loss(StrEnum):
 
 
 def exists(path: Path) -> bool:
-    """Return whether a path leads to something that can be looked at, whatever stands in the way."""
+    """Return whether a path leads to a file that can be inspected. Every error counts as no."""
     return _identity(str(path)) is not None
 
 
 class OpenFile:
-    """The file that SQLite has open: device and inode of the database, and of its log and index.
+    """The file that SQLite has open: device and inode of the database, of its log and of its index.
 
-    No inode is given to another file as long as SQLite has it open, so equal numbers are the same file.
+    While SQLite has a file open, no other file gets its inode. So equal numbers mean the same file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,21 +62,21 @@ class OpenFile:
             raise StoreUnavailable(loss.value)
 
     def forget_log(self) -> None:
-        """Let the next commit make a log of its own, once every connection is closed."""
+        """Let the next commit create a new log, after every connection is closed."""
         self._companions = []
 
     def file_loss(self) -> Loss | None:
-        """Return what happened to the database file itself: one system call."""
+        """Return what happened to the database file itself. Costs one system call."""
         if self._database is None or (found := _identity(self._path)) == self._database:
             return None
         return Loss.GONE if found is None else Loss.REPLACED
 
     def lost(self) -> Loss | None:
-        """Return what happened to the file or to its log, right after a commit: three system calls."""
+        """Return what happened to the file or its log, right after a commit. Costs three system calls."""
         if (loss := self.file_loss()) is not None:
             return loss
         if not self._companions:
-            # SQLite names them by the path without symbolic links, and makes them no later than the first commit.
+            # SQLite names both by the path without symbolic links, and creates them at the first commit or earlier.
             real = os.path.realpath(self._path)
             self._companions = [(real + suffix, _identity(real + suffix)) for suffix in COMPANIONS]
         for path, known in self._companions:
@@ -86,7 +86,7 @@ class OpenFile:
 
 
 def _identity(path: str) -> Identity | None:
-    """Return device and inode, None where the path leads to nothing that can be looked at."""
+    """Return device and inode, or None if the path leads to no file that can be inspected."""
     try:
         found = os.stat(path)  # noqa: PTH116 - with every commit
     except OSError:

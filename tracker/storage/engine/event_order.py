@@ -1,10 +1,10 @@
-"""Event numbers: given in the order of commits, and none of them twice, in whatever state the database comes back.
+"""Event numbers: in the order of commits, and never used twice, even if the database returns in another state.
 
-On PostgreSQL one advisory lock keeps the order; on SQLite one process writes at a time anyway.
+On PostgreSQL, one advisory lock keeps the order. On SQLite, only one process writes at a time.
 
-A standby that was promoted too early, a restore to an earlier point in time and a restored backup give event numbers
-again that were given already, and everything that a process remembers of the lost events is wrong. Listeners learn
-of it, drop what they remember and start over from the database.
+A database can lose commits: by an early promotion of a standby, by a restore to an earlier point in time, or by a
+restored backup. It then assigns event numbers again, and everything that a process remembers of the lost events is
+wrong. Listeners are notified. They drop their memory and read the database again.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from tracker.storage.engine import bulk
 log: Final = logging.getLogger("homing.database")
 
 SHARED: Final = "postgresql"
-# The one lock under which event ids are given; any number that nobody else in the database uses.
+# The one lock under which event IDs are assigned. The number must be unused by others in the database.
 ORDER: Final = 0x686F6D696E67
-# What each connection that writes keeps for its session: the table of events that it knows (see ``server_identity``).
+# The session variable of each writing connection: the table of events that it knows (see ``server_identity``).
 KNOWN_TABLE: Final = "homing.events"
-# Divides by nothing where the table is another one by now: a restored dump made it anew beneath the connection. The
-# server looks up the name when it plans the statement, and plans it again once that table is dropped.
+# Divides by zero if the table is another one, because a restored dump created it again under an open connection. The
+# server looks up the name when it plans the statement. It plans again after that table is dropped.
 SAME_TABLE: Final = f"current_setting('{KNOWN_TABLE}')::oid = 'events'::regclass"
 WAIT_ORDER: Final = f"SELECT pg_advisory_xact_lock($1 # {bulk.SALT})"
 HOLD_ORDER: Final = f"{WAIT_ORDER}, 1 / ({SAME_TABLE})::int"
@@ -34,7 +34,7 @@ OTHER_TABLE: Final = "22012"
 LOCK_ORDER: Final = text(f"SELECT pg_advisory_xact_lock(:order # {bulk.SALT})")
 WENT_BACK: Final = "event numbers went back"
 SEQUENCE: Final = "events_id_seq"
-# Both databases' own clocks, and nothing where no event was ever given a number.
+# Uses the clock of each database. Changes nothing if no event ever got a number.
 SQLITE_CONTINUE: Final = text(
     "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of our own
     f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {EPOCH}) << {BITS}) "
@@ -50,15 +50,15 @@ POSTGRES_GIVEN: Final = text(f"SELECT pg_sequence_last_value('{SEQUENCE}')")
 
 
 class WentBack(Exception):
-    """The database gives event numbers again that this process has seen."""
+    """The database assigns event numbers again that this process has seen."""
 
 
 class Continuity:
     """What this process knows of the database's past. ``highest`` is the greatest event number that it has seen.
 
-    ``changes`` counts how often the database was found to be in another state than the one that this process left, and
-    ``left_at`` is the greatest number that was seen before the last time: no event of the new state is below it that
-    was not there before.
+    ``changes`` counts how often the database was in another state than this process left it. ``left_at`` is the
+    greatest number before the last such change. Every event of the new state with a lower number existed before the
+    change.
     """
 
     def __init__(self) -> None:
@@ -77,12 +77,12 @@ class Continuity:
         self.highest = max(self.highest, cursor)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have ``listener`` called after each change; return what ends that."""
+        """Call ``listener`` after each change. Return a function that removes the listener."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def changed(self, why: str) -> None:
-        """Note that the database is in another state; any thread may call this, once event numbers continue."""
+        """Note that the database is in another state. Any thread may call this, after event numbers continue."""
         self.changes += 1
         self.left_at = self.highest
         log.warning("the database was restored or replaced, so Homing reads everything again: %s", why)
@@ -100,28 +100,28 @@ def is_shared(connection: Connection) -> bool:
 
 
 def hold_order(dialect: str) -> Iterable[bulk.Statement]:
-    """Wait until every event id that is given already is committed, and let nobody give one before we commit.
+    """Wait until every assigned event ID is committed, and block new event IDs until this transaction ends.
 
-    Fails with OTHER_TABLE where the table of events is not the one that the connection knows.
+    Fails with OTHER_TABLE if the table of events is not the one that the connection knows.
     """
     if dialect == SHARED:
         yield bulk.Statement(HOLD_ORDER, (ORDER,))
 
 
 def check_table(connection: Connection, *, highest: int) -> None:
-    """Fail with OTHER_TABLE, as ``hold_order`` does, also where the next event number would be below ``highest``."""
+    """Fail with OTHER_TABLE like ``hold_order``, and also if the next event number would be below ``highest``."""
     if is_shared(connection):
         bulk.run(connection, bulk.Statement(FOLLOWS, (highest,)))
 
 
 def lock_order(connection: Connection) -> None:
-    """Hold the lock of ``hold_order`` on a connection, for the order alone."""
+    """Take the lock of ``hold_order`` on a connection, without the check of the table."""
     if is_shared(connection):
         connection.execute(LOCK_ORDER, {"order": ORDER})
 
 
 def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
-    """Let the next event number be greater than any that was ever given, in whatever state of the database."""
+    """Make the next event number greater than every earlier one, in any state of the database."""
     if is_shared(connection):
         lock_order(connection)
         connection.execute(text(POSTGRES_CONTINUE.format(highest=highest)))
@@ -130,7 +130,7 @@ def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
 
 
 def given(connection: Connection) -> int:
-    """Return the greatest event number that the database may have given: no cursor of its own is beyond that."""
+    """Return the greatest event number that the database may have assigned. No valid cursor is greater."""
     statement = POSTGRES_GIVEN if is_shared(connection) else SQLITE_GIVEN
     last: int | None = connection.execute(statement).scalar_one_or_none()
     return last or 0

@@ -20,7 +20,7 @@ SILENCE: Final = 30.0
 
 
 class PostgresNotices:
-    """Two connections of their own, made when first used: one listens, one notifies."""
+    """Two separate connections, made at their first use: one listens, one notifies."""
 
     def __init__(self, url: URL, schema: str | None = None) -> None:
         self._schema = schema
@@ -34,7 +34,7 @@ class PostgresNotices:
         connection = await self._connect()
         try:
             await connection.execute(f"LISTEN {self._channel}")
-            # Notices from before it listened are lost.
+            # Notices from before this connection listened are lost.
             on_notice()
             while True:
                 async for notice in connection.notifies(timeout=SILENCE):
@@ -78,8 +78,8 @@ class PostgresNotices:
 
 
 def channel_of(schema: str | None) -> str:
-    """Return the channel of the Homing whose tables are in a schema: channels belong to a whole database."""
+    """Return the channel for a schema. Channels belong to a whole database, which may have several Homings."""
     if schema == USUAL_SCHEMA:
         return CHANNEL
-    # A name has 63 letters at most.
+    # A name has at most 63 characters.
     return f"{CHANNEL}_{blake2b(str(schema).encode(), digest_size=8).hexdigest()}"

@@ -1,11 +1,11 @@
-"""Batches on PostgreSQL: driven by the event loop, several statements on their way at once, and no thread.
+"""Batches on PostgreSQL. The event loop drives them without a thread, with several statements in transit at once.
 
-A thread that waits for the server has to fight the event loop for the interpreter's lock after each wait, and the
-driver's own cursors send and wait once for each statement. Here a batch is two messages and two answers: what its rows
-are read by, then all that it writes with the COMMIT at the end, which the server skips where anything before it failed.
+After each wait for the server, a thread would compete with the event loop for the interpreter's lock. The driver's own
+cursors send and wait once per statement. Here a batch is two messages and two answers. The first message reads the
+rows. The second has all writes, with the COMMIT at its end. The server skips the COMMIT if anything before it failed.
 
-While the server works on one batch the loop takes in deliveries and prepares the next. Batches of one process lock
-their rows one after the other, in the order in which they came, so pieces about one task keep their order.
+While the server works on one batch, the loop accepts callbacks and prepares the next batch. The batches of one process
+lock their rows one after the other, in the order of arrival. So the pieces about one task keep their order.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ BEGIN: Final = Statement("BEGIN")
 COMMIT: Final = Statement("COMMIT")
 ROLLBACK: Final = Statement("ROLLBACK")
 FORGET: Final = Statement("DEALLOCATE ALL")
-# `bulk` has a statement for each number of rows; when there are more than so many, all are prepared anew.
+# `bulk` has one statement for each number of rows. Beyond this count, all statements are prepared again.
 STATEMENTS: Final = 400
 TEXT: Final = 0
 BINARY: Final = 1
@@ -54,7 +54,7 @@ OUT_OF_STEP: Final = "the server sent a wrong number of results"
 
 
 class _Message(NamedTuple):
-    """A statement as it goes over the wire."""
+    """A statement in the format of the wire."""
 
     text: str
     values: Sequence[bytes | None]
@@ -77,9 +77,9 @@ class Line:
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._adapt = Transformer(driver)
-        # What the server has prepared or will have by then, by its text.
+        # The statements that the server has prepared, or will have by then, by their text.
         self._names: dict[str, bytes] = {}
-        # Of each answer that is still to come, whether it is a statement's own: the others say that one is prepared.
+        # For each expected answer: whether it belongs to a statement. The other answers confirm a preparation.
         self._expected: list[bool] = []
         self._results: list[PGresult] = []
         self._answer: asyncio.Future[list[PGresult]] | None = None
@@ -92,10 +92,10 @@ class Line:
         self._loop.add_reader(self._socket, self._receive)
 
     async def exchange(self, statements: Sequence[Statement]) -> list[PGresult]:
-        """Send statements, and give the result of each. Raises the first error; nothing after it was run."""
+        """Send statements, and return the result of each. Raises the first error. The server skips all later ones."""
         if self.lost:
             raise OperationalError(GONE)
-        # First of all, since it may fail: what is half sent cannot be taken back.
+        # Do this first, because it may fail, and a message that is partly sent cannot be taken back.
         messages = [_Message.of(statement) for statement in statements]
         self._expected, self._results, self._skipped = [], [], False
         self._answer = self._loop.create_future()
@@ -118,19 +118,19 @@ class Line:
             raise
 
     def rows(self, result: PGresult) -> Rows:
-        """Read what a statement gave."""
+        """Read the rows of a result."""
         self._adapt.set_pgresult(result)
         return self._adapt.load_rows(0, result.ntuples, tuple)
 
     async def undo(self) -> None:
-        """End a transaction that failed, and prepare everything anew: it may have failed for that."""
+        """End a failed transaction. Prepare all statements again, because one of them may be the cause."""
         with suppress(Error):
             await self.exchange([ROLLBACK, FORGET])
         self._names.clear()
 
     @property
     def spent(self) -> bool:
-        """Return whether it is not worth keeping."""
+        """Return whether the connection is not worth keeping."""
         return self.lost or len(self._names) > STATEMENTS
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Line:
     def _queue(self, message: "_Message") -> None:
         self._expected.append(True)
         if not message.values:
-            # There is nothing to plan.
+            # These statements need no planning.
             self._pgconn.send_query_params(message.text.encode(), None)
             return
         name = self._names.get(message.text)
@@ -150,7 +150,7 @@ class Line:
         self._pgconn.send_query_prepared(name, message.values, message.formats, BINARY)
 
     def _send(self) -> None:
-        """Send what there was no room for."""
+        """Send the data that did not fit before."""
         try:
             if not self._pgconn.flush():
                 self._loop.remove_writer(self._socket)
@@ -172,7 +172,7 @@ class Line:
         while not self._pgconn.is_busy():
             result = self._pgconn.get_result()
             if result is None:
-                # After each result; twice where nothing more has come.
+                # None follows each result. A second None means that nothing more has arrived.
                 if ended:
                     return
                 ended = True
@@ -183,7 +183,7 @@ class Line:
                 ended = False
 
     def _settle(self, lost: OperationalError | None) -> None:
-        """Answer the exchange: all has come, or nothing more will."""
+        """Complete the exchange: everything has arrived, or nothing more will."""
         answer, self._answer = self._answer, None
         if answer is None:
             return
@@ -194,7 +194,7 @@ class Line:
         elif lost is not None:
             answer.set_exception(lost)
         elif len(self._results) != len(self._expected):
-            # Never seen; but nobody may wait for ever, nor read another statement's rows.
+            # This was never observed. But no caller may wait forever, or read the rows of another statement.
             answer.set_exception(OperationalError(OUT_OF_STEP))
             self._lose(OperationalError(OUT_OF_STEP))
         else:
@@ -215,7 +215,7 @@ def _is_error(result: PGresult) -> bool:
 
 
 class Pipelines(Threads):
-    """Batches go over ``backend.batches_at_once`` lines; other transactions that write have their threads."""
+    """Batches use ``backend.batches_at_once`` lines. Other write transactions run in threads."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend, read_only=False)
@@ -225,9 +225,9 @@ class Pipelines(Threads):
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
-        """Run it to its end, whoever still waits for it."""
+        """Run the plan to its end, even if its caller stops waiting."""
         if len(self._running) >= WAITING:
-            raise Overloaded("too much is waiting for the database")
+            raise Overloaded("too many batches wait for the database")
         running = asyncio.create_task(self._run(plan))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
@@ -252,7 +252,7 @@ class Pipelines(Threads):
                 except Error as error:
                     met = DBAPIError(None, None, error, connection_invalidated=line.lost)
                     if self._backend.tables_replaced(met):
-                        # The others know no better.
+                        # The other connections know the same old table.
                         for each in (line, *self._free):
                             each.close()
                     self.weigh(met, commit_sent=line.commit_uncertain, run=run)
@@ -279,7 +279,7 @@ class Pipelines(Threads):
             made.detach()
             return Line(made.dbapi_connection)
         except Error as error:
-            # Where SQLAlchemy connects for itself, it says it so.
+            # SQLAlchemy reports the errors of its own connections in the same way.
             raise DBAPIError(None, None, error) from error
 
     def _keep(self, line: Line) -> None:
@@ -290,7 +290,7 @@ class Pipelines(Threads):
 
 
 async def _decided(line: Line, plan: Plan[T]) -> tuple[T, Sequence[Statement]]:
-    """Begin a transaction and run a plan up to what it only writes."""
+    """Begin a transaction and run a plan up to the statements that only write."""
     begin = [BEGIN]
     try:
         statements = next(plan)

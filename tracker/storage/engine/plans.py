@@ -1,4 +1,4 @@
-"""Saying to a database's planner what we know better."""
+"""Hints for the planner of a database."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def aside(column: ColumnElement[T]) -> ColumnElement[T]:
-    """Return a column's value in a form that no planner knows anything about.
+    """Return a column's value in a form for which planners have no statistics.
 
     Use it for a condition beside the selective one. The planner then chooses no other index for it and does not
     estimate its rows.

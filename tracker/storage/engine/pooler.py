@@ -1,7 +1,7 @@
-"""Whether a connection to PostgreSQL goes through a pooler that gives each transaction another session.
+"""Detects a connection to PostgreSQL through a pooler that gives each transaction another session.
 
-Settings, prepared statements and LISTEN belong to a session, so nothing of Homing works there for long. A pooler that
-gives a connection one session until it is closed does no harm.
+Settings, prepared statements and LISTEN belong to a session, so Homing soon fails there. A pooler does no harm if a
+connection keeps one session until it is closed.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
 PID: Final = b"SELECT pg_backend_pid()"
-# Twice in a row: a pooler may give its sessions out in turn.
+# Read twice in a row, because a pooler may assign its sessions in turn.
 PID_READS: Final = 2
 SECONDS: Final = 5.0
 
@@ -22,15 +22,15 @@ SECONDS: Final = 5.0
 def is_direct(connection: Connection[Any]) -> bool:
     """Return whether the session is the one that the server announced when the connection was made.
 
-    A pooler announces a number of its own, since one connection may get several sessions. Costs one round trip.
+    A pooler announces its own number, because one connection may get several sessions. Costs one round trip.
     """
     return _pid(connection.pgconn) == connection.info.backend_pid
 
 
 def changes_sessions(connection: Connection[Any], connect: Callable[[], Connection[Any]]) -> bool:
-    """Return whether sessions move between a connection behind a pooler and another one, made by ``connect``.
+    """Return whether a pooler moves sessions between a connection and a second one, made by ``connect``.
 
-    A pool that has no session for the other one keeps its sessions to their connections.
+    A pool that has no session for the second connection keeps each session with its connection.
     """
     ours = {_pid(connection.pgconn) for _ in range(PID_READS)}
     if len(ours) > 1:

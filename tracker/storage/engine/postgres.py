@@ -1,7 +1,7 @@
 """PostgreSQL through psycopg: few connections, READ COMMITTED transactions, rows locked in the order of their ids.
 
-A connection that had died meanwhile, a deadlock, a serialization failure and two processes that write the same new key
-at once all pass when the transaction is run again. Every wait has a bound, also where the network goes silent.
+These failures pass when the transaction runs again: a dead connection, a deadlock, a serialization failure, and two
+processes that write the same new key at once. Every wait has a limit, even if the network stops answering.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ CONNECT_SECONDS: Final = 5
 STATEMENT: Final = timedelta(seconds=15)
 PARAMSTYLE: Final = "numeric_dollar"
 INSTALL: Final = "pip install '.[postgres]' in Homing's folder"
-# SQLSTATE classes and codes that are the server's trouble: connection, resources, operator, system, internal.
+# SQLSTATE classes and codes of trouble on the server: connection, resources, operator, system, internal.
 UNAVAILABLE: Final = {
     "08": "the connection to the database was lost",
     "53": refusals.ROOM,
@@ -48,12 +48,12 @@ UNAVAILABLE: Final = {
 }
 ENCODING: Final = "UTF8"
 # Deadlock, serialization failure, and a key that another process wrote just now: the next run sees its row. A statement
-# that was prepared before a migration is prepared anew.
+# that was prepared before a migration is prepared again.
 COLLISIONS: Final = frozenset({"40001", "40P01", "23505", "0A000", OTHER_TABLE})
 
 
 class Postgres:
-    """A Backend over one server; ``busy`` is how long a lock of another transaction is waited for."""
+    """A Backend for one server. ``busy`` is the maximum wait for a lock of another transaction."""
 
     writers = WRITERS
     batches_at_once = BATCHES
@@ -72,17 +72,18 @@ class Postgres:
         self._url = url
         self._busy = busy
         self._schema = schema
-        # Whether a connection was seen to keep its session.
+        # Whether a connection was observed to keep its session.
         self._keeps_sessions = False
 
     def prepare(self) -> None:
-        """Nothing: the pool connects when it is first used."""
+        """Do nothing. The pool connects when it is first used."""
 
     def renew(self) -> None:
-        """Nothing: a connection that is lost is replaced alone."""
+        """Do nothing. A lost connection is replaced on its own."""
 
     def engine(self, *, read_only: bool) -> Engine:
-        # Readers see one view throughout; writers must see what was committed while they waited for a lock.
+        # Readers need one view for the whole transaction. Writers must see all commits that happened while they waited
+        # for a lock.
         own = (
             {"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
             if read_only
@@ -132,28 +133,28 @@ class Postgres:
             raise StoreUnavailable(refusals.reason_of(str(error), self._url.password)) from None
 
     def _prepare(self, session: Mapping[str, str], connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-        """Refuse what cannot be used, then set up the session; poolers pass no settings on from the address."""
+        """Refuse an unusable connection, then set up the session. Poolers do not pass on settings from the URL."""
         try:
             _check_encoding(connection)
             self._check_pooler(connection)
             _set(connection, session)
         except BaseException:
-            connection.close()  # it never comes to the pool, which would close it
+            connection.close()  # it never reaches the pool, which would close it
             raise
 
     def _check_pooler(self, connection: Any) -> None:  # noqa: ANN401 - the driver's own type
-        # It needs the driver, which is not installed for SQLite alone.
+        # The pooler module needs the driver, which is not installed for SQLite alone.
         from tracker.storage.engine import pooler  # noqa: PLC0415
 
         if not self._keeps_sessions:
-            # Before anything is set: that would be set for whoever gets the session next.
+            # Do this before any setting, because the next user of the session would get the setting too.
             another = partial(import_module("psycopg").connect, connection.info.dsn, password=self._url.password)
             if not pooler.is_direct(connection) and pooler.changes_sessions(connection, another):
                 raise StoreUnavailable(refusals.POOLER)
             self._keeps_sessions = True
 
     def writer(self) -> Threads:
-        # Here, since it needs the driver, which is not installed for SQLite alone.
+        # Import here, because the module needs the driver, which is not installed for SQLite alone.
         from tracker.storage.engine.pipeline import Pipelines  # noqa: PLC0415
 
         return Pipelines(self)
@@ -177,7 +178,7 @@ class Postgres:
 
 
 def _check_encoding(connection: Any) -> None:  # noqa: ANN401 - the driver's own type
-    """Refuse a database that cannot hold every text, before one that it cannot hold comes."""
+    """Refuse a database whose encoding cannot hold every text, before such a text arrives."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != ENCODING:
         raise StoreUnavailable(f"the encoding of the database is {encoding}. Create it with ENCODING '{ENCODING}'")

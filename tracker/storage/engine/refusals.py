@@ -1,4 +1,4 @@
-"""Why PostgreSQL or libpq refuses a connection: maps their error texts to a sentence that says what to do.
+"""Maps the error texts of PostgreSQL and libpq for a refused connection to a sentence with what to do.
 
 A failed connection has no error code, so Homing matches the text. An unknown text is shown without the password.
 """
@@ -35,7 +35,7 @@ REFUSALS: Final[Sequence[tuple[str, str]]] = (
     (r"starting up|shutting down|recovery mode|not yet accepting|in progress", STOPPING),
     (
         r"pg_hba\.conf",
-        "pg_hba.conf lets no such user, host or encryption in: add an entry on the server, or change sslmode",
+        "pg_hba.conf does not allow this user, host or encryption: add an entry on the server, or change sslmode",
     ),
     (
         r"not currently accepting connections",
@@ -69,7 +69,7 @@ REFUSALS: Final[Sequence[tuple[str, str]]] = (
     ),
     (
         r"received invalid response|expected authentication request|unsupported frontend protocol",
-        "what answers there is no PostgreSQL server that Homing knows: check the host and the port",
+        "the server at this address is not a PostgreSQL that Homing knows: check the host and the port",
     ),
     (r"\bSSL\b|\bTLS\b|sslv3|tlsv1", "TLS with the database server failed: check sslmode and its TLS settings"),
     (r"GSS", "GSSAPI with the database server failed: check gssencmode, or set gssencmode=disable"),

@@ -1,8 +1,8 @@
-"""Which PostgreSQL a new connection leads to: the one that this process knows, another one, or an older state of it.
+"""Detects whether a new connection leads to the known PostgreSQL, to another one, or to an older state of it.
 
-A failover and a restore to an earlier point in time end every connection, so each new one is looked at before anything
-is written over it. A dump may be restored beneath open connections; it makes the tables anew, and
-``event_order.hold_order`` refuses to give event numbers in a table that the connection does not know.
+A failover and a restore to an earlier point in time end every connection. So each new connection is checked before the
+first write. A dump may be restored under open connections, and then creates the tables again.
+``event_order.hold_order`` refuses to assign event numbers in a table that the connection does not know.
 """
 
 import threading
@@ -21,7 +21,7 @@ from tracker.storage.engine.event_order import (
 
 STANDBY: Final = "the database is read-only. It may be a standby"
 IN_RECOVERY: Final = "SELECT pg_is_in_recovery()"
-# Not every provider of databases has these, or lets everybody ask.
+# Some database providers do not have these functions, or do not allow every user to call them.
 SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
 TIMELINE: Final = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 TABLE: Final = (
@@ -55,7 +55,7 @@ class ServerIdentity:
     def meet(self, connection: Any, _record: object = None) -> None:  # noqa: ANN401 - the driver's own type
         """Check a new connection of the driver. Continue the event numbers if it leads to another state.
 
-        Raises StoreUnavailable for a standby: it could be promoted later, beneath the connection.
+        Raises StoreUnavailable for a standby, because it could be promoted later, during the connection.
         """
         try:
             connection.autocommit = True
@@ -63,13 +63,13 @@ class ServerIdentity:
                 self._compare(connection)
             connection.autocommit = False
         except BaseException:
-            connection.close()  # it never comes to the pool, which would close it
+            connection.close()  # it never reaches the pool, which would close it
             raise
 
     def _compare(self, connection: Any) -> None:  # noqa: ANN401 - the driver's own type
         if connection.execute(IN_RECOVERY).fetchone()[0]:
             raise StoreUnavailable(STANDBY)
-        # Read before the database is: what others commit meanwhile is no sign of a restore.
+        # Take this before the database is read. Commits by other processes after it are no sign of a restore.
         highest = self._continuity.highest
         table, last = connection.execute(TABLE).fetchone()
         found = Identity(_asked(connection, SYSTEM), _asked(connection, TIMELINE), table)

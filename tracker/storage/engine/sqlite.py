@@ -1,7 +1,7 @@
-"""SQLite: one file, one process that serves it, one connection that writes and a few that only read.
+"""SQLite: one file that one process serves, one connection that writes, and a few that only read.
 
-WAL with synchronous=FULL: what is committed is on the disk. Writers begin IMMEDIATE, so that a transaction never fails
-half-way for a lock. Nothing counts as committed that went into a file which its path no longer names.
+WAL with synchronous=FULL: every commit is on the disk. Writers begin with IMMEDIATE, so that a transaction never fails
+midway because of a lock. A commit counts only if the path of the database still names the file that has it.
 """
 
 import logging
@@ -29,12 +29,13 @@ T = TypeVar("T")
 log = logging.getLogger("homing.storage")
 
 READERS: Final = 4
-# A batch takes a few milliseconds; a disk that makes one take so long is not to hold the event loop up again soon.
+# A batch takes a few milliseconds. If a slow disk makes one take so long, the event loop must not wait for it again
+# soon.
 SLOW: Final = timedelta(milliseconds=100)
 SLOW_FOR: Final = timedelta(seconds=10)
-# `bulk` has one for each number of rows.
+# `bulk` has one statement for each number of rows.
 STATEMENTS: Final = 400
-# SQLite's primary result codes that are the database's trouble, not the statement's; with what to do about each.
+# SQLite's primary result codes for trouble of the database, not of the statement, with what to do about each.
 UNAVAILABLE: Final = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
     sqlite3.SQLITE_LOCKED: "the database is locked",
@@ -49,7 +50,7 @@ UNAVAILABLE: Final = {
 
 
 class Sqlite:
-    """A Backend over one file; ``busy`` is how long a lock of another process is waited for."""
+    """A Backend for one file. ``busy`` is the maximum wait for a lock of another process."""
 
     writers = 1
     readers = READERS
@@ -65,7 +66,7 @@ class Sqlite:
         self._mode = "rw"
 
     def prepare(self) -> None:
-        # Requests and raw deliveries are in there: nobody else on this machine needs to read them.
+        # The file contains requests and raw callbacks, so other users of this machine must not read it.
         with suppress(OSError):
             self.file.touch(mode=0o600, exist_ok=True)
 
@@ -78,7 +79,7 @@ class Sqlite:
 
         @event.listens_for(engine, "connect")
         def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-            # The driver must not open transactions by itself; ours begin with the engine's event.
+            # The driver must not open transactions by itself. Homing begins them in the engine's event.
             connection.isolation_level = None
             if self._mode == "rw":
                 _prepare(connection, read_only=read_only)
@@ -97,7 +98,7 @@ class Sqlite:
         return Threads(self, read_only=True)
 
     def _connect(self) -> sqlite3.Connection:
-        """Open the file that was opened first, and never make one: that would be another database."""
+        """Open the same file as the first time. Never create a file, because that would be another database."""
         self.open_file.expect()
         connection = sqlite3.connect(
             f"file:{quote(str(self.file), errors='surrogateescape')}?mode={self._mode}",
@@ -123,18 +124,18 @@ class Sqlite:
         return False
 
     def passing(self, error: DBAPIError) -> bool:
-        del error  # a lock was already waited for, and nobody else writes
+        del error  # the lock wait is over, and no other process writes
         return False
 
 
 class OneWriter(Threads):
     """The one connection that writes to a file.
 
-    A batch is run on the event loop, where nobody else is writing, and only its commit, which waits for the disk, in
-    the thread: two threads that take turns with the interpreter's lock cost a fifth more than one.
+    A batch runs on the event loop while nothing else writes. Only its commit, which waits for the disk, runs in the
+    thread. If two threads took turns with the interpreter's lock, a batch would cost a fifth more.
     """
 
-    # The connection is not free before.
+    # The connection is not free before the end of the work.
     to_the_end = True
 
     def __init__(self, backend: Backend, file: OpenFile, *, busy: timedelta) -> None:
@@ -143,12 +144,12 @@ class OneWriter(Threads):
         self._busy = busy
         self._slow_until = 0.0
         self._loss: Loss | None = None
-        # Whether the connection waits for the locks of other processes: the thread may, the event loop must not.
+        # Whether the connection waits for the locks of other processes. The thread may wait, the event loop must not.
         self._patient = True
 
     async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
         begun = perf_counter()
-        # The thread finishes what it has begun before the next, so the commit is alone with the connection too.
+        # The thread finishes its work before it starts the next, so the commit also has the connection for itself.
         begin = self._begin() if not self.waiting and begun >= self._slow_until else None
         if begin is None:
             return await super().run_batch(plan)
@@ -159,7 +160,10 @@ class OneWriter(Threads):
         return result
 
     def _begin(self) -> Transaction | None:
-        """Begin on the loop; None where there is no connection yet, or one that has to wait or to fail."""
+        """Begin on the event loop.
+
+        Return None if there is no connection yet, or if it would have to wait or would fail.
+        """
         if self.spent or not self.open or self.open[0].invalidated or self._file.file_loss() is not None:
             return None
         (connection,) = self.open
@@ -175,7 +179,7 @@ class OneWriter(Threads):
         self._check_file(self._file.file_loss())
         connection = super()._connection()
         if connection.invalidated:
-            self._patient = True  # as the new one will be
+            self._patient = True  # as in the new connection
         if not self._patient:
             _wait_for_locks(connection, self._busy)
             self._patient = True
@@ -195,26 +199,26 @@ class OneWriter(Threads):
     def _commit(self, begun: Transaction) -> None:
         try:
             with begun:
-                pass  # it is committed at its end, or rolled back where that fails
+                pass  # leaving the block commits, or rolls back if the commit fails
         except DBAPIError as error:
-            # SQLAlchemy takes the transaction for ended now, whether or not SQLite does.
+            # SQLAlchemy now considers the transaction ended, even if SQLite does not.
             self._drop(begun.connection)
             if (unavailable := self.unavailable(error)) is None:
                 raise
             raise unavailable from error
         except BaseException:
-            # For example too little memory: the state of the transaction is unknown.
+            # For example, the memory was too small. The state of the transaction is unknown.
             self._undo(begun, keep=False)
             raise
         self._committed()
 
     def _undo(self, begun: Transaction, *, keep: bool) -> None:
-        """End a transaction that failed; where it cannot be ended, its connection is not kept."""
+        """End a failed transaction. If that fails, do not keep its connection."""
         connection = begun.connection
         try:
             if connection.in_transaction():
                 begun.rollback()
-        except Exception:  # noqa: BLE001 - the connection goes, and with it all that was wrong
+        except Exception:  # noqa: BLE001 - closing the connection also ends the trouble
             keep = False
         if not keep:
             self._drop(connection)
@@ -223,22 +227,22 @@ class OneWriter(Threads):
         whole = self._file.lost() is None
         super()._drop(connection)
         if whole:
-            # SQLite removes the log with the last connection: then the next one makes its own.
+            # SQLite removes the log with the last connection. The next connection then creates its own.
             self._file.forget_log()
 
     def _committed(self) -> None:
-        """Refuse to call committed what the next start would not find."""
+        """Raise StoreUnavailable if the next start would not find this commit."""
         self._check_file(self._file.lost())
 
     def _check_file(self, loss: Loss | None) -> None:
-        """Raise StoreUnavailable where the file or its log was lost, once all that the log holds is in the open file.
+        """Raise StoreUnavailable if the file or its log was lost. First move the content of the log to the open file.
 
-        Otherwise a restart would apply the log that was left behind to whatever file then has the name, and a log that
-        was deleted would take its commits with it.
+        Otherwise a restart would apply the old log to the file that then has the name. A deleted log would also lose
+        its commits.
         """
         if loss is None:
             if self._loss is not None:
-                log.warning("the database file is in its place again")
+                log.warning("the database file is back in its place")
             self._loss = None
             return
         if loss is not self._loss:
@@ -257,7 +261,7 @@ class OneWriter(Threads):
     def _close(self) -> None:
         self._threads.shutdown()
         if self._file.file_loss() is not None:
-            # Where its file has no name any more, SQLite would leave the log as it is.
+            # If its file has no name any more, SQLite would leave the log as it is.
             self._empty_log()
         super()._close()
 
@@ -267,7 +271,7 @@ def _wait_for_locks(connection: Connection, most: timedelta) -> None:
 
 
 def _execute(connection: Connection, statement: str) -> None:
-    """Have the driver run a statement that is no transaction's."""
+    """Run a statement on the driver, outside of any transaction."""
     driver: Any = connection.connection.dbapi_connection
     try:
         driver.execute(statement)

@@ -1,11 +1,11 @@
-"""Running transactions in a few threads, each with its own connection.
+"""Runs transactions in a few threads, each with its own connection.
 
 Homing repeats a transaction that failed for a temporary reason before its commit was sent, such as a deadlock or a lost
 connection. After that the outcome is unknown, so the caller gets CommitUnknown. The modules ``sqlite`` and ``postgres``
 hold the differences between the databases.
 
-The threads are not those of the standard library's executor. One that runs out of memory between two pieces of work
-ends, and nobody ever answers for what is queued behind it: the process could not even be stopped.
+The threads are not from the executor of the standard library. A thread of that executor ends if it runs out of memory
+between two pieces of work. The queued work then never gets an answer, and the process could not even be stopped.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ from tracker.storage.engine.bulk import Plan, play
 from tracker.storage.engine.event_order import Continuity
 
 T = TypeVar("T")
-# One piece of work, and who waits for its answer on which loop.
+# One piece of work, the event loop that waits for it, and the future for its answer.
 Piece = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Any]]
 
 RUNS: Final = 3
-# Far more than may be waiting: every reader is a request, and the connections of the server are bounded.
+# Far more than the expected number of waiting readers: every reader is a request, and the server limits connections.
 WAITING: Final = 4_096
-# How long a thread waits for memory before it tries again to give its answer.
+# The pause of a thread without memory before it tries again to deliver its answer.
 PAUSE_SECONDS: Final = 0.05
 
 
 class Backend(Protocol):
-    """What differs between databases."""
+    """The differences between the databases."""
 
     @property
     def dialect(self) -> str:
-        """SQLAlchemy's name of it."""
+        """SQLAlchemy's name of the database."""
 
     @property
     def writers(self) -> int:
-        """How many transactions may write at once."""
+        """The number of transactions that may write at the same time."""
 
     @property
     def readers(self) -> int: ...
@@ -56,32 +56,32 @@ class Backend(Protocol):
 
     @property
     def file(self) -> Path | None:
-        """The file that is the database, where it is one."""
+        """The file of the database, or None for a server."""
 
     @property
     def continuity(self) -> Continuity:
-        """What is known of the database's past."""
+        """The known past of the database."""
 
     def prepare(self) -> None:
-        """Do what comes before the first connection."""
+        """Prepare the database for the first connection."""
 
     def renew(self) -> None:
-        """Do what comes between the last of the connections and the first of the new ones (see ``Threads.spent``)."""
+        """Do the work between closing all old connections and the first new one (see ``Threads.spent``)."""
 
     def engine(self, *, read_only: bool) -> Engine: ...
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches may be on their way at once; those of one process read their rows one after the other."""
+        """The number of concurrent batches. The batches of one process read their rows one after the other."""
 
     def writer(self) -> "Threads":
-        """Make what runs the transactions that write."""
+        """Create the threads that run write transactions."""
 
     def only_reader(self) -> "Threads":
-        """Make what runs the transactions that read, where this process writes nothing."""
+        """Create the threads that run read transactions, if this process writes nothing."""
 
     def trouble(self, error: DBAPIError) -> str | None:
-        """Say what is wrong with the database and what to do; None where the statement is to blame."""
+        """Return what is wrong with the database and what to do, or None if the statement is the cause."""
 
     def tables_replaced(self, error: DBAPIError) -> bool:
         """Return whether the tables behind the connection were replaced, so that a new connection is needed."""
@@ -93,7 +93,7 @@ class Backend(Protocol):
 class Threads:
     """Threads that each run one transaction at a time."""
 
-    # Whether work runs to its end, whoever still waits for it; else what nobody waits for any more is not begun.
+    # Whether work runs to its end even if its caller stops waiting. Otherwise abandoned work is not begun.
     to_the_end = False
 
     def __init__(self, backend: Backend, *, read_only: bool) -> None:
@@ -104,18 +104,18 @@ class Threads:
         count, role = (backend.readers, "reads") if read_only else (backend.writers, "writes")
         self._threads = Workers(count, f"homing {role}")
         self.waiting = 0
-        # Whether new connections have to replace all that are open.
+        # Whether all open connections must be replaced by new ones.
         self.spent = False
 
     async def run(self, transaction: Callable[[Connection], T]) -> T:
         return await self.in_thread(partial(self._transact, transaction))
 
     async def run_batch(self, plan: Callable[[], Plan[T]]) -> T:
-        """Run a plan's transaction in the way that costs least; the plan is made anew for each time that it is run."""
+        """Run a plan's transaction in the cheapest way. Each run makes the plan again."""
         return await self.run(lambda connection: play(connection, plan()))
 
     async def close(self) -> None:
-        """Let what has begun end, then let go of every connection and thread."""
+        """Let the running work finish, then close every connection and thread."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -151,7 +151,7 @@ class Threads:
                     raise
             except DBAPIError as error:
                 if commit_sent or self._backend.tables_replaced(error):
-                    # SQLAlchemy takes the transaction for ended now, whether or not the database does.
+                    # SQLAlchemy now considers the transaction ended, even if the database does not.
                     self._drop(connection)
                 self.weigh(error, commit_sent=commit_sent, run=run)
             else:
@@ -164,7 +164,7 @@ class Threads:
         connection.invalidate()
 
     def _committed(self) -> None:
-        """Raise StoreUnavailable where the commit must not count."""
+        """Raise StoreUnavailable if the commit must not count."""
 
     def weigh(self, error: DBAPIError, *, commit_sent: bool, run: int) -> None:
         """Return if the transaction may run again, else raise. ``commit_sent``: its commit was already sent."""
@@ -175,12 +175,12 @@ class Threads:
         raise (CommitUnknown(unavailable.detail) if commit_sent else unavailable) from error
 
     def unavailable(self, error: DBAPIError) -> StoreUnavailable | None:
-        """Say that the database is unavailable; None where the statement is to blame."""
+        """Return the error for an unavailable database, or None if the statement is the cause."""
         reason = self._backend.trouble(error)
         return None if reason is None else StoreUnavailable(reason)
 
     def _connection(self) -> Connection:
-        """Return the thread's connection: one that died is made anew when it is next used."""
+        """Return the thread's connection. A dead connection is made again at its next use."""
         connection: Connection | None = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = self._engine.connect()
@@ -201,7 +201,7 @@ class Threads:
 
 
 class Workers:
-    """At most ``count`` threads, started as they are needed; each runs one piece of work at a time."""
+    """At most ``count`` threads, started when needed. Each runs one piece of work at a time."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
@@ -210,9 +210,9 @@ class Workers:
         self._threads: list[threading.Thread] = []
 
     def submit(self, work: Callable[[], T], *, waiting: int) -> asyncio.Future[T]:
-        """Queue work behind what is ``waiting`` already; what is cancelled before its turn is not begun.
+        """Queue work behind the ``waiting`` pieces. A piece that is canceled before its turn is not begun.
 
-        Raises StoreUnavailable where the system gives no thread.
+        Raises StoreUnavailable if the system cannot start a thread.
         """
         if len(self._threads) < min(self._count, waiting + 1):
             self._start()
@@ -222,7 +222,7 @@ class Workers:
         return answer
 
     def shutdown(self) -> None:
-        """Let everything that was queued end; blocks until then. May be called again."""
+        """Block until all queued work has finished. May be called again."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -230,13 +230,15 @@ class Workers:
         self._threads = []
 
     def _start(self) -> None:
-        # A daemon: what hangs in the system must not keep a process that is being stopped.
+        # A daemon thread, because a system call that hangs must not block the end of the process.
         thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError):
             if not self._threads:
-                raise StoreUnavailable("the system gives no thread for the database: it is out of memory") from None
+                raise StoreUnavailable(
+                    "the system cannot start a thread for the database: it is out of memory"
+                ) from None
             return
         self._threads.append(thread)
 
@@ -254,13 +256,13 @@ class Workers:
 
 
 def _run(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]) -> None:
-    """Run one piece of work and hand its result to the loop that waits for it."""
+    """Run one piece of work and pass its result to the waiting event loop."""
     if answer.cancelled():
         return
     result, failure = None, None
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+    except BaseException as error:  # noqa: BLE001 - a caller waits for any result
         failure = error
     while True:
         try:
@@ -268,7 +270,7 @@ def _run(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: async
         except MemoryError:
             time.sleep(PAUSE_SECONDS)
         except RuntimeError:
-            return  # the loop is closed, so nobody waits
+            return  # the loop is closed, so no caller waits
         else:
             return
 

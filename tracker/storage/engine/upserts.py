@@ -1,4 +1,4 @@
-"""INSERT … ON CONFLICT, which both databases write alike and SQLAlchemy keeps in two dialects."""
+"""INSERT … ON CONFLICT. Both databases use the same syntax, but SQLAlchemy has it in two dialects."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,7 +17,7 @@ def upsert(connection: Connection, table: Table) -> Insert:
 
 
 def upsert_for(dialect: str, table: Table) -> Insert:
-    """Begin one for a dialect by its name."""
-    # Only the dialect that is used is imported: PostgreSQL's takes as long as a short command.
+    """Begin such an INSERT for a dialect by its name."""
+    # Import only the dialect in use, because importing PostgreSQL's takes as long as a short command.
     begun: Insert = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     return begun

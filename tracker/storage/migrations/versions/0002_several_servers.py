@@ -8,8 +8,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# Tables and columns are only added: those of before stay readable and writable for a server of before. Indexes are
-# replaced where what is read changed, and where PostgreSQL got one without its condition.
+# Tables and columns are only added, so that a server of an earlier version can read and write the old ones. An index is
+# replaced if its query changed, or if PostgreSQL got it without its condition.
 REPLACED = {
     "tasks": (
         "ix_tasks_client",
@@ -76,7 +76,7 @@ def upgrade() -> None:
 
 
 def _number_events_for_good() -> None:
-    """Never use an event's id again, even if the last event is deleted. A server's sequence does so anyway."""
+    """Never use an event's ID again, even if the last event is deleted. A server's sequence already works like this."""
     op.create_table(
         "events_numbered",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -8,7 +8,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# SQLite cannot take a NOT NULL off: the table is written again, under the numbers that were given already.
+# SQLite cannot remove a NOT NULL, so the table is written again with the existing numbers.
 EVENTS = """
 CREATE TABLE events_again (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,

@@ -1,4 +1,4 @@
-"""When the provider refused a submit because it has a task under its external id already."""
+"""The time when the provider refused a submission because a task already has its external ID."""
 
 import sqlalchemy as sa
 from alembic import op

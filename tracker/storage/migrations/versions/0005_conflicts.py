@@ -1,4 +1,4 @@
-"""A conflict is the set of finals that were reported, and when it opened; those that were dropped open again."""
+"""A conflict is the set of reported final statuses and the time when it opened. Dropped conflicts open again."""
 
 import time
 
@@ -10,12 +10,12 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# The old column had the last final report that was not accepted, also if the provider had answered.
+# The old column had the last final report that was not accepted, even if the provider had answered.
 DECIDED = """
 UPDATE tasks SET conflict_claims = NULL
 WHERE conflict_claims = status OR (standing_asked AND status IN ('succeeded', 'failed'))
 """
-# Nobody asks about many of them any more: a submit's reply, or twenty polls without an answer, ended that.
+# Many of them are not polled any more: the reply to a submission, or twenty polls without an answer, ended that.
 OPEN = """
 UPDATE tasks SET conflict_at = :now, quiet_polls = 0, next_poll_at = coalesce(next_poll_at, :now)
 WHERE conflict_claims IS NOT NULL AND status IN ('succeeded', 'failed')

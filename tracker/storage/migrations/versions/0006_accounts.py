@@ -1,4 +1,4 @@
-"""What is noticed about each account at a provider."""
+"""The observed state of each account at a provider."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Who named a provider ID that nothing has proven to be the task's."""
+"""The source of a provider ID that nothing has proven to belong to the task."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Bounds on what nobody signed: counted on each task, and found by its URL among orphans."""
+"""Limits on unsigned callbacks: a count on each task, and a search by URL among orphans."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Plain names: columns, tables and stored values say what the API says."""
+"""Plain names: columns, tables and stored values use the names of the API."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,7 +28,7 @@ COLUMNS = {
         "next_check_at": "next_poll_at",
     },
 }
-# Old value, new value; where they stand.
+# The old value, the new value, and their tables and columns.
 VALUES = (
     ("observations", "verdict", "moved", "applied"),
     ("observations", "verdict", "hinted", "unverified"),
@@ -37,18 +37,18 @@ VALUES = (
     ("counters", "name", "deliveries", "callbacks"),
     ("counters", "name", "hints", "unverified_callbacks"),
 )
-# Of the keys of an event's data. A text that holds such a key has it with escaped quotes, and stays as it is.
+# The keys in an event's data. A text that contains such a key has it with escaped quotes, and does not change.
 EVENT_KEYS = {
     "standing": "precedence",
     "asked": "polled",
     **{name: COLUMNS["tasks"][name] for name in ("learned_from", "learned_trust", "heard_at", "polls")},
     **{name: COLUMNS["tasks"][name] for name in ("callback_asked", "conflict_claims")},
 }
-# How many orphans wait is bounded per URL, so the old and the new ones of a URL must have one name.
+# The number of waiting orphans is limited per URL, so the old and the new orphans of a URL need the same name.
 ORPHAN_URLS = """
 UPDATE orphans SET address = replace(replace(address, 'standing address ', 'shared URL '), 'task address ', 'task ')
 """
-# Repeats of a callback are found by this key, which begins with its source and trust.
+# This key, which begins with the source and the trust level, identifies the repeats of a callback.
 CALLBACK_KEYS = """
 UPDATE observations SET dedupe_key = 'callback|unverified|' || substr(dedupe_key, 15)
 WHERE dedupe_key LIKE 'callback|hint|%'
@@ -62,7 +62,7 @@ WHERE task_id IS NULL AND type = 'homing.alarm.unknown_status'
 def upgrade() -> None:
     for table, renamed in COLUMNS.items():
         for before, after in renamed.items():
-            # Not as a batch: that would copy the table on SQLite, which renames a column in place.
+            # Do not use a batch, because that would copy the table on SQLite, which can rename a column in place.
             op.execute(f"ALTER TABLE {table} RENAME COLUMN {before} TO {after}")
     for table, column, before, after in VALUES:
         statement = f"UPDATE {table} SET {column} = :after WHERE {column} = :before"  # noqa: S608 - all names stand above
